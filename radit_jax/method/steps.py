@@ -1,0 +1,201 @@
+"""Training: the state, the optimiser, and one jit-compiled step for each loss.
+
+A step is `step(state, batch) -> (state, metrics)`; it gives up the old state's memory to the new one.
+Where the arrays lie decides where it runs; pass `state_shardings` (from `radit_jax.runtime.mesh`) so that the
+state comes back where it was.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from radit_jax.config import OptimizerConfig
+from radit_jax.method import losses
+from radit_jax.method.lm import LmBatch, token_log_probs
+from radit_jax.models.bert import Bert
+from radit_jax.models.llama import Llama
+
+Metrics = dict[str, Array]
+Loss = Callable[[Any, Any], tuple[Array, Metrics]]
+
+
+class TrainState(NamedTuple):
+    """All that a step changes."""
+
+    step: Array
+    params: Any
+    opt_state: Any
+
+
+class RftBatch(NamedTuple):
+    """Queries with their retrieved chunks, which enter R-ft as stored embeddings only."""
+
+    query_tokens: Int[Array, "B T"]
+    query_mask: Bool[Array, "B T"]
+    chunk_embeddings: Float[Array, "B K D"]
+    target_log_probs: Float[Array, "B K"]  # log p_LSR, or the posterior
+    chunk_mask: Bool[Array, "B K"]
+
+
+class ContrastiveBatch(NamedTuple):
+    """Queries, each with the chunk it belongs to; the other queries' chunks are its negatives."""
+
+    query_tokens: Int[Array, "B T"]
+    query_mask: Bool[Array, "B T"]
+    chunk_tokens: Int[Array, "B U"]
+    chunk_token_mask: Bool[Array, "B U"]
+
+
+def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
+    """The state before the first step, on copies of `params`.
+
+    A step destroys its input state, and the query tower starts from the same arrays as the chunk tower.
+    """
+    params = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clipping by the global norm, then AdamW, or Muon on the layers' matrices with (Nesterov) Adam on all else."""
+    schedule = learning_rate(config, config.peak_lr)
+    if config.name == "adamw":
+        optimizer = optax.adamw(
+            schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=_kernels
+        )
+    else:
+        optimizer = _muon(config, schedule)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def learning_rate(config: OptimizerConfig, peak: float) -> Callable[[Any], Array]:
+    """The schedule of `config`, scaled so that it peaks at `peak`: step, counted from 0, to learning rate.
+
+    The first step already moves: warm-up reaches the peak in step `warmup_steps - 1`.
+    """
+    end = peak * config.end_lr / config.peak_lr if config.peak_lr else 0.0
+    decay_start = max(config.warmup_steps, config.decay_from * config.steps)
+
+    def schedule(step: Any) -> Array:
+        warm = jnp.minimum(1.0, (step + 1) / max(1, config.warmup_steps))
+        done = jnp.clip((step - decay_start) / max(1, config.steps - decay_start), 0.0, 1.0)
+        if config.decay == "cosine":
+            done = (1 - jnp.cos(jnp.pi * done)) / 2
+        return warm * (peak + (end - peak) * done)
+
+    return schedule
+
+
+def make_lm_step(
+    module: Llama, tx: optax.GradientTransformation, *, state_shardings: Any = None
+) -> Callable[[TrainState, LmBatch], tuple[TrainState, Metrics]]:
+    """A step on Eq. 3: the answers' weighted negative log-likelihood per unit of weight in the whole batch.
+
+    LM-ft and the pre-training of a base model differ in their batches only.
+    """
+
+    def loss(params: Any, batch: LmBatch) -> tuple[Array, Metrics]:
+        log_probs = token_log_probs(module, params, batch)
+        sums, weights = losses.lm_ft_loss(log_probs, batch.target_weights)
+        return _divide(sums.sum(), weights.sum()), {"answer_tokens": (batch.target_weights > 0).sum()}
+
+    return _make_step(loss, tx, state_shardings)
+
+
+make_lm_ft_step = make_lm_step
+
+
+def make_r_ft_step(
+    module: Bert,
+    tx: optax.GradientTransformation,
+    *,
+    temperature: float,
+    direction: losses.Direction = "retrieval_to_lsr",
+    state_shardings: Any = None,
+) -> Callable[[TrainState, RftBatch], tuple[TrainState, Metrics]]:
+    """A step on Eq. 5 that trains the query tower, the only parameters there are in the state.
+
+    The loss is the mean over the queries that have a chunk. `saturated_queries` is the share of them with
+    max p_R > 0.999: there the paper's direction of the KL has next to no gradient.
+    """
+
+    def loss(params: Any, batch: RftBatch) -> tuple[Array, Metrics]:
+        log_probs = query_log_prob(module, params, batch, temperature)
+        each = losses.r_ft_loss(log_probs, batch.target_log_probs, batch.chunk_mask, direction=direction)
+        count = batch.chunk_mask.any(axis=-1).sum()
+        saturated = (jnp.exp(log_probs).max(axis=-1) > 0.999).sum()
+        return _divide(each.sum(), count), {"saturated_queries": _divide(saturated, count)}
+
+    return _make_step(loss, tx, state_shardings)
+
+
+def query_log_prob(
+    module: Bert, query_params: Any, batch: RftBatch, temperature: float
+) -> Float[Array, "B K"]:
+    """Log p_R(c | x) of the batch's chunks under a query tower: Eq. 1, then its softmax."""
+    queries = module.apply({"params": query_params}, batch.query_tokens, batch.query_mask)
+    # The gradient for a query multiplies by its chunks' embeddings, also by those that are not there.
+    chunks = jnp.where(batch.chunk_mask[:, :, None], batch.chunk_embeddings, 0.0)
+    scores = losses.retrieval_score(queries, chunks)
+    return losses.retrieval_log_prob(scores, batch.chunk_mask, temperature)
+
+
+def make_contrastive_step(
+    module: Bert, tx: optax.GradientTransformation, *, temperature: float, state_shardings: Any = None
+) -> Callable[[TrainState, ContrastiveBatch], tuple[TrainState, Metrics]]:
+    """A step on InfoNCE with in-batch negatives; the state's parameters are {"query": ..., "chunk": ...}."""
+
+    def loss(params: Any, batch: ContrastiveBatch) -> tuple[Array, Metrics]:
+        queries = module.apply({"params": params["query"]}, batch.query_tokens, batch.query_mask)
+        chunks = module.apply({"params": params["chunk"]}, batch.chunk_tokens, batch.chunk_token_mask)
+        return losses.contrastive_loss(queries, chunks, temperature).mean(), {}
+
+    return _make_step(loss, tx, state_shardings)
+
+
+def _make_step(loss: Loss, tx: optax.GradientTransformation, state_shardings: Any) -> Callable[..., Any]:
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    # The step's number is on every device, and so are the metrics.
+    out = None if state_shardings is None else (state_shardings, state_shardings.step)
+    return jax.jit(step, donate_argnums=0, out_shardings=out)
+
+
+def _divide(total: Array, count: Array) -> Array:
+    """Total / count, and 0 for a batch of padding only."""
+    return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0.0)
+
+
+def _muon(config: OptimizerConfig, schedule: Callable[[Any], Array]) -> optax.GradientTransformation:
+    if not config.adam_lr:
+        raise ValueError(
+            "optimizer: name is 'muon', but adam_lr is 0, which would leave embeddings, norms and heads as "
+            "they are; set adam_lr to their peak learning rate"
+        )
+    return optax.contrib.muon(
+        schedule,
+        weight_decay=config.weight_decay,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        adam_learning_rate=learning_rate(config, config.adam_lr),
+        muon_weight_dimension_numbers=_layer_matrices,
+    )
+
+
+def _layer_matrices(params: Any) -> Any:
+    """Muon's view of each parameter: a stack of (in, out) matrices for (layer, in, out), else None, Adam's."""
+    matrices = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+    return jax.tree.map(lambda leaf: matrices if leaf.ndim == 3 else None, params)
+
+
+def _kernels(params: Any) -> Any:
+    """True for the matrices, which weight decay shrinks; biases, norms and embeddings it leaves alone."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)

@@ -1,0 +1,149 @@
+"""BERT as an encoder of texts into single vectors: post-norm layers, erf GELU, learnt positions.
+
+Modules have Hugging Face's names. The layers are one scanned block whose parameters are stacked on a leading
+axis L; kernels are (in, out):
+
+    embeddings/{word,position,token_type}_embeddings/embedding         V D (or positions, types)
+    embeddings/LayerNorm/{scale,bias}                                  D
+    encoder/layer/attention/self/{query,key,value}/{kernel,bias}       L D D
+    encoder/layer/attention/output/{dense,LayerNorm}/…                 L D D, L D
+    encoder/layer/intermediate/dense/…                                 L D F
+    encoder/layer/output/{dense,LayerNorm}/…                           L F D, L D
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from radit_jax.config import BertConfig
+from radit_jax.models.attention import attend
+
+_init = nn.initializers.normal(0.02)
+
+
+class Bert(nn.Module):
+    """E_q or E_d of Eq. 1: the same network with two parameter trees. `dtype` is what it computes in."""
+
+    config: BertConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+        """One float32 vector for each row; `mask` is True at its real tokens, the first of which is [CLS]."""
+        hidden = Embeddings(self.config, self.dtype, name="embeddings")(tokens)
+        hidden = Encoder(self.config, self.dtype, name="encoder")(hidden, mask).astype(jnp.float32)
+        embedding = hidden[:, 0] if self.config.pooling == "cls" else masked_mean(hidden, mask)
+        return l2_normalize(embedding) if self.config.normalize else embedding
+
+
+class Embeddings(nn.Module):
+    config: BertConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        def embed(name: str, size: int, ids: Int[Array, "b T"]) -> Float[Array, "b T D"]:
+            table = nn.Embed(size, self.config.hidden_size, dtype=self.dtype, embedding_init=_init, name=name)
+            return table(ids)
+
+        words = embed("word_embeddings", self.config.vocab_size, tokens)
+        places = embed("position_embeddings", self.config.max_length, jnp.arange(tokens.shape[1])[None])
+        types = embed("token_type_embeddings", self.config.type_vocab_size, jnp.zeros_like(tokens))
+        return _layer_norm(self.config, self.dtype)(words + types + places)
+
+
+class Encoder(nn.Module):
+    config: BertConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B T D"]:
+        layers = nn.scan(
+            Layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.config.num_layers,
+        )
+        pairs = jnp.broadcast_to(mask[:, None], (*mask.shape, mask.shape[1]))
+        return layers(self.config, self.dtype, name="layer")(x, pairs)[0]
+
+
+class Layer(nn.Module):
+    config: BertConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], mask: Bool[Array, "B T T"]
+    ) -> tuple[Float[Array, "B T D"], None]:
+        x = Attention(self.config, self.dtype, name="attention")(x, mask)
+        wide = Intermediate(self.config, self.dtype, name="intermediate")(x)
+        return Output(self.config, self.dtype, name="output")(wide, x), None
+
+
+class Attention(nn.Module):
+    config: BertConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B T T"]) -> Float[Array, "B T D"]:
+        attended = SelfAttention(self.config, self.dtype, name="self")(x, mask)
+        return Output(self.config, self.dtype, name="output")(attended, x)
+
+
+class SelfAttention(nn.Module):
+    config: BertConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B T T"]) -> Float[Array, "B T D"]:
+        def project(name: str) -> Float[Array, "B T N H"]:
+            flat = _dense(x.shape[-1], self.dtype, name=name)(x)
+            return flat.reshape(*x.shape[:2], self.config.num_heads, -1)
+
+        return attend(project("query"), project("key"), project("value"), mask).reshape(x.shape)
+
+
+class Intermediate(nn.Module):
+    config: BertConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+        return jax.nn.gelu(_dense(self.config.ffn_size, self.dtype, name="dense")(x), approximate=False)
+
+
+class Output(nn.Module):
+    """Back to the residual stream, which is normalised after the sum."""
+
+    config: BertConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T F"], residual: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        projected = _dense(self.config.hidden_size, self.dtype, name="dense")(x)
+        return _layer_norm(self.config, self.dtype)(projected + residual)
+
+
+def masked_mean(hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+    """The mean over the real tokens; 0 where there are none."""
+    total = jnp.where(mask[:, :, None], hidden, 0.0).sum(axis=1)
+    return total / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
+
+
+def l2_normalize(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    """X at length 1; the zero vector, with a finite gradient, stays zero."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-24))
+
+
+def _dense(features: int, dtype: Any, name: str) -> nn.Dense:
+    return nn.Dense(features, dtype=dtype, kernel_init=_init, name=name)
+
+
+def _layer_norm(config: BertConfig, dtype: Any) -> nn.LayerNorm:
+    # The fast variance E[x²] − E[x]² loses the digits that parity needs.
+    return nn.LayerNorm(config.layer_norm_eps, dtype=dtype, use_fast_variance=False, name="LayerNorm")

@@ -1,0 +1,314 @@
+"""LLaMA: RMSNorm, rotary positions, grouped-query attention, SwiGLU, a tied or untied head; no biases.
+
+Modules have Hugging Face's names. The layers are one scanned block whose parameters are stacked on a leading
+axis L; kernels are (in, out):
+
+    model/embed_tokens/embedding                      V D
+    model/layers/input_layernorm/weight               L D
+    model/layers/self_attn/{q,k,v}_proj/kernel        L D (heads · H)
+    model/layers/self_attn/o_proj/kernel              L (heads · H) D
+    model/layers/post_attention_layernorm/weight      L D
+    model/layers/mlp/{gate,up}_proj/kernel            L D F
+    model/layers/mlp/down_proj/kernel                 L F D
+    model/norm/weight                                 D
+    lm_head/kernel                                    D V, unless the head is the embedding transposed
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from radit_jax.config import LlamaConfig
+from radit_jax.models.attention import attend, attention_mask, context_mask
+
+_init = nn.initializers.normal(0.02)
+Rope = tuple[Float[Array, "B T 1 h"], Float[Array, "B T 1 h"]]  # cosines and sines, h = H / 2
+
+
+class KvCache(NamedTuple):
+    """Keys (already rotated) and values of S slots in every layer, and who may see them.
+
+    A slot of segment 0 is unwritten or padding: nobody sees it. So prompts of different lengths lie in one
+    cache, padded on either side, and every row is written at the same slots.
+    """
+
+    keys: Float[Array, "L B S M H"]
+    values: Float[Array, "L B S M H"]
+    segment_ids: Int[Array, "B S"]
+    branch_ids: Int[Array, "B S"]
+
+    def write(self, block: "KvCache", slot: Int[Array, ""] | int) -> "KvCache":
+        """This cache with `block` in the slots from `slot` on."""
+        slots = KvCache(keys=2, values=2, segment_ids=1, branch_ids=1)  # their axis
+        update = jax.lax.dynamic_update_slice_in_dim
+        return KvCache(*(update(*each, slot, axis) for *each, axis in zip(self, block, slots, strict=True)))
+
+    def grow(self, slots: int) -> "KvCache":
+        """This cache with unwritten `slots` after its own."""
+        wide, ids = [(0, 0), (0, 0), (0, slots), (0, 0), (0, 0)], [(0, 0), (0, slots)]
+        return KvCache(*(jnp.pad(old, wide if old.ndim == 5 else ids) for old in self))
+
+
+def init_cache(config: LlamaConfig, batch: int, length: int, dtype: Any = jnp.float32) -> KvCache:
+    """A cache of `length` unwritten slots."""
+    shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_size)
+    ids = jnp.zeros((batch, length), jnp.int32)
+    return KvCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), ids, ids)
+
+
+class Llama(nn.Module):
+    """The network. `dtype` is what it computes in; norms, softmax and logits are float32 whatever it is."""
+
+    config: LlamaConfig
+    dtype: Any = jnp.float32
+    remat: bool = False  # recompute a layer's activations in the backward pass
+
+    def setup(self) -> None:
+        self.model = Decoder(self.config, self.dtype, self.remat)
+        if not self.config.tie_embeddings:
+            self.lm_head = _dense(self.config.vocab_size, self.dtype, dot_general=_float32_dot_general)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        branch_ids: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T V"]:
+        """The logits, float32, of what follows each token. By default a row is one sequence without padding."""
+        return self.logits(self.hidden(tokens, positions, segment_ids, branch_ids))
+
+    def hidden(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        branch_ids: Int[Array, "B T"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """The final hidden states, after the last norm: `logits` of those that matter gives the predictions."""
+        return self.extend(tokens, positions, segment_ids, branch_ids)[0]
+
+    def extend(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        branch_ids: Int[Array, "B T"] | None = None,
+        cache: KvCache | None = None,
+    ) -> tuple[Float[Array, "B T D"], KvCache]:
+        """`hidden` of tokens that go on from those in `cache`, and the cache of these tokens alone.
+
+        The given cache stays as it is: `write` the result into it to decode on, or drop the result to try
+        several continuations (as branches) of one prompt. `positions` are those in the whole sequence.
+        """
+        batch, length = tokens.shape
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (batch, length))
+        segment_ids = jnp.ones_like(tokens) if segment_ids is None else segment_ids
+        branch_ids = jnp.zeros_like(tokens) if branch_ids is None else branch_ids
+        mask = attention_mask(segment_ids, branch_ids)
+        if cache is not None:
+            seen = context_mask(segment_ids, branch_ids, cache.segment_ids, cache.branch_ids)
+            mask = jnp.concatenate([seen, mask], axis=-1)
+        context = None if cache is None else (cache.keys, cache.values)
+        hidden, (keys, values) = self.model(tokens, rotations(self.config, positions), mask, context)
+        return hidden, KvCache(keys, values, segment_ids, branch_ids)
+
+    def logits(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
+        """The head, in float32."""
+        return self.model.attend(hidden) if self.config.tie_embeddings else self.lm_head(hidden)
+
+
+class Decoder(nn.Module):
+    """LLaMA without its head."""
+
+    config: LlamaConfig
+    dtype: Any
+    remat: bool
+
+    def setup(self) -> None:
+        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        scanned = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast, 0),
+            length=self.config.num_layers,
+        )
+        self.embed_tokens = nn.Embed(
+            self.config.vocab_size, self.config.hidden_size, dtype=self.dtype, embedding_init=_init
+        )
+        self.layers = scanned(self.config, self.dtype)
+        self.norm = RmsNorm(self.config.rms_norm_eps)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        rope: Rope,
+        mask: Bool[Array, "B T S"],
+        context: tuple[Float[Array, "L B C M H"], Float[Array, "L B C M H"]] | None,
+    ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "L B T M H"], Float[Array, "L B T M H"]]]:
+        hidden, keys_values = self.layers(self.embed_tokens(tokens), rope, mask, context)
+        return self.norm(hidden), keys_values
+
+    def attend(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
+        embedding = self.embed_tokens.embedding.astype(self.dtype)
+        return jnp.einsum("...d,vd->...v", hidden, embedding, preferred_element_type=jnp.float32)
+
+
+class Block(nn.Module):
+    """One layer: (hidden, …) → (hidden, its keys and values), the form that `nn.scan` wants."""
+
+    config: LlamaConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        rope: Rope,
+        mask: Bool[Array, "B T S"],
+        context: tuple[Float[Array, "B C M H"], Float[Array, "B C M H"]] | None,
+    ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B T M H"], Float[Array, "B T M H"]]]:
+        eps = self.config.rms_norm_eps
+        attention = SelfAttention(self.config, self.dtype, name="self_attn")
+        attended, keys_values = attention(RmsNorm(eps, name="input_layernorm")(x), rope, mask, context)
+        x = x + attended
+        mlp = SwiGlu(self.config, self.dtype, name="mlp")
+        return x + mlp(RmsNorm(eps, name="post_attention_layernorm")(x)), keys_values
+
+
+class SelfAttention(nn.Module):
+    config: LlamaConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        rope: Rope,
+        mask: Bool[Array, "B T S"],
+        context: tuple[Float[Array, "B C M H"], Float[Array, "B C M H"]] | None,
+    ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B T M H"], Float[Array, "B T M H"]]]:
+        def project(name: str, num_heads: int) -> Float[Array, "B T N H"]:
+            flat = _dense(num_heads * self.config.head_size, self.dtype, name=name)(x)
+            return flat.reshape(*x.shape[:2], num_heads, self.config.head_size)
+
+        q = rotate(project("q_proj", self.config.num_heads), rope)
+        keys = new_keys = rotate(project("k_proj", self.config.num_kv_heads), rope)
+        values = new_values = project("v_proj", self.config.num_kv_heads)
+        if context is not None:
+            keys = jnp.concatenate([context[0], keys], axis=1)
+            values = jnp.concatenate([context[1], values], axis=1)
+        attended = attend(q, keys, values, mask).reshape(*x.shape[:2], -1)
+        output = _dense(self.config.hidden_size, self.dtype, name="o_proj")(attended)
+        return output, (new_keys, new_values)
+
+
+class SwiGlu(nn.Module):
+    config: LlamaConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        gate = _dense(self.config.ffn_size, self.dtype, name="gate_proj")(x)
+        up = _dense(self.config.ffn_size, self.dtype, name="up_proj")(x)
+        return _dense(self.config.hidden_size, self.dtype, name="down_proj")(nn.silu(gate) * up)
+
+
+class RmsNorm(nn.Module):
+    """x / rms(x) · weight, computed in float32 and returned in x's dtype."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        weight = self.param("weight", nn.initializers.ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        scale = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        return (wide * scale * weight.astype(jnp.float32)[None, None]).astype(x.dtype)
+
+
+def rotations(config: LlamaConfig, positions: Int[Array, "B T"]) -> Rope:
+    """The cosines and sines by which positions rotate the two halves of every head."""
+    angles = positions[:, :, None].astype(jnp.float32) * rope_frequencies(config)[None, None]
+    return jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+
+
+def rope_frequencies(config: LlamaConfig) -> Float[np.ndarray, " h"]:
+    """Radians per position of each of the H / 2 pairs, with Llama 3's scaling where the config has it.
+
+    The scaling slows those pairs down `factor` times that turn fewer than `low_freq_factor` times within the
+    original context, leaves alone those that turn more than `high_freq_factor` times, and blends between.
+    """
+    exponents = np.arange(0, config.head_size, 2) / config.head_size
+    frequencies = config.rope_theta**-exponents
+    if (scaling := config.rope_scaling) is not None:
+        turns = scaling.original_max_length * frequencies / (2 * np.pi)
+        kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        kept = np.clip(kept, 0.0, 1.0)
+        frequencies = frequencies * (kept + (1 - kept) / scaling.factor)
+    return frequencies.astype(np.float32)
+
+
+def rotate(x: Float[Array, "B T N H"], rope: Rope) -> Float[Array, "B T N H"]:
+    """Rotary positions in Hugging Face's form: element i of the first half pairs with i of the second."""
+    cos, sin = rope
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+def mimetic_init(params: Any, config: LlamaConfig, rng: PRNGKeyArray) -> Any:
+    """`params` with attention that gathers and copies from the start, so that a small LM learns to read.
+
+    In the lower half of the layers W_o W_v = I: each position gathers those before it. In the upper half
+    W_q = W_k, one orthogonal matrix, attends to the same token, and W_o W_v = ½ Rᵀ copies what was gathered
+    there into a subspace that only the head reads, for it applies R, random orthogonal, before the embedding.
+    The embeddings' standard deviation is 0.08. The result is a plain LLaMA with an untied head. The idea of
+    weights that mimic trained ones is from arXiv 2305.09828; this form of it is ours.
+    """
+    _check_mimetic(config)
+    size, num_layers = config.hidden_size, config.num_layers
+    embed_key, turn_key, value_key, match_key = jax.random.split(rng, 4)
+    embedding = 0.08 * jax.random.normal(embed_key, (config.vocab_size, size))
+    turn = jax.random.orthogonal(turn_key, size)
+    value = jax.random.orthogonal(value_key, size, (num_layers,))
+    match = jax.random.orthogonal(match_key, size, (num_layers,))
+
+    layers = params["model"]["layers"]
+    attention = layers["self_attn"]
+    upper = (jnp.arange(num_layers) >= num_layers // 2)[:, None, None]
+    gather = value.swapaxes(1, 2)
+    kernels = {
+        "q_proj": jnp.where(upper, match, attention["q_proj"]["kernel"]),
+        "k_proj": jnp.where(upper, match, attention["k_proj"]["kernel"]),
+        "v_proj": value,
+        "o_proj": jnp.where(upper, 0.5 * gather @ turn[None], gather),
+    }
+    layers = layers | {"self_attn": {name: {"kernel": kernel} for name, kernel in kernels.items()}}
+    model = params["model"] | {"embed_tokens": {"embedding": embedding}, "layers": layers}
+    return {"model": model, "lm_head": {"kernel": turn.T @ embedding.T}}
+
+
+def _check_mimetic(config: LlamaConfig) -> None:
+    square = (
+        config.num_kv_heads == config.num_heads and config.num_heads * config.head_size == config.hidden_size
+    )
+    if not square or config.tie_embeddings:
+        raise ValueError(
+            f"mimetic_init: {config} came; needed are num_kv_heads = num_heads, num_heads · head_size = hidden_size "
+            "and an untied head; change the model, or start it from init='normal'"
+        )
+
+
+def _dense(features: int, dtype: Any, **options: Any) -> nn.Dense:
+    return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=_init, **options)
+
+
+_float32_dot_general = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)

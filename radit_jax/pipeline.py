@@ -1,0 +1,235 @@
+"""The stages of RA-DIT in their order, what each depends on, and the runner that makes what is missing."""
+
+import importlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from radit_jax.config import Experiment, Folder, LmConfig, RetrieverConfig, checkpoint_folder
+from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint
+
+KINDS = ("corpus", "base", "embed", "index", "retrieve", "lm_ft", "score", "r_ft", "evaluate", "export")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the method: a function from its inputs' folders and its settings to its own folder.
+
+    `name` is its kind, with a role behind a slash where a kind serves twice (`base/lm`, `base/retriever`).
+    The kind, `version` (raised by hand when the meaning changes), the settings, the sources' hashes and the
+    inputs' fingerprints make the fingerprint, so a stage that two roles would fill alike is made once.
+    """
+
+    name: str
+    entry: str  # "module:function" in radit_jax.stages, imported only when it runs
+    inputs: Mapping[str, str]  # what the function calls its input -> the name of the stage that makes it
+    settings: Mapping[str, Any]
+    version: int = 1
+    sources: tuple[str, ...] = ()  # files and folders from outside the workdir
+
+    @property
+    def kind(self) -> str:
+        return self.name.partition("/")[0]
+
+    @property
+    def function(self) -> Callable[..., dict[str, Any]]:
+        module, name = self.entry.split(":")
+        return getattr(importlib.import_module(f"radit_jax.stages.{module}"), name)
+
+
+def stages(experiment: Experiment) -> dict[str, Stage]:
+    """The stages of `experiment` by name; every stage stands behind those that it reads."""
+    e = experiment
+    lm_ft_role = "lm_ft_retriever" if e.lm_ft.retriever else "retriever"
+    scoring_lm = "lm_ft" if e.score.language_model == "lm_ft" else "base/lm"
+    data = (e.data.folder,) if isinstance(e.data, Folder) else ()
+    table = [
+        Stage("corpus", "corpus:run", {}, {"data": e.data, "seed": e.seed}, sources=data),
+        Stage(
+            "base/lm",
+            "base:run_lm",
+            {"corpus": "corpus"},
+            {"lm": e.base.lm, "seed": e.seed},
+            sources=_checkpoints(e.base.lm),
+        ),
+        *_retriever_stages(e, "retriever", e.base.retriever),
+        *(_retriever_stages(e, "lm_ft_retriever", e.lm_ft.retriever) if e.lm_ft.retriever else ()),
+        Stage(
+            "retrieve/lm_ft",
+            "retrieve:run_lm_ft",
+            {"corpus": "corpus", "lm": "base/lm", **_search(lm_ft_role)},
+            {
+                "chunks_per_example": e.lm_ft.chunks_per_example,
+                "text_fraction": e.lm_ft.text_fraction,
+                "force_gold": e.lm_ft.force_gold,
+                "seed": e.seed,
+            },
+        ),
+        Stage(
+            "retrieve/r_ft",
+            "retrieve:run_r_ft",
+            {"corpus": "corpus", "lm": "base/lm", **_search("retriever")},
+            {
+                "num_chunks": e.retrieve.num_chunks,
+                "text_fraction": e.r_ft.text_fraction,
+                "text_tokens": e.r_ft.text_tokens,
+                "seed": e.seed,
+            },
+        ),
+        Stage(
+            "lm_ft",
+            "lm_ft:run",
+            {"corpus": "corpus", "lm": "base/lm", "retrieved": "retrieve/lm_ft"},
+            {"lm_ft": e.lm_ft, "seed": e.seed},
+        ),
+        Stage(
+            "score",
+            "score:run",
+            {"corpus": "corpus", "lm": scoring_lm, "retrieved": "retrieve/r_ft"},
+            {"score": e.score},
+        ),
+        Stage(
+            "r_ft",
+            "r_ft:run",
+            {
+                "corpus": "corpus",
+                "lm": scoring_lm,
+                "retrieved": "retrieve/r_ft",
+                "scores": "score",
+                **_search("retriever"),
+            },
+            {"r_ft": e.r_ft, "score": e.score, "seed": e.seed},
+        ),
+        Stage(
+            "evaluate",
+            "evaluate:run",
+            {
+                "corpus": "corpus",
+                "base_lm": "base/lm",
+                "lm_ft": "lm_ft",
+                "r_ft": "r_ft",
+                **_search("retriever"),
+            },
+            {"evaluate": e.evaluate, "temperature": e.r_ft.temperature, "seed": e.seed},
+        ),
+        Stage(
+            "export",
+            "export:run",
+            {"corpus": "corpus", "lm_ft": "lm_ft", "r_ft": "r_ft", **_search("retriever")},
+            {"chunks_per_answer": e.evaluate.chunks_per_answer, "temperature": e.r_ft.temperature},
+        ),
+    ]
+    return {stage.name: stage for stage in table}
+
+
+def _retriever_stages(e: Experiment, role: str, retriever: RetrieverConfig) -> tuple[Stage, ...]:
+    """From a dual encoder's settings to an index of the corpus that can be searched with it."""
+    return (
+        Stage(
+            f"base/{role}",
+            "base:run_retriever",
+            {"corpus": "corpus"},
+            {"retriever": retriever, "seed": e.seed},
+            sources=_checkpoints(retriever),
+        ),
+        Stage(
+            f"embed/{role}",
+            "embed:run",
+            {"corpus": "corpus", "retriever": f"base/{role}"},
+            {"embed": e.embed},
+        ),
+        Stage(
+            f"index/{role}",
+            "index:run",
+            {"corpus": "corpus", "retriever": f"base/{role}", "embeddings": f"embed/{role}"},
+            {"index": e.index},
+        ),
+    )
+
+
+def _search(role: str) -> dict[str, str]:
+    """The inputs that a stage needs to retrieve."""
+    return {"retriever": f"base/{role}", "embeddings": f"embed/{role}", "index": f"index/{role}"}
+
+
+def _checkpoints(model: LmConfig | RetrieverConfig) -> tuple[str, ...]:
+    return tuple(path for path in (model.checkpoint, getattr(model, "chunk_checkpoint", "")) if path)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An experiment in a workdir: where each stage's output lies, and which outputs are there."""
+
+    experiment: Experiment
+    workdir: Workdir
+    stages: Mapping[str, Stage] = field(init=False)
+    folders: Mapping[str, StageFolder] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", stages(self.experiment))
+        object.__setattr__(self, "folders", {})
+        for stage in self.stages.values():
+            self.folders[stage.name] = self.workdir.folder(stage.kind, self._fingerprint(stage))
+
+    def _fingerprint(self, stage: Stage) -> str:
+        parents = {role: self.folders[name].fingerprint for role, name in stage.inputs.items()}
+        sources = {path: self.workdir.source_hash(checkpoint_folder(path)) for path in stage.sources}
+        # A source is its content: the same checkpoint in another folder is the same checkpoint.
+        hashes = {str(number): digest for number, digest in enumerate(sources.values())}
+        settings = _without_paths(canonical(stage.settings), sources)
+        return fingerprint(stage.kind, stage.version, settings, parents, hashes)
+
+    def needed(self, kind: str) -> list[Stage]:
+        """The stages of `kind` ('all': every stage) and all that they read, in order."""
+        if kind not in (*KINDS, "all"):
+            raise ValueError(f"--stage: no stage {kind!r}; there are {', '.join(KINDS)} and all")
+        wanted = {stage.name for stage in self.stages.values() if kind in (stage.kind, "all")}
+        for stage in reversed(self.stages.values()):
+            if stage.name in wanted:
+                wanted.update(stage.inputs.values())
+        return [stage for stage in self.stages.values() if stage.name in wanted]
+
+    def missing(self, kind: str) -> Iterator[Stage]:
+        made: set[str] = set()
+        for stage in self.needed(kind):
+            path = str(self.folders[stage.name].path)
+            if not self.folders[stage.name].complete and path not in made:
+                made.add(path)
+                yield stage
+
+    def why(self, stage: Stage) -> str:
+        """Why `stage` has to run, in words for a person."""
+        folder = self.folders[stage.name]
+        if folder.path.exists() and any(folder.path.iterdir()):
+            return "was interrupted; resumes"
+        earlier = [m for m in self.workdir.manifests(stage.kind) if set(m["settings"]) == set(stage.settings)]
+        if not earlier:
+            return "was never run"
+        changes = differences(earlier[-1]["settings"], canonical(stage.settings))
+        return "changed: " + "; ".join(changes) if changes else "what it reads has changed"
+
+    def make(self, stage: Stage) -> None:
+        """Run one stage and commit what it made."""
+        output = self.folders[stage.name]
+        inputs = {role: self.folders[name] for role, name in stage.inputs.items()}
+        print(f"── {stage.name}: {self.why(stage)}", flush=True)
+        start = time.monotonic()
+        facts = stage.function(inputs, output, mesh=self.experiment.mesh, **stage.settings)
+        output.finish(settings=canonical(stage.settings), **facts)
+        summary = ", ".join(f"{key} {value}" for key, value in facts.items() if isinstance(value, int | float | str))
+        print(f"   {stage.name}: done in {time.monotonic() - start:.1f} s; {summary}", flush=True)
+
+
+def _without_paths(settings: Any, sources: Mapping[str, str]) -> Any:
+    if isinstance(settings, dict):
+        return {key: _without_paths(value, sources) for key, value in settings.items()}
+    return "source" if isinstance(settings, str) and settings in sources else settings
+
+
+def differences(before: Any, after: Any, path: str = "") -> list[str]:
+    """The settings in which two canonical settings differ, as `path before → after`."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted({*before, *after})
+        return [d for key in keys for d in differences(before.get(key), after.get(key), f"{path}.{key}".strip("."))]
+    return [] if before == after else [f"{path} {before} → {after}"]

@@ -1,0 +1,103 @@
+"""From text to chunks: encoding with one tower of the dual encoder, and searching the corpus with it."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from radit_jax.config import MeshConfig
+from radit_jax.models.bert import Bert
+from radit_jax.retrieval.index import Index
+from radit_jax.retrieval.index import load as load_index
+from radit_jax.runtime.mesh import make_mesh, put_batch, put_params
+from radit_jax.runtime.models import Model, load_model
+from radit_jax.runtime.progress import Progress
+from radit_jax.runtime.store import StageFolder
+
+BATCH_SIZE = 64  # texts that are encoded at once where no setting says otherwise
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One tower, E_q or E_d: texts to vectors."""
+
+    model: Model
+    mesh: Mesh
+
+    @classmethod
+    def load(cls, path: Any, mesh: MeshConfig, dtype: str = "float32") -> "Encoder":
+        model, devices = load_model(path, dtype=dtype), make_mesh(mesh)
+        return cls(model._replace(params=put_params(model.params, devices)), devices)
+
+    def with_params(self, params: Any) -> "Encoder":
+        return replace(self, model=self.model._replace(params=params))
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "E T"], Bool[np.ndarray, "E T"]]:
+        """Token ids and their mask, padded to the longest text."""
+        tokenizer = self.model.tokenizer
+        return tokenizer.pad(tokenizer.encode_all(texts, tokenizer.hf.model_max_length))
+
+    def embed(
+        self, texts: Sequence[str], batch_size: int = BATCH_SIZE, bar: Progress | None = None
+    ) -> Float[np.ndarray, "E D"]:
+        """Float32 embeddings of `texts`; batches hold texts of like length, so that little is padding."""
+        module, params, tokenizer = self.model
+        ids = tokenizer.encode_all(texts, tokenizer.hf.model_max_length)
+        by_length = np.argsort([len(row) for row in ids], kind="stable")
+        embeddings = np.empty((len(texts), module.config.hidden_size), np.float32)
+        for start in range(0, len(texts), batch_size):
+            some = by_length[start : start + batch_size]
+            batch = tokenizer.pad([ids[i] for i in some], rows=batch_size)
+            tokens, mask = put_batch(batch, self.mesh)
+            embeddings[some] = np.asarray(_embed(module, params, tokens, mask))[: len(some)]
+            if bar is not None:
+                bar.advance(len(some))
+        return embeddings
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(
+    module: Bert, params: Any, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+) -> Float[Array, "B D"]:
+    return module.apply({"params": params}, tokens, mask)
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """A query encoder over an index of chunk embeddings."""
+
+    encoder: Encoder
+    index: Index
+    embeddings: Float[np.ndarray, "C D"]
+
+    @classmethod
+    def load(cls, inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> "Searcher":
+        """From a stage's inputs `retriever`, `embeddings` and `index`."""
+        encoder = Encoder.load(inputs["retriever"].path / "query_encoder", mesh)
+        embeddings = load_embeddings(inputs["embeddings"])
+        return cls(encoder, load_index(inputs["index"].check("index"), embeddings), embeddings)
+
+    def with_params(self, query_params: Any) -> "Searcher":
+        return replace(self, encoder=self.encoder.with_params(query_params))
+
+    def search(
+        self, queries: Sequence[str], k: int, exclude: Int[np.ndarray, " Q"] | None = None
+    ) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
+        """Rows and scores s(q, c) of each query's top k chunks, best first, without its `exclude` (−1: none)."""
+        return self.index.search(self.encoder.embed(queries), k, exclude)
+
+    def score(self, queries: Sequence[str], rows: Int[np.ndarray, "Q K"]) -> Float[np.ndarray, "Q K"]:
+        """s(q, c), Eq. 1, of given chunks."""
+        embedded = self.encoder.embed(queries)
+        return np.stack([self.embeddings[found] @ query for query, found in zip(embedded, rows, strict=True)])
+
+
+def load_embeddings(folder: StageFolder) -> Float[np.ndarray, "C D"]:
+    """All shards of the embed stage, in the order of the corpus."""
+    names = sorted(name for name in folder.manifest["files"] if name.startswith("embeddings-"))
+    return np.concatenate([folder.map_array(name) for name in names])

@@ -1,0 +1,124 @@
+"""The one training loop: resumes exactly, keeps the best, and stops at the first loss that is not finite."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+
+from radit_jax.runtime.checkpoint import Checkpoints
+from radit_jax.runtime.progress import Metrics, Progress
+
+State = Any  # a pytree with `step`, the number of updates done, and `params`
+Batch = Any
+Validate = Callable[[State], Mapping[str, Any]]
+
+_STEPS_AHEAD = 2  # steps that are dispatched before the first one's metrics are waited for
+
+
+def train(
+    *,
+    name: str,
+    step: Callable[[State, Batch], tuple[State, Mapping[str, jax.Array]]],
+    state: State,
+    batch_at: Callable[[int], Batch],
+    num_steps: int,
+    checkpoints: Checkpoints,
+    metrics: Metrics,
+    checkpoint_every: int,
+    validate: Validate | None = None,
+    validate_every: int = 0,
+    select: str = "",
+) -> State:
+    """The state after `num_steps` updates, taken up from the latest checkpoint where there is one.
+
+    Update s, counted from 1, is `step(state, batch_at(s - 1))`; its metrics, `loss` among them, are
+    written as step s. `batch_at` depends on its argument alone, so that a run which was killed and resumed
+    equals one which was not. `validate` sees the state after 0, `validate_every`, ... and `num_steps`
+    updates; the parameters with the highest `select` of its values are kept as the checkpoints' best,
+    the earliest of equals. Called again with more steps, it goes on from where the last call ended.
+
+    Raises FloatingPointError, which names the step, when a loss is not finite. No checkpoint ever holds
+    the state after such a step.
+    """
+    restored = checkpoints.latest()
+    if restored is not None:
+        state, _ = checkpoints.restore(state)
+    start = int(state.step)
+    metrics.drop_after(start if restored is not None else -1, name)
+    if restored is not None and start >= num_steps:
+        return state
+
+    with Progress(num_steps, name, "steps", done=start) as bar:
+        run = _Run(name, checkpoints, metrics, bar)
+        for number in range(start, num_steps + 1):
+            # What is due at a restored step was done before that checkpoint was written.
+            if number != restored:
+                if validate and _due(number, validate_every, num_steps):
+                    run.validate(validate, state, number, select)
+                if number and _due(number, checkpoint_every, num_steps):
+                    run.save(state, number)
+            if number < num_steps:
+                state, values = step(state, batch_at(number))
+                run.pending.append((number + 1, values))
+                run.settle(ahead=_STEPS_AHEAD)
+    return state
+
+
+def _due(number: int, every: int, num_steps: int) -> bool:
+    return number == num_steps or (every > 0 and number % every == 0)
+
+
+@dataclass
+class _Run:
+    """What happens beside the updates: looking at losses, validating, saving."""
+
+    name: str
+    checkpoints: Checkpoints
+    metrics: Metrics
+    bar: Progress
+    pending: deque[tuple[int, Mapping[str, jax.Array]]] = field(default_factory=deque)  # dispatched steps
+
+    def settle(self, ahead: int = 0) -> None:
+        """Writes the metrics of all dispatched steps but the last `ahead`, and demands finite losses."""
+        while len(self.pending) > ahead:
+            number, values = self.pending.popleft()
+            values = {key: float(value) for key, value in jax.device_get(values).items()}
+            self.metrics.write(number, self.name, values)
+            if not math.isfinite(values["loss"]):
+                self.stop(f"the loss of step {number} is {values['loss']}")
+            self.bar.advance(loss=values["loss"])
+
+    def validate(self, validate: Validate, state: State, number: int, select: str) -> None:
+        self.settle()
+        values = {key: float(value) for key, value in validate(state).items()}
+        self.metrics.write(number, f"{self.name}/validation", values)
+        best = self.checkpoints.best()
+        if select and values[select] > (best[1] if best else -math.inf):
+            self.checkpoints.save_best(number, state.params, values[select])
+
+    def save(self, state: State, number: int) -> None:
+        self.settle()
+        # A step's loss is that before its update, so the last update may have gone wrong unseen.
+        if not bool(_all_finite(state)):
+            self.stop(f"the update of step {number} is not finite")
+        self.checkpoints.save(number, state)
+        self.metrics.flush()
+
+    def stop(self, fault: str) -> NoReturn:
+        self.metrics.flush()
+        last = self.checkpoints.latest()
+        kept = f"the checkpoint of step {last} is kept" if last is not None else "no checkpoint was due before"
+        raise FloatingPointError(
+            f"{self.name}: {fault}, a finite one is needed ({kept}); "
+            f"lower the peak_lr of {self.name}, or look at the examples of that step"
+        )
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()

@@ -1,0 +1,104 @@
+"""Devices: the mesh, and where batches, parameters and optimiser state lie on it.
+
+The axes are `replica` (whole copies of the model), `fsdp` (one copy cut over the devices) and `tensor`. The
+rows of a batch are spread over the first two. The sizes never change a result, only where it is computed.
+
+The axis types are Auto: the compiler places what no one has placed. Under Explicit axes, jax's default, every
+gather, linen's `Embed` among them, would have to name its output's sharding.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from radit_jax.config import MeshConfig
+
+AXES = ("replica", "fsdp", "tensor")
+ROW_AXES = ("replica", "fsdp")
+
+# The first pattern found in a parameter's path decides; what none matches, norms and biases, is on every
+# device. An optimiser's moment has its parameter's path at the end of its own, so one table serves both.
+# Kernels are (layer, in, out): a pair of them, such as up and down, meets on the axis that `tensor` cuts.
+PARTITIONS: tuple[tuple[str, P], ...] = (
+    (r"embed_tokens/embedding$", P("tensor", "fsdp")),
+    (r"(q|k|v|gate|up)_proj/kernel$", P(None, "fsdp", "tensor")),
+    (r"(o|down)_proj/kernel$", P(None, "tensor", "fsdp")),
+    (r"lm_head/kernel$", P("fsdp", "tensor")),
+    (r"(word|position|token_type)_embeddings/embedding$", P(None, "fsdp")),
+    (r"(query|key|value|intermediate/dense)/kernel$", P(None, "fsdp", "tensor")),
+    (r"output/dense/kernel$", P(None, "tensor", "fsdp")),
+)
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh of `config` over all devices, or over `devices`."""
+    devices = jax.devices() if devices is None else devices
+    fixed = math.prod(size for size in (config.replica, config.fsdp, config.tensor) if size != -1)
+    fsdp = len(devices) // fixed if config.fsdp == -1 else config.fsdp
+    shape = (config.replica, fsdp, config.tensor)
+    if math.prod(shape) != len(devices):
+        sizes = " × ".join(
+            f"{axis} {size}"
+            for axis, size in zip(AXES, (config.replica, config.fsdp, config.tensor), strict=True)
+        )
+        raise ValueError(
+            f"mesh: {sizes} does not make {len(devices)} devices; set mesh.fsdp=-1 and let "
+            "mesh.replica × mesh.tensor divide their number"
+        )
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of any array whose first axis counts examples or rows."""
+    return NamedSharding(mesh, P(ROW_AXES))
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+    """This process's share of a batch (host arrays, examples first), as global arrays spread over the mesh."""
+    sharding = batch_sharding(mesh)
+    rows = len(jax.tree.leaves(batch)[0]) * jax.process_count()
+    ways = math.prod(mesh.shape[axis] for axis in ROW_AXES)
+    if rows % ways:
+        below = rows // ways * ways
+        fitting = f"{below} or {below + ways}" if below else f"{ways}"
+        raise ValueError(
+            f"mesh: a batch of {rows} rows does not divide over replica {mesh.shape['replica']} × "
+            f"fsdp {mesh.shape['fsdp']} = {ways} devices; use a batch size of {fitting}"
+        )
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)
+
+
+def tree_shardings(tree: Any, mesh: Mesh) -> Any:
+    """A `NamedSharding` for each leaf (an array or its shape) of a tree of parameters or training state."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, _partition(path, leaf.shape, mesh)), tree
+    )
+
+
+def put_params(params: Any, mesh: Mesh) -> Any:
+    """Parameters that came from a file or a single device, laid out over the mesh."""
+    return jax.device_put(params, tree_shardings(params, mesh))
+
+
+def init_sharded(init: Callable[..., Any], mesh: Mesh, *args: Any) -> tuple[Any, Any]:
+    """`init(*args)` computed in place on the mesh, and its shardings, for the step's `state_shardings`.
+
+    Without `out_shardings` jit would replicate the optimiser's moments, which are created out of nothing.
+    """
+    shardings = tree_shardings(jax.eval_shape(init, *args), mesh)
+    return jax.jit(init, out_shardings=shardings)(*args), shardings
+
+
+def _partition(path: tuple[Any, ...], shape: tuple[int, ...], mesh: Mesh) -> P:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    spec = next((spec for pattern, spec in PARTITIONS if re.search(pattern, name)), P())
+    if len(spec) != len(shape):
+        return P()  # a scalar that an optimiser keeps beside the moments
+    # An axis that does not divide stays whole: a vocabulary of 790 pieces over 8 devices.
+    whole = [axis is None or size % mesh.shape[axis] for axis, size in zip(spec, shape, strict=True)]
+    return P(*(None if keep else axis for axis, keep in zip(spec, whole, strict=True)))

@@ -1,0 +1,217 @@
+"""What a person sees of a long loop: a progress bar on stderr, and metrics on disk."""
+
+import json
+import pathlib
+import struct
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any, TextIO, TypeVar
+
+Item = TypeVar("Item")
+
+_BAR_WIDTH = 24  # characters
+_REDRAW_SECONDS = 0.1  # on a terminal
+_LINE_SECONDS = 10.0  # elsewhere, where every report is a line that stays
+_FLUSH_SECONDS = 1.0  # how old what TensorBoard shows may be
+
+
+class Progress:
+    """How far a loop is, its rate and the time left, on a terminal one line that is redrawn.
+
+    Elsewhere plain lines: the last one always, before it at most one each ten seconds.
+    """
+
+    def __init__(self, total: int, name: str, unit: str, done: int = 0, stream: TextIO | None = None):
+        self.total, self.name, self.unit, self.done = total, name, unit, done
+        self.stream = stream if stream is not None else sys.stderr
+        self._terminal = self.stream.isatty()
+        self._first, self._started = done, time.monotonic()
+        self._shown = self._started if not self._terminal else 0.0
+        self._facts: Mapping[str, float] = {}
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._show()
+        if self._terminal:
+            self.stream.write("\n")
+            self.stream.flush()
+
+    def advance(self, count: int = 1, **facts: float) -> None:
+        """Counts `count` more units as done; `facts` are numbers to show beside the bar."""
+        self.done += count
+        self._facts = facts or self._facts
+        wait = _REDRAW_SECONDS if self._terminal else _LINE_SECONDS
+        if time.monotonic() - self._shown >= wait:
+            self._show()
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        line = self._line(self._shown - self._started)
+        self.stream.write(f"\r{line}\x1b[K" if self._terminal else f"{line}\n")
+        self.stream.flush()
+
+    def _line(self, seconds: float) -> str:
+        """For example `lm_ft  [######------]  200/400 steps  12.3 steps/s  0:16 left  loss 1.204`."""
+        rate = (self.done - self._first) / max(seconds, 1e-9)
+        parts = [self.name, f"{self.done:,}/{self.total:,} {self.unit}", f"{rate:.3g} {self.unit}/s"]
+        if self._terminal:
+            full = _BAR_WIDTH * self.done // max(self.total, 1)
+            parts.insert(1, f"[{'#' * full}{'-' * (_BAR_WIDTH - full)}]")
+        if self.done >= self.total:
+            parts.append(f"in {_clock(seconds)}")
+        elif rate > 0:
+            parts.append(f"{_clock((self.total - self.done) / rate)} left")
+        return "  ".join(parts + [f"{name} {value:.4g}" for name, value in self._facts.items()])
+
+
+def progress(items: Iterable[Item], name: str, unit: str, total: int | None = None) -> Iterator[Item]:
+    """Yields `items` while showing how many are done; `total` where `items` has no length."""
+    if total is None:
+        total = len(items) if isinstance(items, Sized) else 0
+    with Progress(total, name, unit) as bar:
+        for item in items:
+            yield item
+            bar.advance()
+
+
+def _clock(seconds: float) -> str:
+    """>>> _clock(75.2), _clock(3700)
+    ('1:15', '1:01:40')
+    """
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+class Metrics:
+    """A run's numbers by step: JSON lines at `path`, mirrored for TensorBoard in the folder beside it.
+
+    A line is `{"step": 8, "name": "lm_ft", "time": 1733000000.1, "loss": 1.25}`; `time` is in seconds
+    since 1970.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        self._events = self.path.parent / "tensorboard" / f"events.out.tfevents.0.{self.path.stem}"
+        self._events.parent.mkdir(parents=True, exist_ok=True)
+        self._open(self._lines())
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """The lines written so far, without one that a kill cut short."""
+        text = self.path.read_text() if self.path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def _open(self, lines: list[dict[str, Any]]) -> None:
+        """Starts both files over with `lines`."""
+        self._json = self.path.open("w")
+        self._tensorboard = _EventFile(self._events)
+        for line in lines:
+            self._append(line)
+        self.flush()
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self._json.write(json.dumps(line) + "\n")
+        values = {f"{line['name']}/{key}": line[key] for key in line if key not in ("step", "name", "time")}
+        self._tensorboard.write(line["step"], line["time"], values)
+
+    def write(self, step: int, name: str, values: Mapping[str, float]) -> None:
+        """Adds one line; the numbers are kept as they are, without rounding."""
+        numbers = {key: float(value) for key, value in values.items()}
+        self._append({"step": step, "name": name, "time": round(time.time(), 3), **numbers})
+        if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hands what was written to the system, which a kill of this process cannot undo."""
+        self._json.flush()
+        self._tensorboard.flush()
+        self._flushed = time.monotonic()
+
+    def drop_after(self, step: int, name: str) -> None:
+        """Forgets the lines of `name` and `name/...` beyond `step`: a resumed run writes those again."""
+        self.close()
+        kept = (line for line in self._lines() if line["step"] <= step or not _belongs(line["name"], name))
+        self._open(list(kept))
+
+    def close(self) -> None:
+        self._json.close()
+        self._tensorboard.close()
+
+
+def _belongs(line_name: str, name: str) -> bool:
+    return line_name == name or line_name.startswith(f"{name}/")
+
+
+class _EventFile:
+    """A TensorBoard event file of scalars.
+
+    The format is a TFRecord file of `tensorflow.Event` messages. Writing these few fields by hand saves a
+    dependency that imports torch.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._file = path.open("wb")
+        self._record(_double(1, 0.0) + _bytes(3, b"brain.Event:2"))
+
+    def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
+        scalars = [_bytes(1, _bytes(1, tag.encode()) + _float(2, value)) for tag, value in values.items()]
+        self._record(_double(1, seconds) + _int(2, step) + _bytes(5, b"".join(scalars)))
+
+    def _record(self, event: bytes) -> None:
+        length = struct.pack("<Q", len(event))
+        self._file.write(length + _masked_crc(length) + event + _masked_crc(event))
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes(out) + bytes([value])
+
+
+def _int(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value)
+
+
+def _double(field: int, value: float) -> bytes:
+    return _varint(field << 3 | 1) + struct.pack("<d", value)
+
+
+def _bytes(field: int, value: bytes) -> bytes:
+    return _varint(field << 3 | 2) + _varint(len(value)) + value
+
+
+def _float(field: int, value: float) -> bytes:
+    return _varint(field << 3 | 5) + struct.pack("<f", value)
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    return table
+
+
+_CRC_TABLE = _crc_table()
+
+
+def _masked_crc(data: bytes) -> bytes:
+    """CRC-32C (Castagnoli), masked as TFRecord demands."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -1,0 +1,432 @@
+"""What the stages leave behind: `<workdir>/<stage>/<fingerprint>/`, committed by its manifest.
+
+A stage's folder is named by everything that its content depends on, so settings themselves say what is
+current: nothing is moved or overwritten, and settings that return find their data. A file counts once
+the sidecar with its size and hash exists, a stage once `manifest.json` exists; both are written after
+the data, so a process killed anywhere leaves nothing that a reader could take for whole.
+
+Nothing here imports jax: the command line says what would run without starting an accelerator.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{12}")
+_BLOCK = 1 << 24  # bytes read at once: a file that is hashed need not fit in memory
+
+
+# ---- fingerprints ----
+
+
+def canonical(settings: Any) -> Any:
+    """`settings` as plain JSON: equal exactly when the settings mean the same.
+
+    A dataclass carries its class' name, which tells the members of a union apart; a tuple is a list; a
+    whole float is an int, because `1` and `1.0` are one setting.
+
+    >>> canonical(RopeScaling(factor=8.0))  # doctest: +SKIP
+    {'class': 'RopeScaling', 'factor': 8, 'low_freq_factor': 1, ...}
+    """
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        fields = {f.name: canonical(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+        return {"class": type(settings).__name__, **fields}
+    if isinstance(settings, Mapping):
+        return {str(key): canonical(value) for key, value in settings.items()}
+    if isinstance(settings, tuple | list):
+        return [canonical(value) for value in settings]
+    if isinstance(settings, float) and settings.is_integer():
+        return int(settings)
+    if settings is None or isinstance(settings, bool | int | float | str):
+        return settings
+    raise TypeError(f"a setting of type {type(settings).__name__} has no canonical form: {settings!r}")
+
+
+def fingerprint(
+    stage: str, version: int, settings: Any, parents: Mapping[str, str], sources: Mapping[str, str]
+) -> str:
+    """Twelve hex digits that name what `stage` makes from these settings, parent stages and sources.
+
+    `parents` maps stage names to their fingerprints, `sources` maps what the stage reads from outside to
+    its identity: a revision, or a hash (`Workdir.source_hash`).
+    """
+    identity = {
+        "stage": stage,
+        "version": version,
+        "settings": canonical(settings),
+        "parents": dict(parents),
+        "sources": dict(sources),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def shard_name(name: str, index: int, count: int) -> str:
+    """The name of shard `index` (from 0) of `count`.
+
+    >>> shard_name("scores", 3, 10)
+    'scores-00003-of-00010'
+    """
+    return f"{name}-{index:05d}-of-{count:05d}"
+
+
+# ---- the workdir ----
+
+
+class Workdir:
+    """The folder of one experiment: its stages' folders, its lock, and its memory of source hashes."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = epath.Path(path)
+
+    def claim(self, experiment: str) -> None:
+        """Makes the folder this experiment's; another experiment's folder is refused."""
+        identity = self.path / "workdir.json"
+        if identity.exists():
+            owner = _parse_json(identity.read_text(), str(identity), "delete it").get("experiment")
+            if owner != experiment:
+                raise ValueError(
+                    f"{self.path}: it holds the experiment {owner!r}, needed is one of {experiment!r}; "
+                    f"name another folder with --workdir"
+                )
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        identity.write_text(json.dumps({"experiment": experiment}) + "\n")
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes out while the context lasts; the system frees it however we end."""
+        import fcntl  # Unix only, like the stages' other dependencies; planning works without
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / "lock", "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise ValueError(
+                    f"{self.path}: in use by {file.read().strip() or 'a process that is just starting'}; "
+                    f"needed is a workdir of our own; wait for it to end, or name another with --workdir"
+                ) from None
+            file.truncate(0)
+            started = time.strftime("%Y-%m-%d %H:%M:%S")
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                file.truncate(0)
+
+    def folder(self, stage: str, fingerprint: str) -> "StageFolder":
+        """The folder of `stage` under these settings, whether or not it exists."""
+        return StageFolder(self.path / stage / fingerprint)
+
+    def source_hash(self, path: str | os.PathLike[str]) -> str:
+        """SHA-256 of a file's bytes, or of a folder's file names and their bytes.
+
+        Each file's hash is remembered by path, size and time of change, so only new content is read.
+        """
+        root = pathlib.Path(path)
+        if not root.exists():
+            raise ValueError(f"{root}: no such file or folder, needed as a source; correct its path")
+        memory = self._remembered_hashes()
+        before = dict(memory)
+        if root.is_dir():
+            files = sorted(file for file in root.rglob("*") if file.is_file())
+            lines = [f"{_remembered_hash(file, memory)}  {file.relative_to(root).as_posix()}\n" for file in files]
+            digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+        else:
+            digest = _remembered_hash(root, memory)
+        if memory != before:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "sources.json").write_text(json.dumps(memory, indent=1))
+        return digest
+
+    def _remembered_hashes(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.path / "sources.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):  # none yet, or killed while writing it
+            return {}
+
+    def manifests(self, stage: str) -> list[dict[str, Any]]:
+        """The manifests of all finished runs of `stage`, the latest last."""
+        files = [run / "manifest.json" for run in _subfolders(self.path / stage)]
+        written = sorted((file.stat().mtime, file) for file in files if file.exists())
+        return [json.loads(file.read_text()) for _, file in written]
+
+    def superseded(self, current: Iterable["StageFolder"]) -> "list[StageFolder]":
+        """The stage folders, whole or half-written, that no current setting asks for."""
+        kept = {os.fspath(folder.path) for folder in current}
+        found = (run for stage in _subfolders(self.path) for run in _subfolders(stage))
+        stale = [run for run in found if _FINGERPRINT.fullmatch(run.name) and os.fspath(run) not in kept]
+        return [StageFolder(run) for run in sorted(stale)]
+
+
+# ---- a stage's folder ----
+
+
+class StageFolder:
+    """One stage's data under one fingerprint; whole once its manifest exists.
+
+    Names are paths inside the folder, without the folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = epath.Path(path)
+        self.stage, self.fingerprint = self.path.parent.name, self.path.name
+        self._manifest: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.stage}/{self.fingerprint}"
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stage has finished: its manifest is there and whole."""
+        if self._manifest is None:
+            self._manifest = _json_or_none(self.path / "manifest.json")
+        return self._manifest is not None
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What `finish` recorded: the stage's facts, files and versions."""
+        if not self.complete:
+            raise ValueError(f"{self}: half-written or not there, a finished stage is needed; run --stage={self.stage}")
+        return self._manifest
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file and then, which commits it, the sidecar with its size and hash."""
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # An old sidecar must not vouch for new bytes.
+        self._sidecar(name).unlink(missing_ok=True)
+        file.write_bytes(data)
+        self._commit(name, {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+
+    def commit(self, name: str) -> None:
+        """Commits a file or a folder that another library wrote under this folder."""
+        self._commit(name, _measure(self.path / name))
+
+    def _commit(self, name: str, record: dict[str, Any]) -> None:
+        self._sidecar(name).write_text(json.dumps(record) + "\n")
+
+    def _sidecar(self, name: str) -> epath.Path:
+        return self.path / f"{name}.sha256"
+
+    def _record(self, name: str) -> dict[str, Any] | None:
+        """Size and hash that were committed for `name`, by the manifest or else by its sidecar."""
+        if self.complete:
+            return self.manifest["files"].get(name)
+        return _json_or_none(self._sidecar(name))
+
+    def has(self, name: str) -> bool:
+        """Whether `name` was committed and, as far as its size tells, is still whole."""
+        record = self._record(name)
+        return record is not None and _size(self.path / name) == record["size"]
+
+    def check(self, name: str) -> epath.Path:
+        """The path of a committed file or folder whose bytes are those that were written."""
+        record = self._committed(name)
+        size = _size(self.path / name)
+        self._demand(size == record["size"], name, f"{size} bytes came, {record['size']} were written")
+        self._demand(_measure(self.path / name) == record, name, "its bytes are not those that were written")
+        return self.path / name
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a committed file, checked against their size and hash."""
+        record = self._committed(name)
+        data = (self.path / name).read_bytes() if (self.path / name).exists() else b""
+        self._demand(len(data) == record["size"], name, f"{len(data)} bytes came, {record['size']} were written")
+        same = hashlib.sha256(data).hexdigest() == record["sha256"]
+        self._demand(same, name, "its bytes are not those that were written")
+        return data
+
+    def _committed(self, name: str) -> dict[str, Any]:
+        record = self._record(name)
+        if record is None:
+            raise ValueError(f"{self}: it has no whole file {name!r}, which is needed; run --stage={self.stage}")
+        return record
+
+    def _demand(self, whole: bool, name: str, fault: str) -> None:
+        if not whole:
+            raise ValueError(
+                f"{self.path / name}: damaged, {fault}; delete the folder {self.path} and rerun --stage={self.stage}"
+            )
+
+    def finish(self, **facts: Any) -> None:
+        """Commits the stage: writes the manifest with its facts, files and versions, last of all."""
+        names = sorted(_committed_names(self.path))
+        manifest = {
+            "stage": self.stage,
+            "fingerprint": self.fingerprint,
+            **facts,
+            "files": {name: self._committed(name) for name in names},
+            "versions": _versions(),
+            "commit": _commit_of_source(),
+        }
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        for name in names:  # the manifest now says what the sidecars said
+            self._sidecar(name).unlink()
+
+    # -- typed files --
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write(name, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
+
+    def read_json(self, name: str) -> Any:
+        return _parse_json(self.read(name).decode(), str(self.path / name), self._rerun)
+
+    def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.write(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+    def read_jsonl(self, name: str) -> list[dict[str, Any]]:
+        return parse_jsonl(self.read(name), str(self.path / name))
+
+    def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
+        """Writes named arrays as one `.npz` file."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        self.write(name, buffer.getvalue())
+
+    def read_arrays(self, name: str) -> dict[str, np.ndarray]:
+        with np.load(io.BytesIO(self.read(name)), allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def write_array(self, name: str, array: np.ndarray) -> None:
+        """Writes one array as a `.npy` file, for `map_array`."""
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        self.write(name, buffer.getvalue())
+
+    def map_array(self, name: str) -> np.ndarray:
+        """A `.npy` file's array, checked once and then read from disk as it is used."""
+        return np.load(self.check(name), mmap_mode="r", allow_pickle=False)
+
+    @property
+    def _rerun(self) -> str:
+        return f"delete the folder {self.path} and rerun --stage={self.stage}"
+
+
+# ---- reading and measuring ----
+
+
+def parse_jsonl(data: bytes, where: str, fields: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The objects of JSON lines, each of which must have `fields`; `where` names the file in errors."""
+    rows = []
+    for number, line in enumerate(data.decode().split("\n"), 1):
+        if not line.strip():
+            continue
+        row = _parse_json(line, f"{where} line {number}", "correct the line")
+        if not isinstance(row, dict):
+            raise ValueError(f"{where} line {number}: {line[:60]!r} came, a JSON object is needed; correct the line")
+        missing = [field for field in fields if field not in row]
+        if missing:
+            raise ValueError(
+                f"{where} line {number}: it has the fields {sorted(row)}, needed is {missing[0]!r}; add it to the line"
+            )
+        rows.append(row)
+    return rows
+
+
+def read_jsonl(path: str | os.PathLike[str], fields: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The objects of a user's JSON-lines file, each of which must have `fields`."""
+    file = epath.Path(path)
+    if not file.exists():
+        raise ValueError(f"{file}: no such file, JSON lines are needed; correct its path")
+    return parse_jsonl(file.read_bytes(), str(file), tuple(fields))
+
+
+def _parse_json(text: str, where: str, remedy: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: {text[:60]!r} came, JSON is needed ({error.msg}); {remedy}") from None
+
+
+def _json_or_none(path: epath.Path) -> dict[str, Any] | None:
+    """The JSON object at `path`; `None` where there is none, or one cut short by a kill."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def _subfolders(path: epath.Path) -> list[epath.Path]:
+    return [child for child in path.iterdir() if child.is_dir()] if path.exists() else []
+
+
+def _files(path: epath.Path) -> list[epath.Path]:
+    """Every file under the folder `path`, in order."""
+    children = sorted(path.iterdir()) if path.exists() else []
+    return [file for child in children for file in (_files(child) if child.is_dir() else [child])]
+
+
+def _committed_names(folder: epath.Path) -> list[str]:
+    """Names with a sidecar; what lies inside a committed folder is covered by that folder's sidecar."""
+    sidecars = (os.path.relpath(file, folder) for file in _files(folder) if file.suffix == ".sha256")
+    return [name.removesuffix(".sha256") for name in sidecars]
+
+
+def _size(path: epath.Path) -> int:
+    """Bytes of a file, or of all files under a folder; −1 where there is neither."""
+    if not path.exists():
+        return -1
+    if path.is_dir():
+        return sum(file.stat().length for file in _files(path))
+    return path.stat().length
+
+
+def _measure(path: epath.Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file; of a folder, over the names and hashes of its files."""
+    if not path.is_dir():
+        return {"size": path.stat().length, "sha256": _hash_file(path)}
+    lines = [f"{_hash_file(file)}  {os.path.relpath(file, path)}\n" for file in _files(path)]
+    return {"size": _size(path), "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}
+
+
+def _hash_file(path: os.PathLike[str]) -> str:
+    digest = hashlib.sha256()
+    with epath.Path(path).open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _remembered_hash(file: pathlib.Path, memory: dict[str, Any]) -> str:
+    status = file.stat()
+    key, state = str(file.resolve()), [status.st_size, status.st_mtime_ns]
+    if memory.get(key, [])[:2] != state:
+        memory[key] = [*state, _hash_file(file)]
+    return memory[key][2]
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in ("radit_jax", "jax", "flax", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from a checkout
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def _commit_of_source() -> str | None:
+    """The git commit that the package was run from; `None` for an installed package."""
+    checkout = pathlib.Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    with contextlib.suppress(OSError):  # no git
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    return None

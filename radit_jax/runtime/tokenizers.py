@@ -1,0 +1,174 @@
+"""Tokenisers: trained here on an experiment's own text, or read from a folder in Hugging Face's form.
+
+Language models and encoders share one class. Special tokens are put in by id, never by a tokeniser's
+post-processor, because checkpoints disagree on when theirs acts.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from etils import epath
+from jaxtyping import Bool, Int
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+LM_SPECIALS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}  # ids 0, 1, 2
+ENCODER_SPECIALS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+
+
+class Tokenizer:
+    """Text to ids and back, without state: `hf` is the transformers tokeniser underneath."""
+
+    def __init__(self, hf: PreTrainedTokenizerBase):
+        if not isinstance(getattr(hf, "backend_tokenizer", None), tokenizers.Tokenizer):
+            raise ValueError(
+                f"tokenizer: {type(hf).__name__} is written in Python, needed is one with a tokenizer.json; "
+                "convert it with transformers' AutoTokenizer(..., use_fast=True).save_pretrained(folder)"
+            )
+        self.hf = hf
+        self._rust = hf.backend_tokenizer
+        self._rust.no_truncation()
+        self._rust.no_padding()
+        self._rust.encode_special_tokens = True  # a passage that spells `<eos>` has ordinary pieces for it
+        self.pad_id = hf.pad_token_id if hf.pad_token_id is not None else 0
+        self.bos_id, self.eos_id = hf.bos_token_id, hf.eos_token_id
+        self.cls_id, self.sep_id = hf.cls_token_id, hf.sep_token_id
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids, special tokens included."""
+        return len(self.hf)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end an answer: `<eos>` and the newline."""
+        return (self.eos_id, self.encode("\n")[-1])
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without special tokens."""
+        return self._rust.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, on all cores."""
+        return [e.ids for e in self._rust.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`, without special tokens."""
+        return self._rust.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def encode_all(self, texts: Sequence[str], max_length: int = 512) -> list[list[int]]:
+        """What an encoder reads of each text: `[CLS] … [SEP]`, at most `max_length` ids."""
+        return [[self.cls_id, *ids[: max_length - 2], self.sep_id] for ids in self.encode_batch(texts)]
+
+    def pad(
+        self, ids: Sequence[Sequence[int]], *, rows: int | None = None, multiple: int = 32
+    ) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+        """The ids as one array with its mask of real tokens, padded to `rows` and to a multiple in length.
+
+        Lengths on a coarse grid keep the number of compiled shapes small. A row added to reach `rows` is one
+        masked-in padding token, so that a mean over it is a number.
+        """
+        lengths = np.array([len(row) for row in ids] + [1] * ((rows or len(ids)) - len(ids)))
+        width = -(-int(lengths.max()) // multiple) * multiple
+        tokens = np.full((len(lengths), width), self.pad_id, np.int32)
+        for row, values in zip(tokens, ids, strict=False):
+            row[: len(values)] = values
+        return tokens, np.arange(width)[None, :] < lengths[:, None]
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE for a language model: any text round-trips, equal texts give equal ids.
+
+    It splits at newlines, each a token of its own, and before spaces. So `Background: …\\n\\n`, a prompt that
+    ends in `A:`, and an answer that starts with a space, tokenised apart, give the tokens of their joint text.
+    """
+    rust = tokenizers.Tokenizer(models.BPE())
+    rust.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    rust.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(LM_SPECIALS.values()),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    rust.train_from_iterator(texts, trainer)
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=rust, **LM_SPECIALS))
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int, alphabet_size: int = 1000) -> Tokenizer:
+    """BERT's uncased WordPiece for an encoder that is trained from scratch."""
+    texts = list(texts)
+    specials = list(ENCODER_SPECIALS.values())
+    letters = _letters(texts, alphabet_size)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        # The trainer numbers `##x` in the order of a hash map, another one in each process, and breaks ties by
+        # number. Listed here they are numbered first.
+        special_tokens=[*specials, *letters, *("##" + letter for letter in letters)],
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        show_progress=False,
+    )
+    learner = _wordpiece()
+    learner.train_from_iterator(texts, trainer)
+    return Tokenizer(
+        PreTrainedTokenizerFast(tokenizer_object=_wordpiece(learner.get_vocab()), **ENCODER_SPECIALS)
+    )
+
+
+def _wordpiece(vocab: Mapping[str, int] | None = None) -> tokenizers.Tokenizer:
+    unknown = ENCODER_SPECIALS["unk_token"]
+    model = models.WordPiece(dict(vocab), unk_token=unknown) if vocab else models.WordPiece(unk_token=unknown)
+    rust = tokenizers.Tokenizer(model)
+    rust.normalizer = normalizers.BertNormalizer(lowercase=True)
+    rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    rust.decoder = decoders.WordPiece()
+    return rust
+
+
+def _letters(texts: Iterable[str], limit: int) -> list[str]:
+    """The most frequent characters of the normalised texts, sorted."""
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    counts = Counter()
+    for text in texts:
+        counts.update(normalizer.normalize_str(text))
+    ranked = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
+    return sorted(ranked[:limit])
+
+
+def save_tokenizer(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
+    """Write `tokenizer` into `folder`, in the form that transformers' AutoTokenizer reads."""
+    folder = epath.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # transformers writes to disks only, and the folder may be in a bucket.
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.hf.save_pretrained(scratch)
+        for file in sorted(Path(scratch).iterdir()):
+            (folder / file.name).write_bytes(file.read_bytes())
+
+
+def load_tokenizer(folder: epath.PathLike) -> Tokenizer:
+    """The tokeniser in `folder`: one of ours, or a checkpoint's in Hugging Face's form."""
+    folder = epath.Path(folder)
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.txt")):
+        raise ValueError(
+            f"{folder}: no tokenizer.json, tokenizer.model or vocab.txt; name a folder that holds a tokeniser "
+            "in Hugging Face's form"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in folder.iterdir():
+            if file.suffix in (".json", ".model", ".txt") and not file.is_dir():
+                (Path(scratch) / file.name).write_bytes(file.read_bytes())
+        return Tokenizer(AutoTokenizer.from_pretrained(scratch))

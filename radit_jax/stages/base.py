@@ -1,0 +1,220 @@
+"""base: what RA-DIT starts from. Checkpoints are read; what has none is trained from scratch, small.
+
+The language model learns from the corpus' own documents or, where it has none, from cloze questions on its
+passages. The dual encoder learns InfoNCE, from the data's groups of hard negatives or, where it has none,
+from sentences and the passages they were taken from.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+
+from radit_jax.config import LmConfig, MeshConfig, RetrieverConfig, checkpoint_folder
+from radit_jax.data.cloze import cloze_sequence
+from radit_jax.data.corpus import Corpus
+from radit_jax.data.packing import Sequence as Tree
+from radit_jax.data.packing import span, to_batch
+from radit_jax.data.records import Chunk
+from radit_jax.lm.training import PackedTrees, train_lm
+from radit_jax.method.lm import LmBatch
+from radit_jax.method.steps import ContrastiveBatch, init_state, make_contrastive_step, make_optimizer
+from radit_jax.models.bert import Bert
+from radit_jax.models.llama import Llama, mimetic_init
+from radit_jax.runtime.checkpoint import Checkpoints
+from radit_jax.runtime.loop import train
+from radit_jax.runtime.mesh import init_sharded, make_mesh, put_batch
+from radit_jax.runtime.models import Model, num_parameters, save_model
+from radit_jax.runtime.pretrained import load_bert, load_llama
+from radit_jax.runtime.progress import Metrics
+from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.tokenizers import Tokenizer, load_tokenizer, train_bpe, train_wordpiece
+
+CHECKPOINT_EVERY = 200  # steps
+
+
+def run_lm(
+    inputs: Mapping[str, StageFolder], output: StageFolder, *, lm: LmConfig, seed: int, mesh: MeshConfig
+) -> dict[str, Any]:
+    """The base language model with its tokeniser."""
+    if lm.checkpoint:
+        path = checkpoint_folder(lm.checkpoint)
+        config, params = load_llama(path)
+        model, facts = Model(Llama(config), params, load_tokenizer(path)), {}
+    else:
+        model, facts = _pretrain_lm(Corpus(inputs["corpus"]), output, lm, seed, mesh)
+    save_model(output.path / "lm", model)
+    output.commit("lm")
+    return {"parameters": num_parameters(model.params), **facts}
+
+
+def _pretrain_lm(
+    corpus: Corpus, output: StageFolder, lm: LmConfig, seed: int, mesh: MeshConfig
+) -> tuple[Model, dict[str, Any]]:
+    documents = corpus.documents()
+    passages = [chunk.passage for chunk in corpus.chunks]
+    tokenizer = train_bpe([*documents, *passages], lm.model.vocab_size)
+    module = Llama(replace(lm.model, vocab_size=tokenizer.vocab_size))
+    if documents:
+        trees = [document_tree(tokenizer, text, lm.sequence_length) for text in documents]
+        packed = PackedTrees(trees, row_length=lm.sequence_length, batch_size=lm.batch_size, seed=seed)
+        batch_at, facts = packed.shuffled, packed.facts
+    else:
+        batch_at, facts = cloze_batches(list(corpus.chunks), tokenizer, lm, seed), {}
+    params, trained = train_lm(
+        "base",
+        module,
+        init_lm(module, lm.init, seed),
+        batch_at,
+        output,
+        optimizer=lm.optimizer,
+        mesh=mesh,
+        checkpoint_every=CHECKPOINT_EVERY,
+    )
+    return Model(module, params, tokenizer), {**facts, **trained}
+
+
+def cloze_batches(
+    passages: Sequence[Chunk], tokenizer: Tokenizer, lm: LmConfig, seed: int
+) -> Callable[[int], LmBatch]:
+    """Batches of an endless series of cloze trees, each of which fills a row by itself."""
+    length, targets = lm.sequence_length, lm.sequence_length // 2
+
+    def batch_at(step: int) -> LmBatch:
+        trees = [
+            cloze_sequence(passages, tokenizer, seed, number, max_tokens=length, max_targets=targets)
+            for number in range(step * lm.batch_size, (step + 1) * lm.batch_size)
+        ]
+        rows = [(number,) for number in range(len(trees))]
+        return to_batch(trees, rows, row_length=length, targets_per_row=targets)
+
+    return batch_at
+
+
+def init_lm(module: Llama, init: str, seed: int) -> Any:
+    key = jax.random.key(seed)
+    params = module.init(key, jnp.zeros((1, 8), jnp.int32))["params"]
+    return mimetic_init(params, module.config, jax.random.fold_in(key, 1)) if init == "mimetic" else params
+
+
+def document_tree(tokenizer: Tokenizer, text: str, max_length: int) -> Tree:
+    """A document as one branch: every token but `<bos>` is predicted."""
+    tokens = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id][:max_length]
+    whole = span(tokens, 1.0)
+    whole.weights[0] = 0.0
+    return Tree(span([]), (whole,))
+
+
+def run_retriever(
+    inputs: Mapping[str, StageFolder],
+    output: StageFolder,
+    *,
+    retriever: RetrieverConfig,
+    seed: int,
+    mesh: MeshConfig,
+) -> dict[str, Any]:
+    """The base dual encoder: two towers of one network, each with its own parameters."""
+    if retriever.checkpoint:
+        query, chunk, facts = *_from_checkpoints(retriever), {}
+    else:
+        query, chunk, facts = _pretrain_retriever(Corpus(inputs["corpus"]), output, retriever, seed, mesh)
+    for name, tower, length in (
+        ("query_encoder", query, retriever.query_length),
+        ("chunk_encoder", chunk, retriever.chunk_length),
+    ):
+        tower.tokenizer.hf.model_max_length = length
+        save_model(output.path / name, tower)
+        output.commit(name)
+    return {"parameters": num_parameters(query.params), **facts}
+
+
+def _from_checkpoints(retriever: RetrieverConfig) -> tuple[Model, Model]:
+    def tower(checkpoint: str) -> Model:
+        path = checkpoint_folder(checkpoint)
+        config, params = load_bert(path, num_layers=retriever.num_layers or None)
+        config = replace(config, pooling=retriever.pooling, normalize=retriever.normalize)
+        return Model(Bert(config), params, load_tokenizer(path))
+
+    return tower(retriever.checkpoint), tower(retriever.chunk_checkpoint or retriever.checkpoint)
+
+
+def _pretrain_retriever(
+    corpus: Corpus, output: StageFolder, retriever: RetrieverConfig, seed: int, mesh: MeshConfig
+) -> tuple[Model, Model, dict[str, Any]]:
+    passages = [chunk.passage for chunk in corpus.chunks]
+    groups = corpus.encoder_groups() or sentence_groups(corpus.chunks, seed=seed)
+    queries = [query for group in groups for query, _ in group]
+    tokenizer = train_wordpiece([*passages, *queries], retriever.model.vocab_size)
+    config = replace(
+        retriever.model,
+        vocab_size=tokenizer.vocab_size,
+        pooling=retriever.pooling,
+        normalize=retriever.normalize,
+    )
+    module, devices, tx = Bert(config), make_mesh(mesh), make_optimizer(retriever.optimizer)
+
+    def init() -> Any:
+        tokens = jnp.zeros((1, 8), jnp.int32)
+        tower = module.init(jax.random.key(seed), tokens, tokens == 0)["params"]
+        return init_state({"query": tower, "chunk": tower}, tx)
+
+    state, shardings = init_sharded(init, devices)
+    state = train(
+        name="base",
+        step=make_contrastive_step(
+            module, tx, temperature=retriever.temperature, state_shardings=shardings
+        ),
+        state=state,
+        batch_at=_contrastive_batches(groups, tokenizer, retriever, seed, devices),
+        num_steps=retriever.optimizer.steps,
+        checkpoints=Checkpoints(output.path / "checkpoints"),
+        metrics=Metrics(output.path / "metrics.jsonl"),
+        checkpoint_every=CHECKPOINT_EVERY,
+    )
+    query, chunk = (Model(module, state.params[name], tokenizer) for name in ("query", "chunk"))
+    return query, chunk, {"steps": retriever.optimizer.steps}
+
+
+def _contrastive_batches(
+    groups: Sequence[Sequence[tuple[str, str]]],
+    tokenizer: Tokenizer,
+    retriever: RetrieverConfig,
+    seed: int,
+    devices: jax.sharding.Mesh,
+) -> Callable[[int], ContrastiveBatch]:
+    """Batches of whole groups, whose members are each other's hard negatives."""
+    order = grain.MapDataset.range(len(groups)).seed(seed).shuffle().repeat()
+    size = retriever.groups_per_batch
+
+    def batch_at(step: int) -> ContrastiveBatch:
+        pairs = [pair for i in range(step * size, (step + 1) * size) for pair in groups[order[i]]]
+        queries, passages = zip(*pairs, strict=True)
+        return put_batch(
+            ContrastiveBatch(
+                *tokenizer.pad(tokenizer.encode_all(queries, retriever.query_length)),
+                *tokenizer.pad(tokenizer.encode_all(passages, retriever.chunk_length)),
+            ),
+            devices,
+        )
+
+    return batch_at
+
+
+def sentence_groups(chunks: Iterable[Chunk], seed: int) -> list[list[tuple[str, str]]]:
+    """Where the data give no questions to learn from: a drawn sentence as query, the rest of its chunk as passage.
+
+    Every pair is a group of its own; its negatives are the batch's other passages.
+    """
+    rng = random.Random(seed)
+    groups = []
+    for chunk in chunks:
+        sentences = re.split(r"(?<=[.!?]) ", chunk.text)
+        query = sentences.pop(rng.randrange(len(sentences)))
+        if sentences:
+            groups.append([(query, replace(chunk, text=" ".join(sentences)).passage)])
+    return groups

@@ -1,0 +1,36 @@
+"""index: search over the chunk embeddings, by ScaNN where the corpus is large, its recall measured."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from radit_jax.config import IndexConfig, MeshConfig
+from radit_jax.data.corpus import Corpus
+from radit_jax.retrieval.index import ExactIndex, build, recall_at_k
+from radit_jax.retrieval.search import Encoder, load_embeddings
+from radit_jax.runtime.store import StageFolder
+
+MEASURED_AT = 10
+TUNING_QUERIES = 500
+
+
+def run(
+    inputs: Mapping[str, StageFolder], output: StageFolder, *, index: IndexConfig, mesh: MeshConfig
+) -> dict[str, Any]:
+    """Build the index, tuned on train questions; its recall is measured on development questions."""
+    corpus = Corpus(inputs["corpus"])
+    embeddings = load_embeddings(inputs["embeddings"])
+    encoder = Encoder.load(inputs["retriever"].path / "query_encoder", mesh)
+
+    def embed(split: str, most: int) -> np.ndarray:
+        return encoder.embed([question.question for question in corpus.questions(split)[:most]])
+
+    built = build(embeddings, embed("train", TUNING_QUERIES), kind=index.kind, target_recall=index.target_recall)
+    k, held_out = min(MEASURED_AT, len(embeddings)), embed("dev", len(embeddings))
+    wanted, _ = ExactIndex(embeddings).search(held_out, k)
+    recall = recall_at_k(built.search(held_out, k)[0], wanted)
+    built.save(output.path / "index")
+    output.commit("index")
+    tuned_recall = built.facts["recall@10"]
+    return {**built.facts, "recall@10": recall, "recall@10_tuning": tuned_recall, "held_out_queries": len(held_out)}

@@ -1,0 +1,64 @@
+"""lm_ft: Eq. 3. The language model learns to answer with a retrieved chunk before each instruction.
+
+Every (example, chunk) pair is an instance of its own; the loss is on the answer's tokens and `<eos>` only.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from radit_jax.config import LmFtConfig, MeshConfig
+from radit_jax.data.corpus import Chunks, Corpus
+from radit_jax.data.packing import Sequence as Tree
+from radit_jax.data.retrieved import Retrieved
+from radit_jax.data.sequences import lm_sequence
+from radit_jax.lm.training import PackedTrees, train_lm
+from radit_jax.runtime.models import load_model, save_model
+from radit_jax.runtime.store import StageFolder
+
+
+def run(
+    inputs: Mapping[str, StageFolder], output: StageFolder, *, lm_ft: LmFtConfig, seed: int, mesh: MeshConfig
+) -> dict[str, Any]:
+    """Fine-tune the base language model; the checkpoint with the best development log-probability is kept."""
+    model = load_model(inputs["lm"].path / "lm")
+    chunks = Corpus(inputs["corpus"]).chunks
+    packed, truncated = {}, {}
+    for split in ("train", "dev"):
+        retrieved = Retrieved.load(inputs["retrieved"], split)
+        trees, truncated[split] = instances(retrieved, chunks, model.tokenizer, lm_ft.sequence_length)
+        order = np.random.default_rng([seed, 2]).permutation(len(trees))
+        packed[split] = PackedTrees(
+            [trees[i] for i in order], row_length=lm_ft.sequence_length, batch_size=lm_ft.batch_size, seed=seed
+        )
+    params, facts = train_lm(
+        "lm_ft",
+        model.module,
+        model.params,
+        packed["train"].shuffled,
+        output,
+        optimizer=lm_ft.optimizer,
+        mesh=mesh,
+        checkpoint_every=lm_ft.checkpoint_every,
+        development=packed["dev"],
+        validate_every=lm_ft.validate_every,
+    )
+    save_model(output.path / "lm", model._replace(params=params))
+    output.commit("lm")
+    return {**packed["train"].facts, **facts, "truncated_chunks": truncated["train"]}
+
+
+def instances(retrieved: Retrieved, chunks: Chunks, tokenizer: Any, max_length: int) -> tuple[list[Tree], int]:
+    """One tree per (example, chunk), and how many chunks were cut to fit."""
+    wanted = np.unique(retrieved.chunk_rows)
+    passages = dict(zip(wanted.tolist(), (chunk.passage for chunk in chunks.take(wanted)), strict=True))
+    trees, num_truncated = [], 0
+    for example, rows in zip(retrieved.examples, retrieved.chunk_rows.tolist(), strict=True):
+        for row in rows:
+            tree, truncated = lm_sequence(
+                tokenizer, passages[row], example, max_length=max_length, terminator=True
+            )
+            trees.append(tree)
+            num_truncated += truncated
+    return trees, num_truncated

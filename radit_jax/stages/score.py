@@ -1,0 +1,54 @@
+"""score: Eq. 4's raw material, how likely each answer is under each of its chunks and under none.
+
+What is stored is the summed log-probability with the token count, so that the LM score's form, τ, the KL's
+direction and the target can all change without scoring again.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from radit_jax.config import MeshConfig, ScoreConfig
+from radit_jax.data.corpus import Corpus
+from radit_jax.data.retrieved import Retrieved
+from radit_jax.data.scores import Scores
+from radit_jax.lm.scoring import NO_CHUNK, PairScorer
+from radit_jax.runtime.progress import Progress
+from radit_jax.runtime.store import StageFolder, shard_name
+
+
+def run(
+    inputs: Mapping[str, StageFolder], output: StageFolder, *, score: ScoreConfig, mesh: MeshConfig
+) -> dict[str, Any]:
+    """Score every (example, chunk) pair, in shards ordered by chunk so that each chunk is read once."""
+    retrieved, chunks = Retrieved.load(inputs["retrieved"], "train"), Corpus(inputs["corpus"]).chunks
+    scorer = PairScorer.load(inputs["lm"].path / "lm", score, mesh)
+    examples, (num_examples, k) = retrieved.examples, retrieved.chunk_rows.shape
+    rows = np.concatenate([retrieved.chunk_rows, np.full((num_examples, 1), NO_CHUNK)], axis=1)
+    pairs = np.stack([np.repeat(np.arange(num_examples), k + 1), rows.ravel()], axis=1)
+    order = np.argsort(pairs[:, 1], kind="stable")
+    shards = np.array_split(order, -(-len(order) // score.shard_size))
+    log_probs, truncated = np.empty(len(pairs), np.float32), np.empty(len(pairs), bool)
+    with Progress(len(pairs), "score", "pairs") as bar:
+        for number, shard in enumerate(shards):
+            name = shard_name("pairs", number, len(shards))
+            if output.has(name):
+                bar.advance(len(shard))
+            else:
+                scored = scorer.score(examples, pairs[shard], chunks, bar)
+                output.write_arrays(name, **scored._asdict())
+            arrays = output.read_arrays(name)
+            log_probs[shard], truncated[shard] = arrays["answer_log_probs"], arrays["truncated"]
+    log_probs, truncated = log_probs.reshape(num_examples, k + 1), truncated.reshape(num_examples, k + 1)
+    scores = Scores(
+        retrieved.chunk_rows,
+        retrieved.retrieval_scores,
+        log_probs[:, :k],
+        log_probs[:, k],
+        np.array([len(scorer.model.tokenizer.encode(example.answer)) for example in examples]),
+        truncated[:, :k],
+    )
+    scores.save(output)
+    return {"examples": num_examples, "pairs": len(pairs), "truncated": int(truncated.sum()),
+            "language_model": inputs["lm"].fingerprint}

@@ -1,0 +1,110 @@
+"""Train with RA-DIT: `python -m radit_jax.train --stage=r_ft` runs what r_ft needs, then r_ft.
+
+python -m radit_jax.train --stage=all                                    # the tiny experiment, minutes
+python -m radit_jax.train --stage=all --experiment=experiments/wiki_small.py --set data.folder=PATH
+python -m radit_jax.train --stage=all --dry-run                          # what is done, what would run, why
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from radit_jax import config, pipeline
+from radit_jax.pipeline import Run
+from radit_jax.runtime.store import Workdir
+
+TINY = pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, frozen by tests/test_train.py."""
+    p = argparse.ArgumentParser("python -m radit_jax.train", description=__doc__.partition("\n")[0])
+    p.add_argument("--stage", default="all", metavar="NAME", help=", ".join(pipeline.KINDS) + " or all (default)")
+    p.add_argument("--experiment", default=str(TINY), metavar="FILE", help="default: experiments/tiny.py")
+    p.add_argument("--workdir", metavar="FOLDER", help="default: runs/<experiment>")
+    p.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a setting")
+    p.add_argument("--dry-run", action="store_true", help="say what is done and what would run, and stop")
+    p.add_argument("--prune", action="store_true", help="delete, after asking, what the settings no longer name")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        experiment = config.override(config.load(options.experiment), options.set)
+        workdir = Workdir(options.workdir or f"runs/{experiment.name}")
+        config.check(experiment)
+        run = Run(experiment, workdir)
+        if options.dry_run:
+            print_plan(run, options.stage)
+            return 0
+        run.needed(options.stage)  # an unknown stage is an error before anything is written
+        workdir.claim(experiment.name)
+        with workdir.lock():
+            if options.prune:
+                prune(run)
+            else:
+                execute(run, options.stage)
+    except (ValueError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def execute(run: Run, kind: str) -> None:
+    """Run what `kind` needs and lacks, then publish and show the results."""
+    missing = list(run.missing(kind))
+    if missing:
+        prepare_jax(run.workdir)
+    for stage in missing:
+        run.make(stage)
+    if not missing:
+        print(f"{kind}: everything is current in {run.workdir.path}")
+    if kind in ("evaluate", "export", "all"):
+        publish(run)
+
+
+def prepare_jax(workdir: Workdir) -> None:
+    """Settings of jax that serve every stage: compiled programs are kept between runs."""
+    import jax
+
+    if "://" not in str(workdir.path):
+        cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir.path / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def publish(run: Run) -> None:
+    """Put the current run's results at the workdir's top, and print the table."""
+    from radit_jax.text import report
+
+    folder = run.folders["evaluate"]
+    for name in ("results.json", "predictions.jsonl"):
+        (run.workdir.path / name).write_bytes(folder.read(name))
+    print(report.ablation_table(folder.read_json("results.json")))
+    print(f"results: {run.workdir.path / 'results.json'}")
+
+
+def print_plan(run: Run, kind: str) -> None:
+    """One line for each needed stage: done, or that it would run and why."""
+    missing = {stage.name for stage in run.missing(kind)}
+    for stage in run.needed(kind):
+        folder = run.folders[stage.name]
+        if stage.name in missing:
+            print(f"would run  {stage.name:22} {run.why(stage)}")
+        else:
+            print(f"done       {stage.name:22} {folder.path}")
+
+
+def prune(run: Run) -> None:
+    """Delete the outputs that the current settings do not name, after asking."""
+    for folder in run.workdir.superseded(run.folders.values()):
+        answer = input(f"delete {folder}? [y/N] ")
+        if answer.strip().lower() == "y":
+            folder.rmtree()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+import json
+
+import pytest
+
+from radit_jax.config import Folder
+from radit_jax.data.folder import folder_files, read, split_passage
+
+
+def passage(number, text="Some text."):
+    return {"id": f"p{number}", "title": f"Title {number}", "text": text}
+
+
+def question(number, *passages, answers=("text",)):
+    return {
+        "id": f"q{number}",
+        "question": f"What is {number}?",
+        "answers": list(answers),
+        "positive_passage_ids": [f"p{passage}" for passage in passages],
+    }
+
+
+def write(path, name, lines):
+    text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    (path / name).write_text(text, encoding="utf-8")
+
+
+def folder(path, *, passages=None, single=None, train=None, test=None):
+    write(path, "passages.jsonl", [passage(n) for n in range(40)] if passages is None else passages)
+    if single is not None:
+        write(path, "questions.jsonl", single)
+    if train is not None:
+        write(path, "questions_train.jsonl", train)
+        write(path, "questions_dev.jsonl", test if test is not None else [question("t", 39)])
+    return Folder(folder=str(path), train_questions=100, dev_questions=100, test_questions=100, max_words=200)
+
+
+def ids(data, part):
+    return [q.id for q in data.questions[part]]
+
+
+def test_a_pair_of_files_is_train_and_test_and_dev_is_held_out_of_train(tmp_path):
+    settings = folder(tmp_path, train=[question(n, n) for n in range(20)], test=[question("t", 30)])
+    data = read(settings, 0)
+    assert len(data.chunks) == 40
+    assert ids(data, "test") == ["qt"]
+    assert len(ids(data, "dev")) == 2
+    assert sorted(ids(data, "train") + ids(data, "dev")) == sorted(f"q{n}" for n in range(20))
+
+
+def test_a_single_file_is_split_ninety_to_ten(tmp_path):
+    data = read(folder(tmp_path, single=[question(n, n % 40) for n in range(40)]), 0)
+    assert len(ids(data, "test")) == 4
+    assert len(ids(data, "dev")) == 4  # a tenth of 36, rounded
+    assert len(ids(data, "train")) == 32
+
+
+def test_questions_that_share_a_gold_passage_stay_on_one_side(tmp_path):
+    # Passages 0 to 9 with three questions each; one more question links passages 0 and 1.
+    asked = [question(f"{n}{letter}", n) for n in range(10) for letter in "abc"] + [question("link", 0, 1)]
+    for seed in range(10):
+        data = read(folder(tmp_path, single=asked), seed)
+        side = {q.id: part for part, questions in data.questions.items() for q in questions}
+        for n in range(10):
+            assert len({side[f"q{n}{letter}"] for letter in "abc"}) == 1
+        assert side["q0a"] == side["q1a"] == side["qlink"]
+        assert len(set(side.values())) == 3
+
+
+def test_linked_questions_are_one_group_and_questions_without_passage_their_own(tmp_path):
+    asked = [
+        question("a", 1),
+        question("b", 1, 2),
+        question("c", 2),
+        question("d", 3),
+        question("e"),
+        question("f"),
+    ]
+    settings = folder(tmp_path, train=[question(n, 20 + n) for n in range(10)], test=asked)
+    group = {q.id: q.group for q in read(settings, 0).questions["test"]}
+    assert group["qa"] == group["qb"] == group["qc"]
+    assert len({group["qa"], group["qd"], group["qe"], group["qf"]}) == 4
+
+
+def test_a_seed_draws_at_most_the_questions_asked_for(tmp_path):
+    settings = folder(tmp_path, train=[question(n, n % 40) for n in range(200)])
+    few = Folder(folder=settings.folder, train_questions=9, dev_questions=3, test_questions=1)
+    first, again, other = (read(few, seed) for seed in (0, 0, 1))
+    assert [len(ids(first, part)) for part in ("train", "dev", "test")] == [9, 3, 1]
+    assert first == again
+    assert ids(first, "train") != ids(other, "train")
+
+
+def test_more_dev_questions_do_not_change_the_train_questions(tmp_path):
+    settings = folder(tmp_path, train=[question(n, n % 40) for n in range(200)])
+    few, more = (
+        read(Folder(settings.folder, train_questions=9, dev_questions=size, test_questions=1), 0)
+        for size in (3, 8)
+    )
+    assert ids(few, "train") == ids(more, "train")
+    assert set(ids(few, "dev")) < set(ids(more, "dev"))
+
+
+def test_a_long_passage_becomes_equal_chunks_of_fewer_words():
+    assert split_passage("one two three four", max_words=5) == ["one two three four"]
+    assert split_passage("one two three four", max_words=4) == ["one two", "three four"]
+    assert split_passage("1 2 3 4 5 6 7", max_words=4) == ["1 2 3", "4 5", "6 7"]
+    assert split_passage(" one\n\ntwo ", max_words=200) == ["one two"]
+    assert split_passage(" ", max_words=200) == []
+    lengths = [len(chunk.split()) for chunk in split_passage("word " * 1000, max_words=200)]
+    assert sorted(lengths) == [166, 166, 167, 167, 167, 167]
+
+
+def test_chunks_keep_their_passages_id(tmp_path):
+    passages = [passage(0, "one two three four five"), passage(1, "short")]
+    settings = folder(tmp_path, passages=passages, train=[question(n, n) for n in range(9)])
+    data = read(Folder(settings.folder, max_words=4), 0)
+    assert [(c.id, c.title, c.text) for c in data.chunks] == [
+        ("p0#1", "Title 0", "one two three"),
+        ("p0#2", "Title 0", "four five"),
+        ("p1", "Title 1", "short"),
+    ]
+    assert data.counts["passages_split"] == 1
+
+
+def gold_chunks(tmp_path, passages, asked):
+    """The gold chunks of one test question, in a folder of chunks of at most three words."""
+    passages = [*passages, passage("other"), passage("other2")]
+    train = [question("r1", "other"), question("r2", "other2")]
+    settings = folder(tmp_path, passages=passages, train=train, test=[asked])
+    data = read(Folder(settings.folder, max_words=4), 0)
+    return data.questions["test"][0].gold_chunks, data.counts
+
+
+def test_a_gold_chunk_is_one_of_a_gold_passage_that_contains_an_answer(tmp_path):
+    passages = [passage(0, "one two three four five"), passage(1, "nine four"), passage(2, "four")]
+    gold, _ = gold_chunks(tmp_path, passages, question("t", 0, 1, answers=["four", "six"]))
+    assert gold == ("p0#2", "p1")
+
+
+def test_an_answer_in_the_title_counts_because_the_language_model_reads_it(tmp_path):
+    gold, _ = gold_chunks(tmp_path, [passage(7, "one")], question("t", 7, answers=["Title 7"]))
+    assert gold == ("p7",)
+
+
+def test_a_yes_no_question_has_no_gold_chunk(tmp_path):
+    gold, counts = gold_chunks(tmp_path, [passage(0, "no other")], question("t", 0, answers=["no"]))
+    assert gold == ()
+    assert counts["drawn_questions_yes_no"] == 1
+    assert counts["drawn_questions_without_gold_chunk"] == 0
+
+
+def test_what_is_missing_is_counted(tmp_path):
+    asked = question("t", 0, "unknown", answers=["", "not there"])
+    gold, counts = gold_chunks(tmp_path, [passage(0, "one"), passage(5, " ")], asked)
+    assert gold == ()
+    assert counts["drawn_questions_without_gold_chunk"] == 1
+    assert counts["gold_passages_not_in_corpus"] == 1
+    assert counts["passages_skipped_without_text"] == 1
+    assert counts["passages"] == 4
+
+
+def test_a_question_without_an_answer_is_skipped_and_counted(tmp_path):
+    without = [question("x", 1, answers=["", " "]), question("y", 1, answers=[])]
+    data = read(folder(tmp_path, train=[question(n, n) for n in range(20)] + without), 0)
+    assert data.counts["questions_skipped_without_answer"] == 2
+    assert not {"qx", "qy"} & {*ids(data, "train"), *ids(data, "dev")}
+
+
+def test_one_gold_passage_may_be_a_single_id_or_unknown(tmp_path):
+    train = [question(n, n) for n in range(20)]
+    single = {"id": "s", "question": "What?", "answers": ["text"], "positive_passage_id": "p30"}
+    unknown = {"id": "u", "question": "What?", "answers": ["text"], "positive_passage_ids": None}
+    data = read(folder(tmp_path, train=train, test=[single, unknown]), 0)
+    assert {q.id: q.gold_chunks for q in data.questions["test"]} == {"s": ("p30",), "u": ()}
+
+
+GOOD = [question(n, n) for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"passages": ['{"id": "p1",']}, r"passages\.jsonl line 1: it is not JSON"),
+        ({"passages": [passage(1), "[1]"]}, r"passages\.jsonl line 2: .* needed is a JSON object"),
+        (
+            {"passages": [passage(1), "", {"id": "p2", "text": "x"}]},
+            r"line 3: no field 'title'; needed are id",
+        ),
+        (
+            {"passages": [passage(1), passage(2), passage(1)]},
+            r"line 3: id 'p1' came before, at .*jsonl line 1",
+        ),
+        ({"passages": [passage(1) | {"id": 1}]}, r"line 1: field 'id' is 1, needed is a string"),
+        ({"passages": []}, r"passages\.jsonl: no passage with text came"),
+        ({"passages": [passage(1, "  ")]}, r"passages\.jsonl: no passage with text came"),
+        ({"train": [{"id": "q", "question": "What?"}]}, r"questions_train\.jsonl line 1: no field 'answers'"),
+        (
+            {"train": [question(1, 1) | {"answers": "text"}]},
+            r"field 'answers' is 'text', needed is a list of",
+        ),
+        ({"train": [question(1, 1) | {"answers": [3]}]}, r"field 'answers' is \[3\], needed is a list of"),
+        ({"train": [question(1, 1) | {"positive_passage_ids": 5}]}, r"field 'positive_passage_ids' is 5"),
+        ({"train": GOOD, "test": [question(3, 30)]}, r"dev\.jsonl line 1: id 'q3' came before, at .*line 4"),
+        ({"train": []}, r"no train questions after the split"),
+        ({"train": GOOD, "test": [""]}, r"no test questions after the split"),
+        ({"single": [question(n, 1) for n in range(9)]}, r"no train questions after the split"),
+    ],
+)
+def test_a_bad_folder_is_one_clear_error(tmp_path, files, message):
+    if "single" not in files:
+        files = {"train": GOOD} | files
+    settings = folder(tmp_path, **files)
+    with pytest.raises(ValueError, match=message):
+        read(settings, 0)
+
+
+def test_text_that_is_not_utf8_is_an_error_with_its_line(tmp_path):
+    settings = folder(tmp_path, train=GOOD)
+    (tmp_path / "passages.jsonl").write_bytes(b'{"id": "p1", "title": "", "text": "caf\xe9"}\n')
+    with pytest.raises(ValueError, match=r"passages\.jsonl line 1: it is not JSON .*utf-8"):
+        read(settings, 0)
+
+
+@pytest.mark.parametrize(
+    ("present", "missing"),
+    [
+        ((), "no passages.jsonl and no questions.jsonl"),
+        (("passages.jsonl",), "no questions.jsonl"),
+        (("passages.jsonl", "questions_train.jsonl"), "no questions_dev.jsonl"),
+        (("questions.jsonl",), "no passages.jsonl"),
+    ],
+)
+def test_a_missing_file_is_named_with_what_is_needed(tmp_path, present, missing):
+    for name in present:
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=missing + r"; needed are .* --set data\.folder=PATH"):
+        folder_files(tmp_path)
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"folder .*nowhere: no passages\.jsonl .* --set data\.folder=PATH"):
+        read(Folder(str(tmp_path / "nowhere")), 0)
+
+
+def test_the_wiki_folder_gives_what_its_experiment_needs(shared_data):
+    data = read(Folder(str(shared_data / "wiki")), 0)
+    assert {part: len(questions) for part, questions in data.questions.items()} == {
+        "train": 5000,
+        "dev": 500,
+        "test": 1000,
+    }
+    assert data.counts["passages"] == 27807
+    assert len(data.chunks) > 27807
+    assert max(len(chunk.text.split()) for chunk in data.chunks) == 199
+    assert data.counts["questions_skipped_without_answer"] == 20
+    assert data.counts["drawn_questions_without_gold_chunk"] < 0.01 * 6500
+    train, dev, test = ({q.group for q in questions} for questions in data.questions.values())
+    assert train.isdisjoint(dev) and train.isdisjoint(test) and dev.isdisjoint(test)

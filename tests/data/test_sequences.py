@@ -1,0 +1,157 @@
+import re
+
+import numpy as np
+import pytest
+
+from radit_jax.data.records import Example
+from radit_jax.data.sequences import example_span, fits, lm_sequence, prompt_tokens, shared_sequences
+from radit_jax.runtime.tokenizers import train_bpe
+
+
+class Words:
+    """A tokeniser of words and line ends, which keeps what it saw so that a test can read tokens."""
+
+    bos_id, eos_id = 0, 1
+
+    def __init__(self):
+        self.words = ["<bos>", "<eos>"]
+
+    def encode(self, text):
+        pieces = re.findall(r"\n| ?[^\s:]+| ?:", text)
+        self.words += [piece for piece in pieces if piece not in self.words]
+        return [self.words.index(piece) for piece in pieces]
+
+    def decode(self, ids):
+        return "".join(self.words[number] for number in ids)
+
+
+PASSAGE = "Emma is a novel"  # as a trunk: <bos> Background : Emma is a novel \n \n, 9 tokens
+EXAMPLE = Example("e1", "query", "Q: who?\nA:", " Jane Austen")  # Q : who? \n A : Jane Austen, 8 tokens
+
+
+def text_of(tokenizer, sequence):
+    return [tokenizer.decode(part.tokens.tolist()) for part in sequence.spans]
+
+
+def test_a_sequence_is_a_background_and_a_prompt_with_a_weighted_answer():
+    tokenizer = Words()
+    sequence, truncated = lm_sequence(tokenizer, PASSAGE, EXAMPLE, max_length=18, terminator=True)
+    assert text_of(tokenizer, sequence) == [
+        "<bos>Background: Emma is a novel\n\n",
+        "Q: who?\nA: Jane Austen<eos>",
+    ]
+    assert not truncated
+    assert sequence.trunk.weights.tolist() == [0.0] * 9
+    assert sequence.branches[0].weights.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 1]
+    assert sequence.trunk.tokens.dtype == np.int32
+
+
+def test_without_the_terminator_only_the_answer_is_predicted():
+    branch = example_span(Words(), EXAMPLE, terminator=False)
+    assert branch.weights.tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
+
+
+def test_closed_book_has_no_background():
+    tokenizer = Words()
+    sequence, truncated = lm_sequence(tokenizer, None, EXAMPLE, max_length=9, terminator=False)
+    assert text_of(tokenizer, sequence)[0] == "<bos>"
+    assert not truncated
+
+
+@pytest.mark.parametrize(
+    ("max_length", "trunk"),
+    [
+        (17, "<bos>Background: Emma is a novel\n\n"),
+        (16, "<bos>Background: Emma is a\n\n"),
+        (14, "<bos>Background: Emma\n\n"),
+        (13, "<bos>"),
+        (10, "<bos>"),
+        (9, "<bos>"),
+    ],
+)
+def test_a_background_gives_way_from_its_end_and_keeps_its_blank_line(max_length, trunk):
+    tokenizer = Words()
+    sequence, truncated = lm_sequence(tokenizer, PASSAGE, EXAMPLE, max_length=max_length, terminator=False)
+    assert text_of(tokenizer, sequence) == [trunk, "Q: who?\nA: Jane Austen"]
+    assert truncated == (max_length < 17)
+    assert sum(len(part.tokens) for part in sequence.spans) <= max_length
+
+
+def test_a_question_that_does_not_fit_even_alone_is_an_error_that_names_it():
+    assert fits(Words(), EXAMPLE, max_length=9, terminator=False)
+    assert not fits(Words(), EXAMPLE, max_length=8, terminator=False)
+    with pytest.raises(ValueError, match="example e1: .* 1 tokens too long .*sequence_length"):
+        lm_sequence(Words(), PASSAGE, EXAMPLE, max_length=8, terminator=False)
+
+
+def test_generation_starts_from_what_training_conditioned_on():
+    tokenizer = Words()
+    for length in (15, 13):
+        tokens, truncated = prompt_tokens(tokenizer, PASSAGE, EXAMPLE.prompt, max_length=length)
+        sequence, also = lm_sequence(tokenizer, PASSAGE, EXAMPLE, max_length=length + 2, terminator=False)
+        assert tokens == [*sequence.trunk.tokens, *sequence.branches[0].tokens[:-2]]
+        assert truncated == also == (length == 13)
+
+
+def examples_of(*answers):
+    return [Example(f"e{n}", "query", "Q: who?\nA:", f" {answer}") for n, answer in enumerate(answers)]
+
+
+def trees_of(tokenizer, examples, passage=PASSAGE, **limits):
+    return shared_sequences(tokenizer, passage, examples, **limits)
+
+
+def test_examples_on_one_passage_share_its_tokens():
+    tokenizer = Words()
+    (tree,) = trees_of(tokenizer, examples_of("Jane", "Jane Austen"), max_length=24)
+    assert text_of(tokenizer, tree.sequence) == [
+        "<bos>Background: Emma is a novel\n\n",
+        "Q: who?\nA: Jane",
+        "Q: who?\nA: Jane Austen",
+    ]
+    assert tree.examples == (0, 1)
+    assert not tree.truncated
+
+
+@pytest.mark.parametrize(
+    ("limits", "groups"),
+    [
+        ({"max_length": 9 + 21}, [(0, 1, 2)]),
+        ({"max_length": 9 + 20}, [(0, 1), (2,)]),
+        ({"max_length": 99, "max_branches": 2}, [(0, 1), (2,)]),
+        ({"max_length": 99, "max_targets": 2}, [(0, 1), (2,)]),
+        ({"max_length": 9 + 7}, [(0,), (1,), (2,)]),
+    ],
+)
+def test_a_tree_is_split_where_a_row_would_overflow(limits, groups):
+    trees = trees_of(Words(), examples_of("Jane", "Ann", "Mary"), **limits)
+    assert [tree.examples for tree in trees] == groups
+
+
+def test_sharing_changes_no_example():
+    tokenizer = Words()
+    examples = examples_of("a b c", "a", "a b c d e", "a b", "a b c d e f")
+    trees = trees_of(tokenizer, examples, max_length=18, max_branches=2)
+    assert sorted(n for tree in trees for n in tree.examples) == [0, 1, 2, 3, 4]
+    for tree in trees:
+        for number, branch in zip(tree.examples, tree.sequence.branches, strict=True):
+            example = examples[number]
+            single, truncated = lm_sequence(tokenizer, PASSAGE, example, max_length=18, terminator=False)
+            assert tree.truncated == truncated
+            assert tree.sequence.trunk.tokens.tolist() == single.trunk.tokens.tolist()
+            assert branch.tokens.tolist() == single.branches[0].tokens.tolist()
+            assert branch.weights.tolist() == single.branches[0].weights.tolist()
+
+
+def test_no_examples_make_no_trees():
+    assert trees_of(Words(), [], max_length=20) == []
+
+
+def test_the_parts_of_an_input_are_the_tokens_of_its_text():
+    text = "Background: Emma is a novel\n\nQ: who?\nA: Jane Austen"
+    tokenizer = train_bpe([text] * 4, vocab_size=320)
+    sequence, _ = lm_sequence(tokenizer, PASSAGE, EXAMPLE, max_length=99, terminator=True)
+    ids = np.concatenate([part.tokens for part in sequence.spans]).tolist()
+    assert ids == [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
+    answer = sequence.branches[0].tokens[sequence.branches[0].weights > 0].tolist()
+    assert answer == [*tokenizer.encode(" Jane Austen"), tokenizer.eos_id]

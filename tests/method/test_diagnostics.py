@@ -1,0 +1,167 @@
+import dataclasses
+from math import log
+
+import numpy as np
+import pytest
+
+from radit_jax.config import OptimizerConfig, RFtConfig
+from radit_jax.method.diagnostics import Signal, diagnose, spearman, warnings
+
+SETTINGS = RFtConfig(OptimizerConfig(1, 1e-3), temperature=1.0, lm_score="sum_log_prob", tau=1.0)
+
+
+def signal(retriever, lm, **changes):
+    """A signal with the given p_R and p_LSR (under SETTINGS); nothing is useful or cut."""
+    retriever, lm = np.array(retriever, np.float32), np.array(lm, np.float32)
+    false = np.zeros(lm.shape, bool)
+    fields = {
+        "chunk_mask": ~false,
+        "retrieval_scores": np.log(retriever) + 7,
+        "answer_log_probs": np.log(lm),
+        "no_chunk_log_probs": np.zeros(len(lm), np.float32),
+        "answer_token_counts": np.ones(len(lm), np.int32),
+        "truncated": false,
+        "holds_answer": false,
+        "gold": false,
+        "judged": np.ones(len(lm), bool),
+    }
+    return Signal(**fields | {name: np.array(value) for name, value in changes.items()})
+
+
+EVEN = [0.25, 0.25, 0.25, 0.25]
+
+
+def test_the_effective_number_of_chunks_is_the_exponential_of_the_entropy():
+    lm = [EVEN, [0.5, 0.5, 1e-30, 1e-30], [1.0, 1e-30, 1e-30, 1e-30]]
+    found = diagnose(signal([EVEN] * 3, lm), SETTINGS)
+    assert found["effective_chunks"] == pytest.approx((4 + 2 + 1) / 3)
+    assert found["flat_targets"] == pytest.approx(1 / 3)
+    assert found["one_hot_targets"] == pytest.approx(1 / 3)
+    assert found["saturated_queries"] == 0.0
+
+
+def test_tau_form_and_temperature_are_those_of_the_settings():
+    # Geometric means 0.5 and 0.25 over two tokens: with τ = 0.05, p_LSR is a softmax of 10 and 5.
+    scores = np.float32([[400, 399]])
+    s = signal([[0.5, 0.5]], [[0.25, 0.0625]], answer_token_counts=[2], retrieval_scores=scores)
+    settings = dataclasses.replace(SETTINGS, lm_score="token_geomean", tau=0.05, temperature=0.1)
+    found = diagnose(s, settings)
+    p = 1 / (1 + np.exp(-5))
+    assert found["effective_chunks"] == pytest.approx(np.exp(-p * log(p) - (1 - p) * log(1 - p)), rel=1e-4)
+    assert found["saturated_queries"] == 1.0
+    assert diagnose(s, SETTINGS)["saturated_queries"] == 0.0
+
+
+def test_masked_chunks_count_in_nothing():
+    lm = [[0.5, 0.5, 0.9, 0.9], [0.1, 0.9, 0.9, 0.9]]
+    mask = [[True, True, False, False], [True, False, False, False]]
+    cut, useful = np.ones((2, 4), bool), ~np.array(mask)
+    masked = signal(lm, lm, chunk_mask=mask, truncated=cut, gold=useful, holds_answer=useful)
+    found = diagnose(masked, SETTINGS)
+    # Of the first example; the second has nothing to choose from.
+    assert found["effective_chunks"] == pytest.approx(2.0)
+    assert found["flat_targets"] == 1.0
+    assert found["truncated_pairs"] == 3
+    assert found["gold_among_candidates"] == found["answer_among_candidates"] == 0.0
+    assert found["gain_over_no_chunk"] == pytest.approx((log(0.5) + log(0.1)) / 2)
+
+
+def test_the_gain_is_in_nats_per_token_of_the_answer():
+    # Chunks give log-probabilities −2 and −4, none gives −7, over two tokens: (5 + 3) / 2 / 2.
+    lm, none = np.exp([[-2.0, -4.0]]), np.float32([-7])
+    s = signal([[0.5, 0.5]], lm, no_chunk_log_probs=none, answer_token_counts=[2])
+    assert diagnose(s, SETTINGS)["gain_over_no_chunk"] == pytest.approx(2.0)
+
+
+def test_spearman_averages_the_ranks_of_ties():
+    mask = np.ones((1, 4), bool)
+    a = np.array([[1.0, 2.0, 3.0, 4.0]])
+    assert spearman(a, np.array([[10.0, 20.0, 30.0, 99.0]]), mask)[0] == pytest.approx(1.0)
+    assert spearman(a, -a, mask)[0] == pytest.approx(-1.0)
+    # Ranks 1.5 1.5 3 4 against 1 2 3 4: centred products 4.5, sums of squares 4.5 and 5.
+    assert spearman(a, np.array([[0.0, 0.0, 1.0, 2.0]]), mask)[0] == pytest.approx(4.5 / 22.5**0.5)
+    assert np.isnan(spearman(a, np.zeros((1, 4)), mask)[0])
+
+
+def test_spearman_looks_at_unmasked_chunks_only():
+    a, b = np.array([[1.0, 2.0, 3.0, 9.0]]), np.array([[3.0, 4.0, 5.0, -9.0]])
+    assert spearman(a, b, np.array([[True, True, True, False]]))[0] == pytest.approx(1.0)
+
+
+def test_the_mean_spearman_leaves_out_flat_targets():
+    lm = [EVEN, [0.1, 0.2, 0.3, 0.4]]
+    retriever = [[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]]
+    assert diagnose(signal(retriever, lm), SETTINGS)["spearman"] == pytest.approx(-1.0)
+
+
+def test_first_choices_are_compared_where_there_is_something_to_rank():
+    first, second = [0.6, 0.4], [0.4, 0.6]
+    s = signal(
+        [first, first, first, first],
+        [second, second, first, first],
+        holds_answer=[[False, True], [True, True], [False, False], [False, False]],
+        gold=[[False, False], [False, False], [False, False], [True, False]],
+        judged=[True, True, True, False],
+    )
+    found = diagnose(s, SETTINGS)
+    assert found["judged_examples"] == 3
+    assert found["answer_among_candidates"] == pytest.approx(2 / 3)
+    assert found["gold_among_candidates"] == 0.0  # the fourth is not judged
+    assert found["useful_lm_first"] == pytest.approx(2 / 3)
+    assert found["useful_retriever_first"] == pytest.approx(1 / 3)
+    assert found["mixed_examples"] == 1
+    assert (found["mixed_lm_first"], found["mixed_retriever_first"]) == (1.0, 0.0)
+
+
+def test_a_flat_target_does_not_take_credit_for_the_retrievers_order():
+    s = signal([[0.4, 0.3, 0.2, 0.1]], [EVEN], gold=[[True, False, False, False]])
+    found = diagnose(s, SETTINGS)
+    assert found["mixed_retriever_first"] == 1.0
+    assert found["mixed_lm_first"] == 0.25
+
+
+def test_cut_chunks_and_supervised_tokens_are_counted():
+    cut = [[True, True], [False, False], [True, False]]
+    s = signal([[0.5, 0.5]] * 3, [[0.5, 0.5]] * 3, truncated=cut, answer_token_counts=[1, 2, 3])
+    found = diagnose(s, SETTINGS, num_tokens=180)
+    assert (found["truncated_pairs"], found["truncated_examples"]) == (3, 2)
+    assert found["supervised_tokens"] == pytest.approx(18 / 180)  # 6 tokens under two chunks and under none
+    assert diagnose(s, SETTINGS)["supervised_tokens"] is None
+
+
+def test_without_judged_examples_there_is_no_figure_for_them():
+    found = diagnose(signal([EVEN], [EVEN], judged=[False]), SETTINGS)
+    assert found["judged_examples"] == 0
+    assert found["useful_lm_first"] is found["gold_among_candidates"] is found["mixed_lm_first"] is None
+
+
+def test_an_example_without_any_chunk_harms_nothing():
+    s = signal([EVEN, EVEN], [EVEN, EVEN], chunk_mask=[[True] * 4, [False] * 4])
+    found = diagnose(s, SETTINGS)
+    assert found["effective_chunks"] == pytest.approx(4.0)
+    assert found["judged_examples"] == 1
+
+
+SHARP = [0.997, 0.001, 0.001, 0.001]
+CLEAR = [0.7, 0.1, 0.1, 0.1]
+
+
+def test_flat_targets_are_warned_of_with_the_setting_to_change():
+    found = diagnose(signal([CLEAR] * 3, [EVEN, EVEN, CLEAR]), SETTINGS)
+    (message,) = warnings(found, SETTINGS)
+    assert message.startswith("score: 67% of the targets p_LSR are flat (3.5 effective chunks)")
+    assert "lower r_ft.tau, now 1" in message
+    assert "mean_log_prob" not in message
+    (message,) = warnings(found, dataclasses.replace(SETTINGS, lm_score="token_geomean"))
+    assert "or set r_ft.lm_score=mean_log_prob" in message
+
+
+def test_saturated_queries_are_warned_of_with_the_setting_to_change():
+    (message,) = warnings(diagnose(signal([SHARP, SHARP, CLEAR], [CLEAR] * 3), SETTINGS), SETTINGS)
+    assert "p_R is above 0.99 on one chunk for 67% of the queries" in message
+    assert "raise the score temperature r_ft.temperature, now 1" in message
+
+
+def test_a_good_signal_has_no_warning():
+    assert warnings(diagnose(signal([CLEAR, SHARP], [EVEN, CLEAR]), SETTINGS), SETTINGS) == []
+    assert warnings(diagnose(signal(np.zeros((0, 4)), np.zeros((0, 4))), SETTINGS), SETTINGS) == []

@@ -1,0 +1,171 @@
+"""Answer log-probabilities of packed rows against one sequence at a time, through the plain forward pass."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from radit_jax.config import LlamaConfig
+from radit_jax.data.packing import Sequence, Span, branch_places, pack, span, to_batch
+from radit_jax.method import lm, losses
+from radit_jax.models.llama import Llama
+
+CONFIG = LlamaConfig(
+    vocab_size=50, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_size=8, ffn_size=48
+)
+MODULE = Llama(CONFIG)
+LIMITS = {"row_length": 40, "targets_per_row": 16}
+
+
+@jax.jit
+def token_log_probs(params, batch):
+    return lm.token_log_probs(MODULE, params, batch)
+
+
+@jax.jit
+def branch_log_probs(params, batch):
+    return lm.branch_log_probs(MODULE, params, batch, 12)
+
+
+@jax.jit
+def logits_of(params, tokens):
+    return MODULE.apply({"params": params}, tokens)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(MODULE.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+
+
+def random_sequences(seed=0, count=9):
+    """Trees of one to three branches; the last tokens of each branch, at varied weights, are to be predicted."""
+    rng = np.random.default_rng(seed)
+
+    def branch():
+        tokens = rng.integers(1, 50, rng.integers(4, 8)).astype(np.int32)
+        weights = np.zeros(len(tokens), np.float32)
+        weights[-rng.integers(1, 4) :] = rng.choice([0.5, 1.0])
+        return Span(tokens, weights)
+
+    return [
+        Sequence(span(rng.integers(1, 50, rng.integers(1, 9))), tuple(branch() for _ in range(1 + i % 3)))
+        for i in range(count)
+    ]
+
+
+def packed(sequences, **limits):
+    rows = pack(sequences, **(LIMITS | limits))
+    return rows, jax.tree.map(jnp.asarray, to_batch(sequences, rows, **(LIMITS | limits)))
+
+
+def one_at_a_time(params, sequence, *, shift=0):
+    """Per branch, the float64 log-probabilities of its targets: token i is predicted at i - 1 (+ shift)."""
+    branches = []
+    for branch in sequence.branches:
+        tokens = np.concatenate([sequence.trunk.tokens, branch.tokens])
+        # Attention is causal, so what is appended for the sake of one shape is not seen.
+        log_probs = np.asarray(logits_of(params, np.pad(tokens, (0, 24 - len(tokens)))[None])[0], np.float64)
+        log_probs -= np.log(np.exp(log_probs).sum(axis=-1, keepdims=True))
+        targets = len(sequence.trunk.tokens) + np.flatnonzero(branch.weights > 0)
+        branches.append(log_probs[np.minimum(targets - 1 + shift, len(tokens) - 1), tokens[targets]])
+    return branches
+
+
+def test_token_log_probs_are_aligned_with_the_tokens_they_predict(params):
+    sequences = random_sequences()[:1]
+    _, batch = packed(sequences)
+    found = token_log_probs(params, batch)[0]
+    found = found[batch.target_weights[0] > 0]
+    np.testing.assert_allclose(found, np.concatenate(one_at_a_time(params, sequences[0])), atol=1e-5)
+    for shift in (-1, 1):
+        shifted = np.concatenate(one_at_a_time(params, sequences[0], shift=shift))
+        assert np.abs(found - shifted).max() > 0.1
+
+
+def test_branches_of_packed_trees_score_as_they_do_alone(params):
+    sequences = random_sequences()
+    rows, batch = packed(sequences)
+    assert len(rows) < len(sequences)
+    sums = branch_log_probs(params, batch)
+    expected = [branch.sum() for sequence in sequences for branch in one_at_a_time(params, sequence)]
+    np.testing.assert_allclose(np.asarray(sums)[branch_places(sequences, rows)], expected, atol=3e-5)
+
+
+def test_branches_that_a_row_does_not_have_are_zero(params):
+    _, batch = packed(random_sequences()[:1])
+    sums = branch_log_probs(params, batch)[0]
+    assert sums[0] < 0 and (sums[1:] == 0).all()
+
+
+def test_a_trunks_targets_count_for_no_branch(params):
+    bare, weighed = (Sequence(span([3, 4, 5]), (span([6, 7], 1.0),)) for _ in range(2))
+    weighed.trunk.weights[1:] = 1.0
+    sums = [branch_log_probs(params, packed([s])[1]) for s in (bare, weighed)]
+    np.testing.assert_allclose(sums[0], sums[1], rtol=1e-6)
+
+
+def test_weights_select_what_is_scored_but_do_not_scale_it(params):
+    full, half = (Sequence(span([3, 4, 5]), (span([6, 7], weight),)) for weight in (1.0, 0.5))
+    sums = [branch_log_probs(params, packed([s])[1]) for s in (full, half)]
+    np.testing.assert_array_equal(*sums)
+
+
+def test_unused_slots_are_zero_whatever_target_stands_in_them(params):
+    _, batch = packed(random_sequences())
+    unused = batch.target_weights == 0
+    other = batch._replace(targets=jnp.where(unused, 7, batch.targets))
+    log_probs = token_log_probs(params, batch)
+    assert (log_probs[unused] == 0).all() and (log_probs[~unused] < 0).all()
+    np.testing.assert_array_equal(token_log_probs(params, other), log_probs)
+
+
+def test_a_neighbour_in_the_row_is_not_seen(params):
+    first, second = random_sequences()[:2]
+    changed = Sequence(span((first.trunk.tokens + 1) % 50), first.branches)
+    before, after = (
+        to_batch([s, second], [(0, 1)], row_length=40, targets_per_row=16) for s in (first, changed)
+    )
+    own = before.target_items[0] >= len(first.branches)
+    assert own.any()
+    before, after = (
+        np.asarray(token_log_probs(params, jax.tree.map(jnp.asarray, batch)))[0]
+        for batch in (before, after)
+    )
+    np.testing.assert_array_equal(before[own], after[own])
+    assert (before[: own.argmax()] != after[: own.argmax()]).all()
+
+
+@jax.jit
+@jax.value_and_grad
+def loss_and_grads(params, batch):
+    sums, weights = losses.lm_ft_loss(lm.token_log_probs(MODULE, params, batch), batch.target_weights)
+    return sums.sum() / weights.sum()
+
+
+def assert_same_gradient(one, other, tolerance=1e-5):
+    """Each difference relative to the norm of the whole gradient: a tensor may have none of its own."""
+    norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(one)))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert np.abs(a - b).max() <= tolerance * norm
+
+
+def test_packed_equals_unpacked_in_loss_and_gradient(params):
+    sequences = random_sequences()
+    _, batch = packed(sequences)
+    alone = [Sequence(s.trunk, (branch,)) for s in sequences for branch in s.branches]
+    unpacked = to_batch(alone, [(i,) for i in range(len(alone))], row_length=24, targets_per_row=4)
+    loss, grads = loss_and_grads(params, batch)
+    reference, reference_grads = loss_and_grads(params, jax.tree.map(jnp.asarray, unpacked))
+    np.testing.assert_allclose(loss, reference, rtol=1e-6)
+    assert_same_gradient(reference_grads, grads)
+
+
+def test_rows_of_padding_change_neither_loss_nor_gradient(params):
+    sequences = random_sequences()
+    rows, batch = packed(sequences)
+    more = to_batch(sequences, rows, num_rows=len(rows) + 2, **LIMITS)
+    loss, grads = loss_and_grads(params, batch)
+    padded, padded_grads = loss_and_grads(params, jax.tree.map(jnp.asarray, more))
+    np.testing.assert_allclose(padded, loss, rtol=1e-6)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(padded_grads))
+    assert_same_gradient(grads, padded_grads)

@@ -1,0 +1,281 @@
+"""The training steps: what they optimise, what they leave alone, and the optimisers behind them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from radit_jax.config import BertConfig, LlamaConfig, OptimizerConfig
+from radit_jax.data.packing import Sequence, join, span, to_batch
+from radit_jax.method import losses, steps
+from radit_jax.models.bert import Bert
+from radit_jax.models.llama import Llama
+
+LLAMA = Llama(
+    LlamaConfig(
+        vocab_size=40, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=2, head_size=8, ffn_size=24
+    )
+)
+BERT = Bert(
+    BertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        ffn_size=24,
+        max_length=16,
+        pooling="mean",
+    )
+)
+READS_GRADIENT = optax.sgd(0.1, momentum=0.9)  # after one step its trace is the gradient
+
+
+@pytest.fixture(scope="module")
+def llama_params():
+    return jax.jit(LLAMA.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+
+
+@pytest.fixture(scope="module")
+def bert_params():
+    return jax.jit(BERT.init)(jax.random.key(1), jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool))["params"]
+
+
+def lm_batch():
+    rng = np.random.default_rng(0)
+    sequences = [
+        Sequence(
+            span(rng.integers(1, 40, 5)),
+            (join(span(rng.integers(1, 40, 4)), span(rng.integers(1, 40, answer), 1.0)),),
+        )
+        for answer in (1, 4, 2)
+    ]
+    return jax.tree.map(jnp.asarray, to_batch(sequences, [(0, 1), (2,)], row_length=24, targets_per_row=8))
+
+
+def r_ft_batch(seed=0):
+    rng = np.random.default_rng(seed)
+    chunk_mask = jnp.asarray([[True] * 5, [True, True, True, False, True], [False] * 5])
+    target = losses.retrieval_log_prob(jnp.asarray(rng.normal(size=(3, 5)), jnp.float32), chunk_mask, 0.5)
+    return steps.RftBatch(
+        query_tokens=jnp.asarray(rng.integers(1, 40, (3, 6)), jnp.int32),
+        query_mask=jnp.asarray(np.arange(6) < np.array([[6], [4], [2]])),
+        chunk_embeddings=jnp.asarray(rng.normal(size=(3, 5, 16)), jnp.float32),
+        target_log_probs=target,
+        chunk_mask=chunk_mask,
+    )
+
+
+def run(step, params, batch, tx=READS_GRADIENT, times=1):
+    state, trail = steps.init_state(params, tx), []
+    for _ in range(times):
+        state, metrics = step(state, batch)
+        trail.append({name: float(value) for name, value in metrics.items()})
+    return state, trail
+
+
+def gradient(state):
+    return optax.tree.get(state.opt_state, "trace")
+
+
+def assert_equal_trees(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def by_name(tree):
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+# --- LM-ft ---------------------------------------------------------------------------------------------------
+
+
+def test_the_lm_loss_is_the_mean_over_answer_tokens_of_the_whole_batch(llama_params):
+    batch = lm_batch()
+    _, [metrics] = run(steps.make_lm_step(LLAMA, READS_GRADIENT), llama_params, batch)
+    log_probs = steps.token_log_probs(LLAMA, llama_params, batch)
+    assert metrics["answer_tokens"] == 7
+    assert metrics["loss"] == pytest.approx(-float(log_probs.sum()) / 7, rel=1e-6)
+    assert metrics["loss"] != pytest.approx(-float((log_probs.sum(axis=1) / jnp.array([5, 2])).mean()))
+
+
+def test_the_lm_ft_gradient_does_not_depend_on_prompt_labels(llama_params):
+    batch = lm_batch()
+    step = steps.make_lm_ft_step(LLAMA, READS_GRADIENT)
+    # A slot for every token of the first row's prompts, at weight 0, with right and with wrong labels.
+    free = batch.target_weights[0] == 0
+    prompts = jnp.where(free, jnp.arange(8) % 4, batch.target_slots[0])
+    states = []
+    for label in (batch.tokens[0, prompts + 1], jnp.full(8, 13)):
+        targets = batch.targets.at[0].set(jnp.where(free, label, batch.targets[0]))
+        labelled = batch._replace(target_slots=batch.target_slots.at[0].set(prompts), targets=targets)
+        states.append(run(step, llama_params, labelled)[0])
+    plain, _ = run(step, llama_params, batch)
+    assert_equal_trees(gradient(states[0]), gradient(states[1]))
+    for one, other in zip(*(jax.tree.leaves(gradient(s)) for s in (plain, states[0])), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_a_batch_of_padding_changes_nothing(llama_params):
+    empty = jax.tree.map(jnp.zeros_like, lm_batch())
+    state, [metrics] = run(steps.make_lm_step(LLAMA, READS_GRADIENT), llama_params, empty)
+    assert metrics == {"loss": 0.0, "grad_norm": 0.0, "answer_tokens": 0}
+    assert_equal_trees(state.params, llama_params)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_lm_learns_a_batch_by_heart(llama_params, name):
+    config = OptimizerConfig(steps=40, peak_lr=0.02, warmup_steps=5, name=name, adam_lr=0.02)
+    tx = steps.make_optimizer(config)
+    state, trail = run(steps.make_lm_step(LLAMA, tx), llama_params, lm_batch(), tx, times=40)
+    assert trail[0]["loss"] > 3 and trail[-1]["loss"] < 0.2
+    assert state.step == 40
+
+
+# --- R-ft ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direction", ["retrieval_to_lsr", "lsr_to_retrieval", "symmetric"])
+def test_the_kl_gradient_reaches_every_query_encoder_parameter(bert_params, direction):
+    step = steps.make_r_ft_step(BERT, READS_GRADIENT, temperature=0.5, direction=direction)
+    state, _ = run(step, bert_params, r_ft_batch())
+    sizes = {name: np.abs(grad).max() for name, grad in by_name(gradient(state)).items()}
+    # A bias of the attention keys moves all scores of a query alike, so its gradient is zero by nature.
+    unreached = {name for name, size in sizes.items() if size < 1e-5}
+    assert unreached == {name for name in sizes if "key/bias" in name}
+    assert len(sizes) > 15
+
+
+def test_r_ft_leaves_the_chunk_tower_and_the_stored_embeddings_alone(bert_params):
+    chunk_params = jax.tree.map(jnp.copy, bert_params)
+    batch = r_ft_batch()
+    before = jax.tree.map(np.array, (chunk_params, batch))
+    # The query tower starts as the chunk tower: the very same arrays, which a step must not destroy.
+    state, _ = run(steps.make_r_ft_step(BERT, READS_GRADIENT, temperature=0.5), chunk_params, batch)
+    assert_equal_trees((chunk_params, batch), before)
+    moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (state.params, chunk_params)), strict=True)]
+    assert max(moved) > 1e-4
+
+
+def test_r_ft_reaches_the_target_distribution(bert_params):
+    tx = steps.make_optimizer(OptimizerConfig(steps=60, peak_lr=0.01))
+    step = steps.make_r_ft_step(BERT, tx, temperature=0.5)
+    _, trail = run(step, bert_params, r_ft_batch(), tx, times=60)
+    assert trail[0]["loss"] > 0.5 and trail[-1]["loss"] < 0.01
+
+
+def test_the_r_ft_loss_is_the_mean_over_queries_that_have_chunks(bert_params):
+    batch = r_ft_batch()
+    _, [metrics] = run(steps.make_r_ft_step(BERT, READS_GRADIENT, temperature=0.5), bert_params, batch)
+    log_probs = steps.query_log_prob(BERT, bert_params, batch, 0.5)
+    each = losses.r_ft_loss(log_probs, batch.target_log_probs, batch.chunk_mask)
+    assert each[2] == 0
+    assert metrics["loss"] == pytest.approx(float(each[:2].mean()), rel=1e-6)
+
+
+def test_what_masked_chunks_and_padded_tokens_hold_changes_no_gradient(bert_params):
+    batch = r_ft_batch()
+    mask = batch.chunk_mask
+    other = batch._replace(
+        query_tokens=jnp.where(batch.query_mask, batch.query_tokens, 9),
+        chunk_embeddings=jnp.where(mask[:, :, None], batch.chunk_embeddings, jnp.nan),
+        target_log_probs=jnp.where(mask, batch.target_log_probs, jnp.nan),
+    )
+    step = steps.make_r_ft_step(BERT, READS_GRADIENT, temperature=0.5)
+    (state, metrics), (other_state, other_metrics) = (run(step, bert_params, b) for b in (batch, other))
+    assert metrics == other_metrics
+    assert_equal_trees(gradient(state), gradient(other_state))
+
+
+def test_saturated_queries_are_counted(bert_params):
+    batch = r_ft_batch()
+    share = {}
+    for temperature in (1e-3, 100.0):
+        step = steps.make_r_ft_step(BERT, READS_GRADIENT, temperature=temperature)
+        share[temperature] = run(step, bert_params, batch)[1][0]["saturated_queries"]
+    assert share == {1e-3: 1.0, 100.0: 0.0}
+
+
+# --- the base retriever --------------------------------------------------------------------------------------
+
+
+def test_contrastive_training_tells_the_pairs_of_a_batch_apart(bert_params):
+    rng = np.random.default_rng(0)
+    tokens = [jnp.asarray(rng.integers(1, 40, (4, 6)), jnp.int32) for _ in range(2)]
+    mask = jnp.ones((4, 6), bool)
+    tx = steps.make_optimizer(OptimizerConfig(steps=40, peak_lr=0.01))
+    params = {"query": bert_params, "chunk": bert_params}
+    step = steps.make_contrastive_step(BERT, tx, temperature=1.0)
+    batch = steps.ContrastiveBatch(tokens[0], mask, tokens[1], mask)
+    state, trail = run(step, params, batch, tx, times=40)
+    assert trail[0]["loss"] > 0.5 and trail[-1]["loss"] < 0.05
+    assert set(state.params) == {"query", "chunk"}
+
+
+# --- optimisers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        # Warm-up in two steps, then down a straight line to 0.2 at step 6.
+        (dict(steps=6, peak_lr=1.0, end_lr=0.2, warmup_steps=2), [0.5, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.2]),
+        # Held until step 4 of 8; a half cosine: (1 + cos(π/4)) / 2 = 0.853553
+        (
+            dict(steps=8, peak_lr=1.0, decay="cosine", decay_from=0.5),
+            [1, 1, 1, 1, 1, 0.853553, 0.5, 0.146447, 0.0],
+        ),
+        (dict(steps=2, peak_lr=0.5), [0.5, 0.25, 0.0]),
+    ],
+)
+def test_the_learning_rate_by_hand(config, expected):
+    schedule = steps.learning_rate(OptimizerConfig(**config), config["peak_lr"])
+    np.testing.assert_allclose([schedule(step) for step in range(len(expected))], expected, atol=1e-6)
+
+
+def test_another_peak_scales_the_whole_schedule():
+    config = OptimizerConfig(steps=6, peak_lr=1.0, end_lr=0.2, warmup_steps=2)
+    scaled, plain = steps.learning_rate(config, 0.1), steps.learning_rate(config, 1.0)
+    np.testing.assert_allclose([scaled(s) for s in range(7)], [plain(s) / 10 for s in range(7)], rtol=1e-6)
+
+
+def test_muon_orthogonalises_each_layers_matrices_and_adam_has_the_rest(llama_params):
+    config = OptimizerConfig(steps=10**6, peak_lr=1.0, adam_lr=0.01, name="muon", clip_norm=np.inf)
+    tx = steps.make_optimizer(config)
+    rng = np.random.default_rng(0)
+    grads = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), llama_params)
+    updates = by_name(jax.jit(tx.update)(grads, tx.init(llama_params), llama_params)[0])
+    for name, update in updates.items():
+        if update.ndim == 3:
+            scale = np.sqrt(max(1.0, update.shape[2] / update.shape[1]))
+            singular = np.linalg.svd(update, compute_uv=False) / scale
+            assert singular.shape[0] == 2 and (abs(singular - 0.95) < 0.4).all(), name
+        else:
+            # Adam's first step is the sign of the gradient; Nesterov's look ahead adds 0.9 · 0.1 / 0.19.
+            np.testing.assert_allclose(np.abs(update), 0.0147368, rtol=1e-3, err_msg=name)
+
+
+def test_muon_without_a_rate_for_adam_is_an_error():
+    with pytest.raises(ValueError, match="name is 'muon', but adam_lr is 0.*set adam_lr"):
+        steps.make_optimizer(OptimizerConfig(steps=1, peak_lr=1.0, name="muon"))
+
+
+def test_large_gradients_are_clipped_by_their_global_norm(llama_params):
+    config = OptimizerConfig(steps=10, peak_lr=1.0, clip_norm=0.5)
+    clip = steps.make_optimizer(config)
+    # Adam divides by the size of the gradient; its first moment (1 - b1 of it) shows what came in.
+    grads = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 3.0), llama_params)
+    _, state = clip.update(grads, clip.init(llama_params), llama_params)
+    assert optax.tree.norm(optax.tree.get(state, "mu")) == pytest.approx(0.1 * 0.5, rel=1e-5)
+
+
+def test_weight_decay_shrinks_matrices_only(llama_params):
+    config = OptimizerConfig(steps=10, peak_lr=0.1, weight_decay=0.5)
+    tx = steps.make_optimizer(config)
+    still = jax.tree.map(jnp.zeros_like, llama_params)
+    updates = by_name(tx.update(still, tx.init(llama_params), llama_params)[0])
+    for name, before in by_name(llama_params).items():
+        factor = -0.05 if name.endswith("kernel") else 0.0
+        np.testing.assert_allclose(updates[name], factor * before, rtol=1e-5, err_msg=name)

@@ -1,0 +1,203 @@
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from radit_jax.runtime.checkpoint import Checkpoints, load_params, save_params
+
+
+class State(NamedTuple):
+    step: Any
+    params: Any
+
+
+def state_at(step: int) -> State:
+    weights = jnp.arange(24, dtype=jnp.float32).reshape(8, 3) / 7 + step
+    return State(jnp.int32(step), {"a": {"kernel": weights}, "b": weights[0].astype(jnp.bfloat16)})
+
+
+def assert_same(found, wanted):
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def sharded(axis: str | None) -> jax.NamedSharding:
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    return jax.NamedSharding(mesh, jax.P(axis))
+
+
+def test_parameters_are_read_back_bit_for_bit_as_plain_dicts(tmp_path):
+    params = state_at(1).params
+    save_params(tmp_path / "params", params)
+    assert_same(load_params(tmp_path / "params"), params)
+
+
+def test_saving_parameters_replaces_what_was_there(tmp_path):
+    save_params(tmp_path / "params", {"old": jnp.zeros(3)})
+    save_params(tmp_path / "params", {"new": np.ones(2, np.float32)})
+    assert_same(load_params(tmp_path / "params"), {"new": jnp.ones(2)})
+
+
+def test_parameters_take_the_sharding_that_is_asked_for(tmp_path):
+    kernel = jax.device_put(jnp.arange(64.0).reshape(8, 8), sharded("fsdp"))
+    save_params(tmp_path / "params", {"kernel": kernel})
+    like = {"kernel": jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=sharded("fsdp"))}
+    split = load_params(tmp_path / "params", like)
+    assert split["kernel"].sharding == like["kernel"].sharding
+    whole = load_params(tmp_path / "params")  # as another machine, with one device, would
+    assert len(whole["kernel"].sharding.device_set) == 1
+    assert_same(split, whole)
+
+
+def test_parameters_of_another_shape_are_refused(tmp_path):
+    save_params(tmp_path / "params", {"kernel": jnp.ones((4, 2))})
+    with pytest.raises(ValueError, match="shape"):
+        load_params(tmp_path / "params", {"kernel": jnp.ones((4, 3))})
+
+
+def test_there_is_nothing_to_restore_at_first(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest() is None and checkpoints.best() is None
+
+
+def test_the_latest_checkpoint_is_restored_with_its_extra(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (10, 20):
+        checkpoints.save(step, state_at(step), {"epoch": step / 10})
+    for reader in (checkpoints, Checkpoints(tmp_path)):
+        assert reader.latest() == 20
+        state, extra = reader.restore(state_at(0))
+        assert_same(state, state_at(20))
+        assert extra == {"epoch": 2.0}
+
+
+def test_only_the_latest_few_checkpoints_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(step, state_at(step))
+    assert sorted(os.listdir(tmp_path / "latest")) == ["2", "3"]
+
+
+def test_the_best_parameters_are_kept_apart_and_alone(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save_best(0, state_at(0).params, 0.25)
+    checkpoints.save_best(10, state_at(10).params, 0.5)
+    for step in (10, 20, 30):
+        checkpoints.save(step, state_at(step))
+    for reader in (checkpoints, Checkpoints(tmp_path)):
+        assert reader.best() == (10, 0.5)
+        assert_same(reader.restore_best(state_at(0).params), state_at(10).params)
+    assert os.listdir(tmp_path / "best") == ["10"]
+
+
+def test_a_step_may_be_saved_again(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for value in (1, 2):
+        checkpoints.save(5, state_at(value))
+        checkpoints.save_best(5, state_at(value).params, 0.5)
+    assert_same(checkpoints.restore(state_at(0))[0], state_at(2))
+    assert_same(checkpoints.restore_best(state_at(0).params), state_at(2).params)
+
+
+def test_saving_is_silent(tmp_path):
+    code = f"""
+import jax.numpy as jnp
+from radit_jax.runtime.checkpoint import Checkpoints, load_params, save_params
+save_params({str(tmp_path / "params")!r}, {{"a": jnp.ones(3)}})
+load_params({str(tmp_path / "params")!r})
+Checkpoints({str(tmp_path)!r}).save(1, {{"a": jnp.ones(3)}})
+"""
+    result = run_python(code)
+    assert (result.stdout, result.stderr) == ("", "")
+
+
+def test_a_save_cut_short_is_passed_over_and_can_be_done_again(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, state_at(step))
+    latest = tmp_path / "latest"
+    (latest / "2").rename(latest / "2.orbax-checkpoint-tmp")
+    (latest / "2.orbax-checkpoint-tmp" / "state" / "manifest.ocdbt").unlink()
+    reopened = Checkpoints(tmp_path)
+    assert reopened.latest() == 1
+    assert_same(reopened.restore(state_at(0))[0], state_at(1))
+    reopened.save(2, state_at(3))
+    assert_same(Checkpoints(tmp_path).restore(state_at(0))[0], state_at(3))
+    assert sorted(os.listdir(latest)) == ["1", "2"]
+
+
+def test_parameters_cut_short_can_be_saved_again(tmp_path):
+    save_params(tmp_path / "params", state_at(1).params)
+    (tmp_path / "params").rename(tmp_path / "params.orbax-checkpoint-tmp")
+    save_params(tmp_path / "params", state_at(2).params)
+    assert_same(load_params(tmp_path / "params"), state_at(2).params)
+    assert os.listdir(tmp_path) == ["params"]
+
+
+def test_a_deletion_cut_short_hides_neither_the_latest_nor_the_best(tmp_path):
+    writer = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2):
+        writer.save(step, state_at(step))
+        writer.save_best(step, state_at(step).params, step / 4)
+    for folder, marker in (("latest", "1"), ("best", "1")):
+        shutil.copytree(tmp_path / folder / "2", tmp_path / folder / marker, dirs_exist_ok=True)
+        for left in ("_CHECKPOINT_METADATA", "state", "metrics"):
+            shutil.rmtree(tmp_path / folder / marker / left, ignore_errors=True)
+    reopened = Checkpoints(tmp_path)
+    assert reopened.latest() == 2 and reopened.best() == (2, 0.5)
+    assert_same(reopened.restore(state_at(0))[0], state_at(2))
+    reopened.save_best(3, state_at(3).params, 0.75)
+    reopened.save(3, state_at(3))
+    assert reopened.latest() == 3 and reopened.best() == (3, 0.75)
+
+
+SAVER = """
+import sys
+import jax.numpy as jnp
+from radit_jax.runtime.checkpoint import Checkpoints
+checkpoints = Checkpoints(sys.argv[1])
+step = checkpoints.latest() or 0
+while True:
+    step += 1
+    state = {f"w{i}": jnp.full((200, 500), step, jnp.float32) for i in range(20)}
+    print("saving", flush=True)
+    checkpoints.save(step, {"step": jnp.int32(step), **state}, {"step": step})
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_a_save_leaves_a_whole_checkpoint(tmp_path):
+    latest = 0
+    for attempt in range(8):
+        command = [sys.executable, "-c", SAVER, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as saver:
+            for _ in range(3):
+                assert saver.stdout.readline() == "saving\n"
+            time.sleep(0.01 * attempt)
+            saver.send_signal(signal.SIGKILL)
+        checkpoints = Checkpoints(tmp_path)
+        assert checkpoints.latest() >= latest + 2
+        latest = checkpoints.latest()
+        like = {"step": jnp.int32(0)} | {f"w{i}": jnp.zeros((200, 500)) for i in range(20)}
+        state, extra = checkpoints.restore(like)
+        assert extra == {"step": latest}
+        for leaf in jax.tree.leaves(state):
+            assert (leaf == latest).all()
+
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run_python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)

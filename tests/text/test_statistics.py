@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from radit_jax.text.statistics import bootstrap_interval, paired_gain
+
+
+def test_the_value_is_the_mean_over_questions_not_over_groups():
+    values = np.array([1.0, 1.0, 1.0, 0.0])
+    assert bootstrap_interval(values, ["a", "a", "a", "b"], seed=0)["value"] == 0.75
+
+
+def test_the_interval_of_a_coin_is_the_binomials():
+    # 400 independent questions, half right: standard error 0.025, so 0.5 ± 1.96 × 0.025.
+    values = np.tile([0.0, 1.0], 200)
+    figure = bootstrap_interval(values, [str(n) for n in range(400)], samples=4000, seed=0)
+    assert figure["value"] == 0.5
+    assert figure["low"] == pytest.approx(0.451, abs=0.006)
+    assert figure["high"] == pytest.approx(0.549, abs=0.006)
+
+
+def test_questions_of_a_group_are_drawn_together():
+    # The same 400 answers in 100 groups that agree within: the standard error doubles to 0.05.
+    values = np.tile(np.repeat([0.0, 1.0], 4), 50)
+    figure = bootstrap_interval(values, [str(n // 4) for n in range(400)], samples=4000, seed=0)
+    assert figure["low"] == pytest.approx(0.402, abs=0.012)
+    assert figure["high"] == pytest.approx(0.598, abs=0.012)
+
+
+def test_groups_of_unequal_size_weigh_by_their_questions():
+    # Two groups, of 3 and 1 questions: the samples' means are 1, 3/4 and 0, each likely enough to be an end.
+    figure = bootstrap_interval(np.array([1.0, 1.0, 1.0, 0.0]), ["a", "a", "a", "b"], seed=1)
+    assert (figure["low"], figure["high"]) == (0.0, 1.0)
+
+
+def test_one_seed_gives_one_interval_whatever_the_order_of_the_questions():
+    values, groups = np.array([0.0, 1.0, 1.0, 0.0, 1.0]), ["a", "b", "c", "c", "d"]
+    order = np.array([4, 2, 0, 1, 3])
+    first = bootstrap_interval(values, groups, seed=7)
+    assert first == bootstrap_interval(values, groups, seed=7)
+    assert first == pytest.approx(bootstrap_interval(values[order], [groups[n] for n in order], seed=7))
+    assert first != bootstrap_interval(np.linspace(0, 1, 5), groups, seed=7)
+
+
+def test_no_questions_give_no_figure():
+    assert bootstrap_interval(np.zeros(0), [], seed=0) == {"value": None, "low": None, "high": None}
+
+
+def test_a_constant_gain_has_no_width():
+    before = np.random.default_rng(0).normal(size=50)
+    figure = paired_gain(before + 0.25, before, [str(n) for n in range(50)], seed=0)
+    assert figure == pytest.approx({"value": 0.25, "low": 0.25, "high": 0.25})
+
+
+def test_a_gain_is_after_minus_before():
+    figure = paired_gain(np.array([1.0, 1.0, 0.0]), np.array([0.0, 1.0, 0.0]), ["a", "b", "c"], seed=0)
+    assert figure["value"] == pytest.approx(1 / 3)
+
+
+def test_a_group_for_every_value_is_needed():
+    with pytest.raises(ValueError, match="3 values but 2 groups"):
+        bootstrap_interval(np.zeros(3), ["a", "b"], seed=0)
