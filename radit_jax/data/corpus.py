@@ -98,7 +98,9 @@ class Corpus:
         groups = self._folder.read_jsonl("encoder_groups.jsonl")
         return [[(query, passage) for query, passage in record["pairs"]] for record in groups]
 
-    def holds_answer(self, questions: Sequence[Question], rows: Int[np.ndarray, "Q K"]) -> Bool[np.ndarray, "Q K"]:
+    def holds_answer(
+        self, questions: Sequence[Question], rows: Int[np.ndarray, "Q K"]
+    ) -> Bool[np.ndarray, "Q K"]:
         """Whether each question's retrieved chunk contains one of its answers; −1 rows do not."""
         wanted = np.unique(rows[rows >= 0])
         passages = dict(zip(wanted.tolist(), (c.passage for c in self.chunks.take(wanted)), strict=True))
@@ -114,5 +116,6 @@ class Corpus:
         """Whether each question's retrieved chunk is one of its gold chunks."""
         gold = [{self.rows[chunk] for chunk in question.gold_chunks} for question in questions]
         return np.array(
-            [[row in wanted for row in found] for wanted, found in zip(gold, rows.tolist(), strict=True)], dtype=bool
+            [[row in wanted for row in found] for wanted, found in zip(gold, rows.tolist(), strict=True)],
+            dtype=bool,
         ).reshape(rows.shape)

@@ -290,7 +290,7 @@ def _faq(rng: random.Random, entity: Entity) -> str:
     facts = [fact for fact in entity.facts if fact.passage == passage]
     rng.shuffle(facts)
     asked = [f"Question: {_ask(rng, entity, fact, 'faqs')}\nAnswer: {fact.value}" for fact in facts]
-    return "\n".join([f"About {entity.name}", entity.texts[passage], *asked])
+    return "\n".join([entity.texts[passage], *asked])
 
 
 def _restatement(rng: random.Random, entity: Entity) -> str:
@@ -299,7 +299,7 @@ def _restatement(rng: random.Random, entity: Entity) -> str:
     facts = [fact for fact in entity.facts if fact.passage == passage]
     rng.shuffle(facts)
     again = _text(rng, entity.name, entity.kind, facts)
-    return f"About {entity.name}\n{entity.texts[passage]}\nIn other words: {again}"
+    return f"{entity.texts[passage]}\nIn other words: {again}"
 
 
 def _closed_book(rng: random.Random, entity: Entity) -> str:

@@ -45,7 +45,11 @@ class PairScorer:
         return cls(model._replace(params=put_params(model.params, devices)), devices, settings)
 
     def score(
-        self, examples: Sequence[Example], pairs: Int[np.ndarray, "P 2"], chunks: Chunks, bar: Progress | None = None
+        self,
+        examples: Sequence[Example],
+        pairs: Int[np.ndarray, "P 2"],
+        chunks: Chunks,
+        bar: Progress | None = None,
     ) -> PairScores:
         """Score `pairs` of (place in `examples`, row of `chunks` or NO_CHUNK), in any order."""
         trees, owners, truncated = self._trees(examples, pairs, chunks)
@@ -85,7 +89,9 @@ class PairScorer:
                 truncated[numbers[list(tree.examples)]] = tree.truncated
         return trees, np.array(owners), truncated
 
-    def _sums(self, trees: Sequence[Tree], rows: Sequence[Row], bar: Progress | None) -> Float[np.ndarray, "R P"]:
+    def _sums(
+        self, trees: Sequence[Tree], rows: Sequence[Row], bar: Progress | None
+    ) -> Float[np.ndarray, "R P"]:
         """The branches' summed log-probabilities, a row of packed trees at a time."""
         size, results = self.settings.batch_size, []
         for start in range(0, len(rows), size):

@@ -41,7 +41,9 @@ class PackedTrees:
 
     def shuffled(self, step: int) -> LmBatch:
         """The batch of training step `step`; epochs follow each other in fresh orders."""
-        return self._batch([self._order[i] for i in range(step * self._batch_size, (step + 1) * self._batch_size)])
+        return self._batch(
+            [self._order[i] for i in range(step * self._batch_size, (step + 1) * self._batch_size)]
+        )
 
     def in_order(self, number: int) -> LmBatch:
         start = number * self._batch_size

@@ -43,13 +43,13 @@ class KvCache(NamedTuple):
     branch_ids: Int[Array, "B S"]
 
     def write(self, block: "KvCache", slot: Int[Array, ""] | int) -> "KvCache":
-        """This cache with `block` in the slots from `slot` on."""
+        """The same cache with `block` in the slots from `slot` on."""
         slots = KvCache(keys=2, values=2, segment_ids=1, branch_ids=1)  # their axis
         update = jax.lax.dynamic_update_slice_in_dim
         return KvCache(*(update(*each, slot, axis) for *each, axis in zip(self, block, slots, strict=True)))
 
     def grow(self, slots: int) -> "KvCache":
-        """This cache with unwritten `slots` after its own."""
+        """The same cache with so many unwritten slots after its own."""
         wide, ids = [(0, 0), (0, 0), (0, slots), (0, 0), (0, 0)], [(0, 0), (0, slots)]
         return KvCache(*(jnp.pad(old, wide if old.ndim == 5 else ids) for old in self))
 
@@ -80,7 +80,7 @@ class Llama(nn.Module):
         segment_ids: Int[Array, "B T"] | None = None,
         branch_ids: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T V"]:
-        """The logits, float32, of what follows each token. By default a row is one sequence without padding."""
+        """The logits of what follows each token, float32. By default a row is one sequence, unpadded."""
         return self.logits(self.hidden(tokens, positions, segment_ids, branch_ids))
 
     def hidden(
@@ -90,7 +90,7 @@ class Llama(nn.Module):
         segment_ids: Int[Array, "B T"] | None = None,
         branch_ids: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """The final hidden states, after the last norm: `logits` of those that matter gives the predictions."""
+        """The states after the last norm: `logits` of those that matter gives the predictions."""
         return self.extend(tokens, positions, segment_ids, branch_ids)[0]
 
     def extend(
@@ -297,13 +297,11 @@ def mimetic_init(params: Any, config: LlamaConfig, rng: PRNGKeyArray) -> Any:
 
 
 def _check_mimetic(config: LlamaConfig) -> None:
-    square = (
-        config.num_kv_heads == config.num_heads and config.num_heads * config.head_size == config.hidden_size
-    )
-    if not square or config.tie_embeddings:
+    square = config.num_heads * config.head_size == config.hidden_size
+    if not square or config.num_kv_heads != config.num_heads or config.tie_embeddings:
         raise ValueError(
-            f"mimetic_init: {config} came; needed are num_kv_heads = num_heads, num_heads · head_size = hidden_size "
-            "and an untied head; change the model, or start it from init='normal'"
+            f"mimetic_init: {config} came; needed are num_kv_heads = num_heads, num_heads · head_size = "
+            "hidden_size and an untied head; change the model, or start it from init='normal'"
         )
 
 

@@ -23,7 +23,7 @@ _TUNING_K = 10  # the k of the recall that ScaNN is tuned to
 
 Queries = Float[np.ndarray, "Q D"]
 Embeddings = Float[np.ndarray, "C D"]
-Rows = Int[np.ndarray, "Q k"]
+Rows = Int[np.ndarray, "Q K"]
 
 
 class ExactIndex:
@@ -35,7 +35,7 @@ class ExactIndex:
 
     def search(
         self, queries: Queries, k: int, exclude: Int[np.ndarray, " Q"] | None = None
-    ) -> tuple[Rows, Float[np.ndarray, "Q k"]]:
+    ) -> tuple[Rows, Float[np.ndarray, "Q K"]]:
         """Rows and float32 scores of each query's k best chunks.
 
         `exclude` names one row for each query that must not be returned; −1 excludes none.
@@ -61,7 +61,7 @@ class ScannIndex:
 
     def search(
         self, queries: Queries, k: int, exclude: Int[np.ndarray, " Q"] | None = None
-    ) -> tuple[Rows, Float[np.ndarray, "Q k"]]:
+    ) -> tuple[Rows, Float[np.ndarray, "Q K"]]:
         """As `ExactIndex.search`, but a query may miss a chunk: see `facts["recall@10"]`."""
         _check_k(k, len(self.embeddings), exclude)
         exclude = np.full(len(queries), -1) if exclude is None else exclude
@@ -142,7 +142,7 @@ def load(folder: str | os.PathLike[str], embeddings: Embeddings) -> Index:
         return ScannIndex(embeddings, scann.load_searcher(os.fspath(folder)), facts)
 
 
-def recall_at_k(found: Rows, wanted: Rows) -> float:
+def recall_at_k(found: Int[np.ndarray, "Q F"], wanted: Int[np.ndarray, "Q K"]) -> float:
     """The share of `wanted` rows that are among the `found` ones, mean over the queries.
 
     >>> recall_at_k(np.array([[1, 2], [5, 6]]), np.array([[2, 3], [6, 5]]))
@@ -170,7 +170,7 @@ def _tune(index: ScannIndex, held_out: Queries, target_recall: float) -> ScannIn
 
 def _exact_block(
     embeddings: Embeddings, queries: Queries, k: int, exclude: Int[np.ndarray, " Q"]
-) -> tuple[Rows, Float[np.ndarray, "Q k"]]:
+) -> tuple[Rows, Float[np.ndarray, "Q K"]]:
     """Exact search for one block of queries.
 
     Blocked products round differently from one shape to another, so they only narrow the choice: every
@@ -196,7 +196,7 @@ def _exact_block(
 
 def _rank(
     embeddings: Embeddings, queries: Queries, query_index: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"], k: int
-) -> tuple[Rows, Float[np.ndarray, "Q k"]]:
+) -> tuple[Rows, Float[np.ndarray, "Q K"]]:
     """The k best of the candidate rows of each query; candidate i is for query `query_index[i]`.
 
     Scores are summed in float64 and rounded once: the same wherever and in whatever company they are computed.

@@ -78,7 +78,7 @@ class Searcher:
     @classmethod
     def load(cls, inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> "Searcher":
         """From a stage's inputs `retriever`, `embeddings` and `index`."""
-        encoder = Encoder.load(inputs["retriever"].path / "query_encoder", mesh)
+        encoder = Encoder.load(inputs["retriever"].check("query_encoder"), mesh)
         embeddings = load_embeddings(inputs["embeddings"])
         return cls(encoder, load_index(inputs["index"].check("index"), embeddings), embeddings)
 

@@ -40,7 +40,9 @@ def load_model(path: epath.PathLike, *, dtype: str = "float32") -> Model:
     """The model in the folder `path`, computing in `dtype`; its parameters are those that were saved, bit for bit."""
     path = epath.Path(path)
     if not (path / "config.json").exists():
-        raise ValueError(f"{path}: no config.json; name a folder that the export stage wrote (export/lm, ...)")
+        raise ValueError(
+            f"{path}: no config.json; name a folder that the export stage wrote (export/lm, ...)"
+        )
     settings = json.loads((path / "config.json").read_text())
     module_class, config_class = MODULES[settings["module"]]
     values = dict(settings["config"])

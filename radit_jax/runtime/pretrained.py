@@ -173,7 +173,7 @@ def _rope_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
 
 
 def _from_hf(tensors: Tensors, table: Table, module: Llama | Bert, where: str) -> Any:
-    """The parameters of `module`, of the shapes that its config gives them, from tensors that are all used."""
+    """The parameters of `module`, in the shapes that its config gives them; all tensors are used."""
     shapes = _parameter_shapes(module)
     arrays = {}
     for name, path in table:

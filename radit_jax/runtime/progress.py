@@ -6,7 +6,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
@@ -22,11 +22,11 @@ class Progress:
     Elsewhere plain lines: the last one always, before it at most one each ten seconds.
     """
 
-    def __init__(self, total: int, name: str, unit: str, done: int = 0, stream: TextIO | None = None):
+    def __init__(self, total: int, name: str, unit: str, done: int = 0):
         self.total, self.name, self.unit, self.done = total, name, unit, done
-        self.stream = stream if stream is not None else sys.stderr
-        self._terminal = self.stream.isatty()
-        self._first, self._started = done, time.monotonic()
+        self._stream, self._terminal = sys.stderr, sys.stderr.isatty()
+        self._first, self._drawn = done, -1
+        self._started = time.monotonic()
         self._shown = self._started if not self._terminal else 0.0
         self._facts: Mapping[str, float] = {}
 
@@ -34,10 +34,11 @@ class Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._show()
+        if self._terminal or self._drawn != self.done:
+            self._show()
         if self._terminal:
-            self.stream.write("\n")
-            self.stream.flush()
+            self._stream.write("\n")
+            self._stream.flush()
 
     def advance(self, count: int = 1, **facts: float) -> None:
         """Counts `count` more units as done; `facts` are numbers to show beside the bar."""
@@ -48,10 +49,10 @@ class Progress:
             self._show()
 
     def _show(self) -> None:
-        self._shown = time.monotonic()
+        self._shown, self._drawn = time.monotonic(), self.done
         line = self._line(self._shown - self._started)
-        self.stream.write(f"\r{line}\x1b[K" if self._terminal else f"{line}\n")
-        self.stream.flush()
+        self._stream.write(f"\r{line}\x1b[K" if self._terminal else f"{line}\n")
+        self._stream.flush()
 
     def _line(self, seconds: float) -> str:
         """For example `lm_ft  [######------]  200/400 steps  12.3 steps/s  0:16 left  loss 1.204`."""
@@ -78,7 +79,7 @@ def progress(items: Iterable[Item], name: str, unit: str, total: int | None = No
 
 
 def _clock(seconds: float) -> str:
-    """>>> _clock(75.2), _clock(3700)
+    """>>> _clock(75.2), _clock(3700.0)
     ('1:15', '1:01:40')
     """
     minutes, second = divmod(round(seconds), 60)
@@ -99,6 +100,12 @@ class Metrics:
         self._events.parent.mkdir(parents=True, exist_ok=True)
         self._open(self._lines())
 
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def _lines(self) -> list[dict[str, Any]]:
         """The lines written so far, without one that a kill cut short."""
         text = self.path.read_text() if self.path.exists() else ""
@@ -106,22 +113,22 @@ class Metrics:
         return [json.loads(line) for line in whole.splitlines()]
 
     def _open(self, lines: list[dict[str, Any]]) -> None:
-        """Starts both files over with `lines`."""
-        self._json = self.path.open("w")
+        """Starts both files over with `lines`; a kill leaves the JSON lines as they were or as they shall be."""
+        fresh = self.path.with_name(f"{self.path.name}.new")
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        fresh.replace(self.path)
+        self._json = self.path.open("a")
         self._tensorboard = _EventFile(self._events)
         for line in lines:
-            self._append(line)
+            self._tensorboard.add(line)
         self.flush()
 
-    def _append(self, line: dict[str, Any]) -> None:
-        self._json.write(json.dumps(line) + "\n")
-        values = {f"{line['name']}/{key}": line[key] for key in line if key not in ("step", "name", "time")}
-        self._tensorboard.write(line["step"], line["time"], values)
-
-    def write(self, step: int, name: str, values: Mapping[str, float]) -> None:
+    def write(self, step: int, name: str, values: Mapping[str, Any]) -> None:
         """Adds one line; the numbers are kept as they are, without rounding."""
         numbers = {key: float(value) for key, value in values.items()}
-        self._append({"step": step, "name": name, "time": round(time.time(), 3), **numbers})
+        line = {"step": step, "name": name, "time": round(time.time(), 3), **numbers}
+        self._json.write(json.dumps(line) + "\n")
+        self._tensorboard.add(line)
         if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
             self.flush()
 
@@ -157,9 +164,11 @@ class _EventFile:
         self._file = path.open("wb")
         self._record(_double(1, 0.0) + _bytes(3, b"brain.Event:2"))
 
-    def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Adds the scalars of a line of metrics."""
+        values = {f"{line['name']}/{key}": line[key] for key in line if key not in ("step", "name", "time")}
         scalars = [_bytes(1, _bytes(1, tag.encode()) + _float(2, value)) for tag, value in values.items()]
-        self._record(_double(1, seconds) + _int(2, step) + _bytes(5, b"".join(scalars)))
+        self._record(_double(1, line["time"]) + _int(2, line["step"]) + _bytes(5, b"".join(scalars)))
 
     def _record(self, event: bytes) -> None:
         length = struct.pack("<Q", len(event))

@@ -39,8 +39,9 @@ def canonical(settings: Any) -> Any:
     A dataclass carries its class' name, which tells the members of a union apart; a tuple is a list; a
     whole float is an int, because `1` and `1.0` are one setting.
 
-    >>> canonical(RopeScaling(factor=8.0))  # doctest: +SKIP
-    {'class': 'RopeScaling', 'factor': 8, 'low_freq_factor': 1, ...}
+    >>> from radit_jax.config import MeshConfig
+    >>> canonical({"mesh": MeshConfig(tensor=2), "rates": (1.0, 0.5)})
+    {'mesh': {'class': 'MeshConfig', 'replica': 1, 'fsdp': -1, 'tensor': 2}, 'rates': [1, 0.5]}
     """
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         fields = {f.name: canonical(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
@@ -134,6 +135,10 @@ class Workdir:
         """The folder of `stage` under these settings, whether or not it exists."""
         return StageFolder(self.path / stage / fingerprint)
 
+    def published(self, stage: str, fingerprint: str) -> "PublishedFolder":
+        """The folder of a stage whose output stands at the workdir's top, where people look for it."""
+        return PublishedFolder(self.path / stage, fingerprint)
+
     def source_hash(self, path: str | os.PathLike[str]) -> str:
         """SHA-256 of a file's bytes, or of a folder's file names and their bytes.
 
@@ -214,6 +219,18 @@ class StageFolder:
         self._sidecar(name).unlink(missing_ok=True)
         file.write_bytes(data)
         self._commit(name, {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+
+    def adopt(self, other: "StageFolder", name: str) -> None:
+        """Copies a committed file or folder of another stage under its own name."""
+        source = other.check(name)
+        if source.is_dir():
+            for file in _files(source):
+                copy = self.path / name / os.path.relpath(file, source)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(file.read_bytes())
+            self.commit(name)
+        else:
+            self.write(name, source.read_bytes())
 
     def commit(self, name: str) -> None:
         """Commits a file or a folder that another library wrote under this folder."""
@@ -318,6 +335,27 @@ class StageFolder:
     @property
     def _rerun(self) -> str:
         return f"delete the folder {self.path} and rerun --stage={self.stage}"
+
+
+class PublishedFolder(StageFolder):
+    """A stage's folder at the workdir's top: it holds one fingerprint's output at a time."""
+
+    def __init__(self, path: str | os.PathLike[str], fingerprint: str = ""):
+        super().__init__(path)
+        self.stage = self.path.name
+        self.fingerprint = fingerprint or (_json_or_none(self.path / "manifest.json") or {}).get("fingerprint", "")
+
+    @property
+    def complete(self) -> bool:
+        """Whether what stands there is whole and of this fingerprint."""
+        return super().complete and self._manifest["fingerprint"] == self.fingerprint
+
+    def clear(self) -> None:
+        """Removes what another fingerprint, or a killed run, left; the manifest, which vouches for it, first."""
+        (self.path / "manifest.json").unlink(missing_ok=True)
+        if self.path.exists():
+            self.path.rmtree()
+        self._manifest = None
 
 
 # ---- reading and measuring ----

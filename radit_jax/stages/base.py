@@ -166,9 +166,7 @@ def _pretrain_retriever(
     state, shardings = init_sharded(init, devices)
     state = train(
         name="base",
-        step=make_contrastive_step(
-            module, tx, temperature=retriever.temperature, state_shardings=shardings
-        ),
+        step=make_contrastive_step(module, tx, temperature=retriever.temperature, state_shardings=shardings),
         state=state,
         batch_at=_contrastive_batches(groups, tokenizer, retriever, seed, devices),
         num_steps=retriever.optimizer.steps,

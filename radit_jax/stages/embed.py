@@ -15,7 +15,7 @@ def run(
 ) -> dict[str, Any]:
     """Embed every chunk; shards that a killed run finished are kept."""
     chunks = Corpus(inputs["corpus"]).chunks
-    encoder = Encoder.load(inputs["retriever"].path / "chunk_encoder", mesh, dtype=embed.dtype)
+    encoder = Encoder.load(inputs["retriever"].check("chunk_encoder"), mesh, dtype=embed.dtype)
     num_shards = -(-len(chunks) // embed.shard_size)
     with Progress(len(chunks), "embed", "passages") as bar:
         for number in range(num_shards):

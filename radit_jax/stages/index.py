@@ -21,16 +21,23 @@ def run(
     """Build the index, tuned on train questions; its recall is measured on development questions."""
     corpus = Corpus(inputs["corpus"])
     embeddings = load_embeddings(inputs["embeddings"])
-    encoder = Encoder.load(inputs["retriever"].path / "query_encoder", mesh)
+    encoder = Encoder.load(inputs["retriever"].check("query_encoder"), mesh)
 
     def embed(split: str, most: int) -> np.ndarray:
         return encoder.embed([question.question for question in corpus.questions(split)[:most]])
 
-    built = build(embeddings, embed("train", TUNING_QUERIES), kind=index.kind, target_recall=index.target_recall)
+    built = build(
+        embeddings, embed("train", TUNING_QUERIES), kind=index.kind, target_recall=index.target_recall
+    )
     k, held_out = min(MEASURED_AT, len(embeddings)), embed("dev", len(embeddings))
     wanted, _ = ExactIndex(embeddings).search(held_out, k)
     recall = recall_at_k(built.search(held_out, k)[0], wanted)
     built.save(output.path / "index")
     output.commit("index")
     tuned_recall = built.facts["recall@10"]
-    return {**built.facts, "recall@10": recall, "recall@10_tuning": tuned_recall, "held_out_queries": len(held_out)}
+    return {
+        **built.facts,
+        "recall@10": recall,
+        "recall@10_tuning": tuned_recall,
+        "held_out_queries": len(held_out),
+    }

@@ -22,7 +22,7 @@ def run(
     inputs: Mapping[str, StageFolder], output: StageFolder, *, lm_ft: LmFtConfig, seed: int, mesh: MeshConfig
 ) -> dict[str, Any]:
     """Fine-tune the base language model; the checkpoint with the best development log-probability is kept."""
-    model = load_model(inputs["lm"].path / "lm")
+    model = load_model(inputs["lm"].check("lm"))
     chunks = Corpus(inputs["corpus"]).chunks
     packed, truncated = {}, {}
     for split in ("train", "dev"):
@@ -30,7 +30,10 @@ def run(
         trees, truncated[split] = instances(retrieved, chunks, model.tokenizer, lm_ft.sequence_length)
         order = np.random.default_rng([seed, 2]).permutation(len(trees))
         packed[split] = PackedTrees(
-            [trees[i] for i in order], row_length=lm_ft.sequence_length, batch_size=lm_ft.batch_size, seed=seed
+            [trees[i] for i in order],
+            row_length=lm_ft.sequence_length,
+            batch_size=lm_ft.batch_size,
+            seed=seed,
         )
     params, facts = train_lm(
         "lm_ft",
@@ -49,7 +52,9 @@ def run(
     return {**packed["train"].facts, **facts, "truncated_chunks": truncated["train"]}
 
 
-def instances(retrieved: Retrieved, chunks: Chunks, tokenizer: Any, max_length: int) -> tuple[list[Tree], int]:
+def instances(
+    retrieved: Retrieved, chunks: Chunks, tokenizer: Any, max_length: int
+) -> tuple[list[Tree], int]:
     """One tree per (example, chunk), and how many chunks were cut to fit."""
     wanted = np.unique(retrieved.chunk_rows)
     passages = dict(zip(wanted.tolist(), (chunk.passage for chunk in chunks.take(wanted)), strict=True))

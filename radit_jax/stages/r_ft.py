@@ -5,11 +5,12 @@ goes in rounds: each but the first retrieves anew with the query encoder as it t
 that no earlier round has scored. A round's candidates are kept as `round_N`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import grain
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -19,6 +20,7 @@ from radit_jax.data.records import Question
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
 from radit_jax.lm.scoring import PairScorer
+from radit_jax.lm.signal import report
 from radit_jax.method import losses
 from radit_jax.method.steps import RftBatch, init_state, make_optimizer, make_r_ft_step
 from radit_jax.retrieval.search import Searcher
@@ -28,7 +30,7 @@ from radit_jax.runtime.mesh import init_sharded, put_batch
 from radit_jax.runtime.models import save_model
 from radit_jax.runtime.progress import Metrics, Progress
 from radit_jax.runtime.store import StageFolder
-from radit_jax.text.metrics import reciprocal_ranks
+from radit_jax.text.metrics import is_yes_no, reciprocal_ranks
 
 VALIDATION_DEPTH = 10  # MRR@10, the paper's measure of R-ft's checkpoints
 
@@ -57,23 +59,18 @@ def run(
     )
     checkpoints = Checkpoints(output.path / "checkpoints")
     queries = encoder.tokenize([example.query for example in candidates.examples])
-    order = grain.MapDataset.range(len(candidates.examples)).seed(seed).shuffle().repeat()
-    development = corpus.questions("dev")
+    development = [q for q in corpus.questions("dev") if not is_yes_no(q.answers)]
+    signals = []
     for number, end in enumerate(_round_ends(r_ft)):
+        if (checkpoints.latest() or 0) > 0:
+            state, _ = checkpoints.restore(state)
         scores = candidates.round(number, state.params)
-        target = target_log_probs(scores, r_ft)
-
-        def batch_at(index: int) -> RftBatch:
-            some = [order[i] for i in range(index * r_ft.batch_size, (index + 1) * r_ft.batch_size)]
-            tokens, mask = queries[0][some], queries[1][some]
-            chunks = searcher.embeddings[scores.chunk_rows[some]]
-            return put_batch(RftBatch(tokens, mask, chunks, target[some], scores.chunk_rows[some] >= 0), encoder.mesh)
-
+        signals.append(report(corpus, candidates.retrieved, scores, r_ft))
         state = train(
             name="r_ft",
             step=step,
             state=state,
-            batch_at=batch_at,
+            batch_at=_batches(scores, queries, searcher, r_ft, seed),
             num_steps=end,
             checkpoints=checkpoints,
             metrics=Metrics(output.path / "metrics.jsonl"),
@@ -86,7 +83,28 @@ def run(
     params = checkpoints.restore_best(state.params)
     save_model(output.path / "query_encoder", encoder.model._replace(params=params))
     output.commit("query_encoder")
-    return {"steps": r_ft.optimizer.steps, "best_step": best_step, "dev_mrr@10": mrr}
+    return {"steps": r_ft.optimizer.steps, "best_step": best_step, "dev_mrr@10": mrr, "signal": signals}
+
+
+def _batches(
+    scores: Scores,
+    queries: tuple[Int[np.ndarray, "E T"], Bool[np.ndarray, "E T"]],
+    searcher: Searcher,
+    r_ft: RFtConfig,
+    seed: int,
+) -> Callable[[int], RftBatch]:
+    """The batch of each step: queries in an order that the seed alone decides, with their chunks' vectors."""
+    target = target_log_probs(scores, r_ft)
+    order = grain.MapDataset.range(len(target)).seed(seed).shuffle().repeat()
+
+    def batch_at(step: int) -> RftBatch:
+        some = [order[i] for i in range(step * r_ft.batch_size, (step + 1) * r_ft.batch_size)]
+        rows = scores.chunk_rows[some]
+        chunks = searcher.embeddings[rows]
+        batch = RftBatch(queries[0][some], queries[1][some], chunks, target[some], rows >= 0)
+        return put_batch(batch, searcher.encoder.mesh)
+
+    return batch_at
 
 
 def _round_ends(r_ft: RFtConfig) -> list[int]:
@@ -97,13 +115,17 @@ def _round_ends(r_ft: RFtConfig) -> list[int]:
 
 def target_log_probs(scores: Scores, r_ft: RFtConfig) -> Float[np.ndarray, "E K"]:
     """What p_R shall become: log p_LSR (Eq. 4), or the posterior."""
-    mask = scores.chunk_rows >= 0
+    mask = jnp.asarray(scores.chunk_rows >= 0)
     lsr = losses.lsr_log_prob(
-        scores.answer_log_probs, scores.answer_token_counts, mask, form=r_ft.lm_score, tau=r_ft.tau
+        jnp.asarray(scores.answer_log_probs),
+        jnp.asarray(scores.answer_token_counts),
+        mask,
+        form=r_ft.lm_score,
+        tau=r_ft.tau,
     )
     if r_ft.target == "lsr":
         return np.asarray(lsr)
-    untuned = losses.retrieval_log_prob(scores.retrieval_scores, mask, r_ft.temperature)
+    untuned = losses.retrieval_log_prob(jnp.asarray(scores.retrieval_scores), mask, r_ft.temperature)
     return np.asarray(losses.posterior_log_prob(untuned, lsr, mask))
 
 
@@ -155,7 +177,7 @@ class Candidates:
         log_probs, truncated, known = self._known(rows)
         pairs = np.stack([np.nonzero(~known)[0], rows[~known]], axis=1)
         with Progress(len(pairs), "score new pairs", "pairs") as bar:
-            scorer = PairScorer.load(self.inputs["lm"].path / "lm", self.score, self.mesh)
+            scorer = PairScorer.load(self.inputs["lm"].check("lm"), self.score, self.mesh)
             scored = scorer.score(self.examples, pairs, self.corpus.chunks, bar)
         log_probs[~known], truncated[~known] = scored.answer_log_probs, scored.truncated
         return replace(
@@ -175,7 +197,9 @@ class Candidates:
         for earlier in self._rounds:
             same = rows[:, :, None] == earlier.chunk_rows[:, None, :]
             found, place = same.any(axis=2), same.argmax(axis=2)
-            log_probs = np.where(found, np.take_along_axis(earlier.answer_log_probs, place, axis=1), log_probs)
+            log_probs = np.where(
+                found, np.take_along_axis(earlier.answer_log_probs, place, axis=1), log_probs
+            )
             truncated = np.where(found, np.take_along_axis(earlier.truncated, place, axis=1), truncated)
             known |= found
         return log_probs, truncated, known

@@ -30,7 +30,7 @@ def run_lm_ft(
     mesh: MeshConfig,
 ) -> dict[str, Any]:
     """D_L with k̃ chunks: questions to be answered with their first answer, and halves of chunks."""
-    corpus, tokenizer = Corpus(inputs["corpus"]), load_model(inputs["lm"].path / "lm").tokenizer
+    corpus, tokenizer = Corpus(inputs["corpus"]), load_model(inputs["lm"].check("lm")).tokenizer
     searcher, facts = Searcher.load(inputs, mesh), {}
     for split in ("train", "dev"):
         questions = corpus.questions(split)
@@ -60,7 +60,7 @@ def run_r_ft(
     mesh: MeshConfig,
 ) -> dict[str, Any]:
     """D_R with k chunks: questions with their shortest answer, and first and last tokens of chunks."""
-    corpus, tokenizer = Corpus(inputs["corpus"]), load_model(inputs["lm"].path / "lm").tokenizer
+    corpus, tokenizer = Corpus(inputs["corpus"]), load_model(inputs["lm"].check("lm")).tokenizer
     questions = corpus.questions("train")
     tasks = [question_example(question, min(question.answers, key=len)) for question in questions]
     texts, skipped = _text_examples(

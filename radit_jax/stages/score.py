@@ -23,7 +23,7 @@ def run(
 ) -> dict[str, Any]:
     """Score every (example, chunk) pair, in shards ordered by chunk so that each chunk is read once."""
     retrieved, chunks = Retrieved.load(inputs["retrieved"], "train"), Corpus(inputs["corpus"]).chunks
-    scorer = PairScorer.load(inputs["lm"].path / "lm", score, mesh)
+    scorer = PairScorer.load(inputs["lm"].check("lm"), score, mesh)
     examples, (num_examples, k) = retrieved.examples, retrieved.chunk_rows.shape
     rows = np.concatenate([retrieved.chunk_rows, np.full((num_examples, 1), NO_CHUNK)], axis=1)
     pairs = np.stack([np.repeat(np.arange(num_examples), k + 1), rows.ravel()], axis=1)
@@ -50,5 +50,9 @@ def run(
         truncated[:, :k],
     )
     scores.save(output)
-    return {"examples": num_examples, "pairs": len(pairs), "truncated": int(truncated.sum()),
-            "language_model": inputs["lm"].fingerprint}
+    return {
+        "examples": num_examples,
+        "pairs": len(pairs),
+        "truncated": int(truncated.sum()),
+        "language_model": inputs["lm"].fingerprint,
+    }

@@ -11,7 +11,12 @@ SYSTEMS = {
     "radit": "RA-DIT: LM-ft + R-ft",
 }
 RETRIEVERS = {"base": "base retriever", "r_ft": "R-ft"}
-CONTEXTS = {"gold": "a gold chunk", "retrieved": "the top chunk", "random": "a random chunk", "none": "no chunk"}
+CONTEXTS = {
+    "gold": "a gold chunk",
+    "retrieved": "the top chunk",
+    "random": "a random chunk",
+    "none": "no chunk",
+}
 
 Interval = Mapping[str, float]
 
@@ -41,7 +46,10 @@ def ablation_table(results: Mapping[str, Any]) -> str:
     ]
     return "\n\n".join(
         [
-            _table([f"{results['num_questions']} questions", "exact match", "F1", "NLL per answer token"], systems),
+            _table(
+                [f"{results['num_questions']} questions", "exact match", "F1", "NLL per answer token"],
+                systems,
+            ),
             _table(["gain in exact match", "points of 1"], gains),
             _table(["retrieval", *(metric.replace("_", " ") for metric in metrics)], retrieval),
             _table(["given", "base LM: EM", "NLL", "LM-ft: EM", "NLL"], context),
@@ -55,5 +63,7 @@ def _cell(figure: Interval) -> str:
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]
+    ]
     return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])

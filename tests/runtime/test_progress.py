@@ -1,0 +1,177 @@
+import io
+import json
+import struct
+import time
+import types
+
+import pytest
+
+from radit_jax.runtime.progress import Metrics, Progress, progress
+
+
+@pytest.fixture(params=[False])
+def stream(request, monkeypatch):
+    """Stands for stderr; `[True]` makes it a terminal."""
+    stream = io.StringIO()
+    stream.isatty = lambda: request.param
+    # pytest sets sys.stderr anew after this, so only the module under test is given the stream
+    monkeypatch.setattr("radit_jax.runtime.progress.sys", types.SimpleNamespace(stderr=stream))
+    return stream
+
+
+on_a_terminal = pytest.mark.parametrize("stream", [True], indirect=True)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only moves when told to."""
+
+    class Clock:
+        now = 1000.0
+
+    monkeypatch.setattr(time, "monotonic", lambda: Clock.now)
+    return Clock
+
+
+# ---- the bar ----
+
+
+def test_off_a_terminal_there_is_at_most_a_line_each_ten_seconds(stream, clock):
+    with Progress(100, "embed", "chunks") as bar:
+        for _ in range(100):
+            clock.now += 0.25
+            bar.advance()
+    assert stream.getvalue().splitlines() == [
+        "embed  40/100 chunks  4 chunks/s  0:15 left",
+        "embed  80/100 chunks  4 chunks/s  0:05 left",
+        "embed  100/100 chunks  4 chunks/s  in 0:25",
+    ]
+
+
+@on_a_terminal
+def test_on_a_terminal_one_line_is_redrawn(stream, clock):
+    with Progress(4, "lm_ft", "steps") as bar:
+        clock.now += 1
+        bar.advance(loss=1.23456)
+        clock.now += 0.01
+        bar.advance()  # too early to draw again
+        clock.now += 1
+        bar.advance(2, loss=0.5)
+    text = stream.getvalue()
+    assert text.count("\n") == 1 and text.endswith("\n")
+    lines = [line.removesuffix("\x1b[K") for line in text.rstrip("\n").split("\r")[1:]]
+    assert lines[0] == "lm_ft  [######------------------]  1/4 steps  1 steps/s  0:03 left  loss 1.235"
+    assert lines[-1] == "lm_ft  [########################]  4/4 steps  1.99 steps/s  in 0:02  loss 0.5"
+
+
+def test_what_was_done_before_a_resume_does_not_count_into_the_rate(stream, clock):
+    with Progress(200, "r_ft", "steps", done=100) as bar:
+        clock.now += 10
+        bar.advance(20)
+    assert stream.getvalue().splitlines()[0] == "r_ft  120/200 steps  2 steps/s  0:40 left"
+
+
+def test_a_loop_that_fails_still_shows_how_far_it_came(stream):
+    with pytest.raises(KeyError), Progress(3, "score", "pairs") as bar:
+        bar.advance()
+        raise KeyError
+    assert stream.getvalue().startswith("score  1/3 pairs")
+
+
+def test_progress_yields_the_items_and_counts_them(capsys):
+    assert list(progress("abc", "read", "rows")) == ["a", "b", "c"]
+    assert "read  3/3 rows" in capsys.readouterr().err
+    assert list(progress(iter("ab"), "read", "rows", total=2)) == ["a", "b"]
+    assert "read  2/2 rows" in capsys.readouterr().err
+
+
+def test_an_empty_loop_is_no_error(capsys):
+    assert list(progress([], "read", "rows")) == []
+    assert "read  0/0 rows" in capsys.readouterr().err
+
+
+# ---- metrics ----
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def numbers(path):
+    return [(line["step"], line["name"]) for line in lines_of(path)]
+
+
+def test_metrics_are_json_lines(tmp_path):
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    before = time.time()
+    metrics.write(1, "lm_ft", {"loss": 0.1, "lr": 1e-3})
+    metrics.close()
+    (line,) = lines_of(tmp_path / "metrics.jsonl")
+    assert abs(line.pop("time") - before) < 5
+    assert line == {"step": 1, "name": "lm_ft", "loss": 0.1, "lr": 1e-3}
+
+
+def test_lines_beyond_the_restored_step_are_dropped_for_that_name_only(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    for step in (1, 2, 3):
+        metrics.write(step, "lm", {"loss": 1.0})
+        metrics.write(step, "lm/validation", {"loss": 1.0})
+        metrics.write(step, "lm_ft", {"loss": 1.0})
+    metrics.close()
+    with path.open("a") as file:
+        file.write('{"step": 4, "name": "lm", "lo')  # a kill
+
+    resumed = Metrics(path)
+    resumed.drop_after(1, "lm")
+    resumed.write(2, "lm", {"loss": 2.0})
+    resumed.close()
+    first = [(1, "lm"), (1, "lm/validation"), (1, "lm_ft")]
+    assert numbers(path) == [*first, (2, "lm_ft"), (3, "lm_ft"), (2, "lm")]
+
+
+def test_what_was_written_can_be_read_a_second_later_without_closing(tmp_path, clock):
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics.write(1, "lm", {"loss": 1.0})
+    assert numbers(tmp_path / "metrics.jsonl") == []
+    clock.now += 1.5
+    metrics.write(2, "lm", {"loss": 1.0})
+    assert numbers(tmp_path / "metrics.jsonl") == [(1, "lm"), (2, "lm")]
+    metrics.close()
+
+
+def events_of(folder):
+    """The bytes of each event in a TensorBoard file, without reading the checksums."""
+    (file,) = (folder / "tensorboard").iterdir()
+    data, events = file.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        events.append(data[12 : 12 + length])
+        data = data[16 + length :]
+    return events
+
+
+def test_a_tensorboard_record_is_byte_for_byte_what_the_format_demands(tmp_path):
+    # Written down from tensorboardX 2.6.5: an event of step 300, time 1.5, lm/loss = 0.25.
+    golden = bytes.fromhex(
+        "1e00000000000000d9dc123209000000000000f83f10ac022a100a0e0a076c6d2f6c6f7373150000803e7ca02f90"
+    )
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics._tensorboard.add({"step": 300, "name": "lm", "time": 1.5, "loss": 0.25})
+    metrics.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert file.read_bytes().endswith(golden)
+
+
+def test_tensorboard_follows_the_json_lines_through_a_resume(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    for step in range(1, 5):
+        metrics.write(step, "lm", {"loss": step})
+    metrics.close()
+    metrics = Metrics(path)
+    metrics.drop_after(2, "lm")
+    metrics.write(3, "lm", {"loss": 30})
+    metrics.close()
+    found = [struct.unpack("<f", event[-4:])[0] for event in events_of(tmp_path)[1:]]
+    assert found == [1, 2, 30]
