@@ -218,7 +218,8 @@ class EvaluateConfig:
     chunks_per_answer: int = 10  # k of Eq. 2
     max_new_tokens: int = 16
     sequence_length: int = 512  # tokens of Background, prompt and answer; a longer Background is cut
-    batch_size: int = 16  # rows
+    prompts_per_batch: int = 160  # of which each is a question behind one chunk
+    batch_size: int = 16  # rows of packed answers to be scored
     bootstrap_samples: int = 2000
 
 

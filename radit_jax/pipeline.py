@@ -199,6 +199,25 @@ class Run:
                 made.add(path)
                 yield stage
 
+    def check_corpus(self) -> None:
+        """Refuse to go on, before anything is trained, where the corpus has too few chunks for the settings."""
+        e = self.experiment
+        asked = {
+            "lm_ft.chunks_per_example": e.lm_ft.chunks_per_example,
+            "retrieve.num_chunks": e.retrieve.num_chunks,
+            "evaluate.chunks_per_answer": e.evaluate.chunks_per_answer,
+        }
+        if not self.folders["corpus"].complete:
+            return
+        # An example cut from the corpus must not retrieve its own chunk, which leaves one fewer.
+        available = self.folders["corpus"].manifest["chunks"] - 1
+        for name, number in asked.items():
+            if number > available:
+                raise ValueError(
+                    f"{name}: {number} chunks are asked for, but the corpus has {available} beside an example's "
+                    "own; lower the setting or add passages"
+                )
+
     def why(self, stage: Stage) -> str:
         """Why `stage` has to run, in words for a person."""
         folder = self.folders[stage.name]

@@ -65,10 +65,13 @@ def execute(run: Run, kind: str) -> None:
     if missing:
         prepare_jax(run.workdir)
     for stage in missing:
+        run.check_corpus()
         run.make(stage)
+    if kind == "score":
+        show_signal(run)
     if not missing:
         print(f"{kind}: everything is current in {run.workdir.path}")
-    if kind in ("evaluate", "export", "all"):
+    if kind in ("evaluate", "all"):
         publish(run)
 
 
@@ -91,6 +94,18 @@ def publish(run: Run) -> None:
         (run.workdir.path / name).write_bytes(folder.read(name))
     print(report.ablation_table(folder.read_json("results.json")))
     print(f"results: {run.workdir.path / 'results.json'}")
+
+
+def show_signal(run: Run) -> None:
+    """What the scores can teach under the present settings of R-ft."""
+    from radit_jax.data.corpus import Corpus
+    from radit_jax.data.retrieved import Retrieved
+    from radit_jax.data.scores import Scores
+    from radit_jax.lm.signal import report
+
+    retrieved = Retrieved.load(run.folders["retrieve/r_ft"], "train")
+    scores = Scores.load(run.folders["score"])
+    report(Corpus(run.folders["corpus"]), retrieved, scores, run.experiment.r_ft)
 
 
 def print_plan(run: Run, kind: str) -> None:

@@ -1,20 +1,21 @@
 """Cloze questions on passages, from which a small language model learns to read.
 
-Plain text hardly ever asks for what was said a moment ago, so a model of a few million parameters does not learn
-from it to look an answer up. Here every tree is a lookup exercise in the form that RA-DIT uses:
+Plain text hardly ever asks for what was said a moment ago, so a model of a few million parameters does not
+learn from it to look an answer up. Here every tree is a lookup exercise in the form that RA-DIT uses:
 
     trunk     <bos>Background: Danube The Danube rises in the Black Forest. It is 2,850 km long.\\n\\n
-    branch    Q: Where Danube rises?\\nA: the Black Forest<eos>
+    branch    Q: Where Danube rises?\\nA: Black Forest<eos>
     branch    Q: It how many long?\\nA: 2,850 km<eos>
     ...       the other questions; none sees another
 
-A question is a sentence of the passage with a span taken out, a question word in its place or in front, and other
-words dropped, so that it has to be matched by what is left. All of it can be had from any text.
+A question is a sentence of the passage with a span taken out, a question word in its place or in front, and
+other words dropped, so that it has to be matched by what is left. All of it can be had from any text.
 """
 
+import functools
 import re
 from collections.abc import Sequence as Seq
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,7 +36,11 @@ QUESTION_WORDS = {
 }
 KIND_WEIGHTS = {"name": 0.45, "number": 0.2, "phrase": 0.35}
 FUNCTION_WORDS = frozenset(
-    ["a", "an", "and", "are", "as", "at", "be", "been", "but", "by", "for", "from", "had", "has", "have", "he", "her", "his", "in", "into", "is", "it", "its", "not", "of", "on", "or", "she", "than", "that", "the", "their", "them", "there", "these", "they", "this", "to", "was", "were", "which", "while", "who", "with", "would"]
+    re.findall(
+        r"\w+",
+        "a an and are as at be been but by for from had has have he her his in into is it its not of on or "
+        "she than that the their them there these they this to was were which while who with would",
+    )
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'“(]?[A-Z0-9])")
 _EDGE = "\"'“”‘’()[],;:.!?–—"
@@ -79,8 +84,8 @@ def cloze_sequence(
         if tree.branches:
             return tree
     raise ValueError(
-        f"cloze: none of 100 passages drawn from {len(passages)} gave a question that fits {max_tokens} tokens; "
-        "give passages with sentences of 4 words or more, or raise base.lm.sequence_length"
+        f"cloze: none of 100 passages drawn from {len(passages)} gave a question that fits {max_tokens} "
+        "tokens; give passages with sentences of 4 words or more, or raise base.lm.sequence_length"
     )
 
 
@@ -106,9 +111,9 @@ def _partly(tokens: Seq[int], rng: np.random.Generator) -> Span:
     )
 
 
-def _window(passage: Chunk, rng: np.random.Generator) -> list[list[str]]:
+def _window(passage: Chunk, rng: np.random.Generator) -> list[tuple[str, ...]]:
     """Consecutive sentences, as words, from a drawn one on: as many as `MAX_WORDS` leave room for."""
-    sentences = [sentence.split() for sentence in _SENTENCE_END.split(passage.text.strip())]
+    sentences = [tuple(sentence.split()) for sentence in _SENTENCE_END.split(passage.text.strip())]
     room = max(1, MAX_WORDS - len(passage.title.split()))
     window = []
     for sentence in sentences[int(rng.integers(max(1, len(sentences) - 1))) :]:
@@ -119,7 +124,7 @@ def _window(passage: Chunk, rng: np.random.Generator) -> list[list[str]]:
     return window
 
 
-def cloze(sentence: Seq[str], title: str, rng: np.random.Generator) -> Cloze | None:
+def cloze(sentence: tuple[str, ...], title: str, rng: np.random.Generator) -> Cloze | None:
     """A question on `sentence`; None if it is too short, or has no span worth asking for."""
     candidates = _candidates(sentence) if len(sentence) >= 4 else []
     if not candidates:
@@ -148,7 +153,8 @@ def _thinned(words: Seq[str], drop: float, rng: np.random.Generator) -> list[str
     return [word.strip(_EDGE) or word for word in kept]
 
 
-def _candidates(sentence: Seq[str]) -> list[Candidate]:
+@functools.lru_cache(maxsize=64)
+def _candidates(sentence: tuple[str, ...]) -> list[Candidate]:
     """Runs of capitalised words, numbers, and runs of up to three other content words."""
     kinds = [_kind(word, first=i == 0) for i, word in enumerate(sentence)]
     found = []
@@ -178,5 +184,5 @@ def _kind(word: str, *, first: bool) -> str:
     return "name" if core[0].isupper() and not first else "phrase"
 
 
-def _draw(options, rng: np.random.Generator):
+def _draw(options: Seq[Any], rng: np.random.Generator) -> Any:
     return options[int(rng.integers(len(options)))]

@@ -15,9 +15,9 @@ Two sequences in a row of 12 positions:
     segment_ids        1      1     1    1     1    1    1      2      2    2    0    0
     branch_ids         0      0     1    1     2    2    2      1      1    1    0    0
 
-    targets            blue   not   green  me      each predicted at
-    target_slots       2      4     5      8       the position before it in its own branch (for a branch's
-    target_items       0      1     1      2       first token: the end of the trunk), item = branch of the row
+    targets            blue   not   green  me
+    target_slots       2      4     5      8       the position before it in its own branch; for a branch's first
+    target_items       0      1     1      2       token the end of the trunk. Items number the row's branches.
 
     attention          0 1 2 3 4 5 6 7 8 9 .
                     0  1 . . . . . . . . . .
@@ -91,7 +91,9 @@ def pack(
     sizes = np.array([_size(sequence) for sequence in sequences], np.int64).reshape(-1, 3)
     _check_fit(sizes, limits)
     rows: list[list[int]] = []
-    free = np.tile(limits[:, None], len(sequences))  # tokens, targets and branches left, rows along the columns
+    free = np.tile(
+        limits[:, None], len(sequences)
+    )  # tokens, targets and branches left, rows along the columns
     for number in np.argsort(-sizes[:, 0], kind="stable"):
         fits = np.flatnonzero((free[:, : len(rows)] >= sizes[number, :, None]).all(axis=0))
         row = int(fits[free[0, fits].argmin()]) if fits.size else len(rows)
@@ -187,5 +189,7 @@ def _lay_out(
         first_item += len(sequence.branches)
     slots_targets_items = np.hstack(targets)
     if (slots_targets_items[0] < 0).any():
-        raise ValueError("to_batch: a sequence's first token has a weight, but nothing predicts it; weigh it 0")
+        raise ValueError(
+            "to_batch: a sequence's first token has a weight, but nothing predicts it; weigh it 0"
+        )
     return np.hstack(tokens), slots_targets_items, np.concatenate(weights)

@@ -187,6 +187,8 @@ KINDS: dict[str, dict[str, Attribute]] = {
     },
 }
 
+_ENTITY_QUERIES = ("What is known about {n}?", "Tell me about {n}", "{n}")
+
 
 class Fact(NamedTuple):
     attribute: str
@@ -323,8 +325,14 @@ def _groups(rng: random.Random, entities: Sequence[Entity], count: int) -> list[
 
 
 def _pair(rng: random.Random, entity: Entity) -> tuple[str, str]:
+    """A query and a passage: in two of three cases the query is on the entity as a whole, else on one of its facts.
+
+    So the base retriever tells entities apart better than an entity's passages, which is left for R-ft to learn.
+    """
     fact = rng.choice(entity.facts)
-    return _ask(rng, entity, fact, "faqs"), entity.chunk(fact.passage).passage
+    on_entity = rng.choice(_ENTITY_QUERIES).format(n=entity.name)
+    query = rng.choice((on_entity, on_entity, _ask(rng, entity, fact, "faqs")))
+    return query, entity.chunk(fact.passage).passage
 
 
 generate = read

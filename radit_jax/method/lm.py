@@ -12,9 +12,9 @@ from radit_jax.models.llama import Llama
 class LmBatch(NamedTuple):
     """Rows of packed trees (see `radit_jax.data.packing`, which makes them and shows one in columns).
 
-    A row holds several *segments*, each a trunk that any number of branches continue. A token sees the earlier
-    tokens of its own segment that are in the trunk or in its own branch. The tokens that the model is to
-    predict are listed apart, so that the head, most of a small model's work, runs on them alone.
+    A row holds several *segments*, each a trunk that any number of branches continue. A token sees the
+    earlier tokens of its own segment that are in the trunk or in its own branch. The tokens that the model is
+    to predict are listed apart, so that the head, most of a small model's work, runs on them alone.
     """
 
     tokens: Int[Array, "B T"]

@@ -60,7 +60,7 @@ def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipping by the global norm, then AdamW, or Muon on the layers' matrices with (Nesterov) Adam on all else."""
+    """Clipping by the global norm, then AdamW, or Muon on the layers' matrices and Adam on all else."""
     schedule = learning_rate(config, config.peak_lr)
     if config.name == "adamw":
         optimizer = optax.adamw(
@@ -191,7 +191,7 @@ def _muon(config: OptimizerConfig, schedule: Callable[[Any], Array]) -> optax.Gr
 
 
 def _layer_matrices(params: Any) -> Any:
-    """Muon's view of each parameter: a stack of (in, out) matrices for (layer, in, out), else None, Adam's."""
+    """Muon's part of the parameters: (layer, in, out) are stacked (in, out) matrices; None is Adam's."""
     matrices = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
     return jax.tree.map(lambda leaf: matrices if leaf.ndim == 3 else None, params)
 

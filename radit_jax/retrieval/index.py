@@ -64,6 +64,8 @@ class ScannIndex:
     ) -> tuple[Rows, Float[np.ndarray, "Q K"]]:
         """As `ExactIndex.search`, but a query may miss a chunk: see `facts["recall@10"]`."""
         _check_k(k, len(self.embeddings), exclude)
+        if not len(queries):  # which ScaNN refuses
+            return self._exact.search(queries, k)
         exclude = np.full(len(queries), -1) if exclude is None else exclude
         wanted = min(k + 1, len(self.embeddings))  # one may be excluded
         rows, proposed = self._searcher.search_batched_parallel(
@@ -102,8 +104,8 @@ def build(
 ) -> Index:
     """An index of the chunks, tuned until recall@10 on the `held_out` queries reaches the target.
 
-    `auto` takes ScaNN from 20,000 chunks on. The index' `facts` say what was built and its recall. ScaNN
-    seeds its clustering with a constant: equal embeddings give equal indexes.
+    `auto` takes ScaNN from 20,000 chunks on. The index' `facts` say what was built and its recall. There
+    is no seed: equal embeddings and queries give equal indexes.
     """
     if not len(embeddings):
         raise ValueError("index: 0 chunks came, at least one is needed; look at the corpus")
@@ -114,15 +116,17 @@ def build(
         logging.getLogger(__name__).warning("index: ScaNN has no package here, so exact search serves")
         return ExactIndex(embeddings)
     num_leaves = max(1, round(math.sqrt(len(embeddings))))
+    # k-means++ and not ScaNN's default, a random start, with which two builds give different trees.
     builder = (
         scann.builder(embeddings, _TUNING_K, "dot_product")
-        .tree(num_leaves, num_leaves, training_sample_size=min(len(embeddings), 100_000))
+        .tree(num_leaves, num_leaves, training_sample_size=100_000, random_init=False)
         .score_ah(2, anisotropic_quantization_threshold=0.2)
         .reorder(100)
     )
     with _quiet_stderr():
         searcher = builder.build()
-    return _tune(ScannIndex(embeddings, searcher, {"kind": "scann", "num_leaves": num_leaves}), held_out, target_recall)
+    facts = {"kind": "scann", "num_chunks": len(embeddings), "num_leaves": num_leaves}
+    return _tune(ScannIndex(embeddings, searcher, facts), held_out, target_recall)
 
 
 def load(folder: str | os.PathLike[str], embeddings: Embeddings) -> Index:
@@ -130,7 +134,8 @@ def load(folder: str | os.PathLike[str], embeddings: Embeddings) -> Index:
     facts = json.loads((pathlib.Path(folder) / "index.json").read_text())
     if facts["num_chunks"] != len(embeddings):
         raise ValueError(
-            f"{folder}: an index of {facts['num_chunks']} chunks came, needed is one of {len(embeddings)}; rerun index"
+            f"{folder}: an index of {facts['num_chunks']} chunks came, needed is one of {len(embeddings)}; "
+            f"delete it and rerun --stage=index"
         )
     if facts["kind"] == "exact":
         return ExactIndex(embeddings)
@@ -157,7 +162,7 @@ def _tune(index: ScannIndex, held_out: Queries, target_recall: float) -> ScannIn
     wanted, _ = ExactIndex(index.embeddings).search(held_out, k)
     num_leaves, leaves, reorder = index.facts["num_leaves"], max(1, index.facts["num_leaves"] // 20), 200
     while True:
-        index.facts |= {"num_chunks": len(index.embeddings), "leaves_to_search": leaves, "reorder": reorder}
+        index.facts |= {"leaves_to_search": leaves, "reorder": reorder}
         recall = recall_at_k(index.search(held_out, k)[0], wanted)
         if recall >= target_recall or (leaves == num_leaves and reorder >= len(index.embeddings)):
             index.facts |= {"recall@10": recall, "held_out_queries": len(held_out)}
@@ -195,11 +200,15 @@ def _exact_block(
 
 
 def _rank(
-    embeddings: Embeddings, queries: Queries, query_index: Int[np.ndarray, " n"], rows: Int[np.ndarray, " n"], k: int
+    embeddings: Embeddings,
+    queries: Queries,
+    query_index: Int[np.ndarray, " n"],
+    rows: Int[np.ndarray, " n"],
+    k: int,
 ) -> tuple[Rows, Float[np.ndarray, "Q K"]]:
     """The k best of the candidate rows of each query; candidate i is for query `query_index[i]`.
 
-    Scores are summed in float64 and rounded once: the same wherever and in whatever company they are computed.
+    Scores are summed in float64 and rounded once: the same wherever and in whatever company.
     """
     scores = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), _CHUNK_BLOCK):
@@ -233,7 +242,8 @@ def _check_k(k: int, num_chunks: int, exclude: np.ndarray | None) -> None:
     available = num_chunks - (exclude is not None and bool((exclude >= 0).any()))
     if not 0 < k <= available:
         raise ValueError(
-            f"index: {k} chunks are asked for, 1 to {available} can be had of a corpus of {num_chunks}; lower the number"
+            f"index: {k} chunks a query came, needed are 1 to {available} of a corpus of {num_chunks}; "
+            f"lower the number of chunks to retrieve"
         )
 
 

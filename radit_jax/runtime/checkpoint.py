@@ -5,12 +5,12 @@ marker. A process killed while saving leaves the checkpoint before as the latest
 """
 
 import logging
-import os
 from typing import Any
 
 import absl.logging
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
+from etils import epath
 from orbax.checkpoint.experimental.v1 import training
 
 PyTree = Any
@@ -20,17 +20,18 @@ absl.logging.set_verbosity(absl.logging.ERROR)
 logging.getLogger("orbax").setLevel(logging.ERROR)
 
 
-def save_params(path: str | os.PathLike[str], params: PyTree) -> None:
+def save_params(path: epath.PathLike, params: PyTree) -> None:
     """Writes a tree of arrays to the folder `path`, which is replaced if it exists."""
-    ocp.save(path, params, overwrite=True)
+    ocp.save(epath.Path(path), params, overwrite=True)
 
 
-def load_params(path: str | os.PathLike[str], like: PyTree | None = None) -> PyTree:
+def load_params(path: epath.PathLike, like: PyTree | None = None) -> PyTree:
     """The tree of arrays that `save_params` wrote, bit for bit.
 
     `like` gives structure, dtypes and shardings: a tree of arrays or of `jax.ShapeDtypeStruct`. Without
     it the tree is one of plain dicts, placed on the first local device.
     """
+    path = epath.Path(path)
     if like is None:
         like = jax.tree.map(_on_first_device, ocp.metadata(path).metadata)
     return ocp.load(path, _abstract(like))
@@ -42,11 +43,11 @@ class Checkpoints:
     A checkpoint at step s holds the state after s updates. Higher metrics are better.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], keep: int = 2):
+    def __init__(self, folder: epath.PathLike, keep: int = 2):
         policies = training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda metrics: metrics["value"], n=1)
-        self._latest = _checkpointer(os.path.join(folder, "latest"), policies.LatestN(keep))
-        self._best = _checkpointer(os.path.join(folder, "best"), best)
+        self._latest = _checkpointer(epath.Path(folder) / "latest", policies.LatestN(keep))
+        self._best = _checkpointer(epath.Path(folder) / "best", best)
 
     def save(self, step: int, state: PyTree, extra: dict[str, Any] | None = None) -> None:
         """Saves the state after `step` updates with `extra`, which is JSON; returns when it is whole."""
@@ -58,8 +59,8 @@ class Checkpoints:
 
     def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """The latest state, with the structure and shardings of `like`, and its `extra`."""
-        step = self.latest()
-        return self._latest.load(step, _abstract(like)), self._latest.metadata(step).custom_metadata["extra"]
+        state = self._latest.load(abstract_state=_abstract(like))
+        return state, self._latest.metadata().custom_metadata["extra"]
 
     def save_best(self, step: int, params: PyTree, metric: float) -> None:
         """Keeps `params` as the best so far."""
@@ -72,10 +73,12 @@ class Checkpoints:
 
     def restore_best(self, like: PyTree) -> PyTree:
         """The best parameters, with the structure and shardings of `like`."""
-        return self._best.load(self.best()[0], _abstract(like))
+        best = self.best()
+        assert best is not None, "no validation has chosen a checkpoint"
+        return self._best.load(best[0], _abstract(like))
 
 
-def _checkpointer(folder: str, policy: Any) -> training.Checkpointer:
+def _checkpointer(folder: epath.Path, policy: Any) -> Any:
     # The workdir's lock makes us the only writer: what is half-written was left by a process that is gone.
     return training.Checkpointer(folder, preservation_policy=policy, cleanup_tmp_directories=True)
 

@@ -102,16 +102,16 @@ class _Run:
 
     def save(self, state: State, number: int) -> None:
         self.settle()
+        self.metrics.flush()
         # A step's loss is that before its update, so the last update may have gone wrong unseen.
         if not bool(_all_finite(state)):
             self.stop(f"the update of step {number} is not finite")
         self.checkpoints.save(number, state)
-        self.metrics.flush()
 
     def stop(self, fault: str) -> NoReturn:
         self.metrics.flush()
         last = self.checkpoints.latest()
-        kept = f"the checkpoint of step {last} is kept" if last is not None else "no checkpoint was due before"
+        kept = "no checkpoint was due before" if last is None else f"the checkpoint of step {last} is kept"
         raise FloatingPointError(
             f"{self.name}: {fault}, a finite one is needed ({kept}); "
             f"lower the peak_lr of {self.name}, or look at the examples of that step"

@@ -59,7 +59,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's share of a batch (host arrays, examples first), as global arrays spread over the mesh."""
+    """This process's share of a batch, host arrays with examples first, as arrays spread over the mesh."""
     sharding = batch_sharding(mesh)
     rows = len(jax.tree.leaves(batch)[0]) * jax.process_count()
     ways = math.prod(mesh.shape[axis] for axis in ROW_AXES)

@@ -1,6 +1,7 @@
 """What a person sees of a long loop: a progress bar on stderr, and metrics on disk."""
 
 import json
+import os
 import pathlib
 import struct
 import sys
@@ -79,7 +80,9 @@ def progress(items: Iterable[Item], name: str, unit: str, total: int | None = No
 
 
 def _clock(seconds: float) -> str:
-    """>>> _clock(75.2), _clock(3700.0)
+    """Hours, minutes and seconds.
+
+    >>> _clock(75.2), _clock(3700.0)
     ('1:15', '1:01:40')
     """
     minutes, second = divmod(round(seconds), 60)
@@ -91,94 +94,76 @@ class Metrics:
     """A run's numbers by step: JSON lines at `path`, mirrored for TensorBoard in the folder beside it.
 
     A line is `{"step": 8, "name": "lm_ft", "time": 1733000000.1, "loss": 1.25}`; `time` is in seconds
-    since 1970.
+    since 1970. Lines reach the disk about each second, and whenever `flush` is called.
     """
 
-    def __init__(self, path: str | pathlib.Path):
+    def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
-        self._events = self.path.parent / "tensorboard" / f"events.out.tfevents.0.{self.path.stem}"
-        self._events.parent.mkdir(parents=True, exist_ok=True)
-        self._open(self._lines())
-
-    def __enter__(self) -> "Metrics":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _lines(self) -> list[dict[str, Any]]:
-        """The lines written so far, without one that a kill cut short."""
-        text = self.path.read_text() if self.path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        return [json.loads(line) for line in whole.splitlines()]
-
-    def _open(self, lines: list[dict[str, Any]]) -> None:
-        """Starts both files over with `lines`; a kill leaves the JSON lines as they were or as they shall be."""
-        fresh = self.path.with_name(f"{self.path.name}.new")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        fresh.replace(self.path)
-        self._json = self.path.open("a")
-        self._tensorboard = _EventFile(self._events)
-        for line in lines:
-            self._tensorboard.add(line)
-        self.flush()
+        self.tensorboard = self.path.parent / "tensorboard" / f"events.out.tfevents.0.{self.path.stem}"
+        self.tensorboard.parent.mkdir(parents=True, exist_ok=True)
+        self._waiting: list[dict[str, Any]] = []
+        self._flushed = time.monotonic()
+        self._start_over(self._written())
 
     def write(self, step: int, name: str, values: Mapping[str, Any]) -> None:
         """Adds one line; the numbers are kept as they are, without rounding."""
         numbers = {key: float(value) for key, value in values.items()}
-        line = {"step": step, "name": name, "time": round(time.time(), 3), **numbers}
-        self._json.write(json.dumps(line) + "\n")
-        self._tensorboard.add(line)
+        self._waiting.append({"step": step, "name": name, "time": round(time.time(), 3), **numbers})
         if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Hands what was written to the system, which a kill of this process cannot undo."""
-        self._json.flush()
-        self._tensorboard.flush()
-        self._flushed = time.monotonic()
+        with self.path.open("a") as file:
+            file.write(_json_lines(self._waiting))
+        with self.tensorboard.open("ab") as file:
+            file.write(b"".join(_event(line) for line in self._waiting))
+        self._waiting, self._flushed = [], time.monotonic()
 
     def drop_after(self, step: int, name: str) -> None:
         """Forgets the lines of `name` and `name/...` beyond `step`: a resumed run writes those again."""
-        self.close()
-        kept = (line for line in self._lines() if line["step"] <= step or not _belongs(line["name"], name))
-        self._open(list(kept))
+        self.flush()
+        kept = (line for line in self._written() if line["step"] <= step or not _belongs(line["name"], name))
+        self._start_over(list(kept))
 
-    def close(self) -> None:
-        self._json.close()
-        self._tensorboard.close()
+    def _written(self) -> list[dict[str, Any]]:
+        """The lines on disk, without one that a kill cut short."""
+        text = self.path.read_text() if self.path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def _start_over(self, lines: list[dict[str, Any]]) -> None:
+        """Makes both files hold `lines`; a kill meanwhile leaves the JSON lines old or new, never less."""
+        fresh = self.path.with_name(f"{self.path.name}.new")
+        fresh.write_text(_json_lines(lines))
+        fresh.replace(self.path)
+        self.tensorboard.write_bytes(_FIRST_EVENT + b"".join(_event(line) for line in lines))
 
 
 def _belongs(line_name: str, name: str) -> bool:
     return line_name == name or line_name.startswith(f"{name}/")
 
 
-class _EventFile:
-    """A TensorBoard event file of scalars.
+def _json_lines(lines: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
-    The format is a TFRecord file of `tensorflow.Event` messages. Writing these few fields by hand saves a
-    dependency that imports torch.
-    """
 
-    def __init__(self, path: pathlib.Path):
-        self._file = path.open("wb")
-        self._record(_double(1, 0.0) + _bytes(3, b"brain.Event:2"))
+# ---- TensorBoard's event files ----
+#
+# TFRecords of `tensorflow.Event` messages. These few fields are quickly written by hand; the libraries that
+# write them import torch or TensorFlow.
 
-    def add(self, line: Mapping[str, Any]) -> None:
-        """Adds the scalars of a line of metrics."""
-        values = {f"{line['name']}/{key}": line[key] for key in line if key not in ("step", "name", "time")}
-        scalars = [_bytes(1, _bytes(1, tag.encode()) + _float(2, value)) for tag, value in values.items()]
-        self._record(_double(1, line["time"]) + _int(2, line["step"]) + _bytes(5, b"".join(scalars)))
 
-    def _record(self, event: bytes) -> None:
-        length = struct.pack("<Q", len(event))
-        self._file.write(length + _masked_crc(length) + event + _masked_crc(event))
+def _event(line: Mapping[str, Any]) -> bytes:
+    """A line of metrics as a record of scalars `name/key`."""
+    values = {f"{line['name']}/{key}": line[key] for key in line if key not in ("step", "name", "time")}
+    scalars = [_bytes(1, _bytes(1, tag.encode()) + _float(2, value)) for tag, value in values.items()]
+    return _record(_double(1, line["time"]) + _int(2, line["step"]) + _bytes(5, b"".join(scalars)))
 
-    def flush(self) -> None:
-        self._file.flush()
 
-    def close(self) -> None:
-        self._file.close()
+def _record(message: bytes) -> bytes:
+    length = struct.pack("<Q", len(message))
+    return length + _masked_crc(length) + message + _masked_crc(message)
 
 
 def _varint(value: int) -> bytes:
@@ -224,3 +209,6 @@ def _masked_crc(data: bytes) -> bytes:
         crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
     crc ^= 0xFFFFFFFF
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+_FIRST_EVENT = _record(_double(1, 0.0) + _bytes(3, b"brain.Event:2"))

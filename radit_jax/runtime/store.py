@@ -151,8 +151,8 @@ class Workdir:
         before = dict(memory)
         if root.is_dir():
             files = sorted(file for file in root.rglob("*") if file.is_file())
-            lines = [f"{_remembered_hash(file, memory)}  {file.relative_to(root).as_posix()}\n" for file in files]
-            digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+            names = [file.relative_to(root).as_posix() for file in files]
+            digest = _hash_listing([_remembered_hash(file, memory) for file in files], names)
         else:
             digest = _remembered_hash(root, memory)
         if memory != before:
@@ -170,7 +170,8 @@ class Workdir:
         """The manifests of all finished runs of `stage`, the latest last."""
         files = [run / "manifest.json" for run in _subfolders(self.path / stage)]
         written = sorted((file.stat().mtime, file) for file in files if file.exists())
-        return [json.loads(file.read_text()) for _, file in written]
+        manifests = (_json_or_none(file) for _, file in written)
+        return [manifest for manifest in manifests if manifest is not None]
 
     def superseded(self, current: Iterable["StageFolder"]) -> "list[StageFolder]":
         """The stage folders, whole or half-written, that no current setting asks for."""
@@ -207,8 +208,10 @@ class StageFolder:
     @property
     def manifest(self) -> dict[str, Any]:
         """What `finish` recorded: the stage's facts, files and versions."""
-        if not self.complete:
-            raise ValueError(f"{self}: half-written or not there, a finished stage is needed; run --stage={self.stage}")
+        if not self.complete or self._manifest is None:
+            raise ValueError(
+                f"{self}: half-written or not there, a finished stage is needed; run --stage={self.stage}"
+            )
         return self._manifest
 
     def write(self, name: str, data: bytes) -> None:
@@ -218,19 +221,16 @@ class StageFolder:
         # An old sidecar must not vouch for new bytes.
         self._sidecar(name).unlink(missing_ok=True)
         file.write_bytes(data)
-        self._commit(name, {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+        self._commit(name, _measure_bytes(data))
 
     def adopt(self, other: "StageFolder", name: str) -> None:
         """Copies a committed file or folder of another stage under its own name."""
         source = other.check(name)
-        if source.is_dir():
-            for file in _files(source):
-                copy = self.path / name / os.path.relpath(file, source)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(file.read_bytes())
-            self.commit(name)
-        else:
-            self.write(name, source.read_bytes())
+        for file in _files(source) if source.is_dir() else [source]:
+            copy = self.path / os.path.relpath(file, other.path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            file.copy(copy, overwrite=True)
+        self._commit(name, other._committed(name))
 
     def commit(self, name: str) -> None:
         """Commits a file or a folder that another library wrote under this folder."""
@@ -256,30 +256,37 @@ class StageFolder:
     def check(self, name: str) -> epath.Path:
         """The path of a committed file or folder whose bytes are those that were written."""
         record = self._committed(name)
-        size = _size(self.path / name)
-        self._demand(size == record["size"], name, f"{size} bytes came, {record['size']} were written")
-        self._demand(_measure(self.path / name) == record, name, "its bytes are not those that were written")
+        self._demand_size(name, _size(self.path / name), record)
+        self._demand_hash(name, _measure(self.path / name), record)
         return self.path / name
 
     def read(self, name: str) -> bytes:
         """The bytes of a committed file, checked against their size and hash."""
         record = self._committed(name)
         data = (self.path / name).read_bytes() if (self.path / name).exists() else b""
-        self._demand(len(data) == record["size"], name, f"{len(data)} bytes came, {record['size']} were written")
-        same = hashlib.sha256(data).hexdigest() == record["sha256"]
-        self._demand(same, name, "its bytes are not those that were written")
+        self._demand_size(name, len(data), record)
+        self._demand_hash(name, _measure_bytes(data), record)
         return data
 
     def _committed(self, name: str) -> dict[str, Any]:
         record = self._record(name)
         if record is None:
-            raise ValueError(f"{self}: it has no whole file {name!r}, which is needed; run --stage={self.stage}")
+            raise ValueError(
+                f"{self}: no whole file {name!r} came, which is needed; run --stage={self.stage}"
+            )
         return record
 
-    def _demand(self, whole: bool, name: str, fault: str) -> None:
-        if not whole:
+    def _demand_size(self, name: str, size: int, record: dict[str, Any]) -> None:
+        if size != record["size"]:
             raise ValueError(
-                f"{self.path / name}: damaged, {fault}; delete the folder {self.path} and rerun --stage={self.stage}"
+                f"{self.path / name}: {max(size, 0)} bytes came, needed are the {record['size']} that were "
+                f"written; {self._remedy}"
+            )
+
+    def _demand_hash(self, name: str, found: dict[str, Any], record: dict[str, Any]) -> None:
+        if found != record:
+            raise ValueError(
+                f"{self.path / name}: altered bytes came, needed are those that were written; {self._remedy}"
             )
 
     def finish(self, **facts: Any) -> None:
@@ -298,13 +305,20 @@ class StageFolder:
         for name in names:  # the manifest now says what the sidecars said
             self._sidecar(name).unlink()
 
+    def clear(self) -> None:
+        """Deletes the folder: its manifest, which vouches for the rest, first."""
+        (self.path / "manifest.json").unlink(missing_ok=True)
+        if self.path.exists():
+            self.path.rmtree()
+        self._manifest = None
+
     # -- typed files --
 
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
 
     def read_json(self, name: str) -> Any:
-        return _parse_json(self.read(name).decode(), str(self.path / name), self._rerun)
+        return _parse_json(self.read(name).decode(), str(self.path / name), self._remedy)
 
     def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         self.write(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
@@ -315,7 +329,7 @@ class StageFolder:
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Writes named arrays as one `.npz` file."""
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
+        np.savez(buffer, allow_pickle=False, **arrays)
         self.write(name, buffer.getvalue())
 
     def read_arrays(self, name: str) -> dict[str, np.ndarray]:
@@ -333,7 +347,7 @@ class StageFolder:
         return np.load(self.check(name), mmap_mode="r", allow_pickle=False)
 
     @property
-    def _rerun(self) -> str:
+    def _remedy(self) -> str:
         return f"delete the folder {self.path} and rerun --stage={self.stage}"
 
 
@@ -343,19 +357,13 @@ class PublishedFolder(StageFolder):
     def __init__(self, path: str | os.PathLike[str], fingerprint: str = ""):
         super().__init__(path)
         self.stage = self.path.name
-        self.fingerprint = fingerprint or (_json_or_none(self.path / "manifest.json") or {}).get("fingerprint", "")
+        standing = _json_or_none(self.path / "manifest.json") or {}
+        self.fingerprint = fingerprint or standing.get("fingerprint", "")
 
     @property
     def complete(self) -> bool:
         """Whether what stands there is whole and of this fingerprint."""
-        return super().complete and self._manifest["fingerprint"] == self.fingerprint
-
-    def clear(self) -> None:
-        """Removes what another fingerprint, or a killed run, left; the manifest, which vouches for it, first."""
-        (self.path / "manifest.json").unlink(missing_ok=True)
-        if self.path.exists():
-            self.path.rmtree()
-        self._manifest = None
+        return super().complete and (self._manifest or {})["fingerprint"] == self.fingerprint
 
 
 # ---- reading and measuring ----
@@ -367,14 +375,13 @@ def parse_jsonl(data: bytes, where: str, fields: Iterable[str] = ()) -> list[dic
     for number, line in enumerate(data.decode().split("\n"), 1):
         if not line.strip():
             continue
-        row = _parse_json(line, f"{where} line {number}", "correct the line")
+        place = f"{where} line {number}"
+        row = _parse_json(line, place, "correct the line")
         if not isinstance(row, dict):
-            raise ValueError(f"{where} line {number}: {line[:60]!r} came, a JSON object is needed; correct the line")
+            raise ValueError(f"{place}: {line[:60]!r} came, a JSON object is needed; correct the line")
         missing = [field for field in fields if field not in row]
         if missing:
-            raise ValueError(
-                f"{where} line {number}: it has the fields {sorted(row)}, needed is {missing[0]!r}; add it to the line"
-            )
+            raise ValueError(f"{place}: the fields {sorted(row)} came, needed is {missing[0]!r}; add it")
         rows.append(row)
     return rows
 
@@ -431,8 +438,19 @@ def _measure(path: epath.Path) -> dict[str, Any]:
     """Size and SHA-256 of a file; of a folder, over the names and hashes of its files."""
     if not path.is_dir():
         return {"size": path.stat().length, "sha256": _hash_file(path)}
-    lines = [f"{_hash_file(file)}  {os.path.relpath(file, path)}\n" for file in _files(path)]
-    return {"size": _size(path), "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}
+    files = _files(path)
+    names = [os.path.relpath(file, path) for file in files]
+    return {"size": _size(path), "sha256": _hash_listing([_hash_file(file) for file in files], names)}
+
+
+def _measure_bytes(data: bytes) -> dict[str, Any]:
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _hash_listing(hashes: Iterable[str], names: Iterable[str]) -> str:
+    """One hash for many files: of the lines that `sha256sum` would print for them."""
+    lines = "".join(f"{digest}  {name}\n" for digest, name in zip(hashes, names, strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _hash_file(path: os.PathLike[str]) -> str:

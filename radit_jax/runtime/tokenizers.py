@@ -62,7 +62,7 @@ class Tokenizer:
         """`encode` of each text, on all cores."""
         return [e.ids for e in self._rust.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int] | Int[np.ndarray, " n"]) -> str:
         """The text of `ids`, without special tokens."""
         return self._rust.decode([int(i) for i in ids], skip_special_tokens=True)
 
@@ -90,7 +90,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE for a language model: any text round-trips, equal texts give equal ids.
 
     It splits at newlines, each a token of its own, and before spaces. So `Background: …\\n\\n`, a prompt that
-    ends in `A:`, and an answer that starts with a space, tokenised apart, give the tokens of their joint text.
+    ends in `A:`, and an answer that starts with a space, tokenised apart, give the joint text's tokens.
     """
     rust = tokenizers.Tokenizer(models.BPE())
     rust.pre_tokenizer = pre_tokenizers.Sequence(
@@ -114,8 +114,8 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, alphabet_size: int = 
     letters = _letters(texts, alphabet_size)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        # The trainer numbers `##x` in the order of a hash map, another one in each process, and breaks ties by
-        # number. Listed here they are numbered first.
+        # The trainer numbers `##x` in the order of a hash map, another one in each process, and breaks ties
+        # by number. Listed here they are numbered first.
         special_tokens=[*specials, *letters, *("##" + letter for letter in letters)],
         initial_alphabet=letters,
         limit_alphabet=len(letters),
@@ -164,8 +164,8 @@ def load_tokenizer(folder: epath.PathLike) -> Tokenizer:
     folder = epath.Path(folder)
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.txt")):
         raise ValueError(
-            f"{folder}: no tokenizer.json, tokenizer.model or vocab.txt; name a folder that holds a tokeniser "
-            "in Hugging Face's form"
+            f"{folder}: no tokenizer.json, tokenizer.model or vocab.txt; name a folder that holds a "
+            "tokeniser in Hugging Face's form"
         )
     with tempfile.TemporaryDirectory() as scratch:
         for file in folder.iterdir():

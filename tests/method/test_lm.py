@@ -40,7 +40,7 @@ def params():
 
 
 def random_sequences(seed=0, count=9):
-    """Trees of one to three branches; the last tokens of each branch, at varied weights, are to be predicted."""
+    """Trees of one to three branches, whose last tokens, at varied weights, are to be predicted."""
     rng = np.random.default_rng(seed)
 
     def branch():

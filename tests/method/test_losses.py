@@ -23,7 +23,7 @@ def softmax64(values):
     return weights / weights.sum()
 
 
-# --- by hand -------------------------------------------------------------------------------------------------
+# --- by hand --------------------------------------------------------------------------------------
 
 
 def test_retrieval_score_is_the_dot_product_of_a_query_with_its_own_chunks():
@@ -65,7 +65,9 @@ def test_lsr_forms_by_hand(form, scores, lsr):
 
 def test_posterior_by_hand():
     # 0.5·0.2 : 0.25·0.4 : 0.25·0.4 = 1 : 1 : 1
-    posterior = losses.posterior_log_prob(log([0.5, 0.25, 0.25]), log([0.2, 0.4, 0.4]), jnp.ones((1, 3), bool))
+    posterior = losses.posterior_log_prob(
+        log([0.5, 0.25, 0.25]), log([0.2, 0.4, 0.4]), jnp.ones((1, 3), bool)
+    )
     np.testing.assert_allclose(jnp.exp(posterior), [[1 / 3] * 3], rtol=1e-6)
 
 
@@ -114,7 +116,7 @@ def test_contrastive_loss_pulls_towards_the_own_chunk_not_the_neighbours():
     assert own[0] < 1e-3 < shifted[0]
 
 
-# --- extremes ------------------------------------------------------------------------------------------------
+# --- extremes -------------------------------------------------------------------------------------
 
 
 def test_an_answer_mixture_far_below_float32_keeps_its_ratio():
@@ -137,7 +139,7 @@ def test_unknown_choices_are_named():
         losses.r_ft_loss.__wrapped__(log([0.5, 0.5]), log([0.5, 0.5]), ALL, direction="reverse")
 
 
-# --- brute force and properties ------------------------------------------------------------------------------
+# --- brute force and properties -------------------------------------------------------------------
 
 COUNTS = np.array([3, 1, 7])
 
@@ -223,6 +225,7 @@ def test_masking_equals_slicing(direction, garbage):
 
     def value_and_grads(scores, answers, mask):
         arrays = jnp.asarray(scores), jnp.asarray(answers), jnp.asarray(mask)
+
         def loss(s, a):
             return everything(s, a, arrays[2], direction=direction).sum()
 
@@ -258,9 +261,7 @@ def test_distributions_are_minus_infinity_where_masked_and_sum_to_one_elsewhere(
     scores, answers = example()
     mask = jnp.ones(scores.shape, bool).at[:, 2].set(False)
     retrieval = losses.retrieval_log_prob(jnp.asarray(scores), mask, 0.1)
-    lsr = losses.lsr_log_prob(
-        jnp.asarray(answers), jnp.asarray(COUNTS), mask, form="token_geomean", tau=0.01
-    )
+    lsr = losses.lsr_log_prob(jnp.asarray(answers), jnp.asarray(COUNTS), mask, form="token_geomean", tau=0.01)
     for distribution in (retrieval, lsr, losses.posterior_log_prob(retrieval, lsr, mask)):
         assert (distribution[:, 2] == -np.inf).all()
         np.testing.assert_allclose(jnp.exp(distribution).sum(axis=1), 1, rtol=1e-6)

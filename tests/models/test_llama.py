@@ -67,8 +67,11 @@ def pair(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def ours():
     module = Llama(dataclasses.replace(SHAPE, num_kv_heads=2))
-    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
-    return module, jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, params)
+    return module, jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, initial_params(module))
+
+
+def initial_params(module: Llama):
+    return jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
 
 
 def random_tokens(*shape: int) -> np.ndarray:
@@ -212,38 +215,39 @@ def test_in_bfloat16_the_logits_are_float32_and_close(ours):
     assert jnp.abs(exact - rounded).max() < 0.1 * exact.std()
 
 
-def test_mimetic_attention_gathers_then_matches_and_copies():
-    config = dataclasses.replace(SHAPE, num_layers=4)
-    module = Llama(config)
-    params = module.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
-    mimetic = mimetic_init(params, config, jax.random.key(1))
-    assert jax.tree.map(jnp.shape, mimetic) == jax.tree.map(jnp.shape, params)
-    kernels = {name: entry["kernel"] for name, entry in mimetic["model"]["layers"]["self_attn"].items()}
-    copied = np.matmul(kernels["v_proj"], kernels["o_proj"])
-    embedding = np.asarray(mimetic["model"]["embed_tokens"]["embedding"])
-    for layer in (0, 1):
-        np.testing.assert_allclose(copied[layer], np.eye(32), atol=1e-5)
-    for layer in (2, 3):
-        np.testing.assert_array_equal(kernels["q_proj"][layer], kernels["k_proj"][layer])
-        np.testing.assert_allclose(
-            kernels["q_proj"][layer] @ kernels["q_proj"][layer].T, np.eye(32), atol=1e-5
-        )
-        # What the upper layers write, the head reads as half of the embedding that was copied.
-        np.testing.assert_allclose(copied[layer] @ mimetic["lm_head"]["kernel"], 0.5 * embedding.T, atol=1e-5)
-    assert embedding.std() == pytest.approx(0.08, rel=0.1)
-
-
-def test_an_untrained_mimetic_model_prefers_what_follows_an_earlier_occurrence():
+@pytest.fixture(scope="module")
+def mimetic():
     config = LlamaConfig(
-        vocab_size=500, hidden_size=128, num_layers=2, num_heads=4, num_kv_heads=4, head_size=32, ffn_size=64
+        vocab_size=300, hidden_size=64, num_layers=4, num_heads=2, num_kv_heads=2, head_size=32, ffn_size=64
     )
-    module = Llama(config)
-    tokens = np.random.default_rng(0).permutation(500)[:20][None].astype(np.int32)
-    tokens[0, -1] = tokens[0, 10]
-    params = module.init(jax.random.key(0), jnp.asarray(tokens))["params"]
-    logits = apply((module, mimetic_init(params, config, jax.random.key(1))), tokens)[0, -1]
-    in_context = np.isin(np.arange(500), tokens)
-    assert logits[in_context].mean() > logits[~in_context].mean() + 2 * logits[~in_context].std()
+    plain = initial_params(Llama(config))
+    params = jax.jit(mimetic_init, static_argnums=1)(plain, config, jax.random.key(1))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, plain)
+    return Llama(config), params
+
+
+def test_mimetic_attention_gathers_then_matches_and_copies(mimetic):
+    params = jax.tree.map(np.asarray, mimetic[1])
+    kernels = {name: entry["kernel"] for name, entry in params["model"]["layers"]["self_attn"].items()}
+    copied = kernels["v_proj"] @ kernels["o_proj"]
+    embedding = params["model"]["embed_tokens"]["embedding"]
+    assert embedding.std() == pytest.approx(0.08, rel=0.1)
+    for layer in (0, 1):
+        np.testing.assert_allclose(copied[layer], np.eye(64), atol=1e-5)
+    for layer in (2, 3):
+        match = kernels["q_proj"][layer]
+        np.testing.assert_array_equal(match, kernels["k_proj"][layer])
+        np.testing.assert_allclose(match @ match.T, np.eye(64), atol=1e-5)
+        # What the upper layers write, the head reads as half of the embedding that was copied.
+        read = copied[layer] @ params["lm_head"]["kernel"]
+        np.testing.assert_allclose(read, 0.5 * embedding.T, atol=1e-5)
+
+
+def test_an_untrained_mimetic_model_expects_the_words_of_its_context(mimetic):
+    tokens = np.random.default_rng(0).permutation(300)[:20][None].astype(np.int32)
+    logits = apply(mimetic, tokens)[0, -1]
+    in_context = np.isin(np.arange(300), tokens)
+    assert logits[in_context].mean() > logits[~in_context].mean() + logits[~in_context].std()
 
 
 def test_mimetic_initialisation_refuses_grouped_queries():

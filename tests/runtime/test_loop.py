@@ -46,19 +46,15 @@ def distance(state):
 
 
 def run(folder, num_steps, **changes):
-    metrics = Metrics(folder / "metrics.jsonl")
     settings = {"step": step, "batch_at": batch_at, "checkpoint_every": 5} | changes
-    try:
-        return train(
-            name="toy",
-            state=new_state(),
-            num_steps=num_steps,
-            checkpoints=Checkpoints(folder / "checkpoints"),
-            metrics=metrics,
-            **settings,
-        )
-    finally:
-        metrics.close()
+    return train(
+        name="toy",
+        state=new_state(),
+        num_steps=num_steps,
+        checkpoints=Checkpoints(folder / "checkpoints"),
+        metrics=Metrics(folder / "metrics.jsonl"),
+        **settings,
+    )
 
 
 def lines_of(folder, name="toy"):
@@ -92,7 +88,9 @@ def test_it_takes_the_steps_in_order_and_writes_each_ones_metrics(tmp_path):
         losses.append(float(metrics["loss"]))
     trained = run(tmp_path, 12)
     assert_same(trained, state)
-    assert lines_of(tmp_path) == [{"step": i + 1, "name": "toy", "loss": loss} for i, loss in enumerate(losses)]
+    assert lines_of(tmp_path) == [
+        {"step": i + 1, "name": "toy", "loss": loss} for i, loss in enumerate(losses)
+    ]
 
 
 @pytest.mark.parametrize("killed", [2, 5, 6, 10, 13])
@@ -147,7 +145,9 @@ def test_validation_sees_the_first_the_due_and_the_last_state(tmp_path):
     assert [line["step"] for line in lines_of(tmp_path, "toy/validation")] == [0, 3, 6, 7]
 
 
-@pytest.mark.parametrize(("values", "best"), [([1, 3, 2, 3], 3), ([5, 1, 2, 4], 0), ([1, float("nan"), 2, 0], 6)])
+@pytest.mark.parametrize(
+    ("values", "best"), [([1, 3, 2, 3], 3), ([5, 1, 2, 4], 0), ([1, float("nan"), 2, 0], 6)]
+)
 def test_the_best_is_the_earliest_with_the_highest_selected_value(tmp_path, values, best):
     remaining = iter(values)
     states = {}
@@ -166,7 +166,9 @@ def test_the_best_is_the_earliest_with_the_highest_selected_value(tmp_path, valu
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_checkpoint(tmp_path, bad):
     kept = bad // 5 * 5
     hint = f"the checkpoint of step {kept} is kept" if kept else "no checkpoint was due before"
-    message = rf"^toy: the loss of step {bad + 1} is nan, a finite one is needed \({hint}\); lower the peak_lr of toy"
+    message = (
+        rf"^toy: the loss of step {bad + 1} is nan, a finite one is needed \({hint}\); lower the peak_lr"
+    )
     with pytest.raises(FloatingPointError, match=message):
         run(tmp_path, 12, batch_at=poisoned_at(bad))
     assert Checkpoints(tmp_path / "checkpoints").latest() == (kept or None)
@@ -188,7 +190,9 @@ def test_an_update_that_is_not_finite_is_never_saved(tmp_path):
 
 def test_an_infinite_loss_stops_too(tmp_path):
     with pytest.raises(FloatingPointError, match="the loss of step 3 is inf"):
-        run(tmp_path, 12, batch_at=lambda i: batch_at(i) * (np.float32("inf") if i == 2 else 1), step=infinite)
+        run(
+            tmp_path, 12, batch_at=lambda i: batch_at(i) * (np.float32("inf") if i == 2 else 1), step=infinite
+        )
 
 
 @jax.jit

@@ -20,18 +20,20 @@ LLAMA = Llama(
     )
 )
 BERT = Bert(BertConfig(vocab_size=46, hidden_size=32, num_layers=2, num_heads=4, ffn_size=64, max_length=16))
+LLAMA_ARGS = (jnp.zeros((1, 4), jnp.int32),)
+BERT_ARGS = (jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool))
 READS_GRADIENT = optax.sgd(0.1, momentum=0.9)  # after one step its trace is the gradient
 SHAPES = [MeshConfig(), MeshConfig(replica=2), MeshConfig(replica=2, tensor=2)]
 
 
 @pytest.fixture(scope="module")
 def llama_params():
-    return jax.jit(LLAMA.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    return jax.jit(LLAMA.init)(jax.random.key(0), *LLAMA_ARGS)["params"]
 
 
 @pytest.fixture(scope="module")
 def bert_params():
-    return jax.jit(BERT.init)(jax.random.key(1), jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool))["params"]
+    return jax.jit(BERT.init)(jax.random.key(1), *BERT_ARGS)["params"]
 
 
 def lm_batch():
@@ -92,6 +94,7 @@ def r_ft_alone(bert_params):
 def assert_same_step(one_device, eight_devices):
     (alone, loss), (spread, spread_loss) = one_device, eight_devices
     assert abs(loss - spread_loss) <= 1e-5 * abs(loss)
+    assert largest_share(spread.params) < 0.35 and largest_share(spread.opt_state) < 0.35
     grads = [optax.tree.get(state.opt_state, "trace") for state in (alone, spread)]
     norm = float(optax.tree.norm(grads[0]))
     assert norm > 0.1
@@ -111,21 +114,22 @@ def test_an_r_ft_step_on_eight_devices_is_the_step_on_one(r_ft_alone, bert_param
     assert_same_step(r_ft_alone, one_step(r_ft_step, bert_params, r_ft_batch(), meshes.make_mesh(config)))
 
 
+def largest_share(tree):
+    """How much of a tree a device holds."""
+    held = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(tree))
+    return held / sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_the_optimiser_state_is_sharded_and_stays_so(llama_params, name):
+def test_parameters_and_optimiser_state_start_sharded(llama_params, name):
     tx = steps.make_optimizer(OptimizerConfig(steps=9, peak_lr=0.1, adam_lr=0.1, name=name))
-    state, _ = one_step(lm_step, llama_params, lm_batch(), meshes.make_mesh(MeshConfig()), tx)
-    for tree in (state.params, state.opt_state):
-        total = sum(leaf.size for leaf in jax.tree.leaves(tree))
-        held = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(tree))
-        assert held < total / 7
+    mesh = meshes.make_mesh(MeshConfig())
+    state, _ = meshes.init_sharded(lambda params: steps.init_state(params, tx), mesh, llama_params)
+    assert largest_share(state.params) < 1 / 7
+    assert largest_share(state.opt_state) < 1 / 7
 
 
-@pytest.mark.parametrize(
-    ("module", "args"),
-    [(LLAMA, (jnp.zeros((1, 4), jnp.int32),)), (BERT, (jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)))],
-    ids=["llama", "bert"],
-)
+@pytest.mark.parametrize(("module", "args"), [(LLAMA, LLAMA_ARGS), (BERT, BERT_ARGS)], ids=["llama", "bert"])
 def test_every_matrix_of_both_networks_is_in_the_table(module, args):
     mesh = meshes.make_mesh(MeshConfig())
     shapes = jax.eval_shape(module.init, jax.random.key(0), *args)["params"]

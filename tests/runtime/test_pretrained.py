@@ -39,12 +39,13 @@ BERT_JSON = {
 
 @pytest.fixture(scope="module")
 def llama_params():
-    return Llama(LLAMA).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    return jax.jit(Llama(LLAMA).init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
 
 
 @pytest.fixture(scope="module")
 def bert_params():
-    return Bert(BERT).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool))["params"]
+    inputs = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
+    return jax.jit(Bert(BERT).init)(jax.random.key(0), *inputs)["params"]
 
 
 @pytest.fixture

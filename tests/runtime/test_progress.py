@@ -105,7 +105,7 @@ def test_metrics_are_json_lines(tmp_path):
     metrics = Metrics(tmp_path / "metrics.jsonl")
     before = time.time()
     metrics.write(1, "lm_ft", {"loss": 0.1, "lr": 1e-3})
-    metrics.close()
+    metrics.flush()
     (line,) = lines_of(tmp_path / "metrics.jsonl")
     assert abs(line.pop("time") - before) < 5
     assert line == {"step": 1, "name": "lm_ft", "loss": 0.1, "lr": 1e-3}
@@ -118,32 +118,30 @@ def test_lines_beyond_the_restored_step_are_dropped_for_that_name_only(tmp_path)
         metrics.write(step, "lm", {"loss": 1.0})
         metrics.write(step, "lm/validation", {"loss": 1.0})
         metrics.write(step, "lm_ft", {"loss": 1.0})
-    metrics.close()
+    metrics.flush()
     with path.open("a") as file:
         file.write('{"step": 4, "name": "lm", "lo')  # a kill
 
     resumed = Metrics(path)
     resumed.drop_after(1, "lm")
     resumed.write(2, "lm", {"loss": 2.0})
-    resumed.close()
+    resumed.flush()
     first = [(1, "lm"), (1, "lm/validation"), (1, "lm_ft")]
     assert numbers(path) == [*first, (2, "lm_ft"), (3, "lm_ft"), (2, "lm")]
 
 
-def test_what_was_written_can_be_read_a_second_later_without_closing(tmp_path, clock):
+def test_what_was_written_can_be_read_a_second_later(tmp_path, clock):
     metrics = Metrics(tmp_path / "metrics.jsonl")
     metrics.write(1, "lm", {"loss": 1.0})
     assert numbers(tmp_path / "metrics.jsonl") == []
     clock.now += 1.5
     metrics.write(2, "lm", {"loss": 1.0})
     assert numbers(tmp_path / "metrics.jsonl") == [(1, "lm"), (2, "lm")]
-    metrics.close()
 
 
-def events_of(folder):
-    """The bytes of each event in a TensorBoard file, without reading the checksums."""
-    (file,) = (folder / "tensorboard").iterdir()
-    data, events = file.read_bytes(), []
+def events_of(metrics):
+    """The bytes of each event in the TensorBoard file, without reading the checksums."""
+    data, events = metrics.tensorboard.read_bytes(), []
     while data:
         (length,) = struct.unpack("<Q", data[:8])
         events.append(data[12 : 12 + length])
@@ -151,16 +149,16 @@ def events_of(folder):
     return events
 
 
-def test_a_tensorboard_record_is_byte_for_byte_what_the_format_demands(tmp_path):
-    # Written down from tensorboardX 2.6.5: an event of step 300, time 1.5, lm/loss = 0.25.
-    golden = bytes.fromhex(
-        "1e00000000000000d9dc123209000000000000f83f10ac022a100a0e0a076c6d2f6c6f7373150000803e7ca02f90"
-    )
+def test_a_tensorboard_record_is_byte_for_byte_what_the_format_demands(tmp_path, monkeypatch):
+    # As tensorboardX 2.6.5 writes it: step 300, time 1.5, lm/loss = 0.25.
+    golden = "1e00000000000000d9dc123209000000000000f83f10ac022a100a0e0a076c6d2f6c6f7373150000803e7ca02f90"
+    monkeypatch.setattr(time, "time", lambda: 1.5)
     metrics = Metrics(tmp_path / "metrics.jsonl")
-    metrics._tensorboard.add({"step": 300, "name": "lm", "time": 1.5, "loss": 0.25})
-    metrics.close()
-    (file,) = (tmp_path / "tensorboard").iterdir()
-    assert file.read_bytes().endswith(golden)
+    header = metrics.tensorboard.read_bytes()
+    metrics.write(300, "lm", {"loss": 0.25})
+    metrics.flush()
+    assert metrics.tensorboard.read_bytes() == header + bytes.fromhex(golden)
+    assert b"brain.Event:2" in header
 
 
 def test_tensorboard_follows_the_json_lines_through_a_resume(tmp_path):
@@ -168,10 +166,11 @@ def test_tensorboard_follows_the_json_lines_through_a_resume(tmp_path):
     metrics = Metrics(path)
     for step in range(1, 5):
         metrics.write(step, "lm", {"loss": step})
-    metrics.close()
+    metrics.flush()
     metrics = Metrics(path)
+    assert len(events_of(metrics)) == 5
     metrics.drop_after(2, "lm")
     metrics.write(3, "lm", {"loss": 30})
-    metrics.close()
-    found = [struct.unpack("<f", event[-4:])[0] for event in events_of(tmp_path)[1:]]
+    metrics.flush()
+    found = [struct.unpack("<f", event[-4:])[0] for event in events_of(metrics)[1:]]
     assert found == [1, 2, 30]

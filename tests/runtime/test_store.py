@@ -10,7 +10,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint, read_jsonl, shard_name
+from radit_jax.runtime.store import (
+    PublishedFolder,
+    StageFolder,
+    Workdir,
+    canonical,
+    fingerprint,
+    read_jsonl,
+    shard_name,
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,8 @@ def test_every_setting_changes_the_fingerprint(settings):
 
 
 @pytest.mark.parametrize(
-    "change", [{"stage": "d"}, {"version": 2}, {"parents": {"paint": "ac"}}, {"parents": {}}, {"sources": {"x": "ce"}}]
+    "change",
+    [{"stage": "d"}, {"version": 2}, {"parents": {"paint": "ac"}}, {"parents": {}}, {"sources": {"x": "ce"}}],
 )
 def test_stage_version_parents_and_sources_change_the_fingerprint(change):
     assert name_of(Drawing(), **change) != name_of(Drawing())
@@ -114,7 +123,9 @@ def test_the_store_imports_without_jax():
 def test_a_workdir_belongs_to_one_experiment(workdir):
     workdir.claim("tiny")
     workdir.claim("tiny")
-    with pytest.raises(ValueError, match=r"it holds the experiment 'tiny', needed is one of 'wiki'; name another"):
+    with pytest.raises(
+        ValueError, match=r"it holds the experiment 'tiny', needed is one of 'wiki'; name another"
+    ):
         workdir.claim("wiki")
 
 
@@ -128,9 +139,14 @@ with Workdir({str(workdir.path)!r}).lock():
 """
     command = [sys.executable, "-c", code]
     root = pathlib.Path(__file__).parents[2]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as holder:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
+    ) as holder:
         assert holder.stdout.readline() == "held\n"
-        message = rf"run: in use by process {holder.pid} on \S+, started \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d; needed is"
+        date = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+        message = (
+            rf"run: in use by process {holder.pid} on \S+, started {date}; needed is a workdir of our own"
+        )
         with pytest.raises(ValueError, match=message), workdir.lock():
             pass
         holder.kill()
@@ -172,7 +188,9 @@ def test_the_hash_of_a_folder_covers_names_and_content(workdir, tmp_path):
 
 
 def test_a_missing_source_is_an_error(workdir, tmp_path):
-    with pytest.raises(ValueError, match="nowhere: no such file or folder, needed as a source; correct its path"):
+    with pytest.raises(
+        ValueError, match="nowhere: no such file or folder, needed as a source; correct its path"
+    ):
         workdir.source_hash(tmp_path / "nowhere")
 
 
@@ -184,6 +202,17 @@ def test_only_folders_of_other_settings_are_superseded(workdir):
     (workdir.path / "export" / "lm").mkdir(parents=True)  # not a stage's folder
     found = workdir.superseded([current])
     assert [folder.path for folder in found] == [stale.path, half_written.path]
+
+
+def test_the_manifests_of_a_stage_are_those_that_are_whole_the_latest_last(workdir):
+    for number, letter in enumerate("cab"):
+        make(workdir.folder("embed", letter * 12))
+        os.utime(workdir.path / "embed" / (letter * 12) / "manifest.json", (number, number))
+    half_written = workdir.folder("embed", "d" * 12)
+    half_written.write("shard", b"bytes")
+    (half_written.path / "manifest.json").write_text("{")
+    assert [manifest["fingerprint"][0] for manifest in workdir.manifests("embed")] == ["c", "a", "b"]
+    assert workdir.manifests("score") == []
 
 
 # ---- a stage's folder ----
@@ -233,7 +262,9 @@ def test_a_half_written_stage_is_not_complete_and_says_so(folder):
     folder.write("shard", b"bytes")
     (folder.path / "manifest.json").write_text('{"stage": "emb')
     assert not folder.complete
-    with pytest.raises(ValueError, match=r"embed/0123456789ab: half-written or not there, .* run --stage=embed"):
+    with pytest.raises(
+        ValueError, match=r"embed/0123456789ab: half-written or not there, .* run --stage=embed"
+    ):
         _ = folder.manifest
 
 
@@ -258,14 +289,18 @@ def test_a_kill_while_overwriting_leaves_no_sidecar_that_vouches_for_the_new_byt
 
 @pytest.mark.parametrize("finished", [False, True])
 @pytest.mark.parametrize(
-    ("data", "fault"), [(b"some by", "7 bytes came, 10 were written"), (b"some bytez", "its bytes are not those")]
+    ("data", "fault"),
+    [
+        (b"some by", "7 bytes came, needed are the 10 that were written"),
+        (b"some bytez", "altered bytes came, needed are those that were written"),
+    ],
 )
 def test_a_truncated_or_altered_file_is_named_with_the_remedy(folder, data, fault, finished):
     folder.write("shard", b"some bytes")
     if finished:
         folder.finish()
     (folder.path / "shard").write_bytes(data)
-    message = rf"embed/0123456789ab/shard: damaged, {fault}.*; delete the folder .*0123456789ab and rerun --stage=embed"
+    message = rf"embed/0123456789ab/shard: {fault}; delete the folder .*0123456789ab and rerun --stage=embed"
     for read in (folder.read, folder.check):
         with pytest.raises(ValueError, match=message):
             read("shard")
@@ -275,7 +310,7 @@ def test_a_deleted_file_of_a_finished_stage_is_damage(folder):
     make(folder)
     (folder.path / "shard").unlink()
     assert not folder.has("shard")
-    with pytest.raises(ValueError, match="shard: damaged"):
+    with pytest.raises(ValueError, match="shard: 0 bytes came, needed are the 10"):
         StageFolder(folder.path).read("shard")
 
 
@@ -284,14 +319,14 @@ def test_an_altered_memory_mapped_array_is_refused(folder):
     data = bytearray((folder.path / "x.npy").read_bytes())
     data[-8] ^= 1
     (folder.path / "x.npy").write_bytes(data)
-    with pytest.raises(ValueError, match=r"x\.npy: damaged"):
+    with pytest.raises(ValueError, match=r"x\.npy: altered bytes came"):
         folder.map_array("x.npy")
 
 
 def test_a_file_that_was_never_committed_cannot_be_read(folder):
     (folder.path).mkdir(parents=True)
     (folder.path / "stray").write_bytes(b"bytes")
-    with pytest.raises(ValueError, match=r"it has no whole file 'stray', which is needed; run --stage=embed"):
+    with pytest.raises(ValueError, match="no whole file 'stray' came, which is needed; run --stage=embed"):
         folder.read("stray")
 
 
@@ -308,10 +343,54 @@ def test_a_folder_that_another_library_wrote_is_committed_and_checked_as_a_whole
     assert list(finished.manifest["files"]) == ["params"]
 
     (params / "d" / "data").write_bytes(b"weightz")
-    with pytest.raises(ValueError, match="params: damaged"):
+    with pytest.raises(ValueError, match="params: altered bytes came"):
         finished.check("params")
     (params / "d" / "data").unlink()
     assert not finished.has("params")
+
+
+def test_an_adopted_file_or_folder_is_the_other_stages(workdir, folder):
+    folder.write("shard", b"some bytes")
+    (folder.path / "params" / "d").mkdir(parents=True)
+    (folder.path / "params" / "d" / "data").write_bytes(b"weights")
+    folder.commit("params")
+    folder.finish()
+    export = workdir.published("export", "a" * 12)
+    for name in ("shard", "params"):
+        export.adopt(folder, name)
+        export.check(name)
+    assert (export.path / "params" / "d" / "data").read_bytes() == b"weights"
+    export.finish()
+    assert export.manifest["files"] == folder.manifest["files"]
+
+
+def test_a_damaged_file_is_not_adopted(workdir, folder):
+    make(folder)
+    (folder.path / "shard").write_bytes(b"some bytez")
+    with pytest.raises(ValueError, match="altered bytes came"):
+        workdir.published("export", "a" * 12).adopt(folder, "shard")
+
+
+def test_a_published_folder_is_complete_for_one_fingerprint_only(workdir):
+    make(workdir.published("export", "a" * 12))
+    assert workdir.published("export", "a" * 12).complete
+    other = workdir.published("export", "b" * 12)
+    assert not other.complete
+    assert PublishedFolder(other.path).fingerprint == "a" * 12  # as a reader who knows no settings finds it
+    other.clear()
+    assert not other.path.exists()
+    make(other)
+    assert workdir.published("export", "b" * 12).complete
+    assert not workdir.published("export", "a" * 12).complete
+
+
+def test_a_cleared_folder_is_gone_and_can_be_made_again(folder):
+    make(folder)
+    assert folder.complete
+    folder.clear()
+    assert not folder.complete and not folder.path.exists()
+    folder.clear()
+    assert make(folder).complete
 
 
 # ---- JSON lines ----
@@ -322,7 +401,7 @@ def test_a_folder_that_another_library_wrote_is_committed_and_checked_as_a_whole
     [
         ('{"id": 1, "text": ', r"line 2: '\{\"id\": 1, \"text\": ' came, JSON is needed"),
         ("[1, 2]", r"line 2: '\[1, 2\]' came, a JSON object is needed; correct the line"),
-        ('{"id": 1}', r"line 2: it has the fields \['id'\], needed is 'text'; add it to the line"),
+        ('{"id": 1}', r"line 2: the fields \['id'\] came, needed is 'text'; add it"),
     ],
 )
 def test_a_malformed_line_is_named_by_file_and_number(tmp_path, line, fault):

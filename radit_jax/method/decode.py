@@ -1,0 +1,299 @@
+"""Answering: greedy generation, and Eq. 2 over the answers that the retrieved chunks give.
+
+    p_LM(y | x, C') = Σ_c p_LM(y | c∘x) p_R(c | x)
+
+The paper decodes under each chunk and takes the weighted average of the answers' probabilities. We score every
+unique answer under every chunk anew, which is Eq. 2 itself. An outcome is a whole generation: an answer with its
+terminator (any of the stop ids, whose probabilities add up), or `max_new_tokens` tokens without one. So the
+probabilities of all outcomes sum to 1, and `New` has no advantage over `New York`.
+
+A prompt is read once. Its keys and values serve the decoding, and then the scoring, where the candidate answers
+are branches that continue the prompt.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from radit_jax.method.losses import ensemble_log_prob
+from radit_jax.models.llama import KvCache, Llama
+
+STOP = -1  # as a target: any of the stop ids
+NOTHING = -2  # as a target: an unused slot
+
+Answer = tuple[int, ...]  # the tokens before the terminator
+TokenIds = Sequence[int] | np.ndarray
+
+
+class Prefilled(NamedTuple):
+    """R prompts that a model has read: what continuations need of them."""
+
+    cache: KvCache
+    lengths: Int[Array, " R"]
+    logits: Float[Array, "R V"]  # of the token after each prompt
+
+
+class PackedAnswers(NamedTuple):
+    """Up to U candidate answers for each of R prompts, end to end in C slots as branches of the prompt.
+
+    Answers (5, 6) and (7,), where `max_new_tokens` is more than 2:
+
+        first_targets    5  7               predicted by the prompt's last token
+        tokens           5  6     7    0
+        offsets          0  1     0    0    positions after the prompt
+        branch_ids       1  1     2    0    0 is an unused slot
+        targets          6  STOP  STOP NOTHING
+    """
+
+    tokens: Int[Array, "R C"]
+    offsets: Int[Array, "R C"]
+    branch_ids: Int[Array, "R C"]
+    targets: Int[Array, "R C"]
+    first_targets: Int[Array, "R U"]
+
+
+class Candidate(NamedTuple):
+    """An answer to a question and log p_LM(y | x, C'), Eq. 2, in nats."""
+
+    tokens: Answer
+    log_prob: float
+
+
+def answer_questions(
+    module: Llama,
+    params: Any,
+    prompts: Sequence[Sequence[TokenIds]],
+    retrieval_log_probs: Sequence[Sequence[float] | np.ndarray] | np.ndarray,
+    *,
+    max_new_tokens: int,
+    stop_ids: tuple[int, ...],
+    questions_per_batch: int = 16,
+) -> list[list[Candidate]]:
+    """The answers to each question by Eq. 2, the most probable first.
+
+    `prompts[i][k]` is question i behind its k-th chunk, as token ids, and `retrieval_log_probs[i][k]` that
+    chunk's log p_R; questions may have different numbers of chunks. The candidates are what greedy decoding
+    gives under each chunk. Batches hold questions of similar length, in sizes so rounded that few compile.
+    """
+    if any(len(chunks) == 0 for chunks in prompts):
+        raise ValueError(
+            "answer_questions: a question has no prompt; give one without Background for closed book"
+        )
+    num_chunks = max(map(len, prompts), default=0)
+    longest = np.array([max(map(len, chunks)) for chunks in prompts], int)
+    answers: list[list[Candidate]] = [[] for _ in prompts]
+    for batch in _batches(np.argsort(longest, kind="stable"), questions_per_batch):
+        tokens, lengths = _pad_prompts([prompts[i] for i in batch], questions_per_batch, num_chunks)
+        weights = np.full((questions_per_batch, num_chunks), -np.inf, np.float32)
+        for row, number in enumerate(batch):
+            weights[row, : len(prompts[number])] = retrieval_log_probs[number]
+        generated, prefilled = _prefill_and_decode(
+            module, params, tokens, lengths, max_new_tokens=max_new_tokens, stop_ids=stop_ids
+        )
+        found = _unique_answers(np.asarray(generated), lengths.reshape(weights.shape) > 0, stop_ids)
+        packed = pack_answers(found, max_new_tokens=max_new_tokens, num_answers=num_chunks)
+        log_probs = _ensemble(module, params, prefilled, packed, weights, stop_ids=stop_ids)
+        for number, own, scores in zip(batch, found, np.asarray(log_probs), strict=False):
+            ranked = sorted(zip(own, scores.tolist(), strict=False), key=lambda pair: -pair[1])
+            answers[number] = [Candidate(*pair) for pair in ranked]
+    return answers
+
+
+@functools.partial(jax.jit, static_argnames=("module", "max_new_tokens", "stop_ids"))
+def greedy(
+    module: Llama,
+    params: Any,
+    prompts: Int[Array, "R T"],
+    lengths: Int[Array, " R"],
+    *,
+    max_new_tokens: int,
+    stop_ids: tuple[int, ...],
+) -> Int[Array, "R {max_new_tokens}"]:
+    """The most probable next token, again and again: [R, max_new_tokens].
+
+    `prompts` are padded on the right to `lengths`. A generation holds the stop token that ended it; what comes
+    after is filled up with the first of `stop_ids`.
+    """
+    prefilled = prefill(module, params, prompts, lengths)
+    return decode(module, params, prefilled, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+
+
+def prefill(module: Llama, params: Any, prompts: Int[Array, "R T"], lengths: Int[Array, " R"]) -> Prefilled:
+    """Read prompts that are padded on the right; one of length 0 is none, and what it gives means nothing."""
+    real = jnp.arange(prompts.shape[1])[None] < lengths[:, None]
+    hidden, cache = module.apply(
+        {"params": params}, prompts, segment_ids=real.astype(jnp.int32), method="extend"
+    )
+    last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
+    return Prefilled(cache, lengths, module.apply({"params": params}, last, method="logits"))
+
+
+def decode(
+    module: Llama, params: Any, prefilled: Prefilled, *, max_new_tokens: int, stop_ids: tuple[int, ...]
+) -> Int[Array, "R {max_new_tokens}"]:
+    """Generate greedily after prompts that have been read, until all rows have stopped: see `greedy`."""
+    rows, prompt_slots = prefilled.cache.segment_ids.shape
+    stops = jnp.array(stop_ids, jnp.int32)
+
+    def going_on(state: Any) -> Bool[Array, ""]:
+        step, _, _, done = state
+        return (step < max_new_tokens) & ~done.all()
+
+    def advance(state: Any) -> Any:
+        step, cache, tokens, done = state
+        last = jax.lax.dynamic_slice_in_dim(tokens, step - 1, 1, axis=1)
+        hidden, block = module.apply(
+            {"params": params}, last, (prefilled.lengths + step - 1)[:, None], cache=cache, method="extend"
+        )
+        logits = module.apply({"params": params}, hidden[:, 0], method="logits")
+        token = jnp.where(done, stop_ids[0], jnp.argmax(logits, axis=-1).astype(jnp.int32))
+        tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[:, None], step, axis=1)
+        return step + 1, cache.write(block, prompt_slots + step - 1), tokens, done | jnp.isin(token, stops)
+
+    first = jnp.argmax(prefilled.logits, axis=-1).astype(jnp.int32)
+    tokens = jnp.full((rows, max_new_tokens), stop_ids[0], jnp.int32).at[:, 0].set(first)
+    done = jnp.isin(first, stops) | (prefilled.lengths == 0)
+    state = (jnp.int32(1), prefilled.cache.grow(max_new_tokens - 1), tokens, done)
+    return jax.lax.while_loop(going_on, advance, state)[2]
+
+
+def answer_log_probs(
+    module: Llama, params: Any, prefilled: Prefilled, answers: PackedAnswers, *, stop_ids: tuple[int, ...]
+) -> Float[Array, "R U"]:
+    """log p_LM(y | prompt) of each candidate in nats, with its terminator; 0 where there is no candidate."""
+    hidden, _ = module.apply(
+        {"params": params},
+        answers.tokens,
+        prefilled.lengths[:, None] + answers.offsets,
+        segment_ids=(answers.branch_ids > 0).astype(jnp.int32),
+        branch_ids=answers.branch_ids,
+        cache=prefilled.cache,
+        method="extend",
+    )
+    logits = module.apply({"params": params}, hidden, method="logits")
+    first = _target_log_probs(prefilled.logits[:, None], answers.first_targets, stop_ids)
+    later = _target_log_probs(logits, answers.targets, stop_ids)
+    # Branch 0 gathers the unused slots.
+    sums = jax.vmap(lambda values, ids: jax.ops.segment_sum(values, ids, first.shape[1] + 1))
+    return first + sums(later, answers.branch_ids)[:, 1:]
+
+
+def pack_answers(
+    answers: Sequence[Sequence[Answer]], *, max_new_tokens: int, num_answers: int
+) -> PackedAnswers:
+    """Lay out each prompt's candidates, `num_answers` at most, as arrays on the host.
+
+    An answer of `max_new_tokens` tokens was cut off, so no terminator belongs to it.
+    """
+    outcomes = [
+        [answer + (STOP,) if len(answer) < max_new_tokens else answer for answer in group]
+        for group in answers
+    ]
+    slots = _round_up(max(sum(len(outcome) - 1 for outcome in group) for group in outcomes))
+    tokens, offsets, branch_ids = np.zeros((3, len(answers), slots), np.int32)
+    targets = np.full((len(answers), slots), NOTHING, np.int32)
+    first_targets = np.full((len(answers), num_answers), NOTHING, np.int32)
+    for row, group in enumerate(outcomes):
+        start = 0
+        for number, outcome in enumerate(group):
+            place = slice(start, start := start + len(outcome) - 1)
+            first_targets[row, number] = outcome[0]
+            tokens[row, place] = outcome[:-1]
+            targets[row, place] = outcome[1:]
+            offsets[row, place] = np.arange(len(outcome) - 1)
+            branch_ids[row, place] = number + 1
+    return PackedAnswers(tokens, offsets, branch_ids, targets, first_targets)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "max_new_tokens", "stop_ids"))
+def _prefill_and_decode(
+    module: Llama,
+    params: Any,
+    prompts: Int[Array, "R T"],
+    lengths: Int[Array, " R"],
+    *,
+    max_new_tokens: int,
+    stop_ids: tuple[int, ...],
+) -> tuple[Int[Array, "R {max_new_tokens}"], Prefilled]:
+    prefilled = prefill(module, params, prompts, lengths)
+    tokens = decode(module, params, prefilled, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+    return tokens, prefilled
+
+
+@functools.partial(jax.jit, static_argnames=("module", "stop_ids"))
+def _ensemble(
+    module: Llama,
+    params: Any,
+    prefilled: Prefilled,
+    answers: PackedAnswers,
+    retrieval_log_probs: Float[Array, "B K"],
+    *,
+    stop_ids: tuple[int, ...],
+) -> Float[Array, "B U"]:
+    """Eq. 2 for B questions, each with U candidates, whose B · K prompts have been read."""
+    num_chunks = retrieval_log_probs.shape[1]
+    for_each_chunk = jax.tree.map(lambda x: jnp.repeat(x, num_chunks, axis=0), answers)
+    log_probs = answer_log_probs(module, params, prefilled, for_each_chunk, stop_ids=stop_ids)
+    log_probs = log_probs.reshape(-1, num_chunks, log_probs.shape[1])
+    chunk_mask = jnp.isfinite(retrieval_log_probs)
+    over_answers = jax.vmap(ensemble_log_prob, in_axes=(2, None, None), out_axes=1)
+    return over_answers(log_probs, retrieval_log_probs, chunk_mask)
+
+
+def _target_log_probs(
+    logits: Float[Array, "R C V"], targets: Int[Array, "R U"], stop_ids: tuple[int, ...]
+) -> Float[Array, "R U"]:
+    """Each target's log-probability, STOP's and NOTHING's (0) too; C may be 1, the same for all targets."""
+    chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[:, :, None], axis=-1)[..., 0]
+    stopped = jax.nn.logsumexp(logits[..., jnp.array(stop_ids)], axis=-1)
+    log_probs = jnp.where(targets == STOP, stopped, chosen) - jax.nn.logsumexp(logits, axis=-1)
+    return jnp.where(targets == NOTHING, 0.0, log_probs)
+
+
+def _batches(order: Int[np.ndarray, " n"], size: int) -> Iterator[list[int]]:
+    return (order[start : start + size].tolist() for start in range(0, len(order), size))
+
+
+def _pad_prompts(
+    prompts: Sequence[Sequence[TokenIds]], num_questions: int, num_chunks: int
+) -> tuple[Int[np.ndarray, "R T"], Int[np.ndarray, " R"]]:
+    """The prompts as rows, question by question, padded on the right; missing ones have length 0."""
+    width = _round_up(max(len(prompt) for chunks in prompts for prompt in chunks))
+    tokens = np.zeros((num_questions * num_chunks, width), np.int32)
+    lengths = np.zeros(num_questions * num_chunks, np.int32)
+    for question, chunks in enumerate(prompts):
+        for row, prompt in enumerate(chunks, question * num_chunks):
+            tokens[row, : len(prompt)] = prompt
+            lengths[row] = len(prompt)
+    return tokens, lengths
+
+
+def _unique_answers(
+    generated: Int[np.ndarray, "R A"], chunk_mask: Bool[np.ndarray, "B K"], stop_ids: tuple[int, ...]
+) -> list[list[Answer]]:
+    """What each question's chunks led to, each answer once, in the order of the chunks."""
+    ended = np.isin(generated, stop_ids)
+    lengths = np.where(ended.any(axis=1), ended.argmax(axis=1), generated.shape[1])
+    answers = [tuple(row[:length]) for row, length in zip(generated.tolist(), lengths, strict=True)]
+    num_chunks = chunk_mask.shape[1]
+    return [
+        list(dict.fromkeys(answers[first + k] for k in np.flatnonzero(mask)))
+        for first, mask in zip(range(0, len(answers), num_chunks), chunk_mask, strict=True)
+    ]
+
+
+def _round_up(size: int) -> int:
+    """`size` rounded up to 32, 48, 64, 96, 128, …, so that many sizes become few.
+
+    >>> [_round_up(size) for size in (1, 33, 49, 97)]
+    [32, 48, 64, 128]
+    """
+    unit = 16
+    while 4 * unit < size:
+        unit *= 2
+    return unit * max(2, -(-size // unit))

@@ -1,0 +1,157 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+
+from radit_jax.config import LlamaConfig
+from radit_jax.method.decode import answer_log_probs, answer_questions, greedy, pack_answers, prefill
+from radit_jax.models.llama import Llama
+
+STOPS = (1, 2)
+MODULE = Llama(
+    LlamaConfig(
+        vocab_size=6, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_size=8, ffn_size=24
+    )
+)
+RNG = np.random.default_rng(0)
+PROMPTS = [RNG.integers(0, 6, length).tolist() for length in (5, 3, 7, 4)]
+
+
+@pytest.fixture(scope="module")
+def params():
+    params = jax.jit(MODULE.init)(jax.random.key(2), jnp.zeros((1, 4), jnp.int32))["params"]
+    return jax.tree.map(lambda x: 25 * x if x.ndim > 1 else x, params)
+
+
+_logits = jax.jit(lambda params, tokens: MODULE.apply({"params": params}, tokens))
+
+
+def next_log_probs(params, tokens: list[int]) -> np.ndarray:
+    """The log-probabilities of what follows `tokens`, by one uncached pass over the padded row, in float64."""
+    row = jnp.array([tokens + [0] * (16 - len(tokens))], jnp.int32)
+    logits = np.asarray(_logits(params, row)[0, len(tokens) - 1], np.float64)
+    return logits - logsumexp(logits)
+
+
+def slow_greedy(params, prompt: list[int], max_new_tokens: int) -> tuple[int, ...]:
+    answer = ()
+    while len(answer) < max_new_tokens:
+        token = int(next_log_probs(params, prompt + list(answer)).argmax())
+        if token in STOPS:
+            break
+        answer += (token,)
+    return answer
+
+
+def slow_log_prob(params, prompt: list[int], answer: tuple[int, ...], max_new_tokens: int) -> float:
+    total = sum(next_log_probs(params, prompt + list(answer[:i]))[token] for i, token in enumerate(answer))
+    if len(answer) < max_new_tokens:
+        total += logsumexp(next_log_probs(params, prompt + list(answer))[list(STOPS)])
+    return float(total)
+
+
+def padded(prompts):
+    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+    rows = np.zeros((len(prompts), lengths.max() + 2), np.int32)
+    for row, prompt in zip(rows, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    return jnp.asarray(rows), jnp.asarray(lengths)
+
+
+@jax.jit
+def scores(params, rows, lengths, packed):
+    return answer_log_probs(MODULE, params, prefill(MODULE, params, rows, lengths), packed, stop_ids=STOPS)
+
+
+def fast_log_probs(params, prompts, answers, max_new_tokens) -> np.ndarray:
+    packed = pack_answers(answers, max_new_tokens=max_new_tokens, num_answers=max(map(len, answers)))
+    return np.asarray(scores(params, *padded(prompts), jax.tree.map(jnp.asarray, packed)))
+
+
+def test_generation_is_the_argmax_of_uncached_passes_and_ends_at_a_stop(params):
+    rows, lengths = padded(PROMPTS)
+    generated = np.asarray(greedy(MODULE, params, rows, lengths, max_new_tokens=6, stop_ids=STOPS))
+    answers = [slow_greedy(params, prompt, 6) for prompt in PROMPTS]
+    assert len({len(answer) for answer in answers}) > 1  # the rows stop at different times
+    for row, answer in zip(generated.tolist(), answers, strict=True):
+        assert tuple(row[: len(answer)]) == answer
+        assert set(row[len(answer) : len(answer) + 1]) <= set(STOPS)
+        assert set(row[len(answer) + 1 :]) <= {STOPS[0]}
+
+
+def test_generation_of_one_token_reads_only_the_prompt(params):
+    rows, lengths = padded(PROMPTS)
+    generated = greedy(MODULE, params, rows, lengths, max_new_tokens=1, stop_ids=STOPS)
+    expected = [[next_log_probs(params, prompt).argmax()] for prompt in PROMPTS]
+    np.testing.assert_array_equal(generated, expected)
+
+
+def test_answers_as_branches_of_a_cache_score_as_separate_sequences(params):
+    answers = [[(3, 4), (), (5, 5, 3, 0)], [(0,)], [(3,), (4, 3, 5)], [(4,)]]
+    got = fast_log_probs(params, PROMPTS, answers, max_new_tokens=4)
+    for row, (prompt, group) in enumerate(zip(PROMPTS, answers, strict=True)):
+        expected = [slow_log_prob(params, prompt, answer, 4) for answer in group]
+        np.testing.assert_allclose(got[row, : len(group)], expected, atol=4e-5)
+        assert (got[row, len(group) :] == 0).all()
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """Every generation of at most 3 of the 4 tokens that are no stop: 1 + 4 + 16 ended, 64 cut off."""
+    return [answer for length in range(4) for answer in itertools.product((0, 3, 4, 5), repeat=length)]
+
+
+def test_the_probabilities_of_all_answers_sum_to_one(params, outcomes):
+    log_probs = fast_log_probs(params, PROMPTS[:2], [outcomes] * 2, max_new_tokens=3)
+    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_a_longer_answer_can_beat_its_own_beginning(params, outcomes):
+    """Without the terminator `New` would always beat `New York`."""
+    log_probs = fast_log_probs(params, PROMPTS[:1], [outcomes], max_new_tokens=3)[0]
+    score = dict(zip(outcomes, log_probs.tolist(), strict=True))
+    assert any(score[answer] > score[answer[:-1]] for answer in outcomes if answer)
+    assert any(score[answer] < score[answer[:-1]] for answer in outcomes if answer)
+
+
+def brute_force(params, prompts, weights, max_new_tokens):
+    answers = dict.fromkeys(slow_greedy(params, prompt, max_new_tokens) for prompt in prompts)
+    for answer in answers:
+        log_probs = [slow_log_prob(params, prompt, answer, max_new_tokens) for prompt in prompts]
+        answers[answer] = logsumexp(np.array(log_probs) + weights)
+    return sorted(answers.items(), key=lambda item: -item[1])
+
+
+def test_answers_are_ranked_by_equation_2(params):
+    """Three questions in batches of two, with 3, 1 and 2 chunks, against sums in float64."""
+    prompts = [PROMPTS[:3], PROMPTS[3:], [PROMPTS[2], PROMPTS[0]]]
+    weights = [np.log([0.2, 0.5, 0.3]), np.log([1.0]), np.log([0.6, 0.4])]
+    answers = answer_questions(
+        MODULE, params, prompts, weights, max_new_tokens=5, stop_ids=STOPS, questions_per_batch=2
+    )
+    for got, chunks, weight in zip(answers, prompts, weights, strict=True):
+        expected = brute_force(params, chunks, weight, 5)
+        assert [candidate.tokens for candidate in got] == [answer for answer, _ in expected]
+        np.testing.assert_allclose([c.log_prob for c in got], [value for _, value in expected], atol=5e-5)
+
+
+def test_neither_the_order_of_chunks_nor_the_batch_changes_an_answer(params):
+    weights = np.log([0.1, 0.2, 0.3, 0.4])
+    options = {"max_new_tokens": 5, "stop_ids": STOPS}
+    (there,) = answer_questions(MODULE, params, [PROMPTS], [weights], **options, questions_per_batch=1)
+    back, other = answer_questions(
+        MODULE, params, [PROMPTS[::-1], PROMPTS[:1]], [weights[::-1], [0.0]], **options, questions_per_batch=2
+    )
+    assert [candidate.tokens for candidate in there] == [candidate.tokens for candidate in back]
+    np.testing.assert_allclose([c.log_prob for c in there], [c.log_prob for c in back], atol=1e-5)
+    assert len(other) == 1
+
+
+def test_no_questions_have_no_answers_and_a_question_needs_a_prompt(params):
+    options = {"max_new_tokens": 5, "stop_ids": STOPS}
+    assert answer_questions(MODULE, params, [], [], **options) == []
+    with pytest.raises(ValueError, match="answer_questions: a question has no prompt; give one without Back"):
+        answer_questions(MODULE, params, [[]], [[]], **options)

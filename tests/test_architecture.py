@@ -1,0 +1,64 @@
+"""Imports point down, and nothing that runs imports torch or TensorFlow."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "radit_jax"
+
+# A room may import from its own floor's line above and from every line before it, never from one after.
+FLOORS = (
+    ("config",),
+    ("text",),
+    ("models",),
+    ("method",),
+    ("runtime",),
+    ("data",),
+    ("lm", "retrieval"),
+    ("stages",),
+    ("pipeline",),
+    ("train", "ask", "selfcheck", "__init__"),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def imported_rooms(path: pathlib.Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom) and node.module == "radit_jax":
+            names = [f"radit_jax.{alias.name}" for alias in node.names]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("radit_jax.")}
+    return rooms
+
+
+def room_of(path: pathlib.Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def test_every_module_stands_on_a_floor() -> None:
+    assert {room_of(path) for path in PACKAGE.rglob("*.py")} == set(FLOOR_OF)
+
+
+def test_imports_point_down() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        for room in imported_rooms(path) - {room_of(path)}:
+            assert FLOOR_OF[room] < FLOOR_OF[room_of(path)], f"{path.relative_to(PACKAGE)} imports {room}"
+
+
+def test_stages_never_import_each_other() -> None:
+    for path in (PACKAGE / "stages").glob("*.py"):
+        assert "radit_jax.stages" not in path.read_text(), path.name
+
+
+def test_training_imports_neither_torch_nor_tensorflow() -> None:
+    modules = [
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in PACKAGE.rglob("[!_]*.py")
+    ]
+    code = f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
+    code += "print([name for name in ('torch', 'tensorflow') if name in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"

@@ -1,0 +1,67 @@
+import pathlib
+
+import pytest
+
+from radit_jax import config
+
+TINY = str(pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py")
+
+
+def test_an_override_is_parsed_by_the_type_of_its_setting() -> None:
+    changed = config.override(
+        config.load(TINY), ["seed=3", "r_ft.tau=0.5", "lm_ft.force_gold=true", "r_ft.target=posterior"]
+    )
+    assert (changed.seed, changed.r_ft.tau, changed.lm_ft.force_gold) == (3, 0.5, True)
+    assert changed.r_ft.target == "posterior"
+
+
+def test_an_override_reaches_nested_settings() -> None:
+    changed = config.override(config.load(TINY), ["base.lm.optimizer.steps=7"])
+    assert changed.base.lm.optimizer.steps == 7
+    assert changed.base.lm.model == config.load(TINY).base.lm.model
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("r_ft.tua=1", "RFtConfig has no setting 'tua'; did you mean 'tau'?"),
+        ("rft.tau=1", "did you mean 'r_ft'?"),
+        ("r_ft.tau", "no value; write --set section.field=value"),
+        ("r_ft.tau=warm", "'warm' came; needed is a number"),
+        ("lm_ft.batch_size=1.5", "needed is a whole number"),
+        ("r_ft.target=best", "needed is one of lsr, posterior"),
+        ("lm_ft.force_gold=1", "needed is true or false"),
+        ("seed.x=1", "without settings of its own"),
+        ("r_ft=1", "section.field=value"),
+        ("name=other", "no setting 'name'"),
+    ],
+)
+def test_a_wrong_override_says_what_would_be_right(assignment: str, message: str) -> None:
+    with pytest.raises(ValueError, match="--set") as error:
+        config.override(config.load(TINY), [assignment])
+    assert message in str(error.value)
+
+
+def test_a_missing_experiment_file_is_named(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="no file"):
+        config.load(str(tmp_path / "absent.py"))
+
+
+def test_a_file_without_an_experiment_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(ValueError, match=r"defines no function experiment\(\)"):
+        config.load(str(tmp_path / "empty.py"))
+
+
+@pytest.mark.parametrize(
+    "assignment", ["r_ft.tau=0", "lm_ft.text_fraction=1.0", "lm_ft.chunks_per_example=0", "r_ft.temperature=-1"]
+)
+def test_settings_that_cannot_work_are_refused_before_any_stage(assignment: str) -> None:
+    with pytest.raises(ValueError, match=assignment.partition("=")[0].partition(".")[0]):
+        config.check(config.override(config.load(TINY), [assignment]))
+
+
+def test_an_installed_package_can_hold_a_checkpoint() -> None:
+    assert config.checkpoint_folder("package:numpy/linalg").endswith("numpy/linalg")
+    with pytest.raises(ValueError, match="'no_such_package' is not installed"):
+        config.checkpoint_folder("package:no_such_package/model")

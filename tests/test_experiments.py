@@ -1,0 +1,38 @@
+"""Every experiment loads, and a golden text shows in a diff what a change does to its settings."""
+
+import json
+import pathlib
+
+import pytest
+
+from radit_jax import config, pipeline
+from radit_jax.runtime.store import canonical
+
+ROOT = pathlib.Path(__file__).parent
+EXPERIMENTS = sorted((ROOT.parent / "experiments").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_settings_are_those_on_record(path: pathlib.Path) -> None:
+    """After a wanted change: delete the file under tests/golden, run this, and commit what it wrote."""
+    settings = json.dumps(canonical(config.load(str(path))), indent=1) + "\n"
+    golden = ROOT / "golden" / f"{path.stem}.json"
+    if not golden.exists():
+        golden.write_text(settings)
+    assert settings == golden.read_text()
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_its_settings_fit_together_and_its_name_is_its_files(path: pathlib.Path) -> None:
+    experiment = config.load(str(path))
+    config.check(experiment)
+    assert experiment.name == path.stem
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_stage_stands_behind_those_it_reads(path: pathlib.Path) -> None:
+    seen: set[str] = set()
+    for stage in pipeline.stages(config.load(str(path))).values():
+        assert set(stage.inputs.values()) <= seen
+        assert stage.kind in pipeline.KINDS
+        seen.add(stage.name)

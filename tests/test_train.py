@@ -1,0 +1,202 @@
+"""The command line, whole: a world of a few entities through every stage, then what users do next to it."""
+
+import contextlib
+import io
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import radit_jax
+from radit_jax import ask, train
+
+SMALL = [
+    "data.train_entities=12",
+    "data.dev_entities=4",
+    "data.test_entities=5",
+    "data.pretraining_entities=40",
+    "data.documents=80",
+    "data.encoder_groups=40",
+    "base.lm.optimizer.steps=4",
+    "base.lm.batch_size=8",
+    "base.lm.model.hidden_size=32",
+    "base.lm.model.head_size=8",
+    "base.retriever.optimizer.steps=4",
+    "base.retriever.groups_per_batch=4",
+    "lm_ft.optimizer.steps=4",
+    "lm_ft.batch_size=8",
+    "lm_ft.validate_every=2",
+    "lm_ft.checkpoint_every=2",
+    "score.batch_size=8",
+    "score.shard_size=300",
+    "r_ft.optimizer.steps=4",
+    "r_ft.batch_size=16",
+    "r_ft.refresh_every=2",
+    "r_ft.validate_every=2",
+    "evaluate.batch_size=8",
+    "evaluate.bootstrap_samples=50",
+]
+
+
+def run(workdir: pathlib.Path, *options: str, small: bool = True) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `radit_jax.train`."""
+    settings = [f"--set={assignment}" for assignment in SMALL] if small else []
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = train.main([f"--workdir={workdir}", *settings, *options])
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("run")
+    code, _, err = run(folder, "--stage=all")
+    assert code == 0, err
+    return folder
+
+
+def test_the_command_line_is_frozen() -> None:
+    options = {action.option_strings[0]: action.default for action in train.parser()._actions}
+    assert options == {
+        "-h": "==SUPPRESS==",
+        "--stage": "all",
+        "--experiment": str(train.TINY),
+        "--workdir": None,
+        "--set": [],
+        "--dry-run": False,
+        "--prune": False,
+    }
+
+
+def test_results_have_every_figure_with_its_interval(workdir: pathlib.Path) -> None:
+    results = json.loads((workdir / "results.json").read_text())
+    assert set(results["systems"]) == {"closed_book", "base", "lm_ft", "r_ft", "radit"}
+    assert set(results["gains"]) == {"lm_ft-base", "r_ft-base", "radit-lm_ft", "radit-base"}
+    assert set(results["context"]) == {"base_lm", "lm_ft_lm"}
+    assert set(results["context"]["base_lm"]) == {"gold", "retrieved", "random", "none"}
+    recalls = {f"{kind}_recall@{k}" for kind in ("gold", "answer") for k in (1, 5, 10)}
+    assert set(results["retrieval"]["r_ft"]) == {*recalls, "mrr"}
+    assert results["num_questions"] == 15
+    nll = results["systems"]["radit"]["answer_nll"]
+    assert nll["low"] <= nll["value"] <= nll["high"]
+
+
+def test_predictions_show_chunks_with_weights_that_sum_to_one(workdir: pathlib.Path) -> None:
+    lines = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 15
+    for line in lines:
+        assert len(line["chunks"]) == 10
+        np.testing.assert_allclose(sum(chunk["p_R"] for chunk in line["chunks"]), 1, rtol=1e-4)
+        probabilities = [answer["probability"] for answer in line["answers"]]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) <= 1 + 1e-4
+
+
+def test_a_finished_run_is_current_and_runs_nothing_again(workdir: pathlib.Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in workdir.glob("*/*/manifest.json")}
+    code, out, _ = run(workdir, "--stage=all")
+    assert code == 0
+    assert "everything is current" in out
+    assert {path: path.stat().st_mtime_ns for path in workdir.glob("*/*/manifest.json")} == before
+
+
+def test_a_changed_setting_reruns_only_what_depends_on_it(workdir: pathlib.Path) -> None:
+    _, out, _ = run(workdir, "--dry-run", "--set=r_ft.tau=0.5")
+    would_run = {line.split()[2]: line for line in out.splitlines() if line.startswith("would run")}
+    assert set(would_run) == {"r_ft", "evaluate", "export"}
+    assert "r_ft.tau 0.02 → 0.5" in would_run["r_ft"]
+    assert "what it reads has changed" in would_run["evaluate"]
+
+
+def test_the_mesh_and_paths_change_no_fingerprint(workdir: pathlib.Path) -> None:
+    _, out, _ = run(workdir, "--dry-run", "--set=mesh.fsdp=4")
+    assert "would run" not in out
+
+
+def test_an_unknown_stage_is_refused(tmp_path: pathlib.Path) -> None:
+    code, _, err = run(tmp_path / "new", "--stage=rft")
+    assert code == 1
+    assert "no stage 'rft'; there are corpus, base," in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_experiments_workdir_is_refused(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    other = tmp_path / "other.py"
+    other.write_text(
+        "from dataclasses import replace\nimport sys\n"
+        f"sys.path.insert(0, {str(train.TINY.parent)!r})\nimport tiny\n"
+        "def experiment():\n    return replace(tiny.experiment(), name='other')\n"
+    )
+    code, _, err = run(workdir, f"--experiment={other}")
+    assert code == 1
+    assert "'tiny'" in err
+    assert "--workdir" in err
+
+
+def test_more_chunks_than_the_corpus_has_are_refused(workdir: pathlib.Path) -> None:
+    code, _, err = run(workdir, "--stage=retrieve", "--set=retrieve.num_chunks=100")
+    assert code == 1
+    assert "retrieve.num_chunks: 100" in err
+
+
+def test_an_altered_output_is_found_by_who_reads_it(workdir: pathlib.Path) -> None:
+    scores = next(workdir.glob("score/*/scores.npz"))
+    whole = scores.read_bytes()
+    scores.write_bytes(whole[:-3] + b"xxx")
+    try:
+        code, _, err = run(workdir, "--stage=r_ft", "--set=r_ft.tau=0.3")
+    finally:
+        scores.write_bytes(whole)
+    assert code == 1
+    assert str(scores) in err
+    assert "damaged" in err
+
+
+def test_the_export_loads_bit_equal_in_a_fresh_process(workdir: pathlib.Path) -> None:
+    _, params, _ = radit_jax.load(str(workdir / "export" / "lm"))
+    here = sum(float(np.abs(np.asarray(leaf, np.float64)).sum()) for leaf in jax.tree.leaves(params))
+    code = (
+        "import sys, jax, numpy as np, radit_jax\n"
+        "module, params, tokenizer = radit_jax.load(sys.argv[1])\n"
+        "print(repr(sum(float(np.abs(np.asarray(x, np.float64)).sum()) for x in jax.tree.leaves(params))))\n"
+        "ids = np.array([tokenizer.encode('Q: Who?')])\n"
+        "print(radit_jax.generate(module, params, ids, max_new_tokens=3).shape)\n"
+    )
+    command = [sys.executable, "-c", code, str(workdir / "export" / "lm")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+    assert float(printed[0]) == here
+    assert printed[1] == "(1, 3)"
+
+
+def test_r_ft_changes_the_query_encoder_and_nothing_else(workdir: pathlib.Path) -> None:
+    base = next(path.parent for path in workdir.glob("base/*/query_encoder"))
+    _, chunk_encoder, _ = radit_jax.load(str(base / "chunk_encoder"))
+    _, exported, _ = radit_jax.load(str(workdir / "export" / "chunk_encoder"))
+    jax.tree.map(np.testing.assert_array_equal, chunk_encoder, exported)
+
+
+def test_ask_answers_from_the_export_alone(
+    workdir: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workdir / "export").rename(tmp_path / "export")
+    try:
+        assert ask.main(["Where does Hob Crane stand?", f"--export={tmp_path / 'export'}"]) == 0
+        shown = capsys.readouterr().out
+        assert "chunks after R-ft" in shown
+        assert "chunks before R-ft" in shown
+        (tmp_path / "questions.jsonl").write_text('{"question": "Who?"}\n{"question": "Where?"}\n')
+        assert ask.main([f"--export={tmp_path / 'export'}", f"--file={tmp_path / 'questions.jsonl'}"]) == 0
+        assert [json.loads(line)["question"] for line in capsys.readouterr().out.splitlines()] == ["Who?", "Where?"]
+    finally:
+        (tmp_path / "export").rename(workdir / "export")
+
+
+def test_ask_without_an_export_says_how_to_make_one(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask.main(["Who?", f"--workdir={tmp_path}"]) == 1
+    assert "run --stage=export" in capsys.readouterr().err
