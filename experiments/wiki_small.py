@@ -65,10 +65,10 @@ def experiment() -> Experiment:
                 ),
                 init="mimetic",
                 optimizer=OptimizerConfig(
-                    name="muon", steps=500, peak_lr=1.5e-3, adam_lr=2e-3, warmup_steps=20, decay_from=0.6
+                    name="muon", steps=370, peak_lr=1.5e-3, adam_lr=2e-3, warmup_steps=10, decay_from=0.6
                 ),
                 batch_size=16,
-                sequence_length=320,
+                sequence_length=288,
             ),
             retriever=FOUR_LAYERS,
         ),

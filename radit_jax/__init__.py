@@ -1,7 +1,7 @@
 """RA-DIT, retrieval-augmented dual instruction tuning (arXiv 2310.01352), in JAX.
 
-    module, params, tokenizer = radit_jax.load("runs/tiny/export/lm")
-    ids = radit_jax.generate(module, params, ids, max_new_tokens=16)
+module, params, tokenizer = radit_jax.load("runs/tiny/export/lm")
+ids = radit_jax.generate(module, params, ids, max_new_tokens=16)
 """
 
 from typing import Any

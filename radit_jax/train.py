@@ -124,7 +124,7 @@ def prune(run: Run) -> None:
     for folder in run.workdir.superseded(run.folders.values()):
         answer = input(f"delete {folder}? [y/N] ")
         if answer.strip().lower() == "y":
-            folder.rmtree()
+            folder.clear()
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ Two sequences in a row of 12 positions:
     branch_ids         0      0     1    1     2    2    2      1      1    1    0    0
 
     targets            blue   not   green  me
-    target_slots       2      4     5      8       the position before it in its own branch; for a branch's first
-    target_items       0      1     1      2       token the end of the trunk. Items number the row's branches.
+    target_slots       2      4     5      8       the position before it in its own branch, or, for the first
+    target_items       0      1     1      2       token of a branch, the trunk's end; items number branches
 
     attention          0 1 2 3 4 5 6 7 8 9 .
                     0  1 . . . . . . . . . .

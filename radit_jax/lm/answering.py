@@ -1,4 +1,4 @@
-"""Answering with Eq. 2: a language model, questions, their chunks with their weights; answers by probability."""
+"""Answering with Eq. 2: questions, their chunks and their weights in, answers by probability out."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -49,7 +49,9 @@ def answer(
                 questions_per_batch=max(1, settings.prompts_per_batch // chunk_rows.shape[1]),
             )
             for candidates in found:
-                texts = [(model.tokenizer.decode(c.tokens).strip(), float(np.exp(c.log_prob))) for c in candidates]
+                texts = [
+                    (model.tokenizer.decode(c.tokens).strip(), float(np.exp(c.log_prob))) for c in candidates
+                ]
                 answers.append([Answer(*pair) for pair in texts])
             bar.advance(len(found))
     return answers

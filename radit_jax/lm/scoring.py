@@ -1,4 +1,4 @@
-"""LSR scoring: log p_LM(y | c∘x) of many (example, chunk) pairs, each chunk read once for all its examples."""
+"""LSR scoring: log p_LM(y | c∘x) of (example, chunk) pairs, each chunk read once for all its examples."""
 
 import functools
 from collections.abc import Sequence

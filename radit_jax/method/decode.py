@@ -2,13 +2,13 @@
 
     p_LM(y | x, C') = Σ_c p_LM(y | c∘x) p_R(c | x)
 
-The paper decodes under each chunk and takes the weighted average of the answers' probabilities. We score every
-unique answer under every chunk anew, which is Eq. 2 itself. An outcome is a whole generation: an answer with its
+The paper decodes under each chunk and averages the answers' probabilities by p_R. We score every unique
+answer under every chunk anew, which is Eq. 2 itself. An outcome is a whole generation: an answer with its
 terminator (any of the stop ids, whose probabilities add up), or `max_new_tokens` tokens without one. So the
 probabilities of all outcomes sum to 1, and `New` has no advantage over `New York`.
 
-A prompt is read once. Its keys and values serve the decoding, and then the scoring, where the candidate answers
-are branches that continue the prompt.
+A prompt is read once. Its keys and values serve the decoding, and then the scoring, where the candidate
+answers are branches that continue the prompt.
 """
 
 import functools
@@ -116,21 +116,19 @@ def greedy(
 ) -> Int[Array, "R {max_new_tokens}"]:
     """The most probable next token, again and again: [R, max_new_tokens].
 
-    `prompts` are padded on the right to `lengths`. A generation holds the stop token that ended it; what comes
-    after is filled up with the first of `stop_ids`.
+    `prompts` are padded on the right to `lengths`. A generation holds the stop token that ended it, and after it
+    the first of `stop_ids` again and again.
     """
     prefilled = prefill(module, params, prompts, lengths)
     return decode(module, params, prefilled, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
 
 
 def prefill(module: Llama, params: Any, prompts: Int[Array, "R T"], lengths: Int[Array, " R"]) -> Prefilled:
-    """Read prompts that are padded on the right; one of length 0 is none, and what it gives means nothing."""
+    """Read prompts that are padded on the right; what one of length 0 gives means nothing."""
     real = jnp.arange(prompts.shape[1])[None] < lengths[:, None]
-    hidden, cache = module.apply(
-        {"params": params}, prompts, segment_ids=real.astype(jnp.int32), method="extend"
-    )
+    hidden, cache = _call(module, params, "extend", prompts, segment_ids=real.astype(jnp.int32))
     last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
-    return Prefilled(cache, lengths, module.apply({"params": params}, last, method="logits"))
+    return Prefilled(cache, lengths, _call(module, params, "logits", last))
 
 
 def decode(
@@ -147,10 +145,9 @@ def decode(
     def advance(state: Any) -> Any:
         step, cache, tokens, done = state
         last = jax.lax.dynamic_slice_in_dim(tokens, step - 1, 1, axis=1)
-        hidden, block = module.apply(
-            {"params": params}, last, (prefilled.lengths + step - 1)[:, None], cache=cache, method="extend"
-        )
-        logits = module.apply({"params": params}, hidden[:, 0], method="logits")
+        positions = (prefilled.lengths + step - 1)[:, None]
+        hidden, block = _call(module, params, "extend", last, positions, cache=cache)
+        logits = _call(module, params, "logits", hidden[:, 0])
         token = jnp.where(done, stop_ids[0], jnp.argmax(logits, axis=-1).astype(jnp.int32))
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[:, None], step, axis=1)
         return step + 1, cache.write(block, prompt_slots + step - 1), tokens, done | jnp.isin(token, stops)
@@ -166,16 +163,17 @@ def answer_log_probs(
     module: Llama, params: Any, prefilled: Prefilled, answers: PackedAnswers, *, stop_ids: tuple[int, ...]
 ) -> Float[Array, "R U"]:
     """log p_LM(y | prompt) of each candidate in nats, with its terminator; 0 where there is no candidate."""
-    hidden, _ = module.apply(
-        {"params": params},
+    hidden, _ = _call(
+        module,
+        params,
+        "extend",
         answers.tokens,
         prefilled.lengths[:, None] + answers.offsets,
         segment_ids=(answers.branch_ids > 0).astype(jnp.int32),
         branch_ids=answers.branch_ids,
         cache=prefilled.cache,
-        method="extend",
     )
-    logits = module.apply({"params": params}, hidden, method="logits")
+    logits = _call(module, params, "logits", hidden)
     first = _target_log_probs(prefilled.logits[:, None], answers.first_targets, stop_ids)
     later = _target_log_probs(logits, answers.targets, stop_ids)
     # Branch 0 gathers the unused slots.
@@ -186,7 +184,7 @@ def answer_log_probs(
 def pack_answers(
     answers: Sequence[Sequence[Answer]], *, max_new_tokens: int, num_answers: int
 ) -> PackedAnswers:
-    """Lay out each prompt's candidates, `num_answers` at most, as arrays on the host.
+    """Lay out each prompt's candidates, `num_answers` at most, as arrays.
 
     An answer of `max_new_tokens` tokens was cut off, so no terminator belongs to it.
     """
@@ -207,7 +205,7 @@ def pack_answers(
             targets[row, place] = outcome[1:]
             offsets[row, place] = np.arange(len(outcome) - 1)
             branch_ids[row, place] = number + 1
-    return PackedAnswers(tokens, offsets, branch_ids, targets, first_targets)
+    return PackedAnswers(*map(jnp.asarray, (tokens, offsets, branch_ids, targets, first_targets)))
 
 
 @functools.partial(jax.jit, static_argnames=("module", "max_new_tokens", "stop_ids"))
@@ -253,6 +251,10 @@ def _target_log_probs(
     stopped = jax.nn.logsumexp(logits[..., jnp.array(stop_ids)], axis=-1)
     log_probs = jnp.where(targets == STOP, stopped, chosen) - jax.nn.logsumexp(logits, axis=-1)
     return jnp.where(targets == NOTHING, 0.0, log_probs)
+
+
+def _call(module: Llama, params: Any, method: str, *inputs: Any, **named_inputs: Any) -> Any:
+    return module.apply({"params": params}, *inputs, **named_inputs, method=method)
 
 
 def _batches(order: Int[np.ndarray, " n"], size: int) -> Iterator[list[int]]:

@@ -90,7 +90,7 @@ def posterior_log_prob(
 ) -> Float[Array, "B K"]:
     """Log p(c | x, y) ∝ log p_R(c | x) + log p_LSR(c | x, y), a target for R-ft of our own.
 
-    p_R is the untuned retriever's. With `sum_log_prob` and τ = 1 it is the exact posterior of Eq. 2's mixture.
+    p_R is the untuned retriever's. With `sum_log_prob` and τ = 1 it is the posterior of Eq. 2's mixture.
     """
     return _masked_log_softmax(retrieval_log_probs + lsr_log_probs, chunk_mask)
 

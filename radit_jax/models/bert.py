@@ -65,7 +65,7 @@ class Encoder(nn.Module):
             Layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             length=self.config.num_layers,
         )
         pairs = jnp.broadcast_to(mask[:, None], (*mask.shape, mask.shape[1]))

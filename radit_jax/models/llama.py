@@ -44,14 +44,21 @@ class KvCache(NamedTuple):
 
     def write(self, block: "KvCache", slot: Int[Array, ""] | int) -> "KvCache":
         """The same cache with `block` in the slots from `slot` on."""
-        slots = KvCache(keys=2, values=2, segment_ids=1, branch_ids=1)  # their axis
-        update = jax.lax.dynamic_update_slice_in_dim
-        return KvCache(*(update(*each, slot, axis) for *each, axis in zip(self, block, slots, strict=True)))
+
+        def put(name: str, axis: int) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(getattr(self, name), getattr(block, name), slot, axis)
+
+        return KvCache(put("keys", 2), put("values", 2), put("segment_ids", 1), put("branch_ids", 1))
 
     def grow(self, slots: int) -> "KvCache":
         """The same cache with so many unwritten slots after its own."""
-        wide, ids = [(0, 0), (0, 0), (0, slots), (0, 0), (0, 0)], [(0, 0), (0, slots)]
-        return KvCache(*(jnp.pad(old, wide if old.ndim == 5 else ids) for old in self))
+
+        def pad(array: Array, axis: int) -> Array:
+            return jnp.pad(array, [(0, slots if i == axis else 0) for i in range(array.ndim)])
+
+        return KvCache(
+            pad(self.keys, 2), pad(self.values, 2), pad(self.segment_ids, 1), pad(self.branch_ids, 1)
+        )
 
 
 def init_cache(config: LlamaConfig, batch: int, length: int, dtype: Any = jnp.float32) -> KvCache:
@@ -137,7 +144,7 @@ class Decoder(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast, 0),
+            in_axes=(nn.broadcast, nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
             length=self.config.num_layers,
         )
         self.embed_tokens = nn.Embed(

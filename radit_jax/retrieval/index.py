@@ -41,10 +41,13 @@ class ExactIndex:
         `exclude` names one row for each query that must not be returned; −1 excludes none.
         """
         _check_k(k, len(self.embeddings), exclude)
+        _check_finite("queries", queries)
         exclude = np.full(len(queries), -1) if exclude is None else exclude
-        blocks = [slice(start, start + _QUERY_BLOCK) for start in range(0, len(queries), _QUERY_BLOCK)]
-        found = [_exact_block(self.embeddings, queries[block], k, exclude[block]) for block in blocks]
-        return _stack(found, k)
+        rows, scores = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.float32)
+        for start in range(0, len(queries), _QUERY_BLOCK):
+            block = slice(start, start + _QUERY_BLOCK)
+            rows[block], scores[block] = _exact_block(self.embeddings, queries[block], k, exclude[block])
+        return rows, scores
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes what `load` needs beside the embeddings."""
@@ -64,6 +67,7 @@ class ScannIndex:
     ) -> tuple[Rows, Float[np.ndarray, "Q K"]]:
         """As `ExactIndex.search`, but a query may miss a chunk: see `facts["recall@10"]`."""
         _check_k(k, len(self.embeddings), exclude)
+        _check_finite("queries", queries)
         if not len(queries):  # which ScaNN refuses
             return self._exact.search(queries, k)
         exclude = np.full(len(queries), -1) if exclude is None else exclude
@@ -109,12 +113,15 @@ def build(
     """
     if not len(embeddings):
         raise ValueError("index: 0 chunks came, at least one is needed; look at the corpus")
+    _check_finite("chunks", embeddings)
     if kind == "exact" or (kind == "auto" and len(embeddings) < SMALL_CORPUS):
         return ExactIndex(embeddings)
     scann = _import_scann()
     if scann is None:
         logging.getLogger(__name__).warning("index: ScaNN has no package here, so exact search serves")
         return ExactIndex(embeddings)
+    if not len(held_out):
+        raise ValueError("index: 0 queries to tune ScaNN with came, some are needed; set index.kind=exact")
     num_leaves = max(1, round(math.sqrt(len(embeddings))))
     # k-means++ and not ScaNN's default, a random start, with which two builds give different trees.
     builder = (
@@ -153,19 +160,27 @@ def recall_at_k(found: Int[np.ndarray, "Q F"], wanted: Int[np.ndarray, "Q K"]) -
     >>> recall_at_k(np.array([[1, 2], [5, 6]]), np.array([[2, 3], [6, 5]]))
     0.75
     """
-    return float((wanted[:, :, None] == found[:, None, :]).any(axis=2).mean())
+    return float(_recalls(found, wanted).mean())
+
+
+def _recalls(found: Int[np.ndarray, "Q F"], wanted: Int[np.ndarray, "Q K"]) -> Float[np.ndarray, " Q"]:
+    return (wanted[:, :, None] == found[:, None, :]).any(axis=2).mean(axis=1)
 
 
 def _tune(index: ScannIndex, held_out: Queries, target_recall: float) -> ScannIndex:
-    """Searches more leaves, then reorders more of what they hold, until the recall is reached."""
+    """Searches more leaves, then reorders more of what they hold, until the recall is reached.
+
+    The recall has to be two standard errors above the target, so that other queries reach it too.
+    """
     k = min(_TUNING_K, len(index.embeddings))
     wanted, _ = ExactIndex(index.embeddings).search(held_out, k)
     num_leaves, leaves, reorder = index.facts["num_leaves"], max(1, index.facts["num_leaves"] // 20), 200
     while True:
         index.facts |= {"leaves_to_search": leaves, "reorder": reorder}
-        recall = recall_at_k(index.search(held_out, k)[0], wanted)
-        if recall >= target_recall or (leaves == num_leaves and reorder >= len(index.embeddings)):
-            index.facts |= {"recall@10": recall, "held_out_queries": len(held_out)}
+        recalls = _recalls(index.search(held_out, k)[0], wanted)
+        reached = recalls.mean() - 2 * recalls.std() / math.sqrt(len(recalls)) >= target_recall
+        if reached or (leaves == num_leaves and reorder >= len(index.embeddings)):
+            index.facts |= {"recall@10": float(recalls.mean()), "held_out_queries": len(held_out)}
             return index
         if leaves < num_leaves:
             leaves = min(num_leaves, math.ceil(leaves * 1.4))
@@ -232,18 +247,21 @@ def _rounding_bound(embeddings: Embeddings, queries: Queries) -> Float[np.ndarra
     return queries.shape[1] * np.finfo(np.float32).eps * np.linalg.norm(queries, axis=1) * longest
 
 
-def _stack(found: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
-    if not found:
-        return np.empty((0, k), np.int32), np.empty((0, k), np.float32)
-    return np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found])
-
-
 def _check_k(k: int, num_chunks: int, exclude: np.ndarray | None) -> None:
     available = num_chunks - (exclude is not None and bool((exclude >= 0).any()))
     if not 0 < k <= available:
         raise ValueError(
             f"index: {k} chunks a query came, needed are 1 to {available} of a corpus of {num_chunks}; "
             f"lower the number of chunks to retrieve"
+        )
+
+
+def _check_finite(what: str, vectors: Float[np.ndarray, "n D"]) -> None:
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"index: {len(bad)} of {len(vectors)} {what} came with NaN or infinity "
+            f"(the first is row {bad[0]}), finite vectors are needed; look at the encoder"
         )
 
 

@@ -207,7 +207,8 @@ def _take(tensors: Tensors, name: str, num_layers: int, where: str) -> np.ndarra
 def _parameter_shapes(module: Llama | Bert) -> dict[str, tuple[int, ...]]:
     inputs = [jnp.zeros((1, 1), jnp.int32)] + [jnp.ones((1, 1), bool)] * isinstance(module, Bert)
     variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-    return {path: leaf.shape for path, leaf in flatten_dict(variables["params"], sep="/").items()}
+    leaves: dict[str, Any] = flatten_dict(variables["params"], sep="/")
+    return {path: leaf.shape for path, leaf in leaves.items()}
 
 
 def _read_config(folder: epath.PathLike) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 """What a person sees of a long loop: a progress bar on stderr, and metrics on disk."""
 
+import io
 import json
 import os
 import pathlib
-import struct
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any, TypeVar
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 Item = TypeVar("Item")
 
@@ -137,7 +141,7 @@ class Metrics:
         fresh = self.path.with_name(f"{self.path.name}.new")
         fresh.write_text(_json_lines(lines))
         fresh.replace(self.path)
-        self.tensorboard.write_bytes(_FIRST_EVENT + b"".join(_event(line) for line in lines))
+        self.tensorboard.write_bytes(_first_event() + b"".join(_event(line) for line in lines))
 
 
 def _belongs(line_name: str, name: str) -> bool:
@@ -149,66 +153,23 @@ def _json_lines(lines: Iterable[dict[str, Any]]) -> str:
 
 
 # ---- TensorBoard's event files ----
-#
-# TFRecords of `tensorflow.Event` messages. These few fields are quickly written by hand; the libraries that
-# write them import torch or TensorFlow.
+
+
+def _first_event() -> bytes:
+    return _record(Event(wall_time=0.0, file_version="brain.Event:2"))
 
 
 def _event(line: Mapping[str, Any]) -> bytes:
     """A line of metrics as a record of scalars `name/key`."""
-    values = {f"{line['name']}/{key}": line[key] for key in line if key not in ("step", "name", "time")}
-    scalars = [_bytes(1, _bytes(1, tag.encode()) + _float(2, value)) for tag, value in values.items()]
-    return _record(_double(1, line["time"]) + _int(2, line["step"]) + _bytes(5, b"".join(scalars)))
+    values = [
+        Summary.Value(tag=f"{line['name']}/{key}", simple_value=line[key])
+        for key in line
+        if key not in ("step", "name", "time")
+    ]
+    return _record(Event(wall_time=line["time"], step=line["step"], summary=Summary(value=values)))
 
 
-def _record(message: bytes) -> bytes:
-    length = struct.pack("<Q", len(message))
-    return length + _masked_crc(length) + message + _masked_crc(message)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes(out) + bytes([value])
-
-
-def _int(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _double(field: int, value: float) -> bytes:
-    return _varint(field << 3 | 1) + struct.pack("<d", value)
-
-
-def _bytes(field: int, value: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(value)) + value
-
-
-def _float(field: int, value: float) -> bytes:
-    return _varint(field << 3 | 5) + struct.pack("<f", value)
-
-
-def _crc_table() -> list[int]:
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-        table.append(byte)
-    return table
-
-
-_CRC_TABLE = _crc_table()
-
-
-def _masked_crc(data: bytes) -> bytes:
-    """CRC-32C (Castagnoli), masked as TFRecord demands."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-_FIRST_EVENT = _record(_double(1, 0.0) + _bytes(3, b"brain.Event:2"))
+def _record(event: Event) -> bytes:
+    buffer = io.BytesIO()
+    RecordWriter(buffer).write(event.SerializeToString())
+    return buffer.getvalue()

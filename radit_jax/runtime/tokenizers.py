@@ -14,7 +14,7 @@ import tokenizers
 from etils import epath
 from jaxtyping import Bool, Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 LM_SPECIALS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}  # ids 0, 1, 2
 ENCODER_SPECIALS = {
@@ -171,4 +171,9 @@ def load_tokenizer(folder: epath.PathLike) -> Tokenizer:
         for file in folder.iterdir():
             if file.suffix in (".json", ".model", ".txt") and not file.is_dir():
                 (Path(scratch) / file.name).write_bytes(file.read_bytes())
+        if (Path(scratch) / "tokenizer.json").exists():
+            return Tokenizer(PreTrainedTokenizerFast.from_pretrained(scratch))
+        # Converts a SentencePiece model or a bare vocabulary; kept apart because it imports torch where there is one.
+        from transformers import AutoTokenizer
+
         return Tokenizer(AutoTokenizer.from_pretrained(scratch))

@@ -204,7 +204,7 @@ def _contrastive_batches(
 
 
 def sentence_groups(chunks: Iterable[Chunk], seed: int) -> list[list[tuple[str, str]]]:
-    """Where the data give no questions to learn from: a drawn sentence as query, the rest of its chunk as passage.
+    """Where the data give no questions to learn from: a drawn sentence as query, the rest as passage.
 
     Every pair is a group of its own; its negatives are the batch's other passages.
     """

@@ -1,4 +1,4 @@
-"""corpus: the chunks to retrieve from and the questions asked of them, from the experiment's source of data."""
+"""corpus: the chunks to retrieve from and the questions asked of them, from where the data come from."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,12 +1,12 @@
-"""evaluate: the ablation. Five systems answer the test questions; both retrievers are judged; what chunks do.
+"""evaluate: the ablation. Five systems answer the test questions, and both retrievers are judged.
 
 Every figure has a 95 % interval from a bootstrap over groups of questions (entities, passages); a gain is the
 paired difference in exact match.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +21,7 @@ from radit_jax.lm.scoring import NO_CHUNK, PairScorer
 from radit_jax.method.losses import ensemble_log_prob, retrieval_log_prob
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.models import load_model
+from radit_jax.runtime.progress import Progress
 from radit_jax.runtime.store import StageFolder
 from radit_jax.text.metrics import exact_match, f1, is_yes_no, recall_at_k, reciprocal_ranks
 from radit_jax.text.statistics import Figure, bootstrap_interval, paired_gain
@@ -34,6 +35,7 @@ SYSTEMS = {  # name -> its language model and its retriever
     "r_ft": ("base_lm", "r_ft"),
     "radit": ("lm_ft_lm", "r_ft"),
 }
+CONTEXTS = ("gold", "retrieved", "random", "none")
 GAINS = ("lm_ft-base", "r_ft-base", "radit-lm_ft", "radit-base")
 CUTOFFS = (1, 5, 10)
 
@@ -50,37 +52,37 @@ def run(
     """Answer, score and rank; write `results.json` and `predictions.jsonl`."""
     exam = Exam.load(inputs, output, evaluate, temperature, seed, mesh)
     found = {name: exam.search(name) for name in RETRIEVERS}
-    marks = {
-        system: exam.sit(system, lm, *(found[retriever] if retriever else exam.given("none")))
-        for system, (lm, retriever) in SYSTEMS.items()
-    }
-    top = found["base"][0][:, :1]
-    contexts = {
-        lm: {
-            kind: exam.sit(f"{lm}-{kind}", lm, *exam.given(kind, top))
-            for kind in ("gold", "retrieved", "random", "none")
-        }
-        for lm in LMS
-    }
+    sittings = exam.sittings(found)
+    marks = {name: exam.sit(name, sitting, sittings.values()) for name, sitting in sittings.items()}
     results = {
         "fingerprint": output.fingerprint,
         "systems": {
-            name: exam.figures(mark, ("exact_match", "f1", "answer_nll")) for name, mark in marks.items()
+            name: exam.figures(marks[name], ("exact_match", "f1", "answer_nll")) for name in SYSTEMS
         },
         "gains": {name: exam.gain(*(marks[system] for system in name.split("-"))) for name in GAINS},
         "context": {
-            lm: {kind: exam.figures(mark, ("exact_match", "answer_nll")) for kind, mark in kinds.items()}
-            for lm, kinds in contexts.items()
+            lm: {
+                kind: exam.figures(marks[f"{lm}-{kind}"], ("exact_match", "answer_nll")) for kind in CONTEXTS
+            }
+            for lm in LMS
         },
         "retrieval": {name: exam.retrieval(rows) for name, (rows, _) in found.items()},
         "num_questions": len(exam.questions),
     }
     output.write_json("results.json", results)
-    output.write_jsonl("predictions.jsonl", exam.predictions(marks, found["r_ft"]))
+    output.write_jsonl("predictions.jsonl", exam.predictions({name: marks[name] for name in SYSTEMS}, found["r_ft"]))
     return {
         "num_questions": len(exam.questions),
         "exact_match": results["systems"]["radit"]["exact_match"]["value"],
     }
+
+
+class Sitting(NamedTuple):
+    """What a system brings to the exam: its language model, its chunks and their weights."""
+
+    lm: str
+    rows: Int[np.ndarray, "Q K"]  # NO_CHUNK: closed book
+    log_probs: Float[np.ndarray, "Q K"]  # log p_R
 
 
 @dataclass(frozen=True)
@@ -131,56 +133,81 @@ class Exam:
         )
         return rows, np.asarray(log_probs)
 
-    def given(
-        self, kind: str, top: Int[np.ndarray, "Q 1"] | None = None
+    def sittings(self, found: Mapping[str, tuple[Any, Any]]) -> dict[str, Sitting]:
+        """The five systems, and both language models with one chunk of each kind."""
+        k = self.settings.chunks_per_answer
+        given = {kind: self._given(kind, found["base"][0][:, 0]) for kind in CONTEXTS}
+        weights = {name: (rows[:, :k], log_probs) for name, (rows, log_probs) in found.items()}
+        systems = {
+            name: Sitting(lm, *(weights[retriever] if retriever else given["none"]))
+            for name, (lm, retriever) in SYSTEMS.items()
+        }
+        contexts = {f"{lm}-{kind}": Sitting(lm, *given[kind]) for lm in LMS for kind in CONTEXTS}
+        return systems | contexts
+
+    def _given(
+        self, kind: str, top: Int[np.ndarray, " Q"]
     ) -> tuple[Int[np.ndarray, "Q 1"], Float[np.ndarray, "Q 1"]]:
         """One chunk for each question, with all the weight: gold where one is known, the top one, any, none."""
         count = len(self.questions)
+        rows = np.full(count, NO_CHUNK)
         if kind == "gold":
             rows = [self.corpus.rows[q.gold_chunks[0]] if q.gold_chunks else NO_CHUNK for q in self.questions]
         elif kind == "retrieved":
-            rows = top[:, 0]
+            rows = top
         elif kind == "random":
             rows = np.random.default_rng([self.seed, 3]).integers(len(self.corpus.chunks), size=count)
-        else:
-            rows = np.full(count, NO_CHUNK)
         return np.asarray(rows)[:, None], np.zeros((count, 1), np.float32)
 
-    def sit(
-        self, name: str, lm: str, rows: Int[np.ndarray, "Q D"], log_probs: Float[np.ndarray, "Q K"]
-    ) -> list[dict[str, Any]]:
-        """Each question's answers and marks under one language model and its chunks; kept once made."""
+    def sit(self, name: str, sitting: Sitting, all_sittings: Iterable[Sitting]) -> list[dict[str, Any]]:
+        """Each question's answers and marks in one sitting; kept once made."""
         file = f"{name}.jsonl"
         if not self.output.has(file):
-            rows = rows[:, : log_probs.shape[1]]
             texts = [question.question for question in self.questions]
+            model = self.models[sitting.lm].model
             answers = answer(
-                self.models[lm].model,
+                model,
                 texts,
-                rows,
-                log_probs,
+                sitting.rows,
+                sitting.log_probs,
                 self.corpus.chunks,
                 self.settings,
                 f"evaluate {name}",
             )
-            nlls = self._answer_nll(lm, rows, log_probs)
+            nlls = self._answer_nll(sitting, all_sittings)
             self.output.write_jsonl(file, map(self._mark, self.questions, answers, nlls))
         return self.output.read_jsonl(file)
 
-    def _answer_nll(
-        self, lm: str, rows: Int[np.ndarray, "Q K"], log_probs: Float[np.ndarray, "Q K"]
-    ) -> Float[np.ndarray, " Q"]:
+    def _answer_nll(self, sitting: Sitting, all_sittings: Iterable[Sitting]) -> Float[np.ndarray, " Q"]:
         """−log p of each first gold answer under Eq. 2, in nats per answer token, without a terminator."""
-        examples = [question_example(question, question.answers[0]) for question in self.questions]
-        pairs = np.stack([np.repeat(np.arange(len(rows)), rows.shape[1]), rows.ravel()], axis=1)
-        scored = self.models[lm].score(examples, pairs, self.corpus.chunks)
-        answer_log_probs = scored.answer_log_probs.reshape(rows.shape)
+        file = f"{sitting.lm}-pairs.npz"
+        if not self.output.has(file):
+            self._score_pairs(
+                file, sitting.lm, [other.rows for other in all_sittings if other.lm == sitting.lm]
+            )
+        scored = self.output.read_arrays(file)
+        place = {pair: number for number, pair in enumerate(map(tuple, scored["pairs"].tolist()))}
+        numbers = [[place[q, row] for row in rows] for q, rows in enumerate(sitting.rows.tolist())]
         mixed = ensemble_log_prob(
-            jnp.asarray(answer_log_probs), jnp.asarray(log_probs), jnp.ones(rows.shape, bool)
+            jnp.asarray(scored["answer_log_probs"][np.array(numbers)]),
+            jnp.asarray(sitting.log_probs),
+            jnp.ones(sitting.rows.shape, bool),
         )
+        return -np.asarray(mixed) / np.maximum(scored["answer_token_counts"], 1)
+
+    def _score_pairs(self, file: str, lm: str, rows: Sequence[Int[np.ndarray, "Q K"]]) -> None:
+        """Score the gold answers under every chunk that any sitting of a language model has, each once."""
+        examples = [question_example(question, question.answers[0]) for question in self.questions]
+        every = np.concatenate(rows, axis=1)
+        numbers = np.repeat(np.arange(len(every)), every.shape[1])
+        pairs = np.unique(np.stack([numbers, every.ravel()], axis=1), axis=0)
+        with Progress(len(pairs), f"evaluate {lm}", "pairs") as bar:
+            scored = self.models[lm].score(examples, pairs, self.corpus.chunks, bar)
         tokenizer = self.models[lm].model.tokenizer
         counts = np.array([len(tokenizer.encode(example.answer)) for example in examples])
-        return -np.asarray(mixed) / np.maximum(counts, 1)
+        self.output.write_arrays(
+            file, pairs=pairs, answer_log_probs=scored.answer_log_probs, answer_token_counts=counts
+        )
 
     @staticmethod
     def _mark(question: Question, answers: Sequence[Any], nll: float) -> dict[str, Any]:

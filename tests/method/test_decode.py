@@ -30,7 +30,7 @@ _logits = jax.jit(lambda params, tokens: MODULE.apply({"params": params}, tokens
 
 
 def next_log_probs(params, tokens: list[int]) -> np.ndarray:
-    """The log-probabilities of what follows `tokens`, by one uncached pass over the padded row, in float64."""
+    """The log-probabilities of what follows `tokens`, by one uncached pass over a padded row."""
     row = jnp.array([tokens + [0] * (16 - len(tokens))], jnp.int32)
     logits = np.asarray(_logits(params, row)[0, len(tokens) - 1], np.float64)
     return logits - logsumexp(logits)
@@ -68,7 +68,7 @@ def scores(params, rows, lengths, packed):
 
 def fast_log_probs(params, prompts, answers, max_new_tokens) -> np.ndarray:
     packed = pack_answers(answers, max_new_tokens=max_new_tokens, num_answers=max(map(len, answers)))
-    return np.asarray(scores(params, *padded(prompts), jax.tree.map(jnp.asarray, packed)))
+    return np.asarray(scores(params, *padded(prompts), packed))
 
 
 def test_generation_is_the_argmax_of_uncached_passes_and_ends_at_a_stop(params):
@@ -138,10 +138,10 @@ def test_answers_are_ranked_by_equation_2(params):
         np.testing.assert_allclose([c.log_prob for c in got], [value for _, value in expected], atol=5e-5)
 
 
-def test_neither_the_order_of_chunks_nor_the_batch_changes_an_answer(params):
+def test_neither_the_order_of_chunks_nor_another_question_changes_an_answer(params):
     weights = np.log([0.1, 0.2, 0.3, 0.4])
     options = {"max_new_tokens": 5, "stop_ids": STOPS}
-    (there,) = answer_questions(MODULE, params, [PROMPTS], [weights], **options, questions_per_batch=1)
+    (there,) = answer_questions(MODULE, params, [PROMPTS], [weights], **options, questions_per_batch=2)
     back, other = answer_questions(
         MODULE, params, [PROMPTS[::-1], PROMPTS[:1]], [weights[::-1], [0.0]], **options, questions_per_batch=2
     )

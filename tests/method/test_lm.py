@@ -10,6 +10,7 @@ from radit_jax.config import LlamaConfig
 from radit_jax.data.packing import Sequence, Span, branch_places, pack, span, to_batch
 from radit_jax.method import lm, losses
 from radit_jax.models.llama import Llama
+from radit_jax.selfcheck import random_params
 
 CONFIG = LlamaConfig(
     vocab_size=50, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_size=8, ffn_size=48
@@ -36,7 +37,7 @@ def logits_of(params, tokens):
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(MODULE.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    return random_params(MODULE, jnp.zeros((1, 4), jnp.int32))
 
 
 def random_sequences(seed=0, count=9):

@@ -236,7 +236,10 @@ def test_contrastive_training_tells_the_pairs_of_a_batch_apart(bert_params):
     ("config", "expected"),
     [
         # Warm-up in two steps, then down a straight line to 0.2 at step 6.
-        ({"steps": 6, "peak_lr": 1.0, "end_lr": 0.2, "warmup_steps": 2}, [0.5, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.2]),
+        (
+            {"steps": 6, "peak_lr": 1.0, "end_lr": 0.2, "warmup_steps": 2},
+            [0.5, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.2],
+        ),
         # Held until step 4 of 8; a half cosine: (1 + cos(π/4)) / 2 = 0.853553
         (
             {"steps": 8, "peak_lr": 1.0, "decay": "cosine", "decay_from": 0.5},
