@@ -221,7 +221,7 @@ class Run:
     def why(self, stage: Stage) -> str:
         """Why `stage` has to run, in words for a person."""
         folder = self.folders[stage.name]
-        if folder.path.exists() and any(folder.path.iterdir()):
+        if folder.half_written:
             return "was interrupted; resumes"
         earlier = [m for m in self.workdir.manifests(stage.kind) if set(m["settings"]) == set(stage.settings)]
         if not earlier:

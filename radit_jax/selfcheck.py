@@ -1,8 +1,8 @@
 """python -m radit_jax.selfcheck: proves, on random tiny models, what implementations of RA-DIT get wrong.
 
-One line per property: what was measured, what it had to be, and what is proved. The references are float64
-loops over chunks and tokens that share no code with the package, gradients are compared with central
-differences or with closed forms. The exit status is 0 only if every property holds.
+One line per property: what was measured, what it had to be, and what is proved. The equations are compared
+with float64 loops over chunks and over tokens read one sequence at a time, their gradients with central
+differences or closed forms. The exit status is 0 only if every property holds.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, SupportsFloat
 
 import flax.linen as nn
 import jax
@@ -35,6 +35,7 @@ TOKEN_COUNTS = np.array([3, 1, 7])
 READS_GRADIENT = optax.sgd(0.1, momentum=0.9)  # after one step its trace is the gradient
 
 Array64 = np.ndarray
+Measure = Callable[["TinyModels"], SupportsFloat]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Property:
     """What is proved, how to measure it, and the bound that the measurement must keep to."""
 
     name: str
-    measure: Callable[["TinyModels"], float]
+    measure: Measure
     bound: float
     at_least: bool
 
@@ -57,7 +58,7 @@ PROPERTIES: list[Property] = []
 def prove(name: str, bound: float, *, at_least: bool = False) -> Callable[..., Any]:
     """Add a measurement, by default of an error, to the properties."""
 
-    def register(measure: Callable[["TinyModels"], float]) -> Callable[["TinyModels"], float]:
+    def register(measure: Callable[["TinyModels"], SupportsFloat]) -> Callable[["TinyModels"], float]:
         PROPERTIES.append(Property(name, measure, bound, at_least))
         return measure
 
@@ -68,7 +69,7 @@ def main(properties: Iterable[Property] = PROPERTIES) -> NoReturn:
     """Check each property on fresh models, print a line for each, and exit: 0 if they all hold, else 1."""
     models, failures, start = TinyModels(), 0, time.monotonic()
     for prop in properties:
-        measured = prop.measure(models)
+        measured = float(prop.measure(models))
         held = prop.holds(measured)
         failures += not held
         relation = "≥" if prop.at_least else "≤"
@@ -84,7 +85,7 @@ def main(properties: Iterable[Property] = PROPERTIES) -> NoReturn:
 
 
 @prove("Eq. 1: dot products in float32 of bfloat16 embeddings", 1e-6)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     rng = np.random.default_rng(0)
     query, chunks = (jnp.asarray(rng.normal(1, 1, shape), jnp.bfloat16) for shape in ((3, 768), (3, 5, 768)))
     reference = np.einsum("bd,bkd->bk", np.float64(query), np.float64(chunks))
@@ -92,7 +93,7 @@ def _(models: "TinyModels") -> float:
 
 
 @prove("Eq. 2: mixture over chunks against float64, value and gradient", 1e-5)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     def mixture(scores: Array, answers: Array) -> Array:
         log_probs = losses.retrieval_log_prob(scores, _whole(scores), TEMPERATURE)
         return losses.ensemble_log_prob(answers, log_probs, _whole(scores))
@@ -104,7 +105,7 @@ def _(models: "TinyModels") -> float:
 
 
 @prove("Eq. 2: an answer at e^-800 keeps its probability", 1e-7)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     mixed = losses.ensemble_log_prob(
         jnp.array([[-800.0, -801.0]]), jnp.log(jnp.array([[0.5, 0.5]])), jnp.ones((1, 2), bool)
     )
@@ -112,7 +113,7 @@ def _(models: "TinyModels") -> float:
 
 
 @prove("Eq. 4: p_LSR in its four forms against float64, value and gradient", 1e-5)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     counts = TOKEN_COUNTS[:, None]
     forms = {
         "token_geomean": lambda a: np.exp(a / counts),
@@ -135,14 +136,8 @@ def _(models: "TinyModels") -> float:
     )
 
 
-def _kl64(p: Array64, q: Array64) -> Array64:
-    return np.array(
-        [sum(a * np.log(a / b) for a, b in zip(*pair, strict=True)) for pair in zip(p, q, strict=True)]
-    )
-
-
 @prove("Eq. 5: KL in its three directions against float64, value and gradient", 1e-5)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     def loss(scores: Array, target: Array, direction: Any) -> Array:
         p, q = (losses.retrieval_log_prob(s, _whole(s), TEMPERATURE) for s in (scores, target))
         return losses.r_ft_loss(p, q, _whole(p), direction=direction)
@@ -163,7 +158,7 @@ def _(models: "TinyModels") -> float:
 
 
 @prove("Eq. 5: both gradients against their closed forms, p(log p/q − KL) and p − q", 1e-6)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     scores, target = (jnp.asarray(numbers, jnp.float32) for numbers in _numbers())
     p, q = _softmax64(np.float64(scores)), _softmax64(np.float64(target))
     closed = {
@@ -183,7 +178,7 @@ def _(models: "TinyModels") -> float:
 
 
 @prove("the KL to the posterior has the gradient of the marginal likelihood", 1e-6)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     scores, answers = (jnp.asarray(numbers, jnp.float32) for numbers in _numbers())
     mask = _whole(scores)
     counts = jnp.asarray(TOKEN_COUNTS)
@@ -204,51 +199,52 @@ def _(models: "TinyModels") -> float:
 
 
 @prove("answer log-probabilities are those of each token given all before it", 1e-5)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     return np.abs(models.packed_log_probs - models.log_probs_one_by_one(shift=0)).max()
 
 
 @prove("a reference that is shifted by one token disagrees", 0.1, at_least=True)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     shifted = (models.log_probs_one_by_one(shift=shift) for shift in (-1, 1))
     return min(np.abs(models.packed_log_probs - reference).max() for reference in shifted)
 
 
 @prove("answers that share a prefix in a row score as they do alone", 1e-5)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     places = branch_places(models.sequences, models.rows)
-    sums = lm.branch_log_probs(models.llama, models.llama_params, models.packed, NUM_ROWS)
+    score = functools.partial(lm.branch_log_probs, models.llama, num_branches=NUM_ROWS)
+    sums = jax.jit(score)(models.llama_params, batch=models.packed)
     reference = [branch.sum() for branch in models.branches_one_by_one(shift=0)]
     return np.abs(np.asarray(sums)[places] - reference).max()
 
 
 @prove("Eq. 3: LM-ft loss against float64, over the answer tokens of the whole batch", 1e-6)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     reference = -models.log_probs_one_by_one(shift=0).mean()
     return abs(models.lm_step_on(models.packed)[1]["loss"] / reference - 1)
 
 
 @prove("Eq. 3: its gradient for the head against float64, Σ (p − y) h per answer token", 1e-5)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     gradient, _ = models.lm_step_on(models.packed)
     reference = models.head_gradient64()
     return np.abs(gradient["lm_head"]["kernel"] - reference).max() / np.linalg.norm(reference)
 
 
 @prove("packed equals unpacked in loss", 1e-6)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     packed, unpacked = (models.lm_step_on(batch)[1]["loss"] for batch in (models.packed, models.unpacked))
     return abs(packed / unpacked - 1)
 
 
 @prove("packed equals unpacked in gradient", 1e-5)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     packed, unpacked = (models.lm_step_on(batch)[0] for batch in (models.packed, models.unpacked))
     return _distance(packed, unpacked)
 
 
 @prove("the LM-ft gradient does not depend on prompt labels", 0.0)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     def with_labels(label: int) -> Any:
         free = models.packed.target_weights == 0
         targets = np.where(free, label, models.packed.targets)
@@ -259,7 +255,7 @@ def _(models: "TinyModels") -> float:
 
 
 @prove("what stands in a row's padding changes no gradient", 0.0)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     tokens = np.where(models.packed.segment_ids == 0, 11, models.packed.tokens)
     batches = (models.packed, models.packed._replace(tokens=tokens))
     return _distance(*(models.lm_step_on(batch)[0] for batch in batches))
@@ -269,15 +265,15 @@ def _(models: "TinyModels") -> float:
 
 
 @prove("every query-encoder parameter gets a gradient (key biases have none by nature)", 1e-5, at_least=True)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     gradient, _ = models.r_ft_step_on(models.queries)
     leaves = jax.tree_util.tree_leaves_with_path(gradient)
     sizes = [np.abs(leaf).max() for path, leaf in leaves if "key/bias" not in _name(path)]
-    return min(sizes) / float(optax.tree.norm(gradient))
+    return min(sizes) / _norm(gradient)
 
 
 @prove("Eq. 1 and 5: R-ft gradient against float64 differences through the encoder", 1e-5)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     batch, module, params = models.queries, models.bert, models.bert_params
 
     def encode(params: Any) -> Array:
@@ -289,7 +285,7 @@ def _(models: "TinyModels") -> float:
 
 
 @prove("R-ft leaves the LM, the chunk encoder and the stored embeddings bit for bit as they were", 0.0)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     # The query encoder starts from the chunk encoder's very arrays, which a step may not take for itself.
     frozen = (models.llama_params, models.bert_params, models.queries.chunk_embeddings)
     before = [np.array(leaf) for leaf in jax.tree.leaves(frozen)]
@@ -299,7 +295,7 @@ def _(models: "TinyModels") -> float:
 
 
 @prove("the order of the chunks changes neither loss nor gradient", 1e-6)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     batch, order = models.queries, np.array([3, 0, 4, 2, 1])
     moved = batch._replace(
         chunk_embeddings=batch.chunk_embeddings[:, order],
@@ -310,7 +306,7 @@ def _(models: "TinyModels") -> float:
 
 
 @prove("NaN in masked chunks and other tokens in pads change neither loss nor gradient", 0.0)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     batch = models.queries
     garbage = batch._replace(
         query_tokens=np.where(batch.query_mask, batch.query_tokens, 9),
@@ -321,7 +317,7 @@ def _(models: "TinyModels") -> float:
 
 
 @prove("masked chunks and pads are as good as cut off", 1e-6)
-def _(models: "TinyModels") -> float:
+def _(models: "TinyModels") -> SupportsFloat:
     batch = models.queries
     small = steps.RftBatch(
         batch.query_tokens[:, :6],
@@ -389,7 +385,8 @@ class TinyModels:
     @functools.cached_property
     def packed_log_probs(self) -> Array64:
         """Of the answer tokens, in the order of the sequences."""
-        found = np.asarray(lm.token_log_probs(self.llama, self.llama_params, self.packed))
+        score = jax.jit(functools.partial(lm.token_log_probs, self.llama))
+        found = np.asarray(score(self.llama_params, self.packed))
         places = zip(*branch_places(self.sequences, self.rows), strict=True)
         batch = self.packed
         return np.concatenate(
@@ -495,7 +492,7 @@ def _lay_out(sequences: list[Sequence], rows: list[tuple[int, ...]]) -> lm.LmBat
 
 
 def random_params(module: nn.Module, *inputs: Array) -> Any:
-    """Parameters of which none is 0 or 1, with attention and predictions far from uniform; nothing compiles."""
+    """Parameters without a 0 or a 1, with attention and predictions far from uniform."""
     rng = np.random.default_rng(0)
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Array:
@@ -527,6 +524,12 @@ def _softmax64(logits: Array64) -> Array64:
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
+def _kl64(p: Array64, q: Array64) -> Array64:
+    return np.array(
+        [sum(a * np.log(a / b) for a, b in zip(*pair, strict=True)) for pair in zip(p, q, strict=True)]
+    )
+
+
 def _deviation(function: Callable[..., Array], reference: Callable[..., Array64], *numbers: Array64) -> float:
     """The largest difference between a float32 function and its float64 reference, in value or gradient."""
     numbers = tuple(np.float64(np.float32(array)) for array in numbers)
@@ -551,9 +554,12 @@ def _central_differences(function: Callable[[Array64], Array64], at: Array64, nu
 
 def _distance(one: Any, other: Any) -> float:
     """The largest difference between two gradients, relative to the norm of the second as a whole."""
-    norm = float(optax.tree.norm(other))
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return max(float(np.abs(a - b).max()) for a, b in pairs) / norm
+    return max(float(np.abs(a - b).max()) for a, b in pairs) / _norm(other)
+
+
+def _norm(gradient: Any) -> float:
+    return max(float(optax.tree.norm(gradient)), 1e-30)
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -14,11 +14,12 @@ EXPERIMENTS = sorted((ROOT.parent / "experiments").glob("*.py"))
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_the_settings_are_those_on_record(path: pathlib.Path) -> None:
-    """After a wanted change: delete the file under tests/golden, run this, and commit what it wrote."""
+    """After a wanted change: delete the file under tests/golden, run this twice, and commit what it wrote."""
     settings = json.dumps(canonical(config.load(str(path))), indent=1) + "\n"
     golden = ROOT / "golden" / f"{path.stem}.json"
     if not golden.exists():
         golden.write_text(settings)
+        pytest.fail(f"{golden} was missing and has been written; read it, commit it and run again")
     assert settings == golden.read_text()
 
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -68,7 +69,7 @@ class Chunks(Sequence[Chunk]):
         for start in range(0, len(self), 4096):
             yield from self.take(range(start, min(start + 4096, len(self))))
 
-    def take(self, rows: Iterable[int]) -> list[Chunk]:
+    def take(self, rows: Iterable[SupportsIndex]) -> list[Chunk]:
         """The chunks at `rows`, read in one parallel access."""
         return [Chunk(**json.loads(record)) for record in self._reader.read([int(row) for row in rows])]
 

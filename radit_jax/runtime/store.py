@@ -206,6 +206,12 @@ class StageFolder:
         return self._manifest is not None
 
     @property
+    def half_written(self) -> bool:
+        """Whether a run began to fill the folder and did not finish."""
+        begun = self.path.exists() and any(self.path.iterdir())
+        return begun and not (self.path / "manifest.json").exists()
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """What `finish` recorded: the stage's facts, files and versions."""
         if not self.complete or self._manifest is None:

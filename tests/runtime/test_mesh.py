@@ -13,6 +13,7 @@ from radit_jax.method import losses, steps
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
 from radit_jax.runtime import mesh as meshes
+from radit_jax.selfcheck import random_params
 
 LLAMA = Llama(
     LlamaConfig(
@@ -23,17 +24,17 @@ BERT = Bert(BertConfig(vocab_size=46, hidden_size=32, num_layers=2, num_heads=4,
 LLAMA_ARGS = (jnp.zeros((1, 4), jnp.int32),)
 BERT_ARGS = (jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool))
 READS_GRADIENT = optax.sgd(0.1, momentum=0.9)  # after one step its trace is the gradient
-SHAPES = [MeshConfig(), MeshConfig(replica=2), MeshConfig(replica=2, tensor=2)]
+SHAPES = [MeshConfig(), MeshConfig(replica=2, tensor=2)]
 
 
 @pytest.fixture(scope="module")
 def llama_params():
-    return jax.jit(LLAMA.init)(jax.random.key(0), *LLAMA_ARGS)["params"]
+    return random_params(LLAMA, *LLAMA_ARGS)
 
 
 @pytest.fixture(scope="module")
 def bert_params():
-    return jax.jit(BERT.init)(jax.random.key(1), *BERT_ARGS)["params"]
+    return random_params(BERT, *BERT_ARGS)
 
 
 def lm_batch():
