@@ -215,6 +215,7 @@ class RFtConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
+    split: Literal["test", "dev"] = "test"  # tune settings on dev
     chunks_per_answer: int = 10  # k of Eq. 2
     max_new_tokens: int = 16
     sequence_length: int = 512  # tokens of Background, prompt and answer; a longer Background is cut

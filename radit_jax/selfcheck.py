@@ -58,7 +58,7 @@ PROPERTIES: list[Property] = []
 def prove(name: str, bound: float, *, at_least: bool = False) -> Callable[..., Any]:
     """Add a measurement, by default of an error, to the properties."""
 
-    def register(measure: Callable[["TinyModels"], SupportsFloat]) -> Callable[["TinyModels"], float]:
+    def register(measure: Measure) -> Measure:
         PROPERTIES.append(Property(name, measure, bound, at_least))
         return measure
 
@@ -69,7 +69,8 @@ def main(properties: Iterable[Property] = PROPERTIES) -> NoReturn:
     """Check each property on fresh models, print a line for each, and exit: 0 if they all hold, else 1."""
     models, failures, start = TinyModels(), 0, time.monotonic()
     for prop in properties:
-        measured = float(prop.measure(models))
+        with jax.default_matmul_precision("highest"):  # an accelerator's float32 may be less by default
+            measured = float(prop.measure(models))
         held = prop.holds(measured)
         failures += not held
         relation = "≥" if prop.at_least else "≤"

@@ -114,7 +114,7 @@ _EMBLEMS = _pool("anvil arrow axe crown falcon hammer hare hound lily moon oak r
 
 @dataclass(frozen=True)
 class Attribute:
-    """What can be said and asked of an attribute; `{n}`: the entity's name, `{s}`: a subject, `{v}`: the value."""
+    """What can be said and asked of an attribute: `{n}` is its entity's name, `{s}` a subject, `{v}` the value."""
 
     values: tuple[Sequence[str], ...]  # a value is one word of each pool, in this order
     statements: tuple[str, ...]
@@ -219,7 +219,7 @@ KINDS: dict[str, dict[str, Attribute]] = {
             "Which figure leads {n}? | What does {n} bear as figurehead? | Bow figure of {n}?",
         ),
         "year": _attribute(
-            (("of",),),
+            (_YEARS,),
             "{s} was built in the year {v} | {s} first touched water in {v} | {s} left the yard during {v}",
             "In which year was {n} built? | When was {n} built? | When did {n} leave the yard? | What "
             "year was {n} built?",

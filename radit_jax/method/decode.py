@@ -12,7 +12,8 @@ answers are branches that continue the prompt.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ from radit_jax.models.llama import KvCache, Llama
 
 STOP = -1  # as a target: any of the stop ids
 NOTHING = -2  # as a target: an unused slot
+ROWS = 32  # prompts that are read together: enough to keep a CPU busy, few enough to be of similar length
 
 Answer = tuple[int, ...]  # the tokens before the terminator
 TokenIds = Sequence[int] | np.ndarray
@@ -78,30 +80,53 @@ def answer_questions(
 
     `prompts[i][k]` is question i behind its k-th chunk, as token ids, and `retrieval_log_probs[i][k]` that
     chunk's log p_R; questions may have different numbers of chunks. The candidates are what greedy decoding
-    gives under each chunk. Batches hold questions of similar length, in sizes so rounded that few compile.
+    gives under each chunk. The caches of all prompts of `questions_per_batch` questions are held at a time.
     """
-    if any(len(chunks) == 0 for chunks in prompts):
-        raise ValueError(
-            "answer_questions: a question has no prompt; give one without Background for closed book"
-        )
+    for number, chunks in enumerate(prompts):
+        if len(chunks) == 0 or any(len(prompt) == 0 for prompt in chunks):
+            raise ValueError(
+                f"answer_questions: question {number} has no prompt or an empty one; ask it without Background"
+            )
     num_chunks = max(map(len, prompts), default=0)
-    longest = np.array([max(map(len, chunks)) for chunks in prompts], int)
+    order = sorted(range(len(prompts)), key=lambda number: sum(map(len, prompts[number])))
     answers: list[list[Candidate]] = [[] for _ in prompts]
-    for batch in _batches(np.argsort(longest, kind="stable"), questions_per_batch):
-        tokens, lengths = _pad_prompts([prompts[i] for i in batch], questions_per_batch, num_chunks)
+    for batch in _batches(order, questions_per_batch):
         weights = np.full((questions_per_batch, num_chunks), -np.inf, np.float32)
         for row, number in enumerate(batch):
             weights[row, : len(prompts[number])] = retrieval_log_probs[number]
-        generated, prefilled = _prefill_and_decode(
-            module, params, tokens, lengths, max_new_tokens=max_new_tokens, stop_ids=stop_ids
-        )
-        found = _unique_answers(np.asarray(generated), lengths.reshape(weights.shape) > 0, stop_ids)
-        packed = pack_answers(found, max_new_tokens=max_new_tokens, num_answers=num_chunks)
-        log_probs = _ensemble(module, params, prefilled, packed, weights, stop_ids=stop_ids)
-        for number, own, scores in zip(batch, found, np.asarray(log_probs), strict=False):
-            ranked = sorted(zip(own, scores.tolist(), strict=False), key=lambda pair: -pair[1])
-            answers[number] = [Candidate(*pair) for pair in ranked]
+        texts = [prompts[number] for number in batch]
+        ranked = _answer_batch(module, params, texts, weights, max_new_tokens, stop_ids)
+        for number, candidates in zip(batch, ranked, strict=True):
+            answers[number] = candidates
     return answers
+
+
+def _answer_batch(
+    module: Llama,
+    params: Any,
+    prompts: Sequence[Sequence[TokenIds]],
+    retrieval_log_probs: Float[np.ndarray, "B K"],
+    max_new_tokens: int,
+    stop_ids: tuple[int, ...],
+) -> list[list[Candidate]]:
+    """`answer_questions` for at most B questions of at most K chunks; p_R is 0 for those that are missing."""
+    parts = _parts_of_similar_length(prompts, min(ROWS, retrieval_log_probs.size))
+    options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids}
+    read = [_prefill_and_decode(module, params, *_pad_prompts(prompts, part), **options) for part in parts]
+
+    generated = np.zeros((*retrieval_log_probs.shape, max_new_tokens), np.int32)
+    for part, (tokens, _) in zip(parts, read, strict=True):
+        generated[tuple(part.T)] = tokens
+    unique = _unique_answers(generated, prompts, stop_ids)
+    num_chunks = retrieval_log_probs.shape[1]
+    packed = pack_answers(unique, max_new_tokens=max_new_tokens, num_answers=num_chunks)
+
+    log_probs = np.zeros((*retrieval_log_probs.shape, num_chunks), np.float32)
+    for part, (_, prefilled) in zip(parts, read, strict=True):
+        log_probs[tuple(part.T)] = _score(module, params, prefilled, packed, part[:, 0], stop_ids=stop_ids)
+    ensemble = np.asarray(_ensemble(log_probs, retrieval_log_probs))
+    ranked = [map(Candidate, *pair) for pair in zip(unique, ensemble.tolist(), strict=True)]
+    return [sorted(own, key=lambda candidate: -candidate.log_prob) for own in ranked][: len(prompts)]
 
 
 @functools.partial(jax.jit, static_argnames=("module", "max_new_tokens", "stop_ids"))
@@ -116,18 +141,18 @@ def greedy(
 ) -> Int[Array, "R {max_new_tokens}"]:
     """The most probable next token, again and again: [R, max_new_tokens].
 
-    `prompts` are padded on the right to `lengths`. A generation holds the stop token that ended it, and after it
-    the first of `stop_ids` again and again.
+    `prompts` are padded on the right to `lengths`. A generation holds the stop token that ended it, and after
+    it the first of `stop_ids` to the end.
     """
     prefilled = prefill(module, params, prompts, lengths)
     return decode(module, params, prefilled, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
 
 
 def prefill(module: Llama, params: Any, prompts: Int[Array, "R T"], lengths: Int[Array, " R"]) -> Prefilled:
-    """Read prompts that are padded on the right; what one of length 0 gives means nothing."""
+    """Read prompts, none of them empty, that are padded on the right."""
     real = jnp.arange(prompts.shape[1])[None] < lengths[:, None]
     hidden, cache = _call(module, params, "extend", prompts, segment_ids=real.astype(jnp.int32))
-    last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     return Prefilled(cache, lengths, _call(module, params, "logits", last))
 
 
@@ -154,8 +179,7 @@ def decode(
 
     first = jnp.argmax(prefilled.logits, axis=-1).astype(jnp.int32)
     tokens = jnp.full((rows, max_new_tokens), stop_ids[0], jnp.int32).at[:, 0].set(first)
-    done = jnp.isin(first, stops) | (prefilled.lengths == 0)
-    state = (jnp.int32(1), prefilled.cache.grow(max_new_tokens - 1), tokens, done)
+    state = (jnp.int32(1), prefilled.cache.grow(max_new_tokens - 1), tokens, jnp.isin(first, stops))
     return jax.lax.while_loop(going_on, advance, state)[2]
 
 
@@ -184,7 +208,7 @@ def answer_log_probs(
 def pack_answers(
     answers: Sequence[Sequence[Answer]], *, max_new_tokens: int, num_answers: int
 ) -> PackedAnswers:
-    """Lay out each prompt's candidates, `num_answers` at most, as arrays.
+    """Lay out the candidates of each prompt, `num_answers` at most, as arrays.
 
     An answer of `max_new_tokens` tokens was cut off, so no terminator belongs to it.
     """
@@ -224,23 +248,27 @@ def _prefill_and_decode(
 
 
 @functools.partial(jax.jit, static_argnames=("module", "stop_ids"))
-def _ensemble(
+def _score(
     module: Llama,
     params: Any,
     prefilled: Prefilled,
     answers: PackedAnswers,
-    retrieval_log_probs: Float[Array, "B K"],
+    questions: Int[Array, " R"],
     *,
     stop_ids: tuple[int, ...],
+) -> Float[Array, "R U"]:
+    """`answer_log_probs` where the answers are each question's, and `questions` says which a prompt asks."""
+    own = jax.tree.map(lambda array: array[questions], answers)
+    return answer_log_probs(module, params, prefilled, own, stop_ids=stop_ids)
+
+
+@jax.jit
+def _ensemble(
+    log_probs: Float[Array, "B K U"], retrieval_log_probs: Float[Array, "B K"]
 ) -> Float[Array, "B U"]:
-    """Eq. 2 for B questions, each with U candidates, whose B · K prompts have been read."""
-    num_chunks = retrieval_log_probs.shape[1]
-    for_each_chunk = jax.tree.map(lambda x: jnp.repeat(x, num_chunks, axis=0), answers)
-    log_probs = answer_log_probs(module, params, prefilled, for_each_chunk, stop_ids=stop_ids)
-    log_probs = log_probs.reshape(-1, num_chunks, log_probs.shape[1])
-    chunk_mask = jnp.isfinite(retrieval_log_probs)
+    """Eq. 2 for B questions, each with U candidates."""
     over_answers = jax.vmap(ensemble_log_prob, in_axes=(2, None, None), out_axes=1)
-    return over_answers(log_probs, retrieval_log_probs, chunk_mask)
+    return over_answers(log_probs, retrieval_log_probs, jnp.isfinite(retrieval_log_probs))
 
 
 def _target_log_probs(
@@ -257,40 +285,49 @@ def _call(module: Llama, params: Any, method: str, *inputs: Any, **named_inputs:
     return module.apply({"params": params}, *inputs, **named_inputs, method=method)
 
 
-def _batches(order: Int[np.ndarray, " n"], size: int) -> Iterator[list[int]]:
-    return (order[start : start + size].tolist() for start in range(0, len(order), size))
+def _batches(items: list[Any], size: int) -> list[list[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _parts_of_similar_length(
+    prompts: Sequence[Sequence[TokenIds]], size: int
+) -> list[Int[np.ndarray, "{size} 2"]]:
+    """(question, chunk) of all prompts by length, in parts of `size`; the last repeats a prompt to be full."""
+    rows = [(question, chunk) for question, chunks in enumerate(prompts) for chunk in range(len(chunks))]
+    rows.sort(key=lambda row: len(prompts[row[0]][row[1]]))
+    rows += rows[-1:] * (-len(rows) % size)
+    return [np.array(part) for part in _batches(rows, size)]
 
 
 def _pad_prompts(
-    prompts: Sequence[Sequence[TokenIds]], num_questions: int, num_chunks: int
+    prompts: Sequence[Sequence[TokenIds]], part: Int[np.ndarray, "R 2"]
 ) -> tuple[Int[np.ndarray, "R T"], Int[np.ndarray, " R"]]:
-    """The prompts as rows, question by question, padded on the right; missing ones have length 0."""
-    width = _round_up(max(len(prompt) for chunks in prompts for prompt in chunks))
-    tokens = np.zeros((num_questions * num_chunks, width), np.int32)
-    lengths = np.zeros(num_questions * num_chunks, np.int32)
-    for question, chunks in enumerate(prompts):
-        for row, prompt in enumerate(chunks, question * num_chunks):
-            tokens[row, : len(prompt)] = prompt
-            lengths[row] = len(prompt)
+    """The prompts of a part padded on the right, and their lengths."""
+    texts = [prompts[question][chunk] for question, chunk in part]
+    lengths = np.array([len(text) for text in texts], np.int32)
+    tokens = np.zeros((len(texts), _round_up(max(map(len, texts)))), np.int32)
+    for row, text in zip(tokens, texts, strict=True):
+        row[: len(text)] = text
     return tokens, lengths
 
 
 def _unique_answers(
-    generated: Int[np.ndarray, "R A"], chunk_mask: Bool[np.ndarray, "B K"], stop_ids: tuple[int, ...]
+    generated: Int[np.ndarray, "B K A"], prompts: Sequence[Sequence[TokenIds]], stop_ids: tuple[int, ...]
 ) -> list[list[Answer]]:
-    """What each question's chunks led to, each answer once, in the order of the chunks."""
-    ended = np.isin(generated, stop_ids)
-    lengths = np.where(ended.any(axis=1), ended.argmax(axis=1), generated.shape[1])
-    answers = [tuple(row[:length]) for row, length in zip(generated.tolist(), lengths, strict=True)]
-    num_chunks = chunk_mask.shape[1]
+    """What each of B questions' chunks led to, each answer once, in the order of the chunks."""
+
+    def answer(row: list[int]) -> Answer:
+        return tuple(itertools.takewhile(lambda token: token not in stop_ids, row))
+
+    num_chunks = [len(chunks) for chunks in prompts] + [0] * (len(generated) - len(prompts))
     return [
-        list(dict.fromkeys(answers[first + k] for k in np.flatnonzero(mask)))
-        for first, mask in zip(range(0, len(answers), num_chunks), chunk_mask, strict=True)
+        list(dict.fromkeys(answer(row) for row in rows[:number]))
+        for rows, number in zip(generated.tolist(), num_chunks, strict=True)
     ]
 
 
 def _round_up(size: int) -> int:
-    """`size` rounded up to 32, 48, 64, 96, 128, …, so that many sizes become few.
+    """`size` rounded up to 32, 48, 64, 96, 128, …, so that many sizes become few and little is compiled.
 
     >>> [_round_up(size) for size in (1, 33, 49, 97)]
     [32, 48, 64, 128]

@@ -117,7 +117,7 @@ class Exam:
             for lm, stage in (("base_lm", "base_lm"), ("lm_ft_lm", "lm_ft"))
         }
         searcher = Searcher.load(inputs, mesh)
-        questions = corpus.questions("test")
+        questions = corpus.questions(settings.split)
         return cls(inputs, output, corpus, questions, searcher, settings, temperature, seed, mesh, models)
 
     def search(self, name: str) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:

@@ -244,6 +244,18 @@ def test_masking_equals_slicing(direction, garbage):
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("garbage", [-np.inf, np.nan])
+def test_the_kl_alone_has_a_finite_gradient_for_what_is_not_masked(direction, garbage):
+    mask = jnp.array([[True, True, False], [False] * 3])
+    p, q = (jnp.where(mask, log([half, 1 - half, 1.0]), garbage) for half in (0.5, 0.25))
+    grads = jax.grad(lambda p, q: losses.r_ft_loss(p, q, mask, direction=direction).sum(), argnums=(0, 1))(
+        p, q
+    )
+    for grad in grads:
+        assert np.isfinite(grad).all() and (grad[0, :2] != 0).all() and (grad[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_an_example_without_chunks_has_no_loss_and_no_gradient(direction):
     scores, answers = example()
     mask = jnp.ones(scores.shape, bool).at[1].set(False)
