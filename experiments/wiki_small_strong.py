@@ -2,8 +2,8 @@
 
     python -m radit_jax.train --stage=all --experiment=experiments/wiki_small_strong.py --set data.folder=PATH
 
-Here the language model's own choice of a chunk is worse than the retriever's, so the paper's target can only do
-harm; the posterior target combines the two (`--set r_ft.target=lsr` is the paper's).
+Here the language model's own choice of a chunk is worse than the retriever's, so the paper's target can
+only do harm; the posterior target combines the two (`--set r_ft.target=lsr` is the paper's).
 """
 
 from dataclasses import replace

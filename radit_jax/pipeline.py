@@ -200,7 +200,7 @@ class Run:
                 yield stage
 
     def check_corpus(self) -> None:
-        """Refuse to go on, before anything is trained, where the corpus has too few chunks for the settings."""
+        """Refuse to go on, before anything is trained, where the corpus has too few chunks."""
         e = self.experiment
         asked = {
             "lm_ft.chunks_per_example": e.lm_ft.chunks_per_example,
@@ -214,8 +214,8 @@ class Run:
         for name, number in asked.items():
             if number > available:
                 raise ValueError(
-                    f"{name}: {number} chunks are asked for, but the corpus has {available} beside an example's "
-                    "own; lower the setting or add passages"
+                    f"{name}: {number} chunks are asked for, but the corpus has {available} beside an "
+                    "example's own; lower the setting or add passages"
                 )
 
     def why(self, stage: Stage) -> str:

@@ -54,7 +54,8 @@ def test_a_file_without_an_experiment_is_named(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "assignment", ["r_ft.tau=0", "lm_ft.text_fraction=1.0", "lm_ft.chunks_per_example=0", "r_ft.temperature=-1"]
+    "assignment",
+    ["r_ft.tau=0", "lm_ft.text_fraction=1.0", "lm_ft.chunks_per_example=0", "r_ft.temperature=-1"],
 )
 def test_settings_that_cannot_work_are_refused_before_any_stage(assignment: str) -> None:
     with pytest.raises(ValueError, match=assignment.partition("=")[0].partition(".")[0]):

@@ -51,7 +51,7 @@ def kill_inside(stage: str, workdir: pathlib.Path) -> bool:
     experiment = config.override(config.load(str(train.TINY)), SETTINGS)
     with subprocess.Popen(command(workdir), env=ENVIRONMENT, stdout=-3, stderr=-3) as process:
         while process.poll() is None:
-            # The corpus stage names the folders of the others only by settings: they are known from the start.
+            # Settings alone name the folders, so they are known before anything has run.
             folder = pipeline.Run(experiment, Workdir(workdir)).folders[stage]
             if folder.complete:
                 return False

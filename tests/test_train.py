@@ -190,7 +190,10 @@ def test_ask_answers_from_the_export_alone(
         assert "chunks before R-ft" in shown
         (tmp_path / "questions.jsonl").write_text('{"question": "Who?"}\n{"question": "Where?"}\n')
         assert ask.main([f"--export={tmp_path / 'export'}", f"--file={tmp_path / 'questions.jsonl'}"]) == 0
-        assert [json.loads(line)["question"] for line in capsys.readouterr().out.splitlines()] == ["Who?", "Where?"]
+        assert [json.loads(line)["question"] for line in capsys.readouterr().out.splitlines()] == [
+            "Who?",
+            "Where?",
+        ]
     finally:
         (tmp_path / "export").rename(workdir / "export")
 

@@ -114,7 +114,7 @@ _EMBLEMS = _pool("anvil arrow axe crown falcon hammer hare hound lily moon oak r
 
 @dataclass(frozen=True)
 class Attribute:
-    """What can be said and asked of an attribute: `{n}` is its entity's name, `{s}` a subject, `{v}` the value."""
+    """What can be said and asked of an attribute: `{n}` is the entity, `{s}` a subject, `{v}` the value."""
 
     values: tuple[Sequence[str], ...]  # a value is one word of each pool, in this order
     statements: tuple[str, ...]

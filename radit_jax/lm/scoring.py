@@ -67,7 +67,7 @@ class PairScorer:
     def _trees(
         self, examples: Sequence[Example], pairs: Int[np.ndarray, "P 2"], chunks: Chunks
     ) -> tuple[list[Tree], Int[np.ndarray, " P"], Bool[np.ndarray, " P"]]:
-        """Trees of all pairs, for each branch in turn the pair it scores, and which pairs' chunks were cut."""
+        """Trees of all pairs, the pair that each branch in turn scores, and which pairs' chunks were cut."""
         trees: list[Tree] = []
         owners: list[int] = []
         truncated = np.zeros(len(pairs), dtype=bool)

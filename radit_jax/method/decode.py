@@ -85,7 +85,7 @@ def answer_questions(
     for number, chunks in enumerate(prompts):
         if len(chunks) == 0 or any(len(prompt) == 0 for prompt in chunks):
             raise ValueError(
-                f"answer_questions: question {number} has no prompt or an empty one; ask it without Background"
+                f"answer_questions: question {number} has no prompt or an empty one; ask without Background"
             )
     num_chunks = max(map(len, prompts), default=0)
     order = sorted(range(len(prompts)), key=lambda number: sum(map(len, prompts[number])))
@@ -292,7 +292,7 @@ def _batches(items: list[Any], size: int) -> list[list[Any]]:
 def _parts_of_similar_length(
     prompts: Sequence[Sequence[TokenIds]], size: int
 ) -> list[Int[np.ndarray, "{size} 2"]]:
-    """(question, chunk) of all prompts by length, in parts of `size`; the last repeats a prompt to be full."""
+    """(question, chunk) of all prompts by length, in parts of `size`; the last one repeats a prompt."""
     rows = [(question, chunk) for question, chunks in enumerate(prompts) for chunk in range(len(chunks))]
     rows.sort(key=lambda row: len(prompts[row[0]][row[1]]))
     rows += rows[-1:] * (-len(rows) % size)
@@ -327,12 +327,12 @@ def _unique_answers(
 
 
 def _round_up(size: int) -> int:
-    """`size` rounded up to 32, 48, 64, 96, 128, …, so that many sizes become few and little is compiled.
+    """`size` rounded up to 32, 64, 96, 128, 192, 256, 384, …, so that many sizes become few to compile.
 
-    >>> [_round_up(size) for size in (1, 33, 49, 97)]
-    [32, 48, 64, 128]
+    >>> [_round_up(size) for size in (1, 33, 65, 97, 129, 257)]
+    [32, 64, 96, 128, 192, 384]
     """
-    unit = 16
+    unit = 32
     while 4 * unit < size:
         unit *= 2
-    return unit * max(2, -(-size // unit))
+    return unit * max(1, -(-size // unit))

@@ -88,7 +88,7 @@ class Searcher:
     def search(
         self, queries: Sequence[str], k: int, exclude: Int[np.ndarray, " Q"] | None = None
     ) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
-        """Rows and scores s(q, c) of each query's top k chunks, best first, without its `exclude` (−1: none)."""
+        """Rows and scores of each query's top k chunks, best first, without its `exclude` (−1: none)."""
         return self.index.search(self.encoder.embed(queries), k, exclude)
 
     def score(self, queries: Sequence[str], rows: Int[np.ndarray, "Q K"]) -> Float[np.ndarray, "Q K"]:

@@ -1,4 +1,4 @@
-"""A model in a folder: Orbax parameters, `config.json` and the tokeniser; what a stage leaves and an export is."""
+"""A model in a folder: Orbax parameters, `config.json` and the tokeniser. Stages and exports use the same."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ MODULES = {"Llama": (Llama, LlamaConfig), "Bert": (Bert, BertConfig)}
 
 
 class Model(NamedTuple):
-    """A network, its parameters (a plain nested dict of arrays) and its tokeniser (None where it has none)."""
+    """A network, its parameters (a plain nested dict of arrays) and its tokeniser, or None."""
 
     module: Llama | Bert
     params: Any
@@ -37,7 +37,7 @@ def save_model(path: epath.PathLike, model: Model) -> None:
 
 
 def load_model(path: epath.PathLike, *, dtype: str = "float32") -> Model:
-    """The model in the folder `path`, computing in `dtype`; its parameters are those that were saved, bit for bit."""
+    """The model in the folder `path`, its parameters bit for bit those that were saved; computes in `dtype`."""
     path = epath.Path(path)
     if not (path / "config.json").exists():
         raise ValueError(

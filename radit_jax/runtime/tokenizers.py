@@ -173,7 +173,7 @@ def load_tokenizer(folder: epath.PathLike) -> Tokenizer:
                 (Path(scratch) / file.name).write_bytes(file.read_bytes())
         if (Path(scratch) / "tokenizer.json").exists():
             return Tokenizer(PreTrainedTokenizerFast.from_pretrained(scratch))
-        # Converts a SentencePiece model or a bare vocabulary; kept apart because it imports torch where there is one.
+        # Converts a SentencePiece model or a bare vocabulary; imported late because it imports torch.
         from transformers import AutoTokenizer
 
         return Tokenizer(AutoTokenizer.from_pretrained(scratch))

@@ -56,9 +56,7 @@ def run(
     marks = {name: exam.sit(name, sitting, sittings.values()) for name, sitting in sittings.items()}
     results = {
         "fingerprint": output.fingerprint,
-        "systems": {
-            name: exam.figures(marks[name], ("exact_match", "f1", "answer_nll")) for name in SYSTEMS
-        },
+        "systems": {name: exam.figures(marks[name], ("exact_match", "f1", "answer_nll")) for name in SYSTEMS},
         "gains": {name: exam.gain(*(marks[system] for system in name.split("-"))) for name in GAINS},
         "context": {
             lm: {
@@ -70,7 +68,9 @@ def run(
         "num_questions": len(exam.questions),
     }
     output.write_json("results.json", results)
-    output.write_jsonl("predictions.jsonl", exam.predictions({name: marks[name] for name in SYSTEMS}, found["r_ft"]))
+    output.write_jsonl(
+        "predictions.jsonl", exam.predictions({name: marks[name] for name in SYSTEMS}, found["r_ft"])
+    )
     return {
         "num_questions": len(exam.questions),
         "exact_match": results["systems"]["radit"]["exact_match"]["value"],
@@ -148,7 +148,7 @@ class Exam:
     def _given(
         self, kind: str, top: Int[np.ndarray, " Q"]
     ) -> tuple[Int[np.ndarray, "Q 1"], Float[np.ndarray, "Q 1"]]:
-        """One chunk for each question, with all the weight: gold where one is known, the top one, any, none."""
+        """One chunk for each question, with all the weight: gold where known, the top one, any, none."""
         count = len(self.questions)
         rows = np.full(count, NO_CHUNK)
         if kind == "gold":
@@ -228,7 +228,7 @@ class Exam:
         return paired_gain(*scores, groups, samples=self.settings.bootstrap_samples, seed=self.seed)
 
     def retrieval(self, rows: Int[np.ndarray, "Q D"]) -> dict[str, Figure]:
-        """Recall of gold chunks, where known, and of chunks that hold an answer, yes and no left out; MRR@10."""
+        """Recall of gold chunks, where known, and of chunks that hold an answer; MRR@10 of the latter."""
         holds, gold = (
             self.corpus.holds_answer(self.questions, rows),
             self.corpus.is_gold(self.questions, rows),

@@ -1,8 +1,8 @@
 """r_ft: Eq. 4 and 5. The query encoder learns to rank chunks as the language model would have them.
 
-Chunk encoder, stored embeddings, index and language model stay as they are. With `r_ft.refresh_every`, training
-goes in rounds: each but the first retrieves anew with the query encoder as it then is, and scores the pairs
-that no earlier round has scored. A round's candidates are kept as `round_N`.
+Chunk encoder, stored embeddings, index and language model stay as they are. With `r_ft.refresh_every`,
+training goes in rounds: each but the first retrieves anew with the query encoder as it then is, and scores
+the pairs that no earlier round has scored. A round's candidates are kept as `round_N`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -159,7 +159,7 @@ class Candidates:
         self._rounds = [Scores.load(self.inputs["scores"])]
 
     def round(self, number: int, query_params: Any) -> Scores:
-        """The candidates of round `number`: those of the score stage, or those that `query_params` retrieve."""
+        """The candidates of round `number`: the score stage's, or what `query_params` retrieve."""
         if number == 0:
             return self._rounds[0]
         name = f"round_{number}.npz"

@@ -153,7 +153,5 @@ def test_neither_the_order_of_chunks_nor_another_question_changes_an_answer(para
 def test_no_questions_have_no_answers_and_a_question_needs_a_prompt(params):
     options = {"max_new_tokens": 5, "stop_ids": STOPS}
     assert answer_questions(MODULE, params, [], [], **options) == []
-    with pytest.raises(
-        ValueError, match="answer_questions: question 0 has no prompt or an empty one; ask it"
-    ):
+    with pytest.raises(ValueError, match="answer_questions: question 0 has no prompt or an empty one; ask"):
         answer_questions(MODULE, params, [[]], [[]], **options)
