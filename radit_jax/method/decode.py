@@ -142,7 +142,7 @@ def greedy(
     """The most probable next token, again and again: [R, max_new_tokens].
 
     `prompts` are padded on the right to `lengths`. A generation holds the stop token that ended it, and after
-    it the first of `stop_ids` to the end.
+    it the first of `stop_ids` to the end. Without stop ids every generation has its full length.
     """
     prefilled = prefill(module, params, prompts, lengths)
     return decode(module, params, prefilled, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
@@ -162,6 +162,7 @@ def decode(
     """Generate greedily after prompts that have been read, until all rows have stopped: see `greedy`."""
     rows, prompt_slots = prefilled.cache.segment_ids.shape
     stops = jnp.array(stop_ids, jnp.int32)
+    filler = stop_ids[0] if stop_ids else 0
 
     def going_on(state: Any) -> Bool[Array, ""]:
         step, _, _, done = state
@@ -173,12 +174,12 @@ def decode(
         positions = (prefilled.lengths + step - 1)[:, None]
         hidden, block = _call(module, params, "extend", last, positions, cache=cache)
         logits = _call(module, params, "logits", hidden[:, 0])
-        token = jnp.where(done, stop_ids[0], jnp.argmax(logits, axis=-1).astype(jnp.int32))
+        token = jnp.where(done, filler, jnp.argmax(logits, axis=-1).astype(jnp.int32))
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[:, None], step, axis=1)
         return step + 1, cache.write(block, prompt_slots + step - 1), tokens, done | jnp.isin(token, stops)
 
     first = jnp.argmax(prefilled.logits, axis=-1).astype(jnp.int32)
-    tokens = jnp.full((rows, max_new_tokens), stop_ids[0], jnp.int32).at[:, 0].set(first)
+    tokens = jnp.full((rows, max_new_tokens), filler, jnp.int32).at[:, 0].set(first)
     state = (jnp.int32(1), prefilled.cache.grow(max_new_tokens - 1), tokens, jnp.isin(first, stops))
     return jax.lax.while_loop(going_on, advance, state)[2]
 
@@ -276,7 +277,7 @@ def _target_log_probs(
 ) -> Float[Array, "R U"]:
     """Each target's log-probability, STOP's and NOTHING's (0) too; C may be 1, the same for all targets."""
     chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[:, :, None], axis=-1)[..., 0]
-    stopped = jax.nn.logsumexp(logits[..., jnp.array(stop_ids)], axis=-1)
+    stopped = jax.nn.logsumexp(logits[..., jnp.array(stop_ids, jnp.int32)], axis=-1)
     log_probs = jnp.where(targets == STOP, stopped, chosen) - jax.nn.logsumexp(logits, axis=-1)
     return jnp.where(targets == NOTHING, 0.0, log_probs)
 

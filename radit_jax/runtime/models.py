@@ -37,7 +37,7 @@ def save_model(path: epath.PathLike, model: Model) -> None:
 
 
 def load_model(path: epath.PathLike, *, dtype: str = "float32") -> Model:
-    """The model in the folder `path`, its parameters bit for bit those that were saved; computes in `dtype`."""
+    """The model in the folder `path`, computing in `dtype`; parameters are the saved ones, bit for bit."""
     path = epath.Path(path)
     if not (path / "config.json").exists():
         raise ValueError(

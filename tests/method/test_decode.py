@@ -89,6 +89,14 @@ def test_generation_of_one_token_reads_only_the_prompt(params):
     np.testing.assert_array_equal(generated, expected)
 
 
+def test_without_stop_ids_a_generation_has_its_full_length(params):
+    rows, lengths = padded(PROMPTS[:2])
+    generated = np.asarray(greedy(MODULE, params, rows, lengths, max_new_tokens=4, stop_ids=()))
+    for prompt, row in zip(PROMPTS, generated.tolist(), strict=False):
+        for step, token in enumerate(row):
+            assert token == next_log_probs(params, prompt + row[:step]).argmax()
+
+
 def test_answers_as_branches_of_a_cache_score_as_separate_sequences(params):
     answers = [[(3, 4), (), (5, 5, 3, 0)], [(0,)], [(3,), (4, 3, 5)], [(4,)]]
     got = fast_log_probs(params, PROMPTS, answers, max_new_tokens=4)
