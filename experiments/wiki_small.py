@@ -90,5 +90,5 @@ def experiment() -> Experiment:
             refresh_every=80,
             validate_every=40,
         ),
-        evaluate=EvaluateConfig(max_new_tokens=12, sequence_length=384),
+        evaluate=EvaluateConfig(chunks_per_answer=5, max_new_tokens=12, sequence_length=384),
     )

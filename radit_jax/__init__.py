@@ -13,7 +13,7 @@ def load(path: str) -> tuple[Any, Any, Any]:
     """The model in a folder that export wrote: (module, params, tokenizer), the parameters bit for bit."""
     from radit_jax.runtime.models import load_model
 
-    return tuple(load_model(path))
+    return load_model(path)
 
 
 def generate(module: Any, params: Any, ids: Any, max_new_tokens: int, stop_ids: tuple[int, ...] = ()) -> Any:

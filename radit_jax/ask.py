@@ -15,7 +15,7 @@ from radit_jax.runtime.store import PublishedFolder, read_jsonl
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser("python -m radit_jax.ask", description=__doc__.partition("\n")[0])
+    p = argparse.ArgumentParser("python -m radit_jax.ask", description=(__doc__ or "").partition("\n")[0])
     p.add_argument("question", nargs="?", help="a question in plain words")
     p.add_argument(
         "--workdir", default="runs/tiny", metavar="FOLDER", help="of a finished run (default: runs/tiny)"
@@ -68,7 +68,7 @@ def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str,
     base = searcher.with_params(load_model(export.check("base_query_encoder")).params)
     k = min(settings.chunks_per_answer, len(chunks))
     mask = jnp.ones((len(questions), k), bool)
-    found = {}
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, side in (("base_chunks", base), ("chunks", searcher)):
         rows, scores = side.search(questions, k)
         found[name] = rows, np.asarray(retrieval_log_prob(jnp.asarray(scores), mask, temperature))

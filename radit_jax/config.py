@@ -248,6 +248,8 @@ def load(path: str) -> Experiment:
         raise ValueError(f"--experiment: no file {path!r}; name a Python file such as experiments/tiny.py")
     module_name = f"radit_experiment_{os.path.splitext(os.path.basename(path))[0]}"
     spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--experiment: {path!r} does not end in .py; name a Python file")
     module = importlib.util.module_from_spec(spec)
     # A variant imports the experiment it varies from the file beside it.
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))

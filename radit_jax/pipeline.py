@@ -163,8 +163,8 @@ class Run:
 
     experiment: Experiment
     workdir: Workdir
-    stages: Mapping[str, Stage] = field(init=False)
-    folders: Mapping[str, StageFolder] = field(init=False)
+    stages: dict[str, Stage] = field(init=False)
+    folders: dict[str, StageFolder] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", stages(self.experiment))

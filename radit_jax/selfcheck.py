@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from radit_jax.config import BertConfig, LlamaConfig
 from radit_jax.data.packing import Sequence, Span, branch_places, pack, span, to_batch
 from radit_jax.method import lm, losses, steps
-from radit_jax.models.bert import Bert
+from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
 
 LLAMA = LlamaConfig(
@@ -89,7 +89,7 @@ def main(properties: Iterable[Property] = PROPERTIES) -> NoReturn:
 def _(models: "TinyModels") -> SupportsFloat:
     rng = np.random.default_rng(0)
     query, chunks = (jnp.asarray(rng.normal(1, 1, shape), jnp.bfloat16) for shape in ((3, 768), (3, 5, 768)))
-    reference = np.einsum("bd,bkd->bk", np.float64(query), np.float64(chunks))
+    reference = np.einsum("bd,bkd->bk", _float64(query), _float64(chunks))
     return np.abs(losses.retrieval_score(query, chunks) / reference - 1).max()
 
 
@@ -161,7 +161,7 @@ def _(models: "TinyModels") -> SupportsFloat:
 @prove("Eq. 5: both gradients against their closed forms, p(log p/q − KL) and p − q", 1e-6)
 def _(models: "TinyModels") -> SupportsFloat:
     scores, target = (jnp.asarray(numbers, jnp.float32) for numbers in _numbers())
-    p, q = _softmax64(np.float64(scores)), _softmax64(np.float64(target))
+    p, q = _softmax64(_float64(scores)), _softmax64(_float64(target))
     closed = {
         "retrieval_to_lsr": p * (np.log(p / q) - _kl64(p, q)[:, None]),
         "lsr_to_retrieval": p - q,
@@ -277,11 +277,11 @@ def _(models: "TinyModels") -> SupportsFloat:
 def _(models: "TinyModels") -> SupportsFloat:
     batch, module, params = models.queries, models.bert, models.bert_params
 
-    def encode(params: Any) -> Array:
-        return module.apply({"params": params}, batch.query_tokens, batch.query_mask)
+    def queries(params: Any) -> Array:
+        return encode(module, params, batch.query_tokens, batch.query_mask)
 
-    by_query = _central_differences(models.r_ft_loss64, np.float64(jax.jit(encode)(params)))
-    [reference] = jax.jit(lambda p, cotangent: jax.vjp(encode, p)[1](cotangent))(params, np.float32(by_query))
+    by_query = _central_differences(models.r_ft_loss64, _float64(jax.jit(queries)(params)))
+    [reference] = jax.jit(lambda p, out: jax.vjp(queries, p)[1](out))(params, np.float32(by_query))
     return _distance(models.r_ft_step_on(batch)[0], reference)
 
 
@@ -402,8 +402,9 @@ class TinyModels:
         """Hidden states and logits of a plain sequence."""
 
         def forward(params: Any, tokens: Array) -> tuple[Array, Array]:
-            hidden = self.llama.apply({"params": params}, tokens, method="hidden")
-            return hidden, self.llama.apply({"params": params}, tokens)
+            hidden: Any = self.llama.apply({"params": params}, tokens, method="hidden")
+            logits: Any = self.llama.apply({"params": params}, tokens)
+            return hidden, logits
 
         return jax.jit(forward)
 
@@ -414,7 +415,7 @@ class TinyModels:
                 tokens = np.concatenate([tree.trunk.tokens, branch.tokens])
                 # Attention is causal, so what is appended for the sake of one shape is not seen.
                 padded = np.pad(tokens, (0, ROW_LENGTH - len(tokens)))[None]
-                hidden, logits = (np.float64(out[0]) for out in self.forward(self.llama_params, padded))
+                hidden, logits = (_float64(out[0]) for out in self.forward(self.llama_params, padded))
                 where = len(tree.trunk.tokens) + np.flatnonzero(branch.weights)
                 yield tokens, where, hidden, np.log(_softmax64(logits))
 
@@ -454,13 +455,14 @@ class TinyModels:
         target = losses.retrieval_log_prob(
             jnp.asarray(rng.normal(size=(3, 5)), jnp.float32), jnp.asarray(chunk_mask)
         )
-        return steps.RftBatch(
-            query_tokens=rng.integers(1, BERT.vocab_size, (3, 8)).astype(np.int32),
-            query_mask=np.arange(8) < np.array([[6], [4], [2]]),
-            chunk_embeddings=rng.normal(size=(3, 5, BERT.hidden_size)).astype(np.float32),
-            target_log_probs=np.asarray(target),
-            chunk_mask=chunk_mask,
+        batch = steps.RftBatch(
+            query_tokens=jnp.asarray(rng.integers(1, BERT.vocab_size, (3, 8)), jnp.int32),
+            query_mask=jnp.arange(8)[None] < jnp.array([[6], [4], [2]]),
+            chunk_embeddings=jnp.asarray(rng.normal(size=(3, 5, BERT.hidden_size)), jnp.float32),
+            target_log_probs=target,
+            chunk_mask=jnp.asarray(chunk_mask),
         )
+        return jax.device_get(batch)
 
     @functools.cached_property
     def r_ft_step(self) -> Callable[..., Any]:
@@ -481,9 +483,9 @@ class TinyModels:
         batch, each = self.queries, []
         for b in range(2):
             real = np.flatnonzero(batch.chunk_mask[b])
-            scores = [sum(queries[b] * np.float64(batch.chunk_embeddings[b, k])) for k in real]
+            scores = [sum(queries[b] * _float64(batch.chunk_embeddings[b, k])) for k in real]
             p = _softmax64(np.array([scores]) / TEMPERATURE)
-            q = np.exp(np.float64(batch.target_log_probs[b, real]))[None]
+            q = np.exp(_float64(batch.target_log_probs[b, real]))[None]
             each.append(_kl64(p, q)[0])
         return np.array(each) / 2
 
@@ -520,6 +522,10 @@ def _whole(array: Array) -> Array:
     return jnp.ones(array.shape, bool)
 
 
+def _float64(array: Any) -> Array64:
+    return np.asarray(array, np.float64)
+
+
 def _softmax64(logits: Array64) -> Array64:
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return weights / weights.sum(axis=-1, keepdims=True)
@@ -533,7 +539,7 @@ def _kl64(p: Array64, q: Array64) -> Array64:
 
 def _deviation(function: Callable[..., Array], reference: Callable[..., Array64], *numbers: Array64) -> float:
     """The largest difference between a float32 function and its float64 reference, in value or gradient."""
-    numbers = tuple(np.float64(np.float32(array)) for array in numbers)
+    numbers = tuple(_float64(np.float32(array)) for array in numbers)
     inputs = tuple(jnp.asarray(array, jnp.float32) for array in numbers)
     worst = np.abs(function(*inputs) - reference(*numbers)).max()
     gradients = jax.grad(lambda *x: function(*x).sum(), argnums=tuple(range(len(inputs))))(*inputs)

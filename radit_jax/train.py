@@ -20,7 +20,7 @@ TINY = pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py"
 
 def parser() -> argparse.ArgumentParser:
     """The command line, frozen by tests/test_train.py."""
-    p = argparse.ArgumentParser("python -m radit_jax.train", description=__doc__.partition("\n")[0])
+    p = argparse.ArgumentParser("python -m radit_jax.train", description=(__doc__ or "").partition("\n")[0])
     p.add_argument(
         "--stage", default="all", metavar="NAME", help=", ".join(pipeline.KINDS) + " or all (default)"
     )

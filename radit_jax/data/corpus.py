@@ -53,7 +53,7 @@ def _array_record(lines: Iterable[str]) -> bytes:
         return path.read_bytes()
 
 
-class Chunks(Sequence[Chunk]):
+class Chunks:
     """The corpus' chunks by row, read from an ArrayRecord file when asked for."""
 
     def __init__(self, folder: StageFolder):

@@ -33,7 +33,7 @@ Two sequences in a row of 12 positions:
 """
 
 from collections.abc import Sequence as Seq
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -125,7 +125,9 @@ def to_batch(
         by_target[:, number, : targets.shape[1]] = targets
         weights[number, : len(target_weights)] = target_weights
     slots, targets, items = by_target
-    return LmBatch(*by_token, slots, targets, weights, items)
+    # A batch holds numpy's arrays until `put_batch` spreads it over the devices.
+    arrays: Any = (*by_token, slots, targets, weights, items)
+    return LmBatch(*arrays)
 
 
 def branch_places(

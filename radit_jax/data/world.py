@@ -430,6 +430,3 @@ def _pair(rng: random.Random, entity: Entity) -> tuple[str, str]:
     on_entity = rng.choice(_ENTITY_QUERIES).format(n=entity.name)
     query = rng.choice((on_entity, on_entity, _ask(rng, entity, fact, "faqs")))
     return query, entity.chunk(fact.passage).passage
-
-
-generate = read

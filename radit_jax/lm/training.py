@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 
 from radit_jax.config import MeshConfig, OptimizerConfig
+from radit_jax.data.order import shuffled
 from radit_jax.data.packing import Sequence as Tree
 from radit_jax.data.packing import fill, pack, to_batch
 from radit_jax.method.lm import LmBatch, token_log_probs
@@ -28,7 +28,7 @@ class PackedTrees:
         self._targets = _most_targets(trees, row_length)
         self.rows = pack(trees, row_length=row_length, targets_per_row=self._targets)
         self.fill = fill(trees, self.rows, row_length=row_length)
-        self._order = grain.MapDataset.range(len(self.rows)).seed(seed).shuffle().repeat()
+        self._numbers = shuffled(len(self.rows), batch_size=batch_size, seed=seed)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -41,9 +41,7 @@ class PackedTrees:
 
     def shuffled(self, step: int) -> LmBatch:
         """The batch of training step `step`; epochs follow each other in fresh orders."""
-        return self._batch(
-            [self._order[i] for i in range(step * self._batch_size, (step + 1) * self._batch_size)]
-        )
+        return self._batch(self._numbers(step))
 
     def in_order(self, number: int) -> LmBatch:
         start = number * self._batch_size
@@ -96,8 +94,9 @@ def train_lm(
     facts = {"steps": optimizer.steps}
     if development is None:
         return state.params, facts
-    step, log_prob = checkpoints.best()
-    return checkpoints.restore_best(state.params), {**facts, "best_step": step, "dev_log_prob": log_prob}
+    best = checkpoints.best()
+    assert best is not None, "the last step is always validated"
+    return checkpoints.restore_best(state.params), {**facts, "best_step": best[0], "dev_log_prob": best[1]}
 
 
 def mean_log_prob(module: Llama, params: Any, trees: PackedTrees, devices: jax.sharding.Mesh) -> float:

@@ -114,7 +114,7 @@ def _gain_over_no_chunk(signal: Signal) -> float | None:
     """Nats per answer token by which an example's chunks raise its answer over none, on average."""
     mask, tokens = signal.chunk_mask, np.maximum(signal.answer_token_counts, 1)
     gains = np.where(mask, signal.answer_log_probs - signal.no_chunk_log_probs[:, None], 0.0).sum(axis=1)
-    return _mean(gains / np.maximum(mask.sum(axis=1), 1) / tokens, mask.any(axis=1))
+    return _mean(gains / np.maximum(mask.sum(axis=1), 1) / tokens, np.any(mask, axis=1))
 
 
 def _usefulness(
@@ -127,8 +127,8 @@ def _usefulness(
     by_lm, by_retriever = _first_is(useful, lm), _first_is(useful, retriever)
     return {
         "judged_examples": int(judged.sum()),
-        "gold_among_candidates": _mean((signal.gold & mask).any(axis=1), judged),
-        "answer_among_candidates": _mean((signal.holds_answer & mask).any(axis=1), judged),
+        "gold_among_candidates": _mean(np.any(signal.gold & mask, axis=1), judged),
+        "answer_among_candidates": _mean(np.any(signal.holds_answer & mask, axis=1), judged),
         "useful_lm_first": _mean(by_lm, judged),
         "useful_retriever_first": _mean(by_retriever, judged),
         "mixed_examples": int(mixed.sum()),

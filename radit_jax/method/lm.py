@@ -29,7 +29,7 @@ class LmBatch(NamedTuple):
 
 def token_log_probs(module: Llama, params: Any, batch: LmBatch) -> Float[Array, "B A"]:
     """Each target's log-probability in nats, float32, given what its position sees; 0 in unused slots."""
-    hidden = module.apply(
+    hidden: Any = module.apply(
         {"params": params},
         batch.tokens,
         batch.positions,
@@ -38,7 +38,7 @@ def token_log_probs(module: Llama, params: Any, batch: LmBatch) -> Float[Array, 
         method="hidden",
     )
     at_slots = jnp.take_along_axis(hidden, batch.target_slots[:, :, None], axis=1)
-    logits = module.apply({"params": params}, at_slots, method="logits")
+    logits: Any = module.apply({"params": params}, at_slots, method="logits")
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     chosen = jnp.take_along_axis(log_probs, batch.targets[:, :, None], axis=-1)[..., 0]
     return jnp.where(batch.target_weights > 0, chosen, 0.0)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from radit_jax.config import OptimizerConfig
 from radit_jax.method import losses
 from radit_jax.method.lm import LmBatch, token_log_probs
-from radit_jax.models.bert import Bert
+from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
 
 Metrics = dict[str, Array]
@@ -136,7 +136,7 @@ def query_log_prob(
     module: Bert, query_params: Any, batch: RftBatch, temperature: float
 ) -> Float[Array, "B K"]:
     """Log p_R(c | x) of the batch's chunks under a query tower: Eq. 1, then its softmax."""
-    queries = module.apply({"params": query_params}, batch.query_tokens, batch.query_mask)
+    queries = encode(module, query_params, batch.query_tokens, batch.query_mask)
     # The gradient for a query multiplies by its chunks' embeddings, also by those that are not there.
     chunks = jnp.where(batch.chunk_mask[:, :, None], batch.chunk_embeddings, 0.0)
     scores = losses.retrieval_score(queries, chunks)
@@ -149,8 +149,8 @@ def make_contrastive_step(
     """A step on InfoNCE with in-batch negatives; the state's parameters are {"query": ..., "chunk": ...}."""
 
     def loss(params: Any, batch: ContrastiveBatch) -> tuple[Array, Metrics]:
-        queries = module.apply({"params": params["query"]}, batch.query_tokens, batch.query_mask)
-        chunks = module.apply({"params": params["chunk"]}, batch.chunk_tokens, batch.chunk_token_mask)
+        queries = encode(module, params["query"], batch.query_tokens, batch.query_mask)
+        chunks = encode(module, params["chunk"], batch.chunk_tokens, batch.chunk_token_mask)
         return losses.contrastive_loss(queries, chunks, temperature).mean(), {}
 
     return _make_step(loss, tx, state_shardings)

@@ -129,6 +129,14 @@ class Output(nn.Module):
         return _layer_norm(self.config, self.dtype)(projected + residual)
 
 
+def encode(
+    module: Bert, params: Any, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+) -> Float[Array, "B D"]:
+    """A vector for each text: E_q or E_d, whose parameters `params` are."""
+    vectors: Any = module.apply({"params": params}, tokens, mask)
+    return vectors
+
+
 def masked_mean(hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
     """The mean over the real tokens; 0 where there are none."""
     total = jnp.where(mask[:, :, None], hidden, 0.0).sum(axis=1)

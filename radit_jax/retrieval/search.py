@@ -1,17 +1,16 @@
 """From text to chunks: encoding with one tower of the dual encoder, and searching the corpus with it."""
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from radit_jax.config import MeshConfig
-from radit_jax.models.bert import Bert
+from radit_jax.models.bert import encode
 from radit_jax.retrieval.index import Index
 from radit_jax.retrieval.index import load as load_index
 from radit_jax.runtime.mesh import make_mesh, put_batch, put_params
@@ -54,17 +53,13 @@ class Encoder:
             some = by_length[start : start + batch_size]
             batch = tokenizer.pad([ids[i] for i in some], rows=batch_size)
             tokens, mask = put_batch(batch, self.mesh)
-            embeddings[some] = np.asarray(_embed(module, params, tokens, mask))[: len(some)]
+            embeddings[some] = np.asarray(_encode(module, params, tokens, mask))[: len(some)]
             if bar is not None:
                 bar.advance(len(some))
         return embeddings
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _embed(
-    module: Bert, params: Any, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
-) -> Float[Array, "B D"]:
-    return module.apply({"params": params}, tokens, mask)
+_encode: Callable[..., Any] = jax.jit(encode, static_argnums=0)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ PARTITIONS: tuple[tuple[str, P], ...] = (
 )
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     """The mesh of `config` over all devices, or over `devices`."""
     devices = jax.devices() if devices is None else devices
     fixed = math.prod(size for size in (config.replica, config.fsdp, config.tensor) if size != -1)

@@ -20,7 +20,7 @@ MODULES = {"Llama": (Llama, LlamaConfig), "Bert": (Bert, BertConfig)}
 class Model(NamedTuple):
     """A network, its parameters (a plain nested dict of arrays) and its tokeniser, or None."""
 
-    module: Llama | Bert
+    module: Any  # Llama or Bert: who loads a model knows which
     params: Any
     tokenizer: Any
 

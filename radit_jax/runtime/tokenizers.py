@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -30,19 +31,22 @@ class Tokenizer:
     """Text to ids and back, without state: `hf` is the transformers tokeniser underneath."""
 
     def __init__(self, hf: PreTrainedTokenizerBase):
-        if not isinstance(getattr(hf, "backend_tokenizer", None), tokenizers.Tokenizer):
+        rust = getattr(hf, "backend_tokenizer", None)
+        if not isinstance(rust, tokenizers.Tokenizer):
             raise ValueError(
                 f"tokenizer: {type(hf).__name__} is written in Python, needed is one with a tokenizer.json; "
                 "convert it with transformers' AutoTokenizer(..., use_fast=True).save_pretrained(folder)"
             )
-        self.hf = hf
-        self._rust = hf.backend_tokenizer
+        self.hf: Any = hf  # whose type leaves open what its special ids are
+        self._rust = rust
         self._rust.no_truncation()
         self._rust.no_padding()
         self._rust.encode_special_tokens = True  # a passage that spells `<eos>` has ordinary pieces for it
-        self.pad_id = hf.pad_token_id if hf.pad_token_id is not None else 0
-        self.bos_id, self.eos_id = hf.bos_token_id, hf.eos_token_id
-        self.cls_id, self.sep_id = hf.cls_token_id, hf.sep_token_id
+        self.pad_id: int = self.hf.pad_token_id or 0
+        self.bos_id: int = self.hf.bos_token_id  # None in an encoder's
+        self.eos_id: int = self.hf.eos_token_id
+        self.cls_id: int = self.hf.cls_token_id  # None in a language model's
+        self.sep_id: int = self.hf.sep_token_id
 
     @property
     def vocab_size(self) -> int:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 
 from radit_jax.config import LmConfig, MeshConfig, RetrieverConfig, checkpoint_folder
 from radit_jax.data.cloze import cloze_sequence
 from radit_jax.data.corpus import Corpus
+from radit_jax.data.order import shuffled
 from radit_jax.data.packing import Sequence as Tree
 from radit_jax.data.packing import span, to_batch
 from radit_jax.data.records import Chunk
@@ -56,6 +56,7 @@ def run_lm(
 def _pretrain_lm(
     corpus: Corpus, output: StageFolder, lm: LmConfig, seed: int, mesh: MeshConfig
 ) -> tuple[Model, dict[str, Any]]:
+    assert lm.model is not None and lm.optimizer is not None, "config.check lets no such settings pass"
     documents = corpus.documents()
     passages = [chunk.passage for chunk in corpus.chunks]
     tokenizer = train_bpe([*documents, *passages], lm.model.vocab_size)
@@ -146,6 +147,7 @@ def _from_checkpoints(retriever: RetrieverConfig) -> tuple[Model, Model]:
 def _pretrain_retriever(
     corpus: Corpus, output: StageFolder, retriever: RetrieverConfig, seed: int, mesh: MeshConfig
 ) -> tuple[Model, Model, dict[str, Any]]:
+    assert retriever.model is not None and retriever.optimizer is not None, "see config.check"
     passages = [chunk.passage for chunk in corpus.chunks]
     groups = corpus.encoder_groups() or sentence_groups(corpus.chunks, seed=seed)
     queries = [query for group in groups for query, _ in group]
@@ -186,19 +188,15 @@ def _contrastive_batches(
     devices: jax.sharding.Mesh,
 ) -> Callable[[int], ContrastiveBatch]:
     """Batches of whole groups, whose members are each other's hard negatives."""
-    order = grain.MapDataset.range(len(groups)).seed(seed).shuffle().repeat()
-    size = retriever.groups_per_batch
+    numbers = shuffled(len(groups), batch_size=retriever.groups_per_batch, seed=seed)
 
     def batch_at(step: int) -> ContrastiveBatch:
-        pairs = [pair for i in range(step * size, (step + 1) * size) for pair in groups[order[i]]]
-        queries, passages = zip(*pairs, strict=True)
-        return put_batch(
-            ContrastiveBatch(
-                *tokenizer.pad(tokenizer.encode_all(queries, retriever.query_length)),
-                *tokenizer.pad(tokenizer.encode_all(passages, retriever.chunk_length)),
-            ),
-            devices,
+        queries, passages = zip(*(pair for i in numbers(step) for pair in groups[i]), strict=True)
+        arrays = (
+            *tokenizer.pad(tokenizer.encode_all(queries, retriever.query_length)),
+            *tokenizer.pad(tokenizer.encode_all(passages, retriever.chunk_length)),
         )
+        return ContrastiveBatch(*put_batch(arrays, devices))
 
     return batch_at
 

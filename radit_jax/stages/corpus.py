@@ -19,8 +19,7 @@ def run(
     mesh: MeshConfig,
 ) -> dict[str, Any]:
     """Read or generate the data, check it, and write chunks (ArrayRecord) and questions (JSON lines)."""
-    source = world if isinstance(data, GeneratedWorld) else text_folder
-    corpus = source.read(data, seed)
+    corpus = world.read(data, seed) if isinstance(data, GeneratedWorld) else text_folder.read(data, seed)
     write_corpus(output, corpus)
     counts = {f"{split}_questions": len(corpus.questions[split]) for split in SPLITS}
     return {"chunks": len(corpus.chunks), **counts, **corpus.counts}

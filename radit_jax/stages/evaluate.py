@@ -223,9 +223,9 @@ class Exam:
         return {metric: self._interval([mark[metric] for mark in marks]) for metric in metrics}
 
     def gain(self, after: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> Figure:
-        scores = (np.array([mark["exact_match"] for mark in marks]) for marks in (after, before))
+        scored, baseline = (np.array([mark["exact_match"] for mark in marks]) for marks in (after, before))
         groups = [question.group for question in self.questions]
-        return paired_gain(*scores, groups, samples=self.settings.bootstrap_samples, seed=self.seed)
+        return paired_gain(scored, baseline, groups, samples=self.settings.bootstrap_samples, seed=self.seed)
 
     def retrieval(self, rows: Int[np.ndarray, "Q D"]) -> dict[str, Figure]:
         """Recall of gold chunks, where known, and of chunks that hold an answer; MRR@10 of the latter."""
@@ -241,7 +241,7 @@ class Exam:
                 figures[f"{name}_recall@{cutoff}"] = self._interval(recall_at_k(hits, cutoff), counted)
         return {**figures, "mrr": self._interval(reciprocal_ranks(holds[:, :10]), open_ended)}
 
-    def _interval(self, values: Sequence[float], counted: Bool[np.ndarray, " Q"] | None = None) -> Figure:
+    def _interval(self, values: Any, counted: Bool[np.ndarray, " Q"] | None = None) -> Figure:
         counted = np.ones(len(self.questions), bool) if counted is None else counted
         groups = [question.group for question, count in zip(self.questions, counted, strict=True) if count]
         chosen = np.asarray(values, np.float64)[counted]
@@ -260,6 +260,7 @@ class Exam:
             lines.append(
                 {
                     "id": question.id,
+                    "group": question.group,
                     "question": question.question,
                     "gold": list(question.answers),
                     "answers": marks["radit"][number]["answers"],

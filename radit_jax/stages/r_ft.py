@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import grain
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from radit_jax.config import MeshConfig, RFtConfig, ScoreConfig
 from radit_jax.data.corpus import Corpus
+from radit_jax.data.order import shuffled
 from radit_jax.data.records import Question
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
@@ -79,11 +79,12 @@ def run(
             validate_every=r_ft.validate_every,
             select="mrr@10",
         )
-    best_step, mrr = checkpoints.best()
+    best = checkpoints.best()
+    assert best is not None, "the last step is always validated"
     params = checkpoints.restore_best(state.params)
     save_model(output.path / "query_encoder", encoder.model._replace(params=params))
     output.commit("query_encoder")
-    return {"steps": r_ft.optimizer.steps, "best_step": best_step, "dev_mrr@10": mrr, "signal": signals}
+    return {"steps": r_ft.optimizer.steps, "best_step": best[0], "dev_mrr@10": best[1], "signal": signals}
 
 
 def _batches(
@@ -95,14 +96,13 @@ def _batches(
 ) -> Callable[[int], RftBatch]:
     """The batch of each step: queries in an order that the seed alone decides, with their chunks' vectors."""
     target = target_log_probs(scores, r_ft)
-    order = grain.MapDataset.range(len(target)).seed(seed).shuffle().repeat()
+    numbers = shuffled(len(target), batch_size=r_ft.batch_size, seed=seed)
 
     def batch_at(step: int) -> RftBatch:
-        some = [order[i] for i in range(step * r_ft.batch_size, (step + 1) * r_ft.batch_size)]
+        some = numbers(step)
         rows = scores.chunk_rows[some]
-        chunks = searcher.embeddings[rows]
-        batch = RftBatch(queries[0][some], queries[1][some], chunks, target[some], rows >= 0)
-        return put_batch(batch, searcher.encoder.mesh)
+        arrays = (queries[0][some], queries[1][some], searcher.embeddings[rows], target[some], rows >= 0)
+        return RftBatch(*put_batch(arrays, searcher.encoder.mesh))
 
     return batch_at
 

@@ -86,7 +86,7 @@ def recall_at_k(hits: Bool[np.ndarray, "B K"], k: int) -> Float[np.ndarray, " B"
         raise ValueError(
             f"recall@{k}: {hits.shape[1]} chunks were ranked; ask for a k from 1 to {hits.shape[1]}"
         )
-    return hits[:, :k].any(axis=1).astype(np.float64)
+    return np.any(hits[:, :k], axis=1).astype(np.float64)
 
 
 def reciprocal_ranks(hits: Bool[np.ndarray, "B K"]) -> Float[np.ndarray, " B"]:
