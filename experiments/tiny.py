@@ -50,7 +50,7 @@ def experiment() -> Experiment:
                     ffn_size=256,
                     max_length=64,
                 ),
-                optimizer=OptimizerConfig(steps=130, peak_lr=5e-4, warmup_steps=20),
+                optimizer=OptimizerConfig(steps=112, peak_lr=1e-3, warmup_steps=20),
                 pooling="mean",
                 query_length=32,
                 chunk_length=64,
