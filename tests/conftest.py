@@ -22,3 +22,27 @@ def shared_data() -> pathlib.Path:
     if not folder or not pathlib.Path(folder).is_dir():
         pytest.skip("RADIT_DATA names no folder of real data")
     return pathlib.Path(folder)
+
+
+# Imported where they are used, so that the hook above sees their imports; tests/small.py says what they are.
+
+
+@pytest.fixture(scope="session")
+def lm():
+    import small
+
+    return small.language_model()
+
+
+@pytest.fixture(scope="session")
+def searcher():
+    import small
+
+    return small.searcher()
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory, lm, searcher):
+    import small
+
+    return small.finished_stages(tmp_path_factory.mktemp("inputs"), lm, searcher)

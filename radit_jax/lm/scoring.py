@@ -52,6 +52,8 @@ class PairScorer:
         bar: Progress | None = None,
     ) -> PairScores:
         """Score `pairs` of (place in `examples`, row of `chunks` or NO_CHUNK), in any order."""
+        if not len(pairs):  # a refresh may retrieve nothing new
+            return PairScores(np.zeros(0, np.float32), np.zeros(0, bool))
         trees, owners, truncated = self._trees(examples, pairs, chunks)
         length, targets = self.settings.sequence_length, self._targets_per_row
         rows = pack(trees, row_length=length, targets_per_row=targets, branches_per_row=targets)

@@ -1,0 +1,54 @@
+"""What the corpus stage writes is what the others read."""
+
+import numpy as np
+import pytest
+from small import CHUNKS, CORPUS, QUESTIONS
+
+from radit_jax.data.corpus import SPLITS, Corpus
+from radit_jax.data.records import Question
+
+
+@pytest.fixture(scope="module")
+def corpus(inputs):
+    return Corpus(inputs["corpus"])
+
+
+def test_chunks_questions_and_texts_come_back_as_they_were_written(corpus):
+    assert list(corpus.chunks) == list(CHUNKS)
+    assert {split: corpus.questions(split) for split in SPLITS} == QUESTIONS
+    assert corpus.documents() == CORPUS.documents
+    assert corpus.encoder_groups() == CORPUS.encoder_groups
+
+
+def test_chunks_are_read_by_row_in_any_order_and_as_often_as_asked(corpus):
+    assert len(corpus.chunks) == len(CHUNKS)
+    assert corpus.chunks[9] == CHUNKS[9]
+    assert corpus.chunks.take(np.array([3, 0, 3])) == [CHUNKS[3], CHUNKS[0], CHUNKS[3]]
+    assert corpus.chunks.take([]) == []
+
+
+def test_a_row_is_where_the_chunk_of_an_id_lies(corpus):
+    assert [corpus.rows[chunk.id] for chunk in CHUNKS] == list(range(len(CHUNKS)))
+
+
+def test_a_chunk_holds_an_answer_as_whole_words_in_title_or_text(corpus):
+    questions = [
+        Question("a", "", ("Hob Crane", "Bo Marsh")),  # either will do
+        Question("b", "", ("Elm",)),  # in the title too
+        Question("c", "", ("Dray Tow",)),  # a part of a word
+    ]
+    rows = np.array([[0, 1, 2], [1, 0, -1], [0, -1, 8]])
+    wanted = [[True, False, True], [True, False, False], [False, False, False]]
+    np.testing.assert_array_equal(corpus.holds_answer(questions, rows), wanted)
+
+
+def test_gold_chunks_are_known_by_id_and_no_row_is_none(corpus):
+    questions = [Question("a", "", (), ("c1", "long")), Question("b", "", ())]
+    rows = np.array([[8, 1, 0, -1], [8, 1, 0, -1]])
+    wanted = [[True, True, False, False], [False] * 4]
+    np.testing.assert_array_equal(corpus.is_gold(questions, rows), wanted)
+
+
+def test_no_questions_have_no_hits(corpus):
+    rows = np.zeros((0, 4), int)
+    assert corpus.holds_answer([], rows).shape == corpus.is_gold([], rows).shape == (0, 4)

@@ -1,0 +1,80 @@
+"""Pairs are scored as they would be alone, whatever they share a row or a chunk with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import CHUNKS, LONG, QUESTIONS
+
+from radit_jax.config import MeshConfig, ScoreConfig
+from radit_jax.data.corpus import Chunks
+from radit_jax.data.examples import question_example
+from radit_jax.lm.scoring import NO_CHUNK, PairScorer
+from radit_jax.runtime.mesh import make_mesh, put_params
+from radit_jax.runtime.progress import Progress
+from radit_jax.text.prompts import background
+
+EXAMPLES = [question_example(q, answer) for qs in QUESTIONS.values() for q in qs for answer in q.answers]
+ROWS = (0, 1, LONG, NO_CHUNK)
+PAIRS = np.array([(example, row) for example in range(len(EXAMPLES)) for row in ROWS])
+
+
+@pytest.fixture(scope="module")
+def scorer(lm):
+    devices = make_mesh(MeshConfig())
+    settings = ScoreConfig(batch_size=8, sequence_length=64)
+    return PairScorer(lm._replace(params=put_params(lm.params, devices)), devices, settings)
+
+
+@pytest.fixture(scope="module")
+def chunks(inputs):
+    return Chunks(inputs["corpus"])
+
+
+@pytest.fixture(scope="module")
+def scored(scorer, chunks):
+    return scorer.score(EXAMPLES, PAIRS, chunks)
+
+
+def test_the_pairs_of_a_chunk_score_together_what_each_scores_alone(scorer, chunks, scored):
+    for pair, log_prob, truncated in zip(PAIRS, *scored, strict=True):
+        alone = scorer.score(EXAMPLES, pair[None], chunks)
+        np.testing.assert_allclose(alone.answer_log_probs[0], log_prob, rtol=1e-5)
+        assert alone.truncated[0] == truncated
+
+
+def test_a_score_is_the_sum_over_the_answers_tokens_behind_background_and_prompt(lm, scored):
+    tokenizer = lm.tokenizer
+    forward = jax.jit(lambda tokens: lm.module.apply({"params": lm.params}, tokens))
+    for number in np.flatnonzero(PAIRS[:, 1] != LONG):
+        example, row = EXAMPLES[PAIRS[number, 0]], PAIRS[number, 1]
+        passage = "" if row == NO_CHUNK else background(CHUNKS[row].passage)
+        context = [tokenizer.bos_id, *tokenizer.encode(passage), *tokenizer.encode(example.prompt)]
+        answer = tokenizer.encode(example.answer)  # without a terminator
+        tokens = np.zeros((1, 64), np.int32)
+        tokens[0, : len(context + answer)] = context + answer
+        log_probs = np.asarray(jax.nn.log_softmax(forward(jnp.asarray(tokens))[0]))
+        by_hand = sum(log_probs[len(context) - 1 + i, token] for i, token in enumerate(answer))
+        np.testing.assert_allclose(scored.answer_log_probs[number], by_hand, rtol=1e-4)
+
+
+def test_only_pairs_whose_chunk_was_cut_are_marked_as_truncated(scored):
+    np.testing.assert_array_equal(scored.truncated, PAIRS[:, 1] == LONG)
+
+
+def test_a_score_belongs_to_its_pair_in_whatever_order_pairs_come(scorer, chunks, scored):
+    order = np.random.default_rng(0).permutation(len(PAIRS))
+    shuffled = scorer.score(EXAMPLES, PAIRS[order], chunks)
+    np.testing.assert_allclose(shuffled.answer_log_probs, scored.answer_log_probs[order], rtol=1e-5)
+    np.testing.assert_array_equal(shuffled.truncated, scored.truncated[order])
+
+
+def test_progress_counts_every_pair_once(scorer, chunks):
+    with Progress(len(PAIRS), "score", "pairs") as bar:
+        scorer.score(EXAMPLES, PAIRS, chunks, bar)
+    assert bar.done == len(PAIRS)
+
+
+def test_no_pairs_have_no_scores(scorer, chunks):
+    nothing = scorer.score(EXAMPLES, np.zeros((0, 2), int), chunks)
+    assert nothing.answer_log_probs.shape == nothing.truncated.shape == (0,)

@@ -1,0 +1,114 @@
+"""Rows in a reproducible order, and a run that was killed ends where one that was not does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from radit_jax.config import MeshConfig, OptimizerConfig
+from radit_jax.data.packing import Sequence, join, span
+from radit_jax.lm import training
+from radit_jax.lm.training import PackedTrees, train_lm
+from radit_jax.method.steps import make_lm_step
+from radit_jax.runtime.store import StageFolder
+
+
+def tree(number, length=8):
+    """A tree that fills a row of 8 by itself; its first token tells it from the others."""
+    return Sequence(span([number]), (join(span([number + 100] * (length - 3)), span([7, 9], 1.0)),))
+
+
+def packed(seed=0, batch_size=2, count=5):
+    trees = [tree(number) for number in range(1, count + 1)]
+    return PackedTrees(trees, row_length=8, batch_size=batch_size, seed=seed)
+
+
+def rows_of(batch):
+    return [int(first) for first in batch.tokens[:, 0]]
+
+
+def test_every_epoch_holds_every_row_once_in_an_order_of_its_own():
+    trees = packed()
+    drawn = [row for step in range(5) for row in rows_of(trees.shuffled(step))]  # two epochs of five rows
+    assert sorted(drawn[:5]) == sorted(drawn[5:]) == [1, 2, 3, 4, 5]
+    assert drawn[:5] != drawn[5:]
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone():
+    steps = [7, 0, 3]
+    here = [rows_of(packed().shuffled(step)) for step in steps]
+    trees = packed()
+    there = [rows_of(trees.shuffled(step)) for step in reversed(steps)]
+    assert here == there[::-1]
+    others = packed(seed=1)
+    assert here != [rows_of(others.shuffled(step)) for step in steps]
+
+
+def test_in_order_reads_every_row_once_and_fills_the_last_batch_with_empty_rows():
+    trees = packed()
+    assert len(trees) == 3
+    assert [rows_of(trees.in_order(number)) for number in range(3)] == [[1, 2], [3, 4], [5, 0]]
+    assert not trees.in_order(2).segment_ids[1].any()
+
+
+def test_rows_have_slots_for_the_tree_with_the_most_targets():
+    greedy = Sequence(span([1]), (span([5] * 7, 1.0),))
+    trees = PackedTrees([tree(2), greedy], row_length=8, batch_size=2, seed=0)
+    assert (trees.in_order(0).target_weights > 0).sum(axis=1).tolist() == [2, 7]
+
+
+def test_the_fill_is_the_share_of_positions_that_hold_a_token():
+    trees = PackedTrees([tree(1), tree(2, length=6)], row_length=8, batch_size=2, seed=0)
+    assert trees.facts == {"rows": 2, "fill": 0.875}
+
+
+class Killed(Exception):
+    pass
+
+
+def train(lm, folder, killed_before=None):
+    """Four steps with a checkpoint after every second one."""
+    trees = packed(batch_size=8, count=9)
+
+    def batch_at(step):
+        if step == killed_before:
+            raise Killed
+        return trees.shuffled(step)
+
+    return train_lm(
+        "test",
+        lm.module,
+        lm.params,
+        batch_at,
+        StageFolder(folder),
+        optimizer=OptimizerConfig(steps=4, peak_lr=0.05, decay="cosine", weight_decay=0.1),
+        mesh=MeshConfig(),
+        checkpoint_every=2,
+        development=packed(batch_size=8, count=3),
+        validate_every=4,
+    )
+
+
+def test_a_killed_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path, monkeypatch):
+    # Three runs, one compiled step: most of this test's time.
+    steps = []
+
+    def make_once(*args, **options):
+        if not steps:
+            steps.append(make_lm_step(*args, **options))
+        return steps[0]
+
+    monkeypatch.setattr(training, "make_lm_step", make_once)
+    whole, facts = train(lm, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(lm, tmp_path / "killed", killed_before=3)
+    resumed, resumed_facts = train(lm, tmp_path / "killed")
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    assert resumed_facts == facts
+    assert facts["best_step"] == facts["steps"] == 4  # it learns, so the last parameters are the best
+    # What is kept are those parameters: the tokens 7 and 9 behind the others, in nats.
+    tokens = np.concatenate([np.concatenate([part.tokens for part in tree(n).spans])[None] for n in (1, 2, 3)])
+    logits = lm.module.apply({"params": whole}, jnp.asarray(tokens))
+    log_probs = jax.nn.log_softmax(np.asarray(logits)[:, 5:7])
+    by_hand = np.take_along_axis(np.asarray(log_probs), tokens[:, 6:8, None], axis=-1).mean()
+    assert facts["dev_log_prob"] == pytest.approx(by_hand, rel=1e-4)

@@ -1,0 +1,66 @@
+"""Embeddings depend on their texts alone, and a search is over all chunks but the excluded one."""
+
+import jax
+import numpy as np
+import pytest
+from small import CHUNKS
+
+PASSAGES = [chunk.passage for chunk in CHUNKS]  # from one word to more than fit the encoder
+
+
+@pytest.fixture(scope="module")
+def alone(searcher):
+    """Each text embedded in a batch of its own, but for padding."""
+    return np.concatenate([searcher.encoder.embed([text], batch_size=8) for text in PASSAGES])
+
+
+@pytest.mark.parametrize("order", [range(10), range(9, -1, -1), (5, 9, 8, 5, 0)])
+def test_an_embedding_depends_on_no_other_text(searcher, alone, order):
+    together = searcher.encoder.embed([PASSAGES[row] for row in order], batch_size=8)
+    np.testing.assert_allclose(together, alone[list(order)], atol=1e-5)
+
+
+def test_different_texts_have_different_embeddings(alone):
+    distances = np.abs(alone[:, None] - alone[None]).max(axis=-1)
+    assert distances[~np.eye(len(alone), dtype=bool)].min() > 1e-3
+
+
+def test_a_batch_holds_texts_of_like_length(searcher, monkeypatch):
+    widths = []
+    pad = type(searcher.encoder.model.tokenizer).pad
+
+    def spy(tokenizer, ids, **options):
+        widths.append(max(map(len, ids)) - min(map(len, ids)))
+        return pad(tokenizer, ids, **options)
+
+    monkeypatch.setattr(type(searcher.encoder.model.tokenizer), "pad", spy)
+    searcher.encoder.embed(["a", PASSAGES[8]] * 8, batch_size=8)
+    assert widths == [0, 0]
+
+
+def test_a_chunks_own_text_finds_it_with_the_dot_product_as_score(searcher):
+    rows, scores = searcher.search(PASSAGES, 3)
+    assert rows[:, 0].tolist() == list(range(10))
+    products = searcher.encoder.embed(PASSAGES) @ searcher.embeddings.T
+    np.testing.assert_allclose(scores, np.take_along_axis(products, rows, axis=1), rtol=1e-5)
+
+
+def test_an_excluded_chunk_is_left_out_and_the_others_move_up(searcher):
+    whole, _ = searcher.search(PASSAGES, 4)
+    exclude = np.arange(10)
+    exclude[3] = -1
+    rows, _ = searcher.search(PASSAGES, 3, exclude)
+    np.testing.assert_array_equal(np.delete(rows, 3, axis=0), np.delete(whole[:, 1:], 3, axis=0))
+    np.testing.assert_array_equal(rows[3], whole[3, :3])
+
+
+def test_the_scores_of_given_chunks_are_those_of_the_search(searcher):
+    rows, scores = searcher.search(PASSAGES, 10)
+    np.testing.assert_allclose(searcher.score(PASSAGES, rows), scores, rtol=1e-5)
+
+
+def test_other_query_parameters_search_the_same_chunks_in_another_order(searcher):
+    params = jax.tree.map(lambda leaf: -leaf, searcher.encoder.model.params)
+    tuned = searcher.with_params(params)
+    assert tuned.embeddings is searcher.embeddings
+    assert tuned.search(PASSAGES, 10)[0].tolist() != searcher.search(PASSAGES, 10)[0].tolist()

@@ -1,0 +1,196 @@
+"""Targets by hand, and rounds of candidates in which no pair is scored twice."""
+
+import jax
+import numpy as np
+import pytest
+from small import CHUNKS, QUESTIONS
+
+from radit_jax.config import MeshConfig, OptimizerConfig, RFtConfig, ScoreConfig
+from radit_jax.data.corpus import Corpus
+from radit_jax.data.examples import question_example
+from radit_jax.data.records import Example
+from radit_jax.data.retrieved import Retrieved
+from radit_jax.data.scores import Scores
+from radit_jax.lm.scoring import PairScores
+from radit_jax.runtime.store import Workdir
+from radit_jax.stages import r_ft
+
+K = 3
+
+
+def settings(steps=10, **changed):
+    return RFtConfig(optimizer=OptimizerConfig(steps=steps, peak_lr=1e-3), **changed)
+
+
+def scores_of(rows, retrieval_scores, answer_probs, tokens):
+    rows = np.array(rows)
+    return Scores(
+        chunk_rows=rows,
+        retrieval_scores=np.array(retrieval_scores, np.float32),
+        answer_log_probs=np.log(np.array(answer_probs, np.float32)),
+        no_chunk_log_probs=np.zeros(len(rows), np.float32),
+        answer_token_counts=np.array(tokens),
+        truncated=np.zeros(rows.shape, bool),
+    )
+
+
+def test_the_lsr_target_is_eq_4_over_the_real_chunks():
+    scores = scores_of([[5, 2, -1]], [[0, 0, 0]], [[0.81, 0.25, 0.9]], [2])
+    target = r_ft.target_log_probs(scores, settings(tau=0.5, lm_score="token_geomean"))
+    # Square roots 0.9 and 0.5, over τ: 1.8 and 1.0.
+    odds = np.exp(0.8)
+    np.testing.assert_allclose(np.exp(target), [[odds / (1 + odds), 1 / (1 + odds), 0]], rtol=1e-5)
+
+
+def test_the_posterior_target_multiplies_the_untuned_retriever_in():
+    scores = scores_of([[5, 2, 7]], np.log([[0.2, 0.6, 0.2]]) / 10, [[0.6, 0.2, 0.2]], [3])
+    target = r_ft.target_log_probs(
+        scores, settings(target="posterior", temperature=0.1, lm_score="sum_log_prob", tau=1.0)
+    )
+    # p_R · p_LM is 0.12, 0.12 and 0.04.
+    np.testing.assert_allclose(np.exp(target), [[3 / 7, 3 / 7, 1 / 7]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "ends"), [(10, 0, [10]), (10, 4, [4, 8, 10]), (10, 5, [5, 10]), (10, 20, [10])]
+)
+def test_rounds_end_where_candidates_are_refreshed_and_the_last_with_training(steps, every, ends):
+    assert r_ft._round_ends(settings(steps, refresh_every=every)) == ends
+
+
+class CountingScorer:
+    """Instead of a language model: a score that tells example and chunk, and a list of what was asked."""
+
+    asked: list[tuple[int, int]] = []
+
+    @classmethod
+    def load(cls, path, score, mesh):
+        return cls()
+
+    def score(self, examples, pairs, chunks, bar=None):
+        self.asked.extend(map(tuple, pairs.tolist()))
+        return PairScores(log_prob(pairs[:, 0], pairs[:, 1]), pairs[:, 1] % 2 == 0)
+
+
+def log_prob(example, row):
+    return np.float32(-100 * example - row)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    monkeypatch.setattr(r_ft, "PairScorer", CountingScorer)
+    monkeypatch.setattr(CountingScorer, "asked", [])
+    return CountingScorer.asked
+
+
+@pytest.fixture
+def first(searcher):
+    """Round 0: what retrieve and score leave."""
+    examples = [question_example(question, question.answers[0]) for question in QUESTIONS["train"]]
+    examples.append(Example("text", CHUNKS[2].text, CHUNKS[2].text, " the end", source_chunk="c2"))
+    exclude = np.array([-1] * 4 + [2])
+    rows, retrieval_scores = searcher.search([example.query for example in examples], K, exclude)
+    numbers = np.arange(len(examples))
+    return Retrieved(examples, rows, retrieval_scores, np.zeros(rows.shape, bool)), Scores(
+        chunk_rows=rows,
+        retrieval_scores=retrieval_scores,
+        answer_log_probs=log_prob(numbers[:, None], rows),
+        no_chunk_log_probs=np.full(len(examples), -1.0, np.float32),
+        answer_token_counts=numbers + 1,
+        truncated=rows % 2 == 0,
+    )
+
+
+@pytest.fixture
+def candidates(inputs, first, searcher, tmp_path):
+    """Makes the candidates anew, as a resumed run does."""
+    workdir = Workdir(tmp_path)
+    retrieved, scores = workdir.folder("retrieve", "r"), workdir.folder("score", "s")
+    first[0].save(retrieved, "train")
+    first[1].save(scores)
+    for folder in (retrieved, scores):
+        folder.finish()
+    folders = {**inputs, "retrieved": retrieved, "scores": scores}
+    output, corpus = workdir.folder("r_ft", "o"), Corpus(inputs["corpus"])
+    return lambda: r_ft.Candidates(folders, output, corpus, searcher, ScoreConfig(), MeshConfig())
+
+
+def tuned(searcher, seed):
+    """Query parameters that retrieve other chunks than the untuned ones."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: leaf + np.float32(0.5) * rng.normal(size=leaf.shape).astype(np.float32),
+        searcher.encoder.model.params,
+    )
+
+
+def test_the_first_round_is_what_the_score_stage_left(candidates, searcher, first, asked):
+    scores = candidates().round(0, tuned(searcher, 1))
+    np.testing.assert_array_equal(scores.chunk_rows, first[1].chunk_rows)
+    assert asked == []
+
+
+def test_a_refresh_scores_only_pairs_that_no_earlier_round_has(candidates, searcher, first, asked):
+    rounds = candidates()
+    known = {(example, row) for example, rows in enumerate(first[1].chunk_rows.tolist()) for row in rows}
+    for number in (1, 2, 3):
+        rounds.round(number - 1, None)
+        asked.clear()
+        rows = rounds.round(number, tuned(searcher, number)).chunk_rows
+        retrieved = {(example, row) for example, found in enumerate(rows.tolist()) for row in found}
+        assert len(asked) == len(set(asked))
+        assert set(asked) == retrieved - known
+        assert 0 < len(asked) < len(retrieved), "the test needs known pairs and new ones"
+        known |= retrieved
+
+
+def test_known_and_new_scores_stand_beside_their_own_chunks(candidates, searcher, asked):
+    rounds = candidates()
+    for number in (0, 1, 2):
+        scores = rounds.round(number, tuned(searcher, number))
+        examples = np.arange(len(scores.chunk_rows))[:, None]
+        np.testing.assert_array_equal(scores.answer_log_probs, log_prob(examples, scores.chunk_rows))
+        np.testing.assert_array_equal(scores.truncated, scores.chunk_rows % 2 == 0)
+
+
+def test_a_refresh_retrieves_with_the_tuned_encoder_and_scores_retrieval_with_the_untuned(
+    candidates, searcher, first, asked
+):
+    params = tuned(searcher, 1)
+    scores = candidates().round(1, params)
+    queries, exclude = [example.query for example in first[0].examples], np.array([-1] * 4 + [2])
+    rows, tuned_scores = searcher.with_params(params).search(queries, K, exclude)
+    np.testing.assert_array_equal(scores.chunk_rows, rows)
+    assert 2 not in rows[4]  # its own chunk
+    np.testing.assert_allclose(scores.retrieval_scores, searcher.score(queries, rows), rtol=1e-5)
+    assert not np.allclose(scores.retrieval_scores, tuned_scores)
+    np.testing.assert_array_equal(scores.answer_token_counts, first[1].answer_token_counts)
+
+
+def test_a_resumed_run_reads_its_rounds_back_whatever_its_parameters_are_now(candidates, searcher, asked):
+    before = candidates().round(1, tuned(searcher, 1))
+    asked.clear()
+    again = candidates().round(1, tuned(searcher, 2))
+    assert asked == []
+    np.testing.assert_array_equal(again.chunk_rows, before.chunk_rows)
+    np.testing.assert_array_equal(again.answer_log_probs, before.answer_log_probs)
+
+
+def test_a_refresh_that_retrieves_nothing_new_asks_the_language_model_for_nothing(
+    candidates, searcher, first, monkeypatch
+):
+    # With the real scorer: it has to bear a list of no pairs.
+    scores = candidates().round(1, searcher.encoder.model.params)
+    np.testing.assert_array_equal(scores.chunk_rows, first[1].chunk_rows)
+    np.testing.assert_array_equal(scores.answer_log_probs, first[1].answer_log_probs)
+
+
+def test_validation_is_the_mrr_of_chunks_that_hold_an_answer(inputs, searcher):
+    corpus, questions = Corpus(inputs["corpus"]), QUESTIONS["dev"]
+    found = r_ft.validation(searcher, searcher.encoder.model.params, corpus, questions)
+    rows, _ = searcher.search([question.question for question in questions], 10)
+    # Each answer is in its own chunk and in the long one.
+    ranks = [min(row.tolist().index(own), row.tolist().index(8)) + 1 for row, own in zip(rows, (4, 5), strict=True)]
+    assert found["mrr@10"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
+    assert found["answer_recall@1"] == np.mean([rank == 1 for rank in ranks])
+    assert found["answer_recall@10"] == 1.0

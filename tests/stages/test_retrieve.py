@@ -1,0 +1,109 @@
+"""Which examples there are, and which chunks they get."""
+
+import numpy as np
+import pytest
+from small import CHUNKS, LONG, QUESTIONS, SHORT
+
+from radit_jax.config import MeshConfig
+from radit_jax.data.records import Question
+from radit_jax.data.retrieved import Retrieved
+from radit_jax.runtime.store import StageFolder
+from radit_jax.stages import retrieve
+
+ROW = {chunk.id: row for row, chunk in enumerate(CHUNKS)}
+TRAIN = QUESTIONS["train"]
+
+
+def run_lm_ft(inputs, folder, **changed):
+    settings = {"chunks_per_example": 2, "text_fraction": 0.0, "force_gold": False, "seed": 0}
+    output = StageFolder(folder)
+    facts = retrieve.run_lm_ft(inputs, output, **{**settings, **changed}, mesh=MeshConfig())
+    return facts, Retrieved.load(output, "train"), Retrieved.load(output, "dev")
+
+
+def run_r_ft(inputs, folder, **changed):
+    settings = {"num_chunks": 3, "text_fraction": 0.0, "text_tokens": 2, "seed": 0}
+    output = StageFolder(folder)
+    facts = retrieve.run_r_ft(inputs, output, **{**settings, **changed}, mesh=MeshConfig())
+    return facts, Retrieved.load(output, "train")
+
+
+def test_a_gold_chunk_takes_the_last_place_only_where_none_was_retrieved():
+    questions = [
+        Question("missing", "", (), ("c5", "c6")),
+        Question("first", "", (), ("c1",)),
+        Question("second gold", "", (), ("c7", "c2")),
+        Question("unknown", "", ()),
+    ]
+    rows = np.array([[1, 2], [1, 2], [1, 2], [1, 2]])
+    assert retrieve.with_gold(rows, questions, ROW).tolist() == [[1, 5], [1, 2], [1, 2], [1, 2]]
+    assert rows.tolist() == [[1, 2]] * 4  # its input is as it was
+
+
+def test_forced_gold_is_among_the_chunks_of_every_question_that_has_one(inputs, tmp_path):
+    _, free, _ = run_lm_ft(inputs, tmp_path / "free", chunks_per_example=1, text_fraction=0.5)
+    _, forced, dev = run_lm_ft(
+        inputs, tmp_path / "forced", chunks_per_example=1, text_fraction=0.5, force_gold=True
+    )
+    with_gold = [number for number, question in enumerate(TRAIN) if question.gold_chunks]
+    gold = [[ROW[TRAIN[number].gold_chunks[0]]] for number in with_gold]
+    assert forced.chunk_rows[with_gold].tolist() == gold != free.chunk_rows[with_gold].tolist()
+    assert forced.holds_answer[with_gold].all()
+    others = np.setdiff1d(np.arange(len(free.examples)), with_gold)
+    np.testing.assert_array_equal(forced.chunk_rows[others], free.chunk_rows[others])
+    assert dev.chunk_rows.tolist() == [[4], [5]]
+
+
+@pytest.mark.parametrize("run", [run_lm_ft, run_r_ft])
+def test_a_text_example_retrieves_every_chunk_but_its_own(inputs, tmp_path, run):
+    everything = {"chunks_per_example": 9} if run is run_lm_ft else {"num_chunks": 9}
+    retrieved = run(inputs, tmp_path / "out", text_fraction=0.6, **everything)[1]
+    texts = np.flatnonzero(~retrieved.is_question)
+    assert len(texts) == 6
+    for number in texts:
+        own = ROW[retrieved.examples[number].source_chunk]
+        assert sorted(retrieved.chunk_rows[number]) == [row for row in range(10) if row != own]
+
+
+@pytest.mark.parametrize(("fraction", "texts"), [(0.0, 0), (0.2, 1), (0.5, 4), (0.6, 6)])
+def test_text_examples_are_the_given_fraction_of_all(inputs, tmp_path, fraction, texts):
+    facts, retrieved, dev = run_lm_ft(inputs, tmp_path / "out", text_fraction=fraction)
+    assert (facts["questions"], facts["text_examples"]) == (4, texts)
+    assert (~retrieved.is_question).tolist() == [False] * 4 + [True] * texts
+    assert dev.is_question.tolist() == [True, True]  # whatever the fraction
+
+
+def test_too_short_chunks_are_counted_and_replaced_by_others(inputs, tmp_path):
+    # 0.9 of all would be 36 texts, so every chunk is drawn; a stop has no halves.
+    facts, retrieved, _ = run_lm_ft(inputs, tmp_path / "lm", text_fraction=0.9)
+    assert (facts["text_examples"], facts["chunks_too_short"]) == (9, 1)
+    assert CHUNKS[SHORT].id not in {example.source_chunk for example in retrieved.examples}
+    # Only the long chunk has 40 tokens twice.
+    facts, retrieved = run_r_ft(inputs, tmp_path / "r", text_fraction=0.9, text_tokens=40)
+    assert (facts["text_examples"], facts["chunks_too_short"]) == (1, 9)
+    assert retrieved.examples[-1].source_chunk == CHUNKS[LONG].id
+
+
+def test_the_seed_draws_the_texts_and_nothing_else(inputs, tmp_path):
+    def sources(name, seed):
+        _, retrieved, _ = run_lm_ft(inputs, tmp_path / name, text_fraction=0.5, seed=seed)
+        return [example.source_chunk for example in retrieved.examples]
+
+    assert sources("a", 0) == sources("b", 0) != sources("c", 1)
+
+
+def test_lm_ft_learns_the_first_answer_and_r_ft_the_shortest(inputs, tmp_path):
+    _, lm_ft, _ = run_lm_ft(inputs, tmp_path / "lm")
+    _, r_ft = run_r_ft(inputs, tmp_path / "r")
+    assert (lm_ft.examples[0].answer, r_ft.examples[0].answer) == (" Hob Crane", " Crane")
+
+
+def test_chunks_come_with_the_scores_of_the_search_and_whether_they_hold_an_answer(
+    inputs, tmp_path, searcher
+):
+    _, retrieved = run_r_ft(inputs, tmp_path / "out", num_chunks=10)
+    rows, scores = searcher.search([question.question for question in TRAIN], 10)
+    np.testing.assert_array_equal(retrieved.chunk_rows, rows)
+    np.testing.assert_allclose(retrieved.retrieval_scores, scores, rtol=1e-5)
+    for question, found, holds in zip(TRAIN, rows, retrieved.holds_answer, strict=True):
+        assert set(found[holds]) == {int(question.id[1:]), LONG}
