@@ -9,7 +9,7 @@ PATH holds `passages.jsonl` with `questions_train.jsonl` and `questions_dev.json
 What differs from arXiv 2310.01352, because the models are small:
 - the language model is pre-trained here, on cloze questions made of the passages, from a mimetic
   initialisation: text of this size teaches no reading otherwise;
-- labels come from the tuned language model, by mean log-probability with τ = 0.25: a weak model's values of p
+- labels come from the tuned language model, by mean log-probability with τ = 0.25: a weak model's p
   are so small that the paper's form is flat;
 - LM-ft reads the chunks of the whole MiniLM with the gold chunk forced in, so that it learns to read at all;
 - candidates are refreshed; the retriever is MiniLM's first four layers: fair, and able to improve.

@@ -179,6 +179,7 @@ class LmFtConfig:
     sequence_length: int = 2048
     chunks_per_example: int = 3
     text_fraction: float = 0.1
+    reading_fraction: float = 0.0  # of the questions: a gold chunk is the Background, nothing is retrieved
     retriever: RetrieverConfig | None = None  # None: the base retriever
     force_gold: bool = False  # put a gold chunk among each example's chunks
     validate_every: int = 100

@@ -62,6 +62,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             {
                 "chunks_per_example": e.lm_ft.chunks_per_example,
                 "text_fraction": e.lm_ft.text_fraction,
+                "reading_fraction": e.lm_ft.reading_fraction,
                 "force_gold": e.lm_ft.force_gold,
                 "seed": e.seed,
             },
@@ -177,7 +178,7 @@ class Run:
         parents = {role: self.folders[name].fingerprint for role, name in stage.inputs.items()}
         sources = {path: self.workdir.source_hash(checkpoint_folder(path)) for path in stage.sources}
         # A source is its content: the same checkpoint in another folder is the same checkpoint.
-        hashes = {str(number): digest for number, digest in enumerate(sources.values())}
+        hashes = {str(number): sources[path] for number, path in enumerate(stage.sources)}
         settings = _without_paths(canonical(stage.settings), sources)
         return fingerprint(stage.kind, stage.version, settings, parents, hashes)
 

@@ -1,4 +1,4 @@
-"""What the stages start from, as small as it can be: ten chunks, a random language model, a random encoder."""
+"""What the stages start from, as small as it can be: ten chunks, a random language model and encoder."""
 
 import pathlib
 

@@ -47,6 +47,12 @@ def test_a_missing_experiment_file_is_named(tmp_path: pathlib.Path) -> None:
         config.load(str(tmp_path / "absent.py"))
 
 
+def test_an_experiment_that_is_no_python_file_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "tiny.yaml").write_text("name: tiny\n")
+    with pytest.raises(ValueError, match=r"tiny.yaml' does not end in .py"):
+        config.load(str(tmp_path / "tiny.yaml"))
+
+
 def test_a_file_without_an_experiment_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(ValueError, match=r"defines no function experiment\(\)"):

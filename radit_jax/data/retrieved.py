@@ -16,7 +16,7 @@ class Retrieved:
     """E examples with K chunks each, best first."""
 
     examples: Sequence[Example]
-    chunk_rows: Int[np.ndarray, "E K"]  # rows of the corpus
+    chunk_rows: Int[np.ndarray, "E K"]  # rows of the corpus; −1 is no chunk
     retrieval_scores: Float[np.ndarray, "E K"]  # s(q, c) of the untuned retriever
     holds_answer: Bool[np.ndarray, "E K"]  # of questions; False for examples cut from the corpus
 

@@ -47,5 +47,5 @@ def _judged(asked: Sequence[Question]) -> Any:
     return np.array([bool(question.answers) and not is_yes_no(question.answers) for question in asked])
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | int | None) -> str:
     return "–" if value is None else f"{value:.4g}"

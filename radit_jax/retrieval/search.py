@@ -34,7 +34,8 @@ class Encoder:
         return cls(model._replace(params=put_params(model.params, devices)), devices)
 
     def with_params(self, params: Any) -> "Encoder":
-        return replace(self, model=self.model._replace(params=params))
+        """The same tower with other parameters, from wherever they are."""
+        return replace(self, model=self.model._replace(params=put_params(params, self.mesh)))
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "E T"], Bool[np.ndarray, "E T"]]:
         """Token ids and their mask, padded to the longest text."""

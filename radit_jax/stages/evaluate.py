@@ -120,8 +120,8 @@ class Exam:
         questions = corpus.questions(settings.split)
         return cls(inputs, output, corpus, questions, searcher, settings, temperature, seed, mesh, models)
 
-    def search(self, name: str) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
-        """The k chunks of each question under one of the retrievers, and log p_R of them."""
+    def search(self, name: str) -> tuple[Int[np.ndarray, "Q D"], Float[np.ndarray, "Q K"]]:
+        """Each question's chunks under one of the retrievers, k or more, and log p_R of the first k."""
         searcher = self.searcher
         if name == "r_ft":
             searcher = searcher.with_params(load_model(self.inputs["r_ft"].check("query_encoder")).params)

@@ -55,12 +55,12 @@ def run(
 def instances(
     retrieved: Retrieved, chunks: Chunks, tokenizer: Any, max_length: int
 ) -> tuple[list[Tree], int]:
-    """One tree per (example, chunk), and how many chunks were cut to fit."""
-    wanted = np.unique(retrieved.chunk_rows)
+    """One tree per (example, chunk), −1 being no chunk, and how many chunks were cut to fit."""
+    wanted = np.unique(retrieved.chunk_rows[retrieved.chunk_rows >= 0])
     passages = dict(zip(wanted.tolist(), (chunk.passage for chunk in chunks.take(wanted)), strict=True))
     trees, num_truncated = [], 0
     for example, rows in zip(retrieved.examples, retrieved.chunk_rows.tolist(), strict=True):
-        for row in rows:
+        for row in (row for row in rows if row >= 0):
             tree, truncated = lm_sequence(
                 tokenizer, passages[row], example, max_length=max_length, terminator=True
             )

@@ -165,8 +165,9 @@ class Candidates:
         name = f"round_{number}.npz"
         if not self.output.has(name):
             self._refresh(query_params).save(self.output, name)
-        self._rounds.append(Scores.load(self.output, name))
-        return self._rounds[number]
+        scores = Scores.load(self.output, name)
+        self._rounds.append(scores)
+        return scores
 
     def _refresh(self, query_params: Any) -> Scores:
         first = self._rounds[0]

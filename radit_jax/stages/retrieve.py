@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from radit_jax.config import MeshConfig
 from radit_jax.data.corpus import Corpus
@@ -25,6 +25,7 @@ def run_lm_ft(
     *,
     chunks_per_example: int,
     text_fraction: float,
+    reading_fraction: float,
     force_gold: bool,
     seed: int,
     mesh: MeshConfig,
@@ -45,6 +46,9 @@ def run_lm_ft(
         rows, scores = _search(searcher, corpus, [*tasks, *texts], chunks_per_example)
         if force_gold:
             rows[: len(tasks)] = with_gold(rows[: len(tasks)], questions, corpus.rows)
+        if split == "train":
+            read = np.random.default_rng([seed, 4]).random(len(tasks)) < reading_fraction
+            rows[: len(tasks)] = with_gold_alone(rows[: len(tasks)], questions, corpus.rows, read)
         facts[split] = _save(output, split, corpus, questions, tasks, texts, rows, scores, skipped)
     return facts["train"]
 
@@ -79,6 +83,23 @@ def with_gold(
         gold = [row_of[chunk] for chunk in question.gold_chunks]
         if gold and not set(gold) & set(rows[number].tolist()):
             rows[number, -1] = gold[0]
+    return rows
+
+
+def with_gold_alone(
+    rows: Int[np.ndarray, "E K"],
+    questions: Sequence[Question],
+    row_of: Mapping[str, int],
+    read: Bool[np.ndarray, " E"],
+) -> Int[np.ndarray, "E K"]:
+    """`rows` with nothing but a gold chunk for the questions to `read` that have one; −1 is no chunk.
+
+    So the paper treats reading comprehension: the gold context is the Background, and nothing is retrieved.
+    """
+    rows = rows.copy()
+    for number in np.flatnonzero(read).tolist():
+        if gold := questions[number].gold_chunks:
+            rows[number] = [row_of[gold[0]], *[-1] * (rows.shape[1] - 1)]
     return rows
 
 

@@ -37,8 +37,8 @@ def test_a_chunk_holds_an_answer_as_whole_words_in_title_or_text(corpus):
         Question("b", "", ("Elm",)),  # in the title too
         Question("c", "", ("Dray Tow",)),  # a part of a word
     ]
-    rows = np.array([[0, 1, 2], [1, 0, -1], [0, -1, 8]])
-    wanted = [[True, False, True], [True, False, False], [False, False, False]]
+    rows = np.array([[0, 1, 2, -1], [1, 0, 8, -1], [0, -1, 8, 8]])
+    wanted = [[True, False, True, False], [True, False, True, False], [False] * 4]
     np.testing.assert_array_equal(corpus.holds_answer(questions, rows), wanted)
 
 

@@ -107,7 +107,9 @@ def test_a_killed_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path
     assert resumed_facts == facts
     assert facts["best_step"] == facts["steps"] == 4  # it learns, so the last parameters are the best
     # What is kept are those parameters: the tokens 7 and 9 behind the others, in nats.
-    tokens = np.concatenate([np.concatenate([part.tokens for part in tree(n).spans])[None] for n in (1, 2, 3)])
+    tokens = np.concatenate(
+        [np.concatenate([part.tokens for part in tree(n).spans])[None] for n in (1, 2, 3)]
+    )
     logits = lm.module.apply({"params": whole}, jnp.asarray(tokens))
     log_probs = jax.nn.log_softmax(np.asarray(logits)[:, 5:7])
     by_hand = np.take_along_axis(np.asarray(log_probs), tokens[:, 6:8, None], axis=-1).mean()

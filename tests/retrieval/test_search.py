@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from small import CHUNKS
 
+from radit_jax.runtime.models import load_model
+
 PASSAGES = [chunk.passage for chunk in CHUNKS]  # from one word to more than fit the encoder
 
 
@@ -64,3 +66,9 @@ def test_other_query_parameters_search_the_same_chunks_in_another_order(searcher
     tuned = searcher.with_params(params)
     assert tuned.embeddings is searcher.embeddings
     assert tuned.search(PASSAGES, 10)[0].tolist() != searcher.search(PASSAGES, 10)[0].tolist()
+
+
+def test_parameters_from_a_file_are_spread_over_the_mesh_that_texts_are_on(inputs, searcher):
+    stored = load_model(inputs["retriever"].path / "query_encoder").params  # on the first device
+    rows, _ = searcher.with_params(stored).search(PASSAGES, 3)
+    np.testing.assert_array_equal(rows, searcher.search(PASSAGES, 3)[0])

@@ -15,9 +15,9 @@ TRAIN = QUESTIONS["train"]
 
 
 def run_lm_ft(inputs, folder, **changed):
-    settings = {"chunks_per_example": 2, "text_fraction": 0.0, "force_gold": False, "seed": 0}
+    settings = {"chunks_per_example": 2, "text_fraction": 0.0, "reading_fraction": 0.0, "force_gold": False}
     output = StageFolder(folder)
-    facts = retrieve.run_lm_ft(inputs, output, **{**settings, **changed}, mesh=MeshConfig())
+    facts = retrieve.run_lm_ft(inputs, output, **{**settings, "seed": 0, **changed}, mesh=MeshConfig())
     return facts, Retrieved.load(output, "train"), Retrieved.load(output, "dev")
 
 
@@ -52,6 +52,26 @@ def test_forced_gold_is_among_the_chunks_of_every_question_that_has_one(inputs, 
     others = np.setdiff1d(np.arange(len(free.examples)), with_gold)
     np.testing.assert_array_equal(forced.chunk_rows[others], free.chunk_rows[others])
     assert dev.chunk_rows.tolist() == [[4], [5]]
+
+
+def test_a_question_to_be_read_has_its_first_gold_chunk_and_no_other():
+    questions = [
+        Question("read", "", (), ("c5", "c6")),
+        Question("not read", "", (), ("c5",)),
+        Question("unknown", "", ()),
+    ]
+    rows = np.array([[1, 5, 2], [1, 2, 3], [1, 2, 3]])
+    alone = retrieve.with_gold_alone(rows, questions, ROW, np.array([True, False, True]))
+    assert alone.tolist() == [[5, -1, -1], [1, 2, 3], [1, 2, 3]]
+    assert rows[0].tolist() == [1, 5, 2]  # its input is as it was
+
+
+def test_of_reading_only_train_questions_are_read(inputs, tmp_path):
+    _, retrieved, dev = run_lm_ft(inputs, tmp_path / "out", reading_fraction=1.0, text_fraction=0.5)
+    assert retrieved.chunk_rows[:3].tolist() == [[0, -1], [1, -1], [2, -1]]
+    assert retrieved.holds_answer[:3].tolist() == [[True, False]] * 3
+    assert (retrieved.chunk_rows[3:] >= 0).all()  # no gold chunk is known of the question, none is of a text
+    assert (dev.chunk_rows >= 0).all()
 
 
 @pytest.mark.parametrize("run", [run_lm_ft, run_r_ft])

@@ -1,0 +1,201 @@
+"""What makes a stage's fingerprint, which stages are needed, and why one has to run."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from radit_jax import config, train
+from radit_jax.config import Folder, LmConfig, MeshConfig
+from radit_jax.pipeline import KINDS, Run, stages
+from radit_jax.runtime.store import Workdir, canonical
+
+TINY = config.load(str(train.TINY))
+
+
+def changed(*assignments):
+    return config.override(TINY, assignments)
+
+
+def fingerprints(experiment, workdir):
+    return {name: folder.fingerprint for name, folder in Run(experiment, Workdir(workdir)).folders.items()}
+
+
+def differing(one, other):
+    assert set(one) == set(other)
+    return {name for name in one if one[name] != other[name]}
+
+
+def downstream(*names):
+    """The stages and all that read them, however far down."""
+    found = set(names)
+    for stage in stages(TINY).values():
+        if found & set(stage.inputs.values()):
+            found.add(stage.name)
+    return found
+
+
+def finish(run, *names):
+    for name in names:
+        run.folders[name].finish(settings=canonical(run.stages[name].settings))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "first"),
+    [
+        ("r_ft.tau=0.5", ["r_ft"]),
+        ("score.shard_size=7", ["score", "r_ft"]),
+        ("score.language_model=lm_ft", ["score", "r_ft"]),
+        ("retrieve.num_chunks=5", ["retrieve/r_ft"]),
+        ("lm_ft.batch_size=8", ["lm_ft"]),
+        ("lm_ft.force_gold=true", ["retrieve/lm_ft", "lm_ft"]),
+        ("base.lm.batch_size=8", ["base/lm"]),
+        ("base.retriever.temperature=0.5", ["base/retriever"]),
+        ("index.kind=exact", ["index/retriever"]),
+        ("evaluate.bootstrap_samples=9", ["evaluate", "export"]),
+        ("data.documents=9", ["corpus"]),
+        ("r_ft.temperature=0.9", ["r_ft", "evaluate", "export"]),
+    ],
+)
+def test_a_setting_changes_its_stage_and_all_that_read_it_and_nothing_else(tmp_path, assignment, first):
+    before, after = fingerprints(TINY, tmp_path), fingerprints(changed(assignment), tmp_path)
+    assert differing(before, after) == downstream(*first)
+
+
+def test_the_seed_changes_everything(tmp_path):
+    before, after = fingerprints(TINY, tmp_path), fingerprints(changed("seed=1"), tmp_path)
+    assert differing(before, after) == set(before)
+
+
+def test_neither_mesh_nor_name_nor_workdir_changes_anything(tmp_path):
+    elsewhere = replace(TINY, mesh=MeshConfig(replica=2, tensor=4), name="other")
+    assert fingerprints(elsewhere, tmp_path / "b") == fingerprints(TINY, tmp_path / "a")
+
+
+def folder_of(path, text):
+    path.mkdir(parents=True)
+    (path / "passages.jsonl").write_text(text)
+    return str(path)
+
+
+def test_data_from_a_folder_are_their_bytes_and_not_their_path(tmp_path):
+    def of(path):
+        return fingerprints(replace(TINY, data=Folder(folder=path)), tmp_path / "run")
+
+    data = of(folder_of(tmp_path / "data", "a"))
+    assert of(folder_of(tmp_path / "elsewhere" / "copy", "a")) == data
+    assert differing(of(folder_of(tmp_path / "other", "b")), data) == set(data)
+
+
+def with_checkpoints(lm="", query="", chunk=""):
+    base = replace(TINY.base, lm=LmConfig(checkpoint=lm)) if lm else TINY.base
+    if query:
+        base = replace(base, retriever=replace(base.retriever, checkpoint=query, chunk_checkpoint=chunk))
+    return replace(TINY, base=base)
+
+
+def test_a_checkpoint_that_moved_is_the_same_checkpoint(tmp_path):
+    one = folder_of(tmp_path / "one", "weights")
+    copied = shutil.copytree(one, tmp_path / "two")
+    before = fingerprints(with_checkpoints(lm=one), tmp_path / "run")
+    assert fingerprints(with_checkpoints(lm=str(copied)), tmp_path / "run") == before
+    (copied / "passages.jsonl").write_text("weightz")  # as many bytes
+    after = fingerprints(with_checkpoints(lm=str(copied)), tmp_path / "run")
+    assert differing(before, after) == downstream("base/lm")
+
+
+def test_the_checkpoints_of_the_two_towers_are_told_apart(tmp_path):
+    one, two = folder_of(tmp_path / "one", "1"), folder_of(tmp_path / "two", "2")
+    before = fingerprints(with_checkpoints(query=one, chunk=two), tmp_path / "run")
+    after = fingerprints(with_checkpoints(query=two, chunk=one), tmp_path / "run")
+    assert differing(before, after) == downstream("base/retriever")
+
+
+def test_a_chunk_checkpoint_may_be_a_copy_of_the_query_checkpoint(tmp_path):
+    one = folder_of(tmp_path / "one", "1")
+    copied = str(shutil.copytree(one, tmp_path / "two"))
+    assert fingerprints(with_checkpoints(query=one, chunk=copied), tmp_path / "run") == fingerprints(
+        with_checkpoints(query=one, chunk=one), tmp_path / "run"
+    )
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match="nowhere: no such file or folder"):
+        Run(with_checkpoints(lm=str(tmp_path / "nowhere")), Workdir(tmp_path / "run"))
+
+
+def with_own_retriever(retriever):
+    return replace(TINY, lm_ft=replace(TINY.lm_ft, retriever=retriever))
+
+
+def test_two_roles_with_the_same_settings_share_a_folder_and_are_made_once(tmp_path):
+    run = Run(with_own_retriever(TINY.base.retriever), Workdir(tmp_path))
+    for kind in ("base", "embed", "index"):
+        role, other = run.folders[f"{kind}/lm_ft_retriever"], run.folders[f"{kind}/retriever"]
+        assert role.path == other.path
+    made = [stage.name for stage in run.missing("all")]
+    assert not [name for name in made if "lm_ft_retriever" in name]
+    assert run.folders["retrieve/lm_ft"].fingerprint == fingerprints(TINY, tmp_path)["retrieve/lm_ft"]
+
+
+def test_a_retriever_of_lm_fts_own_changes_what_lm_ft_reads_and_not_r_ft(tmp_path):
+    own = Run(with_own_retriever(replace(TINY.base.retriever, pooling="cls")), Workdir(tmp_path))
+    shared = fingerprints(TINY, tmp_path)
+    changed_stages = {name for name in shared if own.folders[name].fingerprint != shared[name]}
+    assert changed_stages == {"retrieve/lm_ft", "lm_ft", "evaluate", "export"}
+    assert "index/lm_ft_retriever" in [stage.name for stage in own.missing("retrieve")]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "all"])
+def test_every_needed_stage_stands_behind_those_that_it_reads(tmp_path, kind):
+    for experiment in (TINY, with_own_retriever(TINY.base.retriever), changed("score.language_model=lm_ft")):
+        needed = Run(experiment, Workdir(tmp_path)).needed(kind)
+        names = [stage.name for stage in needed]
+        for place, stage in enumerate(needed):
+            assert set(stage.inputs.values()) <= set(names[:place])
+        assert kind == "all" or {stage.kind for stage in needed} >= {kind}
+
+
+def test_a_kind_needs_all_its_roles_and_no_stage_that_it_does_not_read(tmp_path):
+    run = Run(TINY, Workdir(tmp_path))
+    names = {kind: [stage.name for stage in run.needed(kind)] for kind in (*KINDS, "all")}
+    assert names["corpus"] == ["corpus"]
+    assert names["base"] == ["corpus", "base/lm", "base/retriever"]
+    assert names["embed"] == ["corpus", "base/retriever", "embed/retriever"]
+    assert "lm_ft" not in names["r_ft"]
+    assert names["all"] == list(run.stages)
+
+
+def test_what_is_finished_is_not_missing(tmp_path):
+    run = Run(TINY, Workdir(tmp_path))
+    finish(run, "corpus", "base/retriever")
+    assert [stage.name for stage in run.missing("embed")] == ["embed/retriever"]
+
+
+def test_why_a_stage_runs_is_said_in_words(tmp_path):
+    run = Run(TINY, Workdir(tmp_path))
+    assert run.why(run.stages["r_ft"]) == "was never run"
+    run.folders["r_ft"].write("metrics.jsonl", b"")
+    assert run.why(run.stages["r_ft"]) == "was interrupted; resumes"
+    finish(run, *run.stages)
+    again = Run(changed("r_ft.tau=0.5", "r_ft.target=posterior", "seed=2"), Workdir(tmp_path))
+    before = canonical(TINY.r_ft)["tau"]
+    assert again.why(again.stages["r_ft"]) == (
+        f"changed: r_ft.target lsr → posterior; r_ft.tau {before} → 0.5; seed 0 → 2"
+    )
+    assert again.why(again.stages["embed/retriever"]) == "what it reads has changed"
+
+
+def test_why_compares_a_role_with_its_own_earlier_run(tmp_path):
+    run = Run(TINY, Workdir(tmp_path))
+    finish(run, "retrieve/r_ft")
+    assert run.why(run.stages["retrieve/lm_ft"]) == "was never run"
+    finish(run, "retrieve/lm_ft")
+    again = Run(changed("retrieve.num_chunks=5"), Workdir(tmp_path))
+    assert again.why(again.stages["retrieve/r_ft"]) == "changed: num_chunks 10 → 5"
+
+
+def test_every_entry_is_a_function_of_its_kinds_module():
+    for stage in stages(with_own_retriever(TINY.base.retriever)).values():
+        assert stage.entry.partition(":")[0] == stage.kind
+        assert callable(stage.function)
