@@ -207,6 +207,7 @@ class Run:
             "lm_ft.chunks_per_example": e.lm_ft.chunks_per_example,
             "retrieve.num_chunks": e.retrieve.num_chunks,
             "evaluate.chunks_per_answer": e.evaluate.chunks_per_answer,
+            "recall@10 and MRR@10": 10,
         }
         if not self.folders["corpus"].complete:
             return

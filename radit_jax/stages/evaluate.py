@@ -195,7 +195,7 @@ class Exam:
         )
         return -np.asarray(mixed) / np.maximum(scored["answer_token_counts"], 1)
 
-    def _score_pairs(self, file: str, lm: str, rows: Sequence[Int[np.ndarray, "Q K"]]) -> None:
+    def _score_pairs(self, file: str, lm: str, rows: Sequence[Int[np.ndarray, "Q _"]]) -> None:
         """Score the gold answers under every chunk that any sitting of a language model has, each once."""
         examples = [question_example(question, question.answers[0]) for question in self.questions]
         every = np.concatenate(rows, axis=1)
