@@ -5,6 +5,7 @@ marker. A process killed while saving leaves the checkpoint before as the latest
 """
 
 import logging
+import os
 from typing import Any
 
 import absl.logging
@@ -31,7 +32,7 @@ def load_params(path: epath.PathLike, like: PyTree | None = None) -> PyTree:
     `like` gives structure, dtypes and shardings: a tree of arrays or of `jax.ShapeDtypeStruct`. Without
     it the tree is one of plain dicts, placed on the first local device.
     """
-    path = epath.Path(path)
+    path = _absolute(path)
     if like is None:
         like = jax.tree.map(_on_first_device, ocp.metadata(path).metadata)
     return ocp.load(path, _abstract(like))
@@ -46,8 +47,8 @@ class Checkpoints:
     def __init__(self, folder: epath.PathLike, keep: int = 2):
         policies = training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda metrics: metrics["value"], n=1)
-        self._latest = _checkpointer(epath.Path(folder) / "latest", policies.LatestN(keep))
-        self._best = _checkpointer(epath.Path(folder) / "best", best)
+        self._latest = _checkpointer(_absolute(folder) / "latest", policies.LatestN(keep))
+        self._best = _checkpointer(_absolute(folder) / "best", best)
 
     def save(self, step: int, state: PyTree, extra: dict[str, Any] | None = None) -> None:
         """Saves the state after `step` updates with `extra`, which is JSON; returns when it is whole."""
@@ -81,6 +82,11 @@ class Checkpoints:
 def _checkpointer(folder: epath.Path, policy: Any) -> Any:
     # The workdir's lock makes us the only writer: what is half-written was left by a process that is gone.
     return training.Checkpointer(folder, preservation_policy=policy, cleanup_tmp_directories=True)
+
+
+def _absolute(path: epath.PathLike) -> epath.Path:
+    """Orbax refuses relative paths, and says so in another thread once training has run for a while."""
+    return epath.Path(path) if "://" in os.fspath(path) else epath.Path(path).absolute()
 
 
 def _abstract(tree: PyTree) -> PyTree:

@@ -4,6 +4,7 @@ Language models and encoders share one class. Special tokens are put in by id, n
 post-processor, because checkpoints disagree on when theirs acts.
 """
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,10 @@ import tokenizers
 from etils import epath
 from jaxtyping import Bool, Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+# Without torch, which nothing here needs, transformers says at import that it misses it.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast  # noqa: E402
 
 LM_SPECIALS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}  # ids 0, 1, 2
 ENCODER_SPECIALS = {

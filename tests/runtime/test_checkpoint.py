@@ -201,3 +201,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def run_python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_relative_paths_will_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_params("model", state_at(0).params)
+    assert_same(load_params("model"), state_at(0).params)
+    Checkpoints("run").save(3, state_at(3))
+    assert Checkpoints("run").latest() == 3
