@@ -23,7 +23,7 @@ logging.getLogger("orbax").setLevel(logging.ERROR)
 
 def save_params(path: epath.PathLike, params: PyTree) -> None:
     """Writes a tree of arrays to the folder `path`, which is replaced if it exists."""
-    ocp.save(epath.Path(path), params, overwrite=True)
+    ocp.save(_absolute(path), params, overwrite=True)
 
 
 def load_params(path: epath.PathLike, like: PyTree | None = None) -> PyTree:
@@ -86,7 +86,8 @@ def _checkpointer(folder: epath.Path, policy: Any) -> Any:
 
 def _absolute(path: epath.PathLike) -> epath.Path:
     """Orbax refuses relative paths, and says so in another thread once training has run for a while."""
-    return epath.Path(path) if "://" in os.fspath(path) else epath.Path(path).absolute()
+    local = "://" not in os.fspath(path)
+    return epath.Path(os.path.abspath(path) if local else path)
 
 
 def _abstract(tree: PyTree) -> PyTree:
