@@ -80,7 +80,7 @@ def prepare_jax(workdir: Workdir) -> None:
     import jax
 
     if "://" not in str(workdir.path):
-        cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir.path / "compiled"))
+        cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.abspath(workdir.path / "compiled"))
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
