@@ -15,8 +15,8 @@ from radit_jax.data.examples import lm_text_example, question_example, r_text_ex
 from radit_jax.data.records import Chunk, Example, Question
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.retrieval.search import Searcher
-from radit_jax.runtime.models import load_model
 from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.tokenizers import load_tokenizer
 
 
 def run_lm_ft(
@@ -31,7 +31,7 @@ def run_lm_ft(
     mesh: MeshConfig,
 ) -> dict[str, Any]:
     """D_L with k̃ chunks: questions to be answered with their first answer, and halves of chunks."""
-    corpus, tokenizer = Corpus(inputs["corpus"]), load_model(inputs["lm"].check("lm")).tokenizer
+    corpus, tokenizer = Corpus(inputs["corpus"]), load_tokenizer(inputs["lm"].check("lm") / "tokenizer")
     searcher, facts = Searcher.load(inputs, mesh), {}
     for split in ("train", "dev"):
         questions = corpus.questions(split)
@@ -64,7 +64,7 @@ def run_r_ft(
     mesh: MeshConfig,
 ) -> dict[str, Any]:
     """D_R with k chunks: questions with their shortest answer, and first and last tokens of chunks."""
-    corpus, tokenizer = Corpus(inputs["corpus"]), load_model(inputs["lm"].check("lm")).tokenizer
+    corpus, tokenizer = Corpus(inputs["corpus"]), load_tokenizer(inputs["lm"].check("lm") / "tokenizer")
     questions = corpus.questions("train")
     tasks = [question_example(question, min(question.answers, key=len)) for question in questions]
     texts, skipped = _text_examples(
