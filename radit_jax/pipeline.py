@@ -89,6 +89,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             "score:run",
             {"corpus": "corpus", "lm": scoring_lm, "retrieved": "retrieve/r_ft"},
             {"score": e.score},
+            version=2,
         ),
         Stage(
             "r_ft",

@@ -28,7 +28,18 @@ class PairScores(NamedTuple):
     """What the language model says of P (example, chunk) pairs."""
 
     answer_log_probs: Float[np.ndarray, " P"]  # nats, summed over the answer's tokens, without a terminator
+    token_counts: Int[np.ndarray, " P"]  # chunk, prompt and answer, as the model read them
     truncated: Bool[np.ndarray, " P"]  # the chunk was cut to fit the row
+
+    @classmethod
+    def empty(cls, *shape: int) -> "PairScores":
+        """Room for the scores of so many pairs."""
+        return cls(np.zeros(shape, np.float32), np.zeros(shape, np.int32), np.zeros(shape, bool))
+
+    def put(self, places: Any, scores: "PairScores") -> None:
+        """Write `scores` into `places`."""
+        for mine, new in zip(self, scores, strict=True):
+            mine[places] = new
 
 
 @dataclass(frozen=True)
@@ -53,14 +64,15 @@ class PairScorer:
     ) -> PairScores:
         """Score `pairs` of (place in `examples`, row of `chunks` or NO_CHUNK), in any order."""
         if not len(pairs):  # a refresh may retrieve nothing new
-            return PairScores(np.zeros(0, np.float32), np.zeros(0, bool))
+            return PairScores.empty(0)
         trees, owners, truncated = self._trees(examples, pairs, chunks)
         length, targets = self.settings.sequence_length, self._targets_per_row
         rows = pack(trees, row_length=length, targets_per_row=targets, branches_per_row=targets)
         sums = self._sums(trees, rows, bar)
-        answer_log_probs = np.empty(len(pairs), np.float32)
-        answer_log_probs[owners] = sums[branch_places(trees, rows)]
-        return PairScores(answer_log_probs, truncated)
+        lengths = [len(t.trunk.tokens) + len(b.tokens) for t in trees for b in t.branches]
+        found = PairScores.empty(len(pairs))
+        found.put(owners, PairScores(sums[branch_places(trees, rows)], np.array(lengths), truncated[owners]))
+        return found
 
     @property
     def _targets_per_row(self) -> int:

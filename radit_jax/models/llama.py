@@ -61,13 +61,6 @@ class KvCache(NamedTuple):
         )
 
 
-def init_cache(config: LlamaConfig, batch: int, length: int, dtype: Any = jnp.float32) -> KvCache:
-    """A cache of `length` unwritten slots."""
-    shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_size)
-    ids = jnp.zeros((batch, length), jnp.int32)
-    return KvCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), ids, ids)
-
-
 class Llama(nn.Module):
     """The network. `dtype` is what it computes in; norms, softmax and logits are float32 whatever it is."""
 
