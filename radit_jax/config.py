@@ -102,7 +102,7 @@ class GeneratedWorld:
     test_questions_per_entity: int = 3  # of dev entities too
     documents: int = 12_000  # pre-training texts of the base language model, on other entities
     encoder_groups: int = 3000  # groups of (query, passage) pairs of the base dual encoder
-    fact_queries: float = 0.1  # of those queries: they ask for a fact, the others for the entity as such
+    fact_queries: float = 0.03  # of those queries: they ask for a fact, the others for the entity as such
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,11 @@ def example_span(tokenizer: LmTokenizer, example: Example, *, terminator: bool) 
     return join(span(tokenizer.encode(example.prompt)), span(answer, 1.0))
 
 
+def fits(tokenizer: LmTokenizer, example: Example, max_length: int) -> bool:
+    """Whether `max_length` tokens hold the example with `<bos>` and `<eos>`, if need be without a passage."""
+    return 1 + len(example_span(tokenizer, example, terminator=True).tokens) <= max_length
+
+
 def lm_sequence(
     tokenizer: LmTokenizer, passage: str | None, example: Example, *, max_length: int, terminator: bool
 ) -> tuple[Sequence, bool]:

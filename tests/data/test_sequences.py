@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from radit_jax.data.records import Example
-from radit_jax.data.sequences import example_span, lm_sequence, prompt_tokens, shared_sequences
+from radit_jax.data.sequences import example_span, fits, lm_sequence, prompt_tokens, shared_sequences
 from radit_jax.runtime.tokenizers import train_bpe
 
 
@@ -78,7 +78,7 @@ def test_a_background_gives_way_from_its_end_and_keeps_its_blank_line(max_length
 
 
 def test_a_question_that_does_not_fit_even_alone_is_an_error_that_names_it():
-    lm_sequence(Words(), PASSAGE, EXAMPLE, max_length=9, terminator=False)
+    assert fits(Words(), EXAMPLE, 10) and not fits(Words(), EXAMPLE, 9)
     with pytest.raises(ValueError, match="example e1: .* 1 tokens too long .*sequence_length"):
         lm_sequence(Words(), PASSAGE, EXAMPLE, max_length=8, terminator=False)
 
