@@ -3,9 +3,11 @@
     python -m radit_jax.data.build gsm8k --manual_dir=data/raw      from data/raw/gsm8k, the publisher's files
     python -m radit_jax.data.build all --hub                        from the Hugging Face hub
 
-Importing this module registers a builder per dataset, `radit_gsm8k` and so on, so that TFDS' own command finds
-them too: `tfds build radit_gsm8k/raw --imports=radit_jax.data.build --manual_dir=data/raw
---file_format=array_record` (that command line needs TensorFlow, which the extra `[tfds]` brings).
+Importing this module registers a builder per dataset, `radit_gsm8k` and so on, so that TFDS' own command
+finds them too (it needs TensorFlow and Beam, which the extra `[tfds]` brings):
+
+    tfds build radit_gsm8k/raw --imports=radit_jax.data.build --manual_dir=data/raw --data_dir=data/tfds \\
+        --file_format=array_record
 """
 
 import argparse
@@ -19,7 +21,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from radit_jax.data.records import Item
-from radit_jax.data.tasks import TASKS, OnError, Split, Task, hub_rows, read_items, read_rows, task_named
+from radit_jax.data.sources import Split
+from radit_jax.data.tasks import TASKS, OnError, Task, hub_rows, read_items, read_rows, task_named
 
 DATA_DIR = "data/tfds"
 VERSION = "1.0.0"
@@ -30,7 +33,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A dataset of the table, in the form of `Item`; its configurations say where it is read from."""
 
     VERSION = tfds.core.Version(VERSION)
-    RELEASE_NOTES = {VERSION: "The form of radit_jax.data.records.Item."}
+    RELEASE_NOTES = {"1.0.0": "The form of radit_jax.data.records.Item."}
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name="raw", description="the publisher's files"),
         tfds.core.BuilderConfig(name="hub", description="the Hugging Face hub"),
@@ -67,13 +70,13 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         else:
             items = read_items(self.TASK, folder, split, on_error=self.on_error, counts=counts)
         for item in items:
-            yield item.id, {**dataclasses.asdict(item)}
+            yield item.id, dataclasses.asdict(item)
 
     @property
     def _hub(self) -> bool:
         return self.builder_config is not None and self.builder_config.name == "hub"
 
-    def _present(self, folder: epath.Path, split: str) -> bool:
+    def _present(self, folder: epath.Path, split: Split) -> bool:
         """Whether the split has files, and, where one file holds all splits, questions."""
         pattern = self.TASK.raw.files[split]
         if not folder.exists() or not [*folder.glob(pattern), *folder.glob(f"{pattern}.gz")]:
@@ -91,7 +94,9 @@ def _features() -> dict[str, Any]:
 
 
 def _builder_class(task: Task) -> type[_Builder]:
-    instructions = f"{' and '.join(sorted(set(task.raw.files.values())))} in {task.name}/, from {task.raw.url}"
+    instructions = (
+        f"{' and '.join(sorted(set(task.raw.files.values())))} in {task.name}/, from {task.raw.url}"
+    )
     members = {"TASK": task, "MANUAL_DOWNLOAD_INSTRUCTIONS": instructions, "__module__": __name__}
     return type(f"Radit{task.name.title().replace('_', '')}", (_Builder,), {**members, "name": _name(task)})
 
@@ -123,7 +128,7 @@ def build(
             f"{name}: --manual_dir={manual_dir} came, needed is a folder with {name}/ in it, or --hub; "
             f"get the files from {TASKS[name].raw.url}"
         )
-    builder = BUILDERS[name](
+    builder: Any = BUILDERS[name](
         data_dir=data_dir, config="hub" if hub else "raw", file_format=tfds.core.FileFormat.ARRAY_RECORD
     )
     builder.on_error = on_error
@@ -145,7 +150,7 @@ def built_items(task: Task, data_dir: epath.PathLike, split: Split, counts: Coun
             f"{epath.Path(data_dir) / _name(task)}: it holds no version {VERSION}, which is needed; "
             f"run python -m radit_jax.data.build {task.name}"
         )
-    builder = BUILDERS[task.name](data_dir=data_dir, config=configs[0])
+    builder: Any = BUILDERS[task.name](data_dir=data_dir, config=configs[0])
     if split in builder.info.splits:
         for features in builder.as_data_source(split):
             counts.update(read=1, kept=1)
@@ -173,7 +178,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--manual_dir", metavar="FOLDER", help="holds NAME/ with the publisher's files")
     p.add_argument("--hub", action="store_true", help="read the Hugging Face hub instead")
     p.add_argument("--data_dir", default=DATA_DIR, metavar="FOLDER", help=f"default: {DATA_DIR}")
-    p.add_argument("--on_error", choices=("stop", "skip"), default="stop", help="at a line that is unreadable")
+    p.add_argument(
+        "--on_error", choices=("stop", "skip"), default="stop", help="at a line that is unreadable"
+    )
     return p
 
 
@@ -189,8 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 hub=options.hub,
                 on_error=options.on_error,
             )
-            for split, count in counts.items() or {"": {"built before": 0}}.items():
+            for split, count in counts.items():
                 print(f"{name} {split}: {', '.join(f'{reason} {n:,}' for reason, n in count.items())}")
+            if not counts:
+                folder = epath.Path(options.data_dir) / _name(TASKS[name])
+                print(f"{name}: built before, in {folder}; delete that to build it anew")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -205,9 +205,7 @@ def newsqa(record: Any, name: str) -> Items:
             yield NO_ANSWER
         else:
             answer = record["text"][consensus["s"] : consensus["e"]].strip(" \n,.;:")
-            yield _item(
-                f"{record['storyId']}#{number}", _text(asked, "q"), [answer], context=record["text"]
-            )
+            yield _item(f"{record['storyId']}#{number}", _text(asked, "q"), [answer], context=record["text"])
 
 
 def newsqa_hub(row: Any, name: str) -> Items:

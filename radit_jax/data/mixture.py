@@ -16,15 +16,8 @@ from dataclasses import dataclass
 from etils import epath
 
 from radit_jax.data.records import Example, Item, Question
-from radit_jax.data.tasks import (
-    TASKS,
-    Mixture,
-    OnError,
-    Split,
-    Task,
-    read_items,
-    task_named,
-)
+from radit_jax.data.sources import Split
+from radit_jax.data.tasks import TASKS, Mixture, OnError, Task, read_items, task_named
 from radit_jax.data.templates import item_example, item_question
 
 

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 from xml.etree import ElementTree
 
 from etils import epath
@@ -111,9 +111,7 @@ def joined_ecqa(file: epath.Path) -> Iterator[Record]:
     ecqa = file.parent.parent
     explained = {line["id"]: line for line in _values(ecqa / "ecqa.jsonl")}
     names = ("train_rand_split.jsonl", "dev_rand_split.jsonl")
-    asked = {
-        line["id"]: line for name in names for line in _values(ecqa.parent / "commonsense_qa" / name)
-    }
+    asked = {line["id"]: line for name in names for line in _values(ecqa.parent / "commonsense_qa" / name)}
     for number, name in enumerate(_lines(file), 1):
         where = f"{file} line {number}"
         missing = [of for of, lines in (("ecqa.jsonl", explained), (names[0], asked)) if name not in lines]
@@ -138,7 +136,7 @@ def _open(file: epath.Path) -> IO[bytes]:
     if not file.exists():
         raise ValueError(f"{file}: no such file, which is needed; get the official one and put it there")
     stream: Any = file.open("rb")
-    return gzip.open(stream) if file.suffix == ".gz" else stream
+    return cast(IO[bytes], gzip.GzipFile(fileobj=stream)) if file.suffix == ".gz" else stream
 
 
 def _stem(file: epath.Path) -> str:

@@ -9,49 +9,22 @@ D_L and D_R are those of the tables of arXiv 2310.01352.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from etils import epath
 
-from radit_jax.data import formats, raw
 from radit_jax.data.formats import Items, Skip
 from radit_jax.data.raw import Record
 from radit_jax.data.records import Item
+from radit_jax.data.sources import HUB, RAW, Hub, Raw, Split
 
 Category = Literal["dialogue", "open_qa", "reading", "summary", "chain_of_thought"]
 Metric = Literal["exact_match", "f1", "rouge_l"]
 Mixture = Literal["lm_ft", "r_ft"]
 OnError = Literal["stop", "skip"]
-Split = Literal["train", "dev", "test"]
 
 UNREADABLE = "unreadable"  # the reason for skipping what does not have the official form
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A dataset as its publisher distributes it."""
-
-    url: str
-    files: Mapping[str, str]  # by split, a pattern under the dataset's folder; each may end in .gz
-    records: Callable[[epath.Path], Iterator[Record]]
-    items: Callable[[Any, str], Items]
-    form: str  # of one record, for messages
-    split_field: str = ""  # where one file holds all splits, the field that says which
-    split_names: Mapping[str, str] = field(default_factory=dict)  # where that field says it differently
-
-
-@dataclass(frozen=True)
-class Hub:
-    """The same dataset on the Hugging Face hub."""
-
-    id: str
-    items: Callable[[Any, str], Items]
-    fields: tuple[str, ...]  # those that are read
-    splits: Mapping[str, str]  # the hub's names of our splits
-    configs: tuple[str | None, ...] = (None,)
-    group: Callable[[Iterable[Any]], Iterable[Any]] = iter  # rows to records
 
 
 @dataclass(frozen=True)
@@ -74,456 +47,33 @@ class Task:
 BOTH: tuple[Mixture, ...] = ("lm_ft", "r_ft")
 LM_FT: tuple[Mixture, ...] = ("lm_ft",)
 R_FT: tuple[Mixture, ...] = ("r_ft",)
-TRAIN_DEV = {"train": "train", "dev": "validation"}
-TRAIN_TEST = {"train": "train", "test": "test"}
 
-_TABLE = (
-    Task(
-        "oasst1",
-        "dialogue",
-        BOTH,
-        31_598,
-        "rouge_l",
-        Raw(
-            "https://huggingface.co/datasets/OpenAssistant/oasst1",
-            {"train": "*tree*.jsonl"},  # one file: the publisher divides it on the hub only
-            raw.json_lines,
-            formats.oasst1,
-            '{"prompt": {"message_id", "role", "text", "deleted", "review_result", "replies"}}',
-        ),
-        Hub(
-            "OpenAssistant/oasst1",
-            formats.oasst1,
-            ("message_id", "parent_id", "role", "text", "deleted", "review_result"),
-            TRAIN_DEV,
-            group=formats.oasst1_trees,
-        ),
-    ),
-    Task(
-        "commonsense_qa",
-        "open_qa",
-        BOTH,
-        9_741,
-        "exact_match",
-        Raw(
-            "https://www.tau-nlp.org/commonsenseqa",
-            {"train": "train_rand_split.jsonl", "dev": "dev_rand_split.jsonl"},
-            raw.json_lines,
-            formats.commonsense_qa,
-            '{"id", "question": {"stem", "choices": [{"label", "text"}]}, "answerKey"}',
-        ),
-        Hub(
-            "tau/commonsense_qa",
-            formats.commonsense_qa_hub,
-            ("id", "question", "choices", "answerKey"),
-            TRAIN_DEV,
-        ),
-    ),
-    Task(
-        "math_qa",
-        "open_qa",
-        BOTH,
-        29_837,
-        "exact_match",
-        Raw(
-            "https://math-qa.github.io",
-            {"train": "train.json", "dev": "dev.json", "test": "test.json"},
-            raw.json_elements,
-            formats.math_qa,
-            '{"Problem", "options", "correct"}',
-        ),
-        Hub(
-            "allenai/math_qa",
-            formats.math_qa,
-            ("Problem", "options", "correct"),
-            {**TRAIN_DEV, "test": "test"},
-        ),
-    ),
-    Task(
-        "web_questions",
-        "open_qa",
-        BOTH,
-        3_778,
-        "exact_match",
-        Raw(
-            "https://nlp.stanford.edu/software/sempre",
-            {"train": "webquestions.examples.train.json", "test": "webquestions.examples.test.json"},
-            raw.json_elements,
-            formats.web_questions,
-            '{"utterance", "targetValue": "(list (description …))"}',
-        ),
-        Hub(
-            "stanfordnlp/web_questions", formats.web_questions_hub, ("question", "answers"), TRAIN_TEST
-        ),
-    ),
-    Task(
-        "wiki_qa",
-        "open_qa",
-        BOTH,
-        20_360,  # candidate sentences; those with label 1 are kept
-        "rouge_l",
-        Raw(
-            "https://www.microsoft.com/en-us/download/details.aspx?id=52419",
-            {"train": "WikiQA-train.tsv", "dev": "WikiQA-dev.tsv", "test": "WikiQA-test.tsv"},
-            raw.tsv_rows,
-            formats.wiki_qa,
-            "columns QuestionID, Question, SentenceID, Sentence, Label",
-        ),
-        Hub(
-            "microsoft/wiki_qa",
-            formats.wiki_qa_hub,
-            ("question", "answer", "label"),
-            {**TRAIN_DEV, "test": "test"},
-        ),
-    ),
-    Task(
-        "yahoo_answers_qa",
-        "open_qa",
-        BOTH,
-        87_362,
-        "rouge_l",
-        Raw(
-            "https://ciir.cs.umass.edu/downloads/nfL6",
-            {"train": "nfL6.json"},
-            raw.json_elements,
-            formats.yahoo_answers_qa,
-            '{"id", "question", "answer", "nbestanswers"}',
-        ),
-        Hub(
-            "yahoo_answers_qa",
-            formats.yahoo_answers_qa,
-            ("id", "question", "answer", "nbestanswers"),
-            {"train": "train"},
-        ),
-    ),
-    Task(
-        "freebase_qa",
-        "open_qa",
-        R_FT,
-        20_358,
-        "exact_match",
-        Raw(
-            "https://github.com/kelvin-jiang/FreebaseQA",
-            {"train": "FreebaseQA-train.json", "dev": "FreebaseQA-dev.json", "test": "FreebaseQA-eval.json"},
-            partial(raw.json_elements, key="Questions"),
-            formats.freebase_qa,
-            '{"Question-ID", "RawQuestion", "Parses": [{"Answers": [{"AnswersName"}]}]}',
-        ),
-        Hub(
-            "microsoft/freebase_qa",
-            formats.freebase_qa_hub,
-            ("Question-ID", "RawQuestion", "Parses"),
-            {**TRAIN_DEV, "test": "test"},
-        ),
-    ),
-    Task(
-        "ms_marco",
-        "open_qa",
-        R_FT,
-        80_143,  # questions with an answer
-        "rouge_l",
-        Raw(
-            "https://microsoft.github.io/msmarco",
-            {"train": "train_v1.1.json", "dev": "dev_v1.1.json", "test": "test_hidden_v1.1.json"},
-            raw.json_lines,
-            formats.ms_marco,
-            '{"query_id", "query", "answers"}',
-        ),
-        Hub(
-            "microsoft/ms_marco",
-            formats.ms_marco,
-            ("query_id", "query", "answers"),
-            TRAIN_DEV,
-            configs=("v1.1",),
-        ),
-    ),
-    Task(
-        "coqa",
-        "reading",
-        LM_FT,
-        108_647,
-        "f1",
-        Raw(
-            "https://stanfordnlp.github.io/coqa",
-            {"train": "coqa-train-v1.0.json", "dev": "coqa-dev-v1.0.json"},
-            partial(raw.json_elements, key="data"),
-            formats.coqa,
-            '{"id", "story", "questions": [{"input_text"}], "answers": [{"input_text"}]}',
-        ),
-        Hub("stanfordnlp/coqa", formats.coqa_hub, ("story", "questions", "answers"), TRAIN_DEV),
-    ),
-    Task(
-        "drop",
-        "reading",
-        LM_FT,
-        77_400,
-        "f1",
-        Raw(
-            "https://allenai.org/data/drop",
-            {"train": "drop_dataset_train.json", "dev": "drop_dataset_dev.json"},
-            raw.json_elements,
-            formats.drop,
-            '{"passage", "qa_pairs": [{"query_id", "question", "answer": {"number", "date", "spans"}}]}',
-        ),
-        Hub(
-            "ucinlp/drop",
-            formats.drop_hub,
-            ("query_id", "passage", "question", "answers_spans"),
-            TRAIN_DEV,
-        ),
-    ),
-    Task(
-        "narrativeqa",
-        "reading",
-        LM_FT,
-        32_747,
-        "rouge_l",
-        Raw(
-            "https://github.com/google-deepmind/narrativeqa",
-            {"train": "qaps.csv", "dev": "qaps.csv", "test": "qaps.csv"},
-            raw.joined_narrativeqa,
-            formats.narrativeqa,
-            "columns document_id, set, question, answer1, answer2, and a summary of the document",
-            split_field="set",
-            split_names={"dev": "valid"},
-        ),
-        Hub(
-            "deepmind/narrativeqa",
-            formats.narrativeqa_hub,
-            ("document", "question", "answers"),
-            {**TRAIN_DEV, "test": "test"},
-        ),
-    ),
-    Task(
-        "newsqa",
-        "reading",
-        LM_FT,
-        74_160,  # as MRQA filtered it, which is the hub's form
-        "f1",
-        Raw(
-            "https://github.com/Maluuba/newsqa",
-            dict.fromkeys(("train", "dev", "test"), "combined-newsqa-data-v1.json"),
-            partial(raw.json_elements, key="data"),
-            formats.newsqa,
-            '{"storyId", "type", "text", "questions": [{"q", "consensus": {"s", "e"}}]}',
-            split_field="type",
-        ),
-        Hub("lucadiliello/newsqa", formats.newsqa_hub, ("key", "context", "question", "answers"), TRAIN_DEV),
-    ),
-    Task(
-        "pubmed_qa",
-        "reading",
-        BOTH,
-        1_000,
-        "exact_match",
-        Raw(
-            "https://pubmedqa.github.io",
-            {"train": "ori_pqal.json"},
-            raw.json_elements,
-            formats.pubmed_qa,
-            '{"QUESTION", "CONTEXTS", "final_decision"}',
-        ),
-        Hub(
-            "qiaojin/PubMedQA",
-            formats.pubmed_qa_hub,
-            ("pubid", "question", "context", "final_decision"),
-            {"train": "train"},
-            configs=("pqa_labeled",),
-        ),
-    ),
-    Task(
-        "quail",
-        "reading",
-        LM_FT,
-        10_246,
-        "exact_match",
-        Raw(
-            "https://github.com/text-machine-lab/quail",
-            {"train": "quail_*train*.xml", "dev": "quail_*dev*.xml"},
-            partial(raw.xml_elements, tag="text"),
-            formats.quail,
-            '<text id><text_body/><q id>…<a correct="True">…</a></q></text>',
-        ),
-        Hub(
-            "textmachinelab/quail",
-            formats.quail_hub,
-            ("id", "context", "question", "answers", "correct_answer_id"),
-            TRAIN_DEV,
-        ),
-    ),
-    Task(
-        "quarel",
-        "reading",
-        BOTH,
-        1_941,
-        "exact_match",
-        Raw(
-            "https://allenai.org/data/quarel",
-            {"train": "quarel-v1-train.jsonl", "dev": "quarel-v1-dev.jsonl", "test": "quarel-v1-test.jsonl"},
-            raw.json_lines,
-            formats.quarel,
-            '{"id", "question": "… (A) … (B) …", "answer_index"}',
-        ),
-        Hub(
-            "community-datasets/quarel",
-            formats.quarel,
-            ("id", "question", "answer_index"),
-            {**TRAIN_DEV, "test": "test"},
-        ),
-    ),
-    Task(
-        "squad_v2",
-        "reading",
-        LM_FT,
-        130_319,
-        "f1",
-        Raw(
-            "https://rajpurkar.github.io/SQuAD-explorer",
-            {"train": "train-v2.0.json", "dev": "dev-v2.0.json"},
-            partial(raw.json_elements, key="data"),
-            formats.squad_v2,
-            '{"paragraphs": [{"context", "qas": [{"id", "question", "answers", "is_impossible"}]}]}',
-        ),
-        Hub(
-            "rajpurkar/squad_v2", formats.squad_v2_hub, ("id", "context", "question", "answers"), TRAIN_DEV
-        ),
-    ),
-    Task(
-        "cnn_dailymail",
-        "summary",
-        LM_FT,
-        287_113,
-        "rouge_l",
-        Raw(
-            "https://cs.nyu.edu/~kcho/DMQA",
-            {
-                "train": "url_lists/all_train.txt",
-                "dev": "url_lists/all_val.txt",
-                "test": "url_lists/all_test.txt",
-            },
-            raw.listed_stories,
-            formats.cnn_dailymail,
-            "an article and its @highlight sections",
-        ),
-        Hub(
-            "abisee/cnn_dailymail",
-            formats.cnn_dailymail_hub,
-            ("id", "article", "highlights"),
-            {**TRAIN_DEV, "test": "test"},
-            configs=("3.0.0",),
-        ),
-    ),
-    Task(
-        "aqua_rat",
-        "chain_of_thought",
-        LM_FT,
-        97_467,
-        "exact_match",
-        Raw(
-            "https://github.com/google-deepmind/AQuA",
-            {"train": "train.json", "dev": "dev.json", "test": "test.json"},
-            raw.json_lines,
-            formats.aqua_rat,
-            '{"question", "options": ["A)…"], "rationale", "correct"}',
-        ),
-        Hub(
-            "deepmind/aqua_rat",
-            formats.aqua_rat,
-            ("question", "options", "rationale", "correct"),
-            {**TRAIN_DEV, "test": "test"},
-            configs=("raw",),
-        ),
-    ),
-    Task(
-        "ecqa",
-        "chain_of_thought",
-        LM_FT,
-        7_598,
-        "exact_match",
-        Raw(
-            "https://github.com/dair-iitd/ECQA-Dataset",
-            {
-                "train": "author_split/train_ids.txt",
-                "dev": "author_split/val_ids.txt",
-                "test": "author_split/test_ids.txt",
-            },
-            raw.joined_ecqa,
-            formats.ecqa,
-            '{"id", "explanation"} beside the question of CommonsenseQA',
-        ),
-        Hub(
-            "yangdong/ecqa",
-            formats.ecqa_hub,
-            ("q_no", "q_text", "q_op1", "q_op2", "q_op3", "q_op4", "q_op5", "q_ans", "taskB"),
-            {**TRAIN_DEV, "test": "test"},
-        ),
-    ),
-    Task(
-        "gsm8k",
-        "chain_of_thought",
-        LM_FT,
-        7_473,
-        "exact_match",
-        Raw(
-            "https://github.com/openai/grade-school-math",
-            {"train": "train.jsonl", "test": "test.jsonl"},
-            raw.json_lines,
-            formats.gsm8k,
-            '{"question", "answer": "… #### …"}',
-        ),
-        Hub("openai/gsm8k", formats.gsm8k, ("question", "answer"), TRAIN_TEST, configs=("main",)),
-    ),
-    Task(
-        "competition_math",
-        "chain_of_thought",
-        LM_FT,
-        7_500,
-        "exact_match",
-        Raw(
-            "https://github.com/hendrycks/math",
-            {"train": "train/*/*.json", "test": "test/*/*.json"},
-            raw.json_file,
-            formats.competition_math,
-            '{"problem", "solution"}',
-        ),
-        Hub(
-            "EleutherAI/hendrycks_math",
-            formats.competition_math,
-            ("problem", "solution"),
-            TRAIN_TEST,
-            configs=(
-                "algebra",
-                "counting_and_probability",
-                "geometry",
-                "intermediate_algebra",
-                "number_theory",
-                "prealgebra",
-                "precalculus",
-            ),
-        ),
-    ),
-    Task(
-        "strategyqa",
-        "chain_of_thought",
-        LM_FT,
-        2_290,
-        "exact_match",
-        Raw(
-            "https://allenai.org/data/strategyqa",
-            {"train": "strategyqa_train.json"},
-            raw.json_elements,
-            formats.strategyqa,
-            '{"qid", "question", "answer": true or false, "facts": […]}',
-        ),
-        Hub(
-            "havens2/strategyQA_train",
-            formats.strategyqa,
-            ("qid", "question", "answer", "facts"),
-            {"train": "train"},
-        ),
-    ),
+_TABLE: tuple[tuple[str, Category, tuple[Mixture, ...], int, Metric], ...] = (
+    # name, category, mixtures, train_size, metric
+    ("oasst1", "dialogue", BOTH, 31_598, "rouge_l"),
+    ("commonsense_qa", "open_qa", BOTH, 9_741, "exact_match"),
+    ("math_qa", "open_qa", BOTH, 29_837, "exact_match"),
+    ("web_questions", "open_qa", BOTH, 3_778, "exact_match"),
+    ("wiki_qa", "open_qa", BOTH, 20_360, "rouge_l"),  # candidate sentences; those with label 1 are kept
+    ("yahoo_answers_qa", "open_qa", BOTH, 87_362, "rouge_l"),
+    ("freebase_qa", "open_qa", R_FT, 20_358, "exact_match"),
+    ("ms_marco", "open_qa", R_FT, 80_143, "rouge_l"),  # questions with an answer
+    ("coqa", "reading", LM_FT, 108_647, "f1"),
+    ("drop", "reading", LM_FT, 77_400, "f1"),
+    ("narrativeqa", "reading", LM_FT, 32_747, "rouge_l"),
+    ("newsqa", "reading", LM_FT, 74_160, "f1"),  # as MRQA filtered it, which is the hub's form
+    ("pubmed_qa", "reading", BOTH, 1_000, "exact_match"),
+    ("quail", "reading", LM_FT, 10_246, "exact_match"),
+    ("quarel", "reading", BOTH, 1_941, "exact_match"),
+    ("squad_v2", "reading", LM_FT, 130_319, "f1"),
+    ("cnn_dailymail", "summary", LM_FT, 287_113, "rouge_l"),
+    ("aqua_rat", "chain_of_thought", LM_FT, 97_467, "exact_match"),
+    ("ecqa", "chain_of_thought", LM_FT, 7_598, "exact_match"),
+    ("gsm8k", "chain_of_thought", LM_FT, 7_473, "exact_match"),
+    ("competition_math", "chain_of_thought", LM_FT, 7_500, "exact_match"),
+    ("strategyqa", "chain_of_thought", LM_FT, 2_290, "exact_match"),
 )
-TASKS = {task.name: task for task in _TABLE}
+TASKS = {row[0]: Task(*row, raw=RAW[row[0]], hub=HUB[row[0]]) for row in _TABLE}
 
 
 def task_named(name: str) -> Task:
@@ -568,7 +118,7 @@ def read_rows(
 def hub_rows(task: Task, split: Split) -> Iterator[Mapping[str, Any]]:
     """A split's rows from the Hugging Face hub, configuration after configuration."""
     try:
-        import datasets  # optional, and slow to import
+        import datasets  # pyright: ignore[reportMissingImports]  # optional, and slow to import
     except ImportError:
         raise ValueError(
             f"{task.name}: the hub needs the package datasets; pip install 'radit_jax[hub]', or read the "

@@ -6,10 +6,10 @@
     summary             x: Summarize this article:\\n{A: } under the article           y: {summary}
     chain_of_thought    x: {question}\\n                                 y: {reasoning}\\n{A: }{answer}
 
-The markers before question and answer are drawn per example. The paper trains on what the model has to write,
-so a chain of thought is part of y: only x is given to the model that is to reason. The line break before its
-answer, the choices of a multiple-choice question below it, and CoQA's turns in the markers of the question are
-our choices.
+The markers before question and answer are drawn per example. The paper trains on what the model has to
+write, so a chain of thought is part of y: who asks has only x to give. The line break before its answer, the
+choices below a multiple-choice question, and CoQA's earlier turns in the question's own markers are our
+choices.
 """
 
 from radit_jax.data.records import Example, Item, Question
