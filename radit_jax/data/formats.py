@@ -109,10 +109,8 @@ def wiki_qa_hub(row: Any, name: str) -> Items:
 
 
 def yahoo_answers_qa(record: Any, name: str) -> Items:
-    """nfL6's form: the best answer, and after it the others."""
-    best = _text(record, "answer")
-    others = [answer for answer in record["nbestanswers"] if answer.strip() != best]
-    yield _item(str(record["id"]), _text(record, "question"), [best, *others] if best else [])
+    """nfL6's form. Its other answers are no equals of the best one, so they are left out."""
+    yield _item(str(record["id"]), _text(record, "question"), [_text(record, "answer")])
 
 
 def freebase_qa(record: Any, name: str) -> Items:
@@ -351,8 +349,10 @@ def last_boxed(solution: str) -> str:
 # ---- shared ----
 
 
-def _text(record: Mapping[str, Any], name: str) -> str:
+def _text(record: Any, name: str) -> str:
     """The field `name`, which has to be a string, without the white space around it."""
+    if not isinstance(record, Mapping):
+        raise TypeError(f"no object with {name!r}")
     value = record[name]
     if not isinstance(value, str):
         raise ValueError(f"field {name!r} is {str(value)[:40]!r}, no string")

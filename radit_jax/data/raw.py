@@ -4,13 +4,14 @@ A record that cannot be parsed is yielded with its problem, so that the reader d
 or to skip and count it. A whole file that cannot be parsed is an error at once. Any file may be gzipped.
 """
 
+import contextlib
 import csv
 import gzip
 import hashlib
 import io
 import json
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 from xml.etree import ElementTree
 
 from etils import epath
@@ -124,19 +125,28 @@ def joined_ecqa(file: epath.Path) -> Iterator[Record]:
 def joined_narrativeqa(file: epath.Path) -> Iterator[Record]:
     """The rows of `qaps.csv`, each with the `summary` of its document."""
     summaries = file.parent / "third_party" / "wikipedia" / "summaries.csv"
-    summary_of = {row.value["document_id"]: row.value["summary"] for row in csv_rows(summaries)}
+    summary_of = {}
+    for row in csv_rows(summaries):
+        if row.problem or not {"document_id", "summary"} <= set(row.value):
+            problem = (
+                row.problem or f"columns {', '.join(row.value)} came, needed are document_id and summary"
+            )
+            raise ValueError(f"{row.where}: {problem}; get the official file")
+        summary_of[row.value["document_id"]] = row.value["summary"]
     for row in csv_rows(file):
-        document = row.value["document_id"] if row.value else ""
+        document = row.value.get("document_id") if row.value else ""
         if row.value and document not in summary_of:
             row = row._replace(value=None, problem=f"document {document!r} came, which {summaries} lacks")
         yield row._replace(value=row.value and {**row.value, "summary": summary_of[document]})
 
 
-def _open(file: epath.Path) -> IO[bytes]:
+@contextlib.contextmanager
+def _open(file: epath.Path) -> Iterator[IO[bytes]]:
     if not file.exists():
         raise ValueError(f"{file}: no such file, which is needed; get the official one and put it there")
-    stream: Any = file.open("rb")
-    return cast(IO[bytes], gzip.GzipFile(fileobj=stream)) if file.suffix == ".gz" else stream
+    with contextlib.ExitStack() as opened:
+        stream: Any = opened.enter_context(file.open("rb"))
+        yield opened.enter_context(gzip.open(stream)) if file.suffix == ".gz" else stream
 
 
 def _stem(file: epath.Path) -> str:
@@ -185,7 +195,8 @@ def _lines(file: epath.Path) -> Iterator[str]:
 
 def _rows(file: epath.Path, *, delimiter: str, quoting: Any) -> Iterator[Record]:
     # Undecodable bytes come through as lone surrogates, so that only their own row is lost.
-    with io.TextIOWrapper(_open(file), "utf-8", errors="surrogateescape", newline="") as lines:
+    with _open(file) as stream:
+        lines = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
         reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
         try:
             header = next(reader, [])

@@ -86,7 +86,7 @@ RAW = {
         {"train": "nfL6.json"},
         raw.json_elements,
         formats.yahoo_answers_qa,
-        '{"id", "question", "answer", "nbestanswers"}',
+        '{"id", "question", "answer"}',
     ),
     "freebase_qa": Raw(
         "https://github.com/kelvin-jiang/FreebaseQA",
@@ -235,7 +235,7 @@ HUB = {
     "yahoo_answers_qa": Hub(
         "yahoo_answers_qa",
         formats.yahoo_answers_qa,
-        ("id", "question", "answer", "nbestanswers"),
+        ("id", "question", "answer"),
         {"train": "train"},
     ),
     "freebase_qa": Hub(

@@ -181,6 +181,8 @@ def _items(
             counts["kept" if isinstance(item, Item) else f"skipped: {item.reason}"] += 1
             if isinstance(item, Item):
                 yield replace(item, id=f"{task.name}/{item.id}")
+    if not counts["read"] and not task.raw.split_field:
+        raise ValueError(f"{task.name}: no record came, needed is {form}; get it from {task.raw.url}")
     if problem and counts["read"] == counts[f"skipped: {UNREADABLE}"]:
         raise ValueError(f"{problem}; no record of all {counts['read']} has this form")
 
