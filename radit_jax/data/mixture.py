@@ -130,8 +130,8 @@ def _first(items: Iterable[Item], count: int, seed: int) -> list[Item]:
     return heapq.nsmallest(count, items, key=lambda item: _place(item.id, seed))
 
 
-def _place(name: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed} draw {name}".encode()).digest()
+def _place(name: str, seed: int, purpose: str = "draw") -> bytes:
+    return hashlib.sha256(f"{seed} {purpose} {name}".encode()).digest()
 
 
 def _mixed(
@@ -139,7 +139,8 @@ def _mixed(
 ) -> Drawn:
     for name, count in counts.items():
         count["drawn"] = sum(task.name == name for task, _ in drawn)
-    pairs = sorted(drawn, key=lambda pair: _place(pair[1].id, seed))
+    # By places of their own: what was drawn of a large dataset has the first of the others.
+    pairs = sorted(drawn, key=lambda pair: _place(pair[1].id, seed, "mix"))
     return Drawn(
         [item_example(item, task, mixture, seed) for task, item in pairs],
         [item_question(item) for _, item in pairs],

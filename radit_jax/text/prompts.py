@@ -54,7 +54,7 @@ def draw_markers(seed: int, example_id: str) -> Markers:
     """The markers of one example, at random, whatever the order in which examples are read.
 
     >>> draw_markers(0, "gsm8k/train-1")
-    Markers(question='Question: ', answer='A: ')
+    Markers(question='', answer='A: ')
     """
     number = int.from_bytes(hashlib.sha256(f"{seed} {example_id}".encode()).digest()[:8])
     number, question = divmod(number, len(QUESTION_MARKERS))
