@@ -146,7 +146,8 @@ def _open(file: epath.Path) -> Iterator[IO[bytes]]:
         raise ValueError(f"{file}: no such file, which is needed; get the official one and put it there")
     with contextlib.ExitStack() as opened:
         stream: Any = opened.enter_context(file.open("rb"))
-        yield opened.enter_context(gzip.open(stream)) if file.suffix == ".gz" else stream
+        unpacked: Any = opened.enter_context(gzip.open(stream)) if file.suffix == ".gz" else stream
+        yield unpacked
 
 
 def _stem(file: epath.Path) -> str:
