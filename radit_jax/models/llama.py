@@ -27,6 +27,7 @@ from radit_jax.config import LlamaConfig
 from radit_jax.models.attention import attend, attention_mask, context_mask
 
 _init = nn.initializers.normal(0.02)
+UNROLLED = 4  # so few layers are compiled one by one: a loop would copy their activations in and out
 Rope = tuple[Float[Array, "B T 1 h"], Float[Array, "B T 1 h"]]  # cosines and sines, h = H / 2
 
 
@@ -139,6 +140,7 @@ class Decoder(nn.Module):
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
             length=self.config.num_layers,
+            unroll=self.config.num_layers if self.config.num_layers <= UNROLLED else 1,
         )
         self.embed_tokens = nn.Embed(
             self.config.vocab_size, self.config.hidden_size, dtype=self.dtype, embedding_init=_init
