@@ -106,9 +106,17 @@ class GeneratedWorld:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of real text: `passages.jsonl` and questions (`radit_jax/data/folder.py` has the form)."""
+    """A folder of real text: `passages.jsonl` and questions (`radit_jax/data/folder.py` has the form).
+
+    Files in other forms are found by their names, or named here, relative to `folder`.
+    """
 
     folder: str = "data/wiki"
+    passages_file: str = ""  # or a folder of *.txt; empty: found by its name
+    passages_format: Literal["auto", "jsonl", "atlas", "dpr", "kilt", "beir", "text"] = "auto"
+    train_file: str = ""  # alone, a tenth of it becomes the test part
+    test_file: str = ""
+    questions_format: Literal["auto", "json", "beir", "table"] = "auto"
     train_questions: int = 5000
     dev_questions: int = 500  # held out of the train questions, to choose checkpoints with
     test_questions: int = 1000
