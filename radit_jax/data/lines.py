@@ -1,4 +1,4 @@
-"""Text files that people bring, read a line at a time: JSON objects and tables, with errors that say where."""
+"""Text files that people bring, read a line at a time: JSON and tables, with errors that say where."""
 
 import csv
 import json
