@@ -28,6 +28,22 @@ def json_objects(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield where, json_object(raw, where)
 
 
+def json_list(path: epath.Path, field: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`FILE item N`, the object) of a file that is one JSON list, or has it in `field`; read whole."""
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: it is not JSON ({error}); needed is a list of objects; correct it"
+        ) from None
+    items = value.get(field) if field and isinstance(value, dict) else value
+    if not isinstance(items, list):
+        inside = f" in {field!r}" if field else ""
+        raise ValueError(f"{path}: no list{inside} came, needed is a list of objects; correct the file")
+    for number, item in enumerate(items, start=1):
+        yield f"{path} item {number}", as_object(item, f"{path} item {number}")
+
+
 def json_object(raw: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(raw)

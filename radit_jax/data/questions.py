@@ -14,13 +14,12 @@ where its metadata have one (`answer`, `answers`), that is read.
 """
 
 import ast
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from radit_jax.data.lines import as_object, checked, demand, json_objects, one_of, table_rows
+from radit_jax.data.lines import checked, demand, json_list, json_objects, one_of, table_rows
 from radit_jax.data.records import Question
 
 
@@ -86,18 +85,7 @@ def _objects(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of JSON lines, or of one list over the whole file."""
     with path.open("rb") as file:
         start = file.read(64).lstrip()
-    return _list_items(path) if start.startswith(b"[") and path.suffix == ".json" else json_objects(path)
-
-
-def _list_items(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        items = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: it is not JSON ({error}); needed is a list of objects; correct it"
-        ) from None
-    for number, item in enumerate(items, start=1):
-        yield f"{path} item {number}", as_object(item, f"{path} item {number}")
+    return json_list(path) if start.startswith(b"[") and path.suffix == ".json" else json_objects(path)
 
 
 def _form(line: Mapping[str, Any], where: str) -> _Form:

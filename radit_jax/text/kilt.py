@@ -45,7 +45,7 @@ def r_precision(pages: Sequence[str], gold: Sequence[Sequence[str]]) -> float:
 def kilt_scores(
     answer: str, answers: Sequence[str], pages: Sequence[str], gold: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """One question's `accuracy`, `em`, `f1`, `rougel`, its `Rprec`, and each as `KILT-…`: 0 unless Rprec is 1."""
+    """A question's `accuracy`, `em`, `f1`, `rougel`, `Rprec`; the `KILT-…` of each is 0 unless Rprec is 1."""
     plain = {name: metric(answer, answers) for name, metric in METRICS.items()}
     precision = r_precision(pages, gold)
     kilt = {f"KILT-{name}": score * (precision == 1) for name, score in plain.items()}

@@ -47,7 +47,7 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
 
 
 def strict_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """KILT's accuracy: 1.0 where the stripped prediction is a gold answer as it stands; an empty one scores 0.
+    """KILT's accuracy: 1.0 where the stripped prediction is a gold answer, else 0.0; an empty one scores 0.
 
     >>> strict_accuracy(" Emma ", ["Emma"]), strict_accuracy("emma", ["Emma"])
     (1.0, 0.0)
