@@ -226,6 +226,9 @@ class RFtConfig:
 class EvaluateConfig:
     split: Literal["test", "dev"] = "test"  # tune settings on dev
     chunks_per_answer: int = 10  # k of Eq. 2
+    ensemble: Literal["answer", "token", "concatenate"] = (
+        "answer"  # over whole answers (the paper), or tokens
+    )
     max_new_tokens: int = 16
     sequence_length: int = 512  # tokens of Background, prompt and answer; a longer Background is cut
     prompts_per_batch: int = 160  # of which each is a question behind one chunk

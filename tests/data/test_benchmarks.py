@@ -330,7 +330,7 @@ def test_labels_that_do_not_match_their_lines_and_unknown_splits_are_errors(tmp_
 
 
 REAL = {  # name -> split, items, kept of read, the first gold answer
-    "mmlu": ("val", 1542, "D"),
+    "mmlu": ("val", 1542, "A"),
     "nq": ("dev", 3610, "14 December 1972 UTC"),
     "hotpotqa": ("dev", 5, "yes"),
     "fever": ("dev", 5, "SUPPORTS"),
