@@ -11,6 +11,7 @@ chosen among the task's own choices by one of four rules on the language model's
 Templates are those of arXiv 2310.01352; what the paper leaves open is marked `ours`.
 """
 
+import difflib
 import itertools
 import re
 from collections import Counter
@@ -22,7 +23,7 @@ import numpy as np
 from etils import epath
 
 from radit_jax.data.lines import as_object, demand, json_list, json_objects, one_of, table_rows, text_lines
-from radit_jax.data.questions import kilt_answers, kilt_provenance
+from radit_jax.data.questions import kilt_answers, kilt_provenance, read_questions
 from radit_jax.text.kilt import FEVER_LABELS, fever_label
 from radit_jax.text.metrics import exact_match, f1, rouge_l, strict_accuracy
 from radit_jax.text.prompts import question_prompt
@@ -116,6 +117,26 @@ class Benchmark:
         """The metric of a generated answer, 0 for an empty one."""
         answer = fever_label(generated) if self.name == "fever" else generated.strip()
         return METRICS[self.metric](answer, item.answers)
+
+
+def find_task(name: str) -> Benchmark:
+    """The task of this name, or, where the name is a file's, that file's questions, marked by exact match."""
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    path = epath.Path(name)
+    if path.suffix:
+        return Benchmark(path.stem, "exact_match", {"dev": (Source(name, _read_own),)}, "dev", "dev")
+    close = difflib.get_close_matches(name, BENCHMARKS, n=1)
+    hint = (
+        f"did you mean {close[0]!r}?" if close else f"there are {one_of(list(BENCHMARKS))}, or a file's path"
+    )
+    raise ValueError(f"evaluate: no task {name!r}; {hint}")
+
+
+def sample(items: Sequence[Item], limit: int, *, seed: int) -> list[Item]:
+    """At most `limit` of the items, drawn, in their order; a larger draw contains a smaller one."""
+    order = np.random.default_rng([seed, *b"sample"]).permutation(len(items))
+    return [items[number] for number in sorted(order[:limit].tolist())]
 
 
 def draw_shots(pool: Sequence[Item], count: int, *, seed: int, subject: str = "") -> list[Item]:
@@ -240,6 +261,16 @@ def _read_trivia_qa(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
             [answer["Value"], *answer.get("Aliases", ()), *answer.get("NormalizedAliases", ())]
         )
         yield _free(line["QuestionId"], line["Question"], tuple(aliases))
+
+
+def _read_own(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    """Questions in any of the forms of `questions.py`."""
+    for asked in read_questions(path):
+        counts["read"] += 1
+        if asked.question.answers:
+            yield _free(asked.question.id, asked.question.question, asked.question.answers)
+        else:
+            counts["skipped_without_answer"] += 1
 
 
 def _free(identifier: str, question: str, answers: tuple[str, ...]) -> Item:

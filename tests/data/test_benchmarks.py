@@ -5,7 +5,15 @@ from collections import Counter
 
 import pytest
 
-from radit_jax.data.benchmarks import BENCHMARKS, KILT_DEVELOPMENT, METRICS, Item, draw_shots
+from radit_jax.data.benchmarks import (
+    BENCHMARKS,
+    KILT_DEVELOPMENT,
+    METRICS,
+    Item,
+    draw_shots,
+    find_task,
+    sample,
+)
 
 LAMP = "Who tends the lamp?"
 
@@ -226,6 +234,29 @@ def test_shots_are_drawn_of_the_subject_in_their_order_and_the_same_for_a_seed()
     assert {item.subject for item in draw_shots(pool, 10, seed=0, subject="y")} == {"y"}
     with pytest.raises(ValueError, match="draw_shots: 10 examples came of y, needed are 11; lower evaluate"):
         draw_shots(pool, 11, seed=0, subject="y")
+
+
+def test_a_task_is_found_by_name_and_a_file_is_a_task_too(tmp_path):
+    assert find_task("nq") is BENCHMARKS["nq"]
+    (tmp_path / "mine.jsonl").write_text(
+        '{"query": "Who?", "response": "Mara"}\n{"query": "?", "response": ""}\n'
+    )
+    counts, mine = Counter(), find_task(str(tmp_path / "mine.jsonl"))
+    (item,) = mine.load("elsewhere", counts=counts)
+    assert (mine.name, item.prompt, item.query, item.answers) == ("mine", "Q: Who?\nA:", "Who?", ("Mara",))
+    assert counts == {"read": 2, "skipped_without_answer": 1}
+    with pytest.raises(ValueError, match="evaluate: no task 'hotpot'; did you mean 'hotpotqa'?"):
+        find_task("hotpot")
+    with pytest.raises(ValueError, match="no task 'x'; there are mmlu, nq, .*or a file's path"):
+        find_task("x")
+
+
+def test_a_sample_keeps_the_order_and_grows_with_its_limit():
+    items = [Item(str(n), "") for n in range(30)]
+    few, more = (sample(items, size, seed=0) for size in (5, 12))
+    assert [int(i.id) for i in few] == sorted(int(i.id) for i in few)
+    assert {i.id for i in few} < {i.id for i in more}
+    assert sample(items, 100, seed=0) == items
 
 
 def test_an_answer_is_marked_by_the_tasks_metric():
