@@ -145,7 +145,7 @@ def draw_shots(pool: Sequence[Item], count: int, *, seed: int, subject: str = ""
     if len(own) < count:
         raise ValueError(
             f"draw_shots: {len(own)} examples came{f' of {subject}' if subject else ''}, needed are {count}; "
-            "lower evaluate.shots or give a larger file"
+            "ask for fewer shots or give a larger file"
         )
     order = np.random.default_rng([seed, *subject.encode()]).permutation(len(own))
     return [own[number] for number in sorted(order[:count].tolist())]

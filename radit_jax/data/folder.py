@@ -58,6 +58,11 @@ def folder_files(settings: Folder) -> tuple[epath.Path, ...]:
 
 
 def _question_files(settings: Folder, root: epath.Path) -> tuple[str, ...]:
+    if settings.test_file and not settings.train_file:
+        raise ValueError(
+            f"data.test_file: {settings.test_file!r} came without data.train_file, needed are both; "
+            "name the train questions too, or them alone and a tenth becomes the test part"
+        )
     if settings.train_file:
         return tuple(filter(None, (settings.train_file, settings.test_file)))
     if (root / TRAIN).exists() or (root / TEST).exists():

@@ -232,7 +232,7 @@ def test_shots_are_drawn_of_the_subject_in_their_order_and_the_same_for_a_seed()
     assert drawn == draw_shots(pool, 5, seed=1) != draw_shots(pool, 5, seed=2)
     assert [int(item.id) for item in drawn] == sorted(int(item.id) for item in drawn)
     assert {item.subject for item in draw_shots(pool, 10, seed=0, subject="y")} == {"y"}
-    with pytest.raises(ValueError, match="draw_shots: 10 examples came of y, needed are 11; lower evaluate"):
+    with pytest.raises(ValueError, match="draw_shots: 10 examples came of y, needed are 11; ask for fewer"):
         draw_shots(pool, 11, seed=0, subject="y")
 
 

@@ -248,6 +248,12 @@ def test_files_of_other_names_and_forms_are_named_by_settings(tmp_path):
     assert data.questions["test"][0].answers == ("Jane Austen",)
 
 
+def test_a_test_file_needs_a_train_file(tmp_path):
+    settings = Folder(str(tmp_path), test_file="test.jsonl")
+    with pytest.raises(ValueError, match=r"data\.test_file: 'test\.jsonl' came without data\.train_file"):
+        folder_files(settings)
+
+
 def test_the_answers_chunk_of_a_page_is_gold_for_a_kilt_question(tmp_path):
     pages = [
         {

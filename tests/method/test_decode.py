@@ -17,6 +17,7 @@ from radit_jax.method.decode import (
     prefill,
 )
 from radit_jax.models.llama import Llama
+from radit_jax.runtime.pretrained import load_llama
 
 STOPS = (1, 2)
 MODULE = Llama(
@@ -88,6 +89,33 @@ def test_generation_is_the_argmax_of_uncached_passes_and_ends_at_a_stop(params):
         assert tuple(row[: len(answer)]) == answer
         assert set(row[len(answer) : len(answer) + 1]) <= set(STOPS)
         assert set(row[len(answer) + 1 :]) <= {STOPS[0]}
+
+
+def test_generation_is_transformers_own_on_the_same_checkpoint(tmp_path):
+    torch = pytest.importorskip("torch")
+    from transformers import LlamaConfig as HfConfig
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    hf = LlamaForCausalLM(
+        HfConfig(vocab_size=50, intermediate_size=48, initializer_range=0.3, **shape)
+    ).eval()
+    hf.save_pretrained(tmp_path)
+    config, loaded = load_llama(tmp_path)
+    prompts = [RNG.integers(3, 50, length).tolist() for length in (9, 4, 6)]
+    found = greedy(Llama(config), loaded, *padded(prompts), max_new_tokens=12, stop_ids=())
+    for prompt, row in zip(prompts, found.tolist(), strict=True):
+        ids = torch.tensor([prompt])
+        wanted = hf.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        assert row == wanted[0, len(prompt) :].tolist()
 
 
 def test_generation_of_one_token_reads_only_the_prompt(params):
