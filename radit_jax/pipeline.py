@@ -45,7 +45,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
     scoring_lm = "lm_ft" if e.score.language_model == "lm_ft" else "base/lm"
     data = (e.data.folder,) if isinstance(e.data, Folder) else ()
     table = [
-        Stage("corpus", "corpus:run", {}, {"data": e.data, "seed": e.seed}, sources=data),
+        Stage("corpus", "corpus:run", {}, {"data": e.data, "seed": e.seed}, version=2, sources=data),
         Stage(
             "base/lm",
             "base:run_lm",

@@ -66,16 +66,25 @@ class PairScorer:
         if not len(pairs):  # a refresh may retrieve nothing new
             return PairScores.empty(0)
         trees, owners, truncated = self._trees(examples, pairs, chunks)
-        length, targets = self.settings.sequence_length, self._targets_per_row
-        rows = pack(trees, row_length=length, targets_per_row=targets, branches_per_row=targets)
-        sums = self._sums(trees, rows, bar)
-        lengths = [len(t.trunk.tokens) + len(b.tokens) for t in trees for b in t.branches]
+        lengths = [len(tree.trunk.tokens) + len(b.tokens) for tree in trees for b in tree.branches]
+        scores = PairScores(self.score_trees(trees, bar), np.array(lengths), truncated[owners])
         found = PairScores.empty(len(pairs))
-        found.put(owners, PairScores(sums[branch_places(trees, rows)], np.array(lengths), truncated[owners]))
+        found.put(owners, scores)
         return found
 
+    def score_trees(self, trees: Sequence[Tree], bar: Progress | None = None) -> Float[np.ndarray, " N"]:
+        """The log-probability of every branch of the trees in turn: nats, summed over its weighed tokens."""
+        if not trees:
+            return np.zeros(0, np.float32)
+        length, targets = self.settings.sequence_length, self.targets_per_row
+        if any(sum(len(branch.tokens) for branch in tree.branches) > targets for tree in trees):
+            targets = length  # an answer that is longer than what it continues
+        rows = pack(trees, row_length=length, targets_per_row=targets, branches_per_row=targets)
+        return self._sums(trees, rows, targets, bar)[branch_places(trees, rows)]
+
     @property
-    def _targets_per_row(self) -> int:
+    def targets_per_row(self) -> int:
+        """How many tokens are predicted in a row, unless one tree alone has more."""
         return self.settings.sequence_length // 2
 
     def _trees(
@@ -95,7 +104,7 @@ class PairScorer:
                 passage,
                 [examples[pairs[number, 0]] for number in numbers],
                 max_length=self.settings.sequence_length,
-                max_targets=self._targets_per_row,
+                max_targets=self.targets_per_row,
             )
             for tree in shared:
                 trees.append(tree.sequence)
@@ -104,7 +113,7 @@ class PairScorer:
         return trees, np.array(owners), truncated
 
     def _sums(
-        self, trees: Sequence[Tree], rows: Sequence[Row], bar: Progress | None
+        self, trees: Sequence[Tree], rows: Sequence[Row], targets: int, bar: Progress | None
     ) -> Float[np.ndarray, "R P"]:
         """The branches' summed log-probabilities, a row of packed trees at a time."""
         size, results = self.settings.batch_size, []
@@ -114,11 +123,11 @@ class PairScorer:
                 trees,
                 some,
                 row_length=self.settings.sequence_length,
-                targets_per_row=self._targets_per_row,
+                targets_per_row=targets,
                 num_rows=size,
             )
             batch = put_batch(batch, self.mesh)
-            sums = _score(self.model.module, self.model.params, batch, self._targets_per_row)
+            sums = _score(self.model.module, self.model.params, batch, targets)
             results.append(np.asarray(sums))
             if bar is not None:
                 bar.advance(sum(len(trees[i].branches) for row in some for i in row))
