@@ -10,7 +10,8 @@ from safetensors.numpy import save_file
 from radit_jax.config import BertConfig, LlamaConfig, RopeScaling
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
-from radit_jax.runtime.pretrained import llama_config, load_bert, load_llama, to_hf
+from radit_jax.runtime.hf_config import llama_config
+from radit_jax.runtime.pretrained import load_bert, load_llama, to_hf
 
 LLAMA = LlamaConfig(
     vocab_size=11, hidden_size=8, num_layers=2, num_heads=2, num_kv_heads=1, head_size=4, ffn_size=12
@@ -58,12 +59,17 @@ def write(tmp_path):
     return write
 
 
+def saved(params):
+    """The tensors of a checkpoint with these parameters."""
+    return {name: np.ascontiguousarray(tensor.whole()) for name, tensor in to_hf(params).items()}
+
+
 def assert_same(params, expected):
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
 def test_a_llama_comes_back_from_its_checkpoint(write, llama_params):
-    tensors = to_hf(llama_params)
+    tensors = saved(llama_params)
     assert tensors["model.layers.1.self_attn.k_proj.weight"].shape == (4, 8)  # (out, in)
     assert len(tensors) == 3 + 2 * 9
     config, params = load_llama(write(LLAMA_JSON, tensors))
@@ -72,7 +78,7 @@ def test_a_llama_comes_back_from_its_checkpoint(write, llama_params):
 
 
 def test_a_bert_comes_back_from_its_checkpoint(write, bert_params):
-    tensors = to_hf(bert_params)
+    tensors = saved(bert_params)
     assert tensors["encoder.layer.2.intermediate.dense.weight"].shape == (12, 8)  # (out, in)
     assert len(tensors) == 5 + 3 * 16
     config, params = load_bert(write(BERT_JSON, tensors), pooling="mean", normalize=True)
@@ -81,14 +87,14 @@ def test_a_bert_comes_back_from_its_checkpoint(write, bert_params):
 
 
 def test_a_bert_may_have_prefixed_names_a_pooler_and_position_ids(write, bert_params):
-    tensors = {f"bert.{name}": tensor for name, tensor in to_hf(bert_params).items()}
+    tensors = {f"bert.{name}": tensor for name, tensor in saved(bert_params).items()}
     tensors["bert.pooler.dense.weight"] = np.zeros((8, 8), np.float32)
     tensors["bert.embeddings.position_ids"] = np.arange(6)[None]
     assert_same(load_bert(write(BERT_JSON, tensors))[1], bert_params)
 
 
 def test_a_bert_can_be_cut_to_its_first_layers(write, bert_params):
-    folder = write(BERT_JSON, to_hf(bert_params))
+    folder = write(BERT_JSON, saved(bert_params))
     config, params = load_bert(folder, num_layers=2)
     assert config.num_layers == 2
     assert_same(params["embeddings"], bert_params["embeddings"])
@@ -99,15 +105,15 @@ def test_a_bert_can_be_cut_to_its_first_layers(write, bert_params):
 
 def test_a_tied_llama_has_no_head_of_its_own(write, llama_params):
     tied = {"model": llama_params["model"]}
-    assert "lm_head.weight" not in to_hf(tied)
-    for tensors in (to_hf(tied), to_hf(llama_params)):  # some files repeat the embedding as the head
+    assert "lm_head.weight" not in saved(tied)
+    for tensors in (saved(tied), saved(llama_params)):  # some files repeat the embedding as the head
         config, params = load_llama(write(LLAMA_JSON | {"tie_word_embeddings": True}, tensors))
         assert config.tie_embeddings
         assert_same(params, tied)
 
 
 def test_a_checkpoint_may_lie_in_bfloat16_in_several_files(tmp_path, llama_params):
-    tensors = {name: jnp.asarray(tensor, jnp.bfloat16) for name, tensor in to_hf(llama_params).items()}
+    tensors = {name: jnp.asarray(tensor, jnp.bfloat16) for name, tensor in saved(llama_params).items()}
     names = sorted(tensors)
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_JSON))
     for number, part in enumerate((names[:5], names[5:])):
@@ -117,14 +123,14 @@ def test_a_checkpoint_may_lie_in_bfloat16_in_several_files(tmp_path, llama_param
 
 
 def test_a_missing_tensor_is_named(write, llama_params):
-    tensors = to_hf(llama_params)
+    tensors = saved(llama_params)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     with pytest.raises(ValueError, match=r"no tensor 'model\.layers\.1\.mlp\.up_proj\.weight'"):
         load_llama(write(LLAMA_JSON, tensors))
 
 
 def test_a_left_over_tensor_is_named(write, bert_params):
-    tensors = to_hf(bert_params) | {"encoder.layer.3.output.dense.bias": np.zeros(8, np.float32)}
+    tensors = saved(bert_params) | {"encoder.layer.3.output.dense.bias": np.zeros(8, np.float32)}
     with pytest.raises(
         ValueError, match=r"tensors \['encoder\.layer\.3\.output\.dense\.bias'\] have no place"
     ):
@@ -133,7 +139,7 @@ def test_a_left_over_tensor_is_named(write, bert_params):
 
 def test_a_tensor_of_another_shape_than_the_config_says_is_named(write, llama_params):
     with pytest.raises(ValueError, match=r"k_proj\.weight gives shape .* but config\.json asks for"):
-        load_llama(write(LLAMA_JSON | {"num_key_value_heads": 2}, to_hf(llama_params)))
+        load_llama(write(LLAMA_JSON | {"num_key_value_heads": 2}, saved(llama_params)))
 
 
 def test_a_parameter_without_a_name_is_named(llama_params):
@@ -145,7 +151,7 @@ def test_a_folder_without_a_checkpoint_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json; name a folder"):
         load_bert(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(BERT_JSON))
-    with pytest.raises(ValueError, match=r"no \*\.safetensors; name a folder"):
+    with pytest.raises(ValueError, match=r"no \*\.safetensors and no pytorch_model\.bin; name a folder"):
         load_bert(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"config\.json: no 'vocab_size'"):
