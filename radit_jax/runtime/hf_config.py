@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from etils import epath
@@ -55,7 +54,7 @@ def llama_config(values: Mapping[str, Any], where: str) -> LlamaConfig:
 
 
 def llama_json(config: LlamaConfig, dtype: str) -> dict[str, Any]:
-    """The `config.json` of a LLaMA, with RoPE at the top: every release of transformers and vLLM reads that."""
+    """The `config.json` of a LLaMA, with RoPE at the top, as old and new readers take it."""
     scaling = config.rope_scaling
     return {
         "architectures": ["LlamaForCausalLM"],

@@ -74,8 +74,8 @@ def _snapshot(source: str, repo: str, revision: str | None, patterns: list[str],
         return Path(snapshot_download(repo, revision=revision, **options))
     except errors.GatedRepoError:
         raise ValueError(
-            f"checkpoint {source}: {repo} is gated and no token of a user who may read it came; needed is one "
-            "of a user who accepted its licence on its page; run `hf auth login` or set HF_TOKEN"
+            f"checkpoint {source}: {repo} is gated and no token that may read it came; needed is one of a "
+            "user who accepted its licence on its page; run `hf auth login` or set HF_TOKEN"
         ) from None
     except errors.RepositoryNotFoundError:
         raise ValueError(

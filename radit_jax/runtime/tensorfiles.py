@@ -1,6 +1,6 @@
 """Tensors in files, of which no more is read or held than is asked for.
 
-Safetensors are memory-mapped; torch's pickles too, and only with `weights_only`, which runs no code of theirs.
+Safetensors are memory-mapped; torch's pickles too, and with `weights_only`, which runs no code of theirs.
 A checkpoint is written one tensor at a time, so that what is in memory is the model and one tensor more.
 """
 
@@ -85,7 +85,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             f"{path}: {path.stat().st_size} bytes came, needed is a whole safetensors file ({error}); "
             "fetch it again"
         ) from None
-    parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118: it is no dict
+    parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     return {name: Tensor(tuple(part.get_shape()), part.__getitem__) for name, part in parts.items()}
 
 
