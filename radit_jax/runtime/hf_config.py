@@ -206,14 +206,16 @@ def write_vectors(folder: epath.PathLike, config: BertConfig, max_length: int) -
 
 def _read_pooling(path: epath.Path) -> Pooling:
     values = _read_json(path)
-    modes = [name.removeprefix("pooling_mode_") for name, on in values.items() if on is True]
-    found = {"cls_token": "cls", "mean_tokens": "mean"}
-    chosen = [mode for mode in modes if mode in found or "tokens" in mode]
-    if values.get("pooling_mode") in ("cls", "mean"):  # the newest form
-        return values["pooling_mode"]
-    if len(chosen) != 1 or chosen[0] not in found:
-        raise ValueError(f"{path}: pooling by {chosen} came, needed is cls or mean; use such an encoder")
-    return "cls" if found[chosen[0]] == "cls" else "mean"
+    chosen = [values["pooling_mode"]] if "pooling_mode" in values else []  # the newest form
+    chosen += [name.removeprefix("pooling_mode_") for name, value in values.items() if value is True]
+    match [
+        mode.removesuffix("_token").removesuffix("_tokens") for mode in chosen if mode != "include_prompt"
+    ]:
+        case ["cls"]:
+            return "cls"
+        case ["mean"]:
+            return "mean"
+    raise ValueError(f"{path}: pooling by {chosen} came, needed is cls or mean; use such an encoder")
 
 
 # ---- fields ----
