@@ -4,8 +4,8 @@ One table for each network pairs Hugging Face's names with our paths, and is wal
 number of a layer: the layers' tensors are stacked on a leading axis. A `kernel` is the transpose, (in, out)
 where torch has (out, in). Nothing may be missing and nothing left over, but for what is named as ignored.
 
-Reading, each device is given the parts of a tensor that its shard needs, out of a mapped file; writing, one
-tensor at a time leaves the devices. The host never holds more than one stacked parameter.
+Reading, each device is given the part of a tensor that its shard needs, out of a mapped file; writing, one
+tensor at a time leaves the devices. So the host holds one tensor beside what the devices hold.
 """
 
 import re
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from radit_jax.config import BertConfig, LlamaConfig
 from radit_jax.models.bert import Bert
@@ -173,11 +173,10 @@ def _from_hf(
             f"{where}: tensors {sorted(tensors)} have no place in this network; use a checkpoint without them"
         )
     shardings = _shardings(shapes, mesh)
-    arrays = {}
-    for path, parts in places.items():
-        shard = partial(_read_shard, path, parts, shapes[path].shape, jnp.dtype(dtype))
-        array = jax.make_array_from_callback(shapes[path].shape, shardings[path], shard)
-        arrays[path] = array.block_until_ready()  # else the hosts' copies of several would add up
+    arrays = {
+        path: _array(path, parts, jax.ShapeDtypeStruct(shapes[path].shape, dtype, sharding=shardings[path]))
+        for path, parts in places.items()
+    }
     return unflatten_dict(arrays, sep="/")
 
 
@@ -196,19 +195,40 @@ def _take(tensors: dict[str, Tensor], entry: Entry, where: str) -> Tensor:
     return tensor
 
 
-def _read_shard(
-    path: str, parts: list[Tensor], shape: tuple[int, ...], dtype: np.dtype, index: Index
-) -> np.ndarray:
-    """The part `index` of a parameter that `parts`, its layers or itself, make together."""
-    sizes = tuple(len(range(size)[part]) for size, part in zip(shape, index, strict=True))
-    shard, stacked = np.empty(sizes, dtype), len(parts[0].shape) < len(shape)
-    chosen = parts[index[0]] if stacked else parts
-    inner = _turned(path, index[1:] if stacked else index)
-    for number, tensor in enumerate(chosen):
-        part = tensor.read(inner)
-        target = shard[number] if stacked else shard
-        target[...] = part.T if path.endswith("/kernel") else part
-    return shard
+def _array(path: str, parts: list[Tensor], wanted: jax.ShapeDtypeStruct) -> jax.Array:
+    """The parameter `wanted`, which `parts`, its layers or itself, make; a layer at a time."""
+    if len(parts[0].shape) == len(wanted.shape):
+        return _single(path, parts[0], wanted)
+    layer = jax.ShapeDtypeStruct(wanted.shape[1:], wanted.dtype, sharding=_of_layer(wanted.sharding))
+    stack = jnp.zeros(wanted.shape, wanted.dtype, device=wanted.sharding)
+    for number, part in enumerate(parts):
+        stack = _place(stack, _single(path, part, layer), np.int32(number))
+        stack.block_until_ready()  # else layers that were read ahead would add up
+    return stack
+
+
+def _single(path: str, tensor: Tensor, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+    def shard(index: Index | None) -> np.ndarray:
+        assert index is not None
+        part = tensor.read(_turned(path, index))
+        part = part.T if path.endswith("/kernel") else part
+        return np.ascontiguousarray(part, wanted.dtype)
+
+    return jax.make_array_from_callback(wanted.shape, wanted.sharding, shard)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _place(stack: Any, layer: Any, number: Any) -> Any:
+    return jax.lax.dynamic_update_index_in_dim(stack, layer, number, axis=0)
+
+
+def _of_layer(sharding: Any) -> Any:
+    """How one layer lies where a stack lies as `sharding` says, which cuts no stack between its layers."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    layers, *axes = [*sharding.spec, None]
+    assert layers is None
+    return NamedSharding(sharding.mesh, PartitionSpec(*axes[: len(sharding.spec) - 1]))
 
 
 def _read_array(array: Any, entry: Entry, index: Index) -> np.ndarray:
