@@ -35,7 +35,7 @@ def language_model(request, lm):
     return Model(module, random_params(module, jnp.zeros((1, 4), jnp.int32)), lm.tokenizer)
 
 
-def test_a_language_model_in_transformers_has_our_logits_and_answers(language_model, tmp_path):
+def test_a_language_model_in_transformers_has_our_logits(language_model, tmp_path):
     assert publish(tmp_path, language_model, shard_bytes=20_000) == 0
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -49,11 +49,17 @@ def test_a_language_model_in_transformers_has_our_logits_and_answers(language_mo
     ]
     with torch.no_grad():
         expected = theirs(ids).logits.numpy()
-        continued = theirs.generate(ids, do_sample=False, max_new_tokens=12, eos_token_id=-1)
     module, params, _ = language_model
     logits = module.apply({"params": params}, jnp.asarray(ids.numpy(), jnp.int32))
     np.testing.assert_allclose(logits, expected, atol=1e-4)
-    answer = radit_jax.generate(module, params, ids.numpy(), max_new_tokens=12)
+
+
+def test_a_language_model_in_transformers_continues_as_ours_does(lm, tmp_path):
+    publish(tmp_path, lm)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = np.array([[lm.tokenizer.bos_id, *lm.tokenizer.encode("Q: Who built Elm Tower?\nA:")]])
+    continued = theirs.generate(torch.tensor(ids), do_sample=False, max_new_tokens=12, eos_token_id=-1)
+    answer = radit_jax.generate(lm.module, lm.params, ids, max_new_tokens=12)
     assert answer[0].tolist() == continued[0, ids.shape[1] :].tolist()
 
 
