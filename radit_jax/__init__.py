@@ -9,11 +9,16 @@ from typing import Any
 __version__ = "0.1.0"
 
 
-def load(path: str) -> tuple[Any, Any, Any]:
-    """The model in a folder that export wrote: (module, params, tokenizer), the parameters bit for bit."""
-    from radit_jax.runtime.models import load_model
+def load(path: str, pooling: str | None = None, normalize: bool | None = None) -> tuple[Any, Any, Any]:
+    """The model that `path` names: (module, params, tokenizer), the parameters bit for bit in float32.
 
-    return load_model(path)
+    It is a folder that export wrote, or a LLaMA or BERT in Hugging Face's form: a folder, or a repository of
+    its hub (`hub:ORG/NAME`). How a BERT's vectors are made (`pooling` "cls" or "mean", `normalize`) its
+    sentence-transformers layout says; where it has none and you say nothing they are [CLS]'s, as they are.
+    """
+    from radit_jax.runtime.models import open_model
+
+    return open_model(path, pooling=pooling, normalize=normalize)
 
 
 def generate(module: Any, params: Any, ids: Any, max_new_tokens: int, stop_ids: tuple[int, ...] = ()) -> Any:

@@ -128,7 +128,7 @@ class Folder:
 class LmConfig:
     """The base language model: a checkpoint, or one trained from scratch on the corpus' own text."""
 
-    checkpoint: str = ""  # a folder in Hugging Face's form; empty: train `model` from scratch
+    checkpoint: str = ""  # in Hugging Face's form (runtime/hub.py); empty: train `model` from scratch
     model: LlamaConfig | None = None
     init: Literal["normal", "mimetic"] = "normal"
     optimizer: OptimizerConfig | None = None
@@ -140,7 +140,7 @@ class LmConfig:
 class RetrieverConfig:
     """A dual encoder: two parameter trees of one BERT, from checkpoints or trained from scratch."""
 
-    checkpoint: str = ""  # a folder, or package:NAME/FOLDER inside an installed package; empty: from scratch
+    checkpoint: str = ""  # in Hugging Face's form (runtime/hub.py); empty: from scratch
     chunk_checkpoint: str = ""  # empty: the chunk encoder starts as the query encoder does
     num_layers: int = 0  # keep the checkpoint's first layers only; 0: all
     pooling: Literal["cls", "mean"] = "cls"
@@ -238,6 +238,18 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """What export leaves beside our own form of the models."""
+
+    hf: bool = True  # hf/: for transformers, vLLM and sentence-transformers
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of hf/
+    shard_gigabytes: float = 5.0  # of tensors in one file of hf/
+    run_depth: int = 100  # chunks per question in runs/, in TREC's form; 0: no runs
+    lsr_scores: bool = False  # Eq. 4's scores of the training examples in FlagEmbedding's form
+    measured: bool = True  # the model card has evaluate's table, for which evaluate runs first
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One run of RA-DIT, whole: its name, its seed, its data, and the settings of every stage."""
 
@@ -251,6 +263,7 @@ class Experiment:
     retrieve: RetrieveConfig = field(default_factory=RetrieveConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     seed: int = 0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from radit_jax.config import Experiment, Folder, LmConfig, RetrieverConfig, checkpoint_folder
+from radit_jax.runtime import hub
 from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint
 
 KINDS = ("corpus", "base", "embed", "index", "retrieve", "lm_ft", "score", "r_ft", "evaluate", "export")
@@ -120,8 +121,23 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
         Stage(
             "export",
             "export:run",
-            {"corpus": "corpus", "lm_ft": "lm_ft", "r_ft": "r_ft", **_search("retriever")},
-            {"evaluate": e.evaluate, "temperature": e.r_ft.temperature},
+            {
+                "corpus": "corpus",
+                "base_lm": "base/lm",
+                "lm_ft": "lm_ft",
+                "retrieved": "retrieve/r_ft",
+                "scores": "score",
+                "r_ft": "r_ft",
+                **({"evaluated": "evaluate"} if e.export.measured else {}),
+                **_search("retriever"),
+            },
+            {
+                "evaluate": e.evaluate,
+                "temperature": e.r_ft.temperature,
+                "lm_score": e.r_ft.lm_score,
+                "tau": e.r_ft.tau,
+                "export": e.export,
+            },
         ),
     ]
     return {stage.name: stage for stage in table}
@@ -179,11 +195,15 @@ class Run:
 
     def _fingerprint(self, stage: Stage) -> str:
         parents = {role: self.folders[name].fingerprint for role, name in stage.inputs.items()}
-        sources = {path: self.workdir.source_hash(checkpoint_folder(path)) for path in stage.sources}
+        sources = {path: self._identity(stage, path) for path in stage.sources}
         # A source is its content: the same checkpoint in another folder is the same checkpoint.
         hashes = {str(number): sources[path] for number, path in enumerate(stage.sources)}
         settings = _without_paths(canonical(stage.settings), sources)
         return fingerprint(stage.kind, stage.version, settings, parents, hashes)
+
+    def _identity(self, stage: Stage, source: str) -> str:
+        commit = hub.identity(source) if stage.kind == "base" else None
+        return commit or self.workdir.source_hash(checkpoint_folder(source))
 
     def needed(self, kind: str) -> list[Stage]:
         """The stages of `kind` ('all': every stage) and all that they read, in order."""

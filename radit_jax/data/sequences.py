@@ -5,6 +5,9 @@ r"""From an example and its chunk to the token tree that `packing` lays into row
              {answer}  (<eos>)                       weight 1
 
 Where a row is too short for all of it, the passage gives way: the prompt and the answer are never cut.
+
+Prompt and answer are tokenised as one text, cut at the first piece that holds a character of the answer. What
+stands behind `<bos>`, the Background or else the prompt, begins with the tokeniser's `opening`.
 """
 
 from collections.abc import Sequence as Seq
@@ -22,6 +25,11 @@ class LmTokenizer(Tokenizer, Protocol):
 
     bos_id: int
     eos_id: int
+    opening: str  # what its model read before the first text behind `<bos>`: a space, or nothing
+
+    def encode_pair(self, prompt: str, answer: str) -> tuple[list[int], int]:
+        """The ids of `prompt + answer` as one text, and the place of the first one of the answer."""
+        ...
 
 
 class SharedSequence(NamedTuple):
@@ -32,23 +40,27 @@ class SharedSequence(NamedTuple):
     truncated: bool  # the passage was cut
 
 
-def example_span(tokenizer: LmTokenizer, example: Example, *, terminator: bool) -> Span:
-    """An example as a branch: its prompt as context, then its answer, and `<eos>` with `terminator`."""
+def example_span(tokenizer: LmTokenizer, example: Example, *, terminator: bool, opens: bool = False) -> Span:
+    """An example as a branch: its prompt as context, then its answer, and `<eos>` with `terminator`.
+
+    With `opens` nothing but `<bos>` stands before it.
+    """
+    prompt = tokenizer.opening + example.prompt if opens else example.prompt
+    ids, start = tokenizer.encode_pair(prompt, example.answer)
     end = [tokenizer.eos_id] if terminator else []
-    answer = tokenizer.encode(example.answer) + end
-    return join(span(tokenizer.encode(example.prompt)), span(answer, 1.0))
+    return join(span(ids[:start]), span(ids[start:] + end, 1.0))
 
 
 def fits(tokenizer: LmTokenizer, example: Example, max_length: int) -> bool:
     """Whether `max_length` tokens hold the example with `<bos>` and `<eos>`, if need be without a passage."""
-    return 1 + len(example_span(tokenizer, example, terminator=True).tokens) <= max_length
+    return 1 + len(example_span(tokenizer, example, terminator=True, opens=True).tokens) <= max_length
 
 
 def lm_sequence(
     tokenizer: LmTokenizer, passage: str | None, example: Example, *, max_length: int, terminator: bool
 ) -> tuple[Sequence, bool]:
     """The tree of one example under one passage (None: closed book), and whether the passage was cut."""
-    branch = example_span(tokenizer, example, terminator=terminator)
+    branch = example_span(tokenizer, example, terminator=terminator, opens=passage is None)
     trunk, truncated = _trunk(tokenizer, passage, max_length - len(branch.tokens), f"example {example.id}")
     return Sequence(span(trunk), (branch,)), truncated
 
@@ -57,7 +69,7 @@ def prompt_tokens(
     tokenizer: LmTokenizer, passage: str | None, prompt: str, *, max_length: int
 ) -> tuple[list[int], bool]:
     """What generation starts from: `<bos>`, the passage and the prompt; and whether the passage was cut."""
-    tokens = tokenizer.encode(prompt)
+    tokens = tokenizer.encode(tokenizer.opening + prompt if passage is None else prompt)
     trunk, truncated = _trunk(tokenizer, passage, max_length - len(tokens), f"prompt {prompt[:40]!r}")
     return trunk + tokens, truncated
 
@@ -81,7 +93,7 @@ def shared_sequences(
     whole = _whole_trunk(tokenizer, passage)
     alone, together = [], []
     for number, example in enumerate(examples):
-        branch = example_span(tokenizer, example, terminator=terminator)
+        branch = example_span(tokenizer, example, terminator=terminator, opens=passage is None)
         (together if len(whole) + len(branch.tokens) <= max_length else alone).append((number, branch))
     trees = [
         SharedSequence(Sequence(span(whole), tuple(b for _, b in group)), tuple(n for n, _ in group), False)
@@ -115,7 +127,8 @@ def _groups(
 
 
 def _whole_trunk(tokenizer: LmTokenizer, passage: str | None) -> list[int]:
-    return [tokenizer.bos_id] + (tokenizer.encode(background(passage)) if passage is not None else [])
+    text = "" if passage is None else tokenizer.opening + background(passage)
+    return [tokenizer.bos_id, *tokenizer.encode(text)]
 
 
 def _trunk(tokenizer: LmTokenizer, passage: str | None, room: int, what: str) -> tuple[list[int], bool]:
@@ -133,8 +146,8 @@ def _trunk(tokenizer: LmTokenizer, passage: str | None, room: int, what: str) ->
     if passage is None or len(trunk) <= room:
         return trunk, False
     end = tokenizer.encode(BACKGROUND_END)
-    text = background(passage).removesuffix(BACKGROUND_END)
+    text = tokenizer.opening + background(passage).removesuffix(BACKGROUND_END)
     kept = tokenizer.encode(text)[: max(0, room - 1 - len(end))]
-    if len(kept) <= len(tokenizer.encode(BACKGROUND_START)):
+    if len(kept) <= len(tokenizer.encode(tokenizer.opening + BACKGROUND_START)):
         return [tokenizer.bos_id], True
     return [tokenizer.bos_id, *kept, *end], True

@@ -1,4 +1,7 @@
-"""A model in a folder: Orbax parameters, `config.json` and the tokeniser. Stages and exports use the same."""
+"""A model in a folder: ours (Orbax parameters, `config.json`, the tokeniser), or a checkpoint of others.
+
+Stages and exports use our own form. Hugging Face's is read here and written by `publish.py`.
+"""
 
 import dataclasses
 import json
@@ -7,12 +10,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from etils import epath
+from jax.sharding import Mesh
 
 from radit_jax.config import BertConfig, LlamaConfig, RopeScaling
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
-from radit_jax.runtime import checkpoint
-from radit_jax.runtime.tokenizers import load_tokenizer, save_tokenizer
+from radit_jax.runtime import checkpoint, hub
+from radit_jax.runtime.hf_config import Pooling, read_config, read_vectors, transformer_folder
+from radit_jax.runtime.pretrained import load_bert, load_llama
+from radit_jax.runtime.tokenizers import check_tokenizer, load_tokenizer, save_tokenizer
 
 MODULES = {"Llama": (Llama, LlamaConfig), "Bert": (Bert, BertConfig)}
 
@@ -52,6 +58,43 @@ def load_model(path: epath.PathLike, *, dtype: str = "float32") -> Model:
     params = checkpoint.load_params(path / "params")
     tokenizer = load_tokenizer(path / "tokenizer") if (path / "tokenizer").exists() else None
     return Model(module, params, tokenizer)
+
+
+def load_pretrained(
+    source: str,
+    *,
+    num_layers: int | None = None,
+    pooling: Pooling | None = None,
+    normalize: bool | None = None,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+) -> Model:
+    """The LLaMA or BERT that `source` names (`hub.find`), its parameters in `dtype` over `mesh`.
+
+    `num_layers`, `pooling` and `normalize` are a BERT's, see `load_bert`.
+    """
+    folder = hub.find(source)
+    inner = transformer_folder(folder)
+    tokenizer = load_tokenizer(inner)
+    if read_config(inner).get("model_type") == "bert":
+        config, params = load_bert(
+            folder, num_layers, pooling=pooling, normalize=normalize, dtype=dtype, mesh=mesh
+        )
+        vectors = read_vectors(folder)
+        longest = (vectors and vectors.max_length) or tokenizer.hf.model_max_length
+        tokenizer.hf.model_max_length = min(longest, config.max_length)
+    else:
+        config, params = load_llama(folder, dtype=dtype, mesh=mesh)
+    check_tokenizer(tokenizer, config, str(folder))
+    return Model(Bert(config) if isinstance(config, BertConfig) else Llama(config), params, tokenizer)
+
+
+def open_model(source: str, **options: Any) -> Model:
+    """A model of ours, or of others with `load_pretrained`'s options."""
+    config = epath.Path(source) / "config.json"
+    if config.exists() and "module" in json.loads(config.read_text()):
+        return load_model(source)
+    return load_pretrained(source, **options)
 
 
 def num_parameters(params: Any) -> int:

@@ -3,26 +3,48 @@
 One table for each network pairs Hugging Face's names with our paths, and is walked both ways. `{}` is the
 number of a layer: the layers' tensors are stacked on a leading axis. A `kernel` is the transpose, (in, out)
 where torch has (out, in). Nothing may be missing and nothing left over, but for what is named as ignored.
+
+Reading, each device is given the part of a tensor that its shard needs, out of a mapped file; writing, one
+tensor at a time leaves the devices. So the host holds one tensor beside what the devices hold.
 """
 
-import json
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from radit_jax.config import BertConfig, LlamaConfig, RopeScaling
+from radit_jax.config import BertConfig, LlamaConfig
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
+from radit_jax.runtime.hf_config import (
+    Pooling,
+    bert_config,
+    llama_config,
+    read_config,
+    read_vectors,
+    transformer_folder,
+)
+from radit_jax.runtime.mesh import tree_shardings
+from radit_jax.runtime.tensorfiles import Index, Tensor, open_tensors
 
 Table = tuple[tuple[str, str], ...]
-Tensors = dict[str, np.ndarray]
+
+
+class Entry(NamedTuple):
+    """A tensor of a checkpoint, and the part of our parameters that it is."""
+
+    name: str
+    shape: tuple[int, ...]
+    path: str
+    layer: int | None  # None: the whole parameter
+
 
 LLAMA: Table = (
     ("model.embed_tokens.weight", "model/embed_tokens/embedding"),
@@ -67,188 +89,172 @@ BERT: Table = (
 BERT_IGNORED = r"pooler\..*|embeddings\.position_ids"
 
 
-def load_llama(folder: epath.PathLike) -> tuple[LlamaConfig, Any]:
-    """The LLaMA in `folder` (`config.json` and `*.safetensors`): its config and float32 parameters."""
-    config = llama_config(_read_config(folder), str(folder))
+def load_llama(
+    folder: epath.PathLike, *, dtype: str = "float32", mesh: Mesh | None = None
+) -> tuple[LlamaConfig, Any]:
+    """The LLaMA in `folder`: its config, and its parameters in `dtype` over `mesh` (None: one device)."""
+    config = llama_config(read_config(folder), str(folder))
     ignored = LLAMA_IGNORED + (r"|lm_head\.weight" if config.tie_embeddings else "")
-    tensors = _drop(_read_tensors(folder), ignored)
-    return config, _from_hf(tensors, LLAMA, Llama(config), str(folder))
+    tensors = _drop(open_tensors(folder), ignored)
+    return config, _from_hf(tensors, LLAMA, Llama(config), str(folder), dtype, mesh)
 
 
 def load_bert(
     folder: epath.PathLike,
     num_layers: int | None = None,
     *,
-    pooling: Literal["cls", "mean"] = "cls",
-    normalize: bool = False,
+    pooling: Pooling | None = None,
+    normalize: bool | None = None,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
 ) -> tuple[BertConfig, Any]:
-    """The BERT in `folder`, or its first `num_layers` layers: its config and float32 parameters.
+    """The BERT in `folder`, or its first `num_layers` layers: its config and parameters, as `load_llama`.
 
-    Tensor names may begin with `bert.`. How its vectors are made no config says: the caller does.
+    Tensor names may begin with `bert.`. How its vectors are made the caller says or else the folder's
+    sentence-transformers layout; without either they are [CLS]'s last hidden state as it is.
     """
-    values = _read_config(folder)
+    vectors, folder = read_vectors(folder), transformer_folder(folder)
+    if vectors is not None:
+        pooling = pooling or vectors.pooling
+        normalize = vectors.normalize if normalize is None else normalize
+    values = read_config(folder)
     saved_layers = values.get("num_hidden_layers", 0)
     if num_layers and num_layers > saved_layers:
         raise ValueError(
             f"{folder}: num_layers is {num_layers}, the checkpoint has {saved_layers}; ask for fewer layers"
         )
     values = values | {"num_hidden_layers": num_layers or saved_layers}
-    config = bert_config(values, pooling, normalize, str(folder))
-    tensors = {name.removeprefix("bert."): tensor for name, tensor in _read_tensors(folder).items()}
+    config = bert_config(values, pooling or "cls", bool(normalize), str(folder))
+    tensors = {name.removeprefix("bert."): tensor for name, tensor in open_tensors(folder).items()}
     cut = "|".join(rf"encoder\.layer\.{layer}\..*" for layer in range(config.num_layers, saved_layers))
     tensors = _drop(tensors, f"{BERT_IGNORED}|{cut}" if cut else BERT_IGNORED)
-    return config, _from_hf(tensors, BERT, Bert(config), str(folder))
+    return config, _from_hf(tensors, BERT, Bert(config), str(folder), dtype, mesh)
 
 
-def to_hf(params: Any) -> Tensors:
-    """The parameters of a `Llama` or a `Bert` under Hugging Face's names, as their checkpoints have them."""
-    arrays = flatten_dict(params, sep="/")
-    tensors = {}
-    for name, path in LLAMA if "model" in params else BERT:
-        if path == "lm_head/kernel" and path not in arrays:
-            continue
-        array = np.asarray(arrays.pop(path))
-        array = np.ascontiguousarray(array.swapaxes(-1, -2)) if path.endswith("/kernel") else array
-        layers = enumerate(array) if "{}" in name else [(0, array)]
-        tensors |= {name.format(number): layer for number, layer in layers}
-    if arrays:
-        raise ValueError(f"to_hf: parameters {sorted(arrays)} have no name in a checkpoint; remove them")
-    return tensors
+def to_hf(params: Any) -> dict[str, Tensor]:
+    """The parameters of a `Llama` or a `Bert` under Hugging Face's names, in the shapes of their checkpoints.
+
+    Nothing is copied before a tensor is read.
+    """
+    arrays: dict[str, Any] = flatten_dict(params, sep="/")
+    table = LLAMA if "model" in params else BERT
+    if strange := sorted(arrays.keys() - {path for _, path in table}):
+        raise ValueError(f"to_hf: parameters {strange} have no name in a checkpoint; remove them")
+    entries = _walk(table, {path: array.shape for path, array in arrays.items()})
+    return {e.name: Tensor(e.shape, partial(_read_array, arrays[e.path], e)) for e in entries}
 
 
-def llama_config(values: Mapping[str, Any], where: str) -> LlamaConfig:
-    """A LLaMA's `config.json`, in its old forms (RoPE at the top, fields absent) and the newest."""
-    _demand(values, where, model_type="llama", hidden_act="silu", attention_bias=False, mlp_bias=False)
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    heads, size = _get(values, "num_attention_heads", where), _get(values, "hidden_size", where)
-    return LlamaConfig(
-        vocab_size=_get(values, "vocab_size", where),
-        hidden_size=size,
-        num_layers=_get(values, "num_hidden_layers", where),
-        num_heads=heads,
-        num_kv_heads=values.get("num_key_value_heads") or heads,
-        head_size=values.get("head_dim") or size // heads,
-        ffn_size=_get(values, "intermediate_size", where),
-        max_length=values.get("max_position_embeddings", 2048),
-        rms_norm_eps=values.get("rms_norm_eps", 1e-6),
-        rope_theta=float(rope.get("rope_theta") or values.get("rope_theta") or 10_000.0),
-        rope_scaling=_rope_scaling(rope, where),
-        tie_embeddings=values.get("tie_word_embeddings", False),
-    )
-
-
-def bert_config(
-    values: Mapping[str, Any], pooling: Literal["cls", "mean"], normalize: bool, where: str
-) -> BertConfig:
-    """A BERT's `config.json`, with how its vectors are made."""
-    _demand(values, where, model_type="bert", hidden_act="gelu", position_embedding_type="absolute")
-    return BertConfig(
-        vocab_size=_get(values, "vocab_size", where),
-        hidden_size=_get(values, "hidden_size", where),
-        num_layers=_get(values, "num_hidden_layers", where),
-        num_heads=_get(values, "num_attention_heads", where),
-        ffn_size=_get(values, "intermediate_size", where),
-        max_length=values.get("max_position_embeddings", 512),
-        type_vocab_size=values.get("type_vocab_size", 2),
-        layer_norm_eps=values.get("layer_norm_eps", 1e-12),
-        pooling=pooling,
-        normalize=normalize,
-    )
-
-
-def _rope_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise ValueError(
-            f"{where}/config.json: rope type is {kind!r}, needed is default or llama3; use such a checkpoint"
-        )
-    return RopeScaling(
-        factor=rope["factor"],
-        low_freq_factor=rope["low_freq_factor"],
-        high_freq_factor=rope["high_freq_factor"],
-        original_max_length=rope["original_max_position_embeddings"],
-    )
-
-
-def _from_hf(tensors: Tensors, table: Table, module: Llama | Bert, where: str) -> Any:
-    """The parameters of `module`, in the shapes that its config gives them; all tensors are used."""
-    shapes = _parameter_shapes(module)
-    arrays = {}
+def _walk(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Entry]:
+    """The tensors that make parameters of these shapes; a path that `shapes` lacks is passed over."""
     for name, path in table:
         if path not in shapes:
             continue
-        array = _take(tensors, name, module.config.num_layers, where)
-        arrays[path] = array.swapaxes(-1, -2) if path.endswith("/kernel") else array
-        if arrays[path].shape != shapes[path]:
-            raise ValueError(
-                f"{where}: {name} gives shape {arrays[path].shape} for {path}, but config.json asks for "
-                f"{shapes[path]}; take both files from one model"
-            )
+        shape, stacked = shapes[path], "{}" in name
+        single = shape[1:] if stacked else shape
+        for layer in range(shape[0]) if stacked else (None,):
+            yield Entry(name.format(layer), _turned(path, single), path, layer)
+
+
+def _turned(path: str, axes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A tensor's axes in torch's order from ours, and ours from torch's."""
+    return axes[::-1] if path.endswith("/kernel") else axes
+
+
+def _from_hf(
+    tensors: dict[str, Tensor], table: Table, module: Llama | Bert, where: str, dtype: str, mesh: Mesh | None
+) -> Any:
+    """The parameters of `module`, in the shapes that its config gives them; all tensors are used."""
+    shapes = _parameter_shapes(module)
+    places: dict[str, list[Tensor]] = {path: [] for path in shapes}
+    for entry in _walk(table, {path: shape.shape for path, shape in shapes.items()}):
+        places[entry.path].append(_take(tensors, entry, where))
     if tensors:
         raise ValueError(
             f"{where}: tensors {sorted(tensors)} have no place in this network; use a checkpoint without them"
         )
+    shardings = _shardings(shapes, mesh)
+    arrays = {
+        path: _array(path, parts, jax.ShapeDtypeStruct(shapes[path].shape, dtype, sharding=shardings[path]))
+        for path, parts in places.items()
+    }
     return unflatten_dict(arrays, sep="/")
 
 
-def _take(tensors: Tensors, name: str, num_layers: int, where: str) -> np.ndarray:
-    """Remove a tensor, or the stack of all layers' tensors, from `tensors`."""
-    names = [name.format(i) for i in range(num_layers)] if "{}" in name else [name]
-    if missing := [name for name in names if name not in tensors]:
+def _take(tensors: dict[str, Tensor], entry: Entry, where: str) -> Tensor:
+    """Remove a tensor from `tensors`, in the shape that its network needs."""
+    if entry.name not in tensors:
         raise ValueError(
-            f"{where}: no tensor {missing[0]!r}, which config.json asks for; fetch it again, whole"
+            f"{where}: no tensor {entry.name!r}, which config.json asks for; fetch it again, whole"
         )
-    taken = [tensors.pop(name).astype(np.float32) for name in names]
-    return np.stack(taken) if "{}" in name else taken[0]
+    tensor = tensors.pop(entry.name)
+    if tensor.shape != entry.shape:
+        raise ValueError(
+            f"{where}: {entry.name} gives shape {tensor.shape}, but config.json asks for {entry.shape}; "
+            "take both files from one model"
+        )
+    return tensor
 
 
-def _parameter_shapes(module: Llama | Bert) -> dict[str, tuple[int, ...]]:
+def _array(path: str, parts: list[Tensor], wanted: jax.ShapeDtypeStruct) -> jax.Array:
+    """The parameter `wanted`, which `parts`, its layers or itself, make; a layer at a time."""
+    if len(parts[0].shape) == len(wanted.shape):
+        return _single(path, parts[0], wanted)
+    layer = jax.ShapeDtypeStruct(wanted.shape[1:], wanted.dtype, sharding=_of_layer(wanted.sharding))
+    stack = jnp.zeros(wanted.shape, wanted.dtype, device=wanted.sharding)
+    for number, part in enumerate(parts):
+        stack = _place(stack, _single(path, part, layer), np.int32(number))
+        stack.block_until_ready()  # else layers that were read ahead would add up
+    return stack
+
+
+def _single(path: str, tensor: Tensor, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+    def shard(index: Index | None) -> np.ndarray:
+        assert index is not None
+        part = tensor.read(_turned(path, index))
+        part = part.T if path.endswith("/kernel") else part
+        return np.ascontiguousarray(part, wanted.dtype)
+
+    return jax.make_array_from_callback(wanted.shape, wanted.sharding, shard)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _place(stack: Any, layer: Any, number: Any) -> Any:
+    return jax.lax.dynamic_update_index_in_dim(stack, layer, number, axis=0)
+
+
+def _of_layer(sharding: Any) -> Any:
+    """How one layer lies where a stack lies as `sharding` says, which cuts no stack between its layers."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    layers, *axes = [*sharding.spec, None]
+    assert layers is None
+    return NamedSharding(sharding.mesh, PartitionSpec(*axes[: len(sharding.spec) - 1]))
+
+
+def _read_array(array: Any, entry: Entry, index: Index) -> np.ndarray:
+    """The part `index`, in torch's axes, of the tensor `entry`, out of a parameter."""
+    if entry.layer is not None:
+        array = array[entry.layer] if isinstance(array, np.ndarray) else _layer(array, entry.layer)
+    part = np.asarray(array)[_turned(entry.path, index)]
+    return part.T if entry.path.endswith("/kernel") else part
+
+
+@jax.jit
+def _layer(stack: Any, number: Any) -> Any:
+    return jax.lax.dynamic_index_in_dim(stack, number, keepdims=False)
+
+
+def _shardings(shapes: Mapping[str, Any], mesh: Mesh | None) -> dict[str, Any]:
+    if mesh is None:
+        return dict.fromkeys(shapes, SingleDeviceSharding(jax.local_devices()[0]))
+    return flatten_dict(tree_shardings(unflatten_dict(shapes, sep="/"), mesh), sep="/")
+
+
+def _parameter_shapes(module: Llama | Bert) -> dict[str, Any]:
     inputs = [jnp.zeros((1, 1), jnp.int32)] + [jnp.ones((1, 1), bool)] * isinstance(module, Bert)
     variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-    leaves: dict[str, Any] = flatten_dict(variables["params"], sep="/")
-    return {path: leaf.shape for path, leaf in leaves.items()}
+    return flatten_dict(variables["params"], sep="/")
 
 
-def _read_config(folder: epath.PathLike) -> dict[str, Any]:
-    path = epath.Path(folder) / "config.json"
-    if not path.exists():
-        raise ValueError(f"{folder}: no config.json; name a folder with a checkpoint in Hugging Face's form")
-    return json.loads(path.read_text())
-
-
-def _read_tensors(folder: epath.PathLike) -> Tensors:
-    paths = sorted(epath.Path(folder).glob("*.safetensors"))
-    if not paths:
-        raise ValueError(
-            f"{folder}: no *.safetensors; name a folder with a checkpoint in Hugging Face's form"
-        )
-    return {
-        name: _to_numpy(raw) for path in paths for name, raw in safetensors.deserialize(path.read_bytes())
-    }
-
-
-def _to_numpy(raw: Mapping[str, Any]) -> np.ndarray:
-    # The package's own reader for numpy knows no bfloat16, in which most LLaMAs are saved.
-    dtype = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64}[raw["dtype"]]
-    return np.frombuffer(raw["data"], dtype).reshape(raw["shape"])
-
-
-def _drop(tensors: Tensors, ignored: str) -> Tensors:
+def _drop(tensors: Mapping[str, Tensor], ignored: str) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not re.fullmatch(ignored, name)}
-
-
-def _get(values: Mapping[str, Any], name: str, where: str) -> Any:
-    if name not in values:
-        raise ValueError(f"{where}/config.json: no {name!r}; get the checkpoint's own config.json")
-    return values[name]
-
-
-def _demand(values: Mapping[str, Any], where: str, **needed: Any) -> None:
-    """An error where the config has a field that says that this is another network than ours."""
-    for name, value in needed.items():
-        if values.get(name, value) != value:
-            raise ValueError(
-                f"{where}/config.json: {name} is {values[name]!r}, needed is {value!r}; use such a checkpoint"
-            )

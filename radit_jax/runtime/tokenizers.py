@@ -2,8 +2,14 @@
 
 Language models and encoders share one class. Special tokens are put in by id, never by a tokeniser's
 post-processor, because checkpoints disagree on when theirs acts.
+
+LLaMA 1 and 2 read a space before every text. Most texts here continue another, where there is none, so
+`encode` adds none, whatever the checkpoint's settings; `opening` is the space for the text behind `<bos>`.
+What is saved is the checkpoint's own tokeniser: what it makes of a text ours makes of `opening` + text.
 """
 
+import functools
+import json
 import os
 import tempfile
 from collections import Counter
@@ -17,8 +23,11 @@ from etils import epath
 from jaxtyping import Bool, Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from radit_jax.config import BertConfig, LlamaConfig
+
 # Without torch, which nothing here needs, transformers says at import that it misses it.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+import transformers  # noqa: E402
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast  # noqa: E402
 
 LM_SPECIALS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}  # ids 0, 1, 2
@@ -29,6 +38,8 @@ ENCODER_SPECIALS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+# A tokeniser without a tokenizer.json is converted by the class that knows its form.
+BARE = {"tokenizer.model": "LlamaTokenizer", "vocab.txt": "BertTokenizer"}
 
 
 class Tokenizer:
@@ -42,7 +53,7 @@ class Tokenizer:
                 "convert it with transformers' AutoTokenizer(..., use_fast=True).save_pretrained(folder)"
             )
         self.hf: Any = hf  # whose type leaves open what its special ids are
-        self._rust = rust
+        self._rust, self.opening = _without_prefix(rust)
         self._rust.no_truncation()
         self._rust.no_padding()
         self._rust.encode_special_tokens = True  # a passage that spells `<eos>` has ordinary pieces for it
@@ -57,14 +68,28 @@ class Tokenizer:
         """The number of ids, special tokens included."""
         return len(self.hf)
 
-    @property
+    @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """The ids that end an answer: `<eos>` and the newline."""
-        return (self.eos_id, self.encode("\n")[-1])
+        """The ids that end an answer: `<eos>` and every piece of white space with a newline in it."""
+        # As pieces of bytes a newline is Ċ, as a single byte of SentencePiece <0x0A>.
+        named = (
+            i for piece, i in self._rust.get_vocab().items() if set("\nĊ") & set(piece) or piece == "<0x0A>"
+        )
+        texts = ((i, self._rust.decode([i])) for i in sorted(named))
+        return (self.eos_id, *(i for i, text in texts if "\n" in text and not text.strip()))
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without special tokens."""
+        """The ids of `text` as it stands behind another text, without special tokens."""
         return self._rust.encode(text, add_special_tokens=False).ids
+
+    def encode_pair(self, prompt: str, answer: str) -> tuple[list[int], int]:
+        """The ids of `prompt + answer` as one text, and the place of the first one of the answer.
+
+        A piece that holds characters of both belongs to the answer, so that the prompt gives none of it away.
+        """
+        encoding = self._rust.encode(prompt + answer, add_special_tokens=False)
+        in_prompt = sum(end <= len(prompt) for _, end in encoding.offsets)
+        return encoding.ids, in_prompt
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on all cores."""
@@ -170,7 +195,8 @@ def save_tokenizer(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
 def load_tokenizer(folder: epath.PathLike) -> Tokenizer:
     """The tokeniser in `folder`: one of ours, or a checkpoint's in Hugging Face's form."""
     folder = epath.Path(folder)
-    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.txt")):
+    names = [name for name in ("tokenizer.json", *BARE) if (folder / name).exists()]
+    if not names:
         raise ValueError(
             f"{folder}: no tokenizer.json, tokenizer.model or vocab.txt; name a folder that holds a "
             "tokeniser in Hugging Face's form"
@@ -179,9 +205,50 @@ def load_tokenizer(folder: epath.PathLike) -> Tokenizer:
         for file in folder.iterdir():
             if file.suffix in (".json", ".model", ".txt") and not file.is_dir():
                 (Path(scratch) / file.name).write_bytes(file.read_bytes())
-        if (Path(scratch) / "tokenizer.json").exists():
-            return Tokenizer(PreTrainedTokenizerFast.from_pretrained(scratch))
-        # Converts a SentencePiece model or a bare vocabulary; imported late because it imports torch.
-        from transformers import AutoTokenizer
+        # Never AutoTokenizer: of a bare SentencePiece model it drops the space before a text.
+        loader = getattr(transformers, BARE.get(names[0], "PreTrainedTokenizerFast"))
+        try:
+            return Tokenizer(loader.from_pretrained(scratch))
+        except Exception as error:  # the libraries underneath raise many kinds
+            raise ValueError(
+                f"{folder / names[0]}: a file came that transformers cannot read "
+                f"({str(error).partition(chr(10))[0]}); needed is a tokeniser's file; fetch it again"
+            ) from None
 
-        return Tokenizer(AutoTokenizer.from_pretrained(scratch))
+
+def check_tokenizer(tokenizer: Tokenizer, config: LlamaConfig | BertConfig, where: str) -> None:
+    """An error where the ids of `tokenizer` cannot be those that the network `config` was trained on."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"{where}: the tokeniser has {tokenizer.vocab_size} ids, the network has embeddings for "
+            f"{config.vocab_size}; take both from one checkpoint"
+        )
+    specials = ("bos", "eos") if isinstance(config, LlamaConfig) else ("cls", "sep")
+    if missing := [name for name in specials if getattr(tokenizer, f"{name}_id") is None]:
+        raise ValueError(
+            f"{where}: the tokeniser has no {missing[0]} token, which a {type(config).__name__[:-6]} needs; "
+            "take both from one checkpoint"
+        )
+
+
+def _without_prefix(rust: tokenizers.Tokenizer) -> tuple[tokenizers.Tokenizer, str]:
+    """A copy that puts nothing before a text, and what `rust` puts there: a space, or nothing.
+
+    A copy, because transformers changes its own with every call.
+    """
+    settings = json.loads(rust.to_str())
+    plain = {part: _plain(settings[part]) for part in ("normalizer", "pre_tokenizer", "decoder")}
+    prefixed = any(plain[part] != settings[part] for part in ("normalizer", "pre_tokenizer"))
+    return tokenizers.Tokenizer.from_str(json.dumps(settings | plain)), " " if prefixed else ""
+
+
+def _plain(part: Any) -> Any:
+    """A step of a tokeniser, or its steps, without what adds or removes a space before the text."""
+    if isinstance(part, list):
+        return [kept for step in part if (kept := _plain(step)) is not None]
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") == "Prepend":
+        return None
+    off = {"prepend_scheme": "never", "add_prefix_space": False, "start": 0}
+    return {name: off.get(name, _plain(value)) for name, value in part.items()}

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from radit_jax.config import LmConfig, MeshConfig, RetrieverConfig, checkpoint_folder
+from radit_jax.config import LmConfig, MeshConfig, RetrieverConfig
 from radit_jax.data.cloze import cloze_sequence
 from radit_jax.data.corpus import Corpus
 from radit_jax.data.order import shuffled
@@ -26,14 +26,15 @@ from radit_jax.method.lm import LmBatch
 from radit_jax.method.steps import ContrastiveBatch, init_state, make_contrastive_step, make_optimizer
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama, mimetic_init
+from radit_jax.runtime import hub
 from radit_jax.runtime.checkpoint import Checkpoints
+from radit_jax.runtime.licences import origin
 from radit_jax.runtime.loop import train
 from radit_jax.runtime.mesh import init_sharded, make_mesh, put_batch
-from radit_jax.runtime.models import Model, num_parameters, save_model
-from radit_jax.runtime.pretrained import load_bert, load_llama
+from radit_jax.runtime.models import Model, load_pretrained, num_parameters, save_model
 from radit_jax.runtime.progress import Metrics
 from radit_jax.runtime.store import StageFolder
-from radit_jax.runtime.tokenizers import Tokenizer, load_tokenizer, train_bpe, train_wordpiece
+from radit_jax.runtime.tokenizers import Tokenizer, train_bpe, train_wordpiece
 
 CHECKPOINT_EVERY = 200  # steps
 
@@ -43,9 +44,8 @@ def run_lm(
 ) -> dict[str, Any]:
     """The base language model with its tokeniser."""
     if lm.checkpoint:
-        path = checkpoint_folder(lm.checkpoint)
-        config, params = load_llama(path)
-        model, facts = Model(Llama(config), params, load_tokenizer(path)), {}
+        model = load_pretrained(lm.checkpoint, mesh=make_mesh(mesh))
+        facts = {"origin": _origin("language model", lm.checkpoint)}
     else:
         model, facts = _pretrain_lm(Corpus(inputs["corpus"]), output, lm, seed, mesh)
     save_model(output.path / "lm", model)
@@ -121,7 +121,7 @@ def run_retriever(
 ) -> dict[str, Any]:
     """The base dual encoder: two towers of one network, each with its own parameters."""
     if retriever.checkpoint:
-        query, chunk, facts = *_from_checkpoints(retriever), {}
+        query, chunk, facts = _from_checkpoints(retriever, mesh)
     else:
         query, chunk, facts = _pretrain_retriever(Corpus(inputs["corpus"]), output, retriever, seed, mesh)
     for name, tower, length in (
@@ -134,14 +134,24 @@ def run_retriever(
     return {"parameters": num_parameters(query.params), **facts}
 
 
-def _from_checkpoints(retriever: RetrieverConfig) -> tuple[Model, Model]:
+def _from_checkpoints(retriever: RetrieverConfig, mesh: MeshConfig) -> tuple[Model, Model, dict[str, Any]]:
     def tower(checkpoint: str) -> Model:
-        path = checkpoint_folder(checkpoint)
-        config, params = load_bert(path, num_layers=retriever.num_layers or None)
-        config = replace(config, pooling=retriever.pooling, normalize=retriever.normalize)
-        return Model(Bert(config), params, load_tokenizer(path))
+        return load_pretrained(
+            checkpoint,
+            num_layers=retriever.num_layers or None,
+            pooling=retriever.pooling,
+            normalize=retriever.normalize,
+            mesh=make_mesh(mesh),
+        )
 
-    return tower(retriever.checkpoint), tower(retriever.chunk_checkpoint or retriever.checkpoint)
+    query, chunk = retriever.checkpoint, retriever.chunk_checkpoint or retriever.checkpoint
+    facts = {"origin": _origin("query encoder", query), "chunk_origin": _origin("chunk encoder", chunk)}
+    return tower(query), tower(chunk), facts
+
+
+def _origin(role: str, checkpoint: str) -> dict[str, str]:
+    """The checkpoint's licence, for the export's model card."""
+    return origin(role, checkpoint, hub.find(checkpoint))._asdict()
 
 
 def _pretrain_retriever(

@@ -1,17 +1,39 @@
 """export: the tuned models where others look for them, with all that answering a question takes.
 
+export/README.md                              the model card
 export/lm/  query_encoder/  chunk_encoder/    models, for radit_jax.load
 export/base_query_encoder/                    the untuned one, to compare with
 export/chunks.array_record  embeddings-*  index/  answering.json
+export/hf/lm/                                 for transformers and vLLM
+export/hf/query_encoder/  hf/chunk_encoder/   for transformers and sentence-transformers
+export/runs/{base,r_ft}.trec  qrels.trec      what both query encoders retrieve for the evaluated questions
+export/lsr_scores.jsonl                       Eq. 4's scores, for FlagEmbedding
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from radit_jax.config import EvaluateConfig, MeshConfig
+import jax.numpy as jnp
+import numpy as np
+
+from radit_jax.config import EvaluateConfig, ExportConfig, MeshConfig
+from radit_jax.data.corpus import Chunks, Corpus
+from radit_jax.data.retrieved import Retrieved
+from radit_jax.data.scores import Scores
+from radit_jax.method import losses
+from radit_jax.retrieval.search import Searcher
+from radit_jax.runtime.licences import origin
 from radit_jax.runtime.models import load_model, save_model
+from radit_jax.runtime.publish import publish
 from radit_jax.runtime.store import PublishedFolder, StageFolder
+from radit_jax.text.card import Origin, model_card
+from radit_jax.text.exchange import flag_embedding, trec_qrels, trec_run
+
+MODELS = ("lm", "query_encoder", "chunk_encoder")
+BLOCK = 1000  # examples whose passages are in memory at once
 
 
 def run(
@@ -20,6 +42,9 @@ def run(
     *,
     evaluate: EvaluateConfig,
     temperature: float,
+    lm_score: losses.LmScoreForm,
+    tau: float,
+    export: ExportConfig,
     mesh: MeshConfig,
 ) -> dict[str, Any]:
     """Copy the models and the searchable corpus into one folder that needs nothing else."""
@@ -34,4 +59,89 @@ def run(
         output.adopt(inputs["embeddings"], name)
     output.adopt(inputs["index"], "index")
     output.write_json("answering.json", {"evaluate": asdict(evaluate), "temperature": temperature})
-    return {}
+
+    results = inputs["evaluated"].read_json("results.json") if export.measured else None
+    card = model_card(_origins(inputs), results)
+    output.write("README.md", card.encode())
+    if export.run_depth:
+        _write_runs(inputs, output, evaluate.split, export.run_depth, mesh)
+    if export.lsr_scores:
+        _write_lsr_scores(inputs, output, lm_score, tau)
+    return {"largest_errors": _publish(output, export, card) if export.hf else {}}
+
+
+def _publish(output: PublishedFolder, export: ExportConfig, card: str) -> dict[str, float]:
+    """Write hf/; the largest error of each model's parameters, read back."""
+    errors = {}
+    for name in MODELS:
+        folder, shard_bytes = output.path / "hf" / name, int(export.shard_gigabytes * 1e9)
+        model = load_model(output.path / name)
+        errors[name] = publish(folder, model, dtype=export.dtype, shard_bytes=shard_bytes)
+        (folder / "README.md").write_text(card)
+        output.commit(f"hf/{name}")
+    return errors
+
+
+def _origins(inputs: Mapping[str, StageFolder]) -> list[Origin]:
+    """What the models were made of, as the stages recorded it, with the data."""
+    lm, retriever = inputs["base_lm"].manifest, inputs["retriever"].manifest
+    recorded = (
+        ("language model", lm.get("origin")),
+        ("query encoder", retriever.get("origin")),
+        ("chunk encoder", retriever.get("chunk_origin")),
+    )
+    models = [
+        Origin(**found) if found else Origin(role, "trained from scratch", "none") for role, found in recorded
+    ]
+    data = inputs["corpus"].manifest.get("settings", {}).get("data", {})
+    if "folder" in data:
+        return [*models, origin("data", data["folder"], Path(data["folder"]))]
+    return [*models, Origin("data", "a generated world", "none")]
+
+
+def _write_runs(
+    inputs: Mapping[str, StageFolder], output: PublishedFolder, split: str, depth: int, mesh: MeshConfig
+) -> None:
+    """What the base and the tuned query encoder retrieve for a split's questions, and its gold chunks."""
+    corpus = Corpus(inputs["corpus"])
+    questions, base = corpus.questions(split), Searcher.load(inputs, mesh)
+    tuned = base.with_params(load_model(inputs["r_ft"].check("query_encoder")).params)
+    texts, depth = [question.question for question in questions], min(depth, len(corpus.chunks))
+    for tag, searcher in (("base", base), ("r_ft", tuned)):
+        rows, scores = searcher.search(texts, depth)
+        found_rows = np.unique(rows)
+        ids = dict(zip(found_rows.tolist(), (c.id for c in corpus.chunks.take(found_rows)), strict=True))
+        run = (
+            trec_run(question.id, [ids[row] for row in found], marks, tag)
+            for question, found, marks in zip(questions, rows.tolist(), scores.tolist(), strict=True)
+        )
+        output.write(f"runs/{tag}.trec", "".join(run).encode())
+    judged = (trec_qrels(question.id, question.gold_chunks) for question in questions)
+    output.write("runs/qrels.trec", "".join(judged).encode())
+
+
+def _write_lsr_scores(
+    inputs: Mapping[str, StageFolder], output: PublishedFolder, form: losses.LmScoreForm, tau: float
+) -> None:
+    """Eq. 4's scores before the softmax, of every training example and its chunks; a line at a time."""
+    with (output.path / "lsr_scores.jsonl").open("w") as file:
+        for row in _lsr_rows(inputs, form, tau):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    output.commit("lsr_scores.jsonl")
+
+
+def _lsr_rows(
+    inputs: Mapping[str, StageFolder], form: losses.LmScoreForm, tau: float
+) -> Iterator[dict[str, Any]]:
+    retrieved, scores = Retrieved.load(inputs["retrieved"], "train"), Scores.load(inputs["scores"])
+    log_probs, counts = jnp.asarray(scores.answer_log_probs), jnp.asarray(scores.answer_token_counts)
+    values = np.asarray(losses.lm_score(log_probs, counts, form=form)) / tau
+    chunks = Chunks(inputs["corpus"])
+    for start in range(0, len(values), BLOCK):
+        rows = scores.chunk_rows[start : start + BLOCK]
+        wanted = np.unique(rows[rows >= 0])
+        passages = dict(zip(wanted.tolist(), (c.passage for c in chunks.take(wanted)), strict=True))
+        for number, found in enumerate(rows, start):
+            real = found >= 0
+            texts = [passages[row] for row in found[real].tolist()]
+            yield flag_embedding(retrieved.examples[number].query, texts, values[number][real].tolist())

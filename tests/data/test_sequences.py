@@ -1,17 +1,18 @@
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 from radit_jax.data.records import Example
 from radit_jax.data.sequences import example_span, fits, lm_sequence, prompt_tokens, shared_sequences
-from radit_jax.runtime.tokenizers import train_bpe
+from radit_jax.runtime.tokenizers import load_tokenizer, train_bpe
 
 
 class Words:
     """A tokeniser of words and line ends, which keeps what it saw so that a test can read tokens."""
 
-    bos_id, eos_id = 0, 1
+    bos_id, eos_id, opening = 0, 1, ""
 
     def __init__(self):
         self.words = ["<bos>", "<eos>"]
@@ -20,6 +21,9 @@ class Words:
         pieces = re.findall(r"\n| ?[^\s:]+| ?:", text)
         self.words += [piece for piece in pieces if piece not in self.words]
         return [self.words.index(piece) for piece in pieces]
+
+    def encode_pair(self, prompt, answer):
+        return self.encode(prompt + answer), len(self.encode(prompt))
 
     def decode(self, ids):
         return "".join(self.words[number] for number in ids)
@@ -154,3 +158,51 @@ def test_the_parts_of_an_input_are_the_tokens_of_its_text():
     assert ids == [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
     answer = sequence.branches[0].tokens[sequence.branches[0].weights > 0].tolist()
     assert answer == [*tokenizer.encode(" Jane Austen"), tokenizer.eos_id]
+
+
+class Opened(Words):
+    """Whose model read a space before a text, as LLaMA 1's and 2's did."""
+
+    opening = " "
+
+
+def test_the_opening_stands_behind_bos_and_nowhere_else():
+    tokenizer = Opened()
+    sequence, _ = lm_sequence(tokenizer, PASSAGE, EXAMPLE, max_length=99, terminator=False)
+    assert text_of(tokenizer, sequence) == [
+        "<bos> Background: Emma is a novel\n\n",
+        "Q: who?\nA: Jane Austen",
+    ]
+    cut, _ = lm_sequence(tokenizer, PASSAGE, EXAMPLE, max_length=14, terminator=False)
+    assert text_of(tokenizer, cut)[0] == "<bos> Background: Emma\n\n"
+    closed, _ = lm_sequence(tokenizer, None, EXAMPLE, max_length=99, terminator=False)
+    assert text_of(tokenizer, closed) == ["<bos>", " Q: who?\nA: Jane Austen"]
+    prompt, _ = prompt_tokens(tokenizer, None, EXAMPLE.prompt, max_length=99)
+    assert tokenizer.decode(prompt) == "<bos> Q: who?\nA:"
+    (tree,) = trees_of(tokenizer, [EXAMPLE], max_length=99)
+    assert text_of(tokenizer, tree.sequence)[1] == "Q: who?\nA: Jane Austen"
+
+
+def test_a_piece_on_the_boundary_of_prompt_and_answer_is_predicted():
+    class Merging(Words):
+        def encode_pair(self, prompt, answer):
+            ids = self.encode(prompt + answer)
+            return ids, len(self.encode(prompt)) - 1
+
+    example = Example("e2", "query", "Q: who?\nA:", "\nJane")
+    branch = example_span(Merging(), example, terminator=False)
+    assert branch.weights.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
+
+
+def test_an_input_is_what_llamas_own_tokeniser_makes_of_its_text(shared_data, tmp_path):
+    shutil.copy(shared_data / "tokenizers" / "llama_tokenizer.model", tmp_path / "tokenizer.model")
+    tokenizer = load_tokenizer(tmp_path)
+    for answer in (" Jane Austen", " 1815", "\nJane", " Édouard", "Jane"):
+        example = Example("e", "query", "Q: who?\nA:", answer)
+        sequence, _ = lm_sequence(tokenizer, PASSAGE, example, max_length=99, terminator=True)
+        ids = np.concatenate([part.tokens for part in sequence.spans]).tolist()
+        text = f"Background: {PASSAGE}\n\nQ: who?\nA:{answer}"
+        theirs = tokenizer.hf(text, add_special_tokens=False)["input_ids"]
+        assert ids == [tokenizer.bos_id, *theirs, tokenizer.eos_id]
+        predicted = sequence.branches[0].tokens[sequence.branches[0].weights > 0]
+        assert tokenizer.decode(predicted) == answer

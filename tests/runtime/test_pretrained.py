@@ -4,13 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
+import transformers
 from safetensors.flax import save_file as save_flax
 from safetensors.numpy import save_file
 
-from radit_jax.config import BertConfig, LlamaConfig, RopeScaling
+from radit_jax.config import BertConfig, LlamaConfig, MeshConfig, RopeScaling
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
-from radit_jax.runtime.pretrained import llama_config, load_bert, load_llama, to_hf
+from radit_jax.runtime import pretrained
+from radit_jax.runtime.hf_config import llama_config
+from radit_jax.runtime.mesh import make_mesh, tree_shardings
+from radit_jax.runtime.pretrained import load_bert, load_llama, to_hf
+from radit_jax.runtime.tensorfiles import Tensor, open_tensors, write_tensors
 
 LLAMA = LlamaConfig(
     vocab_size=11, hidden_size=8, num_layers=2, num_heads=2, num_kv_heads=1, head_size=4, ffn_size=12
@@ -58,12 +65,17 @@ def write(tmp_path):
     return write
 
 
+def saved(params):
+    """The tensors of a checkpoint with these parameters."""
+    return {name: np.ascontiguousarray(tensor.whole()) for name, tensor in to_hf(params).items()}
+
+
 def assert_same(params, expected):
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
 def test_a_llama_comes_back_from_its_checkpoint(write, llama_params):
-    tensors = to_hf(llama_params)
+    tensors = saved(llama_params)
     assert tensors["model.layers.1.self_attn.k_proj.weight"].shape == (4, 8)  # (out, in)
     assert len(tensors) == 3 + 2 * 9
     config, params = load_llama(write(LLAMA_JSON, tensors))
@@ -72,7 +84,7 @@ def test_a_llama_comes_back_from_its_checkpoint(write, llama_params):
 
 
 def test_a_bert_comes_back_from_its_checkpoint(write, bert_params):
-    tensors = to_hf(bert_params)
+    tensors = saved(bert_params)
     assert tensors["encoder.layer.2.intermediate.dense.weight"].shape == (12, 8)  # (out, in)
     assert len(tensors) == 5 + 3 * 16
     config, params = load_bert(write(BERT_JSON, tensors), pooling="mean", normalize=True)
@@ -81,14 +93,14 @@ def test_a_bert_comes_back_from_its_checkpoint(write, bert_params):
 
 
 def test_a_bert_may_have_prefixed_names_a_pooler_and_position_ids(write, bert_params):
-    tensors = {f"bert.{name}": tensor for name, tensor in to_hf(bert_params).items()}
+    tensors = {f"bert.{name}": tensor for name, tensor in saved(bert_params).items()}
     tensors["bert.pooler.dense.weight"] = np.zeros((8, 8), np.float32)
     tensors["bert.embeddings.position_ids"] = np.arange(6)[None]
     assert_same(load_bert(write(BERT_JSON, tensors))[1], bert_params)
 
 
 def test_a_bert_can_be_cut_to_its_first_layers(write, bert_params):
-    folder = write(BERT_JSON, to_hf(bert_params))
+    folder = write(BERT_JSON, saved(bert_params))
     config, params = load_bert(folder, num_layers=2)
     assert config.num_layers == 2
     assert_same(params["embeddings"], bert_params["embeddings"])
@@ -99,15 +111,15 @@ def test_a_bert_can_be_cut_to_its_first_layers(write, bert_params):
 
 def test_a_tied_llama_has_no_head_of_its_own(write, llama_params):
     tied = {"model": llama_params["model"]}
-    assert "lm_head.weight" not in to_hf(tied)
-    for tensors in (to_hf(tied), to_hf(llama_params)):  # some files repeat the embedding as the head
+    assert "lm_head.weight" not in saved(tied)
+    for tensors in (saved(tied), saved(llama_params)):  # some files repeat the embedding as the head
         config, params = load_llama(write(LLAMA_JSON | {"tie_word_embeddings": True}, tensors))
         assert config.tie_embeddings
         assert_same(params, tied)
 
 
 def test_a_checkpoint_may_lie_in_bfloat16_in_several_files(tmp_path, llama_params):
-    tensors = {name: jnp.asarray(tensor, jnp.bfloat16) for name, tensor in to_hf(llama_params).items()}
+    tensors = {name: jnp.asarray(tensor, jnp.bfloat16) for name, tensor in saved(llama_params).items()}
     names = sorted(tensors)
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_JSON))
     for number, part in enumerate((names[:5], names[5:])):
@@ -116,15 +128,137 @@ def test_a_checkpoint_may_lie_in_bfloat16_in_several_files(tmp_path, llama_param
     assert_same(params, jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), llama_params))
 
 
+# ---- there and back ----
+
+SCALED = {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0} | {
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+THEIRS = {
+    "mha": {},
+    "gqa": {"num_key_value_heads": 2},
+    "tied": {"num_key_value_heads": 2, "tie_word_embeddings": True},
+    "llama3": {"num_key_value_heads": 1, "rope_parameters": SCALED, "head_dim": 6},
+}
+
+
+def their_llama(**settings):
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=37,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=24,
+        max_position_embeddings=96,
+        **settings,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+def their_bert():
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=37, hidden_size=16, num_hidden_layers=3, num_attention_heads=4, intermediate_size=24
+    )
+    return transformers.BertModel(config, add_pooling_layer=False)
+
+
+def assert_bit_equal(folder, tensors):
+    """The files of `folder` hold `tensors`, torch's, and nothing else."""
+    read = {}
+    for path in folder.glob("*.safetensors"):
+        read |= safetensors.torch.load_file(path)
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"), [("float32", "float32"), ("bfloat16", "bfloat16"), ("bfloat16", "float32")]
+)
+@pytest.mark.parametrize("variant", THEIRS)
+def test_a_llama_of_transformers_comes_back_bit_by_bit(tmp_path, variant, dtype, kept):
+    """As it was saved; from bfloat16 also by way of float32, which holds all of its numbers."""
+    theirs = their_llama(**THEIRS[variant]).to(getattr(torch, dtype))
+    theirs.save_pretrained(tmp_path / "in", max_shard_size="8KB")
+    assert len(list((tmp_path / "in").glob("*.safetensors"))) > 1
+    params = load_llama(tmp_path / "in", dtype=kept)[1]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(kept)}
+    (tmp_path / "out").mkdir()
+    write_tensors(tmp_path / "out", to_hf(params), dtype=dtype, shard_bytes=5000)
+    expected = theirs.state_dict()
+    if variant == "tied":
+        del expected["lm_head.weight"]  # which transformers does not save either
+    assert_bit_equal(tmp_path / "out", expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_a_bert_of_transformers_comes_back_bit_by_bit(tmp_path, prefix, dtype):
+    theirs = their_bert().to(getattr(torch, dtype))
+    theirs.config.save_pretrained(tmp_path)
+    prefixed = {prefix + name: tensor for name, tensor in theirs.state_dict().items()}
+    safetensors.torch.save_file(prefixed, tmp_path / "model.safetensors")
+    params = load_bert(tmp_path, dtype=dtype)[1]
+    (tmp_path / "out").mkdir()
+    write_tensors(tmp_path / "out", to_hf(params), dtype=dtype)
+    assert_bit_equal(tmp_path / "out", theirs.state_dict())
+
+
+def test_a_bert_that_has_only_a_pickle_is_read(tmp_path):
+    theirs = their_bert()
+    theirs.config.save_pretrained(tmp_path)
+    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    expected = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    assert_same(saved(load_bert(tmp_path)[1]), expected)
+
+
+# ---- over devices ----
+
+
+def test_every_parameter_goes_straight_to_its_shards(tmp_path, monkeypatch):
+    theirs = their_llama(num_key_value_heads=2)
+    theirs.save_pretrained(tmp_path)
+    sizes = []
+
+    def recorded(tensor):
+        def read(index):
+            part = tensor.read(index)
+            sizes.append((part.size, tensor.shape))
+            return part
+
+        return Tensor(tensor.shape, read)
+
+    everything = open_tensors(tmp_path)
+    monkeypatch.setattr(
+        pretrained, "open_tensors", lambda _: {name: recorded(t) for name, t in everything.items()}
+    )
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    _, params = load_llama(tmp_path, mesh=mesh)
+    shardings = tree_shardings(params, mesh)
+    jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding or pytest.fail(), params, shardings)
+    kernel = params["model"]["layers"]["mlp"]["up_proj"]["kernel"]  # 3 layers of 16 x 24
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(3, 4, 12)}
+    # Of a matrix whose axes both divide no reading took more than a device's eighth.
+    assert {size for size, shape in sizes if shape in ((24, 16), (16, 24))} == {48}
+    assert_same(params, load_llama(tmp_path)[1])
+    expected = {name: t.numpy() for name, t in theirs.state_dict().items()}
+    assert_same(saved(params), expected)
+
+
+# ---- what does not fit ----
+
+
 def test_a_missing_tensor_is_named(write, llama_params):
-    tensors = to_hf(llama_params)
+    tensors = saved(llama_params)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     with pytest.raises(ValueError, match=r"no tensor 'model\.layers\.1\.mlp\.up_proj\.weight'"):
         load_llama(write(LLAMA_JSON, tensors))
 
 
 def test_a_left_over_tensor_is_named(write, bert_params):
-    tensors = to_hf(bert_params) | {"encoder.layer.3.output.dense.bias": np.zeros(8, np.float32)}
+    tensors = saved(bert_params) | {"encoder.layer.3.output.dense.bias": np.zeros(8, np.float32)}
     with pytest.raises(
         ValueError, match=r"tensors \['encoder\.layer\.3\.output\.dense\.bias'\] have no place"
     ):
@@ -133,7 +267,7 @@ def test_a_left_over_tensor_is_named(write, bert_params):
 
 def test_a_tensor_of_another_shape_than_the_config_says_is_named(write, llama_params):
     with pytest.raises(ValueError, match=r"k_proj\.weight gives shape .* but config\.json asks for"):
-        load_llama(write(LLAMA_JSON | {"num_key_value_heads": 2}, to_hf(llama_params)))
+        load_llama(write(LLAMA_JSON | {"num_key_value_heads": 2}, saved(llama_params)))
 
 
 def test_a_parameter_without_a_name_is_named(llama_params):
@@ -145,7 +279,7 @@ def test_a_folder_without_a_checkpoint_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json; name a folder"):
         load_bert(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(BERT_JSON))
-    with pytest.raises(ValueError, match=r"no \*\.safetensors; name a folder"):
+    with pytest.raises(ValueError, match=r"no \*\.safetensors and no pytorch_model\.bin; name a folder"):
         load_bert(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"config\.json: no 'vocab_size'"):

@@ -2,14 +2,23 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
-from transformers import AutoTokenizer
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from radit_jax.config import checkpoint_folder
-from radit_jax.runtime.tokenizers import load_tokenizer, save_tokenizer, train_bpe, train_wordpiece
+from radit_jax.config import BertConfig, LlamaConfig, checkpoint_folder
+from radit_jax.runtime.tokenizers import (
+    check_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    train_bpe,
+    train_wordpiece,
+)
 from radit_jax.text.prompts import answer_text, background, question_prompt
 
 TEXTS = [
@@ -113,4 +122,151 @@ def test_minilm_agrees_with_transformers():
 
 def test_a_folder_without_a_tokenizer_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no tokenizer.json, tokenizer.model or vocab.txt; name a folder"):
+        load_tokenizer(tmp_path)
+
+
+# ---- the tokenisers of checkpoints ----
+
+
+@pytest.fixture(scope="module")
+def llama(shared_data, tmp_path_factory):
+    """LLaMA 1's and 2's SentencePiece, as a bare `tokenizer.model`."""
+    folder = tmp_path_factory.mktemp("llama")
+    shutil.copy(shared_data / "tokenizers" / "llama_tokenizer.model", folder / "tokenizer.model")
+    return load_tokenizer(folder)
+
+
+# What Llama 3 splits text at: contractions, words with one sign before them, three digits, signs with the
+# line ends behind them, white space.
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@pytest.fixture(scope="module")
+def llama3(tmp_path_factory):
+    """A small tokeniser of Llama 3's kind, which puts `<|begin_of_text|>` in by itself."""
+    rust = tokenizers.Tokenizer(models.BPE(ignore_merges=True))
+    rust.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    rust.decoder = decoders.ByteLevel()
+    specials = ["<|begin_of_text|>", "<|end_of_text|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=specials,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    rust.train_from_iterator([*TEXTS, "Q: Where?\nA:\nParis\n\n  \n  Lyon"] * 4, trainer)
+    bos = processors.TemplateProcessing(
+        single=f"{specials[0]} $A", special_tokens=[(specials[0], rust.token_to_id(specials[0]))]
+    )
+    rust.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), bos])
+    folder = tmp_path_factory.mktemp("llama3")
+    PreTrainedTokenizerFast(
+        tokenizer_object=rust, bos_token=specials[0], eos_token=specials[1]
+    ).save_pretrained(folder)
+    return load_tokenizer(folder)
+
+
+@pytest.fixture(params=["llama", "llama3"])
+def family(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("answer", [" Paris", " 1984", "1984", "\nParis", "été", " été", "Paris", " 東京"])
+@pytest.mark.parametrize("prompt", ["Q: Where?\nA:", "Q: Where? A: ", "The answer is"])
+def test_the_ids_of_prompt_and_answer_are_those_of_the_joint_text(family, prompt, answer):
+    ids, start = family.encode_pair(prompt, answer)
+    theirs = family.hf(prompt + answer, add_special_tokens=False)["input_ids"]
+    opened, _ = family.encode_pair(family.opening + prompt, answer)
+    assert ids == family.encode(prompt + answer) and opened == theirs
+    # Before the boundary lie characters of the prompt alone; the first id behind it has one of the answer.
+    assert prompt.startswith(family.decode(ids[:start]))
+    assert len(family.decode(ids[: start + 1]).rstrip("\ufffd")) > len(prompt) or start + 1 < len(ids)
+    assert not prompt.startswith(family.decode(ids[: start + 1]))
+
+
+@pytest.mark.parametrize("answer", [" Paris", " 1984", "été", " été"])
+def test_a_prompt_tokenised_alone_is_what_stands_before_its_answer(family, answer):
+    """So generation starts where training's mask does. A newline is the exception: Llama 3 has `:\\n`."""
+    prompt = "Background: A town.\n\nQ: Where?\nA:"
+    ids, start = family.encode_pair(prompt, answer)
+    assert ids[:start] == family.encode(prompt)
+    assert ids[start:] == family.encode(answer)
+    assert family.encode("Background: A town.\n\n") + family.encode("Q: Where?\nA:") == ids[:start]
+
+
+def test_a_piece_on_the_boundary_belongs_to_the_answer(llama3):
+    ids, start = llama3.encode_pair("Q: Where?\nA:", "\nParis")
+    assert llama3.decode(ids[:start]) == "Q: Where?\nA"
+    assert llama3.decode(ids[start:]) == ":\nParis"
+
+
+def test_the_space_that_llama_reads_before_a_text_stands_at_the_opening_alone(llama, shared_data):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    reference = sentencepiece.SentencePieceProcessor(
+        str(shared_data / "tokenizers" / "llama_tokenizer.model")
+    )
+    for text in ("Background: a\n\nQ: b", "\nQ", "1984", "été", "東京 🎈"):
+        assert llama.encode(llama.opening + text) == reference.encode(text)
+        assert llama.decode(llama.encode(text)) == text
+    assert llama.opening == " "
+    assert llama.encode("Hello") != reference.encode("Hello")
+    assert (llama.bos_id, llama.eos_id, llama.vocab_size) == (1, 2, 32000)
+
+
+def test_special_tokens_are_put_in_by_id_alone(family):
+    assert family.bos_id not in family.encode("Paris")
+    assert family.eos_id not in family.encode("<s> </s> <|end_of_text|>")
+    assert family.encode("<s> </s> <|end_of_text|>") != []
+
+
+def test_every_piece_of_white_space_with_a_newline_ends_an_answer(llama, llama3):
+    assert llama.stop_ids == (2, 13)
+    texts = {llama3.decode([number]) for number in llama3.stop_ids[1:]}
+    assert {"\n", "\n\n"} <= texts and all(not text.strip() and "\n" in text for text in texts)
+    assert llama3.stop_ids[0] == llama3.eos_id
+
+
+def test_a_saved_llama_tokenizer_still_reads_a_space_before_a_text(llama, tmp_path):
+    save_tokenizer(tmp_path, llama)
+    again, theirs = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert again.opening == " " and again.encode("Hello") == llama.encode("Hello")
+    assert theirs("Hello", add_special_tokens=False)["input_ids"] == llama.encode(" Hello")
+
+
+def test_a_bare_vocabulary_is_a_bert_wordpiece(shared_data, tmp_path):
+    shutil.copy(shared_data / "tokenizers" / "bert_base_uncased_vocab.txt", tmp_path / "vocab.txt")
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.vocab_size == 30522 and tokenizer.opening == ""
+    assert (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id) == (0, 101, 102)
+    curie = tokenizer.encode_all(["MARIE Curie?"])  # marie cu ##rie ? on lines 5033, 12732, 7374 and 1030
+    assert curie == [[101, 5032, 12731, 7373, 1029, 102]]
+
+
+LLAMA = LlamaConfig(320, hidden_size=8, num_layers=1, num_heads=1, num_kv_heads=1, head_size=8, ffn_size=8)
+BERT = BertConfig(400, hidden_size=8, num_layers=1, num_heads=1, ffn_size=8)
+
+
+def test_a_tokenizer_that_does_not_fit_its_network_is_refused(bpe, wordpiece):
+    check_tokenizer(bpe, LLAMA, "here")
+    check_tokenizer(wordpiece, BERT, "here")
+    small = LlamaConfig(**(vars(LLAMA) | {"vocab_size": bpe.vocab_size - 1}))
+    with pytest.raises(ValueError, match=r"here: the tokeniser has \d+ ids, the network has embeddings for"):
+        check_tokenizer(bpe, small, "here")
+    with pytest.raises(ValueError, match="the tokeniser has no bos token, which a Llama needs"):
+        check_tokenizer(wordpiece, LLAMA, "here")
+    with pytest.raises(ValueError, match="the tokeniser has no cls token, which a Bert needs"):
+        check_tokenizer(bpe, BERT, "here")
+
+
+def test_a_damaged_tokenizer_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model"')
+    with pytest.raises(ValueError, match=r"tokenizer\.json: a file came that transformers cannot read"):
         load_tokenizer(tmp_path)

@@ -1,0 +1,91 @@
+"""Where a checkpoint lies: a folder, one inside an installed package, or a snapshot of a hub's repository.
+
+    /models/llama   ~/llama   ./llama   runs/llama      a folder
+    package:NAME/FOLDER                                 inside an installed package
+    hub:ORG/NAME    hub:ORG/NAME@REVISION   ORG/NAME    on the hub
+
+`ORG/NAME` without `hub:` is the hub's only where no folder ORG is here: a slip in a path is no download.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from radit_jax.config import checkpoint_folder
+
+_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?")
+# Weights in Meta's own form and for other runtimes lie in folders of the same repositories.
+_SMALL = ["*.json", "*.txt", "tokenizer.model", "README.md", "LICENSE*"]
+_OTHER_FORMS = ["original/*", "onnx/*", "openvino/*"]
+
+
+def find(source: str) -> Path:
+    """The folder of the checkpoint `source`, fetched from the hub where it names one of its repositories."""
+    if (place := _on_hub(source)) is None:
+        return _local(source)
+    repo, commit = place[0], _commit(source, *place)
+    folder = _snapshot(source, repo, commit, [*_SMALL, "*.safetensors"])
+    if not any(folder.rglob("*.safetensors")):
+        folder = _snapshot(source, repo, commit, [*_SMALL, "pytorch_model*.bin"])
+    return folder
+
+
+def identity(source: str) -> str | None:
+    """Repository and commit of a checkpoint on the hub; None for a folder, which its content identifies."""
+    if (place := _on_hub(source)) is None:
+        return None
+    return f"{place[0]}@{_commit(source, *place)}"
+
+
+def _commit(source: str, repo: str, revision: str | None) -> str:
+    """The commit at hand, so that what a run began with it goes on with; else the hub's."""
+    try:
+        return _snapshot(source, repo, revision, ["config.json"], local_files_only=True).name
+    except ValueError:
+        return _snapshot(source, repo, revision, ["config.json"]).name
+
+
+def _on_hub(source: str) -> tuple[str, str | None] | None:
+    """Repository and revision, where `source` names such."""
+    explicit = source.startswith("hub:")
+    match = _ID.fullmatch(source.removeprefix("hub:"))
+    if explicit and match is None:
+        raise ValueError(f"checkpoint {source}: no repository of the hub; write hub:ORG/NAME or @REVISION")
+    if match is None or not (explicit or not Path(source.partition("/")[0]).exists()):
+        return None
+    return match["repo"], match["revision"]
+
+
+def _local(source: str) -> Path:
+    folder = Path(checkpoint_folder(source)).expanduser()
+    if not folder.is_dir():
+        raise ValueError(
+            f"checkpoint {source}: no such folder; correct the path, or write hub:ORG/NAME for the hub's"
+        )
+    return folder
+
+
+def _snapshot(source: str, repo: str, revision: str | None, patterns: list[str], **options: Any) -> Path:
+    """The folder with those files of a repository's revision that `patterns` name."""
+    from huggingface_hub import errors, snapshot_download
+
+    options |= {"allow_patterns": patterns, "ignore_patterns": _OTHER_FORMS}
+    try:
+        return Path(snapshot_download(repo, revision=revision, **options))
+    except errors.GatedRepoError:
+        raise ValueError(
+            f"checkpoint {source}: {repo} is gated and no token that may read it came; needed is one of a "
+            "user who accepted its licence on its page; run `hf auth login` or set HF_TOKEN"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise ValueError(
+            f"checkpoint {source}: no such folder, and the hub shows no repository {repo}; correct the name, "
+            "or run `hf auth login` if it is private"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise ValueError(f"checkpoint {source}: {repo} has no revision {revision}; name another") from None
+    except OSError as error:  # of the network, the hub or the disk; the first line says which
+        raise ValueError(
+            f"checkpoint {source}: no such folder, and the hub cannot be reached "
+            f"({str(error).partition(chr(10))[0]}); connect, or name a folder that holds a copy of {repo}"
+        ) from None

@@ -1,0 +1,56 @@
+"""Runs and labels in the forms that other programs read: TREC's, and FlagEmbedding's."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+
+def trec_run(question: str, chunks: Iterable[str], scores: Iterable[float], tag: str) -> str:
+    r"""A question's chunks, best first, as lines of a TREC run: `question Q0 chunk rank score tag`.
+
+    >>> trec_run("q1", ["c7", "c 2"], [1.5, 0.25], "r_ft")
+    'q1 Q0 c7 1 1.5 r_ft\nq1 Q0 c%202 2 0.25 r_ft\n'
+    """
+    ranked = enumerate(zip(chunks, scores, strict=True), 1)
+    return "".join(
+        f"{trec_id(question)} Q0 {trec_id(chunk)} {rank} {float(score):.9g} {tag}\n"
+        for rank, (chunk, score) in ranked
+    )
+
+
+def trec_qrels(question: str, chunks: Iterable[str]) -> str:
+    r"""The chunks that hold a question's answer as lines of TREC's relevance judgements.
+
+    >>> trec_qrels("q1", ["c7"])
+    'q1 0 c7 1\n'
+    """
+    return "".join(f"{trec_id(question)} 0 {trec_id(chunk)} 1\n" for chunk in chunks)
+
+
+def trec_id(name: str) -> str:
+    """An id without white space, which parts the fields: it is written as in a URL, and so is `%`.
+
+    >>> trec_id("New York#3")
+    'New%20York#3'
+    """
+    return re.sub(r"[\s%]", lambda found: quote(found[0]), name)
+
+
+def flag_embedding(query: str, passages: Sequence[str], scores: Sequence[float]) -> dict[str, Any]:
+    """A query with a teacher's scores: the passage of the highest as `pos`, the others as `neg`.
+
+    FlagEmbedding learns their softmax. With Eq. 4's scores, divided by τ, that is p_LSR.
+
+    >>> flag_embedding("q", ["a", "b"], [-2.0, -1.0])
+    {'query': 'q', 'pos': ['b'], 'neg': ['a'], 'pos_scores': [-1.0], 'neg_scores': [-2.0]}
+    """
+    ranked = sorted(zip(scores, passages, strict=True), key=lambda pair: -pair[0])
+    (best, positive), others = ranked[0], ranked[1:]
+    return {
+        "query": query,
+        "pos": [positive],
+        "neg": [passage for _, passage in others],
+        "pos_scores": [float(best)],
+        "neg_scores": [float(score) for score, _ in others],
+    }

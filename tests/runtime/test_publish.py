@@ -1,0 +1,140 @@
+"""What export writes, read by those that it is written for."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+import torch
+import transformers
+
+import radit_jax
+from radit_jax.config import MeshConfig, RopeScaling
+from radit_jax.models.llama import Llama
+from radit_jax.retrieval.search import Encoder
+from radit_jax.runtime.mesh import make_mesh
+from radit_jax.runtime.models import Model
+from radit_jax.runtime.publish import publish
+from radit_jax.selfcheck import random_params
+
+TEXTS = ["Who built Dray Tower?", "Elm Tower stands in Ostley.", "tower " * 60]
+VARIANTS = {
+    "gqa": {},
+    "tied": {"tie_embeddings": True},
+    "llama3": {"rope_scaling": RopeScaling(8.0, 1.0, 4.0, 32), "rope_theta": 5e5},
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def language_model(request, lm):
+    config = dataclasses.replace(lm.module.config, num_kv_heads=1, num_layers=2, **VARIANTS[request.param])
+    module = Llama(config)
+    return Model(module, random_params(module, jnp.zeros((1, 4), jnp.int32)), lm.tokenizer)
+
+
+def test_a_language_model_in_transformers_has_our_logits(language_model, tmp_path):
+    assert publish(tmp_path, language_model, shard_bytes=20_000) == 0
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert isinstance(theirs, transformers.LlamaForCausalLM) and theirs.dtype == torch.float32
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer("Background: Elm Tower.\n\nQ: Who built it?\nA:", return_tensors="pt")["input_ids"]
+    ours = language_model.tokenizer
+    assert ids[0].tolist() == [
+        ours.bos_id,
+        *ours.encode(ours.opening + "Background: Elm Tower.\n\nQ: Who built it?\nA:"),
+    ]
+    with torch.no_grad():
+        expected = theirs(ids).logits.numpy()
+    module, params, _ = language_model
+    logits = module.apply({"params": params}, jnp.asarray(ids.numpy(), jnp.int32))
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_a_language_model_in_transformers_continues_as_ours_does(lm, tmp_path):
+    publish(tmp_path, lm)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = np.array([[lm.tokenizer.bos_id, *lm.tokenizer.encode("Q: Who built Elm Tower?\nA:")]])
+    continued = theirs.generate(torch.tensor(ids), do_sample=False, max_new_tokens=12, eos_token_id=-1)
+    answer = radit_jax.generate(lm.module, lm.params, ids, max_new_tokens=12)
+    assert answer[0].tolist() == continued[0, ids.shape[1] :].tolist()
+
+
+def test_a_language_models_config_is_what_vllm_looks_for(language_model, tmp_path):
+    publish(tmp_path, language_model, dtype="bfloat16", shard_bytes=20_000)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["model_type"] == "llama" and values["architectures"] == ["LlamaForCausalLM"]
+    assert values["torch_dtype"] == "bfloat16" and values["bos_token_id"] == 1 and values["eos_token_id"] == 2
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == {path.name for path in tmp_path.glob("*.safetensors")}
+    # Of a class that every release of transformers has.
+    tokenizer = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_what_was_published_is_ours_again(language_model, tmp_path):
+    publish(tmp_path, language_model)
+    module, params, tokenizer = radit_jax.load(str(tmp_path))
+    assert module.config == language_model.module.config
+    jax.tree.map(np.testing.assert_array_equal, params, language_model.params)
+    assert tokenizer.encode("Tower?") == language_model.tokenizer.encode("Tower?")
+
+
+def test_the_largest_error_of_bfloat16_is_its_rounding(lm, tmp_path):
+    error = publish(tmp_path, lm, dtype="bfloat16")
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(lm.params))
+    assert 0 < error <= largest / 2**8
+
+
+@pytest.fixture(scope="module", params=[("mean", True), ("cls", False), ("mean", False)], ids=str)
+def encoder(request):
+    model = small.encoder()
+    pooling, normalize = request.param
+    config = dataclasses.replace(model.module.config, pooling=pooling, normalize=normalize)
+    return model._replace(module=type(model.module)(config))
+
+
+def embed(model):
+    return Encoder(model, make_mesh(MeshConfig())).embed(TEXTS)
+
+
+def cosines(ours, theirs):
+    return (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+
+
+def test_an_encoder_in_transformers_has_our_vectors(encoder, tmp_path):
+    assert publish(tmp_path, encoder) == 0
+    theirs = transformers.AutoModel.from_pretrained(tmp_path, add_pooling_layer=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text, ours in zip(TEXTS, embed(encoder), strict=True):
+        inputs = tokenizer(text, return_tensors="pt", truncation=True)
+        with torch.no_grad():
+            hidden = theirs(**inputs).last_hidden_state[0].numpy()
+        vector = hidden[0] if encoder.module.config.pooling == "cls" else hidden.mean(0)
+        assert cosines(ours[None], vector[None])[0] >= 0.9999
+    assert len(tokenizer(TEXTS[2], truncation=True)["input_ids"]) == 48  # the encoder's length
+
+
+@pytest.mark.filterwarnings("ignore")  # of sentence-transformers and what it imports
+def test_an_encoder_in_sentence_transformers_has_our_vectors(encoder, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    publish(tmp_path, encoder)
+    theirs = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
+    vectors = theirs.encode(TEXTS)
+    np.testing.assert_allclose(vectors, embed(encoder), atol=1e-5)
+    assert cosines(embed(encoder), vectors).min() >= 0.9999
+    config = encoder.module.config
+    assert theirs.similarity_fn_name == ("cosine" if config.normalize else "dot")
+    assert theirs.max_seq_length == 48
+
+
+def test_an_encoder_is_ours_again_with_its_pooling_and_length(encoder, tmp_path):
+    publish(tmp_path, encoder)
+    module, params, tokenizer = radit_jax.load(str(tmp_path))
+    assert module.config == encoder.module.config
+    assert tokenizer.hf.model_max_length == 48
+    jax.tree.map(np.testing.assert_array_equal, params, encoder.params)
+    assert radit_jax.load(str(tmp_path), pooling="cls", normalize=True)[0].config.pooling == "cls"

@@ -1,0 +1,149 @@
+"""An export holds what was tuned, in every form that was asked for, and says where it comes from."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from small import CHUNKS, QUESTIONS
+
+import radit_jax
+from radit_jax.config import EvaluateConfig, ExportConfig, MeshConfig
+from radit_jax.data.examples import question_example
+from radit_jax.data.retrieved import Retrieved
+from radit_jax.data.scores import Scores
+from radit_jax.runtime.models import save_model
+from radit_jax.runtime.store import Workdir
+from radit_jax.stages import export
+
+EXAMPLES = [question_example(question, question.answers[0]) for question in QUESTIONS["train"][:2]]
+ROWS = np.array([[0, 1, 2], [1, 3, -1]])
+SCORES = Scores(
+    chunk_rows=ROWS,
+    retrieval_scores=np.zeros((2, 3), np.float32),
+    answer_log_probs=np.array([[-4.0, -2.0, -8.0], [-3.0, -1.5, 0.0]], np.float32),
+    no_chunk_log_probs=np.zeros(2, np.float32),
+    answer_token_counts=np.array([2, 3]),
+    truncated=np.zeros((2, 3), bool),
+)
+FIGURE = {"value": 0.5, "low": 0.25, "high": 0.75}
+RESULTS = {"num_questions": 2, "systems": {"radit": {"exact_match": FIGURE}}}
+
+
+@pytest.fixture(scope="module")
+def tuned(inputs, lm, searcher, tmp_path_factory):
+    """The inputs of export. The tuned query encoder is the base one turned round: the worst is its best."""
+    workdir = Workdir(tmp_path_factory.mktemp("tuned"))
+    folders = {
+        name: workdir.folder(name, name) for name in ("lm_ft", "r_ft", "retrieved", "scores", "evaluated")
+    }
+    save_model(folders["lm_ft"].path / "lm", lm._replace(params=jax.tree.map(lambda x: 2 * x, lm.params)))
+    folders["lm_ft"].commit("lm")
+    encoder = searcher.encoder.model
+    norm = encoder.params["encoder"]["layer"]["output"]["LayerNorm"]
+    norm = {"scale": -norm["scale"], "bias": -norm["bias"]}
+    layer = encoder.params["encoder"]["layer"]
+    layer = layer | {"output": layer["output"] | {"LayerNorm": norm}}
+    save_model(
+        folders["r_ft"].path / "query_encoder",
+        encoder._replace(params=encoder.params | {"encoder": {"layer": layer}}),
+    )
+    folders["r_ft"].commit("query_encoder")
+    Retrieved(EXAMPLES, ROWS, np.zeros(ROWS.shape, np.float32), np.zeros(ROWS.shape, bool)).save(
+        folders["retrieved"], "train"
+    )
+    SCORES.save(folders["scores"])
+    folders["evaluated"].write_json("results.json", RESULTS)
+    for folder in folders.values():
+        folder.finish()
+    return {**inputs, **folders, "base_lm": inputs["lm"]}
+
+
+def run(tuned, path, **changed):
+    output = Workdir(path).published("export", "0" * 12)
+    facts = export.run(
+        tuned,
+        output,
+        evaluate=EvaluateConfig(),
+        temperature=0.5,
+        lm_score="mean_log_prob",
+        tau=0.25,
+        export=ExportConfig(**changed),
+        mesh=MeshConfig(),
+    )
+    output.finish(**facts)
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole(tuned, tmp_path_factory):
+    return run(tuned, tmp_path_factory.mktemp("whole"), lsr_scores=True, run_depth=4)
+
+
+def test_the_tuned_models_open_in_both_forms_with_the_same_parameters(whole, tuned):
+    for name, stage in (("lm", "lm_ft"), ("query_encoder", "r_ft"), ("chunk_encoder", "retriever")):
+        _, expected, _ = radit_jax.load(str(tuned[stage].path / name))
+        for folder in (whole.path / name, whole.path / "hf" / name):
+            module, params, tokenizer = radit_jax.load(str(folder))
+            jax.tree.map(np.testing.assert_array_equal, params, expected)
+            assert tokenizer.encode("Elm Tower") and module.config.hidden_size == 16
+
+
+def test_the_manifest_has_every_form_and_its_largest_error(whole):
+    assert whole.manifest["largest_errors"] == {"lm": 0, "query_encoder": 0, "chunk_encoder": 0}
+    assert {"README.md", "hf/lm", "hf/query_encoder", "runs/r_ft.trec", "lsr_scores.jsonl"} <= set(
+        whole.manifest["files"]
+    )
+    for name in whole.manifest["files"]:
+        whole.check(name)
+
+
+def test_runs_rank_the_chunks_of_the_evaluated_questions(whole):
+    runs = {}
+    for tag in ("base", "r_ft"):
+        lines = [line.split() for line in (whole.path / "runs" / f"{tag}.trec").read_text().splitlines()]
+        assert [(line[0], line[3], line[5]) for line in lines] == [
+            (question.id, str(rank), tag) for question in QUESTIONS["test"] for rank in range(1, 5)
+        ]
+        for place in (0, 4):
+            scores = [float(line[4]) for line in lines[place : place + 4]]
+            assert scores == sorted(scores, reverse=True)
+        runs[tag] = [line[2] for line in lines]
+    assert set(runs["base"]) <= {chunk.id for chunk in CHUNKS}
+    # Turned round, the query encoder puts those first that came last.
+    assert not set(runs["base"][:4]) & set(runs["r_ft"][:4])
+    assert (whole.path / "runs" / "qrels.trec").read_text() == "q6 0 c6 1\nq7 0 c7 1\n"
+
+
+def test_lsr_scores_are_eq_4_before_its_softmax(whole):
+    rows = [json.loads(line) for line in (whole.path / "lsr_scores.jsonl").read_text().splitlines()]
+    assert rows[0] == {
+        "query": QUESTIONS["train"][0].question,
+        "pos": [CHUNKS[1].passage],  # -2 / 2 tokens / 0.25
+        "neg": [CHUNKS[0].passage, CHUNKS[2].passage],
+        "pos_scores": [-4.0],
+        "neg_scores": [-8.0, -16.0],
+    }
+    # The third place holds no chunk.
+    assert rows[1]["pos"] == [CHUNKS[3].passage] and rows[1]["neg"] == [CHUNKS[1].passage]
+    assert rows[1]["pos_scores"] == [-2.0] and rows[1]["neg_scores"] == [-4.0]
+
+
+def test_the_card_has_the_results_and_what_the_models_were_made_of(whole):
+    card = (whole.path / "README.md").read_text()
+    assert "| radit | 0.500 [0.250, 0.750] |" in card
+    assert "| language model | trained from scratch |" in card
+    assert (whole.path / "hf" / "lm" / "README.md").read_text() == card
+
+
+def test_forms_that_are_not_asked_for_are_not_written(tuned, tmp_path):
+    output = run(
+        {name: folder for name, folder in tuned.items() if name != "evaluated"},
+        tmp_path,
+        hf=False,
+        run_depth=0,
+        measured=False,
+    )
+    assert not [name for name in output.manifest["files"] if name.startswith(("hf", "runs", "lsr"))]
+    assert "Nothing was measured" in (output.path / "README.md").read_text()
+    assert output.manifest["largest_errors"] == {}

@@ -1,0 +1,51 @@
+from radit_jax.text.card import UNKNOWN, Origin, measured, model_card
+
+
+def figure(value):
+    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+
+RESULTS = {
+    "num_questions": 300,
+    "systems": {
+        "base": {"exact_match": figure(0.25), "f1": figure(0.5)},
+        "radit": {"exact_match": figure(0.75)},
+    },
+}
+
+
+def test_the_measured_table_has_every_figure_with_its_interval():
+    assert measured(RESULTS).splitlines() == [
+        "| (300 questions) | exact_match | f1 |",
+        "| --- | --- | --- |",
+        "| base | 0.250 [0.150, 0.350] | 0.500 [0.400, 0.600] |",
+        "| radit | 0.750 [0.650, 0.850] |  |",
+    ]
+
+
+def test_several_tasks_have_a_table_each():
+    text = measured({"tasks": {"nq": RESULTS, "fever": RESULTS | {"num_questions": 7}}})
+    assert "| nq (300 questions) |" in text and "| fever (7 questions) |" in text
+
+
+def test_a_card_says_what_each_licence_asks():
+    origins = [
+        Origin("language model", "meta-llama/Llama-3.2-1B", "llama3.2", "its page on the hub"),
+        Origin("query encoder", "facebook/dragon-plus-query-encoder", "cc-by-nc-4.0", "its page on the hub"),
+        Origin("data", "data/wiki", ""),
+    ]
+    text = model_card(origins, None)
+    assert text.startswith("---\nlicense: other\n")
+    assert "**Built with Llama.**" in text
+    dragon = next(line for line in text.splitlines() if "dragon-plus" in line)
+    assert "cc-by-nc-4.0 (by its page on the hub)" in dragon and "Not for commercial use." in dragon
+    assert f"| data | data/wiki | {UNKNOWN} |" in text
+    assert "Nothing was measured" in text
+
+
+def test_only_what_was_made_of_llama_says_so():
+    assert "Built with Llama" not in model_card([Origin("language model", "scratch", "none")], RESULTS)
+    licence_file = Origin(
+        "language model", "x", "meta llama 3 community license agreement", "its licence file"
+    )
+    assert "**Built with Llama.**" in model_card([licence_file], None)
