@@ -39,22 +39,29 @@ def few_shot_prompt(
     tokenizer: LmTokenizer, shots: Sequence[Shot], passage: str | None, prompt: str, *, max_length: int
 ) -> FewShotPrompt:
     """`<bos>`, as many of the shots as fit, given from the farthest to the nearest, and the question."""
-    own, truncated = prompt_tokens(tokenizer, passage, prompt, max_length=max_length)
-    room = 0 if truncated else max_length - len(own)
-    kept: list[list[int]] = []
-    for shot in reversed(shots):
-        tokens = shot_tokens(tokenizer, shot)
-        if len(tokens) > room:
+    alone, truncated = prompt_tokens(tokenizer, passage, prompt, max_length=max_length)
+    found = FewShotPrompt(alone, len(shots), truncated)
+    if truncated:
+        return found
+    question = _background_tokens(tokenizer, passage) + tokenizer.encode(prompt)
+    for count in range(1, len(shots) + 1):
+        kept = shots[-count:]
+        before = [token for shot in kept for token in _shot_tokens(tokenizer, shot, opens=shot is kept[0])]
+        tokens = [tokenizer.bos_id, *before, *question]
+        if len(tokens) > max_length:
             break
-        kept.insert(0, tokens)
-        room -= len(tokens)
-    before = [token for tokens in kept for token in tokens]
-    return FewShotPrompt([own[0], *before, *own[1:]], len(shots) - len(kept), truncated)
+        found = FewShotPrompt(tokens, len(shots) - count, False)
+    return found
 
 
-def shot_tokens(tokenizer: LmTokenizer, shot: Shot) -> list[int]:
-    """A shot tokenised in the parts in which training tokenises an example."""
-    parts = (shot.prompt, shot.answer, SHOT_END)
-    if shot.passage is not None:
-        parts = (background(shot.passage), *parts)
-    return [token for part in parts for token in tokenizer.encode(part)]
+def _shot_tokens(tokenizer: LmTokenizer, shot: Shot, *, opens: bool) -> list[int]:
+    """A shot tokenised in the parts in which training has an example; the first one `opens` the text."""
+    opening = tokenizer.opening if opens else ""
+    passage = _background_tokens(tokenizer, shot.passage, opening)
+    prompt = shot.prompt if passage else opening + shot.prompt
+    example, _ = tokenizer.encode_pair(prompt, shot.answer)
+    return passage + example + tokenizer.encode(SHOT_END)
+
+
+def _background_tokens(tokenizer: LmTokenizer, passage: str | None, opening: str = "") -> list[int]:
+    return [] if passage is None else tokenizer.encode(opening + background(passage))
