@@ -53,7 +53,7 @@ def experiment() -> Experiment:
                     ffn_size=256,
                     max_length=64,
                 ),
-                optimizer=OptimizerConfig(steps=112, peak_lr=1e-3, warmup_steps=20),
+                optimizer=OptimizerConfig(steps=200, peak_lr=1e-3, warmup_steps=20),
                 pooling="mean",
                 query_length=32,
                 chunk_length=64,
@@ -68,7 +68,7 @@ def experiment() -> Experiment:
         score=ScoreConfig(batch_size=32, sequence_length=256),
         r_ft=RFtConfig(
             optimizer=OptimizerConfig(steps=300, peak_lr=5e-4, warmup_steps=30),
-            temperature=0.2,
+            temperature=0.1,
             tau=0.02,
             text_fraction=0.1,
             text_tokens=12,

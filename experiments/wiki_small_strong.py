@@ -20,6 +20,5 @@ def experiment() -> Experiment:
         base,
         name="wiki_small_strong",
         base=BaseConfig(lm=base.base.lm, retriever=wiki_small.MINILM),
-        lm_ft=replace(base.lm_ft, retriever=None),
         r_ft=replace(base.r_ft, optimizer=optimizer, target="posterior"),
     )

@@ -102,13 +102,22 @@ class GeneratedWorld:
     test_questions_per_entity: int = 3  # of dev entities too
     documents: int = 12_000  # pre-training texts of the base language model, on other entities
     encoder_groups: int = 3000  # groups of (query, passage) pairs of the base dual encoder
+    fact_queries: float = 0.03  # of those queries: they ask for a fact, the others for the entity as such
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of real text: `passages.jsonl` and questions (`radit_jax/data/folder.py` has the form)."""
+    """A folder of real text: `passages.jsonl` and questions (`radit_jax/data/folder.py` has the form).
+
+    Files in other forms are found by their names, or named here, relative to `folder`.
+    """
 
     folder: str = "data/wiki"
+    passages_file: str = ""  # or a folder of *.txt; empty: found by its name
+    passages_format: Literal["auto", "jsonl", "atlas", "dpr", "kilt", "beir", "text"] = "auto"
+    train_file: str = ""  # alone, a tenth of it becomes the test part
+    test_file: str = ""
+    questions_format: Literal["auto", "json", "beir", "table"] = "auto"
     train_questions: int = 5000
     dev_questions: int = 500  # held out of the train questions, to choose checkpoints with
     test_questions: int = 1000
@@ -218,6 +227,9 @@ class RFtConfig:
 class EvaluateConfig:
     split: Literal["test", "dev"] = "test"  # tune settings on dev
     chunks_per_answer: int = 10  # k of Eq. 2
+    ensemble: Literal["answer", "token", "concatenate"] = (
+        "answer"  # over whole answers (the paper), or tokens
+    )
     max_new_tokens: int = 16
     sequence_length: int = 512  # tokens of Background, prompt and answer; a longer Background is cut
     prompts_per_batch: int = 160  # of which each is a question behind one chunk

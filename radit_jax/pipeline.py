@@ -46,7 +46,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
     scoring_lm = "lm_ft" if e.score.language_model == "lm_ft" else "base/lm"
     data = (e.data.folder,) if isinstance(e.data, Folder) else ()
     table = [
-        Stage("corpus", "corpus:run", {}, {"data": e.data, "seed": e.seed}, sources=data),
+        Stage("corpus", "corpus:run", {}, {"data": e.data, "seed": e.seed}, version=2, sources=data),
         Stage(
             "base/lm",
             "base:run_lm",
@@ -65,6 +65,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "text_fraction": e.lm_ft.text_fraction,
                 "reading_fraction": e.lm_ft.reading_fraction,
                 "force_gold": e.lm_ft.force_gold,
+                "max_length": e.lm_ft.sequence_length,
                 "seed": e.seed,
             },
         ),
@@ -76,6 +77,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "num_chunks": e.retrieve.num_chunks,
                 "text_fraction": e.r_ft.text_fraction,
                 "text_tokens": e.r_ft.text_tokens,
+                "max_length": e.score.sequence_length,
                 "seed": e.seed,
             },
         ),
@@ -90,6 +92,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             "score:run",
             {"corpus": "corpus", "lm": scoring_lm, "retrieved": "retrieve/r_ft"},
             {"score": e.score},
+            version=2,
         ),
         Stage(
             "r_ft",

@@ -441,7 +441,7 @@ class TinyModels:
     @functools.cached_property
     def lm_step(self) -> Callable[..., Any]:
         """LM-ft, compiled."""
-        return steps.make_lm_ft_step(self.llama, READS_GRADIENT)
+        return steps.make_lm_step(self.llama, READS_GRADIENT)
 
     def lm_step_on(self, batch: lm.LmBatch) -> tuple[Any, dict[str, float]]:
         """The gradient and the metrics of one step."""

@@ -26,7 +26,7 @@ SEEDS = range(5)
 GAINS = (("lm_ft", "base"), ("r_ft", "base"), ("radit", "lm_ft"), ("radit", "base"))
 COMBINATIONS = {  # labels of the base LM or of the tuned one, candidates fixed or refreshed
     "tiny": ("tiny", []),
-    "refreshed": ("tiny", ["r_ft.refresh_every=100"]),
+    "refreshed": ("tiny", ["r_ft.refresh_every=100", "r_ft.optimizer.steps=500"]),
     "tuned-labels": ("tiny", ["score.language_model=lm_ft"]),
     "tiny_refreshed": ("tiny_refreshed", []),
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import SupportsIndex
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from etils import epath
 from jaxtyping import Bool, Int
 
 from radit_jax.data.records import Chunk, Question
@@ -18,49 +20,76 @@ from radit_jax.runtime.store import StageFolder
 from radit_jax.text.metrics import contains_answer
 
 SPLITS = ("train", "dev", "test")
+CHUNKS = "chunks.array_record"  # a folder of numbered files
+CHUNKS_PER_FILE = 1 << 16  # a writer remembers about 300 bytes a record until its file is closed
 
 
 @dataclass(frozen=True)
 class CorpusData:
     """What a source of data gives: chunks, questions by split, and text to train base models with.
 
-    `documents` and `encoder_groups` are empty where base models are checkpoints, or learn from the chunks.
+    `chunks` may be read from a file each time they are iterated over. `documents` and `encoder_groups` are
+    empty where base models are checkpoints, or learn from the chunks.
     """
 
-    chunks: Sequence[Chunk]
+    chunks: Iterable[Chunk]
     questions: dict[str, list[Question]]
     documents: Sequence[str] = ()
     encoder_groups: Sequence[Sequence[tuple[str, str]]] = ()  # groups of (query, passage) hard to tell apart
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def write_corpus(folder: StageFolder, data: CorpusData) -> None:
-    folder.write("chunks.array_record", _array_record(json.dumps(dataclasses.asdict(c)) for c in data.chunks))
+def write_corpus(folder: StageFolder, data: CorpusData) -> int:
+    """Write the corpus stage's files, a chunk in memory at a time, and say how many chunks there are."""
+    num_chunks = _write_chunks(folder, data.chunks)
     for split in SPLITS:
         folder.write_jsonl(f"questions-{split}.jsonl", map(dataclasses.asdict, data.questions[split]))
     folder.write_jsonl("documents.jsonl", ({"text": text} for text in data.documents))
     folder.write_jsonl("encoder_groups.jsonl", ({"pairs": group} for group in data.encoder_groups))
+    return num_chunks
 
 
-def _array_record(lines: Iterable[str]) -> bytes:
+def _write_chunks(folder: StageFolder, chunks: Iterable[Chunk]) -> int:
+    target, count = folder.path / CHUNKS, 0
+    if target.exists():
+        target.rmtree()
+    target.mkdir(parents=True)
+    rest = iter(chunks)
+    while some := _write_file(
+        target / f"{count // CHUNKS_PER_FILE:05d}", itertools.islice(rest, CHUNKS_PER_FILE)
+    ):
+        count += some
+    folder.commit(CHUNKS)
+    return count
+
+
+def _write_file(target: epath.Path, chunks: Iterator[Chunk]) -> int:
     # The writer knows local files only; a group of one record makes every row its own random access.
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "records"
+        path, count = Path(scratch) / "records", 0
         writer = ArrayRecordWriter(str(path), "group_size:1")
-        for line in lines:
-            writer.write(line.encode())
+        for chunk in chunks:
+            writer.write(json.dumps(dataclasses.asdict(chunk)).encode())
+            count += 1
         writer.close()
-        return path.read_bytes()
+        if count:
+            epath.Path(path).copy(target)
+    return count
 
 
 class Chunks:
-    """The corpus' chunks by row, read from an ArrayRecord file when asked for."""
+    """The corpus' chunks by row, read from ArrayRecord files when asked for."""
 
     def __init__(self, folder: StageFolder):
-        self._reader = ArrayRecordReader(str(folder.check("chunks.array_record")))
+        files = sorted(folder.check(CHUNKS).iterdir())
+        self._readers = [ArrayRecordReader(str(file)) for file in files]
+        self._num_chunks = sum(reader.num_records() for reader in self._readers)
+        self._per_file = (
+            self._readers[0].num_records() if self._readers else 1
+        )  # all but the last are as long
 
     def __len__(self) -> int:
-        return self._reader.num_records()
+        return self._num_chunks
 
     def __getitem__(self, row: int) -> Chunk:
         return self.take([row])[0]
@@ -70,8 +99,16 @@ class Chunks:
             yield from self.take(range(start, min(start + 4096, len(self))))
 
     def take(self, rows: Iterable[SupportsIndex]) -> list[Chunk]:
-        """The chunks at `rows`, read in one parallel access."""
-        return [Chunk(**json.loads(record)) for record in self._reader.read([int(row) for row in rows])]
+        """The chunks at `rows`, read in one parallel access to each file."""
+        wanted = np.array([int(row) for row in rows], np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"chunks: rows {wanted.min()} to {wanted.max()} came, there are {len(self)}")
+        found: dict[int, Chunk] = {}
+        for file in np.unique(wanted // self._per_file):
+            own = np.unique(wanted[wanted // self._per_file == file])
+            records = self._readers[file].read((own - file * self._per_file).tolist())
+            found.update(zip(own.tolist(), (Chunk(**json.loads(r)) for r in records), strict=True))
+        return [found[row] for row in wanted.tolist()]
 
 
 class Corpus:

@@ -4,24 +4,33 @@
     questions_train.jsonl   {"id": "q1", "question": "Who wrote Emma?", "answers": ["Jane Austen"],
     questions_dev.jsonl      "positive_passage_ids": ["p7"]}      (optional, or "positive_passage_id": "p7")
 
-Other fields are ignored. `questions_dev.jsonl` is the test part: the dev part, with which checkpoints are
-chosen, is held out of the train questions. Instead of the two files there may be one `questions.jsonl`, of
-which a tenth becomes the test part. Both parts are held out by gold passage: questions on one passage, or on
-passages linked by a question, stay on one side.
+Other fields are ignored. Other forms of corpus and questions are in `documents.py` and `questions.py`; a file
+of another name is found where its form has a name of its own, or named by `data.passages_file`,
+`data.train_file` and `data.test_file`. `questions_dev.jsonl` is the test part: the dev part, with which
+checkpoints are chosen, is held out of the train questions. Instead of the two files there may be one
+`questions.jsonl`, of which a tenth becomes the test part. Both parts are held out by gold passage: questions
+on one passage, or on passages linked by a question, stay on one side.
 """
 
-import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from etils import epath
 
 from radit_jax.config import Folder
 from radit_jax.data.corpus import SPLITS, CorpusData
+from radit_jax.data.documents import (
+    Passages,
+    UniqueIds,
+    corpus_format,
+    find_corpus,
+    read_documents,
+    split_document,
+)
+from radit_jax.data.questions import Asked, read_questions
 from radit_jax.data.records import Chunk, Question
 from radit_jax.text.metrics import contains_answer, is_yes_no
 
@@ -29,41 +38,48 @@ PASSAGES = "passages.jsonl"
 TRAIN = "questions_train.jsonl"
 TEST = "questions_dev.jsonl"
 SINGLE = "questions.jsonl"
+BEIR = ("qrels/train.tsv", "qrels/test.tsv")
 HELD_OUT = 0.1  # the share of the questions that a held-out part is drawn from
 
-_PASSAGE_FIELDS = {"id": "a string", "title": "a string", "text": "a string"}
-_QUESTION_FIELDS = {"id": "a string", "question": "a string", "answers": "a list of strings"}
 
-
-@dataclass(frozen=True)
-class _Asked:
-    """A question with the gold passages that its line names."""
-
-    question: Question
-    passages: tuple[str, ...]
-
-
-def folder_files(folder: str | os.PathLike[str]) -> tuple[epath.Path, ...]:
-    """The files that `read` reads: the passages, then the questions."""
-    root = epath.Path(folder)
-    pair = (root / TRAIN).exists() or (root / TEST).exists()
-    names = (PASSAGES, TRAIN, TEST) if pair else (PASSAGES, SINGLE)
-    missing = [name for name in names if not (root / name).exists()]
+def folder_files(settings: Folder) -> tuple[epath.Path, ...]:
+    """The files that `read` reads: the passages, then one or two files of questions."""
+    root = epath.Path(settings.folder)
+    passages = root / settings.passages_file if settings.passages_file else find_corpus(root)
+    files = (passages or root / PASSAGES, *(root / name for name in _question_files(settings, root)))
+    missing = [os.path.relpath(file, root) for file in files if not file.exists()]
     if missing:
         raise ValueError(
             f"data folder {root}: no {' and no '.join(missing)}; needed are {PASSAGES} with {TRAIN} "
-            f"and {TEST}, or with {SINGLE}; name a folder that has them by --set data.folder=PATH"
+            f"and {TEST}, or with {SINGLE}; name a folder that has them by --set data.folder=PATH, or files "
+            "of other names by data.passages_file, data.train_file and data.test_file"
         )
-    return tuple(root / name for name in names)
+    return files
+
+
+def _question_files(settings: Folder, root: epath.Path) -> tuple[str, ...]:
+    if settings.test_file and not settings.train_file:
+        raise ValueError(
+            f"data.test_file: {settings.test_file!r} came without data.train_file, needed are both; "
+            "name the train questions too, or them alone and a tenth becomes the test part"
+        )
+    if settings.train_file:
+        return tuple(filter(None, (settings.train_file, settings.test_file)))
+    if (root / TRAIN).exists() or (root / TEST).exists():
+        return (TRAIN, TEST)
+    return BEIR if (root / "queries.jsonl").exists() else (SINGLE,)
 
 
 def read(settings: Folder, seed: int) -> CorpusData:
-    """Read, check, split and draw: the same files, settings and seed give the same data."""
-    passages_file, *question_files = folder_files(settings.folder)
+    """Read, check, split and draw: the same files, settings and seed give the same data.
+
+    The passages are read once here, for what the questions need of them, and again by who iterates over the
+    result's chunks: the corpus is never in memory.
+    """
+    passages_file, *question_files = folder_files(settings)
     counts: Counter[str] = Counter()
-    chunks_of = _read_chunks(passages_file, settings.max_words, counts)
-    parts = _split(_read_questions(question_files, counts), seed)
-    questions = {}
+    parts = _split(_read_questions(question_files, settings.questions_format, counts), seed)
+    drawn: dict[str, list[Asked]] = {}
     for part in SPLITS:
         size = getattr(settings, f"{part}_questions")
         if size and not parts[part]:
@@ -71,114 +87,58 @@ def read(settings: Folder, seed: int) -> CorpusData:
                 f"data folder {settings.folder}: no {part} questions after the split by gold passage; "
                 "needed is at least one of each part; add questions on other passages"
             )
-        drawn = _draw(parts[part], size, _generator(seed, f"draw {part}"))
-        questions[part] = [_with_gold(asked, chunks_of, counts) for asked in drawn]
-    chunks = [chunk for chunks in chunks_of.values() for chunk in chunks]
-    return CorpusData(chunks, questions, counts=dict(counts))
+        drawn[part] = _draw(parts[part], size, _generator(seed, f"draw {part}"))
+    wanted = {passage for asked in drawn.values() for a in asked for passage in a.passages}
+    passages, chunks_of = _scan(passages_file, settings, wanted, counts)
+    questions = {part: [_with_gold(a, chunks_of, counts) for a in asked] for part, asked in drawn.items()}
+    return CorpusData(passages, questions, counts=dict(counts))
 
 
-def split_passage(text: str, max_words: int) -> list[str]:
-    """`text` in the fewest chunks of fewer than `max_words` words, of equal length within a word.
-
-    White space becomes single spaces, so that a blank line only ever ends a Background.
-
-    >>> split_passage("one two three four five", max_words=4)
-    ['one two three', 'four five']
-    """
-    if max_words < 2:
-        raise ValueError(f"max_words: {max_words} came, needed are at least 2; raise data.max_words")
-    words = text.split()
-    count = -(-len(words) // (max_words - 1))
-    bounds = [-(-len(words) * number // count) for number in range(count + 1)] if count else []
-    return [" ".join(words[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
-
-
-def _read_chunks(path: epath.Path, max_words: int, counts: Counter[str]) -> dict[str, tuple[Chunk, ...]]:
-    """The chunks of every passage, by the passage's id."""
+def _scan(
+    path: epath.Path, settings: Folder, wanted: set[str], counts: Counter[str]
+) -> tuple[Passages, dict[str, tuple[Chunk, ...]]]:
+    """Check and count the passages; the chunks of those in `wanted`, by the passage's id."""
+    form = corpus_format(path) if settings.passages_format == "auto" else settings.passages_format
     chunks_of: dict[str, tuple[Chunk, ...]] = {}
-    for line in _read_lines(path, _PASSAGE_FIELDS, seen={}):
-        texts = split_passage(line["text"], max_words)
-        title = " ".join(line["title"].split())
-        ids = [f"{line['id']}#{n}" for n in range(1, len(texts) + 1)] if len(texts) > 1 else [line["id"]]
-        chunks_of[line["id"]] = tuple(Chunk(i, title, t) for i, t in zip(ids, texts, strict=False))
-        counts["passages"] += 1
-        counts["passages_split"] += len(texts) > 1
-        counts["passages_skipped_without_text"] += not texts
-    if not any(chunks_of.values()):
+    num_chunks = 0
+    with UniqueIds() as ids:
+        for document in read_documents(path, form):
+            chunks = split_document(document, settings.max_words)
+            ids.add(document.id)
+            num_chunks += len(chunks)
+            if document.id in wanted:
+                chunks_of[document.id] = chunks
+            counts["passages"] += 1
+            counts["passages_split"] += len(chunks) > 1
+            counts["passages_skipped_without_text"] += not chunks
+        ids.check(lambda: read_documents(path, form))
+    if not num_chunks:
         raise ValueError(
             f"{path}: no passage with text came, needed is a corpus to retrieve from; write one per line"
         )
-    return chunks_of
+    return Passages(path, form, settings.max_words, num_chunks), chunks_of
 
 
-def _read_questions(paths: Sequence[epath.Path], counts: Counter[str]) -> list[list[_Asked]]:
+def _read_questions(paths: Sequence[epath.Path], format: str, counts: Counter[str]) -> list[list[Asked]]:
     """The questions of each file, each with the group that its gold passages put it into."""
     seen: dict[str, str] = {}
-    files: list[list[_Asked]] = []
+    files: list[list[Asked]] = []
     for path in paths:
         files.append([])
-        for line in _read_lines(path, _QUESTION_FIELDS, seen):
-            answers = tuple(answer for answer in line["answers"] if answer.strip())
-            if answers:
-                question = Question(line["id"], line["question"], answers)
-                files[-1].append(_Asked(question, _gold_passages(line, seen[line["id"]])))
+        for asked in read_questions(path, format):
+            question = asked.question
+            if question.id in seen:
+                raise ValueError(
+                    f"{asked.where}: id {question.id!r} came before, at {seen[question.id]}; make ids unique"
+                )
+            seen[question.id] = asked.where
+            files[-1] += [asked] if question.answers else []
             counts["questions"] += 1
-            counts["questions_skipped_without_answer"] += not answers
+            counts["questions_skipped_without_answer"] += not question.answers
     return _grouped(files)
 
 
-def _gold_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    if line.get("positive_passage_ids") is not None:
-        return tuple(_checked(line, "positive_passage_ids", "a list of strings", where))
-    if line.get("positive_passage_id") is not None:
-        return (_checked(line, "positive_passage_id", "a string", where),)
-    return ()
-
-
-def _read_lines(
-    path: epath.Path, fields: Mapping[str, str], seen: dict[str, str]
-) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file, checked; `seen` remembers where each id stood."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if not raw.strip():
-                continue
-            where = f"{path} line {number}"
-            line = _parse(raw, fields, where)
-            if line["id"] in seen:
-                raise ValueError(
-                    f"{where}: id {line['id']!r} came before, at {seen[line['id']]}; make ids unique"
-                )
-            seen[line["id"]] = where
-            yield line
-
-
-def _parse(raw: bytes, fields: Mapping[str, str], where: str) -> dict[str, Any]:
-    try:
-        line = json.loads(raw)
-    except ValueError as error:  # of the JSON, or of its UTF-8
-        raise ValueError(f"{where}: it is not JSON ({error}); write one JSON object per line") from None
-    if not isinstance(line, dict):
-        raise ValueError(f"{where}: {raw[:40]!r} came, needed is a JSON object; write one per line")
-    for name, kind in fields.items():
-        if name not in line:
-            raise ValueError(
-                f"{where}: no field {name!r}; needed are {', '.join(fields)}; add it to the line"
-            )
-        _checked(line, name, kind, where)
-    return line
-
-
-def _checked(line: Mapping[str, Any], name: str, kind: str, where: str) -> Any:
-    """The field `name`, which has to be a string or a list of strings."""
-    value = line[name]
-    items = [value] if kind == "a string" else value
-    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise ValueError(f"{where}: field {name!r} is {value!r}, needed is {kind}; correct the line")
-    return value
-
-
-def _grouped(files: Sequence[Sequence[_Asked]]) -> list[list[_Asked]]:
+def _grouped(files: Sequence[Sequence[Asked]]) -> list[list[Asked]]:
     """The questions with their groups: those linked by gold passages share one, the others have their own."""
     leader: dict[str, str] = {}
 
@@ -191,13 +151,13 @@ def _grouped(files: Sequence[Sequence[_Asked]]) -> list[list[_Asked]]:
         for passage in asked.passages[1:]:
             leader[find(passage)] = find(asked.passages[0])
 
-    def group(asked: _Asked) -> str:
+    def group(asked: Asked) -> str:
         return f"passage {find(asked.passages[0])}" if asked.passages else f"question {asked.question.id}"
 
-    return [[replace(a, question=replace(a.question, group=group(a))) for a in file] for file in files]
+    return [[a._replace(question=replace(a.question, group=group(a))) for a in file] for file in files]
 
 
-def _split(files: Sequence[Sequence[_Asked]], seed: int) -> dict[str, Sequence[_Asked]]:
+def _split(files: Sequence[Sequence[Asked]], seed: int) -> dict[str, Sequence[Asked]]:
     if len(files) == 1:
         files = _hold_out(files[0], _generator(seed, "hold out test"))
     train, test = files
@@ -205,7 +165,7 @@ def _split(files: Sequence[Sequence[_Asked]], seed: int) -> dict[str, Sequence[_
     return {"train": train, "dev": dev, "test": test}
 
 
-def _hold_out(asked: Sequence[_Asked], generator: np.random.Generator) -> tuple[list[_Asked], list[_Asked]]:
+def _hold_out(asked: Sequence[Asked], generator: np.random.Generator) -> tuple[list[Asked], list[Asked]]:
     """The questions that stay and a tenth that does not, whole groups in random order as far as they fit."""
     sizes = Counter(a.question.group for a in asked)
     room = max([round(HELD_OUT * len(asked)), *sorted(sizes.values())[:1]])
@@ -217,12 +177,12 @@ def _hold_out(asked: Sequence[_Asked], generator: np.random.Generator) -> tuple[
     return [a for a in asked if a.question.group not in held], [a for a in asked if a.question.group in held]
 
 
-def _draw(asked: Sequence[_Asked], size: int, generator: np.random.Generator) -> list[_Asked]:
+def _draw(asked: Sequence[Asked], size: int, generator: np.random.Generator) -> list[Asked]:
     """At most `size` of the questions, in their order; a larger draw contains a smaller one."""
     return [asked[n] for n in sorted(generator.permutation(len(asked))[:size].tolist())]
 
 
-def _with_gold(asked: _Asked, chunks_of: Mapping[str, tuple[Chunk, ...]], counts: Counter[str]) -> Question:
+def _with_gold(asked: Asked, chunks_of: Mapping[str, tuple[Chunk, ...]], counts: Counter[str]) -> Question:
     """The question with its gold chunks: those of its gold passages that contain an answer.
 
     A yes/no question has none, because containing "no" answers nothing.

@@ -33,6 +33,8 @@ class Example:
     """One (x, y) of D_L or D_R: what the retriever reads, what the language model reads and writes.
 
     `prompt` and `answer` are concatenated as they are, so an answer carries its own leading space.
+    A `background` stands where a chunk would, and nothing is retrieved: the gold context, or "" for no
+    Background at all. None: chunks are retrieved.
     """
 
     id: str
@@ -40,3 +42,25 @@ class Example:
     prompt: str
     answer: str
     source_chunk: str = ""  # the chunk that a corpus example was cut from, which it must not retrieve
+    background: str | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One example of a fine-tuning dataset, before a template makes it an `Example`.
+
+    Every dataset is read into this form, and TFDS stores it. What a dataset does not have is empty.
+    """
+
+    id: str
+    question: str  # or the last turn of a user; a summary has none
+    answers: tuple[str, ...]  # the first is the one to learn
+    choices: tuple[str, ...] = ()  # of a multiple-choice question, whose answer is the text of one
+    context: str = ""  # the gold context that holds the answer, or the article to summarise
+    reasoning: str = ""  # what leads to the answer
+    turns: tuple[str, ...] = ()  # of a dialogue, before the question: a user's and a reply in turn
+
+    @property
+    def query(self) -> str:
+        """What the retriever reads: the turns and the question, without the choices."""
+        return " ".join((*self.turns, self.question))

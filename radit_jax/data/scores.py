@@ -18,6 +18,7 @@ class Scores:
     answer_log_probs: Float[np.ndarray, "E K"]  # nats, summed over the answer's tokens, without a terminator
     no_chunk_log_probs: Float[np.ndarray, " E"]
     answer_token_counts: Int[np.ndarray, " E"]
+    token_counts: Int[np.ndarray, "E K"]  # chunk, prompt and answer, as the language model read them
     truncated: Bool[np.ndarray, "E K"]  # the chunk was cut to fit the row
 
     def save(self, folder: StageFolder, name: str = "scores.npz") -> None:

@@ -51,9 +51,9 @@ def example_span(tokenizer: LmTokenizer, example: Example, *, terminator: bool, 
     return join(span(ids[:start]), span(ids[start:] + end, 1.0))
 
 
-def fits(tokenizer: LmTokenizer, example: Example, *, max_length: int, terminator: bool) -> bool:
-    """Whether `max_length` tokens hold the example, if need be without a passage."""
-    branch = example_span(tokenizer, example, terminator=terminator, opens=True)
+def fits(tokenizer: LmTokenizer, example: Example, max_length: int) -> bool:
+    """Whether `max_length` tokens hold the example with `<bos>` and `<eos>`, if need be without a passage."""
+    branch = example_span(tokenizer, example, terminator=True, opens=True)
     return 1 + len(branch.tokens) <= max_length
 
 

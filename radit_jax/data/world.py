@@ -312,7 +312,7 @@ def read(config: GeneratedWorld, seed: int) -> CorpusData:
             "test": _questions(rng, test, config.test_questions_per_entity),
         },
         documents=[_document(rng, rng.choice(others)) for _ in range(config.documents)],
-        encoder_groups=_groups(rng, others, config.encoder_groups),
+        encoder_groups=_groups(rng, others, config.encoder_groups, config.fact_queries),
     )
 
 
@@ -406,7 +406,9 @@ def _closed_book(rng: random.Random, entity: Entity) -> str:
     return f"Q: {_ask(rng, entity, fact, 'questions')}\nA: {fact.value}"
 
 
-def _groups(rng: random.Random, entities: Sequence[Entity], count: int) -> list[list[tuple[str, str]]]:
+def _groups(
+    rng: random.Random, entities: Sequence[Entity], count: int, fact_queries: float
+) -> list[list[tuple[str, str]]]:
     """Groups of entities with a word of their names in common: hard negatives for each other."""
     by_word: dict[str, list[Entity]] = {}
     for entity in entities:
@@ -418,15 +420,17 @@ def _groups(rng: random.Random, entities: Sequence[Entity], count: int) -> list[
             f"data: {len(entities)} pretraining_entities, but no {ENTITIES_PER_GROUP} of them share "
             "a word of their names; raise data.pretraining_entities"
         )
-    return [[_pair(rng, e) for e in rng.sample(rng.choice(shared), ENTITIES_PER_GROUP)] for _ in range(count)]
+    groups = (rng.sample(rng.choice(shared), ENTITIES_PER_GROUP) for _ in range(count))
+    return [[_pair(rng, entity, fact_queries) for entity in group] for group in groups]
 
 
-def _pair(rng: random.Random, entity: Entity) -> tuple[str, str]:
-    """A query and a passage: a query in three is on a fact of the passage, the others on the entity as such.
+def _pair(rng: random.Random, entity: Entity, fact_queries: float) -> tuple[str, str]:
+    """A query and a passage: few queries are on a fact of the passage, the others on the entity as such.
 
     So the base retriever tells entities apart better than an entity's passages: that is left for R-ft.
     """
     fact = rng.choice(entity.facts)
     on_entity = rng.choice(_ENTITY_QUERIES).format(n=entity.name)
-    query = rng.choice((on_entity, on_entity, _ask(rng, entity, fact, "faqs")))
+    asked = _ask(rng, entity, fact, "faqs")
+    query = asked if rng.random() < fact_queries else on_entity
     return query, entity.chunk(fact.passage).passage

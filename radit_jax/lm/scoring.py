@@ -28,7 +28,18 @@ class PairScores(NamedTuple):
     """What the language model says of P (example, chunk) pairs."""
 
     answer_log_probs: Float[np.ndarray, " P"]  # nats, summed over the answer's tokens, without a terminator
+    token_counts: Int[np.ndarray, " P"]  # chunk, prompt and answer, as the model read them
     truncated: Bool[np.ndarray, " P"]  # the chunk was cut to fit the row
+
+    @classmethod
+    def empty(cls, *shape: int) -> "PairScores":
+        """Room for the scores of so many pairs."""
+        return cls(np.zeros(shape, np.float32), np.zeros(shape, np.int32), np.zeros(shape, bool))
+
+    def put(self, places: Any, scores: "PairScores") -> None:
+        """Write `scores` into `places`."""
+        for mine, new in zip(self, scores, strict=True):
+            mine[places] = new
 
 
 @dataclass(frozen=True)
@@ -53,17 +64,27 @@ class PairScorer:
     ) -> PairScores:
         """Score `pairs` of (place in `examples`, row of `chunks` or NO_CHUNK), in any order."""
         if not len(pairs):  # a refresh may retrieve nothing new
-            return PairScores(np.zeros(0, np.float32), np.zeros(0, bool))
+            return PairScores.empty(0)
         trees, owners, truncated = self._trees(examples, pairs, chunks)
-        length, targets = self.settings.sequence_length, self._targets_per_row
+        lengths = [len(tree.trunk.tokens) + len(b.tokens) for tree in trees for b in tree.branches]
+        scores = PairScores(self.score_trees(trees, bar), np.array(lengths), truncated[owners])
+        found = PairScores.empty(len(pairs))
+        found.put(owners, scores)
+        return found
+
+    def score_trees(self, trees: Sequence[Tree], bar: Progress | None = None) -> Float[np.ndarray, " N"]:
+        """The log-probability of every branch of the trees in turn: nats, summed over its weighed tokens."""
+        if not trees:
+            return np.zeros(0, np.float32)
+        length, targets = self.settings.sequence_length, self.targets_per_row
+        if any(sum(len(branch.tokens) for branch in tree.branches) > targets for tree in trees):
+            targets = length  # an answer that is longer than what it continues
         rows = pack(trees, row_length=length, targets_per_row=targets, branches_per_row=targets)
-        sums = self._sums(trees, rows, bar)
-        answer_log_probs = np.empty(len(pairs), np.float32)
-        answer_log_probs[owners] = sums[branch_places(trees, rows)]
-        return PairScores(answer_log_probs, truncated)
+        return self._sums(trees, rows, targets, bar)[branch_places(trees, rows)]
 
     @property
-    def _targets_per_row(self) -> int:
+    def targets_per_row(self) -> int:
+        """How many tokens are predicted in a row, unless one tree alone has more."""
         return self.settings.sequence_length // 2
 
     def _trees(
@@ -83,7 +104,7 @@ class PairScorer:
                 passage,
                 [examples[pairs[number, 0]] for number in numbers],
                 max_length=self.settings.sequence_length,
-                max_targets=self._targets_per_row,
+                max_targets=self.targets_per_row,
             )
             for tree in shared:
                 trees.append(tree.sequence)
@@ -92,7 +113,7 @@ class PairScorer:
         return trees, np.array(owners), truncated
 
     def _sums(
-        self, trees: Sequence[Tree], rows: Sequence[Row], bar: Progress | None
+        self, trees: Sequence[Tree], rows: Sequence[Row], targets: int, bar: Progress | None
     ) -> Float[np.ndarray, "R P"]:
         """The branches' summed log-probabilities, a row of packed trees at a time."""
         size, results = self.settings.batch_size, []
@@ -102,11 +123,11 @@ class PairScorer:
                 trees,
                 some,
                 row_length=self.settings.sequence_length,
-                targets_per_row=self._targets_per_row,
+                targets_per_row=targets,
                 num_rows=size,
             )
             batch = put_batch(batch, self.mesh)
-            sums = _score(self.model.module, self.model.params, batch, self._targets_per_row)
+            sums = _score(self.model.module, self.model.params, batch, targets)
             results.append(np.asarray(sums))
             if bar is not None:
                 bar.advance(sum(len(trees[i].branches) for row in some for i in row))

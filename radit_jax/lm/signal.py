@@ -36,6 +36,7 @@ def _signal(corpus: Corpus, retrieved: Retrieved, scores: Scores) -> Signal:
         answer_log_probs=scores.answer_log_probs,
         no_chunk_log_probs=scores.no_chunk_log_probs,
         answer_token_counts=scores.answer_token_counts,
+        token_counts=scores.token_counts,
         truncated=scores.truncated,
         holds_answer=corpus.holds_answer(asked, scores.chunk_rows),
         gold=corpus.is_gold(asked, scores.chunk_rows),

@@ -9,6 +9,16 @@ probabilities of all outcomes sum to 1, and `New` has no advantage over `New Yor
 
 A prompt is read once. Its keys and values serve the decoding, and then the scoring, where the candidate
 answers are branches that continue the prompt.
+
+`answer_questions_by_token` reads Eq. 2 token by token instead: the next token is the most probable one of
+
+    p(y_t | y_<t) = Σ_c w_c,t p_LM(y_t | c∘x, y_<t)        w_c,t ∝ p_R(c | x) p_LM(y_<t | c∘x)
+
+With these weights, the posterior over the chunks, the product over t is Eq. 2's probability of the whole
+answer: both readings agree on what an answer is worth, and differ in which answers they find.
+
+A prompt that has its answer is dropped from the batch: every `STEPS` tokens what goes on is gathered into a
+smaller one, once it is a quarter.
 """
 
 import functools
@@ -26,6 +36,7 @@ from radit_jax.models.llama import KvCache, Llama
 
 STOP = -1  # as a target: any of the stop ids
 NOTHING = -2  # as a target: an unused slot
+STEPS = 8  # tokens between two looks at which answers go on
 ROWS = 32  # prompts that are read together: enough to keep a CPU busy, few enough to be of similar length
 
 Answer = tuple[int, ...]  # the tokens before the terminator
@@ -38,6 +49,31 @@ class Prefilled(NamedTuple):
     cache: KvCache
     lengths: Int[Array, " R"]
     logits: Float[Array, "R V"]  # of the token after each prompt
+
+
+class Decoding(NamedTuple):
+    """U answers in the making, each under K prompts: those of a mixture, or one."""
+
+    cache: KvCache  # of U · K rows, an answer's prompts side by side
+    lengths: Int[Array, " R"]  # of the prompts
+    step: Int[Array, ""]  # tokens generated so far
+    tokens: Int[Array, "U A"]
+    weights: Float[Array, "U K"]  # log of the posterior over the prompts, given the tokens so far
+    log_probs: Float[Array, " U"]  # of the answer in the mixture, with its terminator, nats
+    done: Bool[Array, " U"]
+
+    def keep(self, answers: Int[Array, " k"]) -> "Decoding":
+        """The same with these answers only."""
+        chunks = self.weights.shape[1]
+        rows = (answers[:, None] * chunks + jnp.arange(chunks)[None]).ravel()
+        cache = KvCache(
+            self.cache.keys[:, rows],
+            self.cache.values[:, rows],
+            self.cache.segment_ids[rows],
+            self.cache.branch_ids[rows],
+        )
+        own = (array[answers] for array in (self.tokens, self.weights, self.log_probs, self.done))
+        return Decoding(cache, self.lengths[rows], self.step, *own)
 
 
 class PackedAnswers(NamedTuple):
@@ -82,11 +118,7 @@ def answer_questions(
     chunk's log p_R; questions may have different numbers of chunks. The candidates are what greedy decoding
     gives under each chunk. The caches of all prompts of `questions_per_batch` questions are held at a time.
     """
-    for number, chunks in enumerate(prompts):
-        if len(chunks) == 0 or any(len(prompt) == 0 for prompt in chunks):
-            raise ValueError(
-                f"answer_questions: question {number} has no prompt or an empty one; ask without Background"
-            )
+    _check_prompts(prompts)
     num_chunks = max(map(len, prompts), default=0)
     order = sorted(range(len(prompts)), key=lambda number: sum(map(len, prompts[number])))
     answers: list[list[Candidate]] = [[] for _ in prompts]
@@ -101,6 +133,47 @@ def answer_questions(
     return answers
 
 
+def answer_questions_by_token(
+    module: Llama,
+    params: Any,
+    prompts: Sequence[Sequence[TokenIds]],
+    retrieval_log_probs: Sequence[Sequence[float] | np.ndarray] | np.ndarray,
+    *,
+    max_new_tokens: int,
+    stop_ids: tuple[int, ...],
+    questions_per_batch: int = 16,
+) -> list[list[Candidate]]:
+    """The greedy answer to each question by Eq. 2 at token level, alone in its list.
+
+    Takes what `answer_questions` takes; `log_prob` is Eq. 2's of that answer, with its terminator.
+    """
+    _check_prompts(prompts)
+    num_chunks = max(map(len, prompts), default=0)
+    order = sorted(range(len(prompts)), key=lambda number: max(map(len, prompts[number])))
+    answers: list[list[Candidate]] = [[] for _ in prompts]
+    for batch in _batches(order, questions_per_batch):
+        rows, weights = [], np.full((questions_per_batch, num_chunks), -np.inf, np.float32)
+        for row in range(questions_per_batch):  # what is missing repeats a prompt, without weight
+            number = batch[min(row, len(batch) - 1)]
+            own = [*prompts[number], *[prompts[number][0]] * (num_chunks - len(prompts[number]))]
+            rows += own
+            weights[row, : len(prompts[number])] = retrieval_log_probs[number]
+        options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids}
+        prefilled = _prefill(module, params, *_pad_rows(rows))
+        tokens, log_probs = _generate(module, params, prefilled, weights, **options)
+        for number, row, log_prob in zip(batch, tokens.tolist(), log_probs.tolist(), strict=False):
+            answers[number] = [Candidate(_before_stop(row, stop_ids), log_prob)]
+    return answers
+
+
+def _check_prompts(prompts: Sequence[Sequence[TokenIds]]) -> None:
+    for number, chunks in enumerate(prompts):
+        if len(chunks) == 0 or any(len(prompt) == 0 for prompt in chunks):
+            raise ValueError(
+                f"answer_questions: question {number} has no prompt or an empty one; ask without Background"
+            )
+
+
 def _answer_batch(
     module: Llama,
     params: Any,
@@ -112,7 +185,11 @@ def _answer_batch(
     """`answer_questions` for at most B questions of at most K chunks; p_R is 0 for those that are missing."""
     parts = _parts_of_similar_length(prompts, min(ROWS, retrieval_log_probs.size))
     options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids}
-    read = [_prefill_and_decode(module, params, *_pad_prompts(prompts, part), **options) for part in parts]
+    read = []
+    for part in parts:
+        prefilled = _prefill(module, params, *_pad_rows([prompts[q][chunk] for q, chunk in part]))
+        alone = np.zeros((len(part), 1), np.float32)
+        read.append((_generate(module, params, prefilled, alone, **options)[0], prefilled))
 
     generated = np.zeros((*retrieval_log_probs.shape, max_new_tokens), np.int32)
     for part, (tokens, _) in zip(parts, read, strict=True):
@@ -160,28 +237,101 @@ def decode(
     module: Llama, params: Any, prefilled: Prefilled, *, max_new_tokens: int, stop_ids: tuple[int, ...]
 ) -> Int[Array, "R {max_new_tokens}"]:
     """Generate greedily after prompts that have been read, until all rows have stopped: see `greedy`."""
-    rows, prompt_slots = prefilled.cache.segment_ids.shape
+    alone = jnp.zeros((len(prefilled.lengths), 1))
+    state = begin(prefilled, alone, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+    return advance(module, params, state, max_new_tokens, stop_ids=stop_ids).tokens
+
+
+def begin(
+    prefilled: Prefilled, weights: Float[Array, "U K"], *, max_new_tokens: int, stop_ids: tuple[int, ...]
+) -> Decoding:
+    """The first token of U answers, each under K prompts that have been read, with log-weights."""
+    answers = len(weights)
+    state = Decoding(
+        prefilled.cache.grow(max_new_tokens - 1),
+        prefilled.lengths,
+        jnp.int32(0),
+        jnp.full((answers, max_new_tokens), stop_ids[0] if stop_ids else 0, jnp.int32),
+        jax.nn.log_softmax(weights, axis=1),
+        jnp.zeros(answers),
+        jnp.zeros(answers, bool),
+    )
+    return _take_token(state, prefilled.logits, stop_ids)
+
+
+def advance(
+    module: Llama, params: Any, state: Decoding, until: Int[Array, ""] | int, *, stop_ids: tuple[int, ...]
+) -> Decoding:
+    """Generate until the answers have `until` tokens or all of them have stopped."""
+    prompt_slots = state.cache.segment_ids.shape[1] - (state.tokens.shape[1] - 1)
+    chunks = state.weights.shape[1]
+
+    def going_on(state: Decoding) -> Bool[Array, ""]:
+        return (state.step < until) & ~state.done.all()
+
+    def one_token(state: Decoding) -> Decoding:
+        last = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
+        positions = (state.lengths + state.step - 1)[:, None]
+        hidden, block = _call(
+            module, params, "extend", jnp.repeat(last, chunks, axis=0), positions, cache=state.cache
+        )
+        cache = state.cache.write(block, prompt_slots + state.step - 1)
+        return _take_token(
+            state._replace(cache=cache), _call(module, params, "logits", hidden[:, 0]), stop_ids
+        )
+
+    return jax.lax.while_loop(going_on, one_token, state)
+
+
+def _take_token(state: Decoding, logits: Float[Array, "R V"], stop_ids: tuple[int, ...]) -> Decoding:
+    """The most probable token of every answer's mixture; a stopped answer gets the first stop id."""
+    answers, chunks = state.weights.shape
+    each = jax.nn.log_softmax(logits.reshape(answers, chunks, -1), axis=-1)
+    mixed = jax.nn.logsumexp(state.weights[:, :, None] + each, axis=1)
+    token = jnp.argmax(mixed, axis=-1).astype(jnp.int32)
     stops = jnp.array(stop_ids, jnp.int32)
-    filler = stop_ids[0] if stop_ids else 0
+    stopping = jnp.isin(token, stops)
+    taken = jnp.take_along_axis(mixed, token[:, None], axis=1)[:, 0]
+    stopped = jax.nn.logsumexp(mixed[:, stops], axis=-1)  # of either terminator
+    log_prob = jnp.where(state.done, 0.0, jnp.where(stopping, stopped, taken))
+    posterior = (
+        state.weights + jnp.take_along_axis(each, token[:, None, None], axis=2)[..., 0] - taken[:, None]
+    )
+    filled = jnp.where(state.done, state.tokens[:, -1], token)  # the last is still the filler of `begin`
+    return state._replace(
+        step=state.step + 1,
+        tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, filled[:, None], state.step, axis=1),
+        weights=posterior,
+        log_probs=state.log_probs + log_prob,
+        done=state.done | stopping,
+    )
 
-    def going_on(state: Any) -> Bool[Array, ""]:
-        step, _, _, done = state
-        return (step < max_new_tokens) & ~done.all()
 
-    def advance(state: Any) -> Any:
-        step, cache, tokens, done = state
-        last = jax.lax.dynamic_slice_in_dim(tokens, step - 1, 1, axis=1)
-        positions = (prefilled.lengths + step - 1)[:, None]
-        hidden, block = _call(module, params, "extend", last, positions, cache=cache)
-        logits = _call(module, params, "logits", hidden[:, 0])
-        token = jnp.where(done, filler, jnp.argmax(logits, axis=-1).astype(jnp.int32))
-        tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[:, None], step, axis=1)
-        return step + 1, cache.write(block, prompt_slots + step - 1), tokens, done | jnp.isin(token, stops)
-
-    first = jnp.argmax(prefilled.logits, axis=-1).astype(jnp.int32)
-    tokens = jnp.full((rows, max_new_tokens), filler, jnp.int32).at[:, 0].set(first)
-    state = (jnp.int32(1), prefilled.cache.grow(max_new_tokens - 1), tokens, jnp.isin(first, stops))
-    return jax.lax.while_loop(going_on, advance, state)[2]
+def _generate(
+    module: Llama,
+    params: Any,
+    prefilled: Prefilled,
+    weights: Float[np.ndarray, "U K"],
+    *,
+    max_new_tokens: int,
+    stop_ids: tuple[int, ...],
+) -> tuple[Int[np.ndarray, "U A"], Float[np.ndarray, " U"]]:
+    """Tokens and log-probabilities of the answers' mixtures; stopped answers leave the batch on the way."""
+    tokens = np.zeros((len(weights), max_new_tokens), np.int32)
+    log_probs = np.zeros(len(weights), np.float32)
+    numbers = np.arange(len(weights))  # of the answers that are still in the batch
+    state = _begin(prefilled, weights, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+    for until in range(STEPS, max_new_tokens + STEPS, STEPS):
+        state = _advance(module, params, state, min(until, max_new_tokens), stop_ids=stop_ids)
+        tokens[numbers], log_probs[numbers] = state.tokens[: len(numbers)], state.log_probs[: len(numbers)]
+        alive = np.flatnonzero(~np.asarray(state.done)[: len(numbers)])
+        if not len(alive):
+            break
+        if 4 * len(alive) <= len(state.done):
+            numbers = numbers[alive]
+            # Quarters, so that few sizes are compiled; the places that are left over repeat an answer.
+            state = _keep(state, np.resize(alive, len(state.done) // 4))
+    return tokens, log_probs
 
 
 def answer_log_probs(
@@ -233,19 +383,10 @@ def pack_answers(
     return PackedAnswers(*map(jnp.asarray, (tokens, offsets, branch_ids, targets, first_targets)))
 
 
-@functools.partial(jax.jit, static_argnames=("module", "max_new_tokens", "stop_ids"))
-def _prefill_and_decode(
-    module: Llama,
-    params: Any,
-    prompts: Int[Array, "R T"],
-    lengths: Int[Array, " R"],
-    *,
-    max_new_tokens: int,
-    stop_ids: tuple[int, ...],
-) -> tuple[Int[Array, "R {max_new_tokens}"], Prefilled]:
-    prefilled = prefill(module, params, prompts, lengths)
-    tokens = decode(module, params, prefilled, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
-    return tokens, prefilled
+_prefill = functools.partial(jax.jit, static_argnames="module")(prefill)
+_begin = functools.partial(jax.jit, static_argnames=("max_new_tokens", "stop_ids"))(begin)
+_advance = functools.partial(jax.jit, static_argnames=("module", "stop_ids"))(advance)
+_keep = jax.jit(Decoding.keep)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "stop_ids"))
@@ -300,29 +441,26 @@ def _parts_of_similar_length(
     return [np.array(part) for part in _batches(rows, size)]
 
 
-def _pad_prompts(
-    prompts: Sequence[Sequence[TokenIds]], part: Int[np.ndarray, "R 2"]
-) -> tuple[Int[np.ndarray, "R T"], Int[np.ndarray, " R"]]:
-    """The prompts of a part padded on the right, and their lengths."""
-    texts = [prompts[question][chunk] for question, chunk in part]
-    lengths = np.array([len(text) for text in texts], np.int32)
-    tokens = np.zeros((len(texts), _round_up(max(map(len, texts)))), np.int32)
-    for row, text in zip(tokens, texts, strict=True):
-        row[: len(text)] = text
+def _pad_rows(prompts: Sequence[TokenIds]) -> tuple[Int[np.ndarray, "R T"], Int[np.ndarray, " R"]]:
+    """The prompts padded on the right, and their lengths."""
+    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+    tokens = np.zeros((len(prompts), _round_up(int(lengths.max()))), np.int32)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt
     return tokens, lengths
+
+
+def _before_stop(row: Sequence[int], stop_ids: tuple[int, ...]) -> Answer:
+    return tuple(itertools.takewhile(lambda token: token not in stop_ids, row))
 
 
 def _unique_answers(
     generated: Int[np.ndarray, "B K A"], prompts: Sequence[Sequence[TokenIds]], stop_ids: tuple[int, ...]
 ) -> list[list[Answer]]:
     """What each of B questions' chunks led to, each answer once, in the order of the chunks."""
-
-    def answer(row: list[int]) -> Answer:
-        return tuple(itertools.takewhile(lambda token: token not in stop_ids, row))
-
     num_chunks = [len(chunks) for chunks in prompts] + [0] * (len(generated) - len(prompts))
     return [
-        list(dict.fromkeys(answer(row) for row in rows[:number]))
+        list(dict.fromkeys(_before_stop(row, stop_ids) for row in rows[:number]))
         for rows, number in zip(generated.tolist(), num_chunks, strict=True)
     ]
 

@@ -29,20 +29,21 @@ class Signal:
     answer_log_probs: Float[np.ndarray, "E K"]
     no_chunk_log_probs: Float[np.ndarray, " E"]
     answer_token_counts: Int[np.ndarray, " E"]
+    token_counts: Int[np.ndarray, "E K"]  # chunk, prompt and answer, as the language model read them
     truncated: Bool[np.ndarray, "E K"]  # the chunk was cut to fit the row
     holds_answer: Bool[np.ndarray, "E K"]
     gold: Bool[np.ndarray, "E K"]
     judged: Bool[np.ndarray, " E"]  # the two above mean something: a question, and not one of yes or no
 
 
-def diagnose(signal: Signal, settings: RFtConfig, num_tokens: int | None = None) -> Diagnostics:
+def diagnose(signal: Signal, settings: RFtConfig) -> Diagnostics:
     """How much the scores can teach; a figure is None where no example has a say in it.
 
     Shares and means are over examples. The shapes of p_R and p_LSR are those of examples with two chunks or
     more. A chunk is *useful* if it is gold or holds an answer; `useful_*` and `mixed_*` are over the judged
     examples, `mixed_*` over those of them whose candidates are neither all useful nor all useless, the ones
     that have something to rank. Chunks that tie for the first place share it.
-    `num_tokens`, of all that the language model read, gives the share of supervised ones.
+    `supervised_tokens` is the share of answer tokens in all that the language model reads with a chunk.
     """
     mask = signal.chunk_mask
     retriever, lm = _distributions(signal, settings)
@@ -53,7 +54,7 @@ def diagnose(signal: Signal, settings: RFtConfig, num_tokens: int | None = None)
         **_usefulness(signal, retriever, lm),
         "truncated_pairs": int((signal.truncated & mask).sum()),
         "truncated_examples": int((signal.truncated & mask).any(axis=1).sum()),
-        "supervised_tokens": _supervised_tokens(signal) / num_tokens if num_tokens else None,
+        "supervised_tokens": _supervised_tokens(signal),
     }
 
 
@@ -171,9 +172,10 @@ def _first_is(
     return (first & useful).sum(axis=1) / first.sum(axis=1)
 
 
-def _supervised_tokens(signal: Signal) -> int:
-    """Answer tokens that were scored: each answer under each of its chunks and under none."""
-    return int((signal.answer_token_counts * (signal.chunk_mask.sum(axis=1) + 1)).sum())
+def _supervised_tokens(signal: Signal) -> float | None:
+    read = int(signal.token_counts[signal.chunk_mask].sum())
+    answers = int((signal.answer_token_counts * signal.chunk_mask.sum(axis=1)).sum())
+    return answers / read if read else None
 
 
 def _mean(values: np.ndarray, where: Bool[np.ndarray, " E"]) -> float | None:

@@ -1,12 +1,15 @@
 """From a language model to log p_LM(y | c∘x): the batch that carries answers, and how it is scored."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from radit_jax.models.llama import Llama
+
+SLOTS = 64  # targets of a row whose logits exist at a time
 
 
 class LmBatch(NamedTuple):
@@ -38,10 +41,40 @@ def token_log_probs(module: Llama, params: Any, batch: LmBatch) -> Float[Array, 
         method="hidden",
     )
     at_slots = jnp.take_along_axis(hidden, batch.target_slots[:, :, None], axis=1)
-    logits: Any = module.apply({"params": params}, at_slots, method="logits")
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    chosen = jnp.take_along_axis(log_probs, batch.targets[:, :, None], axis=-1)[..., 0]
-    return jnp.where(batch.target_weights > 0, chosen, 0.0)
+    used = batch.target_weights > 0
+
+    def log_probs(hidden: Float[Array, "B c D"], targets: Int[Array, "B c"]) -> Float[Array, "B c"]:
+        logits: Any = module.apply({"params": params}, hidden, method="logits")
+        chosen = jnp.take_along_axis(logits, targets[:, :, None], axis=-1)[..., 0]
+        return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+    return jnp.where(used, _in_parts(log_probs, at_slots, batch.targets, used), 0.0)
+
+
+def _in_parts(
+    log_probs: Callable[..., Float[Array, "B c"]],
+    hidden: Float[Array, "B A D"],
+    targets: Int[Array, "B A"],
+    used: Bool[Array, "B A"],
+) -> Float[Array, "B A"]:
+    """`log_probs` of `SLOTS` slots at a time, which no more logits exist of; parts without a target are free.
+
+    The used slots of a row come first, so the last parts serve its longest rows only.
+    """
+    if (num_parts := -(-targets.shape[1] // SLOTS)) == 1:
+        return log_probs(hidden, targets)
+
+    def parts(x: Array) -> Array:
+        padding = [(0, num_parts * SLOTS - x.shape[1]) if axis == 1 else (0, 0) for axis in range(x.ndim)]
+        return jnp.pad(x, padding).reshape(len(x), num_parts, SLOTS, *x.shape[2:]).swapaxes(0, 1)
+
+    def part(x: tuple[Array, Array, Array]) -> Array:
+        hidden, targets, used = x
+        zeros = lambda hidden, targets: jnp.zeros(targets.shape, jnp.float32)  # noqa: E731
+        return jax.lax.cond(used.any(), jax.checkpoint(log_probs), zeros, hidden, targets)
+
+    found = jax.lax.map(part, (parts(hidden), parts(targets), parts(used)))
+    return found.swapaxes(0, 1).reshape(len(targets), -1)[:, : targets.shape[1]]
 
 
 def branch_log_probs(

@@ -105,9 +105,6 @@ def make_lm_step(
     return _make_step(loss, tx, state_shardings)
 
 
-make_lm_ft_step = make_lm_step
-
-
 def make_r_ft_step(
     module: Bert,
     tx: optax.GradientTransformation,

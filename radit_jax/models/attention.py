@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+MASKED = -1e30  # added to a score; so large that float32 forgets the score, and finite
+
 
 def attend(
     q: Float[Array, "B T N H"],
@@ -19,9 +21,12 @@ def attend(
     batch, length, num_heads, head_size = q.shape
     grouped = q.reshape(batch, length, k.shape[2], num_heads // k.shape[2], head_size)
     scores = jnp.einsum("btmgh,bsmh->bmgts", grouped, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores * head_size**-0.5, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bmgts,bsmh->btmgh", weights, v).reshape(q.shape)
+    scores = scores * head_size**-0.5 + jnp.where(mask, 0.0, MASKED)[:, None, None]
+    # The softmax is divided by its sum behind the second product, where there are H numbers instead of S.
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    sums = jnp.einsum("bmgts->btmg", weights)[..., None]
+    attended = jnp.einsum("bmgts,bsmh->btmgh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (attended / sums).astype(v.dtype).reshape(q.shape)
 
 
 def attention_mask(segment_ids: Int[Array, "B T"], branch_ids: Int[Array, "B T"]) -> Bool[Array, "B T T"]:

@@ -27,6 +27,7 @@ from radit_jax.config import LlamaConfig
 from radit_jax.models.attention import attend, attention_mask, context_mask
 
 _init = nn.initializers.normal(0.02)
+UNROLLED = 4  # so few layers are compiled one by one: a loop would copy their activations in and out
 Rope = tuple[Float[Array, "B T 1 h"], Float[Array, "B T 1 h"]]  # cosines and sines, h = H / 2
 
 
@@ -59,13 +60,6 @@ class KvCache(NamedTuple):
         return KvCache(
             pad(self.keys, 2), pad(self.values, 2), pad(self.segment_ids, 1), pad(self.branch_ids, 1)
         )
-
-
-def init_cache(config: LlamaConfig, batch: int, length: int, dtype: Any = jnp.float32) -> KvCache:
-    """A cache of `length` unwritten slots."""
-    shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_size)
-    ids = jnp.zeros((batch, length), jnp.int32)
-    return KvCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), ids, ids)
 
 
 class Llama(nn.Module):
@@ -146,6 +140,7 @@ class Decoder(nn.Module):
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
             length=self.config.num_layers,
+            unroll=self.config.num_layers if self.config.num_layers <= UNROLLED else 1,
         )
         self.embed_tokens = nn.Embed(
             self.config.vocab_size, self.config.hidden_size, dtype=self.dtype, embedding_init=_init

@@ -20,6 +20,6 @@ def run(
 ) -> dict[str, Any]:
     """Read or generate the data, check it, and write chunks (ArrayRecord) and questions (JSON lines)."""
     corpus = world.read(data, seed) if isinstance(data, GeneratedWorld) else text_folder.read(data, seed)
-    write_corpus(output, corpus)
+    num_chunks = write_corpus(output, corpus)
     counts = {f"{split}_questions": len(corpus.questions[split]) for split in SPLITS}
-    return {"chunks": len(corpus.chunks), **counts, **corpus.counts}
+    return {"chunks": num_chunks, **counts, **corpus.counts}

@@ -19,7 +19,7 @@ from radit_jax.data.order import shuffled
 from radit_jax.data.records import Question
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
-from radit_jax.lm.scoring import PairScorer
+from radit_jax.lm.scoring import PairScorer, PairScores
 from radit_jax.lm.signal import report
 from radit_jax.method import losses
 from radit_jax.method.steps import RftBatch, init_state, make_optimizer, make_r_ft_step
@@ -175,32 +175,26 @@ class Candidates:
         queries = [example.query for example in self.examples]
         sources = np.array([self.corpus.rows.get(example.source_chunk, -1) for example in self.examples])
         rows, _ = self.searcher.with_params(query_params).search(queries, k, exclude=sources)
-        log_probs, truncated, known = self._known(rows)
+        found, known = self._known(rows)
         pairs = np.stack([np.nonzero(~known)[0], rows[~known]], axis=1)
         with Progress(len(pairs), "score new pairs", "pairs") as bar:
             scorer = PairScorer.load(self.inputs["lm"].check("lm"), self.score, self.mesh)
             scored = scorer.score(self.examples, pairs, self.corpus.chunks, bar)
-        log_probs[~known], truncated[~known] = scored.answer_log_probs, scored.truncated
+        found.put(~known, scored)
         return replace(
             first,
             chunk_rows=rows,
             retrieval_scores=self.searcher.score(queries, rows),
-            answer_log_probs=log_probs,
-            truncated=truncated,
+            **found._asdict(),
         )
 
-    def _known(
-        self, rows: Int[np.ndarray, "E K"]
-    ) -> tuple[Float[np.ndarray, "E K"], Bool[np.ndarray, "E K"], Bool[np.ndarray, "E K"]]:
-        """Log-probabilities and truncation of `rows` from earlier rounds, and which of them are known."""
-        log_probs = np.zeros(rows.shape, np.float32)
-        truncated, known = np.zeros(rows.shape, bool), np.zeros(rows.shape, bool)
+    def _known(self, rows: Int[np.ndarray, "E K"]) -> tuple[PairScores, Bool[np.ndarray, "E K"]]:
+        """What earlier rounds found of `rows`, [E, K] each, and which of them are known."""
+        found, known = PairScores.empty(*rows.shape), np.zeros(rows.shape, bool)
         for earlier in self._rounds:
             same = rows[:, :, None] == earlier.chunk_rows[:, None, :]
-            found, place = same.any(axis=2), same.argmax(axis=2)
-            log_probs = np.where(
-                found, np.take_along_axis(earlier.answer_log_probs, place, axis=1), log_probs
-            )
-            truncated = np.where(found, np.take_along_axis(earlier.truncated, place, axis=1), truncated)
-            known |= found
-        return log_probs, truncated, known
+            again, place = same.any(axis=2), same.argmax(axis=2)
+            values = (np.take_along_axis(getattr(earlier, name), place, axis=1) for name in found._fields)
+            found.put(again, PairScores(*(array[again] for array in values)))
+            known |= again
+        return found, known

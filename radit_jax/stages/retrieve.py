@@ -1,6 +1,7 @@
 """retrieve: the examples of D_L and D_R, each with its top-k chunks under the untuned retriever.
 
-LM-ft and R-ft each retrieve once, offline. An example cut from the corpus never retrieves its own chunk.
+LM-ft and R-ft each retrieve once, offline. An example cut from the corpus never retrieves its own chunk. An
+example too long for a row of the stage that reads it, which never cuts a question or an answer, is left out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from radit_jax.data.corpus import Corpus
 from radit_jax.data.examples import lm_text_example, question_example, r_text_example
 from radit_jax.data.records import Chunk, Example, Question
 from radit_jax.data.retrieved import Retrieved
+from radit_jax.data.sequences import LmTokenizer, fits
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.store import StageFolder
 from radit_jax.runtime.tokenizers import load_tokenizer
@@ -27,6 +29,7 @@ def run_lm_ft(
     text_fraction: float,
     reading_fraction: float,
     force_gold: bool,
+    max_length: int,
     seed: int,
     mesh: MeshConfig,
 ) -> dict[str, Any]:
@@ -34,13 +37,13 @@ def run_lm_ft(
     corpus, tokenizer = Corpus(inputs["corpus"]), load_tokenizer(inputs["lm"].check("lm") / "tokenizer")
     searcher, facts = Searcher.load(inputs, mesh), {}
     for split in ("train", "dev"):
-        questions = corpus.questions(split)
-        tasks = [question_example(question, question.answers[0]) for question in questions]
+        asked = corpus.questions(split)
+        questions, tasks = _tasks(asked, lambda question: question.answers[0], tokenizer, max_length)
         texts, skipped = _text_examples(
             corpus,
             len(tasks),
             text_fraction if split == "train" else 0.0,
-            lambda chunk: lm_text_example(chunk, tokenizer),
+            lambda chunk: _if_fits(lm_text_example(chunk, tokenizer), tokenizer, max_length),
             seed,
         )
         rows, scores = _search(searcher, corpus, [*tasks, *texts], chunks_per_example)
@@ -49,7 +52,8 @@ def run_lm_ft(
         if split == "train":
             read = np.random.default_rng([seed, 4]).random(len(tasks)) < reading_fraction
             rows[: len(tasks)] = with_gold_alone(rows[: len(tasks)], questions, corpus.rows, read)
-        facts[split] = _save(output, split, corpus, questions, tasks, texts, rows, scores, skipped)
+        facts[split] = {"questions_too_long": len(asked) - len(tasks), "chunks_skipped": skipped}
+        facts[split] |= _save(output, split, corpus, questions, tasks, texts, rows, scores)
     return facts["train"]
 
 
@@ -60,18 +64,24 @@ def run_r_ft(
     num_chunks: int,
     text_fraction: float,
     text_tokens: int,
+    max_length: int,
     seed: int,
     mesh: MeshConfig,
 ) -> dict[str, Any]:
     """D_R with k chunks: questions with their shortest answer, and first and last tokens of chunks."""
     corpus, tokenizer = Corpus(inputs["corpus"]), load_tokenizer(inputs["lm"].check("lm") / "tokenizer")
-    questions = corpus.questions("train")
-    tasks = [question_example(question, min(question.answers, key=len)) for question in questions]
+    asked = corpus.questions("train")
+    questions, tasks = _tasks(asked, lambda question: min(question.answers, key=len), tokenizer, max_length)
     texts, skipped = _text_examples(
-        corpus, len(tasks), text_fraction, lambda chunk: r_text_example(chunk, tokenizer, text_tokens), seed
+        corpus,
+        len(tasks),
+        text_fraction,
+        lambda chunk: _if_fits(r_text_example(chunk, tokenizer, text_tokens), tokenizer, max_length),
+        seed,
     )
     rows, scores = _search(Searcher.load(inputs, mesh), corpus, [*tasks, *texts], num_chunks)
-    return _save(output, "train", corpus, questions, tasks, texts, rows, scores, skipped)
+    facts = {"questions_too_long": len(asked) - len(tasks), "chunks_skipped": skipped}
+    return facts | _save(output, "train", corpus, questions, tasks, texts, rows, scores)
 
 
 def with_gold(
@@ -103,10 +113,31 @@ def with_gold_alone(
     return rows
 
 
+def _tasks(
+    questions: Sequence[Question], answer: Callable[[Question], str], tokenizer: LmTokenizer, max_length: int
+) -> tuple[list[Question], list[Example]]:
+    """The questions that fit, and each one's example with the `answer` to learn."""
+    examples = [
+        _if_fits(question_example(question, answer(question)), tokenizer, max_length)
+        for question in questions
+    ]
+    kept = [question for question, example in zip(questions, examples, strict=True) if example]
+    if questions and not kept:
+        raise ValueError(
+            f"retrieve: each of the {len(questions)} questions is longer, with its answer, than the "
+            f"{max_length} tokens of a row; raise the sequence_length of the stage that reads them"
+        )
+    return kept, [example for example in examples if example]
+
+
+def _if_fits(example: Example | None, tokenizer: LmTokenizer, max_length: int) -> Example | None:
+    return example if example and fits(tokenizer, example, max_length) else None
+
+
 def _text_examples(
     corpus: Corpus, num_tasks: int, fraction: float, make: Callable[[Chunk], Example | None], seed: int
 ) -> tuple[list[Example], int]:
-    """So many examples from drawn chunks that they are `fraction` of all; too short chunks are counted."""
+    """So many examples from drawn chunks that they are `fraction` of all, and how many chunks gave none."""
     wanted = min(round(num_tasks * fraction / (1 - fraction)), len(corpus.chunks))
     order = np.random.default_rng([seed, 1]).permutation(len(corpus.chunks))
     examples: list[Example] = []
@@ -138,9 +169,8 @@ def _save(
     texts: Sequence[Example],
     rows: Int[np.ndarray, "E K"],
     scores: Float[np.ndarray, "E K"],
-    skipped: int,
 ) -> dict[str, Any]:
     holds_answer = np.zeros(rows.shape, dtype=bool)
     holds_answer[: len(tasks)] = corpus.holds_answer(questions, rows[: len(tasks)])
     Retrieved([*tasks, *texts], rows, scores, holds_answer).save(output, split)
-    return {"questions": len(tasks), "text_examples": len(texts), "chunks_too_short": skipped}
+    return {"questions": len(tasks), "text_examples": len(texts)}

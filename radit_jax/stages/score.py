@@ -13,7 +13,7 @@ from radit_jax.config import MeshConfig, ScoreConfig
 from radit_jax.data.corpus import Corpus
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
-from radit_jax.lm.scoring import NO_CHUNK, PairScorer
+from radit_jax.lm.scoring import NO_CHUNK, PairScorer, PairScores
 from radit_jax.runtime.progress import Progress
 from radit_jax.runtime.store import StageFolder, shard_name
 
@@ -29,7 +29,7 @@ def run(
     pairs = np.stack([np.repeat(np.arange(num_examples), k + 1), rows.ravel()], axis=1)
     order = np.argsort(pairs[:, 1], kind="stable")
     shards = np.array_split(order, -(-len(order) // score.shard_size))
-    log_probs, truncated = np.empty(len(pairs), np.float32), np.empty(len(pairs), bool)
+    found = PairScores.empty(len(pairs))
     with Progress(len(pairs), "score", "pairs") as bar:
         for number, shard in enumerate(shards):
             name = shard_name("pairs", number, len(shards))
@@ -38,15 +38,15 @@ def run(
             else:
                 scored = scorer.score(examples, pairs[shard], chunks, bar)
                 output.write_arrays(name, **scored._asdict())
-            arrays = output.read_arrays(name)
-            log_probs[shard], truncated[shard] = arrays["answer_log_probs"], arrays["truncated"]
-    log_probs, truncated = log_probs.reshape(num_examples, k + 1), truncated.reshape(num_examples, k + 1)
+            found.put(shard, PairScores(**output.read_arrays(name)))
+    log_probs, token_counts, truncated = (array.reshape(num_examples, k + 1) for array in found)
     scores = Scores(
         retrieved.chunk_rows,
         retrieved.retrieval_scores,
         log_probs[:, :k],
         log_probs[:, k],
         np.array([len(scorer.model.tokenizer.encode(example.answer)) for example in examples]),
+        token_counts[:, :k],
         truncated[:, :k],
     )
     scores.save(output)

@@ -1,4 +1,4 @@
-"""How an answer and a ranking are judged: exact match, F1, answer containment, recall@k, reciprocal rank."""
+"""How an answer and a ranking are judged: exact match, F1, ROUGE-L, containment, recall@k, MRR."""
 
 import re
 import string
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 _ARTICLES = frozenset(("a", "an", "the"))
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _WORD = re.compile(r"[^\W_]+")
 
@@ -22,9 +23,8 @@ def normalize(text: str) -> str:
     >>> normalize("The  U.S.-led coalition!")
     'usled coalition'
     """
-    words = text.lower().translate(_DELETE_PUNCTUATION).split()
-    kept = [word for word in words if word not in _ARTICLES]
-    return " ".join(kept or text.lower().split())
+    words = _ARTICLE.sub(" ", text.lower().translate(_DELETE_PUNCTUATION)).split()
+    return " ".join(words or text.lower().split())
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
@@ -44,6 +44,57 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
     0.6666666666666666
     """
     return max((_word_f1(normalize(prediction), normalize(answer)) for answer in answers), default=0.0)
+
+
+def strict_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """KILT's accuracy: 1.0 where the stripped prediction is a gold answer, else 0.0; an empty one scores 0.
+
+    >>> strict_accuracy(" Emma ", ["Emma"]), strict_accuracy("emma", ["Emma"])
+    (1.0, 0.0)
+    """
+    return float(bool(prediction.strip()) and prediction.strip() in answers)
+
+
+def rouge_l(prediction: str, answers: Sequence[str]) -> float:
+    """ROUGE-L's F as KILT takes it from the `rouge` package, the best over the gold answers.
+
+    That package's form has its own ways, which are kept: sentences end at full stops, words are counted once
+    however often they come, and what the sentences' longest common subsequences have in common is united.
+    """
+    return max((_sentences_rouge_l(prediction, answer) for answer in answers), default=0.0)
+
+
+def _sentences_rouge_l(prediction: str, answer: str) -> float:
+    predicted, wanted = (
+        [sentence.split() or [""] for sentence in text.split(".") if sentence]
+        for text in (prediction, answer)
+    )
+    if not predicted or not wanted or not prediction.strip():
+        return 0.0
+    common = {word for gold in wanted for sentence in predicted for word in _common_words(gold, sentence)}
+    precision = len(common) / len({word for sentence in predicted for word in sentence})
+    recall = len(common) / len({word for sentence in wanted for word in sentence})
+    return 2 * precision * recall / (precision + recall + 1e-8)
+
+
+def _common_words(gold: Sequence[str], predicted: Sequence[str]) -> set[str]:
+    """The words of a longest common subsequence; of several the one that the package finds."""
+    lengths = np.zeros((len(gold) + 1, len(predicted) + 1), np.int32)
+    same = np.array(gold, object)[:, None] == np.array(predicted, object)[None]
+    for i in range(len(gold)):
+        taken = np.where(same[i], lengths[i, :-1] + 1, lengths[i, 1:])
+        lengths[i + 1, 1:] = np.maximum.accumulate(taken)
+    words: set[str] = set()
+    i, j = len(gold), len(predicted)
+    while i and j:
+        if same[i - 1, j - 1]:
+            words.add(gold[i - 1])
+            i, j = i - 1, j - 1
+        elif lengths[i - 1, j] > lengths[i, j - 1]:
+            i -= 1
+        else:
+            j -= 1
+    return words
 
 
 def _word_f1(prediction: str, answer: str) -> float:

@@ -1,11 +1,14 @@
 """What the corpus stage writes is what the others read."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small import CHUNKS, CORPUS, QUESTIONS
 
-from radit_jax.data.corpus import SPLITS, Corpus
+from radit_jax.data.corpus import SPLITS, Chunks, Corpus, write_corpus
 from radit_jax.data.records import Question
+from radit_jax.runtime.store import Workdir
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,22 @@ def test_chunks_are_read_by_row_in_any_order_and_as_often_as_asked(corpus):
     assert corpus.chunks[9] == CHUNKS[9]
     assert corpus.chunks.take(np.array([3, 0, 3])) == [CHUNKS[3], CHUNKS[0], CHUNKS[3]]
     assert corpus.chunks.take([]) == []
+
+
+def test_chunks_of_several_files_are_read_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("radit_jax.data.corpus.CHUNKS_PER_FILE", 4)
+    folder = Workdir(tmp_path).folder("corpus", "x")
+    for chunks in (CHUNKS[:8], CHUNKS[:9]):  # the second time over the first
+        assert write_corpus(folder, replace(CORPUS, chunks=iter(chunks))) == len(chunks)
+        read = Chunks(folder)
+        assert list(read) == list(chunks)
+        assert read.take([7, 0, 4, 7]) == [CHUNKS[7], CHUNKS[0], CHUNKS[4], CHUNKS[7]]
+    assert len(list((folder.path / "chunks.array_record").iterdir())) == 3
+    export = Workdir(tmp_path).published("export", "a" * 12)
+    export.adopt(folder, "chunks.array_record")
+    assert list(Chunks(export)) == list(CHUNKS[:9])
+    with pytest.raises(IndexError, match="rows 2 to 9 came, there are 9"):
+        read.take([2, 9])
 
 
 def test_a_row_is_where_the_chunk_of_an_id_lies(corpus):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from radit_jax.config import Folder
-from radit_jax.data.folder import folder_files, read, split_passage
+from radit_jax.data.folder import folder_files, read
 
 
 def passage(number, text="Some text."):
@@ -98,16 +98,6 @@ def test_more_dev_questions_do_not_change_the_train_questions(tmp_path):
     )
     assert ids(few, "train") == ids(more, "train")
     assert set(ids(few, "dev")) < set(ids(more, "dev"))
-
-
-def test_a_long_passage_becomes_equal_chunks_of_fewer_words():
-    assert split_passage("one two three four", max_words=5) == ["one two three four"]
-    assert split_passage("one two three four", max_words=4) == ["one two", "three four"]
-    assert split_passage("1 2 3 4 5 6 7", max_words=4) == ["1 2 3", "4 5", "6 7"]
-    assert split_passage(" one\n\ntwo ", max_words=200) == ["one two"]
-    assert split_passage(" ", max_words=200) == []
-    lengths = [len(chunk.split()) for chunk in split_passage("word " * 1000, max_words=200)]
-    assert sorted(lengths) == [166, 166, 167, 167, 167, 167]
 
 
 def test_chunks_keep_their_passages_id(tmp_path):
@@ -234,12 +224,76 @@ def test_a_missing_file_is_named_with_what_is_needed(tmp_path, present, missing)
     for name in present:
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match=missing + r"; needed are .* --set data\.folder=PATH"):
-        folder_files(tmp_path)
+        folder_files(Folder(str(tmp_path)))
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"folder .*nowhere: no passages\.jsonl .* --set data\.folder=PATH"):
         read(Folder(str(tmp_path / "nowhere")), 0)
+
+
+def test_files_of_other_names_and_forms_are_named_by_settings(tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "emma.txt").write_text("Emma is a novel.\n\nJane Austen wrote it.\n")
+    write(
+        tmp_path, "mine.jsonl", [{"query": f"Who wrote {n}?", "response": "Jane Austen"} for n in range(20)]
+    )
+    settings = Folder(str(tmp_path), passages_file="texts", train_file="mine.jsonl")
+    data = read(settings, 0)
+    assert [(c.id, c.title, c.text) for c in data.chunks] == [
+        ("emma#1", "emma", "Emma is a novel."),
+        ("emma#2", "emma", "Jane Austen wrote it."),
+    ]
+    assert sum(map(len, data.questions.values())) == 20
+    assert data.questions["test"][0].answers == ("Jane Austen",)
+
+
+def test_a_test_file_needs_a_train_file(tmp_path):
+    settings = Folder(str(tmp_path), test_file="test.jsonl")
+    with pytest.raises(ValueError, match=r"data\.test_file: 'test\.jsonl' came without data\.train_file"):
+        folder_files(settings)
+
+
+def test_the_answers_chunk_of_a_page_is_gold_for_a_kilt_question(tmp_path):
+    pages = [
+        {
+            "wikipedia_id": "7",
+            "wikipedia_title": "Emma",
+            "text": ["Emma\n", "A novel.", "Section::::Author.\n", "Austen."],
+        },
+        {"wikipedia_id": "8", "wikipedia_title": "Persuasion", "text": ["Persuasion\n", "By Austen."]},
+    ]
+    asked = [
+        {
+            "id": f"k{n}",
+            "input": "Who?",
+            "output": [{"answer": "Austen", "provenance": [{"wikipedia_id": page}]}],
+        }
+        for n, page in enumerate("7888")
+    ]
+    write(tmp_path, "kilt_knowledgesource.json", pages)
+    write(tmp_path, "dev.jsonl", asked[:1])
+    write(tmp_path, "train.jsonl", asked[1:] + [{"id": "k9", "input": "What?", "output": [{"answer": "a"}]}])
+    data = read(Folder(str(tmp_path), train_file="train.jsonl", test_file="dev.jsonl"), 0)
+    assert data.questions["test"][0].gold_chunks == ("7#2",)
+    assert [chunk.passage for chunk in data.chunks] == [
+        "Emma A novel.",
+        "Emma: Author Austen.",
+        "Persuasion By Austen.",
+    ]
+
+
+def test_a_beir_folder_is_read_as_it_is(tmp_path):
+    write(tmp_path, "corpus.jsonl", [{"_id": f"d{n}", "title": "T", "text": f"Text {n}."} for n in range(9)])
+    queries = [{"_id": f"q{n}", "text": f"What is {n}?", "metadata": {"answer": "text"}} for n in range(9)]
+    write(tmp_path, "queries.jsonl", queries)
+    (tmp_path / "qrels").mkdir()
+    head = "query-id\tcorpus-id\tscore"
+    write(tmp_path, "qrels/train.tsv", [head, *(f"q{n}\td{n}\t1" for n in range(8))])
+    write(tmp_path, "qrels/test.tsv", [head, "q8\td8\t1", "q8\td1\t0"])
+    data = read(Folder(str(tmp_path)), 0)
+    assert [(q.id, q.gold_chunks) for q in data.questions["test"]] == [("q8", ("d8",))]
+    assert len(data.questions["train"]) == 7
 
 
 def test_the_wiki_folder_gives_what_its_experiment_needs(shared_data):

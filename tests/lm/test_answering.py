@@ -1,6 +1,7 @@
 """Answers belong to their questions, and their probabilities are those of Eq. 2."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ from small import CHUNKS, LONG, QUESTIONS
 
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.corpus import Chunks
-from radit_jax.lm.answering import answer
+from radit_jax.data.shots import Shot
+from radit_jax.lm.answering import answer, make_prompts
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.text.prompts import background, question_prompt
 
@@ -107,3 +109,51 @@ def test_an_answer_depends_on_no_other_question(lm, chunks, answers):
         for (text, probability), (text_before, before) in itertools.zip_longest(candidates, answers[number]):
             assert text == text_before
             assert probability == pytest.approx(before, rel=1e-4)
+
+
+def test_at_token_level_a_question_has_one_answer_with_its_probability_in_the_mixture(lm, chunks):
+    settings = replace(SETTINGS, ensemble="token")
+    for number, [candidate] in enumerate(answer(lm, TEXTS, ROWS, WEIGHTS, chunks, settings, "test")):
+        if LONG in ROWS[number]:
+            continue
+        prompts = [prompt(lm, TEXTS[number], row) for row in ROWS[number]]
+        tokens, posterior = [], np.array([0.75, 0.25])
+        while len(tokens) < settings.max_new_tokens:
+            each = np.exp([next_log_probs(lm, p + tokens) for p in prompts])
+            token = int((posterior @ each).argmax())
+            if token in lm.tokenizer.stop_ids:
+                break
+            posterior = posterior * each[:, token] / (posterior @ each[:, token])
+            tokens.append(token)
+        expected = sum(
+            w * np.exp(log_prob(lm, p, tokens)) for w, p in zip((0.75, 0.25), prompts, strict=True)
+        )
+        assert candidate.text == lm.tokenizer.decode(tokens).strip()
+        assert candidate.probability == pytest.approx(expected, rel=1e-4)
+
+
+def test_concatenated_chunks_stand_in_one_background_the_best_first(lm, chunks):
+    settings = replace(SETTINGS, ensemble="concatenate", sequence_length=128)
+    rows = np.array([[1, 2, NO_CHUNK], [NO_CHUNK] * 3])
+    made = make_prompts(lm, [question_prompt(text) for text in TEXTS[:2]], rows, chunks, settings)
+    joined = background(f"{CHUNKS[1].passage}\n{CHUNKS[2].passage}") + question_prompt(TEXTS[0])
+    both, closed = ([lm.tokenizer.decode(p.tokens) for p in own] for own in made.questions)
+    assert (both, closed) == ([joined], [question_prompt(TEXTS[1])])
+    answers = answer(lm, TEXTS[:2], rows, np.zeros((2, 3), np.float32), chunks, settings, "test")
+    tokens = greedy(lm, made.questions[0][0].tokens)
+    assert [a.text for a in answers[0]] == [lm.tokenizer.decode(tokens).strip()]
+
+
+def test_shots_stand_before_the_background_and_what_does_not_fit_is_counted(lm, chunks):
+    shots = [
+        [Shot(None, question_prompt("Who?"), " Ann")],
+        [Shot("Ann " * 60, question_prompt("Who?"), " Ann")],
+    ]
+    settings = replace(SETTINGS, sequence_length=128)
+    prompts = [question_prompt(text) for text in TEXTS[:2]]
+    made = make_prompts(lm, prompts, np.array([[1, 2], [LONG, 1]]), chunks, settings, shots)
+    assert (made.shots_dropped, made.truncated) == (2, 0)
+    text = lm.tokenizer.decode(made.questions[0][1].tokens)
+    assert text == "Q: Who?\nA: Ann\n\n" + background(CHUNKS[2].passage) + prompts[0]
+    tight = make_prompts(lm, prompts[:1], np.array([[LONG, 1]]), chunks, SETTINGS)
+    assert tight.truncated == 1

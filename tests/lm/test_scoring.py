@@ -37,10 +37,10 @@ def scored(scorer, chunks):
 
 
 def test_the_pairs_of_a_chunk_score_together_what_each_scores_alone(scorer, chunks, scored):
-    for pair, log_prob, truncated in zip(PAIRS, *scored, strict=True):
+    for pair, log_prob, token_count, truncated in zip(PAIRS, *scored, strict=True):
         alone = scorer.score(EXAMPLES, pair[None], chunks)
         np.testing.assert_allclose(alone.answer_log_probs[0], log_prob, rtol=1e-5)
-        assert alone.truncated[0] == truncated
+        assert (alone.token_counts[0], alone.truncated[0]) == (token_count, truncated)
 
 
 def test_a_score_is_the_sum_over_the_answers_tokens_behind_background_and_prompt(lm, scored):
@@ -56,6 +56,7 @@ def test_a_score_is_the_sum_over_the_answers_tokens_behind_background_and_prompt
         log_probs = np.asarray(jax.nn.log_softmax(forward(jnp.asarray(tokens))[0]))
         by_hand = sum(log_probs[len(context) - 1 + i, token] for i, token in enumerate(answer))
         np.testing.assert_allclose(scored.answer_log_probs[number], by_hand, rtol=1e-4)
+        assert scored.token_counts[number] == len(context + answer)
 
 
 def test_only_pairs_whose_chunk_was_cut_are_marked_as_truncated(scored):

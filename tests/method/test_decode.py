@@ -7,8 +7,17 @@ import pytest
 from scipy.special import logsumexp
 
 from radit_jax.config import LlamaConfig
-from radit_jax.method.decode import answer_log_probs, answer_questions, greedy, pack_answers, prefill
+from radit_jax.method import decode
+from radit_jax.method.decode import (
+    answer_log_probs,
+    answer_questions,
+    answer_questions_by_token,
+    greedy,
+    pack_answers,
+    prefill,
+)
 from radit_jax.models.llama import Llama
+from radit_jax.runtime.pretrained import load_llama
 
 STOPS = (1, 2)
 MODULE = Llama(
@@ -26,14 +35,17 @@ def params():
     return jax.tree.map(lambda x: 25 * x if x.ndim > 1 else x, params)
 
 
+_known: dict[tuple[int, ...], np.ndarray] = {}  # by parameters, which live as long as the tests, and tokens
 _logits = jax.jit(lambda params, tokens: MODULE.apply({"params": params}, tokens))
 
 
 def next_log_probs(params, tokens: list[int]) -> np.ndarray:
     """The log-probabilities of what follows `tokens`, by one uncached pass over a padded row."""
-    row = jnp.array([tokens + [0] * (16 - len(tokens))], jnp.int32)
-    logits = np.asarray(_logits(params, row)[0, len(tokens) - 1], np.float64)
-    return logits - logsumexp(logits)
+    if (key := (id(params), *tokens)) not in _known:
+        row = jnp.array([tokens + [0] * (24 - len(tokens))], jnp.int32)
+        logits = np.asarray(_logits(params, row)[0, len(tokens) - 1], np.float64)
+        _known[key] = logits - logsumexp(logits)
+    return _known[key]
 
 
 def slow_greedy(params, prompt: list[int], max_new_tokens: int) -> tuple[int, ...]:
@@ -80,6 +92,33 @@ def test_generation_is_the_argmax_of_uncached_passes_and_ends_at_a_stop(params):
         assert tuple(row[: len(answer)]) == answer
         assert set(row[len(answer) : len(answer) + 1]) <= set(STOPS)
         assert set(row[len(answer) + 1 :]) <= {STOPS[0]}
+
+
+def test_generation_is_transformers_own_on_the_same_checkpoint(tmp_path):
+    torch = pytest.importorskip("torch")
+    from transformers import LlamaConfig as HfConfig
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    hf = LlamaForCausalLM(
+        HfConfig(vocab_size=50, intermediate_size=48, initializer_range=0.3, **shape)
+    ).eval()
+    hf.save_pretrained(tmp_path)
+    config, loaded = load_llama(tmp_path)
+    prompts = [RNG.integers(3, 50, length).tolist() for length in (9, 4, 6)]
+    found = greedy(Llama(config), loaded, *padded(prompts), max_new_tokens=12, stop_ids=())
+    for prompt, row in zip(prompts, found.tolist(), strict=True):
+        ids = torch.tensor([prompt])
+        wanted = hf.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        assert row == wanted[0, len(prompt) :].tolist()
 
 
 def test_generation_of_one_token_reads_only_the_prompt(params):
@@ -163,3 +202,103 @@ def test_no_questions_have_no_answers_and_a_question_needs_a_prompt(params):
     assert answer_questions(MODULE, params, [], [], **options) == []
     with pytest.raises(ValueError, match="answer_questions: question 0 has no prompt or an empty one; ask"):
         answer_questions(MODULE, params, [[]], [[]], **options)
+
+
+# ---- both readings of Eq. 2, by enumeration ----
+
+
+@pytest.fixture(scope="module")
+def mild(params):
+    """Parameters whose logits are exact to about 1e-6, so that probabilities can be held to it."""
+    return jax.tree.map(lambda x: x / 2.5 if x.ndim > 1 else x, params)
+
+
+def enumerated(params, prompts, weights, outcomes):
+    """The probability of every outcome: Σ_c p_R(c) Π_t p(y_t | c, y_<t), in float64."""
+    each = [[slow_log_prob(params, prompt, outcome, 3) for prompt in prompts] for outcome in outcomes]
+    return dict(zip(outcomes, np.exp(logsumexp(np.array(each) + weights, axis=1)).tolist(), strict=True))
+
+
+def slow_mixture(params, prompts, weights, max_new_tokens):
+    """Token by token: the argmax of Σ_c w_c,t p(y_t | c, y_<t), and the product of those probabilities."""
+    answer, posterior, total = (), np.array(weights, np.float64), 1.0
+    while len(answer) < max_new_tokens:
+        each = np.stack([next_log_probs(params, prompt + list(answer)) for prompt in prompts])
+        mixed = np.exp(posterior) @ np.exp(each)
+        token = int(mixed.argmax())
+        if token in STOPS:
+            return answer, total * mixed[list(STOPS)].sum()
+        total *= mixed[token]
+        posterior = posterior + each[:, token]
+        posterior -= logsumexp(posterior)
+        answer += (token,)
+    return answer, total
+
+
+MIXTURES = [
+    (PROMPTS[:3], np.log([0.2, 0.5, 0.3])),
+    (PROMPTS[3:], np.log([1.0])),
+    ([PROMPTS[2], PROMPTS[0]], np.log([0.6, 0.4])),
+    (PROMPTS, np.log([0.1, 0.2, 0.3, 0.4])),
+]
+
+
+def test_both_readings_give_an_answer_its_enumerated_probability(mild, outcomes):
+    prompts, weights = zip(*MIXTURES, strict=True)
+    options = {"max_new_tokens": 3, "stop_ids": STOPS, "questions_per_batch": 3}
+    by_answer = answer_questions(MODULE, mild, prompts, weights, **options)
+    by_token = answer_questions_by_token(MODULE, mild, prompts, weights, **options)
+    for number, (own, weight) in enumerate(MIXTURES):
+        probability = enumerated(mild, own, weight, outcomes)
+        assert sum(probability.values()) == pytest.approx(1, abs=1e-9)
+        for candidate in (*by_answer[number], *by_token[number]):
+            assert np.exp(candidate.log_prob) == pytest.approx(probability[candidate.tokens], abs=1e-6)
+        wanted, product = slow_mixture(mild, own, weight, 3)
+        [found] = by_token[number]
+        assert found.tokens == wanted
+        assert np.exp(found.log_prob) == pytest.approx(product, abs=1e-6)
+
+
+def test_an_answer_of_the_mixture_can_be_one_that_no_chunk_alone_leads_to(params):
+    """Of 60 random mixtures of two prompts some agree on what is nobody's first choice."""
+    rng, new = np.random.default_rng(1), 0
+    prompts = [[rng.integers(0, 6, 4).tolist() for _ in range(2)] for _ in range(60)]
+    weights = np.log(np.full((60, 2), 0.5))
+    options = {"max_new_tokens": 3, "stop_ids": STOPS}
+    for own, [found] in zip(
+        prompts, answer_questions_by_token(MODULE, params, prompts, weights, **options), strict=True
+    ):
+        alone = {slow_greedy(params, prompt, 3) for prompt in own}
+        assert found.tokens == slow_mixture(params, own, np.log([0.5, 0.5]), 3)[0]
+        new += found.tokens not in alone
+    assert new > 0
+
+
+def test_dropping_what_has_stopped_changes_no_answer_and_shrinks_the_batch(params, monkeypatch):
+    rng = np.random.default_rng(3)
+    prompts = [[rng.integers(0, 6, length).tolist() for length in (5, 6)] for _ in range(16)]
+    weights = np.log(np.tile([0.7, 0.3], (16, 1)))
+    options = {"max_new_tokens": 12, "stop_ids": STOPS}
+
+    def answers():
+        return [
+            *answer_questions(MODULE, params, prompts, weights, **options),
+            *answer_questions_by_token(MODULE, params, prompts, weights, **options),
+        ]
+
+    monkeypatch.setattr(decode, "STEPS", 12)
+    whole = answers()
+    sizes = []
+
+    def advance(module, params, state, *rest, **named):
+        sizes.append(len(state.done))
+        return original(module, params, state, *rest, **named)
+
+    original = decode._advance
+    monkeypatch.setattr(decode, "_advance", advance)
+    monkeypatch.setattr(decode, "STEPS", 2)
+    for before, after in zip(whole, answers(), strict=True):
+        assert [candidate.tokens for candidate in before] == [candidate.tokens for candidate in after]
+        np.testing.assert_allclose([c.log_prob for c in before], [c.log_prob for c in after], atol=1e-4)
+    assert min(sizes) < max(sizes)
+    assert any(len(candidate.tokens) == 12 for own in whole for candidate in own)

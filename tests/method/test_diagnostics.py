@@ -21,6 +21,7 @@ def signal(retriever, lm, **changes):
         "no_chunk_log_probs": np.zeros(len(lm), np.float32),
         "answer_token_counts": np.ones(len(lm), np.int32),
         "truncated": false,
+        "token_counts": np.full(false.shape, 20),
         "holds_answer": false,
         "gold": false,
         "judged": np.ones(len(lm), bool),
@@ -122,11 +123,13 @@ def test_a_flat_target_does_not_take_credit_for_the_retrievers_order():
 
 def test_cut_chunks_and_supervised_tokens_are_counted():
     cut = [[True, True], [False, False], [True, False]]
-    s = signal([[0.5, 0.5]] * 3, [[0.5, 0.5]] * 3, truncated=cut, answer_token_counts=[1, 2, 3])
-    found = diagnose(s, SETTINGS, num_tokens=180)
+    read = [[20, 30], [10, 10], [25, 999]]
+    there = [[True, True], [True, True], [True, False]]
+    even = [[0.5, 0.5]] * 3
+    s = signal(even, even, chunk_mask=there, truncated=cut, answer_token_counts=[1, 2, 3], token_counts=read)
+    found = diagnose(s, SETTINGS)
     assert (found["truncated_pairs"], found["truncated_examples"]) == (3, 2)
-    assert found["supervised_tokens"] == pytest.approx(18 / 180)  # 6 tokens under two chunks and under none
-    assert diagnose(s, SETTINGS)["supervised_tokens"] is None
+    assert found["supervised_tokens"] == pytest.approx((1 + 1 + 2 + 2 + 3) / (20 + 30 + 10 + 10 + 25))
 
 
 def test_without_judged_examples_there_is_no_figure_for_them():

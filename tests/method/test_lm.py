@@ -162,3 +162,34 @@ def test_packed_equals_unpacked_in_loss_and_gradient(params):
     norm = float(optax.tree.norm(reference_grads))
     for packed_grad, grad in zip(jax.tree.leaves(grads), jax.tree.leaves(reference_grads), strict=True):
         assert np.abs(packed_grad - grad).max() <= 1e-5 * norm
+
+
+@pytest.mark.parametrize("slots", [1, 5, 16])
+def test_logits_made_in_parts_give_the_same_values_and_gradients(params, slots, monkeypatch):
+    sequences = random_sequences()
+    batch = lay_out(sequences, pack(sequences, **LIMITS))
+
+    def value_and_grad(size):
+        monkeypatch.setattr(lm, "SLOTS", size)
+        loss = lambda p: (lm.token_log_probs(MODULE, p, batch) * batch.target_weights).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    (whole, whole_grad), (parts, parts_grad) = value_and_grad(1000), value_and_grad(slots)
+    np.testing.assert_allclose(parts, whole, rtol=1e-6)
+    norm = optax.tree.norm(whole_grad)
+    assert optax.tree.norm(optax.tree.sub(parts_grad, whole_grad)) < 1e-6 * norm
+
+
+def test_parts_without_a_target_are_not_computed(params, monkeypatch):
+    """The head would be most of a small model's work: an infinite one must not show in unused slots."""
+    monkeypatch.setattr(lm, "SLOTS", 4)
+    sequences = [Sequence(span([1, 2]), (Span(np.array([3, 4]), np.array([0.0, 1.0], np.float32)),))]
+    batch = lay_out(sequences, pack(sequences, **LIMITS))
+    calls = []
+    head = Llama.logits
+    monkeypatch.setattr(
+        Llama, "logits", lambda self, x: jax.debug.callback(calls.append, x.sum()) or head(self, x)
+    )
+    jax.block_until_ready(jax.jit(lambda p: lm.token_log_probs(MODULE, p, batch))(params))
+    jax.effects_barrier()
+    assert len(calls) == 1  # of four parts

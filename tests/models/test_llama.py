@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from radit_jax.config import LlamaConfig, RopeScaling
-from radit_jax.models.llama import Llama, init_cache, mimetic_init, rope_frequencies
+from radit_jax.models.llama import Llama, mimetic_init, rope_frequencies
 from radit_jax.runtime.pretrained import load_llama
 
 SHAPE = LlamaConfig(
@@ -167,7 +167,7 @@ def test_cached_decoding_equals_one_pass(ours):
     lengths, tokens = np.array([5, 3], np.int32), random_tokens(2, 9)
     prompts, segments = tokens[:, :5], (np.arange(5) < lengths[:, None]).astype(np.int32)
     hidden, prefilled = apply(ours, prompts, "extend", segment_ids=segments)
-    cache = init_cache(ours[0].config, 2, 9).write(prefilled, 0)
+    cache = prefilled.grow(4)
     states = [hidden[np.arange(2), lengths - 1]]
     for step in range(4):
         new = tokens[:, 5 + step, None]

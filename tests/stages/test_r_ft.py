@@ -30,6 +30,7 @@ def scores_of(rows, retrieval_scores, answer_probs, tokens):
         answer_log_probs=np.log(np.array(answer_probs, np.float32)),
         no_chunk_log_probs=np.zeros(len(rows), np.float32),
         answer_token_counts=np.array(tokens),
+        token_counts=np.full(rows.shape, 10),
         truncated=np.zeros(rows.shape, bool),
     )
 
@@ -69,7 +70,7 @@ class CountingScorer:
 
     def score(self, examples, pairs, chunks, bar=None):
         self.asked.extend(map(tuple, pairs.tolist()))
-        return PairScores(log_prob(pairs[:, 0], pairs[:, 1]), pairs[:, 1] % 2 == 0)
+        return PairScores(log_prob(pairs[:, 0], pairs[:, 1]), 10 + pairs[:, 1], pairs[:, 1] % 2 == 0)
 
 
 def log_prob(example, row):
@@ -97,6 +98,7 @@ def first(searcher):
         answer_log_probs=log_prob(numbers[:, None], rows),
         no_chunk_log_probs=np.full(len(examples), -1.0, np.float32),
         answer_token_counts=numbers + 1,
+        token_counts=10 + rows,
         truncated=rows % 2 == 0,
     )
 
@@ -152,6 +154,7 @@ def test_known_and_new_scores_stand_beside_their_own_chunks(candidates, searcher
         scores = rounds.round(number, tuned(searcher, number))
         examples = np.arange(len(scores.chunk_rows))[:, None]
         np.testing.assert_array_equal(scores.answer_log_probs, log_prob(examples, scores.chunk_rows))
+        np.testing.assert_array_equal(scores.token_counts, 10 + scores.chunk_rows)
         np.testing.assert_array_equal(scores.truncated, scores.chunk_rows % 2 == 0)
 
 

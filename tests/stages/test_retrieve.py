@@ -8,6 +8,7 @@ from radit_jax.config import MeshConfig
 from radit_jax.data.records import Question
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.tokenizers import load_tokenizer
 from radit_jax.stages import retrieve
 
 ROW = {chunk.id: row for row, chunk in enumerate(CHUNKS)}
@@ -16,13 +17,14 @@ TRAIN = QUESTIONS["train"]
 
 def run_lm_ft(inputs, folder, **changed):
     settings = {"chunks_per_example": 2, "text_fraction": 0.0, "reading_fraction": 0.0, "force_gold": False}
+    settings["max_length"] = 500
     output = StageFolder(folder)
     facts = retrieve.run_lm_ft(inputs, output, **{**settings, "seed": 0, **changed}, mesh=MeshConfig())
     return facts, Retrieved.load(output, "train"), Retrieved.load(output, "dev")
 
 
 def run_r_ft(inputs, folder, **changed):
-    settings = {"num_chunks": 3, "text_fraction": 0.0, "text_tokens": 2, "seed": 0}
+    settings = {"num_chunks": 3, "text_fraction": 0.0, "text_tokens": 2, "max_length": 500, "seed": 0}
     output = StageFolder(folder)
     facts = retrieve.run_r_ft(inputs, output, **{**settings, **changed}, mesh=MeshConfig())
     return facts, Retrieved.load(output, "train")
@@ -93,14 +95,32 @@ def test_text_examples_are_the_given_fraction_of_all(inputs, tmp_path, fraction,
     assert dev.is_question.tolist() == [True, True]  # whatever the fraction
 
 
-def test_too_short_chunks_are_counted_and_replaced_by_others(inputs, tmp_path):
+def test_a_question_too_long_for_a_row_is_left_out_with_its_chunks_and_counted(inputs, tmp_path):
+    facts, whole = run_r_ft(inputs, tmp_path / "whole")
+    assert facts["questions_too_long"] == 0
+    tokenizer = load_tokenizer(inputs["lm"].check("lm") / "tokenizer")
+    lengths = [2 + len(tokenizer.encode(e.prompt) + tokenizer.encode(e.answer)) for e in whole.examples]
+    facts, cut = run_r_ft(inputs, tmp_path / "cut", max_length=max(lengths) - 1)
+    kept = np.array(lengths) < max(lengths)
+    assert facts["questions_too_long"] == (~kept).sum() > 0
+    assert cut.examples == [e for e, keep in zip(whole.examples, kept, strict=True) if keep]
+    np.testing.assert_array_equal(cut.chunk_rows, whole.chunk_rows[kept])
+
+
+@pytest.mark.parametrize("run", [run_lm_ft, run_r_ft])
+def test_rows_too_short_for_every_question_are_an_error(inputs, tmp_path, run):
+    with pytest.raises(ValueError, match="each of the 4 questions .* than the 9 tokens.*sequence_length"):
+        run(inputs, tmp_path / "out", max_length=9)
+
+
+def test_chunks_without_a_text_example_are_counted_and_replaced_by_others(inputs, tmp_path):
     # 0.9 of all would be 36 texts, so every chunk is drawn; a stop has no halves.
     facts, retrieved, _ = run_lm_ft(inputs, tmp_path / "lm", text_fraction=0.9)
-    assert (facts["text_examples"], facts["chunks_too_short"]) == (9, 1)
+    assert (facts["text_examples"], facts["chunks_skipped"]) == (9, 1)
     assert CHUNKS[SHORT].id not in {example.source_chunk for example in retrieved.examples}
     # Only the long chunk has 40 tokens twice.
     facts, retrieved = run_r_ft(inputs, tmp_path / "r", text_fraction=0.9, text_tokens=40)
-    assert (facts["text_examples"], facts["chunks_too_short"]) == (1, 9)
+    assert (facts["text_examples"], facts["chunks_skipped"]) == (1, 9)
     assert retrieved.examples[-1].source_chunk == CHUNKS[LONG].id
 
 

@@ -1,0 +1,560 @@
+r"""The tasks that RA-DIT is evaluated on: official files in, prompts, queries and gold answers out.
+
+A task is a row of `BENCHMARKS`: its files, its metric, and how an answer is found. It is either generated, or
+chosen among the task's own choices by one of four rules on the language model's log-probabilities:
+
+    sum             log p(y | x)                          MMLU's letters
+    per_character   log p(y | x) / characters of y        BoolQ, PIQA, SIQA, HellaSwag, ARC
+    prior           log p(y | x) − log p(y | "Answer:")   OpenBookQA
+    suffix          log p(rest | x up to and with y)      WinoGrande: the same words under either choice
+
+Templates are those of arXiv 2310.01352; what the paper leaves open is marked `ours`.
+"""
+
+import difflib
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from radit_jax.data.lines import as_object, demand, json_list, json_objects, one_of, table_rows, text_lines
+from radit_jax.data.questions import kilt_answers, kilt_provenance, read_questions
+from radit_jax.text.kilt import FEVER_LABELS, fever_label
+from radit_jax.text.metrics import exact_match, f1, rouge_l, strict_accuracy
+from radit_jax.text.prompts import question_prompt
+
+Rule = Literal["generate", "sum", "per_character", "prior", "suffix"]
+PRIOR_PROMPT = "Answer:"
+METRICS = {"exact_match": exact_match, "f1": f1, "rouge_l": rouge_l, "accuracy": strict_accuracy}
+AIDA_INSTRUCTION = (
+    "Output the Wikipedia page title of the entity mentioned between [START_ENT] and [END_ENT] "
+    "in the given text"
+)
+LETTERS = "ABCD"
+
+
+class Choice(NamedTuple):
+    """An answer to choose: the language model reads `prompt` and is scored on `scored`."""
+
+    answer: str
+    prompt: str
+    scored: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of a task."""
+
+    id: str
+    prompt: str  # what stands behind the Background, up to where the answer starts
+    query: str = ""  # what the retriever reads; empty: nothing is retrieved
+    answers: tuple[str, ...] = ()  # gold; empty in test files without answers
+    choices: tuple[Choice, ...] = ()
+    label: int = -1  # of the right choice
+    target: str = ""  # what a shot shows as the answer
+    pages: tuple[tuple[str, ...], ...] = ()  # KILT's provenance: sets of Wikipedia pages
+    subject: str = ""  # MMLU's, whose shots are its own
+
+    @property
+    def shot(self) -> tuple[str, str]:
+        """Prompt and right answer, as an example to others; concatenated as they are."""
+        if self.choices:
+            return self.choices[self.label].prompt, self.choices[self.label].scored
+        return self.prompt, f" {self.target}"
+
+
+Reader = Callable[[epath.Path, Counter[str]], Iterator[Item]]
+
+
+class Source(NamedTuple):
+    """An official file, named as its publisher names it, below a folder of the task's or source's name."""
+
+    path: str
+    read: Reader
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A task. `sources` has the files of each split that will do, the first that is there is read."""
+
+    name: str
+    metric: str  # a name in METRICS; of a task with choices, accuracy of the choice
+    sources: Mapping[str, tuple[Source, ...]]
+    split: str  # that is evaluated
+    shots: str  # the split that shots are drawn from
+    rule: Rule = "generate"
+
+    def load(self, folder: epath.PathLike, split: str = "", counts: Counter[str] | None = None) -> list[Item]:
+        """The items of a split (the task's own by default) found in `folder`, or directly in it.
+
+        `counts` gets how many were `read`, and how many `skipped_…` for which reason; the others are kept.
+        """
+        source, path = self._find(epath.Path(folder), split or self.split)
+        counted = Counter[str]() if counts is None else counts
+        items = list(source.read(path, counted))
+        if not items:
+            raise ValueError(
+                f"{path}: no question of {self.name} came, needed is one at least; name another file"
+            )
+        return items
+
+    def _find(self, folder: epath.Path, split: str) -> tuple[Source, epath.Path]:
+        if split not in self.sources:
+            raise ValueError(f"{self.name}: no split {split!r}; there are {one_of(list(self.sources))}")
+        for source in self.sources[split]:
+            for path in (folder / source.path, folder / epath.Path(source.path).name):
+                if path.exists():
+                    return source, path
+        names = one_of([source.path for source in self.sources[split]])
+        raise ValueError(f"{self.name}: no {names} in {folder}, needed is one; download it there")
+
+    def mark(self, item: Item, generated: str) -> float:
+        """The metric of a generated answer, 0 for an empty one."""
+        answer = fever_label(generated) if self.name == "fever" else generated.strip()
+        return METRICS[self.metric](answer, item.answers)
+
+
+def find_task(name: str) -> Benchmark:
+    """The task of this name, or, where the name is a file's, that file's questions, marked by exact match."""
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    path = epath.Path(name)
+    if path.suffix:
+        return Benchmark(path.stem, "exact_match", {"dev": (Source(name, _read_own),)}, "dev", "dev")
+    close = difflib.get_close_matches(name, BENCHMARKS, n=1)
+    hint = (
+        f"did you mean {close[0]!r}?" if close else f"there are {one_of(list(BENCHMARKS))}, or a file's path"
+    )
+    raise ValueError(f"evaluate: no task {name!r}; {hint}")
+
+
+def sample(items: Sequence[Item], limit: int, *, seed: int) -> list[Item]:
+    """At most `limit` of the items, drawn, in their order; a larger draw contains a smaller one."""
+    order = np.random.default_rng([seed, *b"sample"]).permutation(len(items))
+    return [items[number] for number in sorted(order[:limit].tolist())]
+
+
+def draw_shots(pool: Sequence[Item], count: int, *, seed: int, subject: str = "") -> list[Item]:
+    """`count` examples of the pool, in its order; with a subject, of that subject's own."""
+    own = [item for item in pool if item.subject == subject] if subject else list(pool)
+    if len(own) < count:
+        raise ValueError(
+            f"draw_shots: {len(own)} examples came{f' of {subject}' if subject else ''}, needed are {count}; "
+            "ask for fewer shots or give a larger file"
+        )
+    order = np.random.default_rng([seed, *subject.encode()]).permutation(len(own))
+    return [own[number] for number in sorted(order[:count].tolist())]
+
+
+# ---- KILT ----
+
+
+def _kilt_reader(make: Callable[[Mapping[str, Any], str], Mapping[str, Any]]) -> Reader:
+    """A reader of KILT's lines; `make` gives prompt, query and what else the task's items have."""
+
+    def read(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+        for where, line in json_objects(path):
+            demand(line, {"id": "a string", "input": "a string"}, where)
+            counts["read"] += 1
+            answers = kilt_answers(line, where) if "output" in line else ()
+            if "output" in line and not answers:
+                counts["skipped_without_answer"] += 1
+                continue
+            pages = kilt_provenance(line, where) if "output" in line else ()
+            made = {"target": answers[0] if answers else "", **make(line, where)}
+            yield Item(id=line["id"], answers=answers, pages=pages, **made)
+
+    return read
+
+
+def _asked(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return {"prompt": question_prompt(line["input"]), "query": line["input"]}
+
+
+def _zsre(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The first of the questions into which KILT puts the entity and the relation (`ours`)."""
+    questions = (line.get("meta") or {}).get("template_questions")
+    if not questions:
+        raise ValueError(
+            f"{where}: no meta.template_questions, needed is a question; take KILT's file with them"
+        )
+    return {"prompt": question_prompt(questions[0]), "query": questions[0]}
+
+
+def _trex(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return {"prompt": f"{line['input']}\nA:", "query": line["input"]}
+
+
+def _aida(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The query is the mention between the marks (`ours`)."""
+    mention = re.search(r"\[START_ENT\](.*?)\[END_ENT\]", line["input"], re.DOTALL)
+    if mention is None:
+        raise ValueError(
+            f"{where}: no [START_ENT] … [END_ENT] in 'input', needed is a marked mention; correct it"
+        )
+    return {"prompt": f"{line['input']}\n{AIDA_INSTRUCTION}\nA:", "query": mention[1].strip()}
+
+
+def _wow(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Turns alternate and the last is the one to be answered, so the first is an answer if they are even."""
+    turns = line["input"].split("\n")
+    speakers = itertools.cycle("QA" if len(turns) % 2 else "AQ")
+    dialogue = [f"{speaker}: {turn}\n" for speaker, turn in zip(speakers, turns, strict=False)]
+    return {"prompt": "".join(dialogue) + "A:", "query": " ".join(turns)}
+
+
+_SPOKEN = {label: word for word, label in FEVER_LABELS.items()}
+
+
+def _fever(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+    answers = kilt_answers(line, where) if "output" in line else ()
+    if answers and answers[0] not in _SPOKEN:
+        raise ValueError(
+            f"{where}: the answer {answers[0]!r} came, needed is {one_of(list(_SPOKEN))}; correct it"
+        )
+    return {**_claim(line["input"]), "target": _SPOKEN[answers[0]] if answers else ""}
+
+
+def _claim(claim: str) -> dict[str, Any]:
+    return {"prompt": f"Is this statement true? {claim}\nA:", "query": claim}
+
+
+def _kilt(name: str, make: Callable[[Mapping[str, Any], str], Mapping[str, Any]]) -> dict[str, Source]:
+    splits = {"train": "train", "dev": "dev", "test": "test_without_answers"}
+    return {
+        split: Source(f"kilt/{name}-{part}-kilt.jsonl", _kilt_reader(make)) for split, part in splits.items()
+    }
+
+
+# ---- original files of tasks with free answers ----
+
+
+def _read_nq(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    for number, (where, line) in enumerate(json_objects(path), start=1):
+        demand(line, {"question": "a string", "answer": "a list of strings"}, where)
+        counts["read"] += 1
+        yield _free(f"{path.name}:{number}", line["question"], tuple(line["answer"]))
+
+
+def _read_hotpotqa(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    for where, line in json_list(path):
+        demand(line, {"_id": "a string", "question": "a string", "answer": "a string"}, where)
+        counts["read"] += 1
+        yield _free(line["_id"], line["question"], (line["answer"],))
+
+
+def _read_trivia_qa(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    """TriviaQA's own files; the aliases are gold answers too, the value itself is the one to show."""
+    for where, line in json_list(path, "Data"):
+        demand(line, {"QuestionId": "a string", "Question": "a string"}, where)
+        answer = as_object(line.get("Answer", {}), where)
+        counts["read"] += 1
+        if "Value" not in answer:
+            counts["skipped_without_answer"] += 1
+            continue
+        aliases = dict.fromkeys(
+            [answer["Value"], *answer.get("Aliases", ()), *answer.get("NormalizedAliases", ())]
+        )
+        yield _free(line["QuestionId"], line["Question"], tuple(aliases))
+
+
+def _read_own(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    """Questions in any of the forms of `questions.py`."""
+    for asked in read_questions(path):
+        counts["read"] += 1
+        if asked.question.answers:
+            yield _free(asked.question.id, asked.question.question, asked.question.answers)
+        else:
+            counts["skipped_without_answer"] += 1
+
+
+def _free(identifier: str, question: str, answers: tuple[str, ...]) -> Item:
+    return Item(
+        identifier, question_prompt(question), question, answers, target=answers[0] if answers else ""
+    )
+
+
+def _read_fever(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    for where, line in json_objects(path):
+        demand(line, {"id": "a string or a number", "claim": "a string", "label": "a string"}, where)
+        counts["read"] += 1
+        if line["label"] not in _SPOKEN:
+            counts["skipped_not_enough_info"] += 1
+            continue
+        claim = _claim(line["claim"])
+        yield Item(str(line["id"]), **claim, answers=(line["label"],), target=_SPOKEN[line["label"]])
+
+
+# ---- tasks with choices ----
+
+
+def _chosen(
+    identifier: str, prompt: str, answers: Sequence[str], label: int, where: str, **more: Any
+) -> Item:
+    """An item whose choices continue one prompt; `label` counts from 0."""
+    if not 0 <= label < len(answers):
+        raise ValueError(
+            f"{where}: the label of choice {label + 1} came, there are {len(answers)}; correct the line"
+        )
+    choices = tuple(Choice(answer, prompt, f" {answer}") for answer in answers)
+    return Item(identifier, prompt, answers=(answers[label],), choices=choices, label=label, **more)
+
+
+def _read_mmlu(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    """All subjects of a folder: question, choices, the right letter. The query is question and choices."""
+    files = sorted(file for file in path.iterdir() if file.suffix == ".csv")
+    for file in files:
+        subject = file.stem.rpartition("_")[0]
+        for number, (where, row) in enumerate(table_rows(file, delimiter=",", num_columns=6), start=1):
+            question, *options, letter = row
+            counts["read"] += 1
+            listed = "".join(f"{name}. {option}\n" for name, option in zip(LETTERS, options, strict=True))
+            prompt = f"Question: {question}\n{listed}A:"
+            query = " ".join([question, *options])
+            label = LETTERS.find(letter.strip() or "?")
+            yield _chosen(
+                f"{file.stem}:{number}", prompt, LETTERS, label, where, query=query, subject=subject
+            )
+
+
+def _read_boolq(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    """Google's files name the answer `answer`, SuperGLUE's `label`."""
+    for number, (where, line) in enumerate(json_objects(path), start=1):
+        demand(line, {"question": "a string", "passage": "a string"}, where)
+        counts["read"] += 1
+        answer = line.get("answer", line.get("label"))
+        if not isinstance(answer, bool):
+            raise ValueError(
+                f"{where}: the answer {answer!r} came, needed is true or false; correct the line"
+            )
+        prompt = f"{line['passage']}\nQuestion: {line['question']}\nAnswer:"
+        yield _chosen(f"{path.name}:{number}", prompt, ("yes", "no"), 0 if answer else 1, where)
+
+
+def _labelled(path: epath.Path, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """The lines of `NAME.jsonl` with the labels in `NAME-labels.lst`, one for each."""
+    labels = path.parent / f"{path.stem}-labels.lst"
+    if not labels.exists():
+        raise ValueError(f"{path}: no {labels.name} beside it, needed are its labels; download them there")
+    lines, wanted = list(json_objects(path)), [text.strip() for _, text in text_lines(labels) if text.strip()]
+    if len(lines) != len(wanted) or not all(label.isdigit() for label in wanted):
+        raise ValueError(
+            f"{labels}: {len(wanted)} labels came, needed is a number for each of the {len(lines)} lines of "
+            f"{path.name}; take both files from one release"
+        )
+    for (where, line), label in zip(lines, wanted, strict=True):
+        demand(line, dict.fromkeys(fields, "a string"), where)
+        yield where, line, int(label)
+
+
+def _read_piqa(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    for number, (where, line, label) in enumerate(_labelled(path, ("goal", "sol1", "sol2")), start=1):
+        counts["read"] += 1
+        prompt = f"Question: {line['goal']}\nAnswer:"
+        yield _chosen(
+            f"{path.name}:{number}", prompt, (line["sol1"].strip(), line["sol2"].strip()), label, where
+        )
+
+
+def _read_siqa(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    answers = ("answerA", "answerB", "answerC")
+    for number, (where, line, label) in enumerate(
+        _labelled(path, ("context", "question", *answers)), start=1
+    ):
+        counts["read"] += 1
+        prompt = f"{line['context']} Q: {line['question']} A:"
+        yield _chosen(f"{path.name}:{number}", prompt, [line[name] for name in answers], label - 1, where)
+
+
+def _read_hellaswag(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    for number, (where, line) in enumerate(json_objects(path), start=1):
+        demand(
+            line, {"ctx": "a string", "endings": "a list of strings", "label": "a string or a number"}, where
+        )
+        counts["read"] += 1
+        label = _label(str(line["label"]), [str(n) for n in range(len(line["endings"]))], where)
+        yield _chosen(f"{path.name}:{number}", line["ctx"], line["endings"], label, where)
+
+
+def _read_winogrande(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    fields = ("qID", "sentence", "option1", "option2", "answer")
+    for where, line in json_objects(path):
+        demand(line, dict.fromkeys(fields, "a string"), where)
+        counts["read"] += 1
+        prefix, blank, suffix = line["sentence"].partition("_")
+        if not blank or not suffix.strip():
+            raise ValueError(
+                f"{where}: 'sentence' has no _ with words behind it, needed is one; correct the line"
+            )
+        options = (line["option1"], line["option2"])
+        choices = tuple(Choice(option, prefix + option, suffix) for option in options)
+        label = _label(line["answer"], ["1", "2"], where)
+        yield Item(line["qID"], prefix, answers=(options[label],), choices=choices, label=label)
+
+
+def _science_reader(template: str) -> Reader:
+    """A reader of the Allen Institute's multiple-choice lines; `template` has a `{}` for the question."""
+
+    def read(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+        for where, line in json_objects(path):
+            demand(line, {"id": "a string", "answerKey": "a string"}, where)
+            question = as_object(line.get("question"), where)
+            choices = question.get("choices") or []
+            if "stem" not in question or not all("text" in c and "label" in c for c in choices):
+                raise ValueError(
+                    f"{where}: no question.stem with question.choices, needed are both; correct the line"
+                )
+            counts["read"] += 1
+            label = _label(line["answerKey"], [choice["label"] for choice in choices], where)
+            answers = [choice["text"] for choice in choices]
+            yield _chosen(line["id"], template.format(question["stem"]), answers, label, where)
+
+    return read
+
+
+def _read_obqa_table(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    """OpenBookQA's table, whose choices stand in one column: `(A) the sun (B) the moon …`."""
+    for number, (where, row) in enumerate(table_rows(path, delimiter="\t", num_columns=5)):
+        if number == 0:
+            continue
+        identifier, stem, listed, _, key = row
+        counts["read"] += 1
+        _, *parts = re.split(r"\(([A-D])\) ", listed)
+        answers = [text.strip() for text in parts[1::2]]
+        yield _chosen(identifier, stem, answers, _label(key, parts[::2], where), where)
+
+
+def _label(key: str, names: Sequence[str], where: str) -> int:
+    if key not in names:
+        raise ValueError(
+            f"{where}: the right answer {key!r} came, needed is {one_of(names)}; correct the line"
+        )
+    return names.index(key)
+
+
+# ---- the table ----
+
+
+def _files(read: Reader, **paths: str) -> dict[str, Source]:
+    return {split: Source(path, read) for split, path in paths.items()}
+
+
+def _task(
+    name: str, metric: str, *sources: Mapping[str, Source], rule: Rule = "generate", **splits: str
+) -> Benchmark:
+    joined = {
+        split: tuple(source[split] for source in sources if split in source)
+        for split in dict.fromkeys(split for source in sources for split in source)
+    }
+    return Benchmark(name, metric, joined, splits.get("split", "dev"), splits.get("shots", "train"), rule)
+
+
+def _arc(part: str) -> dict[str, Source]:
+    names = {split: f"arc/ARC-{part}-{split.title()}.jsonl" for split in ("train", "dev", "test")}
+    return _files(_science_reader("Question: {}\nAnswer:"), **names)
+
+
+_TASKS = (
+    _task(
+        "mmlu",
+        "accuracy",
+        _files(_read_mmlu, dev="mmlu/dev", val="mmlu/val", test="mmlu/test"),
+        rule="sum",
+        split="test",
+        shots="dev",
+    ),
+    _task(
+        "nq",
+        "exact_match",
+        _files(_read_nq, train="nq_open/NQ-open.train.jsonl", dev="nq_open/NQ-open.dev.jsonl"),
+        _kilt("nq", _asked),
+    ),
+    _task(
+        "trivia_qa",
+        "exact_match",
+        _files(
+            _read_trivia_qa,
+            train="trivia_qa/unfiltered-web-train.json",
+            dev="trivia_qa/unfiltered-web-dev.json",
+        ),
+    ),
+    _task(
+        "hotpotqa",
+        "exact_match",
+        _kilt("hotpotqa", _asked),
+        _files(
+            _read_hotpotqa,
+            train="hotpotqa/hotpot_train_v1.1.json",
+            dev="hotpotqa/hotpot_dev_fullwiki_v1.json",
+        ),
+    ),
+    _task(
+        "fever",
+        "accuracy",
+        _kilt("fever", _fever),
+        _files(_read_fever, train="fever/train.jsonl", dev="fever/paper_dev.jsonl"),
+    ),
+    _task("aida", "accuracy", _kilt("aidayago2", _aida)),
+    _task("zsre", "accuracy", _kilt("structured_zeroshot", _zsre)),
+    _task("trex", "accuracy", _kilt("trex", _trex)),
+    _task("wow", "f1", _kilt("wow", _wow)),
+    _task("eli5", "rouge_l", _kilt("eli5", _asked)),
+    _task(
+        "boolq",
+        "accuracy",
+        _files(_read_boolq, train="boolq/train.jsonl", dev="boolq/val.jsonl"),
+        _files(_read_boolq, dev="boolq/dev.jsonl"),
+        rule="per_character",
+    ),
+    _task(
+        "piqa",
+        "accuracy",
+        _files(_read_piqa, train="piqa/train.jsonl", dev="piqa/valid.jsonl"),
+        rule="per_character",
+    ),
+    _task(
+        "siqa",
+        "accuracy",
+        _files(_read_siqa, train="social_i_qa/train.jsonl", dev="social_i_qa/dev.jsonl"),
+        rule="per_character",
+    ),
+    _task(
+        "hellaswag",
+        "accuracy",
+        _files(_read_hellaswag, train="hellaswag/hellaswag_train.jsonl", dev="hellaswag/hellaswag_val.jsonl"),
+        rule="per_character",
+    ),
+    _task(
+        "winogrande",
+        "accuracy",
+        _files(_read_winogrande, train="winogrande/train_xl.jsonl", dev="winogrande/dev.jsonl"),
+        rule="suffix",
+    ),
+    _task("arc_easy", "accuracy", _arc("Easy"), rule="per_character", split="test"),
+    _task("arc_challenge", "accuracy", _arc("Challenge"), rule="per_character", split="test"),
+    _task(
+        "obqa",
+        "accuracy",
+        _files(
+            _science_reader("{}"),
+            **{split: f"openbookqa/{split}.jsonl" for split in ("train", "dev", "test")},
+        ),
+        _files(_read_obqa_table, **{split: f"openbookqa/{split}.tsv" for split in ("train", "dev", "test")}),
+        rule="prior",
+        split="test",
+    ),
+)
+BENCHMARKS = {task.name: task for task in _TASKS}
+KILT_DEVELOPMENT = (
+    "hotpotqa",
+    "fever",
+    "aida",
+    "zsre",
+    "trex",
+    "wow",
+)  # what LM-ft's checkpoint is chosen by
