@@ -14,10 +14,13 @@ FIXTURES = pathlib.Path(__file__).parent / "data" / "fixtures" / "raw"
 class Letters:
     """A tokeniser of single characters."""
 
-    bos_id, eos_id = 1, 2
+    bos_id, eos_id, opening = 1, 2, ""
 
     def encode(self, text):
         return [ord(letter) for letter in text]
+
+    def encode_pair(self, prompt, answer):
+        return self.encode(prompt + answer), len(self.encode(prompt))
 
     def decode(self, ids):
         return "".join(chr(number) for number in ids)

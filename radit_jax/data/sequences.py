@@ -53,7 +53,8 @@ def example_span(tokenizer: LmTokenizer, example: Example, *, terminator: bool, 
 
 def fits(tokenizer: LmTokenizer, example: Example, max_length: int) -> bool:
     """Whether `max_length` tokens hold the example with `<bos>` and `<eos>`, if need be without a passage."""
-    return 1 + len(example_span(tokenizer, example, terminator=True, opens=True).tokens) <= max_length
+    branch = example_span(tokenizer, example, terminator=True, opens=True)
+    return 1 + len(branch.tokens) <= max_length
 
 
 def lm_sequence(

@@ -39,29 +39,24 @@ def few_shot_prompt(
     tokenizer: LmTokenizer, shots: Sequence[Shot], passage: str | None, prompt: str, *, max_length: int
 ) -> FewShotPrompt:
     """`<bos>`, as many of the shots as fit, given from the farthest to the nearest, and the question."""
-    alone, truncated = prompt_tokens(tokenizer, passage, prompt, max_length=max_length)
-    found = FewShotPrompt(alone, len(shots), truncated)
-    if truncated:
-        return found
-    question = _background_tokens(tokenizer, passage) + tokenizer.encode(prompt)
-    for count in range(1, len(shots) + 1):
-        kept = shots[-count:]
-        before = [token for shot in kept for token in _shot_tokens(tokenizer, shot, opens=shot is kept[0])]
-        tokens = [tokenizer.bos_id, *before, *question]
-        if len(tokens) > max_length:
+    made, truncated = prompt_tokens(tokenizer, passage, prompt, max_length=max_length)
+    parts = (prompt,) if passage is None else (background(passage), prompt)
+    behind = [token for part in parts for token in tokenizer.encode(part)]
+    kept = 0
+    for shot in () if truncated else reversed(shots):
+        longer = [tokenizer.bos_id, *shot_tokens(tokenizer, shot, opens=True), *behind]
+        if len(longer) > max_length:
             break
-        found = FewShotPrompt(tokens, len(shots) - count, False)
-    return found
+        made, kept = longer, kept + 1
+        behind = shot_tokens(tokenizer, shot) + behind
+    return FewShotPrompt(made, len(shots) - kept, truncated)
 
 
-def _shot_tokens(tokenizer: LmTokenizer, shot: Shot, *, opens: bool) -> list[int]:
-    """A shot tokenised in the parts in which training has an example; the first one `opens` the text."""
-    opening = tokenizer.opening if opens else ""
-    passage = _background_tokens(tokenizer, shot.passage, opening)
-    prompt = shot.prompt if passage else opening + shot.prompt
-    example, _ = tokenizer.encode_pair(prompt, shot.answer)
-    return passage + example + tokenizer.encode(SHOT_END)
-
-
-def _background_tokens(tokenizer: LmTokenizer, passage: str | None, opening: str = "") -> list[int]:
-    return [] if passage is None else tokenizer.encode(opening + background(passage))
+def shot_tokens(tokenizer: LmTokenizer, shot: Shot, *, opens: bool = False) -> list[int]:
+    """A shot tokenised in the parts in which training tokenises an example, first behind `<bos>` or not."""
+    parts = [shot.prompt + shot.answer, SHOT_END]
+    if shot.passage is not None:
+        parts.insert(0, background(shot.passage))
+    if opens:
+        parts[0] = tokenizer.opening + parts[0]
+    return [token for part in parts for token in tokenizer.encode(part)]

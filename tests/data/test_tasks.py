@@ -22,10 +22,13 @@ FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
 class Bytes:
     """A tokeniser whose tokens are UTF-8 bytes, so that a span's length is its text's."""
 
-    bos_id, eos_id = 256, 257
+    bos_id, eos_id, opening = 256, 257, ""
 
     def encode(self, text):
         return list(text.encode())
+
+    def encode_pair(self, prompt, answer):
+        return self.encode(prompt + answer), len(self.encode(prompt))
 
     def decode(self, ids):
         return bytes(ids).decode(errors="replace")
