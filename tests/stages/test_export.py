@@ -25,6 +25,7 @@ SCORES = Scores(
     no_chunk_log_probs=np.zeros(2, np.float32),
     answer_token_counts=np.array([2, 3]),
     truncated=np.zeros((2, 3), bool),
+    token_counts=np.full((2, 3), 9),
 )
 FIGURE = {"value": 0.5, "low": 0.25, "high": 0.75}
 RESULTS = {"num_questions": 2, "systems": {"radit": {"exact_match": FIGURE}}}
