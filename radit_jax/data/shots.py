@@ -39,22 +39,30 @@ def few_shot_prompt(
     tokenizer: LmTokenizer, shots: Sequence[Shot], passage: str | None, prompt: str, *, max_length: int
 ) -> FewShotPrompt:
     """`<bos>`, as many of the shots as fit, given from the farthest to the nearest, and the question."""
-    own, truncated = prompt_tokens(tokenizer, passage, prompt, max_length=max_length)
-    room = 0 if truncated else max_length - len(own)
-    kept: list[list[int]] = []
-    for shot in reversed(shots):
-        tokens = shot_tokens(tokenizer, shot)
-        if len(tokens) > room:
-            break
-        kept.insert(0, tokens)
-        room -= len(tokens)
-    before = [token for tokens in kept for token in tokens]
-    return FewShotPrompt([own[0], *before, *own[1:]], len(shots) - len(kept), truncated)
+    alone, truncated = prompt_tokens(tokenizer, passage, prompt, max_length=max_length)
+    if truncated or not shots:
+        return FewShotPrompt(alone, len(shots), truncated)
+    own = [token for text in _texts(passage, prompt) for token in tokenizer.encode(text)]
+    made, behind = alone, own
+    for kept, shot in enumerate(reversed(shots)):
+        first = [tokenizer.bos_id, *shot_tokens(tokenizer, shot, opens=True)]
+        if len(first) + len(behind) > max_length:
+            return FewShotPrompt(made, len(shots) - kept, False)
+        made, behind = first + behind, shot_tokens(tokenizer, shot) + behind
+    return FewShotPrompt(made, 0, False)
 
 
-def shot_tokens(tokenizer: LmTokenizer, shot: Shot) -> list[int]:
-    """A shot tokenised in the parts in which training tokenises an example."""
-    parts = (shot.prompt, shot.answer, SHOT_END)
-    if shot.passage is not None:
-        parts = (background(shot.passage), *parts)
-    return [token for part in parts for token in tokenizer.encode(part)]
+def shot_tokens(tokenizer: LmTokenizer, shot: Shot, *, opens: bool = False) -> list[int]:
+    """A shot tokenised as training tokenises an example; with `opens` only `<bos>` stands before it."""
+    *before, prompt = _texts(shot.passage, shot.prompt)
+    if opens:
+        before, prompt = (
+            ([tokenizer.opening + before[0]], prompt) if before else ([], tokenizer.opening + prompt)
+        )
+    ids, _ = tokenizer.encode_pair(prompt, shot.answer)
+    parts = [*map(tokenizer.encode, before), ids, tokenizer.encode(SHOT_END)]
+    return [token for part in parts for token in part]
+
+
+def _texts(passage: str | None, prompt: str) -> list[str]:
+    return [prompt] if passage is None else [background(passage), prompt]

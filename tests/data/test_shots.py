@@ -8,10 +8,13 @@ from radit_jax.data.shots import Shot, few_shot_prompt
 class Letters:
     """A token per character, so that a prompt can be read."""
 
-    bos_id, eos_id = 0, 1
+    bos_id, eos_id, opening = 0, 1, ""
 
     def encode(self, text):
         return [ord(letter) for letter in text]
+
+    def encode_pair(self, prompt, answer):
+        return self.encode(prompt + answer), len(prompt)
 
     def decode(self, ids):
         return "".join(map(chr, ids))
@@ -62,3 +65,15 @@ def test_without_room_for_any_shot_the_background_is_cut_and_never_the_question(
 def test_without_shots_it_is_the_plain_prompt():
     made = few_shot_prompt(LETTERS, (), None, "Q: 4\nA:", max_length=50)
     assert made == ([0, *LETTERS.encode("Q: 4\nA:")], 0, False)
+
+
+def test_the_text_behind_bos_alone_begins_with_the_tokenisers_opening():
+    spaced = Letters()
+    spaced.opening = " "
+    for shots, text in (
+        ((), " Q: 4\nA:"),
+        ((NEAR,), f" {TEXTS[2]}Q: 4\nA:"),
+        ((MIDDLE, NEAR), f" {TEXTS[1]}{TEXTS[2]}Q: 4\nA:"),
+    ):
+        made = few_shot_prompt(spaced, shots, None, "Q: 4\nA:", max_length=80)
+        assert LETTERS.decode(made.tokens[1:]) == text
