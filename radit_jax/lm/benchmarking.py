@@ -134,7 +134,7 @@ def sit(
 ) -> Sat:
     """Every question's answer and mark; `shot_passages` are the Backgrounds of examples by their ids.
 
-    A mark has the task's metric and, where gold pages are known and chunks were retrieved, `r_precision` and
+    A mark has the task's metric and the ids of its chunks; where gold pages are known also `r_precision` and
     `kilt_…`, the metric where that is 1 and else 0.
     """
     passages = shot_passages or {}
@@ -142,9 +142,12 @@ def sit(
     retrieval = retrieval or Retrieval.none(len(trial.items))
     ask = _generated if trial.task.rule == "generate" else _chosen
     marks, counts = ask(trial, scorer, settings, name, retrieval, shots)
-    if trial.has_pages:
-        for item, mark, pages in zip(trial.items, marks, _pages(retrieval), strict=True):
-            mark.update(_provenance(item, mark[trial.task.metric], trial.task.metric, pages))
+    for item, mark, chunks in zip(trial.items, marks, _chunk_ids(retrieval), strict=True):
+        mark["chunks"] = chunks
+        if trial.has_pages:
+            precision = r_precision(pages(mark), item.pages)
+            kilt = {f"kilt_{trial.task.metric}": mark[trial.task.metric] * (precision == 1)}
+            mark.update(r_precision=precision, **kilt)
     return Sat(marks, dict(counts))
 
 
@@ -203,19 +206,18 @@ def _chosen(
     return marks, counts
 
 
-def _pages(retrieval: Retrieval) -> list[list[str]]:
-    """The pages of each question's chunks, the best first."""
-    wanted = np.unique(retrieval.rows[retrieval.rows != NO_CHUNK])
+def pages(mark: Mark) -> list[str]:
+    """The pages of an answer's chunks, the best first: documents, where the corpus is KILT's Wikipedia."""
+    return [document_id(chunk) for chunk in mark["chunks"]]
+
+
+def _chunk_ids(retrieval: Retrieval) -> list[list[str]]:
+    """Of each question, the best first."""
     if retrieval.chunks is None:
         return [[] for _ in retrieval.rows]
-    ids = (document_id(chunk.id) for chunk in retrieval.chunks.take(wanted))
-    page_of = dict(zip(wanted.tolist(), ids, strict=True))
-    return [[page_of[row] for row in rows if row != NO_CHUNK] for rows in retrieval.rows.tolist()]
-
-
-def _provenance(item: Item, score: float, metric: str, pages: Sequence[str]) -> Mark:
-    precision = r_precision(pages, item.pages)
-    return {"pages": list(pages), "r_precision": precision, f"kilt_{metric}": score * (precision == 1)}
+    wanted = np.unique(retrieval.rows[retrieval.rows != NO_CHUNK])
+    id_of = dict(zip(wanted.tolist(), (chunk.id for chunk in retrieval.chunks.take(wanted)), strict=True))
+    return [[id_of[row] for row in rows if row != NO_CHUNK] for rows in retrieval.rows.tolist()]
 
 
 def mean_metric(

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
 from radit_jax.data.corpus import Chunks, Corpus
 from radit_jax.lm.answering import Retrieval
-from radit_jax.lm.benchmarking import Sat, Trial, check_fits, load_trials, sit
+from radit_jax.lm.benchmarking import Sat, Trial, check_fits, load_trials, pages, sit
 from radit_jax.lm.exam import CUTOFFS, Exam, Sitting
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.retrieval.search import Searcher, chunk_log_probs
@@ -258,7 +258,7 @@ class TaskRun:
         ]
         self.output.write_jsonl(f"predictions-{trial.task.name}.jsonl", lines)
         if trial.has_pages:
-            kilt = (prediction(mark["id"], mark["answer"], mark["pages"]) for mark in marks)
+            kilt = (prediction(mark["id"], mark["answer"], pages(mark)) for mark in marks)
             self.output.write_jsonl(f"kilt-{trial.task.name}.jsonl", kilt)
 
 

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from small import QUESTIONS, TOWERS
+from small import CHUNKS, QUESTIONS, TOWERS
 
 from radit_jax.config import EvaluateConfig, MeshConfig
 from radit_jax.data.corpus import Corpus
@@ -16,6 +16,7 @@ from radit_jax.runtime.models import save_model
 from radit_jax.runtime.store import Workdir
 from radit_jax.stages import evaluate as stage
 from radit_jax.stages.evaluate import GAINS, LMS, SYSTEMS, run, search, sittings
+from radit_jax.text.prompts import background
 from radit_jax.text.report import table
 
 
@@ -226,15 +227,22 @@ def test_a_question_that_no_row_holds_is_named_before_anything_is_decoded(
         run_tasks(stage_inputs, output, settings)
 
 
-def test_backgrounds_that_are_cut_and_shots_that_are_dropped_are_counted(stage_inputs, folder, tmp_path):
+def test_backgrounds_that_are_cut_and_shots_that_are_dropped_are_counted(stage_inputs, folder, tmp_path, lm):
     output = Workdir(tmp_path).folder("evaluate", "e")
-    facts = run_tasks(
-        stage_inputs, output, task_settings(folder, "towers.jsonl", sequence_length=32, shots=1)
-    )
+    settings = task_settings(folder, "towers.jsonl", sequence_length=32, shots=1)
+    facts = run_tasks(stage_inputs, output, settings)
     prompts = output.read_json("results.json")["tasks"]["towers"]["prompts"]
-    assert prompts["closed_book"] == {"shots_dropped": 0, "truncated": 0}
-    assert prompts["radit"] == {"shots_dropped": 4, "truncated": 4}  # two questions under two chunks
-    assert (facts["shots_dropped"], facts["truncated"]) == (16, 16)
+    passages = {chunk.id: chunk.passage for chunk in CHUNKS}
+    long = [
+        1 + sum(len(lm.tokenizer.encode(text)) for text in (background(passages[chunk]), line["prompt"])) > 29
+        for line in output.read_jsonl("predictions-towers.jsonl")
+        for chunk in line["chunks"]
+    ]
+    assert 0 < sum(long) < 4  # of two questions under two chunks, of which none leaves room for a shot
+    assert prompts["radit"] == {"shots_dropped": 4, "truncated": sum(long)}
+    assert prompts["closed_book"]["truncated"] == 0
+    assert facts["shots_dropped"] == sum(own["shots_dropped"] for own in prompts.values())
+    assert facts["truncated"] == 4 * sum(long)
 
 
 def test_the_table_has_a_row_for_every_metric_and_the_average(finished):
