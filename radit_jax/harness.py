@@ -247,7 +247,7 @@ def _before(text: str, until: Sequence[str]) -> str:
     return text
 
 
-def _batch(asked: Sequence[Forced], size: int) -> tuple[np.ndarray, ...]:
+def _batch(asked: Sequence[Forced], size: int) -> tuple[jax.Array, ...]:
     """The arrays of `forced_log_probs` for `size` answers, of which the last repeat one."""
     asked = [*asked, *[asked[-1]] * (size - len(asked))]
     num_chunks = max(len(own.contexts) for own in asked)

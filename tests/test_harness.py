@@ -190,7 +190,7 @@ def test_lm_evaluation_harness_runs_local_tasks_with_and_without_retrieval(
     harness.register()
     file = tmp_path / "towers.jsonl"
     lines = [
-        {"question": q.question, "choices": [" Ada Finch", " Bo", f" {q.answers[0]}"], "label": 2}
+        {"question": q.question, "choices": ["Ada Finch", "Bo", q.answers[0]], "label": 2}
         for q in QUESTIONS["train"]
     ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))

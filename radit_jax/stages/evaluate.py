@@ -35,6 +35,7 @@ SYSTEMS = {  # name -> its language model and its retriever
 }
 CONTEXTS = ("gold", "retrieved", "random", "none")
 GAINS = ("lm_ft-base", "r_ft-base", "radit-lm_ft", "radit-base")
+PAIRS = {name: name.split("-") for name in GAINS}
 
 
 def run(
@@ -75,7 +76,7 @@ def _run_exam(exam: Exam, found: Mapping[str, Found]) -> dict[str, Any]:
     results = {
         "fingerprint": exam.output.fingerprint,
         "systems": {name: exam.figures(marks[name], ("exact_match", "f1", "answer_nll")) for name in SYSTEMS},
-        "gains": {name: exam.gain(*(marks[system] for system in name.split("-"))) for name in GAINS},
+        "gains": {name: exam.gain(marks[after], marks[before]) for name, (after, before) in PAIRS.items()},
         "context": {
             lm: {
                 kind: exam.figures(marks[f"{lm}-{kind}"], ("exact_match", "answer_nll")) for kind in CONTEXTS
@@ -202,8 +203,8 @@ class TaskRun:
             "metric": metric,
             "systems": {name: self._figures(trial, own) for name, own in sat.items()},
             "gains": {
-                name: paired_gain(*(values[system] for system in name.split("-")), groups, **self._bootstrap)
-                for name in GAINS
+                name: paired_gain(values[after], values[before], groups, **self._bootstrap)
+                for name, (after, before) in PAIRS.items()
             },
             "num_questions": len(trial.items),
             "lines": dict(trial.counts),
@@ -230,8 +231,8 @@ class TaskRun:
             for system in SYSTEMS
         }
         gains = {
-            name: [a - b for a, b in zip(*(values[system] for system in name.split("-")), strict=True)]
-            for name in GAINS
+            name: [a - b for a, b in zip(values[after], values[before], strict=True)]
+            for name, (after, before) in PAIRS.items()
         }
         figures, gained = (
             {name: average_interval(own, groups, **self._bootstrap) for name, own in each.items()}

@@ -1,19 +1,26 @@
 """Which system reads what; and a run over tasks, whose figures are made by hand from what it kept."""
 
 import json
+import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import CHUNKS, QUESTIONS, TOWERS
 
-from radit_jax.config import EvaluateConfig, MeshConfig
+from radit_jax.config import EvaluateConfig, LlamaConfig, MeshConfig
+from radit_jax.data.benchmarks import find_task
 from radit_jax.data.corpus import Corpus
 from radit_jax.lm.benchmarking import sit
 from radit_jax.lm.exam import Exam
 from radit_jax.lm.scoring import NO_CHUNK
-from radit_jax.runtime.models import save_model
+from radit_jax.models.llama import Llama
+from radit_jax.runtime.models import Model, load_model, save_model
+from radit_jax.runtime.publish import publish
 from radit_jax.runtime.store import Workdir
+from radit_jax.runtime.tokenizers import load_tokenizer
+from radit_jax.selfcheck import random_params
 from radit_jax.stages import evaluate as stage
 from radit_jax.stages.evaluate import GAINS, LMS, SYSTEMS, run, search, sittings
 from radit_jax.text.prompts import background
@@ -256,3 +263,94 @@ def test_the_table_has_a_row_for_every_metric_and_the_average(finished):
         "towers (2)",
         "average",
     ]
+
+
+# ---- official files ----
+
+
+@pytest.fixture(scope="module")
+def real(shared_data, inputs, tmp_path_factory):
+    """The stage's inputs with two random LLaMAs that have LLaMA's own tokeniser, and the official files.
+
+    KILT's files of Natural Questions, HotpotQA and FEVER are left out: the publishers' own are longer.
+    """
+    vocabulary, files, lms = (tmp_path_factory.mktemp(name) for name in ("vocabulary", "files", "lms"))
+    shutil.copy(shared_data / "tokenizers" / "llama_tokenizer.model", vocabulary / "tokenizer.model")
+    for name in ("mmlu", "nq_open", "fever", "boolq", "piqa"):
+        (files / name).symlink_to(shared_data / "raw" / name)
+    (files / "hotpotqa.json").symlink_to(shared_data / "raw" / "hotpotqa" / "hotpot_dev_v1_simplified.json")
+    tokenizer = load_tokenizer(vocabulary)
+    module = Llama(LlamaConfig(tokenizer.vocab_size, 16, 1, 2, 2, 8, 32))
+    params = random_params(module, jnp.zeros((1, 4), jnp.int32))
+    folders = {name: Workdir(lms).folder(name, name) for name in ("base_lm", "lm_ft")}
+    for factor, folder in zip((1.0, 1.5), folders.values(), strict=True):
+        tree = jax.tree.map(lambda leaf, factor=factor: factor * leaf, params)
+        save_model(folder.path / "lm", Model(module, tree, tokenizer))
+        folder.commit("lm")
+        folder.finish()
+    return {**inputs, **folders, "r_ft": inputs["retriever"]}, files
+
+
+def official(real, tmp_path, *tasks, **changed):
+    stage_inputs, files = real
+    output = Workdir(tmp_path).folder("evaluate", "e")
+    settings = task_settings(files, *tasks, split="dev", **{"sequence_length": 1536, **changed})
+    run_tasks(stage_inputs, output, settings)
+    return output
+
+
+def at_chance_in_mmlu(output):
+    figures = output.read_json("results.json")["tasks"]["mmlu"]["systems"]
+    return all(
+        figures[name]["accuracy"]["low"] <= 0.25 <= figures[name]["accuracy"]["high"] for name in SYSTEMS
+    )
+
+
+def test_a_random_model_finishes_official_tasks_and_is_at_chance_in_mmlu(real, tmp_path):
+    names = ("mmlu", "nq", "hotpotqa.json", "fever")
+    output = official(real, tmp_path, *names, questions_per_task=8, max_new_tokens=1, prompts_per_batch=16)
+    tasks = output.read_json("results.json")["tasks"]
+    assert {name: task["num_questions"] for name, task in tasks.items()} == dict.fromkeys(
+        ("mmlu", "nq", "hotpotqa", "fever"), 8
+    )
+    assert tasks["mmlu"]["lines"] == {"read": 1542}  # of the 57 validation files
+    assert at_chance_in_mmlu(output)
+
+
+@pytest.mark.slow
+def test_a_random_model_is_at_chance_in_all_of_mmlus_development_questions(real, tmp_path):
+    output = official(real, tmp_path, "mmlu", sequence_length=2560)
+    assert output.read_json("results.json")["tasks"]["mmlu"]["num_questions"] == 1542
+    assert at_chance_in_mmlu(output)
+
+
+def test_boolq_and_piqa_are_answered_as_transformers_answers_them_with_the_exported_model(real, tmp_path):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    stage_inputs, files = real
+    output = official(real, tmp_path, "boolq", "piqa", questions_per_task=40)
+    publish(tmp_path / "hf", load_model(stage_inputs["lm_ft"].path / "lm"))
+    hf = LlamaForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+
+    def per_character(prompt, answer):
+        """log p of the answer behind the prompt, tokenised as one text by transformers, per character."""
+        whole = tokenizer(f"{prompt} {answer}", add_special_tokens=False).input_ids
+        start = len(tokenizer(prompt, add_special_tokens=False).input_ids)
+        ids = torch.tensor([[tokenizer.bos_token_id, *whole]])
+        with torch.no_grad():
+            log_probs = torch.log_softmax(hf(ids).logits[0].double(), dim=-1)
+        return sum(log_probs[n, whole[n]].item() for n in range(start, len(whole))) / len(answer)
+
+    for task in ("boolq", "piqa"):
+        lines = output.read_jsonl(f"predictions-{task}.jsonl")
+        items = {item.id: item for item in find_task(task).load(files)}
+        assert len(lines) == 40
+        assert len({line["answer"] for line in lines}) > 1
+        for line in lines:
+            item = items[line["id"]]
+            scores = [per_character(item.prompt, choice.answer) for choice in item.choices]
+            np.testing.assert_allclose(line["scores"], scores, rtol=1e-4)
+            best = item.choices[int(np.argmax(scores))].answer
+            assert (line["answer"], line["accuracy"]) == (best, float(best in item.answers))
