@@ -283,7 +283,7 @@ def real(shared_data, inputs, tmp_path_factory):
     module = Llama(LlamaConfig(tokenizer.vocab_size, 16, 1, 2, 2, 8, 32))
     params = random_params(module, jnp.zeros((1, 4), jnp.int32))
     folders = {name: Workdir(lms).folder(name, name) for name in ("base_lm", "lm_ft")}
-    for factor, folder in zip((1.0, 1.5), folders.values(), strict=True):
+    for factor, folder in zip((1.0, 3.0), folders.values(), strict=True):
         tree = jax.tree.map(lambda leaf, factor=factor: factor * leaf, params)
         save_model(folder.path / "lm", Model(module, tree, tokenizer))
         folder.commit("lm")
@@ -329,7 +329,7 @@ def test_boolq_and_piqa_are_answered_as_transformers_answers_them_with_the_expor
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     stage_inputs, files = real
-    output = official(real, tmp_path, "boolq", "piqa", questions_per_task=40)
+    output = official(real, tmp_path, "boolq", "piqa", questions_per_task=40, sequence_length=1024)
     publish(tmp_path / "hf", load_model(stage_inputs["lm_ft"].path / "lm"))
     hf = LlamaForCausalLM.from_pretrained(tmp_path / "hf").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
@@ -340,8 +340,10 @@ def test_boolq_and_piqa_are_answered_as_transformers_answers_them_with_the_expor
         start = len(tokenizer(prompt, add_special_tokens=False).input_ids)
         ids = torch.tensor([[tokenizer.bos_token_id, *whole]])
         with torch.no_grad():
-            log_probs = torch.log_softmax(hf(ids).logits[0].double(), dim=-1)
-        return sum(log_probs[n, whole[n]].item() for n in range(start, len(whole))) / len(answer)
+            log_probs = torch.log_softmax(hf(ids).logits[0, start:-1].double(), dim=-1)
+        return sum(own[token].item() for own, token in zip(log_probs, whole[start:], strict=True)) / len(
+            answer
+        )
 
     for task in ("boolq", "piqa"):
         lines = output.read_jsonl(f"predictions-{task}.jsonl")
