@@ -62,7 +62,7 @@ def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str,
     from radit_jax.runtime.models import load_model
 
     stored = export.read_json("answering.json")
-    settings, temperature = EvaluateConfig(**stored["evaluate"]), stored["temperature"]
+    settings, temperature = EvaluateConfig(**{**stored["evaluate"], "tasks": ()}), stored["temperature"]
     chunks = Chunks(export)
     searcher = Searcher.load({"retriever": export, "embeddings": export, "index": export}, MeshConfig())
     base = searcher.with_params(load_model(export.check("base_query_encoder")).params)

@@ -191,6 +191,9 @@ class LmFtConfig:
     reading_fraction: float = 0.0  # of the questions: a gold chunk is the Background, nothing is retrieved
     retriever: RetrieverConfig | None = None  # None: the base retriever
     force_gold: bool = False  # put a gold chunk among each example's chunks
+    select: Literal["dev_log_prob", "kilt_dev"] = "dev_log_prob"  # what the kept checkpoint is the best in
+    select_folder: str = ""  # kilt_dev: KILT's development files
+    select_questions: int = 2500  # kilt_dev: of each of its six tasks, at most
     validate_every: int = 100
     checkpoint_every: int = 100
 
@@ -235,6 +238,11 @@ class EvaluateConfig:
     prompts_per_batch: int = 160  # of which each is a question behind one chunk
     batch_size: int = 16  # rows of packed answers to be scored
     bootstrap_samples: int = 2000
+    tasks: tuple[str, ...] = ()  # of data/benchmarks.py, or files of questions; none: the corpus' own
+    tasks_folder: str = ""  # the tasks' official files
+    questions_per_task: int = 0  # drawn from each; 0: all. The paper's development takes 2,500
+    shots: int = 0  # examples in the prompt, each task's own
+    shot_backgrounds: bool = True  # each shot has its own top chunk before it
 
 
 @dataclass(frozen=True)
@@ -343,6 +351,8 @@ def _parse(text: str, kind: Any, assignment: str) -> Any:
             wanted = "a whole number" if kind is int else "a number"
     elif kind is str:
         return text
+    elif get_origin(kind) is tuple:
+        return tuple(name.strip() for name in text.split(",") if name.strip())
     else:
         wanted = "one of its own settings (section.field=value), for it is not a single value"
     raise ValueError(f"--set {assignment}: {text!r} came; needed is {wanted}")
@@ -371,6 +381,27 @@ def check(experiment: Experiment) -> None:
             raise ValueError(
                 f"{name}: neither a checkpoint nor a model with its optimizer; name one or describe the other"
             )
+
+    _check_tasks(e.evaluate)
+    if e.lm_ft.select == "kilt_dev" and not e.lm_ft.select_folder:
+        raise ValueError(
+            "lm_ft.select: kilt_dev came without lm_ft.select_folder, needed is the folder of KILT's "
+            "development files; name it"
+        )
+
+
+def _check_tasks(evaluate: EvaluateConfig) -> None:
+    if min(evaluate.shots, evaluate.questions_per_task) < 0:
+        raise ValueError(
+            f"evaluate.shots {evaluate.shots}, evaluate.questions_per_task {evaluate.questions_per_task}: "
+            "both must be 0 or more"
+        )
+    official = [name for name in evaluate.tasks if not os.path.splitext(name)[1]]
+    if official and not evaluate.tasks_folder:
+        raise ValueError(
+            f"evaluate.tasks: {official[0]} came without evaluate.tasks_folder, needed is the folder of its "
+            "official files; name it"
+        )
 
 
 def checkpoint_folder(path: str) -> str:

@@ -1,12 +1,14 @@
 """The stages of RA-DIT in their order, what each depends on, and the runner that makes what is missing."""
 
 import importlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from radit_jax.config import Experiment, Folder, LmConfig, RetrieverConfig, checkpoint_folder
+from radit_jax.config import EvaluateConfig, Experiment, Folder, LmConfig, RetrieverConfig, checkpoint_folder
+from radit_jax.data.benchmarks import find_task
 from radit_jax.runtime import hub
 from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint
 
@@ -117,6 +119,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 **_search("retriever"),
             },
             {"evaluate": e.evaluate, "temperature": e.r_ft.temperature, "seed": e.seed},
+            sources=_task_files(e.evaluate),
         ),
         Stage(
             "export",
@@ -171,6 +174,13 @@ def _retriever_stages(e: Experiment, role: str, retriever: RetrieverConfig) -> t
 def _search(role: str) -> dict[str, str]:
     """The inputs that a stage needs to retrieve."""
     return {"retriever": f"base/{role}", "embeddings": f"embed/{role}", "index": f"index/{role}"}
+
+
+def _task_files(evaluate: EvaluateConfig) -> tuple[str, ...]:
+    """The folder of official files, and files of questions from elsewhere; an unknown task is an error."""
+    own = [name for name in evaluate.tasks if not find_task(name).is_official]
+    folder = [evaluate.tasks_folder] if evaluate.tasks and evaluate.tasks_folder else []
+    return (*folder, *(name for name in own if os.path.isabs(name) or not folder))
 
 
 def _checkpoints(model: LmConfig | RetrieverConfig) -> tuple[str, ...]:
@@ -271,6 +281,8 @@ class Run:
 def _without_paths(settings: Any, sources: Mapping[str, str]) -> Any:
     if isinstance(settings, dict):
         return {key: _without_paths(value, sources) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [_without_paths(value, sources) for value in settings]
     return "source" if isinstance(settings, str) and settings in sources else settings
 
 

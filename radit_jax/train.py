@@ -6,6 +6,7 @@ python -m radit_jax.train --stage=all --dry-run                          # what 
 """
 
 import argparse
+import fnmatch
 import os
 import pathlib
 import sys
@@ -16,6 +17,7 @@ from radit_jax.pipeline import Run
 from radit_jax.runtime.store import Workdir
 
 TINY = pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py"
+PREDICTIONS = ("predictions*.jsonl", "kilt-*.jsonl")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,10 +91,14 @@ def publish(run: Run) -> None:
     """Put the current run's results at the workdir's top, and print the table."""
     from radit_jax.text import report
 
-    folder = run.folders["evaluate"]
-    for name in ("results.json", "predictions.jsonl"):
-        (run.workdir.path / name).write_bytes(folder.read(name))
-    print(report.ablation_table(folder.read_json("results.json")))
+    folder, top = run.folders["evaluate"], run.workdir.path
+    for pattern in PREDICTIONS:  # of an earlier run, which may have had other tasks
+        for file in top.glob(pattern):
+            file.unlink()
+    names = folder.manifest["files"]
+    for name in ("results.json", *(n for pattern in PREDICTIONS for n in fnmatch.filter(names, pattern))):
+        (top / name).write_bytes(folder.read(name))
+    print(report.table(folder.read_json("results.json")))
     print(f"results: {run.workdir.path / 'results.json'}")
 
 

@@ -113,10 +113,23 @@ class Benchmark:
         names = one_of([source.path for source in self.sources[split]])
         raise ValueError(f"{self.name}: no {names} in {folder}, needed is one; download it there")
 
+    @property
+    def is_official(self) -> bool:
+        """Whether it is a row of the table, and not a user's file."""
+        return BENCHMARKS.get(self.name) is self
+
+    @property
+    def development(self) -> str:
+        """The split to tune settings on."""
+        return "val" if "val" in self.sources else "dev"
+
+    def answer(self, generated: str) -> str:
+        """A generated text as the task's answers are written."""
+        return fever_label(generated) if self is BENCHMARKS["fever"] else generated.strip()
+
     def mark(self, item: Item, generated: str) -> float:
         """The metric of a generated answer, 0 for an empty one."""
-        answer = fever_label(generated) if self.name == "fever" else generated.strip()
-        return METRICS[self.metric](answer, item.answers)
+        return METRICS[self.metric](self.answer(generated), item.answers)
 
 
 def find_task(name: str) -> Benchmark:

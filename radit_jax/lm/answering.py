@@ -4,6 +4,7 @@
 in the prompt, whose Background holds them all (`concatenate`).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ class Prompts(NamedTuple):
     """What the language model reads: for each question a prompt for each chunk, or one for all of them."""
 
     questions: list[list[FewShotPrompt]]
+    log_probs: Float[np.ndarray, "Q K"]  # of the prompts' weights
 
     @property
     def shots_dropped(self) -> int:
@@ -43,6 +45,45 @@ class Prompts(NamedTuple):
     def truncated(self) -> int:
         """How many prompts had their Background cut."""
         return sum(prompt.truncated for own in self.questions for prompt in own)
+
+
+class Retrieval(NamedTuple):
+    """The chunks behind each of Q questions, and their weights."""
+
+    chunks: Chunks | None  # None where no row is of a chunk
+    rows: Int[np.ndarray, "Q K"]  # NO_CHUNK: no Background
+    log_probs: Float[np.ndarray, "Q K"]  # log p_R
+
+    @classmethod
+    def none(cls, num_questions: int) -> "Retrieval":
+        """Closed book."""
+        return cls(None, np.full((num_questions, 1), NO_CHUNK), np.zeros((num_questions, 1), np.float32))
+
+    def part(self, some: slice) -> "Retrieval":
+        """Of some of the questions."""
+        return Retrieval(self.chunks, self.rows[some], self.log_probs[some])
+
+    def concatenated(self) -> "Backgrounds":
+        """All chunks of a question as one Background, the best first, with all the weight."""
+        passages, _ = self.backgrounds()
+        joined = [["\n".join(text for text in own if text is not None) or None] for own in passages]
+        return Backgrounds(joined, np.zeros((len(joined), 1), np.float32))
+
+    def backgrounds(self) -> "Backgrounds":
+        """Each chunk as a Background of its own."""
+        wanted = np.unique(self.rows[self.rows != NO_CHUNK])
+        passages: dict[int, str | None] = {NO_CHUNK: None}
+        if self.chunks is not None:
+            found = self.chunks.take(wanted)
+            passages |= zip(wanted.tolist(), (chunk.passage for chunk in found), strict=True)
+        return Backgrounds([[passages[row] for row in rows] for rows in self.rows.tolist()], self.log_probs)
+
+
+class Backgrounds(NamedTuple):
+    """What stands before each of Q questions (None: nothing), one for each prompt, and the weights."""
+
+    passages: list[list[str | None]]
+    log_probs: Float[np.ndarray, "Q K"]
 
 
 def answer(
@@ -56,15 +97,43 @@ def answer(
 ) -> list[list[Answer]]:
     """Each question's distinct greedy answers under its chunks (NO_CHUNK: closed book), best first."""
     texts = [question_prompt(question) for question in questions]
-    prompts = make_prompts(model, texts, chunk_rows, chunks, settings)
-    return generate(model, prompts, retrieval_log_probs, settings, name)
+    retrieval = Retrieval(chunks, chunk_rows, retrieval_log_probs)
+    with Progress(len(texts), name, "questions") as bar:
+        answers, _ = generate(model, texts, retrieval, settings, bar=bar)
+    return answers
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[str],
+    retrieval: Retrieval,
+    settings: EvaluateConfig,
+    *,
+    shots: Sequence[Sequence[Shot]] | None = None,
+    bar: Progress | None = None,
+) -> tuple[list[list[Answer]], Counter[str]]:
+    """Each prompt's answers with their probabilities in the mixture, best first; one at token level.
+
+    And how many prompts had their Background cut, how many shots they lost. `shots`, the nearest last, are
+    each prompt's own.
+    """
+    own_shots = shots if shots is not None else [()] * len(prompts)
+    answers: list[list[Answer]] = []
+    counts = Counter(shots_dropped=0, truncated=0)
+    for start in range(0, len(prompts), BLOCK):
+        some = slice(start, start + BLOCK)
+        made = make_prompts(model, prompts[some], retrieval.part(some), settings, own_shots[some])
+        counts.update(shots_dropped=made.shots_dropped, truncated=made.truncated)
+        answers += _decode(model, made, settings)
+        if bar is not None:
+            bar.advance(len(made.questions))
+    return answers, counts
 
 
 def make_prompts(
     model: Model,
     prompts: Sequence[str],
-    chunk_rows: Int[np.ndarray, "Q K"],
-    chunks: Chunks,
+    retrieval: Retrieval,
     settings: EvaluateConfig,
     shots: Sequence[Sequence[Shot]] | None = None,
 ) -> Prompts:
@@ -72,62 +141,32 @@ def make_prompts(
 
     Concatenated chunks stand in one Background, the best first, so that what does not fit is of the worst.
     """
-    backgrounds = _backgrounds(chunk_rows, chunks, concatenate=settings.ensemble == "concatenate")
+    found = retrieval.concatenated() if settings.ensemble == "concatenate" else retrieval.backgrounds()
     room = settings.sequence_length - settings.max_new_tokens
-    return Prompts(
+    made = [
         [
-            [
-                few_shot_prompt(model.tokenizer, own_shots, passage, prompt, max_length=room)
-                for passage in passages
-            ]
-            for prompt, passages, own_shots in zip(
-                prompts, backgrounds, shots or [()] * len(prompts), strict=True
-            )
+            few_shot_prompt(model.tokenizer, own_shots, passage, prompt, max_length=room)
+            for passage in passages
         ]
-    )
+        for prompt, passages, own_shots in zip(
+            prompts, found.passages, shots or [()] * len(prompts), strict=True
+        )
+    ]
+    return Prompts(made, found.log_probs)
 
 
-def generate(
-    model: Model,
-    prompts: Prompts,
-    retrieval_log_probs: Float[np.ndarray, "Q K"],
-    settings: EvaluateConfig,
-    name: str,
-) -> list[list[Answer]]:
-    """Each question's answers with their probabilities in the mixture, best first; one at token level."""
-    if settings.ensemble == "concatenate":
-        retrieval_log_probs = np.zeros((len(prompts.questions), 1), np.float32)
+def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[list[Answer]]:
     decode = answer_questions_by_token if settings.ensemble == "token" else answer_questions
-    tokens = [[prompt.tokens for prompt in own] for own in prompts.questions]
-    answers: list[list[Answer]] = []
-    with Progress(len(tokens), name, "questions") as bar:
-        for start in range(0, len(tokens), BLOCK):
-            found = decode(
-                model.module,
-                model.params,
-                tokens[start : start + BLOCK],
-                retrieval_log_probs[start : start + BLOCK].tolist(),
-                max_new_tokens=settings.max_new_tokens,
-                stop_ids=model.tokenizer.stop_ids,
-                questions_per_batch=max(1, settings.prompts_per_batch // retrieval_log_probs.shape[1]),
-            )
-            for candidates in found:
-                texts = [
-                    (model.tokenizer.decode(c.tokens).strip(), float(np.exp(c.log_prob))) for c in candidates
-                ]
-                answers.append([Answer(*pair) for pair in texts])
-            bar.advance(len(found))
-    return answers
-
-
-def _backgrounds(
-    chunk_rows: Int[np.ndarray, "Q K"], chunks: Chunks, *, concatenate: bool
-) -> list[list[str | None]]:
-    """The passages of each question's chunks, or all of them as one; None without any."""
-    wanted = np.unique(chunk_rows[chunk_rows != NO_CHUNK])
-    passages: dict[int, str | None] = {NO_CHUNK: None}
-    passages |= zip(wanted.tolist(), (chunk.passage for chunk in chunks.take(wanted)), strict=True)
-    each = [[passages[row] for row in rows] for rows in chunk_rows.tolist()]
-    if not concatenate:
-        return each
-    return [["\n".join(text for text in own if text is not None) or None] for own in each]
+    found = decode(
+        model.module,
+        model.params,
+        [[prompt.tokens for prompt in own] for own in prompts.questions],
+        prompts.log_probs.tolist(),
+        max_new_tokens=settings.max_new_tokens,
+        stop_ids=model.tokenizer.stop_ids,
+        questions_per_batch=max(1, settings.prompts_per_batch // prompts.log_probs.shape[1]),
+    )
+    return [
+        [Answer(model.tokenizer.decode(c.tokens).strip(), float(np.exp(c.log_prob))) for c in candidates]
+        for candidates in found
+    ]

@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from radit_jax.data.benchmarks import PRIOR_PROMPT, Choice, Item, Rule
-from radit_jax.data.corpus import Chunks
 from radit_jax.data.packing import Sequence as Tree
 from radit_jax.data.packing import span
 from radit_jax.data.shots import Shot, few_shot_prompt
-from radit_jax.lm.scoring import NO_CHUNK, PairScorer
+from radit_jax.lm.answering import Backgrounds, Retrieval
+from radit_jax.lm.scoring import PairScorer
 from radit_jax.method.losses import ensemble_log_prob
 from radit_jax.runtime.progress import Progress
 
@@ -33,37 +33,32 @@ class Chosen(NamedTuple):
     log_probs: Float[np.ndarray, " C"]  # log p(scored | prompt) in nats, mixed over the chunks
 
 
-class Retrieval(NamedTuple):
-    """The chunks behind each of Q items, and their weights."""
-
-    chunks: Chunks
-    rows: Int[np.ndarray, "Q K"]  # NO_CHUNK: no Background
-    log_probs: Float[np.ndarray, "Q K"]  # log p_R
-
-
 def choose(
     scorer: PairScorer,
     items: Sequence[Item],
     rule: Rule,
     *,
     retrieval: Retrieval | None = None,
+    concatenate: bool = False,
     shots: Sequence[Shots] | None = None,
     bar: Progress | None = None,
 ) -> tuple[list[Chosen], Counter[str]]:
     """Each item's choice; and how many prompts had their Background cut, how many shots they lost.
 
-    Without `retrieval` items are asked without Background; `shots`, the nearest last, are each item's own.
+    Without `retrieval` items are asked without Background; with `concatenate` an item's chunks stand in one,
+    and nothing is mixed. `shots`, the nearest last, are each item's own.
     """
     if rule == "generate" or not all(item.choices for item in items):
         raise ValueError("choose: a task without choices came, needed is one with; generate its answers")
-    passages = _passages(retrieval, len(items))
+    retrieval = retrieval or Retrieval.none(len(items))
     own_shots = shots if shots is not None else [()] * len(items)
     chosen: list[Chosen] = []
     counts = Counter(shots_dropped=0, truncated=0)
     for start in range(0, len(items), BLOCK):
         some = slice(start, start + BLOCK)
-        weights = None if retrieval is None else retrieval.log_probs[some]
-        log_probs = _log_probs(scorer, items[some], passages[some], own_shots[some], weights, counts, bar)
+        part = retrieval.part(some)
+        found = part.concatenated() if concatenate else part.backgrounds()
+        log_probs = _log_probs(scorer, items[some], found, own_shots[some], counts, bar)
         priors = _priors(scorer, items[some]) if rule == "prior" else {}
         for item, own in zip(items[some], log_probs, strict=True):
             scores = rule_scores(rule, own, item.choices, priors)
@@ -82,36 +77,26 @@ def rule_scores(
     return log_probs
 
 
-def _passages(retrieval: Retrieval | None, num_items: int) -> list[list[str | None]]:
-    if retrieval is None:
-        return [[None]] * num_items
-    wanted = np.unique(retrieval.rows[retrieval.rows != NO_CHUNK])
-    texts: dict[int, str | None] = {NO_CHUNK: None}
-    texts |= zip(wanted.tolist(), (chunk.passage for chunk in retrieval.chunks.take(wanted)), strict=True)
-    return [[texts[row] for row in rows] for rows in retrieval.rows.tolist()]
-
-
 def _log_probs(
     scorer: PairScorer,
     items: Sequence[Item],
-    passages: Sequence[Sequence[str | None]],
+    backgrounds: Backgrounds,
     shots: Sequence[Shots],
-    weights: Float[np.ndarray, "Q K"] | None,
     counts: Counter[str],
     bar: Progress | None,
 ) -> list[Float[np.ndarray, " _"]]:
-    """log p(scored | prompt) of each item's choices, mixed over its passages by their log-weights."""
+    """log p(scored | prompt) of each item's choices, mixed over its Backgrounds."""
     trees: list[Tree] = []
-    for item, own_passages, own_shots in zip(items, passages, shots, strict=True):
+    for item, own_passages, own_shots in zip(items, backgrounds.passages, shots, strict=True):
         for passage in own_passages:
             for choices in _with_one_prompt(item.choices):
                 trees += _trees(scorer, choices, passage, own_shots, counts)
     scored = iter(scorer.score_trees(trees, bar))
     each = [
         np.array([[next(scored) for _ in item.choices] for _ in own_passages], np.float32)
-        for item, own_passages in zip(items, passages, strict=True)
+        for item, own_passages in zip(items, backgrounds.passages, strict=True)
     ]
-    return [own[0] if weights is None else _mixed(own, weights[n]) for n, own in enumerate(each)]
+    return [_mixed(own, weights) for own, weights in zip(each, backgrounds.log_probs, strict=True)]
 
 
 def _with_one_prompt(choices: Sequence[Choice]) -> Iterable[Sequence[Choice]]:

@@ -383,6 +383,32 @@ def pack_answers(
     return PackedAnswers(*map(jnp.asarray, (tokens, offsets, branch_ids, targets, first_targets)))
 
 
+def forced_log_probs(
+    module: Llama,
+    params: Any,
+    tokens: Int[Array, "B K T"],
+    slots: Int[Array, "B K A"],
+    targets: Int[Array, "B A"],
+    used: Bool[Array, "B A"],
+    retrieval_log_probs: Float[Array, "B K"],
+) -> tuple[Float[Array, " B"], Bool[Array, " B"]]:
+    """log p(y | x, C') of given answers, Eq. 2, in nats, and whether greedy decoding would give them.
+
+    Row k of a question is its prompt behind chunk k with the answer after it, padded on the right, and
+    `slots` are where its `used` targets are predicted. Greedy is that of the mixture at token level.
+    """
+    shape = tokens.shape[:2]
+    hidden = _call(module, params, "hidden", tokens.reshape(-1, tokens.shape[-1]))
+    at_slots = jnp.take_along_axis(hidden.reshape(*shape, *hidden.shape[1:]), slots[..., None], axis=2)
+    log_probs = jax.nn.log_softmax(_call(module, params, "logits", at_slots))
+    own = jnp.take_along_axis(log_probs, targets[:, None, :, None], axis=-1)[..., 0]
+    own = jnp.where(used[:, None], own, 0.0)
+    before = retrieval_log_probs[:, :, None] + jnp.cumsum(own, axis=2) - own
+    mixed = jax.nn.logsumexp(before[..., None] + log_probs, axis=1)
+    greedy = jnp.all((jnp.argmax(mixed, axis=-1) == targets) | ~used, axis=1)
+    return jax.nn.logsumexp(retrieval_log_probs + own.sum(axis=2), axis=1), greedy
+
+
 _prefill = functools.partial(jax.jit, static_argnames="module")(prefill)
 _begin = functools.partial(jax.jit, static_argnames=("max_new_tokens", "stop_ids"))(begin)
 _advance = functools.partial(jax.jit, static_argnames=("module", "stop_ids"))(advance)

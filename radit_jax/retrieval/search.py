@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from radit_jax.config import MeshConfig
+from radit_jax.method.losses import retrieval_log_prob
 from radit_jax.models.bert import encode
 from radit_jax.retrieval.index import Index
 from radit_jax.retrieval.index import load as load_index
@@ -87,10 +89,22 @@ class Searcher:
         """Rows and scores of each query's top k chunks, best first, without its `exclude` (−1: none)."""
         return self.index.search(self.encoder.embed(queries), k, exclude)
 
+    def retrieve(
+        self, queries: Sequence[str], k: int, temperature: float
+    ) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
+        """Rows of each query's top k chunks, best first, and their log p_R."""
+        rows, scores = self.search(queries, k)
+        return rows, chunk_log_probs(scores, temperature)
+
     def score(self, queries: Sequence[str], rows: Int[np.ndarray, "Q K"]) -> Float[np.ndarray, "Q K"]:
         """s(q, c), Eq. 1, of given chunks."""
         embedded = self.encoder.embed(queries)
         return np.stack([self.embeddings[found] @ query for query, found in zip(embedded, rows, strict=True)])
+
+
+def chunk_log_probs(scores: Float[np.ndarray, "Q K"], temperature: float) -> Float[np.ndarray, "Q K"]:
+    """log p_R of retrieved chunks, of which none is missing."""
+    return np.asarray(retrieval_log_prob(jnp.asarray(scores), jnp.ones(scores.shape, bool), temperature))
 
 
 def load_embeddings(folder: StageFolder) -> Float[np.ndarray, "C D"]:

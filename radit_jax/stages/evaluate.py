@@ -1,30 +1,28 @@
 """evaluate: the ablation. Five systems answer the test questions, and both retrievers are judged.
 
-Every figure has a 95 % interval from a bootstrap over groups of questions (entities, passages); a gain is the
-paired difference in exact match.
+The questions are the corpus' own, or those of the tasks that `evaluate.tasks` names. Every figure has a 95 %
+interval from a bootstrap over groups of questions (entities, passages); a gain is a paired difference.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
-from radit_jax.data.corpus import Corpus
-from radit_jax.data.examples import question_example
-from radit_jax.data.records import Question
-from radit_jax.lm.answering import answer
-from radit_jax.lm.scoring import NO_CHUNK, PairScorer
-from radit_jax.method.losses import ensemble_log_prob, retrieval_log_prob
-from radit_jax.retrieval.search import Searcher
+from radit_jax.data.corpus import Chunks, Corpus
+from radit_jax.lm.answering import Retrieval
+from radit_jax.lm.benchmarking import Sat, Trial, check_fits, load_trials, pages, sit
+from radit_jax.lm.exam import CUTOFFS, Exam, Sitting
+from radit_jax.lm.scoring import PairScorer
+from radit_jax.retrieval.search import Searcher, chunk_log_probs
 from radit_jax.runtime.models import load_model
-from radit_jax.runtime.progress import Progress
 from radit_jax.runtime.store import StageFolder
-from radit_jax.text.metrics import exact_match, f1, is_yes_no, recall_at_k, reciprocal_ranks
-from radit_jax.text.statistics import Figure, bootstrap_interval, paired_gain
+from radit_jax.text.kilt import prediction
+from radit_jax.text.statistics import Figure, average_interval, bootstrap_interval, paired_gain
 
 LMS = ("base_lm", "lm_ft_lm")
 RETRIEVERS = ("base", "r_ft")
@@ -37,7 +35,7 @@ SYSTEMS = {  # name -> its language model and its retriever
 }
 CONTEXTS = ("gold", "retrieved", "random", "none")
 GAINS = ("lm_ft-base", "r_ft-base", "radit-lm_ft", "radit-base")
-CUTOFFS = (1, 5, 10)
+PAIRS = {name: name.split("-") for name in GAINS}
 
 
 def run(
@@ -49,15 +47,36 @@ def run(
     seed: int,
     mesh: MeshConfig,
 ) -> dict[str, Any]:
-    """Answer, score and rank; write `results.json` and `predictions.jsonl`."""
-    exam = Exam.load(inputs, output, evaluate, temperature, seed, mesh)
-    found = {name: exam.search(name) for name in RETRIEVERS}
-    sittings = exam.sittings(found)
-    marks = {name: exam.sit(name, sitting, sittings.values()) for name, sitting in sittings.items()}
+    """Answer, score and rank; write `results.json` and predictions."""
+    trials = load_trials(evaluate, seed=seed)  # before models are: a file may be missing
+    score = ScoreConfig(batch_size=evaluate.batch_size, sequence_length=evaluate.sequence_length)
+    models = {
+        lm: PairScorer.load(inputs[stage].check("lm"), score, mesh)
+        for lm, stage in (("base_lm", "base_lm"), ("lm_ft_lm", "lm_ft"))
+    }
+    base = Searcher.load(inputs, mesh)
+    tuned = base.with_params(load_model(inputs["r_ft"].check("query_encoder")).params)
+    searchers = {"base": base, "r_ft": tuned}
+    if evaluate.tasks:
+        chunks = Chunks(inputs["corpus"])
+        return TaskRun(output, trials, chunks, searchers, evaluate, temperature, seed, models).run()
+    corpus = Corpus(inputs["corpus"])
+    exam = Exam(output, corpus, corpus.questions(evaluate.split), evaluate, seed, models)
+    return _run_exam(exam, {name: search(exam, searchers[name], temperature) for name in RETRIEVERS})
+
+
+# ---- the corpus' own questions ----
+
+Found = tuple[Int[np.ndarray, "Q D"], Float[np.ndarray, "Q K"]]
+
+
+def _run_exam(exam: Exam, found: Mapping[str, Found]) -> dict[str, Any]:
+    sitting = sittings(exam, found)
+    marks = {name: exam.sit(name, own, sitting.values()) for name, own in sitting.items()}
     results = {
-        "fingerprint": output.fingerprint,
+        "fingerprint": exam.output.fingerprint,
         "systems": {name: exam.figures(marks[name], ("exact_match", "f1", "answer_nll")) for name in SYSTEMS},
-        "gains": {name: exam.gain(*(marks[system] for system in name.split("-"))) for name in GAINS},
+        "gains": {name: exam.gain(marks[after], marks[before]) for name, (after, before) in PAIRS.items()},
         "context": {
             lm: {
                 kind: exam.figures(marks[f"{lm}-{kind}"], ("exact_match", "answer_nll")) for kind in CONTEXTS
@@ -67,210 +86,182 @@ def run(
         "retrieval": {name: exam.retrieval(rows) for name, (rows, _) in found.items()},
         "num_questions": len(exam.questions),
     }
-    output.write_json("results.json", results)
-    output.write_jsonl(
-        "predictions.jsonl", exam.predictions({name: marks[name] for name in SYSTEMS}, found["r_ft"])
-    )
+    exam.output.write_json("results.json", results)
+    lines = exam.predictions({name: marks[name] for name in SYSTEMS}, found["r_ft"])
+    exam.output.write_jsonl("predictions.jsonl", lines)
     return {
         "num_questions": len(exam.questions),
         "exact_match": results["systems"]["radit"]["exact_match"]["value"],
     }
 
 
-class Sitting(NamedTuple):
-    """What a system brings to the exam: its language model, its chunks and their weights."""
+def search(exam: Exam, searcher: Searcher, temperature: float) -> Found:
+    """Each question's chunks under one of the retrievers, k or more, and log p_R of the first k."""
+    k = exam.settings.chunks_per_answer
+    rows, scores = searcher.search([question.question for question in exam.questions], max(k, *CUTOFFS))
+    return rows, chunk_log_probs(scores[:, :k], temperature)
 
-    lm: str
-    rows: Int[np.ndarray, "Q K"]  # NO_CHUNK: closed book
-    log_probs: Float[np.ndarray, "Q K"]  # log p_R
+
+def sittings(exam: Exam, found: Mapping[str, Found]) -> dict[str, Sitting]:
+    """The five systems, and both language models with one chunk of each kind."""
+    given = {kind: exam.given(kind, found["base"][0][:, 0]) for kind in CONTEXTS}
+    weights = {name: (rows[:, : log_probs.shape[1]], log_probs) for name, (rows, log_probs) in found.items()}
+    systems = {
+        name: Sitting(lm, *(weights[retriever] if retriever else given["none"]))
+        for name, (lm, retriever) in SYSTEMS.items()
+    }
+    contexts = {f"{lm}-{kind}": Sitting(lm, *given[kind]) for lm in LMS for kind in CONTEXTS}
+    return systems | contexts
+
+
+# ---- the tasks ----
 
 
 @dataclass(frozen=True)
-class Exam:
-    """The test questions, and all that is needed to sit them."""
+class TaskRun:
+    """The five systems in every task."""
 
-    inputs: Mapping[str, StageFolder]
     output: StageFolder
-    corpus: Corpus
-    questions: Sequence[Question]
-    searcher: Searcher
+    trials: Sequence[Trial]
+    chunks: Chunks
+    searchers: Mapping[str, Searcher]
     settings: EvaluateConfig
     temperature: float
     seed: int
-    mesh: MeshConfig
-    models: dict[str, PairScorer]
+    models: Mapping[str, PairScorer]
+    found: dict[tuple[str, str], Retrieval] = field(default_factory=dict)  # by task and retriever
 
-    @classmethod
-    def load(
-        cls,
-        inputs: Mapping[str, StageFolder],
-        output: StageFolder,
-        settings: EvaluateConfig,
-        temperature: float,
-        seed: int,
-        mesh: MeshConfig,
-    ) -> "Exam":
-        corpus = Corpus(inputs["corpus"])
-        score = ScoreConfig(batch_size=settings.batch_size, sequence_length=settings.sequence_length)
-        models = {
-            lm: PairScorer.load(inputs[stage].check("lm"), score, mesh)
-            for lm, stage in (("base_lm", "base_lm"), ("lm_ft_lm", "lm_ft"))
+    def run(self) -> dict[str, Any]:
+        """Sit all, write `results.json` and predictions, and say how it went."""
+        for trial in self.trials:
+            check_fits(trial, self.models["base_lm"].model.tokenizer, self.settings)
+        sat = {trial.task.name: self.sit_all(trial) for trial in self.trials}
+        for trial in self.trials:
+            self._write_predictions(trial, sat[trial.task.name])
+        results = {
+            "fingerprint": self.output.fingerprint,
+            "tasks": {trial.task.name: self._results(trial, sat[trial.task.name]) for trial in self.trials},
+            "average": self._average(sat),
+            "num_questions": sum(len(trial.items) for trial in self.trials),
         }
-        searcher = Searcher.load(inputs, mesh)
-        questions = corpus.questions(settings.split)
-        return cls(inputs, output, corpus, questions, searcher, settings, temperature, seed, mesh, models)
-
-    def search(self, name: str) -> tuple[Int[np.ndarray, "Q D"], Float[np.ndarray, "Q K"]]:
-        """Each question's chunks under one of the retrievers, k or more, and log p_R of the first k."""
-        searcher = self.searcher
-        if name == "r_ft":
-            searcher = searcher.with_params(load_model(self.inputs["r_ft"].check("query_encoder")).params)
-        depth = max(self.settings.chunks_per_answer, *CUTOFFS)
-        rows, scores = searcher.search([question.question for question in self.questions], depth)
-        k = self.settings.chunks_per_answer
-        log_probs = retrieval_log_prob(
-            jnp.asarray(scores[:, :k]), jnp.ones((len(rows), k), bool), self.temperature
-        )
-        return rows, np.asarray(log_probs)
-
-    def sittings(self, found: Mapping[str, tuple[Any, Any]]) -> dict[str, Sitting]:
-        """The five systems, and both language models with one chunk of each kind."""
-        k = self.settings.chunks_per_answer
-        given = {kind: self._given(kind, found["base"][0][:, 0]) for kind in CONTEXTS}
-        weights = {name: (rows[:, :k], log_probs) for name, (rows, log_probs) in found.items()}
-        systems = {
-            name: Sitting(lm, *(weights[retriever] if retriever else given["none"]))
-            for name, (lm, retriever) in SYSTEMS.items()
+        self.output.write_json("results.json", results)
+        counts = sum((Counter(own.counts) for systems in sat.values() for own in systems.values()), Counter())
+        return {
+            "num_questions": results["num_questions"],
+            "average": results["average"]["systems"]["radit"]["mean"]["value"],
+            "shots_dropped": counts["shots_dropped"],
+            "truncated": counts["truncated"],
         }
-        contexts = {f"{lm}-{kind}": Sitting(lm, *given[kind]) for lm in LMS for kind in CONTEXTS}
-        return systems | contexts
 
-    def _given(
-        self, kind: str, top: Int[np.ndarray, " Q"]
-    ) -> tuple[Int[np.ndarray, "Q 1"], Float[np.ndarray, "Q 1"]]:
-        """One chunk for each question, with all the weight: gold where known, the top one, any, none."""
-        count = len(self.questions)
-        rows = np.full(count, NO_CHUNK)
-        if kind == "gold":
-            rows = [self.corpus.rows[q.gold_chunks[0]] if q.gold_chunks else NO_CHUNK for q in self.questions]
-        elif kind == "retrieved":
-            rows = top
-        elif kind == "random":
-            rows = np.random.default_rng([self.seed, 3]).integers(len(self.corpus.chunks), size=count)
-        return np.asarray(rows)[:, None], np.zeros((count, 1), np.float32)
+    def sit_all(self, trial: Trial) -> dict[str, Sat]:
+        """Every system's marks; systems that read the same with the same model sit once."""
+        asked = {
+            system: (lm, retriever if trial.retrieves else None)
+            for system, (lm, retriever) in SYSTEMS.items()
+        }
+        sat = {pair: self._sit(trial, *pair) for pair in dict.fromkeys(asked.values())}
+        return {system: sat[pair] for system, pair in asked.items()}
 
-    def sit(self, name: str, sitting: Sitting, all_sittings: Iterable[Sitting]) -> list[dict[str, Any]]:
-        """Each question's answers and marks in one sitting; kept once made."""
-        file = f"{name}.jsonl"
-        if not self.output.has(file):
-            texts = [question.question for question in self.questions]
-            model = self.models[sitting.lm].model
-            answers = answer(
-                model,
-                texts,
-                sitting.rows,
-                sitting.log_probs,
-                self.corpus.chunks,
+    def _sit(self, trial: Trial, lm: str, retriever: str | None) -> Sat:
+        """The marks of one language model behind one retriever's chunks; kept once made."""
+        name = f"{trial.task.name}/{lm}-{retriever or 'none'}"
+        if not self.output.has(f"{name}.json"):
+            sat = sit(
+                trial,
+                self.models[lm],
                 self.settings,
                 f"evaluate {name}",
+                retrieval=self._retrieve(trial, retriever) if retriever else None,
+                shot_passages=self._shot_passages(trial, retriever) if retriever else None,
             )
-            nlls = self._answer_nll(sitting, all_sittings)
-            self.output.write_jsonl(file, map(self._mark, self.questions, answers, nlls))
-        return self.output.read_jsonl(file)
+            self.output.write_json(f"{name}.json", sat._asdict())
+        return Sat(**self.output.read_json(f"{name}.json"))
 
-    def _answer_nll(self, sitting: Sitting, all_sittings: Iterable[Sitting]) -> Float[np.ndarray, " Q"]:
-        """−log p of each first gold answer under Eq. 2, in nats per answer token, without a terminator."""
-        file = f"{sitting.lm}-pairs.npz"
-        if not self.output.has(file):
-            self._score_pairs(
-                file, sitting.lm, [other.rows for other in all_sittings if other.lm == sitting.lm]
-            )
-        scored = self.output.read_arrays(file)
-        place = {pair: number for number, pair in enumerate(map(tuple, scored["pairs"].tolist()))}
-        numbers = [[place[q, row] for row in rows] for q, rows in enumerate(sitting.rows.tolist())]
-        mixed = ensemble_log_prob(
-            jnp.asarray(scored["answer_log_probs"][np.array(numbers)]),
-            jnp.asarray(sitting.log_probs),
-            jnp.ones(sitting.rows.shape, bool),
-        )
-        return -np.asarray(mixed) / np.maximum(scored["answer_token_counts"], 1)
+    def _retrieve(self, trial: Trial, retriever: str) -> Retrieval:
+        key = (trial.task.name, retriever)
+        if key not in self.found:
+            queries = [item.query for item in trial.items]
+            k = self.settings.chunks_per_answer
+            rows, log_probs = self.searchers[retriever].retrieve(queries, k, self.temperature)
+            self.found[key] = Retrieval(self.chunks, rows, log_probs)
+        return self.found[key]
 
-    def _score_pairs(self, file: str, lm: str, rows: Sequence[Int[np.ndarray, "Q _"]]) -> None:
-        """Score the gold answers under every chunk that any sitting of a language model has, each once."""
-        examples = [question_example(question, question.answers[0]) for question in self.questions]
-        every = np.concatenate(rows, axis=1)
-        numbers = np.repeat(np.arange(len(every)), every.shape[1])
-        pairs = np.unique(np.stack([numbers, every.ravel()], axis=1), axis=0)
-        with Progress(len(pairs), f"evaluate {lm}", "pairs") as bar:
-            scored = self.models[lm].score(examples, pairs, self.corpus.chunks, bar)
-        tokenizer = self.models[lm].model.tokenizer
-        counts = np.array([len(tokenizer.encode(example.answer)) for example in examples])
-        self.output.write_arrays(
-            file, pairs=pairs, answer_log_probs=scored.answer_log_probs, answer_token_counts=counts
-        )
+    def _shot_passages(self, trial: Trial, retriever: str) -> dict[str, str]:
+        """The top chunk of every example, by its id."""
+        shots = trial.shot_items
+        if not shots or not self.settings.shot_backgrounds:
+            return {}
+        rows, _ = self.searchers[retriever].search([shot.query for shot in shots], 1)
+        chunks = self.chunks.take(rows[:, 0])
+        return {shot.id: chunk.passage for shot, chunk in zip(shots, chunks, strict=True)}
 
-    @staticmethod
-    def _mark(question: Question, answers: Sequence[Any], nll: float) -> dict[str, Any]:
-        best = answers[0].text
+    def _results(self, trial: Trial, sat: Mapping[str, Sat]) -> dict[str, Any]:
+        metric = trial.task.metric
+        groups = [item.id for item in trial.items]
+        values = {name: _values(own, metric) for name, own in sat.items()}
         return {
-            "answers": [{"answer": text, "probability": probability} for text, probability in answers],
-            "exact_match": exact_match(best, question.answers),
-            "f1": f1(best, question.answers),
-            "answer_nll": float(nll),
+            "metric": metric,
+            "systems": {name: self._figures(trial, own) for name, own in sat.items()},
+            "gains": {
+                name: paired_gain(values[after], values[before], groups, **self._bootstrap)
+                for name, (after, before) in PAIRS.items()
+            },
+            "num_questions": len(trial.items),
+            "lines": dict(trial.counts),
+            "prompts": {name: own.counts for name, own in sat.items()},
         }
 
-    def figures(self, marks: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> dict[str, Figure]:
-        return {metric: self._interval([mark[metric] for mark in marks]) for metric in metrics}
-
-    def gain(self, after: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> Figure:
-        scored, baseline = (np.array([mark["exact_match"] for mark in marks]) for marks in (after, before))
-        groups = [question.group for question in self.questions]
-        return paired_gain(scored, baseline, groups, samples=self.settings.bootstrap_samples, seed=self.seed)
-
-    def retrieval(self, rows: Int[np.ndarray, "Q D"]) -> dict[str, Figure]:
-        """Recall of gold chunks, where known, and of chunks that hold an answer; MRR@10 of the latter."""
-        holds, gold = (
-            self.corpus.holds_answer(self.questions, rows),
-            self.corpus.is_gold(self.questions, rows),
-        )
-        with_gold = np.array([bool(question.gold_chunks) for question in self.questions])
-        open_ended = np.array([not is_yes_no(question.answers) for question in self.questions])
+    def _figures(self, trial: Trial, sat: Sat) -> dict[str, Figure]:
+        """The task's metric and, over the questions with gold pages, KILT's."""
+        metrics = [trial.task.metric]
+        if trial.has_pages:
+            metrics += ["r_precision", f"kilt_{trial.task.metric}"]
         figures = {}
-        for name, hits, counted in (("gold", gold, with_gold), ("answer", holds, open_ended)):
-            for cutoff in CUTOFFS:
-                figures[f"{name}_recall@{cutoff}"] = self._interval(recall_at_k(hits, cutoff), counted)
-        return {**figures, "mrr": self._interval(reciprocal_ranks(holds[:, :10]), open_ended)}
+        for metric in metrics:
+            counted = [n for n, item in enumerate(trial.items) if metric == trial.task.metric or item.pages]
+            groups = [trial.items[n].id for n in counted]
+            figures[metric] = bootstrap_interval(_values(sat, metric)[counted], groups, **self._bootstrap)
+        return figures
 
-    def _interval(self, values: Any, counted: Bool[np.ndarray, " Q"] | None = None) -> Figure:
-        counted = np.ones(len(self.questions), bool) if counted is None else counted
-        groups = [question.group for question, count in zip(self.questions, counted, strict=True) if count]
-        chosen = np.asarray(values, np.float64)[counted]
-        return bootstrap_interval(chosen, groups, samples=self.settings.bootstrap_samples, seed=self.seed)
+    def _average(self, sat: Mapping[str, Mapping[str, Sat]]) -> dict[str, Any]:
+        """The mean over tasks of each system's metric, each task weighing the same."""
+        groups = [[item.id for item in trial.items] for trial in self.trials]
+        values = {
+            system: [_values(sat[trial.task.name][system], trial.task.metric) for trial in self.trials]
+            for system in SYSTEMS
+        }
+        gains = {
+            name: [a - b for a, b in zip(values[after], values[before], strict=True)]
+            for name, (after, before) in PAIRS.items()
+        }
+        figures, gained = (
+            {name: average_interval(own, groups, **self._bootstrap) for name, own in each.items()}
+            for each in (values, gains)
+        )
+        return {"systems": {name: {"mean": figure} for name, figure in figures.items()}, "gains": gained}
 
-    def predictions(
-        self,
-        marks: Mapping[str, Sequence[Mapping[str, Any]]],
-        found: tuple[Int[np.ndarray, "Q D"], Float[np.ndarray, "Q K"]],
-    ) -> list[dict[str, Any]]:
-        """RA-DIT's answers with the chunks behind them, and each system's best answer beside."""
-        rows, log_probs = found
-        lines = []
-        for number, question in enumerate(self.questions):
-            chunks = self.corpus.chunks.take(rows[number, : log_probs.shape[1]])
-            lines.append(
-                {
-                    "id": question.id,
-                    "group": question.group,
-                    "question": question.question,
-                    "gold": list(question.answers),
-                    "answers": marks["radit"][number]["answers"],
-                    "chunks": [
-                        {"id": chunk.id, "title": chunk.title, "text": chunk.text, "p_R": float(p)}
-                        for chunk, p in zip(chunks, np.exp(log_probs[number]), strict=True)
-                    ],
-                    "systems": {
-                        system: mark[number]["answers"][0]["answer"] for system, mark in marks.items()
-                    },
-                }
-            )
-        return lines
+    @property
+    def _bootstrap(self) -> dict[str, int]:
+        return {"samples": self.settings.bootstrap_samples, "seed": self.seed}
+
+    def _write_predictions(self, trial: Trial, sat: Mapping[str, Sat]) -> None:
+        """RA-DIT's answers with the gold ones, each system's beside; of KILT's tasks also in its form."""
+        marks = sat["radit"].marks
+        lines = [
+            {
+                "id": item.id,
+                "prompt": item.prompt,
+                "gold": list(item.answers),
+                **marks[n],
+                "systems": {system: own.marks[n]["answer"] for system, own in sat.items()},
+            }
+            for n, item in enumerate(trial.items)
+        ]
+        self.output.write_jsonl(f"predictions-{trial.task.name}.jsonl", lines)
+        if trial.has_pages:
+            kilt = (prediction(mark["id"], mark["answer"], pages(mark)) for mark in marks)
+            self.output.write_jsonl(f"kilt-{trial.task.name}.jsonl", kilt)
+
+
+def _values(sat: Sat, metric: str) -> Float[np.ndarray, " Q"]:
+    return np.array([mark[metric] for mark in sat.marks], np.float64)

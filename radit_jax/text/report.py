@@ -21,6 +21,34 @@ CONTEXTS = {
 Interval = Mapping[str, float]
 
 
+def table(results: Mapping[str, Any]) -> str:
+    """`results.json` as aligned text: of the corpus' own questions, or of tasks."""
+    return tasks_table(results) if "tasks" in results else ablation_table(results)
+
+
+def tasks_table(results: Mapping[str, Any]) -> str:
+    """Tasks by systems in each task's metric, with KILT's scores below, and what RA-DIT gains."""
+    rows, gains = [], []
+    for name, task in results["tasks"].items():
+        for metric in next(iter(task["systems"].values())):
+            rows.append([f"{name} ({task['num_questions']})", metric.replace("_", " "), *_row(task, metric)])
+        gains.append([name, *map(_cell, task["gains"].values())])
+    average = results["average"]
+    rows.append(["average", "mean over tasks", *_row(average, "mean")])
+    gains.append(["average", *map(_cell, average["gains"].values())])
+    heads = [name.replace("-", " − ") for name in average["gains"]]
+    return "\n\n".join(
+        [
+            _table(["task (questions)", "metric", *SYSTEMS.values()], rows),
+            _table(["gain", *heads], gains),
+        ]
+    )
+
+
+def _row(task: Mapping[str, Any], metric: str) -> list[str]:
+    return [_cell(task["systems"][system][metric]) for system in SYSTEMS]
+
+
 def ablation_table(results: Mapping[str, Any]) -> str:
     """`results.json` as aligned text: each figure with the low and high end of its 95 % interval."""
     systems = [

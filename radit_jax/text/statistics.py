@@ -22,15 +22,41 @@ def bootstrap_interval(
         )
     if not len(values):
         return {"value": None, "low": None, "high": None}
+    sample_means = _sample_means(values, groups, samples, np.random.default_rng(seed))
+    return _figure(float(np.mean(values)), sample_means)
+
+
+def average_interval(
+    values: Sequence[Float[np.ndarray, " _"]],
+    groups: Sequence[Sequence[str]],
+    *,
+    samples: int = 1000,
+    seed: int,
+) -> Figure:
+    """The mean of several sets' means, each set weighing the same, with its 95 % percentile interval.
+
+    Each set is resampled by itself, so the interval is that of these sets and not of sets like them.
+    """
+    rngs = np.random.default_rng(seed).spawn(len(values))
+    drawn = [_sample_means(v, g, samples, rng) for v, g, rng in zip(values, groups, rngs, strict=True)]
+    return _figure(float(np.mean([np.mean(own) for own in values])), np.mean(drawn, axis=0))
+
+
+def _figure(value: float, sample_means: Float[np.ndarray, " S"]) -> Figure:
+    low, high = np.percentile(sample_means, [2.5, 97.5])
+    return {"value": value, "low": float(low), "high": float(high)}
+
+
+def _sample_means(
+    values: Float[np.ndarray, " B"], groups: Sequence[str], samples: int, rng: np.random.Generator
+) -> Float[np.ndarray, " S"]:
+    """The mean over questions in each bootstrap sample of groups."""
     _, members = np.unique(np.asarray(groups), return_inverse=True)
     sizes = np.bincount(members).astype(np.float64)
     sums = np.bincount(members, weights=values)
     # Row s says how often each group was drawn into sample s.
-    draws = np.random.default_rng(seed).multinomial(
-        len(sizes), np.full(len(sizes), 1 / len(sizes)), size=samples
-    )
-    low, high = np.percentile((draws @ sums) / (draws @ sizes), [2.5, 97.5])
-    return {"value": float(np.mean(values)), "low": float(low), "high": float(high)}
+    draws = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=samples)
+    return (draws @ sums) / (draws @ sizes)
 
 
 def paired_gain(

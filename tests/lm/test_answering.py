@@ -12,7 +12,7 @@ from small import CHUNKS, LONG, QUESTIONS
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.corpus import Chunks
 from radit_jax.data.shots import Shot
-from radit_jax.lm.answering import answer, make_prompts
+from radit_jax.lm.answering import Retrieval, answer, make_prompts
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.text.prompts import background, question_prompt
 
@@ -135,7 +135,8 @@ def test_at_token_level_a_question_has_one_answer_with_its_probability_in_the_mi
 def test_concatenated_chunks_stand_in_one_background_the_best_first(lm, chunks):
     settings = replace(SETTINGS, ensemble="concatenate", sequence_length=128)
     rows = np.array([[1, 2, NO_CHUNK], [NO_CHUNK] * 3])
-    made = make_prompts(lm, [question_prompt(text) for text in TEXTS[:2]], rows, chunks, settings)
+    retrieval = Retrieval(chunks, rows, np.zeros((2, 3), np.float32))
+    made = make_prompts(lm, [question_prompt(text) for text in TEXTS[:2]], retrieval, settings)
     joined = background(f"{CHUNKS[1].passage}\n{CHUNKS[2].passage}") + question_prompt(TEXTS[0])
     both, closed = ([lm.tokenizer.decode(p.tokens) for p in own] for own in made.questions)
     assert (both, closed) == ([joined], [question_prompt(TEXTS[1])])
@@ -151,9 +152,10 @@ def test_shots_stand_before_the_background_and_what_does_not_fit_is_counted(lm, 
     ]
     settings = replace(SETTINGS, sequence_length=128)
     prompts = [question_prompt(text) for text in TEXTS[:2]]
-    made = make_prompts(lm, prompts, np.array([[1, 2], [LONG, 1]]), chunks, settings, shots)
+    retrieval = Retrieval(chunks, np.array([[1, 2], [LONG, 1]]), np.zeros((2, 2), np.float32))
+    made = make_prompts(lm, prompts, retrieval, settings, shots)
     assert (made.shots_dropped, made.truncated) == (2, 0)
     text = lm.tokenizer.decode(made.questions[0][1].tokens)
     assert text == "Q: Who?\nA: Ann\n\n" + background(CHUNKS[2].passage) + prompts[0]
-    tight = make_prompts(lm, prompts[:1], np.array([[LONG, 1]]), chunks, SETTINGS)
+    tight = make_prompts(lm, prompts[1:], retrieval.part(slice(1, 2)), SETTINGS)
     assert tight.truncated == 1

@@ -12,7 +12,8 @@ from radit_jax.data.benchmarks import BENCHMARKS, Choice, Item
 from radit_jax.data.corpus import Chunks
 from radit_jax.data.shots import Shot
 from radit_jax.lm import choosing
-from radit_jax.lm.choosing import Retrieval, choose
+from radit_jax.lm.answering import Retrieval
+from radit_jax.lm.choosing import choose
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
 from radit_jax.models.llama import Llama
 from radit_jax.runtime.mesh import make_mesh, put_params
@@ -127,13 +128,22 @@ def test_retrieved_chunks_are_mixed_by_equation_2_before_the_rule(hf, scorer, in
         np.testing.assert_allclose(chosen.scores, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_concatenated_chunks_are_one_background_of_a_choice(hf, scorer, inputs):
+    retrieval = Retrieval(Chunks(inputs["corpus"]), ROWS, WEIGHTS)
+    found, _ = choose(scorer, ITEMS, "sum", retrieval=retrieval, concatenate=True)
+    for asked, rows, chosen in zip(ITEMS, ROWS.tolist(), found, strict=True):
+        joined = background("\n".join(CHUNKS[row].passage for row in rows if row != NO_CHUNK))
+        expected = by_torch(hf, scorer.model.tokenizer, "sum", asked, ((joined,),))
+        np.testing.assert_allclose(chosen.scores, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_shots_stand_before_the_question_and_what_does_not_fit_is_counted(hf, scorer, inputs, monkeypatch):
     monkeypatch.setattr(choosing, "BLOCK", 3)
     shot = Shot(None, "Is it a town?", " no")
     far = Shot("Tarn " * 200, "Is it a town?", " no")
     found, counts = choose(scorer, ITEMS, "sum", shots=[(far, shot)] * 4)
     for asked, chosen in zip(ITEMS, found, strict=True):
-        text = ("Is it a town?", " no", "\n\n")
+        text = ("Is it a town? no", "\n\n")
         expected = by_torch(hf, scorer.model.tokenizer, "sum", asked, shot=text)
         np.testing.assert_allclose(chosen.scores, expected, rtol=1e-4, atol=1e-4)
     assert counts == {"shots_dropped": 5, "truncated": 0}  # once a prompt, of which the last item has two

@@ -1,137 +1,47 @@
-"""The ablation's figures: who reads what, and means, gains and likelihoods by hand."""
+"""Which system reads what; and a run over tasks, whose figures are made by hand from what it kept."""
 
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import QUESTIONS
+from small import CHUNKS, QUESTIONS, TOWERS
 
-from radit_jax.config import EvaluateConfig, MeshConfig
+from radit_jax.config import EvaluateConfig, LlamaConfig, MeshConfig
+from radit_jax.data.benchmarks import find_task
 from radit_jax.data.corpus import Corpus
-from radit_jax.data.records import Question
-from radit_jax.lm.answering import Answer
+from radit_jax.lm.benchmarking import sit
+from radit_jax.lm.exam import Exam
 from radit_jax.lm.scoring import NO_CHUNK
+from radit_jax.models.llama import Llama
+from radit_jax.runtime.models import Model, load_model, save_model
+from radit_jax.runtime.publish import publish
 from radit_jax.runtime.store import Workdir
-from radit_jax.stages.evaluate import GAINS, LMS, SYSTEMS, Exam, Sitting
-
-FOUR = [
-    Question("q6", "Who built Jay Tower?", ("Flo Wren",), ("c6",), group="jay"),
-    Question("q7", "Who built Kings Tower?", ("Gil Teal",), ("c7",), group="kings"),
-    Question("yes", "Is it a tower?", ("yes",), ("c1",), group="elm"),
-    Question("lost", "Where is Quay?", ("Cy Heron",), (), group="gate"),
-]
+from radit_jax.runtime.tokenizers import load_tokenizer
+from radit_jax.selfcheck import random_params
+from radit_jax.stages import evaluate as stage
+from radit_jax.stages.evaluate import GAINS, LMS, SYSTEMS, run, search, sittings
+from radit_jax.text.prompts import background
+from radit_jax.text.report import table
 
 
 @pytest.fixture
-def exam(inputs, searcher, tmp_path):
-    def make(questions=FOUR, **changed):
-        settings = EvaluateConfig(chunks_per_answer=2, bootstrap_samples=200, **changed)
-        output, corpus = Workdir(tmp_path).folder("evaluate", "e"), Corpus(inputs["corpus"])
-        return Exam(
-            inputs, output, corpus, questions, searcher, settings, 0.05, seed=0, mesh=MeshConfig(), models={}
-        )
-
-    return make
-
-
-def marks(*exact_matches):
-    return [{"exact_match": mark, "f1": mark / 2} for mark in exact_matches]
-
-
-def test_the_answers_likelihood_is_mixed_over_the_chunks_and_divided_by_its_tokens(exam):
-    two = exam(FOUR[:2])
-    probabilities = {(0, 4): 0.5, (0, 6): 0.1, (1, NO_CHUNK): 0.3, (1, 4): 0.4, (1, 7): 0.8}
-    two.output.write_arrays(
-        "base_lm-pairs.npz",
-        pairs=np.array(list(probabilities)),
-        answer_log_probs=np.log(np.array(list(probabilities.values()), np.float32)),
-        answer_token_counts=np.array([2, 4]),
-    )
-    weights = np.log(np.array([[0.75, 0.25], [0.1, 0.9]], np.float32))
-    sitting = Sitting("base_lm", np.array([[4, 6], [7, 4]]), weights)
-    wanted = [-np.log(0.75 * 0.5 + 0.25 * 0.1) / 2, -np.log(0.1 * 0.8 + 0.9 * 0.4) / 4]
-    np.testing.assert_allclose(two._answer_nll(sitting, [sitting]), wanted, rtol=1e-5)
-
-
-def test_every_pair_of_a_language_model_is_scored_once_for_all_its_sittings(exam, lm):
-    asked = []
-
-    class Scorer:
-        model = lm
-
-        def score(self, examples, pairs, chunks, bar):
-            asked.extend(map(tuple, pairs.tolist()))
-            return Scored(np.zeros(len(pairs), np.float32))
-
-    class Scored:
-        def __init__(self, answer_log_probs):
-            self.answer_log_probs = answer_log_probs
-
-    two = exam(FOUR[:2])
-    two.models["base_lm"] = Scorer()
-    flat = np.zeros((2, 2), np.float32)
-    sittings = [
-        Sitting("base_lm", np.array([[4, 6], [7, 4]]), flat),
-        Sitting("base_lm", np.array([[6, 4], [NO_CHUNK, 4]]), flat),
-        Sitting("lm_ft_lm", np.array([[9, 9], [9, 9]]), flat),
-    ]
-    for sitting in sittings[:2]:
-        two._answer_nll(sitting, sittings)
-    assert sorted(asked) == [(0, 4), (0, 6), (1, NO_CHUNK), (1, 4), (1, 7)]
-    counts = two.output.read_arrays("base_lm-pairs.npz")["answer_token_counts"]
-    assert counts.tolist() == [len(lm.tokenizer.encode(" " + answer)) for answer in ("Flo Wren", "Gil Teal")]
-
-
-def test_a_figure_is_the_mean_over_questions(exam):
-    figures = exam().figures(marks(1.0, 0.0, 0.0, 0.0), ("exact_match", "f1"))
-    assert figures["exact_match"]["value"] == 0.25
-    assert figures["f1"]["value"] == 0.125
-    assert figures["exact_match"]["low"] == 0.0 < 0.25 < figures["exact_match"]["high"]
-
-
-def test_a_gain_is_after_minus_before_on_the_same_questions(exam):
-    before, after = marks(0.0, 1.0, 0.0, 0.0), marks(1.0, 1.0, 0.0, 0.0)
-    assert exam().gain(after, before)["value"] == 0.25
-    assert exam().gain(before, after)["value"] == -0.25
-    # Unpaired, two systems that agree on every question would differ by chance.
-    assert exam().gain(after, after) == {"value": 0.0, "low": 0.0, "high": 0.0}
-
-
-def test_questions_of_a_group_are_drawn_together(exam):
-    same = [Question(q.id, q.question, q.answers, q.gold_chunks, group="one") for q in FOUR]
-    assert exam(same).figures(marks(1.0, 0.0, 0.0, 0.0), ("exact_match",))["exact_match"] == {
-        "value": 0.25,
-        "low": 0.25,
-        "high": 0.25,
-    }
-
-
-def test_gold_recall_counts_known_gold_and_answer_recall_leaves_yes_and_no_out(exam):
-    rows = np.zeros((4, 10), int) + 9  # a chunk that holds nothing
-    rows[0, 0] = 6  # gold, and holds the answer
-    rows[1, 4] = 8  # holds the answer, but is not its gold chunk
-    rows[2, 0] = 1  # the gold chunk of the question that is answered by yes
-    rows[3, 1] = 3  # holds the answer of the question without a gold chunk
-    found = {name: figure["value"] for name, figure in exam().retrieval(rows).items()}
-    assert found == pytest.approx(
-        {
-            "gold_recall@1": 2 / 3,
-            "gold_recall@5": 2 / 3,
-            "gold_recall@10": 2 / 3,
-            "answer_recall@1": 1 / 3,
-            "answer_recall@5": 1.0,
-            "answer_recall@10": 1.0,
-            "mrr": (1 + 1 / 5 + 1 / 2) / 3,
-        }
-    )
+def exam(inputs, tmp_path):
+    settings = EvaluateConfig(chunks_per_answer=2, bootstrap_samples=200)
+    output, corpus = Workdir(tmp_path).folder("evaluate", "e"), Corpus(inputs["corpus"])
+    return Exam(output, corpus, QUESTIONS["test"], settings, seed=0, models={})
 
 
 def test_each_system_reads_its_own_retrievers_chunks_and_closed_book_none(exam):
-    base, r_ft = np.tile(np.arange(10), (4, 1)), np.tile(np.arange(9, -1, -1), (4, 1))
+    base, r_ft = np.tile(np.arange(10), (2, 1)), np.tile(np.arange(9, -1, -1), (2, 1))
     weights = {
-        "base": np.log(np.full((4, 2), 0.5, np.float32)),
-        "r_ft": np.log(np.tile(np.float32([0.9, 0.1]), (4, 1))),
+        "base": np.log(np.full((2, 2), 0.5, np.float32)),
+        "r_ft": np.log(np.tile(np.float32([0.9, 0.1]), (2, 1))),
     }
-    sittings = exam().sittings({"base": (base, weights["base"]), "r_ft": (r_ft, weights["r_ft"])})
-    lms = {name: sittings[name].lm for name in SYSTEMS}
+    made = sittings(exam, {"base": (base, weights["base"]), "r_ft": (r_ft, weights["r_ft"])})
+    lms = {name: made[name].lm for name in SYSTEMS}
     assert lms == {
         "closed_book": "base_lm",
         "base": "base_lm",
@@ -139,21 +49,21 @@ def test_each_system_reads_its_own_retrievers_chunks_and_closed_book_none(exam):
         "r_ft": "base_lm",
         "radit": "lm_ft_lm",
     }
-    assert sittings["closed_book"].rows.tolist() == [[NO_CHUNK]] * 4
-    assert sittings["closed_book"].log_probs.tolist() == [[0.0]] * 4
+    assert made["closed_book"].rows.tolist() == [[NO_CHUNK]] * 2
+    assert made["closed_book"].log_probs.tolist() == [[0.0]] * 2
     for retriever, systems, rows in (
-        ("base", ("base", "lm_ft"), [[0, 1]] * 4),
-        ("r_ft", ("r_ft", "radit"), [[9, 8]] * 4),
+        ("base", ("base", "lm_ft"), [[0, 1]] * 2),
+        ("r_ft", ("r_ft", "radit"), [[9, 8]] * 2),
     ):
         for system in systems:
-            assert sittings[system].rows.tolist() == rows
-            np.testing.assert_array_equal(sittings[system].log_probs, weights[retriever])
+            assert made[system].rows.tolist() == rows
+            np.testing.assert_array_equal(made[system].log_probs, weights[retriever])
     for lm in LMS:
-        assert sittings[f"{lm}-gold"].rows.tolist() == [[6], [7], [1], [NO_CHUNK]]
-        assert sittings[f"{lm}-retrieved"].rows.tolist() == [[0]] * 4
-        assert sittings[f"{lm}-none"].rows.tolist() == [[NO_CHUNK]] * 4
-        assert sittings[f"{lm}-gold"].lm == lm
-    np.testing.assert_array_equal(sittings["base_lm-random"].rows, sittings["lm_ft_lm-random"].rows)
+        assert made[f"{lm}-gold"].rows.tolist() == [[6], [7]]
+        assert made[f"{lm}-retrieved"].rows.tolist() == [[0]] * 2
+        assert made[f"{lm}-none"].rows.tolist() == [[NO_CHUNK]] * 2
+        assert made[f"{lm}-gold"].lm == lm
+    np.testing.assert_array_equal(made["base_lm-random"].rows, made["lm_ft_lm-random"].rows)
 
 
 def test_gains_of_one_stage_hold_the_other_models_fixed():
@@ -167,16 +77,282 @@ def test_gains_of_one_stage_hold_the_other_models_fixed():
     }
 
 
-def test_the_best_answer_is_the_one_that_is_marked():
-    question = Question("q", "Who?", ("the Seine", "River Seine"))
-    mark = Exam._mark(question, [Answer("Seine.", 0.5), Answer("Loire", 0.2)], 0.25)
-    assert (mark["exact_match"], mark["f1"], mark["answer_nll"]) == (1.0, 1.0, 0.25)
-    assert mark["answers"][1] == {"answer": "Loire", "probability": 0.2}
-    assert Exam._mark(question, [Answer("Loire", 0.5), Answer("Seine", 0.2)], 0.25)["exact_match"] == 0.0
-
-
-def test_a_search_is_deep_enough_for_every_cutoff_and_weighs_the_chunks_of_eq_2_only(exam):
-    rows, log_probs = exam(QUESTIONS["test"]).search("base")
+def test_a_search_is_deep_enough_for_every_cutoff_and_weighs_the_chunks_of_eq_2_only(exam, searcher):
+    rows, log_probs = search(exam, searcher, 0.05)
     assert rows.shape == (2, 10)
     assert log_probs.shape == (2, 2)
     np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, rtol=1e-5)
+
+
+# ---- tasks ----
+
+
+def write_lines(path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+KILT = [
+    {
+        "id": f"k{row}",
+        "input": f"Who built {TOWERS[row][0]}?",
+        "output": [{"answer": TOWERS[row][1], "provenance": [{"wikipedia_id": f"c{row}"}]}],
+    }
+    for row in (2, 5, 6)
+]
+PIQA = [
+    {"goal": f"find {name}", "sol1": f"walk to {town}", "sol2": f"ask {builder}"}
+    for name, builder, town in TOWERS[:4]
+]
+OWN = [{"question": q.question, "answers": list(q.answers)} for q in QUESTIONS["test"]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of three tasks: KILT's HotpotQA, PIQA and a user's own questions."""
+    path = tmp_path_factory.mktemp("tasks")
+    write_lines(path / "kilt" / "hotpotqa-dev-kilt.jsonl", KILT)
+    write_lines(path / "piqa" / "valid.jsonl", PIQA)
+    (path / "piqa" / "valid-labels.lst").write_text("0\n1\n1\n0\n")
+    write_lines(path / "towers.jsonl", OWN)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stage_inputs(inputs, lm, tmp_path_factory):
+    """As `inputs`, with a second language model in the place of the tuned one."""
+    tuned = Workdir(tmp_path_factory.mktemp("tuned")).folder("lm_ft", "tuned")
+    save_model(tuned.path / "lm", lm._replace(params=jax.tree.map(lambda leaf: 1.5 * leaf, lm.params)))
+    tuned.commit("lm")
+    tuned.finish()
+    return {**inputs, "base_lm": inputs["lm"], "lm_ft": tuned, "r_ft": inputs["retriever"]}
+
+
+def task_settings(folder, *tasks, **changed):
+    return EvaluateConfig(
+        **{
+            "chunks_per_answer": 2,
+            "bootstrap_samples": 200,
+            "max_new_tokens": 3,
+            "sequence_length": 96,
+            "batch_size": 8,
+            "tasks": tasks or ("hotpotqa", "piqa", "towers.jsonl"),
+            "tasks_folder": str(folder),
+            **changed,
+        }
+    )
+
+
+def run_tasks(stage_inputs, output, settings):
+    return run(stage_inputs, output, evaluate=settings, temperature=0.05, seed=0, mesh=MeshConfig())
+
+
+@pytest.fixture(scope="module")
+def finished(stage_inputs, folder, tmp_path_factory):
+    output = Workdir(tmp_path_factory.mktemp("evaluated")).folder("evaluate", "e")
+    facts = run_tasks(stage_inputs, output, task_settings(folder))
+    return output, facts
+
+
+def test_every_task_has_its_systems_and_gains_with_intervals_and_an_average(finished):
+    output, facts = finished
+    results = output.read_json("results.json")
+    assert {name: task["metric"] for name, task in results["tasks"].items()} == {
+        "hotpotqa": "exact_match",
+        "piqa": "accuracy",
+        "towers": "exact_match",
+    }
+    assert [task["num_questions"] for task in results["tasks"].values()] == [3, 4, 2]
+    assert facts["num_questions"] == results["num_questions"] == 9
+    for name, task in results["tasks"].items():
+        assert set(task["systems"]) == set(SYSTEMS) and set(task["gains"]) == set(GAINS)
+        lines = output.read_jsonl(f"predictions-{name}.jsonl")
+        mean = np.mean([line[task["metric"]] for line in lines])
+        figure = task["systems"]["radit"][task["metric"]]
+        assert figure["value"] == pytest.approx(mean)
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    means = [task["systems"]["radit"][task["metric"]]["value"] for task in results["tasks"].values()]
+    assert results["average"]["systems"]["radit"]["mean"]["value"] == pytest.approx(np.mean(means))
+    gain = results["average"]["gains"]["radit-base"]
+    base = results["average"]["systems"]["base"]["mean"]["value"]
+    assert gain["value"] == pytest.approx(np.mean(means) - base)
+
+
+def test_a_task_without_queries_is_sat_once_by_each_language_model(finished):
+    output, _ = finished
+    assert sorted(file.name for file in (output.path / "piqa").glob("*.json")) == [
+        "base_lm-none.json",
+        "lm_ft_lm-none.json",
+    ]
+    systems = output.read_json("results.json")["tasks"]["piqa"]["systems"]
+    assert systems["closed_book"] == systems["base"] == systems["r_ft"]
+    assert systems["lm_ft"] == systems["radit"]
+
+
+def test_kilts_tasks_have_predictions_with_the_chunks_pages_and_scores_that_need_them(finished):
+    output, _ = finished
+    lines = output.read_jsonl("kilt-hotpotqa.jsonl")
+    answers = {line["id"]: line["answer"] for line in output.read_jsonl("predictions-hotpotqa.jsonl")}
+    assert [line["id"] for line in lines] == ["k2", "k5", "k6"]
+    for line in lines:
+        [given] = line["output"]
+        assert given["answer"] == answers[line["id"]]
+        assert len(given["provenance"]) == 2  # of two chunks, from two documents
+    systems = output.read_json("results.json")["tasks"]["hotpotqa"]["systems"]
+    first = [line["output"][0]["provenance"][0]["wikipedia_id"] for line in lines]
+    wanted = np.mean([page == f"c{line['id'][1:]}" for page, line in zip(first, lines, strict=True)])
+    assert systems["radit"]["r_precision"]["value"] == pytest.approx(wanted)
+    assert systems["closed_book"]["r_precision"]["value"] == 0.0
+    assert not output.has("kilt-piqa.jsonl")
+
+
+def test_what_was_sat_before_a_kill_is_not_sat_again(finished, stage_inputs, folder, monkeypatch):
+    output, _ = finished
+    before = output.read("results.json")
+    (output.path / "results.json").unlink()
+    (output.path / "towers" / "base_lm-base.json").unlink()
+    asked = []
+
+    def noted(trial, scorer, settings, name, **more):
+        asked.append(name)
+        return sit(trial, scorer, settings, name, **more)
+
+    monkeypatch.setattr(stage, "sit", noted)
+    run_tasks(stage_inputs, output, task_settings(folder))
+    assert asked == ["evaluate towers/base_lm-base"]
+    assert output.read("results.json") == before
+
+
+def test_a_question_that_no_row_holds_is_named_before_anything_is_decoded(
+    stage_inputs, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stage, "sit", None)
+    output = Workdir(tmp_path).folder("evaluate", "e")
+    settings = task_settings(folder, sequence_length=12, max_new_tokens=2)
+    needed = r"question k2 of hotpotqa has \d+ tokens .* evaluate.sequence_length is 12; raise it"
+    with pytest.raises(ValueError, match=needed):
+        run_tasks(stage_inputs, output, settings)
+
+
+def test_backgrounds_that_are_cut_and_shots_that_are_dropped_are_counted(stage_inputs, folder, tmp_path, lm):
+    output = Workdir(tmp_path).folder("evaluate", "e")
+    settings = task_settings(folder, "towers.jsonl", sequence_length=32, shots=1)
+    facts = run_tasks(stage_inputs, output, settings)
+    prompts = output.read_json("results.json")["tasks"]["towers"]["prompts"]
+    passages = {chunk.id: chunk.passage for chunk in CHUNKS}
+    long = [
+        1 + sum(len(lm.tokenizer.encode(text)) for text in (background(passages[chunk]), line["prompt"])) > 29
+        for line in output.read_jsonl("predictions-towers.jsonl")
+        for chunk in line["chunks"]
+    ]
+    assert 0 < sum(long) < 4  # of two questions under two chunks, of which none leaves room for a shot
+    assert prompts["radit"] == {"shots_dropped": 4, "truncated": sum(long)}
+    assert prompts["closed_book"]["truncated"] == 0
+    assert facts["shots_dropped"] == sum(own["shots_dropped"] for own in prompts.values())
+    assert facts["truncated"] == 4 * sum(long)
+
+
+def test_the_table_has_a_row_for_every_metric_and_the_average(finished):
+    output, _ = finished
+    shown = table(output.read_json("results.json")).splitlines()
+    assert [line.split("  ")[0] for line in shown[2:8]] == [
+        "hotpotqa (3)",
+        "hotpotqa (3)",
+        "hotpotqa (3)",
+        "piqa (4)",
+        "towers (2)",
+        "average",
+    ]
+
+
+# ---- official files ----
+
+
+@pytest.fixture(scope="module")
+def real(shared_data, inputs, tmp_path_factory):
+    """The stage's inputs with two random LLaMAs that have LLaMA's own tokeniser, and the official files.
+
+    KILT's files of Natural Questions, HotpotQA and FEVER are left out: the publishers' own are longer.
+    """
+    vocabulary, files, lms = (tmp_path_factory.mktemp(name) for name in ("vocabulary", "files", "lms"))
+    shutil.copy(shared_data / "tokenizers" / "llama_tokenizer.model", vocabulary / "tokenizer.model")
+    for name in ("mmlu", "nq_open", "fever", "boolq", "piqa"):
+        (files / name).symlink_to(shared_data / "raw" / name)
+    (files / "hotpotqa.json").symlink_to(shared_data / "raw" / "hotpotqa" / "hotpot_dev_v1_simplified.json")
+    tokenizer = load_tokenizer(vocabulary)
+    module = Llama(LlamaConfig(tokenizer.vocab_size, 16, 1, 2, 2, 8, 32))
+    params = random_params(module, jnp.zeros((1, 4), jnp.int32))
+    folders = {name: Workdir(lms).folder(name, name) for name in ("base_lm", "lm_ft")}
+    for factor, folder in zip((1.0, 3.0), folders.values(), strict=True):
+        tree = jax.tree.map(lambda leaf, factor=factor: factor * leaf, params)
+        save_model(folder.path / "lm", Model(module, tree, tokenizer))
+        folder.commit("lm")
+        folder.finish()
+    return {**inputs, **folders, "r_ft": inputs["retriever"]}, files
+
+
+def official(real, tmp_path, *tasks, **changed):
+    stage_inputs, files = real
+    output = Workdir(tmp_path).folder("evaluate", "e")
+    settings = task_settings(files, *tasks, split="dev", **{"sequence_length": 1536, **changed})
+    run_tasks(stage_inputs, output, settings)
+    return output
+
+
+def at_chance_in_mmlu(output):
+    figures = output.read_json("results.json")["tasks"]["mmlu"]["systems"]
+    return all(
+        figures[name]["accuracy"]["low"] <= 0.25 <= figures[name]["accuracy"]["high"] for name in SYSTEMS
+    )
+
+
+def test_a_random_model_finishes_official_tasks_and_is_at_chance_in_mmlu(real, tmp_path):
+    names = ("mmlu", "nq", "hotpotqa.json", "fever")
+    output = official(real, tmp_path, *names, questions_per_task=8, max_new_tokens=1, prompts_per_batch=16)
+    tasks = output.read_json("results.json")["tasks"]
+    assert {name: task["num_questions"] for name, task in tasks.items()} == dict.fromkeys(
+        ("mmlu", "nq", "hotpotqa", "fever"), 8
+    )
+    assert tasks["mmlu"]["lines"] == {"read": 1542}  # of the 57 validation files
+    assert at_chance_in_mmlu(output)
+
+
+@pytest.mark.slow
+def test_a_random_model_is_at_chance_in_all_of_mmlus_development_questions(real, tmp_path):
+    output = official(real, tmp_path, "mmlu", sequence_length=2560)
+    assert output.read_json("results.json")["tasks"]["mmlu"]["num_questions"] == 1542
+    assert at_chance_in_mmlu(output)
+
+
+def test_boolq_and_piqa_are_answered_as_transformers_answers_them_with_the_exported_model(real, tmp_path):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    stage_inputs, files = real
+    output = official(real, tmp_path, "boolq", "piqa", questions_per_task=40, sequence_length=1024)
+    publish(tmp_path / "hf", load_model(stage_inputs["lm_ft"].path / "lm"))
+    hf = LlamaForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+
+    def per_character(prompt, answer):
+        """log p of the answer behind the prompt, tokenised as one text by transformers, per character."""
+        whole = tokenizer(f"{prompt} {answer}", add_special_tokens=False).input_ids
+        start = len(tokenizer(prompt, add_special_tokens=False).input_ids)
+        ids = torch.tensor([[tokenizer.bos_token_id, *whole]])
+        with torch.no_grad():
+            log_probs = torch.log_softmax(hf(ids).logits[0, start:-1].double(), dim=-1)
+        return sum(own[token].item() for own, token in zip(log_probs, whole[start:], strict=True)) / len(
+            answer
+        )
+
+    for task in ("boolq", "piqa"):
+        lines = output.read_jsonl(f"predictions-{task}.jsonl")
+        items = {item.id: item for item in find_task(task).load(files)}
+        assert len(lines) == 40
+        assert len({line["answer"] for line in lines}) > 1
+        for line in lines:
+            item = items[line["id"]]
+            scores = [per_character(item.prompt, choice.answer) for choice in item.choices]
+            np.testing.assert_allclose(line["scores"], scores, rtol=1e-4)
+            best = item.choices[int(np.argmax(scores))].answer
+            assert (line["answer"], line["accuracy"]) == (best, float(best in item.answers))
