@@ -3,10 +3,18 @@
 import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from radit_jax.config import Experiment, Folder, LmConfig, RetrieverConfig, checkpoint_folder
+from radit_jax.config import (
+    Experiment,
+    Folder,
+    GeneratedWorld,
+    Instructions,
+    LmConfig,
+    RetrieverConfig,
+    checkpoint_folder,
+)
 from radit_jax.runtime import hub
 from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint
 
@@ -44,13 +52,12 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
     e = experiment
     lm_ft_role = "lm_ft_retriever" if e.lm_ft.retriever else "retriever"
     scoring_lm = "lm_ft" if e.score.language_model == "lm_ft" else "base/lm"
-    data = (e.data.folder,) if isinstance(e.data, Folder) else ()
     table = [
-        Stage("corpus", "corpus:run", {}, {"data": e.data, "seed": e.seed}, version=2, sources=data),
+        *_corpus_stages(e),
         Stage(
             "base/lm",
             "base:run_lm",
-            {"corpus": "corpus"},
+            _text_to_learn(e.base.lm),
             {"lm": e.base.lm, "seed": e.seed},
             sources=_checkpoints(e.base.lm),
         ),
@@ -65,6 +72,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "text_fraction": e.lm_ft.text_fraction,
                 "reading_fraction": e.lm_ft.reading_fraction,
                 "force_gold": e.lm_ft.force_gold,
+                "retrieved_background": e.lm_ft.retrieved_background,
                 "max_length": e.lm_ft.sequence_length,
                 "seed": e.seed,
             },
@@ -77,6 +85,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "num_chunks": e.retrieve.num_chunks,
                 "text_fraction": e.r_ft.text_fraction,
                 "text_tokens": e.r_ft.text_tokens,
+                "num_examples": e.r_ft.num_examples,
                 "max_length": e.score.sequence_length,
                 "seed": e.seed,
             },
@@ -143,20 +152,55 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
     return {stage.name: stage for stage in table}
 
 
+def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
+    """From where the data come from to chunks and questions."""
+    data = e.data
+    if isinstance(data, GeneratedWorld | Folder):
+        sources = (data.folder,) if isinstance(data, Folder) else ()
+        return (
+            Stage("corpus", "corpus:run", {}, {"data": data, "seed": e.seed}, version=2, sources=sources),
+        )
+    return (
+        Stage(
+            "corpus/chunks",
+            "corpus:run_chunks",
+            {},
+            {"passages": data.passages, "format": data.passages_format, "max_words": data.max_words},
+            sources=(data.passages,),
+        ),
+        Stage(
+            "corpus",
+            "corpus:run_examples",
+            {"chunks": "corpus/chunks"},
+            {
+                "data": replace(data, corpus="", passages_file=""),
+                "text_fraction": e.lm_ft.text_fraction,
+                "seed": e.seed,
+            },
+            sources=(data.datasets,),
+        ),
+    )
+
+
+def _text_to_learn(model: LmConfig | RetrieverConfig) -> dict[str, str]:
+    """What a base model reads: the corpus, or nothing where it is a checkpoint."""
+    return {} if model.checkpoint else {"corpus": "corpus"}
+
+
 def _retriever_stages(e: Experiment, role: str, retriever: RetrieverConfig) -> tuple[Stage, ...]:
     """From a dual encoder's settings to an index of the corpus that can be searched with it."""
     return (
         Stage(
             f"base/{role}",
             "base:run_retriever",
-            {"corpus": "corpus"},
+            _text_to_learn(retriever),
             {"retriever": retriever, "seed": e.seed},
             sources=_checkpoints(retriever),
         ),
         Stage(
             f"embed/{role}",
             "embed:run",
-            {"corpus": "corpus", "retriever": f"base/{role}"},
+            {"corpus": _chunks(e), "retriever": f"base/{role}"},
             {"embed": e.embed},
         ),
         Stage(
@@ -166,6 +210,11 @@ def _retriever_stages(e: Experiment, role: str, retriever: RetrieverConfig) -> t
             {"index": e.index},
         ),
     )
+
+
+def _chunks(e: Experiment) -> str:
+    """The stage that makes the chunks."""
+    return "corpus/chunks" if isinstance(e.data, Instructions) else "corpus"
 
 
 def _search(role: str) -> dict[str, str]:
