@@ -115,6 +115,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             },
             {"r_ft": e.r_ft, "score": e.score, "seed": e.seed},
         ),
+        *(_embedding_stages(e, "r_ft", "r_ft") if e.r_ft.train_chunk_encoder else ()),
         Stage(
             "evaluate",
             "evaluate:run",
@@ -124,6 +125,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "lm_ft": "lm_ft",
                 "r_ft": "r_ft",
                 **_search("retriever"),
+                **_tuned_search(e),
             },
             {"evaluate": e.evaluate, "temperature": e.r_ft.temperature, "seed": e.seed},
         ),
@@ -139,6 +141,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "r_ft": "r_ft",
                 **({"evaluated": "evaluate"} if e.export.measured else {}),
                 **_search("retriever"),
+                **_tuned_search(e),
             },
             {
                 "evaluate": e.evaluate,
@@ -197,16 +200,20 @@ def _retriever_stages(e: Experiment, role: str, retriever: RetrieverConfig) -> t
             {"retriever": retriever, "seed": e.seed},
             sources=_checkpoints(retriever),
         ),
+        *_embedding_stages(e, role, f"base/{role}"),
+    )
+
+
+def _embedding_stages(e: Experiment, role: str, encoders: str) -> tuple[Stage, ...]:
+    """The corpus embedded and indexed with the encoders that the stage `encoders` leaves."""
+    return (
         Stage(
-            f"embed/{role}",
-            "embed:run",
-            {"corpus": _chunks(e), "retriever": f"base/{role}"},
-            {"embed": e.embed},
+            f"embed/{role}", "embed:run", {"corpus": _chunks(e), "retriever": encoders}, {"embed": e.embed}
         ),
         Stage(
             f"index/{role}",
             "index:run",
-            {"corpus": "corpus", "retriever": f"base/{role}", "embeddings": f"embed/{role}"},
+            {"corpus": "corpus", "retriever": encoders, "embeddings": f"embed/{role}"},
             {"index": e.index},
         ),
     )
@@ -220,6 +227,11 @@ def _chunks(e: Experiment) -> str:
 def _search(role: str) -> dict[str, str]:
     """The inputs that a stage needs to retrieve."""
     return {"retriever": f"base/{role}", "embeddings": f"embed/{role}", "index": f"index/{role}"}
+
+
+def _tuned_search(e: Experiment) -> dict[str, str]:
+    """What a stage needs beside, where R-ft tuned the chunk encoder too."""
+    return {"r_ft_embeddings": "embed/r_ft", "r_ft_index": "index/r_ft"} if e.r_ft.train_chunk_encoder else {}
 
 
 def _checkpoints(model: LmConfig | RetrieverConfig) -> tuple[str, ...]:

@@ -20,7 +20,6 @@ from radit_jax.lm.answering import answer
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
 from radit_jax.method.losses import ensemble_log_prob, retrieval_log_prob
 from radit_jax.retrieval.search import Searcher
-from radit_jax.runtime.models import load_model
 from radit_jax.runtime.progress import Progress
 from radit_jax.runtime.store import StageFolder
 from radit_jax.text.metrics import exact_match, f1, is_yes_no, recall_at_k, reciprocal_ranks
@@ -124,7 +123,7 @@ class Exam:
         """Each question's chunks under one of the retrievers, k or more, and log p_R of the first k."""
         searcher = self.searcher
         if name == "r_ft":
-            searcher = searcher.with_params(load_model(self.inputs["r_ft"].check("query_encoder")).params)
+            searcher = searcher.tuned(self.inputs, self.mesh)
         depth = max(self.settings.chunks_per_answer, *CUTOFFS)
         rows, scores = searcher.search([question.question for question in self.questions], depth)
         k = self.settings.chunks_per_answer

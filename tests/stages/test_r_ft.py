@@ -16,6 +16,7 @@ from radit_jax.runtime.store import Workdir
 from radit_jax.stages import r_ft
 
 K = 3
+NO_QUERIES = (np.zeros((0, 1), int), np.zeros((0, 1), bool))
 
 
 def settings(steps=10, **changed):
@@ -191,8 +192,10 @@ def test_a_refresh_that_retrieves_nothing_new_asks_the_language_model_for_nothin
 
 
 def test_validation_is_the_mrr_of_chunks_that_hold_an_answer(inputs, searcher):
-    corpus, questions = Corpus(inputs["corpus"]), QUESTIONS["dev"]
-    found = r_ft.validation(searcher, searcher.encoder.model.params, corpus, questions)
+    questions = QUESTIONS["dev"]
+    development = r_ft.Development(questions, np.full(len(questions), -1))
+    tower = r_ft.QueryTower(searcher, Corpus(inputs["corpus"]), NO_QUERIES, development)
+    found = tower.validate(tower.params)
     rows, _ = searcher.search([question.question for question in questions], 10)
     # Each answer is in its own chunk and in the long one.
     ranks = [
