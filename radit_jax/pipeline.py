@@ -244,8 +244,10 @@ class Run:
 
     experiment: Experiment
     workdir: Workdir
+    plan_only: bool = False  # sources that are not there become `absent`, not an error
     stages: dict[str, Stage] = field(init=False)
     folders: dict[str, StageFolder] = field(init=False)
+    absent: dict[str, str] = field(init=False, default_factory=dict)  # sources, and what is wrong with them
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", stages(self.experiment))
@@ -256,11 +258,20 @@ class Run:
 
     def _fingerprint(self, stage: Stage) -> str:
         parents = {role: self.folders[name].fingerprint for role, name in stage.inputs.items()}
-        sources = {path: self._identity(stage, path) for path in stage.sources}
+        sources = {path: self._known_identity(stage, path) for path in stage.sources}
         # A source is its content: the same checkpoint in another folder is the same checkpoint.
         hashes = {str(number): sources[path] for number, path in enumerate(stage.sources)}
         settings = _without_paths(canonical(stage.settings), sources)
         return fingerprint(stage.kind, stage.version, settings, parents, hashes)
+
+    def _known_identity(self, stage: Stage, source: str) -> str:
+        try:
+            return "absent" if source in self.absent else self._identity(stage, source)
+        except ValueError as error:
+            if not self.plan_only:
+                raise
+            self.absent[source] = str(error)
+            return "absent"
 
     def _identity(self, stage: Stage, source: str) -> str:
         commit = hub.identity(source) if stage.kind == "base" else None

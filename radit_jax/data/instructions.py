@@ -22,7 +22,7 @@ from radit_jax.data.records import Chunk, Example, Question
 from radit_jax.data.sources import Split
 
 SHORT_ANSWER = 5  # words: what may be evaluated by exact match
-_TOLERANCE = 0.01  # of an expected count: the paper rounds
+_TOLERANCE = 0.05  # of an expected count: the paper rounds, and files are revised
 
 
 def read_chunks(passages: str, format: str, max_words: int, counts: Counter[str]) -> Iterator[Chunk]:
@@ -81,11 +81,12 @@ def read_examples(settings: Instructions, text_fraction: float, seed: int) -> Co
     )
 
 
-def surprises(settings: Instructions, num_chunks: int, num_r_ft_tasks: int) -> list[str]:
+def surprises(settings: Instructions, num_chunks: int, corpus: CorpusData) -> list[str]:
     """What was expected and did not come, in words."""
+    read = sum(count["read"] for count in corpus.counts["r_ft_train"].values())
     pairs = (
         ("expected_chunks", settings.expected_chunks, num_chunks, "chunks"),
-        ("expected_r_ft_tasks", settings.expected_r_ft_tasks, num_r_ft_tasks, "train examples of D_R"),
+        ("expected_r_ft_tasks", settings.expected_r_ft_tasks, read, "train examples of D_R's datasets"),
     )
     return [
         f"{found:,} {what} came, data.{name} is {expected:,}"

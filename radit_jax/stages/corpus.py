@@ -54,7 +54,7 @@ def run_examples(
     """Draw the examples of D_L and D_R, and put them beside the chunks."""
     corpus = instructions.read_examples(data, text_fraction, seed)
     num_chunks = inputs["chunks"].manifest["chunks"]
-    for surprise in instructions.surprises(data, num_chunks, len(corpus.questions["train"])):
+    for surprise in instructions.surprises(data, num_chunks, corpus):
         print(f"   warning: {surprise}", flush=True)
     output.adopt(inputs["chunks"], CHUNKS)
     write_questions(output, corpus)

@@ -10,8 +10,8 @@ ranked, because the corpus is embedded anew only once, after training.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -116,8 +116,9 @@ def _batches(scores: Scores, learner: "QueryTower", r_ft: RFtConfig, seed: int) 
 
 def _round_ends(r_ft: RFtConfig) -> list[int]:
     """The step at which each round of candidates ends."""
-    steps, every = r_ft.optimizer.steps, r_ft.refresh_every or r_ft.optimizer.steps
-    return [*range(every, steps, every), steps]
+    steps = r_ft.optimizer.steps
+    every = r_ft.refresh_every or steps
+    return [*(range(every, steps, every) if every else ()), steps]
 
 
 def target_log_probs(scores: Scores, r_ft: RFtConfig) -> Float[np.ndarray, "E K"]:
@@ -203,7 +204,8 @@ class QueryTower:
     corpus: Corpus
     queries: tuple[Int[np.ndarray, "E T"], Bool[np.ndarray, "E T"]]
     development: Development
-    make_step: Callable[..., Any] = field(default=make_r_ft_step, init=False)
+
+    make_step: ClassVar[Callable[..., Any]] = staticmethod(make_r_ft_step)
 
     @property
     def params(self) -> Any:
@@ -233,8 +235,9 @@ class BothTowers(QueryTower):
 
     chunk_encoder: Encoder
 
+    make_step: ClassVar[Callable[..., Any]] = staticmethod(make_r_ft_text_step)
+
     def __post_init__(self) -> None:
-        self.make_step = make_r_ft_text_step
         self.candidates, _ = self.searcher.search(self.development.texts, VALIDATION_DEPTH)
         self._hits = self.development.hits(self.corpus, self.candidates)
 

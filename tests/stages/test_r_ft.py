@@ -54,7 +54,8 @@ def test_the_posterior_target_multiplies_the_untuned_retriever_in():
 
 
 @pytest.mark.parametrize(
-    ("steps", "every", "ends"), [(10, 0, [10]), (10, 4, [4, 8, 10]), (10, 5, [5, 10]), (10, 20, [10])]
+    ("steps", "every", "ends"),
+    [(10, 0, [10]), (0, 0, [0]), (10, 4, [4, 8, 10]), (10, 5, [5, 10]), (10, 20, [10])],
 )
 def test_rounds_end_where_candidates_are_refreshed_and_the_last_with_training(steps, every, ends):
     assert r_ft._round_ends(settings(steps, refresh_every=every)) == ends
