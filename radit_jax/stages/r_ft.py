@@ -168,8 +168,8 @@ class Development:
         asked = [known[example.id] for example in retrieved.examples]
         asked = [replace(q, answers=()) if is_yes_no(q.answers) else q for q in asked]
         if not output.has("development.npz"):
-            scorer = PairScorer.load(inputs["lm"].check("lm"), score, mesh)
-            output.write_arrays("development.npz", log_probs=_score_all(scorer, retrieved, corpus))
+            log_probs = _score_all(inputs, retrieved, corpus, score, mesh)
+            output.write_arrays("development.npz", log_probs=log_probs)
         log_probs = output.read_arrays("development.npz")["log_probs"]
         best = retrieved.chunk_rows[np.arange(len(asked)), log_probs.argmax(axis=1)]
         held = corpus.holds_answer(asked, retrieved.chunk_rows).any(axis=1)
@@ -184,13 +184,20 @@ class Development:
         return corpus.holds_answer(self.questions, rows) | ((rows == self.helpful[:, None]) & (rows >= 0))
 
 
-def _score_all(scorer: PairScorer, retrieved: Retrieved, corpus: Corpus) -> Float[np.ndarray, "Q K"]:
+def _score_all(
+    inputs: Mapping[str, StageFolder],
+    retrieved: Retrieved,
+    corpus: Corpus,
+    score: ScoreConfig,
+    mesh: MeshConfig,
+) -> Float[np.ndarray, "Q K"]:
     """The answers' log-probabilities under all chunks that were retrieved for them.
 
     Eq. 4's score rises with them for one answer, whatever its form.
     """
     shape = retrieved.chunk_rows.shape
     pairs = np.stack([np.repeat(np.arange(shape[0]), shape[1]), retrieved.chunk_rows.ravel()], axis=1)
+    scorer = PairScorer.load(inputs["lm"].check("lm"), score, mesh)
     with Progress(len(pairs), "score development", "pairs") as bar:
         found = scorer.score(retrieved.examples, pairs, corpus.chunks, bar)
     return found.answer_log_probs.reshape(shape)
