@@ -125,11 +125,39 @@ class Folder:
 
 
 @dataclass(frozen=True)
+class Instructions:
+    """The paper's data: a corpus, and the fine-tuning datasets of D_L and D_R (`data/instructions.py`)."""
+
+    corpus: str = "data/corpus"  # a folder
+    passages_file: str = ""  # in it, or a folder of *.txt; empty: found by its name
+    passages_format: Literal["auto", "jsonl", "atlas", "dpr", "kilt", "beir", "text"] = "auto"
+    max_words: int = 200  # a longer section is split into equal chunks of fewer words
+    datasets: str = "data/raw"  # holds NAME/ with a publisher's files, or what radit_jax.data.build wrote
+    lm_ft_datasets: tuple[str, ...] = ()  # empty: all of D_L, or none beside lm_ft_benchmarks
+    r_ft_datasets: tuple[str, ...] = ()  # empty: all of D_R
+    lm_ft_benchmarks: tuple[str, ...] = ()  # tasks of the evaluation to learn from (`data/benchmarks.py`)
+    benchmark_examples: int = 64  # of each of them
+    lm_ft_cap: int = 7500  # examples of each dataset of D_L but dialogues
+    dialogue_fraction: float = 0.05  # of LM-ft's examples, its unsupervised text among them
+    held_out_fraction: float = 0.01  # of the train part of a dataset without a dev part; it becomes that
+    lm_ft_dev_examples: int = 50  # of each dataset of D_L
+    r_ft_dev_examples: int = 1000  # of all datasets of D_R together
+    on_error: Literal["stop", "skip"] = "stop"  # at a line of a dataset that does not have its form
+    expected_chunks: int = 0  # the corpus stage warns where another number came; 0: any
+    expected_r_ft_tasks: int = 0  # likewise of the train examples of D_R's datasets
+
+    @property
+    def passages(self) -> str:
+        """The corpus: its file, or the folder in which it is found by its name."""
+        return os.path.join(self.corpus, self.passages_file) if self.passages_file else self.corpus
+
+
+@dataclass(frozen=True)
 class LmConfig:
     """The base language model: a checkpoint, or one trained from scratch on the corpus' own text."""
 
-    checkpoint: str = ""  # in Hugging Face's form (runtime/hub.py); empty: train `model` from scratch
-    model: LlamaConfig | None = None
+    checkpoint: str = ""  # Hugging Face's form (runtime/hub.py) or an export of ours; empty: from scratch
+    model: LlamaConfig | None = None  # to be trained, or what the checkpoint has to be
     init: Literal["normal", "mimetic"] = "normal"
     optimizer: OptimizerConfig | None = None
     batch_size: int = 16  # rows
@@ -145,7 +173,7 @@ class RetrieverConfig:
     num_layers: int = 0  # keep the checkpoint's first layers only; 0: all
     pooling: Literal["cls", "mean"] = "cls"
     normalize: bool = False
-    model: BertConfig | None = None  # from scratch
+    model: BertConfig | None = None  # to be trained, or what the checkpoints have to be
     optimizer: OptimizerConfig | None = None
     groups_per_batch: int = 16  # groups of hard negatives in an InfoNCE batch
     temperature: float = 1.0  # of the InfoNCE softmax
@@ -189,6 +217,7 @@ class LmFtConfig:
     chunks_per_example: int = 3
     text_fraction: float = 0.1
     reading_fraction: float = 0.0  # of the questions: a gold chunk is the Background, nothing is retrieved
+    retrieved_background: bool = True  # false: examples without a gold context have no Background
     retriever: RetrieverConfig | None = None  # None: the base retriever
     force_gold: bool = False  # put a gold chunk among each example's chunks
     select: Literal["dev_log_prob", "kilt_dev"] = "dev_log_prob"  # what the kept checkpoint is the best in
@@ -221,6 +250,8 @@ class RFtConfig:
     target: Literal["lsr", "posterior"] = "lsr"
     text_fraction: float = 0.95
     text_tokens: int = 50  # a chunk's first tokens are x, its last are y
+    num_examples: int = 0  # of D_R, tasks and text; 0: all tasks, and text for its fraction
+    train_chunk_encoder: bool = False  # both encoders learn; the corpus is embedded anew for evaluation
     refresh_every: int = 0  # steps; 0: the candidates of the base retriever stay (the paper)
     validate_every: int = 100
     checkpoint_every: int = 100
@@ -262,7 +293,7 @@ class Experiment:
     """One run of RA-DIT, whole: its name, its seed, its data, and the settings of every stage."""
 
     name: str
-    data: GeneratedWorld | Folder
+    data: GeneratedWorld | Folder | Instructions
     base: BaseConfig
     lm_ft: LmFtConfig
     r_ft: RFtConfig
@@ -363,7 +394,8 @@ def check(experiment: Experiment) -> None:
     e = experiment
     k, asked = e.retrieve.num_chunks, e.evaluate.chunks_per_answer
     for name, fraction in (("lm_ft", e.lm_ft.text_fraction), ("r_ft", e.r_ft.text_fraction)):
-        if not 0 <= fraction < 1:
+        whole = name == "r_ft" and e.r_ft.num_examples > 0  # a corpus alone, of a number that is given
+        if not 0 <= fraction < 1 and not (whole and fraction == 1):
             raise ValueError(
                 f"{name}.text_fraction: {fraction} came, a share from 0 up to but below 1 is needed"
             )
@@ -375,6 +407,16 @@ def check(experiment: Experiment) -> None:
     if min(e.r_ft.tau, e.r_ft.temperature) <= 0:
         raise ValueError(
             f"r_ft.tau {e.r_ft.tau}, r_ft.temperature {e.r_ft.temperature}: both must be above 0"
+        )
+    if e.r_ft.train_chunk_encoder and e.r_ft.refresh_every:
+        raise ValueError(
+            f"r_ft.refresh_every: {e.r_ft.refresh_every} came with train_chunk_encoder, whose chunks have no "
+            "stored embeddings to search; set one of the two"
+        )
+    if isinstance(e.data, Instructions) and not 0 <= e.data.dialogue_fraction + e.lm_ft.text_fraction < 1:
+        raise ValueError(
+            f"data.dialogue_fraction: {e.data.dialogue_fraction} came beside lm_ft.text_fraction "
+            f"{e.lm_ft.text_fraction}, needed is a sum below 1; lower one"
         )
     for name, model in (("base.lm", e.base.lm), ("base.retriever", e.base.retriever)):
         if not model.checkpoint and (model.model is None or model.optimizer is None):

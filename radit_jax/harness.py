@@ -193,9 +193,10 @@ def windows(tokens: Sequence[int], length: int) -> list[tuple[list[int], list[in
 def register() -> type:
     """The harness's model `radit`, made known to it under this name."""
     try:
-        import lm_eval.models  # noqa: F401  (fills the registry, which is left alone once it has an entry)
-        from lm_eval.api.model import LM
-        from lm_eval.api.registry import register_model
+        # The import fills the registry, which is left alone once it has an entry.
+        import lm_eval.models  # noqa: F401  # pyright: ignore[reportMissingImports]
+        from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
+        from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(
             "harness: lm-evaluation-harness is not installed, which is needed; "
@@ -208,7 +209,7 @@ def register() -> type:
 def main() -> int:
     try:
         register()
-        from lm_eval.__main__ import cli_evaluate
+        from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
         cli_evaluate()
     except ValueError as error:

@@ -4,10 +4,19 @@ import importlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from radit_jax.config import EvaluateConfig, Experiment, Folder, LmConfig, RetrieverConfig, checkpoint_folder
+from radit_jax.config import (
+    EvaluateConfig,
+    Experiment,
+    Folder,
+    GeneratedWorld,
+    Instructions,
+    LmConfig,
+    RetrieverConfig,
+    checkpoint_folder,
+)
 from radit_jax.data.benchmarks import find_task
 from radit_jax.runtime import hub
 from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint
@@ -46,13 +55,12 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
     e = experiment
     lm_ft_role = "lm_ft_retriever" if e.lm_ft.retriever else "retriever"
     scoring_lm = "lm_ft" if e.score.language_model == "lm_ft" else "base/lm"
-    data = (e.data.folder,) if isinstance(e.data, Folder) else ()
     table = [
-        Stage("corpus", "corpus:run", {}, {"data": e.data, "seed": e.seed}, version=2, sources=data),
+        *_corpus_stages(e),
         Stage(
             "base/lm",
             "base:run_lm",
-            {"corpus": "corpus"},
+            _text_to_learn(e.base.lm),
             {"lm": e.base.lm, "seed": e.seed},
             sources=_checkpoints(e.base.lm),
         ),
@@ -67,6 +75,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "text_fraction": e.lm_ft.text_fraction,
                 "reading_fraction": e.lm_ft.reading_fraction,
                 "force_gold": e.lm_ft.force_gold,
+                "retrieved_background": e.lm_ft.retrieved_background,
                 "max_length": e.lm_ft.sequence_length,
                 "seed": e.seed,
             },
@@ -79,6 +88,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "num_chunks": e.retrieve.num_chunks,
                 "text_fraction": e.r_ft.text_fraction,
                 "text_tokens": e.r_ft.text_tokens,
+                "num_examples": e.r_ft.num_examples,
                 "max_length": e.score.sequence_length,
                 "seed": e.seed,
             },
@@ -108,6 +118,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             },
             {"r_ft": e.r_ft, "score": e.score, "seed": e.seed},
         ),
+        *(_embedding_stages(e, "r_ft", "r_ft") if e.r_ft.train_chunk_encoder else ()),
         Stage(
             "evaluate",
             "evaluate:run",
@@ -117,6 +128,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "lm_ft": "lm_ft",
                 "r_ft": "r_ft",
                 **_search("retriever"),
+                **_tuned_search(e),
             },
             {"evaluate": e.evaluate, "temperature": e.r_ft.temperature, "seed": e.seed},
             sources=_task_files(e.evaluate),
@@ -133,6 +145,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "r_ft": "r_ft",
                 **({"evaluated": "evaluate"} if e.export.measured else {}),
                 **_search("retriever"),
+                **_tuned_search(e),
             },
             {
                 "evaluate": e.evaluate,
@@ -146,29 +159,73 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
     return {stage.name: stage for stage in table}
 
 
+def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
+    """From where the data come from to chunks and questions."""
+    data = e.data
+    if isinstance(data, GeneratedWorld | Folder):
+        sources = (data.folder,) if isinstance(data, Folder) else ()
+        return (
+            Stage("corpus", "corpus:run", {}, {"data": data, "seed": e.seed}, version=2, sources=sources),
+        )
+    return (
+        Stage(
+            "corpus/chunks",
+            "corpus:run_chunks",
+            {},
+            {"passages": data.passages, "format": data.passages_format, "max_words": data.max_words},
+            sources=(data.passages,),
+        ),
+        Stage(
+            "corpus",
+            "corpus:run_examples",
+            {"chunks": "corpus/chunks"},
+            {
+                "data": replace(data, corpus="", passages_file=""),
+                "text_fraction": e.lm_ft.text_fraction,
+                "seed": e.seed,
+            },
+            sources=(data.datasets,),
+        ),
+    )
+
+
+def _text_to_learn(model: LmConfig | RetrieverConfig) -> dict[str, str]:
+    """What a base model reads: the corpus, or nothing where it is a checkpoint."""
+    return {} if model.checkpoint else {"corpus": "corpus"}
+
+
 def _retriever_stages(e: Experiment, role: str, retriever: RetrieverConfig) -> tuple[Stage, ...]:
     """From a dual encoder's settings to an index of the corpus that can be searched with it."""
     return (
         Stage(
             f"base/{role}",
             "base:run_retriever",
-            {"corpus": "corpus"},
+            _text_to_learn(retriever),
             {"retriever": retriever, "seed": e.seed},
             sources=_checkpoints(retriever),
         ),
+        *_embedding_stages(e, role, f"base/{role}"),
+    )
+
+
+def _embedding_stages(e: Experiment, role: str, encoders: str) -> tuple[Stage, ...]:
+    """The corpus embedded and indexed with the encoders that the stage `encoders` leaves."""
+    return (
         Stage(
-            f"embed/{role}",
-            "embed:run",
-            {"corpus": "corpus", "retriever": f"base/{role}"},
-            {"embed": e.embed},
+            f"embed/{role}", "embed:run", {"corpus": _chunks(e), "retriever": encoders}, {"embed": e.embed}
         ),
         Stage(
             f"index/{role}",
             "index:run",
-            {"corpus": "corpus", "retriever": f"base/{role}", "embeddings": f"embed/{role}"},
+            {"corpus": "corpus", "retriever": encoders, "embeddings": f"embed/{role}"},
             {"index": e.index},
         ),
     )
+
+
+def _chunks(e: Experiment) -> str:
+    """The stage that makes the chunks."""
+    return "corpus/chunks" if isinstance(e.data, Instructions) else "corpus"
 
 
 def _search(role: str) -> dict[str, str]:
@@ -183,6 +240,11 @@ def _task_files(evaluate: EvaluateConfig) -> tuple[str, ...]:
     return (*folder, *(name for name in own if os.path.isabs(name) or not folder))
 
 
+def _tuned_search(e: Experiment) -> dict[str, str]:
+    """What a stage needs beside, where R-ft tuned the chunk encoder too."""
+    return {"r_ft_embeddings": "embed/r_ft", "r_ft_index": "index/r_ft"} if e.r_ft.train_chunk_encoder else {}
+
+
 def _checkpoints(model: LmConfig | RetrieverConfig) -> tuple[str, ...]:
     return tuple(path for path in (model.checkpoint, getattr(model, "chunk_checkpoint", "")) if path)
 
@@ -193,8 +255,10 @@ class Run:
 
     experiment: Experiment
     workdir: Workdir
+    plan_only: bool = False  # sources that are not there become `absent`, not an error
     stages: dict[str, Stage] = field(init=False)
     folders: dict[str, StageFolder] = field(init=False)
+    absent: dict[str, str] = field(init=False, default_factory=dict)  # sources, and what is wrong with them
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", stages(self.experiment))
@@ -205,11 +269,20 @@ class Run:
 
     def _fingerprint(self, stage: Stage) -> str:
         parents = {role: self.folders[name].fingerprint for role, name in stage.inputs.items()}
-        sources = {path: self._identity(stage, path) for path in stage.sources}
+        sources = {path: self._known_identity(stage, path) for path in stage.sources}
         # A source is its content: the same checkpoint in another folder is the same checkpoint.
         hashes = {str(number): sources[path] for number, path in enumerate(stage.sources)}
         settings = _without_paths(canonical(stage.settings), sources)
         return fingerprint(stage.kind, stage.version, settings, parents, hashes)
+
+    def _known_identity(self, stage: Stage, source: str) -> str:
+        try:
+            return "absent" if source in self.absent else self._identity(stage, source)
+        except ValueError as error:
+            if not self.plan_only:
+                raise
+            self.absent[source] = str(error)
+            return "absent"
 
     def _identity(self, stage: Stage, source: str) -> str:
         commit = hub.identity(source) if stage.kind == "base" else None

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         experiment = config.override(config.load(options.experiment), options.set)
         workdir = Workdir(options.workdir or f"runs/{experiment.name}")
         config.check(experiment)
-        run = Run(experiment, workdir)
+        run = Run(experiment, workdir, plan_only=options.dry_run)
         if options.dry_run:
             print_plan(run, options.stage)
             return 0
@@ -115,7 +115,7 @@ def show_signal(run: Run) -> None:
 
 
 def print_plan(run: Run, kind: str) -> None:
-    """One line for each needed stage: done, or that it would run and why."""
+    """One line for each needed stage: done, or that it would run and why; then what is not there to read."""
     missing = {stage.name for stage in run.missing(kind)}
     for stage in run.needed(kind):
         folder = run.folders[stage.name]
@@ -123,6 +123,8 @@ def print_plan(run: Run, kind: str) -> None:
             print(f"would run  {stage.name:22} {run.why(stage)}")
         else:
             print(f"done       {stage.name:22} {folder.path}")
+    for problem in run.absent.values():
+        print(f"missing    {problem}")
 
 
 def prune(run: Run) -> None:

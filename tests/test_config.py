@@ -61,11 +61,40 @@ def test_a_file_without_an_experiment_is_named(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize(
     "assignment",
-    ["r_ft.tau=0", "lm_ft.text_fraction=1.0", "lm_ft.chunks_per_example=0", "r_ft.temperature=-1"],
+    [
+        "r_ft.tau=0",
+        "r_ft.text_fraction=1",
+        "lm_ft.text_fraction=1.0",
+        "lm_ft.chunks_per_example=0",
+        "r_ft.temperature=-1",
+    ],
 )
 def test_settings_that_cannot_work_are_refused_before_any_stage(assignment: str) -> None:
     with pytest.raises(ValueError, match=assignment.partition("=")[0].partition(".")[0]):
         config.check(config.override(config.load(TINY), [assignment]))
+
+
+def test_a_corpus_alone_teaches_r_ft_where_the_number_of_examples_is_given() -> None:
+    settings = ["r_ft.num_examples=9", "r_ft.text_fraction=1"]
+    config.check(config.override(config.load(TINY), settings))
+
+
+def test_candidates_are_not_refreshed_where_the_chunk_encoder_learns() -> None:
+    settings = ["r_ft.train_chunk_encoder=true", "r_ft.refresh_every=9"]
+    with pytest.raises(ValueError, match="refresh_every: 9 came with train_chunk_encoder.*set one"):
+        config.check(config.override(config.load(TINY), settings))
+
+
+def test_names_are_given_with_commas_between_them() -> None:
+    experiment = config.load(str(pathlib.Path(TINY).parent / "radit_7b.py"))
+    data = config.override(experiment, ["data.lm_ft_datasets=gsm8k,coqa"]).data
+    assert isinstance(data, config.Instructions) and data.lm_ft_datasets == ("gsm8k", "coqa")
+
+
+def test_dialogues_and_text_leave_room_for_the_rest() -> None:
+    experiment = config.load(str(pathlib.Path(TINY).parent / "radit_7b.py"))
+    with pytest.raises(ValueError, match="data.dialogue_fraction: 0.9 came beside lm_ft.text_fraction 0.1"):
+        config.check(config.override(experiment, ["data.dialogue_fraction=0.9"]))
 
 
 def test_an_installed_package_can_hold_a_checkpoint() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from radit_jax import config, train
-from radit_jax.config import Folder, LmConfig, MeshConfig
+from radit_jax.config import Folder, Instructions, LmConfig, MeshConfig
 from radit_jax.pipeline import KINDS, Run, stages
 from radit_jax.runtime.store import Workdir, canonical
 
@@ -122,6 +122,49 @@ def test_a_chunk_checkpoint_may_be_a_copy_of_the_query_checkpoint(tmp_path):
 def test_a_source_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere: no such file or folder"):
         Run(with_checkpoints(lm=str(tmp_path / "nowhere")), Workdir(tmp_path / "run"))
+
+
+def test_a_plan_needs_no_source_and_lists_those_that_are_not_there(tmp_path):
+    run = Run(with_checkpoints(lm=str(tmp_path / "nowhere")), Workdir(tmp_path / "run"), plan_only=True)
+    assert [stage.name for stage in run.missing("all")] == list(run.stages)
+    assert list(run.absent) == [str(tmp_path / "nowhere")]
+    assert "no such file or folder" in run.absent[str(tmp_path / "nowhere")]
+    assert not (tmp_path / "run").exists()
+
+
+INSTRUCTIONS = Instructions(corpus="corpus", datasets="datasets")
+
+
+def plan_of(folder, data=INSTRUCTIONS, **changed):
+    experiment = replace(with_checkpoints(lm="lm", query="encoder"), data=data, **changed)
+    return Run(experiment, Workdir(folder / "run"), plan_only=True).folders
+
+
+@pytest.mark.parametrize(
+    ("changed", "kept"),
+    [
+        ({"lm_ft_cap": 9}, {"corpus/chunks", "embed/retriever"}),
+        ({"max_words": 9}, set()),
+        ({"corpus": "moved"}, {"corpus/chunks", "corpus", "embed/retriever", "evaluate"}),
+    ],
+)
+def test_other_examples_leave_the_chunks_and_their_embeddings_and_no_path_counts(tmp_path, changed, kept):
+    before, after = plan_of(tmp_path), plan_of(tmp_path, replace(INSTRUCTIONS, **changed))
+    same = {name for name in before if before[name].fingerprint == after[name].fingerprint}
+    assert same >= kept | {"base/lm", "base/retriever"}  # checkpoints do not read the corpus
+    assert kept or "embed/retriever" not in same
+    assert ("corpus" in same) == ("corpus" in kept)
+
+
+def test_tuned_chunks_are_embedded_and_indexed_for_the_evaluation(tmp_path):
+    both = replace(TINY, r_ft=replace(TINY.r_ft, train_chunk_encoder=True))
+    table = stages(both)
+    assert dict(table["embed/r_ft"].inputs) == {"corpus": "corpus", "retriever": "r_ft"}
+    assert table["index/r_ft"].inputs["retriever"] == "r_ft"
+    for name in ("evaluate", "export"):
+        assert table[name].inputs["r_ft_embeddings"] == "embed/r_ft"
+        assert table[name].inputs["embeddings"] == "embed/retriever"
+    assert "r_ft_embeddings" not in stages(TINY)["evaluate"].inputs
 
 
 def with_own_retriever(retriever):

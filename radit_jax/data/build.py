@@ -144,17 +144,27 @@ def built_items(task: Task, data_dir: epath.PathLike, split: Split, counts: Coun
 
     A split that was not built is empty. They come in the order that TFDS shuffled them into.
     """
+    if split in built_splits(task, data_dir):
+        builder = _builder(task, data_dir)
+        for features in builder.as_data_source(split):
+            counts.update(read=1, kept=1)
+            yield _item(features)
+
+
+def built_splits(task: Task, data_dir: epath.PathLike) -> tuple[str, ...]:
+    """The splits of what was built into `data_dir`."""
+    return tuple(_builder(task, data_dir).info.splits)
+
+
+def _builder(task: Task, data_dir: epath.PathLike) -> Any:
+    """The builder of what was built."""
     configs = [config for config in ("raw", "hub") if _built(task, data_dir, config)]
     if not configs:
         raise ValueError(
             f"{epath.Path(data_dir) / _name(task)}: it holds no version {VERSION}, which is needed; "
             f"run python -m radit_jax.data.build {task.name}"
         )
-    builder: Any = BUILDERS[task.name](data_dir=data_dir, config=configs[0])
-    if split in builder.info.splits:
-        for features in builder.as_data_source(split):
-            counts.update(read=1, kept=1)
-            yield _item(features)
+    return BUILDERS[task.name](data_dir=data_dir, config=configs[0])
 
 
 def _built(task: Task, data_dir: epath.PathLike, config: str) -> bool:

@@ -5,17 +5,17 @@ import functools
 import itertools
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
 from jaxtyping import Bool, Int
 
-from radit_jax.data.records import Chunk, Question
+from radit_jax.data.records import Chunk, Example, Question
 from radit_jax.runtime.store import StageFolder
 from radit_jax.text.metrics import contains_answer
 
@@ -29,27 +29,41 @@ class CorpusData:
     """What a source of data gives: chunks, questions by split, and text to train base models with.
 
     `chunks` may be read from a file each time they are iterated over. `documents` and `encoder_groups` are
-    empty where base models are checkpoints, or learn from the chunks.
+    empty where base models are checkpoints, or learn from the chunks. `examples` are those of D_L ("lm_ft")
+    and D_R ("r_ft") by mixture and split, each beside its question; empty where they are made of questions.
     """
 
     chunks: Iterable[Chunk]
     questions: dict[str, list[Question]]
     documents: Sequence[str] = ()
     encoder_groups: Sequence[Sequence[tuple[str, str]]] = ()  # groups of (query, passage) hard to tell apart
-    counts: dict[str, int] = field(default_factory=dict)
+    examples: Mapping[tuple[str, str], Sequence[tuple[Question, Example]]] = field(default_factory=dict)
+    counts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_corpus(folder: StageFolder, data: CorpusData) -> int:
     """Write the corpus stage's files, a chunk in memory at a time, and say how many chunks there are."""
-    num_chunks = _write_chunks(folder, data.chunks)
+    num_chunks = write_chunks(folder, data.chunks)
+    write_questions(folder, data)
+    return num_chunks
+
+
+def write_questions(folder: StageFolder, data: CorpusData) -> None:
+    """All files but the chunks'."""
     for split in SPLITS:
         folder.write_jsonl(f"questions-{split}.jsonl", map(dataclasses.asdict, data.questions[split]))
     folder.write_jsonl("documents.jsonl", ({"text": text} for text in data.documents))
     folder.write_jsonl("encoder_groups.jsonl", ({"pairs": group} for group in data.encoder_groups))
-    return num_chunks
+    for (mixture, split), pairs in data.examples.items():
+        rows = (
+            {"question": dataclasses.asdict(question), "example": dataclasses.asdict(example)}
+            for question, example in pairs
+        )
+        folder.write_jsonl(f"{mixture}-{split}.jsonl", rows)
 
 
-def _write_chunks(folder: StageFolder, chunks: Iterable[Chunk]) -> int:
+def write_chunks(folder: StageFolder, chunks: Iterable[Chunk]) -> int:
+    """Write the chunks alone, and say how many there are."""
     target, count = folder.path / CHUNKS, 0
     if target.exists():
         target.rmtree()
@@ -124,10 +138,15 @@ class Corpus:
         return {chunk.id: row for row, chunk in enumerate(self.chunks)}
 
     def questions(self, split: str) -> list[Question]:
-        return [
-            Question(q["id"], q["question"], tuple(q["answers"]), tuple(q["gold_chunks"]), q["group"])
-            for q in self._folder.read_jsonl(f"questions-{split}.jsonl")
-        ]
+        return [_question(record) for record in self._folder.read_jsonl(f"questions-{split}.jsonl")]
+
+    def examples(self, mixture: str, split: str) -> list[tuple[Question, Example]] | None:
+        """The examples of D_L ("lm_ft") or D_R ("r_ft"), beside their questions; None: made of these."""
+        name = f"{mixture}-{split}.jsonl"
+        if not self._folder.has(name):
+            return None
+        records = self._folder.read_jsonl(name)
+        return [(_question(record["question"]), Example(**record["example"])) for record in records]
 
     def documents(self) -> list[str]:
         return [record["text"] for record in self._folder.read_jsonl("documents.jsonl")]
@@ -157,3 +176,8 @@ class Corpus:
             [[row in wanted for row in found] for wanted, found in zip(gold, rows.tolist(), strict=True)],
             dtype=bool,
         ).reshape(rows.shape)
+
+
+def _question(record: Mapping[str, Any]) -> Question:
+    lists = {name: tuple(record[name]) for name in ("answers", "gold_chunks")}
+    return Question(**{**record, **lists})

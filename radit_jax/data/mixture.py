@@ -38,6 +38,7 @@ def lm_ft_tasks(
     cap: int = 7_500,
     dialogue_share: float = 0.05,
     text_share: float = 0.10,
+    held_out: float = 0.0,
     seed: int,
     on_error: OnError = "stop",
 ) -> Drawn:
@@ -45,18 +46,19 @@ def lm_ft_tasks(
 
     `share_count(len(drawn.examples), text_share)` is the number of text examples that belong to them. Without
     so many dialogues all there are are taken. `folder` is as in `open_items`; `names` are the tasks to draw
-    from, by default all of D_L.
+    from, by default all of D_L. `held_out` is the share of a task's train part that stands for its dev part
+    where it has none.
     """
     tasks, counts = _tasks("lm_ft", names), {}
     drawn: list[tuple[Task, Item]] = []
     for task in (task for task in tasks if task.category != "dialogue"):
-        found = _read(task, folder, split, on_error, counts)
+        found = _read(task, folder, split, on_error, counts, held_out, seed)
         drawn += [(task, item) for item in _first(found, cap, seed)]
     dialogues = round(len(drawn) * dialogue_share / (1 - dialogue_share - text_share))
     if not drawn:
         dialogues = cap
     for task in (task for task in tasks if task.category == "dialogue"):
-        found = _read(task, folder, split, on_error, counts)
+        found = _read(task, folder, split, on_error, counts, held_out, seed)
         drawn += [(task, item) for item in _first(found, dialogues, seed)]
     return _mixed(drawn, "lm_ft", seed, counts)
 
@@ -67,10 +69,11 @@ def r_ft_tasks(
     *,
     split: Split = "train",
     count: int | None = None,
+    held_out: float = 0.0,
     seed: int,
     on_error: OnError = "stop",
 ) -> Drawn:
-    """The tasks of D_R: `count` examples of all datasets together, or all of them.
+    """The tasks of D_R: `count` examples of all datasets together, or all of them. As `lm_ft_tasks`.
 
     The paper's 900,000 corpus examples ask for `share_count(900_000, 0.05)` of them, 47,368.
     """
@@ -78,7 +81,7 @@ def r_ft_tasks(
     found = (
         (task, item)
         for task in _tasks("r_ft", names)
-        for item in _read(task, folder, split, on_error, counts)
+        for item in _read(task, folder, split, on_error, counts, held_out, seed)
     )
     if count is not None:
         found = heapq.nsmallest(count, found, key=lambda pair: _place(pair[1].id, seed))
@@ -119,11 +122,43 @@ def _tasks(mixture: Mixture, names: Sequence[str] | None) -> list[Task]:
     return [TASKS[name] for name in members if names is None or name in names]
 
 
+def has_split(task: Task, folder: epath.PathLike, split: Split) -> bool:
+    """Whether `open_items` would find a split of the task in `folder`."""
+    root = epath.Path(folder)
+    if (root / f"radit_{task.name}").exists():
+        from radit_jax.data.build import built_splits
+
+        return split in built_splits(task, root)
+    pattern, files = task.raw.files.get(split, ""), root / task.name
+    return bool(pattern and files.exists()) and any((*files.glob(pattern), *files.glob(f"{pattern}.gz")))
+
+
 def _read(
-    task: Task, folder: epath.PathLike, split: Split, on_error: OnError, counts: dict[str, Counter[str]]
+    task: Task,
+    folder: epath.PathLike,
+    split: Split,
+    on_error: OnError,
+    counts: dict[str, Counter[str]],
+    held_out: float,
+    seed: int,
 ) -> Iterator[Item]:
-    counts[task.name] = Counter(read=0, kept=0)
-    return open_items(task, folder, split, on_error=on_error, counts=counts[task.name])
+    count = counts[task.name] = Counter(read=0, kept=0)
+    if split == "test" or not held_out or has_split(task, folder, "dev"):
+        return open_items(task, folder, split, on_error=on_error, counts=count)
+    items = open_items(task, folder, "train", on_error=on_error, counts=count)
+    return _divided(items, split, held_out, seed, count)
+
+
+def _divided(
+    items: Iterable[Item], split: Split, held_out: float, seed: int, count: Counter[str]
+) -> Iterator[Item]:
+    """Those items of a train part that are the split's, where `held_out` of them are the dev part's."""
+    bound = round(held_out * 2**64)
+    for item in items:
+        is_dev = int.from_bytes(_place(item.id, seed, "hold out")[:8]) < bound
+        count["held out"] += is_dev
+        if is_dev == (split == "dev"):
+            yield item
 
 
 def _first(items: Iterable[Item], count: int, seed: int) -> list[Item]:

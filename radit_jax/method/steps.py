@@ -41,6 +41,17 @@ class RftBatch(NamedTuple):
     chunk_mask: Bool[Array, "B K"]
 
 
+class RftTextBatch(NamedTuple):
+    """Queries with their retrieved chunks as texts, for chunk encoders that learn too."""
+
+    query_tokens: Int[Array, "B T"]
+    query_mask: Bool[Array, "B T"]
+    chunk_tokens: Int[Array, "B K U"]
+    chunk_token_mask: Bool[Array, "B K U"]
+    target_log_probs: Float[Array, "B K"]
+    chunk_mask: Bool[Array, "B K"]
+
+
 class ContrastiveBatch(NamedTuple):
     """Queries, each with the chunk it belongs to; the other queries' chunks are its negatives."""
 
@@ -121,12 +132,49 @@ def make_r_ft_step(
 
     def loss(params: Any, batch: RftBatch) -> tuple[Array, Metrics]:
         log_probs = query_log_prob(module, params, batch, temperature)
-        each = losses.r_ft_loss(log_probs, batch.target_log_probs, batch.chunk_mask, direction=direction)
-        count = batch.chunk_mask.any(axis=-1).sum()
-        saturated = (jnp.exp(log_probs).max(axis=-1) > 0.999).sum()
-        return _divide(each.sum(), count), {"saturated_queries": _divide(saturated, count)}
+        return _r_ft_mean(log_probs, batch.target_log_probs, batch.chunk_mask, direction)
 
     return _make_step(loss, tx, state_shardings)
+
+
+def make_r_ft_text_step(
+    module: Bert,
+    tx: optax.GradientTransformation,
+    *,
+    temperature: float,
+    direction: losses.Direction = "retrieval_to_lsr",
+    state_shardings: Any = None,
+) -> Callable[[TrainState, RftTextBatch], tuple[TrainState, Metrics]]:
+    """The step on Eq. 5 that trains both towers, an ablation of the paper: the chunks are encoded in it.
+
+    The state's parameters are {"query": ..., "chunk": ...}; loss and metrics are those of `make_r_ft_step`.
+    """
+
+    def loss(params: Any, batch: RftTextBatch) -> tuple[Array, Metrics]:
+        shape = batch.chunk_mask.shape
+        tokens, mask = (
+            array.reshape(-1, array.shape[-1]) for array in (batch.chunk_tokens, batch.chunk_token_mask)
+        )
+        chunks = encode(module, params["chunk"], tokens, mask).reshape(*shape, -1)
+        embedded = RftBatch(
+            batch.query_tokens, batch.query_mask, chunks, batch.target_log_probs, batch.chunk_mask
+        )
+        log_probs = query_log_prob(module, params["query"], embedded, temperature)
+        return _r_ft_mean(log_probs, batch.target_log_probs, batch.chunk_mask, direction)
+
+    return _make_step(loss, tx, state_shardings)
+
+
+def _r_ft_mean(
+    log_probs: Float[Array, "B K"],
+    target_log_probs: Float[Array, "B K"],
+    chunk_mask: Bool[Array, "B K"],
+    direction: losses.Direction,
+) -> tuple[Array, Metrics]:
+    each = losses.r_ft_loss(log_probs, target_log_probs, chunk_mask, direction=direction)
+    count = chunk_mask.any(axis=-1).sum()
+    saturated = (jnp.exp(log_probs).max(axis=-1) > 0.999).sum()
+    return _divide(each.sum(), count), {"saturated_queries": _divide(saturated, count)}
 
 
 def query_log_prob(

@@ -80,6 +80,13 @@ class Searcher:
         embeddings = load_embeddings(inputs["embeddings"])
         return cls(encoder, load_index(inputs["index"].check("index"), embeddings), embeddings)
 
+    def tuned(self, inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> "Searcher":
+        """The searcher after R-ft, of a stage's input `r_ft`; where both encoders learnt, over the chunks
+        embedded anew, its inputs `r_ft_embeddings` and `r_ft_index`."""
+        if "r_ft_index" in inputs:
+            return Searcher.load(tuned_inputs(inputs), mesh)
+        return self.with_params(load_model(inputs["r_ft"].check("query_encoder")).params)
+
     def with_params(self, query_params: Any) -> "Searcher":
         return replace(self, encoder=self.encoder.with_params(query_params))
 
@@ -105,6 +112,17 @@ class Searcher:
 def chunk_log_probs(scores: Float[np.ndarray, "Q K"], temperature: float) -> Float[np.ndarray, "Q K"]:
     """log p_R of retrieved chunks, of which none is missing."""
     return np.asarray(retrieval_log_prob(jnp.asarray(scores), jnp.ones(scores.shape, bool), temperature))
+
+
+def tuned_inputs(inputs: Mapping[str, StageFolder]) -> Mapping[str, StageFolder]:
+    """Chunk encoder, embeddings and index after R-ft: those before it, unless both encoders learnt."""
+    if "r_ft_index" not in inputs:
+        return inputs
+    return {
+        "retriever": inputs["r_ft"],
+        "embeddings": inputs["r_ft_embeddings"],
+        "index": inputs["r_ft_index"],
+    }
 
 
 def load_embeddings(folder: StageFolder) -> Float[np.ndarray, "C D"]:

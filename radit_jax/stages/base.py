@@ -8,13 +8,13 @@ from sentences and the passages they were taken from.
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from radit_jax.config import LmConfig, MeshConfig, RetrieverConfig
+from radit_jax.config import BertConfig, LlamaConfig, LmConfig, MeshConfig, RetrieverConfig
 from radit_jax.data.cloze import cloze_sequence
 from radit_jax.data.corpus import Corpus
 from radit_jax.data.order import shuffled
@@ -31,7 +31,7 @@ from radit_jax.runtime.checkpoint import Checkpoints
 from radit_jax.runtime.licences import origin
 from radit_jax.runtime.loop import train
 from radit_jax.runtime.mesh import init_sharded, make_mesh, put_batch
-from radit_jax.runtime.models import Model, load_pretrained, num_parameters, save_model
+from radit_jax.runtime.models import Model, num_parameters, open_model, save_model
 from radit_jax.runtime.progress import Metrics
 from radit_jax.runtime.store import StageFolder
 from radit_jax.runtime.tokenizers import Tokenizer, train_bpe, train_wordpiece
@@ -44,7 +44,8 @@ def run_lm(
 ) -> dict[str, Any]:
     """The base language model with its tokeniser."""
     if lm.checkpoint:
-        model = load_pretrained(lm.checkpoint, mesh=make_mesh(mesh))
+        model = open_model(str(hub.find(lm.checkpoint)), mesh=make_mesh(mesh))
+        _demand(model, lm.checkpoint, _settings(lm.model))
         facts = {"origin": _origin("language model", lm.checkpoint)}
     else:
         model, facts = _pretrain_lm(Corpus(inputs["corpus"]), output, lm, seed, mesh)
@@ -135,18 +136,33 @@ def run_retriever(
 
 
 def _from_checkpoints(retriever: RetrieverConfig, mesh: MeshConfig) -> tuple[Model, Model, dict[str, Any]]:
+    vectors = {"pooling": retriever.pooling, "normalize": retriever.normalize}
+    layers = {"num_layers": retriever.num_layers} if retriever.num_layers else {}
+
     def tower(checkpoint: str) -> Model:
-        return load_pretrained(
-            checkpoint,
-            num_layers=retriever.num_layers or None,
-            pooling=retriever.pooling,
-            normalize=retriever.normalize,
-            mesh=make_mesh(mesh),
-        )
+        model = open_model(str(hub.find(checkpoint)), **vectors, **layers, mesh=make_mesh(mesh))
+        _demand(model, checkpoint, {**_settings(retriever.model), **vectors, **layers})
+        return model
 
     query, chunk = retriever.checkpoint, retriever.chunk_checkpoint or retriever.checkpoint
     facts = {"origin": _origin("query encoder", query), "chunk_origin": _origin("chunk encoder", chunk)}
     return tower(query), tower(chunk), facts
+
+
+def _settings(model: LlamaConfig | BertConfig | None) -> dict[str, Any]:
+    return {f.name: getattr(model, f.name) for f in fields(model)} if model else {}
+
+
+def _demand(model: Model, checkpoint: str, wanted: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that is not what the settings say of it."""
+    found = {name: getattr(model.module.config, name, None) for name in wanted}
+    if found != wanted:
+        differing = [name for name in wanted if found[name] != wanted[name]]
+        came, needed = (", ".join(f"{name} {v[name]}" for name in differing) for v in (found, wanted))
+        raise ValueError(
+            f"checkpoint {checkpoint}: {came} came, needed is {needed} by the experiment's base; "
+            "name the right checkpoint, or describe this one"
+        )
 
 
 def _origin(role: str, checkpoint: str) -> dict[str, str]:

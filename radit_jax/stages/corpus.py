@@ -1,12 +1,16 @@
-"""corpus: the chunks to retrieve from and the questions asked of them, from where the data come from."""
+"""corpus: the chunks to retrieve from and the questions asked of them, from where the data come from.
 
+Of instructions the chunks are a stage of their own: other datasets leave their embeddings as they are.
+"""
+
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from radit_jax.config import Folder, GeneratedWorld, MeshConfig
+from radit_jax.config import Folder, GeneratedWorld, Instructions, MeshConfig
 from radit_jax.data import folder as text_folder
-from radit_jax.data import world
-from radit_jax.data.corpus import SPLITS, write_corpus
+from radit_jax.data import instructions, world
+from radit_jax.data.corpus import CHUNKS, SPLITS, CorpusData, write_chunks, write_corpus, write_questions
 from radit_jax.runtime.store import StageFolder
 
 
@@ -20,6 +24,43 @@ def run(
 ) -> dict[str, Any]:
     """Read or generate the data, check it, and write chunks (ArrayRecord) and questions (JSON lines)."""
     corpus = world.read(data, seed) if isinstance(data, GeneratedWorld) else text_folder.read(data, seed)
-    num_chunks = write_corpus(output, corpus)
-    counts = {f"{split}_questions": len(corpus.questions[split]) for split in SPLITS}
-    return {"chunks": num_chunks, **counts, **corpus.counts}
+    return {"chunks": write_corpus(output, corpus), **_counts(corpus)}
+
+
+def run_chunks(
+    inputs: Mapping[str, StageFolder],
+    output: StageFolder,
+    *,
+    passages: str,
+    format: str,
+    max_words: int,
+    mesh: MeshConfig,
+) -> dict[str, Any]:
+    """Split the corpus into chunks."""
+    counts = Counter[str]()
+    num_chunks = write_chunks(output, instructions.read_chunks(passages, format, max_words, counts))
+    return {"chunks": num_chunks, **counts}
+
+
+def run_examples(
+    inputs: Mapping[str, StageFolder],
+    output: StageFolder,
+    *,
+    data: Instructions,
+    text_fraction: float,
+    seed: int,
+    mesh: MeshConfig,
+) -> dict[str, Any]:
+    """Draw the examples of D_L and D_R, and put them beside the chunks."""
+    corpus = instructions.read_examples(data, text_fraction, seed)
+    num_chunks = inputs["chunks"].manifest["chunks"]
+    for surprise in instructions.surprises(data, num_chunks, corpus):
+        print(f"   warning: {surprise}", flush=True)
+    output.adopt(inputs["chunks"], CHUNKS)
+    write_questions(output, corpus)
+    sizes = {f"{mixture}_{split}_tasks": len(pairs) for (mixture, split), pairs in corpus.examples.items()}
+    return {"chunks": num_chunks, **sizes, **_counts(corpus)}
+
+
+def _counts(corpus: CorpusData) -> dict[str, Any]:
+    return {**{f"{split}_questions": len(corpus.questions[split]) for split in SPLITS}, **corpus.counts}

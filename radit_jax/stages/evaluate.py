@@ -19,7 +19,6 @@ from radit_jax.lm.benchmarking import Sat, Trial, check_fits, load_trials, pages
 from radit_jax.lm.exam import CUTOFFS, Exam, Sitting
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.retrieval.search import Searcher, chunk_log_probs
-from radit_jax.runtime.models import load_model
 from radit_jax.runtime.store import StageFolder
 from radit_jax.text.kilt import prediction
 from radit_jax.text.statistics import Figure, average_interval, bootstrap_interval, paired_gain
@@ -55,7 +54,7 @@ def run(
         for lm, stage in (("base_lm", "base_lm"), ("lm_ft_lm", "lm_ft"))
     }
     base = Searcher.load(inputs, mesh)
-    tuned = base.with_params(load_model(inputs["r_ft"].check("query_encoder")).params)
+    tuned = base.tuned(inputs, mesh)
     searchers = {"base": base, "r_ft": tuned}
     if evaluate.tasks:
         chunks = Chunks(inputs["corpus"])

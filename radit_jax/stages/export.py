@@ -24,7 +24,7 @@ from radit_jax.data.corpus import Chunks, Corpus
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
 from radit_jax.method import losses
-from radit_jax.retrieval.search import Searcher
+from radit_jax.retrieval.search import Searcher, tuned_inputs
 from radit_jax.runtime.licences import origin
 from radit_jax.runtime.models import load_model, save_model
 from radit_jax.runtime.publish import publish
@@ -51,13 +51,14 @@ def run(
     output.clear()
     output.adopt(inputs["lm_ft"], "lm")
     output.adopt(inputs["r_ft"], "query_encoder")
-    output.adopt(inputs["retriever"], "chunk_encoder")
+    searched = tuned_inputs(inputs)
+    output.adopt(searched["retriever"], "chunk_encoder")
     save_model(output.path / "base_query_encoder", load_model(inputs["retriever"].check("query_encoder")))
     output.commit("base_query_encoder")
     output.adopt(inputs["corpus"], "chunks.array_record")
-    for name in inputs["embeddings"].manifest["files"]:
-        output.adopt(inputs["embeddings"], name)
-    output.adopt(inputs["index"], "index")
+    for name in searched["embeddings"].manifest["files"]:
+        output.adopt(searched["embeddings"], name)
+    output.adopt(searched["index"], "index")
     output.write_json("answering.json", {"evaluate": asdict(evaluate), "temperature": temperature})
 
     results = inputs["evaluated"].read_json("results.json") if export.measured else None
@@ -94,6 +95,8 @@ def _origins(inputs: Mapping[str, StageFolder]) -> list[Origin]:
         Origin(**found) if found else Origin(role, "trained from scratch", "none") for role, found in recorded
     ]
     data = inputs["corpus"].manifest.get("settings", {}).get("data", {})
+    if data.get("class") == "Instructions":
+        return [*models, origin("data", data["datasets"], Path(data["datasets"]))]
     if "folder" in data:
         return [*models, origin("data", data["folder"], Path(data["folder"]))]
     return [*models, Origin("data", "a generated world", "none")]
@@ -105,7 +108,7 @@ def _write_runs(
     """What the base and the tuned query encoder retrieve for a split's questions, and its gold chunks."""
     corpus = Corpus(inputs["corpus"])
     questions, base = corpus.questions(split), Searcher.load(inputs, mesh)
-    tuned = base.with_params(load_model(inputs["r_ft"].check("query_encoder")).params)
+    tuned = base.tuned(inputs, mesh)
     texts, depth = [question.question for question in questions], min(depth, len(corpus.chunks))
     for tag, searcher in (("base", base), ("r_ft", tuned)):
         rows, scores = searcher.search(texts, depth)

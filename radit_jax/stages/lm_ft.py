@@ -1,6 +1,7 @@
 """lm_ft: Eq. 3. The language model learns to answer with a retrieved chunk before each instruction.
 
-Every (example, chunk) pair is an instance of its own; the loss is on the answer's tokens and `<eos>` only.
+Every (example, chunk) pair is an instance of its own, and so is an example under its gold context; the loss
+is on the answer's tokens and `<eos>` only.
 """
 
 from collections.abc import Mapping
@@ -55,15 +56,17 @@ def run(
 def instances(
     retrieved: Retrieved, chunks: Chunks, tokenizer: Any, max_length: int
 ) -> tuple[list[Tree], int]:
-    """One tree per (example, chunk), −1 being no chunk, and how many chunks were cut to fit."""
+    """One tree per (example, chunk), −1 being no chunk, and how many chunks were cut to fit.
+
+    An example with a Background of its own is one instance, under that; under none where it is "".
+    """
     wanted = np.unique(retrieved.chunk_rows[retrieved.chunk_rows >= 0])
     passages = dict(zip(wanted.tolist(), (chunk.passage for chunk in chunks.take(wanted)), strict=True))
     trees, num_truncated = [], 0
     for example, rows in zip(retrieved.examples, retrieved.chunk_rows.tolist(), strict=True):
-        for row in (row for row in rows if row >= 0):
-            tree, truncated = lm_sequence(
-                tokenizer, passages[row], example, max_length=max_length, terminator=True
-            )
+        found = [passages[row] for row in rows if row >= 0]
+        for passage in found if example.background is None else [example.background or None]:
+            tree, truncated = lm_sequence(tokenizer, passage, example, max_length=max_length, terminator=True)
             trees.append(tree)
             num_truncated += truncated
     return trees, num_truncated

@@ -3,11 +3,15 @@
 Chunk encoder, stored embeddings, index and language model stay as they are. With `r_ft.refresh_every`,
 training goes in rounds: each but the first retrieves anew with the query encoder as it then is, and scores
 the pairs that no earlier round has scored. A round's candidates are kept as `round_N`.
+
+With `r_ft.train_chunk_encoder`, an ablation of the paper, the chunk encoder learns beside it: each step
+encodes the candidates' texts, and checkpoints are chosen by how the untuned retriever's candidates are
+ranked, because the corpus is embedded anew only once, after training.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,12 +26,19 @@ from radit_jax.data.scores import Scores
 from radit_jax.lm.scoring import PairScorer, PairScores
 from radit_jax.lm.signal import report
 from radit_jax.method import losses
-from radit_jax.method.steps import RftBatch, init_state, make_optimizer, make_r_ft_step
-from radit_jax.retrieval.search import Searcher
+from radit_jax.method.steps import (
+    RftBatch,
+    RftTextBatch,
+    init_state,
+    make_optimizer,
+    make_r_ft_step,
+    make_r_ft_text_step,
+)
+from radit_jax.retrieval.search import Encoder, Searcher
 from radit_jax.runtime.checkpoint import Checkpoints
 from radit_jax.runtime.loop import train
 from radit_jax.runtime.mesh import init_sharded, put_batch
-from radit_jax.runtime.models import save_model
+from radit_jax.runtime.models import Model, save_model
 from radit_jax.runtime.progress import Metrics, Progress
 from radit_jax.runtime.store import StageFolder
 from radit_jax.text.metrics import is_yes_no, reciprocal_ranks
@@ -44,22 +55,26 @@ def run(
     seed: int,
     mesh: MeshConfig,
 ) -> dict[str, Any]:
-    """Train the query encoder; the checkpoint with the best MRR on development questions is kept."""
+    """Train the query encoder; the checkpoint with the best MRR@10 on development questions is kept."""
     corpus = Corpus(inputs["corpus"])
     searcher = Searcher.load(inputs, mesh)
     candidates = Candidates(inputs, output, corpus, searcher, score, mesh)
-    encoder, tx = searcher.encoder, make_optimizer(r_ft.optimizer)
-    state, shardings = init_sharded(lambda p: init_state(p, tx), encoder.mesh, encoder.model.params)
-    step = make_r_ft_step(
-        encoder.model.module,
+    queries = searcher.encoder.tokenize([example.query for example in candidates.examples])
+    development = Development.make(inputs, output, corpus, score, mesh)
+    learner = QueryTower(searcher, corpus, queries, development)
+    if r_ft.train_chunk_encoder:
+        chunk_encoder = Encoder.load(inputs["retriever"].check("chunk_encoder"), mesh)
+        learner = BothTowers(searcher, corpus, queries, development, chunk_encoder)
+    tx = make_optimizer(r_ft.optimizer)
+    state, shardings = init_sharded(lambda p: init_state(p, tx), searcher.encoder.mesh, learner.params)
+    step = learner.make_step(
+        searcher.encoder.model.module,
         tx,
         temperature=r_ft.temperature,
         direction=r_ft.direction,
         state_shardings=shardings,
     )
     checkpoints = Checkpoints(output.path / "checkpoints")
-    queries = encoder.tokenize([example.query for example in candidates.examples])
-    development = [q for q in corpus.questions("dev") if not is_yes_no(q.answers)]
     signals = []
     for number, end in enumerate(_round_ends(r_ft)):
         if (checkpoints.latest() or 0) > 0:
@@ -70,47 +85,40 @@ def run(
             name="r_ft",
             step=step,
             state=state,
-            batch_at=_batches(scores, queries, searcher, r_ft, seed),
+            batch_at=_batches(scores, learner, r_ft, seed),
             num_steps=end,
             checkpoints=checkpoints,
             metrics=Metrics(output.path / "metrics.jsonl"),
             checkpoint_every=r_ft.checkpoint_every,
-            validate=lambda state: validation(searcher, state.params, corpus, development),
+            validate=lambda state: learner.validate(state.params),
             validate_every=r_ft.validate_every,
             select="mrr@10",
         )
     best = checkpoints.best()
     assert best is not None, "the last step is always validated"
-    params = checkpoints.restore_best(state.params)
-    save_model(output.path / "query_encoder", encoder.model._replace(params=params))
-    output.commit("query_encoder")
+    for name, tower in learner.tuned(checkpoints.restore_best(state.params)).items():
+        save_model(output.path / name, tower)
+        output.commit(name)
     return {"steps": r_ft.optimizer.steps, "best_step": best[0], "dev_mrr@10": best[1], "signal": signals}
 
 
-def _batches(
-    scores: Scores,
-    queries: tuple[Int[np.ndarray, "E T"], Bool[np.ndarray, "E T"]],
-    searcher: Searcher,
-    r_ft: RFtConfig,
-    seed: int,
-) -> Callable[[int], RftBatch]:
-    """The batch of each step: queries in an order that the seed alone decides, with their chunks' vectors."""
+def _batches(scores: Scores, learner: "QueryTower", r_ft: RFtConfig, seed: int) -> Callable[[int], Any]:
+    """The batch of each step: queries in an order that the seed alone decides, with their chunks."""
     target = target_log_probs(scores, r_ft)
     numbers = shuffled(len(target), batch_size=r_ft.batch_size, seed=seed)
 
-    def batch_at(step: int) -> RftBatch:
+    def batch_at(step: int) -> Any:
         some = numbers(step)
-        rows = scores.chunk_rows[some]
-        arrays = (queries[0][some], queries[1][some], searcher.embeddings[rows], target[some], rows >= 0)
-        return RftBatch(*put_batch(arrays, searcher.encoder.mesh))
+        return learner.batch(some, scores.chunk_rows[some], target[some])
 
     return batch_at
 
 
 def _round_ends(r_ft: RFtConfig) -> list[int]:
     """The step at which each round of candidates ends."""
-    steps, every = r_ft.optimizer.steps, r_ft.refresh_every or r_ft.optimizer.steps
-    return [*range(every, steps, every), steps]
+    steps = r_ft.optimizer.steps
+    every = r_ft.refresh_every or steps
+    return [*(range(every, steps, every) if every else ()), steps]
 
 
 def target_log_probs(scores: Scores, r_ft: RFtConfig) -> Float[np.ndarray, "E K"]:
@@ -129,12 +137,148 @@ def target_log_probs(scores: Scores, r_ft: RFtConfig) -> Float[np.ndarray, "E K"
     return np.asarray(losses.posterior_log_prob(untuned, lsr, mask))
 
 
-def validation(
-    searcher: Searcher, query_params: Any, corpus: Corpus, questions: Sequence[Question]
-) -> dict[str, float]:
-    """MRR@10 and recall over the whole index under `query_params`; a hit is a chunk that holds an answer."""
-    rows, _ = searcher.with_params(query_params).search([q.question for q in questions], VALIDATION_DEPTH)
-    hits = corpus.holds_answer(questions, rows)
+@dataclass(frozen=True)
+class Development:
+    """What a checkpoint is judged by: questions, whose hits are chunks that hold an answer.
+
+    Where no candidate of the untuned retriever holds one, or the answer is yes or no, the candidate that
+    helps the language model most is the hit: it is `helpful`, −1 is none. It stays so whatever is retrieved
+    later, which would have to be scored at every validation. Questions that no example was drawn with have
+    none, and are left out where the answer is yes or no.
+    """
+
+    questions: Sequence[Question]
+    helpful: Int[np.ndarray, " Q"]
+
+    @classmethod
+    def make(
+        cls,
+        inputs: Mapping[str, StageFolder],
+        output: StageFolder,
+        corpus: Corpus,
+        score: ScoreConfig,
+        mesh: MeshConfig,
+    ) -> "Development":
+        questions = corpus.questions("dev")
+        if corpus.examples("r_ft", "dev") is None:
+            asked = [question for question in questions if not is_yes_no(question.answers)]
+            return cls(asked, np.full(len(asked), -1))
+        retrieved = Retrieved.load(inputs["retrieved"], "dev")
+        known = {question.id: question for question in questions}
+        asked = [known[example.id] for example in retrieved.examples]
+        asked = [replace(q, answers=()) if is_yes_no(q.answers) else q for q in asked]
+        if not output.has("development.npz"):
+            log_probs = _score_all(inputs, retrieved, corpus, score, mesh)
+            output.write_arrays("development.npz", log_probs=log_probs)
+        log_probs = output.read_arrays("development.npz")["log_probs"]
+        best = retrieved.chunk_rows[np.arange(len(asked)), log_probs.argmax(axis=1)]
+        held = corpus.holds_answer(asked, retrieved.chunk_rows).any(axis=1)
+        return cls(asked, np.where(held, -1, best))
+
+    @property
+    def texts(self) -> list[str]:
+        return [question.question for question in self.questions]
+
+    def hits(self, corpus: Corpus, rows: Int[np.ndarray, "Q K"]) -> Bool[np.ndarray, "Q K"]:
+        """Which of the chunks at `rows`, −1 being none, count."""
+        return corpus.holds_answer(self.questions, rows) | ((rows == self.helpful[:, None]) & (rows >= 0))
+
+
+def _score_all(
+    inputs: Mapping[str, StageFolder],
+    retrieved: Retrieved,
+    corpus: Corpus,
+    score: ScoreConfig,
+    mesh: MeshConfig,
+) -> Float[np.ndarray, "Q K"]:
+    """The answers' log-probabilities under all chunks that were retrieved for them.
+
+    Eq. 4's score rises with them for one answer, whatever its form.
+    """
+    shape = retrieved.chunk_rows.shape
+    pairs = np.stack([np.repeat(np.arange(shape[0]), shape[1]), retrieved.chunk_rows.ravel()], axis=1)
+    scorer = PairScorer.load(inputs["lm"].check("lm"), score, mesh)
+    with Progress(len(pairs), "score development", "pairs") as bar:
+        found = scorer.score(retrieved.examples, pairs, corpus.chunks, bar)
+    return found.answer_log_probs.reshape(shape)
+
+
+@dataclass
+class QueryTower:
+    """What learns: the query encoder, over the stored embeddings of the chunks."""
+
+    searcher: Searcher  # with the untuned query encoder
+    corpus: Corpus
+    queries: tuple[Int[np.ndarray, "E T"], Bool[np.ndarray, "E T"]]
+    development: Development
+
+    make_step: ClassVar[Callable[..., Any]] = staticmethod(make_r_ft_step)
+
+    @property
+    def params(self) -> Any:
+        return self.searcher.encoder.model.params
+
+    def batch(
+        self, some: Sequence[int], rows: Int[np.ndarray, "B K"], target: Float[np.ndarray, "B K"]
+    ) -> Any:
+        """The batch of the examples `some`; it reads the chunks' embeddings only."""
+        tokens, mask = self.queries
+        arrays = (tokens[some], mask[some], self.searcher.embeddings[rows], target, rows >= 0)
+        return RftBatch(*put_batch(arrays, self.searcher.encoder.mesh))
+
+    def validate(self, params: Any) -> dict[str, float]:
+        """MRR@10 and recall over the whole index."""
+        rows, _ = self.searcher.with_params(params).search(self.development.texts, VALIDATION_DEPTH)
+        return _ranking(self.development.hits(self.corpus, rows))
+
+    def tuned(self, params: Any) -> dict[str, Model]:
+        """The models to keep, by their folders' names."""
+        return {"query_encoder": self.searcher.encoder.model._replace(params=params)}
+
+
+@dataclass
+class BothTowers(QueryTower):
+    """What learns in the ablation: the query encoder and the chunk encoder."""
+
+    chunk_encoder: Encoder
+
+    make_step: ClassVar[Callable[..., Any]] = staticmethod(make_r_ft_text_step)
+
+    def __post_init__(self) -> None:
+        self.candidates, _ = self.searcher.search(self.development.texts, VALIDATION_DEPTH)
+        self._hits = self.development.hits(self.corpus, self.candidates)
+
+    @property
+    def params(self) -> Any:
+        return {"query": self.searcher.encoder.model.params, "chunk": self.chunk_encoder.model.params}
+
+    def batch(
+        self, some: Sequence[int], rows: Int[np.ndarray, "B K"], target: Float[np.ndarray, "B K"]
+    ) -> Any:
+        tokens, mask = self.queries
+        texts = (t.reshape(*rows.shape, -1) for t in self.chunk_encoder.tokenize(self._passages(rows)))
+        arrays = (tokens[some], mask[some], *texts, target, rows >= 0)
+        return RftTextBatch(*put_batch(arrays, self.searcher.encoder.mesh))
+
+    def validate(self, params: Any) -> dict[str, float]:
+        """MRR@10 and recall among the untuned retriever's candidates."""
+        rows, shape = self.candidates, self.candidates.shape
+        chunks = self.chunk_encoder.with_params(params["chunk"]).embed(self._passages(rows))
+        queries = self.searcher.encoder.with_params(params["query"]).embed(self.development.texts)
+        scores = np.einsum("qd,qkd->qk", queries, chunks.reshape(*shape, -1))
+        order = np.argsort(-scores, axis=1, kind="stable")
+        return _ranking(np.take_along_axis(self._hits, order, axis=1))
+
+    def tuned(self, params: Any) -> dict[str, Model]:
+        query = super().tuned(params["query"])
+        return {**query, "chunk_encoder": self.chunk_encoder.model._replace(params=params["chunk"])}
+
+    def _passages(self, rows: Int[np.ndarray, "B K"]) -> list[str]:
+        """The texts of the chunks at `rows`, whatever stands where there is none: masks leave it out."""
+        return [chunk.passage for chunk in self.corpus.chunks.take(np.maximum(rows, 0).ravel())]
+
+
+def _ranking(hits: Bool[np.ndarray, "Q K"]) -> dict[str, float]:
     return {
         "mrr@10": float(reciprocal_ranks(hits).mean()),
         "answer_recall@1": float(hits[:, 0].mean()),

@@ -86,6 +86,8 @@ def ablation_table(results: Mapping[str, Any]) -> str:
 
 
 def _cell(figure: Interval) -> str:
+    if figure["value"] is None:  # no question was judged by it
+        return "–"
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 

@@ -11,7 +11,7 @@ import pytest
 from radit_jax.config import BertConfig, LlamaConfig, OptimizerConfig
 from radit_jax.data.packing import Sequence, join, span, to_batch
 from radit_jax.method import lm, losses, steps
-from radit_jax.models.bert import Bert
+from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
 from radit_jax.selfcheck import random_params
 
@@ -169,6 +169,31 @@ def test_r_ft_leaves_the_chunk_tower_and_the_stored_embeddings_alone(bert_params
     assert_equal_trees((chunk_params, batch), before)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, chunk_params)
     assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+def test_both_towers_learn_from_the_texts_what_the_query_tower_learns_from_their_embeddings(bert_params):
+    batch, rng = r_ft_batch(), np.random.default_rng(1)
+    chunk_params = jax.tree.map(lambda leaf: leaf * 1.1, bert_params)
+    tokens = jnp.asarray(rng.integers(1, 40, (3, 5, 7)), jnp.int32)
+    mask = jnp.asarray(np.arange(7) < rng.integers(2, 8, (3, 5, 1)))
+    embed = jax.jit(encode, static_argnums=0)
+    embeddings = embed(BERT, chunk_params, tokens.reshape(15, 7), mask.reshape(15, 7)).reshape(3, 5, 16)
+    text_batch = steps.RftTextBatch(
+        batch.query_tokens, batch.query_mask, tokens, mask, batch.target_log_probs, batch.chunk_mask
+    )
+    step = steps.make_r_ft_text_step(BERT, READS_GRADIENT, temperature=TEMPERATURE)
+    both, [metrics] = run(step, {"query": bert_params, "chunk": chunk_params}, text_batch)
+    one, [wanted] = run(r_ft_step(), bert_params, batch._replace(chunk_embeddings=embeddings))
+    assert metrics["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
+    found = gradient(both)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), found["query"], gradient(one)
+    )
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(found["chunk"])) > 1e-3
+    # What stands in the place of a chunk that is not there teaches nothing.
+    other = text_batch._replace(chunk_tokens=jnp.where(batch.chunk_mask[:, :, None], tokens, 9))
+    again, _ = run(step, {"query": bert_params, "chunk": chunk_params}, other)
+    assert_equal_trees(gradient(again), found)
 
 
 def test_r_ft_reaches_the_target_distribution(bert_params):

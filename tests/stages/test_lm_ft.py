@@ -1,5 +1,7 @@
 """Every (example, chunk) is an instance of its own."""
 
+from dataclasses import replace
+
 import numpy as np
 from small import CHUNKS, LONG, QUESTIONS
 
@@ -26,3 +28,15 @@ def test_an_example_is_an_instance_under_each_of_its_chunks_and_its_answer_ends_
         assert passage is None or lm.tokenizer.decode(tree.trunk.tokens) == passage
         assert not tree.trunk.weights.any()
         assert len(tree.trunk.tokens) + len(branch.tokens) <= 64
+
+
+def test_an_example_with_a_background_of_its_own_is_one_instance_under_that_or_under_none(inputs, lm):
+    asked = question_example(QUESTIONS["dev"][0], "Hill")
+    examples = [replace(asked, background="Its own context."), replace(asked, background="")]
+    rows = np.full((2, 3), -1)
+    retrieved = Retrieved(examples, rows, np.zeros(rows.shape, np.float32), np.zeros(rows.shape, bool))
+    trees, truncated = instances(retrieved, Chunks(inputs["corpus"]), lm.tokenizer, max_length=200)
+    assert (len(trees), truncated) == (2, 0)
+    own, none = (lm.tokenizer.decode(tree.trunk.tokens) for tree in trees)
+    assert own == background("Its own context.")
+    assert none == ""

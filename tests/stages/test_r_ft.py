@@ -1,14 +1,16 @@
 """Targets by hand, and rounds of candidates in which no pair is scored twice."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 from small import CHUNKS, QUESTIONS
 
 from radit_jax.config import MeshConfig, OptimizerConfig, RFtConfig, ScoreConfig
-from radit_jax.data.corpus import Corpus
+from radit_jax.data.corpus import Corpus, CorpusData, write_corpus
 from radit_jax.data.examples import question_example
-from radit_jax.data.records import Example
+from radit_jax.data.records import Example, Question
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
 from radit_jax.lm.scoring import PairScores
@@ -16,6 +18,7 @@ from radit_jax.runtime.store import Workdir
 from radit_jax.stages import r_ft
 
 K = 3
+NO_QUERIES = (np.zeros((0, 1), int), np.zeros((0, 1), bool))
 
 
 def settings(steps=10, **changed):
@@ -53,7 +56,8 @@ def test_the_posterior_target_multiplies_the_untuned_retriever_in():
 
 
 @pytest.mark.parametrize(
-    ("steps", "every", "ends"), [(10, 0, [10]), (10, 4, [4, 8, 10]), (10, 5, [5, 10]), (10, 20, [10])]
+    ("steps", "every", "ends"),
+    [(10, 0, [10]), (0, 0, [0]), (10, 4, [4, 8, 10]), (10, 5, [5, 10]), (10, 20, [10])],
 )
 def test_rounds_end_where_candidates_are_refreshed_and_the_last_with_training(steps, every, ends):
     assert r_ft._round_ends(settings(steps, refresh_every=every)) == ends
@@ -191,8 +195,10 @@ def test_a_refresh_that_retrieves_nothing_new_asks_the_language_model_for_nothin
 
 
 def test_validation_is_the_mrr_of_chunks_that_hold_an_answer(inputs, searcher):
-    corpus, questions = Corpus(inputs["corpus"]), QUESTIONS["dev"]
-    found = r_ft.validation(searcher, searcher.encoder.model.params, corpus, questions)
+    questions = QUESTIONS["dev"]
+    development = r_ft.Development(questions, np.full(len(questions), -1))
+    tower = r_ft.QueryTower(searcher, Corpus(inputs["corpus"]), NO_QUERIES, development)
+    found = tower.validate(tower.params)
     rows, _ = searcher.search([question.question for question in questions], 10)
     # Each answer is in its own chunk and in the long one.
     ranks = [
@@ -201,3 +207,43 @@ def test_validation_is_the_mrr_of_chunks_that_hold_an_answer(inputs, searcher):
     assert found["mrr@10"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
     assert found["answer_recall@1"] == np.mean([rank == 1 for rank in ranks])
     assert found["answer_recall@10"] == 1.0
+
+
+def drawn(inputs, tmp_path, questions):
+    """The folders of a run whose development questions were drawn with examples."""
+    workdir = Workdir(tmp_path)
+    folders = {name: workdir.folder(name, "d") for name in ("corpus", "retrieved")}
+    pairs = [(q, question_example(q, q.answers[0])) for q in questions]
+    examples = {("r_ft", "dev"): pairs}
+    write_corpus(folders["corpus"], CorpusData(CHUNKS, {**QUESTIONS, "dev": questions}, examples=examples))
+    rows = np.array([[4, 0, 1], [0, 1, 2], [5, 6, 7]])
+    nothing = np.zeros(rows.shape, np.float32), np.zeros(rows.shape, bool)
+    Retrieved([example for _, example in pairs], rows, *nothing).save(folders["retrieved"], "dev")
+    for folder in folders.values():
+        folder.finish()
+    return {**inputs, **folders}
+
+
+def test_where_no_candidate_holds_an_answer_the_one_that_helps_most_is_the_hit(inputs, tmp_path, asked):
+    held, without = QUESTIONS["dev"][0], replace(QUESTIONS["dev"][1], answers=("nobody",))
+    yes_no = Question("yes", "Is it a tower?", ("yes",))
+    folders = drawn(inputs, tmp_path, [held, without, yes_no])
+    corpus, output = Corpus(folders["corpus"]), Workdir(tmp_path).folder("r_ft", "o")
+    made = r_ft.Development.make(folders, output, corpus, ScoreConfig(), MeshConfig())
+    # `log_prob` falls with the chunk's row, so the lowest row helps most.
+    assert made.helpful.tolist() == [-1, 0, 5]
+    assert len(asked) == 9
+    rows = np.array([[4, 8, -1], [1, 0, -1], [6, 7, 5]])
+    assert made.hits(corpus, rows).tolist() == [
+        [True, True, False],
+        [False, True, False],
+        [False, False, True],
+    ]
+    r_ft.Development.make(folders, output, corpus, ScoreConfig(), MeshConfig())
+    assert len(asked) == 9  # read back
+
+
+def test_questions_without_drawn_examples_are_judged_by_their_answers_alone(inputs, tmp_path):
+    corpus, output = Corpus(inputs["corpus"]), Workdir(tmp_path).folder("r_ft", "o")
+    made = r_ft.Development.make(inputs, output, corpus, ScoreConfig(), MeshConfig())
+    assert (made.questions, made.helpful.tolist()) == (QUESTIONS["dev"], [-1, -1])

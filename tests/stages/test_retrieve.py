@@ -18,13 +18,15 @@ TRAIN = QUESTIONS["train"]
 def run_lm_ft(inputs, folder, **changed):
     settings = {"chunks_per_example": 2, "text_fraction": 0.0, "reading_fraction": 0.0, "force_gold": False}
     settings["max_length"] = 500
+    settings |= {"retrieved_background": True}
     output = StageFolder(folder)
     facts = retrieve.run_lm_ft(inputs, output, **{**settings, "seed": 0, **changed}, mesh=MeshConfig())
     return facts, Retrieved.load(output, "train"), Retrieved.load(output, "dev")
 
 
 def run_r_ft(inputs, folder, **changed):
-    settings = {"num_chunks": 3, "text_fraction": 0.0, "text_tokens": 2, "max_length": 500, "seed": 0}
+    settings = {"num_chunks": 3, "text_fraction": 0.0, "text_tokens": 2, "num_examples": 0}
+    settings |= {"max_length": 500, "seed": 0}
     output = StageFolder(folder)
     facts = retrieve.run_r_ft(inputs, output, **{**settings, **changed}, mesh=MeshConfig())
     return facts, Retrieved.load(output, "train")

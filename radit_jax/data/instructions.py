@@ -1,0 +1,145 @@
+"""The paper's data: a corpus to retrieve from, and the examples of D_L and D_R drawn from their datasets.
+
+    corpus/     a corpus in a form of `documents.py`
+    datasets/   gsm8k/train.jsonl …, the publishers' files, or what `radit_jax.data.build` wrote
+
+Every dataset's dev part gives the examples that checkpoints are chosen with; of a dataset without one some of
+the train part are held out. The dev examples of D_R are also the questions: the index is tuned and measured
+with them, and those with a short answer can be evaluated on.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from etils import epath
+
+from radit_jax.config import Instructions
+from radit_jax.data.benchmarks import Item, draw_shots, find_task
+from radit_jax.data.corpus import CorpusData
+from radit_jax.data.documents import UniqueIds, corpus_format, find_corpus, read_documents, split_document
+from radit_jax.data.mixture import Drawn, lm_ft_tasks, r_ft_tasks
+from radit_jax.data.records import Chunk, Example, Question
+from radit_jax.data.sources import Split
+
+SHORT_ANSWER = 5  # words: what may be evaluated by exact match
+_TOLERANCE = 0.05  # of an expected count: the paper rounds, and files are revised
+
+
+def read_chunks(passages: str, format: str, max_words: int, counts: Counter[str]) -> Iterator[Chunk]:
+    """The chunks of a corpus' file or folder, a document in memory at a time; what was read is counted."""
+    root = epath.Path(passages)
+    if not root.exists():
+        raise ValueError(
+            f"data.corpus: no {root} came, needed is a corpus to retrieve from; "
+            "name its folder by --set data.corpus=PATH"
+        )
+    path = find_corpus(root) if root.is_dir() else root
+    if path is None:
+        raise ValueError(
+            f"data.corpus {root}: no corpus in it, needed is passages.jsonl or another form; "
+            "name its file by --set data.passages_file=NAME"
+        )
+    form = corpus_format(path) if format == "auto" else format
+    with UniqueIds() as ids:
+        for document in read_documents(path, form):
+            chunks = split_document(document, max_words)
+            ids.add(document.id)
+            counts["documents"] += 1
+            counts["documents_split"] += len(chunks) > 1
+            counts["documents_skipped_without_text"] += not chunks
+            yield from chunks
+        ids.check(lambda: read_documents(path, form))
+    if counts["documents"] == counts["documents_skipped_without_text"]:
+        raise ValueError(f"{path}: no document with text came, needed is a corpus; write one per line")
+
+
+def read_examples(settings: Instructions, text_fraction: float, seed: int) -> CorpusData:
+    """The examples of D_L and D_R, without chunks; `text_fraction` is that of LM-ft's unsupervised text."""
+    drawn = {
+        (mixture, split): draw(settings, split, text_fraction, seed)
+        for mixture, draw in (("lm_ft", _lm_ft), ("r_ft", _r_ft))
+        for split in ("train", "dev")
+    }
+    for (mixture, split), found in drawn.items():
+        if not found.examples:
+            raise ValueError(
+                f"data.{mixture}_datasets: no {split} example came, needed is one at least; name a dataset "
+                "with such a part, or raise data.held_out_fraction"
+            )
+    questions: dict[str, list[Question]] = {s: drawn["r_ft", s].questions for s in ("train", "dev")}
+    questions["test"] = [question for question in questions["dev"] if _is_short(question)]
+    if not questions["test"]:
+        raise ValueError(
+            f"data.r_ft_datasets: no dev question has an answer of at most {SHORT_ANSWER} words, needed is "
+            "one to evaluate on; add a dataset such as freebase_qa"
+        )
+    return CorpusData(
+        (),
+        questions,
+        examples={name: list(zip(d.questions, d.examples, strict=True)) for name, d in drawn.items()},
+        counts={f"{mixture}_{split}": found.counts for (mixture, split), found in drawn.items()},
+    )
+
+
+def surprises(settings: Instructions, num_chunks: int, corpus: CorpusData) -> list[str]:
+    """What was expected and did not come, in words."""
+    read = sum(count["read"] for count in corpus.counts["r_ft_train"].values())
+    pairs = (
+        ("expected_chunks", settings.expected_chunks, num_chunks, "chunks"),
+        ("expected_r_ft_tasks", settings.expected_r_ft_tasks, read, "train examples of D_R's datasets"),
+    )
+    return [
+        f"{found:,} {what} came, data.{name} is {expected:,}"
+        for name, expected, found, what in pairs
+        if expected and abs(found - expected) > _TOLERANCE * expected
+    ]
+
+
+def _lm_ft(settings: Instructions, split: Split, text_fraction: float, seed: int) -> Drawn:
+    if settings.lm_ft_benchmarks and not settings.lm_ft_datasets:
+        return _benchmarks(settings, split, seed)
+    return lm_ft_tasks(
+        settings.datasets,
+        settings.lm_ft_datasets or None,
+        split=split,
+        cap=settings.lm_ft_cap if split == "train" else settings.lm_ft_dev_examples,
+        dialogue_share=settings.dialogue_fraction,
+        text_share=text_fraction,
+        held_out=settings.held_out_fraction,
+        seed=seed,
+        on_error=settings.on_error,
+    )
+
+
+def _r_ft(settings: Instructions, split: Split, text_fraction: float, seed: int) -> Drawn:
+    return r_ft_tasks(
+        settings.datasets,
+        settings.r_ft_datasets or None,
+        split=split,
+        count=None if split == "train" else settings.r_ft_dev_examples,
+        held_out=settings.held_out_fraction,
+        seed=seed,
+        on_error=settings.on_error,
+    )
+
+
+def _benchmarks(settings: Instructions, split: Split, seed: int) -> Drawn:
+    """So many examples of each task of the evaluation, from its train or dev part."""
+    drawn = Drawn([], [], {})
+    for name in settings.lm_ft_benchmarks:
+        counts = Counter[str]()
+        items = find_task(name).load(settings.datasets, split, counts)
+        some = draw_shots(items, settings.benchmark_examples, seed=seed)
+        drawn.examples.extend(_benchmark_example(name, item) for item in some)
+        drawn.questions.extend(Question(f"{name}/{item.id}", item.query, item.answers) for item in some)
+        drawn.counts[name] = {**counts, "drawn": len(some)}
+    return drawn
+
+
+def _benchmark_example(name: str, item: Item) -> Example:
+    prompt, answer = item.shot
+    return Example(f"{name}/{item.id}", item.query, prompt, answer)
+
+
+def _is_short(question: Question) -> bool:
+    return any(len(answer.split()) <= SHORT_ANSWER for answer in question.answers)

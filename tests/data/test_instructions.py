@@ -1,0 +1,138 @@
+"""The paper's data: chunks, examples of D_L and D_R with their dev parts, and what was expected."""
+
+import json
+import pathlib
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from radit_jax.config import Instructions
+from radit_jax.data.instructions import read_chunks, read_examples, surprises
+
+FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
+SETTINGS = Instructions(
+    datasets=str(FIXTURES), r_ft_datasets=("commonsense_qa", "freebase_qa"), held_out_fraction=0.3
+)
+
+
+def write(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_chunks_come_from_the_folder_or_the_file_and_are_counted(tmp_path):
+    text = {"id": "a", "title": "Elm", "text": "one two three four five"}
+    write(tmp_path / "passages.jsonl", text, {"id": "b", "title": "Oak", "text": " "})
+    counts = Counter()
+    chunks = list(read_chunks(str(tmp_path), "auto", 4, counts))
+    assert [(chunk.id, chunk.text) for chunk in chunks] == [("a#1", "one two three"), ("a#2", "four five")]
+    assert counts == {"documents": 2, "documents_split": 1, "documents_skipped_without_text": 1}
+    assert list(read_chunks(str(tmp_path / "passages.jsonl"), "jsonl", 4, Counter())) == chunks
+
+
+def test_a_corpus_that_is_not_there_empty_or_ambiguous_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="data.corpus: no .*nowhere came, needed is a corpus"):
+        list(read_chunks(str(tmp_path / "nowhere"), "auto", 200, Counter()))
+    with pytest.raises(ValueError, match="no corpus in it.*--set data.passages_file=NAME"):
+        list(read_chunks(str(tmp_path), "auto", 200, Counter()))
+    write(tmp_path / "passages.jsonl", {"id": "a", "title": "", "text": ""})
+    with pytest.raises(ValueError, match="no document with text came"):
+        list(read_chunks(str(tmp_path), "auto", 200, Counter()))
+    write(tmp_path / "passages.jsonl", *[{"id": "a", "title": "", "text": "x"}] * 2)
+    with pytest.raises(ValueError, match="id 'a' came before"):
+        list(read_chunks(str(tmp_path), "auto", 200, Counter()))
+
+
+def test_every_mixture_has_examples_to_train_and_to_choose_checkpoints_with():
+    data = read_examples(SETTINGS, 0.1, seed=0)
+    found = {part: [example.id for _, example in pairs] for part, pairs in data.examples.items()}
+    assert set(found) == {(mixture, split) for mixture in ("lm_ft", "r_ft") for split in ("train", "dev")}
+    for mixture in ("lm_ft", "r_ft"):
+        train, dev = found[mixture, "train"], found[mixture, "dev"]
+        assert train and dev and not set(train) & set(dev)
+    assert {name.partition("/")[0] for name in found["r_ft", "train"]} == {"commonsense_qa", "freebase_qa"}
+    for split in ("train", "dev"):
+        assert [q.id for q in data.questions[split]] == found["r_ft", split]
+        assert all(question.id == example.id for question, example in data.examples["r_ft", split])
+    assert data.questions["test"] and set(data.questions["test"]) <= set(data.questions["dev"])
+
+
+def test_a_dataset_with_a_dev_part_gives_all_of_its_train_part(tmp_path):
+    def lines(part, count):
+        for n in range(count):
+            question = {"stem": f"Which {part} {n}?", "choices": [{"label": "A", "text": "oak"}]}
+            yield {"id": f"{part}{n}", "answerKey": "A", "question": question}
+
+    write(tmp_path / "commonsense_qa" / "train_rand_split.jsonl", *lines("train", 40))
+    settings = replace(
+        SETTINGS,
+        datasets=str(tmp_path),
+        lm_ft_datasets=("commonsense_qa",),
+        r_ft_datasets=("commonsense_qa",),
+    )
+    alone = read_examples(settings, 0.1, seed=0)
+    train, dev = (len(alone.questions[split]) for split in ("train", "dev"))
+    assert (train + dev, alone.counts["r_ft_dev"]["commonsense_qa"]["held out"]) == (40, dev)
+    assert 4 <= dev <= 20  # 12 are expected
+    write(tmp_path / "commonsense_qa" / "dev_rand_split.jsonl", *lines("dev", 3))
+    both = read_examples(settings, 0.1, seed=0)
+    assert [len(both.questions[split]) for split in ("train", "dev")] == [40, 3]
+
+
+def test_benchmarks_give_so_many_examples_of_each_in_the_prompts_of_the_evaluation(tmp_path):
+    lines = [{"question": f"who built tower {n}", "answer": [f"builder {n}", "he"]} for n in range(9)]
+    for split in ("train", "dev"):
+        write(tmp_path / "nq_open" / f"NQ-open.{split}.jsonl", *lines)
+        claims = [{"id": n, "claim": f"Tower {n} stands.", "label": "SUPPORTS"} for n in range(5)]
+        name = "train" if split == "train" else "paper_dev"
+        write(tmp_path / "fever" / f"{name}.jsonl", *claims)
+    for name in ("commonsense_qa", "freebase_qa"):
+        (tmp_path / name).symlink_to(FIXTURES / name)
+    settings = replace(
+        SETTINGS, datasets=str(tmp_path), lm_ft_benchmarks=("nq", "fever"), benchmark_examples=4
+    )
+    pairs = read_examples(settings, 0.0, seed=0).examples["lm_ft", "train"]
+    assert Counter(example.id.partition("/")[0] for _, example in pairs) == {"nq": 4, "fever": 4}
+    question, example = pairs[0]
+    assert example.prompt == f"Q: {question.question}\nA:" and example.query == question.question
+    assert example.answer == f" {question.answers[0]}" and example.background is None
+    assert pairs[-1][1].answer == " true"
+    with pytest.raises(ValueError, match="draw_shots: 5 examples came, needed are 6"):
+        read_examples(replace(settings, benchmark_examples=6), 0.0, seed=0)
+
+
+def test_no_example_or_none_that_can_be_evaluated_on_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"data.lm_ft_datasets: no dev example came.*held_out_fraction"):
+        read_examples(replace(SETTINGS, lm_ft_datasets=("gsm8k",), held_out_fraction=0.0), 0.1, seed=0)
+    with pytest.raises(ValueError, match="no file train.jsonl came, needed is the train part of gsm8k"):
+        read_examples(replace(SETTINGS, datasets=str(tmp_path), lm_ft_datasets=("gsm8k",)), 0.1, seed=0)
+
+
+def test_other_counts_than_expected_are_said():
+    data = read_examples(SETTINGS, 0.1, seed=0)
+    assert surprises(SETTINGS, 12, data) == []
+    read = sum(count["read"] for count in data.counts["r_ft_train"].values())
+    expecting = replace(SETTINGS, expected_chunks=100, expected_r_ft_tasks=read)
+    assert surprises(expecting, 104, data) == []
+    assert surprises(expecting, 94, data) == ["94 chunks came, data.expected_chunks is 100"]
+    [other] = surprises(replace(SETTINGS, expected_r_ft_tasks=286_118), 1, data)
+    assert other == f"{read} train examples of D_R's datasets came, data.expected_r_ft_tasks is 286,118"
+
+
+def test_official_files_give_examples_of_both_mixtures(shared_data):
+    settings = Instructions(
+        datasets=str(shared_data / "raw"),
+        lm_ft_datasets=("commonsense_qa", "gsm8k", "quail"),
+        r_ft_datasets=("commonsense_qa", "freebase_qa", "quarel"),
+        lm_ft_cap=12,
+        lm_ft_dev_examples=5,
+        r_ft_dev_examples=30,
+    )
+    data = read_examples(settings, 0.1, seed=0)
+    drawn = data.counts["lm_ft_train"]
+    assert {name: count["drawn"] for name, count in drawn.items()} == dict.fromkeys(drawn, 12)
+    assert data.counts["r_ft_train"]["commonsense_qa"]["read"] == 9741  # the paper's count
+    assert len(data.questions["dev"]) == 30 and len(data.examples["lm_ft", "dev"]) == 15
+    own = [example for _, example in data.examples["lm_ft", "train"] if example.background]
+    assert {example.id.partition("/")[0] for example in own} == {"quail"}
