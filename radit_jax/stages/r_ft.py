@@ -43,6 +43,7 @@ from radit_jax.runtime.progress import Metrics, Progress
 from radit_jax.runtime.store import StageFolder
 from radit_jax.text.metrics import is_yes_no, reciprocal_ranks
 
+WIDTH = 16  # queries are short: their batches are cut to a multiple of it, so that few widths are compiled
 VALIDATION_DEPTH = 10  # MRR@10, the paper's measure of R-ft's checkpoints
 
 
@@ -222,9 +223,14 @@ class QueryTower:
         self, some: Sequence[int], rows: Int[np.ndarray, "B K"], target: Float[np.ndarray, "B K"]
     ) -> Any:
         """The batch of the examples `some`; it reads the chunks' embeddings only."""
-        tokens, mask = self.queries
-        arrays = (tokens[some], mask[some], self.searcher.embeddings[rows], target, rows >= 0)
+        arrays = (*self.query_batch(some), self.searcher.embeddings[rows], target, rows >= 0)
         return RftBatch(*put_batch(arrays, self.searcher.encoder.mesh))
+
+    def query_batch(self, some: Sequence[int]) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+        """The queries of the examples `some`, no wider than they need in steps of `WIDTH`."""
+        tokens, mask = (array[some] for array in self.queries)
+        width = WIDTH * -(-int(mask.sum(axis=1).max()) // WIDTH)
+        return tokens[:, :width], mask[:, :width]
 
     def validate(self, params: Any) -> dict[str, float]:
         """MRR@10 and recall over the whole index."""
@@ -255,9 +261,8 @@ class BothTowers(QueryTower):
     def batch(
         self, some: Sequence[int], rows: Int[np.ndarray, "B K"], target: Float[np.ndarray, "B K"]
     ) -> Any:
-        tokens, mask = self.queries
         texts = (t.reshape(*rows.shape, -1) for t in self.chunk_encoder.tokenize(self._passages(rows)))
-        arrays = (tokens[some], mask[some], *texts, target, rows >= 0)
+        arrays = (*self.query_batch(some), *texts, target, rows >= 0)
         return RftTextBatch(*put_batch(arrays, self.searcher.encoder.mesh))
 
     def validate(self, params: Any) -> dict[str, float]:

@@ -209,6 +209,17 @@ def test_validation_is_the_mrr_of_chunks_that_hold_an_answer(inputs, searcher):
     assert found["answer_recall@10"] == 1.0
 
 
+@pytest.mark.parametrize(("some", "width"), [([0, 1], 16), ([2], 16), ([1, 3], 32), ([4], 40)])
+def test_a_batch_of_queries_is_cut_to_a_multiple_of_the_width_that_holds_them_all(searcher, some, width):
+    mask = np.arange(40) < np.array([1, 9, 16, 17, 40])[:, None]
+    tokens = np.where(mask, np.arange(1, 41), 0)
+    tower = r_ft.QueryTower(searcher, corpus=None, queries=(tokens, mask), development=None)
+    batch = tower.query_batch(some)
+    assert batch[0].shape == batch[1].shape == (len(some), width)
+    assert batch[1].sum() == mask[some].sum()
+    assert batch[0].sum() == tokens[some].sum()
+
+
 def drawn(inputs, tmp_path, questions):
     """The folders of a run whose development questions were drawn with examples."""
     workdir = Workdir(tmp_path)
