@@ -210,10 +210,13 @@ def test_validation_is_the_mrr_of_chunks_that_hold_an_answer(inputs, searcher):
 
 
 @pytest.mark.parametrize(("some", "width"), [([0, 1], 16), ([2], 16), ([1, 3], 32), ([4], 40)])
-def test_a_batch_of_queries_is_cut_to_a_multiple_of_the_width_that_holds_them_all(searcher, some, width):
+def test_a_batch_of_queries_is_cut_to_a_multiple_of_the_width_that_holds_them_all(
+    inputs, searcher, some, width
+):
     mask = np.arange(40) < np.array([1, 9, 16, 17, 40])[:, None]
     tokens = np.where(mask, np.arange(1, 41), 0)
-    tower = r_ft.QueryTower(searcher, corpus=None, queries=(tokens, mask), development=None)
+    nothing = r_ft.Development([], np.zeros(0, int))
+    tower = r_ft.QueryTower(searcher, Corpus(inputs["corpus"]), (tokens, mask), nothing)
     batch = tower.query_batch(some)
     assert batch[0].shape == batch[1].shape == (len(some), width)
     assert batch[1].sum() == mask[some].sum()
