@@ -57,9 +57,10 @@ def check(settings: Instructions) -> None:
     """Refuse names of no dataset, and datasets without files, before the corpus is read."""
     for name in settings.lm_ft_benchmarks:
         find_task(name)
-    wanted = {"r_ft": tasks_of("r_ft", settings.r_ft_datasets or None)}
+    wanted = {}
     if settings.lm_ft_datasets or not settings.lm_ft_benchmarks:
         wanted["lm_ft"] = tasks_of("lm_ft", settings.lm_ft_datasets or None)
+    wanted["r_ft"] = tasks_of("r_ft", settings.r_ft_datasets or None)
     for mixture, tasks in wanted.items():
         absent = [task.name for task in tasks if not has_split(task, settings.datasets, "train")]
         if absent:

@@ -127,7 +127,7 @@ def test_no_example_or_none_that_can_be_evaluated_on_is_an_error(tmp_path):
 
 def test_datasets_without_files_and_unknown_names_are_errors_before_the_corpus_is_read(tmp_path):
     check(SETTINGS)
-    with pytest.raises(ValueError, match=r"no train part of gsm8k, ecqa|no train part of ecqa, gsm8k"):
+    with pytest.raises(ValueError, match="no train part of ecqa, gsm8k came.*lm_ft_datasets="):
         check(replace(SETTINGS, datasets=str(tmp_path), lm_ft_datasets=("gsm8k", "ecqa")))
     with pytest.raises(ValueError, match="no train part of commonsense_qa, freebase_qa came.*r_ft_datasets="):
         check(replace(SETTINGS, datasets=str(tmp_path), lm_ft_benchmarks=("nq",)))
