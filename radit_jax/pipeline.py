@@ -17,6 +17,7 @@ from radit_jax.config import (
     RetrieverConfig,
     checkpoint_folder,
 )
+from radit_jax.data import instructions
 from radit_jax.data.benchmarks import find_task
 from radit_jax.runtime import hub
 from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint
@@ -307,8 +308,10 @@ class Run:
                 yield stage
 
     def check_corpus(self) -> None:
-        """Refuse to go on, before anything is trained, where the corpus has too few chunks."""
+        """Refuse to go on, before anything is trained, without the datasets or with too few chunks."""
         e = self.experiment
+        if isinstance(e.data, Instructions) and not self.folders["corpus"].complete:
+            instructions.check(e.data)
         asked = {
             "lm_ft.chunks_per_example": e.lm_ft.chunks_per_example,
             "retrieve.num_chunks": e.retrieve.num_chunks,

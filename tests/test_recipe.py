@@ -2,11 +2,14 @@
 
 import json
 import pathlib
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import small
 import transformers
 
+import radit_jax
 from radit_jax import train
 from radit_jax.config import (
     BaseConfig,
@@ -21,19 +24,21 @@ from radit_jax.config import (
     RFtConfig,
     ScoreConfig,
 )
+from radit_jax.data.corpus import Corpus
+from radit_jax.data.retrieved import Retrieved
 from radit_jax.pipeline import Run
 from radit_jax.runtime.store import Workdir
 from radit_jax.runtime.tokenizers import save_tokenizer
 
 FIXTURES = pathlib.Path(__file__).parent / "data" / "fixtures" / "raw"
-LENGTH = 512
+LENGTH = 384
 
 
 def optimizer(steps: int) -> OptimizerConfig:
     return OptimizerConfig(steps=steps, peak_lr=1e-3)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Experiment:
     """Tiny checkpoints in Hugging Face's form, the datasets' fixtures, and 40 passages."""
     folder = tmp_path_factory.mktemp("recipe")
@@ -61,7 +66,6 @@ def recipe(tmp_path_factory) -> Experiment:
             r_ft_datasets=("commonsense_qa", "freebase_qa", "ms_marco", "quarel", "pubmed_qa"),
             max_words=40,
             held_out_fraction=0.3,
-            expected_chunks=37,
         ),
         base=BaseConfig(
             lm=LmConfig(checkpoint=str(folder / "llama")),
@@ -84,7 +88,7 @@ def recipe(tmp_path_factory) -> Experiment:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(recipe, tmp_path_factory) -> Run:
     run = Run(recipe, Workdir(tmp_path_factory.mktemp("run")))
     train.execute(run, "lm_ft")
@@ -92,9 +96,40 @@ def finished(recipe, tmp_path_factory) -> Run:
     return run
 
 
-def test_stats(finished, recipe):
-    for name, folder in finished.folders.items():
-        if folder.complete:
-            print(
-                name, {k: v for k, v in folder.manifest.items() if k not in ("files", "versions", "settings")}
-            )
+def test_training_reaches_both_tuned_models(finished):
+    for stage, model in (("lm_ft", "lm"), ("r_ft", "query_encoder")):
+        radit_jax.load(str(finished.folders[stage].check(model)))
+    assert 0 <= finished.folders["r_ft"].manifest["dev_mrr@10"] <= 1
+    held_out = Corpus(finished.folders["corpus"]).questions("dev")
+    scored = finished.folders["r_ft"].read_arrays("development.npz")["log_probs"]
+    assert scored.shape == (len(held_out), 10)
+
+
+def test_the_corpus_stage_counts_what_was_read_and_drawn(finished):
+    facts = finished.folders["corpus"].manifest
+    assert len(facts["lm_ft_train"]) == 20 and len(facts["r_ft_train"]) == 5
+    assert sum(count["drawn"] for count in facts["lm_ft_train"].values()) == facts["lm_ft_train_tasks"]
+    assert facts["chunks"] == finished.folders["corpus/chunks"].manifest["chunks"] == 79
+
+
+def test_d_l_has_text_and_retrieves_only_for_examples_without_a_context(finished):
+    retrieved = Retrieved.load(finished.folders["retrieve/lm_ft"], "train")
+    own = np.array([example.background is not None for example in retrieved.examples])
+    assert 0 < own.sum() < len(own)
+    assert (retrieved.chunk_rows[own] == -1).all() and (retrieved.chunk_rows[~own] >= 0).all()
+    texts = (~retrieved.is_question).sum()
+    assert texts == round(retrieved.is_question.sum() / 9)  # 10 % of all
+
+
+def test_d_r_has_its_number_of_examples_and_no_text_finds_its_own_chunk(finished):
+    retrieved = Retrieved.load(finished.folders["retrieve/r_ft"], "train")
+    assert (len(retrieved.examples), (~retrieved.is_question).sum()) == (40, 32)
+    chunks = Corpus(finished.folders["corpus"]).chunks
+    for example, rows in zip(retrieved.examples, retrieved.chunk_rows, strict=True):
+        assert example.source_chunk not in {chunk.id for chunk in chunks.take(rows)}
+
+
+def test_other_examples_leave_embeddings_as_they_are(finished, recipe):
+    other = Run(replace(recipe, data=replace(recipe.data, lm_ft_cap=1)), finished.workdir)
+    assert [stage.name for stage in other.missing("embed")] == []
+    assert "retrieve/lm_ft" in [stage.name for stage in other.missing("lm_ft")]

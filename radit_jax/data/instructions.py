@@ -17,7 +17,7 @@ from radit_jax.config import Instructions
 from radit_jax.data.benchmarks import Item, draw_shots, find_task
 from radit_jax.data.corpus import CorpusData
 from radit_jax.data.documents import UniqueIds, corpus_format, find_corpus, read_documents, split_document
-from radit_jax.data.mixture import Drawn, lm_ft_tasks, r_ft_tasks
+from radit_jax.data.mixture import Drawn, has_split, lm_ft_tasks, r_ft_tasks, tasks_of
 from radit_jax.data.records import Chunk, Example, Question
 from radit_jax.data.sources import Split
 
@@ -51,6 +51,24 @@ def read_chunks(passages: str, format: str, max_words: int, counts: Counter[str]
         ids.check(lambda: read_documents(path, form))
     if counts["documents"] == counts["documents_skipped_without_text"]:
         raise ValueError(f"{path}: no document with text came, needed is a corpus; write one per line")
+
+
+def check(settings: Instructions) -> None:
+    """Refuse names of no dataset, and datasets without files, before the corpus is read."""
+    for name in settings.lm_ft_benchmarks:
+        find_task(name)
+    wanted = {}
+    if settings.lm_ft_datasets or not settings.lm_ft_benchmarks:
+        wanted["lm_ft"] = tasks_of("lm_ft", settings.lm_ft_datasets or None)
+    wanted["r_ft"] = tasks_of("r_ft", settings.r_ft_datasets or None)
+    for mixture, tasks in wanted.items():
+        absent = [task.name for task in tasks if not has_split(task, settings.datasets, "train")]
+        if absent:
+            raise ValueError(
+                f"data.datasets {settings.datasets}: no train part of {', '.join(absent)} came; get their "
+                "files (python -m radit_jax.data.build --help), or name those that are there by "
+                f"--set data.{mixture}_datasets=NAME,NAME"
+            )
 
 
 def read_examples(settings: Instructions, text_fraction: float, seed: int) -> CorpusData:

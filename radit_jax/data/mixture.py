@@ -49,7 +49,7 @@ def lm_ft_tasks(
     from, by default all of D_L. `held_out` is the share of a task's train part that stands for its dev part
     where it has none.
     """
-    tasks, counts = _tasks("lm_ft", names), {}
+    tasks, counts = tasks_of("lm_ft", names), {}
     drawn: list[tuple[Task, Item]] = []
     for task in (task for task in tasks if task.category != "dialogue"):
         found = _read(task, folder, split, on_error, counts, held_out, seed)
@@ -80,7 +80,7 @@ def r_ft_tasks(
     counts: dict[str, Counter[str]] = {}
     found = (
         (task, item)
-        for task in _tasks("r_ft", names)
+        for task in tasks_of("r_ft", names)
         for item in _read(task, folder, split, on_error, counts, held_out, seed)
     )
     if count is not None:
@@ -111,8 +111,8 @@ def open_items(
         yield from read_items(task, root / task.name, split, on_error=on_error, counts=counts)
 
 
-def _tasks(mixture: Mixture, names: Sequence[str] | None) -> list[Task]:
-    """The tasks to draw from, in the table's order."""
+def tasks_of(mixture: Mixture, names: Sequence[str] | None) -> list[Task]:
+    """The tasks to draw from, in the table's order: those named, or all of the mixture."""
     members = [name for name, task in TASKS.items() if mixture in task.mixtures]
     for name in names or ():
         if mixture not in task_named(name).mixtures:

@@ -39,7 +39,7 @@ def run_chunks(
     """Split the corpus into chunks."""
     counts = Counter[str]()
     num_chunks = write_chunks(output, instructions.read_chunks(passages, format, max_words, counts))
-    return {"chunks": num_chunks, **counts}
+    return {"chunks": num_chunks, "passages": passages, **counts}
 
 
 def run_examples(
@@ -53,13 +53,13 @@ def run_examples(
 ) -> dict[str, Any]:
     """Draw the examples of D_L and D_R, and put them beside the chunks."""
     corpus = instructions.read_examples(data, text_fraction, seed)
-    num_chunks = inputs["chunks"].manifest["chunks"]
-    for surprise in instructions.surprises(data, num_chunks, corpus):
+    facts = {name: inputs["chunks"].manifest[name] for name in ("chunks", "passages")}
+    for surprise in instructions.surprises(data, facts["chunks"], corpus):
         print(f"   warning: {surprise}", flush=True)
     output.adopt(inputs["chunks"], CHUNKS)
     write_questions(output, corpus)
     sizes = {f"{mixture}_{split}_tasks": len(pairs) for (mixture, split), pairs in corpus.examples.items()}
-    return {"chunks": num_chunks, **sizes, **_counts(corpus)}
+    return {**facts, **sizes, **_counts(corpus)}
 
 
 def _counts(corpus: CorpusData) -> dict[str, Any]:

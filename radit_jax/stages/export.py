@@ -96,7 +96,10 @@ def _origins(inputs: Mapping[str, StageFolder]) -> list[Origin]:
     ]
     data = inputs["corpus"].manifest.get("settings", {}).get("data", {})
     if data.get("class") == "Instructions":
-        return [*models, origin("data", data["datasets"], Path(data["datasets"]))]
+        passages = inputs["corpus"].manifest["passages"]
+        folder = Path(passages) if Path(passages).is_dir() else Path(passages).parent
+        corpus = origin("corpus", passages, folder)
+        return [*models, corpus, origin("data", data["datasets"], Path(data["datasets"]))]
     if "folder" in data:
         return [*models, origin("data", data["folder"], Path(data["folder"]))]
     return [*models, Origin("data", "a generated world", "none")]

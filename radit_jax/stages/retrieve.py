@@ -88,8 +88,8 @@ def run_r_ft(
         asked = _asked(corpus, "r_ft", split, lambda question: min(question.answers, key=len))
         num_texts = 0
         if split == "train" and num_examples:
-            asked = asked[: round(num_examples * (1 - text_fraction))]
-            num_texts = num_examples - len(asked)
+            num_texts = round(num_examples * text_fraction)
+            asked = asked[: num_examples - num_texts]
         questions, tasks = _fitting(asked, tokenizer, max_length)
         if split == "train" and not num_examples:
             num_texts = share_count(len(tasks), text_fraction)

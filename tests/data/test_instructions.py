@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from radit_jax.config import Instructions
-from radit_jax.data.instructions import read_chunks, read_examples, surprises
+from radit_jax.data.instructions import check, read_chunks, read_examples, surprises
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
 SETTINGS = Instructions(
@@ -104,9 +104,37 @@ def test_benchmarks_give_so_many_examples_of_each_in_the_prompts_of_the_evaluati
 
 def test_no_example_or_none_that_can_be_evaluated_on_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"data.lm_ft_datasets: no dev example came.*held_out_fraction"):
-        read_examples(replace(SETTINGS, lm_ft_datasets=("gsm8k",), held_out_fraction=0.0), 0.1, seed=0)
+        names = {"lm_ft_datasets": ("gsm8k",), "r_ft_datasets": ("commonsense_qa",)}
+        read_examples(replace(SETTINGS, **names, held_out_fraction=0.0), 0.1, seed=0)
+    asked = {
+        "id": "0",
+        "question": "Why?",
+        "answer": "Because it is as it is, and so it was.",
+        "nbestanswers": [],
+    }
+    (tmp_path / "yahoo_answers_qa").mkdir()
+    (tmp_path / "yahoo_answers_qa" / "nfL6.json").write_text(
+        json.dumps([{**asked, "id": str(n)} for n in range(20)])
+    )
+    with pytest.raises(
+        ValueError, match="data.r_ft_datasets: no dev question .* at most 5 words.*freebase_qa"
+    ):
+        names = {"lm_ft_datasets": ("yahoo_answers_qa",), "r_ft_datasets": ("yahoo_answers_qa",)}
+        read_examples(replace(SETTINGS, datasets=str(tmp_path), **names), 0.1, seed=0)
     with pytest.raises(ValueError, match="no file train.jsonl came, needed is the train part of gsm8k"):
         read_examples(replace(SETTINGS, datasets=str(tmp_path), lm_ft_datasets=("gsm8k",)), 0.1, seed=0)
+
+
+def test_datasets_without_files_and_unknown_names_are_errors_before_the_corpus_is_read(tmp_path):
+    check(SETTINGS)
+    with pytest.raises(ValueError, match="no train part of ecqa, gsm8k came.*lm_ft_datasets="):
+        check(replace(SETTINGS, datasets=str(tmp_path), lm_ft_datasets=("gsm8k", "ecqa")))
+    with pytest.raises(ValueError, match="no train part of commonsense_qa, freebase_qa came.*r_ft_datasets="):
+        check(replace(SETTINGS, datasets=str(tmp_path), lm_ft_benchmarks=("nq",)))
+    with pytest.raises(ValueError, match="task 'gsm' came"):
+        check(replace(SETTINGS, lm_ft_datasets=("gsm",)))
+    with pytest.raises(ValueError, match="no task 'nqq'; did you mean 'nq'"):
+        check(replace(SETTINGS, lm_ft_benchmarks=("nqq",)))
 
 
 def test_other_counts_than_expected_are_said():

@@ -149,3 +149,22 @@ def test_chunks_come_with_the_scores_of_the_search_and_whether_they_hold_an_answ
     np.testing.assert_allclose(retrieved.retrieval_scores, scores, rtol=1e-5)
     for question, found, holds in zip(TRAIN, rows, retrieved.holds_answer, strict=True):
         assert set(found[holds]) == {int(question.id[1:]), LONG}
+
+
+def test_without_retrieved_backgrounds_every_example_stands_alone(inputs, tmp_path):
+    _, retrieved, dev = run_lm_ft(inputs, tmp_path / "out", text_fraction=0.5, retrieved_background=False)
+    for part in (retrieved, dev):
+        assert {example.background for example in part.examples} == {""}
+        assert (part.chunk_rows == -1).all()
+
+
+@pytest.mark.parametrize(("fraction", "tasks"), [(0.25, 3), (0.5, 2), (1.0, 0)])
+def test_d_r_has_the_number_of_examples_that_is_asked_for(inputs, tmp_path, fraction, tasks):
+    facts, retrieved = run_r_ft(inputs, tmp_path / "out", num_examples=4, text_fraction=fraction)
+    assert (facts["questions"], facts["text_examples"]) == (tasks, 4 - tasks)
+    assert retrieved.is_question.sum() == tasks
+
+
+def test_where_there_are_too_few_tasks_no_text_stands_in_for_them(inputs, tmp_path):
+    facts, _ = run_r_ft(inputs, tmp_path / "out", num_examples=10, text_fraction=0.2)
+    assert (facts["questions"], facts["text_examples"]) == (4, 2)
