@@ -55,10 +55,11 @@ class Radit:
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.max_length, self.batch_size = max_length, int(batch_size) if str(batch_size).isdigit() else 8
+        self.batch_size = int(batch_size) if str(batch_size).isdigit() else 8  # "auto" is the harness's word
         inner = epath.Path(path) / "lm"
         model = open_model(str(inner) if inner.exists() else path)
         self.model: Model = model._replace(params=put_params(model.params, make_mesh(MeshConfig())))
+        self.max_length = min(max_length, model.module.config.max_length)
         self.library = Library(path, chunks) if retrieval else None
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
@@ -121,6 +122,12 @@ class Radit:
     def _prompt(self, context: str, passage: str | None, room: int) -> list[int]:
         """`<bos>`, the examples that fit, the Background and the question."""
         *before, question = context.split(SHOT_END)
+        needed = 1 + len(self.model.tokenizer.encode(self.model.tokenizer.opening + question))
+        if needed > room:
+            raise ValueError(
+                f"harness: the prompt {question[:40]!r} has {needed} tokens with <bos>, and max_length "
+                f"{self.max_length} leaves {room} beside its answer; raise max_length in --model_args"
+            )
         shots = [Shot(None, text, "") for text in before]
         return few_shot_prompt(self.model.tokenizer, shots, passage, question, max_length=room).tokens
 

@@ -55,6 +55,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
     """The stages of `experiment` by name; every stage stands behind those that it reads."""
     e = experiment
     lm_ft_role = "lm_ft_retriever" if e.lm_ft.retriever else "retriever"
+    on_kilt = e.lm_ft.select == "kilt_dev"
     scoring_lm = "lm_ft" if e.score.language_model == "lm_ft" else "base/lm"
     table = [
         *_corpus_stages(e),
@@ -97,8 +98,14 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
         Stage(
             "lm_ft",
             "lm_ft:run",
-            {"corpus": "corpus", "lm": "base/lm", "retrieved": "retrieve/lm_ft"},
-            {"lm_ft": e.lm_ft, "seed": e.seed},
+            {
+                "corpus": "corpus",
+                "lm": "base/lm",
+                "retrieved": "retrieve/lm_ft",
+                **(_search(lm_ft_role) if on_kilt else {}),
+            },
+            {"lm_ft": e.lm_ft, "seed": e.seed, **({"temperature": e.r_ft.temperature} if on_kilt else {})},
+            sources=(e.lm_ft.select_folder,) if on_kilt else (),
         ),
         Stage(
             "score",
@@ -149,7 +156,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 **_tuned_search(e),
             },
             {
-                "evaluate": e.evaluate,
+                "evaluate": replace(e.evaluate, tasks=(), tasks_folder=""),  # how to answer, not what
                 "temperature": e.r_ft.temperature,
                 "lm_score": e.r_ft.lm_score,
                 "tau": e.r_ft.tau,

@@ -15,6 +15,30 @@ def test_an_override_is_parsed_by_the_type_of_its_setting() -> None:
     assert changed.r_ft.target == "posterior"
 
 
+def test_names_of_tasks_stand_between_commas() -> None:
+    changed = config.override(
+        config.load(TINY), ["evaluate.tasks=nq, own.jsonl", "evaluate.tasks_folder=raw"]
+    )
+    assert changed.evaluate.tasks == ("nq", "own.jsonl")
+    config.check(changed)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (
+            ["evaluate.tasks=nq"],
+            "evaluate.tasks: nq came without evaluate.tasks_folder, needed is",
+        ),
+        (["evaluate.shots=-1"], "evaluate.shots -1, .* must be 0 or more"),
+        (["lm_ft.select=kilt_dev"], "lm_ft.select: kilt_dev came without lm_ft.select_folder"),
+    ],
+)
+def test_tasks_without_their_files_are_refused(assignments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config.check(config.override(config.load(TINY), assignments))
+
+
 def test_an_override_reaches_nested_settings() -> None:
     changed = config.override(config.load(TINY), ["base.lm.optimizer.steps=7"])
     assert changed.base.lm.optimizer.steps == 7
@@ -29,6 +53,7 @@ def test_an_override_reaches_nested_settings() -> None:
         ("r_ft.tau", "no value; write --set section.field=value"),
         ("r_ft.tau=warm", "'warm' came; needed is a number"),
         ("lm_ft.batch_size=1.5", "needed is a whole number"),
+        ("evaluate.shots=few", "needed is a whole number"),
         ("r_ft.target=best", "needed is one of lsr, posterior"),
         ("lm_ft.force_gold=1", "needed is true or false"),
         ("seed.x=1", "without settings of its own"),

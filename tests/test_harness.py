@@ -150,6 +150,12 @@ def test_a_generated_answer_ends_before_what_the_task_says(closed, lm):
     assert cut == whole.partition(end)[0]
 
 
+def test_a_prompt_without_room_for_its_answer_is_named(closed):
+    needed = "the prompt 'Q: Who built Elm Tower.*' has .* max_length 128 leaves 8 beside its answer; raise"
+    with pytest.raises(ValueError, match=needed):
+        closed.generate_until(requests((QUESTION, {"until": [], "max_gen_toks": 120})))
+
+
 def test_sampling_and_retrieval_without_an_export_are_refused(closed, inputs):
     with pytest.raises(ValueError, match="sampling came .* needed is greedy decoding"):
         closed.generate_until(requests((QUESTION, {"do_sample": True})))

@@ -242,3 +242,46 @@ def test_every_entry_is_a_function_of_its_kinds_module():
     for stage in stages(with_own_retriever(TINY.base.retriever)).values():
         assert stage.entry.partition(":")[0] == stage.kind
         assert callable(stage.function)
+
+
+def test_tasks_are_the_bytes_of_their_files_and_not_their_path(tmp_path):
+    for name, text in (("one", "a"), ("two", "a"), ("three", "b")):
+        (tmp_path / name / "nq_open").mkdir(parents=True)
+        (tmp_path / name / "nq_open" / "NQ-open.dev.jsonl").write_text(text)
+    one, two, three = (
+        fingerprints(changed("evaluate.tasks=nq", f"evaluate.tasks_folder={tmp_path / name}"), tmp_path / "w")
+        for name in ("one", "two", "three")
+    )
+    assert one == two
+    assert differing(two, three) == {"evaluate", "export"}
+
+
+def test_a_users_own_questions_are_their_bytes_too(tmp_path):
+    for name, text in (("one", "a"), ("two", "a"), ("three", "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own.jsonl").write_text(text)
+    one, two, three = (
+        fingerprints(changed(f"evaluate.tasks={tmp_path / name / 'own.jsonl'}"), tmp_path / "w")
+        for name in ("one", "two", "three")
+    )
+    assert one == two
+    assert differing(two, three) == {"evaluate", "export"}
+
+
+def test_an_unknown_task_is_named_before_any_stage_runs(tmp_path):
+    with pytest.raises(ValueError, match="no task 'hotpot'; did you mean 'hotpotqa'"):
+        Run(changed("evaluate.tasks=hotpot", f"evaluate.tasks_folder={tmp_path}"), Workdir(tmp_path / "w"))
+
+
+def test_kilts_development_tasks_make_lm_ft_read_a_retriever_and_their_files(tmp_path):
+    (tmp_path / "kilt").mkdir()
+    plain, chosen = stages(TINY), changed("lm_ft.select=kilt_dev", f"lm_ft.select_folder={tmp_path / 'kilt'}")
+    assert set(stages(chosen)["lm_ft"].inputs) - set(plain["lm_ft"].inputs) == {
+        "retriever",
+        "embeddings",
+        "index",
+    }
+    (tmp_path / "kilt" / "wow-dev-kilt.jsonl").write_text("a")
+    one = fingerprints(chosen, tmp_path / "w")
+    (tmp_path / "kilt" / "wow-dev-kilt.jsonl").write_text("another")
+    assert differing(one, fingerprints(chosen, tmp_path / "w")) == downstream("lm_ft")

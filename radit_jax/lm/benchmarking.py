@@ -4,7 +4,6 @@ Evaluation asks every task of an experiment this way, and LM-ft, where it is tol
 to choose its checkpoint by.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from radit_jax.config import EvaluateConfig
+from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
 from radit_jax.data.benchmarks import KILT_DEVELOPMENT, Benchmark, Item, draw_shots, find_task, sample
 from radit_jax.data.documents import document_id
 from radit_jax.data.sequences import LmTokenizer
@@ -20,6 +19,8 @@ from radit_jax.data.shots import Shot
 from radit_jax.lm.answering import Retrieval, generate
 from radit_jax.lm.choosing import choose
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
+from radit_jax.runtime.mesh import make_mesh
+from radit_jax.runtime.models import Model
 from radit_jax.runtime.progress import Progress
 from radit_jax.text.kilt import r_precision
 
@@ -101,15 +102,17 @@ def _draw(
     ]
 
 
-def check_fits(trial: Trial, tokenizer: LmTokenizer, settings: EvaluateConfig) -> None:
+def check_fits(
+    trial: Trial, tokenizer: LmTokenizer, settings: EvaluateConfig, section: str = "evaluate"
+) -> None:
     """Refuse, before anything is decoded, a question that a row cannot hold even without a Background."""
     room = settings.sequence_length
     for item in trial.items:
         needed = 1 + _longest(trial.task, item, tokenizer, settings.max_new_tokens)
         if needed > room:
             raise ValueError(
-                f"evaluate: question {item.id} of {trial.task.name} has {needed} tokens with <bos> and its "
-                f"answer, and evaluate.sequence_length is {room}; raise it, or leave the question out"
+                f"{section}: question {item.id} of {trial.task.name} has {needed} tokens with <bos> and its "
+                f"answer, and {section}.sequence_length is {room}; raise it, or leave the question out"
             )
 
 
@@ -232,14 +235,20 @@ def mean_metric(
 
 
 def kilt_validation(
-    trials: Sequence[Trial], retrievals: Sequence[Retrieval], scorer: PairScorer, settings: EvaluateConfig
+    trials: Sequence[Trial],
+    retrievals: Sequence[Retrieval],
+    model: Model,
+    sequence_length: int,
+    mesh: MeshConfig,
 ) -> Callable[[Any], dict[str, float]]:
     """What `train_lm` validates with: parameters to `kilt_dev`, the mean metric of the trials."""
+    settings = EvaluateConfig(sequence_length=sequence_length)
+    score, devices = ScoreConfig(sequence_length=sequence_length), make_mesh(mesh)
     for trial in trials:
-        check_fits(trial, scorer.model.tokenizer, settings)
+        check_fits(trial, model.tokenizer, settings, section="lm_ft")
 
     def validate(params: Any) -> dict[str, float]:
-        tuned = dataclasses.replace(scorer, model=scorer.model._replace(params=params))
-        return {"kilt_dev": mean_metric(trials, retrievals, tuned, settings)}
+        scorer = PairScorer(model._replace(params=params), devices, score)
+        return {"kilt_dev": mean_metric(trials, retrievals, scorer, settings)}
 
     return validate

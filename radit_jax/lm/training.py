@@ -68,16 +68,25 @@ def train_lm(
     mesh: MeshConfig,
     checkpoint_every: int,
     development: PackedTrees | None = None,
+    validate: Callable[[Any], dict[str, float]] | None = None,
     validate_every: int = 0,
+    select: str = "dev_log_prob",
 ) -> tuple[Any, dict[str, Any]]:
-    """Parameters after `optimizer.steps` steps, or the best on `development`; and facts for the manifest."""
+    """Parameters after `optimizer.steps` steps, or the best on `development`; and facts for the manifest.
+
+    The best have the highest `select`: `dev_log_prob`, or one of the values that `validate` gives for
+    parameters.
+    """
     devices = make_mesh(mesh)
     tx = make_optimizer(optimizer)
     state, shardings = init_sharded(lambda p: init_state(p, tx), devices, put_params(params, devices))
     checkpoints = Checkpoints(output.path / "checkpoints")
-    validate = None
-    if development is not None:
-        validate = lambda state: {"dev_log_prob": mean_log_prob(module, state.params, development, devices)}  # noqa: E731
+
+    def measure(state: Any) -> dict[str, float]:
+        assert development is not None
+        own = {"dev_log_prob": mean_log_prob(module, state.params, development, devices)}
+        return own | (validate(state.params) if validate else {})
+
     state = train(
         name=name,
         step=make_lm_step(module, tx, state_shardings=shardings),
@@ -87,16 +96,16 @@ def train_lm(
         checkpoints=checkpoints,
         metrics=Metrics(output.path / "metrics.jsonl"),
         checkpoint_every=checkpoint_every,
-        validate=validate,
+        validate=measure if development is not None else None,
         validate_every=validate_every,
-        select="dev_log_prob",
+        select=select,
     )
     facts = {"steps": optimizer.steps}
     if development is None:
         return state.params, facts
     best = checkpoints.best()
     assert best is not None, "the last step is always validated"
-    return checkpoints.restore_best(state.params), {**facts, "best_step": best[0], "dev_log_prob": best[1]}
+    return checkpoints.restore_best(state.params), {**facts, "best_step": best[0], select: best[1]}
 
 
 def mean_log_prob(module: Llama, params: Any, trees: PackedTrees, devices: jax.sharding.Mesh) -> float:

@@ -4,7 +4,7 @@ Every (example, chunk) pair is an instance of its own, and so is an example unde
 is on the answer's tokens and `<eos>` only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,24 @@ from radit_jax.data.corpus import Chunks, Corpus
 from radit_jax.data.packing import Sequence as Tree
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.sequences import lm_sequence
+from radit_jax.lm.answering import Retrieval
+from radit_jax.lm.benchmarking import kilt_validation, load_kilt_development
 from radit_jax.lm.training import PackedTrees, train_lm
-from radit_jax.runtime.models import load_model, save_model
+from radit_jax.retrieval.search import Searcher
+from radit_jax.runtime.models import Model, load_model, save_model
 from radit_jax.runtime.store import StageFolder
 
 
 def run(
-    inputs: Mapping[str, StageFolder], output: StageFolder, *, lm_ft: LmFtConfig, seed: int, mesh: MeshConfig
+    inputs: Mapping[str, StageFolder],
+    output: StageFolder,
+    *,
+    lm_ft: LmFtConfig,
+    seed: int,
+    mesh: MeshConfig,
+    temperature: float = 1.0,
 ) -> dict[str, Any]:
-    """Fine-tune the base language model; the checkpoint with the best development log-probability is kept."""
+    """Fine-tune the base language model; the checkpoint that is the best in `lm_ft.select` is kept."""
     model = load_model(inputs["lm"].check("lm"))
     chunks = Corpus(inputs["corpus"]).chunks
     packed, truncated = {}, {}
@@ -46,11 +55,34 @@ def run(
         mesh=mesh,
         checkpoint_every=lm_ft.checkpoint_every,
         development=packed["dev"],
+        validate=_validation(inputs, model, lm_ft, temperature, seed, mesh),
         validate_every=lm_ft.validate_every,
+        select=lm_ft.select,
     )
     save_model(output.path / "lm", model._replace(params=params))
     output.commit("lm")
     return {**packed["train"].facts, **facts, "truncated_chunks": truncated["train"]}
+
+
+def _validation(
+    inputs: Mapping[str, StageFolder],
+    model: Model,
+    lm_ft: LmFtConfig,
+    temperature: float,
+    seed: int,
+    mesh: MeshConfig,
+) -> Callable[[Any], dict[str, float]] | None:
+    """What a checkpoint may be selected by: KILT's development tasks, answered with retrieved chunks."""
+    if lm_ft.select != "kilt_dev":
+        return None
+    trials = load_kilt_development(lm_ft.select_folder, lm_ft.select_questions, seed=seed)
+    searcher, chunks = Searcher.load(inputs, mesh), Chunks(inputs["corpus"])
+    retrievals = []
+    for trial in trials:
+        queries = [item.query for item in trial.items]
+        found = searcher.retrieve(queries, lm_ft.chunks_per_example, temperature)
+        retrievals.append(Retrieval(chunks, found[0], found[1]))
+    return kilt_validation(trials, retrievals, model, lm_ft.sequence_length, mesh)
 
 
 def instances(

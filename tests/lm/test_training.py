@@ -66,7 +66,7 @@ class Killed(Exception):
     pass
 
 
-def train(lm, folder, killed_before=None):
+def train(lm, folder, killed_before=None, **options):
     """Four steps with a checkpoint after every second one."""
     trees = packed(batch_size=8, count=9)
 
@@ -85,7 +85,7 @@ def train(lm, folder, killed_before=None):
         mesh=MeshConfig(),
         checkpoint_every=2,
         development=packed(batch_size=8, count=3),
-        validate_every=4,
+        **{"validate_every": 4, **options},
     )
 
 
@@ -114,3 +114,15 @@ def test_a_killed_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path
     log_probs = jax.nn.log_softmax(np.asarray(logits)[:, 5:7])
     by_hand = np.take_along_axis(np.asarray(log_probs), tokens[:, 6:8, None], axis=-1).mean()
     assert facts["dev_log_prob"] == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_another_measure_may_select_the_parameters(lm, tmp_path):
+    seen = []
+
+    def validate(params):
+        seen.append(jax.tree.map(np.asarray, params))
+        return {"measure": [0.1, 0.7, 0.7][len(seen) - 1]}
+
+    kept, facts = train(lm, tmp_path, validate=validate, validate_every=2, select="measure")
+    assert facts == {"steps": 4, "best_step": 2, "measure": pytest.approx(0.7)}  # the earliest of equals
+    jax.tree.map(np.testing.assert_array_equal, kept, seen[1])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from radit_jax.text.statistics import bootstrap_interval, paired_gain
+from radit_jax.text.statistics import average_interval, bootstrap_interval, paired_gain
 
 
 def test_the_value_is_the_mean_over_questions_not_over_groups():
@@ -59,3 +59,14 @@ def test_a_gain_is_after_minus_before():
 def test_a_group_for_every_value_is_needed():
     with pytest.raises(ValueError, match="3 values but 2 groups"):
         bootstrap_interval(np.zeros(3), ["a", "b"], seed=0)
+
+
+def test_an_average_weighs_every_set_the_same_and_has_half_the_variance_of_one():
+    values = np.tile([0.0, 1.0], 200)
+    groups = [str(n) for n in range(400)]
+    one = bootstrap_interval(values, groups, samples=4000, seed=0)
+    both = average_interval([values, values], [groups, groups], samples=4000, seed=0)
+    width = lambda figure: figure["high"] - figure["low"]  # noqa: E731
+    assert width(both) == pytest.approx(width(one) / np.sqrt(2), rel=0.1)
+    unequal = average_interval([np.ones(3), np.zeros(1)], [["a", "b", "c"], ["d"]], samples=50, seed=0)
+    assert unequal == {"value": 0.5, "low": 0.5, "high": 0.5}
