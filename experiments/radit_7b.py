@@ -9,15 +9,15 @@ the paper prints averages of its largest model only (`radit_65b.py`).
 
 `data/wikipedia` holds Atlas' Wikipedia of 20 December 2021, `text-list-100-sec.jsonl`, with the lines of
 its infoboxes added under ids of their own. Datasets that no hub has are built from their publishers' files
-(`--manual_dir`).
+(`--manual_dir`). `data/benchmarks` holds the official files of the tasks to evaluate on, KILT's in
+`kilt/`; `--set evaluate.shots=5` puts five examples before each question.
 
 Where each number comes from: (1) Table 1, datasets; (C) the paper's section on the retrieval corpus; (H)
 its table of LM-ft's hyper-parameters; (R) its appendix on R-ft; the others are the method's defaults or
 ours. Ours, where it is silent or cannot be had here: AdamW with β 0.9 and 0.95, no weight decay, clipped at
 1; R-ft's decay is linear, and its epoch is that of 900,000 corpus examples and the 5 % of tasks beside
-them; the labels come from the base model of this size, where the paper has 65B's; LM-ft's checkpoint is
-chosen by the answers' log-probability on dev examples of D_L, where the paper has six KILT tasks; lengths
-of rows and texts in `score`, `evaluate` and the retriever; batches that only make things fast.
+them; the labels come from the base model of this size, where the paper has 65B's; lengths of rows and texts in
+`score`, `evaluate` and the retriever; batches that only make things fast.
 """
 
 from radit_jax.config import (
@@ -58,6 +58,8 @@ DRAGON_PLUS = RetrieverConfig(
     query_length=256,  # ours
     chunk_length=512,  # ours; a chunk of 199 words has some 270 tokens
 )
+BENCHMARKS = "data/benchmarks"
+TASKS = ("mmlu", "nq", "trivia_qa", "eli5", "hotpotqa", "fever", "aida", "zsre", "trex", "wow")
 PAPERS_DATA = Instructions(
     corpus="data/wikipedia",
     passages_format="atlas",
@@ -89,6 +91,9 @@ def experiment() -> Experiment:
             chunks_per_example=3,  # the paper's k̃
             text_fraction=0.1,  # of LM-ft's mixture
             validate_every=100,  # (H)
+            select="kilt_dev",  # HotpotQA, FEVER, AIDA, zsRE, T-REx and WoW
+            select_folder=BENCHMARKS,
+            select_questions=2500,  # the paper's, of each
         ),
         score=ScoreConfig(language_model="base", batch_size=64, sequence_length=1024, shard_size=1 << 16),
         r_ft=RFtConfig(
@@ -100,6 +105,13 @@ def experiment() -> Experiment:
             num_examples=947_368,  # 900,000 from the corpus (R) are 95 % of
             validate_every=500,  # (R)
         ),
-        evaluate=EvaluateConfig(chunks_per_answer=10, max_new_tokens=32, sequence_length=2048, batch_size=64),
+        evaluate=EvaluateConfig(
+            tasks=TASKS,
+            tasks_folder=BENCHMARKS,
+            chunks_per_answer=10,
+            max_new_tokens=32,
+            sequence_length=2048,
+            batch_size=64,
+        ),
         mesh=MeshConfig(tensor=1),  # (H)
     )
