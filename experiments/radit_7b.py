@@ -16,8 +16,8 @@ Where each number comes from: (1) Table 1, datasets; (C) the paper's section on 
 its table of LM-ft's hyper-parameters; (R) its appendix on R-ft; the others are the method's defaults or
 ours. Ours, where it is silent or cannot be had here: AdamW with β 0.9 and 0.95, no weight decay, clipped at
 1; R-ft's decay is linear, and its epoch is that of 900,000 corpus examples and the 5 % of tasks beside
-them; the labels come from the base model of this size, where the paper has 65B's; lengths of rows and texts in
-`score`, `evaluate` and the retriever; batches that only make things fast.
+them; the labels come from the base model of this size, where the paper has 65B's; lengths of rows and texts
+in `score`, `evaluate` and the retriever; batches that only make things fast.
 """
 
 from radit_jax.config import (

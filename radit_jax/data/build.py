@@ -20,9 +20,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
+from radit_jax.data.finetuning.sources import Split
+from radit_jax.data.finetuning.tasks import TASKS, OnError, Task, hub_rows, read_items, read_rows, task_named
 from radit_jax.data.records import Item
-from radit_jax.data.sources import Split
-from radit_jax.data.tasks import TASKS, OnError, Task, hub_rows, read_items, read_rows, task_named
 
 DATA_DIR = "data/tfds"
 VERSION = "1.0.0"

@@ -17,9 +17,9 @@ from radit_jax.config import Instructions
 from radit_jax.data.benchmarks import Item, draw_shots, find_task
 from radit_jax.data.corpus import CorpusData
 from radit_jax.data.documents import UniqueIds, corpus_format, find_corpus, read_documents, split_document
-from radit_jax.data.mixture import Drawn, has_split, lm_ft_tasks, r_ft_tasks, tasks_of
+from radit_jax.data.finetuning.mixture import Drawn, has_split, lm_ft_tasks, r_ft_tasks, tasks_of
+from radit_jax.data.finetuning.sources import Split
 from radit_jax.data.records import Chunk, Example, Question
-from radit_jax.data.sources import Split
 
 SHORT_ANSWER = 5  # words: what may be evaluated by exact match
 _TOLERANCE = 0.05  # of an expected count: the paper rounds, and files are revised

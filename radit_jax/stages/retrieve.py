@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from radit_jax.config import MeshConfig
 from radit_jax.data.corpus import Corpus
 from radit_jax.data.examples import lm_text_example, question_example, r_text_example
-from radit_jax.data.mixture import share_count
+from radit_jax.data.finetuning.mixture import share_count
 from radit_jax.data.records import Chunk, Example, Question
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.sequences import LmTokenizer, fits

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from radit_jax.data.build import BUILDERS, build, built_items, main
-from radit_jax.data.mixture import lm_ft_tasks
-from radit_jax.data.tasks import TASKS, read_items
+from radit_jax.data.finetuning.mixture import lm_ft_tasks
+from radit_jax.data.finetuning.tasks import TASKS, read_items
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
 

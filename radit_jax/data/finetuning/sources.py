@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from etils import epath
 
-from radit_jax.data import formats, raw
-from radit_jax.data.formats import Items
-from radit_jax.data.raw import Record
+from radit_jax.data.finetuning import formats, raw
+from radit_jax.data.finetuning.formats import Items
+from radit_jax.data.finetuning.raw import Record
 
 Split = Literal["train", "dev", "test"]
 TRAIN_DEV: dict[Split, str] = {"train": "train", "dev": "validation"}

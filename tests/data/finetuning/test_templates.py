@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
+from radit_jax.data.finetuning.tasks import TASKS
+from radit_jax.data.finetuning.templates import item_example, item_question
 from radit_jax.data.records import Example, Item, Question
-from radit_jax.data.tasks import TASKS
-from radit_jax.data.templates import item_example, item_question
 from radit_jax.text import prompts
 from radit_jax.text.prompts import Markers, draw_markers
 
@@ -14,7 +14,8 @@ from radit_jax.text.prompts import Markers, draw_markers
 @pytest.fixture(autouse=True)
 def markers(monkeypatch):
     monkeypatch.setattr(
-        "radit_jax.data.templates.draw_markers", lambda seed, name: Markers("Question: ", "Answer: ")
+        "radit_jax.data.finetuning.templates.draw_markers",
+        lambda seed, name: Markers("Question: ", "Answer: "),
     )
 
 

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from etils import epath
 
-from radit_jax.data.formats import Items, Skip
-from radit_jax.data.raw import Record
+from radit_jax.data.finetuning.formats import Items, Skip
+from radit_jax.data.finetuning.raw import Record
+from radit_jax.data.finetuning.sources import HUB, RAW, Hub, Raw, Split
 from radit_jax.data.records import Item
-from radit_jax.data.sources import HUB, RAW, Hub, Raw, Split
 
 Category = Literal["dialogue", "open_qa", "reading", "summary", "chain_of_thought"]
 Metric = Literal["exact_match", "f1", "rouge_l"]

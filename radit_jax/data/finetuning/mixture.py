@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from etils import epath
 
+from radit_jax.data.finetuning.sources import Split
+from radit_jax.data.finetuning.tasks import TASKS, Mixture, OnError, Task, read_items, task_named
+from radit_jax.data.finetuning.templates import item_example, item_question
 from radit_jax.data.records import Example, Item, Question
-from radit_jax.data.sources import Split
-from radit_jax.data.tasks import TASKS, Mixture, OnError, Task, read_items, task_named
-from radit_jax.data.templates import item_example, item_question
 
 
 @dataclass(frozen=True)

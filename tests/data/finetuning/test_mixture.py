@@ -5,9 +5,9 @@ import pathlib
 
 import pytest
 
-from radit_jax.data.mixture import lm_ft_tasks, r_ft_tasks, share_count
+from radit_jax.data.finetuning.mixture import lm_ft_tasks, r_ft_tasks, share_count
 
-FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
+FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "raw"
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from itertools import islice
 
 import pytest
 
+from radit_jax.data.finetuning.tasks import TASKS, hub_rows, read_items, read_rows, task_named
+from radit_jax.data.finetuning.templates import item_example
 from radit_jax.data.records import Item
 from radit_jax.data.sequences import lm_sequence
-from radit_jax.data.tasks import TASKS, hub_rows, read_items, read_rows, task_named
-from radit_jax.data.templates import item_example
 from radit_jax.text.prompts import background
 
-FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
+FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "raw"
 
 
 class Bytes:
