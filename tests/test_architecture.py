@@ -43,6 +43,12 @@ def test_every_module_stands_on_a_floor() -> None:
     assert {room_of(path) for path in PACKAGE.rglob("*.py")} == set(FLOOR_OF)
 
 
+def test_the_readme_shows_every_module() -> None:
+    tree = (PACKAGE.parent / "README.md").read_text()
+    missing = [path.name for path in PACKAGE.rglob("[!_]*.py") if path.name not in tree]
+    assert not missing
+
+
 def test_imports_point_down() -> None:
     for path in PACKAGE.rglob("*.py"):
         for room in imported_rooms(path) - {room_of(path)}:
