@@ -51,6 +51,12 @@ def example_span(tokenizer: LmTokenizer, example: Example, *, terminator: bool, 
     return join(span(ids[:start]), span(ids[start:] + end, 1.0))
 
 
+def answer_token_count(tokenizer: LmTokenizer, example: Example) -> int:
+    """How many tokens of the example are its answer's, without a terminator: what its score sums over."""
+    ids, start = tokenizer.encode_pair(example.prompt, example.answer)
+    return len(ids) - start
+
+
 def fits(tokenizer: LmTokenizer, example: Example, max_length: int) -> bool:
     """Whether `max_length` tokens hold the example with `<bos>` and `<eos>`, if need be without a passage."""
     branch = example_span(tokenizer, example, terminator=True, opens=True)

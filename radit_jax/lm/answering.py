@@ -167,6 +167,11 @@ def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[li
         questions_per_batch=max(1, settings.prompts_per_batch // prompts.log_probs.shape[1]),
     )
     return [
-        [Answer(model.tokenizer.decode(c.tokens).strip(), float(np.exp(c.log_prob))) for c in candidates]
+        [Answer(_first_line(model.tokenizer.decode(c.tokens)), float(np.exp(c.log_prob))) for c in candidates]
         for candidates in found
     ]
+
+
+def _first_line(text: str) -> str:
+    r"""What an answer is read as: a piece such as `.\n` holds a newline and yet does not stop generation."""
+    return text.strip().partition("\n")[0].rstrip()

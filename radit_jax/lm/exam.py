@@ -12,6 +12,7 @@ from radit_jax.config import EvaluateConfig
 from radit_jax.data.corpus import Corpus
 from radit_jax.data.examples import question_example
 from radit_jax.data.records import Question
+from radit_jax.data.sequences import answer_token_count
 from radit_jax.lm.answering import answer
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
 from radit_jax.method.losses import ensemble_log_prob
@@ -101,7 +102,7 @@ class Exam:
         with Progress(len(pairs), f"evaluate {lm}", "pairs") as bar:
             scored = self.models[lm].score(examples, pairs, self.corpus.chunks, bar)
         tokenizer = self.models[lm].model.tokenizer
-        counts = np.array([len(tokenizer.encode(example.answer)) for example in examples])
+        counts = np.array([answer_token_count(tokenizer, example) for example in examples])
         self.output.write_arrays(
             file, pairs=pairs, answer_log_probs=scored.answer_log_probs, answer_token_counts=counts
         )

@@ -13,6 +13,7 @@ from radit_jax.config import MeshConfig, ScoreConfig
 from radit_jax.data.corpus import Corpus
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
+from radit_jax.data.sequences import answer_token_count
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, PairScores
 from radit_jax.runtime.progress import Progress
 from radit_jax.runtime.store import StageFolder, shard_name
@@ -45,7 +46,7 @@ def run(
         retrieved.retrieval_scores,
         log_probs[:, :k],
         log_probs[:, k],
-        np.array([len(scorer.model.tokenizer.encode(example.answer)) for example in examples]),
+        np.array([answer_token_count(scorer.model.tokenizer, example) for example in examples]),
         token_counts[:, :k],
         truncated[:, :k],
     )

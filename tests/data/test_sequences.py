@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from radit_jax.data.records import Example
-from radit_jax.data.sequences import example_span, fits, lm_sequence, prompt_tokens, shared_sequences
+from radit_jax.data.sequences import (
+    answer_token_count,
+    example_span,
+    fits,
+    lm_sequence,
+    prompt_tokens,
+    shared_sequences,
+)
 from radit_jax.runtime.tokenizers import load_tokenizer, train_bpe
 
 
@@ -192,6 +199,7 @@ def test_a_piece_on_the_boundary_of_prompt_and_answer_is_predicted():
     example = Example("e2", "query", "Q: who?\nA:", "\nJane")
     branch = example_span(Merging(), example, terminator=False)
     assert branch.weights.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
+    assert answer_token_count(Merging(), example) == 3
 
 
 def test_an_input_is_what_llamas_own_tokeniser_makes_of_its_text(shared_data, tmp_path):

@@ -12,7 +12,7 @@ from small import CHUNKS, LONG, QUESTIONS
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.corpus import Chunks
 from radit_jax.data.shots import Shot
-from radit_jax.lm.answering import Retrieval, answer, make_prompts
+from radit_jax.lm.answering import Retrieval, _first_line, answer, make_prompts
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.text.prompts import background, question_prompt
 
@@ -159,3 +159,8 @@ def test_shots_stand_before_the_background_and_what_does_not_fit_is_counted(lm, 
     assert text == "Q: Who?\nA: Ann\n\n" + background(CHUNKS[2].passage) + prompts[0]
     tight = make_prompts(lm, prompts[1:], retrieval.part(slice(1, 2)), SETTINGS)
     assert tight.truncated == 1
+
+
+def test_an_answer_is_read_up_to_its_first_newline():
+    assert _first_line(" Hob Crane.\nQ: Who else?\nA:") == "Hob Crane."
+    assert _first_line("\n Hob Crane ") == "Hob Crane"
