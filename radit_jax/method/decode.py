@@ -23,7 +23,7 @@ smaller one, once it is a quarter.
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -118,19 +118,13 @@ def answer_questions(
     chunk's log p_R; questions may have different numbers of chunks. The candidates are what greedy decoding
     gives under each chunk. The caches of all prompts of `questions_per_batch` questions are held at a time.
     """
-    _check_prompts(prompts)
-    num_chunks = max(map(len, prompts), default=0)
-    order = sorted(range(len(prompts)), key=lambda number: sum(map(len, prompts[number])))
-    answers: list[list[Candidate]] = [[] for _ in prompts]
-    for batch in _batches(order, questions_per_batch):
-        weights = np.full((questions_per_batch, num_chunks), -np.inf, np.float32)
-        for row, number in enumerate(batch):
-            weights[row, : len(prompts[number])] = retrieval_log_probs[number]
-        texts = [prompts[number] for number in batch]
-        ranked = _answer_batch(module, params, texts, weights, max_new_tokens, stop_ids)
-        for number, candidates in zip(batch, ranked, strict=True):
-            answers[number] = candidates
-    return answers
+
+    def answer(
+        texts: Sequence[Sequence[TokenIds]], weights: Float[np.ndarray, "B K"]
+    ) -> list[list[Candidate]]:
+        return _answer_batch(module, params, texts, weights, max_new_tokens, stop_ids)
+
+    return _by_batches(prompts, retrieval_log_probs, questions_per_batch, sum, answer)
 
 
 def answer_questions_by_token(
@@ -147,22 +141,41 @@ def answer_questions_by_token(
 
     Takes what `answer_questions` takes; `log_prob` is Eq. 2's of that answer, with its terminator.
     """
+    options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids}
+
+    def answer(
+        texts: Sequence[Sequence[TokenIds]], weights: Float[np.ndarray, "B K"]
+    ) -> list[list[Candidate]]:
+        numbers = np.minimum(np.arange(len(weights)), len(texts) - 1)  # what is missing repeats a question
+        chunks = weights.shape[1]
+        own = [[*texts[n], *[texts[n][0]] * (chunks - len(texts[n]))] for n in numbers]
+        prefilled = _prefill(module, params, *_pad_rows([prompt for prompts in own for prompt in prompts]))
+        tokens, log_probs = _generate(module, params, prefilled, weights[numbers], **options)
+        found = zip(tokens.tolist(), log_probs.tolist(), strict=True)
+        return [[Candidate(_before_stop(row, stop_ids), log_prob)] for row, log_prob in found][: len(texts)]
+
+    return _by_batches(prompts, retrieval_log_probs, questions_per_batch, max, answer)
+
+
+def _by_batches(
+    prompts: Sequence[Sequence[TokenIds]],
+    retrieval_log_probs: Sequence[Sequence[float] | np.ndarray] | np.ndarray,
+    questions_per_batch: int,
+    size: Callable[[Iterable[int]], int],
+    answer: Callable[..., list[list[Candidate]]],
+) -> list[list[Candidate]]:
+    """What `answer` gives for questions of similar size at a time; log p_R is −inf for what is missing."""
     _check_prompts(prompts)
     num_chunks = max(map(len, prompts), default=0)
-    order = sorted(range(len(prompts)), key=lambda number: max(map(len, prompts[number])))
+    order = sorted(range(len(prompts)), key=lambda number: size(map(len, prompts[number])))
     answers: list[list[Candidate]] = [[] for _ in prompts]
     for batch in _batches(order, questions_per_batch):
-        rows, weights = [], np.full((questions_per_batch, num_chunks), -np.inf, np.float32)
-        for row in range(questions_per_batch):  # what is missing repeats a prompt, without weight
-            number = batch[min(row, len(batch) - 1)]
-            own = [*prompts[number], *[prompts[number][0]] * (num_chunks - len(prompts[number]))]
-            rows += own
+        weights = np.full((questions_per_batch, num_chunks), -np.inf, np.float32)
+        for row, number in enumerate(batch):
             weights[row, : len(prompts[number])] = retrieval_log_probs[number]
-        options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids}
-        prefilled = _prefill(module, params, *_pad_rows(rows))
-        tokens, log_probs = _generate(module, params, prefilled, weights, **options)
-        for number, row, log_prob in zip(batch, tokens.tolist(), log_probs.tolist(), strict=False):
-            answers[number] = [Candidate(_before_stop(row, stop_ids), log_prob)]
+        found = answer([prompts[number] for number in batch], weights)
+        for number, candidates in zip(batch, found, strict=True):
+            answers[number] = candidates
     return answers
 
 
