@@ -5,13 +5,19 @@ Shows the chunks that were retrieved before and after R-ft with their weights p_
 """
 
 import argparse
+import functools
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from radit_jax.config import EvaluateConfig
 from radit_jax.runtime.store import PublishedFolder, read_jsonl
+
+# A passage has up to four lines; --file writes it whole.
+fill = functools.partial(textwrap.fill, subsequent_indent=" " * 9, max_lines=4, placeholder=" …")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,7 +100,8 @@ def show(question: str, found: Mapping[str, Any]) -> None:
     for name, title in (("chunks", "chunks after R-ft"), ("base_chunks", "chunks before R-ft")):
         print(f"\n{title} (p_R)")
         for chunk in found[name]:
-            print(f"  {chunk['p_R']:.3f}  {chunk['title']}: {chunk['text']}")
+            passage = f"{chunk['title']}: {chunk['text']}" if chunk["title"] else chunk["text"]
+            print(fill(passage, shutil.get_terminal_size().columns, initial_indent=f"  {chunk['p_R']:.3f}  "))
 
 
 if __name__ == "__main__":
