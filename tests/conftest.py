@@ -35,6 +35,26 @@ def lm():
 
 
 @pytest.fixture(scope="session")
+def hf_llama(tmp_path_factory: pytest.TempPathFactory, lm) -> str:
+    """The folder of a random LLaMA that transformers saved, with the tokeniser of `lm`."""
+    import transformers
+
+    from radit_jax.runtime.tokenizers import save_tokenizer
+
+    folder = tmp_path_factory.mktemp("hf") / "llama"
+    config = transformers.LlamaConfig(
+        vocab_size=lm.tokenizer.vocab_size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    save_tokenizer(folder, lm.tokenizer)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def searcher():
     import small
 

@@ -14,7 +14,7 @@ from radit_jax.data.examples import question_example
 from radit_jax.data.records import Question
 from radit_jax.data.sequences import answer_token_count
 from radit_jax.lm.answering import answer
-from radit_jax.lm.scoring import NO_CHUNK, PairScorer
+from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair
 from radit_jax.method.losses import ensemble_log_prob
 from radit_jax.runtime.progress import Progress
 from radit_jax.runtime.store import StageFolder
@@ -96,9 +96,7 @@ class Exam:
     def _score_pairs(self, file: str, lm: str, rows: Sequence[Int[np.ndarray, "Q _"]]) -> None:
         """Score the gold answers under every chunk that any sitting of a language model has, each once."""
         examples = [question_example(question, question.answers[0]) for question in self.questions]
-        every = np.concatenate(rows, axis=1)
-        numbers = np.repeat(np.arange(len(every)), every.shape[1])
-        pairs = np.unique(np.stack([numbers, every.ravel()], axis=1), axis=0)
+        pairs = np.unique(every_pair(np.concatenate(rows, axis=1)), axis=0)
         with Progress(len(pairs), f"evaluate {lm}", "pairs") as bar:
             scored = self.models[lm].score(examples, pairs, self.corpus.chunks, bar)
         tokenizer = self.models[lm].model.tokenizer

@@ -24,6 +24,11 @@ from radit_jax.runtime.progress import Progress
 NO_CHUNK = -1  # in the place of a chunk's row: the answer is scored without a Background
 
 
+def every_pair(rows: Int[np.ndarray, "E K"]) -> Int[np.ndarray, "E*K 2"]:
+    """Each example's number with each of its chunks' rows, as `PairScorer.score` takes them."""
+    return np.stack([np.repeat(np.arange(len(rows)), rows.shape[1]), rows.ravel()], axis=1)
+
+
 class PairScores(NamedTuple):
     """What the language model says of P (example, chunk) pairs."""
 

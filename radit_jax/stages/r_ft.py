@@ -23,7 +23,7 @@ from radit_jax.data.order import shuffled
 from radit_jax.data.records import Question
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
-from radit_jax.lm.scoring import PairScorer, PairScores
+from radit_jax.lm.scoring import PairScorer, PairScores, every_pair
 from radit_jax.lm.signal import report
 from radit_jax.method import losses
 from radit_jax.method.steps import (
@@ -196,12 +196,11 @@ def _score_all(
 
     Eq. 4's score rises with them for one answer, whatever its form.
     """
-    shape = retrieved.chunk_rows.shape
-    pairs = np.stack([np.repeat(np.arange(shape[0]), shape[1]), retrieved.chunk_rows.ravel()], axis=1)
+    pairs = every_pair(retrieved.chunk_rows)
     scorer = PairScorer.load(inputs["lm"].check("lm"), score, mesh)
     with Progress(len(pairs), "score development", "pairs") as bar:
         found = scorer.score(retrieved.examples, pairs, corpus.chunks, bar)
-    return found.answer_log_probs.reshape(shape)
+    return found.answer_log_probs.reshape(retrieved.chunk_rows.shape)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from radit_jax.data.corpus import Corpus
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
 from radit_jax.data.sequences import answer_token_count
-from radit_jax.lm.scoring import NO_CHUNK, PairScorer, PairScores
+from radit_jax.lm.scoring import NO_CHUNK, PairScorer, PairScores, every_pair
 from radit_jax.runtime.progress import Progress
 from radit_jax.runtime.store import StageFolder, shard_name
 
@@ -27,7 +27,7 @@ def run(
     scorer = PairScorer.load(inputs["lm"].check("lm"), score, mesh)
     examples, (num_examples, k) = retrieved.examples, retrieved.chunk_rows.shape
     rows = np.concatenate([retrieved.chunk_rows, np.full((num_examples, 1), NO_CHUNK)], axis=1)
-    pairs = np.stack([np.repeat(np.arange(num_examples), k + 1), rows.ravel()], axis=1)
+    pairs = every_pair(rows)
     order = np.argsort(pairs[:, 1], kind="stable")
     shards = np.array_split(order, -(-len(order) // score.shard_size))
     found = PairScores.empty(len(pairs))

@@ -65,20 +65,11 @@ def layout(folder, pooling, *kinds):
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 24}))
 
 
-def test_our_own_folder_and_a_llama_of_others_open_alike(lm, tmp_path):
+def test_our_own_folder_and_a_llama_of_others_open_alike(lm, hf_llama, tmp_path):
     save_model(tmp_path / "ours", lm)
     module, _, tokenizer = radit_jax.load(str(tmp_path / "ours"))
     assert module == lm.module and tokenizer.encode("Elm") == lm.tokenizer.encode("Elm")
-    config = transformers.LlamaConfig(
-        vocab_size=lm.tokenizer.vocab_size,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=24,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "theirs")
-    save_tokenizer(tmp_path / "theirs", lm.tokenizer)
-    module, _, tokenizer = radit_jax.load(str(tmp_path / "theirs"))
+    module, _, tokenizer = radit_jax.load(hf_llama)
     assert isinstance(module, Llama) and tokenizer.encode("Elm") == lm.tokenizer.encode("Elm")
 
 

@@ -6,13 +6,11 @@ import jax
 import numpy as np
 import pytest
 import small
-import transformers
 
 from radit_jax.config import LmConfig, MeshConfig, RetrieverConfig
 from radit_jax.runtime.models import load_model, save_model
 from radit_jax.runtime.publish import publish
 from radit_jax.runtime.store import StageFolder, Workdir
-from radit_jax.runtime.tokenizers import save_tokenizer
 from radit_jax.stages import base
 
 
@@ -79,35 +77,21 @@ def assert_equal_params(one, other):
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
 
 
-@pytest.fixture
-def llama(tmp_path, lm):
-    config = transformers.LlamaConfig(
-        vocab_size=lm.tokenizer.vocab_size,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=24,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
-    save_tokenizer(tmp_path / "llama", lm.tokenizer)
-    return str(tmp_path / "llama")
-
-
 def test_a_language_model_of_ours_is_a_checkpoint_too(tmp_path, lm):
     save_model(tmp_path / "export", lm)
     found = run_lm(tmp_path / "out", checkpoint=str(tmp_path / "export"), model=lm.module.config)
     assert_equal_params(found, lm)
 
 
-def test_a_checkpoint_is_what_the_settings_say_of_it(tmp_path, llama):
-    found = run_lm(tmp_path / "out", checkpoint=llama)
-    run_lm(tmp_path / "again", checkpoint=llama, model=found.module.config)
+def test_a_checkpoint_is_what_the_settings_say_of_it(tmp_path, hf_llama):
+    found = run_lm(tmp_path / "out", checkpoint=hf_llama)
+    run_lm(tmp_path / "again", checkpoint=hf_llama, model=found.module.config)
     other = replace(found.module.config, num_layers=2, rope_theta=5e5)
     with pytest.raises(
         ValueError,
         match=r"llama: num_layers 1, rope_theta 10000.0 came, needed is num_layers 2, rope_theta 5",
     ):
-        run_lm(tmp_path / "other", checkpoint=llama, model=other)
+        run_lm(tmp_path / "other", checkpoint=hf_llama, model=other)
 
 
 def test_the_encoders_of_an_export_are_checkpoints_too(tmp_path, searcher):

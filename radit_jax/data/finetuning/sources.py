@@ -239,7 +239,10 @@ HUB = {
         {"train": "train"},
     ),
     "freebase_qa": Hub(
-        "microsoft/freebase_qa", formats.freebase_qa_hub, ("Question-ID", "RawQuestion", "Parses"), ALL_SPLITS
+        "KelvinJiang/freebase_qa",
+        formats.freebase_qa_hub,
+        ("Question-ID", "RawQuestion", "Parses"),
+        ALL_SPLITS,
     ),
     "ms_marco": Hub(
         "microsoft/ms_marco", formats.ms_marco, ("query_id", "query", "answers"), TRAIN_DEV, configs=("v1.1",)
