@@ -6,6 +6,7 @@ python -m radit_jax.train --stage=all --dry-run                          # what 
 """
 
 import argparse
+import contextlib
 import fnmatch
 import os
 import pathlib
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 
 from radit_jax import config, pipeline
 from radit_jax.pipeline import Run
+from radit_jax.runtime import hosts
 from radit_jax.runtime.store import Workdir
 
 TINY = pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py"
@@ -35,6 +37,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--prune", action="store_true", help="delete, after asking, what the settings no longer name"
     )
+    several = p.add_argument_group(
+        "several processes, where neither SLURM nor a TPU says it (runtime/hosts.py)"
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="a free port on process 0's host")
+    several.add_argument("--num-processes", type=int, metavar="N", help="1: this host alone, whatever it is")
+    several.add_argument("--process-id", type=int, metavar="I", help="0 to N-1")
     return p
 
 
@@ -49,8 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_plan(run, options.stage)
             return 0
         run.needed(options.stage)  # an unknown stage is an error before anything is written
+        place = hosts.find_place(options.coordinator, options.num_processes, options.process_id)
+        if place:
+            hosts.join(place)
         workdir.claim(experiment.name)
-        with workdir.lock():
+        with contextlib.nullcontext() if place and place.process_id else workdir.lock():
             if options.prune:
                 prune(run)
             else:

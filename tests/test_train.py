@@ -71,6 +71,9 @@ def test_the_command_line_is_frozen() -> None:
         "--set": [],
         "--dry-run": False,
         "--prune": False,
+        "--coordinator": None,
+        "--num-processes": None,
+        "--process-id": None,
     }
 
 
@@ -123,6 +126,13 @@ def test_an_unknown_stage_is_refused(tmp_path: pathlib.Path) -> None:
     code, _, err = run(tmp_path / "new", "--stage=rft")
     assert code == 1
     assert "no stage 'rft'; there are corpus, base," in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_part_of_a_place_among_processes_is_refused(tmp_path: pathlib.Path) -> None:
+    code, _, err = run(tmp_path / "new", "--coordinator=host:1")
+    assert code == 1
+    assert "needed are --coordinator=HOST:PORT, --num-processes=N and --process-id" in err
     assert not (tmp_path / "new").exists()
 
 
