@@ -29,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
         "--stage", default="all", metavar="NAME", help=", ".join(pipeline.KINDS) + " or all (default)"
     )
     p.add_argument("--experiment", default=str(TINY), metavar="FILE", help="default: experiments/tiny.py")
-    p.add_argument("--workdir", metavar="FOLDER", help="default: runs/<experiment>")
+    p.add_argument("--workdir", metavar="FOLDER", help="gs:// or s3:// too; default: runs/<experiment>")
+    p.add_argument("--scratch", metavar="FOLDER", help="for copies of a bucket; default: ~/.cache/radit_jax")
     p.add_argument(
         "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a setting"
     )
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         experiment = config.override(config.load(options.experiment), options.set)
-        workdir = Workdir(options.workdir or f"runs/{experiment.name}")
+        workdir = Workdir(options.workdir or f"runs/{experiment.name}", options.scratch)
         config.check(experiment)
         run = Run(experiment, workdir, plan_only=options.dry_run)
         if options.dry_run:
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run.needed(options.stage)  # an unknown stage is an error before anything is written
         place = hosts.find_place(options.coordinator, options.num_processes, options.process_id)
         if place:
+            check_scratch(options.workdir, options.scratch)
             hosts.join(place)
         workdir.claim(experiment.name)
         with contextlib.nullcontext() if place and place.process_id else workdir.lock():
@@ -70,6 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def check_scratch(workdir: str | None, scratch: str | None) -> None:
+    """Refuse several hosts that would each save their part of a model where the others do not see it."""
+    if (workdir or "").startswith("s3://") and not scratch:
+        raise ValueError(
+            f"--workdir={workdir}: several hosts came, on s3:// they need a folder that all of them see to "
+            "save a model together; name one on a shared filesystem with --scratch, or use gs://"
+        )
 
 
 def execute(run: Run, kind: str) -> None:
@@ -92,10 +103,9 @@ def prepare_jax(workdir: Workdir) -> None:
     """Settings of jax that serve every stage: compiled programs are kept between runs."""
     import jax
 
-    if "://" not in str(workdir.path):
-        cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.abspath(workdir.path / "compiled"))
-        jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.abspath(workdir.local / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def publish(run: Run) -> None:
@@ -133,7 +143,7 @@ def print_plan(run: Run, kind: str) -> None:
         if stage.name in missing:
             print(f"would run  {stage.name:22} {run.why(stage)}")
         else:
-            print(f"done       {stage.name:22} {folder.path}")
+            print(f"done       {stage.name:22} {folder.home}")
     for problem in run.absent.values():
         print(f"missing    {problem}")
 

@@ -68,6 +68,7 @@ def test_the_command_line_is_frozen() -> None:
         "--stage": "all",
         "--experiment": str(train.TINY),
         "--workdir": None,
+        "--scratch": None,
         "--set": [],
         "--dry-run": False,
         "--prune": False,
@@ -134,6 +135,13 @@ def test_a_part_of_a_place_among_processes_is_refused(tmp_path: pathlib.Path) ->
     assert code == 1
     assert "needed are --coordinator=HOST:PORT, --num-processes=N and --process-id" in err
     assert not (tmp_path / "new").exists()
+
+
+def test_several_hosts_on_s3_are_told_to_name_a_shared_scratch() -> None:
+    train.check_scratch("s3://bucket/run", "/shared")
+    train.check_scratch("gs://bucket/run", None)
+    with pytest.raises(ValueError, match=r"--workdir=s3://bucket/run: several hosts came, .* with --scratch"):
+        train.check_scratch("s3://bucket/run", None)
 
 
 def test_another_experiments_workdir_is_refused(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:
