@@ -22,7 +22,7 @@ progress() {
     gs://*) gcloud storage ls --recursive "$workdir" ;;
     s3://*) aws s3 ls --recursive "$workdir" | awk '{print $4}' ;;
     *) find "$workdir" -type f ;;
-  esac 2>/dev/null | grep -v -- '-tmp' |
+  esac 2>/dev/null | grep -v 'orbax-checkpoint-tmp' |
     grep -E '(manifest\.json|\.sha256|_CHECKPOINT_METADATA|commit_success\.txt)$' | sort || true
 }
 

@@ -53,15 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         experiment = config.override(config.load(options.experiment), options.set)
         workdir = Workdir(options.workdir or f"runs/{experiment.name}", options.scratch)
         config.check(experiment)
+        place = None if options.dry_run else join(options)
         run = Run(experiment, workdir, plan_only=options.dry_run)
         if options.dry_run:
             print_plan(run, options.stage)
             return 0
         run.needed(options.stage)  # an unknown stage is an error before anything is written
-        place = hosts.find_place(options.coordinator, options.num_processes, options.process_id)
-        if place:
-            check_scratch(options.workdir, options.scratch)
-            hosts.join(place)
         workdir.claim(experiment.name)
         with contextlib.nullcontext() if place and place.process_id else workdir.lock():
             if options.prune:
@@ -72,6 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def join(options: argparse.Namespace) -> hosts.Place | None:
+    """Meet the other processes of the program, if there are any, before work that takes long."""
+    place = hosts.find_place(options.coordinator, options.num_processes, options.process_id)
+    if place:
+        check_scratch(options.workdir, options.scratch)
+        hosts.join(place)
+    return place
 
 
 def check_scratch(workdir: str | None, scratch: str | None) -> None:

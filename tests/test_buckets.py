@@ -88,3 +88,51 @@ def test_a_bucket_that_does_not_exist_is_one_clear_error(scheme: str) -> None:
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"error: {scheme}://nobodys/runs: ")
     assert "in a bucket that exists" in refused.stderr
+
+
+TWO = """
+import sys
+import jax, numpy as np
+from radit_jax.runtime.hosts import find_place, join
+scheme, scratch, coordinator, number = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+join(find_place(coordinator, 2, number))
+from jax.experimental.multihost_utils import sync_global_devices
+from jax.sharding import NamedSharding, PartitionSpec
+from radit_jax.runtime.checkpoint import Checkpoints, load_params, save_params
+from radit_jax.runtime.store import Workdir
+
+whole = np.arange(32, dtype=np.float32).reshape(8, 4)
+sharding = NamedSharding(jax.make_mesh((4,), ("x",)), PartitionSpec("x"))
+state = {"w": jax.make_array_from_callback(whole.shape, sharding, lambda part: whole[part])}
+folder = Workdir(f"{scheme}://lab/runs/two", scratch).folder("lm_ft", "0" * 12)
+checkpoints = Checkpoints(folder.path / "checkpoints")
+for step in (1, 2, 3):
+    checkpoints.save(step, state)
+save_params(folder.path / "lm" / "params", state)
+if number == 0:
+    folder.commit("lm")
+    folder.finish()
+sync_global_devices("finished")
+again = Checkpoints(folder.path / "checkpoints")
+assert again.latest() == 3, again.latest()
+for shard in again.restore(state)[0]["w"].addressable_shards:
+    np.testing.assert_array_equal(shard.data, whole[shard.index])
+np.testing.assert_array_equal(load_params(folder.check("lm") / "params")["w"], whole)
+"""
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_two_processes_save_together_and_read_it_back(scheme: str, tmp_path: pathlib.Path) -> None:
+    """In gs:// each has a scratch of its own, on s3:// they share one."""
+    with getattr(servers, scheme)() as server:
+        environment = ENVIRONMENT | server.environment
+        environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        started = []
+        for number in (0, 1):
+            scratch = tmp_path / (f"machine-{number}" if scheme == "gs" else "shared")
+            words = [sys.executable, "-c", TWO, scheme, str(scratch), "127.0.0.1:45713", str(number)]
+            started.append(
+                subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            )
+        printed = [process.communicate(timeout=300)[0].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(printed)

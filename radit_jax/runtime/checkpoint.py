@@ -13,6 +13,7 @@ import absl.logging
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint.experimental.v1 import training
 
 from radit_jax.runtime import bucket
@@ -26,8 +27,17 @@ logging.getLogger("orbax").setLevel(logging.ERROR)
 
 
 def save_params(path: epath.PathLike, params: PyTree) -> None:
-    """Writes a tree of arrays to the folder `path`, which is replaced if it exists."""
-    ocp.save(_absolute(path), params, overwrite=True)
+    """Writes a tree of arrays to the folder `path`, which is replaced if it exists.
+
+    Several processes write it together: of a stage in gs:// they meet there, and the first fetches the whole.
+    """
+    home = bucket.home_of(path)
+    if home and jax.process_count() > 1 and os.fspath(home).startswith("gs://"):
+        ocp.save(home, params, overwrite=True)
+        if jax.process_index() == 0:
+            bucket.download(home, path)
+    else:
+        ocp.save(_absolute(path), params, overwrite=True)
 
 
 def load_params(path: epath.PathLike, like: PyTree | None = None) -> PyTree:
@@ -60,12 +70,13 @@ class Checkpoints:
         elif home:
             self._copies = _Copies(_absolute(folder), home)
             self._copies.fetch()
+            _meet("checkpoints")  # on a scratch that all share, the first fetches for all
         self._latest = _checkpointer(_absolute(folder) / "latest", policies.LatestN(keep))
         self._best = _checkpointer(_absolute(folder) / "best", best)
 
     def save(self, step: int, state: PyTree, extra: dict[str, Any] | None = None) -> None:
         """Saves the state after `step` updates with `extra`, which is JSON; returns when it is whole."""
-        if self._logs:
+        if self._logs and jax.process_index() == 0:
             self._logs.keep_logs()  # first: what a checkpoint follows is never missing from them
         self._latest.save(step, state, force=True, overwrite=True, custom_metadata={"extra": extra or {}})
         if self._copies:
@@ -109,6 +120,8 @@ class _Copies:
 
     def fetch(self) -> None:
         """Makes this machine's checkpoints those of the bucket."""
+        if jax.process_index():
+            return
         for kind in ("latest", "best"):
             kept = self._kept(kind)
             for step in self._steps(kind) - set(kept):
@@ -119,6 +132,8 @@ class _Copies:
 
     def send(self, kind: str) -> None:
         """Makes the bucket's checkpoints those of this machine; a new one is whole before an old one goes."""
+        if jax.process_index():
+            return
         kept, steps = self._kept(kind), self._steps(kind)
         for step in sorted(steps - set(kept)):
             folder = self.local / kind / step
@@ -140,6 +155,12 @@ class _Copies:
         ]
         found = {name.removesuffix(".json"): bucket.get(self.home / kind / name) for name in names}
         return {step: json.loads(files) for step, files in found.items() if files is not None}
+
+
+def _meet(name: str) -> None:
+    """Waits until every process of the program is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def _file_sizes(folder: epath.Path) -> dict[str, int]:
