@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         export = PublishedFolder(options.export or f"{options.workdir}/export")
         if not export.complete:
             raise ValueError(
-                f"ask: {export.path} holds no finished export; run --stage=export, or name one by --export"
+                f"ask: {export.home} holds no finished export; run --stage=export, or name one by --export"
             )
         if options.file:
             lines = read_jsonl(options.file, fields=("question",))

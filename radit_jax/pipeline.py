@@ -309,7 +309,7 @@ class Run:
     def missing(self, kind: str) -> Iterator[Stage]:
         made: set[str] = set()
         for stage in self.needed(kind):
-            path = str(self.folders[stage.name].path)
+            path = str(self.folders[stage.name].home)
             if not self.folders[stage.name].complete and path not in made:
                 made.add(path)
                 yield stage
@@ -353,6 +353,7 @@ class Run:
         inputs = {role: self.folders[name] for role, name in stage.inputs.items()}
         print(f"── {stage.name}: {self.why(stage)}", flush=True)
         start = time.monotonic()
+        output.fetch_logs()
         facts = stage.function(inputs, output, mesh=self.experiment.mesh, **stage.settings)
         output.finish(settings=canonical(stage.settings), **facts)
         summary = ", ".join(

@@ -6,6 +6,7 @@ python -m radit_jax.train --stage=all --dry-run                          # what 
 """
 
 import argparse
+import contextlib
 import fnmatch
 import os
 import pathlib
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 
 from radit_jax import config, pipeline
 from radit_jax.pipeline import Run
+from radit_jax.runtime import hosts
 from radit_jax.runtime.store import Workdir
 
 TINY = pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py"
@@ -27,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
         "--stage", default="all", metavar="NAME", help=", ".join(pipeline.KINDS) + " or all (default)"
     )
     p.add_argument("--experiment", default=str(TINY), metavar="FILE", help="default: experiments/tiny.py")
-    p.add_argument("--workdir", metavar="FOLDER", help="default: runs/<experiment>")
+    p.add_argument("--workdir", metavar="FOLDER", help="gs:// or s3:// too; default: runs/<experiment>")
+    p.add_argument("--scratch", metavar="FOLDER", help="for copies of a bucket; default: ~/.cache/radit_jax")
     p.add_argument(
         "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a setting"
     )
@@ -35,6 +38,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--prune", action="store_true", help="delete, after asking, what the settings no longer name"
     )
+    several = p.add_argument_group(
+        "several processes, where neither SLURM nor a TPU says it (runtime/hosts.py)"
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="a free port on process 0's host")
+    several.add_argument("--num-processes", type=int, metavar="N", help="1: this host alone, whatever it is")
+    several.add_argument("--process-id", type=int, metavar="I", help="0 to N-1")
     return p
 
 
@@ -42,15 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         experiment = config.override(config.load(options.experiment), options.set)
-        workdir = Workdir(options.workdir or f"runs/{experiment.name}")
+        workdir = Workdir(options.workdir or f"runs/{experiment.name}", options.scratch)
         config.check(experiment)
+        place = None if options.dry_run else join(options)
         run = Run(experiment, workdir, plan_only=options.dry_run)
         if options.dry_run:
             print_plan(run, options.stage)
             return 0
         run.needed(options.stage)  # an unknown stage is an error before anything is written
         workdir.claim(experiment.name)
-        with workdir.lock():
+        with contextlib.nullcontext() if place and place.process_id else workdir.lock():
             if options.prune:
                 prune(run)
             else:
@@ -59,6 +69,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def join(options: argparse.Namespace) -> hosts.Place | None:
+    """Meet the other processes of the program, if there are any, before work that takes long."""
+    place = hosts.find_place(options.coordinator, options.num_processes, options.process_id)
+    if place:
+        check_scratch(options.workdir, options.scratch)
+        hosts.join(place)
+    return place
+
+
+def check_scratch(workdir: str | None, scratch: str | None) -> None:
+    """Refuse several hosts that would each save their part of a model where the others do not see it."""
+    if (workdir or "").startswith("s3://") and not scratch:
+        raise ValueError(
+            f"--workdir={workdir}: several hosts came, on s3:// they need a folder that all of them see to "
+            "save a model together; name one on a shared filesystem with --scratch, or use gs://"
+        )
 
 
 def execute(run: Run, kind: str) -> None:
@@ -81,10 +109,9 @@ def prepare_jax(workdir: Workdir) -> None:
     """Settings of jax that serve every stage: compiled programs are kept between runs."""
     import jax
 
-    if "://" not in str(workdir.path):
-        cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.abspath(workdir.path / "compiled"))
-        jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.abspath(workdir.local / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def publish(run: Run) -> None:
@@ -122,7 +149,7 @@ def print_plan(run: Run, kind: str) -> None:
         if stage.name in missing:
             print(f"would run  {stage.name:22} {run.why(stage)}")
         else:
-            print(f"done       {stage.name:22} {folder.path}")
+            print(f"done       {stage.name:22} {folder.home}")
     for problem in run.absent.values():
         print(f"missing    {problem}")
 

@@ -68,9 +68,13 @@ def test_the_command_line_is_frozen() -> None:
         "--stage": "all",
         "--experiment": str(train.TINY),
         "--workdir": None,
+        "--scratch": None,
         "--set": [],
         "--dry-run": False,
         "--prune": False,
+        "--coordinator": None,
+        "--num-processes": None,
+        "--process-id": None,
     }
 
 
@@ -124,6 +128,34 @@ def test_an_unknown_stage_is_refused(tmp_path: pathlib.Path) -> None:
     assert code == 1
     assert "no stage 'rft'; there are corpus, base," in err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_part_of_a_place_among_processes_is_refused(tmp_path: pathlib.Path) -> None:
+    code, _, err = run(tmp_path / "new", "--coordinator=host:1")
+    assert code == 1
+    assert "needed are --coordinator=HOST:PORT, --num-processes=N and --process-id" in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_program_on_one_host_of_many_names_the_others_and_writes_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RADIT_JOIN_SECONDS", "0.3")
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost,worker-1.pod")
+    monkeypatch.setenv("TPU_WORKER_ID", "0")
+    code, _, err = run(tmp_path / "new")
+    assert code == 1
+    assert err.startswith(
+        "error: hosts: 1 of 2 processes came within 0.3 s, missing: process 1 (worker-1.pod)"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_several_hosts_on_s3_are_told_to_name_a_shared_scratch() -> None:
+    train.check_scratch("s3://bucket/run", "/shared")
+    train.check_scratch("gs://bucket/run", None)
+    with pytest.raises(ValueError, match=r"--workdir=s3://bucket/run: several hosts came, .* with --scratch"):
+        train.check_scratch("s3://bucket/run", None)
 
 
 def test_another_experiments_workdir_is_refused(workdir: pathlib.Path, tmp_path: pathlib.Path) -> None:

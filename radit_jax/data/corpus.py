@@ -16,11 +16,13 @@ from etils import epath
 from jaxtyping import Bool, Int
 
 from radit_jax.data.records import Chunk, Example, Question
+from radit_jax.runtime.bucket import get_file, put_file
 from radit_jax.runtime.store import StageFolder
 from radit_jax.text.metrics import contains_answer
 
 SPLITS = ("train", "dev", "test")
 CHUNKS = "chunks.array_record"  # a folder of numbered files
+PREPARED = "chunks.json"  # beside them, where radit_jax.data.beam made them
 CHUNKS_PER_FILE = 1 << 16  # a writer remembers about 300 bytes a record until its file is closed
 
 
@@ -69,7 +71,7 @@ def write_chunks(folder: StageFolder, chunks: Iterable[Chunk]) -> int:
         target.rmtree()
     target.mkdir(parents=True)
     rest = iter(chunks)
-    while some := _write_file(
+    while some := write_chunk_file(
         target / f"{count // CHUNKS_PER_FILE:05d}", itertools.islice(rest, CHUNKS_PER_FILE)
     ):
         count += some
@@ -77,7 +79,8 @@ def write_chunks(folder: StageFolder, chunks: Iterable[Chunk]) -> int:
     return count
 
 
-def _write_file(target: epath.Path, chunks: Iterator[Chunk]) -> int:
+def write_chunk_file(target: epath.Path, chunks: Iterator[Chunk]) -> int:
+    """Write one of the numbered files, which may be in a bucket, and say how many chunks came."""
     # The writer knows local files only; a group of one record makes every row its own random access.
     with tempfile.TemporaryDirectory() as scratch:
         path, count = Path(scratch) / "records", 0
@@ -87,8 +90,33 @@ def _write_file(target: epath.Path, chunks: Iterator[Chunk]) -> int:
             count += 1
         writer.close()
         if count:
-            epath.Path(path).copy(target)
+            put_file(path, target)
     return count
+
+
+def prepared(passages: epath.PathLike, max_words: int) -> dict[str, Any] | None:
+    """What `radit_jax.data.beam` says of the chunks that it left in `passages`; None of any other corpus."""
+    facts = epath.Path(passages) / PREPARED
+    if not facts.exists():
+        return None
+    found = json.loads(facts.read_text())
+    if found["max_words"] != max_words:
+        raise ValueError(
+            f"{passages}: chunks of fewer than {found['max_words']} words came, needed are fewer than "
+            f"{max_words}; set data.max_words={found['max_words']}, or prepare the corpus again"
+        )
+    return found
+
+
+def copy_chunks(folder: StageFolder, passages: epath.PathLike) -> None:
+    """Takes the prepared chunks over as the stage's own."""
+    target = folder.path / CHUNKS
+    if target.exists():
+        target.rmtree()
+    target.mkdir(parents=True)
+    for file in sorted((epath.Path(passages) / CHUNKS).iterdir()):
+        get_file(file, target / file.name)
+    folder.commit(CHUNKS)
 
 
 class Chunks:

@@ -27,18 +27,7 @@ _TOLERANCE = 0.05  # of an expected count: the paper rounds, and files are revis
 
 def read_chunks(passages: str, format: str, max_words: int, counts: Counter[str]) -> Iterator[Chunk]:
     """The chunks of a corpus' file or folder, a document in memory at a time; what was read is counted."""
-    root = epath.Path(passages)
-    if not root.exists():
-        raise ValueError(
-            f"data.corpus: no {root} came, needed is a corpus to retrieve from; "
-            "name its folder by --set data.corpus=PATH"
-        )
-    path = find_corpus(root) if root.is_dir() else root
-    if path is None:
-        raise ValueError(
-            f"data.corpus {root}: no corpus in it, needed is passages.jsonl or another form; "
-            "name its file by --set data.passages_file=NAME"
-        )
+    path = corpus_path(passages)
     form = corpus_format(path) if format == "auto" else format
     with UniqueIds() as ids:
         for document in read_documents(path, form):
@@ -51,6 +40,23 @@ def read_chunks(passages: str, format: str, max_words: int, counts: Counter[str]
         ids.check(lambda: read_documents(path, form))
     if counts["documents"] == counts["documents_skipped_without_text"]:
         raise ValueError(f"{path}: no document with text came, needed is a corpus; write one per line")
+
+
+def corpus_path(passages: str) -> epath.Path:
+    """The corpus' file that `data.corpus` names, or finds in a folder."""
+    root = epath.Path(passages)
+    if not root.exists():
+        raise ValueError(
+            f"data.corpus: no {root} came, needed is a corpus to retrieve from; "
+            "name its folder by --set data.corpus=PATH"
+        )
+    path = find_corpus(root) if root.is_dir() else root
+    if path is None:
+        raise ValueError(
+            f"data.corpus {root}: no corpus in it, needed is passages.jsonl or another form; "
+            "name its file by --set data.passages_file=NAME"
+        )
+    return path
 
 
 def check(settings: Instructions) -> None:

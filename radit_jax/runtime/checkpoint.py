@@ -4,6 +4,7 @@ Orbax commits a checkpoint once all of it is written: on a disk by renaming its 
 marker. A process killed while saving leaves the checkpoint before as the latest.
 """
 
+import json
 import logging
 import os
 from typing import Any
@@ -12,7 +13,11 @@ import absl.logging
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint.experimental.v1 import training
+
+from radit_jax.runtime import bucket
+from radit_jax.runtime.store import StageFolder
 
 PyTree = Any
 
@@ -22,8 +27,17 @@ logging.getLogger("orbax").setLevel(logging.ERROR)
 
 
 def save_params(path: epath.PathLike, params: PyTree) -> None:
-    """Writes a tree of arrays to the folder `path`, which is replaced if it exists."""
-    ocp.save(_absolute(path), params, overwrite=True)
+    """Writes a tree of arrays to the folder `path`, which is replaced if it exists.
+
+    Several processes write it together: of a stage in gs:// they meet there, and the first fetches the whole.
+    """
+    home = bucket.home_of(path)
+    if home and jax.process_count() > 1 and os.fspath(home).startswith("gs://"):
+        ocp.save(home, params, overwrite=True)
+        if jax.process_index() == 0:
+            bucket.download(home, path)
+    else:
+        ocp.save(_absolute(path), params, overwrite=True)
 
 
 def load_params(path: epath.PathLike, like: PyTree | None = None) -> PyTree:
@@ -41,18 +55,32 @@ def load_params(path: epath.PathLike, like: PyTree | None = None) -> PyTree:
 class Checkpoints:
     """The training state's checkpoints under `folder`: the latest few, and the best parameters.
 
-    A checkpoint at step s holds the state after s updates. Higher metrics are better.
+    A checkpoint at step s holds the state after s updates. Higher metrics are better. Of a stage in a bucket
+    they lie in the bucket: Orbax writes to gs:// by itself, for s3:// they are copied.
     """
 
     def __init__(self, folder: epath.PathLike, keep: int = 2):
         policies = training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda metrics: metrics["value"], n=1)
+        home = bucket.home_of(folder)
+        self._logs = StageFolder(home.parent, epath.Path(folder).parent) if home else None
+        self._copies = None
+        if home and os.fspath(home).startswith("gs://"):
+            folder = home
+        elif home:
+            self._copies = _Copies(_absolute(folder), home)
+            self._copies.fetch()
+            _meet("checkpoints")  # on a scratch that all share, the first fetches for all
         self._latest = _checkpointer(_absolute(folder) / "latest", policies.LatestN(keep))
         self._best = _checkpointer(_absolute(folder) / "best", best)
 
     def save(self, step: int, state: PyTree, extra: dict[str, Any] | None = None) -> None:
         """Saves the state after `step` updates with `extra`, which is JSON; returns when it is whole."""
+        if self._logs and jax.process_index() == 0:
+            self._logs.keep_logs()  # first: what a checkpoint follows is never missing from them
         self._latest.save(step, state, force=True, overwrite=True, custom_metadata={"extra": extra or {}})
+        if self._copies:
+            self._copies.send("latest")
 
     def latest(self) -> int | None:
         """The step of the latest whole checkpoint."""
@@ -66,6 +94,8 @@ class Checkpoints:
     def save_best(self, step: int, params: PyTree, metric: float) -> None:
         """Keeps `params` as the best so far."""
         self._best.save(step, params, force=True, overwrite=True, metrics={"value": metric})
+        if self._copies:
+            self._copies.send("best")
 
     def best(self) -> tuple[int, float] | None:
         """Step and metric of the best parameters; `None` before any were saved."""
@@ -77,6 +107,65 @@ class Checkpoints:
         best = self.best()
         assert best is not None, "no validation has chosen a checkpoint"
         return self._best.load(best[0], _abstract(like))
+
+
+class _Copies:
+    """Checkpoints that Orbax keeps on this machine, and their copies in a bucket, which are the true ones.
+
+    A copy of step s counts once the object `s.json`, its files' sizes, has been put behind them.
+    """
+
+    def __init__(self, local: epath.Path, home: epath.Path):
+        self.local, self.home = local, home
+
+    def fetch(self) -> None:
+        """Makes this machine's checkpoints those of the bucket."""
+        if jax.process_index():
+            return
+        for kind in ("latest", "best"):
+            kept = self._kept(kind)
+            for step in self._steps(kind) - set(kept):
+                (self.local / kind / step).rmtree()
+            for step, files in kept.items():
+                if _file_sizes(self.local / kind / step) != files:
+                    bucket.download(self.home / kind / step, self.local / kind / step)
+
+    def send(self, kind: str) -> None:
+        """Makes the bucket's checkpoints those of this machine; a new one is whole before an old one goes."""
+        if jax.process_index():
+            return
+        kept, steps = self._kept(kind), self._steps(kind)
+        for step in sorted(steps - set(kept)):
+            folder = self.local / kind / step
+            bucket.upload(folder, self.home / kind / step)
+            bucket.put(self.home / kind / f"{step}.json", json.dumps(_file_sizes(folder)).encode())
+        for step in sorted(set(kept) - steps):
+            bucket.remove(self.home / kind / f"{step}.json")
+            bucket.remove(self.home / kind / step)
+
+    def _steps(self, kind: str) -> set[str]:
+        folder = self.local / kind
+        return (
+            {child.name for child in folder.iterdir() if child.name.isdigit()} if folder.exists() else set()
+        )
+
+    def _kept(self, kind: str) -> dict[str, dict[str, int]]:
+        names = [
+            name for name in bucket.sizes(self.home / kind) if name.endswith(".json") and "/" not in name
+        ]
+        found = {name.removesuffix(".json"): bucket.get(self.home / kind / name) for name in names}
+        return {step: json.loads(files) for step, files in found.items() if files is not None}
+
+
+def _meet(name: str) -> None:
+    """Waits until every process of the program is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _file_sizes(folder: epath.Path) -> dict[str, int]:
+    files = [os.path.join(parent, file) for parent, _, names in os.walk(folder) for file in names]
+    return {os.path.relpath(file, folder): os.path.getsize(file) for file in files}
 
 
 def _checkpointer(folder: epath.Path, policy: Any) -> Any:

@@ -5,6 +5,9 @@ current: nothing is moved or overwritten, and settings that return find their da
 the sidecar with its size and hash exists, a stage once `manifest.json` exists; both are written after
 the data, so a process killed anywhere leaves nothing that a reader could take for whole.
 
+A workdir may be a bucket. Then stages work in a copy of their folder on this machine, `StageFolder.path`, and
+what they commit goes up to `StageFolder.home`; what is read comes down once, and is checked like any file.
+
 Nothing here imports jax: the command line says what would run without starting an accelerator.
 """
 
@@ -26,7 +29,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from radit_jax.runtime import bucket
+
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
+_LOGS = ("metrics.jsonl", "tensorboard")
 _BLOCK = 1 << 24  # bytes read at once: a file that is hashed need not fit in memory
 
 
@@ -90,11 +96,17 @@ def shard_name(name: str, index: int, count: int) -> str:
 class Workdir:
     """The folder of one experiment: its stages' folders, its lock, and its memory of source hashes."""
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], scratch: str | os.PathLike[str] | None = None):
         self.path = epath.Path(path)
+        self.local = bucket.local_copy(self.path, scratch)  # the same folder, where it is no bucket
+        self.in_bucket = bucket.is_bucket(self.path)
+        if self.in_bucket:
+            bucket.check_access(self.path, write=False)
 
     def claim(self, experiment: str) -> None:
         """Makes the folder this experiment's; another experiment's folder is refused."""
+        if self.in_bucket:
+            bucket.check_access(self.path, write=True)
         identity = self.path / "workdir.json"
         if identity.exists():
             owner = _parse_json(identity.read_text(), str(identity), "delete it").get("experiment")
@@ -109,7 +121,14 @@ class Workdir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps other processes out while the context lasts; the system frees it however we end."""
+        """Keeps other processes out while the context lasts; the system frees it however we end.
+
+        In a bucket it is a lease, which is free a minute after a holder that was killed.
+        """
+        if self.in_bucket:
+            with bucket.lease(self.path):
+                yield
+            return
         import fcntl  # Unix only, like the stages' other dependencies; planning works without
 
         self.path.mkdir(parents=True, exist_ok=True)
@@ -133,23 +152,27 @@ class Workdir:
 
     def folder(self, stage: str, fingerprint: str) -> "StageFolder":
         """The folder of `stage` under these settings, whether or not it exists."""
-        return StageFolder(self.path / stage / fingerprint)
+        return StageFolder(self.path / stage / fingerprint, self.local / stage / fingerprint)
 
     def published(self, stage: str, fingerprint: str) -> "PublishedFolder":
         """The folder of a stage whose output stands at the workdir's top, where people look for it."""
-        return PublishedFolder(self.path / stage, fingerprint)
+        return PublishedFolder(self.path / stage, fingerprint, self.local / stage)
 
     def source_hash(self, path: str | os.PathLike[str]) -> str:
         """SHA-256 of a file's bytes, or of a folder's file names and their bytes.
 
         Each file's hash is remembered by path, size and time of change, so only new content is read.
         """
-        root = pathlib.Path(path)
+        root = epath.Path(path) if bucket.is_bucket(path) else pathlib.Path(path)
         if not root.exists():
             raise ValueError(f"{root}: no such file or folder, needed as a source; correct its path")
         memory = self._remembered_hashes()
         before = dict(memory)
-        if root.is_dir():
+        if bucket.is_bucket(path):
+            names = sorted(bucket.sizes(path))
+            objects = [epath.Path(path) / name if name else epath.Path(path) for name in names]
+            digest = _hash_listing([_remembered_hash(one, memory) for one in objects], names)
+        elif root.is_dir():
             files = sorted(file for file in root.rglob("*") if file.is_file())
             names = [file.relative_to(root).as_posix() for file in files]
             digest = _hash_listing([_remembered_hash(file, memory) for file in files], names)
@@ -169,16 +192,16 @@ class Workdir:
     def manifests(self, stage: str) -> list[dict[str, Any]]:
         """The manifests of all finished runs of `stage`, the latest last."""
         files = [run / "manifest.json" for run in _subfolders(self.path / stage)]
-        written = sorted((file.stat().mtime, file) for file in files if file.exists())
+        written = sorted((_modified(file), file) for file in files if file.exists())
         manifests = (_json_or_none(file) for _, file in written)
         return [manifest for manifest in manifests if manifest is not None]
 
     def superseded(self, current: Iterable["StageFolder"]) -> "list[StageFolder]":
         """The stage folders, whole or half-written, that no current setting asks for."""
-        kept = {os.fspath(folder.path) for folder in current}
+        kept = {os.fspath(folder.home) for folder in current}
         found = (run for stage in _subfolders(self.path) for run in _subfolders(stage))
         stale = [run for run in found if _FINGERPRINT.fullmatch(run.name) and os.fspath(run) not in kept]
-        return [StageFolder(run) for run in sorted(stale)]
+        return [self.folder(run.parent.name, run.name) for run in sorted(stale)]
 
 
 # ---- a stage's folder ----
@@ -187,12 +210,14 @@ class Workdir:
 class StageFolder:
     """One stage's data under one fingerprint; whole once its manifest exists.
 
-    Names are paths inside the folder, without the folder.
+    Names are paths inside the folder, without the folder. `home` is where it is kept, `path` where this
+    machine writes and reads it: the same folder, unless home is in a bucket.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = epath.Path(path)
-        self.stage, self.fingerprint = self.path.parent.name, self.path.name
+    def __init__(self, home: str | os.PathLike[str], path: str | os.PathLike[str] | None = None):
+        self.home = epath.Path(home)
+        self.path = epath.Path(path) if path is not None else bucket.local_copy(self.home)
+        self.stage, self.fingerprint = self.home.parent.name, self.home.name
         self._manifest: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
@@ -202,14 +227,18 @@ class StageFolder:
     def complete(self) -> bool:
         """Whether the stage has finished: its manifest is there and whole."""
         if self._manifest is None:
-            self._manifest = _json_or_none(self.path / "manifest.json")
+            self._manifest = _json_or_none(self.home / "manifest.json")
         return self._manifest is not None
 
     @property
     def half_written(self) -> bool:
         """Whether a run began to fill the folder and did not finish."""
-        begun = self.path.exists() and any(self.path.iterdir())
-        return begun and not (self.path / "manifest.json").exists()
+        begun = self.home.exists() and any(self.home.iterdir())
+        return begun and not (self.home / "manifest.json").exists()
+
+    @property
+    def _is_copy(self) -> bool:
+        return bucket.is_bucket(self.home)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -225,8 +254,9 @@ class StageFolder:
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         # An old sidecar must not vouch for new bytes.
-        self._sidecar(name).unlink(missing_ok=True)
+        _remove(self._sidecar(name))
         file.write_bytes(data)
+        self._send(name)
         self._commit(name, _measure_bytes(data))
 
     def adopt(self, other: "StageFolder", name: str) -> None:
@@ -236,17 +266,24 @@ class StageFolder:
             copy = self.path / os.path.relpath(file, other.path)
             copy.parent.mkdir(parents=True, exist_ok=True)
             file.copy(copy, overwrite=True)
+        self._send(name)
         self._commit(name, other._committed(name))
 
     def commit(self, name: str) -> None:
         """Commits a file or a folder that another library wrote under this folder."""
+        self._send(name)
         self._commit(name, _measure(self.path / name))
+
+    def _send(self, name: str) -> None:
+        if self._is_copy:
+            _remove(self._sidecar(name))
+            bucket.upload(self.path / name, self.home / name)
 
     def _commit(self, name: str, record: dict[str, Any]) -> None:
         self._sidecar(name).write_text(json.dumps(record) + "\n")
 
     def _sidecar(self, name: str) -> epath.Path:
-        return self.path / f"{name}.sha256"
+        return self.home / f"{name}.sha256"
 
     def _record(self, name: str) -> dict[str, Any] | None:
         """Size and hash that were committed for `name`, by the manifest or else by its sidecar."""
@@ -257,17 +294,31 @@ class StageFolder:
     def has(self, name: str) -> bool:
         """Whether `name` was committed and, as far as its size tells, is still whole."""
         record = self._record(name)
-        return record is not None and _size(self.path / name) == record["size"]
+        return record is not None and _size(self.home / name) == record["size"]
 
     def check(self, name: str) -> epath.Path:
         """The path of a committed file or folder whose bytes are those that were written."""
         record = self._committed(name)
+        if self._is_copy:
+            return self._fetch(name, record)
         self._demand_size(name, _size(self.path / name), record)
         self._demand_hash(name, _measure(self.path / name), record)
         return self.path / name
 
+    def _fetch(self, name: str, record: dict[str, Any]) -> epath.Path:
+        """The path of this machine's copy, which comes down from the bucket unless it is there and whole."""
+        copy = self.path / name
+        if _size(copy) == record["size"] and _measure(copy) == record:
+            return copy
+        self._demand_size(name, _size(self.home / name), record)
+        bucket.download(self.home / name, copy)
+        self._demand_hash(name, _measure(copy), record)
+        return copy
+
     def read(self, name: str) -> bytes:
         """The bytes of a committed file, checked against their size and hash."""
+        if self._is_copy:
+            return self.check(name).read_bytes()
         record = self._committed(name)
         data = (self.path / name).read_bytes() if (self.path / name).exists() else b""
         self._demand_size(name, len(data), record)
@@ -285,19 +336,20 @@ class StageFolder:
     def _demand_size(self, name: str, size: int, record: dict[str, Any]) -> None:
         if size != record["size"]:
             raise ValueError(
-                f"{self.path / name}: {max(size, 0)} bytes came, needed are the {record['size']} that were "
+                f"{self.home / name}: {max(size, 0)} bytes came, needed are the {record['size']} that were "
                 f"written; {self._remedy}"
             )
 
     def _demand_hash(self, name: str, found: dict[str, Any], record: dict[str, Any]) -> None:
         if found != record:
             raise ValueError(
-                f"{self.path / name}: altered bytes came, needed are those that were written; {self._remedy}"
+                f"{self.home / name}: altered bytes came, needed are those that were written; {self._remedy}"
             )
 
     def finish(self, **facts: Any) -> None:
         """Commits the stage: writes the manifest with its facts, files and versions, last of all."""
-        names = sorted(_committed_names(self.path))
+        self.keep_logs()
+        names = sorted(_committed_names(self.home))
         manifest = {
             "stage": self.stage,
             "fingerprint": self.fingerprint,
@@ -306,17 +358,31 @@ class StageFolder:
             "versions": _versions(),
             "commit": _commit_of_source(),
         }
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        self.home.mkdir(parents=True, exist_ok=True)
+        (self.home / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         for name in names:  # the manifest now says what the sidecars said
-            self._sidecar(name).unlink()
+            _remove(self._sidecar(name))
 
     def clear(self) -> None:
         """Deletes the folder: its manifest, which vouches for the rest, first."""
-        (self.path / "manifest.json").unlink(missing_ok=True)
+        _remove(self.home / "manifest.json")
+        if self._is_copy:
+            bucket.remove(self.home)
         if self.path.exists():
             self.path.rmtree()
         self._manifest = None
+
+    def keep_logs(self) -> None:
+        """Sends up what is not committed, but should be there for people and for a run that goes on."""
+        for name in _LOGS if self._is_copy else ():
+            if (self.path / name).exists():
+                bucket.upload(self.path / name, self.home / name)
+
+    def fetch_logs(self) -> None:
+        """Takes over the logs of a run that may have been another machine's."""
+        for name in _LOGS if self._is_copy else ():
+            if _size(self.home / name) >= 0:
+                bucket.download(self.home / name, self.path / name)
 
     # -- typed files --
 
@@ -324,13 +390,13 @@ class StageFolder:
         self.write(name, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
 
     def read_json(self, name: str) -> Any:
-        return _parse_json(self.read(name).decode(), str(self.path / name), self._remedy)
+        return _parse_json(self.read(name).decode(), str(self.home / name), self._remedy)
 
     def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         self.write(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
     def read_jsonl(self, name: str) -> list[dict[str, Any]]:
-        return parse_jsonl(self.read(name), str(self.path / name))
+        return parse_jsonl(self.read(name), str(self.home / name))
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Writes named arrays as one `.npz` file."""
@@ -354,16 +420,21 @@ class StageFolder:
 
     @property
     def _remedy(self) -> str:
-        return f"delete the folder {self.path} and rerun --stage={self.stage}"
+        return f"delete the folder {self.home} and rerun --stage={self.stage}"
 
 
 class PublishedFolder(StageFolder):
     """A stage's folder at the workdir's top: it holds one fingerprint's output at a time."""
 
-    def __init__(self, path: str | os.PathLike[str], fingerprint: str = ""):
-        super().__init__(path)
-        self.stage = self.path.name
-        standing = _json_or_none(self.path / "manifest.json") or {}
+    def __init__(
+        self,
+        home: str | os.PathLike[str],
+        fingerprint: str = "",
+        path: str | os.PathLike[str] | None = None,
+    ):
+        super().__init__(home, path)
+        self.stage = self.home.name
+        standing = _json_or_none(self.home / "manifest.json") or {}
         self.fingerprint = fingerprint or standing.get("fingerprint", "")
 
     @property
@@ -416,6 +487,8 @@ def _json_or_none(path: epath.Path) -> dict[str, Any] | None:
 
 
 def _subfolders(path: epath.Path) -> list[epath.Path]:
+    if bucket.is_bucket(path):
+        return bucket.subfolders(path)
     return [child for child in path.iterdir() if child.is_dir()] if path.exists() else []
 
 
@@ -427,12 +500,31 @@ def _files(path: epath.Path) -> list[epath.Path]:
 
 def _committed_names(folder: epath.Path) -> list[str]:
     """Names with a sidecar; what lies inside a committed folder is covered by that folder's sidecar."""
-    sidecars = (os.path.relpath(file, folder) for file in _files(folder) if file.suffix == ".sha256")
-    return [name.removesuffix(".sha256") for name in sidecars]
+    if bucket.is_bucket(folder):
+        names = [*bucket.sizes(folder)]
+    else:
+        names = [os.path.relpath(file, folder) for file in _files(folder)]
+    return [name.removesuffix(".sha256") for name in names if name.endswith(".sha256")]
+
+
+def _remove(path: epath.Path) -> None:
+    """Removes a file, which need not be there."""
+    if bucket.is_bucket(path):
+        bucket.remove(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _modified(path: epath.Path) -> float:
+    """When a file was written last, in seconds since 1970."""
+    return bucket.modified(path) if bucket.is_bucket(path) else float(path.stat().mtime)
 
 
 def _size(path: epath.Path) -> int:
     """Bytes of a file, or of all files under a folder; −1 where there is neither."""
+    if bucket.is_bucket(path):
+        found = bucket.sizes(path)
+        return sum(found.values()) if found else -1
     if not path.exists():
         return -1
     if path.is_dir():
@@ -467,9 +559,12 @@ def _hash_file(path: os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def _remembered_hash(file: pathlib.Path, memory: dict[str, Any]) -> str:
-    status = file.stat()
-    key, state = str(file.resolve()), [status.st_size, status.st_mtime_ns]
+def _remembered_hash(file: Any, memory: dict[str, Any]) -> str:
+    if bucket.is_bucket(file):
+        key, state = str(file), [_size(file), bucket.modified(file)]
+    else:
+        status = file.stat()
+        key, state = str(file.resolve()), [status.st_size, status.st_mtime_ns]
     if memory.get(key, [])[:2] != state:
         memory[key] = [*state, _hash_file(file)]
     return memory[key][2]

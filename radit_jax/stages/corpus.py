@@ -10,7 +10,16 @@ from typing import Any
 from radit_jax.config import Folder, GeneratedWorld, Instructions, MeshConfig
 from radit_jax.data import folder as text_folder
 from radit_jax.data import instructions, world
-from radit_jax.data.corpus import CHUNKS, SPLITS, CorpusData, write_chunks, write_corpus, write_questions
+from radit_jax.data.corpus import (
+    CHUNKS,
+    SPLITS,
+    CorpusData,
+    copy_chunks,
+    prepared,
+    write_chunks,
+    write_corpus,
+    write_questions,
+)
 from radit_jax.runtime.store import StageFolder
 
 
@@ -36,7 +45,10 @@ def run_chunks(
     max_words: int,
     mesh: MeshConfig,
 ) -> dict[str, Any]:
-    """Split the corpus into chunks."""
+    """Split the corpus into chunks, or take over those that Beam made of it."""
+    if made := prepared(passages, max_words):
+        copy_chunks(output, passages)
+        return {"chunks": made["chunks"], "passages": passages, **made["counts"]}
     counts = Counter[str]()
     num_chunks = write_chunks(output, instructions.read_chunks(passages, format, max_words, counts))
     return {"chunks": num_chunks, "passages": passages, **counts}

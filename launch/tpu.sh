@@ -1,0 +1,174 @@
+#!/usr/bin/env bash
+# A TPU VM or pod slice on Google Cloud, from nothing to results and back.
+#
+#   launch/tpu.sh create --name=radit --zone=us-west4-a --type=v5litepod-16 --spot=yes --bucket=gs://BUCKET
+#   launch/tpu.sh setup  --name=radit --zone=us-west4-a
+#   launch/tpu.sh run    --name=radit --zone=us-west4-a --workdir=gs://BUCKET/radit_7b -- --stage=all ...
+#   launch/tpu.sh tail   --name=radit --zone=us-west4-a
+#   launch/tpu.sh resume, with the options of create and run: whatever of the three is left to do
+#   launch/tpu.sh delete --name=radit --zone=us-west4-a
+#
+# create   makes the machines, and the bucket if --bucket is given; --queued=yes waits in the queue for them
+# setup    copies HEAD of this checkout to all hosts and installs it there
+# run      starts the same training command on all hosts and follows it; its end is that of the training
+# tail     follows a run whose terminal was lost
+# resume   what a supervisor calls again and again: new machines if they were preempted, set up, run
+#
+# --project, --version (of the TPU's software) and --network are gcloud's; --dry-run shows every command.
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "$0")/common.sh"
+
+command=${1:-help}
+shift || true
+[ "$command" != help ] && [ "$command" != --help ] || { usage && exit; }
+name='' zone='' type='' version='' project='' network='' workdir='' bucket='' spot='' queued=''
+read_options name zone type version project network workdir bucket spot queued -- "$@"
+demand name zone
+
+where=("--zone=$zone")
+[ -z "$project" ] || where+=("--project=$project")
+tpu=(gcloud compute tpus tpu-vm)
+queue=(gcloud compute tpus queued-resources)
+
+software() {
+  case $type in
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    *) echo tpu-ubuntu2204-base ;;
+  esac
+}
+
+create() {
+  demand type
+  local options=("${where[@]}" "--accelerator-type=$type")
+  [ -z "$network" ] || options+=("--network=$network")
+  [ -z "$spot" ] || options+=(--spot)
+  [ -z "$bucket" ] || create_bucket
+  if [ -n "$queued" ]; then
+    run "${queue[@]}" create "$name" "--node-id=$name" "--runtime-version=${version:-$(software)}" "${options[@]}"
+    wait_for_machines
+  else
+    run "${tpu[@]}" create "$name" "--version=${version:-$(software)}" "${options[@]}"
+  fi
+}
+
+create_bucket() {
+  local create=(gcloud storage buckets create "$bucket" "--location=${zone%-*}" --uniform-bucket-level-access)
+  [ -z "$project" ] || create+=("--project=$project")
+  if [ -n "$dry_run" ]; then
+    echo '# unless the bucket is there:'
+    show "${create[@]}"
+  elif ! gcloud storage buckets describe "$bucket" >/dev/null 2>&1; then
+    run "${create[@]}"
+  fi
+}
+
+state() {
+  if [ -n "$queued" ]; then
+    "${queue[@]}" describe "$name" "${where[@]}" '--format=value(state.state)' 2>/dev/null || echo NONE
+  else
+    "${tpu[@]}" describe "$name" "${where[@]}" '--format=value(state)' 2>/dev/null || echo NONE
+  fi
+}
+
+wait_for_machines() {
+  [ -z "$dry_run" ] || { echo "# every 60 s, until it is ACTIVE:" && show_state && return; }
+  local now
+  while now=$(state) && [ "$now" != ACTIVE ]; do
+    case $now in FAILED | SUSPENDED | NONE) die "queued resource $name is $now; see its events in the console" ;; esac
+    echo "$name is $now"
+    sleep 60
+  done
+}
+
+show_state() {
+  if [ -n "$queued" ]; then
+    show "${queue[@]}" describe "$name" "${where[@]}" '--format=value(state.state)'
+  else
+    show "${tpu[@]}" describe "$name" "${where[@]}" '--format=value(state)'
+  fi
+}
+
+# on WORKER SCRIPT: a shell script on one host, or on `all`.
+on() {
+  run "${tpu[@]}" ssh "$name" "${where[@]}" "--worker=$1" "--command=$2"
+}
+
+setup() {
+  local archive=/tmp/radit_jax.tar.gz
+  run git -C "$root" archive --format=tar.gz --output="$archive" HEAD
+  run "${tpu[@]}" scp "$archive" "$name:radit_jax.tar.gz" "${where[@]}" --worker=all
+  on all 'set -e
+mkdir -p radit_jax && tar -xzf radit_jax.tar.gz -C radit_jax && cd radit_jax
+python3 -m pip install -q --user uv && ~/.local/bin/uv venv -q --clear --python=3.11 .venv
+~/.local/bin/uv pip install -q -c constraints.txt -e ".[tpu,gcs]"'
+}
+
+start() {
+  demand workdir
+  case $workdir in gs://*) ;; *) die "--workdir=$workdir came, needed is gs://BUCKET/FOLDER: hosts share no disk" ;; esac
+  on all "cd radit_jax && rm -f status
+nohup sh -c $(show "$(show .venv/bin/python -m radit_jax.train "--workdir=$workdir" "${train[@]}")
+echo \$? >status") >train.log 2>&1 </dev/null &
+echo \$! >pid"
+}
+
+follow() {
+  # shellcheck disable=SC2016 # for the host's shell
+  on 0 'cd radit_jax && tail --pid="$(cat pid)" -n 100 -f train.log; exit "$(cat status)"'
+}
+
+resume() {
+  local now=NONE
+  if [ -n "$dry_run" ]; then
+    show_state
+    echo '# ACTIVE or READY: on with the run, after setup where a host has none; NONE: create and setup;'
+    echo '# PREEMPTED and the like: delete, create and setup'
+  else
+    now=$(state)
+  fi
+  case $now in
+    ACTIVE | READY) prepare ;;
+    NONE) create_and_set_up ;;
+    *)
+      delete
+      create_and_set_up
+      ;;
+  esac
+  start
+  follow
+}
+
+create_and_set_up() {
+  create
+  setup
+}
+
+# prepare: on machines that are there, install where a host lacks it, and end a run whose follower was lost,
+# which would hold the workdir's lock.
+prepare() {
+  if ! on all 'test -x radit_jax/.venv/bin/python'; then
+    setup
+  fi
+  # shellcheck disable=SC2016 # for the host's shell
+  on all 'cd radit_jax && if [ -e pid ] && pkill -P "$(cat pid)"; then tail --pid="$(cat pid)" -f /dev/null; fi'
+}
+
+delete() {
+  if [ -n "$queued" ]; then
+    run "${queue[@]}" delete "$name" "${where[@]}" --force --quiet
+  else
+    run "${tpu[@]}" delete "$name" "${where[@]}" --quiet
+  fi
+}
+
+case $command in
+  create | setup | resume | delete) "$command" ;;
+  run)
+    start
+    follow
+    ;;
+  tail) follow ;;
+  *) die "no command $command; there are create, setup, run, tail, resume and delete" ;;
+esac

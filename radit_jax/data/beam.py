@@ -1,0 +1,211 @@
+"""Split a corpus into chunks on many machines, with Apache Beam: `python -m radit_jax.data.beam --help`.
+
+    python -m radit_jax.data.beam --corpus=psgs_w100.tsv --output=OUT                       # on this machine
+    python -m radit_jax.data.beam --corpus=gs://B/kilt_knowledgesource.json --output=gs://B/chunks \\
+        --runner=DataflowRunner --project=P --region=us-west4 --temp_location=gs://B/tmp \\
+        --sdk_container_image=IMAGE --experiments=use_runner_v2
+    … --runner=FlinkRunner --flink_master=HOST:8081 --environment_type=DOCKER --environment_config=IMAGE
+    … --runner=SparkRunner --spark_master_url=spark://HOST:7077 --environment_type=DOCKER …
+
+Then `--set data.corpus=OUT` reads the chunks instead of the corpus, and they are the same, in the same order
+and files. Flags that are not ours are Beam's. IMAGE has this package with its extra `beam`, and `gcs` for
+gs://. Beam asks for an older protobuf than constraints.txt has: install it in an environment of its own.
+
+A corpus is cut into parts at line ends. The first pass counts each part's chunks, so that the second knows
+the row of every chunk and can group them by the file they belong to.
+"""
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from radit_jax.data.corpus import CHUNKS, CHUNKS_PER_FILE, PREPARED, write_chunk_file
+from radit_jax.data.documents import Document, corpus_format, read_documents, split_document
+from radit_jax.data.instructions import corpus_path
+from radit_jax.data.records import Chunk
+
+PART_BYTES = 1 << 26
+_ROW = re.compile(rb"\d+\t")  # how a row of DPR's table begins; the text of one may hold line ends
+
+
+class Part(NamedTuple):
+    """The lines of a file that begin at the bytes from `start` to before `end`."""
+
+    number: int
+    path: str
+    form: str
+    start: int
+    end: int
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    p = argparse.ArgumentParser(
+        "python -m radit_jax.data.beam",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--corpus", required=True, metavar="PATH", help="a file or folder, as data.corpus")
+    p.add_argument("--output", required=True, metavar="FOLDER", help="for the chunks; gs:// or s3:// too")
+    p.add_argument("--format", default="auto", help="as data.passages_format")
+    p.add_argument("--max-words", type=int, default=200, metavar="N", help="as data.max_words")
+    options, runner_flags = p.parse_known_args(arguments)
+    try:
+        facts = prepare(options.corpus, options.format, options.max_words, options.output, runner_flags)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{facts['chunks']:,} chunks of {facts['counts']['documents']:,} documents: {options.output}")
+    return 0
+
+
+def prepare(
+    corpus: str, form: str, max_words: int, output: str, runner_flags: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Write the chunks of `corpus` into the folder `output`; what was read, which is committed last."""
+    beam = _import_beam()
+    path = corpus_path(corpus)
+    folder = epath.Path(output)
+    if (folder / PREPARED).exists():
+        raise ValueError(f"--output={output}: chunks are there already; delete the folder, or name another")
+    options = beam.options.pipeline_options.PipelineOptions(list(runner_flags), pipeline_type_check=False)
+    with beam.Pipeline(options=options) as pipeline:
+        parts = pipeline | beam.Create(find_parts(path, form)) | beam.Reshuffle()
+        counted, ids = parts | "count" >> beam.FlatMap(count, max_words).with_outputs("ids", main="counted")
+        _ = ids | "by id" >> beam.GroupByKey() | beam.Map(refuse_repeated)
+        facts = counted | beam.combiners.ToList() | "sum" >> beam.Map(summarise)
+        _ = facts | "facts" >> beam.Map(write_facts, output)
+        rows = parts | "number" >> beam.FlatMap(number_chunks, max_words, beam.pvalue.AsSingleton(facts))
+        _ = rows | "by file" >> beam.GroupByKey() | "write" >> beam.Map(write_file, output)
+    found = json.loads((folder / "counted.json").read_text())
+    if not found["chunks"]:
+        raise ValueError(f"{path}: no document with text came, needed is a corpus; write one per line")
+    committed = {"chunks": found["chunks"], "max_words": max_words, "counts": found["counts"]}
+    (folder / PREPARED).write_text(json.dumps(committed, indent=1) + "\n")
+    return committed
+
+
+def find_parts(path: epath.Path, form: str = "auto", part_bytes: int = PART_BYTES) -> list[Part]:
+    """The parts of a corpus' file, or of the texts in a folder, in order."""
+    form = corpus_format(path) if form == "auto" else form
+    texts = form == "text" and path.is_dir()
+    files = sorted(file for file in path.iterdir() if file.suffix == ".txt") if texts else [path]
+    parts: list[Part] = []
+    for file in files:
+        size = file.stat().length
+        step = max(size, 1) if form == "text" else part_bytes  # paragraphs are numbered through a file
+        for start in range(0, size, step):
+            parts.append(Part(len(parts), str(file), form, start, min(start + step, size)))
+    return parts
+
+
+def part_lines(part: Part) -> Iterator[bytes]:
+    """The part's lines; a row that begins in it and goes on over lines behind its end is whole."""
+    with epath.Path(part.path).open("rb") as file:
+        if part.form == "dpr" and part.start:
+            yield file.readline()  # the head, which every part shows its reader
+        file.seek(max(part.start - 1, 0))
+        if part.start:
+            file.readline()  # the end of a line that began before
+        at, ours = file.tell(), part.start == 0
+        while line := file.readline():
+            if part.form != "dpr" or _ROW.match(line):
+                if at >= part.end:
+                    return
+                ours = True
+            at += len(line)
+            if ours:
+                yield line
+
+
+def part_documents(part: Part) -> Iterator[Document]:
+    """The documents of a part, through the readers of `documents.py`, which know files."""
+    with tempfile.TemporaryDirectory() as scratch:
+        local = epath.Path(scratch) / epath.Path(part.path).name
+        with local.open("wb") as file:
+            file.writelines(part_lines(part))
+        place = f"{part.path} from byte {part.start}" if part.start else part.path
+        try:
+            for document in read_documents(local, part.form):
+                yield document._replace(where=document.where.replace(str(local), place))
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(local), place)) from None
+
+
+# ---- what runs on the workers ----
+
+
+def count(part: Part, max_words: int) -> Iterator[Any]:
+    """The part's number, its chunks and what was read; and, as "ids", each document's id and place."""
+    beam = _import_beam()
+    counts, num_chunks = Counter[str](), 0
+    for document in part_documents(part):
+        chunks = split_document(document, max_words)
+        num_chunks += len(chunks)
+        counts["documents"] += 1
+        counts["documents_split"] += len(chunks) > 1
+        counts["documents_skipped_without_text"] += not chunks
+        yield beam.pvalue.TaggedOutput("ids", (document.id, document.where))
+    yield part.number, num_chunks, dict(counts)
+
+
+def refuse_repeated(found: tuple[str, Iterable[str]]) -> None:
+    identifier, places = found[0], sorted(found[1])
+    if len(places) > 1:
+        raise ValueError(f"{places[1]}: id {identifier!r} came before, at {places[0]}; make ids unique")
+
+
+def summarise(counted: Iterable[tuple[int, int, dict[str, int]]]) -> dict[str, Any]:
+    """The row of each part's first chunk, the number of chunks, and what was read."""
+    rows, starts, counts = 0, {}, Counter[str]()
+    for number, num_chunks, own in sorted(counted, key=lambda part: part[0]):
+        starts[number] = rows
+        rows += num_chunks
+        counts.update(own)
+    return {"starts": starts, "chunks": rows, "counts": dict(counts)}
+
+
+def write_facts(facts: dict[str, Any], output: str) -> None:
+    epath.Path(output).mkdir(parents=True, exist_ok=True)
+    (epath.Path(output) / "counted.json").write_text(json.dumps(facts))
+
+
+def number_chunks(
+    part: Part, max_words: int, facts: dict[str, Any]
+) -> Iterator[tuple[int, tuple[int, tuple[str, str, str]]]]:
+    """Every chunk of the part with its row, under the number of the file that it belongs to."""
+    row = facts["starts"][part.number]
+    for document in part_documents(part):
+        for chunk in split_document(document, max_words):
+            yield row // CHUNKS_PER_FILE, (row, (chunk.id, chunk.title, chunk.text))
+            row += 1
+
+
+def write_file(found: tuple[int, Iterable[tuple[int, tuple[str, str, str]]]], output: str) -> None:
+    number, rows = found
+    target = epath.Path(output) / CHUNKS / f"{number:05d}"
+    write_chunk_file(target, (Chunk(*fields) for _, fields in sorted(rows, key=lambda one: one[0])))
+
+
+def _import_beam() -> Any:
+    try:
+        import apache_beam  # pyright: ignore[reportMissingImports]
+        import apache_beam.options.pipeline_options  # pyright: ignore[reportMissingImports]  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "data.beam: Apache Beam is not installed, which it needs; pip install 'radit_jax[beam]' in an "
+            "environment of its own"
+        ) from None
+    return apache_beam
+
+
+if __name__ == "__main__":
+    from radit_jax.data import beam as module  # whose functions workers can import by name
+
+    sys.exit(module.main())

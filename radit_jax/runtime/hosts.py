@@ -1,0 +1,286 @@
+"""Several processes as one program: who they are, a roll call, and then jax.distributed.
+
+jax ends a process in its C++ when another is missing, without saying which one. So before it is asked to
+connect, every process reports to process 0 with its host's name and versions; process 0 hears all, or says to
+all who is missing or differs. Nothing here imports jax before the roll call is over.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+JOIN_SECONDS = 45.0  # so that a program started on one host of many ends within a minute
+_PORT = 8482  # of jax' coordinator on process 0's host; the roll call is at the next one
+_TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
+
+
+class Place(NamedTuple):
+    """One process's place among those of the program."""
+
+    coordinator: str  # host:port of process 0
+    num_processes: int
+    process_id: int
+    hosts: tuple[str, ...] = ()  # by process where there is one process a host and their names are known
+    local_device: int | None = None  # the only device of this process; None: all of its host's
+
+    def name(self, process_id: int) -> str:
+        """For example `process 3 (worker-3)`."""
+        host = f" ({self.hosts[process_id]})" if len(self.hosts) == self.num_processes else ""
+        return f"process {process_id}{host}"
+
+
+# ---- which place ----
+
+
+def find_place(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Place | None:
+    """This process's place by what the command says, else by SLURM's or the TPU's environment.
+
+    None where the program is one process, which `num_processes=1` says of any machine.
+    """
+    told = (coordinator, num_processes, process_id)
+    if num_processes == 1:
+        return None
+    if any(value is not None for value in told):
+        return _told_place(*told)
+    place = _slurm_place(environment) or _tpu_place(environment)
+    return place if place and place.num_processes > 1 else None
+
+
+def _told_place(coordinator: str | None, num_processes: int | None, process_id: int | None) -> Place:
+    wanted = "needed are --coordinator=HOST:PORT, --num-processes=N and --process-id=0 to N-1"
+    if coordinator is None or num_processes is None or process_id is None:
+        raise ValueError(f"hosts: a part of the process's place came, {wanted}; give all three, or none")
+    if not re.fullmatch(r"[^\s:]+:\d+", coordinator) or not 0 <= process_id < num_processes:
+        came = f"--coordinator={coordinator} --num-processes={num_processes} --process-id={process_id}"
+        raise ValueError(f"hosts: {came} came, {wanted}; correct them")
+    return Place(coordinator, num_processes, process_id)
+
+
+def _slurm_place(environment: Mapping[str, str]) -> Place | None:
+    if int(environment.get("SLURM_NTASKS", "1")) < 2:
+        return None
+    if "SLURM_STEP_NODELIST" not in environment:
+        raise ValueError(
+            f"hosts: SLURM gave {environment['SLURM_NTASKS']} tasks, but this process is none of them; "
+            "start it with srun, or give --num-processes=1 to use this host alone"
+        )
+    count, nodes = int(environment["SLURM_NTASKS"]), expand_nodes(environment["SLURM_STEP_NODELIST"])
+    port = 61_000 + int(environment["SLURM_JOB_ID"]) % 4_000  # two jobs on one node do not meet
+    return Place(
+        f"{nodes[0]}:{port}",
+        count,
+        int(environment["SLURM_PROCID"]),
+        nodes if len(nodes) == count else (),
+        int(environment["SLURM_LOCALID"]) if count > len(nodes) else None,
+    )
+
+
+def expand_nodes(node_list: str) -> tuple[str, ...]:
+    """The names in SLURM's short form.
+
+    >>> expand_nodes("gpu[08-10,20],big1")
+    ('gpu08', 'gpu09', 'gpu10', 'gpu20', 'big1')
+    """
+    names = []
+    for prefix, numbers, suffix in re.findall(r"([^,\[\]]+)(?:\[([^\]]*)\])?([^,\[\]]*)", node_list):
+        for part in numbers.split(",") if numbers else ():
+            first, _, last = part.partition("-")
+            some = range(int(first), int(last or first) + 1)
+            names += [f"{prefix}{number:0{len(first)}d}{suffix}" for number in some]
+        if not numbers:
+            names.append(prefix + suffix)
+    return tuple(names)
+
+
+def _tpu_place(environment: Mapping[str, str]) -> Place | None:
+    """By what GKE sets, or by what a TPU VM's metadata server says; several slices are one program."""
+    names, worker = environment.get("TPU_WORKER_HOSTNAMES"), environment.get("TPU_WORKER_ID")
+    if names is None and any(Path(device).exists() for device in _TPU_DEVICES):
+        names, worker = _metadata("worker-network-endpoints"), _metadata("agent-worker-number")
+    if not names or not worker:
+        return None
+    # A TPU VM gives hosts, or `name:number:address`.
+    hosts = tuple(name.split(":")[-1].strip() for name in names.split(","))
+    slices = int(environment.get("MEGASCALE_NUM_SLICES", "1"))
+    first = environment.get("MEGASCALE_COORDINATOR_ADDRESS", hosts[0]).split(":")[0]
+    number = int(environment.get("MEGASCALE_SLICE_ID", "0")) * len(hosts) + int(worker)
+    return Place(f"{first}:{_PORT}", len(hosts) * slices, number, hosts if slices == 1 else ())
+
+
+def _metadata(key: str) -> str | None:
+    """An attribute of this virtual machine; None where there is no such server or attribute."""
+    server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+    request = urllib.request.Request(
+        f"http://{server}/computeMetadata/v1/instance/attributes/{key}", headers={"Metadata-Flavor": "Google"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode().strip()
+    except (urllib.error.URLError, TimeoutError):
+        return None
+
+
+# ---- joining ----
+
+
+def join(place: Place, timeout_seconds: float | None = None) -> None:
+    """Make this process one of the program's, before jax is used; RADIT_JOIN_SECONDS is the default patience.
+
+    Raises ValueError on every process that came, when one is missing or runs other versions.
+    """
+    seconds = timeout_seconds or float(os.environ.get("RADIT_JOIN_SECONDS", JOIN_SECONDS))
+    roll_call(place, introduction(place.process_id), seconds)
+    import jax
+
+    # Detection is off: under SLURM it would leave a process that is alone on its host one of the GPUs.
+    jax.distributed.initialize(
+        place.coordinator,
+        place.num_processes,
+        place.process_id,
+        None if place.local_device is None else [place.local_device],
+        cluster_detection_method="deactivate",
+        initialization_timeout=60,
+    )
+
+
+def introduction(process_id: int) -> dict[str, Any]:
+    """What a process says of itself; `versions` must be the same everywhere."""
+    versions = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for package in ("jax", "jaxlib", "flax", "orbax-checkpoint", "libtpu"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "none"
+    return {"process": process_id, "host": socket.gethostname(), "versions": versions}
+
+
+def roll_call(place: Place, own: Mapping[str, Any], seconds: float) -> None:
+    """Return on every process once all have come and agree; else raise the same ValueError on all."""
+    host, port = place.coordinator.rsplit(":", 1)
+    address = (host, int(port) + 1)
+    fault = _hear(place, own, address, seconds) if place.process_id == 0 else _report(own, address, seconds)
+    if fault:
+        raise ValueError(fault)
+
+
+def _hear(place: Place, own: Mapping[str, Any], address: tuple[str, int], seconds: float) -> str:
+    """Process 0: hear everyone, and tell everyone the verdict, which is empty when all is well."""
+    deadline = time.monotonic() + seconds
+    came: dict[int, Mapping[str, Any]] = {0: own}
+    with contextlib.ExitStack() as lines, _listen(address[1]) as server:
+        fault, heard = "", []
+        while not fault and len(came) < place.num_processes and (left := deadline - time.monotonic()) > 0:
+            line, said = _hear_one(server, left)
+            if said is not None:
+                heard.append(lines.enter_context(line))
+                fault = _twice(came, said)
+                came[said["process"]] = said
+        fault = fault or _missing(place, came, seconds) or _differing(came)
+        for line in heard:
+            with contextlib.suppress(OSError):  # it is gone, which jax will notice
+                line.sendall(json.dumps(fault).encode() + b"\n")
+    return fault
+
+
+def _hear_one(server: socket.socket, seconds: float) -> tuple[Any, Any]:
+    """A connection and what came over it; None where nobody comes in time, or one who is none of us."""
+    server.settimeout(seconds)
+    with contextlib.ExitStack() as undo:
+        try:
+            line = undo.enter_context(server.accept()[0])
+            line.settimeout(5)
+            with line.makefile() as text:
+                said = json.loads(text.readline())
+        except (OSError, ValueError):
+            return None, None
+        if not isinstance(said, dict) or not {"process", "host", "versions"} <= set(said):
+            return None, None
+        undo.pop_all()
+        return line, said
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("", port))
+    except OSError as error:
+        raise ValueError(
+            f"hosts: port {port}, at which processes report to process 0, is taken ({error.strerror}); "
+            "end the program that runs here already, or name another --coordinator port"
+        ) from None
+
+
+def _twice(came: Mapping[int, Mapping[str, Any]], said: Mapping[str, Any]) -> str:
+    number = said["process"]
+    if number not in came:
+        return ""
+    return (
+        f"hosts: process {number} came twice, from {came[number]['host']} and {said['host']}; "
+        "start each number once, and no second program on these hosts"
+    )
+
+
+def _missing(place: Place, came: Mapping[int, Any], seconds: float) -> str:
+    missing = [place.name(number) for number in range(place.num_processes) if number not in came]
+    if not missing:
+        return ""
+    return (
+        f"hosts: {len(came)} of {place.num_processes} processes came within {seconds:g} s, missing: "
+        f"{', '.join(missing)}; start the same command on every host (launch/ does), and if hosts start far "
+        "apart, set RADIT_JOIN_SECONDS"
+    )
+
+
+def _differing(came: Mapping[int, Mapping[str, Any]]) -> str:
+    first = came[0]
+    for number in sorted(came):
+        other = came[number]
+        for package, version in first["versions"].items():
+            if other["versions"].get(package) != version:
+                return (
+                    f"hosts: {package} {other['versions'].get(package)} came from {other['host']} (process "
+                    f"{number}), needed is {version}, as on {first['host']}; install the same versions "
+                    "everywhere (-c constraints.txt)"
+                )
+    return ""
+
+
+def _report(own: Mapping[str, Any], address: tuple[str, int], seconds: float) -> str:
+    """Any other process: report to process 0, and hear its verdict."""
+    deadline = time.monotonic() + seconds
+    try:
+        with _dial(address, deadline) as line:
+            line.settimeout(seconds + 10)  # process 0 may have just begun to wait
+            line.sendall(json.dumps(own).encode() + b"\n")
+            with line.makefile() as text:
+                return json.loads(text.readline())
+    except (OSError, ValueError):
+        return (
+            f"hosts: process {own['process']} on {own['host']} came, missing for {seconds:g} s: process 0 at "
+            f"{address[0]}:{address[1]}; start the same command on every host (launch/ does), and let them "
+            "reach that port"
+        )
+
+
+def _dial(address: tuple[str, int], deadline: float) -> socket.socket:
+    while True:
+        try:
+            return socket.create_connection(address, timeout=5)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)

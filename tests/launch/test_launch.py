@@ -1,0 +1,172 @@
+"""What the scripts would run, frozen; and the supervisor and a pod, with commands that only pretend."""
+
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+TPU = "--name=radit --zone=us-west4-a"
+TRAINING = "--stage=all --experiment=experiments/radit_7b.py --set 'data.corpus=a file'"
+
+# The name of a golden file, and the command whose --dry-run it holds.
+COMMANDS = {
+    "tpu_create": f"tpu.sh create {TPU} --type=v5p-128 --project=lab --bucket=gs://bucket",
+    "tpu_create_queued": f"tpu.sh create {TPU} --type=v5litepod-16 --spot=yes --queued=yes --network=own",
+    "tpu_setup": f"tpu.sh setup {TPU}",
+    "tpu_run": f"tpu.sh run {TPU} --workdir=gs://bucket/7b -- {TRAINING}",
+    "tpu_tail": f"tpu.sh tail {TPU}",
+    "tpu_resume": f"tpu.sh resume {TPU} --type=v6e-8 --queued=yes --workdir=gs://bucket/7b -- {TRAINING}",
+    "tpu_delete": f"tpu.sh delete {TPU}",
+    "tpu_delete_queued": f"tpu.sh delete {TPU} --queued=yes",
+    "slurm_submit": f"slurm.sh submit --workdir=/lab/7b --nodes=4 --partition=gpu --account=a -- {TRAINING}",
+    "slurm_tail": "slurm.sh tail --job=7",
+    "slurm_cancel": "slurm.sh cancel --job=7",
+    "gke_create": "gke.sh create --cluster=c --zone=z --machine=m --topology=4x4 --hosts=4 --spot=yes",
+    "gke_build": "gke.sh build --image=host/project/radit",
+    "gke_submit": "gke.sh submit --image=host/project/radit --accelerator=tpu-v5-lite-podslice "
+    f"--topology=4x4 --hosts=4 --workdir=gs://bucket/7b -- {TRAINING}",
+    "gke_tail": "gke.sh tail",
+    "gke_delete": "gke.sh delete",
+    "supervise": "supervise.sh --workdir=gs://bucket/7b -- launch/tpu.sh resume --name=radit",
+}
+
+
+def run(command: str | list[str], **options) -> subprocess.CompletedProcess[str]:
+    script, *words = shlex.split(command) if isinstance(command, str) else command
+    return subprocess.run(["bash", LAUNCH / script, *words], capture_output=True, text=True, **options)
+
+
+def dry(command: str) -> str:
+    before, dashes, training = command.partition(" -- ")
+    shown = run(f"{before} --dry-run{dashes}{training}")
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout.replace(str(LAUNCH.parent), "CHECKOUT")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_dry_run_shows_what_would_run(name: str) -> None:
+    assert dry(COMMANDS[name]) == (GOLDEN / f"{name}.txt").read_text()
+
+
+def test_no_golden_file_is_left_over() -> None:
+    assert {file.stem for file in GOLDEN.iterdir()} == set(COMMANDS)
+
+
+def test_the_scripts_have_no_fault_that_shellcheck_knows() -> None:
+    beside_python = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shellcheck = shutil.which("shellcheck", path=beside_python)
+    if shellcheck is None:
+        pytest.skip("no shellcheck; pip install -e '.[test]' brings one")
+    scripts = [*LAUNCH.glob("*.sh"), LAUNCH.parent / ".ci" / "run"]
+    found = subprocess.run([shellcheck, "-x", *scripts], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("tpu.sh create --name=radit", "--zone is needed"),
+        (f"tpu.sh start {TPU}", "no command start; there are create, setup"),
+        (f"tpu.sh run {TPU} --workdirs=gs://b", "no option --workdirs; there are name zone"),
+        (f"tpu.sh run {TPU} --spot", "--spot came, needed is --NAME=VALUE"),
+        (f"tpu.sh run {TPU} --workdir=runs/7b", "needed is gs://BUCKET/FOLDER: hosts share no disk"),
+        ("slurm.sh submit --nodes=2", "--workdir is needed"),
+        ("supervise.sh --workdir=w", "no command came, needed is one behind --"),
+    ],
+)
+def test_a_wrong_option_is_named_before_anything_runs(command: str, message: str) -> None:
+    refused = run(command)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+
+
+# ---- a pod that is this machine ----
+
+
+def test_a_run_on_a_pod_ends_as_its_training_does(tmp_path: pathlib.Path) -> None:
+    """gcloud's ssh is a shell in a folder that stands for a host; the training prints what it was given."""
+    host = tmp_path / "host" / "radit_jax"
+    (host / ".venv" / "bin").mkdir(parents=True)
+    program(host / ".venv" / "bin" / "python", 'printf "<%s>" "$@"; exit 3')
+    program(
+        tmp_path / "gcloud",
+        f'for word in "$@"; do case $word in --command=*) cd {host.parent}; '
+        'exec bash -c "${word#--command=}" ;; esac; done; exit 1',
+    )
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    ended = run(f"""tpu.sh run {TPU} --workdir=gs://b/w -- --set "x=it's $HOME" """, env=environment)
+    assert ended.returncode == 3, ended.stderr
+    given = "<-m><radit_jax.train><--workdir=gs://b/w><--set><x=it's $HOME>"
+    assert ended.stdout.endswith(given)
+
+
+def program(path: pathlib.Path, script: str) -> None:
+    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
+    path.chmod(0o755)
+
+
+# ---- the supervisor ----
+
+
+def supervise(
+    folder: pathlib.Path, script: str, *options: str
+) -> tuple[subprocess.CompletedProcess[str], int]:
+    """How it ended when `script` was supervised, and how often that ran."""
+    counted = f"echo >> {folder / 'runs'}; n=$(wc -l < {folder / 'runs'}); {script}"
+    workdir = folder / "workdir"
+    (workdir / "lm_ft").mkdir(parents=True, exist_ok=True)
+    words = ["supervise.sh", f"--workdir={workdir}", "--wait=0", "--longest-wait=0", *options]
+    ended = run([*words, "--", "bash", "-c", counted], cwd=workdir)
+    return ended, len((folder / "runs").read_text().splitlines())
+
+
+def test_what_succeeds_runs_once(tmp_path: pathlib.Path) -> None:
+    ended, runs = supervise(tmp_path, "exit 0")
+    assert (ended.returncode, runs, ended.stderr) == (0, 1, "")
+
+
+def test_what_is_preempted_runs_again(tmp_path: pathlib.Path) -> None:
+    ended, runs = supervise(tmp_path, "[ $n = 3 ] || exit 143")
+    assert (ended.returncode, runs) == (0, 3)
+    assert "exit code 143; again in 0 s (failure 2 of 5 without progress)" in ended.stderr
+
+
+def test_failures_without_progress_end_with_the_commands_exit_code(tmp_path: pathlib.Path) -> None:
+    ended, runs = supervise(tmp_path, "touch lm_ft/metrics.jsonl; exit 7", "--failures=3")
+    assert (ended.returncode, runs) == (7, 3)
+    assert "supervise: exit code 7, and no progress in 3 runs; giving up" in ended.stderr
+
+
+def test_progress_starts_the_count_anew(tmp_path: pathlib.Path) -> None:
+    committed = "[ $n -gt 4 ] || touch lm_ft/shard-$n.sha256; exit 1"
+    ended, runs = supervise(tmp_path, committed, "--failures=3")
+    # Runs 1 to 4 commit something; 4 is the first failure since, 5 and 6 the second and third.
+    assert (ended.returncode, runs) == (1, 6)
+
+
+def test_the_pause_doubles_up_to_the_longest(tmp_path: pathlib.Path) -> None:
+    program(tmp_path / "sleep", f"echo $1 >> {tmp_path / 'pauses'}")
+    words = ["supervise.sh", f"--workdir={tmp_path}", "--longest-wait=30", "--failures=5", "--", "false"]
+    assert run(words, env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}).returncode == 1
+    assert (tmp_path / "pauses").read_text().split() == ["10", "20", "30", "30"]
+
+
+def test_a_signal_goes_to_the_command_and_nothing_is_started_again(tmp_path: pathlib.Path) -> None:
+    script = (
+        f"trap 'echo saved > {tmp_path}/saved; exit 0' TERM; touch {tmp_path}/up; sleep 30 & wait; sleep 30"
+    )
+    words = ["bash", str(LAUNCH / "supervise.sh"), f"--workdir={tmp_path}", "--", "bash", "-c", script]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as supervisor:
+        while not (tmp_path / "up").exists():
+            time.sleep(0.02)
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(10) == 0
+    assert (tmp_path / "saved").exists()

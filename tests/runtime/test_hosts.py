@@ -1,0 +1,230 @@
+"""Places by hand-written environments, and roll calls between real processes and sockets of the loopback."""
+
+import concurrent.futures
+import http.server
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from radit_jax.runtime import hosts
+from radit_jax.runtime.hosts import Place, expand_nodes, find_place, introduction, roll_call
+
+ROOT = pathlib.Path(__file__).parents[2]
+SLURM = {
+    "SLURM_JOB_ID": "4007",
+    "SLURM_NTASKS": "3",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+    "SLURM_STEP_NODELIST": "gpu[08-10]",
+}
+GKE = {"TPU_WORKER_HOSTNAMES": "job-0.svc,job-1.svc", "TPU_WORKER_ID": "1"}
+
+
+@pytest.fixture
+def coordinator() -> str:
+    """An address whose port, and the roll call's behind it, are free."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            port = first.getsockname()[1]
+            try:
+                socket.create_server(("127.0.0.1", port + 1)).close()
+                return f"127.0.0.1:{port}"
+            except OSError:
+                continue
+
+
+# ---- which place ----
+
+
+def test_a_machine_by_itself_has_no_place() -> None:
+    assert find_place(environment={}) is None
+    assert find_place(environment={"SLURM_NTASKS": "1"}) is None
+    assert find_place(environment={"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}) is None
+
+
+def test_the_command_names_a_place_whatever_the_environment() -> None:
+    assert find_place("h:1", 4, 3, environment=SLURM) == Place("h:1", 4, 3)
+    assert find_place(num_processes=1, environment=SLURM) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (("h:1", None, 0), "a part of the process's place came, needed are --coordinator=HOST:PORT"),
+        (("h:1", 2, 2), "--num-processes=2 --process-id=2 came, needed are"),
+        (("h", 2, 0), "--coordinator=h --num-processes=2 --process-id=0 came, needed are"),
+    ],
+)
+def test_a_place_that_is_none_is_refused(told, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        find_place(*told, environment={})
+
+
+def test_slurm_gives_a_place_and_all_gpus_to_the_only_task_of_a_node() -> None:
+    expected = Place("gpu08:61007", 3, 2, ("gpu08", "gpu09", "gpu10"), None)
+    assert find_place(environment=SLURM) == expected
+    assert expected.name(1) == "process 1 (gpu09)"
+
+
+def test_slurm_gives_one_gpu_to_each_of_several_tasks_of_a_node() -> None:
+    place = find_place(environment=SLURM | {"SLURM_STEP_NODELIST": "gpu7", "SLURM_LOCALID": "2"})
+    assert place == Place("gpu7:61007", 3, 2, (), 2)
+    assert place.name(1) == "process 1"
+
+
+def test_slurm_without_srun_is_refused() -> None:
+    with pytest.raises(ValueError, match="SLURM gave 3 tasks, but this process is none of them; start it"):
+        find_place(environment={"SLURM_NTASKS": "3", "SLURM_JOB_ID": "1"})
+
+
+@pytest.mark.parametrize(
+    ("short", "names"),
+    [
+        ("one", ("one",)),
+        ("a1,b2", ("a1", "b2")),
+        ("n[1,3],m[098-101]", ("n1", "n3", "m098", "m099", "m100", "m101")),
+        ("r[1-2]-ib", ("r1-ib", "r2-ib")),
+    ],
+)
+def test_slurms_short_lists_of_nodes_are_expanded(short, names) -> None:
+    assert expand_nodes(short) == names
+
+
+def test_gke_gives_a_place() -> None:
+    assert find_place(environment=GKE) == Place("job-0.svc:8482", 2, 1, ("job-0.svc", "job-1.svc"))
+
+
+def test_slices_are_one_program() -> None:
+    several = {"MEGASCALE_NUM_SLICES": "3", "MEGASCALE_SLICE_ID": "2", "MEGASCALE_COORDINATOR_ADDRESS": "z:9"}
+    assert find_place(environment=GKE | several) == Place("z:8482", 6, 5)
+
+
+def test_a_tpu_vm_learns_its_place_from_the_metadata_server(monkeypatch, tmp_path) -> None:
+    answers = {"worker-network-endpoints": "w0:1:10.0.0.7,w1:2:10.0.0.8", "agent-worker-number": "1"}
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.removeprefix("/computeMetadata/v1/instance/attributes/")
+            known = name in answers and self.headers["Metadata-Flavor"] == "Google"
+            self.send_response(200 if known else 404)
+            self.end_headers()
+            self.wfile.write(answers.get(name, "").encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    (tmp_path / "accel0").touch()
+    monkeypatch.setattr(hosts, "_TPU_DEVICES", (str(tmp_path / "accel0"),))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
+        assert find_place(environment={}) == Place("10.0.0.7:8482", 2, 1, ("10.0.0.7", "10.0.0.8"))
+        answers.clear()  # a machine with a TPU that is no cloud's
+        assert find_place(environment={}) is None
+        server.shutdown()
+
+
+# ---- the roll call ----
+
+
+def call(place: Place, seconds: float = 20.0, **changes: str) -> str:
+    """The fault that this process hears; '' where all came."""
+    own = introduction(place.process_id)
+    own = own | {"host": f"host-{place.process_id}", "versions": own["versions"] | changes}
+    try:
+        roll_call(place, own, seconds)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def call_all(places: list[Place], **options) -> list[str]:
+    with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
+        return [future.result() for future in [pool.submit(call, place, **options) for place in places]]
+
+
+def test_all_who_come_go_on(coordinator) -> None:
+    assert call_all([Place(coordinator, 3, number) for number in (2, 0, 1)]) == ["", "", ""]
+
+
+def test_a_missing_process_is_named_to_all_who_came(coordinator) -> None:
+    places = [Place(coordinator, 3, number, ("w-0", "w-1", "w-2")) for number in (0, 2)]
+    faults = call_all(places, seconds=0.6)
+    message = "hosts: 2 of 3 processes came within 0.6 s, missing: process 1 (w-1); start the same command"
+    assert faults[0] == faults[1]
+    assert faults[0].startswith(message)
+
+
+def test_a_missing_first_process_is_named(coordinator) -> None:
+    fault = call(Place(coordinator, 2, 1), seconds=0.3)
+    port = int(coordinator.split(":")[1]) + 1
+    assert f"process 1 on host-1 came, missing for 0.3 s: process 0 at 127.0.0.1:{port}; start" in fault
+
+
+def test_other_versions_are_an_error_on_every_host(coordinator) -> None:
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(call, Place(coordinator, 2, 0), jax="0.11.2")
+        second = pool.submit(call, Place(coordinator, 2, 1), jax="0.10.2")
+        assert first.result() == second.result()
+    assert (
+        "jax 0.10.2 came from host-1 (process 1), needed is 0.11.2, as on host-0; install" in first.result()
+    )
+
+
+def test_a_number_that_comes_twice_is_refused(coordinator) -> None:
+    faults = call_all([Place(coordinator, 3, number) for number in (0, 1, 1)], seconds=5.0)
+    assert {"process 1 came twice, from host-1 and host-1" in fault for fault in faults} == {True}
+
+
+def test_a_stranger_at_the_port_is_not_counted(coordinator) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(call, Place(coordinator, 2, 0))
+        port = int(coordinator.split(":")[1]) + 1
+        with hosts._dial(("127.0.0.1", port), time.monotonic() + 5) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert call(Place(coordinator, 2, 1)) == ""
+        assert first.result() == ""
+
+
+def test_a_taken_port_is_said(coordinator) -> None:
+    with socket.create_server(("", int(coordinator.split(":")[1]) + 1)):
+        assert "at which processes report to process 0, is taken" in call(Place(coordinator, 2, 0))
+
+
+# ---- real processes ----
+
+PROGRAM = """
+import pathlib, sys
+from radit_jax.runtime.hosts import find_place, join
+place = find_place(sys.argv[1], 2, int(sys.argv[2]))
+assert "jax" not in sys.modules
+join(place)
+import jax
+from jax.experimental import multihost_utils
+total = multihost_utils.process_allgather(jax.numpy.float32(jax.process_index() + 1)).sum()
+pathlib.Path(sys.argv[3]).write_text(f"{jax.process_count()} {jax.device_count()} {int(total)}")
+"""
+
+
+def test_two_processes_compute_as_one_program(coordinator, tmp_path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, coordinator, str(number), str(tmp_path / str(number))],
+            env=environment | {"JAX_PLATFORMS": "cpu"},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in (0, 1)
+    ]
+    for number, (printed, _) in enumerate([process.communicate(timeout=120) for process in started]):
+        assert started[number].returncode == 0, printed
+        assert (tmp_path / str(number)).read_text() == "2 4 3"

@@ -1,0 +1,138 @@
+"""The tiny experiment in buckets of real servers on the loopback, killed and taken up elsewhere (slow)."""
+
+import itertools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import servers
+from test_resume import ENVIRONMENT, command, run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("disk")
+    run(folder)
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_a_run_killed_twice_in_a_bucket_equals_one_on_a_disk(
+    scheme: str, on_disk: dict, tmp_path: pathlib.Path
+) -> None:
+    scratches = (tmp_path / f"machine-{number}" for number in itertools.count())
+    with getattr(servers, scheme)() as server:
+        environment = ENVIRONMENT | server.environment
+        environment |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+
+        def start() -> subprocess.Popen[bytes]:
+            words = [*command(f"{scheme}://lab/runs/tiny"), f"--scratch={next(scratches)}"]
+            return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+        for stage in ("lm_ft", "r_ft"):
+            with start() as process:
+                wait_for_checkpoint(server, stage, process)
+                process.send_signal(signal.SIGKILL)
+        with start() as process:
+            printed, _ = process.communicate()
+        assert process.returncode == 0, printed.decode()
+        assert b"r_ft: was interrupted; resumes" in printed
+        code = "import sys; from etils import epath; print(epath.Path(sys.argv[1]).read_text())"
+        words = [sys.executable, "-c", code, f"{scheme}://lab/runs/tiny/results.json"]
+        results = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    assert json.loads(results) == on_disk
+
+
+def wait_for_checkpoint(server, stage: str, process: subprocess.Popen[bytes]) -> None:
+    """Until the bucket has a whole checkpoint of `stage`: Orbax's marker, or that of our copy."""
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    ends = ("checkpoints/latest/10/commit_success.txt", "checkpoints/latest/10.json")
+    printed = b""
+    while not any(f"/{stage}/" in name and name.endswith(ends) for name in server.names()):
+        printed += process.stdout.read() or b""
+        assert process.poll() is None, printed.decode()
+        time.sleep(0.2)
+
+
+def test_a_bucket_that_google_denies_is_one_clear_error() -> None:
+    with servers.gs(denied=True) as server:
+        refused = subprocess.run(
+            command("gs://lab/runs/tiny"),
+            env=ENVIRONMENT | server.environment,
+            capture_output=True,
+            text=True,
+        )
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: gs://lab/runs/tiny: ")
+    assert "needed is the permission to list and read objects in a bucket that exists" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_a_bucket_that_does_not_exist_is_one_clear_error(scheme: str) -> None:
+    with getattr(servers, scheme)() as server:
+        refused = subprocess.run(
+            command(f"{scheme}://nobodys/runs"),
+            env=ENVIRONMENT | server.environment,
+            capture_output=True,
+            text=True,
+        )
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: {scheme}://nobodys/runs: ")
+    assert "in a bucket that exists" in refused.stderr
+
+
+TWO = """
+import sys
+import jax, numpy as np
+from radit_jax.runtime.hosts import find_place, join
+scheme, scratch, coordinator, number = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+join(find_place(coordinator, 2, number))
+from jax.experimental.multihost_utils import sync_global_devices
+from jax.sharding import NamedSharding, PartitionSpec
+from radit_jax.runtime.checkpoint import Checkpoints, load_params, save_params
+from radit_jax.runtime.store import Workdir
+
+whole = np.arange(32, dtype=np.float32).reshape(8, 4)
+sharding = NamedSharding(jax.make_mesh((4,), ("x",)), PartitionSpec("x"))
+state = {"w": jax.make_array_from_callback(whole.shape, sharding, lambda part: whole[part])}
+folder = Workdir(f"{scheme}://lab/runs/two", scratch).folder("lm_ft", "0" * 12)
+checkpoints = Checkpoints(folder.path / "checkpoints")
+for step in (1, 2, 3):
+    checkpoints.save(step, state)
+save_params(folder.path / "lm" / "params", state)
+if number == 0:
+    folder.commit("lm")
+    folder.finish()
+sync_global_devices("finished")
+again = Checkpoints(folder.path / "checkpoints")
+assert again.latest() == 3, again.latest()
+for shard in again.restore(state)[0]["w"].addressable_shards:
+    np.testing.assert_array_equal(shard.data, whole[shard.index])
+np.testing.assert_array_equal(load_params(folder.check("lm") / "params")["w"], whole)
+"""
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_two_processes_save_together_and_read_it_back(scheme: str, tmp_path: pathlib.Path) -> None:
+    """In gs:// each has a scratch of its own, on s3:// they share one."""
+    with getattr(servers, scheme)() as server:
+        environment = ENVIRONMENT | server.environment
+        environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        started = []
+        for number in (0, 1):
+            scratch = tmp_path / (f"machine-{number}" if scheme == "gs" else "shared")
+            words = [sys.executable, "-c", TWO, scheme, str(scratch), "127.0.0.1:45713", str(number)]
+            started.append(
+                subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            )
+        printed = [process.communicate(timeout=300)[0].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(printed)
