@@ -17,8 +17,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from radit_jax.config import MeshConfig
+from radit_jax.models.attention import Attention, Kernel, obstacle
+from radit_jax.models.llama import Llama
 
 AXES = ("replica", "fsdp", "tensor")
+KERNELS: dict[str, Kernel] = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}  # what `auto` is where
 ROW_AXES = ("replica", "fsdp")
 
 # The first pattern found in a parameter's path decides; what none matches, norms and biases, is on every
@@ -51,6 +54,29 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
             "mesh.replica × mesh.tensor divide their number"
         )
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def fit_module(module: Llama, mesh: Mesh, config: MeshConfig, *, row_length: int) -> Llama:
+    """`module` as `config` has it compute rows of `row_length` tokens on `mesh`: rematerialised, its attention.
+
+    Where a kernel cannot serve, a line says why, and the reference takes its place.
+    """
+    kernel = KERNELS.get(mesh.devices.flat[0].platform, "xla") if config.attention == "auto" else config.attention
+    shape = module.config
+    why = obstacle(
+        kernel,
+        head_size=shape.head_size,
+        num_kv_heads=shape.num_kv_heads,
+        dtype=module.dtype,
+        row_length=row_length,
+        tensor=mesh.shape["tensor"],
+    )
+    if why is not None:
+        print(f"   attention: xla in the place of {kernel}: {why}", flush=True)
+        kernel = "xla"
+    # A mesh makes no difference to the reference, and modules that are equal are compiled once.
+    attention = Attention() if kernel == "xla" else Attention(kernel, mesh, ROW_AXES, "tensor")
+    return module.clone(attention=attention, remat=config.remat)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
