@@ -3,9 +3,9 @@
 `attend` is the one function. Its reference, `xla`, takes any mask and runs anywhere; the kernels know rows of
 segments only, in each of which a position sees those before it:
 
-    xla      every score in memory                              any mask, any device, any dtype
-    splash   TPU, a block of scores at a time (Pallas)          rows of a multiple of 128 positions
-    cudnn    Hopper or later, segments packed by their offsets  float16 or bfloat16, at most T / 16 segments in a row
+    xla      every score in memory                       any mask, any device, any dtype
+    splash   TPU, a block of scores at a time (Pallas)   rows of a multiple of 128 positions
+    cudnn    Hopper or later, segments by their offsets  16 bits, at most T / 16 segments in a row of T
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ def attend(
 def obstacle(
     kernel: Kernel, *, head_size: int, num_kv_heads: int, dtype: Any, row_length: int, tensor: int = 1
 ) -> str | None:
-    """Why `kernel` cannot serve rows of `row_length` positions with the heads cut `tensor` ways; None if it can."""
+    """Why `kernel` cannot serve rows of `row_length` positions, heads cut `tensor` ways; None: it can."""
     if kernel == "xla":
         return None
     if num_kv_heads % tensor:
@@ -130,16 +130,17 @@ def _splash(
     length, num_heads, head_size = q.shape[1:]
     block = next(size for size in (BLOCK, 2 * LANES, LANES) if length % size == 0)
     sizes = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    blocks: Any = {f"block_{size}": block for size in sizes}
     kernel = splash.make_splash_mha(
         masks.MultiHeadMask([masks.CausalMask((length, length))] * num_heads),
-        block_sizes=splash.BlockSizes(**{f"block_{size}": block for size in sizes}),
+        block_sizes=splash.BlockSizes(**blocks),
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,
     )
     scaled = (q.astype(jnp.float32) * head_size**-0.5).astype(q.dtype)
     heads_first = (x.swapaxes(1, 2) for x in (scaled, k, v))
-    attended = jax.vmap(kernel)(*heads_first, splash.SegmentIds(segment_ids, segment_ids))
+    attended: Any = jax.vmap(kernel)(*heads_first, splash.SegmentIds(segment_ids, segment_ids))
     return attended.swapaxes(1, 2)
 
 

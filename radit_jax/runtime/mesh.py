@@ -57,11 +57,13 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
 
 
 def fit_module(module: Llama, mesh: Mesh, config: MeshConfig, *, row_length: int) -> Llama:
-    """`module` as `config` has it compute rows of `row_length` tokens on `mesh`: rematerialised, its attention.
+    """`module` with the attention and the rematerialisation of `config`, for rows of `row_length` on `mesh`.
 
     Where a kernel cannot serve, a line says why, and the reference takes its place.
     """
-    kernel = KERNELS.get(mesh.devices.flat[0].platform, "xla") if config.attention == "auto" else config.attention
+    kernel = (
+        KERNELS.get(mesh.devices.flat[0].platform, "xla") if config.attention == "auto" else config.attention
+    )
     shape = module.config
     why = obstacle(
         kernel,
@@ -84,19 +86,28 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(ROW_AXES))
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's share of a batch, host arrays with examples first, as arrays spread over the mesh."""
+def put_batch(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
+    """A batch, host arrays with examples first, as arrays spread over the mesh; a step takes it in `parts`.
+
+    Every process has the whole batch, which is a pure function of the step, and hands its own devices their
+    rows; so neither the batch nor its order depends on how many processes there are.
+    """
     sharding = batch_sharding(mesh)
-    rows = len(jax.tree.leaves(batch)[0]) * jax.process_count()
+    rows = len(jax.tree.leaves(batch)[0])
     ways = math.prod(mesh.shape[axis] for axis in ROW_AXES)
-    if rows % ways:
-        below = rows // ways * ways
-        fitting = f"{below} or {below + ways}" if below else f"{ways}"
+    if rows % (ways * parts):
+        below = rows // (ways * parts) * ways * parts
+        fitting = f"{below} or {below + ways * parts}" if below else f"{ways * parts}"
+        taken = f", taken in {parts} parts," if parts > 1 else ""
         raise ValueError(
-            f"mesh: a batch of {rows} rows does not divide over replica {mesh.shape['replica']} × "
+            f"mesh: a batch of {rows} rows{taken} does not divide over replica {mesh.shape['replica']} × "
             f"fsdp {mesh.shape['fsdp']} = {ways} devices; use a batch size of {fitting}"
         )
-    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)
+
+    def spread(array: Any) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, sharding, lambda rows: array[rows])
+
+    return jax.tree.map(spread, batch)
 
 
 def tree_shardings(tree: Any, mesh: Mesh) -> Any:

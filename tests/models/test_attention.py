@@ -130,8 +130,12 @@ def test_cudnn_is_called_with_packed_segments_forwards_and_backwards(monkeypatch
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     *heads, segments = packed_rows(jnp.bfloat16)
     grad = jax.grad(lambda q, k, v: attend(q, k, v, segments, Attention("cudnn")).sum(), argnums=(0, 1, 2))
-    disabled = [jax.export.DisabledSafetyCheck.custom_call(f"__cudnn$fmhaSoftmax{name}") for name in ("", "Backward")]
-    text = jax.export.export(jax.jit(grad), platforms=["cuda"], disabled_checks=disabled)(*heads).mlir_module()
+    disabled = [
+        jax.export.DisabledSafetyCheck.custom_call(f"__cudnn$fmhaSoftmax{name}") for name in ("", "Backward")
+    ]
+    text = jax.export.export(jax.jit(grad), platforms=["cuda"], disabled_checks=disabled)(
+        *heads
+    ).mlir_module()
     assert "__cudnn$fmhaSoftmax(" in text and "__cudnn$fmhaSoftmaxBackward(" in text
     assert text.count("PADDING_CAUSAL") == 2
     # Two rows with room for 24 segments each: lengths, and offsets of which one more is taken.
