@@ -18,6 +18,7 @@ from radit_jax.data.records import Example
 from radit_jax.data.sequences import shared_sequences
 from radit_jax.method.lm import branch_log_probs
 from radit_jax.models.attention import most_segments
+from radit_jax.models.llama import Llama
 from radit_jax.runtime.mesh import fit_module, make_mesh, put_batch, put_params
 from radit_jax.runtime.models import Model, load_model
 from radit_jax.runtime.progress import Progress
@@ -66,13 +67,14 @@ class PairScorer:
     model: Model
     mesh: Mesh
     settings: ScoreConfig
+    module: Llama | None = None  # reads rows, where the model's own module does not
     filled: Filled = field(default_factory=Filled, compare=False)
 
     @classmethod
     def load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
-        (module, params, tokenizer), devices = load_model(path, dtype=settings.dtype), make_mesh(mesh)
-        module = fit_module(module, devices, mesh, row_length=settings.sequence_length)
-        return cls(Model(module, put_params(params, devices), tokenizer), devices, settings)
+        model, devices = load_model(path, dtype=settings.dtype), make_mesh(mesh)
+        module = fit_module(model.module, devices, mesh, row_length=settings.sequence_length)
+        return cls(model._replace(params=put_params(model.params, devices)), devices, settings, module)
 
     def score(
         self,
@@ -94,7 +96,7 @@ class PairScorer:
     def score_trees(self, trees: Sequence[Tree], bar: Progress | None = None) -> Float[np.ndarray, " N"]:
         """The log-probability of every branch of the trees in turn: nats, summed over its weighed tokens."""
         # A kernel for rows of segments takes the trees of one branch each; the reference takes all there are.
-        by_kernel = self.model.module.attention.kernel != "xla"
+        by_kernel = self.row_module.attention != "xla"
         apart = np.array([by_kernel and not has_branches([tree]) for tree in trees], bool)
         of_branch = np.repeat(apart, [len(tree.branches) for tree in trees])
         found = np.zeros(len(of_branch), np.float32)
@@ -113,6 +115,11 @@ class PairScorer:
         rows = pack(trees, row_length=length, targets_per_row=targets, branches_per_row=most)
         self.filled.add(len(rows), fill(trees, rows, row_length=length))
         return self._sums(trees, rows, targets, bar, branch_ids)[branch_places(trees, rows)]
+
+    @property
+    def row_module(self) -> Llama:
+        """What reads packed rows; generating, whose rows are of any length, is the model's own module's."""
+        return self.model.module if self.module is None else self.module
 
     @property
     def targets_per_row(self) -> int:
@@ -165,7 +172,7 @@ class PairScorer:
                 branch_ids=branch_ids,
             )
             batch = put_batch(batch, self.mesh)
-            sums = _score(self.model.module, self.model.params, batch, targets)
+            sums = _score(self.row_module, self.model.params, batch, targets)
             results.append(np.asarray(sums))
             if bar is not None:
                 bar.advance(sum(len(trees[i].branches) for row in some for i in row))

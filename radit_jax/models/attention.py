@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
@@ -29,18 +29,20 @@ Kernel = Literal["xla", "splash", "cudnn"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Attention:
-    """How attention is computed and over which devices; what it gives is the same but for rounding."""
+class Layout:
+    """How activations lie on a mesh: their rows over `row_axes`, their heads over `tensor_axis`."""
 
-    kernel: Kernel = "xla"
-    # The compiler cannot cut a kernel: over a mesh, each device is handed its rows and heads.
-    mesh: Mesh | None = None
-    row_axes: tuple[str, ...] = ()
-    head_axis: str | None = None
-    interpret: bool = False  # splash: run it step by step, on any device
+    mesh: Mesh
+    row_axes: tuple[str, ...]
+    tensor_axis: str
 
+    def keep_rows(self, x: Float[Array, "B *rest"]) -> Float[Array, "B *rest"]:
+        """`x` with its rows where they are: a device that cut another axis instead would need all of them."""
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(self.row_axes)))
 
-XLA = Attention()
+    @property
+    def platform(self) -> str:
+        return self.mesh.devices.flat[0].platform
 
 
 def attend(
@@ -48,33 +50,30 @@ def attend(
     k: Float[Array, "B S M H"],
     v: Float[Array, "B S M H"],
     seen: Bool[Array, "B T S"] | Int[Array, "B T"],
-    attention: Attention = XLA,
+    kernel: Kernel = "xla",
+    layout: Layout | None = None,
 ) -> Float[Array, "B T N H"]:
     """Scaled dot-product attention of T queries over S keys, its softmax in float32.
 
     N query heads share M key heads, N / M neighbours each (grouped-query attention). `seen` is a mask, True
-    where a query sees a key, and then `attention` is the reference whatever it says; or the segment ids of
-    rows (S = T) of which a position sees the earlier ones of its segment. A query that sees nothing, as
-    padding does, gives numbers that are finite and mean nothing.
+    where a query sees a key, which takes the reference, whatever the kernel; or the segment ids of rows
+    (S = T) of which a position sees the earlier ones of its segment. A query that sees nothing, as padding
+    does, gives numbers that are finite and mean nothing.
     """
     if seen.ndim == 3:
         return _reference(q, k, v, seen)
-    if attention.kernel == "xla":
+    if kernel == "xla":
         return _reference(q, k, v, attention_mask(seen, jnp.zeros_like(seen)))
-    kernel: Callable[..., Any] = {"splash": _splash, "cudnn": _cudnn}[attention.kernel]
-    if attention.kernel == "splash":
-        kernel = functools.partial(kernel, interpret=attention.interpret)
-    if attention.mesh is not None:
-        rows = P(attention.row_axes or None)
-        heads = P(*rows, None, attention.head_axis, None)
-        kernel = jax.shard_map(
-            kernel,
-            mesh=attention.mesh,
-            in_specs=(heads, heads, heads, rows),
-            out_specs=heads,
-            check_vma=False,  # kernels do not say over which axes their outputs vary
-        )
-    return kernel(q, k, v, seen)
+    platform = jax.default_backend() if layout is None else layout.platform
+    run: Callable[..., Any] = _cudnn
+    if kernel == "splash":
+        run = functools.partial(_splash, interpret=platform == "cpu")  # step by step, to be tested
+    if layout is not None:  # the compiler cannot cut a kernel: each device is handed its rows and heads
+        rows, heads = P(layout.row_axes), P(layout.row_axes, None, layout.tensor_axis, None)
+        specs = (heads, heads, heads, rows)
+        # Kernels do not say over which axes their outputs vary.
+        run = jax.shard_map(run, mesh=layout.mesh, in_specs=specs, out_specs=heads, check_vma=False)
+    return run(q, k, v, seen)
 
 
 def obstacle(

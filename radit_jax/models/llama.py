@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from radit_jax.config import LlamaConfig
-from radit_jax.models.attention import XLA, Attention, attend, attention_mask, context_mask
+from radit_jax.models.attention import Kernel, Layout, attend, attention_mask, context_mask
 
 _init = nn.initializers.normal(0.02)
 UNROLLED = 4  # so few layers are compiled one by one: a loop would copy their activations in and out
@@ -74,10 +74,11 @@ class Llama(nn.Module):
     config: LlamaConfig
     dtype: Any = jnp.float32
     remat: Remat = "none"
-    attention: Attention = XLA  # of rows without branches and without a cache
+    attention: Kernel = "xla"  # of rows without branches and without a cache
+    layout: Layout | None = None  # None: activations lie where the compiler puts them
 
     def setup(self) -> None:
-        self.model = Decoder(self.config, self.dtype, self.remat, self.attention)
+        self.model = Decoder(self.config, self.dtype, self.remat, self.attention, self.layout)
         if not self.config.tie_embeddings:
             self.lm_head = _dense(self.config.vocab_size, self.dtype, dot_general=_float32_dot_general)
 
@@ -119,7 +120,7 @@ class Llama(nn.Module):
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (batch, length))
         segment_ids = jnp.ones_like(tokens) if segment_ids is None else segment_ids
-        by_segments = branch_ids is None and cache is None and self.attention.kernel != "xla"
+        by_segments = branch_ids is None and cache is None and self.attention != "xla"
         branch_ids = jnp.zeros_like(tokens) if branch_ids is None else branch_ids
         seen = segment_ids if by_segments else attention_mask(segment_ids, branch_ids)
         if cache is not None:
@@ -140,7 +141,8 @@ class Decoder(nn.Module):
     config: LlamaConfig
     dtype: Any
     remat: Remat
-    attention: Attention
+    attention: Kernel
+    layout: Layout | None
 
     def setup(self) -> None:
         policy = REMAT.get(self.remat)
@@ -156,7 +158,7 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embed(
             self.config.vocab_size, self.config.hidden_size, dtype=self.dtype, embedding_init=_init
         )
-        self.layers = scanned(self.config, self.dtype, self.attention)
+        self.layers = scanned(self.config, self.dtype, self.attention, self.layout)
         self.norm = RmsNorm(self.config.rms_norm_eps)
 
     def __call__(
@@ -166,7 +168,8 @@ class Decoder(nn.Module):
         seen: Seen,
         context: tuple[Float[Array, "L B C M H"], Float[Array, "L B C M H"]] | None,
     ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "L B T M H"], Float[Array, "L B T M H"]]]:
-        hidden, keys_values = self.layers(self.embed_tokens(tokens), rope, seen, context)
+        embedded = _keep_rows(self.embed_tokens(tokens), self.layout)
+        hidden, keys_values = self.layers(embedded, rope, seen, context)
         return self.norm(hidden), keys_values
 
     def attend(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
@@ -179,7 +182,8 @@ class Block(nn.Module):
 
     config: LlamaConfig
     dtype: Any
-    attention: Attention
+    attention: Kernel
+    layout: Layout | None
 
     @nn.compact
     def __call__(
@@ -190,17 +194,19 @@ class Block(nn.Module):
         context: tuple[Float[Array, "B C M H"], Float[Array, "B C M H"]] | None,
     ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B T M H"], Float[Array, "B T M H"]]]:
         eps = self.config.rms_norm_eps
-        attention = SelfAttention(self.config, self.dtype, self.attention, name="self_attn")
+        attention = SelfAttention(self.config, self.dtype, self.attention, self.layout, name="self_attn")
         attended, keys_values = attention(RmsNorm(eps, name="input_layernorm")(x), rope, seen, context)
-        x = x + attended
+        x = _keep_rows(x + attended, self.layout)
         mlp = SwiGlu(self.config, self.dtype, name="mlp")
-        return x + mlp(RmsNorm(eps, name="post_attention_layernorm")(x)), keys_values
+        x = x + mlp(RmsNorm(eps, name="post_attention_layernorm")(x))
+        return _keep_rows(x, self.layout), keys_values
 
 
 class SelfAttention(nn.Module):
     config: LlamaConfig
     dtype: Any
-    attention: Attention
+    attention: Kernel
+    layout: Layout | None
 
     @nn.compact
     def __call__(
@@ -220,7 +226,7 @@ class SelfAttention(nn.Module):
         if context is not None:
             keys = jnp.concatenate([context[0], keys], axis=1)
             values = jnp.concatenate([context[1], values], axis=1)
-        attended = attend(q, keys, values, seen, self.attention).reshape(*x.shape[:2], -1)
+        attended = attend(q, keys, values, seen, self.attention, self.layout).reshape(*x.shape[:2], -1)
         output = _dense(self.config.hidden_size, self.dtype, name="o_proj")(attended)
         return output, (new_keys, new_values)
 
@@ -318,6 +324,10 @@ def _check_mimetic(config: LlamaConfig) -> None:
             f"mimetic_init: {config} came; needed are num_kv_heads = num_heads, num_heads · head_size = "
             "hidden_size and an untied head; change the model, or start it from init='normal'"
         )
+
+
+def _keep_rows(x: Float[Array, "B T D"], layout: Layout | None) -> Float[Array, "B T D"]:
+    return x if layout is None else layout.keep_rows(x)
 
 
 def _dense(features: int, dtype: Any, **options: Any) -> nn.Dense:

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from radit_jax.config import MeshConfig
-from radit_jax.models.attention import Attention, Kernel, obstacle
+from radit_jax.models.attention import Kernel, Layout, obstacle
 from radit_jax.models.llama import Llama
 
 AXES = ("replica", "fsdp", "tensor")
@@ -57,18 +57,16 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
 
 
 def fit_module(module: Llama, mesh: Mesh, config: MeshConfig, *, row_length: int) -> Llama:
-    """`module` with the attention and the rematerialisation of `config`, for rows of `row_length` on `mesh`.
+    """`module` as it computes rows of `row_length` on `mesh`, with the attention and the remat of `config`.
 
     Where a kernel cannot serve, a line says why, and the reference takes its place.
     """
-    kernel = (
-        KERNELS.get(mesh.devices.flat[0].platform, "xla") if config.attention == "auto" else config.attention
-    )
-    shape = module.config
+    own = KERNELS.get(mesh.devices.flat[0].platform, "xla")
+    kernel = own if config.attention == "auto" else config.attention
     why = obstacle(
         kernel,
-        head_size=shape.head_size,
-        num_kv_heads=shape.num_kv_heads,
+        head_size=module.config.head_size,
+        num_kv_heads=module.config.num_kv_heads,
         dtype=module.dtype,
         row_length=row_length,
         tensor=mesh.shape["tensor"],
@@ -76,9 +74,8 @@ def fit_module(module: Llama, mesh: Mesh, config: MeshConfig, *, row_length: int
     if why is not None:
         print(f"   attention: xla in the place of {kernel}: {why}", flush=True)
         kernel = "xla"
-    # A mesh makes no difference to the reference, and modules that are equal are compiled once.
-    attention = Attention() if kernel == "xla" else Attention(kernel, mesh, ROW_AXES, "tensor")
-    return module.clone(attention=attention, remat=config.remat)
+    layout = Layout(mesh, ROW_AXES, "tensor")
+    return module.clone(attention=kernel, layout=layout, remat=config.remat)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

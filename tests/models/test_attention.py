@@ -8,8 +8,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from radit_jax.models.attention import (
-    XLA,
-    Attention,
+    Layout,
     attend,
     attention_mask,
     context_mask,
@@ -86,20 +85,20 @@ def packed_rows(dtype=jnp.float32, length=384, num_kv_heads=2, rows=2):
     return *(jnp.asarray(x, dtype) for x in (q, k, v)), jnp.asarray(segments, jnp.int32)
 
 
-def assert_same_attention(attention, rows, tolerance):
+def assert_same_attention(rows, tolerance, *how):
     """Values and gradients at the positions that are no padding, relative to the largest of each."""
     q, k, v, segments = rows
     weights = np.random.default_rng(1).normal(size=q.shape) * np.asarray(segments > 0)[:, :, None, None]
 
-    @functools.partial(jax.jit, static_argnums=3)
+    @functools.partial(jax.jit, static_argnums=(3, 4))
     @functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
-    def attended(q, k, v, attention):
-        out = attend(q, k, v, segments, attention)
+    def attended(q, k, v, *how):
+        out = attend(q, k, v, segments, *how)
         used = jnp.where((segments > 0)[:, :, None, None], out, 0)
         return (used.astype(jnp.float32) * weights).sum(), used
 
-    (_, expected), expected_grads = attended(q, k, v, XLA)
-    (_, out), grads = attended(q, k, v, attention)
+    (_, expected), expected_grads = attended(q, k, v, "xla")
+    (_, out), grads = attended(q, k, v, *how)
     for one, other in zip((expected, *expected_grads), (out, *grads), strict=True):
         one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
         assert np.abs(one - other).max() <= tolerance * np.abs(one).max()
@@ -108,20 +107,20 @@ def assert_same_attention(attention, rows, tolerance):
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
 def test_splash_attends_as_the_reference_does(num_kv_heads):
     rows = packed_rows(num_kv_heads=num_kv_heads)
-    assert_same_attention(Attention("splash", interpret=True), rows, 1e-5)
+    assert_same_attention(rows, 1e-5, "splash")
 
 
 def test_over_a_mesh_each_device_has_its_rows_and_heads():
     mesh = jax.make_mesh((2, 2, 2), ("a", "b", "c"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
-    attention = Attention("splash", mesh, ("a", "b"), "c", interpret=True)
-    assert_same_attention(attention, packed_rows(rows=4, length=128), 1e-5)
+    layout = Layout(mesh, ("a", "b"), "c")
+    assert_same_attention(packed_rows(rows=4, length=128), 1e-5, "splash", layout)
 
 
 def test_cudnn_attends_as_the_reference_does():
     problem = obstacle("cudnn", head_size=16, num_kv_heads=2, dtype=jnp.bfloat16, row_length=384)
     if jax.default_backend() != "gpu" or problem:
         pytest.skip(f"needs a GPU of Hopper or later, run with JAX_PLATFORMS=cuda: {problem}")
-    assert_same_attention(Attention("cudnn"), packed_rows(jnp.bfloat16), 2e-2)
+    assert_same_attention(packed_rows(jnp.bfloat16), 2e-2, "cudnn")
 
 
 def test_cudnn_is_called_with_packed_segments_forwards_and_backwards(monkeypatch):
@@ -129,7 +128,7 @@ def test_cudnn_is_called_with_packed_segments_forwards_and_backwards(monkeypatch
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     *heads, segments = packed_rows(jnp.bfloat16)
-    grad = jax.grad(lambda q, k, v: attend(q, k, v, segments, Attention("cudnn")).sum(), argnums=(0, 1, 2))
+    grad = jax.grad(lambda q, k, v: attend(q, k, v, segments, "cudnn").sum(), argnums=(0, 1, 2))
     disabled = [
         jax.export.DisabledSafetyCheck.custom_call(f"__cudnn$fmhaSoftmax{name}") for name in ("", "Backward")
     ]

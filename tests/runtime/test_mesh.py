@@ -87,7 +87,11 @@ def one_device():
 
 
 def lm_step(tx, shardings):
-    return steps.make_lm_step(LLAMA, tx, state_shardings=shardings)
+    return steps.make_lm_step(fitted(shardings.step.mesh), tx, state_shardings=shardings)
+
+
+def fitted(mesh):
+    return meshes.fit_module(LLAMA, mesh, MeshConfig(), row_length=32)
 
 
 def r_ft_step(tx, shardings):
@@ -124,7 +128,7 @@ def test_an_lm_ft_step_on_eight_devices_is_the_step_on_one(lm_alone, llama_param
 
 def test_a_batch_taken_in_parts_gives_the_step_of_the_whole_on_eight_devices_too(lm_alone, llama_params):
     def step(tx, shardings):
-        return steps.make_lm_step(LLAMA, tx, accumulate_steps=2, state_shardings=shardings)
+        return steps.make_lm_step(fitted(mesh), tx, accumulate_steps=2, state_shardings=shardings)
 
     mesh = meshes.make_mesh(MeshConfig(tensor=2))
     assert_same_step(lm_alone, one_step(step, llama_params, lm_batch(), mesh, parts=2))
@@ -133,13 +137,13 @@ def test_a_batch_taken_in_parts_gives_the_step_of_the_whole_on_eight_devices_too
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_eight_devices_score_and_embed_as_one_does(llama_params, bert_params, config):
     batch, queries = lm_batch(), r_ft_batch()
-    score = jax.jit(lambda params, batch: branch_log_probs(LLAMA, params, batch, 8))
+    score = jax.jit(branch_log_probs, static_argnums=(0, 3))
     embed = jax.jit(lambda params, *texts: encode(BERT, params, *texts))
 
     def on(mesh):
         llama, bert = (meshes.put_params(params, mesh) for params in (llama_params, bert_params))
         texts = meshes.put_batch((queries.query_tokens, queries.query_mask), mesh)
-        return score(llama, meshes.put_batch(batch, mesh)), embed(bert, *texts)
+        return score(fitted(mesh), llama, meshes.put_batch(batch, mesh), 8), embed(bert, *texts)
 
     alone, spread = (on(mesh) for mesh in (one_device(), meshes.make_mesh(config)))
     counts = np.zeros((8, 8))
@@ -240,9 +244,9 @@ def test_the_attention_is_the_devices_own_or_says_why_not(
     platform, setting, changes, kernel, printed, capsys, monkeypatch
 ):
     monkeypatch.setitem(meshes.KERNELS, "cpu", {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla"))
-    mesh, config = one_device(), MeshConfig(attention=setting, remat="dots")
+    mesh, config = one_device(), MeshConfig(attention=setting)
     module = meshes.fit_module(LLAMA, mesh, config, **{"row_length": 256, **changes})
-    assert (module.attention.kernel, module.remat) == (kernel, "dots")
+    assert module.attention == kernel
     assert (printed in capsys.readouterr().out) if printed else not capsys.readouterr().out
 
 
