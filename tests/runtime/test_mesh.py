@@ -1,6 +1,5 @@
 """Eight simulated devices compute what one does, and keep only their share of the state."""
 
-import dataclasses
 import json
 import os
 import pathlib
