@@ -48,9 +48,7 @@ def token_log_probs(module: Llama, params: Any, batch: LmBatch) -> Float[Array, 
 
     def log_probs(hidden: Float[Array, "B c D"], targets: Int[Array, "B c"]) -> Float[Array, "B c"]:
         logits: Any = module.apply({"params": params}, hidden, method="logits")
-        # A sum over one logit, where a gather would need the whole vocabulary on every device.
-        vocabulary = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2)
-        chosen = jnp.where(vocabulary == targets[:, :, None], logits, 0.0).sum(axis=-1)
+        chosen = jnp.take_along_axis(logits, targets[:, :, None], axis=-1)[..., 0]
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 
     return jnp.where(used, _in_parts(log_probs, at_slots, batch.targets, used), 0.0)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from radit_jax.config import BertConfig, LlamaConfig, MeshConfig, OptimizerConfig
 from radit_jax.data.packing import Sequence, join, pack, span, to_batch
 from radit_jax.method import losses, steps
-from radit_jax.method.lm import branch_log_probs
+from radit_jax.method.lm import branch_log_probs, token_log_probs
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
 from radit_jax.runtime import mesh as meshes
@@ -125,6 +126,17 @@ def assert_same_step(on_one, on_eight):
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_an_lm_ft_step_on_eight_devices_is_the_step_on_one(lm_alone, llama_params, config):
     assert_same_step(lm_alone, one_step(lm_step, llama_params, lm_batch(), meshes.make_mesh(config)))
+
+
+def test_no_logits_travel_between_devices_that_share_the_vocabulary(llama_params):
+    mesh = meshes.make_mesh(MeshConfig(tensor=2))
+    loss = lambda params, batch: token_log_probs(fitted(mesh), params, batch).sum()  # noqa: E731
+    params, batch = meshes.put_params(llama_params, mesh), meshes.put_batch(lm_batch(), mesh)
+    assert params["lm_head"]["kernel"].sharding.spec == P("fsdp", "tensor")
+    program = jax.jit(jax.grad(loss)).lower(params, batch).compile().as_text()
+    sent = re.findall(r"= \(?f32\[([\d,]*)\]\S* (?:all|reduce|collective)-", program)
+    assert sent
+    assert not [shape for shape in sent if re.search(r"\d+,\d+,(23|46)$", shape)]  # of 46 pieces
 
 
 def test_a_batch_taken_in_parts_gives_the_step_of_the_whole_on_eight_devices_too(lm_alone, llama_params):
