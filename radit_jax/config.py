@@ -83,11 +83,16 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the device mesh; −1 takes the devices that are left. They never change a result."""
+    """Sizes of the device mesh; −1 takes the devices that are left. And how its devices compute.
+
+    Nothing here changes a result beyond rounding, so no fingerprint knows of it.
+    """
 
     replica: int = 1
     fsdp: int = -1
     tensor: int = 1
+    attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # of packed rows; auto: what the device has
+    remat: Literal["none", "dots", "full"] = "none"  # of an LM's layers, what is computed again for gradients
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,9 @@ class LmFtConfig:
 
     optimizer: OptimizerConfig
     batch_size: int = 64  # rows
+    accumulate_steps: int = 1  # a batch is taken in so many parts, for memory; it changes nothing else
     sequence_length: int = 2048
+    dtype: Literal["float32", "bfloat16"] = "float32"  # to compute in; parameters and optimiser are float32
     chunks_per_example: int = 3
     text_fraction: float = 0.1
     reading_fraction: float = 0.0  # of the questions: a gold chunk is the Background, nothing is retrieved
@@ -234,6 +241,7 @@ class ScoreConfig:
     language_model: Literal["base", "lm_ft"] = "base"
     batch_size: int = 16  # rows
     sequence_length: int = 512
+    dtype: Literal["float32", "bfloat16"] = "float32"  # to compute in; log-probabilities are float32
     shard_size: int = 4096  # (example, chunk) pairs in a shard, about
 
 
@@ -412,6 +420,12 @@ def check(experiment: Experiment) -> None:
         raise ValueError(
             f"r_ft.refresh_every: {e.r_ft.refresh_every} came with train_chunk_encoder, whose chunks have no "
             "stored embeddings to search; set one of the two"
+        )
+    parts = e.lm_ft.accumulate_steps
+    if parts < 1 or e.lm_ft.batch_size % parts:
+        raise ValueError(
+            f"lm_ft.accumulate_steps: {parts} came, needed is a divisor of lm_ft.batch_size "
+            f"{e.lm_ft.batch_size}; change one of the two"
         )
     if isinstance(e.data, Instructions) and not 0 <= e.data.dialogue_fraction + e.lm_ft.text_fraction < 1:
         raise ValueError(

@@ -22,6 +22,7 @@ from radit_jax.data.benchmarks import find_task
 from radit_jax.runtime import hub
 from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint
 
+UNSEEN = ("accumulate_steps",)  # settings of stages that change no result: fingerprints leave them out
 KINDS = ("corpus", "base", "embed", "index", "retrieve", "lm_ft", "score", "r_ft", "evaluate", "export")
 
 
@@ -280,7 +281,7 @@ class Run:
         sources = {path: self._known_identity(stage, path) for path in stage.sources}
         # A source is its content: the same checkpoint in another folder is the same checkpoint.
         hashes = {str(number): sources[path] for number, path in enumerate(stage.sources)}
-        settings = _without_paths(canonical(stage.settings), sources)
+        settings = _without_paths(_without_unseen(canonical(stage.settings)), sources)
         return fingerprint(stage.kind, stage.version, settings, parents, hashes)
 
     def _known_identity(self, stage: Stage, source: str) -> str:
@@ -360,6 +361,12 @@ class Run:
             f"{key} {value}" for key, value in facts.items() if isinstance(value, int | float | str)
         )
         print(f"   {stage.name}: done in {time.monotonic() - start:.1f} s; {summary}", flush=True)
+
+
+def _without_unseen(settings: Any) -> Any:
+    if isinstance(settings, dict):
+        return {key: _without_unseen(value) for key, value in settings.items() if key not in UNSEEN}
+    return settings
 
 
 def _without_paths(settings: Any, sources: Mapping[str, str]) -> Any:

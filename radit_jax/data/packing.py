@@ -111,9 +111,15 @@ def to_batch(
     row_length: int,
     targets_per_row: int,
     num_rows: int | None = None,
+    branch_ids: bool = True,
 ) -> LmBatch:
-    """Lay the rows out as arrays on the host, with empty rows up to `num_rows`."""
+    """Lay the rows out as arrays on the host, with empty rows up to `num_rows`.
+
+    `branch_ids` may be False where no sequence has two branches: the batch then says so (see `LmBatch`).
+    """
     num_rows = len(rows) if num_rows is None else num_rows
+    if not branch_ids and has_branches([sequences[i] for row in rows for i in row]):
+        raise ValueError("to_batch: a sequence has two branches; leave branch_ids True")
     if len(rows) > num_rows:
         raise ValueError(f"to_batch: {len(rows)} rows, but num_rows is {num_rows}; give fewer rows")
     by_token = np.zeros((4, num_rows, row_length), np.int32)
@@ -124,10 +130,17 @@ def to_batch(
         by_token[:, number, : tokens.shape[1]] = tokens
         by_target[:, number, : targets.shape[1]] = targets
         weights[number, : len(target_weights)] = target_weights
+    tokens, positions, segments, branches = by_token
     slots, targets, items = by_target
     # A batch holds numpy's arrays until `put_batch` spreads it over the devices.
-    arrays: Any = (*by_token, slots, targets, weights, items)
+    found = branches if branch_ids else None
+    arrays: Any = (tokens, positions, segments, found, slots, targets, weights, items)
     return LmBatch(*arrays)
+
+
+def has_branches(sequences: Seq[Sequence]) -> bool:
+    """Whether any sequence has branches that must not see each other."""
+    return any(len(sequence.branches) > 1 for sequence in sequences)
 
 
 def branch_places(

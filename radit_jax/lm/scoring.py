@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +12,14 @@ from jaxtyping import Bool, Float, Int
 
 from radit_jax.config import MeshConfig, ScoreConfig
 from radit_jax.data.corpus import Chunks
-from radit_jax.data.packing import Row, branch_places, pack, to_batch
+from radit_jax.data.packing import Row, branch_places, fill, has_branches, pack, to_batch
 from radit_jax.data.packing import Sequence as Tree
 from radit_jax.data.records import Example
 from radit_jax.data.sequences import shared_sequences
 from radit_jax.method.lm import branch_log_probs
-from radit_jax.runtime.mesh import make_mesh, put_batch, put_params
+from radit_jax.models.attention import most_segments
+from radit_jax.models.llama import Llama
+from radit_jax.runtime.mesh import fit_module, make_mesh, put_batch, put_params
 from radit_jax.runtime.models import Model, load_model
 from radit_jax.runtime.progress import Progress
 
@@ -47,6 +49,22 @@ class PairScores(NamedTuple):
             mine[places] = new
 
 
+@dataclass
+class Filled:
+    """How much of the rows that were scored is tokens."""
+
+    rows: int = 0
+    full_rows: float = 0.0  # as many of these hold the same tokens
+
+    def add(self, rows: int, share: float) -> None:
+        self.rows += rows
+        self.full_rows += rows * share
+
+    @property
+    def share(self) -> float:
+        return self.full_rows / max(1, self.rows)
+
+
 @dataclass(frozen=True)
 class PairScorer:
     """A frozen language model that scores pairs."""
@@ -54,11 +72,14 @@ class PairScorer:
     model: Model
     mesh: Mesh
     settings: ScoreConfig
+    module: Llama | None = None  # reads rows, where the model's own module does not
+    filled: Filled = field(default_factory=Filled, compare=False)
 
     @classmethod
     def load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
-        model, devices = load_model(path), make_mesh(mesh)
-        return cls(model._replace(params=put_params(model.params, devices)), devices, settings)
+        model, devices = load_model(path, dtype=settings.dtype), make_mesh(mesh)
+        module = fit_module(model.module, devices, mesh, row_length=settings.sequence_length)
+        return cls(model._replace(params=put_params(model.params, devices)), devices, settings, module)
 
     def score(
         self,
@@ -79,13 +100,31 @@ class PairScorer:
 
     def score_trees(self, trees: Sequence[Tree], bar: Progress | None = None) -> Float[np.ndarray, " N"]:
         """The log-probability of every branch of the trees in turn: nats, summed over its weighed tokens."""
-        if not trees:
-            return np.zeros(0, np.float32)
+        # A kernel for rows of segments takes the trees of one branch each; the reference takes all there are.
+        by_kernel = self.row_module.attention != "xla"
+        apart = np.array([by_kernel and not has_branches([tree]) for tree in trees], bool)
+        of_branch = np.repeat(apart, [len(tree.branches) for tree in trees])
+        found = np.zeros(len(of_branch), np.float32)
+        for kind in (False, True):
+            if some := [tree for tree, own in zip(trees, apart, strict=True) if own == kind]:
+                found[of_branch == kind] = self._score_alike(some, bar, branch_ids=not kind)
+        return found
+
+    def _score_alike(
+        self, trees: Sequence[Tree], bar: Progress | None, *, branch_ids: bool
+    ) -> Float[np.ndarray, " N"]:
         length, targets = self.settings.sequence_length, self.targets_per_row
         if any(sum(len(branch.tokens) for branch in tree.branches) > targets for tree in trees):
             targets = length  # an answer that is longer than what it continues
-        rows = pack(trees, row_length=length, targets_per_row=targets, branches_per_row=targets)
-        return self._sums(trees, rows, targets, bar)[branch_places(trees, rows)]
+        most = targets if branch_ids else most_segments(length) - 1
+        rows = pack(trees, row_length=length, targets_per_row=targets, branches_per_row=most)
+        self.filled.add(len(rows), fill(trees, rows, row_length=length))
+        return self._sums(trees, rows, targets, bar, branch_ids)[branch_places(trees, rows)]
+
+    @property
+    def row_module(self) -> Llama:
+        """What reads packed rows; generating, whose rows are of any length, is the model's own module's."""
+        return self.model.module if self.module is None else self.module
 
     @property
     def targets_per_row(self) -> int:
@@ -118,7 +157,12 @@ class PairScorer:
         return trees, np.array(owners), truncated
 
     def _sums(
-        self, trees: Sequence[Tree], rows: Sequence[Row], targets: int, bar: Progress | None
+        self,
+        trees: Sequence[Tree],
+        rows: Sequence[Row],
+        targets: int,
+        bar: Progress | None,
+        branch_ids: bool,
     ) -> Float[np.ndarray, "R P"]:
         """The branches' summed log-probabilities, a row of packed trees at a time."""
         size, results = self.settings.batch_size, []
@@ -130,9 +174,10 @@ class PairScorer:
                 row_length=self.settings.sequence_length,
                 targets_per_row=targets,
                 num_rows=size,
+                branch_ids=branch_ids,
             )
             batch = put_batch(batch, self.mesh)
-            sums = _score(self.model.module, self.model.params, batch, targets)
+            sums = _score(self.row_module, self.model.params, batch, targets)
             results.append(np.asarray(sums))
             if bar is not None:
                 bar.advance(sum(len(trees[i].branches) for row in some for i in row))

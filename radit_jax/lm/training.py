@@ -9,13 +9,14 @@ import numpy as np
 from radit_jax.config import MeshConfig, OptimizerConfig
 from radit_jax.data.order import shuffled
 from radit_jax.data.packing import Sequence as Tree
-from radit_jax.data.packing import fill, pack, to_batch
+from radit_jax.data.packing import fill, has_branches, pack, to_batch
 from radit_jax.method.lm import LmBatch, token_log_probs
 from radit_jax.method.steps import init_state, make_lm_step, make_optimizer
+from radit_jax.models.attention import most_segments
 from radit_jax.models.llama import Llama
 from radit_jax.runtime.checkpoint import Checkpoints
 from radit_jax.runtime.loop import train
-from radit_jax.runtime.mesh import init_sharded, make_mesh, put_batch, put_params
+from radit_jax.runtime.mesh import fit_module, init_sharded, make_mesh, put_batch, put_params
 from radit_jax.runtime.progress import Metrics
 from radit_jax.runtime.store import StageFolder
 
@@ -26,7 +27,10 @@ class PackedTrees:
     def __init__(self, trees: Sequence[Tree], *, row_length: int, batch_size: int, seed: int):
         self._trees, self._row_length, self._batch_size = trees, row_length, batch_size
         self._targets = _most_targets(trees, row_length)
-        self.rows = pack(trees, row_length=row_length, targets_per_row=self._targets)
+        self._branched = has_branches(trees)
+        # A kernel for rows of segments has room for so many, the padding among them.
+        most = None if self._branched else most_segments(row_length) - 1
+        self.rows = pack(trees, row_length=row_length, targets_per_row=self._targets, branches_per_row=most)
         self.fill = fill(trees, self.rows, row_length=row_length)
         self._numbers = shuffled(len(self.rows), batch_size=batch_size, seed=seed)
 
@@ -54,6 +58,7 @@ class PackedTrees:
             row_length=self._row_length,
             targets_per_row=self._targets,
             num_rows=self._batch_size,
+            branch_ids=self._branched,
         )
 
 
@@ -67,6 +72,7 @@ def train_lm(
     optimizer: OptimizerConfig,
     mesh: MeshConfig,
     checkpoint_every: int,
+    accumulate_steps: int = 1,
     development: PackedTrees | None = None,
     validate: Callable[[Any], dict[str, float]] | None = None,
     validate_every: int = 0,
@@ -78,6 +84,7 @@ def train_lm(
     parameters.
     """
     devices = make_mesh(mesh)
+    module = fit_module(module, devices, mesh, row_length=batch_at(0).tokens.shape[1])
     tx = make_optimizer(optimizer)
     state, shardings = init_sharded(lambda p: init_state(p, tx), devices, put_params(params, devices))
     checkpoints = Checkpoints(output.path / "checkpoints")
@@ -89,9 +96,9 @@ def train_lm(
 
     state = train(
         name=name,
-        step=make_lm_step(module, tx, state_shardings=shardings),
+        step=make_lm_step(module, tx, accumulate_steps=accumulate_steps, state_shardings=shardings),
         state=state,
-        batch_at=lambda step: put_batch(batch_at(step), devices),
+        batch_at=lambda step: put_batch(batch_at(step), devices, accumulate_steps),
         num_steps=optimizer.steps,
         checkpoints=checkpoints,
         metrics=Metrics(output.path / "metrics.jsonl"),
@@ -122,8 +129,8 @@ _token_log_probs: Callable[..., Any] = jax.jit(token_log_probs, static_argnums=0
 
 
 def _most_targets(trees: Sequence[Tree], row_length: int) -> int:
-    """Target slots in a row: half as many again as its share of all tokens, and enough for any one tree."""
+    """Target slots in a row: twice its share of all tokens, and enough for any one tree."""
     targets = [sum(int((span.weights > 0).sum()) for span in tree.spans) for tree in trees]
     tokens = [sum(len(span.tokens) for span in tree.spans) for tree in trees]
     share = sum(targets) / max(1, sum(tokens))
-    return max(max(targets), min(row_length, round(1.5 * share * row_length)))
+    return max(max(targets), min(row_length, round(2 * share * row_length)))

@@ -18,12 +18,15 @@ class LmBatch(NamedTuple):
     A row holds several *segments*, each a trunk that any number of branches continue. A token sees the
     earlier tokens of its own segment that are in the trunk or in its own branch. The tokens that the model is
     to predict are listed apart, so that the head, most of a small model's work, runs on them alone.
+
+    Where no segment has two branches, segments alone say who sees whom. `branch_ids` is then left out, which
+    is part of the batch's structure: what is compiled for it may use an attention that knows only segments.
     """
 
     tokens: Int[Array, "B T"]
     positions: Int[Array, "B T"]  # from 0 in each segment; every branch goes on from its trunk
     segment_ids: Int[Array, "B T"]  # from 1 in each row; 0 is padding
-    branch_ids: Int[Array, "B T"]  # from 1 in each segment; 0 is its trunk
+    branch_ids: Int[Array, "B T"] | None  # from 1 in each segment; 0 is its trunk
     target_slots: Int[Array, "B A"]  # where in the row a target is predicted: at its predecessor
     targets: Int[Array, "B A"]
     target_weights: Float[Array, "B A"]  # 0 marks an unused slot

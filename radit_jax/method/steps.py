@@ -20,7 +20,7 @@ from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
 
 Metrics = dict[str, Array]
-Loss = Callable[[Any, Any], tuple[Array, Metrics]]
+Differentiated = Callable[[Any, Any], tuple[tuple[Array, Metrics], Any]]  # to loss, metrics and gradient
 
 
 class TrainState(NamedTuple):
@@ -101,19 +101,47 @@ def learning_rate(config: OptimizerConfig, peak: float) -> Callable[[Any], Array
 
 
 def make_lm_step(
-    module: Llama, tx: optax.GradientTransformation, *, state_shardings: Any = None
+    module: Llama, tx: optax.GradientTransformation, *, accumulate_steps: int = 1, state_shardings: Any = None
 ) -> Callable[[TrainState, LmBatch], tuple[TrainState, Metrics]]:
     """A step on Eq. 3: the answers' weighted negative log-likelihood per unit of weight in the whole batch.
 
-    LM-ft and the pre-training of a base model differ in their batches only.
+    LM-ft and the pre-training of a base model differ in their batches only. With `accumulate_steps` the batch
+    is taken in so many parts of its rows, one after the other, of which the activations exist one at a time;
+    the sum of their gradients is the gradient of the whole. `fill` is the share of positions with a token.
     """
 
-    def loss(params: Any, batch: LmBatch) -> tuple[Array, Metrics]:
-        log_probs = token_log_probs(module, params, batch)
-        sums, weights = losses.lm_ft_loss(log_probs, batch.target_weights)
-        return _divide(sums.sum(), weights.sum()), {"answer_tokens": (batch.target_weights > 0).sum()}
+    def loss(params: Any, batch: LmBatch, weight: Array) -> Array:
+        sums, _ = losses.lm_ft_loss(token_log_probs(module, params, batch), batch.target_weights)
+        return _divide(sums.sum(), weight)
 
-    return _make_step(loss, tx, state_shardings)
+    def differentiate(params: Any, batch: LmBatch) -> tuple[tuple[Array, Metrics], Any]:
+        weight = batch.target_weights.sum()
+        value_and_grad = jax.value_and_grad(loss)
+
+        def add(total: Any, part: LmBatch) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, value_and_grad(params, part, weight)), None
+
+        if accumulate_steps == 1:
+            value, grads = value_and_grad(params, batch, weight)
+        else:
+            nothing = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+            (value, grads), _ = jax.lax.scan(add, nothing, _parts(batch, accumulate_steps))
+        metrics = {
+            "answer_tokens": (batch.target_weights > 0).sum(),
+            "fill": (batch.segment_ids > 0).mean(),
+        }
+        return (value, metrics), grads
+
+    return _make_step(differentiate, tx, state_shardings)
+
+
+def _parts(batch: Any, count: int) -> Any:
+    """[B, ...] to [count, B / count, ...], every count-th row, so that rows stay on their devices."""
+
+    def cut(array: Array) -> Array:
+        return array.reshape(-1, count, *array.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(cut, batch)
 
 
 def make_r_ft_step(
@@ -134,7 +162,7 @@ def make_r_ft_step(
         log_probs = query_log_prob(module, params, batch, temperature)
         return _r_ft_mean(log_probs, batch.target_log_probs, batch.chunk_mask, direction)
 
-    return _make_step(loss, tx, state_shardings)
+    return _make_step(jax.value_and_grad(loss, has_aux=True), tx, state_shardings)
 
 
 def make_r_ft_text_step(
@@ -162,7 +190,7 @@ def make_r_ft_text_step(
         log_probs = query_log_prob(module, params["query"], embedded, temperature)
         return _r_ft_mean(log_probs, batch.target_log_probs, batch.chunk_mask, direction)
 
-    return _make_step(loss, tx, state_shardings)
+    return _make_step(jax.value_and_grad(loss, has_aux=True), tx, state_shardings)
 
 
 def _r_ft_mean(
@@ -198,12 +226,14 @@ def make_contrastive_step(
         chunks = encode(module, params["chunk"], batch.chunk_tokens, batch.chunk_token_mask)
         return losses.contrastive_loss(queries, chunks, temperature).mean(), {}
 
-    return _make_step(loss, tx, state_shardings)
+    return _make_step(jax.value_and_grad(loss, has_aux=True), tx, state_shardings)
 
 
-def _make_step(loss: Loss, tx: optax.GradientTransformation, state_shardings: Any) -> Callable[..., Any]:
+def _make_step(
+    differentiate: Differentiated, tx: optax.GradientTransformation, state_shardings: Any
+) -> Callable[..., Any]:
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
+        (value, metrics), grads = differentiate(state.params, batch)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}

@@ -15,7 +15,7 @@ axis L; kernels are (in, out):
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,11 +24,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from radit_jax.config import LlamaConfig
-from radit_jax.models.attention import attend, attention_mask, context_mask
+from radit_jax.models.attention import Kernel, Layout, attend, attention_mask, context_mask
 
 _init = nn.initializers.normal(0.02)
 UNROLLED = 4  # so few layers are compiled one by one: a loop would copy their activations in and out
+REMAT = {  # what of a layer is kept for the backward pass; all else is computed again there
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # the projections
+}
+Remat = Literal["none", "dots", "full"]
 Rope = tuple[Float[Array, "B T 1 h"], Float[Array, "B T 1 h"]]  # cosines and sines, h = H / 2
+Seen = Bool[Array, "B T S"] | Int[Array, "B T"]  # see `attend`
 
 
 class KvCache(NamedTuple):
@@ -67,10 +73,12 @@ class Llama(nn.Module):
 
     config: LlamaConfig
     dtype: Any = jnp.float32
-    remat: bool = False  # recompute a layer's activations in the backward pass
+    remat: Remat = "none"
+    attention: Kernel = "xla"  # of rows without branches and without a cache
+    layout: Layout | None = None  # None: activations lie where the compiler puts them
 
     def setup(self) -> None:
-        self.model = Decoder(self.config, self.dtype, self.remat)
+        self.model = Decoder(self.config, self.dtype, self.remat, self.attention, self.layout)
         if not self.config.tie_embeddings:
             self.lm_head = _dense(self.config.vocab_size, self.dtype, dot_general=_float32_dot_general)
 
@@ -106,18 +114,20 @@ class Llama(nn.Module):
 
         The given cache stays as it is: `write` the result into it to decode on, or drop the result to try
         several continuations (as branches) of one prompt. `positions` are those in the whole sequence.
+        Without `branch_ids` no two branches share a trunk: segments say who sees whom, and a kernel may run.
         """
         batch, length = tokens.shape
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (batch, length))
         segment_ids = jnp.ones_like(tokens) if segment_ids is None else segment_ids
+        by_segments = branch_ids is None and cache is None and self.attention != "xla"
         branch_ids = jnp.zeros_like(tokens) if branch_ids is None else branch_ids
-        mask = attention_mask(segment_ids, branch_ids)
+        seen = segment_ids if by_segments else attention_mask(segment_ids, branch_ids)
         if cache is not None:
-            seen = context_mask(segment_ids, branch_ids, cache.segment_ids, cache.branch_ids)
-            mask = jnp.concatenate([seen, mask], axis=-1)
+            before = context_mask(segment_ids, branch_ids, cache.segment_ids, cache.branch_ids)
+            seen = jnp.concatenate([before, seen], axis=-1)
         context = None if cache is None else (cache.keys, cache.values)
-        hidden, (keys, values) = self.model(tokens, rotations(self.config, positions), mask, context)
+        hidden, (keys, values) = self.model(tokens, rotations(self.config, positions), seen, context)
         return hidden, KvCache(keys, values, segment_ids, branch_ids)
 
     def logits(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
@@ -130,10 +140,13 @@ class Decoder(nn.Module):
 
     config: LlamaConfig
     dtype: Any
-    remat: bool
+    remat: Remat
+    attention: Kernel
+    layout: Layout | None
 
     def setup(self) -> None:
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        policy = REMAT.get(self.remat)
+        block = nn.remat(Block, prevent_cse=False, policy=policy) if policy else Block
         scanned = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -145,17 +158,18 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embed(
             self.config.vocab_size, self.config.hidden_size, dtype=self.dtype, embedding_init=_init
         )
-        self.layers = scanned(self.config, self.dtype)
+        self.layers = scanned(self.config, self.dtype, self.attention, self.layout)
         self.norm = RmsNorm(self.config.rms_norm_eps)
 
     def __call__(
         self,
         tokens: Int[Array, "B T"],
         rope: Rope,
-        mask: Bool[Array, "B T S"],
+        seen: Seen,
         context: tuple[Float[Array, "L B C M H"], Float[Array, "L B C M H"]] | None,
     ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "L B T M H"], Float[Array, "L B T M H"]]]:
-        hidden, keys_values = self.layers(self.embed_tokens(tokens), rope, mask, context)
+        embedded = _keep_rows(self.embed_tokens(tokens), self.layout)
+        hidden, keys_values = self.layers(embedded, rope, seen, context)
         return self.norm(hidden), keys_values
 
     def attend(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
@@ -168,33 +182,38 @@ class Block(nn.Module):
 
     config: LlamaConfig
     dtype: Any
+    attention: Kernel
+    layout: Layout | None
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "B T D"],
         rope: Rope,
-        mask: Bool[Array, "B T S"],
+        seen: Seen,
         context: tuple[Float[Array, "B C M H"], Float[Array, "B C M H"]] | None,
     ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B T M H"], Float[Array, "B T M H"]]]:
         eps = self.config.rms_norm_eps
-        attention = SelfAttention(self.config, self.dtype, name="self_attn")
-        attended, keys_values = attention(RmsNorm(eps, name="input_layernorm")(x), rope, mask, context)
-        x = x + attended
+        attention = SelfAttention(self.config, self.dtype, self.attention, self.layout, name="self_attn")
+        attended, keys_values = attention(RmsNorm(eps, name="input_layernorm")(x), rope, seen, context)
+        x = _keep_rows(x + attended, self.layout)
         mlp = SwiGlu(self.config, self.dtype, name="mlp")
-        return x + mlp(RmsNorm(eps, name="post_attention_layernorm")(x)), keys_values
+        x = x + mlp(RmsNorm(eps, name="post_attention_layernorm")(x))
+        return _keep_rows(x, self.layout), keys_values
 
 
 class SelfAttention(nn.Module):
     config: LlamaConfig
     dtype: Any
+    attention: Kernel
+    layout: Layout | None
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "B T D"],
         rope: Rope,
-        mask: Bool[Array, "B T S"],
+        seen: Seen,
         context: tuple[Float[Array, "B C M H"], Float[Array, "B C M H"]] | None,
     ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B T M H"], Float[Array, "B T M H"]]]:
         def project(name: str, num_heads: int) -> Float[Array, "B T N H"]:
@@ -207,7 +226,7 @@ class SelfAttention(nn.Module):
         if context is not None:
             keys = jnp.concatenate([context[0], keys], axis=1)
             values = jnp.concatenate([context[1], values], axis=1)
-        attended = attend(q, keys, values, mask).reshape(*x.shape[:2], -1)
+        attended = attend(q, keys, values, seen, self.attention, self.layout).reshape(*x.shape[:2], -1)
         output = _dense(self.config.hidden_size, self.dtype, name="o_proj")(attended)
         return output, (new_keys, new_values)
 
@@ -305,6 +324,10 @@ def _check_mimetic(config: LlamaConfig) -> None:
             f"mimetic_init: {config} came; needed are num_kv_heads = num_heads, num_heads · head_size = "
             "hidden_size and an untied head; change the model, or start it from init='normal'"
         )
+
+
+def _keep_rows(x: Float[Array, "B T D"], layout: Layout | None) -> Float[Array, "B T D"]:
+    return x if layout is None else layout.keep_rows(x)
 
 
 def _dense(features: int, dtype: Any, **options: Any) -> nn.Dense:

@@ -17,8 +17,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from radit_jax.config import MeshConfig
+from radit_jax.models.attention import Kernel, Layout, obstacle
+from radit_jax.models.llama import Llama
 
 AXES = ("replica", "fsdp", "tensor")
+KERNELS: dict[str, Kernel] = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}  # what `auto` is where
 ROW_AXES = ("replica", "fsdp")
 
 # The first pattern found in a parameter's path decides; what none matches, norms and biases, is on every
@@ -53,24 +56,55 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
+def fit_module(module: Llama, mesh: Mesh, config: MeshConfig, *, row_length: int) -> Llama:
+    """`module` as it computes rows of `row_length` on `mesh`, with the attention and the remat of `config`.
+
+    Where a kernel cannot serve, a line says why, and the reference takes its place.
+    """
+    own = KERNELS.get(mesh.devices.flat[0].platform, "xla")
+    kernel = own if config.attention == "auto" else config.attention
+    why = obstacle(
+        kernel,
+        head_size=module.config.head_size,
+        num_kv_heads=module.config.num_kv_heads,
+        dtype=module.dtype,
+        row_length=row_length,
+        tensor=mesh.shape["tensor"],
+    )
+    if why is not None:
+        print(f"   attention: xla in the place of {kernel}: {why}", flush=True)
+        kernel = "xla"
+    layout = Layout(mesh, ROW_AXES, "tensor")
+    return module.clone(attention=kernel, layout=layout, remat=config.remat)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of any array whose first axis counts examples or rows."""
     return NamedSharding(mesh, P(ROW_AXES))
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's share of a batch, host arrays with examples first, as arrays spread over the mesh."""
+def put_batch(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
+    """A batch, host arrays with examples first, as arrays spread over the mesh; a step takes it in `parts`.
+
+    Every process has the whole batch, which is a pure function of the step, and hands its own devices their
+    rows; so neither the batch nor its order depends on how many processes there are.
+    """
     sharding = batch_sharding(mesh)
-    rows = len(jax.tree.leaves(batch)[0]) * jax.process_count()
+    rows = len(jax.tree.leaves(batch)[0])
     ways = math.prod(mesh.shape[axis] for axis in ROW_AXES)
-    if rows % ways:
-        below = rows // ways * ways
-        fitting = f"{below} or {below + ways}" if below else f"{ways}"
+    if rows % (ways * parts):
+        below = rows // (ways * parts) * ways * parts
+        fitting = f"{below} or {below + ways * parts}" if below else f"{ways * parts}"
+        taken = f", taken in {parts} parts," if parts > 1 else ""
         raise ValueError(
-            f"mesh: a batch of {rows} rows does not divide over replica {mesh.shape['replica']} × "
+            f"mesh: a batch of {rows} rows{taken} does not divide over replica {mesh.shape['replica']} × "
             f"fsdp {mesh.shape['fsdp']} = {ways} devices; use a batch size of {fitting}"
         )
-    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)
+
+    def spread(array: Any) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, sharding, lambda rows: array[rows])
+
+    return jax.tree.map(spread, batch)
 
 
 def tree_shardings(tree: Any, mesh: Mesh) -> Any:

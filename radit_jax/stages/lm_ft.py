@@ -32,7 +32,7 @@ def run(
     temperature: float = 1.0,
 ) -> dict[str, Any]:
     """Fine-tune the base language model; the checkpoint that is the best in `lm_ft.select` is kept."""
-    model = load_model(inputs["lm"].check("lm"))
+    model = load_model(inputs["lm"].check("lm"), dtype=lm_ft.dtype)
     chunks = Corpus(inputs["corpus"]).chunks
     packed, truncated = {}, {}
     for split in ("train", "dev"):
@@ -54,6 +54,7 @@ def run(
         optimizer=lm_ft.optimizer,
         mesh=mesh,
         checkpoint_every=lm_ft.checkpoint_every,
+        accumulate_steps=lm_ft.accumulate_steps,
         development=packed["dev"],
         validate=_validation(inputs, model, lm_ft, temperature, seed, mesh),
         validate_every=lm_ft.validate_every,

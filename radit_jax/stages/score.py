@@ -55,5 +55,6 @@ def run(
         "examples": num_examples,
         "pairs": len(pairs),
         "truncated": int(truncated.sum()),
+        "fill": round(scorer.filled.share, 4),  # of the rows that this run scored; 0: all were there
         "language_model": inputs["lm"].fingerprint,
     }

@@ -1,8 +1,21 @@
+import functools
+import sys
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from radit_jax.models.attention import attend, attention_mask, context_mask
+from radit_jax.models.attention import (
+    Layout,
+    attend,
+    attention_mask,
+    context_mask,
+    most_segments,
+    obstacle,
+    segment_bounds,
+)
 
 
 def ids(*values: int) -> jnp.ndarray:
@@ -60,3 +73,118 @@ def test_attention_is_the_softmax_weighted_mean_of_the_values_that_are_seen(num_
 def test_a_query_that_sees_nothing_gives_finite_numbers():
     x = jnp.ones((1, 2, 1, 4))
     assert jnp.isfinite(attend(x, x, x, jnp.zeros((1, 2, 2), bool))).all()
+
+
+def packed_rows(dtype=jnp.float32, length=384, num_kv_heads=2, rows=2):
+    """Queries, keys, values and segment ids: rows of several segments of odd lengths, then padding."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(rows, length, heads, 16)) for heads in (4, num_kv_heads, num_kv_heads))
+    ends = rng.integers(1, length - 20, (rows, 4, 1))
+    segments = 1 + (np.arange(length) >= ends).sum(axis=1)
+    segments[:, length - 20 :] = 0
+    return *(jnp.asarray(x, dtype) for x in (q, k, v)), jnp.asarray(segments, jnp.int32)
+
+
+def assert_same_attention(rows, tolerance, *how):
+    """Values and gradients at the positions that are no padding, relative to the largest of each."""
+    q, k, v, segments = rows
+    weights = np.random.default_rng(1).normal(size=q.shape) * np.asarray(segments > 0)[:, :, None, None]
+
+    @functools.partial(jax.jit, static_argnums=(3, 4))
+    @functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
+    def attended(q, k, v, *how):
+        out = attend(q, k, v, segments, *how)
+        used = jnp.where((segments > 0)[:, :, None, None], out, 0)
+        return (used.astype(jnp.float32) * weights).sum(), used
+
+    (_, expected), expected_grads = attended(q, k, v, "xla")
+    (_, out), grads = attended(q, k, v, *how)
+    for one, other in zip((expected, *expected_grads), (out, *grads), strict=True):
+        one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
+        assert np.abs(one - other).max() <= tolerance * np.abs(one).max()
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_splash_attends_as_the_reference_does(num_kv_heads):
+    rows = packed_rows(num_kv_heads=num_kv_heads)
+    assert_same_attention(rows, 1e-5, "splash")
+
+
+def test_over_a_mesh_each_device_has_its_rows_and_heads():
+    mesh = jax.make_mesh((2, 2, 2), ("a", "b", "c"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    layout = Layout(mesh, ("a", "b"), "c")
+    assert_same_attention(packed_rows(rows=4, length=128), 1e-5, "splash", layout)
+
+
+def test_cudnn_attends_as_the_reference_does():
+    problem = obstacle("cudnn", head_size=16, num_kv_heads=2, dtype=jnp.bfloat16, row_length=384)
+    if jax.default_backend() != "gpu" or problem:
+        pytest.skip(f"needs a GPU of Hopper or later, run with JAX_PLATFORMS=cuda: {problem}")
+    assert_same_attention(packed_rows(jnp.bfloat16), 2e-2, "cudnn")
+
+
+def test_cudnn_is_called_with_packed_segments_forwards_and_backwards(monkeypatch):
+    """What a CPU can show: the program for CUDA calls both kernels, causal within each of its segments."""
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+    *heads, segments = packed_rows(jnp.bfloat16)
+    grad = jax.grad(lambda q, k, v: attend(q, k, v, segments, "cudnn").sum(), argnums=(0, 1, 2))
+    disabled = [
+        jax.export.DisabledSafetyCheck.custom_call(f"__cudnn$fmhaSoftmax{name}") for name in ("", "Backward")
+    ]
+    text = jax.export.export(jax.jit(grad), platforms=["cuda"], disabled_checks=disabled)(
+        *heads
+    ).mlir_module()
+    assert "__cudnn$fmhaSoftmax(" in text and "__cudnn$fmhaSoftmaxBackward(" in text
+    assert text.count("PADDING_CAUSAL") == 2
+    # Two rows with room for 24 segments each: lengths, and offsets of which one more is taken.
+    assert "tensor<2x24xi32>" in text and "tensor<2x25xi32>" in text
+
+
+def test_segments_are_handed_over_by_their_starts_and_lengths():
+    offsets, lengths, fits = segment_bounds(jnp.array([[1, 1, 2, 0, 0], [3, 3, 3, 3, 3]], jnp.int32), 4)
+    np.testing.assert_array_equal(offsets, [[0, 2, 3, -1, -1], [0, -1, -1, -1, -1]])
+    np.testing.assert_array_equal(lengths, [[2, 1, 2, -1], [5, -1, -1, -1]])
+    assert fits.all()
+    np.testing.assert_array_equal(segment_bounds(ids(1, 2, 3), 2)[2], [False])
+    np.testing.assert_array_equal(segment_bounds(ids(1, 2, 2), 2)[2], [True])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "changes", "why"),
+    [
+        ("xla", {"row_length": 7}, None),
+        ("splash", {}, None),
+        ("splash", {"row_length": 200}, "rows of 200 are no multiple of 128"),
+        ("splash", {"tensor": 4}, "2 key heads do not divide over 4 devices"),
+        ("cudnn", {"dtype": jnp.float32}, "it computes in bfloat16, not in float32"),
+        ("cudnn", {"head_size": 20}, "heads of 20 are no multiple of 8"),
+    ],
+)
+def test_a_kernel_says_what_keeps_it_from_serving(kernel, changes, why):
+    shape = {"head_size": 16, "num_kv_heads": 2, "dtype": jnp.bfloat16, "row_length": 256, **changes}
+    found = obstacle(kernel, **shape)
+    assert found == why if why is None else found.startswith(why)
+
+
+def _private_form(monkeypatch, form):
+    monkeypatch.setattr(cudnn, "dot_product_attention", form)
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_000)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda m: m.setitem(sys.modules, "jax._src.cudnn", None), "this jax has it no more"),
+        (lambda m: _private_form(m, lambda query, key, value: query), "does not take kv_offsets, kv_seqlen"),
+        (lambda m: m.setattr(cudnn, "cuda_versions", None), "cuDNN is not detected"),
+    ],
+)
+def test_another_form_of_jaxs_private_module_is_said_and_not_called(monkeypatch, change, why):
+    change(monkeypatch)
+    shape = {"head_size": 16, "num_kv_heads": 2, "dtype": jnp.bfloat16, "row_length": 256}
+    assert why in obstacle("cudnn", **shape)
+
+
+def test_the_room_for_segments_grows_with_the_row():
+    assert [most_segments(length) for length in (16, 384, 2048)] == [2, 24, 128]

@@ -1,16 +1,26 @@
 """Eight simulated devices compute what one does, and keep only their share of the state."""
 
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import topologies
 from jax.sharding import PartitionSpec as P
 
 from radit_jax.config import BertConfig, LlamaConfig, MeshConfig, OptimizerConfig
 from radit_jax.data.packing import Sequence, join, pack, span, to_batch
 from radit_jax.method import losses, steps
-from radit_jax.models.bert import Bert
+from radit_jax.method.lm import branch_log_probs, token_log_probs
+from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
 from radit_jax.runtime import mesh as meshes
 from radit_jax.selfcheck import random_params
@@ -24,7 +34,7 @@ BERT = Bert(BertConfig(vocab_size=46, hidden_size=32, num_layers=2, num_heads=4,
 LLAMA_ARGS = (jnp.zeros((1, 4), jnp.int32),)
 BERT_ARGS = (jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool))
 READS_GRADIENT = optax.sgd(0.1, momentum=0.9)  # after one step its trace is the gradient
-SHAPES = [MeshConfig(), MeshConfig(replica=2, tensor=2)]
+SHAPES = [MeshConfig(), MeshConfig(tensor=2), MeshConfig(replica=2, tensor=2)]
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +75,25 @@ def r_ft_batch():
     )
 
 
-def one_step(make_step, params, batch, mesh, tx=READS_GRADIENT):
+def one_step(make_step, params, batch, mesh, tx=READS_GRADIENT, parts=1):
     def init(params):
         return steps.init_state(params, tx)
 
     state, shardings = meshes.init_sharded(init, mesh, params)
-    state, metrics = make_step(tx, shardings)(state, meshes.put_batch(batch, mesh))
+    state, metrics = make_step(tx, shardings)(state, meshes.put_batch(batch, mesh, parts))
     return state, float(metrics["loss"])
 
 
+def one_device():
+    return meshes.make_mesh(MeshConfig(), jax.devices()[:1])
+
+
 def lm_step(tx, shardings):
-    return steps.make_lm_step(LLAMA, tx, state_shardings=shardings)
+    return steps.make_lm_step(fitted(shardings.step.mesh), tx, state_shardings=shardings)
+
+
+def fitted(mesh):
+    return meshes.fit_module(LLAMA, mesh, MeshConfig(), row_length=32)
 
 
 def r_ft_step(tx, shardings):
@@ -84,16 +102,16 @@ def r_ft_step(tx, shardings):
 
 @pytest.fixture(scope="module")
 def lm_alone(llama_params):
-    return one_step(lm_step, llama_params, lm_batch(), meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    return one_step(lm_step, llama_params, lm_batch(), one_device())
 
 
 @pytest.fixture(scope="module")
 def r_ft_alone(bert_params):
-    return one_step(r_ft_step, bert_params, r_ft_batch(), meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    return one_step(r_ft_step, bert_params, r_ft_batch(), one_device())
 
 
-def assert_same_step(one_device, eight_devices):
-    (alone, loss), (spread, spread_loss) = one_device, eight_devices
+def assert_same_step(on_one, on_eight):
+    (alone, loss), (spread, spread_loss) = on_one, on_eight
     assert abs(loss - spread_loss) <= 1e-5 * abs(loss)
     assert largest_share(spread.params) < 0.35 and largest_share(spread.opt_state) < 0.35
     grads = [optax.tree.get(state.opt_state, "trace") for state in (alone, spread)]
@@ -108,6 +126,44 @@ def assert_same_step(one_device, eight_devices):
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_an_lm_ft_step_on_eight_devices_is_the_step_on_one(lm_alone, llama_params, config):
     assert_same_step(lm_alone, one_step(lm_step, llama_params, lm_batch(), meshes.make_mesh(config)))
+
+
+def test_no_logits_travel_between_devices_that_share_the_vocabulary(llama_params):
+    mesh = meshes.make_mesh(MeshConfig(tensor=2))
+    loss = lambda params, batch: token_log_probs(fitted(mesh), params, batch).sum()  # noqa: E731
+    params, batch = meshes.put_params(llama_params, mesh), meshes.put_batch(lm_batch(), mesh)
+    assert params["lm_head"]["kernel"].sharding.spec == P("fsdp", "tensor")
+    program = jax.jit(jax.grad(loss)).lower(params, batch).compile().as_text()
+    sent = re.findall(r"= \(?f32\[([\d,]*)\]\S* (?:all|reduce|collective)-", program)
+    assert sent
+    assert not [shape for shape in sent if re.search(r"\d+,\d+,(23|46)$", shape)]  # of 46 pieces
+
+
+def test_a_batch_taken_in_parts_gives_the_step_of_the_whole_on_eight_devices_too(lm_alone, llama_params):
+    def step(tx, shardings):
+        return steps.make_lm_step(fitted(mesh), tx, accumulate_steps=2, state_shardings=shardings)
+
+    mesh = meshes.make_mesh(MeshConfig(tensor=2))
+    assert_same_step(lm_alone, one_step(step, llama_params, lm_batch(), mesh, parts=2))
+
+
+@pytest.mark.parametrize("config", SHAPES, ids=str)
+def test_eight_devices_score_and_embed_as_one_does(llama_params, bert_params, config):
+    batch, queries = lm_batch(), r_ft_batch()
+    score = jax.jit(branch_log_probs, static_argnums=(0, 3))
+    embed = jax.jit(lambda params, *texts: encode(BERT, params, *texts))
+
+    def on(mesh):
+        llama, bert = (meshes.put_params(params, mesh) for params in (llama_params, bert_params))
+        texts = meshes.put_batch((queries.query_tokens, queries.query_mask), mesh)
+        return score(fitted(mesh), llama, meshes.put_batch(batch, mesh), 8), embed(bert, *texts)
+
+    alone, spread = (on(mesh) for mesh in (one_device(), meshes.make_mesh(config)))
+    counts = np.zeros((8, 8))
+    used = batch.target_weights > 0
+    np.add.at(counts, (np.nonzero(used)[0], batch.target_items[used]), 1)
+    assert (np.abs(np.asarray(alone[0]) - np.asarray(spread[0])) <= 1e-5 * np.maximum(1, counts)).all()
+    np.testing.assert_allclose(alone[1], spread[1], atol=1e-5)
 
 
 @pytest.mark.parametrize("config", SHAPES, ids=str)
@@ -171,3 +227,129 @@ def test_a_batch_that_does_not_divide_names_sizes_that_would(rows, fitting):
     message = rf"a batch of {rows} rows .* replica 2 × fsdp 4 = 8 devices; use a batch size of {fitting}$"
     with pytest.raises(ValueError, match=message):
         meshes.put_batch({"tokens": np.zeros((rows, 4), np.int32)}, mesh)
+
+
+def test_the_parts_of_a_batch_have_to_divide_too():
+    mesh = meshes.make_mesh(MeshConfig())
+    message = r"a batch of 24 rows, taken in 2 parts, .* = 8 devices; use a batch size of 16 or 32$"
+    with pytest.raises(ValueError, match=message):
+        meshes.put_batch({"tokens": np.zeros((24, 4), np.int32)}, mesh, parts=2)
+
+
+@pytest.mark.parametrize(
+    ("platform", "setting", "changes", "kernel", "printed"),
+    [
+        ("cpu", "auto", {}, "xla", ""),
+        ("tpu", "auto", {}, "splash", ""),
+        (
+            "tpu",
+            "auto",
+            {"row_length": 200},
+            "xla",
+            "xla in the place of splash: rows of 200 are no multiple",
+        ),
+        ("gpu", "auto", {}, "xla", "xla in the place of cudnn: it computes in bfloat16, not in float32"),
+        ("tpu", "xla", {}, "xla", ""),
+        ("cpu", "splash", {}, "splash", ""),
+    ],
+)
+def test_the_attention_is_the_devices_own_or_says_why_not(
+    platform, setting, changes, kernel, printed, capsys, monkeypatch
+):
+    monkeypatch.setitem(meshes.KERNELS, "cpu", {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla"))
+    mesh, config = one_device(), MeshConfig(attention=setting)
+    module = meshes.fit_module(LLAMA, mesh, config, **{"row_length": 256, **changes})
+    assert module.attention == kernel
+    assert (printed in capsys.readouterr().out) if printed else not capsys.readouterr().out
+
+
+READ_ROWS = """
+import json, sys
+import jax, numpy as np
+from radit_jax.config import MeshConfig
+from radit_jax.data.packing import Sequence, join, span
+from radit_jax.lm.training import PackedTrees
+from radit_jax.runtime.mesh import make_mesh, put_batch
+number, count, port, replica, tensor = map(int, sys.argv[1:])
+if count > 1:
+    jax.distributed.initialize(f"localhost:{port}", count, number)
+trees = [Sequence(span([i]), (join(span([9]), span([8], 1.0)),)) for i in range(1, 40)]
+packed = PackedTrees(trees, row_length=16, batch_size=4, seed=3)
+mesh = make_mesh(MeshConfig(replica=replica, tensor=tensor))
+rows = {}
+for step in range(3):
+    for shard in put_batch(packed.shuffled(step), mesh).tokens.addressable_shards:
+        for row, tokens in zip(range(*shard.index[0].indices(4)), np.asarray(shard.data), strict=True):
+            rows[f"{step} {row}"] = tokens.tolist()
+print(json.dumps(rows))
+"""
+
+
+def rows_read(processes, *, replica, tensor):
+    """What rows of three batches each process puts on its devices, of which there are four in all."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = f"--xla_force_host_platform_device_count={4 // processes}"
+    root = pathlib.Path(meshes.__file__).parents[2]
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(root)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", READ_ROWS, *map(str, (number, processes, port, replica, tensor))],
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(processes)
+    ]
+    return [json.loads(process.communicate(timeout=120)[0]) for process in running]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("replica", "tensor"), [(1, 1), (2, 2)])
+def test_two_processes_read_between_them_what_one_reads(replica, tensor):
+    [alone] = rows_read(1, replica=replica, tensor=tensor)
+    first, second = rows_read(2, replica=replica, tensor=tensor)
+    assert len(alone) == 12 and not set(first) & set(second)
+    assert first | second == alone
+
+
+@pytest.mark.slow
+def test_an_lm_ft_step_compiles_for_a_tpu_with_splash_attention_in_it(monkeypatch):
+    """Ahead of time, for 16 chips of v5e; prints the peak of memory (`-s`)."""
+    pytest.importorskip("libtpu", reason="needs the TPU's compiler: pip install libtpu")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # or it asks the cloud which machine this is
+    chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices
+    mesh, config = meshes.make_mesh(MeshConfig(), list(chips)), MeshConfig(remat="full")
+    shape = LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=1024,
+        num_layers=6,
+        num_heads=8,
+        num_kv_heads=4,
+        head_size=128,
+        ffn_size=2816,
+    )
+    plain = Llama(shape, dtype=jnp.bfloat16)
+    params = jax.eval_shape(plain.init, jax.random.key(0), *LLAMA_ARGS)["params"]
+    tx = steps.make_optimizer(OptimizerConfig(steps=9, peak_lr=1e-5))
+    state = jax.eval_shape(lambda params: steps.init_state(params, tx), params)
+    shardings = meshes.tree_shardings(state, mesh)
+    step = steps.make_lm_step(
+        meshes.fit_module(plain, mesh, config, row_length=512), tx, state_shardings=shardings
+    )
+    batch = to_batch([], [], row_length=512, targets_per_row=128, num_rows=32, branch_ids=False)
+
+    def abstract(tree, shardings):
+        place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
+        return jax.tree.map(place, tree, shardings)
+
+    rows = jax.tree.map(lambda _: meshes.batch_sharding(mesh), batch)
+    compiled = step.lower(abstract(state, shardings), abstract(batch, rows)).compile()
+    program = compiled.as_text()
+    assert "splash_mha_fwd" in program and "splash_mha_dkv" in program and "splash_mha_dq" in program
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    memory = compiled.memory_analysis()
+    print(f"state {size / 2**30:.2f} GiB, peak {memory.peak_memory_in_bytes / 2**30:.2f} GiB a chip")
+    assert memory.argument_size_in_bytes < 1.1 * size / 16
+    assert memory.peak_memory_in_bytes < 2**30
