@@ -207,11 +207,24 @@ class RetrieveConfig:
     num_chunks: int = 10  # |C'| of R-ft and of Eq. 2: the paper's 10
 
 
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # LLaMA's
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """LoRA (`models/lora.py`): adapters of a low rank learn, the network stays as it is."""
+
+    rank: int = 0  # 0: no adapters, the network itself learns
+    alpha: float = 16.0  # adapters are scaled by alpha / rank
+    targets: tuple[str, ...] = PROJECTIONS  # what has an adapter, in every layer
+
+
 @dataclass(frozen=True)
 class LmFtConfig:
     """LM-ft, Eq. 3. METHOD: k̃ = 3; 10 % of the examples are unsupervised text."""
 
     optimizer: OptimizerConfig
+    lora: LoraConfig = field(default_factory=LoraConfig)
     batch_size: int = 64  # rows
     sequence_length: int = 2048
     chunks_per_example: int = 3
@@ -425,10 +438,25 @@ def check(experiment: Experiment) -> None:
             )
 
     _check_tasks(e.evaluate)
+    _check_lora(e.lm_ft.lora)
     if e.lm_ft.select == "kilt_dev" and not e.lm_ft.select_folder:
         raise ValueError(
             "lm_ft.select: kilt_dev came without lm_ft.select_folder, needed is the folder of KILT's "
             "development files; name it"
+        )
+
+
+def _check_lora(lora: LoraConfig) -> None:
+    if lora.rank < 0 or lora.alpha <= 0:
+        raise ValueError(
+            f"lm_ft.lora: rank {lora.rank}, alpha {lora.alpha} came, needed are a rank of 0 or more and an "
+            "alpha above 0; correct them"
+        )
+    strange = [name for name in lora.targets if name not in PROJECTIONS]
+    if strange or not lora.targets:
+        raise ValueError(
+            f"lm_ft.lora.targets: {', '.join(strange) or 'none'} came, needed are some of "
+            f"{', '.join(PROJECTIONS)}; name those"
         )
 
 

@@ -39,6 +39,20 @@ def test_tasks_without_their_files_are_refused(assignments: list[str], message: 
         config.check(config.override(config.load(TINY), assignments))
 
 
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("rank=-1", r"^lm_ft.lora: rank -1, alpha 16.0 came, needed are a rank of 0 or more"),
+        ("alpha=0", r"^lm_ft.lora: rank 0, alpha 0.0 came"),
+        ("targets=q_proj,lm_head", r"^lm_ft.lora.targets: lm_head came, needed are some of q_proj, k_proj, "),
+        ("targets=", r"^lm_ft.lora.targets: none came"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused(assignment: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config.check(config.override(config.load(TINY), [f"lm_ft.lora.{assignment}"]))
+
+
 def test_an_override_reaches_nested_settings() -> None:
     changed = config.override(config.load(TINY), ["base.lm.optimizer.steps=7"])
     assert changed.base.lm.optimizer.steps == 7

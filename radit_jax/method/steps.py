@@ -5,6 +5,7 @@ Where the arrays lie decides where it runs; pass `state_shardings` (from `radit_
 state comes back where it was.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,14 +14,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from radit_jax.config import OptimizerConfig
+from radit_jax.config import LoraConfig, OptimizerConfig
 from radit_jax.method import losses
 from radit_jax.method.lm import LmBatch, token_log_probs
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
+from radit_jax.models.lora import adapted
 
 Metrics = dict[str, Array]
-Loss = Callable[[Any, Any], tuple[Array, Metrics]]
+Loss = Callable[..., tuple[Array, Metrics]]  # of what is trained, a batch, and what stays as it is
 
 
 class TrainState(NamedTuple):
@@ -108,12 +110,24 @@ def make_lm_step(
     LM-ft and the pre-training of a base model differ in their batches only.
     """
 
-    def loss(params: Any, batch: LmBatch) -> tuple[Array, Metrics]:
-        log_probs = token_log_probs(module, params, batch)
-        sums, weights = losses.lm_ft_loss(log_probs, batch.target_weights)
-        return _divide(sums.sum(), weights.sum()), {"answer_tokens": (batch.target_weights > 0).sum()}
+    return _make_step(functools.partial(_lm_loss, module), tx, state_shardings)
+
+
+def make_lora_step(
+    module: Llama, tx: optax.GradientTransformation, lora: LoraConfig, *, state_shardings: Any = None
+) -> Callable[[TrainState, LmBatch, Any], tuple[TrainState, Metrics]]:
+    """`make_lm_step` for adapters, the only parameters in the state; the network's are a third argument."""
+
+    def loss(adapters: Any, batch: LmBatch, params: Any) -> tuple[Array, Metrics]:
+        return _lm_loss(module, adapted(params, adapters, lora), batch)
 
     return _make_step(loss, tx, state_shardings)
+
+
+def _lm_loss(module: Llama, params: Any, batch: LmBatch) -> tuple[Array, Metrics]:
+    log_probs = token_log_probs(module, params, batch)
+    sums, weights = losses.lm_ft_loss(log_probs, batch.target_weights)
+    return _divide(sums.sum(), weights.sum()), {"answer_tokens": (batch.target_weights > 0).sum()}
 
 
 def make_r_ft_step(
@@ -202,8 +216,8 @@ def make_contrastive_step(
 
 
 def _make_step(loss: Loss, tx: optax.GradientTransformation, state_shardings: Any) -> Callable[..., Any]:
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
+    def step(state: TrainState, batch: Any, *frozen: Any) -> tuple[TrainState, Metrics]:
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, *frozen)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
@@ -243,4 +257,5 @@ def _layer_matrices(params: Any) -> Any:
 
 def _kernels(params: Any) -> Any:
     """True for the matrices, which weight decay shrinks; biases, norms and embeddings it leaves alone."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    matrices = ("kernel", "lora_a", "lora_b")
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in matrices, params)

@@ -2,6 +2,8 @@
 
 Every (example, chunk) pair is an instance of its own, and so is an example under its gold context; the loss
 is on the answer's tokens and `<eos>` only.
+
+With LoRA the folder has the adapters in PEFT's form beside the language model, in which they are merged.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +19,11 @@ from radit_jax.data.sequences import lm_sequence
 from radit_jax.lm.answering import Retrieval
 from radit_jax.lm.benchmarking import kilt_validation, load_kilt_development
 from radit_jax.lm.training import PackedTrees, train_lm
+from radit_jax.models.lora import merged
 from radit_jax.retrieval.search import Searcher
-from radit_jax.runtime.models import Model, load_model, save_model
+from radit_jax.runtime.mesh import make_mesh, put_params
+from radit_jax.runtime.models import Model, load_model, num_parameters, save_model
+from radit_jax.runtime.publish import ADAPTERS, publish_adapters
 from radit_jax.runtime.store import StageFolder
 
 
@@ -33,6 +38,7 @@ def run(
 ) -> dict[str, Any]:
     """Fine-tune the base language model; the checkpoint that is the best in `lm_ft.select` is kept."""
     model = load_model(inputs["lm"].check("lm"))
+    model = model._replace(params=put_params(model.params, make_mesh(mesh)))
     chunks = Corpus(inputs["corpus"]).chunks
     packed, truncated = {}, {}
     for split in ("train", "dev"):
@@ -45,7 +51,7 @@ def run(
             batch_size=lm_ft.batch_size,
             seed=seed,
         )
-    params, facts = train_lm(
+    trained, facts = train_lm(
         "lm_ft",
         model.module,
         model.params,
@@ -58,10 +64,22 @@ def run(
         validate=_validation(inputs, model, lm_ft, temperature, seed, mesh),
         validate_every=lm_ft.validate_every,
         select=lm_ft.select,
+        lora=lm_ft.lora,
+        seed=seed,
     )
-    save_model(output.path / "lm", model._replace(params=params))
+    if lm_ft.lora.rank:
+        facts["adapter_parameters"] = num_parameters(trained)
+        publish_adapters(output.path / ADAPTERS, trained, lm_ft.lora, _base_name(inputs["lm"]))
+        output.commit(ADAPTERS)
+        trained = merged(model.params, trained, lm_ft.lora)
+    save_model(output.path / "lm", model._replace(params=trained))
     output.commit("lm")
     return {**packed["train"].facts, **facts, "truncated_chunks": truncated["train"]}
+
+
+def _base_name(base: StageFolder) -> str:
+    """What others may know the untuned language model by; "" where it was trained from scratch."""
+    return base.manifest.get("origin", {}).get("name", "")
 
 
 def _validation(

@@ -3,13 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
 import pytest
+from flax.traverse_util import flatten_dict
 
-from radit_jax.config import MeshConfig, OptimizerConfig
+from radit_jax.config import LoraConfig, MeshConfig, OptimizerConfig
 from radit_jax.data.packing import Sequence, join, span
 from radit_jax.lm import training
 from radit_jax.lm.training import PackedTrees, train_lm
-from radit_jax.method.steps import make_lm_step
+from radit_jax.method.lm import token_log_probs
+from radit_jax.models.lora import merged
 from radit_jax.runtime.store import StageFolder
 
 
@@ -89,16 +92,20 @@ def train(lm, folder, killed_before=None, **options):
     )
 
 
-def test_a_killed_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path, monkeypatch):
-    # Three runs, one compiled step: most of this test's time.
-    steps = []
+def compile_once(monkeypatch, name):
+    """Runs share one compiled step: most of a test's time."""
+    make, steps = getattr(training, name), []
 
     def make_once(*args, **options):
         if not steps:
-            steps.append(make_lm_step(*args, **options))
+            steps.append(make(*args, **options))
         return steps[0]
 
-    monkeypatch.setattr(training, "make_lm_step", make_once)
+    monkeypatch.setattr(training, name, make_once)
+
+
+def test_a_killed_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path, monkeypatch):
+    compile_once(monkeypatch, "make_lm_step")
     whole, facts = train(lm, tmp_path / "whole")
     with pytest.raises(Killed):
         train(lm, tmp_path / "killed", killed_before=3)
@@ -114,6 +121,27 @@ def test_a_killed_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path
     log_probs = jax.nn.log_softmax(np.asarray(logits)[:, 5:7])
     by_hand = np.take_along_axis(np.asarray(log_probs), tokens[:, 6:8, None], axis=-1).mean()
     assert facts["dev_log_prob"] == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_a_killed_lora_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path, monkeypatch):
+    compile_once(monkeypatch, "make_lora_step")
+    lora, before = LoraConfig(rank=2), jax.tree.map(np.array, lm.params)
+    whole, facts = train(lm, tmp_path / "whole", lora=lora)
+    with pytest.raises(Killed):
+        train(lm, tmp_path / "killed", killed_before=3, lora=lora)
+    resumed, resumed_facts = train(lm, tmp_path / "killed", lora=lora)
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    assert resumed_facts == facts and facts["best_step"] == 4
+    jax.tree.map(np.testing.assert_array_equal, lm.params, before)
+    # What was trained, and all that a checkpoint has of parameters, is adapters.
+    assert {path[-1] for path in flatten_dict(whole)} == {"lora_a", "lora_b"}
+    saved = ocp.metadata(tmp_path / "whole" / "checkpoints" / "latest" / "4").metadata
+    num_adapter = sum(leaf.size for leaf in jax.tree.leaves(whole))
+    assert sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(saved)) < 3 * num_adapter + 10
+    # They do what the parameters that were measured did.
+    batch = jax.tree.map(jnp.asarray, packed(batch_size=8, count=3).in_order(0))
+    log_probs = token_log_probs(lm.module, merged(lm.params, whole, lora), batch)
+    assert float(log_probs.sum() / 6) == pytest.approx(facts["dev_log_prob"], rel=1e-4)
 
 
 def test_another_measure_may_select_the_parameters(lm, tmp_path):
