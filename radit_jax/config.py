@@ -217,6 +217,7 @@ class LoraConfig:
     rank: int = 0  # 0: no adapters, the network itself learns
     alpha: float = 16.0  # adapters are scaled by alpha / rank
     targets: tuple[str, ...] = PROJECTIONS  # what has an adapter, in every layer
+    quantize: Literal["none", "int8", "int4"] = "none"  # QLoRA: the frozen kernels, while adapters learn
 
 
 @dataclass(frozen=True)
@@ -457,6 +458,16 @@ def _check_lora(lora: LoraConfig) -> None:
         raise ValueError(
             f"lm_ft.lora.targets: {', '.join(strange) or 'none'} came, needed are some of "
             f"{', '.join(PROJECTIONS)}; name those"
+        )
+    if lora.quantize != "none" and not lora.rank:
+        raise ValueError(
+            f"lm_ft.lora.quantize: {lora.quantize} came with rank 0, needed are adapters, which learn in "
+            "place of what is quantised; set lm_ft.lora.rank"
+        )
+    if lora.quantize != "none" and importlib.util.find_spec("qwix") is None:
+        raise ValueError(
+            f"lm_ft.lora.quantize: {lora.quantize} came, needed is the package qwix; "
+            "pip install 'radit_jax[qlora]'"
         )
 
 

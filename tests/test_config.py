@@ -46,11 +46,19 @@ def test_tasks_without_their_files_are_refused(assignments: list[str], message: 
         ("alpha=0", r"^lm_ft.lora: rank 0, alpha 0.0 came"),
         ("targets=q_proj,lm_head", r"^lm_ft.lora.targets: lm_head came, needed are some of q_proj, k_proj, "),
         ("targets=", r"^lm_ft.lora.targets: none came"),
+        ("quantize=int4", r"^lm_ft.lora.quantize: int4 came with rank 0, needed are adapters"),
     ],
 )
 def test_adapters_that_cannot_be_are_refused(assignment: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config.check(config.override(config.load(TINY), [f"lm_ft.lora.{assignment}"]))
+
+
+def test_quantising_without_qwix_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = config.override(config.load(TINY), ["lm_ft.lora.rank=4", "lm_ft.lora.quantize=int8"])
+    monkeypatch.setattr(config.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"int8 came, needed is the package qwix; pip install 'radit_jax\["):
+        config.check(asked)
 
 
 def test_an_override_reaches_nested_settings() -> None:

@@ -13,7 +13,7 @@ axis L; kernels are (in, out):
     model/norm/weight                                 D
     lm_head/kernel                                    D V, unless the head is the embedding transposed
 
-A kernel may have an adapter beside it, which `models/lora.py` puts there.
+A kernel may be quantised and have an adapter beside it, see `models/lora.py`.
 """
 
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from radit_jax.config import LlamaConfig
 from radit_jax.models.attention import attend, attention_mask, context_mask
+from radit_jax.models.lora import dequantized
 
 _init = nn.initializers.normal(0.02)
 UNROLLED = 4  # so few layers are compiled one by one: a loop would copy their activations in and out
@@ -243,7 +244,10 @@ class Projection(nn.Module):
             outputs = outputs + self._times(self._times(x, a), b)
         return outputs
 
-    def _times(self, x: Float[Array, "*rows D"], matrix: Float[Array, "D F"]) -> Float[Array, "*rows F"]:
+    def _times(self, x: Float[Array, "*rows D"], matrix: Any) -> Float[Array, "*rows F"]:
+        if hasattr(matrix, "qvalue"):
+            # Else the backward pass would keep the whole matrices of all layers from the forward pass.
+            return jax.checkpoint(lambda x, matrix: self._times(x, dequantized(matrix)))(x, matrix)
         x, matrix = x.astype(self.dtype), matrix.astype(self.dtype)
         return jnp.dot(x, matrix, preferred_element_type=self.result)
 

@@ -8,6 +8,9 @@ parameters. R is the rank:
 
 `adapted` shows the network both trees as one. Nothing is copied, so a step holds the kernels once, and a
 gradient with respect to the adapters alone never forms one of a kernel.
+
+QLoRA (arXiv 2305.14314) is this over kernels that `quantized` keeps in 8 or 4 bits, through qwix: here whole
+numbers times a float32 scale, there a data type of its own. The network multiplies by what they stand for.
 """
 
 from typing import Any
@@ -17,8 +20,9 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from radit_jax.config import LoraConfig
+from radit_jax.config import PROJECTIONS, LoraConfig
 
+QUANTIZED_TOGETHER = 64  # inputs that share a scale in 4 bits, as in QLoRA
 Leaves = dict[tuple[str, ...], Any]
 
 
@@ -46,8 +50,35 @@ def adapted(params: Any, adapters: Any, lora: LoraConfig) -> Any:
     return unflatten_dict({p: leaf * scale if p[-1] == "lora_b" else leaf for p, leaf in leaves.items()})
 
 
+def quantized(params: Any, lora: LoraConfig) -> Any:
+    """The parameters with every projection's kernel as a `qwix.QArray` of `lora.quantize`.
+
+    A scale serves the D inputs of an output in 8 bits, `QUANTIZED_TOGETHER` of them in 4; all D where that
+    does not divide them.
+    """
+    import qwix
+
+    def quantize(path: tuple[str, ...], leaf: Array) -> Any:
+        if len(path) < 2 or path[-2] not in PROJECTIONS:
+            return leaf
+        tiled = lora.quantize == "int4" and leaf.shape[1] % QUANTIZED_TOGETHER == 0
+        together = QUANTIZED_TOGETHER if tiled else leaf.shape[1]
+        dtype = jnp.dtype(lora.quantize)
+        return qwix.quantize(leaf, dtype, channelwise_axes=(0, 2), tiled_axes={1: together})
+
+    leaves: Leaves = flatten_dict(params)
+    return unflatten_dict({path: quantize(path, leaf) for path, leaf in leaves.items()})
+
+
+def dequantized(matrix: Any) -> Float[Array, "*axes"]:
+    """What a `qwix.QArray` stands for, in float32."""
+    import qwix
+
+    return qwix.dequantize(matrix)
+
+
 def merged(params: Any, adapters: Any, lora: LoraConfig) -> Any:
-    """Plain parameters of the same function: W + α/r · A B, in the kernels' dtype."""
+    """Plain parameters of the same function: W + α/r · A B, in the dtype of W, which is not quantised."""
     leaves: Leaves = flatten_dict(adapted(params, adapters, lora))
 
     def whole(path: tuple[str, ...]) -> Float[Array, "..."]:

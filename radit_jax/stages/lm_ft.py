@@ -3,7 +3,8 @@
 Every (example, chunk) pair is an instance of its own, and so is an example under its gold context; the loss
 is on the answer's tokens and `<eos>` only.
 
-With LoRA the folder has the adapters in PEFT's form beside the language model, in which they are merged.
+With LoRA the folder has the adapters in PEFT's form beside the language model, in which they are merged;
+with QLoRA they learnt over quantised kernels, and are merged into the whole ones.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from radit_jax.data.sequences import lm_sequence
 from radit_jax.lm.answering import Retrieval
 from radit_jax.lm.benchmarking import kilt_validation, load_kilt_development
 from radit_jax.lm.training import PackedTrees, train_lm
-from radit_jax.models.lora import merged
+from radit_jax.models.lora import merged, quantized
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.mesh import make_mesh, put_params
 from radit_jax.runtime.models import Model, load_model, num_parameters, save_model
@@ -38,7 +39,8 @@ def run(
 ) -> dict[str, Any]:
     """Fine-tune the base language model; the checkpoint that is the best in `lm_ft.select` is kept."""
     model = load_model(inputs["lm"].check("lm"))
-    model = model._replace(params=put_params(model.params, make_mesh(mesh)))
+    if lm_ft.lora.quantize != "none":
+        model = model._replace(params=quantized(model.params, lm_ft.lora))
     chunks = Corpus(inputs["corpus"]).chunks
     packed, truncated = {}, {}
     for split in ("train", "dev"):
@@ -71,10 +73,15 @@ def run(
         facts["adapter_parameters"] = num_parameters(trained)
         publish_adapters(output.path / ADAPTERS, trained, lm_ft.lora, _base_name(inputs["lm"]))
         output.commit(ADAPTERS)
-        trained = merged(model.params, trained, lm_ft.lora)
+        trained = merged(_whole_base(inputs, mesh), trained, lm_ft.lora)
     save_model(output.path / "lm", model._replace(params=trained))
     output.commit("lm")
     return {**packed["train"].facts, **facts, "truncated_chunks": truncated["train"]}
+
+
+def _whole_base(inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> Any:
+    """The base's parameters as they are on disk: those that were trained over may be quantised."""
+    return put_params(load_model(inputs["lm"].check("lm")).params, make_mesh(mesh))
 
 
 def _base_name(base: StageFolder) -> str:

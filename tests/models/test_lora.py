@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from radit_jax.config import PROJECTIONS, LlamaConfig, LoraConfig
 from radit_jax.models.llama import Llama
-from radit_jax.models.lora import adapted, init_adapters, merged
+from radit_jax.models.lora import adapted, dequantized, init_adapters, merged, quantized
 from radit_jax.selfcheck import random_params
 
 MODULE = Llama(
@@ -102,3 +103,60 @@ def test_what_has_no_adapter_is_not_copied(params, adapters):
 def test_merging_keeps_the_kernels_dtype(params, adapters):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     assert {leaf.dtype for leaf in jax.tree.leaves(merged(half, adapters, LORA))} == {jnp.dtype("bfloat16")}
+
+
+# ---- QLoRA ----
+
+
+@pytest.fixture(scope="module", params=["int8", "int4"])
+def quantised(request, params):
+    pytest.importorskip("qwix")
+    lora = dataclasses.replace(LORA, quantize=request.param)
+    return lora, quantized(params, lora)
+
+
+def test_only_projections_are_quantised_and_nothing_is_off_by_more_than_half_a_step(quantised, params):
+    lora, found = quantised
+    most = {"int8": 127.5, "int4": 7.5}[lora.quantize]  # the levels above 0 that the largest weight spans
+    for path, leaf in flatten_dict(params).items():
+        other = flatten_dict(found)[path]
+        if path[-2] not in PROJECTIONS:
+            assert other is leaf
+            continue
+        assert other.qvalue.dtype == lora.quantize and other.qvalue.shape == leaf.shape
+        assert other.scale.shape == (2, 1, leaf.shape[2])
+        step = np.abs(leaf).max(axis=1, keepdims=True) / most
+        assert (np.abs(dequantized(other) - leaf) <= step / 2 * 1.001).all()
+
+
+def test_in_four_bits_64_inputs_share_a_scale():
+    pytest.importorskip("qwix")
+    wide = {"mlp": {"up_proj": {"kernel": jnp.ones((2, 128, 5))}}}
+    found = quantized(wide, LoraConfig(rank=1, quantize="int4"))["mlp"]["up_proj"]["kernel"]
+    assert found.scale.shape == (2, 2, 5)
+
+
+def test_the_network_multiplies_by_what_quantised_kernels_stand_for(quantised, adapters):
+    lora, found = quantised
+    stands_for = jax.tree.map(
+        lambda leaf: dequantized(leaf) if hasattr(leaf, "qvalue") else leaf,
+        found,
+        is_leaf=lambda leaf: hasattr(leaf, "qvalue"),
+    )
+    expected = logits(adapted(stands_for, adapters, lora))
+    np.testing.assert_allclose(logits(adapted(found, adapters, lora)), expected, atol=1e-5)
+
+
+def test_a_gradient_over_quantised_kernels_never_holds_them_whole_in_all_layers():
+    pytest.importorskip("qwix")
+    shape = dataclasses.replace(MODULE.config, num_layers=16, hidden_size=64, ffn_size=512)
+    module, lora = Llama(shape), LoraConfig(rank=1, quantize="int8")
+    params = quantized(random_params(module, jnp.zeros((1, 4), jnp.int32)), lora)
+    adapters = init_adapters(params, lora, jax.random.key(0))
+
+    def loss(adapters, params):
+        return module.apply({"params": adapted(params, adapters, lora)}, jnp.asarray(TOKENS[:, :2])).sum()
+
+    compiled = jax.jit(jax.grad(loss)).lower(adapters, params).compile()
+    kernels = 4 * 16 * 3 * 64 * 512  # bytes of the feed-forward kernels in float32
+    assert compiled.memory_analysis().temp_size_in_bytes < kernels / 4

@@ -12,7 +12,7 @@ from radit_jax.data.packing import Sequence, join, pack, span, to_batch
 from radit_jax.method import losses, steps
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
-from radit_jax.models.lora import init_adapters
+from radit_jax.models.lora import init_adapters, quantized
 from radit_jax.runtime import mesh as meshes
 from radit_jax.selfcheck import random_params
 
@@ -142,6 +142,15 @@ def test_an_adapter_is_cut_where_its_kernel_is(llama_params):
     for name, pair in pairs.items():
         across, along = ("tensor", "fsdp") if name in ("o_proj", "down_proj") else ("fsdp", "tensor")
         assert (pair["lora_a"].spec, pair["lora_b"].spec) == (P(None, across, None), P(None, None, along))
+
+
+def test_a_quantised_kernel_is_cut_where_it_was(llama_params):
+    pytest.importorskip("qwix")
+    mesh = meshes.make_mesh(MeshConfig(replica=2, tensor=2))
+    params = meshes.put_params(quantized(llama_params, LoraConfig(rank=1, quantize="int8")), mesh)
+    kernel = params["model"]["layers"]["mlp"]["down_proj"]["kernel"]
+    assert kernel.qvalue.sharding.spec == P(None, "tensor", "fsdp")
+    assert kernel.scale.sharding.spec == P(None, None, "fsdp")  # one for all inputs
 
 
 def largest_share(tree):

@@ -5,6 +5,7 @@ from functools import reduce
 from operator import getitem
 
 import numpy as np
+import pytest
 from small import CHUNKS, LONG, QUESTIONS
 
 from radit_jax.config import LmFtConfig, LoraConfig, MeshConfig, OptimizerConfig
@@ -48,7 +49,7 @@ def test_an_example_with_a_background_of_its_own_is_one_instance_under_that_or_u
     assert none == ""
 
 
-def run_with_lora(inputs, folder):
+def run_with_lora(inputs, folder, **lora):
     examples = [question_example(question, question.answers[0]) for question in QUESTIONS["train"]]
     rows = np.array([[0], [1], [2], [3]])
     retrieved = Retrieved(examples, rows, np.zeros(rows.shape, np.float32), np.zeros(rows.shape, bool))
@@ -57,7 +58,7 @@ def run_with_lora(inputs, folder):
         retrieved.save(source, split)
     source.finish()
     lm_ft = LmFtConfig(
-        OptimizerConfig(steps=2, peak_lr=0.1), LoraConfig(rank=2), batch_size=8, sequence_length=64
+        OptimizerConfig(steps=2, peak_lr=0.1), LoraConfig(rank=2, **lora), batch_size=8, sequence_length=64
     )
     output = StageFolder(folder / "lm_ft")
     facts = run({**inputs, "retrieved": source}, output, lm_ft=lm_ft, seed=0, mesh=MeshConfig())
@@ -78,3 +79,19 @@ def test_lora_leaves_the_adapters_and_a_language_model_in_which_they_are_merged(
     assert np.abs(kernel - before).max() > 1e-3
     embedding = params["model"]["embed_tokens"]["embedding"]
     np.testing.assert_array_equal(embedding, lm.params["model"]["embed_tokens"]["embedding"])
+
+
+def test_qlora_merges_into_the_kernels_as_they_were(inputs, lm, tmp_path):
+    pytest.importorskip("qwix")
+    output = run_with_lora(inputs, tmp_path, quantize="int4")
+    written = open_tensors(output.check("hf/lm_adapter"))
+    a, b = (
+        written[f"base_model.model.model.layers.0.self_attn.v_proj.lora_{name}.weight"].whole()
+        for name in "AB"
+    )
+    kernel, before = (
+        params["model"]["layers"]["self_attn"]["v_proj"]["kernel"][0]
+        for params in (load_model(output.check("lm")).params, lm.params)
+    )
+    assert np.abs(b).max() > 1e-3
+    np.testing.assert_allclose(kernel, before + 16 / 2 * (b @ a).T, atol=1e-5)
