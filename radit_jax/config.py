@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -303,6 +304,26 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class ProfileConfig:
+    """What to look at closely while it runs; it never changes a result."""
+
+    steps: str = ""  # updates of a training loop to trace for XProf: 10:15 is those from 10 to 15, from 1
+
+    @property
+    def updates(self) -> tuple[int, int] | None:
+        """The first and the last update to trace."""
+        if not self.steps:
+            return None
+        found = re.fullmatch(r"(\d+):(\d+)", self.steps)
+        first, last = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= first <= last:
+            raise ValueError(
+                f"profile.steps: {self.steps} came, needed is FIRST:LAST, counted from 1; write 10:15"
+            )
+        return first, last
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One run of RA-DIT, whole: its name, its seed, its data, and the settings of every stage."""
 
@@ -318,6 +339,7 @@ class Experiment:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     seed: int = 0
 
 
@@ -440,6 +462,7 @@ def check(experiment: Experiment) -> None:
 
     _check_tasks(e.evaluate)
     _check_lora(e.lm_ft.lora)
+    _ = e.profile.updates  # an error where they have not their form
     if e.lm_ft.select == "kilt_dev" and not e.lm_ft.select_folder:
         raise ValueError(
             "lm_ft.select: kilt_dev came without lm_ft.select_folder, needed is the folder of KILT's "

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from radit_jax import config, pipeline
 from radit_jax.pipeline import Run
+from radit_jax.runtime.progress import check_wandb
 from radit_jax.runtime.store import Workdir
 
 TINY = pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py"
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         experiment = config.override(config.load(options.experiment), options.set)
         workdir = Workdir(options.workdir or f"runs/{experiment.name}")
         config.check(experiment)
+        check_wandb()
         run = Run(experiment, workdir, plan_only=options.dry_run)
         if options.dry_run:
             print_plan(run, options.stage)

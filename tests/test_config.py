@@ -61,6 +61,17 @@ def test_quantising_without_qwix_names_what_to_install(monkeypatch: pytest.Monke
         config.check(asked)
 
 
+def test_the_updates_to_trace_are_a_first_and_a_last() -> None:
+    assert config.ProfileConfig().updates is None
+    assert config.override(config.load(TINY), ["profile.steps=10:15"]).profile.updates == (10, 15)
+
+
+@pytest.mark.parametrize("steps", ["10", "15:10", "0:3", "1:2:3", "a:b", "-1:4"])
+def test_updates_that_cannot_be_traced_are_refused(steps: str) -> None:
+    with pytest.raises(ValueError, match=r"^profile.steps: .* came, needed is FIRST:LAST, counted from 1"):
+        config.check(config.override(config.load(TINY), [f"profile.steps={steps}"]))
+
+
 def test_an_override_reaches_nested_settings() -> None:
     changed = config.override(config.load(TINY), ["base.lm.optimizer.steps=7"])
     assert changed.base.lm.optimizer.steps == 7

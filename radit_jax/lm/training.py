@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import optax
 
-from radit_jax.config import LoraConfig, MeshConfig, OptimizerConfig
+from radit_jax.config import LoraConfig, MeshConfig, OptimizerConfig, ProfileConfig
 from radit_jax.data.order import shuffled
 from radit_jax.data.packing import Sequence as Tree
 from radit_jax.data.packing import fill, pack, to_batch
 from radit_jax.method.lm import LmBatch, token_log_probs
-from radit_jax.method.steps import TrainState, init_state, make_lm_step, make_lora_step, make_optimizer
+from radit_jax.method.steps import TrainState, init_state, make_lm_step, make_optimizer
+from radit_jax.models.flops import training_flops
 from radit_jax.models.llama import Llama
 from radit_jax.models.lora import adapted, init_adapters
 from radit_jax.runtime.checkpoint import Checkpoints
@@ -71,6 +72,8 @@ def train_lm(
     checkpoint_every: int,
     lora: LoraConfig | None = None,
     seed: int = 0,
+    profile: ProfileConfig | None = None,
+    started: float | None = None,
     development: PackedTrees | None = None,
     validate: Callable[[Any], dict[str, float]] | None = None,
     validate_every: int = 0,
@@ -100,6 +103,15 @@ def train_lm(
         num_steps=optimizer.steps,
         checkpoints=checkpoints,
         metrics=Metrics(output.path / "metrics.jsonl"),
+        flops=lambda values: training_flops(
+            module.config,
+            tokens=values["tokens"],
+            attended=values["attended"],
+            targets=values["answer_tokens"],
+            lora=lora,
+        ),
+        profile=profile,
+        started=started,
         checkpoint_every=checkpoint_every,
         validate=measure if development is not None else None,
         validate_every=validate_every,
@@ -137,7 +149,7 @@ def _learner(
         return init_state(init_adapters(params, lora, jax.random.key(seed)), tx)
 
     state, shardings = init_sharded(init, devices, params)
-    step = make_lora_step(module, tx, lora, state_shardings=shardings)
+    step = make_lm_step(module, tx, lora=lora, state_shardings=shardings)
     return _Learner(
         state, lambda state, batch: step(state, batch, params), lambda found: adapted(params, found, lora)
     )

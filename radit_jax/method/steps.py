@@ -5,7 +5,6 @@ Where the arrays lie decides where it runs; pass `state_shardings` (from `radit_
 state comes back where it was.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from radit_jax.config import LoraConfig, OptimizerConfig
 from radit_jax.method import losses
-from radit_jax.method.lm import LmBatch, token_log_probs
+from radit_jax.method.lm import LmBatch, batch_counts, token_log_probs
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
 from radit_jax.models.lora import adapted
@@ -103,31 +102,25 @@ def learning_rate(config: OptimizerConfig, peak: float) -> Callable[[Any], Array
 
 
 def make_lm_step(
-    module: Llama, tx: optax.GradientTransformation, *, state_shardings: Any = None
-) -> Callable[[TrainState, LmBatch], tuple[TrainState, Metrics]]:
+    module: Llama,
+    tx: optax.GradientTransformation,
+    *,
+    lora: LoraConfig | None = None,
+    state_shardings: Any = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """A step on Eq. 3: the answers' weighted negative log-likelihood per unit of weight in the whole batch.
 
-    LM-ft and the pre-training of a base model differ in their batches only.
+    LM-ft and the pre-training of a base model differ in their batches only. With `lora` the parameters in
+    the state are adapters, and the step takes those of the network, which stay, as a third argument.
     """
 
-    return _make_step(functools.partial(_lm_loss, module), tx, state_shardings)
-
-
-def make_lora_step(
-    module: Llama, tx: optax.GradientTransformation, lora: LoraConfig, *, state_shardings: Any = None
-) -> Callable[[TrainState, LmBatch, Any], tuple[TrainState, Metrics]]:
-    """`make_lm_step` for adapters, the only parameters in the state; the network's are a third argument."""
-
-    def loss(adapters: Any, batch: LmBatch, params: Any) -> tuple[Array, Metrics]:
-        return _lm_loss(module, adapted(params, adapters, lora), batch)
+    def loss(trained: Any, batch: LmBatch, *base: Any) -> tuple[Array, Metrics]:
+        params = trained if lora is None else adapted(base[0], trained, lora)
+        log_probs = token_log_probs(module, params, batch)
+        sums, weights = losses.lm_ft_loss(log_probs, batch.target_weights)
+        return _divide(sums.sum(), weights.sum()), batch_counts(batch)
 
     return _make_step(loss, tx, state_shardings)
-
-
-def _lm_loss(module: Llama, params: Any, batch: LmBatch) -> tuple[Array, Metrics]:
-    log_probs = token_log_probs(module, params, batch)
-    sums, weights = losses.lm_ft_loss(log_probs, batch.target_weights)
-    return _divide(sums.sum(), weights.sum()), {"answer_tokens": (batch.target_weights > 0).sum()}
 
 
 def make_r_ft_step(

@@ -7,12 +7,13 @@ With LoRA the folder has the adapters in PEFT's form beside the language model, 
 with QLoRA they learnt over quantised kernels, and are merged into the whole ones.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from radit_jax.config import LmFtConfig, MeshConfig
+from radit_jax.config import LmFtConfig, MeshConfig, ProfileConfig
 from radit_jax.data.corpus import Chunks, Corpus
 from radit_jax.data.packing import Sequence as Tree
 from radit_jax.data.retrieved import Retrieved
@@ -35,9 +36,11 @@ def run(
     lm_ft: LmFtConfig,
     seed: int,
     mesh: MeshConfig,
+    profile: ProfileConfig | None = None,
     temperature: float = 1.0,
 ) -> dict[str, Any]:
     """Fine-tune the base language model; the checkpoint that is the best in `lm_ft.select` is kept."""
+    started = time.monotonic()
     model = load_model(inputs["lm"].check("lm"))
     if lm_ft.lora.quantize != "none":
         model = model._replace(params=quantized(model.params, lm_ft.lora))
@@ -68,6 +71,8 @@ def run(
         select=lm_ft.select,
         lora=lm_ft.lora,
         seed=seed,
+        profile=profile,
+        started=started,
     )
     if lm_ft.lora.rank:
         facts["adapter_parameters"] = num_parameters(trained)

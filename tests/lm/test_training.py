@@ -1,5 +1,7 @@
 """Rows in a reproducible order, and a run that was killed ends where one that was not does."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,26 +94,33 @@ def train(lm, folder, killed_before=None, **options):
     )
 
 
-def compile_once(monkeypatch, name):
+def compile_once(monkeypatch):
     """Runs share one compiled step: most of a test's time."""
-    make, steps = getattr(training, name), []
+    make, steps = training.make_lm_step, []
 
     def make_once(*args, **options):
         if not steps:
             steps.append(make(*args, **options))
         return steps[0]
 
-    monkeypatch.setattr(training, name, make_once)
+    monkeypatch.setattr(training, "make_lm_step", make_once)
 
 
 def test_a_killed_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path, monkeypatch):
-    compile_once(monkeypatch, "make_lm_step")
+    compile_once(monkeypatch)
     whole, facts = train(lm, tmp_path / "whole")
     with pytest.raises(Killed):
         train(lm, tmp_path / "killed", killed_before=3)
     resumed, resumed_facts = train(lm, tmp_path / "killed")
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
     assert resumed_facts == facts
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["name"] == "test":  # eight rows of eight tokens, but for one of nine in all that comes later
+            assert (line["tokens"], line["fill"], line["answer_tokens"]) == (64, 1.0, 16)
+            assert line["attended"] == 8 * sum(range(1, 9)) and line["grad_norm"] > 0
+    assert {line["name"] for line in lines} == {"test", "test/validation", "test/speed", "test/time"}
+    assert all(line["tokens_per_second_per_device"] > 0 for line in lines if line["name"] == "test/speed")
     assert facts["best_step"] == facts["steps"] == 4  # it learns, so the last parameters are the best
     # What is kept are those parameters: the tokens 7 and 9 behind the others, in nats.
     tokens = np.concatenate(
@@ -124,7 +133,7 @@ def test_a_killed_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path
 
 
 def test_a_killed_lora_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path, monkeypatch):
-    compile_once(monkeypatch, "make_lora_step")
+    compile_once(monkeypatch)
     lora, before = LoraConfig(rank=2), jax.tree.map(np.array, lm.params)
     whole, facts = train(lm, tmp_path / "whole", lora=lora)
     with pytest.raises(Killed):

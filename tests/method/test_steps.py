@@ -82,7 +82,7 @@ def test_a_lora_step_changes_adapters_only_and_keeps_moments_of_them_alone(llama
     config = OptimizerConfig(steps=9, peak_lr=0.1, adam_lr=0.1, weight_decay=0.1, name=name)
     tx, before = steps.make_optimizer(config), jax.tree.map(np.array, llama_params)
     adapters = init_adapters(llama_params, lora, jax.random.key(0))
-    state, step = steps.init_state(adapters, tx), steps.make_lora_step(LLAMA, tx, lora)
+    state, step = steps.init_state(adapters, tx), steps.make_lm_step(LLAMA, tx, lora=lora)
     first = None
     for _ in range(3):
         state, metrics = step(state, lm_batch(), llama_params)
@@ -100,7 +100,7 @@ def test_a_lora_steps_first_loss_and_gradient_are_those_of_the_whole_network(lla
     lora = LoraConfig(rank=3, alpha=6.0, targets=("up_proj",))
     adapters = init_adapters(llama_params, lora, jax.random.key(0))
     state = steps.init_state(adapters, READS_GRADIENT)
-    state, metrics = steps.make_lora_step(LLAMA, READS_GRADIENT, lora)(state, lm_batch(), llama_params)
+    state, metrics = steps.make_lm_step(LLAMA, READS_GRADIENT, lora=lora)(state, lm_batch(), llama_params)
     full, full_metrics = lm_step()(steps.init_state(llama_params, READS_GRADIENT), lm_batch())
     assert float(metrics["loss"]) == float(full_metrics["loss"])
     grads, full_grads = (

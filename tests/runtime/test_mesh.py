@@ -123,7 +123,7 @@ def one_lora_step(params, mesh):
         return steps.init_state(init_adapters(params, lora, jax.random.key(0)), READS_GRADIENT)
 
     state, shardings = meshes.init_sharded(init, mesh, params)
-    step = steps.make_lora_step(LLAMA, READS_GRADIENT, lora, state_shardings=shardings)
+    step = steps.make_lm_step(LLAMA, READS_GRADIENT, lora=lora, state_shardings=shardings)
     state, metrics = step(state, meshes.put_batch(lm_batch(), mesh), params)
     return state, float(metrics["loss"])
 
