@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -212,11 +213,25 @@ class RetrieveConfig:
     num_chunks: int = 10  # |C'| of R-ft and of Eq. 2: the paper's 10
 
 
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # LLaMA's
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """LoRA (`models/lora.py`): adapters of a low rank learn, the network stays as it is."""
+
+    rank: int = 0  # 0: no adapters, the network itself learns
+    alpha: float = 16.0  # adapters are scaled by alpha / rank
+    targets: tuple[str, ...] = PROJECTIONS  # what has an adapter, in every layer
+    quantize: Literal["none", "int8", "int4"] = "none"  # QLoRA: the frozen kernels, while adapters learn
+
+
 @dataclass(frozen=True)
 class LmFtConfig:
     """LM-ft, Eq. 3. METHOD: k̃ = 3; 10 % of the examples are unsupervised text."""
 
     optimizer: OptimizerConfig
+    lora: LoraConfig = field(default_factory=LoraConfig)
     batch_size: int = 64  # rows
     accumulate_steps: int = 1  # a batch is taken in so many parts, for memory; it changes nothing else
     sequence_length: int = 2048
@@ -297,6 +312,26 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class ProfileConfig:
+    """What to look at closely while it runs; it never changes a result."""
+
+    steps: str = ""  # updates of a training loop to trace for XProf: 10:15 is those from 10 to 15, from 1
+
+    @property
+    def updates(self) -> tuple[int, int] | None:
+        """The first and the last update to trace."""
+        if not self.steps:
+            return None
+        found = re.fullmatch(r"(\d+):(\d+)", self.steps)
+        first, last = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= first <= last:
+            raise ValueError(
+                f"profile.steps: {self.steps} came, needed is FIRST:LAST, counted from 1; write 10:15"
+            )
+        return first, last
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One run of RA-DIT, whole: its name, its seed, its data, and the settings of every stage."""
 
@@ -312,6 +347,7 @@ class Experiment:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     seed: int = 0
 
 
@@ -439,10 +475,36 @@ def check(experiment: Experiment) -> None:
             )
 
     _check_tasks(e.evaluate)
+    _check_lora(e.lm_ft.lora)
+    _ = e.profile.updates  # an error where they have not their form
     if e.lm_ft.select == "kilt_dev" and not e.lm_ft.select_folder:
         raise ValueError(
             "lm_ft.select: kilt_dev came without lm_ft.select_folder, needed is the folder of KILT's "
             "development files; name it"
+        )
+
+
+def _check_lora(lora: LoraConfig) -> None:
+    if lora.rank < 0 or lora.alpha <= 0:
+        raise ValueError(
+            f"lm_ft.lora: rank {lora.rank}, alpha {lora.alpha} came, needed are a rank of 0 or more and an "
+            "alpha above 0; correct them"
+        )
+    strange = [name for name in lora.targets if name not in PROJECTIONS]
+    if strange or not lora.targets:
+        raise ValueError(
+            f"lm_ft.lora.targets: {', '.join(strange) or 'none'} came, needed are some of "
+            f"{', '.join(PROJECTIONS)}; name those"
+        )
+    if lora.quantize != "none" and not lora.rank:
+        raise ValueError(
+            f"lm_ft.lora.quantize: {lora.quantize} came with rank 0, needed are adapters, which learn in "
+            "place of what is quantised; set lm_ft.lora.rank"
+        )
+    if lora.quantize != "none" and importlib.util.find_spec("qwix") is None:
+        raise ValueError(
+            f"lm_ft.lora.quantize: {lora.quantize} came, needed is the package qwix; "
+            "pip install 'radit_jax[qlora]'"
         )
 
 

@@ -41,6 +41,7 @@ class Stage:
     settings: Mapping[str, Any]
     version: int = 1
     sources: tuple[str, ...] = ()  # files and folders from outside the workdir
+    trains: bool = False  # it has a training loop, of which a trace may be asked for
 
     @property
     def kind(self) -> str:
@@ -66,6 +67,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             _text_to_learn(e.base.lm),
             {"lm": e.base.lm, "seed": e.seed},
             sources=_checkpoints(e.base.lm),
+            trains=True,
         ),
         *_retriever_stages(e, "retriever", e.base.retriever),
         *(_retriever_stages(e, "lm_ft_retriever", e.lm_ft.retriever) if e.lm_ft.retriever else ()),
@@ -107,6 +109,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             },
             {"lm_ft": e.lm_ft, "seed": e.seed, **({"temperature": e.r_ft.temperature} if on_kilt else {})},
             sources=(e.lm_ft.select_folder,) if on_kilt else (),
+            trains=True,
         ),
         Stage(
             "score",
@@ -126,6 +129,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 **_search("retriever"),
             },
             {"r_ft": e.r_ft, "score": e.score, "seed": e.seed},
+            trains=True,
         ),
         *(_embedding_stages(e, "r_ft", "r_ft") if e.r_ft.train_chunk_encoder else ()),
         Stage(
@@ -212,6 +216,7 @@ def _retriever_stages(e: Experiment, role: str, retriever: RetrieverConfig) -> t
             _text_to_learn(retriever),
             {"retriever": retriever, "seed": e.seed},
             sources=_checkpoints(retriever),
+            trains=True,
         ),
         *_embedding_stages(e, role, f"base/{role}"),
     )
@@ -355,7 +360,10 @@ class Run:
         print(f"── {stage.name}: {self.why(stage)}", flush=True)
         start = time.monotonic()
         output.fetch_logs()
-        facts = stage.function(inputs, output, mesh=self.experiment.mesh, **stage.settings)
+        how: dict[str, Any] = {"mesh": self.experiment.mesh}  # it runs, which no fingerprint knows of
+        if stage.trains:
+            how["profile"] = self.experiment.profile
+        facts = stage.function(inputs, output, **how, **stage.settings)
         output.finish(settings=canonical(stage.settings), **facts)
         summary = ", ".join(
             f"{key} {value}" for key, value in facts.items() if isinstance(value, int | float | str)

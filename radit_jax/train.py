@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from radit_jax import config, pipeline
 from radit_jax.pipeline import Run
 from radit_jax.runtime import hosts
+from radit_jax.runtime.progress import check_wandb
 from radit_jax.runtime.store import Workdir
 
 TINY = pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py"
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         experiment = config.override(config.load(options.experiment), options.set)
         workdir = Workdir(options.workdir or f"runs/{experiment.name}", options.scratch)
         config.check(experiment)
+        check_wandb()
         place = None if options.dry_run else join(options)
         run = Run(experiment, workdir, plan_only=options.dry_run)
         if options.dry_run:

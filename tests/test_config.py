@@ -39,6 +39,39 @@ def test_tasks_without_their_files_are_refused(assignments: list[str], message: 
         config.check(config.override(config.load(TINY), assignments))
 
 
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("rank=-1", r"^lm_ft.lora: rank -1, alpha 16.0 came, needed are a rank of 0 or more"),
+        ("alpha=0", r"^lm_ft.lora: rank 0, alpha 0.0 came"),
+        ("targets=q_proj,lm_head", r"^lm_ft.lora.targets: lm_head came, needed are some of q_proj, k_proj, "),
+        ("targets=", r"^lm_ft.lora.targets: none came"),
+        ("quantize=int4", r"^lm_ft.lora.quantize: int4 came with rank 0, needed are adapters"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused(assignment: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config.check(config.override(config.load(TINY), [f"lm_ft.lora.{assignment}"]))
+
+
+def test_quantising_without_qwix_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = config.override(config.load(TINY), ["lm_ft.lora.rank=4", "lm_ft.lora.quantize=int8"])
+    monkeypatch.setattr(config.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"int8 came, needed is the package qwix; pip install 'radit_jax\["):
+        config.check(asked)
+
+
+def test_the_updates_to_trace_are_a_first_and_a_last() -> None:
+    assert config.ProfileConfig().updates is None
+    assert config.override(config.load(TINY), ["profile.steps=10:15"]).profile.updates == (10, 15)
+
+
+@pytest.mark.parametrize("steps", ["10", "15:10", "0:3", "1:2:3", "a:b", "-1:4"])
+def test_updates_that_cannot_be_traced_are_refused(steps: str) -> None:
+    with pytest.raises(ValueError, match=r"^profile.steps: .* came, needed is FIRST:LAST, counted from 1"):
+        config.check(config.override(config.load(TINY), [f"profile.steps={steps}"]))
+
+
 def test_an_override_reaches_nested_settings() -> None:
     changed = config.override(config.load(TINY), ["base.lm.optimizer.steps=7"])
     assert changed.base.lm.optimizer.steps == 7

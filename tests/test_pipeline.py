@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from radit_jax import config, train
-from radit_jax.config import Folder, Instructions, LmConfig, MeshConfig
-from radit_jax.pipeline import KINDS, Run, stages
+from radit_jax.config import Folder, Instructions, LmConfig, MeshConfig, ProfileConfig
+from radit_jax.pipeline import KINDS, Run, Stage, stages
 from radit_jax.runtime.store import Workdir, canonical
 
 TINY = config.load(str(train.TINY))
@@ -67,9 +67,9 @@ def test_the_seed_changes_everything(tmp_path):
     assert differing(before, after) == set(before)
 
 
-def test_neither_mesh_nor_name_nor_workdir_changes_anything(tmp_path):
+def test_neither_mesh_nor_profile_nor_name_nor_workdir_changes_anything(tmp_path):
     mesh = MeshConfig(replica=2, tensor=4, attention="xla", remat="full")
-    elsewhere = replace(TINY, mesh=mesh, name="other")
+    elsewhere = replace(TINY, mesh=mesh, profile=ProfileConfig("2:3"), name="other")
     assert fingerprints(elsewhere, tmp_path / "b") == fingerprints(TINY, tmp_path / "a")
 
 
@@ -235,6 +235,21 @@ def test_why_a_stage_runs_is_said_in_words(tmp_path):
         f"changed: r_ft.target lsr → posterior; r_ft.tau {before} → 0.5; seed 0 → 2"
     )
     assert again.why(again.stages["embed/retriever"]) == "what it reads has changed"
+
+
+def test_stages_that_train_are_told_what_to_trace(tmp_path, monkeypatch):
+    told = {}
+
+    def function(stage):
+        return lambda inputs, output, **settings: told.update({stage.name: settings.get("profile")}) or {}
+
+    monkeypatch.setattr(Stage, "function", property(function))
+    run = Run(changed("profile.steps=2:3"), Workdir(tmp_path))
+    for stage in run.stages.values():
+        run.make(stage)
+    traced = {name for name, profile in told.items() if profile == ProfileConfig("2:3")}
+    assert traced == {"base/lm", "base/retriever", "lm_ft", "r_ft"}
+    assert {told[name] for name in told if name not in traced} == {None}
 
 
 def test_why_compares_a_role_with_its_own_earlier_run(tmp_path):

@@ -1,19 +1,23 @@
 """Training a language model on token trees: pre-training a base model and LM-ft are this with other trees."""
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
-from radit_jax.config import MeshConfig, OptimizerConfig
+from radit_jax.config import LoraConfig, MeshConfig, OptimizerConfig, ProfileConfig
 from radit_jax.data.order import shuffled
 from radit_jax.data.packing import Sequence as Tree
 from radit_jax.data.packing import fill, has_branches, pack, to_batch
 from radit_jax.method.lm import LmBatch, token_log_probs
-from radit_jax.method.steps import init_state, make_lm_step, make_optimizer
+from radit_jax.method.steps import TrainState, init_state, make_lm_step, make_optimizer
 from radit_jax.models.attention import most_segments
+from radit_jax.models.flops import training_flops
 from radit_jax.models.llama import Llama
+from radit_jax.models.lora import adapted, init_adapters
 from radit_jax.runtime.checkpoint import Checkpoints
 from radit_jax.runtime.loop import train
 from radit_jax.runtime.mesh import fit_module, init_sharded, make_mesh, put_batch, put_params
@@ -73,6 +77,10 @@ def train_lm(
     mesh: MeshConfig,
     checkpoint_every: int,
     accumulate_steps: int = 1,
+    lora: LoraConfig | None = None,
+    seed: int = 0,
+    profile: ProfileConfig | None = None,
+    started: float | None = None,
     development: PackedTrees | None = None,
     validate: Callable[[Any], dict[str, float]] | None = None,
     validate_every: int = 0,
@@ -81,27 +89,44 @@ def train_lm(
     """Parameters after `optimizer.steps` steps, or the best on `development`; and facts for the manifest.
 
     The best have the highest `select`: `dev_log_prob`, or one of the values that `validate` gives for
-    parameters.
+    parameters. With a `lora` of some rank `params` stay as they are, and adapters, which `seed` draws, are
+    what is trained, kept in checkpoints and returned.
     """
     devices = make_mesh(mesh)
     module = fit_module(module, devices, mesh, row_length=batch_at(0).tokens.shape[1])
-    tx = make_optimizer(optimizer)
-    state, shardings = init_sharded(lambda p: init_state(p, tx), devices, put_params(params, devices))
+    learner = _learner(
+        functools.partial(make_lm_step, module, accumulate_steps=accumulate_steps),
+        put_params(params, devices),
+        make_optimizer(optimizer),
+        lora,
+        seed,
+        devices,
+    )
     checkpoints = Checkpoints(output.path / "checkpoints")
 
     def measure(state: Any) -> dict[str, float]:
         assert development is not None
-        own = {"dev_log_prob": mean_log_prob(module, state.params, development, devices)}
-        return own | (validate(state.params) if validate else {})
+        whole = learner.whole(state.params)
+        own = {"dev_log_prob": mean_log_prob(module, whole, development, devices)}
+        return own | (validate(whole) if validate else {})
 
     state = train(
         name=name,
-        step=make_lm_step(module, tx, accumulate_steps=accumulate_steps, state_shardings=shardings),
-        state=state,
+        step=learner.step,
+        state=learner.state,
         batch_at=lambda step: put_batch(batch_at(step), devices, accumulate_steps),
         num_steps=optimizer.steps,
         checkpoints=checkpoints,
         metrics=Metrics(output.path / "metrics.jsonl"),
+        flops=lambda values: training_flops(
+            module.config,
+            tokens=values["tokens"],
+            attended=values["attended"],
+            targets=values["answer_tokens"],
+            lora=lora,
+        ),
+        profile=profile,
+        started=started,
         checkpoint_every=checkpoint_every,
         validate=measure if development is not None else None,
         validate_every=validate_every,
@@ -113,6 +138,36 @@ def train_lm(
     best = checkpoints.best()
     assert best is not None, "the last step is always validated"
     return checkpoints.restore_best(state.params), {**facts, "best_step": best[0], select: best[1]}
+
+
+class _Learner(NamedTuple):
+    """What is trained, how, and the network's parameters of it."""
+
+    state: TrainState
+    step: Callable[[TrainState, LmBatch], tuple[TrainState, Any]]
+    whole: Callable[[Any], Any]
+
+
+def _learner(
+    make_step: Callable[..., Any],
+    params: Any,
+    tx: optax.GradientTransformation,
+    lora: LoraConfig | None,
+    seed: int,
+    devices: jax.sharding.Mesh,
+) -> _Learner:
+    if lora is None or not lora.rank:
+        state, shardings = init_sharded(lambda p: init_state(p, tx), devices, params)
+        return _Learner(state, make_step(tx, state_shardings=shardings), lambda params: params)
+
+    def init(params: Any) -> TrainState:
+        return init_state(init_adapters(params, lora, jax.random.key(seed)), tx)
+
+    state, shardings = init_sharded(init, devices, params)
+    step = make_step(tx, lora=lora, state_shardings=shardings)
+    return _Learner(
+        state, lambda state, batch: step(state, batch, params), lambda found: adapted(params, found, lora)
+    )
 
 
 def mean_log_prob(module: Llama, params: Any, trees: PackedTrees, devices: jax.sharding.Mesh) -> float:

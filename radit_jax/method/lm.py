@@ -33,6 +33,21 @@ class LmBatch(NamedTuple):
     target_items: Int[Array, "B A"]  # the target's branch, counted from 0 along the row; -1 in a trunk
 
 
+def batch_counts(batch: LmBatch) -> dict[str, Array]:
+    """What there is to do in a batch, as numbers.
+
+    `attended` counts the pairs of a token and one that it sees, itself included: a token sees as many as its
+    position has before it. `fill` is the share of the rows that are no padding.
+    """
+    real = batch.segment_ids > 0
+    return {
+        "answer_tokens": (batch.target_weights > 0).sum(),
+        "tokens": real.sum(),
+        "attended": jnp.where(real, batch.positions + 1, 0).sum(dtype=jnp.float32),
+        "fill": real.mean(dtype=jnp.float32),
+    }
+
+
 def token_log_probs(module: Llama, params: Any, batch: LmBatch) -> Float[Array, "B A"]:
     """Each target's log-probability in nats, float32, given what its position sees; 0 in unused slots."""
     hidden: Any = module.apply(

@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from radit_jax.config import OptimizerConfig
+from radit_jax.config import LoraConfig, OptimizerConfig
 from radit_jax.method import losses
-from radit_jax.method.lm import LmBatch, token_log_probs
+from radit_jax.method.lm import LmBatch, batch_counts, token_log_probs
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
+from radit_jax.models.lora import adapted
 
 Metrics = dict[str, Array]
-Differentiated = Callable[[Any, Any], tuple[tuple[Array, Metrics], Any]]  # to loss, metrics and gradient
+Differentiated = Callable[..., tuple[tuple[Array, Metrics], Any]]  # to loss, metrics and gradient
 
 
 class TrainState(NamedTuple):
@@ -101,36 +102,39 @@ def learning_rate(config: OptimizerConfig, peak: float) -> Callable[[Any], Array
 
 
 def make_lm_step(
-    module: Llama, tx: optax.GradientTransformation, *, accumulate_steps: int = 1, state_shardings: Any = None
-) -> Callable[[TrainState, LmBatch], tuple[TrainState, Metrics]]:
+    module: Llama,
+    tx: optax.GradientTransformation,
+    *,
+    lora: LoraConfig | None = None,
+    accumulate_steps: int = 1,
+    state_shardings: Any = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """A step on Eq. 3: the answers' weighted negative log-likelihood per unit of weight in the whole batch.
 
-    LM-ft and the pre-training of a base model differ in their batches only. With `accumulate_steps` the batch
-    is taken in so many parts of its rows, one after the other, of which the activations exist one at a time;
-    the sum of their gradients is the gradient of the whole. `fill` is the share of positions with a token.
+    LM-ft and the pre-training of a base model differ in their batches only. With `lora` the parameters in
+    the state are adapters, and the step takes those of the network, which stay, as a third argument. With
+    `accumulate_steps` the batch is taken in so many parts of its rows, one after the other, of which the
+    activations exist one at a time; the sum of their gradients is the gradient of the whole.
     """
 
-    def loss(params: Any, batch: LmBatch, weight: Array) -> Array:
+    def loss(trained: Any, batch: LmBatch, weight: Array, *base: Any) -> Array:
+        params = trained if lora is None else adapted(base[0], trained, lora)
         sums, _ = losses.lm_ft_loss(token_log_probs(module, params, batch), batch.target_weights)
         return _divide(sums.sum(), weight)
 
-    def differentiate(params: Any, batch: LmBatch) -> tuple[tuple[Array, Metrics], Any]:
+    def differentiate(trained: Any, batch: LmBatch, *base: Any) -> tuple[tuple[Array, Metrics], Any]:
         weight = batch.target_weights.sum()
         value_and_grad = jax.value_and_grad(loss)
 
         def add(total: Any, part: LmBatch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, value_and_grad(params, part, weight)), None
+            return jax.tree.map(jnp.add, total, value_and_grad(trained, part, weight, *base)), None
 
         if accumulate_steps == 1:
-            value, grads = value_and_grad(params, batch, weight)
+            value, grads = value_and_grad(trained, batch, weight, *base)
         else:
-            nothing = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+            nothing = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained))
             (value, grads), _ = jax.lax.scan(add, nothing, _parts(batch, accumulate_steps))
-        metrics = {
-            "answer_tokens": (batch.target_weights > 0).sum(),
-            "fill": (batch.segment_ids > 0).mean(),
-        }
-        return (value, metrics), grads
+        return (value, batch_counts(batch)), grads
 
     return _make_step(differentiate, tx, state_shardings)
 
@@ -232,8 +236,8 @@ def make_contrastive_step(
 def _make_step(
     differentiate: Differentiated, tx: optax.GradientTransformation, state_shardings: Any
 ) -> Callable[..., Any]:
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        (value, metrics), grads = differentiate(state.params, batch)
+    def step(state: TrainState, batch: Any, *frozen: Any) -> tuple[TrainState, Metrics]:
+        (value, metrics), grads = differentiate(state.params, batch, *frozen)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
@@ -273,4 +277,5 @@ def _layer_matrices(params: Any) -> Any:
 
 def _kernels(params: Any) -> Any:
     """True for the matrices, which weight decay shrinks; biases, norms and embeddings it leaves alone."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    matrices = ("kernel", "lora_a", "lora_b")
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in matrices, params)

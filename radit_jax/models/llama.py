@@ -12,9 +12,10 @@ axis L; kernels are (in, out):
     model/layers/mlp/down_proj/kernel                 L F D
     model/norm/weight                                 D
     lm_head/kernel                                    D V, unless the head is the embedding transposed
+
+A kernel may be quantised and have an adapter beside it, see `models/lora.py`.
 """
 
-import functools
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -25,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from radit_jax.config import LlamaConfig
 from radit_jax.models.attention import Kernel, Layout, attend, attention_mask, context_mask
+from radit_jax.models.lora import dequantized
 
 _init = nn.initializers.normal(0.02)
 UNROLLED = 4  # so few layers are compiled one by one: a loop would copy their activations in and out
@@ -80,7 +82,7 @@ class Llama(nn.Module):
     def setup(self) -> None:
         self.model = Decoder(self.config, self.dtype, self.remat, self.attention, self.layout)
         if not self.config.tie_embeddings:
-            self.lm_head = _dense(self.config.vocab_size, self.dtype, dot_general=_float32_dot_general)
+            self.lm_head = Projection(self.config.vocab_size, self.dtype, result=jnp.float32)
 
     def __call__(
         self,
@@ -217,7 +219,7 @@ class SelfAttention(nn.Module):
         context: tuple[Float[Array, "B C M H"], Float[Array, "B C M H"]] | None,
     ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B T M H"], Float[Array, "B T M H"]]]:
         def project(name: str, num_heads: int) -> Float[Array, "B T N H"]:
-            flat = _dense(num_heads * self.config.head_size, self.dtype, name=name)(x)
+            flat = Projection(num_heads * self.config.head_size, self.dtype, name=name)(x)
             return flat.reshape(*x.shape[:2], num_heads, self.config.head_size)
 
         q = rotate(project("q_proj", self.config.num_heads), rope)
@@ -227,7 +229,7 @@ class SelfAttention(nn.Module):
             keys = jnp.concatenate([context[0], keys], axis=1)
             values = jnp.concatenate([context[1], values], axis=1)
         attended = attend(q, keys, values, seen, self.attention, self.layout).reshape(*x.shape[:2], -1)
-        output = _dense(self.config.hidden_size, self.dtype, name="o_proj")(attended)
+        output = Projection(self.config.hidden_size, self.dtype, name="o_proj")(attended)
         return output, (new_keys, new_values)
 
 
@@ -237,9 +239,36 @@ class SwiGlu(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        gate = _dense(self.config.ffn_size, self.dtype, name="gate_proj")(x)
-        up = _dense(self.config.ffn_size, self.dtype, name="up_proj")(x)
-        return _dense(self.config.hidden_size, self.dtype, name="down_proj")(nn.silu(gate) * up)
+        gate = Projection(self.config.ffn_size, self.dtype, name="gate_proj")(x)
+        up = Projection(self.config.ffn_size, self.dtype, name="up_proj")(x)
+        return Projection(self.config.hidden_size, self.dtype, name="down_proj")(nn.silu(gate) * up)
+
+
+class Projection(nn.Module):
+    """x W, and x A B more where parameters `lora_a` and `lora_b` lie beside the kernel; in `dtype`.
+
+    `result` is the dtype that products are summed and returned in, by default `dtype`.
+    """
+
+    features: int
+    dtype: Any
+    result: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows F"]:
+        kernel = self.param("kernel", _init, (x.shape[-1], self.features))
+        outputs = self._times(x, kernel)
+        if self.has_variable("params", "lora_a"):
+            a, b = (self.get_variable("params", name) for name in ("lora_a", "lora_b"))
+            outputs = outputs + self._times(self._times(x, a), b)
+        return outputs
+
+    def _times(self, x: Float[Array, "*rows D"], matrix: Any) -> Float[Array, "*rows F"]:
+        if hasattr(matrix, "qvalue"):
+            # Else the backward pass would keep the whole matrices of all layers from the forward pass.
+            return jax.checkpoint(lambda x, matrix: self._times(x, dequantized(matrix)))(x, matrix)
+        x, matrix = x.astype(self.dtype), matrix.astype(self.dtype)
+        return jnp.dot(x, matrix, preferred_element_type=self.result)
 
 
 class RmsNorm(nn.Module):
@@ -328,10 +357,3 @@ def _check_mimetic(config: LlamaConfig) -> None:
 
 def _keep_rows(x: Float[Array, "B T D"], layout: Layout | None) -> Float[Array, "B T D"]:
     return x if layout is None else layout.keep_rows(x)
-
-
-def _dense(features: int, dtype: Any, **options: Any) -> nn.Dense:
-    return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=_init, **options)
-
-
-_float32_dot_general = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)

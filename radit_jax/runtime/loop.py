@@ -1,6 +1,7 @@
 """The one training loop: resumes exactly, keeps the best, and stops at the first loss that is not finite."""
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,8 +10,10 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 
+from radit_jax.config import ProfileConfig
 from radit_jax.runtime.checkpoint import Checkpoints
 from radit_jax.runtime.progress import Metrics, Progress
+from radit_jax.runtime.speed import Tracer, Values, Watch
 
 State = Any  # a pytree with `step`, the number of updates done, and `params`
 Batch = Any
@@ -32,6 +35,9 @@ def train(
     validate: Validate | None = None,
     validate_every: int = 0,
     select: str = "",
+    flops: Callable[[Values], float] | None = None,
+    profile: ProfileConfig | None = None,
+    started: float | None = None,
 ) -> State:
     """The state after `num_steps` updates, taken up from the latest checkpoint where there is one.
 
@@ -41,9 +47,13 @@ def train(
     updates; the parameters with the highest `select` of its values are kept as the checkpoints' best,
     the earliest of equals. Called again with more steps, it goes on from where the last call ended.
 
+    `flops` tells a step's operations by its metrics, for the share of the devices' peak. Start-up is counted
+    from `started` (`time.monotonic`), by default from this call. A trace lies beside the metrics.
+
     Raises FloatingPointError, which names the step, when a loss is not finite. No checkpoint ever holds
     the state after such a step.
     """
+    started = time.monotonic() if started is None else started
     restored = checkpoints.latest()
     if restored is not None:
         state, _ = checkpoints.restore(state)
@@ -53,18 +63,30 @@ def train(
         return state
 
     with Progress(num_steps, name, "steps", done=start) as bar:
-        run = _Run(name, checkpoints, metrics, bar)
-        for number in range(start, num_steps + 1):
-            # What is due at a restored step was done before that checkpoint was written.
-            if number != restored:
-                if validate and _due(number, validate_every, num_steps):
-                    run.validate(validate, state, number, select)
-                if number and _due(number, checkpoint_every, num_steps):
-                    run.save(state, number)
-            if number < num_steps:
-                state, values = step(state, batch_at(number))
-                run.pending.append((number + 1, values))
-                run.settle(ahead=_STEPS_AHEAD)
+        watch = Watch(name, metrics, flops, started)
+        tracer = Tracer(profile.updates if profile else None, metrics.path.parent / "profile")
+        run = _Run(name, checkpoints, metrics, bar, watch)
+        try:
+            for number in range(start, num_steps + 1):
+                # What is due at a restored step was done before that checkpoint was written.
+                if number != restored:
+                    if validate and _due(number, validate_every, num_steps):
+                        run.validate(validate, state, number, select)
+                    if number and _due(number, checkpoint_every, num_steps):
+                        run.save(state, number)
+                if number < num_steps:
+                    if tracer.starts(number + 1):
+                        run.trace(tracer.start)
+                    with watch.on("data_wait"):
+                        batch = batch_at(number)
+                    state, values = watch.dispatch(step, state, batch)
+                    run.pending.append((number + 1, values))
+                    run.settle(ahead=_STEPS_AHEAD)
+                    if tracer.stops(number + 1):
+                        run.trace(tracer.stop)
+        finally:
+            tracer.stop()
+        watch.write_time(num_steps)
     return state
 
 
@@ -80,6 +102,7 @@ class _Run:
     checkpoints: Checkpoints
     metrics: Metrics
     bar: Progress
+    watch: Watch
     pending: deque[tuple[int, Mapping[str, jax.Array]]] = field(default_factory=deque)  # dispatched steps
 
     def settle(self, ahead: int = 0) -> None:
@@ -91,14 +114,17 @@ class _Run:
             if not math.isfinite(values["loss"]):
                 self.stop(f"the loss of step {number} is {values['loss']}")
             self.bar.advance(loss=values["loss"])
+            self.watch.ended(number, values)
 
     def validate(self, validate: Validate, state: State, number: int, select: str) -> None:
         self.settle()
-        values = {key: float(value) for key, value in validate(state).items()}
+        with self.watch.on("validation"):
+            values = {key: float(value) for key, value in validate(state).items()}
         self.metrics.write(number, f"{self.name}/validation", values)
         best = self.checkpoints.best()
         if select and values[select] > (best[1] if best else -math.inf):
-            self.checkpoints.save_best(number, state.params, values[select])
+            with self.watch.on("checkpoint"):
+                self.checkpoints.save_best(number, state.params, values[select])
 
     def save(self, state: State, number: int) -> None:
         self.settle()
@@ -106,7 +132,14 @@ class _Run:
         # A step's loss is that before its update, so the last update may have gone wrong unseen.
         if not bool(_all_finite(state)):
             self.stop(f"the update of step {number} is not finite")
-        self.checkpoints.save(number, state)
+        with self.watch.on("checkpoint"):
+            self.checkpoints.save(number, state)
+
+    def trace(self, start_or_stop: Callable[[], None]) -> None:
+        """The steps that were dispatched end before a trace starts or stops."""
+        self.settle()
+        with self.watch.on("profile"):
+            start_or_stop()
 
     def stop(self, fault: str) -> NoReturn:
         self.metrics.flush()

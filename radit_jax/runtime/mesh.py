@@ -27,11 +27,16 @@ ROW_AXES = ("replica", "fsdp")
 # The first pattern found in a parameter's path decides; what none matches, norms and biases, is on every
 # device. An optimiser's moment has its parameter's path at the end of its own, so one table serves both.
 # Kernels are (layer, in, out): a pair of them, such as up and down, meets on the axis that `tensor` cuts.
+# Of a quantised one both parts, kernel/qvalue and kernel/scale, lie as it would.
 PARTITIONS: tuple[tuple[str, P], ...] = (
     (r"embed_tokens/embedding$", P("tensor", "fsdp")),
-    (r"(q|k|v|gate|up)_proj/kernel$", P(None, "fsdp", "tensor")),
-    (r"(o|down)_proj/kernel$", P(None, "tensor", "fsdp")),
+    (r"(q|k|v|gate|up)_proj/kernel\b", P(None, "fsdp", "tensor")),
+    (r"(o|down)_proj/kernel\b", P(None, "tensor", "fsdp")),
     (r"lm_head/kernel$", P("fsdp", "tensor")),
+    (r"(q|k|v|gate|up)_proj/lora_a$", P(None, "fsdp", None)),
+    (r"(q|k|v|gate|up)_proj/lora_b$", P(None, None, "tensor")),
+    (r"(o|down)_proj/lora_a$", P(None, "tensor", None)),
+    (r"(o|down)_proj/lora_b$", P(None, None, "fsdp")),
     (r"(word|position|token_type)_embeddings/embedding$", P(None, "fsdp")),
     (r"(query|key|value|intermediate/dense)/kernel$", P(None, "fsdp", "tensor")),
     (r"output/dense/kernel$", P(None, "tensor", "fsdp")),

@@ -36,6 +36,8 @@ from radit_jax.runtime.tensorfiles import Index, Tensor, open_tensors
 
 Table = tuple[tuple[str, str], ...]
 
+MATRICES = ("/kernel", "/lora_a", "/lora_b")  # (in, out) here, (out, in) in torch
+
 
 class Entry(NamedTuple):
     """A tensor of a checkpoint, and the part of our parameters that it is."""
@@ -59,6 +61,13 @@ LLAMA: Table = (
     ("model.layers.{}.mlp.down_proj.weight", "model/layers/mlp/down_proj/kernel"),
     ("model.norm.weight", "model/norm/weight"),
     ("lm_head.weight", "lm_head/kernel"),  # absent when tied
+)
+# PEFT's names of adapters, for those kernels that have one.
+LORA: Table = tuple(
+    (f"base_model.model.{name.removesuffix('weight')}{theirs}.weight", path.removesuffix("kernel") + ours)
+    for name, path in LLAMA
+    if path.endswith("_proj/kernel")
+    for theirs, ours in (("lora_A", "lora_a"), ("lora_B", "lora_b"))
 )
 LLAMA_IGNORED = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
 
@@ -136,8 +145,16 @@ def to_hf(params: Any) -> dict[str, Tensor]:
 
     Nothing is copied before a tensor is read.
     """
+    return _to_hf(params, LLAMA if "model" in params else BERT)
+
+
+def adapters_to_peft(adapters: Any) -> dict[str, Tensor]:
+    """The adapters of a `Llama` (`models/lora.py`) under PEFT's names, in the shapes of its files."""
+    return _to_hf(adapters, LORA)
+
+
+def _to_hf(params: Any, table: Table) -> dict[str, Tensor]:
     arrays: dict[str, Any] = flatten_dict(params, sep="/")
-    table = LLAMA if "model" in params else BERT
     if strange := sorted(arrays.keys() - {path for _, path in table}):
         raise ValueError(f"to_hf: parameters {strange} have no name in a checkpoint; remove them")
     entries = _walk(table, {path: array.shape for path, array in arrays.items()})
@@ -157,7 +174,7 @@ def _walk(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Entry
 
 def _turned(path: str, axes: tuple[Any, ...]) -> tuple[Any, ...]:
     """A tensor's axes in torch's order from ours, and ours from torch's."""
-    return axes[::-1] if path.endswith("/kernel") else axes
+    return axes[::-1] if path.endswith(MATRICES) else axes
 
 
 def _from_hf(
@@ -211,7 +228,7 @@ def _single(path: str, tensor: Tensor, wanted: jax.ShapeDtypeStruct) -> jax.Arra
     def shard(index: Index | None) -> np.ndarray:
         assert index is not None
         part = tensor.read(_turned(path, index))
-        part = part.T if path.endswith("/kernel") else part
+        part = part.T if path.endswith(MATRICES) else part
         return np.ascontiguousarray(part, wanted.dtype)
 
     return jax.make_array_from_callback(wanted.shape, wanted.sharding, shard)
@@ -236,7 +253,7 @@ def _read_array(array: Any, entry: Entry, index: Index) -> np.ndarray:
     if entry.layer is not None:
         array = array[entry.layer] if isinstance(array, np.ndarray) else _layer(array, entry.layer)
     part = np.asarray(array)[_turned(entry.path, index)]
-    return part.T if entry.path.endswith("/kernel") else part
+    return part.T if entry.path.endswith(MATRICES) else part
 
 
 @jax.jit

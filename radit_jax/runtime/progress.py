@@ -1,5 +1,7 @@
 """What a person sees of a long loop: a progress bar on stderr, and metrics on disk."""
 
+import importlib
+import importlib.util
 import io
 import json
 import os
@@ -99,7 +101,9 @@ class Metrics:
     """A run's numbers by step: JSON lines at `path`, mirrored for TensorBoard in the folder beside it.
 
     A line is `{"step": 8, "name": "lm_ft", "time": 1733000000.1, "loss": 1.25}`; `time` is in seconds
-    since 1970. Lines reach the disk about each second, and whenever `flush` is called.
+    since 1970. Lines reach the disk about each second, and whenever `flush` is called. Where the environment
+    names a project of Weights & Biases, WANDB_PROJECT, lines are sent there too; those that a resumed run
+    writes again stand there twice.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -108,6 +112,7 @@ class Metrics:
         self.tensorboard.parent.mkdir(parents=True, exist_ok=True)
         self._waiting: list[dict[str, Any]] = []
         self._flushed = time.monotonic()
+        self._wandb = _wandb_run(self.path.parent)
         self._start_over(self._written())
 
     def write(self, step: int, name: str, values: Mapping[str, Any]) -> None:
@@ -123,6 +128,8 @@ class Metrics:
             file.write(_json_lines(self._waiting))
         with self.tensorboard.open("ab") as file:
             file.write(b"".join(_event(line) for line in self._waiting))
+        for line in self._waiting if self._wandb else ():
+            self._wandb.log({"step": line["step"], **_scalars(line)})
         self._waiting, self._flushed = [], time.monotonic()
 
     def drop_after(self, step: int, name: str) -> None:
@@ -153,6 +160,35 @@ def _json_lines(lines: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
+def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """A line's numbers as `name/key`."""
+    return {f"{line['name']}/{key}": line[key] for key in line if key not in ("step", "name", "time")}
+
+
+# ---- Weights & Biases ----
+
+
+def check_wandb() -> None:
+    """Refuse to go on where it is asked for and not installed."""
+    project = os.environ.get("WANDB_PROJECT")
+    if project and importlib.util.find_spec("wandb") is None:
+        raise ValueError(
+            f"WANDB_PROJECT: {project} came, needed is the package wandb; pip install wandb, or unset it"
+        )
+
+
+def _wandb_run(folder: pathlib.Path) -> Any:
+    """The run that a stage's folder has in the project; None where none is asked for."""
+    if not os.environ.get("WANDB_PROJECT"):
+        return None
+    check_wandb()
+    wandb: Any = importlib.import_module("wandb")
+    stage = f"{folder.parent.name}-{folder.name}"
+    run = wandb.init(id=stage, name=stage, dir=folder, resume="allow", reinit="finish_previous")
+    run.define_metric("*", step_metric="step")
+    return run
+
+
 # ---- TensorBoard's event files ----
 
 
@@ -162,11 +198,7 @@ def _first_event() -> bytes:
 
 def _event(line: Mapping[str, Any]) -> bytes:
     """A line of metrics as a record of scalars `name/key`."""
-    values = [
-        Summary.Value(tag=f"{line['name']}/{key}", simple_value=line[key])
-        for key in line
-        if key not in ("step", "name", "time")
-    ]
+    values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(line).items()]
     return _record(Event(wall_time=line["time"], step=line["step"], summary=Summary(value=values)))
 
 

@@ -1,4 +1,4 @@
-"""Models in the forms that transformers, vLLM and sentence-transformers load.
+"""Models in the forms that transformers, PEFT, vLLM and sentence-transformers load.
 
 A language model's folder is `LlamaForCausalLM`'s. An encoder's is `BertModel`'s and at once one of
 sentence-transformers, which says how vectors are made. Each is read back, tensor by tensor.
@@ -11,13 +11,14 @@ from typing import Any
 from etils import epath
 from tokenizers import processors
 
-from radit_jax.config import BertConfig, LlamaConfig
+from radit_jax.config import BertConfig, LlamaConfig, LoraConfig
 from radit_jax.runtime import hf_config
 from radit_jax.runtime.models import Model
-from radit_jax.runtime.pretrained import to_hf
+from radit_jax.runtime.pretrained import adapters_to_peft, to_hf
 from radit_jax.runtime.tensorfiles import SHARD_BYTES, largest_error, write_tensors
 from radit_jax.runtime.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 
+ADAPTERS = "hf/lm_adapter"  # where a run keeps them
 PROBE = "Background: Zoë's 1,984 naïve cafés – 東京.\n\nQ: Where?\nA: "
 
 
@@ -39,6 +40,31 @@ def publish(
     _check_config(folder, config)
     same = load_tokenizer(folder).encode(PROBE) == model.tokenizer.encode(PROBE)
     assert same, f"{folder}: the tokeniser that was written gives other ids"
+    return largest_error(folder, tensors)
+
+
+def publish_adapters(folder: epath.PathLike, adapters: Any, lora: LoraConfig, base: str = "") -> float:
+    """Write adapters into `folder` as PEFT loads them; the largest error of one that was read back: 0.
+
+    `base` names the checkpoint that they belong to, where there is one that others can find.
+    """
+    folder = epath.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = adapters_to_peft(adapters)
+    write_tensors(folder, tensors, stem="adapter_model")
+    values = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base or None,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "target_modules": sorted(lora.targets),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(values, indent=2) + "\n")
     return largest_error(folder, tensors)
 
 

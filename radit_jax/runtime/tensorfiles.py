@@ -123,8 +123,9 @@ def write_tensors(
     *,
     dtype: str = "float32",
     shard_bytes: int = SHARD_BYTES,
+    stem: str = "model",
 ) -> None:
-    """Write a checkpoint of `*.safetensors` of at most `shard_bytes` of tensors each, and their index.
+    """Write a checkpoint of `STEM*.safetensors` of at most `shard_bytes` of tensors each, and their index.
 
     A tensor of more has a file of its own. One file alone has no index, as is usual.
     """
@@ -133,13 +134,13 @@ def write_tensors(
     shards = list(_shards(sizes, shard_bytes))
     weight_map = {}
     for number, names in enumerate(shards, 1):
-        several = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        file = several if len(shards) > 1 else "model.safetensors"
+        several = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = several if len(shards) > 1 else f"{stem}.safetensors"
         _write_safetensors(folder / file, {name: tensors[name] for name in names}, dtype)
         weight_map |= dict.fromkeys(names, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
 def _shards(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:

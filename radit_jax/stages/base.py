@@ -7,6 +7,7 @@ from sentences and the passages they were taken from.
 
 import random
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from radit_jax.config import BertConfig, LlamaConfig, LmConfig, MeshConfig, RetrieverConfig
+from radit_jax.config import BertConfig, LlamaConfig, LmConfig, MeshConfig, ProfileConfig, RetrieverConfig
 from radit_jax.data.cloze import cloze_sequence
 from radit_jax.data.corpus import Corpus
 from radit_jax.data.order import shuffled
@@ -40,7 +41,13 @@ CHECKPOINT_EVERY = 200  # steps
 
 
 def run_lm(
-    inputs: Mapping[str, StageFolder], output: StageFolder, *, lm: LmConfig, seed: int, mesh: MeshConfig
+    inputs: Mapping[str, StageFolder],
+    output: StageFolder,
+    *,
+    lm: LmConfig,
+    seed: int,
+    mesh: MeshConfig,
+    profile: ProfileConfig | None = None,
 ) -> dict[str, Any]:
     """The base language model with its tokeniser."""
     if lm.checkpoint:
@@ -48,15 +55,21 @@ def run_lm(
         _demand(model, lm.checkpoint, _settings(lm.model))
         facts = {"origin": _origin("language model", lm.checkpoint)}
     else:
-        model, facts = _pretrain_lm(Corpus(inputs["corpus"]), output, lm, seed, mesh)
+        model, facts = _pretrain_lm(Corpus(inputs["corpus"]), output, lm, seed, mesh, profile)
     save_model(output.path / "lm", model)
     output.commit("lm")
     return {"parameters": num_parameters(model.params), **facts}
 
 
 def _pretrain_lm(
-    corpus: Corpus, output: StageFolder, lm: LmConfig, seed: int, mesh: MeshConfig
+    corpus: Corpus,
+    output: StageFolder,
+    lm: LmConfig,
+    seed: int,
+    mesh: MeshConfig,
+    profile: ProfileConfig | None,
 ) -> tuple[Model, dict[str, Any]]:
+    started = time.monotonic()
     assert lm.model is not None and lm.optimizer is not None, "config.check lets no such settings pass"
     documents = corpus.documents()
     passages = [chunk.passage for chunk in corpus.chunks]
@@ -77,6 +90,8 @@ def _pretrain_lm(
         optimizer=lm.optimizer,
         mesh=mesh,
         checkpoint_every=CHECKPOINT_EVERY,
+        profile=profile,
+        started=started,
     )
     return Model(module, params, tokenizer), {**facts, **trained}
 
@@ -119,12 +134,14 @@ def run_retriever(
     retriever: RetrieverConfig,
     seed: int,
     mesh: MeshConfig,
+    profile: ProfileConfig | None = None,
 ) -> dict[str, Any]:
     """The base dual encoder: two towers of one network, each with its own parameters."""
     if retriever.checkpoint:
         query, chunk, facts = _from_checkpoints(retriever, mesh)
     else:
-        query, chunk, facts = _pretrain_retriever(Corpus(inputs["corpus"]), output, retriever, seed, mesh)
+        corpus = Corpus(inputs["corpus"])
+        query, chunk, facts = _pretrain_retriever(corpus, output, retriever, seed, mesh, profile)
     for name, tower, length in (
         ("query_encoder", query, retriever.query_length),
         ("chunk_encoder", chunk, retriever.chunk_length),
@@ -171,8 +188,14 @@ def _origin(role: str, checkpoint: str) -> dict[str, str]:
 
 
 def _pretrain_retriever(
-    corpus: Corpus, output: StageFolder, retriever: RetrieverConfig, seed: int, mesh: MeshConfig
+    corpus: Corpus,
+    output: StageFolder,
+    retriever: RetrieverConfig,
+    seed: int,
+    mesh: MeshConfig,
+    profile: ProfileConfig | None,
 ) -> tuple[Model, Model, dict[str, Any]]:
+    started = time.monotonic()
     assert retriever.model is not None and retriever.optimizer is not None, "see config.check"
     passages = [chunk.passage for chunk in corpus.chunks]
     groups = corpus.encoder_groups() or sentence_groups(corpus.chunks, seed=seed)
@@ -201,6 +224,8 @@ def _pretrain_retriever(
         checkpoints=Checkpoints(output.path / "checkpoints"),
         metrics=Metrics(output.path / "metrics.jsonl"),
         checkpoint_every=CHECKPOINT_EVERY,
+        profile=profile,
+        started=started,
     )
     query, chunk = (Model(module, state.params[name], tokenizer) for name in ("query", "chunk"))
     return query, chunk, {"steps": retriever.optimizer.steps}

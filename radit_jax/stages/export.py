@@ -5,6 +5,7 @@ export/lm/  query_encoder/  chunk_encoder/    models, for radit_jax.load
 export/base_query_encoder/                    the untuned one, to compare with
 export/chunks.array_record  embeddings-*  index/  answering.json
 export/hf/lm/                                 for transformers and vLLM
+export/hf/lm_adapter/                         LM-ft's adapters for PEFT, where it trained adapters
 export/hf/query_encoder/  hf/chunk_encoder/   for transformers and sentence-transformers
 export/runs/{base,r_ft}.trec  qrels.trec      what both query encoders retrieve for the evaluated questions
 export/lsr_scores.jsonl                       Eq. 4's scores, for FlagEmbedding
@@ -27,7 +28,7 @@ from radit_jax.method import losses
 from radit_jax.retrieval.search import Searcher, tuned_inputs
 from radit_jax.runtime.licences import origin
 from radit_jax.runtime.models import load_model, save_model
-from radit_jax.runtime.publish import publish
+from radit_jax.runtime.publish import ADAPTERS, publish
 from radit_jax.runtime.store import PublishedFolder, StageFolder
 from radit_jax.text.card import Origin, model_card
 from radit_jax.text.exchange import flag_embedding, trec_qrels, trec_run
@@ -68,10 +69,12 @@ def run(
         _write_runs(inputs, output, evaluate.split, export.run_depth, mesh)
     if export.lsr_scores:
         _write_lsr_scores(inputs, output, lm_score, tau)
-    return {"largest_errors": _publish(output, export, card) if export.hf else {}}
+    return {"largest_errors": _publish(output, inputs["lm_ft"], export, card) if export.hf else {}}
 
 
-def _publish(output: PublishedFolder, export: ExportConfig, card: str) -> dict[str, float]:
+def _publish(
+    output: PublishedFolder, lm_ft: StageFolder, export: ExportConfig, card: str
+) -> dict[str, float]:
     """Write hf/; the largest error of each model's parameters, read back."""
     errors = {}
     for name in MODELS:
@@ -80,6 +83,8 @@ def _publish(output: PublishedFolder, export: ExportConfig, card: str) -> dict[s
         errors[name] = publish(folder, model, dtype=export.dtype, shard_bytes=shard_bytes)
         (folder / "README.md").write_text(card)
         output.commit(f"hf/{name}")
+    if ADAPTERS in lm_ft.manifest["files"]:
+        output.adopt(lm_ft, ADAPTERS)
     return errors
 
 

@@ -2,14 +2,18 @@
 
 Every (example, chunk) pair is an instance of its own, and so is an example under its gold context; the loss
 is on the answer's tokens and `<eos>` only.
+
+With LoRA the folder has the adapters in PEFT's form beside the language model, in which they are merged;
+with QLoRA they learnt over quantised kernels, and are merged into the whole ones.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from radit_jax.config import LmFtConfig, MeshConfig
+from radit_jax.config import LmFtConfig, MeshConfig, ProfileConfig
 from radit_jax.data.corpus import Chunks, Corpus
 from radit_jax.data.packing import Sequence as Tree
 from radit_jax.data.retrieved import Retrieved
@@ -17,8 +21,11 @@ from radit_jax.data.sequences import lm_sequence
 from radit_jax.lm.answering import Retrieval
 from radit_jax.lm.benchmarking import kilt_validation, load_kilt_development
 from radit_jax.lm.training import PackedTrees, train_lm
+from radit_jax.models.lora import merged, quantized
 from radit_jax.retrieval.search import Searcher
-from radit_jax.runtime.models import Model, load_model, save_model
+from radit_jax.runtime.mesh import make_mesh, put_params
+from radit_jax.runtime.models import Model, load_model, num_parameters, save_model
+from radit_jax.runtime.publish import ADAPTERS, publish_adapters
 from radit_jax.runtime.store import StageFolder
 
 
@@ -29,10 +36,14 @@ def run(
     lm_ft: LmFtConfig,
     seed: int,
     mesh: MeshConfig,
+    profile: ProfileConfig | None = None,
     temperature: float = 1.0,
 ) -> dict[str, Any]:
     """Fine-tune the base language model; the checkpoint that is the best in `lm_ft.select` is kept."""
+    started = time.monotonic()
     model = load_model(inputs["lm"].check("lm"), dtype=lm_ft.dtype)
+    if lm_ft.lora.quantize != "none":
+        model = model._replace(params=quantized(model.params, lm_ft.lora))
     chunks = Corpus(inputs["corpus"]).chunks
     packed, truncated = {}, {}
     for split in ("train", "dev"):
@@ -45,7 +56,7 @@ def run(
             batch_size=lm_ft.batch_size,
             seed=seed,
         )
-    params, facts = train_lm(
+    trained, facts = train_lm(
         "lm_ft",
         model.module,
         model.params,
@@ -59,10 +70,29 @@ def run(
         validate=_validation(inputs, model, lm_ft, temperature, seed, mesh),
         validate_every=lm_ft.validate_every,
         select=lm_ft.select,
+        lora=lm_ft.lora,
+        seed=seed,
+        profile=profile,
+        started=started,
     )
-    save_model(output.path / "lm", model._replace(params=params))
+    if lm_ft.lora.rank:
+        facts["adapter_parameters"] = num_parameters(trained)
+        publish_adapters(output.path / ADAPTERS, trained, lm_ft.lora, _base_name(inputs["lm"]))
+        output.commit(ADAPTERS)
+        trained = merged(_whole_base(inputs, mesh), trained, lm_ft.lora)
+    save_model(output.path / "lm", model._replace(params=trained))
     output.commit("lm")
     return {**packed["train"].facts, **facts, "truncated_chunks": truncated["train"]}
+
+
+def _whole_base(inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> Any:
+    """The base's parameters as they are on disk: those that were trained over may be quantised."""
+    return put_params(load_model(inputs["lm"].check("lm")).params, make_mesh(mesh))
+
+
+def _base_name(base: StageFolder) -> str:
+    """What others may know the untuned language model by; "" where it was trained from scratch."""
+    return base.manifest.get("origin", {}).get("name", "")
 
 
 def _validation(

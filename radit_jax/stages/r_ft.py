@@ -9,6 +9,7 @@ encodes the candidates' texts, and checkpoints are chosen by how the untuned ret
 ranked, because the corpus is embedded anew only once, after training.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from radit_jax.config import MeshConfig, RFtConfig, ScoreConfig
+from radit_jax.config import MeshConfig, ProfileConfig, RFtConfig, ScoreConfig
 from radit_jax.data.corpus import Corpus
 from radit_jax.data.order import shuffled
 from radit_jax.data.records import Question
@@ -55,8 +56,10 @@ def run(
     score: ScoreConfig,
     seed: int,
     mesh: MeshConfig,
+    profile: ProfileConfig | None = None,
 ) -> dict[str, Any]:
     """Train the query encoder; the checkpoint with the best MRR@10 on development questions is kept."""
+    started = time.monotonic()
     corpus = Corpus(inputs["corpus"])
     searcher = Searcher.load(inputs, mesh)
     candidates = Candidates(inputs, output, corpus, searcher, score, mesh)
@@ -94,7 +97,10 @@ def run(
             validate=lambda state: learner.validate(state.params),
             validate_every=r_ft.validate_every,
             select="mrr@10",
+            profile=profile,
+            started=started,
         )
+        started = time.monotonic()  # a round's start-up is its new candidates
     best = checkpoints.best()
     assert best is not None, "the last step is always validated"
     for name, tower in learner.tuned(checkpoints.restore_best(state.params)).items():

@@ -1,20 +1,24 @@
 """Rows in a reproducible order, and a run that was killed ends where one that was not does."""
 
+import json
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
 import pytest
+from flax.traverse_util import flatten_dict
 
-from radit_jax.config import Folder, MeshConfig, OptimizerConfig
+from radit_jax.config import Folder, LoraConfig, MeshConfig, OptimizerConfig
 from radit_jax.data import folder
 from radit_jax.data.examples import question_example
 from radit_jax.data.packing import Sequence, join, span
 from radit_jax.data.sequences import lm_sequence
 from radit_jax.lm import training
 from radit_jax.lm.training import PackedTrees, train_lm
-from radit_jax.method.steps import make_lm_step
+from radit_jax.method.lm import token_log_probs
+from radit_jax.models.lora import merged
 from radit_jax.runtime.store import StageFolder
 from radit_jax.runtime.tokenizers import load_tokenizer
 
@@ -132,22 +136,33 @@ def train(lm, folder, killed_before=None, **options):
     )
 
 
-def test_a_killed_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path, monkeypatch):
-    # Three runs, one compiled step: most of this test's time.
-    steps = []
+def compile_once(monkeypatch):
+    """Runs share one compiled step: most of a test's time."""
+    make, steps = training.make_lm_step, []
 
     def make_once(*args, **options):
         if not steps:
-            steps.append(make_lm_step(*args, **options))
+            steps.append(make(*args, **options))
         return steps[0]
 
     monkeypatch.setattr(training, "make_lm_step", make_once)
+
+
+def test_a_killed_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path, monkeypatch):
+    compile_once(monkeypatch)
     whole, facts = train(lm, tmp_path / "whole")
     with pytest.raises(Killed):
         train(lm, tmp_path / "killed", killed_before=3)
     resumed, resumed_facts = train(lm, tmp_path / "killed")
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
     assert resumed_facts == facts
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["name"] == "test":  # eight rows of eight tokens, but for one of nine in all that comes later
+            assert (line["tokens"], line["fill"], line["answer_tokens"]) == (64, 1.0, 16)
+            assert line["attended"] == 8 * sum(range(1, 9)) and line["grad_norm"] > 0
+    assert {line["name"] for line in lines} == {"test", "test/validation", "test/speed", "test/time"}
+    assert all(line["tokens_per_second_per_device"] > 0 for line in lines if line["name"] == "test/speed")
     assert facts["best_step"] == facts["steps"] == 4  # it learns, so the last parameters are the best
     # What is kept are those parameters: the tokens 7 and 9 behind the others, in nats.
     tokens = np.concatenate(
@@ -157,6 +172,27 @@ def test_a_killed_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path
     log_probs = jax.nn.log_softmax(np.asarray(logits)[:, 5:7])
     by_hand = np.take_along_axis(np.asarray(log_probs), tokens[:, 6:8, None], axis=-1).mean()
     assert facts["dev_log_prob"] == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_a_killed_lora_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path, monkeypatch):
+    compile_once(monkeypatch)
+    lora, before = LoraConfig(rank=2), jax.tree.map(np.array, lm.params)
+    whole, facts = train(lm, tmp_path / "whole", lora=lora)
+    with pytest.raises(Killed):
+        train(lm, tmp_path / "killed", killed_before=3, lora=lora)
+    resumed, resumed_facts = train(lm, tmp_path / "killed", lora=lora)
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    assert resumed_facts == facts and facts["best_step"] == 4
+    jax.tree.map(np.testing.assert_array_equal, lm.params, before)
+    # What was trained, and all that a checkpoint has of parameters, is adapters.
+    assert {path[-1] for path in flatten_dict(whole)} == {"lora_a", "lora_b"}
+    saved = ocp.metadata(tmp_path / "whole" / "checkpoints" / "latest" / "4").metadata
+    num_adapter = sum(leaf.size for leaf in jax.tree.leaves(whole))
+    assert sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(saved)) < 3 * num_adapter + 10
+    # They do what the parameters that were measured did.
+    batch = jax.tree.map(jnp.asarray, packed(batch_size=8, count=3).in_order(0))
+    log_probs = token_log_probs(lm.module, merged(lm.params, whole, lora), batch)
+    assert float(log_probs.sum() / 6) == pytest.approx(facts["dev_log_prob"], rel=1e-4)
 
 
 def test_another_measure_may_select_the_parameters(lm, tmp_path):

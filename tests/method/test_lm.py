@@ -216,3 +216,15 @@ def test_parts_without_a_target_are_not_computed(params, monkeypatch):
     jax.block_until_ready(jax.jit(lambda p: lm.token_log_probs(MODULE, p, batch))(params))
     jax.effects_barrier()
     assert len(calls) == 1  # of four parts
+
+
+def test_a_batchs_counts_are_those_of_its_tokens_and_of_what_they_see():
+    """A trunk of three with branches of two and one, beside a sequence of two, in rows of 40."""
+    trees = [
+        Sequence(span([1, 2, 3]), (span([4, 5], 1.0), span([6], 1.0))),
+        Sequence(span([7]), (span([8], 1.0),)),
+    ]
+    found = lm.batch_counts(lay_out(trees, [(0, 1)]))
+    assert int(found["tokens"]) == 8 and int(found["answer_tokens"]) == 4
+    assert float(found["attended"]) == (1 + 2 + 3) + (4 + 5) + 4 + (1 + 2)
+    assert float(found["fill"]) == pytest.approx(8 / (NUM_ROWS * 40))

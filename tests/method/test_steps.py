@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from radit_jax.config import BertConfig, LlamaConfig, OptimizerConfig
+from radit_jax.config import BertConfig, LlamaConfig, LoraConfig, OptimizerConfig
 from radit_jax.data.packing import Sequence, join, span, to_batch
 from radit_jax.method import lm, losses, steps
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
+from radit_jax.models.lora import init_adapters
 from radit_jax.selfcheck import random_params
 
 LLAMA = Llama(
@@ -73,6 +74,43 @@ def r_ft_batch(seed=0):
 @functools.cache
 def lm_step():
     return steps.make_lm_step(LLAMA, READS_GRADIENT)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_lora_step_changes_adapters_only_and_keeps_moments_of_them_alone(llama_params, name):
+    lora = LoraConfig(rank=3, targets=("q_proj", "down_proj"))
+    config = OptimizerConfig(steps=9, peak_lr=0.1, adam_lr=0.1, weight_decay=0.1, name=name)
+    tx, before = steps.make_optimizer(config), jax.tree.map(np.array, llama_params)
+    adapters = init_adapters(llama_params, lora, jax.random.key(0))
+    state, step = steps.init_state(adapters, tx), steps.make_lm_step(LLAMA, tx, lora=lora)
+    first = None
+    for _ in range(3):
+        state, metrics = step(state, lm_batch(), llama_params)
+        first = first or metrics
+    assert float(metrics["loss"]) < float(first["loss"])
+    for leaf, start in zip(jax.tree.leaves(state.params), jax.tree.leaves(adapters), strict=True):
+        assert np.abs(np.asarray(leaf - start)).max() > 1e-3
+    jax.tree.map(np.testing.assert_array_equal, llama_params, before)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(adapters)}
+    assert {leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim > 1} == shapes
+
+
+def test_a_lora_steps_first_loss_and_gradient_are_those_of_the_whole_network(llama_params):
+    """∂L/∂B = α/r · Aᵀ ∂L/∂W, by the chain rule at B = 0, where A learns nothing yet."""
+    lora = LoraConfig(rank=3, alpha=6.0, targets=("up_proj",))
+    adapters = init_adapters(llama_params, lora, jax.random.key(0))
+    state = steps.init_state(adapters, READS_GRADIENT)
+    state, metrics = steps.make_lm_step(LLAMA, READS_GRADIENT, lora=lora)(state, lm_batch(), llama_params)
+    full, full_metrics = lm_step()(steps.init_state(llama_params, READS_GRADIENT), lm_batch())
+    assert float(metrics["loss"]) == float(full_metrics["loss"])
+    grads, full_grads = (
+        optax.tree.get(found.opt_state, "trace")["model"]["layers"]["mlp"]["up_proj"]
+        for found in (state, full)
+    )
+    a = adapters["model"]["layers"]["mlp"]["up_proj"]["lora_a"]
+    expected = 2.0 * np.einsum("ldr,ldf->lrf", a, full_grads["kernel"])
+    np.testing.assert_allclose(grads["lora_b"], expected, atol=1e-6)
+    assert not np.asarray(grads["lora_a"]).any()
 
 
 @functools.cache

@@ -16,12 +16,13 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import PartitionSpec as P
 
-from radit_jax.config import BertConfig, LlamaConfig, MeshConfig, OptimizerConfig
+from radit_jax.config import BertConfig, LlamaConfig, LoraConfig, MeshConfig, OptimizerConfig
 from radit_jax.data.packing import Sequence, join, pack, span, to_batch
 from radit_jax.method import losses, steps
 from radit_jax.method.lm import branch_log_probs, token_log_probs
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
+from radit_jax.models.lora import init_adapters, quantized
 from radit_jax.runtime import mesh as meshes
 from radit_jax.selfcheck import random_params
 
@@ -110,10 +111,10 @@ def r_ft_alone(bert_params):
     return one_step(r_ft_step, bert_params, r_ft_batch(), one_device())
 
 
-def assert_same_step(on_one, on_eight):
+def assert_same_step(on_one, on_eight, share=0.35):
     (alone, loss), (spread, spread_loss) = on_one, on_eight
     assert abs(loss - spread_loss) <= 1e-5 * abs(loss)
-    assert largest_share(spread.params) < 0.35 and largest_share(spread.opt_state) < 0.35
+    assert largest_share(spread.params) < share and largest_share(spread.opt_state) < share
     grads = [optax.tree.get(state.opt_state, "trace") for state in (alone, spread)]
     norm = float(optax.tree.norm(grads[0]))
     assert norm > 0.1
@@ -169,6 +170,43 @@ def test_eight_devices_score_and_embed_as_one_does(llama_params, bert_params, co
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_an_r_ft_step_on_eight_devices_is_the_step_on_one(r_ft_alone, bert_params, config):
     assert_same_step(r_ft_alone, one_step(r_ft_step, bert_params, r_ft_batch(), meshes.make_mesh(config)))
+
+
+def one_lora_step(params, mesh):
+    lora, params = LoraConfig(rank=4), meshes.put_params(params, mesh)
+
+    def init(params):
+        return steps.init_state(init_adapters(params, lora, jax.random.key(0)), READS_GRADIENT)
+
+    state, shardings = meshes.init_sharded(init, mesh, params)
+    step = steps.make_lm_step(LLAMA, READS_GRADIENT, lora=lora, state_shardings=shardings)
+    state, metrics = step(state, meshes.put_batch(lm_batch(), mesh), params)
+    return state, float(metrics["loss"])
+
+
+def test_a_lora_step_on_eight_devices_is_the_step_on_one(llama_params):
+    alone = one_lora_step(llama_params, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    spread = one_lora_step(llama_params, meshes.make_mesh(MeshConfig(replica=2, tensor=2)))
+    assert_same_step(alone, spread, share=0.7)  # an adapter's inner axis, its rank, is never cut
+
+
+def test_an_adapter_is_cut_where_its_kernel_is(llama_params):
+    adapters = init_adapters(llama_params, LoraConfig(rank=4), jax.random.key(0))
+    shardings = meshes.tree_shardings(adapters, meshes.make_mesh(MeshConfig(replica=2, tensor=2)))
+    layers = shardings["model"]["layers"]
+    pairs = {**layers["self_attn"], **layers["mlp"]}
+    for name, pair in pairs.items():
+        across, along = ("tensor", "fsdp") if name in ("o_proj", "down_proj") else ("fsdp", "tensor")
+        assert (pair["lora_a"].spec, pair["lora_b"].spec) == (P(None, across, None), P(None, None, along))
+
+
+def test_a_quantised_kernel_is_cut_where_it_was(llama_params):
+    pytest.importorskip("qwix")
+    mesh = meshes.make_mesh(MeshConfig(replica=2, tensor=2))
+    params = meshes.put_params(quantized(llama_params, LoraConfig(rank=1, quantize="int8")), mesh)
+    kernel = params["model"]["layers"]["mlp"]["down_proj"]["kernel"]
+    assert kernel.qvalue.sharding.spec == P(None, "tensor", "fsdp")
+    assert kernel.scale.sharding.spec == P(None, None, "fsdp")  # one for all inputs
 
 
 def largest_share(tree):

@@ -12,12 +12,13 @@ import torch
 import transformers
 
 import radit_jax
-from radit_jax.config import MeshConfig, RopeScaling
+from radit_jax.config import PROJECTIONS, LoraConfig, MeshConfig, RopeScaling
 from radit_jax.models.llama import Llama
+from radit_jax.models.lora import adapted, init_adapters, merged
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.mesh import make_mesh
 from radit_jax.runtime.models import Model
-from radit_jax.runtime.publish import publish
+from radit_jax.runtime.publish import publish, publish_adapters
 from radit_jax.selfcheck import random_params
 
 TEXTS = ["Who built Dray Tower?", "Elm Tower stands in Ostley.", "tower " * 60]
@@ -87,6 +88,33 @@ def test_the_largest_error_of_bfloat16_is_its_rounding(lm, tmp_path):
     error = publish(tmp_path, lm, dtype="bfloat16")
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(lm.params))
     assert 0 < error <= largest / 2**8
+
+
+@pytest.mark.filterwarnings("ignore")  # of peft and what it imports
+@pytest.mark.parametrize("targets", [PROJECTIONS, ("q_proj", "v_proj")], ids=["all", "two"])
+def test_adapters_in_peft_have_our_logits(language_model, tmp_path, targets):
+    peft = pytest.importorskip("peft")
+    module, params, tokenizer = language_model
+    lora, rng = LoraConfig(rank=3, alpha=5.0, targets=targets), np.random.default_rng(0)
+    adapters = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape), jnp.float32),
+        init_adapters(params, lora, jax.random.key(0)),
+    )
+    publish(tmp_path / "base", language_model)
+    assert publish_adapters(tmp_path / "adapter", adapters, lora, base="org/base") == 0
+    publish(tmp_path / "merged", Model(module, merged(params, adapters, lora), tokenizer))
+
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    ids = torch.tensor([[1, *tokenizer.encode("Elm Tower stands in Ostley.")]])
+    logits = module.apply({"params": adapted(params, adapters, lora)}, jnp.asarray(ids.numpy(), jnp.int32))
+    with torch.no_grad():
+        untuned = base(ids).logits.numpy()
+        theirs = peft.PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
+        assert theirs.peft_config["default"].base_model_name_or_path == "org/base"
+        np.testing.assert_allclose(logits, theirs(ids).logits.numpy(), atol=1e-4)
+        whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+        np.testing.assert_allclose(logits, whole(ids).logits.numpy(), atol=1e-4)
+    assert np.abs(untuned - np.asarray(logits)).max() > 0.1
 
 
 @pytest.fixture(scope="module", params=[("mean", True), ("cls", False), ("mean", False)], ids=str)

@@ -8,11 +8,13 @@ import pytest
 from small import CHUNKS, QUESTIONS
 
 import radit_jax
-from radit_jax.config import EvaluateConfig, ExportConfig, MeshConfig
+from radit_jax.config import EvaluateConfig, ExportConfig, LoraConfig, MeshConfig
 from radit_jax.data.examples import question_example
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
+from radit_jax.models.lora import init_adapters
 from radit_jax.runtime.models import save_model
+from radit_jax.runtime.publish import ADAPTERS, publish_adapters
 from radit_jax.runtime.store import Workdir
 from radit_jax.stages import export
 
@@ -135,6 +137,20 @@ def test_the_card_has_the_results_and_what_the_models_were_made_of(whole):
     assert "| radit | 0.500 [0.250, 0.750] |" in card
     assert "| language model | trained from scratch |" in card
     assert (whole.path / "hf" / "lm" / "README.md").read_text() == card
+
+
+def test_adapters_of_lm_ft_are_exported_as_they_are(tuned, lm, tmp_path):
+    lora = LoraConfig(rank=2)
+    source = Workdir(tmp_path).folder("lm_ft", "adapted")
+    save_model(source.path / "lm", lm)
+    publish_adapters(source.path / ADAPTERS, init_adapters(lm.params, lora, jax.random.key(0)), lora)
+    for name in ("lm", ADAPTERS):
+        source.commit(name)
+    source.finish()
+    output = run({**tuned, "lm_ft": source}, tmp_path / "out", run_depth=0)
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        exported = output.check("hf/lm_adapter") / file
+        assert exported.read_bytes() == (source.path / ADAPTERS / file).read_bytes()
 
 
 def test_forms_that_are_not_asked_for_are_not_written(tuned, tmp_path):

@@ -1,14 +1,21 @@
-"""Every (example, chunk) is an instance of its own."""
+"""Every (example, chunk) is an instance of its own; with LoRA, adapters are kept beside the model."""
 
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 
 import numpy as np
+import pytest
 from small import CHUNKS, LONG, QUESTIONS
 
+from radit_jax.config import LmFtConfig, LoraConfig, MeshConfig, OptimizerConfig
 from radit_jax.data.corpus import Chunks
 from radit_jax.data.examples import question_example
 from radit_jax.data.retrieved import Retrieved
-from radit_jax.stages.lm_ft import instances
+from radit_jax.runtime.models import load_model
+from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.tensorfiles import open_tensors
+from radit_jax.stages.lm_ft import instances, run
 from radit_jax.text.prompts import background
 
 
@@ -40,3 +47,51 @@ def test_an_example_with_a_background_of_its_own_is_one_instance_under_that_or_u
     own, none = (lm.tokenizer.decode(tree.trunk.tokens) for tree in trees)
     assert own == background("Its own context.")
     assert none == ""
+
+
+def run_with_lora(inputs, folder, **lora):
+    examples = [question_example(question, question.answers[0]) for question in QUESTIONS["train"]]
+    rows = np.array([[0], [1], [2], [3]])
+    retrieved = Retrieved(examples, rows, np.zeros(rows.shape, np.float32), np.zeros(rows.shape, bool))
+    source = StageFolder(folder / "retrieved")
+    for split in ("train", "dev"):
+        retrieved.save(source, split)
+    source.finish()
+    lm_ft = LmFtConfig(
+        OptimizerConfig(steps=2, peak_lr=0.1), LoraConfig(rank=2, **lora), batch_size=8, sequence_length=64
+    )
+    output = StageFolder(folder / "lm_ft")
+    facts = run({**inputs, "retrieved": source}, output, lm_ft=lm_ft, seed=0, mesh=MeshConfig())
+    output.finish(**facts)
+    return output
+
+
+def test_lora_leaves_the_adapters_and_a_language_model_in_which_they_are_merged(inputs, lm, tmp_path):
+    output = run_with_lora(inputs, tmp_path)
+    # One layer: q, k, v and o are 16 × 16, gate, up and down 16 × 32, each with 2 ranks.
+    assert output.manifest["adapter_parameters"] == 2 * (4 * (16 + 16) + 3 * (16 + 32))
+    written = open_tensors(output.check("hf/lm_adapter"))
+    params = load_model(output.check("lm")).params
+    prefix, layers = "base_model.model.model.layers.0.mlp.up_proj.lora_", "model layers mlp up_proj kernel"
+    kernel, before = (reduce(getitem, layers.split(), tree)[0] for tree in (params, lm.params))
+    a, b = (written[f"{prefix}{name}.weight"].whole() for name in "AB")
+    np.testing.assert_allclose(kernel, before + 16 / 2 * (b @ a).T, atol=1e-5)
+    assert np.abs(kernel - before).max() > 1e-3
+    embedding = params["model"]["embed_tokens"]["embedding"]
+    np.testing.assert_array_equal(embedding, lm.params["model"]["embed_tokens"]["embedding"])
+
+
+def test_qlora_merges_into_the_kernels_as_they_were(inputs, lm, tmp_path):
+    pytest.importorskip("qwix")
+    output = run_with_lora(inputs, tmp_path, quantize="int4")
+    written = open_tensors(output.check("hf/lm_adapter"))
+    a, b = (
+        written[f"base_model.model.model.layers.0.self_attn.v_proj.lora_{name}.weight"].whole()
+        for name in "AB"
+    )
+    kernel, before = (
+        params["model"]["layers"]["self_attn"]["v_proj"]["kernel"][0]
+        for params in (load_model(output.check("lm")).params, lm.params)
+    )
+    assert np.abs(b).max() > 1e-3
+    np.testing.assert_allclose(kernel, before + 16 / 2 * (b @ a).T, atol=1e-5)
