@@ -126,3 +126,10 @@ def test_an_installed_package_can_hold_a_checkpoint() -> None:
     assert config.checkpoint_folder("package:numpy/linalg").endswith("numpy/linalg")
     with pytest.raises(ValueError, match="'no_such_package' is not installed"):
         config.checkpoint_folder("package:no_such_package/model")
+
+
+@pytest.mark.parametrize("parts", [0, 5])
+def test_a_batch_is_taken_in_equal_parts(parts: int) -> None:
+    message = f"lm_ft.accumulate_steps: {parts} came, needed is a divisor of lm_ft.batch_size 24"
+    with pytest.raises(ValueError, match=message):
+        config.check(config.override(config.load(TINY), [f"lm_ft.accumulate_steps={parts}"]))

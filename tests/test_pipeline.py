@@ -68,8 +68,16 @@ def test_the_seed_changes_everything(tmp_path):
 
 
 def test_neither_mesh_nor_name_nor_workdir_changes_anything(tmp_path):
-    elsewhere = replace(TINY, mesh=MeshConfig(replica=2, tensor=4), name="other")
+    mesh = MeshConfig(replica=2, tensor=4, attention="xla", remat="full")
+    elsewhere = replace(TINY, mesh=mesh, name="other")
     assert fingerprints(elsewhere, tmp_path / "b") == fingerprints(TINY, tmp_path / "a")
+
+
+def test_taking_a_batch_in_parts_changes_nothing_but_computing_in_other_numbers_does(tmp_path):
+    before = fingerprints(TINY, tmp_path)
+    assert fingerprints(changed("lm_ft.accumulate_steps=4"), tmp_path) == before
+    assert "lm_ft" in differing(fingerprints(changed("lm_ft.dtype=bfloat16"), tmp_path), before)
+    assert "score" in differing(fingerprints(changed("score.dtype=bfloat16"), tmp_path), before)
 
 
 def folder_of(path, text):

@@ -141,6 +141,13 @@ def test_a_first_token_cannot_be_a_target():
         to_batch([Sequence(span([BOS], 1.0), ())], [(0,)], row_length=4, targets_per_row=4)
 
 
+def test_sequences_of_one_branch_each_may_leave_out_their_branch_ids():
+    batch = to_batch([WHO_ME], [(0,)], row_length=4, targets_per_row=2, branch_ids=False)
+    assert batch.branch_ids is None
+    with pytest.raises(ValueError, match="to_batch: a sequence has two branches; leave branch_ids True"):
+        to_batch([SKY_TREE], [(0,)], row_length=12, targets_per_row=5, branch_ids=False)
+
+
 def test_too_many_rows_for_the_batch_are_an_error():
     with pytest.raises(ValueError, match="to_batch: 2 rows, but num_rows is 1"):
         to_batch([WHO_ME, WHO_ME], [(0,), (1,)], row_length=4, targets_per_row=2, num_rows=1)

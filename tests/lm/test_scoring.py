@@ -10,11 +10,12 @@ from radit_jax.config import MeshConfig, ScoreConfig
 from radit_jax.data.corpus import Chunks
 from radit_jax.data.examples import question_example
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
-from radit_jax.runtime.mesh import make_mesh, put_params
+from radit_jax.runtime.mesh import fit_module, make_mesh, put_params
 from radit_jax.runtime.progress import Progress
 from radit_jax.text.prompts import background
 
 EXAMPLES = [question_example(q, answer) for qs in QUESTIONS.values() for q in qs for answer in q.answers]
+SPLASH = MeshConfig(attention="splash")
 ROWS = (0, 1, LONG, NO_CHUNK)
 PAIRS = np.array([(example, row) for example in range(len(EXAMPLES)) for row in ROWS])
 
@@ -68,6 +69,26 @@ def test_a_score_belongs_to_its_pair_in_whatever_order_pairs_come(scorer, chunks
     shuffled = scorer.score(EXAMPLES, PAIRS[order], chunks)
     np.testing.assert_allclose(shuffled.answer_log_probs, scored.answer_log_probs[order], rtol=1e-5)
     np.testing.assert_array_equal(shuffled.truncated, scored.truncated[order])
+
+
+def test_a_kernel_reads_the_trees_of_one_branch_and_the_reference_the_others(lm, scorer, chunks, scored):
+    settings = ScoreConfig(batch_size=8, sequence_length=128)
+    by_kernel = PairScorer(
+        scorer.model, scorer.mesh, settings, fit_module(lm.module, scorer.mesh, SPLASH, row_length=128)
+    )
+    # Of the first chunk one example asks, of the second two.
+    pairs = np.array([[0, 0], [1, 1], [2, 1]])
+    found = by_kernel.score(EXAMPLES, pairs, chunks)
+    expected = scored.answer_log_probs[[np.flatnonzero((pair == PAIRS).all(axis=1))[0] for pair in pairs]]
+    np.testing.assert_allclose(found.answer_log_probs, expected, rtol=1e-5)
+
+
+def test_the_fill_is_that_of_all_rows_that_were_scored(scorer, chunks):
+    fresh = PairScorer(scorer.model, scorer.mesh, scorer.settings)
+    counts = fresh.score(EXAMPLES, PAIRS[:1], chunks).token_counts
+    assert fresh.filled.share == counts[0] / 64
+    more = fresh.score(EXAMPLES, PAIRS[1:2], chunks).token_counts
+    assert fresh.filled.share == pytest.approx((counts[0] + more[0]) / 128)
 
 
 def test_progress_counts_every_pair_once(scorer, chunks):

@@ -62,6 +62,19 @@ def test_the_fill_is_the_share_of_positions_that_hold_a_token():
     assert trees.facts == {"rows": 2, "fill": 0.875}
 
 
+def test_only_trees_with_branches_have_branch_ids():
+    branched = Sequence(span([1]), (span([2, 3], 1.0), span([4], 1.0)))
+    assert packed().shuffled(0).branch_ids is None
+    both = PackedTrees([tree(1), branched], row_length=8, batch_size=2, seed=0)
+    assert both.in_order(0).branch_ids is not None
+
+
+def test_a_row_has_no_more_sequences_than_a_kernel_has_room_for():
+    short = [Sequence(span([]), (join(span([1]), span([2], 1.0)),)) for _ in range(12)]
+    rows = PackedTrees(short, row_length=64, batch_size=2, seed=0).rows
+    assert [len(row) for row in rows] == [3, 3, 3, 3]  # 64 / 16 runs, of which the padding may be one
+
+
 class Killed(Exception):
     pass
 

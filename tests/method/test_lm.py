@@ -1,5 +1,7 @@
 """Answer log-probabilities of packed rows against one sequence at a time, through the plain forward pass."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,6 +164,27 @@ def test_packed_equals_unpacked_in_loss_and_gradient(params):
     norm = float(optax.tree.norm(reference_grads))
     for packed_grad, grad in zip(jax.tree.leaves(grads), jax.tree.leaves(reference_grads), strict=True):
         assert np.abs(packed_grad - grad).max() <= 1e-5 * norm
+
+
+def test_rows_of_one_branch_each_may_leave_out_their_branch_ids_and_be_read_by_a_kernel(params):
+    sequences = [s for s in random_sequences(count=40) if len(s.branches) == 1]
+    limits = {"row_length": 128, "targets_per_row": 32}
+    rows = pack(sequences, **limits)
+    with_ids, without = (
+        jax.tree.map(jnp.asarray, to_batch(sequences, rows, branch_ids=ids, **limits))
+        for ids in (True, False)
+    )
+    assert without.branch_ids is None
+
+    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.value_and_grad, argnums=1)
+    def loss_and_grad(module, params, batch):
+        return (lm.token_log_probs(module, params, batch) * batch.target_weights).sum()
+
+    loss, grads = loss_and_grad(MODULE, params, with_ids)
+    other, other_grads = loss_and_grad(MODULE.clone(attention="splash"), params, without)
+    np.testing.assert_allclose(other, loss, rtol=1e-6)
+    assert_same_gradient(grads, other_grads)
 
 
 @pytest.mark.parametrize("slots", [1, 5, 16])

@@ -131,6 +131,34 @@ def test_the_lm_ft_gradient_does_not_depend_on_prompt_labels(llama_params):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_a_batch_taken_in_parts_gives_the_gradient_of_the_whole(llama_params):
+    """Rows of 5 and 2 answer tokens: a mean of the parts' means would be another gradient."""
+    in_parts = steps.make_lm_step(LLAMA, READS_GRADIENT, accumulate_steps=2)
+    (whole, [metrics]), (parts, [metrics_of_parts]) = (
+        run(step, llama_params, lm_batch()) for step in (lm_step(), in_parts)
+    )
+    assert metrics_of_parts == pytest.approx(metrics, rel=1e-5)
+    norm = float(optax.tree.norm(gradient(whole)))
+    for one, other in zip(*(jax.tree.leaves(gradient(s)) for s in (whole, parts)), strict=True):
+        assert np.abs(one - other).max() <= 1e-5 * norm
+
+
+def test_the_fill_is_the_share_of_positions_that_hold_a_token(llama_params):
+    _, [metrics] = run(lm_step(), llama_params, lm_batch())
+    assert metrics["fill"] == pytest.approx((3 * 9 + 1 + 4 + 2) / 48)
+
+
+def test_in_bfloat16_state_and_gradient_stay_float32_and_the_gradient_points_the_same_way(llama_params):
+    step = steps.make_lm_step(LLAMA.clone(dtype=jnp.bfloat16), READS_GRADIENT)
+    (exact, _), (rounded, [metrics]) = (run(s, llama_params, lm_batch()) for s in (lm_step(), step))
+    assert {leaf.dtype for leaf in jax.tree.leaves((rounded.params, gradient(rounded)))} == {
+        jnp.float32.dtype
+    }
+    difference = optax.tree.norm(optax.tree.sub(gradient(exact), gradient(rounded)))
+    assert 0 < difference < 0.05 * optax.tree.norm(gradient(exact))
+    assert np.isfinite(metrics["loss"])
+
+
 def test_a_batch_of_padding_changes_nothing(llama_params):
     empty = jax.tree.map(jnp.zeros_like, lm_batch())
     state, [metrics] = run(lm_step(), llama_params, empty)

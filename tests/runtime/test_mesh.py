@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import topologies
 from jax.sharding import PartitionSpec as P
 
 from radit_jax.config import BertConfig, LlamaConfig, MeshConfig, OptimizerConfig
@@ -299,3 +300,44 @@ def test_two_processes_read_between_them_what_one_reads(replica, tensor):
     first, second = rows_read(2, replica=replica, tensor=tensor)
     assert len(alone) == 12 and not set(first) & set(second)
     assert first | second == alone
+
+
+@pytest.mark.slow
+def test_an_lm_ft_step_compiles_for_a_tpu_with_splash_attention_in_it(monkeypatch):
+    """Ahead of time, for 16 chips of v5e; prints the peak of memory (`-s`)."""
+    pytest.importorskip("libtpu", reason="needs the TPU's compiler: pip install libtpu")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # or it asks the cloud which machine this is
+    chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices
+    mesh, config = meshes.make_mesh(MeshConfig(), list(chips)), MeshConfig(remat="full")
+    shape = LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=1024,
+        num_layers=6,
+        num_heads=8,
+        num_kv_heads=4,
+        head_size=128,
+        ffn_size=2816,
+    )
+    plain = Llama(shape, dtype=jnp.bfloat16)
+    params = jax.eval_shape(plain.init, jax.random.key(0), *LLAMA_ARGS)["params"]
+    tx = steps.make_optimizer(OptimizerConfig(steps=9, peak_lr=1e-5))
+    state = jax.eval_shape(lambda params: steps.init_state(params, tx), params)
+    shardings = meshes.tree_shardings(state, mesh)
+    step = steps.make_lm_step(
+        meshes.fit_module(plain, mesh, config, row_length=512), tx, state_shardings=shardings
+    )
+    batch = to_batch([], [], row_length=512, targets_per_row=128, num_rows=32, branch_ids=False)
+
+    def abstract(tree, shardings):
+        place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
+        return jax.tree.map(place, tree, shardings)
+
+    rows = jax.tree.map(lambda _: meshes.batch_sharding(mesh), batch)
+    compiled = step.lower(abstract(state, shardings), abstract(batch, rows)).compile()
+    program = compiled.as_text()
+    assert "splash_mha_fwd" in program and "splash_mha_dkv" in program and "splash_mha_dq" in program
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    memory = compiled.memory_analysis()
+    print(f"state {size / 2**30:.2f} GiB, peak {memory.peak_memory_in_bytes / 2**30:.2f} GiB a chip")
+    assert memory.argument_size_in_bytes < 1.1 * size / 16
+    assert memory.peak_memory_in_bytes < 2**30
