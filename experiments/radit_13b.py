@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import radit_7b
 
-from radit_jax.config import BaseConfig, Experiment, LmConfig, MeshConfig
+from radit_jax.config import BaseConfig, Experiment, LmConfig
 
 LLAMA_13B = replace(
     radit_7b.LLAMA_7B, hidden_size=5120, num_layers=40, num_heads=40, num_kv_heads=40, ffn_size=13_824
@@ -26,5 +26,4 @@ def experiment() -> Experiment:
             lm=LmConfig(checkpoint="huggyllama/llama-13b", model=LLAMA_13B), retriever=base.base.retriever
         ),
         lm_ft=replace(base.lm_ft, batch_size=128),
-        mesh=MeshConfig(tensor=2),
     )

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 import radit_7b
 
-from radit_jax.config import BaseConfig, Experiment, LmConfig, MeshConfig
+from radit_jax.config import BaseConfig, Experiment, LmConfig
 
 LLAMA_65B = replace(
     radit_7b.LLAMA_7B,
@@ -41,5 +41,4 @@ def experiment() -> Experiment:
             lm=LmConfig(checkpoint="huggyllama/llama-65b", model=LLAMA_65B), retriever=base.base.retriever
         ),
         lm_ft=replace(base.lm_ft, batch_size=128),
-        mesh=MeshConfig(tensor=8),
     )

@@ -90,12 +90,15 @@ def experiment() -> Experiment:
             sequence_length=2048,  # (H)
             chunks_per_example=3,  # the paper's k̃
             text_fraction=0.1,  # of LM-ft's mixture
+            dtype="bfloat16",  # ours; parameters and optimiser are float32
             validate_every=100,  # (H)
             select="kilt_dev",  # HotpotQA, FEVER, AIDA, zsRE, T-REx and WoW
             select_folder=BENCHMARKS,
             select_questions=2500,  # the paper's, of each
         ),
-        score=ScoreConfig(language_model="base", batch_size=64, sequence_length=1024, shard_size=1 << 16),
+        score=ScoreConfig(
+            language_model="base", batch_size=64, sequence_length=1024, dtype="bfloat16", shard_size=1 << 16
+        ),
         r_ft=RFtConfig(
             optimizer=OptimizerConfig(steps=1850, peak_lr=1e-5, warmup_steps=1237),  # (R), one epoch
             batch_size=512,  # (R), 16 × 32
@@ -113,5 +116,5 @@ def experiment() -> Experiment:
             sequence_length=2048,
             batch_size=64,
         ),
-        mesh=MeshConfig(tensor=1),  # (H)
+        mesh=MeshConfig(remat="full"),  # ours; its sizes follow from the devices
     )

@@ -160,14 +160,20 @@ class Site:
     target: Target
     counts: Counts
 
-    def mesh(self, rows: int | None = None) -> Any:
+    def mesh(self, rows: int = 0) -> Any:
         """The stage's mesh: for a language model with batches of `rows`, or an encoder's."""
-        from radit_jax.runtime.mesh import make_mesh
+        from jax.sharding import AbstractMesh, AxisType
 
-        return make_mesh(self.experiment.mesh, stand_in_devices(self.target), rows=rows)
+        from radit_jax.runtime.mesh import AXES, make_mesh, mesh_shape
+
+        if self.target.topology:
+            return make_mesh(self.experiment.mesh, stand_in_devices(self.target.topology), rows=rows)
+        shape = mesh_shape(self.experiment.mesh, self.target.num_chips, rows=rows)
+        return AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     def llama(self, mesh: Any, dtype: str, length: int) -> tuple[Any, Any]:
         """The language model as it computes rows of `length`, and its float32 parameters' shapes."""
+        import jax
         import jax.numpy as jnp
 
         from radit_jax.models.llama import Llama
@@ -176,12 +182,19 @@ class Site:
         shape = self.experiment.base.lm.model
         if shape is None:
             raise ValueError("plan: base.lm.model is not set, needed is the shape of the checkpoint; set it")
-        module = Llama(shape, dtype=jnp.dtype(dtype))
-        fitted = fit_module(module, mesh, self.experiment.mesh, row_length=length)
-        return fitted, _placed(lambda key: module.init(key, jnp.zeros((1, 8), jnp.int32))["params"], mesh)
+        module, tokens = Llama(shape, dtype=jnp.dtype(dtype)), jnp.zeros((1, 8), jnp.int32)
+        params = _placed(lambda key: Llama(shape).init(key, tokens)["params"], mesh, jax.random.key(0))
+        settings = self.experiment.mesh
+        if self.target.topology:
+            module = fit_module(module, mesh, settings, row_length=length)
+        else:  # nothing is compiled
+            module = module.clone(attention="cudnn" if settings.attention == "auto" else settings.attention)
+            module = module.clone(remat=settings.remat)
+        return module, params
 
     def encoder(self, mesh: Any, dtype: str = "float32") -> tuple[Any, Any]:
         """A tower and its parameters' shapes."""
+        import jax
         import jax.numpy as jnp
 
         from radit_jax.models.bert import Bert
@@ -192,7 +205,8 @@ class Site:
                 "plan: base.retriever.model is not set, needed is the shape of the checkpoint; set it"
             )
         module, tokens = Bert(shape, dtype=jnp.dtype(dtype)), jnp.zeros((1, 8), jnp.int32)
-        return module, _placed(lambda key: module.init(key, tokens, tokens == 0)["params"], mesh)
+        make = lambda key: module.init(key, tokens, tokens == 0)["params"]  # noqa: E731
+        return module, _placed(make, mesh, jax.random.key(0))
 
     @property
     def embeddings(self) -> float:
@@ -212,7 +226,8 @@ def plan_base(site: Site) -> Need:
     _, tower = site.encoder(mesh)
     layer = max(_bytes(leaf) / leaf.shape[0] for leaf in _leaves(params) if len(leaf.shape) == 3)
     held, count = _share(params) + 2 * _share(tower), _count(params) + 2 * _count(tower)
-    need = Need("base", count, held, held, host=1.3 * layer + GIB / 4, disk=_bytes(params) + 2 * _bytes(tower))
+    disk = _bytes(params) + 2 * _bytes(tower)
+    need = Need("base", count, held, held, host=1.3 * layer + GIB / 4, disk=disk)
     return _judge(need, site.target, "a larger slice")
 
 
@@ -256,7 +271,7 @@ def plan_lm_ft(site: Site) -> Need:
     mesh = site.mesh(rows // settings.accumulate_steps)
     module, params = site.llama(mesh, settings.dtype, length)
     tx = make_optimizer(settings.optimizer)
-    state = _placed(lambda: init_state(params, tx), mesh)
+    state = _placed(lambda tree: init_state(tree, tx), mesh, params)
     step = make_lm_step(
         module, tx, accumulate_steps=settings.accumulate_steps, state_shardings=_shardings(state)
     )
@@ -319,7 +334,7 @@ def plan_r_ft(site: Site) -> Need:
     module, params = site.encoder(mesh)
     k, width = site.experiment.retrieve.num_chunks, module.config.hidden_size
     tx = make_optimizer(settings.optimizer)
-    state = _placed(lambda: init_state(params, tx), mesh)
+    state = _placed(lambda tree: init_state(tree, tx), mesh, params)
     step = make_r_ft_step(module, tx, temperature=settings.temperature, state_shardings=_shardings(state))
     of_chunks = ((rows, k, width), jnp.float32), ((rows, k), jnp.float32), ((rows, k), bool)
     batch = RftBatch(*_texts(mesh, rows, length), *(_rows(mesh, *spec) for spec in of_chunks))
@@ -413,11 +428,10 @@ def compiled_peak(step: Any, arguments: Sequence[Any]) -> float:
     try:
         memory = step.lower(*arguments).compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
-        asked = re.search(r"([0-9.]+)([GM]) *\)? exceeds available HBM|needs ([0-9.]+)([GM])", str(error))
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        number, unit = next((asked[i], asked[i + 1]) for i in (1, 3) if asked and asked[i]) if asked else ("inf", "G")
-        return float(number) * (GIB if unit == "G" else GIB / 1024)
+        asked = re.search(r"([0-9.]+)G[^0-9]*(exceeds|of|\()", str(error))
+        return float(asked[1]) * GIB if asked else math.inf
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
 
@@ -442,8 +456,9 @@ def _activations(module: Any, mesh: Any, rows: int, length: int, *, training: bo
     tokens, width = rows / ways(mesh) * length, module.dtype.itemsize
     wide = (3 * shape.ffn_size + 4 * shape.num_heads * shape.head_size) / tensor
     layer = tokens * (4 * shape.hidden_size + wide) * width
-    per_layer = {"full": shape.hidden_size, "dots": 3 * shape.hidden_size + wide, "none": 6 * shape.hidden_size + wide}
-    kept = tokens * per_layer[module.remat] * width * shape.num_layers if training else 0.0
+    kept = {"full": 1, "dots": 3, "none": 6}[module.remat] * shape.hidden_size
+    kept += 0 if module.remat == "full" else wide
+    kept = tokens * kept * width * shape.num_layers if training else 0.0
     scores = 0.0
     if module.attention == "xla":
         scores = rows / ways(mesh) * shape.num_heads / tensor * length**2 * 4 * (2 if training else 1)
@@ -467,16 +482,13 @@ def _weights(module: Any, params: Any, mesh: Any) -> float:
 # ---- shapes ----
 
 
-def _placed(make: Callable[..., Any], mesh: Any) -> Any:
-    """The shapes of what `make` gives, of a key if it takes one, with their shardings on the mesh."""
-    import inspect
-
+def _placed(make: Callable[..., Any], mesh: Any, *arguments: Any) -> Any:
+    """The shapes of what `make` gives for `arguments`, with their shardings on the mesh."""
     import jax
 
     from radit_jax.runtime.mesh import tree_shardings
 
-    key = [jax.random.key(0)] if inspect.signature(make).parameters else []
-    shapes = jax.eval_shape(make, *key)
+    shapes = jax.eval_shape(make, *arguments)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,

@@ -83,7 +83,7 @@ def train_lm(
     The best have the highest `select`: `dev_log_prob`, or one of the values that `validate` gives for
     parameters.
     """
-    devices = make_mesh(mesh)
+    devices = make_mesh(mesh, rows=len(batch_at(0).tokens) // accumulate_steps)
     module = fit_module(module, devices, mesh, row_length=batch_at(0).tokens.shape[1])
     tx = make_optimizer(optimizer)
     state, shardings = init_sharded(lambda p: init_state(p, tx), devices, put_params(params, devices))

@@ -9,7 +9,7 @@ gather, linen's `Embed` among them, would have to name its output's sharding.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -38,22 +38,37 @@ PARTITIONS: tuple[tuple[str, P], ...] = (
 )
 
 
-def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
-    """The mesh of `config` over all devices, or over `devices`."""
-    devices = jax.devices() if devices is None else devices
-    fixed = math.prod(size for size in (config.replica, config.fsdp, config.tensor) if size != -1)
-    fsdp = len(devices) // fixed if config.fsdp == -1 else config.fsdp
-    shape = (config.replica, fsdp, config.tensor)
-    if math.prod(shape) != len(devices):
-        sizes = " × ".join(
-            f"{axis} {size}"
-            for axis, size in zip(AXES, (config.replica, config.fsdp, config.tensor), strict=True)
-        )
+def mesh_shape(config: MeshConfig, num_devices: int, *, rows: int = 0) -> tuple[int, int, int]:
+    """The sizes of `AXES` over so many devices, for batches of `rows` (0: of any number).
+
+    Where `config` leaves both sizes open, `fsdp` is the largest that divides the batch, `tensor` the rest.
+    """
+    left = num_devices // config.replica
+    fsdp, tensor = config.fsdp, config.tensor
+    if fsdp == -1 and tensor == -1:
+        divisors = (n for n in range(1, left + 1) if left % n == 0 and rows % (config.replica * n) == 0)
+        fsdp = max(divisors, default=1)
+    fsdp = left // tensor if fsdp == -1 else fsdp
+    tensor = left // fsdp if tensor == -1 else tensor
+    if config.replica * fsdp * tensor != num_devices:
+        sizes = " × ".join(f"{axis} {getattr(config, axis)}" for axis in AXES)
         raise ValueError(
-            f"mesh: {sizes} does not make {len(devices)} devices; set mesh.fsdp=-1 and let "
+            f"mesh: {sizes} does not make {num_devices} devices; set mesh.fsdp=-1 and let "
             "mesh.replica × mesh.tensor divide their number"
         )
+    return config.replica, fsdp, tensor
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None, *, rows: int = 0) -> Mesh:
+    """The mesh of `config` over all devices, or over `devices`; its sizes are those of `mesh_shape`."""
+    devices = list(jax.devices() if devices is None else devices)
+    shape = mesh_shape(config, len(devices), rows=rows)
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def ways(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are spread."""
+    return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
 def fit_module(module: Llama, mesh: Mesh, config: MeshConfig, *, row_length: int) -> Llama:
@@ -91,14 +106,13 @@ def put_batch(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
     """
     sharding = batch_sharding(mesh)
     rows = len(jax.tree.leaves(batch)[0])
-    ways = math.prod(mesh.shape[axis] for axis in ROW_AXES)
-    if rows % (ways * parts):
-        below = rows // (ways * parts) * ways * parts
-        fitting = f"{below} or {below + ways * parts}" if below else f"{ways * parts}"
+    if rows % (unit := ways(mesh) * parts):
+        below = rows // unit * unit
+        fitting = f"{below} or {below + unit}" if below else f"{unit}"
         taken = f", taken in {parts} parts," if parts > 1 else ""
         raise ValueError(
             f"mesh: a batch of {rows} rows{taken} does not divide over replica {mesh.shape['replica']} × "
-            f"fsdp {mesh.shape['fsdp']} = {ways} devices; use a batch size of {fitting}"
+            f"fsdp {mesh.shape['fsdp']} = {ways(mesh)} devices; use a batch size of {fitting}"
         )
 
     def spread(array: Any) -> jax.Array:

@@ -1,5 +1,6 @@
 """Machines that a run can be planned for: what a chip and its host have, and stand-ins for their devices."""
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,14 +89,18 @@ def find_target(name: str) -> Target:
     return Target(name, CHIPS[kind], num_chips, f"{kind}:{shapes[num_chips]}")
 
 
-def stand_in_devices(target: Target) -> Sequence[Any]:
-    """Devices to compile for: of a TPU by libtpu, without one; raises ValueError where libtpu is missing."""
+@functools.cache
+def stand_in_devices(topology: str) -> Sequence[Any]:
+    """Devices of a TPU slice to compile for, by libtpu and without a TPU.
+
+    Raises ValueError where libtpu is missing or cannot make them.
+    """
     from jax.experimental import topologies
 
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=target.topology).devices
-    except Exception as error:  # jax has no error of its own for this
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:  # libtpu's own, of many kinds
         raise ValueError(
-            f"plan: compiling for {target.name} needs libtpu, which gave {error}; pip install "
-            "'radit_jax[tpu]', and set JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 where there is no TPU"
+            f"plan: compiling for {topology} needs libtpu, which gave {str(error).splitlines()[0]}; pip "
+            "install 'radit_jax[tpu]', and let one program at a time use it"
         ) from error

@@ -83,7 +83,10 @@ def _validation(
         queries = [item.query for item in trial.items]
         found = searcher.retrieve(queries, lm_ft.chunks_per_example, temperature)
         retrievals.append(Retrieval(chunks, found[0], found[1]))
-    return kilt_validation(trials, retrievals, model, lm_ft.sequence_length, mesh)
+    rows = lm_ft.batch_size // lm_ft.accumulate_steps
+    return kilt_validation(
+        trials, retrievals, model, mesh, batch_size=rows, sequence_length=lm_ft.sequence_length
+    )
 
 
 def instances(
