@@ -15,9 +15,10 @@ its infoboxes added under ids of their own. Datasets that no hub has are built f
 Where each number comes from: (1) Table 1, datasets; (C) the paper's section on the retrieval corpus; (H)
 its table of LM-ft's hyper-parameters; (R) its appendix on R-ft; the others are the method's defaults or
 ours. Ours, where it is silent or cannot be had here: AdamW with β 0.9 and 0.95, no weight decay, clipped at
-1; R-ft's decay is linear, and its epoch is that of 900,000 corpus examples and the 5 % of tasks beside
-them; the labels come from the base model of this size, where the paper has 65B's; lengths of rows and texts
-in `score`, `evaluate` and the retriever; batches that only make things fast.
+1; computing in bfloat16 over float32 parameters and optimiser, layers again in the backward pass; R-ft's
+decay is linear, and its epoch is that of 900,000 corpus examples and the 5 % of tasks beside them; the
+labels come from the base model of this size, where the paper has 65B's; lengths of rows and texts in
+`score`, `evaluate` and the retriever; batches that only make things fast.
 """
 
 from radit_jax.config import (
@@ -88,16 +89,20 @@ def experiment() -> Experiment:
             ),  # (H)
             batch_size=64,  # (H), packed sequences
             sequence_length=2048,  # (H)
+            dtype="bfloat16",  # ours
             chunks_per_example=3,  # the paper's k̃
             text_fraction=0.1,  # of LM-ft's mixture
-            dtype="bfloat16",  # ours; parameters and optimiser are float32
             validate_every=100,  # (H)
             select="kilt_dev",  # HotpotQA, FEVER, AIDA, zsRE, T-REx and WoW
             select_folder=BENCHMARKS,
             select_questions=2500,  # the paper's, of each
         ),
         score=ScoreConfig(
-            language_model="base", batch_size=64, sequence_length=1024, dtype="bfloat16", shard_size=1 << 16
+            language_model="base",
+            batch_size=64,
+            sequence_length=1024,
+            dtype="bfloat16",  # ours
+            shard_size=1 << 16,
         ),
         r_ft=RFtConfig(
             optimizer=OptimizerConfig(steps=1850, peak_lr=1e-5, warmup_steps=1237),  # (R), one epoch

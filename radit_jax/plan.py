@@ -20,6 +20,7 @@ from radit_jax import config
 from radit_jax.config import Experiment, GeneratedWorld, Instructions
 from radit_jax.runtime.targets import GIB, Target, find_target, stand_in_devices
 
+Number = float | int
 TOKENS_PER_WORD = 1.35  # of English, in LLaMA's and BERT's vocabularies
 BYTES_PER_WORD = 6.0
 EXAMPLE_TOKENS = 100  # of an instruction and its answer, beside its Background
@@ -32,10 +33,10 @@ class Program:
     step: Any  # jit-compiled
     arguments: Sequence[Any]  # shapes with shardings; the module where it is static
     held: Any  # those of them that stay on the devices
-    flops: float  # of a step, on all chips
-    traffic: float  # bytes that a chip must at least read and write in a step
-    activations: float  # bytes of a chip beside what is held: an estimate, for where nothing is compiled
-    times: float  # steps
+    flops: Number  # of a step, on all chips
+    traffic: Number  # bytes that a chip must at least read and write in a step
+    activations: Number  # bytes of a chip beside what is held: an estimate, for where nothing is compiled
+    times: Number  # steps
     remedy: str  # what to set where a chip's memory is too small
 
 
@@ -45,14 +46,14 @@ class Need:
 
     stage: str
     params: int = 0
-    held: float = 0.0  # of a chip, between steps
-    peak: float = 0.0  # of a chip
+    held: Number = 0.0  # of a chip, between steps
+    peak: Number = 0.0  # of a chip
     estimated: bool = False  # is `peak`
-    flops: float = 0.0  # of the whole stage
-    traffic: float = 0.0  # of the whole stage
-    seconds: float = 0.0  # of the whole stage, at least
-    host: float = 0.0  # of a host's memory
-    disk: float = 0.0  # of the workdir
+    flops: Number = 0.0  # of the whole stage
+    traffic: Number = 0.0  # of the whole stage
+    seconds: Number = 0.0  # of the whole stage, at least
+    host: Number = 0.0  # of a host's memory
+    disk: Number = 0.0  # of the workdir
     faults: tuple[str, ...] = ()
 
 
@@ -127,7 +128,7 @@ HEADER = (
 def line(need: Need) -> str:
     """A row of the table: sizes in GiB, or TiB on a disk, and what the stage comes to."""
 
-    def size(value: float, mark: str = "") -> str:
+    def size(value: Number, mark: str = "") -> str:
         return f"{mark}{value / GIB:.2f} GiB" if value else "-"
 
     cells = (
@@ -145,7 +146,7 @@ def line(need: Need) -> str:
     return " ".join([f"{need.stage:9}", *(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)), verdict])
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: Number) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
@@ -331,6 +332,7 @@ def plan_r_ft(site: Site) -> Need:
 
     settings, mesh = site.experiment.r_ft, site.mesh()
     rows, length = settings.batch_size, site.experiment.base.retriever.query_length
+    tokens = rows * length
     module, params = site.encoder(mesh)
     k, width = site.experiment.retrieve.num_chunks, module.config.hidden_size
     tx = make_optimizer(settings.optimizer)
@@ -344,7 +346,7 @@ def plan_r_ft(site: Site) -> Need:
         state,
         3 * encoder_flops(module.config, rows=rows, length=length),
         3 * _weights(module, params, mesh) + 2 * _share(state),
-        rows / ways(mesh) * length * module.config.num_layers * (16 * width + 4 * module.config.ffn_size) * 4,
+        tokens / ways(mesh) * module.config.num_layers * 16 * (4 * width + module.config.ffn_size),
         settings.optimizer.steps,
         "r_ft.batch_size",
     )
@@ -410,7 +412,7 @@ STAGES: dict[str, Callable[[Site], Need]] = {
 
 
 def _need(
-    stage: str, program: Program, params: Any, target: Target, *, host: float = 0, disk: float = 0
+    stage: str, program: Program, params: Any, target: Target, *, host: Number = 0, disk: Number = 0
 ) -> Need:
     """Compile `program` for the target, or estimate, and hold the result against what the target has."""
     held, estimated = _share(program.held), target.chip.kind != "tpu"
@@ -433,7 +435,7 @@ def compiled_peak(step: Any, arguments: Sequence[Any]) -> float:
         asked = re.search(r"([0-9.]+)G[^0-9]*(exceeds|of|\()", str(error))
         return float(asked[1]) * GIB if asked else math.inf
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
+    return 1.0 * memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
 
 
 def _judge(need: Need, target: Target, remedy: str) -> Need:
@@ -538,13 +540,13 @@ def _count(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in _leaves(tree))
 
 
-def _bytes(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in _leaves(tree))
+def _bytes(tree: Any) -> float:
+    return float(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in _leaves(tree)))
 
 
-def _share(tree: Any) -> int:
+def _share(tree: Any) -> float:
     """The bytes of a tree that one chip holds."""
-    return sum(
+    return 1.0 * sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in _leaves(tree)
     )
 

@@ -129,8 +129,8 @@ _token_log_probs: Callable[..., Any] = jax.jit(token_log_probs, static_argnums=0
 
 
 def _most_targets(trees: Sequence[Tree], row_length: int) -> int:
-    """Target slots in a row: half as many again as its share of all tokens, and enough for any one tree."""
+    """Target slots in a row: twice its share of all tokens, and enough for any one tree."""
     targets = [sum(int((span.weights > 0).sum()) for span in tree.spans) for tree in trees]
     tokens = [sum(len(span.tokens) for span in tree.spans) for tree in trees]
     share = sum(targets) / max(1, sum(tokens))
-    return max(max(targets), min(row_length, round(1.5 * share * row_length)))
+    return max(max(targets), min(row_length, round(2 * share * row_length)))

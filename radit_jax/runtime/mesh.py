@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from radit_jax.config import MeshConfig
@@ -23,6 +23,7 @@ from radit_jax.models.llama import Llama
 AXES = ("replica", "fsdp", "tensor")
 KERNELS: dict[str, Kernel] = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}  # what `auto` is where
 ROW_AXES = ("replica", "fsdp")
+AnyMesh = Mesh | AbstractMesh  # the latter has no devices: sizes can be planned on it
 
 # The first pattern found in a parameter's path decides; what none matches, norms and biases, is on every
 # device. An optimiser's moment has its parameter's path at the end of its own, so one table serves both.
@@ -66,7 +67,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None, *, rows:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def ways(mesh: Mesh) -> int:
+def ways(mesh: AnyMesh) -> int:
     """Into how many parts the rows of a batch are spread."""
     return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
@@ -93,7 +94,7 @@ def fit_module(module: Llama, mesh: Mesh, config: MeshConfig, *, row_length: int
     return module.clone(attention=kernel, layout=layout, remat=config.remat)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """The sharding of any array whose first axis counts examples or rows."""
     return NamedSharding(mesh, P(ROW_AXES))
 
@@ -121,7 +122,7 @@ def put_batch(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
     return jax.tree.map(spread, batch)
 
 
-def tree_shardings(tree: Any, mesh: Mesh) -> Any:
+def tree_shardings(tree: Any, mesh: AnyMesh) -> Any:
     """A `NamedSharding` for each leaf (an array or its shape) of a tree of parameters or training state."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, _partition(path, leaf.shape, mesh)), tree
@@ -142,7 +143,7 @@ def init_sharded(init: Callable[..., Any], mesh: Mesh, *args: Any) -> tuple[Any,
     return jax.jit(init, out_shardings=shardings)(*args), shardings
 
 
-def _partition(path: tuple[Any, ...], shape: tuple[int, ...], mesh: Mesh) -> P:
+def _partition(path: tuple[Any, ...], shape: tuple[int, ...], mesh: AnyMesh) -> P:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     spec = next((spec for pattern, spec in PARTITIONS if re.search(pattern, name)), P())
     if len(spec) != len(shape):

@@ -1,16 +1,22 @@
 """Rows in a reproducible order, and a run that was killed ends where one that was not does."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from radit_jax.config import MeshConfig, OptimizerConfig
+from radit_jax.config import Folder, MeshConfig, OptimizerConfig
+from radit_jax.data import folder
+from radit_jax.data.examples import question_example
 from radit_jax.data.packing import Sequence, join, span
+from radit_jax.data.sequences import lm_sequence
 from radit_jax.lm import training
 from radit_jax.lm.training import PackedTrees, train_lm
 from radit_jax.method.steps import make_lm_step
 from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.tokenizers import load_tokenizer
 
 
 def tree(number, length=8):
@@ -73,6 +79,30 @@ def test_a_row_has_no_more_sequences_than_a_kernel_has_room_for():
     short = [Sequence(span([]), (join(span([1]), span([2], 1.0)),)) for _ in range(12)]
     rows = PackedTrees(short, row_length=64, batch_size=2, seed=0).rows
     assert [len(row) for row in rows] == [3, 3, 3, 3]  # 64 / 16 runs, of which the padding may be one
+
+
+def test_rows_of_examples_on_wikipedia_are_nearly_full(shared_data, tmp_path):
+    """Each of 600 questions under its gold passage and two others, in LLaMA's tokens."""
+    shutil.copy(shared_data / "tokenizers" / "llama_tokenizer.model", tmp_path / "tokenizer.model")
+    tokenizer = load_tokenizer(tmp_path)
+    corpus = folder.read(Folder(folder=str(shared_data / "wiki"), train_questions=600), seed=0)
+    asked = corpus.questions["train"]
+    wanted = {gold for question in asked for gold in question.gold_chunks[:1]}
+    passages = {chunk.id: chunk.passage for chunk in corpus.chunks if chunk.id in wanted}
+    others = list(passages.values())
+    trees = []
+    for number, question in enumerate(asked):
+        example = question_example(question, question.answers[0])
+        own = [passages[gold] for gold in question.gold_chunks[:1]]
+        for passage in [*own, others[number % len(others)], others[-1 - number % len(others)]]:
+            tree, _ = lm_sequence(tokenizer, passage, example, max_length=384, terminator=True)
+            trees.append(tree)
+    for row_length in (384, 2048):
+        packed = PackedTrees(trees, row_length=row_length, batch_size=16, seed=0)
+        batches = [packed.in_order(number) for number in range(len(packed))]
+        held = sum(int((batch.segment_ids > 0).sum()) for batch in batches)
+        assert held == sum(len(part.tokens) for tree in trees for part in tree.spans)
+        assert packed.fill == held / (len(packed.rows) * row_length) > 0.95
 
 
 class Killed(Exception):
