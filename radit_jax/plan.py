@@ -132,7 +132,7 @@ def line(need: Need) -> str:
         return f"{mark}{value / GIB:.2f} GiB" if value else "-"
 
     cells = (
-        f"{need.params / 1e9:.2f} B" if need.params else "-",
+        f"{need.params / 1e6:,.1f} M" if need.params else "-",
         size(need.held),
         size(need.peak, "~" if need.estimated else ""),
         f"{need.flops:.1e}" if need.flops else "-",
@@ -147,7 +147,7 @@ def line(need: Need) -> str:
 
 
 def _duration(seconds: Number) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{max(0.1, seconds / 60):.1f} min"
 
 
 # ---- the stages ----
@@ -217,7 +217,8 @@ class Site:
 
 
 def plan_corpus(site: Site) -> Need:
-    return Need("corpus", disk=site.counts.chunks * site.counts.chunk_words * BYTES_PER_WORD)
+    disk = site.counts.chunks * site.counts.chunk_words * BYTES_PER_WORD
+    return _judge(Need("corpus", disk=disk), site.target, "")
 
 
 def plan_base(site: Site) -> Need:

@@ -71,17 +71,10 @@ def test_every_stage_has_a_line_that_ends_with_its_verdict(small, capsys):
 
 
 def test_what_does_not_fit_is_named_with_its_remedy_and_the_exit_says_so(small, capsys):
-    arguments = [
-        f"--experiment={small}",
-        "--target=h100-8",
-        "--chunks=20000000000",
-        "--set",
-        "lm_ft.batch_size=1048576",
-    ]
-    assert plan.main(arguments) == 1
-    verdicts = {
-        line.split()[0]: line.partition("does not fit: ")[2] for line in capsys.readouterr().out.splitlines()
-    }
+    too_much = ["--chunks=60000000000", "--set", "lm_ft.batch_size=16777216"]
+    assert plan.main([f"--experiment={small}", "--target=h100-8", *too_much]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    verdicts = {line.split()[0]: line.partition("does not fit: ")[2] for line in lines}
     assert verdicts["lm_ft"].startswith("set lm_ft.accumulate_steps")
     assert verdicts["index"].startswith("a host has 1743 GiB of memory")
     assert verdicts["embed"].startswith("a host has 5588 GiB of disk: --workdir in a bucket")
