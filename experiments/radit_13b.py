@@ -26,5 +26,4 @@ def experiment() -> Experiment:
             lm=LmConfig(checkpoint="huggyllama/llama-13b", model=LLAMA_13B), retriever=base.base.retriever
         ),
         lm_ft=replace(base.lm_ft, batch_size=128),
-        mesh=replace(base.mesh, tensor=2),
     )

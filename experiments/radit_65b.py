@@ -41,5 +41,4 @@ def experiment() -> Experiment:
             lm=LmConfig(checkpoint="huggyllama/llama-65b", model=LLAMA_65B), retriever=base.base.retriever
         ),
         lm_ft=replace(base.lm_ft, batch_size=128),
-        mesh=replace(base.mesh, tensor=8),
     )

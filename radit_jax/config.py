@@ -84,14 +84,16 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the device mesh; −1 takes the devices that are left. And how its devices compute.
+    """Sizes of the device mesh, and how its devices compute.
 
-    Nothing here changes a result beyond rounding, so no fingerprint knows of it.
+    −1 takes the devices that are left. Where both `fsdp` and `tensor` do, each stage's `fsdp` is the largest
+    that divides its batch, and `tensor` is the rest. Nothing here changes a result beyond rounding, so no
+    fingerprint knows of it.
     """
 
     replica: int = 1
     fsdp: int = -1
-    tensor: int = 1
+    tensor: int = -1
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # of packed rows; auto: what the device has
     remat: Literal["none", "dots", "full"] = "none"  # of an LM's layers, what is computed again for gradients
 
@@ -247,6 +249,11 @@ class LmFtConfig:
     select_questions: int = 2500  # kilt_dev: of each of its six tasks, at most
     validate_every: int = 100
     checkpoint_every: int = 100
+
+    @property
+    def rows_at_a_time(self) -> int:
+        """What the devices have of a batch at once."""
+        return self.batch_size // self.accumulate_steps
 
 
 @dataclass(frozen=True)

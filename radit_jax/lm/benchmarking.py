@@ -238,12 +238,18 @@ def kilt_validation(
     trials: Sequence[Trial],
     retrievals: Sequence[Retrieval],
     model: Model,
-    sequence_length: int,
     mesh: MeshConfig,
+    *,
+    batch_size: int,
+    sequence_length: int,
 ) -> Callable[[Any], dict[str, float]]:
-    """What `train_lm` validates with: parameters to `kilt_dev`, the mean metric of the trials."""
+    """What `train_lm` validates with: parameters to `kilt_dev`, the mean metric of the trials.
+
+    Rows come in batches of the training's size, so that they are read where the parameters are.
+    """
     settings = EvaluateConfig(sequence_length=sequence_length)
-    score, devices = ScoreConfig(sequence_length=sequence_length), make_mesh(mesh)
+    score = ScoreConfig(batch_size=batch_size, sequence_length=sequence_length)
+    devices = make_mesh(mesh, rows=batch_size)
     for trial in trials:
         check_fits(trial, model.tokenizer, settings, section="lm_ft")
 

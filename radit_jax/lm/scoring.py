@@ -77,7 +77,7 @@ class PairScorer:
 
     @classmethod
     def load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
-        model, devices = load_model(path, dtype=settings.dtype), make_mesh(mesh)
+        model, devices = load_model(path, dtype=settings.dtype), make_mesh(mesh, rows=settings.batch_size)
         module = fit_module(model.module, devices, mesh, row_length=settings.sequence_length)
         return cls(model._replace(params=put_params(model.params, devices)), devices, settings, module)
 

@@ -92,7 +92,7 @@ def train_lm(
     parameters. With a `lora` of some rank `params` stay as they are, and adapters, which `seed` draws, are
     what is trained, kept in checkpoints and returned.
     """
-    devices = make_mesh(mesh)
+    devices = make_mesh(mesh, rows=len(batch_at(0).tokens) // accumulate_steps)
     module = fit_module(module, devices, mesh, row_length=batch_at(0).tokens.shape[1])
     learner = _learner(
         functools.partial(make_lm_step, module, accumulate_steps=accumulate_steps),

@@ -1,10 +1,15 @@
 """How much arithmetic a network asks for, by its shape."""
 
-from radit_jax.config import PROJECTIONS, LlamaConfig, LoraConfig
+from radit_jax.config import PROJECTIONS, BertConfig, LlamaConfig, LoraConfig
 
 
 def training_flops(
-    config: LlamaConfig, *, tokens: float, attended: float, targets: float, lora: LoraConfig | None = None
+    config: LlamaConfig,
+    *,
+    tokens: float | int,
+    attended: float | int,
+    targets: float | int,
+    lora: LoraConfig | None = None,
 ) -> float:
     """The floating-point operations of a LLaMA's training step, of which a multiply-add is two.
 
@@ -23,7 +28,13 @@ def training_flops(
     adapters = 0.0
     if lora is not None and frozen:
         adapters = tokens * config.num_layers * lora.rank * sum(sum(shapes[name]) for name in lora.targets)
-    return 2 * ((2 if frozen else 3) * (kernels + head) + 3 * (pairs + adapters))
+    return 2.0 * ((2 if frozen else 3) * (kernels + head) + 3 * (pairs + adapters))
+
+
+def encoder_flops(config: BertConfig, *, rows: int, length: int) -> float:
+    """The operations of a BERT that reads `rows` texts of `length` tokens, counted likewise."""
+    kernels = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.ffn_size
+    return 2.0 * rows * length * config.num_layers * (kernels + 2 * length * config.hidden_size)
 
 
 def projection_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:

@@ -15,7 +15,7 @@ from radit_jax.method.losses import retrieval_log_prob
 from radit_jax.models.bert import encode
 from radit_jax.retrieval.index import Index
 from radit_jax.retrieval.index import load as load_index
-from radit_jax.runtime.mesh import make_mesh, put_batch, put_params
+from radit_jax.runtime.mesh import make_mesh, put_batch, put_params, ways
 from radit_jax.runtime.models import Model, load_model
 from radit_jax.runtime.progress import Progress
 from radit_jax.runtime.store import StageFolder
@@ -50,6 +50,7 @@ class Encoder:
         """Float32 embeddings of `texts`; batches hold texts of like length, so that little is padding."""
         module, params, tokenizer = self.model
         ids = tokenizer.encode_all(texts, tokenizer.hf.model_max_length)
+        batch_size = -(-batch_size // ways(self.mesh)) * ways(self.mesh)  # every device has its part
         by_length = np.argsort([len(row) for row in ids], kind="stable")
         embeddings = np.empty((len(texts), module.config.hidden_size), np.float32)
         for start in range(0, len(texts), batch_size):

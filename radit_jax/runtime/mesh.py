@@ -9,11 +9,11 @@ gather, linen's `Embed` among them, would have to name its output's sharding.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from radit_jax.config import MeshConfig
@@ -23,6 +23,7 @@ from radit_jax.models.llama import Llama
 AXES = ("replica", "fsdp", "tensor")
 KERNELS: dict[str, Kernel] = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}  # what `auto` is where
 ROW_AXES = ("replica", "fsdp")
+AnyMesh = Mesh | AbstractMesh  # the latter has no devices: sizes can be planned on it
 
 # The first pattern found in a parameter's path decides; what none matches, norms and biases, is on every
 # device. An optimiser's moment has its parameter's path at the end of its own, so one table serves both.
@@ -43,22 +44,37 @@ PARTITIONS: tuple[tuple[str, P], ...] = (
 )
 
 
-def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
-    """The mesh of `config` over all devices, or over `devices`."""
-    devices = jax.devices() if devices is None else devices
-    fixed = math.prod(size for size in (config.replica, config.fsdp, config.tensor) if size != -1)
-    fsdp = len(devices) // fixed if config.fsdp == -1 else config.fsdp
-    shape = (config.replica, fsdp, config.tensor)
-    if math.prod(shape) != len(devices):
-        sizes = " × ".join(
-            f"{axis} {size}"
-            for axis, size in zip(AXES, (config.replica, config.fsdp, config.tensor), strict=True)
-        )
+def mesh_shape(config: MeshConfig, num_devices: int, *, rows: int = 0) -> tuple[int, int, int]:
+    """The sizes of `AXES` over so many devices, for batches of `rows` (0: of any number).
+
+    Where `config` leaves both sizes open, `fsdp` is the largest that divides the batch, `tensor` the rest.
+    """
+    left = num_devices // config.replica
+    fsdp, tensor = config.fsdp, config.tensor
+    if fsdp == -1 and tensor == -1:
+        divisors = (n for n in range(1, left + 1) if left % n == 0 and rows % (config.replica * n) == 0)
+        fsdp = max(divisors, default=1)
+    fsdp = left // tensor if fsdp == -1 else fsdp
+    tensor = left // fsdp if tensor == -1 else tensor
+    if config.replica * fsdp * tensor != num_devices:
+        sizes = " × ".join(f"{axis} {getattr(config, axis)}" for axis in AXES)
         raise ValueError(
-            f"mesh: {sizes} does not make {len(devices)} devices; set mesh.fsdp=-1 and let "
+            f"mesh: {sizes} does not make {num_devices} devices; set mesh.fsdp=-1 and let "
             "mesh.replica × mesh.tensor divide their number"
         )
+    return config.replica, fsdp, tensor
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None, *, rows: int = 0) -> Mesh:
+    """The mesh of `config` over all devices, or over `devices`; its sizes are those of `mesh_shape`."""
+    devices = list(jax.devices() if devices is None else devices)
+    shape = mesh_shape(config, len(devices), rows=rows)
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def ways(mesh: AnyMesh) -> int:
+    """Into how many parts the rows of a batch are spread."""
+    return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
 def fit_module(module: Llama, mesh: Mesh, config: MeshConfig, *, row_length: int) -> Llama:
@@ -83,7 +99,7 @@ def fit_module(module: Llama, mesh: Mesh, config: MeshConfig, *, row_length: int
     return module.clone(attention=kernel, layout=layout, remat=config.remat)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """The sharding of any array whose first axis counts examples or rows."""
     return NamedSharding(mesh, P(ROW_AXES))
 
@@ -96,14 +112,13 @@ def put_batch(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
     """
     sharding = batch_sharding(mesh)
     rows = len(jax.tree.leaves(batch)[0])
-    ways = math.prod(mesh.shape[axis] for axis in ROW_AXES)
-    if rows % (ways * parts):
-        below = rows // (ways * parts) * ways * parts
-        fitting = f"{below} or {below + ways * parts}" if below else f"{ways * parts}"
+    if rows % (unit := ways(mesh) * parts):
+        below = rows // unit * unit
+        fitting = f"{below} or {below + unit}" if below else f"{unit}"
         taken = f", taken in {parts} parts," if parts > 1 else ""
         raise ValueError(
             f"mesh: a batch of {rows} rows{taken} does not divide over replica {mesh.shape['replica']} × "
-            f"fsdp {mesh.shape['fsdp']} = {ways} devices; use a batch size of {fitting}"
+            f"fsdp {mesh.shape['fsdp']} = {ways(mesh)} devices; use a batch size of {fitting}"
         )
 
     def spread(array: Any) -> jax.Array:
@@ -112,7 +127,7 @@ def put_batch(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
     return jax.tree.map(spread, batch)
 
 
-def tree_shardings(tree: Any, mesh: Mesh) -> Any:
+def tree_shardings(tree: Any, mesh: AnyMesh) -> Any:
     """A `NamedSharding` for each leaf (an array or its shape) of a tree of parameters or training state."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, _partition(path, leaf.shape, mesh)), tree
@@ -133,7 +148,7 @@ def init_sharded(init: Callable[..., Any], mesh: Mesh, *args: Any) -> tuple[Any,
     return jax.jit(init, out_shardings=shardings)(*args), shardings
 
 
-def _partition(path: tuple[Any, ...], shape: tuple[int, ...], mesh: Mesh) -> P:
+def _partition(path: tuple[Any, ...], shape: tuple[int, ...], mesh: AnyMesh) -> P:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     spec = next((spec for pattern, spec in PARTITIONS if re.search(pattern, name)), P())
     if len(spec) != len(shape):

@@ -79,15 +79,16 @@ def run(
         facts["adapter_parameters"] = num_parameters(trained)
         publish_adapters(output.path / ADAPTERS, trained, lm_ft.lora, _base_name(inputs["lm"]))
         output.commit(ADAPTERS)
-        trained = merged(_whole_base(inputs, mesh), trained, lm_ft.lora)
+        trained = merged(_whole_base(inputs, lm_ft, mesh), trained, lm_ft.lora)
     save_model(output.path / "lm", model._replace(params=trained))
     output.commit("lm")
     return {**packed["train"].facts, **facts, "truncated_chunks": truncated["train"]}
 
 
-def _whole_base(inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> Any:
+def _whole_base(inputs: Mapping[str, StageFolder], lm_ft: LmFtConfig, mesh: MeshConfig) -> Any:
     """The base's parameters as they are on disk: those that were trained over may be quantised."""
-    return put_params(load_model(inputs["lm"].check("lm")).params, make_mesh(mesh))
+    devices = make_mesh(mesh, rows=lm_ft.rows_at_a_time)
+    return put_params(load_model(inputs["lm"].check("lm")).params, devices)
 
 
 def _base_name(base: StageFolder) -> str:
@@ -113,7 +114,14 @@ def _validation(
         queries = [item.query for item in trial.items]
         found = searcher.retrieve(queries, lm_ft.chunks_per_example, temperature)
         retrievals.append(Retrieval(chunks, found[0], found[1]))
-    return kilt_validation(trials, retrievals, model, lm_ft.sequence_length, mesh)
+    return kilt_validation(
+        trials,
+        retrievals,
+        model,
+        mesh,
+        batch_size=lm_ft.rows_at_a_time,
+        sequence_length=lm_ft.sequence_length,
+    )
 
 
 def instances(

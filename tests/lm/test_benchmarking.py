@@ -122,7 +122,7 @@ def test_a_checkpoint_is_measured_by_the_mean_over_kilts_development_tasks(folde
         Retrieval(chunks, np.ones((len(made.items), 1), int), np.zeros((len(made.items), 1), np.float32))
         for made in trials
     ]
-    validate = kilt_validation(trials, retrievals, lm, 192, MeshConfig())
+    validate = kilt_validation(trials, retrievals, lm, MeshConfig(), batch_size=16, sequence_length=192)
     right = [np.mean([item.answers[0] == "Ada Finch" for item in made.items]) for made in trials]
     right[-1] = 2 * 0.5 / 1.5  # F1 with "Ada Finch built it"
     assert validate("tuned") == {"kilt_dev": pytest.approx(np.mean(right))}
@@ -131,4 +131,4 @@ def test_a_checkpoint_is_measured_by_the_mean_over_kilts_development_tasks(folde
     with pytest.raises(
         ValueError, match=r"lm_ft: question a of aida .* lm_ft.sequence_length is 64; raise it"
     ):
-        kilt_validation(trials, retrievals, lm, 64, MeshConfig())
+        kilt_validation(trials, retrievals, lm, MeshConfig(), batch_size=16, sequence_length=64)

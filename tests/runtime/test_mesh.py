@@ -253,7 +253,25 @@ def test_the_sizes_of_the_mesh_are_the_settings():
     assert dict(mesh.shape) == {"replica": 2, "fsdp": 2, "tensor": 2}
 
 
-@pytest.mark.parametrize("config", [MeshConfig(replica=3), MeshConfig(fsdp=4), MeshConfig(replica=16)])
+@pytest.mark.parametrize(
+    ("config", "rows", "shape"),
+    [
+        (MeshConfig(), 0, (1, 8, 1)),
+        (MeshConfig(), 64, (1, 8, 1)),
+        (MeshConfig(), 12, (1, 4, 2)),
+        (MeshConfig(), 7, (1, 1, 8)),
+        (MeshConfig(replica=2), 4, (2, 2, 2)),
+        (MeshConfig(fsdp=2), 64, (1, 2, 4)),
+        (MeshConfig(tensor=2), 12, (1, 4, 2)),
+    ],
+)
+def test_sizes_that_are_left_open_follow_from_the_devices_and_the_batch(config, rows, shape):
+    assert tuple(meshes.make_mesh(config, rows=rows).shape.values()) == shape
+
+
+@pytest.mark.parametrize(
+    "config", [MeshConfig(replica=3), MeshConfig(fsdp=4, tensor=1), MeshConfig(replica=16)]
+)
 def test_a_mesh_that_the_devices_cannot_make_is_an_error(config):
     with pytest.raises(ValueError, match=r"mesh: replica .* does not make 8 devices; set mesh.fsdp=-1"):
         meshes.make_mesh(config)

@@ -1,0 +1,112 @@
+"""Planning: sizes by hand on a small experiment, verdicts, and real compilations for TPUs (slow)."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from radit_jax import config, plan
+from radit_jax.runtime.targets import GIB, find_target
+
+SMALL = """
+from radit_jax.config import *
+
+def experiment():
+    llama = LlamaConfig(
+        vocab_size=512, hidden_size=64, num_layers=3, num_heads=4, num_kv_heads=2, head_size=16, ffn_size=96
+    )
+    bert = BertConfig(vocab_size=500, hidden_size=32, num_layers=2, num_heads=2, ffn_size=64)
+    return Experiment(
+        name="small",
+        data=Instructions(expected_chunks=1_000_000, expected_r_ft_tasks=50, max_words=100),
+        base=BaseConfig(lm=LmConfig(model=llama), retriever=RetrieverConfig(model=bert)),
+        lm_ft=LmFtConfig(OptimizerConfig(steps=10, peak_lr=1e-4), batch_size=16, sequence_length=128),
+        r_ft=RFtConfig(OptimizerConfig(steps=10, peak_lr=1e-4), batch_size=16),
+    )
+"""
+# Embedding and head; per layer q, k, v, o, three of the feed-forward network and two norms; the last norm.
+LM_PARAMS = 2 * 512 * 64 + 3 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96 + 2 * 64) + 64
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.py"
+    path.write_text(SMALL)
+    return str(path)
+
+
+def needs(path, target="h100-8", **counts):
+    experiment = config.load(path)
+    site = plan.Site(experiment, find_target(target), plan.Counts.of(experiment, None, 10))
+    return {name: make(site) for name, make in plan.STAGES.items()}
+
+
+def test_parameters_state_and_disk_are_those_of_the_networks(small):
+    found = needs(small)
+    assert found["lm_ft"].params == LM_PARAMS
+    norms = 3 * 2 * 64 + 64  # on every chip; all else is cut into eight
+    share = 4 * ((LM_PARAMS - norms) / 8 + norms)
+    assert found["score"].held == share
+    assert found["lm_ft"].held == 3 * share + 2 * 4 + 4  # Adam's two moments; counts of steps
+    assert found["embed"].disk == found["index"].disk * 10 == 1_000_000 * 32 * 4
+    assert found["corpus"].disk == 1_000_000 * 100 * plan.BYTES_PER_WORD
+
+
+def test_operations_are_those_of_the_examples(small):
+    found = needs(small)
+    tokens = 16 * 128
+    kernels = LM_PARAMS - 2 * 512 * 64 - 3 * 2 * 64 - 64
+    step = 6 * (tokens * (kernels + 64 * 512) + 16 * (128 * 129 / 2) * 3 * 2 * 64)
+    assert found["lm_ft"].flops == pytest.approx(10 * step)
+    assert found["lm_ft"].seconds >= found["lm_ft"].flops / (8 * find_target("h100-8").chip.flops)
+
+
+def test_every_stage_has_a_line_that_ends_with_its_verdict(small, capsys):
+    assert plan.main([f"--experiment={small}", "--target=h100-8"]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == list(plan.STAGES)
+    assert all(line.endswith(" fits") for line in lines)
+    assert "~" in lines[4]  # lm_ft's peak is estimated
+
+
+def test_what_does_not_fit_is_named_with_its_remedy_and_the_exit_says_so(small, capsys):
+    too_much = ["--chunks=60000000000", "--set", "lm_ft.batch_size=16777216"]
+    assert plan.main([f"--experiment={small}", "--target=h100-8", *too_much]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    verdicts = {line.split()[0]: line.partition("does not fit: ")[2] for line in lines}
+    assert verdicts["lm_ft"].startswith("set lm_ft.accumulate_steps")
+    assert verdicts["index"].startswith("a host has 1743 GiB of memory")
+    assert verdicts["embed"].startswith("a host has 5588 GiB of disk: --workdir in a bucket")
+    assert not verdicts["score"]
+
+
+def test_an_experiment_without_sizes_is_refused(tmp_path, capsys):
+    for old, new, match in (
+        (
+            "expected_chunks=1_000_000, ",
+            "",
+            "small does not say how many chunks its corpus has; give --chunks=N",
+        ),
+        ("LmConfig(model=llama)", "LmConfig(checkpoint='x')", "base.lm.model is not set"),
+        ("RetrieverConfig(model=bert)", "RetrieverConfig(checkpoint='x')", "base.retriever.model is not set"),
+    ):
+        assert old in SMALL
+        (tmp_path / "e.py").write_text(SMALL.replace(old, new))
+        assert plan.main([f"--experiment={tmp_path / 'e.py'}", "--target=h100-8"]) == 1
+        assert match in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("experiment", "target"), [("radit_7b", "v5e-16"), ("radit_13b", "v5p-16")])
+def test_the_papers_lm_ft_fits_the_slices_that_it_was_planned_for(experiment, target):
+    pytest.importorskip("libtpu")
+    command = [sys.executable, "-m", "radit_jax.plan", f"--experiment=experiments/{experiment}.py"]
+    environment = os.environ | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    environment.pop("XLA_FLAGS", None)
+    done = subprocess.run(
+        [*command, f"--target={target}", "--stage=lm_ft"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    peak = float(done.stdout.splitlines()[-1].split()[5])
+    assert 1 < peak * GIB < find_target(target).chip.memory
