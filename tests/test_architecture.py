@@ -18,7 +18,7 @@ FLOORS = (
     ("lm", "retrieval"),
     ("stages",),
     ("pipeline",),
-    ("train", "ask", "show", "harness", "selfcheck", "__init__"),
+    ("train", "ask", "show", "harness", "plan", "selfcheck", "__init__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
