@@ -45,9 +45,9 @@ def canonical(settings: Any) -> Any:
     A dataclass carries its class' name, which tells the members of a union apart; a tuple is a list; a
     whole float is an int, because `1` and `1.0` are one setting.
 
-    >>> from radit_jax.config import MeshConfig
-    >>> canonical({"mesh": MeshConfig(tensor=2), "rates": (1.0, 0.5)})
-    {'mesh': {'class': 'MeshConfig', 'replica': 1, 'fsdp': -1, 'tensor': 2}, 'rates': [1, 0.5]}
+    >>> from radit_jax.config import RetrieveConfig
+    >>> canonical({"retrieve": RetrieveConfig(num_chunks=3), "rates": (1.0, 0.5)})
+    {'retrieve': {'class': 'RetrieveConfig', 'num_chunks': 3}, 'rates': [1, 0.5]}
     """
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         fields = {f.name: canonical(getattr(settings, f.name)) for f in dataclasses.fields(settings)}

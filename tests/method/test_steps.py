@@ -200,7 +200,8 @@ def test_in_bfloat16_state_and_gradient_stay_float32_and_the_gradient_points_the
 def test_a_batch_of_padding_changes_nothing(llama_params):
     empty = jax.tree.map(jnp.zeros_like, lm_batch())
     state, [metrics] = run(lm_step(), llama_params, empty)
-    assert metrics == {"loss": 0.0, "grad_norm": 0.0, "answer_tokens": 0, "fill": 0.0}
+    assert set(metrics) >= {"loss", "grad_norm", "answer_tokens", "tokens", "attended", "fill"}
+    assert not any(metrics.values())
     assert_equal_trees(state.params, llama_params)
 
 
