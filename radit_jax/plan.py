@@ -54,6 +54,7 @@ class Need:
     seconds: Number = 0.0  # of the whole stage, at least
     host: Number = 0.0  # of a host's memory
     disk: Number = 0.0  # of the workdir
+    remedy: str = ""  # what to set where a chip's memory is too small
     faults: tuple[str, ...] = ()
 
 
@@ -91,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--experiment", required=True, metavar="FILE", help="a Python file, as for train")
     p.add_argument("--target", required=True, metavar="KIND-NUMBER", help="v5e-256, v5p-128, h100-8, …")
     p.add_argument("--stage", choices=STAGES, help="only this one")
+    p.add_argument("--workdir", default="", metavar="FOLDER", help="in gs:// or s3:// no disk has to hold it")
     p.add_argument("--chunks", type=int, metavar="N", help="of the corpus; default: what the experiment says")
     p.add_argument("--questions", type=int, default=1000, metavar="N", help="to answer (default: 1000)")
     p.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", dest="assignments")
@@ -109,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(HEADER, flush=True)
         needs = []
         for stage in [options.stage] if options.stage else STAGES:
-            needs.append(STAGES[stage](Site(experiment, target, counts)))
+            need = STAGES[stage](Site(experiment, target, counts))
+            needs.append(judged(need, target, on_disk="://" not in options.workdir))
             print(line(needs[-1]), flush=True)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -218,7 +221,7 @@ class Site:
 
 def plan_corpus(site: Site) -> Need:
     disk = site.counts.chunks * site.counts.chunk_words * BYTES_PER_WORD
-    return _judge(Need("corpus", disk=disk), site.target, "")
+    return Need("corpus", disk=disk)
 
 
 def plan_base(site: Site) -> Need:
@@ -229,8 +232,8 @@ def plan_base(site: Site) -> Need:
     layer = max(_bytes(leaf) / leaf.shape[0] for leaf in _leaves(params) if len(leaf.shape) == 3)
     held, count = _share(params) + 2 * _share(tower), _count(params) + 2 * _count(tower)
     disk = _bytes(params) + 2 * _bytes(tower)
-    need = Need("base", count, held, held, host=1.3 * layer + GIB / 4, disk=disk)
-    return _judge(need, site.target, "a larger slice")
+    host = 1.3 * layer + GIB / 4
+    return Need("base", count, held, held, host=host, disk=disk, remedy="a larger slice")
 
 
 def plan_embed(site: Site) -> Need:
@@ -260,8 +263,7 @@ def plan_embed(site: Site) -> Need:
 
 def plan_index(site: Site) -> Need:
     """The float32 embeddings are in every host's memory, and ScaNN's hashes of them, about a tenth."""
-    need = Need("index", host=1.1 * site.embeddings, disk=0.1 * site.embeddings)
-    return _judge(need, site.target, "")
+    return Need("index", host=1.1 * site.embeddings, disk=0.1 * site.embeddings)
 
 
 def plan_lm_ft(site: Site) -> Need:
@@ -416,7 +418,7 @@ def plan_export(site: Site) -> Need:
     copies = 4 + site.experiment.export.hf * {"float32": 4, "bfloat16": 2}[site.experiment.export.dtype]
     host = max(_bytes(leaf) for leaf in _leaves(params)) + GIB / 4
     disk = count * copies + site.embeddings + plan_corpus(site).disk
-    return _judge(Need("export", count, host=host, disk=disk), site.target, "")
+    return Need("export", count, host=host, disk=disk)
 
 
 STAGES: dict[str, Callable[[Site], Need]] = {
@@ -443,8 +445,9 @@ def _need(
     peak = held + program.activations if estimated else compiled_peak(program.step, program.arguments)
     flops, traffic = program.flops * program.times, program.traffic * program.times * target.num_chips
     seconds = max(flops / target.chip.flops, traffic / target.chip.bandwidth) / target.num_chips
-    need = Need(stage, _count(params), held, peak, estimated, flops, traffic, seconds, host, disk)
-    return _judge(need, target, program.remedy)
+    return Need(
+        stage, _count(params), held, peak, estimated, flops, traffic, seconds, host, disk, program.remedy
+    )
 
 
 def compiled_peak(step: Any, arguments: Sequence[Any]) -> float:
@@ -462,12 +465,13 @@ def compiled_peak(step: Any, arguments: Sequence[Any]) -> float:
     return 1.0 * memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
 
 
-def _judge(need: Need, target: Target, remedy: str) -> Need:
+def judged(need: Need, target: Target, *, on_disk: bool) -> Need:
+    """`need` with what the target has too little of; a workdir in a bucket is on no disk."""
     chip = target.chip
     limits = (
-        (need.peak, chip.memory, f"set {remedy}"),
+        (need.peak, chip.memory, f"set {need.remedy}"),
         (need.host, chip.host_memory, "a host has {:.0f} GiB of memory: take hosts that have more"),
-        (need.disk, chip.host_disk, "a host has {:.0f} GiB of disk: --workdir in a bucket, or a larger disk"),
+        (need.disk * on_disk, chip.host_disk, "a host has {:.0f} GiB of disk: --workdir in a bucket"),
     )
     faults = (cure.format(most / GIB) for came, most, cure in limits if came > most)
     return replace(need, faults=tuple(faults))

@@ -81,6 +81,13 @@ def test_what_does_not_fit_is_named_with_its_remedy_and_the_exit_says_so(small, 
     assert not verdicts["score"]
 
 
+def test_a_workdir_in_a_bucket_asks_for_no_disk(small, capsys):
+    arguments = [f"--experiment={small}", "--target=h100-8", "--chunks=60000000000", "--stage=embed"]
+    assert plan.main(arguments) == 1
+    assert plan.main([*arguments, "--workdir=gs://bucket/run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" fits")
+
+
 def test_an_experiment_without_sizes_is_refused(tmp_path, capsys):
     for old, new, match in (
         (
@@ -104,9 +111,8 @@ def test_the_papers_lm_ft_fits_the_slices_that_it_was_planned_for(experiment, ta
     command = [sys.executable, "-m", "radit_jax.plan", f"--experiment=experiments/{experiment}.py"]
     environment = os.environ | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     environment.pop("XLA_FLAGS", None)
-    done = subprocess.run(
-        [*command, f"--target={target}", "--stage=lm_ft"], env=environment, capture_output=True, text=True
-    )
+    options = [f"--target={target}", "--stage=lm_ft", "--workdir=gs://bucket/run"]
+    done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     peak = float(done.stdout.splitlines()[-1].split()[5])
     assert 1 < peak * GIB < find_target(target).chip.memory
