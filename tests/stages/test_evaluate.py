@@ -332,7 +332,7 @@ def test_boolq_and_piqa_are_answered_as_transformers_answers_them_with_the_expor
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     stage_inputs, files = real
-    output = official(real, tmp_path, "boolq", "piqa", questions_per_task=most, sequence_length=1024)
+    output = official(real, tmp_path, "boolq", "piqa", questions_per_task=most, sequence_length=1536)
     publish(tmp_path / "hf", load_model(stage_inputs["lm_ft"].path / "lm"))
     hf = LlamaForCausalLM.from_pretrained(tmp_path / "hf").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
