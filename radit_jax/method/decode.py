@@ -50,6 +50,9 @@ class Transfer(NamedTuple):
     gather: Callable[[Any], np.ndarray] = np.asarray
 
 
+ONE_DEVICE = Transfer()
+
+
 class Prefilled(NamedTuple):
     """R prompts that a model has read: what continuations need of them."""
 
@@ -95,11 +98,11 @@ class PackedAnswers(NamedTuple):
         targets          6  STOP  STOP NOTHING
     """
 
-    tokens: Int[Array | np.ndarray, "R C"]
-    offsets: Int[Array | np.ndarray, "R C"]
-    branch_ids: Int[Array | np.ndarray, "R C"]
-    targets: Int[Array | np.ndarray, "R C"]
-    first_targets: Int[Array | np.ndarray, "R U"]
+    tokens: Int[Array, "R C"]
+    offsets: Int[Array, "R C"]
+    branch_ids: Int[Array, "R C"]
+    targets: Int[Array, "R C"]
+    first_targets: Int[Array, "R U"]
 
 
 class Candidate(NamedTuple):
@@ -118,7 +121,7 @@ def answer_questions(
     max_new_tokens: int,
     stop_ids: tuple[int, ...],
     questions_per_batch: int = 16,
-    transfer: Transfer = Transfer(),
+    transfer: Transfer = ONE_DEVICE,
 ) -> list[list[Candidate]]:
     """The answers to each question by Eq. 2, the most probable first.
 
@@ -144,7 +147,7 @@ def answer_questions_by_token(
     max_new_tokens: int,
     stop_ids: tuple[int, ...],
     questions_per_batch: int = 16,
-    transfer: Transfer = Transfer(),
+    transfer: Transfer = ONE_DEVICE,
 ) -> list[list[Candidate]]:
     """The greedy answer to each question by Eq. 2 at token level, alone in its list.
 
@@ -408,7 +411,8 @@ def pack_answers(
             targets[row, place] = outcome[1:]
             offsets[row, place] = np.arange(len(outcome) - 1)
             branch_ids[row, place] = number + 1
-    return PackedAnswers(tokens, offsets, branch_ids, targets, first_targets)
+    arrays: Any = (tokens, offsets, branch_ids, targets, first_targets)
+    return PackedAnswers(*arrays)  # of the host: which devices read them is the caller's
 
 
 def forced_log_probs(

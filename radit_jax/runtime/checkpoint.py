@@ -162,7 +162,7 @@ class _Copies:
 
 
 def _in_common(array: Any) -> Any:
-    """An array that each process has by itself as one that all have together, of which Orbax writes one copy."""
+    """An array that each process has by itself as one of all, of which Orbax writes one copy."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return array
     mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -286,17 +286,17 @@ def _report(own: Mapping[str, Any], address: tuple[str, int], seconds: float) ->
             line.connection.settimeout(seconds + 10)  # process 0 may have just begun to wait
             line.send(own)
             fault = line.receive()
-            line.connection.settimeout(None)
         except (OSError, ValueError):
-            fault = (
-                f"hosts: process {own['process']} on {own['host']} came, missing for {seconds:g} s: process 0 "
-                f"at {address[0]}:{address[1]}; start the same command on every host (launch/ does), and let "
-                "them reach that port"
-            )
+            raise ValueError(
+                f"hosts: process {own['process']} on {own['host']} came, missing for {seconds:g} s: "
+                f"process 0 at {address[0]}:{address[1]}; start the same command on every host (launch/ "
+                "does), and let them reach that port"
+            ) from None
         if fault:
             raise ValueError(fault)
+        line.connection.settimeout(None)
         undo.pop_all()
-    return line
+        return line
 
 
 def _dial(address: tuple[str, int], deadline: float) -> socket.socket:
@@ -423,8 +423,8 @@ class Program:
         except OSError:
             assert self.place is not None
             raise ValueError(
-                f"hosts: {self.place.name(number)} is gone, needed are all {self.place.num_processes}; look at "
-                "what it printed last, and start the same command again on every host"
+                f"hosts: {self.place.name(number)} is gone, needed are all {self.place.num_processes}; look "
+                "at what it printed last, and start the same command again on every host"
             ) from None
 
     def heed(self, *_: object) -> None:

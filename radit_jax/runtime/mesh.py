@@ -141,7 +141,7 @@ def tree_shardings(tree: Any, mesh: AnyMesh) -> Any:
 def put_params(params: Any, mesh: Mesh) -> Any:
     """Parameters that came from a file or a single device, laid out over the mesh.
 
-    Of several processes each brings the whole of what lies on its own device, or its part of what lies on all.
+    Of several processes each brings the whole of what is on its own device, or its part of what is on all.
     """
     shardings = tree_shardings(params, mesh)
     if jax.process_count() == 1:
@@ -167,10 +167,10 @@ def spread_like(params: Any) -> Callable[[Any], Any]:
     """What lays host arrays, rows first, over the mesh of `params`, if their number divides; else it is the
     identity, and every device has them all."""
     shardings = [leaf.sharding for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
-    mesh = shardings[0].mesh if shardings and isinstance(shardings[0], NamedSharding) else None
+    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
 
     def spread(rows: Any) -> Any:
-        if mesh is None or mesh.size == 1 or len(jax.tree.leaves(rows)[0]) % ways(mesh):
+        if not isinstance(mesh, Mesh) or mesh.size == 1 or len(jax.tree.leaves(rows)[0]) % ways(mesh):
             return rows
         return put_batch(rows, mesh)
 
@@ -178,7 +178,7 @@ def spread_like(params: Any) -> Callable[[Any], Any]:
 
 
 def any_process(flag: bool) -> Any:
-    """Whether any process has the flag, as something true or false that is not waited for until it is read."""
+    """Whether any process has the flag; true or false, waited for only where it is read."""
     if jax.process_count() == 1:
         return flag
     spread, any_of = _all_devices()
