@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except hosts.Stopped as stop:
         print(f"stopped: SIGTERM came {stop}; the same command goes on", file=sys.stderr)
         return hosts.STOPPED
+    finally:
+        hosts.leave()
     return 0
 
 

@@ -122,6 +122,12 @@ class Workdir:
         if hosts.is_first():
             self.path.mkdir(parents=True, exist_ok=True)
             identity.write_text(json.dumps({"experiment": experiment}) + "\n")
+        hosts.meet("workdir.json")
+        if not identity.exists():
+            raise ValueError(
+                f"{self.path}: a folder came that {socket.gethostname()} has for itself, needed is one that "
+                "all hosts see; name one on a shared filesystem with --workdir, or use gs://"
+            )
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

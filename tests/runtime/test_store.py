@@ -450,11 +450,15 @@ def test_another_process_than_the_first_writes_nothing_and_believes_the_first(tm
     second.lines = {0: line}
     monkeypatch.setattr(hosts, "_program", second)
     workdir = Workdir(tmp_path / "run")
-    workdir.claim("tiny")
+    with pytest.raises(
+        ValueError, match="has for itself, needed is one that all hosts see; name one on a sha"
+    ):
+        workdir.claim("tiny")
     folder = workdir.folder("score", "a" * 12)
     folder.write("a.txt", b"a")
     folder.finish()
     assert folder.has("a.txt")  # which may not be seen here yet
     folder.clear()
     assert not (tmp_path / "run").exists()
-    assert line.heard == [f"score/{'a' * 12} {name}" for name in ("a.txt", "manifest.json", "a.txt", "clear")]
+    names = ("a.txt", "manifest.json", "a.txt", "clear")
+    assert line.heard == ["workdir.json", *(f"score/{'a' * 12} {name}" for name in names)]
