@@ -19,7 +19,7 @@ from radit_jax.config import (
 )
 from radit_jax.data import instructions
 from radit_jax.data.benchmarks import find_task
-from radit_jax.runtime import hub
+from radit_jax.runtime import hosts, hub
 from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint
 
 UNSEEN = ("accumulate_steps",)  # settings of stages that change no result: fingerprints leave them out
@@ -42,6 +42,7 @@ class Stage:
     version: int = 1
     sources: tuple[str, ...] = ()  # files and folders from outside the workdir
     trains: bool = False  # it has a training loop, of which a trace may be asked for
+    by_one: bool = False  # it needs no devices: of several processes the first makes it
 
     @property
     def kind(self) -> str:
@@ -178,7 +179,15 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
     if isinstance(data, GeneratedWorld | Folder):
         sources = (data.folder,) if isinstance(data, Folder) else ()
         return (
-            Stage("corpus", "corpus:run", {}, {"data": data, "seed": e.seed}, version=2, sources=sources),
+            Stage(
+                "corpus",
+                "corpus:run",
+                {},
+                {"data": data, "seed": e.seed},
+                version=2,
+                sources=sources,
+                by_one=True,
+            ),
         )
     return (
         Stage(
@@ -187,6 +196,7 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
             {},
             {"passages": data.passages, "format": data.passages_format, "max_words": data.max_words},
             sources=(data.passages,),
+            by_one=True,
         ),
         Stage(
             "corpus",
@@ -198,6 +208,7 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
                 "seed": e.seed,
             },
             sources=(data.datasets,),
+            by_one=True,
         ),
     )
 
@@ -299,8 +310,11 @@ class Run:
             return "absent"
 
     def _identity(self, stage: Stage, source: str) -> str:
-        commit = hub.identity(source) if stage.kind == "base" else None
-        return commit or self.workdir.source_hash(checkpoint_folder(source))
+        def identity() -> str:
+            commit = hub.identity(source) if stage.kind == "base" else None
+            return commit or self.workdir.source_hash(checkpoint_folder(source))
+
+        return hosts.by_first(f"the identity of {source}", identity)
 
     def needed(self, kind: str) -> list[Stage]:
         """The stages of `kind` ('all': every stage) and all that they read, in order."""
@@ -363,12 +377,21 @@ class Run:
         how: dict[str, Any] = {"mesh": self.experiment.mesh}  # it runs, which no fingerprint knows of
         if stage.trains:
             how["profile"] = self.experiment.profile
-        facts = stage.function(inputs, output, **how, **stage.settings)
+        facts = self._run(stage, inputs, output, how)
         output.finish(settings=canonical(stage.settings), **facts)
         summary = ", ".join(
             f"{key} {value}" for key, value in facts.items() if isinstance(value, int | float | str)
         )
         print(f"   {stage.name}: done in {time.monotonic() - start:.1f} s; {summary}", flush=True)
+
+    @staticmethod
+    def _run(
+        stage: Stage, inputs: Mapping[str, StageFolder], output: StageFolder, how: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        def run() -> dict[str, Any]:
+            return stage.function(inputs, output, **how, **stage.settings)
+
+        return hosts.by_first(stage.name, run) if stage.by_one else run()
 
 
 def _without_unseen(settings: Any) -> Any:

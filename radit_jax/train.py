@@ -11,7 +11,7 @@ import fnmatch
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from radit_jax import config, pipeline
 from radit_jax.pipeline import Run
@@ -55,31 +55,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workdir = Workdir(options.workdir or f"runs/{experiment.name}", options.scratch)
         config.check(experiment)
         check_wandb()
-        place = None if options.dry_run else join(options)
-        run = Run(experiment, workdir, plan_only=options.dry_run)
         if options.dry_run:
-            print_plan(run, options.stage)
+            print_plan(Run(experiment, workdir, plan_only=True), options.stage)
             return 0
-        run.needed(options.stage)  # an unknown stage is an error before anything is written
-        workdir.claim(experiment.name)
-        with contextlib.nullcontext() if place and place.process_id else workdir.lock():
-            if options.prune:
-                prune(run)
-            else:
-                execute(run, options.stage)
+        join(options)
+        with hosts.heeding_sigterm(), only_first_prints():
+            run_together(experiment, workdir, options)
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except hosts.Stopped as stop:
+        print(f"stopped: SIGTERM came {stop}; the same command goes on", file=sys.stderr)
+        return hosts.STOPPED
+    finally:
+        hosts.leave()
     return 0
 
 
-def join(options: argparse.Namespace) -> hosts.Place | None:
+def run_together(experiment: config.Experiment, workdir: Workdir, options: argparse.Namespace) -> None:
+    """What every process of the program does."""
+    run = Run(experiment, workdir)
+    run.needed(options.stage)  # an unknown stage is an error before anything is written
+    workdir.claim(experiment.name)
+    with contextlib.ExitStack() as held:
+        hosts.by_first("the lock", lambda: held.enter_context(workdir.lock()))
+        if options.prune:
+            hosts.by_first("prune", lambda: prune(run))
+        else:
+            execute(run, options.stage)
+
+
+def join(options: argparse.Namespace) -> None:
     """Meet the other processes of the program, if there are any, before work that takes long."""
     place = hosts.find_place(options.coordinator, options.num_processes, options.process_id)
     if place:
         check_scratch(options.workdir, options.scratch)
         hosts.join(place)
-    return place
+
+
+@contextlib.contextmanager
+def only_first_prints() -> Iterator[None]:
+    """Of several processes, the first says how it goes; errors come from each that has one."""
+    if hosts.is_first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def check_scratch(workdir: str | None, scratch: str | None) -> None:
@@ -93,7 +114,8 @@ def check_scratch(workdir: str | None, scratch: str | None) -> None:
 
 def execute(run: Run, kind: str) -> None:
     """Run what `kind` needs and lacks, then publish and show the results."""
-    missing = list(run.missing(kind))
+    names = hosts.by_first("the plan", lambda: [stage.name for stage in run.missing(kind)])
+    missing = [run.stages[name] for name in names]
     if missing:
         prepare_jax(run.workdir)
     for stage in missing:
@@ -104,7 +126,7 @@ def execute(run: Run, kind: str) -> None:
     if not missing:
         print(f"{kind}: everything is current in {run.workdir.path}")
     if kind in ("evaluate", "all"):
-        publish(run)
+        hosts.by_first("the results", lambda: publish(run))
 
 
 def prepare_jax(workdir: Workdir) -> None:

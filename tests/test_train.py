@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -149,6 +150,17 @@ def test_a_program_on_one_host_of_many_names_the_others_and_writes_nothing(
         "error: hosts: 1 of 2 processes came within 0.3 s, missing: process 1 (worker-1.pod)"
     )
     assert not (tmp_path / "new").exists()
+
+
+def test_sigterm_ends_the_command_with_a_code_of_its_own_and_one_line(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "prepare_jax", lambda _: signal.raise_signal(signal.SIGTERM))
+    code, _, err = run(tmp_path / "new", "--stage=corpus")
+    assert code == 75
+    assert err == "stopped: SIGTERM came and what was finished is kept; the same command goes on\n"
+    monkeypatch.undo()
+    assert run(tmp_path / "new", "--stage=corpus")[0] == 0
 
 
 def test_several_hosts_on_s3_are_told_to_name_a_shared_scratch() -> None:

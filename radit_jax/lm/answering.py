@@ -15,7 +15,8 @@ from radit_jax.config import EvaluateConfig
 from radit_jax.data.corpus import Chunks
 from radit_jax.data.shots import FewShotPrompt, Shot, few_shot_prompt
 from radit_jax.lm.scoring import NO_CHUNK
-from radit_jax.method.decode import answer_questions, answer_questions_by_token
+from radit_jax.method.decode import Transfer, answer_questions, answer_questions_by_token
+from radit_jax.runtime.mesh import gather, spread_like
 from radit_jax.runtime.models import Model
 from radit_jax.runtime.progress import Progress
 from radit_jax.text.prompts import question_prompt
@@ -165,6 +166,7 @@ def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[li
         max_new_tokens=settings.max_new_tokens,
         stop_ids=model.tokenizer.stop_ids,
         questions_per_batch=max(1, settings.prompts_per_batch // prompts.log_probs.shape[1]),
+        transfer=Transfer(spread_like(model.params), gather),
     )
     return [
         [Answer(_first_line(model.tokenizer.decode(c.tokens)), float(np.exp(c.log_prob))) for c in candidates]

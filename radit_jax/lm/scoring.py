@@ -19,7 +19,7 @@ from radit_jax.data.sequences import shared_sequences
 from radit_jax.method.lm import branch_log_probs
 from radit_jax.models.attention import most_segments
 from radit_jax.models.llama import Llama
-from radit_jax.runtime.mesh import fit_module, make_mesh, put_batch, put_params
+from radit_jax.runtime.mesh import fit_module, gather, make_mesh, put_batch, put_params
 from radit_jax.runtime.models import Model, load_model
 from radit_jax.runtime.progress import Progress
 
@@ -178,7 +178,7 @@ class PairScorer:
             )
             batch = put_batch(batch, self.mesh)
             sums = _score(self.row_module, self.model.params, batch, targets)
-            results.append(np.asarray(sums))
+            results.append(gather(sums))
             if bar is not None:
                 bar.advance(sum(len(trees[i].branches) for row in some for i in row))
         return np.concatenate(results)[: len(rows)]

@@ -174,8 +174,8 @@ def mean_log_prob(module: Llama, params: Any, trees: PackedTrees, devices: jax.s
     """The mean log-probability of a target token in nats, over all trees."""
     total, count = 0.0, 0
     for number in range(len(trees)):
-        batch = put_batch(trees.in_order(number), devices)
-        total += float(_token_log_probs(module, params, batch).sum())
+        batch = trees.in_order(number)
+        total += float(_token_log_probs(module, params, put_batch(batch, devices)).sum())
         count += int((np.asarray(batch.target_weights) > 0).sum())
     return total / max(1, count)
 

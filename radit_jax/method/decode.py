@@ -43,6 +43,16 @@ Answer = tuple[int, ...]  # the tokens before the terminator
 TokenIds = Sequence[int] | np.ndarray
 
 
+class Transfer(NamedTuple):
+    """How arrays come to the devices that compute and back; the default is one process's one device."""
+
+    spread: Callable[[Any], Any] = lambda rows: rows  # host arrays whose first axis counts rows
+    gather: Callable[[Any], np.ndarray] = np.asarray
+
+
+ONE_DEVICE = Transfer()
+
+
 class Prefilled(NamedTuple):
     """R prompts that a model has read: what continuations need of them."""
 
@@ -111,6 +121,7 @@ def answer_questions(
     max_new_tokens: int,
     stop_ids: tuple[int, ...],
     questions_per_batch: int = 16,
+    transfer: Transfer = ONE_DEVICE,
 ) -> list[list[Candidate]]:
     """The answers to each question by Eq. 2, the most probable first.
 
@@ -122,7 +133,7 @@ def answer_questions(
     def answer(
         texts: Sequence[Sequence[TokenIds]], weights: Float[np.ndarray, "B K"]
     ) -> list[list[Candidate]]:
-        return _answer_batch(module, params, texts, weights, max_new_tokens, stop_ids)
+        return _answer_batch(module, params, texts, weights, max_new_tokens, stop_ids, transfer)
 
     return _by_batches(prompts, retrieval_log_probs, questions_per_batch, sum, answer)
 
@@ -136,12 +147,13 @@ def answer_questions_by_token(
     max_new_tokens: int,
     stop_ids: tuple[int, ...],
     questions_per_batch: int = 16,
+    transfer: Transfer = ONE_DEVICE,
 ) -> list[list[Candidate]]:
     """The greedy answer to each question by Eq. 2 at token level, alone in its list.
 
     Takes what `answer_questions` takes; `log_prob` is Eq. 2's of that answer, with its terminator.
     """
-    options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids}
+    options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "transfer": transfer}
 
     def answer(
         texts: Sequence[Sequence[TokenIds]], weights: Float[np.ndarray, "B K"]
@@ -149,7 +161,8 @@ def answer_questions_by_token(
         numbers = np.minimum(np.arange(len(weights)), len(texts) - 1)  # what is missing repeats a question
         chunks = weights.shape[1]
         own = [[*texts[n], *[texts[n][0]] * (chunks - len(texts[n]))] for n in numbers]
-        prefilled = _prefill(module, params, *_pad_rows([prompt for prompts in own for prompt in prompts]))
+        rows = transfer.spread(_pad_rows([prompt for prompts in own for prompt in prompts]))
+        prefilled = _prefill(module, params, *rows)
         tokens, log_probs = _generate(module, params, prefilled, weights[numbers], **options)
         found = zip(tokens.tolist(), log_probs.tolist(), strict=True)
         return [[Candidate(_before_stop(row, stop_ids), log_prob)] for row, log_prob in found][: len(texts)]
@@ -194,13 +207,15 @@ def _answer_batch(
     retrieval_log_probs: Float[np.ndarray, "B K"],
     max_new_tokens: int,
     stop_ids: tuple[int, ...],
+    transfer: Transfer,
 ) -> list[list[Candidate]]:
     """`answer_questions` for at most B questions of at most K chunks; p_R is 0 for those that are missing."""
     parts = _parts_of_similar_length(prompts, min(ROWS, retrieval_log_probs.size))
-    options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids}
+    options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "transfer": transfer}
     read = []
     for part in parts:
-        prefilled = _prefill(module, params, *_pad_rows([prompts[q][chunk] for q, chunk in part]))
+        rows = transfer.spread(_pad_rows([prompts[q][chunk] for q, chunk in part]))
+        prefilled = _prefill(module, params, *rows)
         alone = np.zeros((len(part), 1), np.float32)
         read.append((_generate(module, params, prefilled, alone, **options)[0], prefilled))
 
@@ -213,7 +228,8 @@ def _answer_batch(
 
     log_probs = np.zeros((*retrieval_log_probs.shape, num_chunks), np.float32)
     for part, (_, prefilled) in zip(parts, read, strict=True):
-        log_probs[tuple(part.T)] = _score(module, params, prefilled, packed, part[:, 0], stop_ids=stop_ids)
+        scores = _score(module, params, prefilled, packed, part[:, 0], stop_ids=stop_ids)
+        log_probs[tuple(part.T)] = transfer.gather(scores)
     ensemble = np.asarray(_ensemble(log_probs, retrieval_log_probs))
     ranked = [map(Candidate, *pair) for pair in zip(unique, ensemble.tolist(), strict=True)]
     return [sorted(own, key=lambda candidate: -candidate.log_prob) for own in ranked][: len(prompts)]
@@ -328,6 +344,7 @@ def _generate(
     *,
     max_new_tokens: int,
     stop_ids: tuple[int, ...],
+    transfer: Transfer,
 ) -> tuple[Int[np.ndarray, "U A"], Float[np.ndarray, " U"]]:
     """Tokens and log-probabilities of the answers' mixtures; stopped answers leave the batch on the way."""
     tokens = np.zeros((len(weights), max_new_tokens), np.int32)
@@ -336,8 +353,9 @@ def _generate(
     state = _begin(prefilled, weights, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
     for until in range(STEPS, max_new_tokens + STEPS, STEPS):
         state = _advance(module, params, state, min(until, max_new_tokens), stop_ids=stop_ids)
-        tokens[numbers], log_probs[numbers] = state.tokens[: len(numbers)], state.log_probs[: len(numbers)]
-        alive = np.flatnonzero(~np.asarray(state.done)[: len(numbers)])
+        found = map(transfer.gather, (state.tokens, state.log_probs, state.done))
+        tokens[numbers], log_probs[numbers], done = (array[: len(numbers)] for array in found)
+        alive = np.flatnonzero(~done)
         if not len(alive):
             break
         if 4 * len(alive) <= len(state.done):
@@ -393,7 +411,8 @@ def pack_answers(
             targets[row, place] = outcome[1:]
             offsets[row, place] = np.arange(len(outcome) - 1)
             branch_ids[row, place] = number + 1
-    return PackedAnswers(*map(jnp.asarray, (tokens, offsets, branch_ids, targets, first_targets)))
+    arrays: Any = (tokens, offsets, branch_ids, targets, first_targets)
+    return PackedAnswers(*arrays)  # of the host: which devices read them is the caller's
 
 
 def forced_log_probs(

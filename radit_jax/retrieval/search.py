@@ -15,7 +15,7 @@ from radit_jax.method.losses import retrieval_log_prob
 from radit_jax.models.bert import encode
 from radit_jax.retrieval.index import Index
 from radit_jax.retrieval.index import load as load_index
-from radit_jax.runtime.mesh import make_mesh, put_batch, put_params, ways
+from radit_jax.runtime.mesh import gather, make_mesh, put_batch, put_params, ways
 from radit_jax.runtime.models import Model, load_model
 from radit_jax.runtime.progress import Progress
 from radit_jax.runtime.store import StageFolder
@@ -57,7 +57,7 @@ class Encoder:
             some = by_length[start : start + batch_size]
             batch = tokenizer.pad([ids[i] for i in some], rows=batch_size)
             tokens, mask = put_batch(batch, self.mesh)
-            embeddings[some] = np.asarray(_encode(module, params, tokens, mask))[: len(some)]
+            embeddings[some] = gather(_encode(module, params, tokens, mask))[: len(some)]
             if bar is not None:
                 bar.advance(len(some))
         return embeddings

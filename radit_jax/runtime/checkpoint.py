@@ -11,12 +11,13 @@ from typing import Any
 
 import absl.logging
 import jax
+import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
-from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.experimental.v1 import training
 
-from radit_jax.runtime import bucket
+from radit_jax.runtime import bucket, hosts
 from radit_jax.runtime.store import StageFolder
 
 PyTree = Any
@@ -30,7 +31,10 @@ def save_params(path: epath.PathLike, params: PyTree) -> None:
     """Writes a tree of arrays to the folder `path`, which is replaced if it exists.
 
     Several processes write it together: of a stage in gs:// they meet there, and the first fetches the whole.
+    What each has whole, on its own devices, they must have alike.
     """
+    if jax.process_count() > 1:
+        params = jax.tree.map(_in_common, params)
     home = bucket.home_of(path)
     if home and jax.process_count() > 1 and os.fspath(home).startswith("gs://"):
         ocp.save(home, params, overwrite=True)
@@ -70,7 +74,7 @@ class Checkpoints:
         elif home:
             self._copies = _Copies(_absolute(folder), home)
             self._copies.fetch()
-            _meet("checkpoints")  # on a scratch that all share, the first fetches for all
+            hosts.meet("checkpoints")  # on a scratch that all share, the first fetches for all
         self._latest = _checkpointer(_absolute(folder) / "latest", policies.LatestN(keep))
         self._best = _checkpointer(_absolute(folder) / "best", best)
 
@@ -157,10 +161,13 @@ class _Copies:
         return {step: json.loads(files) for step, files in found.items() if files is not None}
 
 
-def _meet(name: str) -> None:
-    """Waits until every process of the program is here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+def _in_common(array: Any) -> Any:
+    """An array that each process has by itself as one of all, of which Orbax writes one copy."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return array
+    mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.make_array_from_callback(array.shape, everywhere, lambda part: np.asarray(array[part]))
 
 
 def _file_sizes(folder: epath.Path) -> dict[str, int]:

@@ -1,8 +1,12 @@
-"""Several processes as one program: who they are, a roll call, and then jax.distributed.
+"""Several processes as one program: who they are, a roll call, then jax.distributed, and how they keep step.
 
 jax ends a process in its C++ when another is missing, without saying which one. So before it is asked to
 connect, every process reports to process 0 with its host's name and versions; process 0 hears all, or says to
 all who is missing or differs. Nothing here imports jax before the roll call is over.
+
+All processes run the same program, and every one knows every result; process 0 alone writes. The lines of the
+roll call stay open: over them processes wait for each other, for hours if need be, process 0 tells the others
+what it found on disk, and one that was told to stop says so. A process by itself is process 0 of one.
 """
 
 import contextlib
@@ -11,15 +15,21 @@ import json
 import os
 import platform
 import re
+import signal
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+Told = TypeVar("Told")
 
 JOIN_SECONDS = 45.0  # so that a program started on one host of many ends within a minute
+STOPPED = 75  # the exit code of a program that SIGTERM stopped: EX_TEMPFAIL of sysexits.h
 _PORT = 8482  # of jax' coordinator on process 0's host; the roll call is at the next one
 _TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
@@ -144,7 +154,7 @@ def join(place: Place, timeout_seconds: float | None = None) -> None:
     Raises ValueError on every process that came, when one is missing or runs other versions.
     """
     seconds = timeout_seconds or float(os.environ.get("RADIT_JOIN_SECONDS", JOIN_SECONDS))
-    roll_call(place, introduction(place.process_id), seconds)
+    _program.place, _program.lines = place, roll_call(place, introduction(place.process_id), seconds)
     import jax
 
     # Detection is off: under SLURM it would leave a process that is alone on its host one of the GPUs.
@@ -169,32 +179,40 @@ def introduction(process_id: int) -> dict[str, Any]:
     return {"process": process_id, "host": socket.gethostname(), "versions": versions}
 
 
-def roll_call(place: Place, own: Mapping[str, Any], seconds: float) -> None:
-    """Return on every process once all have come and agree; else raise the same ValueError on all."""
+def roll_call(place: Place, own: Mapping[str, Any], seconds: float) -> "dict[int, Line]":
+    """Return on every process once all have come and agree; else raise the same ValueError on all.
+
+    What it returns are open lines: process 0's to all others by their numbers, any other's to process 0.
+    """
     host, port = place.coordinator.rsplit(":", 1)
     address = (host, int(port) + 1)
-    fault = _hear(place, own, address, seconds) if place.process_id == 0 else _report(own, address, seconds)
-    if fault:
-        raise ValueError(fault)
+    if place.process_id == 0:
+        return _hear(place, own, address, seconds)
+    return {0: _report(own, address, seconds)}
 
 
-def _hear(place: Place, own: Mapping[str, Any], address: tuple[str, int], seconds: float) -> str:
+def _hear(
+    place: Place, own: Mapping[str, Any], address: tuple[str, int], seconds: float
+) -> "dict[int, Line]":
     """Process 0: hear everyone, and tell everyone the verdict, which is empty when all is well."""
     deadline = time.monotonic() + seconds
     came: dict[int, Mapping[str, Any]] = {0: own}
-    with contextlib.ExitStack() as lines, _listen(address[1]) as server:
+    with contextlib.ExitStack() as undo, _listen(address[1]) as server:
         fault, heard = "", []
         while not fault and len(came) < place.num_processes and (left := deadline - time.monotonic()) > 0:
-            line, said = _hear_one(server, left)
+            connection, said = _hear_one(server, left)
             if said is not None:
-                heard.append(lines.enter_context(line))
+                heard.append(undo.enter_context(Line(connection)))
                 fault = _twice(came, said)
                 came[said["process"]] = said
         fault = fault or _missing(place, came, seconds) or _differing(came)
         for line in heard:
-            with contextlib.suppress(OSError):  # it is gone, which jax will notice
-                line.sendall(json.dumps(fault).encode() + b"\n")
-    return fault
+            with contextlib.suppress(OSError):  # it is gone, which who speaks to it next will notice
+                line.send(fault)
+        if fault:
+            raise ValueError(fault)
+        undo.pop_all()
+    return dict(zip(list(came)[1:], heard, strict=True))
 
 
 def _hear_one(server: socket.socket, seconds: float) -> tuple[Any, Any]:
@@ -259,21 +277,26 @@ def _differing(came: Mapping[int, Mapping[str, Any]]) -> str:
     return ""
 
 
-def _report(own: Mapping[str, Any], address: tuple[str, int], seconds: float) -> str:
+def _report(own: Mapping[str, Any], address: tuple[str, int], seconds: float) -> "Line":
     """Any other process: report to process 0, and hear its verdict."""
     deadline = time.monotonic() + seconds
-    try:
-        with _dial(address, deadline) as line:
-            line.settimeout(seconds + 10)  # process 0 may have just begun to wait
-            line.sendall(json.dumps(own).encode() + b"\n")
-            with line.makefile() as text:
-                return json.loads(text.readline())
-    except (OSError, ValueError):
-        return (
-            f"hosts: process {own['process']} on {own['host']} came, missing for {seconds:g} s: process 0 at "
-            f"{address[0]}:{address[1]}; start the same command on every host (launch/ does), and let them "
-            "reach that port"
-        )
+    with contextlib.ExitStack() as undo:
+        try:
+            line = undo.enter_context(Line(_dial(address, deadline)))
+            line.connection.settimeout(seconds + 10)  # process 0 may have just begun to wait
+            line.send(own)
+            fault = line.receive()
+        except (OSError, ValueError):
+            raise ValueError(
+                f"hosts: process {own['process']} on {own['host']} came, missing for {seconds:g} s: "
+                f"process 0 at {address[0]}:{address[1]}; start the same command on every host (launch/ "
+                "does), and let them reach that port"
+            ) from None
+        if fault:
+            raise ValueError(fault)
+        line.connection.settimeout(None)
+        undo.pop_all()
+        return line
 
 
 def _dial(address: tuple[str, int], deadline: float) -> socket.socket:
@@ -284,3 +307,190 @@ def _dial(address: tuple[str, int], deadline: float) -> socket.socket:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
+
+
+class Line:
+    """A connection of two processes, over which JSON goes both ways."""
+
+    def __init__(self, connection: socket.socket):
+        self.connection = connection
+        connection.settimeout(None)
+        # Who waits for hours sends nothing, and networks forget connections that are silent.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+        self._text = connection.makefile()
+
+    def __enter__(self) -> "Line":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._text.close()
+        self.connection.close()
+
+    def send(self, value: Any) -> None:
+        self.connection.sendall(json.dumps(value).encode() + b"\n")
+
+    def receive(self) -> Any:
+        """What came; OSError where the other process is gone."""
+        said = self._text.readline()
+        if not said:
+            raise ConnectionError("the line is dead")
+        return json.loads(said)
+
+
+# ---- keeping step ----
+
+
+class Stopped(BaseException):
+    """SIGTERM came to a process, and the program has stopped; the same command goes on.
+
+    No Exception: what handles any fault of a library must not take it for one.
+    """
+
+
+@dataclass
+class Program:
+    """This process among those of the program."""
+
+    place: Place | None = None
+    lines: dict[int, Line] = field(default_factory=dict)
+    alone: bool = False  # process 0 works while the others wait
+    stop_asked: bool = False
+    in_loop: bool = False  # a training loop looks at `stop_asked` by itself
+
+    @property
+    def is_first(self) -> bool:
+        return self.place is None or self.place.process_id == 0
+
+    @property
+    def is_several(self) -> bool:
+        return self.place is not None and not self.alone
+
+    def tell(self, where: str, value: Any = None) -> Any:
+        """Process 0's value, on every process, once all are here; Stopped if one was asked to stop."""
+        if not self.is_several:
+            return value
+        own = {"where": where, "stop": self.stop_asked}
+        said = self._gather(own, value) if self.is_first else self._ask(own)
+        if said["stop"]:
+            raise Stopped(f"at {where}, and what was finished is kept")
+        return said["value"]
+
+    def by_first(self, where: str, function: Callable[[], Told]) -> Told:
+        """What `function`, run by process 0 while the others wait, returns (JSON) or raises (ValueError)."""
+        if not self.is_several:
+            return function()
+        found = self.tell(where, self._outcome(function) if self.is_first else None)
+        if found["stopped"]:
+            raise Stopped(found["stopped"])
+        if found["fault"]:
+            raise ValueError(found["fault"])
+        return found["value"]
+
+    def _outcome(self, function: Callable[[], Any]) -> dict[str, Any]:
+        value, fault, stopped = None, "", ""
+        self.alone = True
+        try:
+            value = function()
+        except ValueError as error:
+            fault = str(error)
+        except Stopped as stop:
+            stopped = str(stop)
+            self.stop_asked = False  # it is being heeded
+        finally:
+            self.alone = False
+        return {"value": value, "fault": fault, "stopped": stopped}
+
+    def _gather(self, own: Mapping[str, Any], value: Any) -> dict[str, Any]:
+        stop = own["stop"]
+        for number, line in self.lines.items():
+            said = self._speak(number, line.receive)
+            assert said["where"] == own["where"], f"process {number} is at {said}, process 0 at {own}"
+            stop = stop or said["stop"]
+        said = {"value": value, "stop": stop}
+        for number, line in self.lines.items():
+            self._speak(number, lambda line=line: line.send(said))
+        return said
+
+    def _ask(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        self._speak(0, lambda: self.lines[0].send(own))
+        return self._speak(0, self.lines[0].receive)
+
+    def _speak(self, number: int, act: Callable[[], Any]) -> Any:
+        try:
+            return act()
+        except OSError:
+            assert self.place is not None
+            raise ValueError(
+                f"hosts: {self.place.name(number)} is gone, needed are all {self.place.num_processes}; look "
+                "at what it printed last, and start the same command again on every host"
+            ) from None
+
+    def heed(self, *_: object) -> None:
+        """What SIGTERM does: it stops a process that is by itself at once, but in a training loop."""
+        self.stop_asked = True
+        if not self.is_several and not self.in_loop:
+            raise Stopped("and what was finished is kept")
+
+
+_program = Program()
+
+
+def leave() -> None:
+    """Hang up: who waits for this process learns that it is gone, before jax waits for it at its exit."""
+    global _program
+    for line in _program.lines.values():
+        line.__exit__()
+    _program = Program()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return _program.is_first
+
+
+def is_several() -> bool:
+    """Whether other processes are at the same place of the program."""
+    return _program.is_several
+
+
+def meet(where: str) -> None:
+    """Wait until every process is here, which sees then what the others have written."""
+    _program.tell(where)
+
+
+def by_first(where: str, function: Callable[[], Told]) -> Told:
+    """See `Program.by_first`. A decision that depends on files is process 0's, and is told."""
+    return _program.by_first(where, function)
+
+
+@contextlib.contextmanager
+def heeding_sigterm() -> Iterator[None]:
+    """SIGTERM raises Stopped inside, on every process at the same place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # to which signals do not come
+        return
+    before = signal.signal(signal.SIGTERM, _program.heed)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _program.stop_asked = False
+
+
+@contextlib.contextmanager
+def training_loop() -> Iterator[None]:
+    """Inside, SIGTERM only makes `stop_asked` true; a loop that is over just then stops behind it."""
+    _program.in_loop = True
+    try:
+        yield
+    finally:
+        _program.in_loop = False
+    if _program.stop_asked and not _program.is_several:
+        raise Stopped("behind the last step, and its state is kept")
+
+
+def stop_asked() -> bool:
+    """Whether SIGTERM came to this process."""
+    return _program.stop_asked

@@ -1,4 +1,7 @@
-"""The one training loop: resumes exactly, keeps the best, and stops at the first loss that is not finite."""
+"""The one training loop: resumes exactly, keeps the best, and stops at the first loss that is not finite.
+
+It also stops where SIGTERM came to any process: all at the same step, with its checkpoint.
+"""
 
 import math
 import time
@@ -11,7 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from radit_jax.config import ProfileConfig
+from radit_jax.runtime import hosts
 from radit_jax.runtime.checkpoint import Checkpoints
+from radit_jax.runtime.mesh import any_process
 from radit_jax.runtime.progress import Metrics, Progress
 from radit_jax.runtime.speed import Tracer, Values, Watch
 
@@ -51,7 +56,7 @@ def train(
     from `started` (`time.monotonic`), by default from this call. A trace lies beside the metrics.
 
     Raises FloatingPointError, which names the step, when a loss is not finite. No checkpoint ever holds
-    the state after such a step.
+    the state after such a step. Raises hosts.Stopped where the program was asked to stop.
     """
     started = time.monotonic() if started is None else started
     restored = checkpoints.latest()
@@ -62,7 +67,7 @@ def train(
     if restored is not None and start >= num_steps:
         return state
 
-    with Progress(num_steps, name, "steps", done=start) as bar:
+    with hosts.training_loop(), Progress(num_steps, name, "steps", done=start) as bar:
         watch = Watch(name, metrics, flops, started)
         tracer = Tracer(profile.updates if profile else None, metrics.path.parent / "profile")
         run = _Run(name, checkpoints, metrics, bar, watch)
@@ -75,12 +80,14 @@ def train(
                     if number and _due(number, checkpoint_every, num_steps):
                         run.save(state, number)
                 if number < num_steps:
+                    if run.stopping:
+                        run.leave(state, number)
                     if tracer.starts(number + 1):
                         run.trace(tracer.start)
                     with watch.on("data_wait"):
                         batch = batch_at(number)
                     state, values = watch.dispatch(step, state, batch)
-                    run.pending.append((number + 1, values))
+                    run.pending.append((number + 1, values, any_process(hosts.stop_asked())))
                     run.settle(ahead=_STEPS_AHEAD)
                     if tracer.stops(number + 1):
                         run.trace(tracer.stop)
@@ -103,12 +110,15 @@ class _Run:
     metrics: Metrics
     bar: Progress
     watch: Watch
-    pending: deque[tuple[int, Mapping[str, jax.Array]]] = field(default_factory=deque)  # dispatched steps
+    # Dispatched steps, and whether a process had been asked to stop by then.
+    pending: deque[tuple[int, Mapping[str, jax.Array], Any]] = field(default_factory=deque)
+    stopping: bool = False  # the same on all processes, for they settle the same steps
 
     def settle(self, ahead: int = 0) -> None:
         """Writes the metrics of all dispatched steps but the last `ahead`, and demands finite losses."""
         while len(self.pending) > ahead:
-            number, values = self.pending.popleft()
+            number, values, stop = self.pending.popleft()
+            self.stopping |= bool(stop)
             values = {key: float(value) for key, value in jax.device_get(values).items()}
             self.metrics.write(number, self.name, values)
             if not math.isfinite(values["loss"]):
@@ -134,6 +144,12 @@ class _Run:
             self.stop(f"the update of step {number} is not finite")
         with self.watch.on("checkpoint"):
             self.checkpoints.save(number, state)
+
+    def leave(self, state: State, number: int) -> NoReturn:
+        """Keeps the state after `number` updates, and ends the program."""
+        if self.checkpoints.latest() != number:
+            self.save(state, number)
+        raise hosts.Stopped(f"in {self.name}, and the state after step {number} is kept")
 
     def trace(self, start_or_stop: Callable[[], None]) -> None:
         """The steps that were dispatched end before a trace starts or stops."""

@@ -7,12 +7,16 @@ The axis types are Auto: the compiler places what no one has placed. Under Expli
 gather, linen's `Embed` among them, would have to name its output's sharding.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -135,8 +139,56 @@ def tree_shardings(tree: Any, mesh: AnyMesh) -> Any:
 
 
 def put_params(params: Any, mesh: Mesh) -> Any:
-    """Parameters that came from a file or a single device, laid out over the mesh."""
-    return jax.device_put(params, tree_shardings(params, mesh))
+    """Parameters that came from a file or a single device, laid out over the mesh.
+
+    Of several processes each brings the whole of what is on its own device, or its part of what is on all.
+    """
+    shardings = tree_shardings(params, mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(params, shardings)
+    return jax.tree.map(_put, params, shardings)
+
+
+def _put(array: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return jax.jit(lambda same: same, out_shardings=sharding)(array)
+    # device_put would send every array around to see that all processes have the same.
+    return jax.make_array_from_callback(array.shape, sharding, lambda part: np.asarray(array[part]))
+
+
+def gather(array: Any) -> np.ndarray:
+    """An array of the mesh on the host: the whole of it, on every process."""
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
+
+
+def spread_like(params: Any) -> Callable[[Any], Any]:
+    """What lays host arrays, rows first, over the mesh of `params`, if their number divides; else it is the
+    identity, and every device has them all."""
+    shardings = [leaf.sharding for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
+
+    def spread(rows: Any) -> Any:
+        if not isinstance(mesh, Mesh) or mesh.size == 1 or len(jax.tree.leaves(rows)[0]) % ways(mesh):
+            return rows
+        return put_batch(rows, mesh)
+
+    return spread
+
+
+def any_process(flag: bool) -> Any:
+    """Whether any process has the flag; true or false, waited for only where it is read."""
+    if jax.process_count() == 1:
+        return flag
+    spread, any_of = _all_devices()
+    return any_of(jax.make_array_from_callback((jax.device_count(),), spread, lambda _: np.full(1, flag)))
+
+
+@functools.cache
+def _all_devices() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
+    mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,))
+    return NamedSharding(mesh, P("all")), jax.jit(jnp.any, out_shardings=NamedSharding(mesh, P()))
 
 
 def init_sharded(init: Callable[..., Any], mesh: Mesh, *args: Any) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from radit_jax.config import BertConfig, LlamaConfig, RopeScaling
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
-from radit_jax.runtime import checkpoint, hub
+from radit_jax.runtime import checkpoint, hosts, hub
 from radit_jax.runtime.hf_config import Pooling, read_config, read_vectors, transformer_folder
 from radit_jax.runtime.pretrained import load_bert, load_llama
 from radit_jax.runtime.tokenizers import check_tokenizer, load_tokenizer, save_tokenizer
@@ -36,6 +36,8 @@ def save_model(path: epath.PathLike, model: Model) -> None:
     path = epath.Path(path)
     path.mkdir(parents=True, exist_ok=True)
     checkpoint.save_params(path / "params", model.params)
+    if not hosts.is_first():
+        return
     if model.tokenizer is not None:
         save_tokenizer(path / "tokenizer", model.tokenizer)
     settings = {"module": type(model.module).__name__, "config": dataclasses.asdict(model.module.config)}

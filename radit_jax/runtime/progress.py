@@ -16,6 +16,8 @@ from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAt
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from radit_jax.runtime import hosts
+
 Item = TypeVar("Item")
 
 _BAR_WIDTH = 24  # characters
@@ -27,12 +29,14 @@ _FLUSH_SECONDS = 1.0  # how old what TensorBoard shows may be
 class Progress:
     """How far a loop is, its rate and the time left, on a terminal one line that is redrawn.
 
-    Elsewhere plain lines: the last one always, before it at most one each ten seconds.
+    Elsewhere plain lines: the last one always, before it at most one each ten seconds. Of several processes
+    the first shows it.
     """
 
     def __init__(self, total: int, name: str, unit: str, done: int = 0):
         self.total, self.name, self.unit, self.done = total, name, unit, done
         self._stream, self._terminal = sys.stderr, sys.stderr.isatty()
+        self._hidden = not hosts.is_first()
         self._first, self._drawn = done, -1
         self._started = time.monotonic()
         self._shown = self._started if not self._terminal else 0.0
@@ -42,6 +46,8 @@ class Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self._hidden:
+            return
         if self._terminal or self._drawn != self.done:
             self._show()
         if self._terminal:
@@ -53,7 +59,7 @@ class Progress:
         self.done += count
         self._facts = facts or self._facts
         wait = _REDRAW_SECONDS if self._terminal else _LINE_SECONDS
-        if time.monotonic() - self._shown >= wait:
+        if not self._hidden and time.monotonic() - self._shown >= wait:
             self._show()
 
     def _show(self) -> None:
@@ -103,27 +109,34 @@ class Metrics:
     A line is `{"step": 8, "name": "lm_ft", "time": 1733000000.1, "loss": 1.25}`; `time` is in seconds
     since 1970. Lines reach the disk about each second, and whenever `flush` is called. Where the environment
     names a project of Weights & Biases, WANDB_PROJECT, lines are sent there too; those that a resumed run
-    writes again stand there twice.
+    writes again stand there twice. Of several processes the first writes.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
+        self._silent = not hosts.is_first()
         self.tensorboard = self.path.parent / "tensorboard" / f"events.out.tfevents.0.{self.path.stem}"
-        self.tensorboard.parent.mkdir(parents=True, exist_ok=True)
         self._waiting: list[dict[str, Any]] = []
         self._flushed = time.monotonic()
+        if self._silent:
+            return
+        self.tensorboard.parent.mkdir(parents=True, exist_ok=True)
         self._wandb = _wandb_run(self.path.parent)
         self._start_over(self._written())
 
     def write(self, step: int, name: str, values: Mapping[str, Any]) -> None:
         """Adds one line; the numbers are kept as they are, without rounding."""
         numbers = {key: float(value) for key, value in values.items()}
+        if self._silent:
+            return
         self._waiting.append({"step": step, "name": name, "time": round(time.time(), 3), **numbers})
         if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Hands what was written to the system, which a kill of this process cannot undo."""
+        if self._silent:
+            return
         with self.path.open("a") as file:
             file.write(_json_lines(self._waiting))
         with self.tensorboard.open("ab") as file:
@@ -134,6 +147,8 @@ class Metrics:
 
     def drop_after(self, step: int, name: str) -> None:
         """Forgets the lines of `name` and `name/...` beyond `step`: a resumed run writes those again."""
+        if self._silent:
+            return
         self.flush()
         kept = (line for line in self._written() if line["step"] <= step or not _belongs(line["name"], name))
         self._start_over(list(kept))

@@ -8,6 +8,9 @@ the data, so a process killed anywhere leaves nothing that a reader could take f
 A workdir may be a bucket. Then stages work in a copy of their folder on this machine, `StageFolder.path`, and
 what they commit goes up to `StageFolder.home`; what is read comes down once, and is checked like any file.
 
+Of several processes all call the same methods in the same order. The first writes, the others wait until it
+has; and what is there and what is not the first says, for a disk that many see may show it to some later.
+
 Nothing here imports jax: the command line says what would run without starting an accelerator.
 """
 
@@ -29,7 +32,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from radit_jax.runtime import bucket
+from radit_jax.runtime import bucket, hosts
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
 _LOGS = ("metrics.jsonl", "tensorboard")
@@ -116,8 +119,15 @@ class Workdir:
                     f"name another folder with --workdir"
                 )
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        identity.write_text(json.dumps({"experiment": experiment}) + "\n")
+        if hosts.is_first():
+            self.path.mkdir(parents=True, exist_ok=True)
+            identity.write_text(json.dumps({"experiment": experiment}) + "\n")
+        hosts.meet("workdir.json")
+        if not identity.exists():
+            raise ValueError(
+                f"{self.path}: a folder came that {socket.gethostname()} has for itself, needed is one that "
+                "all hosts see; name one on a shared filesystem with --workdir, or use gs://"
+            )
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -178,7 +188,7 @@ class Workdir:
             digest = _hash_listing([_remembered_hash(file, memory) for file in files], names)
         else:
             digest = _remembered_hash(root, memory)
-        if memory != before:
+        if memory != before and hosts.is_first():
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "sources.json").write_text(json.dumps(memory, indent=1))
         return digest
@@ -225,7 +235,7 @@ class StageFolder:
 
     @property
     def complete(self) -> bool:
-        """Whether the stage has finished: its manifest is there and whole."""
+        """Whether the stage has finished: its manifest is there and whole, as far as this process sees."""
         if self._manifest is None:
             self._manifest = _json_or_none(self.home / "manifest.json")
         return self._manifest is not None
@@ -251,6 +261,9 @@ class StageFolder:
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file and then, which commits it, the sidecar with its size and hash."""
+        hosts.by_first(f"{self} {name}", lambda: self._write(name, data))
+
+    def _write(self, name: str, data: bytes) -> None:
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         # An old sidecar must not vouch for new bytes.
@@ -261,6 +274,9 @@ class StageFolder:
 
     def adopt(self, other: "StageFolder", name: str) -> None:
         """Copies a committed file or folder of another stage under its own name."""
+        hosts.by_first(f"{self} {name}", lambda: self._adopt(other, name))
+
+    def _adopt(self, other: "StageFolder", name: str) -> None:
         source = other.check(name)
         for file in _files(source) if source.is_dir() else [source]:
             copy = self.path / os.path.relpath(file, other.path)
@@ -271,6 +287,9 @@ class StageFolder:
 
     def commit(self, name: str) -> None:
         """Commits a file or a folder that another library wrote under this folder."""
+        hosts.by_first(f"{self} {name}", lambda: self._commit_written(name))
+
+    def _commit_written(self, name: str) -> None:
         self._send(name)
         self._commit(name, _measure(self.path / name))
 
@@ -293,6 +312,9 @@ class StageFolder:
 
     def has(self, name: str) -> bool:
         """Whether `name` was committed and, as far as its size tells, is still whole."""
+        return hosts.by_first(f"{self} {name}", lambda: self._has(name))
+
+    def _has(self, name: str) -> bool:
         record = self._record(name)
         return record is not None and _size(self.home / name) == record["size"]
 
@@ -306,7 +328,18 @@ class StageFolder:
         return self.path / name
 
     def _fetch(self, name: str, record: dict[str, Any]) -> epath.Path:
-        """The path of this machine's copy, which comes down from the bucket unless it is there and whole."""
+        """The path of this machine's copy, which comes down from the bucket unless it is there and whole.
+
+        Where processes share the folder of copies, the first fetches for all.
+        """
+        if not hosts.is_first():
+            hosts.meet(f"{self} {name} fetched")
+        copy = self._fetch_own(name, record)
+        if hosts.is_first():
+            hosts.meet(f"{self} {name} fetched")
+        return copy
+
+    def _fetch_own(self, name: str, record: dict[str, Any]) -> epath.Path:
         copy = self.path / name
         if _size(copy) == record["size"] and _measure(copy) == record:
             return copy
@@ -348,6 +381,9 @@ class StageFolder:
 
     def finish(self, **facts: Any) -> None:
         """Commits the stage: writes the manifest with its facts, files and versions, last of all."""
+        hosts.by_first(f"{self} manifest.json", lambda: self._finish(facts))
+
+    def _finish(self, facts: Mapping[str, Any]) -> None:
         self.keep_logs()
         names = sorted(_committed_names(self.home))
         manifest = {
@@ -365,23 +401,26 @@ class StageFolder:
 
     def clear(self) -> None:
         """Deletes the folder: its manifest, which vouches for the rest, first."""
+        hosts.by_first(f"{self} clear", self._clear)
+        self._manifest = None
+
+    def _clear(self) -> None:
         _remove(self.home / "manifest.json")
         if self._is_copy:
             bucket.remove(self.home)
         if self.path.exists():
             self.path.rmtree()
-        self._manifest = None
 
     def keep_logs(self) -> None:
         """Sends up what is not committed, but should be there for people and for a run that goes on."""
         for name in _LOGS if self._is_copy else ():
-            if (self.path / name).exists():
+            if hosts.is_first() and (self.path / name).exists():
                 bucket.upload(self.path / name, self.home / name)
 
     def fetch_logs(self) -> None:
         """Takes over the logs of a run that may have been another machine's."""
         for name in _LOGS if self._is_copy else ():
-            if _size(self.home / name) >= 0:
+            if hosts.is_first() and _size(self.home / name) >= 0:
                 bucket.download(self.home / name, self.path / name)
 
     # -- typed files --

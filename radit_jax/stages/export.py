@@ -26,6 +26,7 @@ from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
 from radit_jax.method import losses
 from radit_jax.retrieval.search import Searcher, tuned_inputs
+from radit_jax.runtime import hosts
 from radit_jax.runtime.licences import origin
 from radit_jax.runtime.models import load_model, save_model
 from radit_jax.runtime.publish import ADAPTERS, publish
@@ -78,10 +79,15 @@ def _publish(
     """Write hf/; the largest error of each model's parameters, read back."""
     errors = {}
     for name in MODELS:
-        folder, shard_bytes = output.path / "hf" / name, int(export.shard_gigabytes * 1e9)
-        model = load_model(output.path / name)
-        errors[name] = publish(folder, model, dtype=export.dtype, shard_bytes=shard_bytes)
-        (folder / "README.md").write_text(card)
+        model = load_model(output.check(name))
+
+        def write(folder: Any = output.path / "hf" / name, model: Any = model) -> float:
+            shard_bytes = int(export.shard_gigabytes * 1e9)
+            error = publish(folder, model, dtype=export.dtype, shard_bytes=shard_bytes)
+            (folder / "README.md").write_text(card)
+            return error
+
+        errors[name] = hosts.by_first(f"hf/{name}", write)
         output.commit(f"hf/{name}")
     if ADAPTERS in lm_ft.manifest["files"]:
         output.adopt(lm_ft, ADAPTERS)
@@ -135,9 +141,13 @@ def _write_lsr_scores(
     inputs: Mapping[str, StageFolder], output: PublishedFolder, form: losses.LmScoreForm, tau: float
 ) -> None:
     """Eq. 4's scores before the softmax, of every training example and its chunks; a line at a time."""
-    with (output.path / "lsr_scores.jsonl").open("w") as file:
-        for row in _lsr_rows(inputs, form, tau):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def write() -> None:
+        with (output.path / "lsr_scores.jsonl").open("w") as file:
+            for row in _lsr_rows(inputs, form, tau):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    hosts.by_first("lsr_scores.jsonl", write)
     output.commit("lsr_scores.jsonl")
 
 

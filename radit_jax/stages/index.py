@@ -9,6 +9,7 @@ from radit_jax.config import IndexConfig, MeshConfig
 from radit_jax.data.corpus import Corpus
 from radit_jax.retrieval.index import ExactIndex, build, recall_at_k
 from radit_jax.retrieval.search import Encoder, load_embeddings
+from radit_jax.runtime import hosts
 from radit_jax.runtime.store import StageFolder
 
 MEASURED_AT = 10
@@ -26,18 +27,20 @@ def run(
     def embed(split: str, most: int) -> np.ndarray:
         return encoder.embed([question.question for question in corpus.questions(split)[:most]])
 
-    built = build(
-        embeddings, embed("train", TUNING_QUERIES), kind=index.kind, target_recall=index.target_recall
-    )
-    k, held_out = min(MEASURED_AT, len(embeddings)), embed("dev", len(embeddings))
-    wanted, _ = ExactIndex(embeddings).search(held_out, k)
-    recall = recall_at_k(built.search(held_out, k)[0], wanted)
-    built.save(output.path / "index")
-    output.commit("index")
-    tuned_recall = built.facts["recall@10"]
-    return {
-        **built.facts,
-        "recall@10": recall,
-        "recall@10_tuning": tuned_recall,
-        "held_out_queries": len(held_out),
-    }
+    tuning, held_out = embed("train", TUNING_QUERIES), embed("dev", len(embeddings))
+
+    def make() -> dict[str, Any]:
+        built = build(embeddings, tuning, kind=index.kind, target_recall=index.target_recall)
+        k = min(MEASURED_AT, len(embeddings))
+        wanted, _ = ExactIndex(embeddings).search(held_out, k)
+        recall = recall_at_k(built.search(held_out, k)[0], wanted)
+        built.save(output.path / "index")
+        output.commit("index")
+        return {
+            **built.facts,
+            "recall@10": recall,
+            "recall@10_tuning": built.facts["recall@10"],
+            "held_out_queries": len(held_out),
+        }
+
+    return hosts.by_first("index", make)  # it needs no devices, and is one

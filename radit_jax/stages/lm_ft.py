@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from radit_jax.config import LmFtConfig, MeshConfig, ProfileConfig
@@ -23,7 +24,8 @@ from radit_jax.lm.benchmarking import kilt_validation, load_kilt_development
 from radit_jax.lm.training import PackedTrees, train_lm
 from radit_jax.models.lora import merged, quantized
 from radit_jax.retrieval.search import Searcher
-from radit_jax.runtime.mesh import make_mesh, put_params
+from radit_jax.runtime import hosts
+from radit_jax.runtime.mesh import gather, make_mesh, put_params
 from radit_jax.runtime.models import Model, load_model, num_parameters, save_model
 from radit_jax.runtime.publish import ADAPTERS, publish_adapters
 from radit_jax.runtime.store import StageFolder
@@ -77,7 +79,11 @@ def run(
     )
     if lm_ft.lora.rank:
         facts["adapter_parameters"] = num_parameters(trained)
-        publish_adapters(output.path / ADAPTERS, trained, lm_ft.lora, _base_name(inputs["lm"]))
+        adapters = jax.tree.map(gather, trained)
+        hosts.by_first(
+            "lm_ft's adapters",
+            lambda: publish_adapters(output.path / ADAPTERS, adapters, lm_ft.lora, _base_name(inputs["lm"])),
+        )
         output.commit(ADAPTERS)
         trained = merged(_whole_base(inputs, lm_ft, mesh), trained, lm_ft.lora)
     save_model(output.path / "lm", model._replace(params=trained))

@@ -1,19 +1,34 @@
 """Places by hand-written environments, and roll calls between real processes and sockets of the loopback."""
 
 import concurrent.futures
+import contextlib
 import http.server
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from radit_jax.runtime import hosts
-from radit_jax.runtime.hosts import Place, expand_nodes, find_place, introduction, roll_call
+from radit_jax.runtime.hosts import (
+    Line,
+    Place,
+    Program,
+    Stopped,
+    expand_nodes,
+    find_place,
+    heeding_sigterm,
+    introduction,
+    roll_call,
+    training_loop,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
 SLURM = {
@@ -137,7 +152,9 @@ def call(place: Place, seconds: float = 20.0, **changes: str) -> str:
     own = introduction(place.process_id)
     own = own | {"host": f"host-{place.process_id}", "versions": own["versions"] | changes}
     try:
-        roll_call(place, own, seconds)
+        for line in roll_call(place, own, seconds).values():
+            with line:
+                pass
     except ValueError as error:
         return str(error)
     return ""
@@ -194,6 +211,95 @@ def test_a_stranger_at_the_port_is_not_counted(coordinator) -> None:
 def test_a_taken_port_is_said(coordinator) -> None:
     with socket.create_server(("", int(coordinator.split(":")[1]) + 1)):
         assert "at which processes report to process 0, is taken" in call(Place(coordinator, 2, 0))
+
+
+# ---- keeping step ----
+
+
+@contextlib.contextmanager
+def programs(count: int = 3) -> Iterator[list[Program]]:
+    """Processes that have met, process 0 first."""
+    with contextlib.ExitStack() as lines:
+        first, *others = (Program(Place("h:1", count, number, ("a", "b", "c"))) for number in range(count))
+        for number, other in enumerate(others, 1):
+            first.lines[number], other.lines[0] = (lines.enter_context(Line(end)) for end in connected())
+        yield [first, *others]
+
+
+def connected() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a connection over the loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        one = socket.create_connection(server.getsockname())
+        return one, server.accept()[0]
+
+
+def all_do(processes: list[Program], act: Callable[[Program], Any]) -> list[Any]:
+    """What each returns or raises."""
+
+    def outcome(process: Program) -> Any:
+        try:
+            return act(process)
+        except (ValueError, Stopped) as error:
+            return f"{type(error).__name__}: {error}"
+
+    with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
+        return list(pool.map(outcome, processes))
+
+
+def test_the_first_works_and_all_know_what_it_found() -> None:
+    calls = []
+    with programs() as processes:
+        found = all_do(processes, lambda p: p.by_first("here", lambda: calls.append(1) or {"a": [0.1, None]}))
+    assert found == [{"a": [0.1, None]}] * 3
+    assert calls == [1]
+
+
+def test_what_the_first_cannot_do_is_an_error_on_all() -> None:
+    def fail() -> None:
+        raise ValueError("lock: in use")
+
+    with programs() as processes:
+        assert all_do(processes, lambda p: p.by_first("here", fail)) == ["ValueError: lock: in use"] * 3
+        assert all_do(processes, lambda p: p.tell("there", 5)) == [5] * 3
+
+
+def test_what_the_first_does_by_itself_waits_for_nobody() -> None:
+    with programs() as processes:
+        inner = all_do(
+            processes, lambda p: p.by_first("out", lambda: p.by_first("in", lambda: p.tell("x", 7)))
+        )
+    assert inner == [7] * 3
+
+
+def test_all_stop_where_one_was_asked_to() -> None:
+    with programs() as processes:
+        processes[2].heed()
+        stopped = all_do(processes, lambda p: p.tell("embed/ab"))
+    assert stopped == ["Stopped: at embed/ab, and what was finished is kept"] * 3
+
+
+def test_the_first_stops_at_once_when_it_works_by_itself_and_all_with_it() -> None:
+    with programs() as processes:
+        stopped = all_do(processes, lambda p: p.by_first("corpus", processes[0].heed))
+    assert stopped == ["Stopped: and what was finished is kept"] * 3
+
+
+def test_a_process_that_is_gone_is_named_by_who_waits_for_it() -> None:
+    with programs(2) as (first, second):
+        second.lines[0].__exit__()
+        [fault] = all_do([first], lambda p: p.tell("here"))
+    assert fault.startswith("ValueError: hosts: process 1 is gone, needed are all 2; look at what it printed")
+
+
+def test_sigterm_stops_a_process_by_itself_at_once_or_behind_its_loop() -> None:
+    with pytest.raises(Stopped, match="and what was finished is kept"), heeding_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+    steps = []
+    with pytest.raises(Stopped, match="behind the last step"), heeding_sigterm(), training_loop():
+        signal.raise_signal(signal.SIGTERM)
+        steps.append(hosts.stop_asked())
+    assert steps == [True] and not hosts.stop_asked()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 # ---- real processes ----

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from radit_jax.runtime.checkpoint import Checkpoints
+from radit_jax.runtime.hosts import Stopped, heeding_sigterm
 from radit_jax.runtime.loop import train
 from radit_jax.runtime.progress import Metrics
 
@@ -224,3 +226,42 @@ def test_steps_are_dispatched_ahead_of_their_metrics(tmp_path):
 def test_only_due_checkpoints_and_the_last_are_written(tmp_path):
     run(tmp_path, 12)
     assert sorted(os.listdir(tmp_path / "checkpoints" / "latest")) == ["10", "12"]
+
+
+# ---- SIGTERM ----
+
+
+def terminated_at(index):
+    def batch(i):
+        if i == index:
+            signal.raise_signal(signal.SIGTERM)
+        return batch_at(i)
+
+    return batch
+
+
+def test_a_run_that_was_told_to_stop_keeps_its_step_and_goes_on_as_if_it_had_not_been(tmp_path):
+    with pytest.raises(Stopped) as stop, heeding_sigterm():
+        run(tmp_path / "stopped", 20, batch_at=terminated_at(6), validate=distance, validate_every=8)
+    step_kept = Checkpoints(tmp_path / "stopped" / "checkpoints").latest()
+    assert 7 <= step_kept <= 9  # that step, and those that were dispatched meanwhile
+    assert str(stop.value) == f"in toy, and the state after step {step_kept} is kept"
+    assert lines_of(tmp_path / "stopped")[-1]["step"] == step_kept
+    resumed = run(tmp_path / "stopped", 20, validate=distance, validate_every=8)
+    whole = run(tmp_path / "whole", 20, validate=distance, validate_every=8)
+    assert_same(resumed, whole)
+    assert lines_of(tmp_path / "stopped") == lines_of(tmp_path / "whole")
+    name = "toy/validation"
+    assert lines_of(tmp_path / "stopped", name) == lines_of(tmp_path / "whole", name)
+
+
+def test_a_run_that_is_told_to_stop_in_its_last_step_stops_behind_it(tmp_path):
+    with pytest.raises(Stopped, match="behind the last step"), heeding_sigterm():
+        run(tmp_path, 10, batch_at=terminated_at(9))
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 10
+
+
+def test_a_run_that_is_told_to_stop_while_it_starts_loses_nothing(tmp_path):
+    with pytest.raises(Stopped), heeding_sigterm():
+        run(tmp_path, 10, batch_at=terminated_at(0))
+    assert Checkpoints(tmp_path / "checkpoints").latest() in (1, 2, 3)

@@ -409,3 +409,23 @@ def test_an_lm_ft_step_compiles_for_a_tpu_with_splash_attention_in_it(monkeypatc
     print(f"state {size / 2**30:.2f} GiB, peak {memory.peak_memory_in_bytes / 2**30:.2f} GiB a chip")
     assert memory.argument_size_in_bytes < 1.1 * size / 16
     assert memory.peak_memory_in_bytes < 2**30
+
+
+def test_what_lies_over_the_mesh_comes_back_whole_and_rows_go_where_the_parameters_are():
+    mesh = meshes.make_mesh(MeshConfig(fsdp=4, tensor=2))
+    spread = meshes.spread_like({"w": meshes.put_params(jnp.zeros(3), mesh)})
+    rows = (np.arange(8.0).reshape(4, 2), np.arange(4))
+    placed = spread(rows)
+    assert {shard.data.shape for shard in placed[0].addressable_shards} == {(1, 2)}
+    np.testing.assert_array_equal(meshes.gather(placed[0]), rows[0])
+    assert spread((np.zeros((6, 2)),))[0].shape == (6, 2)  # 6 rows are on every device
+    assert isinstance(spread((np.zeros((6, 2)),))[0], np.ndarray)
+    assert meshes.spread_like({"w": jnp.zeros(3)})(rows) is rows
+
+
+def test_a_flag_of_any_process_is_one_of_all():
+    assert meshes.any_process(True) is True  # by itself a process needs no device to know
+    assert meshes.any_process(False) is False
+    spread, any_of = meshes._all_devices()
+    for flags in (np.zeros(8, bool), np.arange(8) == 5):
+        assert bool(any_of(meshes.jax.device_put(flags, spread))) == flags.any()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from radit_jax.runtime import hosts
 from radit_jax.runtime.store import (
     PublishedFolder,
     StageFolder,
@@ -425,3 +426,39 @@ def test_a_separator_of_lines_inside_a_string_does_not_split_it(folder):
 def test_a_missing_file_of_json_lines_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"x\.jsonl: no such file, JSON lines are needed; correct its path"):
         read_jsonl(tmp_path / "x.jsonl")
+
+
+# ---- several processes ----
+
+
+class FirstProcess:
+    """The line to a first process that always says the same."""
+
+    def __init__(self, value):
+        self.value, self.heard = value, []
+
+    def send(self, said):
+        self.heard.append(said["where"])
+
+    def receive(self):
+        return {"stop": False, "value": {"value": self.value, "fault": "", "stopped": ""}}
+
+
+def test_another_process_than_the_first_writes_nothing_and_believes_the_first(tmp_path, monkeypatch):
+    line = FirstProcess(True)
+    second = hosts.Program(hosts.Place("h:1", 2, 1))
+    second.lines = {0: line}
+    monkeypatch.setattr(hosts, "_program", second)
+    workdir = Workdir(tmp_path / "run")
+    with pytest.raises(
+        ValueError, match="has for itself, needed is one that all hosts see; name one on a sha"
+    ):
+        workdir.claim("tiny")
+    folder = workdir.folder("score", "a" * 12)
+    folder.write("a.txt", b"a")
+    folder.finish()
+    assert folder.has("a.txt")  # which may not be seen here yet
+    folder.clear()
+    assert not (tmp_path / "run").exists()
+    names = ("a.txt", "manifest.json", "a.txt", "clear")
+    assert line.heard == ["workdir.json", *(f"score/{'a' * 12} {name}" for name in names)]
