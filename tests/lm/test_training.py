@@ -174,6 +174,7 @@ def test_a_killed_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path
     assert facts["dev_log_prob"] == pytest.approx(by_hand, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_lora_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path, monkeypatch):
     compile_once(monkeypatch)
     lora, before = LoraConfig(rank=2), jax.tree.map(np.array, lm.params)
