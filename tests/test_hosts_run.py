@@ -20,13 +20,14 @@ from radit_jax.runtime.hosts import STOPPED
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[1]
+STEPS = 120
 SETTINGS = [
     *(s for s in test_train.SMALL if not s.startswith(("lm_ft.", "r_ft."))),
-    "lm_ft.optimizer.steps=60",
+    f"lm_ft.optimizer.steps={STEPS}",
     "lm_ft.batch_size=8",
     "lm_ft.validate_every=30",
     "lm_ft.checkpoint_every=30",
-    "r_ft.optimizer.steps=60",
+    f"r_ft.optimizer.steps={STEPS}",
     "r_ft.batch_size=16",
     "r_ft.refresh_every=30",
     "r_ft.validate_every=30",
@@ -183,7 +184,7 @@ def test_sigterm_to_one_of_two_stops_both_and_one_process_goes_on(
     shutil.copytree(base, workdir)
     for stage, after in (("lm_ft", 1), ("r_ft", 31)):  # r_ft's second round begins behind step 30
         kept = stop_one(workdir, stage, after)
-        assert after <= kept <= 38
+        assert after <= kept <= STEPS - 20
         assert max(lines(workdir, stage)) == kept
         run(workdir, stage, 1)
         assert_same_steps(lines(workdir, stage), lines(alone, stage), range(1, kept + 21))
