@@ -129,7 +129,7 @@ HEADER = (
 
 
 def line(need: Need) -> str:
-    """A row of the table: sizes in GiB, or TiB on a disk, and what the stage comes to."""
+    """A row of the table: sizes in GiB, FLOPs and traffic of the whole stage, and whether it fits."""
 
     def size(value: Number, mark: str = "") -> str:
         return f"{mark}{value / GIB:.2f} GiB" if value else "-"
@@ -192,8 +192,8 @@ class Site:
         if self.target.topology:
             module = fit_module(module, mesh, settings, row_length=length)
         else:  # nothing is compiled
-            module = module.clone(attention="cudnn" if settings.attention == "auto" else settings.attention)
-            module = module.clone(remat=settings.remat)
+            kernel = "cudnn" if settings.attention == "auto" else settings.attention
+            module = module.clone(attention=kernel, remat=settings.remat)
         return module, params
 
     def encoder(self, mesh: Any, dtype: str = "float32") -> tuple[Any, Any]:
@@ -480,6 +480,7 @@ def judged(need: Need, target: Target, *, on_disk: bool) -> Need:
 def _activations(module: Any, mesh: Any, rows: int, length: int, *, training: bool) -> float:
     """Bytes of a chip for a LLaMA's activations, about: what layers keep, and what the widest one needs."""
     from radit_jax.method.lm import SLOTS
+    from radit_jax.models.flops import projection_shapes
     from radit_jax.runtime.mesh import ways
 
     shape, tensor = module.config, mesh.shape["tensor"]
@@ -493,13 +494,8 @@ def _activations(module: Any, mesh: Any, rows: int, length: int, *, training: bo
     if module.attention == "xla":
         scores = rows / ways(mesh) * shape.num_heads / tensor * length**2 * 4 * (2 if training else 1)
     logits = rows / ways(mesh) * SLOTS * shape.vocab_size * 4 / tensor * (3 if training else 1)
-    gathered = 2 * 2 * _layer_size(shape) / tensor * width
+    gathered = 2 * 2 * sum(map(math.prod, projection_shapes(shape).values())) / tensor * width
     return kept + 2 * layer + scores + logits + gathered
-
-
-def _layer_size(shape: Any) -> int:
-    heads = (2 * shape.num_heads + 2 * shape.num_kv_heads) * shape.head_size
-    return shape.hidden_size * (heads + 3 * shape.ffn_size)
 
 
 def _weights(module: Any, params: Any, mesh: Any) -> float:
