@@ -6,6 +6,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import pathlib
+import time
 
 import jax
 import jaxtyping
@@ -22,6 +23,17 @@ def shared_data() -> pathlib.Path:
     if not folder or not pathlib.Path(folder).is_dir():
         pytest.skip("RADIT_DATA names no folder of real data")
     return pathlib.Path(folder)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch):
+    """A clock that only moves when told to."""
+
+    class Clock:
+        now = 1000.0
+
+    monkeypatch.setattr(time, "monotonic", lambda: Clock.now)
+    return Clock
 
 
 # Imported where they are used, so that the hook above sees their imports; tests/small.py says what they are.

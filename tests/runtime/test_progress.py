@@ -25,17 +25,6 @@ def stream(request, monkeypatch):
 on_a_terminal = pytest.mark.parametrize("stream", [True], indirect=True)
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that only moves when told to."""
-
-    class Clock:
-        now = 1000.0
-
-    monkeypatch.setattr(time, "monotonic", lambda: Clock.now)
-    return Clock
-
-
 # ---- the bar ----
 
 

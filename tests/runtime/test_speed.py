@@ -17,17 +17,6 @@ from radit_jax.runtime.progress import Metrics
 from radit_jax.runtime.speed import Tracer, Watch, peak_flops
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that only moves when told to."""
-
-    class Clock:
-        now = 1000.0
-
-    monkeypatch.setattr(time, "monotonic", lambda: Clock.now)
-    return Clock
-
-
 def lines_of(folder, name):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
