@@ -1,0 +1,1 @@
+"""Benchmarks of radit_jax beside what its users would use instead."""

@@ -1,0 +1,55 @@
+"""All benchmarks, or those that are named: `python -m benchmarks [NAMES]`.
+
+Each leaves its record in `benchmarks/results/NAME.json`; the tables of `docs/performance.md` are made of the
+records that are there, and `--tables` makes them again without measuring anything.
+
+    pip install -c constraints.txt -e '.[bench]'
+    python -m venv .venv-fed-rag && .venv-fed-rag/bin/pip install -r benchmarks/fed_rag.txt     (optional)
+
+`RADIT_DATA` names a folder with `wiki/` (`radit_jax/data/folder.py` has its form) and
+`tokenizers/llama_tokenizer.model`; without it the inputs are generated.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import pathlib
+import sys
+
+from benchmarks import compare, tables
+
+NAMES = ("scoring", "lm_ft", "r_ft", "quality", "embedding", "search", "answering")
+RESULTS = pathlib.Path(__file__).parent / "results"
+PERFORMANCE = compare.ROOT / "docs" / "performance.md"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="of each contestant (default: 5)")
+    parser.add_argument("--cores", type=int, default=0, help="to be pinned to (default: all)")
+    parser.add_argument("--cache", default="runs/benchmarks", help="inputs, weights and logs")
+    parser.add_argument("--only", nargs="*", default=[], help="contestants; nothing is recorded")
+    parser.add_argument("--tables", action="store_true", help="measure nothing, only write the tables")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.names) - set(NAMES)):
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    if options.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    RESULTS.mkdir(exist_ok=True)
+    benchmarks = [importlib.import_module(f"benchmarks.{name}").BENCHMARK for name in options.names or NAMES]
+    for benchmark in () if options.tables else benchmarks:
+        record = compare.run(benchmark, pathlib.Path(options.cache), options.rounds, options.only)
+        print(tables.section(benchmark, record))
+        if not options.only:
+            (RESULTS / f"{benchmark.name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    for benchmark in benchmarks:
+        path = RESULTS / f"{benchmark.name}.json"
+        if path.exists() and not options.only:
+            text = tables.section(benchmark, json.loads(path.read_text()))
+            PERFORMANCE.write_text(tables.replaced(PERFORMANCE.read_text(), benchmark.name, text))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

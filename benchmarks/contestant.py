@@ -1,0 +1,67 @@
+"""A contestant's process: it sets itself up, and does its work once for each line that it is sent.
+
+    python -m benchmarks.contestant benchmarks.scoring:ours FOLDER
+
+Between lines it sleeps, so that others have the cores. It answers on what was its standard output; what its
+libraries print goes to standard error. Contestants may live in environments of their own: nothing but numpy
+is needed here.
+"""
+
+import importlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+PACKAGES = (
+    "jax flax optax scann grain torch transformers sentence-transformers accelerate faiss-cpu fed-rag numpy"
+).split()
+
+
+class Work(NamedTuple):
+    """What was done once: so many units, and what came out, to be compared with the others'."""
+
+    units: float
+    output: np.ndarray
+
+
+Once = Callable[[], Work]
+Setup = Callable[[pathlib.Path], Once]  # a contestant: a folder of inputs and weights in, its work out
+
+
+def main(function: str, folder: str) -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    module, _, name = function.partition(":")
+    start = time.perf_counter()
+    once: Once = getattr(importlib.import_module(module), name)(pathlib.Path(folder))
+    print(json.dumps({"setup": time.perf_counter() - start, "versions": _versions()}), file=answers)
+    for _ in sys.stdin:
+        start, cpu = time.perf_counter(), time.process_time()
+        work = once()
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
+        np.save(pathlib.Path(folder) / f"{name}.npy", work.output)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        answer = {"units": work.units, "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mib": peak}
+        print(json.dumps(answer), file=answers)
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that this process has imported."""
+    found = {}
+    for name in PACKAGES:
+        module = {"faiss-cpu": "faiss"}.get(name, name.replace("-", "_"))
+        if module in sys.modules:
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

