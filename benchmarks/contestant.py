@@ -20,9 +20,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-PACKAGES = (
-    "jax flax optax scann grain torch transformers sentence-transformers accelerate faiss-cpu fed-rag numpy"
-).split()
+PACKAGES = {  # as they are installed, and as they are imported
+    "jax": "jax",
+    "flax": "flax",
+    "scann": "scann",
+    "numpy": "numpy",
+    "torch": "torch",
+    "transformers": "transformers",
+    "sentence-transformers": "sentence_transformers",
+    "faiss-cpu": "faiss",
+    "fed-rag": "fed_rag",
+}
 
 
 class Work(NamedTuple):
@@ -55,12 +63,8 @@ def main(function: str, folder: str) -> None:
 
 def _versions() -> dict[str, str]:
     """Of the packages that this process has imported."""
-    found = {}
-    for name in PACKAGES:
-        module = {"faiss-cpu": "faiss"}.get(name, name.replace("-", "_"))
-        if module in sys.modules:
-            found[name] = importlib.metadata.version(name)
-    return found
+    imported = (name for name, module in PACKAGES.items() if module in sys.modules)
+    return {name: importlib.metadata.version(name) for name in imported}
 
 
 if __name__ == "__main__":

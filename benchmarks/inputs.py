@@ -76,7 +76,7 @@ def lm_tokenizer() -> Tokenizer:
 
 
 def language_model(folder: pathlib.Path) -> Model:
-    """A LLaMA of 35 M parameters (with LLaMA's vocabulary), its weights drawn, also in `folder` for others."""
+    """A LLaMA of 35M parameters where the vocabulary is LLaMA's, drawn; in `folder` it is for the peers."""
     tokenizer = lm_tokenizer()
     config = LlamaConfig(
         vocab_size=tokenizer.vocab_size,

@@ -1,0 +1,249 @@
+"""LM-ft: training steps over the instances (question, chunk) of some questions, answers alone in the loss.
+
+All train the same float32 weights with AdamW at a rate of 0, which is the same work and leaves the loss to
+be compared, over the same instances in every turn. Ours and PyTorch's packed rows hold the same instances.
+"""
+
+import functools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from benchmarks.compare import Benchmark, Contestant, Target
+from benchmarks.contestant import Once, Work
+
+NUM_QUESTIONS, CHUNKS = 16, 3  # k̃ = 3 instances of each
+ROW_LENGTH, ROWS = 512, 4  # of a packed batch
+PADDED = 8  # instances in a padded batch
+IGNORED = -100  # transformers' label of what is not in the loss
+
+
+def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
+    """The instances as tokens, how they are packed, and the language model in Hugging Face's form."""
+    from benchmarks import inputs
+    from radit_jax.data.examples import question_example
+    from radit_jax.data.packing import fill, pack
+    from radit_jax.data.sequences import lm_sequence
+
+    texts = inputs.texts()
+    rows = inputs.candidates(folder.parent, texts.passages, texts.train, "train")
+    tokenizer = inputs.language_model(folder / "lm").tokenizer
+    trees = []
+    for number in np.random.default_rng(1).choice(len(rows), NUM_QUESTIONS, replace=False).tolist():
+        question = texts.train[number]
+        example = question_example(question, question.answers[0])
+        passages = [texts.passages[row] for row in rows[number, :CHUNKS]]
+        make = functools.partial(lm_sequence, tokenizer, max_length=ROW_LENGTH, terminator=True)
+        trees += [make(passage, example)[0] for passage in passages]
+    instances = [
+        {
+            "tokens": [*tree.trunk.tokens.tolist(), *tree.branches[0].tokens.tolist()],
+            "answer": int((tree.branches[0].weights > 0).sum()),
+        }
+        for tree in trees
+    ]
+    packed = pack(trees, row_length=ROW_LENGTH, targets_per_row=ROW_LENGTH)
+    inputs.write_json(folder / "instances.json", instances)
+    inputs.write_json(folder / "rows.json", packed)
+    lengths = np.array([len(instance["tokens"]) for instance in instances])
+    return {
+        "inputs": texts.source,
+        "instances": len(instances),
+        "tokens an instance": float(lengths.mean()),
+        "answer tokens an instance": sum(i["answer"] for i in instances) / len(instances),
+        "fill of packed rows": fill(trees, packed, row_length=ROW_LENGTH),
+        "fill of padded batches as they come": _padded_fill(lengths),
+        "fill of padded batches by length": _padded_fill(np.sort(lengths)),
+    }
+
+
+def ours(folder: pathlib.Path) -> Once:
+    """The step of the lm_ft stage on packed rows."""
+    import jax
+    import optax
+
+    from benchmarks import inputs
+    from radit_jax.config import MeshConfig
+    from radit_jax.data.packing import Sequence, join, span
+    from radit_jax.lm.training import PackedTrees
+    from radit_jax.method.steps import init_state, make_lm_step
+    from radit_jax.runtime.mesh import init_sharded, make_mesh, put_batch
+
+    model, mesh = inputs.language_model(folder / "lm"), make_mesh(MeshConfig())
+    trees = [
+        Sequence(span([]), (join(span(i["tokens"][: -i["answer"]]), span(i["tokens"][-i["answer"] :], 1.0)),))
+        for i in _instances(folder)
+    ]
+    packed = PackedTrees(trees, row_length=ROW_LENGTH, batch_size=ROWS, seed=0)
+    tx = optax.adamw(0.0)
+    state, shardings = init_sharded(lambda params: init_state(params, tx), mesh, model.params)
+    step: Any = make_lm_step(model.module, tx, state_shardings=shardings)
+
+    def once() -> Work:
+        nonlocal state
+        told = []
+        for number in range(len(packed)):
+            state, metrics = step(state, put_batch(packed.in_order(number), mesh))
+            told.append(metrics)
+        return _work([(float(m["loss"]), float(m["answer_tokens"])) for m in jax.device_get(told)])
+
+    return once
+
+
+def torch_packed(folder: pathlib.Path) -> Once:
+    """Transformers' LLaMA on the same packed rows, each instance seeing itself only, head on answer rows."""
+    import torch
+
+    model = _model(folder)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    instances, rows = _instances(folder), json.loads((folder / "rows.json").read_text())
+    batches = [
+        _packed_batch([[instances[i] for i in row] for row in rows[at : at + ROWS]])
+        for at in range(0, len(rows), ROWS)
+    ]
+
+    def once() -> Work:
+        told = []
+        for tokens, positions, segments, slots, targets in batches:
+            ids = torch.from_numpy(tokens)
+            sees = torch.from_numpy(segments[:, :, None] == segments[:, None, :]).tril()[:, None]
+            hidden = model.model(ids, attention_mask=sees, position_ids=torch.from_numpy(positions))
+            at_slots = hidden.last_hidden_state.reshape(-1, hidden.last_hidden_state.shape[-1])[slots]
+            loss = torch.nn.functional.cross_entropy(model.lm_head(at_slots), torch.from_numpy(targets))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            told.append((loss.item(), len(targets)))
+        return _work(told)
+
+    return once
+
+
+def hf_trainer(folder: pathlib.Path) -> Once:
+    """Transformers' Trainer on padded batches, as they come."""
+    return _hf_trainer(folder, by_length=False)
+
+
+def hf_trainer_by_length(folder: pathlib.Path) -> Once:
+    """The same on batches of like length."""
+    return _hf_trainer(folder, by_length=True)
+
+
+def agreement(outputs: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+    """The mean loss of an answer token over a turn."""
+    return {f"{name}, nats an answer token": round(float(output), 4) for name, output in outputs.items()}
+
+
+BENCHMARK = Benchmark(
+    name="lm_ft",
+    title="LM-ft",
+    unit="answer tokens",
+    contestants=(
+        Contestant("radit_jax", "ours"),
+        Contestant("PyTorch, packed, head on answer rows", "torch_packed"),
+        Contestant("HF Trainer, padded by length", "hf_trainer_by_length"),
+        Contestant("HF Trainer, padded", "hf_trainer"),
+    ),
+    prepare=prepare,
+    agreement=agreement,
+    targets=(
+        Target("HF Trainer, padded", 1.5),
+        Target("HF Trainer, padded by length", 1.5),
+        Target("PyTorch, packed, head on answer rows", 0.7),
+    ),
+)
+
+
+def _work(told: list[tuple[float, float]]) -> Work:
+    """Answer tokens, and their mean loss, of batches of (mean loss, answer tokens)."""
+    count = sum(tokens for _, tokens in told)
+    return Work(count, np.array(sum(loss * tokens for loss, tokens in told) / count))
+
+
+def _instances(folder: pathlib.Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "instances.json").read_text())
+
+
+def _padded_fill(lengths: np.ndarray) -> float:
+    batches = [lengths[at : at + PADDED] for at in range(0, len(lengths), PADDED)]
+    return float(lengths.sum() / sum(batch.max() * len(batch) for batch in batches))
+
+
+def _model(folder: pathlib.Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder / "lm", dtype=torch.float32).train()
+
+
+def _packed_batch(rows: list[list[dict[str, Any]]]) -> tuple[np.ndarray, ...]:
+    """Tokens, positions, segments, the flat places that predict answers, and what they predict."""
+    tokens, positions, segments = np.zeros((3, len(rows), ROW_LENGTH), np.int64)
+    slots, targets = [], []
+    for number, row in enumerate(rows):
+        end = 0
+        for segment, instance in enumerate(row, start=1):
+            start, end = end, end + len(instance["tokens"])
+            tokens[number, start:end] = instance["tokens"]
+            positions[number, start:end] = np.arange(end - start)
+            segments[number, start:end] = segment
+            slots.append(number * ROW_LENGTH + np.arange(end - instance["answer"] - 1, end - 1))
+            targets.append(instance["tokens"][-instance["answer"] :])
+    return tokens, positions, segments, np.concatenate(slots), np.concatenate(targets)
+
+
+def _hf_trainer(folder: pathlib.Path, *, by_length: bool) -> Once:
+    import torch
+    import transformers
+
+    instances = _instances(folder)
+    if by_length:
+        instances.sort(key=lambda instance: len(instance["tokens"]))
+    examples = [
+        {
+            "input_ids": i["tokens"],
+            "labels": [IGNORED] * (len(i["tokens"]) - i["answer"]) + i["tokens"][-i["answer"] :],
+        }
+        for i in instances
+    ]
+    counts = [
+        sum(i["answer"] for i in instances[at : at + PADDED]) for at in range(0, len(instances), PADDED)
+    ]
+
+    class InOrder(transformers.Trainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        width = max(len(example["input_ids"]) for example in batch)
+        padded = {
+            name: torch.tensor([e[name] + [fill] * (width - len(e[name])) for e in batch])
+            for name, fill in (("input_ids", 0), ("labels", IGNORED))
+        }
+        lengths = torch.tensor([len(e["input_ids"]) for e in batch])
+        return {**padded, "attention_mask": (torch.arange(width)[None] < lengths[:, None]).long()}
+
+    model = _model(folder)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder / "trainer"),
+        per_device_train_batch_size=PADDED,
+        num_train_epochs=1,
+        learning_rate=0.0,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=not torch.cuda.is_available(),
+        disable_tqdm=True,
+    )
+
+    def once() -> Work:
+        trainer = InOrder(model=model, args=arguments, train_dataset=examples, data_collator=collate)
+        trainer.train()
+        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+        return _work(list(zip(losses, counts, strict=True)))
+
+    return once
