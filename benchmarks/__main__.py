@@ -19,7 +19,7 @@ import sys
 
 from benchmarks import compare, tables
 
-NAMES = ("scoring", "lm_ft", "r_ft", "quality", "embedding", "search", "answering")
+NAMES = ("scoring", "lm_ft", "search")
 RESULTS = pathlib.Path(__file__).parent / "results"
 PERFORMANCE = compare.ROOT / "docs" / "performance.md"
 

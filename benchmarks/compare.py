@@ -59,7 +59,7 @@ class Benchmark:
 
 def run(benchmark: Benchmark, cache: pathlib.Path, rounds: int, only: Sequence[str] = ()) -> dict[str, Any]:
     """The record of a comparison: every round of every contestant, and all that it was made with."""
-    folder = cache / benchmark.name
+    folder = cache.absolute() / benchmark.name
     folder.mkdir(parents=True, exist_ok=True)
     facts = dict(benchmark.prepare(folder))
     chosen = [c for c in benchmark.contestants if not only or c.name in only]
@@ -140,19 +140,13 @@ def _process(
     python, function = _python(contestant), f"{benchmark.module}:{contestant.function}"
     assert python is not None
     with (folder / f"{contestant.function}.log").open("w") as log:
-        process = subprocess.Popen(
-            [python, "-m", "benchmarks.contestant", function, str(folder)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+        command = [python, "-m", "benchmarks.contestant", function, str(folder)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+        with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
 
 def _told(process: subprocess.Popen[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float, Int
 
 from radit_jax.config import GeneratedWorld, LlamaConfig, MeshConfig
@@ -137,6 +138,6 @@ def _kept(cache: pathlib.Path, name: str, make: Callable[[], np.ndarray]) -> np.
     return np.load(path, mmap_mode="r")
 
 
-def _data(name: str) -> pathlib.Path | None:
-    folder = pathlib.Path(os.environ.get("RADIT_DATA", "data")) / name
+def _data(name: str) -> epath.Path | None:
+    folder = epath.Path(os.environ.get("RADIT_DATA", "data")) / name
     return folder if folder.is_dir() else None

@@ -216,7 +216,7 @@ def _hf_trainer(folder: pathlib.Path, *, by_length: bool) -> Once:
 
     class InOrder(transformers.Trainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
+            return torch.utils.data.SequentialSampler(examples)
 
     def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         width = max(len(example["input_ids"]) for example in batch)

@@ -108,7 +108,9 @@ def torch_full_logits(folder: pathlib.Path) -> Once:
 
 def fed_rag(folder: pathlib.Path) -> Once:
     """fed-rag's scoring of a prompt and a target, one at a time as its collator does."""
-    from fed_rag.generators.huggingface import HFPretrainedModelGenerator
+    from fed_rag.generators.huggingface import (  # pyright: ignore[reportMissingImports]
+        HFPretrainedModelGenerator,
+    )
 
     generator = HFPretrainedModelGenerator(model_name=str(folder / "lm"))
     texts = json.loads((folder / "texts.json").read_text())[:64]  # its rate does not depend on how many
@@ -186,14 +188,15 @@ def _torch(folder: pathlib.Path, *, answer_rows: bool) -> Once:
             for row, pair in enumerate(own):
                 ids[row, : len(pair.tokens)] = torch.tensor(pair.tokens)
                 mask[row, : len(pair.tokens)] = 1
-            hidden = None if not answer_rows else model.model(ids, attention_mask=mask).last_hidden_state
-            logits = None if answer_rows else model(ids, attention_mask=mask).logits
+            # The head of the rows that predict answers, or of all rows.
+            states = model.model(ids, attention_mask=mask).last_hidden_state
+            logits = None if answer_rows else model.lm_head(states)
             for row, (number, pair) in enumerate(zip(some, own, strict=True)):
                 end = len(pair.tokens)
                 rows = slice(end - pair.answer - 1, end - 1)
-                answer = model.lm_head(hidden[row, rows]) if answer_rows else logits[row, rows]
+                predicted = model.lm_head(states[row, rows]) if logits is None else logits[row, rows]
                 targets = ids[row, end - pair.answer : end]
-                found[number] = torch.log_softmax(answer, -1).gather(1, targets[:, None]).sum().item()
+                found[number] = torch.log_softmax(predicted, -1).gather(1, targets[:, None]).sum().item()
         return Work(len(pairs), found)
 
     return once
