@@ -16,10 +16,13 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks import compare, tables
 
-NAMES = ("scoring", "lm_ft", "search")
+# Each is a module with a BENCHMARK; or, where nobody is compared, with `run` and `section` of its own.
+NAMES = ("scoring", "lm_ft", "search", "size")
 RESULTS = pathlib.Path(__file__).parent / "results"
 PERFORMANCE = compare.ROOT / "docs" / "performance.md"
 
@@ -38,17 +41,32 @@ def main() -> None:
     if options.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     RESULTS.mkdir(exist_ok=True)
-    benchmarks = [importlib.import_module(f"benchmarks.{name}").BENCHMARK for name in options.names or NAMES]
-    for benchmark in () if options.tables else benchmarks:
-        record = compare.run(benchmark, pathlib.Path(options.cache), options.rounds, options.only)
-        print(tables.section(benchmark, record))
-        if not options.only:
-            (RESULTS / f"{benchmark.name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    for benchmark in benchmarks:
-        path = RESULTS / f"{benchmark.name}.json"
-        if path.exists() and not options.only:
-            text = tables.section(benchmark, json.loads(path.read_text()))
-            PERFORMANCE.write_text(tables.replaced(PERFORMANCE.read_text(), benchmark.name, text))
+    cache = pathlib.Path(options.cache)
+    for name in options.names or NAMES:
+        path = RESULTS / f"{name}.json"
+        if not options.tables:
+            record = _measure(name, cache, options.rounds, options.only)
+            print(_section(name, record))
+            if options.only:
+                continue
+            path.write_text(json.dumps(record, indent=1) + "\n")
+        if path.exists():
+            text = _section(name, json.loads(path.read_text()))
+            PERFORMANCE.write_text(tables.replaced(PERFORMANCE.read_text(), name, text))
+
+
+def _measure(name: str, cache: pathlib.Path, rounds: int, only: Sequence[str]) -> dict[str, Any]:
+    module = importlib.import_module(f"benchmarks.{name}")
+    if hasattr(module, "BENCHMARK"):
+        return compare.run(module.BENCHMARK, cache, rounds, only)
+    return module.run(cache, rounds)
+
+
+def _section(name: str, record: Mapping[str, Any]) -> str:
+    module = importlib.import_module(f"benchmarks.{name}")
+    return (
+        tables.section(module.BENCHMARK, record) if hasattr(module, "BENCHMARK") else module.section(record)
+    )
 
 
 if __name__ == "__main__":

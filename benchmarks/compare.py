@@ -82,7 +82,7 @@ def run(benchmark: Benchmark, cache: pathlib.Path, rounds: int, only: Sequence[s
     return {
         "benchmark": benchmark.name,
         "date": datetime.date.today().isoformat(),
-        "commit": _commit(),
+        "commit": commit(),
         "machine": machine(),
         "versions": {k: v for told in started.values() for k, v in told["versions"].items()},
         "facts": facts,
@@ -165,7 +165,8 @@ def _turn(process: subprocess.Popen[str]) -> dict[str, float]:
     return _told(process)
 
 
-def _commit() -> str:
+def commit() -> str:
+    """What was measured."""
     told = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
