@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from radit_jax import config, plan
+from radit_jax.planning.site import Counts, Site
+from radit_jax.planning.storage import BYTES_PER_WORD
 from radit_jax.runtime.targets import GIB, find_target
 
 SMALL = """
@@ -38,7 +40,7 @@ def small(tmp_path):
 
 def needs(path, target="h100-8", **counts):
     experiment = config.load(path)
-    site = plan.Site(experiment, find_target(target), plan.Counts.of(experiment, None, 10))
+    site = Site(experiment, find_target(target), Counts.of(experiment, None, 10))
     return {name: make(site) for name, make in plan.STAGES.items()}
 
 
@@ -48,16 +50,18 @@ def test_parameters_state_and_disk_are_those_of_the_networks(small):
     norms = 3 * 2 * 64 + 64  # on every chip; all else is cut into eight
     share = 4 * ((LM_PARAMS - norms) / 8 + norms)
     assert found["score"].held == share
-    assert found["lm_ft"].held == 3 * share + 2 * 4 + 4  # Adam's two moments; counts of steps
+    assert found["lm_ft"].held == 4 * share + 2 * 4 + 4  # the base; Adam's two moments; counts of steps
     assert found["embed"].disk == found["index"].disk * 10 == 1_000_000 * 32 * 4
-    assert found["corpus"].disk == 1_000_000 * 100 * plan.BYTES_PER_WORD
+    assert found["corpus"].disk == 1_000_000 * 100 * BYTES_PER_WORD
 
 
 def test_operations_are_those_of_the_examples(small):
     found = needs(small)
     tokens = 16 * 128
     kernels = LM_PARAMS - 2 * 512 * 64 - 3 * 2 * 64 - 64
-    step = 6 * (tokens * (kernels + 64 * 512) + 16 * (128 * 129 / 2) * 3 * 2 * 64)
+    pair = 128  # a chunk of 100 words and an example fill a row; half of the example is answer
+    attended, targets = tokens * (pair + 1) / 2, 50 * 16
+    step = 6 * (tokens * kernels + targets * 64 * 512 + attended * 3 * 2 * 64)
     assert found["lm_ft"].flops == pytest.approx(10 * step)
     assert found["lm_ft"].seconds >= found["lm_ft"].flops / (8 * find_target("h100-8").chip.flops)
 
@@ -75,7 +79,7 @@ def test_what_does_not_fit_is_named_with_its_remedy_and_the_exit_says_so(small, 
     assert plan.main([f"--experiment={small}", "--target=h100-8", *too_much]) == 1
     lines = capsys.readouterr().out.splitlines()
     verdicts = {line.split()[0]: line.partition("does not fit: ")[2] for line in lines}
-    assert verdicts["lm_ft"].startswith("set lm_ft.accumulate_steps")
+    assert verdicts["lm_ft"].startswith("raise lm_ft.accumulate_steps")
     assert verdicts["index"].startswith("a host has 1743 GiB of memory")
     assert verdicts["embed"].startswith("a host has 5588 GiB of disk: --workdir in a bucket")
     assert not verdicts["score"]
