@@ -30,12 +30,14 @@ def index(site: Site) -> Need:
 
 
 def export(site: Site) -> Need:
-    """Our form of the models and Hugging Face's, chunks and their embeddings."""
+    """Our form of the models and Hugging Face's, chunks and their embeddings; a host reads a whole model."""
     params, tower = _models(site)
     numbers, settings = count(params) + 3 * count(tower), site.experiment.export
     width = 4 + settings.hf * {"float32": 4, "bfloat16": 2}[settings.dtype]
     host = max(map(size, jax.tree.leaves(params))) + GIB / 4
-    return Need("export", numbers, host=host, disk=numbers * width + site.embeddings + corpus(site).disk)
+    disk = numbers * width + site.embeddings + corpus(site).disk
+    held = size(params) / min(site.target.num_chips, site.target.chip.chips_per_host)
+    return Need("export", numbers, held, held, host=host, disk=disk)
 
 
 def _models(site: Site) -> tuple[Any, Any]:

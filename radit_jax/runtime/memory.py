@@ -17,6 +17,7 @@ REMEDIES = {  # of each stage: what takes less of a device
     "score": "lower score.batch_size or take more devices",
     "r_ft": "lower r_ft.batch_size",
     "evaluate": "lower evaluate.prompts_per_batch or evaluate.sequence_length, or take more devices",
+    "export": "take hosts with more or larger devices",
 }
 
 

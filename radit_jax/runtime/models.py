@@ -98,7 +98,7 @@ def open_model(source: str, **options: Any) -> Model:
     """A model of ours, or of others with `load_pretrained`'s options."""
     config = epath.Path(source) / "config.json"
     if config.exists() and "module" in json.loads(config.read_text()):
-        return load_model(source)
+        return load_model(source, mesh=options.get("mesh"))
     return load_pretrained(source, **options)
 
 
