@@ -162,7 +162,7 @@ def answer_questions_by_token(
         chunks = weights.shape[1]
         own = [[*texts[n], *[texts[n][0]] * (chunks - len(texts[n]))] for n in numbers]
         rows = transfer.spread(_pad_rows([prompt for prompts in own for prompt in prompts]))
-        prefilled = prefill(module, params, *rows)
+        prefilled = _prefill(module, params, *rows)
         tokens, log_probs = _generate(module, params, prefilled, weights[numbers], **options)
         found = zip(tokens.tolist(), log_probs.tolist(), strict=True)
         return [[Candidate(_before_stop(row, stop_ids), log_prob)] for row, log_prob in found][: len(texts)]
@@ -215,7 +215,7 @@ def _answer_batch(
     read = []
     for part in parts:
         rows = transfer.spread(_pad_rows([prompts[q][chunk] for q, chunk in part]))
-        prefilled = prefill(module, params, *rows)
+        prefilled = _prefill(module, params, *rows)
         alone = np.zeros((len(part), 1), np.float32)
         read.append((_generate(module, params, prefilled, alone, **options)[0], prefilled))
 
@@ -254,7 +254,6 @@ def greedy(
     return decode(module, params, prefilled, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
 
 
-@functools.partial(jax.jit, static_argnames="module")
 def prefill(module: Llama, params: Any, prompts: Int[Array, "R T"], lengths: Int[Array, " R"]) -> Prefilled:
     """Read prompts, none of them empty, that are padded on the right."""
     real = jnp.arange(prompts.shape[1])[None] < lengths[:, None]
@@ -442,6 +441,7 @@ def forced_log_probs(
     return jax.nn.logsumexp(retrieval_log_probs + own.sum(axis=2), axis=1), greedy
 
 
+_prefill = functools.partial(jax.jit, static_argnames="module")(prefill)
 _begin = functools.partial(jax.jit, static_argnames=("max_new_tokens", "stop_ids"))(begin)
 _advance = functools.partial(jax.jit, static_argnames=("module", "stop_ids"))(advance)
 _keep = jax.jit(Decoding.keep)

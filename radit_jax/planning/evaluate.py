@@ -1,5 +1,6 @@
 """evaluate: prompts are read, answers decoded and scored, by two language models."""
 
+import jax
 import jax.numpy as jnp
 
 from radit_jax.config import ScoreConfig
@@ -22,7 +23,8 @@ def evaluate(site: Site) -> Need:
     mesh = site.mesh(packed.batch_size)
     module, params = site.llama(mesh, packed.dtype)
     prompts = rows_of(mesh, (rows, length), jnp.int32), rows_of(mesh, (rows,), jnp.int32)
-    reading = Call(prefill, (module, params, *prompts), beside=params, results=parts + 2)
+    read = jax.jit(prefill, static_argnames="module")
+    reading = Call(read, (module, params, *prompts), beside=params, results=parts + 2)
     scoring = scoring_calls(site.fitted(module, mesh, length), params, packed, mesh)
     shape = module.config
     cache = 2 * 4 * rows * length * shape.num_layers * shape.num_kv_heads * shape.head_size
