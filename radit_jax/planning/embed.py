@@ -23,10 +23,10 @@ def encoding(site: Site, dtype: str, rows: int, length: int, usual: int, texts: 
     rows = -(-rows // ways(mesh)) * ways(mesh)  # every chip has its part
     module, params = site.encoder(mesh, dtype)
     return Program(
-        [Call(encode_batch, (module, params, *texts_of(mesh, rows, length)))],
-        params,
-        encoder_flops(module.config, rows=rows, length=min(length, usual)),
-        weights_of(module, params, mesh),
-        rows / ways(mesh) * length * 8 * module.config.ffn_size,
-        texts / rows,
+        calls=[Call(encode_batch, (module, params, *texts_of(mesh, rows, length)))],
+        held=params,
+        flops=encoder_flops(module.config, rows=rows, length=min(length, usual)),
+        traffic=weights_of(module, params, mesh),
+        activations=rows / ways(mesh) * length * 8 * module.config.ffn_size,
+        times=texts / rows,
     )

@@ -14,8 +14,11 @@ from radit_jax.runtime.mesh import ways
 
 
 def evaluate(site: Site) -> Need:
-    """The base and the tuned model are both there. The caches of a batch's prompts are held until its answers
-    have been scored, beside two copies of the part that is being decoded."""
+    """The base and the tuned model are on the devices together.
+
+    The caches of a batch's prompts are held until its answers have been scored, beside two copies of those of
+    the part that is being decoded.
+    """
     settings = site.experiment.evaluate
     rows, length = min(ROWS, settings.prompts_per_batch), settings.sequence_length
     parts = -(-settings.prompts_per_batch // rows)
@@ -30,13 +33,16 @@ def evaluate(site: Site) -> Need:
     cache = 2 * 4 * rows * length * shape.num_layers * shape.num_kv_heads * shape.head_size
     usual = min(length, site.counts.pair_tokens)
     program = Program(
-        [reading, *scoring],
-        (params, params),
-        training_flops(shape, tokens=rows * usual, attended=rows * usual * (usual + 1) / 2, targets=rows) / 3,
-        (1 + settings.max_new_tokens) * weights_of(module, params, mesh),
-        reading.results * cache / site.target.num_chips
+        calls=[reading, *scoring],
+        held=(params, params),
+        flops=training_flops(
+            shape, tokens=rows * usual, attended=rows * usual * (usual + 1) / 2, targets=rows
+        )
+        / 3,
+        traffic=(1 + settings.max_new_tokens) * weights_of(module, params, mesh),
+        activations=reading.results * cache / site.target.num_chips
         + activations_of(module, mesh, max(rows, ways(mesh)), length, training=False),
-        5 * site.counts.questions * settings.chunks_per_answer / rows,
+        times=5 * site.counts.questions * settings.chunks_per_answer / rows,
     )
     disk = 5e3 * site.counts.questions
     return need_of("evaluate", program, params, site.target, host=site.searching, disk=disk)

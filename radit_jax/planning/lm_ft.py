@@ -24,12 +24,13 @@ def lm_ft(site: Site) -> Need:
     state, _, *frozen = call.arguments
     passes = 3 if module.remat == "none" else 4
     program = Program(
-        [call],
-        (state, frozen, call.beside),
-        flops_of(module, site.counts, rows, length, settings.lora),
-        passes * weights_of(module, params, mesh) * settings.accumulate_steps + 2 * share(state),
-        share(state.params) + activations_of(module, mesh, settings.rows_at_a_time, length, training=True),
-        settings.optimizer.steps,
+        calls=[call],
+        held=(state, frozen, call.beside),
+        flops=flops_of(module, site.counts, rows, length, settings.lora),
+        traffic=passes * weights_of(module, params, mesh) * settings.accumulate_steps + 2 * share(state),
+        activations=share(state.params)
+        + activations_of(module, mesh, settings.rows_at_a_time, length, training=True),
+        times=settings.optimizer.steps,
     )
     kept = 2 * (size(state) + size(params))  # two checkpoints, the best and the result
     return need_of("lm_ft", program, params, site.target, disk=kept)

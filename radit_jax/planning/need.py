@@ -24,7 +24,7 @@ class Call:
     results: int = 1  # how many of its results the devices hold at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Program:
     """What a stage computes again and again."""
 

@@ -27,12 +27,12 @@ def r_ft(site: Site) -> Need:
     batch = RftBatch(*texts_of(mesh, rows, length), *(rows_of(mesh, *spec) for spec in of_chunks))
     tokens = rows * length / ways(mesh)
     program = Program(
-        [Call(step, (state, batch), beside=params)],
-        (state, params),
-        3 * encoder_flops(module.config, rows=rows, length=length),
-        3 * weights_of(module, params, mesh) + 2 * share(state),
-        tokens * module.config.num_layers * 16 * (4 * width + module.config.ffn_size),
-        settings.optimizer.steps,
+        calls=[Call(step, (state, batch), beside=params)],
+        held=(state, params),
+        flops=3 * encoder_flops(module.config, rows=rows, length=length),
+        traffic=3 * weights_of(module, params, mesh) + 2 * share(state),
+        activations=tokens * module.config.num_layers * 16 * (4 * width + module.config.ffn_size),
+        times=settings.optimizer.steps,
     )
     kept = 2 * (size(state) + size(params))
     return need_of("r_ft", program, params, site.target, host=site.searching, disk=kept)

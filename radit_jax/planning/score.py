@@ -19,12 +19,12 @@ def score(site: Site) -> Need:
     per_row = length / min(length, site.counts.pair_tokens)
     num_pairs = site.counts.examples * (site.experiment.retrieve.num_chunks + 1)
     program = Program(
-        scoring_calls(fitted, params, settings, mesh),
-        params,
-        flops_of(module, site.counts, rows, length) / 3,
-        weights_of(module, params, mesh),
-        activations_of(module, mesh, rows, length, training=False),  # the reference's
-        num_pairs / (rows * per_row),
+        calls=scoring_calls(fitted, params, settings, mesh),
+        held=params,
+        flops=flops_of(module, site.counts, rows, length) / 3,
+        traffic=weights_of(module, params, mesh),
+        activations=activations_of(module, mesh, rows, length, training=False),  # the reference's
+        times=num_pairs / (rows * per_row),
     )
     return need_of("score", program, params, site.target, host=32.0 * num_pairs, disk=16.0 * num_pairs)
 
