@@ -28,17 +28,15 @@ def evaluate(site: Site) -> Need:
     prompts = rows_of(mesh, (rows, length), jnp.int32), rows_of(mesh, (rows,), jnp.int32)
     read = jax.jit(prefill, static_argnames="module")
     reading = Call(read, (module, params, *prompts), beside=params, results=parts + 2)
-    scoring = scoring_calls(site.fitted(module, mesh, length), params, packed, mesh)
+    scoring = scoring_calls(site.fitted(module, mesh, length), params, packed, mesh, beside=params)
     shape = module.config
     cache = 2 * 4 * rows * length * shape.num_layers * shape.num_kv_heads * shape.head_size
     usual = min(length, site.counts.pair_tokens)
+    attended = rows * usual * (usual + 1) / 2
     program = Program(
         calls=[reading, *scoring],
         held=(params, params),
-        flops=training_flops(
-            shape, tokens=rows * usual, attended=rows * usual * (usual + 1) / 2, targets=rows
-        )
-        / 3,
+        flops=training_flops(shape, tokens=rows * usual, attended=attended, targets=rows) / 3,
         traffic=(1 + settings.max_new_tokens) * weights_of(module, params, mesh),
         activations=reading.results * cache / site.target.num_chips
         + activations_of(module, mesh, max(rows, ways(mesh)), length, training=False),

@@ -29,9 +29,11 @@ def score(site: Site) -> Need:
     return need_of("score", program, params, site.target, host=32.0 * num_pairs, disk=16.0 * num_pairs)
 
 
-def scoring_calls(module: Any, params: Any, settings: ScoreConfig, mesh: Any) -> Sequence[Call]:
+def scoring_calls(
+    module: Any, params: Any, settings: ScoreConfig, mesh: Any, beside: Any = ()
+) -> Sequence[Call]:
     """On trees of several branches, read by the reference, and on those of one, if a kernel reads them."""
     length, targets = settings.sequence_length, settings.sequence_length // 2
     kinds = (True,) if module.attention == "xla" else (True, False)
     batches = (batch_of(mesh, settings.batch_size, length, targets, branches=kind) for kind in kinds)
-    return [Call(branch_log_probs, (module, params, batch, targets)) for batch in batches]
+    return [Call(branch_log_probs, (module, params, batch, targets), beside) for batch in batches]
