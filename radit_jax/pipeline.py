@@ -388,8 +388,11 @@ class Run:
     def _run(
         stage: Stage, inputs: Mapping[str, StageFolder], output: StageFolder, how: Mapping[str, Any]
     ) -> dict[str, Any]:
+        from radit_jax.runtime.memory import naming_remedy  # jax, which a dry run does without
+
         def run() -> dict[str, Any]:
-            return stage.function(inputs, output, **how, **stage.settings)
+            with naming_remedy(stage.kind):
+                return stage.function(inputs, output, **how, **stage.settings)
 
         return hosts.by_first(stage.name, run) if stage.by_one else run()
 

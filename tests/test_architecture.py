@@ -16,7 +16,7 @@ FLOORS = (
     ("runtime",),
     ("data",),
     ("lm", "retrieval"),
-    ("stages",),
+    ("stages", "planning"),
     ("pipeline",),
     ("train", "ask", "show", "harness", "plan", "selfcheck", "__init__"),
 )

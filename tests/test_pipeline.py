@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import jax.numpy as jnp
 import pytest
 
 from radit_jax import config, train
@@ -250,6 +251,16 @@ def test_stages_that_train_are_told_what_to_trace(tmp_path, monkeypatch):
     traced = {name for name, profile in told.items() if profile == ProfileConfig("2:3")}
     assert traced == {"base/lm", "base/retriever", "lm_ft", "r_ft"}
     assert {told[name] for name in told if name not in traced} == {None}
+
+
+def test_a_stage_beyond_the_devices_memory_ends_with_what_to_set(tmp_path, monkeypatch):
+    def function(stage):
+        return lambda inputs, output, **settings: jnp.zeros((1 << 40, 1 << 10)).block_until_ready()
+
+    monkeypatch.setattr(Stage, "function", property(function))
+    run = Run(TINY, Workdir(tmp_path))
+    with pytest.raises(ValueError, match="^lm_ft: the devices' memory is too small: .* set mesh.remat=full"):
+        run.make(run.stages["lm_ft"])
 
 
 def test_why_compares_a_role_with_its_own_earlier_run(tmp_path):

@@ -3,10 +3,15 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
+import jax
 import pytest
 
 from radit_jax import config, plan
+from radit_jax.planning import site
+from radit_jax.planning.site import Counts, Site
+from radit_jax.planning.storage import BYTES_PER_WORD
 from radit_jax.runtime.targets import GIB, find_target
 
 SMALL = """
@@ -38,8 +43,8 @@ def small(tmp_path):
 
 def needs(path, target="h100-8", **counts):
     experiment = config.load(path)
-    site = plan.Site(experiment, find_target(target), plan.Counts.of(experiment, None, 10))
-    return {name: make(site) for name, make in plan.STAGES.items()}
+    place = Site(experiment, find_target(target), Counts.of(experiment, None, 10))
+    return {name: make(place) for name, make in plan.STAGES.items()}
 
 
 def test_parameters_state_and_disk_are_those_of_the_networks(small):
@@ -48,18 +53,39 @@ def test_parameters_state_and_disk_are_those_of_the_networks(small):
     norms = 3 * 2 * 64 + 64  # on every chip; all else is cut into eight
     share = 4 * ((LM_PARAMS - norms) / 8 + norms)
     assert found["score"].held == share
-    assert found["lm_ft"].held == 3 * share + 2 * 4 + 4  # Adam's two moments; counts of steps
+    assert found["lm_ft"].held == 4 * share + 2 * 4 + 4  # the base; Adam's two moments; counts of steps
     assert found["embed"].disk == found["index"].disk * 10 == 1_000_000 * 32 * 4
-    assert found["corpus"].disk == 1_000_000 * 100 * plan.BYTES_PER_WORD
+    assert found["corpus"].disk == 1_000_000 * 100 * BYTES_PER_WORD
 
 
 def test_operations_are_those_of_the_examples(small):
     found = needs(small)
     tokens = 16 * 128
     kernels = LM_PARAMS - 2 * 512 * 64 - 3 * 2 * 64 - 64
-    step = 6 * (tokens * (kernels + 64 * 512) + 16 * (128 * 129 / 2) * 3 * 2 * 64)
+    pair = 128  # a chunk of 100 words and an example fill a row; half of the example is answer
+    attended, targets = tokens * (pair + 1) / 2, 50 * 16
+    step = 6 * (tokens * kernels + targets * 64 * 512 + attended * 3 * 2 * 64)
     assert found["lm_ft"].flops == pytest.approx(10 * step)
     assert found["lm_ft"].seconds >= found["lm_ft"].flops / (8 * find_target("h100-8").chip.flops)
+
+
+@pytest.mark.parametrize("stage", ["embed", "retrieve", "lm_ft", "score", "r_ft", "evaluate"])
+def test_every_program_compiles_where_its_target_has_a_compiler(small, monkeypatch, stage):
+    """Eight devices of the host stand in for a slice, whose compiler is then the CPU's."""
+    monkeypatch.setattr(site, "stand_in_devices", lambda topology: jax.devices())
+    experiment, slice_of_8 = config.load(small), replace(find_target("v5p-16"), topology="cpu")
+    counts = Counts.of(experiment, None, 10)
+    need = plan.STAGES[stage](Site(experiment, slice_of_8, counts))
+    assert not need.estimated
+    assert need.held < need.peak
+
+
+def test_adapters_leave_the_base_as_it_is_and_out_of_the_state(small):
+    experiment = config.override(config.load(small), ["lm_ft.lora.rank=2"])
+    found = plan.STAGES["lm_ft"](Site(experiment, find_target("h100-8"), Counts.of(experiment, None, 10)))
+    whole = needs(small)
+    assert found.params == whole["lm_ft"].params
+    assert whole["score"].held < found.held < 2 * whole["score"].held  # the base once, and little more
 
 
 def test_every_stage_has_a_line_that_ends_with_its_verdict(small, capsys):
@@ -75,7 +101,7 @@ def test_what_does_not_fit_is_named_with_its_remedy_and_the_exit_says_so(small, 
     assert plan.main([f"--experiment={small}", "--target=h100-8", *too_much]) == 1
     lines = capsys.readouterr().out.splitlines()
     verdicts = {line.split()[0]: line.partition("does not fit: ")[2] for line in lines}
-    assert verdicts["lm_ft"].startswith("set lm_ft.accumulate_steps")
+    assert verdicts["lm_ft"].startswith("raise lm_ft.accumulate_steps")
     assert verdicts["index"].startswith("a host has 1743 GiB of memory")
     assert verdicts["embed"].startswith("a host has 5588 GiB of disk: --workdir in a bucket")
     assert not verdicts["score"]

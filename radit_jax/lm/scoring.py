@@ -1,11 +1,9 @@
 """LSR scoring: log p_LM(y | c∘x) of (example, chunk) pairs, each chunk read once for all its examples."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
@@ -19,7 +17,7 @@ from radit_jax.data.sequences import shared_sequences
 from radit_jax.method.lm import branch_log_probs
 from radit_jax.models.attention import most_segments
 from radit_jax.models.llama import Llama
-from radit_jax.runtime.mesh import fit_module, gather, make_mesh, put_batch, put_params
+from radit_jax.runtime.mesh import fit_module, gather, make_mesh, put_batch
 from radit_jax.runtime.models import Model, load_model
 from radit_jax.runtime.progress import Progress
 
@@ -77,9 +75,10 @@ class PairScorer:
 
     @classmethod
     def load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
-        model, devices = load_model(path, dtype=settings.dtype), make_mesh(mesh, rows=settings.batch_size)
+        devices = make_mesh(mesh, rows=settings.batch_size)
+        model = load_model(path, dtype=settings.dtype, mesh=devices)
         module = fit_module(model.module, devices, mesh, row_length=settings.sequence_length)
-        return cls(model._replace(params=put_params(model.params, devices)), devices, settings, module)
+        return cls(model, devices, settings, module)
 
     def score(
         self,
@@ -177,11 +176,7 @@ class PairScorer:
                 branch_ids=branch_ids,
             )
             batch = put_batch(batch, self.mesh)
-            sums = _score(self.row_module, self.model.params, batch, targets)
-            results.append(gather(sums))
+            results.append(gather(branch_log_probs(self.row_module, self.model.params, batch, targets)))
             if bar is not None:
                 bar.advance(sum(len(trees[i].branches) for row in some for i in row))
         return np.concatenate(results)[: len(rows)]
-
-
-_score = functools.partial(jax.jit, static_argnums=(0, 3))(branch_log_probs)

@@ -156,18 +156,26 @@ def _learner(
     seed: int,
     devices: jax.sharding.Mesh,
 ) -> _Learner:
+    state, shardings = init_sharded(initial_state(tx, lora, seed), devices, params)
     if lora is None or not lora.rank:
-        state, shardings = init_sharded(lambda p: init_state(p, tx), devices, params)
         return _Learner(state, make_step(tx, state_shardings=shardings), lambda params: params)
-
-    def init(params: Any) -> TrainState:
-        return init_state(init_adapters(params, lora, jax.random.key(seed)), tx)
-
-    state, shardings = init_sharded(init, devices, params)
     step = make_step(tx, lora=lora, state_shardings=shardings)
     return _Learner(
         state, lambda state, batch: step(state, batch, params), lambda found: adapted(params, found, lora)
     )
+
+
+def initial_state(
+    tx: optax.GradientTransformation, lora: LoraConfig | None, seed: int = 0
+) -> Callable[[Any], TrainState]:
+    """From a network's parameters to the state before the first step: of them, or of adapters to them."""
+
+    def init(params: Any) -> TrainState:
+        if lora is not None and lora.rank:
+            params = init_adapters(params, lora, jax.random.key(seed))
+        return init_state(params, tx)
+
+    return init
 
 
 def mean_log_prob(module: Llama, params: Any, trees: PackedTrees, devices: jax.sharding.Mesh) -> float:

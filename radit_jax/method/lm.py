@@ -1,5 +1,6 @@
 """From a language model to log p_LM(y | c∘x): the batch that carries answers, and how it is scored."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -95,6 +96,7 @@ def _in_parts(
     return found.swapaxes(0, 1).reshape(len(targets), -1)[:, : targets.shape[1]]
 
 
+@functools.partial(jax.jit, static_argnames=("module", "num_branches"))
 def branch_log_probs(
     module: Llama, params: Any, batch: LmBatch, num_branches: int
 ) -> Float[Array, "B {num_branches}"]:

@@ -32,8 +32,8 @@ class Encoder:
 
     @classmethod
     def load(cls, path: Any, mesh: MeshConfig, dtype: str = "float32") -> "Encoder":
-        model, devices = load_model(path, dtype=dtype), make_mesh(mesh)
-        return cls(model._replace(params=put_params(model.params, devices)), devices)
+        devices = make_mesh(mesh)
+        return cls(load_model(path, dtype=dtype, mesh=devices), devices)
 
     def with_params(self, params: Any) -> "Encoder":
         """The same tower with other parameters, from wherever they are."""
@@ -57,13 +57,13 @@ class Encoder:
             some = by_length[start : start + batch_size]
             batch = tokenizer.pad([ids[i] for i in some], rows=batch_size)
             tokens, mask = put_batch(batch, self.mesh)
-            embeddings[some] = gather(_encode(module, params, tokens, mask))[: len(some)]
+            embeddings[some] = gather(encode_batch(module, params, tokens, mask))[: len(some)]
             if bar is not None:
                 bar.advance(len(some))
         return embeddings
 
 
-_encode: Callable[..., Any] = jax.jit(encode, static_argnums=0)
+encode_batch: Callable[..., Any] = jax.jit(encode, static_argnums=0)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ import jax
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint.experimental.v1 import training
 
 from radit_jax.runtime import bucket, hosts
+from radit_jax.runtime.memory import check_room
+from radit_jax.runtime.mesh import laid_out
 from radit_jax.runtime.store import StageFolder
 
 PyTree = Any
@@ -44,15 +46,17 @@ def save_params(path: epath.PathLike, params: PyTree) -> None:
         ocp.save(_absolute(path), params, overwrite=True)
 
 
-def load_params(path: epath.PathLike, like: PyTree | None = None) -> PyTree:
+def load_params(path: epath.PathLike, like: PyTree | None = None, mesh: Mesh | None = None) -> PyTree:
     """The tree of arrays that `save_params` wrote, bit for bit.
 
     `like` gives structure, dtypes and shardings: a tree of arrays or of `jax.ShapeDtypeStruct`. Without
-    it the tree is one of plain dicts, placed on the first local device.
+    it the tree is one of plain dicts, laid out over `mesh` or placed on the first local device.
     """
     path = _absolute(path)
     if like is None:
-        like = jax.tree.map(_on_first_device, ocp.metadata(path).metadata)
+        found = ocp.metadata(path).metadata
+        like = jax.tree.map(_on_first_device, found) if mesh is None else laid_out(found, mesh)
+        check_room("the model", like)
     return ocp.load(path, _abstract(like))
 
 

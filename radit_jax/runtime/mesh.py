@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 from radit_jax.config import MeshConfig
 from radit_jax.models.attention import Kernel, Layout, obstacle
 from radit_jax.models.llama import Llama
+from radit_jax.runtime.memory import check_room
 
 AXES = ("replica", "fsdp", "tensor")
 KERNELS: dict[str, Kernel] = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}  # what `auto` is where
@@ -138,11 +139,21 @@ def tree_shardings(tree: Any, mesh: AnyMesh) -> Any:
     )
 
 
+def laid_out(tree: Any, mesh: AnyMesh) -> Any:
+    """The shapes of a tree of parameters or training state, with the shardings of `tree_shardings`."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        tree_shardings(tree, mesh),
+    )
+
+
 def put_params(params: Any, mesh: Mesh) -> Any:
     """Parameters that came from a file or a single device, laid out over the mesh.
 
     Of several processes each brings the whole of what is on its own device, or its part of what is on all.
     """
+    check_room("the model", laid_out(params, mesh))
     shardings = tree_shardings(params, mesh)
     if jax.process_count() == 1:
         return jax.device_put(params, shardings)
@@ -196,7 +207,9 @@ def init_sharded(init: Callable[..., Any], mesh: Mesh, *args: Any) -> tuple[Any,
 
     Without `out_shardings` jit would replicate the optimiser's moments, which are created out of nothing.
     """
-    shardings = tree_shardings(jax.eval_shape(init, *args), mesh)
+    shapes = laid_out(jax.eval_shape(init, *args), mesh)
+    check_room("the training state", shapes)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     return jax.jit(init, out_shardings=shardings)(*args), shardings
 
 

@@ -44,8 +44,11 @@ def save_model(path: epath.PathLike, model: Model) -> None:
     (path / "config.json").write_text(json.dumps(settings, indent=2))
 
 
-def load_model(path: epath.PathLike, *, dtype: str = "float32") -> Model:
-    """The model in the folder `path`, computing in `dtype`; parameters are the saved ones, bit for bit."""
+def load_model(path: epath.PathLike, *, dtype: str = "float32", mesh: Mesh | None = None) -> Model:
+    """The model in the folder `path`, computing in `dtype`; parameters are the saved ones, bit for bit.
+
+    They lie over `mesh`, to which each device reads its part; without one, on the first local device.
+    """
     path = epath.Path(path)
     if not (path / "config.json").exists():
         raise ValueError(
@@ -57,7 +60,7 @@ def load_model(path: epath.PathLike, *, dtype: str = "float32") -> Model:
     if values.get("rope_scaling"):
         values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
     module = module_class(config_class(**values), dtype=jnp.dtype(dtype))
-    params = checkpoint.load_params(path / "params")
+    params = checkpoint.load_params(path / "params", mesh=mesh)
     tokenizer = load_tokenizer(path / "tokenizer") if (path / "tokenizer").exists() else None
     return Model(module, params, tokenizer)
 
@@ -95,7 +98,7 @@ def open_model(source: str, **options: Any) -> Model:
     """A model of ours, or of others with `load_pretrained`'s options."""
     config = epath.Path(source) / "config.json"
     if config.exists() and "module" in json.loads(config.read_text()):
-        return load_model(source)
+        return load_model(source, mesh=options.get("mesh"))
     return load_pretrained(source, **options)
 
 

@@ -111,22 +111,20 @@ class Workdir:
         if self.in_bucket:
             bucket.check_access(self.path, write=True)
         identity = self.path / "workdir.json"
-        if identity.exists():
-            owner = _parse_json(identity.read_text(), str(identity), "delete it").get("experiment")
-            if owner != experiment:
-                raise ValueError(
-                    f"{self.path}: it holds the experiment {owner!r}, needed is one of {experiment!r}; "
-                    f"name another folder with --workdir"
-                )
-            return
-        if hosts.is_first():
+        if hosts.is_first() and not identity.exists():
             self.path.mkdir(parents=True, exist_ok=True)
             identity.write_text(json.dumps({"experiment": experiment}) + "\n")
-        hosts.meet("workdir.json")
+        hosts.meet("workdir.json")  # nobody reads it half-written
         if not identity.exists():
             raise ValueError(
                 f"{self.path}: a folder came that {socket.gethostname()} has for itself, needed is one that "
                 "all hosts see; name one on a shared filesystem with --workdir, or use gs://"
+            )
+        owner = _parse_json(identity.read_text(), str(identity), "delete it").get("experiment")
+        if owner != experiment:
+            raise ValueError(
+                f"{self.path}: it holds the experiment {owner!r}, needed is one of {experiment!r}; "
+                f"name another folder with --workdir"
             )
 
     @contextlib.contextmanager

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,6 +29,7 @@ from radit_jax.method import losses
 from radit_jax.retrieval.search import Searcher, tuned_inputs
 from radit_jax.runtime import hosts
 from radit_jax.runtime.licences import origin
+from radit_jax.runtime.mesh import make_mesh
 from radit_jax.runtime.models import load_model, save_model
 from radit_jax.runtime.publish import ADAPTERS, publish
 from radit_jax.runtime.store import PublishedFolder, StageFolder
@@ -78,8 +80,9 @@ def _publish(
 ) -> dict[str, float]:
     """Write hf/; the largest error of each model's parameters, read back."""
     errors = {}
+    own = make_mesh(MeshConfig(), jax.local_devices())  # the host that writes has the whole on its devices
     for name in MODELS:
-        model = load_model(output.check(name))
+        model = load_model(output.check(name), mesh=own)
 
         def write(folder: Any = output.path / "hf" / name, model: Any = model) -> float:
             shard_bytes = int(export.shard_gigabytes * 1e9)

@@ -25,7 +25,7 @@ from radit_jax.lm.training import PackedTrees, train_lm
 from radit_jax.models.lora import merged, quantized
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime import hosts
-from radit_jax.runtime.mesh import gather, make_mesh, put_params
+from radit_jax.runtime.mesh import gather, make_mesh
 from radit_jax.runtime.models import Model, load_model, num_parameters, save_model
 from radit_jax.runtime.publish import ADAPTERS, publish_adapters
 from radit_jax.runtime.store import StageFolder
@@ -43,7 +43,8 @@ def run(
 ) -> dict[str, Any]:
     """Fine-tune the base language model; the checkpoint that is the best in `lm_ft.select` is kept."""
     started = time.monotonic()
-    model = load_model(inputs["lm"].check("lm"), dtype=lm_ft.dtype)
+    devices = make_mesh(mesh, rows=lm_ft.rows_at_a_time)
+    model = load_model(inputs["lm"].check("lm"), dtype=lm_ft.dtype, mesh=devices)
     if lm_ft.lora.quantize != "none":
         model = model._replace(params=quantized(model.params, lm_ft.lora))
     chunks = Corpus(inputs["corpus"]).chunks
@@ -85,16 +86,12 @@ def run(
             lambda: publish_adapters(output.path / ADAPTERS, adapters, lm_ft.lora, _base_name(inputs["lm"])),
         )
         output.commit(ADAPTERS)
-        trained = merged(_whole_base(inputs, lm_ft, mesh), trained, lm_ft.lora)
+        # As they are on disk: those that were trained over may be quantised.
+        whole = load_model(inputs["lm"].check("lm"), mesh=devices).params
+        trained = merged(whole, trained, lm_ft.lora)
     save_model(output.path / "lm", model._replace(params=trained))
     output.commit("lm")
     return {**packed["train"].facts, **facts, "truncated_chunks": truncated["train"]}
-
-
-def _whole_base(inputs: Mapping[str, StageFolder], lm_ft: LmFtConfig, mesh: MeshConfig) -> Any:
-    """The base's parameters as they are on disk: those that were trained over may be quantised."""
-    devices = make_mesh(mesh, rows=lm_ft.rows_at_a_time)
-    return put_params(load_model(inputs["lm"].check("lm")).params, devices)
 
 
 def _base_name(base: StageFolder) -> str:

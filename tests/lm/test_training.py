@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,9 @@ from radit_jax.lm import training
 from radit_jax.lm.training import PackedTrees, train_lm
 from radit_jax.method.lm import token_log_probs
 from radit_jax.models.lora import merged
+from radit_jax.runtime import memory
+from radit_jax.runtime.memory import DoesNotFit, share
+from radit_jax.runtime.mesh import laid_out, make_mesh
 from radit_jax.runtime.store import StageFolder
 from radit_jax.runtime.tokenizers import load_tokenizer
 
@@ -146,6 +150,15 @@ def compile_once(monkeypatch):
         return steps[0]
 
     monkeypatch.setattr(training, "make_lm_step", make_once)
+
+
+def test_a_state_that_no_device_holds_is_refused_before_the_first_step(lm, tmp_path, monkeypatch):
+    model = share(laid_out(lm.params, make_mesh(MeshConfig())))
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": model + 100})
+    monkeypatch.setattr(memory.jax, "local_devices", lambda: [device])
+    with pytest.raises(DoesNotFit, match="the training state takes"):  # the model alone would have room
+        train(lm, tmp_path)
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 def test_a_killed_run_that_resumes_equals_one_that_was_never_killed(lm, tmp_path, monkeypatch):

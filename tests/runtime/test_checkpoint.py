@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from radit_jax.config import MeshConfig
 from radit_jax.runtime.checkpoint import Checkpoints, load_params, save_params
+from radit_jax.runtime.mesh import make_mesh
 
 
 class State(NamedTuple):
@@ -58,6 +60,15 @@ def test_parameters_take_the_sharding_that_is_asked_for(tmp_path):
     whole = load_params(tmp_path / "params")  # as another machine, with one device, would
     assert len(whole["kernel"].sharding.device_set) == 1
     assert_same(split, whole)
+
+
+def test_parameters_are_read_straight_to_their_places_on_a_mesh(tmp_path):
+    params = {"lm_head": {"kernel": jnp.arange(64.0).reshape(8, 8)}, "norm": jnp.ones(8)}
+    save_params(tmp_path / "params", params)
+    split = load_params(tmp_path / "params", mesh=make_mesh(MeshConfig()))
+    assert split["lm_head"]["kernel"].sharding.shard_shape((8, 8)) == (1, 8)
+    assert split["norm"].sharding.is_fully_replicated
+    assert_same(split, params)
 
 
 def test_parameters_of_another_shape_are_refused(tmp_path):

@@ -1,0 +1,39 @@
+"""score: log p(y | c∘x) of pairs in packed rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from radit_jax.config import ScoreConfig
+from radit_jax.method.lm import branch_log_probs
+from radit_jax.planning.need import Call, Need, Program, need_of
+from radit_jax.planning.packed import activations_of, batch_of, flops_of, weights_of
+from radit_jax.planning.site import Site
+
+
+def score(site: Site) -> Need:
+    settings = site.experiment.score
+    rows, length = settings.batch_size, settings.sequence_length
+    mesh = site.mesh(rows)
+    module, params = site.llama(mesh, settings.dtype)
+    fitted = site.fitted(module, mesh, length)
+    per_row = length / min(length, site.counts.pair_tokens)
+    num_pairs = site.counts.examples * (site.experiment.retrieve.num_chunks + 1)
+    program = Program(
+        calls=scoring_calls(fitted, params, settings, mesh),
+        held=params,
+        flops=flops_of(module, site.counts, rows, length) / 3,
+        traffic=weights_of(module, params, mesh),
+        activations=activations_of(module, mesh, rows, length, training=False),  # the reference's
+        times=num_pairs / (rows * per_row),
+    )
+    return need_of("score", program, params, site.target, host=32.0 * num_pairs, disk=16.0 * num_pairs)
+
+
+def scoring_calls(
+    module: Any, params: Any, settings: ScoreConfig, mesh: Any, beside: Any = ()
+) -> Sequence[Call]:
+    """On trees of several branches, read by the reference, and on those of one, if a kernel reads them."""
+    length, targets = settings.sequence_length, settings.sequence_length // 2
+    kinds = (True,) if module.attention == "xla" else (True, False)
+    batches = (batch_of(mesh, settings.batch_size, length, targets, branches=kind) for kind in kinds)
+    return [Call(branch_log_probs, (module, params, batch, targets), beside) for batch in batches]
