@@ -1,0 +1,147 @@
+"""ScaNN: a tree of √n leaves over the vectors of one shard, and the trees of all shards.
+
+A tree is k-means leaves, 4-bit codes of the residuals in the leaves that are searched, and a reordering of
+the best by their products in float32.
+"""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors
+from radit_jax.retrieval.ranking import Pairs
+from radit_jax.runtime import hosts
+from radit_jax.runtime.store import StageFolder, shard_name
+
+_TRAINING_SAMPLE = 100_000  # vectors that leaves and codes are learnt from
+
+
+def has_scann() -> bool:
+    """Whether there is a ScaNN for this system."""
+    return _scann() is not None
+
+
+def num_leaves(num_chunks: int) -> int:
+    """The leaves of the tree of a shard of so many chunks."""
+    return max(1, round(math.sqrt(num_chunks)))
+
+
+class Tree:
+    """The chunks of one shard, to be searched approximately."""
+
+    def __init__(self, searcher: Any):
+        self._searcher = searcher
+
+    @classmethod
+    def build(cls, vectors: Vectors) -> "Tree":
+        """Equal vectors give equal trees: there is no seed."""
+        leaves = num_leaves(len(vectors))
+        # k-means++ and not ScaNN's default, a random start, with which two builds give different trees.
+        builder = (
+            _scann()
+            .builder(vectors, 10, "dot_product")
+            .tree(leaves, leaves, training_sample_size=_TRAINING_SAMPLE, random_init=False)
+            .score_ah(2, anisotropic_quantization_threshold=0.2)
+            .reorder(100)
+        )
+        with _quiet_stderr():
+            return cls(builder.build())
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "Tree":
+        with _quiet_stderr():
+            return cls(_scann().load_searcher(os.fspath(folder)))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        os.makedirs(folder, exist_ok=True)
+        self._searcher.serialize(os.fspath(folder), relative_path=True)
+
+    def near(self, queries: Queries, num_chunks: int, leaves: int, reorder: int) -> Pairs:
+        """Up to `num_chunks` rows of each query, as pairs of a query's number and a row of the shard."""
+        rows, proposed = self._searcher.search_batched_parallel(
+            np.ascontiguousarray(queries, np.float32),
+            final_num_neighbors=num_chunks,
+            pre_reorder_num_neighbors=reorder,
+            leaves_to_search=leaves,
+        )
+        # Where the searched leaves hold too few chunks, ScaNN fills up with row 0 and a score of NaN.
+        query_index, slots = np.nonzero(~np.isnan(proposed))
+        return query_index, rows[query_index, slots].astype(np.int64)
+
+
+class Trees:
+    """The trees of a corpus' shards, which are dealt out to the processes: shard i to process i mod n.
+
+    A tree is in memory once it was asked for; where there is a folder, it is kept there once it was built.
+    """
+
+    def __init__(self, shards: list[range], folder: StageFolder | None = None):
+        self.shards = shards
+        self._folder = folder
+        self._in_memory: dict[int, Tree] = {}
+
+    @property
+    def own(self) -> range:
+        """The numbers of this process's shards."""
+        number, count = hosts.share()
+        return range(number, len(self.shards), count)
+
+    def __getitem__(self, number: int) -> Tree:
+        if number not in self._in_memory:
+            assert self._folder is not None, "a tree without a folder is in memory"
+            self._in_memory[number] = Tree.load(self._folder.check_own(self._name(number)))
+        return self._in_memory[number]
+
+    def build(self, embeddings: Embeddings) -> None:
+        """Build this process's trees one by one, but those that a killed build left in the folder."""
+        kept = [self._folder is not None and self._folder.has(self._name(n)) for n in range(len(self.shards))]
+        number, count = hosts.share()
+        for first in range(0, len(self.shards), count):
+            own = first + number
+            if own < len(self.shards) and not kept[own]:
+                tree = Tree.build(embeddings.take(self.shards[own]))
+                if self._folder is None:
+                    self._in_memory[own] = tree
+                else:
+                    self._keep(own, tree, self._folder)
+            hosts.meet(f"tree {first}")
+
+    def save(self, folder: StageFolder) -> None:
+        """Keep in `folder` the trees that are only in memory."""
+        if self._folder is None:
+            for number in self.own:
+                self._keep(number, self._in_memory[number], folder)
+            hosts.meet(f"{folder} trees")
+
+    def _keep(self, number: int, tree: Tree, folder: StageFolder) -> None:
+        tree.save(folder.path / self._name(number))
+        folder.commit_own(self._name(number))
+
+    def _name(self, number: int) -> str:
+        return f"index/{shard_name('tree', number, len(self.shards))}"
+
+
+def _scann() -> Any:
+    """ScaNN's numpy interface; `None` on systems that it has no wheel for."""
+    try:
+        from scann.scann_ops.py import scann_ops_pybind
+    except ImportError:
+        return None
+    return scann_ops_pybind
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Drops what C++ code writes to stderr: ScaNN reports phases, and has no setting that stops it."""
+    stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nothing)
