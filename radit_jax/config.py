@@ -208,7 +208,7 @@ class EmbedConfig:
 class IndexConfig:
     kind: Literal["auto", "exact", "scann"] = "auto"  # auto: ScaNN's tree for large corpora only
     target_recall: float = 0.95  # recall@10 against exact search, on held-out queries
-    shard_size: int = 2_000_000  # chunks in a ScaNN tree at most: what is in memory while one is built
+    shard_size: int = 2_000_000  # chunks in a ScaNN tree at most: the memory of a build; 6 GB of 768 numbers
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """The chunks' embeddings, mapped from the files of the embed stage and never joined in memory."""
 
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.lib.format import open_memmap
 
 from radit_jax.runtime.store import StageFolder
 
@@ -57,12 +59,16 @@ class Embeddings:
             for start in range(int(begin), int(end), size):
                 yield int(first) + start, part[start : min(start + size, int(end))]
 
-    def take(self, rows: range) -> Vectors:
-        """The embeddings of `rows`: mapped where one part has them all, else a copy."""
+    def take(self, rows: range, into: str | os.PathLike[str] | None = None) -> Vectors:
+        """The embeddings of `rows`: mapped where one part has them all, else a copy.
+
+        With `into` the copy is mapped too, from that `.npy` file.
+        """
         blocks = [block for _, block in self.blocks(rows, len(self))]
         if len(blocks) == 1:
             return blocks[0]
-        taken, filled = np.empty((len(rows), self.shape[1]), np.float32), 0
+        shape, filled = (len(rows), self.shape[1]), 0
+        taken = np.empty(shape, np.float32) if into is None else open_memmap(into, "w+", np.float32, shape)
         for block in blocks:
             taken[filled : filled + len(block)] = block
             filled += len(block)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from radit_jax.config import IndexConfig
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors, as_embeddings
 from radit_jax.retrieval.exact import FACTS, ExactIndex, check_finite, check_search, split
 from radit_jax.retrieval.ranking import Ranked, merge, merge_hosts, rank
@@ -23,7 +24,6 @@ from radit_jax.retrieval.trees import Trees, has_scann, num_leaves
 from radit_jax.runtime.store import StageFolder
 
 SMALL_CORPUS = 20_000  # chunks below which exact search is as fast as ScaNN's
-SHARD_SIZE = 2_000_000  # chunks of a tree at most: of 768 numbers, 6 GB
 _TUNING_K = 10  # the k of the recall that ScaNN is tuned to
 
 
@@ -44,8 +44,9 @@ class ScannIndex:
         for number in self._trees.own:
             found = merge(found, self._search_shard(number, queries, k, exclude))
         found = merge_hosts(found)
-        short = np.flatnonzero((found.rows < 0).any(axis=1))
-        found.put(short, self._exact.search(queries[short], k, exclude[short]))
+        short = np.flatnonzero(found.rows[:, -1] < 0)
+        if len(short):
+            found.put(short, self._exact.search(queries[short], k, exclude[short]))
         return found
 
     def _search_shard(self, number: int, queries: Queries, k: int, exclude: Int[np.ndarray, " Q"]) -> Ranked:
@@ -73,7 +74,7 @@ def build(
     *,
     kind: Literal["auto", "exact", "scann"] = "auto",
     target_recall: float = 0.95,
-    shard_size: int = SHARD_SIZE,
+    shard_size: int = IndexConfig.shard_size,
     folder: StageFolder | None = None,
     devices: Sequence[Any] = (),
 ) -> Index:
@@ -133,24 +134,32 @@ def _recalls(found: Int[np.ndarray, "Q F"], wanted: Int[np.ndarray, "Q K"]) -> F
 
 
 def _tune(index: ScannIndex, exact: ExactIndex, held_out: Queries, target_recall: float) -> ScannIndex:
-    """Searches more leaves, then reorders more of what they hold, until the recall is reached.
+    """Searches more leaves, then reorders more of what they hold, until the recall is reached, then fewer.
 
     The recall has to be two standard errors above the target, so that other queries reach it too.
     """
     k = min(_TUNING_K, len(index.embeddings))
-    wanted, _ = exact.search(held_out, k)
-    num_leaves, leaves, reorder = index.facts["num_leaves"], max(1, index.facts["num_leaves"] // 20), 200
-    while True:
+    wanted = exact.search(held_out, k).rows
+
+    def reaches(leaves: int, reorder: int) -> bool:
         index.facts |= {"leaves_to_search": leaves, "reorder": reorder}
-        recalls = _recalls(index.search(held_out, k)[0], wanted)
-        reached = recalls.mean() - 2 * recalls.std() / math.sqrt(len(recalls)) >= target_recall
-        if reached or (leaves == num_leaves and reorder >= len(index.embeddings)):
-            index.facts |= {"recall@10": float(recalls.mean()), "held_out_queries": len(held_out)}
+        recalls = _recalls(index.search(held_out, k).rows, wanted)
+        index.facts |= {"recall@10": float(recalls.mean()), "held_out_queries": len(held_out)}
+        return bool(recalls.mean() - 2 * recalls.std() / math.sqrt(len(recalls)) >= target_recall)
+
+    num_leaves, most = index.facts["num_leaves"], len(index.embeddings)
+    leaves, reorder = max(1, num_leaves // 20), 200
+    while not reaches(leaves, reorder):
+        if leaves == num_leaves and reorder >= most:
             return index
         if leaves < num_leaves:
             leaves = min(num_leaves, math.ceil(leaves * 1.4))
         else:
             reorder *= 2
+    while reorder > 50 and reaches(leaves, reorder // 2):
+        reorder //= 2
+    reaches(leaves, reorder)
+    return index
 
 
 def _can_use_scann() -> bool:

@@ -1,7 +1,7 @@
 """ScaNN: a tree of √n leaves over the vectors of one shard, and the trees of all shards.
 
-A tree is k-means leaves, 4-bit codes of the residuals in the leaves that are searched, and a reordering of
-the best by their products in float32.
+A tree is k-means leaves, two of which hold each vector (SOAR, arXiv 2404.00774), 4-bit codes of the residuals
+in the leaves that are searched, and a reordering of the best by their products in float32.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from radit_jax.retrieval.ranking import Pairs
 from radit_jax.runtime import hosts
 from radit_jax.runtime.store import StageFolder, shard_name
 
-_TRAINING_SAMPLE = 100_000  # vectors that leaves and codes are learnt from
+_LEAVES_SAMPLE, _CODES_SAMPLE = 100_000, 20_000  # vectors that leaves and codes are learnt from at most
 
 
 def has_scann() -> bool:
@@ -30,22 +30,34 @@ def num_leaves(num_chunks: int) -> int:
     return max(1, round(math.sqrt(num_chunks)))
 
 
+# ScaNN takes other leaves where a dozen queries or fewer are searched at once, and cuts them up by its threads.
+# In whole batches a query has the same answer in any company and on any machine.
+_BATCH = 32
+
+
 class Tree:
     """The chunks of one shard, to be searched approximately."""
 
     def __init__(self, searcher: Any):
-        self._searcher = searcher
+        self._searcher, self._threads = searcher, os.cpu_count() or 1
+        searcher.set_num_threads(self._threads)
 
     @classmethod
     def build(cls, vectors: Vectors) -> "Tree":
         """Equal vectors give equal trees: there is no seed."""
         leaves = num_leaves(len(vectors))
-        # k-means++ and not ScaNN's default, a random start, with which two builds give different trees.
         builder = (
             _scann()
             .builder(vectors, 10, "dot_product")
-            .tree(leaves, leaves, training_sample_size=_TRAINING_SAMPLE, random_init=False)
-            .score_ah(2, anisotropic_quantization_threshold=0.2)
+            .tree(
+                leaves,
+                leaves,
+                training_sample_size=_LEAVES_SAMPLE,
+                random_init=False,  # k-means++: with ScaNN's default two builds give different trees
+                soar_lambda=1.5,
+                overretrieve_factor=2.0,
+            )
+            .score_ah(2, anisotropic_quantization_threshold=0.2, training_sample_size=_CODES_SAMPLE)
             .reorder(100)
         )
         with _quiet_stderr():
@@ -62,12 +74,13 @@ class Tree:
 
     def near(self, queries: Queries, num_chunks: int, leaves: int, reorder: int) -> Pairs:
         """Up to `num_chunks` rows of each query, as pairs of a query's number and a row of the shard."""
-        rows, proposed = self._searcher.search_batched_parallel(
-            np.ascontiguousarray(queries, np.float32),
-            final_num_neighbors=num_chunks,
-            pre_reorder_num_neighbors=reorder,
-            leaves_to_search=leaves,
-        )
+        padded = np.pad(queries.astype(np.float32), ((0, -len(queries) % _BATCH), (0, 0)), mode="edge")
+        depths = (num_chunks, reorder, leaves)
+        if len(padded) < _BATCH * (self._threads + 1):
+            found = self._searcher.search_batched(padded, *depths)
+        else:
+            found = self._searcher.search_batched_parallel(padded, *depths, batch_size=_BATCH)
+        rows, proposed = (array[: len(queries)] for array in found)
         # Where the searched leaves hold too few chunks, ScaNN fills up with row 0 and a score of NaN.
         query_index, slots = np.nonzero(~np.isnan(proposed))
         return query_index, rows[query_index, slots].astype(np.int64)
@@ -103,12 +116,19 @@ class Trees:
         for first in range(0, len(self.shards), count):
             own = first + number
             if own < len(self.shards) and not kept[own]:
-                tree = Tree.build(embeddings.take(self.shards[own]))
-                if self._folder is None:
-                    self._in_memory[own] = tree
-                else:
-                    self._keep(own, tree, self._folder)
+                self._build_one(own, embeddings)
             hosts.meet(f"tree {first}")
+
+    def _build_one(self, number: int, embeddings: Embeddings) -> None:
+        if self._folder is None:
+            self._in_memory[number] = Tree.build(embeddings.take(self.shards[number]))
+            return
+        # ScaNN has two copies of its own for a while; a third is in a file, which the system may put aside.
+        file = self._folder.path / f"{self._name(number)}.npy"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tree = Tree.build(embeddings.take(self.shards[number], file))
+        file.unlink(missing_ok=True)
+        self._keep(number, tree, self._folder)
 
     def save(self, folder: StageFolder) -> None:
         """Keep in `folder` the trees that are only in memory."""

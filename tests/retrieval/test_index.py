@@ -142,8 +142,16 @@ def test_scores_are_the_products_of_the_stored_embeddings(index, embeddings, que
 
 def test_one_query_alone_gets_what_it_gets_among_others(index, queries):
     together = index.search(queries, 5)
-    alone = [index.search(queries[i : i + 1], 5) for i in range(8)]
-    assert_same([np.concatenate(part) for part in zip(*alone, strict=True)], [part[:8] for part in together])
+    alone = [index.search(queries[i : i + 1], 5) for i in range(60)]
+    assert_same([np.concatenate(part) for part in zip(*alone, strict=True)], together)
+
+
+def test_queries_get_the_same_in_batches_of_any_size(index, embeddings):
+    many = near(embeddings, 500, seed=4)
+    together = index.search(many, 5)
+    for size in (11, 97, 131):
+        parts = [index.search(many[i : i + size], 5) for i in range(0, 500, size)]
+        assert_same([np.concatenate(part) for part in zip(*parts, strict=True)], together)
 
 
 def test_the_excluded_row_is_not_returned_and_the_next_one_moves_up(index, queries):
