@@ -153,7 +153,7 @@ def _tune(index: ScannIndex, exact: ExactIndex, held_out: Queries, target_recall
         if leaves == num_leaves and reorder >= most:
             return index
         if leaves < num_leaves:
-            leaves = min(num_leaves, math.ceil(leaves * 1.4))
+            leaves = min(num_leaves, math.ceil(leaves * 1.2))
         else:
             reorder *= 2
     while reorder > 50 and reaches(leaves, reorder // 2):

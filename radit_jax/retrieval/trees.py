@@ -30,7 +30,7 @@ def num_leaves(num_chunks: int) -> int:
     return max(1, round(math.sqrt(num_chunks)))
 
 
-# ScaNN takes other leaves where a dozen queries or fewer are searched at once, and cuts them up by its threads.
+# ScaNN takes other leaves where it searches a dozen queries or fewer at once, and cuts many by its threads.
 # In whole batches a query has the same answer in any company and on any machine.
 _BATCH = 32
 
