@@ -20,7 +20,7 @@ from radit_jax.config import IndexConfig
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors, as_embeddings
 from radit_jax.retrieval.exact import FACTS, ExactIndex, check_finite, check_search, split
 from radit_jax.retrieval.ranking import Ranked, merge, merge_hosts, rank
-from radit_jax.retrieval.trees import Trees, has_scann, num_leaves
+from radit_jax.retrieval.trees import MIN_CHUNKS, Trees, has_scann, num_leaves
 from radit_jax.runtime.store import StageFolder
 
 SMALL_CORPUS = 20_000  # chunks below which exact search is as fast as ScaNN's
@@ -94,6 +94,11 @@ def build(
     if not len(held_out):
         raise ValueError("index: 0 queries to tune ScaNN with came, some are needed; set index.kind=exact")
     shards = split(len(embeddings), -(-len(embeddings) // shard_size))
+    if min(map(len, shards)) < MIN_CHUNKS:
+        raise ValueError(
+            f"index: shards of {min(map(len, shards))} chunks came, ScaNN needs {MIN_CHUNKS} or more; "
+            "raise index.shard_size, or set index.kind=exact"
+        )
     trees = Trees(shards, folder)
     trees.build(embeddings)
     leaves = num_leaves(max(map(len, shards)))

@@ -25,6 +25,9 @@ def has_scann() -> bool:
     return _scann() is not None
 
 
+MIN_CHUNKS = 16  # of a tree: as many as a code of 4 bits tells apart
+
+
 def num_leaves(num_chunks: int) -> int:
     """The leaves of the tree of a shard of so many chunks."""
     return max(1, round(math.sqrt(num_chunks)))

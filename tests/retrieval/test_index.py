@@ -361,6 +361,13 @@ def test_scann_cannot_be_tuned_without_queries(embeddings):
         build(embeddings, embeddings[:0], kind="scann")
 
 
+@pytest.mark.parametrize(("chunks", "shard_size"), [(15, 100), (100, 16)])
+def test_shards_that_are_too_small_for_scann_are_an_error(embeddings, chunks, shard_size):
+    pytest.importorskip("scann")
+    with pytest.raises(ValueError, match=r"shards of 1[45] chunks came, ScaNN needs 16 or more; raise"):
+        build(embeddings[:chunks], embeddings, kind="scann", shard_size=shard_size)
+
+
 def test_recall_counts_the_wanted_rows_that_were_found():
     assert recall_at_k(np.array([[1, 2], [5, 6]]), np.array([[2, 3], [6, 5]])) == 0.75
     assert recall_at_k(np.array([[1, 2, 3]]), np.array([[3]])) == 1.0
