@@ -14,7 +14,7 @@ from radit_jax.runtime import hosts
 from radit_jax.runtime.mesh import gather_hosts
 
 Pairs = tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]  # of a query's number and a row
-_BLOCK = 16_384  # candidates whose products are made at once
+_BLOCK = 1024  # candidates whose products are made at once: few enough to stay in a cache
 
 
 class Ranked(NamedTuple):
