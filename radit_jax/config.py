@@ -208,6 +208,7 @@ class EmbedConfig:
 class IndexConfig:
     kind: Literal["auto", "exact", "scann"] = "auto"  # auto: ScaNN's tree for large corpora only
     target_recall: float = 0.95  # recall@10 against exact search, on held-out queries
+    shard_size: int = 2_000_000  # chunks in a ScaNN tree at most: the memory of a build; 6 GB of 768 numbers
 
 
 @dataclass(frozen=True)
@@ -459,6 +460,8 @@ def check(experiment: Experiment) -> None:
         raise ValueError(
             f"r_ft.tau {e.r_ft.tau}, r_ft.temperature {e.r_ft.temperature}: both must be above 0"
         )
+    if e.index.shard_size < 1:
+        raise ValueError(f"index.shard_size: {e.index.shard_size} came, needed is 1 or more; correct it")
     if e.r_ft.train_chunk_encoder and e.r_ft.refresh_every:
         raise ValueError(
             f"r_ft.refresh_every: {e.r_ft.refresh_every} came with train_chunk_encoder, whose chunks have no "

@@ -125,6 +125,7 @@ def test_a_file_without_an_experiment_is_named(tmp_path: pathlib.Path) -> None:
         "lm_ft.text_fraction=1.0",
         "lm_ft.chunks_per_example=0",
         "r_ft.temperature=-1",
+        "index.shard_size=0",
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_any_stage(assignment: str) -> None:

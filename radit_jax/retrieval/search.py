@@ -13,8 +13,10 @@ from jaxtyping import Bool, Float, Int
 from radit_jax.config import MeshConfig
 from radit_jax.method.losses import retrieval_log_prob
 from radit_jax.models.bert import encode
+from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.index import Index
 from radit_jax.retrieval.index import load as load_index
+from radit_jax.retrieval.products import search_devices
 from radit_jax.runtime.mesh import gather, make_mesh, put_batch, put_params, ways
 from radit_jax.runtime.models import Model, load_model
 from radit_jax.runtime.progress import Progress
@@ -72,14 +74,19 @@ class Searcher:
 
     encoder: Encoder
     index: Index
-    embeddings: Float[np.ndarray, "C D"]
 
     @classmethod
     def load(cls, inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> "Searcher":
         """From a stage's inputs `retriever`, `embeddings` and `index`."""
         encoder = Encoder.load(inputs["retriever"].check("query_encoder"), mesh)
-        embeddings = load_embeddings(inputs["embeddings"])
-        return cls(encoder, load_index(inputs["index"].check("index"), embeddings), embeddings)
+        embeddings = Embeddings.load(inputs["embeddings"])
+        devices = search_devices(encoder.mesh, len(embeddings))
+        return cls(encoder, load_index(inputs["index"], embeddings, devices))
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The chunks' embeddings by their rows."""
+        return self.index.embeddings
 
     def tuned(self, inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> "Searcher":
         """The searcher after R-ft, of a stage's input `r_ft`; where both encoders learnt, over the chunks
@@ -124,9 +131,3 @@ def tuned_inputs(inputs: Mapping[str, StageFolder]) -> Mapping[str, StageFolder]
         "embeddings": inputs["r_ft_embeddings"],
         "index": inputs["r_ft_index"],
     }
-
-
-def load_embeddings(folder: StageFolder) -> Float[np.ndarray, "C D"]:
-    """All shards of the embed stage, in the order of the corpus."""
-    names = sorted(name for name in folder.manifest["files"] if name.startswith("embeddings-"))
-    return np.concatenate([folder.map_array(name) for name in names])

@@ -367,6 +367,13 @@ class Program:
     def is_several(self) -> bool:
         return self.place is not None and not self.alone
 
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which of so many shares of the work is this process's; the only one, where it works by itself."""
+        if self.place is None or self.alone:
+            return 0, 1
+        return self.place.process_id, self.place.num_processes
+
     def tell(self, where: str, value: Any = None) -> Any:
         """Process 0's value, on every process, once all are here; Stopped if one was asked to stop."""
         if not self.is_several:
@@ -453,6 +460,11 @@ def is_first() -> bool:
 def is_several() -> bool:
     """Whether other processes are at the same place of the program."""
     return _program.is_several
+
+
+def share() -> tuple[int, int]:
+    """Which of how many shares of some work is this process's: (0, 1) where no other is at it."""
+    return _program.share
 
 
 def meet(where: str) -> None:

@@ -174,6 +174,11 @@ def gather(array: Any) -> np.ndarray:
     return np.asarray(array)
 
 
+def gather_hosts(array: np.ndarray) -> np.ndarray:
+    """What each of several processes has, an array of one shape everywhere, one behind the other."""
+    return np.asarray(multihost_utils.process_allgather(array, tiled=False))
+
+
 def spread_like(params: Any) -> Callable[[Any], Any]:
     """What lays host arrays, rows first, over the mesh of `params`, if their number divides; else it is the
     identity, and every device has them all."""

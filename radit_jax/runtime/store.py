@@ -287,6 +287,13 @@ class StageFolder:
         """Commits a file or a folder that another library wrote under this folder."""
         hosts.by_first(f"{self} {name}", lambda: self._commit_written(name))
 
+    def commit_own(self, name: str) -> None:
+        """Commits what this process wrote while the others write under other names.
+
+        They may count on it once all have met.
+        """
+        self._commit_written(name)
+
     def _commit_written(self, name: str) -> None:
         self._send(name)
         self._commit(name, _measure(self.path / name))
@@ -336,6 +343,10 @@ class StageFolder:
         if hosts.is_first():
             hosts.meet(f"{self} {name} fetched")
         return copy
+
+    def check_own(self, name: str) -> epath.Path:
+        """As `check`, of what this process reads and the others do not."""
+        return self._fetch_own(name, self._committed(name)) if self._is_copy else self.check(name)
 
     def _fetch_own(self, name: str, record: dict[str, Any]) -> epath.Path:
         copy = self.path / name

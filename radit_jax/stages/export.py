@@ -26,6 +26,7 @@ from radit_jax.data.corpus import Chunks, Corpus
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
 from radit_jax.method import losses
+from radit_jax.retrieval.index import index_files
 from radit_jax.retrieval.search import Searcher, tuned_inputs
 from radit_jax.runtime import hosts
 from radit_jax.runtime.licences import origin
@@ -62,7 +63,8 @@ def run(
     output.adopt(inputs["corpus"], "chunks.array_record")
     for name in searched["embeddings"].manifest["files"]:
         output.adopt(searched["embeddings"], name)
-    output.adopt(searched["index"], "index")
+    for name in index_files(searched["index"]):
+        output.adopt(searched["index"], name)
     output.write_json("answering.json", {"evaluate": asdict(evaluate), "temperature": temperature})
 
     results = inputs["evaluated"].read_json("results.json") if export.measured else None

@@ -7,9 +7,11 @@ import numpy as np
 
 from radit_jax.config import IndexConfig, MeshConfig
 from radit_jax.data.corpus import Corpus
-from radit_jax.retrieval.index import ExactIndex, build, recall_at_k
-from radit_jax.retrieval.search import Encoder, load_embeddings
-from radit_jax.runtime import hosts
+from radit_jax.retrieval.embeddings import Embeddings
+from radit_jax.retrieval.exact import ExactIndex
+from radit_jax.retrieval.index import build, recall_at_k
+from radit_jax.retrieval.products import search_devices
+from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.store import StageFolder
 
 MEASURED_AT = 10
@@ -19,28 +21,35 @@ TUNING_QUERIES = 500
 def run(
     inputs: Mapping[str, StageFolder], output: StageFolder, *, index: IndexConfig, mesh: MeshConfig
 ) -> dict[str, Any]:
-    """Build the index, tuned on train questions; its recall is measured on development questions."""
+    """Build the index, tuned on train questions; its recall is measured on development questions.
+
+    Shards that a killed run finished are kept; each of several processes builds and searches its own.
+    """
     corpus = Corpus(inputs["corpus"])
-    embeddings = load_embeddings(inputs["embeddings"])
+    embeddings = Embeddings.load(inputs["embeddings"])
     encoder = Encoder.load(inputs["retriever"].check("query_encoder"), mesh)
 
     def embed(split: str, most: int) -> np.ndarray:
         return encoder.embed([question.question for question in corpus.questions(split)[:most]])
 
     tuning, held_out = embed("train", TUNING_QUERIES), embed("dev", len(embeddings))
-
-    def make() -> dict[str, Any]:
-        built = build(embeddings, tuning, kind=index.kind, target_recall=index.target_recall)
-        k = min(MEASURED_AT, len(embeddings))
-        wanted, _ = ExactIndex(embeddings).search(held_out, k)
-        recall = recall_at_k(built.search(held_out, k)[0], wanted)
-        built.save(output.path / "index")
-        output.commit("index")
-        return {
-            **built.facts,
-            "recall@10": recall,
-            "recall@10_tuning": built.facts["recall@10"],
-            "held_out_queries": len(held_out),
-        }
-
-    return hosts.by_first("index", make)  # it needs no devices, and is one
+    devices = search_devices(encoder.mesh, len(embeddings))
+    built = build(
+        embeddings,
+        tuning,
+        kind=index.kind,
+        target_recall=index.target_recall,
+        shard_size=index.shard_size,
+        folder=output,
+        devices=devices,
+    )
+    k = min(MEASURED_AT, len(embeddings))
+    wanted, _ = ExactIndex(embeddings, devices).search(held_out, k)
+    recall = recall_at_k(built.search(held_out, k)[0], wanted)
+    built.save(output)
+    return {
+        **built.facts,
+        "recall@10": recall,
+        "recall@10_tuning": built.facts["recall@10"],
+        "held_out_queries": len(held_out),
+    }

@@ -5,8 +5,13 @@ import sys
 import numpy as np
 import pytest
 
+from radit_jax.retrieval import exact as exact_module
 from radit_jax.retrieval import index as index_module
-from radit_jax.retrieval.index import ExactIndex, ScannIndex, build, load, recall_at_k
+from radit_jax.retrieval.embeddings import Embeddings
+from radit_jax.retrieval.exact import ExactIndex, split
+from radit_jax.retrieval.index import ScannIndex, build, load, recall_at_k
+from radit_jax.retrieval.trees import Tree
+from radit_jax.runtime.store import StageFolder
 
 SMALL = 3000  # chunks
 
@@ -55,9 +60,26 @@ def scann_index(embeddings):
     return build(embeddings, near(embeddings, 100, seed=2), kind="scann", target_recall=0.95)
 
 
-@pytest.fixture(params=["exact", "scann"])
+@pytest.fixture(scope="module")
+def sharded_index(embeddings):
+    """Three trees over mapped parts whose bounds are not the shards'."""
+    pytest.importorskip("scann")
+    parts = Embeddings([embeddings[:700], embeddings[700:1500], embeddings[1500:]])
+    return build(parts, near(embeddings, 100, seed=2), kind="scann", shard_size=1100)
+
+
+@pytest.fixture(params=["exact", "scann", "sharded"])
 def index(request, embeddings):
-    return ExactIndex(embeddings) if request.param == "exact" else request.getfixturevalue("scann_index")
+    return (
+        ExactIndex(embeddings)
+        if request.param == "exact"
+        else request.getfixturevalue(f"{request.param}_index")
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return StageFolder(tmp_path / "index" / "0123456789ab")
 
 
 # ---- exact search ----
@@ -70,13 +92,13 @@ def test_exact_search_is_the_definition(embeddings, queries, k):
 
 def test_exact_search_does_not_depend_on_its_blocks(embeddings, queries, monkeypatch):
     wanted = brute_force(embeddings, queries, 10)
-    monkeypatch.setattr(index_module, "_QUERY_BLOCK", 7)
-    monkeypatch.setattr(index_module, "_CHUNK_BLOCK", 64)
+    monkeypatch.setattr(exact_module, "_QUERY_BLOCK", 7)
+    monkeypatch.setattr(exact_module, "_CHUNK_BLOCK", 64)
     assert_same(ExactIndex(embeddings).search(queries, 10), wanted)
 
 
 def test_equal_scores_are_ordered_by_row(embeddings, queries, monkeypatch):
-    monkeypatch.setattr(index_module, "_CHUNK_BLOCK", 1000)
+    monkeypatch.setattr(exact_module, "_CHUNK_BLOCK", 1000)
     repeated = np.concatenate([embeddings] * 4)
     rows, scores = ExactIndex(repeated).search(queries, 12)
     best, _ = brute_force(embeddings, queries, 3)
@@ -97,7 +119,12 @@ def test_scores_near_zero_and_negative_ones_are_kept_in_order():
     np.testing.assert_array_equal(scores[0], [0, -1, -2, -3])
 
 
-# ---- both ----
+def test_exact_search_takes_the_rows_of_parts_as_those_of_one_array(embeddings, queries):
+    parts = Embeddings(np.array_split(embeddings, 7))
+    assert_same(ExactIndex(parts).search(queries, 10), brute_force(embeddings, queries, 10))
+
+
+# ---- all ----
 
 
 def test_the_answer_has_int32_rows_and_float32_scores_highest_first(index, queries):
@@ -115,8 +142,16 @@ def test_scores_are_the_products_of_the_stored_embeddings(index, embeddings, que
 
 def test_one_query_alone_gets_what_it_gets_among_others(index, queries):
     together = index.search(queries, 5)
-    alone = [index.search(queries[i : i + 1], 5) for i in range(8)]
-    assert_same([np.concatenate(part) for part in zip(*alone, strict=True)], [part[:8] for part in together])
+    alone = [index.search(queries[i : i + 1], 5) for i in range(60)]
+    assert_same([np.concatenate(part) for part in zip(*alone, strict=True)], together)
+
+
+def test_queries_get_the_same_in_batches_of_any_size(index, embeddings):
+    many = near(embeddings, 500, seed=4)
+    together = index.search(many, 5)
+    for size in (11, 97, 131):
+        parts = [index.search(many[i : i + size], 5) for i in range(0, 500, size)]
+        assert_same([np.concatenate(part) for part in zip(*parts, strict=True)], together)
 
 
 def test_the_excluded_row_is_not_returned_and_the_next_one_moves_up(index, queries):
@@ -154,19 +189,19 @@ def test_the_whole_corpus_cannot_be_had_without_a_row_of_it(index, queries):
     index.search(queries, SMALL, np.full(60, -1))
 
 
-def test_a_saved_index_finds_the_same(index, embeddings, queries, tmp_path):
-    index.save(tmp_path / "index")
-    loaded = load(tmp_path / "index", embeddings)
+def test_a_saved_index_finds_the_same(index, embeddings, queries, folder):
+    index.save(folder)
+    loaded = load(folder, embeddings)
     assert type(loaded) is type(index) and loaded.facts == index.facts
     assert_same(loaded.search(queries, 10), index.search(queries, 10))
 
 
-def test_an_index_of_other_embeddings_is_refused(index, embeddings, tmp_path):
-    index.save(tmp_path / "index")
+def test_an_index_of_other_embeddings_is_refused(index, embeddings, folder):
+    index.save(folder)
     with pytest.raises(
         ValueError, match="an index of 3000 chunks came, needed is one of 2999; delete it and rerun"
     ):
-        load(tmp_path / "index", embeddings[:-1])
+        load(folder, embeddings[:-1])
 
 
 # ---- ScaNN ----
@@ -197,7 +232,7 @@ def test_two_builds_and_any_number_of_threads_find_the_same(scann_index, embeddi
     again = build(embeddings, near(embeddings, 100, seed=2), kind="scann", target_recall=0.95)
     assert again.facts == scann_index.facts
     assert_same(again.search(queries, 10), scann_index.search(queries, 10))
-    again._searcher.set_num_threads(1)
+    again._trees[0]._searcher.set_num_threads(1)
     assert_same(again.search(queries, 10), scann_index.search(queries, 10))
 
 
@@ -218,6 +253,69 @@ build(vectors, vectors, kind="scann")
 """
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert (result.stdout, result.stderr) == ("", "")
+
+
+# ---- shards ----
+
+
+def test_a_corpus_is_split_into_shards_of_like_size():
+    assert split(8, 3) == [range(2), range(2, 5), range(5, 8)]
+    assert split(2, 3) == [range(0), range(1), range(1, 2)]
+
+
+def test_shards_reach_the_recall_that_they_are_tuned_to_together(sharded_index, embeddings, queries):
+    assert sharded_index.facts["shards"] == 3 and sharded_index.facts["num_leaves"] == round(1000**0.5)
+    wanted, _ = brute_force(embeddings, queries, 10)
+    assert recall_at_k(sharded_index.search(queries, 10)[0], wanted) >= 0.95
+
+
+@pytest.fixture(scope="module")
+def thorough_index():
+    """Three trees of 40 chunks, of which every leaf is searched."""
+    pytest.importorskip("scann")
+    vectors = clustered(120, 8)
+    index = build(vectors, vectors, kind="scann", target_recall=1.0, shard_size=40)
+    index.facts |= {"leaves_to_search": 7, "reorder": 120}
+    return vectors, index
+
+
+@pytest.mark.parametrize("k", [1, 5, 40, 60, 119])
+def test_the_best_of_all_shards_are_those_of_one_index_also_where_a_shard_has_fewer(thorough_index, k):
+    vectors, index = thorough_index
+    queries, exclude = near(vectors, 20, seed=3), np.arange(20) * 6
+    exclude[::3] = -1
+    assert_same(index.search(queries, k), brute_force(vectors, queries, k))
+    assert_same(index.search(queries, k, exclude), brute_force(vectors, queries, k, exclude))
+
+
+def test_a_build_that_was_killed_takes_up_behind_the_shards_that_were_finished(folder, monkeypatch):
+    pytest.importorskip("scann")
+    vectors, built, build_tree = clustered(120, 8), [], Tree.build
+
+    def build_one(some):
+        built.append(some)
+        if len(built) == 3:
+            raise KeyboardInterrupt
+        return build_tree(some)
+
+    monkeypatch.setattr(Tree, "build", build_one)
+    with pytest.raises(KeyboardInterrupt):
+        build(vectors, vectors, kind="scann", shard_size=40, folder=folder)
+    index = build(vectors, vectors, kind="scann", shard_size=40, folder=folder)
+    index.save(folder)
+    np.testing.assert_array_equal(np.concatenate(built), np.concatenate([vectors, vectors[80:]]))
+    whole = build(vectors, vectors, kind="scann", shard_size=40)
+    assert index.facts == whole.facts
+    assert_same(load(folder, vectors).search(vectors, 10), whole.search(vectors, 10))
+
+
+def test_a_tree_that_was_altered_is_refused_when_it_is_searched(sharded_index, embeddings, queries, folder):
+    sharded_index.save(folder)
+    (folder.path / "index" / "tree-00002-of-00003" / "dataset.npy").write_bytes(b"short")
+    with pytest.raises(
+        ValueError, match=r"tree-00002-of-00003: \d+ bytes came, needed are the \d+ that were"
+    ):
+        load(folder, embeddings).search(queries, 5)
 
 
 # ---- which index ----
@@ -261,6 +359,13 @@ def test_scann_cannot_be_tuned_without_queries(embeddings):
     pytest.importorskip("scann")
     with pytest.raises(ValueError, match="index: 0 queries to tune ScaNN with came"):
         build(embeddings, embeddings[:0], kind="scann")
+
+
+@pytest.mark.parametrize(("chunks", "shard_size"), [(15, 100), (100, 16)])
+def test_shards_that_are_too_small_for_scann_are_an_error(embeddings, chunks, shard_size):
+    pytest.importorskip("scann")
+    with pytest.raises(ValueError, match=r"shards of 1[45] chunks came, ScaNN needs 16 or more; raise"):
+        build(embeddings[:chunks], embeddings, kind="scann", shard_size=shard_size)
 
 
 def test_recall_counts_the_wanted_rows_that_were_found():

@@ -12,7 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry as implementations
 from fsspec.registry import register_implementation
 
-from radit_jax.runtime import bucket
+from radit_jax.runtime import bucket, hosts
 from radit_jax.runtime.checkpoint import Checkpoints
 from radit_jax.runtime.store import PublishedFolder, StageFolder, Workdir
 
@@ -91,6 +91,17 @@ def write_params(folder: StageFolder) -> None:
 
 
 # ---- stages ----
+
+
+def test_what_processes_of_several_machines_commit_each_fetches_that_reads_it(machines, monkeypatch) -> None:
+    for number, folder in enumerate(folders(machines)):
+        monkeypatch.setattr(hosts, "_program", hosts.Program(hosts.Place("h:1", 2, number)))
+        (folder.path / f"tree-{number}").mkdir(parents=True)
+        (folder.path / f"tree-{number}" / "data").write_bytes(b"%d" % number)
+        folder.commit_own(f"tree-{number}")
+    first, second = folders(machines)
+    assert (second.check_own("tree-0") / "data").read_bytes() == b"0"
+    assert not (first.path / "tree-1").exists()
 
 
 def test_what_one_machine_writes_another_reads(machines) -> None:

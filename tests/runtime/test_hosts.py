@@ -263,6 +263,13 @@ def test_what_the_first_cannot_do_is_an_error_on_all() -> None:
         assert all_do(processes, lambda p: p.tell("there", 5)) == [5] * 3
 
 
+def test_work_is_shared_by_all_but_what_the_first_does_by_itself() -> None:
+    assert Program().share == (0, 1)
+    with programs() as processes:
+        assert [process.share for process in processes] == [(0, 3), (1, 3), (2, 3)]
+        assert all_do(processes, lambda p: p.by_first("here", lambda: list(p.share))) == [[0, 1]] * 3
+
+
 def test_what_the_first_does_by_itself_waits_for_nobody() -> None:
     with programs() as processes:
         inner = all_do(

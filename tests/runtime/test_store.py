@@ -350,6 +350,20 @@ def test_a_folder_that_another_library_wrote_is_committed_and_checked_as_a_whole
     assert not finished.has("params")
 
 
+def test_processes_commit_what_each_wrote_and_check_what_each_reads(tmp_path, monkeypatch):
+    folder = StageFolder(tmp_path / "index" / ("a" * 12))
+    for number in (0, 1):
+        program = hosts.Program(hosts.Place("h:1", 2, number))  # without lines: a wait would be an error
+        monkeypatch.setattr(hosts, "_program", program)
+        name = f"tree-{number}"
+        (folder.path / name).mkdir(parents=True)
+        (folder.path / name / "data").write_bytes(b"leaves")
+        with pytest.raises(ValueError, match=f"no whole file '{name}' came"):
+            folder.check_own(name)
+        folder.commit_own(name)
+        assert (folder.check_own(name) / "data").read_bytes() == b"leaves"
+
+
 def test_an_adopted_file_or_folder_is_the_other_stages(workdir, folder):
     folder.write("shard", b"some bytes")
     (folder.path / "params" / "d").mkdir(parents=True)
