@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from radit_jax.planning.need import Need, count, size
-from radit_jax.planning.site import Site
+from radit_jax.planning.site import INDEX_SHARE, Site
 from radit_jax.runtime.memory import share
 from radit_jax.runtime.targets import GIB
 
@@ -26,7 +26,7 @@ def base(site: Site) -> Need:
 
 
 def index(site: Site) -> Need:
-    return Need("index", host=site.searching, disk=site.searching - site.embeddings)
+    return Need("index", host=site.indexing, disk=INDEX_SHARE * site.embeddings)
 
 
 def export(site: Site) -> Need:
