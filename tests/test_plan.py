@@ -55,7 +55,7 @@ def test_parameters_state_and_disk_are_those_of_the_networks(small):
     assert found["score"].held == share
     assert found["lm_ft"].held == 4 * share + 2 * 4 + 4  # the base; Adam's two moments; counts of steps
     assert found["embed"].disk == 1_000_000 * 32 * 4
-    assert found["index"].disk == found["r_ft"].host == 1.25 * found["embed"].disk  # one shard, one host
+    assert found["index"].disk == found["r_ft"].host == 0.75 * found["embed"].disk  # one shard, one host
     assert found["index"].host == 2.5 * found["embed"].disk  # while its tree is built
     assert found["corpus"].disk == 1_000_000 * 100 * BYTES_PER_WORD
 

@@ -25,7 +25,7 @@ from radit_jax.runtime.targets import Target, stand_in_devices
 TOKENS_PER_WORD = 1.35  # of English, in LLaMA's and BERT's vocabularies
 EXAMPLE_TOKENS = 100  # of an instruction and its answer, beside its Background
 
-INDEX_SHARE = 1.25  # of the embeddings: ScaNN's copy, and in two leaves each (SOAR) a byte for eight of it
+INDEX_SHARE = 0.75  # of the embeddings: ScaNN's bfloat16 copy, and codes in two leaves each (SOAR)
 BUILD_SHARE = 2.5  # of a shard, while its tree is built: measured with 250,000 vectors of 256
 
 

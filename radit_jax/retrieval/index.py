@@ -25,6 +25,7 @@ from radit_jax.runtime.store import StageFolder
 
 SMALL_CORPUS = 20_000  # chunks below which exact search is as fast as ScaNN's
 _TUNING_K = 10  # the k of the recall that ScaNN is tuned to
+_SPARE = 4  # proposals beyond k: one may be excluded, and ScaNN's order is of bfloat16
 
 
 class ScannIndex:
@@ -51,7 +52,7 @@ class ScannIndex:
 
     def _search_shard(self, number: int, queries: Queries, k: int, exclude: Int[np.ndarray, " Q"]) -> Ranked:
         shard = self._trees.shards[number]
-        wanted = min(k + 1, len(shard))  # one may be excluded
+        wanted = min(k + _SPARE, len(shard))
         leaves = min(self.facts["leaves_to_search"], num_leaves(len(shard)))
         reorder = max(self.facts["reorder"], 4 * wanted)
         query_index, rows = self._trees[number].near(queries, wanted, leaves, reorder)
