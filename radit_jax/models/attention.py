@@ -11,6 +11,7 @@ segments only, in each of which a position sees those before it:
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -37,7 +38,12 @@ class Layout:
     tensor_axis: str
 
     def keep_rows(self, x: Float[Array, "B *rest"]) -> Float[Array, "B *rest"]:
-        """`x` with its rows where they are: a device that cut another axis instead would need all of them."""
+        """`x` with its rows where they are: a device that cut another axis instead would need all of them.
+
+        Rows that do not divide over the devices are left to the compiler.
+        """
+        if len(x) % math.prod(self.mesh.shape[axis] for axis in self.row_axes):
+            return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(self.row_axes)))
 
     @property

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from radit_jax.config import BertConfig
-from radit_jax.models.attention import attend
+from radit_jax.models.attention import Layout, attend
 
 _init = nn.initializers.normal(0.02)
 
@@ -29,12 +29,14 @@ class Bert(nn.Module):
 
     config: BertConfig
     dtype: Any = jnp.float32
+    layout: Layout | None = None  # None: activations lie where the compiler puts them
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
         """One float32 vector for each row; `mask` is True at its real tokens, the first of which is [CLS]."""
         hidden = Embeddings(self.config, self.dtype, name="embeddings")(tokens)
-        hidden = Encoder(self.config, self.dtype, name="encoder")(hidden, mask).astype(jnp.float32)
+        hidden = Encoder(self.config, self.dtype, self.layout, name="encoder")(hidden, mask)
+        hidden = hidden.astype(jnp.float32)
         embedding = hidden[:, 0] if self.config.pooling == "cls" else masked_mean(hidden, mask)
         return l2_normalize(embedding) if self.config.normalize else embedding
 
@@ -58,6 +60,7 @@ class Embeddings(nn.Module):
 class Encoder(nn.Module):
     config: BertConfig
     dtype: Any
+    layout: Layout | None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B T D"]:
@@ -69,12 +72,14 @@ class Encoder(nn.Module):
             length=self.config.num_layers,
         )
         pairs = jnp.broadcast_to(mask[:, None], (*mask.shape, mask.shape[1]))
-        return layers(self.config, self.dtype, name="layer")(x, pairs)[0]
+        stack = layers(self.config, self.dtype, self.layout, name="layer")
+        return stack(x if self.layout is None else self.layout.keep_rows(x), pairs)[0]
 
 
 class Layer(nn.Module):
     config: BertConfig
     dtype: Any
+    layout: Layout | None
 
     @nn.compact
     def __call__(
@@ -82,7 +87,8 @@ class Layer(nn.Module):
     ) -> tuple[Float[Array, "B T D"], None]:
         x = Attention(self.config, self.dtype, name="attention")(x, mask)
         wide = Intermediate(self.config, self.dtype, name="intermediate")(x)
-        return Output(self.config, self.dtype, name="output")(wide, x), None
+        x = Output(self.config, self.dtype, name="output")(wide, x)
+        return x if self.layout is None else self.layout.keep_rows(x), None
 
 
 class Attention(nn.Module):

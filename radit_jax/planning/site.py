@@ -18,6 +18,7 @@ from radit_jax.runtime.mesh import (
     laid_out,
     make_mesh,
     mesh_shape,
+    row_layout,
     ways,
 )
 from radit_jax.runtime.targets import Target, stand_in_devices
@@ -101,7 +102,8 @@ class Site:
             raise ValueError(
                 "plan: base.retriever.model is not set, needed is the shape of the checkpoint; set it"
             )
-        module, tokens = Bert(shape, dtype=jnp.dtype(dtype)), jnp.zeros((1, 8), jnp.int32)
+        layout = row_layout(mesh) if self.target.topology else None
+        module, tokens = Bert(shape, jnp.dtype(dtype), layout), jnp.zeros((1, 8), jnp.int32)
         make = lambda key: module.init(key, tokens, tokens == 0)["params"]  # noqa: E731
         return module, placed(make, mesh, jax.random.key(0))
 

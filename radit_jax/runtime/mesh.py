@@ -100,8 +100,12 @@ def fit_module(module: Llama, mesh: Mesh, config: MeshConfig, *, row_length: int
     if why is not None:
         print(f"   attention: xla in the place of {kernel}: {why}", flush=True)
         kernel = "xla"
-    layout = Layout(mesh, ROW_AXES, "tensor")
-    return module.clone(attention=kernel, layout=layout, remat=config.remat)
+    return module.clone(attention=kernel, layout=row_layout(mesh), remat=config.remat)
+
+
+def row_layout(mesh: Mesh) -> Layout:
+    """What pins a network's activations to the rows of their devices."""
+    return Layout(mesh, ROW_AXES, "tensor")
 
 
 def batch_sharding(mesh: AnyMesh) -> NamedSharding:

@@ -31,7 +31,7 @@ from radit_jax.runtime import hub
 from radit_jax.runtime.checkpoint import Checkpoints
 from radit_jax.runtime.licences import origin
 from radit_jax.runtime.loop import train
-from radit_jax.runtime.mesh import init_sharded, make_mesh, put_batch
+from radit_jax.runtime.mesh import init_sharded, make_mesh, put_batch, row_layout
 from radit_jax.runtime.models import Model, num_parameters, open_model, save_model
 from radit_jax.runtime.progress import Metrics
 from radit_jax.runtime.store import StageFolder
@@ -207,7 +207,8 @@ def _pretrain_retriever(
         pooling=retriever.pooling,
         normalize=retriever.normalize,
     )
-    module, devices, tx = Bert(config), make_mesh(mesh), make_optimizer(retriever.optimizer)
+    devices, tx = make_mesh(mesh), make_optimizer(retriever.optimizer)
+    module = Bert(config, layout=row_layout(devices))
 
     def init() -> Any:
         tokens = jnp.zeros((1, 8), jnp.int32)
