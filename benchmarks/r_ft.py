@@ -136,13 +136,13 @@ def torch_frozen(folder: pathlib.Path) -> Once:
 
 def trainer(folder: pathlib.Path) -> Once:
     """SentenceTransformerTrainer with DistillKLDivLoss."""
-    from datasets import Dataset
+    from datasets import Dataset  # pyright: ignore[reportMissingImports]
     from sentence_transformers import (
         SentenceTransformer,
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
-    from sentence_transformers.losses import DistillKLDivLoss
+    from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
 
     read = json.loads((folder / "texts.json").read_text())
     log_probs = _steps(folder)[3]
