@@ -23,11 +23,9 @@ from benchmarks.compare import Benchmark, Contestant
 from benchmarks.contestant import Once, Work
 
 SECONDS = 120.0
-BATCH, TEXT_BATCH, SCORED_BATCH = (
-    64,
-    16,
-    4,
-)  # queries: ours, with texts, with scoring
+BATCH = 64  # queries
+TEXT_BATCH = 8  # of queries whose chunks are encoded too: more take too much memory
+SCORED_BATCH = 4  # of queries whose chunks are scored too
 PEAK, WARMUP, TEMPERATURE = 1e-4, 20, 0.05
 QUERY_LENGTH, NUM_LAYERS, K = 64, 4, 10
 OURS, BASE = compare.OURS, "not trained"

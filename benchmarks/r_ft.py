@@ -19,7 +19,7 @@ from benchmarks.compare import Benchmark, Contestant, Target
 from benchmarks.contestant import Once, Work
 
 BATCH, STEPS = 64, 8  # of a turn over frozen vectors
-TEXT_BATCH, TEXT_STEPS = 16, 2  # of a turn that encodes the chunks: its rate does not depend on how many
+TEXT_BATCH, TEXT_STEPS = 4, 4  # of a turn that encodes the chunks: larger batches take too much memory
 QUERY_LENGTH = 64
 TEMPERATURE = 0.05  # of p_R
 PEAK, B1, B2, EPS, CLIP = 1e-4, 0.9, 0.95, 1e-8, 1.0  # AdamW, without decay
