@@ -95,18 +95,20 @@ def language_model(folder: pathlib.Path) -> Model:
     return model
 
 
-def encoder() -> Encoder:
-    """MiniLM, a BERT of six layers, on whatever devices there are."""
-    model = load_pretrained(MINILM, pooling="mean", normalize=True)
+def encoder(num_layers: int | None = None) -> Encoder:
+    """MiniLM, a BERT of six layers, or its first `num_layers`, on whatever devices there are."""
+    model = load_pretrained(MINILM, num_layers=num_layers, pooling="mean", normalize=True)
     return Encoder(model, make_mesh(MeshConfig()))
 
 
-def embeddings(cache: pathlib.Path, name: str, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
+def embeddings(
+    cache: pathlib.Path, name: str, texts: Sequence[str], num_layers: int | None = None
+) -> Float[np.ndarray, "N D"]:
     """MiniLM's embeddings of `texts`, kept under `name` for as long as the texts are the same number."""
 
     def make() -> Float[np.ndarray, "N D"]:
         with Progress(len(texts), f"embed {name}", "texts") as bar:
-            return encoder().embed(texts, bar=bar)
+            return encoder(num_layers).embed(texts, bar=bar)
 
     return _kept(cache, f"{name}-{len(texts)}", make)
 

@@ -9,17 +9,25 @@ from benchmarks.compare import Benchmark, Spread, rates, ratios
 
 def section(benchmark: Benchmark, record: Mapping[str, Any]) -> str:
     """Title, what was done, a row for each contestant, and what was to be reached."""
-    machine, versions = record["machine"], record["versions"]
     parts = [
-        f"## {benchmark.title}, {record['date']}",
-        f"`python -m benchmarks {benchmark.name}` at commit {record['commit']}; {machine['cores']} cores of "
-        f"{machine['cpu']}. {_listed(versions)}.",
-        _facts(record["facts"]),
+        heading(benchmark, record),
         table(benchmark, record),
         *_targets(benchmark, record),
         f"Agreement: {_facts(record['agreement'])}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def heading(benchmark: Benchmark, record: Mapping[str, Any]) -> str:
+    """Title, command, machine and versions; and what is known of the inputs."""
+    machine = record["machine"]
+    parts = [
+        f"## {benchmark.title}, {record['date']}",
+        f"`python -m benchmarks {benchmark.name}` at commit {record['commit']}; {machine['cores']} cores of "
+        f"{machine['cpu']}. {_listed(record['versions'])}.",
+        _facts(record["facts"]),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def table(benchmark: Benchmark, record: Mapping[str, Any]) -> str:

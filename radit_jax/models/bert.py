@@ -11,6 +11,7 @@ axis L; kernels are (in, out):
     encoder/layer/output/{dense,LayerNorm}/…                           L F D, L D
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +23,9 @@ from radit_jax.config import BertConfig
 from radit_jax.models.attention import Layout, attend
 
 _init = nn.initializers.normal(0.02)
+# Products of bfloat16 stay in float32 until the next one: more exact, and XLA's CPU backend has a kernel for
+# it, while it turns the factors of products that are to be bfloat16 into float32 first.
+_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 
 
 class Bert(nn.Module):
@@ -155,7 +159,7 @@ def l2_normalize(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
 
 
 def _dense(features: int, dtype: Any, name: str) -> nn.Dense:
-    return nn.Dense(features, dtype=dtype, kernel_init=_init, name=name)
+    return nn.Dense(features, dtype=dtype, kernel_init=_init, dot_general=_dot, name=name)
 
 
 def _layer_norm(config: BertConfig, dtype: Any) -> nn.LayerNorm:

@@ -1,8 +1,10 @@
 """From text to chunks: encoding with one tower of the dual encoder, and searching the corpus with it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,9 @@ from radit_jax.runtime.progress import Progress
 from radit_jax.runtime.store import StageFolder
 
 BATCH_SIZE = 64  # texts that are encoded at once where no setting says otherwise
+WIDTH = 16  # what the widths of their batches are multiples of: few shapes are compiled, little is padding
+IN_FLIGHT = 2  # batches that the devices have been given beyond the one that is waited for
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,22 +55,78 @@ class Encoder:
         self, texts: Sequence[str], batch_size: int = BATCH_SIZE, bar: Progress | None = None
     ) -> Float[np.ndarray, "E D"]:
         """Float32 embeddings of `texts`; batches hold texts of like length, so that little is padding."""
-        module, params, tokenizer = self.model
-        ids = tokenizer.encode_all(texts, tokenizer.hf.model_max_length)
-        batch_size = -(-batch_size // ways(self.mesh)) * ways(self.mesh)  # every device has its part
-        by_length = np.argsort([len(row) for row in ids], kind="stable")
-        embeddings = np.empty((len(texts), module.config.hidden_size), np.float32)
-        for start in range(0, len(texts), batch_size):
-            some = by_length[start : start + batch_size]
-            batch = tokenizer.pad([ids[i] for i in some], rows=batch_size)
-            tokens, mask = put_batch(batch, self.mesh)
-            embeddings[some] = gather(encode_batch(module, params, tokens, mask))[: len(some)]
-            if bar is not None:
-                bar.advance(len(some))
+        (embeddings,) = self.embed_each([texts], batch_size, bar)
         return embeddings
+
+    def embed_each(
+        self, parts: Iterable[Sequence[str]], batch_size: int = BATCH_SIZE, bar: Progress | None = None
+    ) -> Iterator[Float[np.ndarray, "E D"]]:
+        """`embed` of each part. The devices do not wait for the host: the next part is read and tokenised
+        meanwhile, and its first batches are on their way when a part is handed out."""
+        for batch in _behind(self._encoded(parts, batch_size), IN_FLIGHT):
+            batch.embeddings[batch.rows] = gather(batch.vectors)[: len(batch.rows)]
+            if bar is not None:
+                bar.advance(len(batch.rows))
+            if batch.is_last:
+                yield batch.embeddings
+
+    def _encoded(self, parts: Iterable[Sequence[str]], batch_size: int) -> Iterator["_Batch"]:
+        """The batches of each part in order of length, dispatched when they are asked for."""
+        module, params, tokenizer = self.model
+        batch_size = -(-batch_size // ways(self.mesh)) * ways(self.mesh)  # every device has its part
+        for ids in _ahead(tokenizer.encode_all(texts, tokenizer.hf.model_max_length) for texts in parts):
+            embeddings = np.empty((len(ids), module.config.hidden_size), np.float32)
+            by_length = np.argsort([len(row) for row in ids], kind="stable")
+            for start in range(0, len(ids), batch_size):
+                rows = by_length[start : start + batch_size]
+                padded = tokenizer.pad([ids[i] for i in rows], rows=batch_size, multiple=WIDTH)
+                vectors = encode_batch(module, params, *put_batch(padded, self.mesh))
+                yield _Batch(embeddings, rows, vectors, start + batch_size >= len(ids))
+            if not ids:
+                yield _Batch(embeddings, by_length, embeddings, is_last=True)
+
+
+class _Batch(NamedTuple):
+    """Texts of a part that are encoded together."""
+
+    embeddings: Float[np.ndarray, "E D"]  # of the whole part, to be filled
+    rows: Int[np.ndarray, " b"]  # the batch's, in it
+    vectors: Any  # on the devices, with padding behind them
+    is_last: bool  # of its part
 
 
 encode_batch: Callable[..., Any] = jax.jit(encode, static_argnums=0)
+
+
+def _ahead(items: Iterable[T]) -> Iterator[T]:
+    """`items`, the next of which is made in a thread while one is used."""
+    rest = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, rest, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, rest, None)
+            yield item
+
+
+def _behind(items: Iterable[T], count: int) -> Iterator[T]:
+    """`items`, each when `count` more have been made.
+
+    >>> made = (print("made", number) or number for number in range(3))
+    >>> for number in _behind(made, 1):
+    ...     print("used", number)
+    made 0
+    made 1
+    used 0
+    made 2
+    used 1
+    used 2
+    """
+    waiting: deque[T] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,16 @@ def run(
     """Embed every chunk; shards that a killed run finished are kept."""
     chunks = Corpus(inputs["corpus"]).chunks
     encoder = Encoder.load(inputs["retriever"].check("chunk_encoder"), mesh, dtype=embed.dtype)
-    num_shards = -(-len(chunks) // embed.shard_size)
+    rows = [
+        range(start, min(start + embed.shard_size, len(chunks)))
+        for start in range(0, len(chunks), embed.shard_size)
+    ]
+    names = [f"{shard_name('embeddings', number, len(rows))}.npy" for number in range(len(rows))]
+    missing = [number for number, name in enumerate(names) if not output.has(name)]
+    passages = ([chunk.passage for chunk in chunks.take(rows[number])] for number in missing)
     with Progress(len(chunks), "embed", "passages") as bar:
-        for number in range(num_shards):
-            rows = range(number * embed.shard_size, min((number + 1) * embed.shard_size, len(chunks)))
-            name = f"{shard_name('embeddings', number, num_shards)}.npy"
-            if output.has(name):
-                bar.advance(len(rows))
-                continue
-            passages = [chunk.passage for chunk in chunks.take(rows)]
-            output.write_array(name, encoder.embed(passages, embed.batch_size, bar))
-    return {"chunks": len(chunks), "width": encoder.model.module.config.hidden_size, "shards": num_shards}
+        bar.advance(len(chunks) - sum(len(rows[number]) for number in missing))
+        shards = encoder.embed_each(passages, embed.batch_size, bar)
+        for number, embeddings in zip(missing, shards, strict=True):
+            output.write_array(names[number], embeddings)
+    return {"chunks": len(chunks), "width": encoder.model.module.config.hidden_size, "shards": len(rows)}

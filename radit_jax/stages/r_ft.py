@@ -233,9 +233,8 @@ class QueryTower:
 
     def query_batch(self, some: Sequence[int]) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
         """The queries of the examples `some`, no wider than they need in steps of `WIDTH`."""
-        tokens, mask = (array[some] for array in self.queries)
-        width = WIDTH * -(-int(mask.sum(axis=1).max()) // WIDTH)
-        return tokens[:, :width], mask[:, :width]
+        tokens, mask = self.queries
+        return narrowed(tokens[some], mask[some])
 
     def validate(self, params: Any) -> dict[str, float]:
         """MRR@10 and recall over the whole index."""
@@ -286,6 +285,14 @@ class BothTowers(QueryTower):
     def _passages(self, rows: Int[np.ndarray, "B K"]) -> list[str]:
         """The texts of the chunks at `rows`, whatever stands where there is none: masks leave it out."""
         return [chunk.passage for chunk in self.corpus.chunks.take(np.maximum(rows, 0).ravel())]
+
+
+def narrowed(
+    tokens: Int[np.ndarray, "B T"], mask: Bool[np.ndarray, "B T"]
+) -> tuple[Int[np.ndarray, "B U"], Bool[np.ndarray, "B U"]]:
+    """Queries no wider than they need, in steps of `WIDTH`."""
+    width = WIDTH * -(-int(mask.sum(axis=1).max()) // WIDTH)
+    return tokens[:, :width], mask[:, :width]
 
 
 def _ranking(hits: Bool[np.ndarray, "Q K"]) -> dict[str, float]:

@@ -1,0 +1,209 @@
+"""Embedding a corpus: passages to MiniLM's vectors, in float32 and in bfloat16.
+
+End to end it is strings in, vectors out; both sides sort by length. On equal shapes both are handed the same
+padded batches of tokens, and the network alone is compared.
+"""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from benchmarks.compare import Benchmark, Contestant, Target
+from benchmarks.contestant import Once, Work
+
+NUM_PASSAGES = 384  # drawn
+ROWS, MULTIPLE = 32, 16  # of the batches that both are handed: rows, and what their widths are multiples of
+BATCH_SIZES = (16, 32, 64)  # of which sentence-transformers takes the fastest
+
+
+def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
+    """The passages as texts and as batches of tokens, and MiniLM in sentence-transformers' form."""
+    from benchmarks import inputs
+    from radit_jax.runtime.publish import publish
+
+    texts = inputs.texts()
+    drawn = np.random.default_rng(2).choice(len(texts.passages), NUM_PASSAGES, replace=False)
+    passages = [texts.passages[row] for row in drawn.tolist()]
+    model = inputs.encoder().model
+    publish(folder / "minilm", model)
+    ids = model.tokenizer.encode_all(passages, model.tokenizer.hf.model_max_length)
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    batches = {}
+    for start in range(0, len(ids), ROWS):
+        some = order[start : start + ROWS]
+        tokens, mask = model.tokenizer.pad([ids[i] for i in some], multiple=MULTIPLE)
+        batches |= {f"{start:05d}-rows": some, f"{start:05d}-tokens": tokens, f"{start:05d}-mask": mask}
+    np.savez(folder / "batches.npz", **batches)
+    inputs.write_json(folder / "passages.json", passages)
+    tokens = sum(map(len, ids))
+    return {
+        "inputs": texts.source,
+        "passages": len(passages),
+        "tokens a passage": tokens / len(ids),
+        "positions of equal shapes to tokens": sum(mask.size for *_, mask in _batches(folder)) / tokens,
+    }
+
+
+def ours_float32(folder: pathlib.Path) -> Once:
+    """The encoder of the embed stage."""
+    return _ours(folder, "float32")
+
+
+def ours_bfloat16(folder: pathlib.Path) -> Once:
+    """The same with `embed.dtype=bfloat16`."""
+    return _ours(folder, "bfloat16")
+
+
+def ours_equal_float32(folder: pathlib.Path) -> Once:
+    """Our network alone."""
+    return _ours_equal(folder, "float32")
+
+
+def ours_equal_bfloat16(folder: pathlib.Path) -> Once:
+    """The same with `embed.dtype=bfloat16`."""
+    return _ours_equal(folder, "bfloat16")
+
+
+def _encoder(dtype: str) -> Any:
+    from benchmarks import inputs
+
+    encoder = inputs.encoder()
+    module = encoder.model.module.clone(dtype=np.dtype(dtype))
+    return type(encoder)(encoder.model._replace(module=module), encoder.mesh)
+
+
+def _ours(folder: pathlib.Path, dtype: str) -> Once:
+    encoder, passages = _encoder(dtype), _passages(folder)
+
+    def once() -> Work:
+        return Work(len(passages), encoder.embed(passages))
+
+    return once
+
+
+def _ours_equal(folder: pathlib.Path, dtype: str) -> Once:
+    import jax
+
+    from radit_jax.models.bert import encode
+
+    module, params, _ = _encoder(dtype).model
+    network: Any = jax.jit(encode, static_argnums=0)
+    return _on_batches(folder, lambda tokens, mask: np.asarray(network(module, params, tokens, mask)))
+
+
+def theirs_float32(folder: pathlib.Path) -> Once:
+    """`SentenceTransformer.encode`."""
+    return _theirs(folder, "float32")
+
+
+def theirs_bfloat16(folder: pathlib.Path) -> Once:
+    """The same in bfloat16."""
+    return _theirs(folder, "bfloat16")
+
+
+def torch_equal_float32(folder: pathlib.Path) -> Once:
+    """Transformers' BertModel alone."""
+    return _torch_equal(folder, "float32")
+
+
+def torch_equal_bfloat16(folder: pathlib.Path) -> Once:
+    """The same in bfloat16."""
+    return _torch_equal(folder, "bfloat16")
+
+
+def _theirs(folder: pathlib.Path, dtype: str) -> Once:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    options = {"dtype": getattr(torch, dtype)}
+    model = SentenceTransformer(str(folder / "minilm"), device="cpu", model_kwargs=options)
+    passages = _passages(folder)
+
+    def embed(batch_size: int) -> np.ndarray:
+        return np.asarray(model.encode(passages, batch_size=batch_size, show_progress_bar=False))
+
+    def seconds(batch_size: int) -> float:
+        start = time.perf_counter()
+        embed(batch_size)
+        return time.perf_counter() - start
+
+    fastest = min(BATCH_SIZES, key=seconds)
+    return lambda: Work(len(passages), embed(fastest).astype(np.float32))
+
+
+def _torch_equal(folder: pathlib.Path, dtype: str) -> Once:
+    import torch
+    from transformers import AutoModel
+
+    loaded: Any = AutoModel.from_pretrained(folder / "minilm", dtype=getattr(torch, dtype))
+    model = loaded.eval()
+
+    @torch.inference_mode()
+    def network(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        ids, seen = torch.tensor(tokens).long(), torch.tensor(mask)
+        hidden = model(ids, attention_mask=seen.long()).last_hidden_state.float()
+        mean = (hidden * seen[:, :, None]).sum(1) / seen.sum(1, keepdim=True)
+        return torch.nn.functional.normalize(mean).numpy()
+
+    return _on_batches(folder, network)
+
+
+def _on_batches(folder: pathlib.Path, network: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Once:
+    batches = _batches(folder)
+
+    def once() -> Work:
+        found = [(rows, network(tokens, mask)) for rows, tokens, mask in batches]
+        order = np.argsort(np.concatenate([rows for rows, _ in found]))
+        return Work(len(order), np.concatenate([vectors for _, vectors in found])[order])
+
+    return once
+
+
+def agreement(outputs: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+    """How far the vectors' cosines with those of PyTorch in float32 fall below 1, at most."""
+    reference = outputs["PyTorch float32, equal shapes"]
+    return {
+        f"{name}, 1 − cosine at most": float(1 - (output * reference).sum(axis=1).min())
+        for name, output in outputs.items()
+        if output is not reference
+    }
+
+
+BENCHMARK = Benchmark(
+    name="embedding",
+    title="Embedding passages",
+    unit="passages",
+    contestants=(
+        Contestant("radit_jax bfloat16", "ours_bfloat16"),
+        Contestant("sentence-transformers bfloat16", "theirs_bfloat16"),
+        Contestant("radit_jax float32", "ours_float32"),
+        Contestant("sentence-transformers float32", "theirs_float32"),
+        Contestant("radit_jax bfloat16, equal shapes", "ours_equal_bfloat16"),
+        Contestant("PyTorch bfloat16, equal shapes", "torch_equal_bfloat16"),
+        Contestant("radit_jax float32, equal shapes", "ours_equal_float32"),
+        Contestant("PyTorch float32, equal shapes", "torch_equal_float32"),
+    ),
+    prepare=prepare,
+    agreement=agreement,
+    targets=(
+        Target("sentence-transformers bfloat16", 1.1, "radit_jax bfloat16"),
+        Target("sentence-transformers float32", 1.1, "radit_jax float32"),
+        Target("PyTorch bfloat16, equal shapes", 0.9, "radit_jax bfloat16, equal shapes"),
+        Target("PyTorch float32, equal shapes", 0.9, "radit_jax float32, equal shapes"),
+    ),
+)
+
+
+def _passages(folder: pathlib.Path) -> list[str]:
+    return json.loads((folder / "passages.json").read_text())
+
+
+def _batches(folder: pathlib.Path) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows of the passages, tokens and mask of each."""
+    stored = np.load(folder / "batches.npz")
+    names = sorted({name.partition("-")[0] for name in stored})
+    return [(stored[f"{n}-rows"], stored[f"{n}-tokens"], stored[f"{n}-mask"]) for n in names]
