@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float, Int
 
 from radit_jax.config import MeshConfig
 from radit_jax.method.losses import retrieval_log_prob
-from radit_jax.models.bert import encode
+from radit_jax.models.bert import Bert, encode
 from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.index import Index
 from radit_jax.retrieval.index import load as load_index
 from radit_jax.retrieval.products import search_devices
-from radit_jax.runtime.mesh import gather, make_mesh, put_batch, put_params, ways
+from radit_jax.runtime.mesh import gather, make_mesh, put_batch, put_params, row_layout, ways
 from radit_jax.runtime.models import Model, load_model
 from radit_jax.runtime.progress import Progress
 from radit_jax.runtime.store import StageFolder
@@ -41,6 +41,11 @@ class Encoder:
     def load(cls, path: Any, mesh: MeshConfig, dtype: str = "float32") -> "Encoder":
         devices = make_mesh(mesh)
         return cls(load_model(path, dtype=dtype, mesh=devices), devices)
+
+    @property
+    def module(self) -> Bert:
+        """The network, whose activations stay with the rows of their devices."""
+        return self.model.module.clone(layout=row_layout(self.mesh))
 
     def with_params(self, params: Any) -> "Encoder":
         """The same tower with other parameters, from wherever they are."""
@@ -72,7 +77,7 @@ class Encoder:
 
     def _encoded(self, parts: Iterable[Sequence[str]], batch_size: int) -> Iterator["_Batch"]:
         """The batches of each part in order of length, dispatched when they are asked for."""
-        module, params, tokenizer = self.model
+        module, (_, params, tokenizer) = self.module, self.model
         batch_size = -(-batch_size // ways(self.mesh)) * ways(self.mesh)  # every device has its part
         for ids in _ahead(tokenizer.encode_all(texts, tokenizer.hf.model_max_length) for texts in parts):
             embeddings = np.empty((len(ids), module.config.hidden_size), np.float32)

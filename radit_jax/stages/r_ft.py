@@ -72,7 +72,7 @@ def run(
     tx = make_optimizer(r_ft.optimizer)
     state, shardings = init_sharded(lambda p: init_state(p, tx), searcher.encoder.mesh, learner.params)
     step = learner.make_step(
-        searcher.encoder.model.module,
+        searcher.encoder.module,
         tx,
         temperature=r_ft.temperature,
         direction=r_ft.direction,
