@@ -52,18 +52,26 @@ def run(cache: pathlib.Path, rounds: int) -> dict[str, Any]:
     folder = cache.absolute() / _BENCHMARK.name
     test = _read(folder)["test"]
     hits = {name: _hits(folder, name) for name in (BASE, *record["contestants"])}
-    return {**record, "judged": _judged(hits, [question["group"] for question in test])}
+    return {
+        **record,
+        "judged": _judged(hits, [question["group"] for question in test]),
+        "change": {name: _change(folder, name) for name in hits},
+    }
 
 
 def section(record: Mapping[str, Any]) -> str:
     """A row for each system, and by how much ours is above it."""
     from benchmarks import tables
 
-    rows = ["| | queries seen | MRR@10 | recall@1 | MRR@10 of ours above it |", "|---|--:|--:|--:|--:|"]
+    rows = [
+        "| | queries seen | largest change of a weight | MRR@10 | recall@1 | MRR@10 of ours above it |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
     for name, told in record["judged"].items():
         seen = record["contestants"].get(name, {}).get("first", {}).get("units", 0)
         gain = "" if told["gain"] is None else _interval(told["gain"], "+.3f")
-        rows.append(f"| {name} | {seen:,.0f} | {_interval(told['mrr'])} | {told['recall@1']:.3f} | {gain} |")
+        change, recall = f"{record['change'][name]:.2g}", f"{told['recall@1']:.3f}"
+        rows.append(f"| {name} | {seen:,.0f} | {change} | {_interval(told['mrr'])} | {recall} | {gain} |")
     return "\n\n".join((tables.heading(_BENCHMARK, record), "\n".join(rows))) + "\n"
 
 
@@ -103,6 +111,7 @@ def _of_run(workdir: pathlib.Path, encoder: Any) -> Signal:
     from radit_jax.data.corpus import Corpus
     from radit_jax.data.retrieved import Retrieved
     from radit_jax.data.scores import Scores
+    from radit_jax.retrieval.embeddings import Embeddings
     from radit_jax.runtime.store import StageFolder
     from radit_jax.stages.r_ft import target_log_probs
 
@@ -119,8 +128,7 @@ def _of_run(workdir: pathlib.Path, encoder: Any) -> Signal:
     scores = Scores.load(score)
     retrieved = (Retrieved.load(folder, "train") for folder in folders("retrieve"))
     examples = next(r.examples for r in retrieved if np.array_equal(r.chunk_rows, scores.chunk_rows))
-    shards = sorted(name for name in embed.manifest["files"] if name.startswith("embeddings-"))
-    vectors = np.concatenate([embed.map_array(name) for name in shards])
+    vectors = Embeddings.load(embed)[np.arange(embed.manifest["chunks"])]
     queries = [example.query for example in examples]
     again = np.einsum("qd,qkd->qk", encoder.embed(queries[:64]), vectors[scores.chunk_rows[:64]])
     assert np.allclose(again, scores.retrieval_scores[:64], atol=0.01), "the run has another retriever"
@@ -140,7 +148,7 @@ def _of_run(workdir: pathlib.Path, encoder: Any) -> Signal:
 def _of_oracle(folder: pathlib.Path, encoder: Any) -> Signal:
     """Without a language model: 2 nats more for each candidate that holds an answer."""
     from benchmarks import inputs
-    from radit_jax.retrieval.index import ExactIndex
+    from radit_jax.retrieval.exact import ExactIndex
     from radit_jax.text.metrics import contains_answer
 
     texts = inputs.texts()
@@ -234,14 +242,22 @@ def distill(folder: pathlib.Path) -> Once:
 
 
 def fed_rag(folder: pathlib.Path) -> Once:
-    """fed-rag's HuggingFaceTrainerForLSR."""
+    """fed-rag's trainer, with a collator made here.
+
+    The one that its HuggingFaceTrainerForLSR makes lacks what sentence-transformers 6 asks of a collator.
+    """
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
     from fed_rag import RAGConfig, RAGSystem  # pyright: ignore[reportMissingImports]
+    from fed_rag.data_collators.huggingface import (  # pyright: ignore[reportMissingImports]
+        DataCollatorForLSR,
+    )
     from fed_rag.data_structures import KnowledgeNode  # pyright: ignore[reportMissingImports]
     from fed_rag.generators.huggingface import HFPretrainedModelGenerator  # pyright: ignore[reportMissingImports]
     from fed_rag.knowledge_stores import InMemoryKnowledgeStore  # pyright: ignore[reportMissingImports]
     from fed_rag.retrievers.huggingface import HFSentenceTransformerRetriever  # pyright: ignore[reportMissingImports]
-    from fed_rag.trainers.huggingface import HuggingFaceTrainerForLSR  # pyright: ignore[reportMissingImports]
+    from fed_rag.trainers.huggingface.lsr import (  # pyright: ignore[reportMissingImports]
+        LSRSentenceTransformerTrainer,
+    )
 
     texts, vectors = _read(folder), np.load(folder / "vectors.npy")
     retriever = HFSentenceTransformerRetriever(
@@ -258,15 +274,20 @@ def fed_rag(folder: pathlib.Path) -> Once:
         rag_config=RAGConfig(top_k=K),
     )
     dataset = Dataset.from_dict({"query": texts["queries"], "response": texts["answers"]})
+    unused = {"preprocess_fn": dict, "router_mapping": {}, "prompts": None}
+    collator = DataCollatorForLSR(rag_system=system, **unused)
 
     def once() -> Work:
-        trainer = HuggingFaceTrainerForLSR(
-            rag_system=system, train_dataset=dataset, training_arguments=_arguments(folder, SCORED_BATCH)
+        trainer = LSRSentenceTransformerTrainer(
+            model=retriever.encoder,
+            args=_arguments(folder, SCORED_BATCH),
+            data_collator=collator,
+            train_dataset=dataset,
         )
-        trainer.hf_trainer_obj.add_callback(_stop())
+        trainer.add_callback(_stop())
         trainer.train()
-        system.retriever.encoder.save(str(folder / _folder("fed-rag")))
-        taken = trainer.hf_trainer_obj.state.global_step
+        retriever.encoder.save(str(folder / _folder("fed-rag")))
+        taken = trainer.state.global_step
         return Work(taken * SCORED_BATCH, np.array(taken))
 
     return once
@@ -322,7 +343,7 @@ _BENCHMARK = Benchmark(
 
 def _hits(folder: pathlib.Path, name: str) -> np.ndarray:
     """Which of the ten chunks that a system's encoder finds for each question hold an answer."""
-    from radit_jax.retrieval.index import ExactIndex
+    from radit_jax.retrieval.exact import ExactIndex
     from radit_jax.text.metrics import contains_answer
 
     texts, encoder = _read(folder), _encoder(folder, name)
@@ -338,6 +359,14 @@ def _hits(folder: pathlib.Path, name: str) -> np.ndarray:
             for question, own in zip(texts["test"], rows.tolist(), strict=True)
         ]
     )
+
+
+def _change(folder: pathlib.Path, name: str) -> float:
+    """By how much training moved the weight that it moved most."""
+    import jax
+
+    before, after = (_encoder(folder, each).model.params for each in (BASE, name))
+    return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(abs(a - b).max()), before, after)))
 
 
 def _judged(hits: Mapping[str, np.ndarray], groups: Sequence[str]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from radit_jax.runtime.progress import Metrics, Progress
 from radit_jax.runtime.store import StageFolder
 from radit_jax.text.metrics import is_yes_no, reciprocal_ranks
 
-WIDTH = 16  # queries are short: their batches are cut to a multiple of it, so that few widths are compiled
+WIDTH = 8  # queries are short: their batches are cut to a multiple of it, so that few widths are compiled
 VALIDATION_DEPTH = 10  # MRR@10, the paper's measure of R-ft's checkpoints
 
 

@@ -1,5 +1,7 @@
 """Embeddings depend on their texts alone, and a search is over all chunks but the excluded one."""
 
+import threading
+
 import jax
 import numpy as np
 import pytest
@@ -38,6 +40,42 @@ def test_a_batch_holds_texts_of_like_length(searcher, monkeypatch):
     monkeypatch.setattr(type(searcher.encoder.model.tokenizer), "pad", spy)
     searcher.encoder.embed(["a", PASSAGES[8]] * 8, batch_size=8)
     assert widths == [0, 0]
+
+
+def test_parts_are_embedded_as_they_would_be_alone_and_empty_ones_are_empty(searcher):
+    parts = [PASSAGES[:1], [], PASSAGES[1:4], PASSAGES[4:]]
+    found = list(searcher.encoder.embed_each(parts, batch_size=2))
+    assert [len(embeddings) for embeddings in found] == [1, 0, 3, 6]
+    for embeddings, part in zip(found, parts, strict=True):
+        np.testing.assert_array_equal(embeddings, searcher.encoder.embed(part, batch_size=2))
+
+
+def test_the_next_part_is_read_while_one_is_embedded(searcher, monkeypatch):
+    read, wanted = [], threading.Event()
+    pad = type(searcher.encoder.model.tokenizer).pad
+
+    def parts():
+        for number in range(3):
+            read.append(number)
+            if number == 1:
+                wanted.set()
+            yield PASSAGES[:4]
+
+    def patient(tokenizer, ids, **options):
+        assert wanted.wait(timeout=30), "the second part is not read before the first is tokenised and padded"
+        return pad(tokenizer, ids, **options)
+
+    monkeypatch.setattr(type(searcher.encoder.model.tokenizer), "pad", patient)
+    assert len(list(searcher.encoder.embed_each(parts()))) == 3 and read == [0, 1, 2]
+
+
+def test_an_error_in_a_part_reaches_who_asked_for_it(searcher):
+    def parts():
+        yield PASSAGES
+        raise OSError("no such shard")
+
+    with pytest.raises(OSError, match="no such shard"):
+        list(searcher.encoder.embed_each(parts()))
 
 
 def test_a_chunks_own_text_finds_it_with_the_dot_product_as_score(searcher):

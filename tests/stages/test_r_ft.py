@@ -209,7 +209,7 @@ def test_validation_is_the_mrr_of_chunks_that_hold_an_answer(inputs, searcher):
     assert found["answer_recall@10"] == 1.0
 
 
-@pytest.mark.parametrize(("some", "width"), [([0, 1], 16), ([2], 16), ([1, 3], 32), ([4], 40)])
+@pytest.mark.parametrize(("some", "width"), [([0], 8), ([0, 1], 16), ([2], 16), ([1, 3], 24), ([4], 40)])
 def test_a_batch_of_queries_is_cut_to_a_multiple_of_the_width_that_holds_them_all(
     inputs, searcher, some, width
 ):
