@@ -64,8 +64,8 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
         "questions": len(made),
         "tokens a prompt": float(np.mean([len(prompt) for own in made for prompt in own])),
         "new tokens an answer": NEW_TOKENS,
-        "prompts to distinct chunks of a batch": whole[middle].size * rows.shape[1] / distinct[middle].sum(),
-        "of all test questions' batches": whole.size * rows.shape[1] / distinct.sum(),
+        "prompts to distinct chunks of a batch": float(len(made) * rows.shape[1] / distinct[middle].sum()),
+        "of all test questions' batches": float(whole.size * rows.shape[1] / distinct.sum()),
         "of all test questions at once": rows.size / len(np.unique(rows)),
     }
 
@@ -243,7 +243,7 @@ def _scored_by_caches(
 def _scored_anew(
     model: Any, prompts: Prompts, unique: Sequence[Sequence[tuple[int, ...]]], read: Sequence[Read]
 ) -> list[np.ndarray]:
-    """[chunks, answers] of log-probabilities for each question: every pair is a row, those of like length together."""
+    """The same with a row for every pair, those of like length together."""
     import torch
 
     scores = [np.zeros((len(own), len(unique[q]))) for q, own in enumerate(prompts)]

@@ -127,7 +127,7 @@ def generate(
     block = size * max(1, BLOCK // size)
     for start in range(0, len(prompts), block):
         some = order[start : start + block]
-        texts, examples = ([given[number] for number in some] for given in (prompts, own_shots))
+        texts, examples = [prompts[number] for number in some], [own_shots[number] for number in some]
         made = make_prompts(model, texts, retrieval.part(some), settings, examples)
         counts.update(shots_dropped=made.shots_dropped, truncated=made.truncated)
         for number, own in zip(some, _decode(model, made, settings), strict=True):

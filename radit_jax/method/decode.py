@@ -418,7 +418,7 @@ def pack_answers(
         [answer + (STOP,) if len(answer) < max_new_tokens else answer for answer in group]
         for group in answers
     ]
-    slots = _round_up(max(sum(len(outcome) - 1 for outcome in group) for group in outcomes))
+    slots = _round_up(max(sum(len(outcome) - 1 for outcome in group) for group in outcomes), unit=8)
     tokens, offsets, branch_ids = np.zeros((3, len(answers), slots), np.int32)
     targets = np.full((len(answers), slots), NOTHING, np.int32)
     first_targets = np.full((len(answers), num_answers), NOTHING, np.int32)
@@ -614,13 +614,14 @@ def _unique_answers(
     ]
 
 
-def _round_up(size: int) -> int:
-    """`size` rounded up to 32, 64, 96, 128, 192, 256, 384, …, so that many sizes become few to compile.
+def _round_up(size: int, unit: int = 32) -> int:
+    """`size` rounded up to 1 to 8 units, 5 to 8 double units, 5 to 8 quadruple units, and so on.
 
-    >>> [_round_up(size) for size in (1, 33, 65, 97, 129, 257)]
-    [32, 64, 96, 128, 192, 384]
+    So many sizes become few to compile, and less than a fifth is padding, or a unit.
+
+    >>> [_round_up(size) for size in (1, 33, 129, 257, 513)]
+    [32, 64, 160, 320, 640]
     """
-    unit = 32
-    while 4 * unit < size:
+    while 8 * unit < size:
         unit *= 2
     return unit * max(1, -(-size // unit))
