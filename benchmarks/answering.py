@@ -46,7 +46,7 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     texts = inputs.texts()
     rows = inputs.candidates(folder.parent, texts.passages, texts.test, "test")
     tokenizer = inputs.language_model(folder / "lm").tokenizer
-    order = neighbours(rows, QUESTIONS_PER_BATCH)
+    order = np.array(neighbours(rows, QUESTIONS_PER_BATCH))
     whole = order[: len(order) - len(order) % QUESTIONS_PER_BATCH].reshape(-1, QUESTIONS_PER_BATCH)
     distinct = np.array([len(np.unique(rows[own])) for own in whole])
     middle = np.argsort(distinct, kind="stable")[len(whole) // 2 :][:NUM_BATCHES]
@@ -205,9 +205,10 @@ def _generated(model: Any, prompts: Prompts) -> Iterator[Read]:
             return_dict_in_generate=True,
             output_logits=True,
         )
-        told.past_key_values.crop(width)
+        cache = told.past_key_values
+        cache.crop(width - cache.get_seq_length())  # a negative number: so many slots less
         answers = [tuple(row) for row in told.sequences[:, width:].tolist()]
-        yield Read(some, answers, mask, told.past_key_values, told.logits[0])
+        yield Read(some, answers, mask, cache, told.logits[0])
 
 
 def _scored_by_caches(

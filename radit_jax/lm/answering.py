@@ -61,7 +61,7 @@ class Retrieval(NamedTuple):
         """Closed book."""
         return cls(None, np.full((num_questions, 1), NO_CHUNK), np.zeros((num_questions, 1), np.float32))
 
-    def part(self, some: slice | Int[np.ndarray, " q"]) -> "Retrieval":
+    def part(self, some: slice | list[int]) -> "Retrieval":
         """Of some of the questions."""
         return Retrieval(self.chunks, self.rows[some], self.log_probs[some])
 
@@ -162,13 +162,13 @@ def make_prompts(
     return Prompts(made, found.log_probs)
 
 
-def neighbours(rows: Int[np.ndarray, "Q K"], size: int) -> Int[np.ndarray, " Q"]:
+def neighbours(rows: Int[np.ndarray, "Q K"], size: int) -> list[int]:
     """The questions in an order in which those that share chunks stand together, `size` to a batch.
 
     A batch begins with the first question that is left; each next one is of those that share the most chunks
     with the batch so far, or, where none shares any, again the first.
 
-    >>> neighbours(np.array([[0, 1], [2, 3], [1, 4], [3, 0]]), size=2).tolist()
+    >>> neighbours(np.array([[0, 1], [2, 3], [1, 4], [3, 0]]), size=2)
     [0, 2, 1, 3]
     """
     asking: dict[int, list[int]] = {}
@@ -179,7 +179,7 @@ def neighbours(rows: Int[np.ndarray, "Q K"], size: int) -> Int[np.ndarray, " Q"]
     order: list[int] = []
     while left:
         order += _batch_of_neighbours(rows, asking, left, size)
-    return np.array(order, dtype=np.int64)
+    return order
 
 
 def _batch_of_neighbours(

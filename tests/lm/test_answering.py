@@ -170,7 +170,7 @@ def test_neighbours_are_all_questions_and_share_more_chunks_than_the_order_they_
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 40, (200, 1)) * 6 + rng.permuted(np.tile(np.arange(8), (200, 1)), axis=1)[:, :4]
     order = neighbours(rows, 8)
-    assert sorted(order.tolist()) == list(range(200))
+    assert sorted(order) == list(range(200))
 
     def distinct(order):
         return sum(len(np.unique(rows[order[start : start + 8]])) for start in range(0, 200, 8))
@@ -180,4 +180,4 @@ def test_neighbours_are_all_questions_and_share_more_chunks_than_the_order_they_
 
 def test_questions_that_share_no_chunk_keep_their_order():
     rows = np.array([[0, NO_CHUNK], [1, NO_CHUNK], [2, NO_CHUNK], [NO_CHUNK, NO_CHUNK]])
-    assert neighbours(rows, 2).tolist() == [0, 1, 2, 3]
+    assert neighbours(rows, 2) == [0, 1, 2, 3]
