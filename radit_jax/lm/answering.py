@@ -4,8 +4,9 @@
 in the prompt, whose Background holds them all (`concatenate`).
 """
 
+import heapq
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from radit_jax.runtime.models import Model
 from radit_jax.runtime.progress import Progress
 from radit_jax.text.prompts import question_prompt
 
-BLOCK = 160  # questions between two reports of progress
+BLOCK = 160  # questions between two reports of progress, if whole batches
 
 
 class Answer(NamedTuple):
@@ -60,7 +61,7 @@ class Retrieval(NamedTuple):
         """Closed book."""
         return cls(None, np.full((num_questions, 1), NO_CHUNK), np.zeros((num_questions, 1), np.float32))
 
-    def part(self, some: slice) -> "Retrieval":
+    def part(self, some: slice | list[int]) -> "Retrieval":
         """Of some of the questions."""
         return Retrieval(self.chunks, self.rows[some], self.log_probs[some])
 
@@ -119,13 +120,18 @@ def generate(
     each prompt's own.
     """
     own_shots = shots if shots is not None else [()] * len(prompts)
-    answers: list[list[Answer]] = []
+    answers: list[list[Answer]] = [[] for _ in prompts]
     counts = Counter(shots_dropped=0, truncated=0)
-    for start in range(0, len(prompts), BLOCK):
-        some = slice(start, start + BLOCK)
-        made = make_prompts(model, prompts[some], retrieval.part(some), settings, own_shots[some])
+    size = _questions_per_batch(retrieval.rows.shape[1], settings)
+    order = neighbours(retrieval.rows, size)
+    block = size * max(1, BLOCK // size)
+    for start in range(0, len(prompts), block):
+        some = order[start : start + block]
+        texts, examples = [prompts[number] for number in some], [own_shots[number] for number in some]
+        made = make_prompts(model, texts, retrieval.part(some), settings, examples)
         counts.update(shots_dropped=made.shots_dropped, truncated=made.truncated)
-        answers += _decode(model, made, settings)
+        for number, own in zip(some, _decode(model, made, settings), strict=True):
+            answers[number] = own
         if bar is not None:
             bar.advance(len(made.questions))
     return answers, counts
@@ -156,6 +162,57 @@ def make_prompts(
     return Prompts(made, found.log_probs)
 
 
+def neighbours(rows: Int[np.ndarray, "Q K"], size: int) -> list[int]:
+    """The questions in an order in which those that share chunks stand together, `size` to a batch.
+
+    A batch begins with the first question that is left; each next one is of those that share the most chunks
+    with the batch so far, or, where none shares any, again the first.
+
+    >>> neighbours(np.array([[0, 1], [2, 3], [1, 4], [3, 0]]), size=2)
+    [0, 2, 1, 3]
+    """
+    asking: dict[int, list[int]] = {}
+    for number, own in enumerate(rows.tolist()):
+        for row in set(own) - {NO_CHUNK}:
+            asking.setdefault(row, []).append(number)
+    left = dict.fromkeys(range(len(rows)))
+    order: list[int] = []
+    while left:
+        order += _batch_of_neighbours(rows, asking, left, size)
+    return order
+
+
+def _batch_of_neighbours(
+    rows: Int[np.ndarray, "Q K"], asking: Mapping[int, Sequence[int]], left: dict[int, None], size: int
+) -> list[int]:
+    """The next batch, taken out of `left`; `asking` says which questions have a chunk."""
+    batch: list[int] = []
+    seen = {NO_CHUNK}
+    shared: Counter[int] = Counter()
+    heap: list[tuple[int, int]] = []  # (− chunks shared, question), also with counts that have grown since
+    while left and len(batch) < size:
+        number = next((own for own in _popped(heap) if own in left), None)
+        number = next(iter(left)) if number is None else number
+        del left[number]
+        batch.append(number)
+        new = set(rows[number].tolist()) - seen
+        seen |= new
+        for other in (other for row in sorted(new) for other in asking[row] if other in left):
+            shared[other] += 1
+            heapq.heappush(heap, (-shared[other], other))
+    return batch
+
+
+def _popped(heap: list[tuple[int, int]]) -> Iterator[int]:
+    """The questions of a heap, the best first, each taken from it."""
+    while heap:
+        yield heapq.heappop(heap)[1]
+
+
+def _questions_per_batch(prompts_per_question: int, settings: EvaluateConfig) -> int:
+    return max(1, settings.prompts_per_batch // prompts_per_question)
+
+
 def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[list[Answer]]:
     decode = answer_questions_by_token if settings.ensemble == "token" else answer_questions
     found = decode(
@@ -165,7 +222,7 @@ def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[li
         prompts.log_probs.tolist(),
         max_new_tokens=settings.max_new_tokens,
         stop_ids=model.tokenizer.stop_ids,
-        questions_per_batch=max(1, settings.prompts_per_batch // prompts.log_probs.shape[1]),
+        questions_per_batch=_questions_per_batch(prompts.log_probs.shape[1], settings),
         transfer=Transfer(spread_like(model.params), gather),
     )
     return [

@@ -8,7 +8,8 @@ terminator (any of the stop ids, whose probabilities add up), or `max_new_tokens
 probabilities of all outcomes sum to 1, and `New` has no advantage over `New York`.
 
 A prompt is read once. Its keys and values serve the decoding, and then the scoring, where the candidate
-answers are branches that continue the prompt.
+answers are branches that continue the prompt. What several prompts of a batch begin with alike, such as a
+chunk that several questions retrieved, is read once for all of them (`cut_prompts`).
 
 `answer_questions_by_token` reads Eq. 2 token by token instead: the next token is the most probable one of
 
@@ -23,7 +24,7 @@ smaller one, once it is a quarter.
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,7 @@ STOP = -1  # as a target: any of the stop ids
 NOTHING = -2  # as a target: an unused slot
 STEPS = 8  # tokens between two looks at which answers go on
 ROWS = 32  # prompts that are read together: enough to keep a CPU busy, few enough to be of similar length
+TAIL = 32  # tokens behind the trunk of a prompt that shares none: as many as a row of tails has room for
 
 Answer = tuple[int, ...]  # the tokens before the terminator
 TokenIds = Sequence[int] | np.ndarray
@@ -51,6 +53,20 @@ class Transfer(NamedTuple):
 
 
 ONE_DEVICE = Transfer()
+
+
+class Rows(NamedTuple):
+    """Token ids, padded on the right."""
+
+    tokens: Int[Array, "R T"]
+    lengths: Int[Array, " R"]
+
+
+class Prompt(NamedTuple):
+    """A prompt in two: what others begin with as well, and at least one token of its own."""
+
+    trunk: Answer
+    tail: Answer
 
 
 class Prefilled(NamedTuple):
@@ -76,14 +92,8 @@ class Decoding(NamedTuple):
         """The same with these answers only."""
         chunks = self.weights.shape[1]
         rows = (answers[:, None] * chunks + jnp.arange(chunks)[None]).ravel()
-        cache = KvCache(
-            self.cache.keys[:, rows],
-            self.cache.values[:, rows],
-            self.cache.segment_ids[rows],
-            self.cache.branch_ids[rows],
-        )
         own = (array[answers] for array in (self.tokens, self.weights, self.log_probs, self.done))
-        return Decoding(cache, self.lengths[rows], self.step, *own)
+        return Decoding(self.cache.take(rows), self.lengths[rows], self.step, *own)
 
 
 class PackedAnswers(NamedTuple):
@@ -127,7 +137,8 @@ def answer_questions(
 
     `prompts[i][k]` is question i behind its k-th chunk, as token ids, and `retrieval_log_probs[i][k]` that
     chunk's log p_R; questions may have different numbers of chunks. The candidates are what greedy decoding
-    gives under each chunk. The caches of all prompts of `questions_per_batch` questions are held at a time.
+    gives under each chunk. The caches of all prompts of `questions_per_batch` questions are held at a time;
+    neighbours that share chunks are answered faster.
     """
 
     def answer(
@@ -135,7 +146,7 @@ def answer_questions(
     ) -> list[list[Candidate]]:
         return _answer_batch(module, params, texts, weights, max_new_tokens, stop_ids, transfer)
 
-    return _by_batches(prompts, retrieval_log_probs, questions_per_batch, sum, answer)
+    return _by_batches(prompts, retrieval_log_probs, questions_per_batch, answer)
 
 
 def answer_questions_by_token(
@@ -161,34 +172,31 @@ def answer_questions_by_token(
         numbers = np.minimum(np.arange(len(weights)), len(texts) - 1)  # what is missing repeats a question
         chunks = weights.shape[1]
         own = [[*texts[n], *[texts[n][0]] * (chunks - len(texts[n]))] for n in numbers]
-        rows = transfer.spread(_pad_rows([prompt for prompts in own for prompt in prompts]))
-        prefilled = _prefill(module, params, *rows)
+        prefilled = _read(
+            module, params, cut_prompts([prompt for prompts in own for prompt in prompts]), transfer
+        )
         tokens, log_probs = _generate(module, params, prefilled, weights[numbers], **options)
         found = zip(tokens.tolist(), log_probs.tolist(), strict=True)
         return [[Candidate(_before_stop(row, stop_ids), log_prob)] for row, log_prob in found][: len(texts)]
 
-    return _by_batches(prompts, retrieval_log_probs, questions_per_batch, max, answer)
+    return _by_batches(prompts, retrieval_log_probs, questions_per_batch, answer)
 
 
 def _by_batches(
     prompts: Sequence[Sequence[TokenIds]],
     retrieval_log_probs: Sequence[Sequence[float] | np.ndarray] | np.ndarray,
     questions_per_batch: int,
-    size: Callable[[Iterable[int]], int],
     answer: Callable[..., list[list[Candidate]]],
 ) -> list[list[Candidate]]:
-    """What `answer` gives for questions of similar size at a time; log p_R is −inf for what is missing."""
+    """What `answer` gives for so many questions at a time; log p_R is −inf for what is missing."""
     _check_prompts(prompts)
     num_chunks = max(map(len, prompts), default=0)
-    order = sorted(range(len(prompts)), key=lambda number: size(map(len, prompts[number])))
-    answers: list[list[Candidate]] = [[] for _ in prompts]
-    for batch in _batches(order, questions_per_batch):
+    answers: list[list[Candidate]] = []
+    for batch in _batches(list(range(len(prompts))), questions_per_batch):
         weights = np.full((questions_per_batch, num_chunks), -np.inf, np.float32)
         for row, number in enumerate(batch):
             weights[row, : len(prompts[number])] = retrieval_log_probs[number]
-        found = answer([prompts[number] for number in batch], weights)
-        for number, candidates in zip(batch, found, strict=True):
-            answers[number] = candidates
+        answers += answer([prompts[number] for number in batch], weights)
     return answers
 
 
@@ -210,24 +218,24 @@ def _answer_batch(
     transfer: Transfer,
 ) -> list[list[Candidate]]:
     """`answer_questions` for at most B questions of at most K chunks; p_R is 0 for those that are missing."""
-    parts = _parts_of_similar_length(prompts, min(ROWS, retrieval_log_probs.size))
+    places = [(question, chunk) for question, own in enumerate(prompts) for chunk in range(len(own))]
+    cut = cut_prompts([prompts[question][chunk] for question, chunk in places])
+    parts = _parts_of_similar_length(cut, min(ROWS, retrieval_log_probs.size))
     options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "transfer": transfer}
-    read = []
-    for part in parts:
-        rows = transfer.spread(_pad_rows([prompts[q][chunk] for q, chunk in part]))
-        prefilled = _prefill(module, params, *rows)
-        alone = np.zeros((len(part), 1), np.float32)
-        read.append((_generate(module, params, prefilled, alone, **options)[0], prefilled))
-
     generated = np.zeros((*retrieval_log_probs.shape, max_new_tokens), np.int32)
-    for part, (tokens, _) in zip(parts, read, strict=True):
-        generated[tuple(part.T)] = tokens
+    read = []
+    for numbers in parts:
+        part = np.array(places)[numbers]
+        prefilled = _read(module, params, [cut[number] for number in numbers], transfer)
+        alone = np.zeros((len(part), 1), np.float32)
+        generated[tuple(part.T)] = _generate(module, params, prefilled, alone, **options)[0]
+        read.append((part, prefilled))
     unique = _unique_answers(generated, prompts, stop_ids)
     num_chunks = retrieval_log_probs.shape[1]
     packed = pack_answers(unique, max_new_tokens=max_new_tokens, num_answers=num_chunks)
 
     log_probs = np.zeros((*retrieval_log_probs.shape, num_chunks), np.float32)
-    for part, (_, prefilled) in zip(parts, read, strict=True):
+    for part, prefilled in read:
         scores = _score(module, params, prefilled, packed, part[:, 0], stop_ids=stop_ids)
         log_probs[tuple(part.T)] = transfer.gather(scores)
     ensemble = np.asarray(_ensemble(log_probs, retrieval_log_probs))
@@ -256,10 +264,22 @@ def greedy(
 
 def prefill(module: Llama, params: Any, prompts: Int[Array, "R T"], lengths: Int[Array, " R"]) -> Prefilled:
     """Read prompts, none of them empty, that are padded on the right."""
-    real = jnp.arange(prompts.shape[1])[None] < lengths[:, None]
-    hidden, cache = _call(module, params, "extend", prompts, segment_ids=real.astype(jnp.int32))
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    return Prefilled(cache, lengths, _call(module, params, "logits", last))
+    hidden, cache = _extend_rows(module, params, Rows(prompts, lengths))
+    return Prefilled(cache, lengths, _last_logits(module, params, hidden, lengths))
+
+
+def prefill_shared(
+    module: Llama, params: Any, trunks: Rows, trunk_of: Int[Array, " R"], tails: Rows
+) -> Prefilled:
+    """`prefill` of R prompts: tails, none of them empty, each behind the trunk that `trunk_of` gives it.
+
+    A trunk is read once; its keys and values are copied to its prompts.
+    """
+    _, read = _extend_rows(module, params, trunks)
+    before, cache = trunks.lengths[trunk_of], read.take(trunk_of)
+    hidden, block = _extend_rows(module, params, tails, before, cache)
+    cache = cache.grow(tails.tokens.shape[1]).write(block, trunks.tokens.shape[1])
+    return Prefilled(cache, before + tails.lengths, _last_logits(module, params, hidden, tails.lengths))
 
 
 def decode(
@@ -398,7 +418,7 @@ def pack_answers(
         [answer + (STOP,) if len(answer) < max_new_tokens else answer for answer in group]
         for group in answers
     ]
-    slots = _round_up(max(sum(len(outcome) - 1 for outcome in group) for group in outcomes))
+    slots = _round_up(max(sum(len(outcome) - 1 for outcome in group) for group in outcomes), unit=8)
     tokens, offsets, branch_ids = np.zeros((3, len(answers), slots), np.int32)
     targets = np.full((len(answers), slots), NOTHING, np.int32)
     first_targets = np.full((len(answers), num_answers), NOTHING, np.int32)
@@ -441,7 +461,7 @@ def forced_log_probs(
     return jax.nn.logsumexp(retrieval_log_probs + own.sum(axis=2), axis=1), greedy
 
 
-_prefill = functools.partial(jax.jit, static_argnames="module")(prefill)
+_prefill_shared = functools.partial(jax.jit, static_argnames="module")(prefill_shared)
 _begin = functools.partial(jax.jit, static_argnames=("max_new_tokens", "stop_ids"))(begin)
 _advance = functools.partial(jax.jit, static_argnames=("module", "stop_ids"))(advance)
 _keep = jax.jit(Decoding.keep)
@@ -481,6 +501,27 @@ def _target_log_probs(
     return jnp.where(targets == NOTHING, 0.0, log_probs)
 
 
+def _extend_rows(
+    module: Llama,
+    params: Any,
+    rows: Rows,
+    before: Int[Array, " R"] | None = None,
+    cache: KvCache | None = None,
+) -> tuple[Float[Array, "R T D"], KvCache]:
+    """`Llama.extend` of rows, which go on from `before` tokens in `cache`."""
+    slots = jnp.arange(rows.tokens.shape[1])[None]
+    real = (slots < rows.lengths[:, None]).astype(jnp.int32)
+    positions = None if before is None else before[:, None] + slots
+    return _call(module, params, "extend", rows.tokens, positions, segment_ids=real, cache=cache)
+
+
+def _last_logits(
+    module: Llama, params: Any, hidden: Float[Array, "R T D"], lengths: Int[Array, " R"]
+) -> Float[Array, "R V"]:
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    return _call(module, params, "logits", last)
+
+
 def _call(module: Llama, params: Any, method: str, *inputs: Any, **named_inputs: Any) -> Any:
     return module.apply({"params": params}, *inputs, **named_inputs, method=method)
 
@@ -489,23 +530,73 @@ def _batches(items: list[Any], size: int) -> list[list[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _parts_of_similar_length(
-    prompts: Sequence[Sequence[TokenIds]], size: int
-) -> list[Int[np.ndarray, "{size} 2"]]:
-    """(question, chunk) of all prompts by length, in parts of `size`; the last one repeats a prompt."""
-    rows = [(question, chunk) for question, chunks in enumerate(prompts) for chunk in range(len(chunks))]
-    rows.sort(key=lambda row: len(prompts[row[0]][row[1]]))
-    rows += rows[-1:] * (-len(rows) % size)
-    return [np.array(part) for part in _batches(rows, size)]
+def cut_prompts(prompts: Sequence[TokenIds]) -> list[Prompt]:
+    """Cut each prompt behind what it begins with alike with others, if that is at least half of each.
+
+    >>> for prompt in cut_prompts([[1, 5, 6, 7, 8], [1, 3], [1, 5, 6, 9]]):
+    ...     print(*prompt)
+    (1, 5, 6) (7, 8)
+    () (1, 3)
+    (1, 5, 6) (9,)
+    """
+    texts = [tuple(map(int, prompt)) for prompt in prompts]
+    cut = [Prompt((), ())] * len(texts)
+    for group, alike in _groups(texts):
+        for number in group:
+            text = texts[number]
+            size = alike if len(group) > 1 else max(0, len(text) - TAIL)
+            cut[number] = Prompt(text[:size], text[size:])
+    return cut
 
 
-def _pad_rows(prompts: Sequence[TokenIds]) -> tuple[Int[np.ndarray, "R T"], Int[np.ndarray, " R"]]:
-    """The prompts padded on the right, and their lengths."""
+def _groups(texts: Sequence[Answer]) -> list[tuple[list[int], int]]:
+    """The texts' numbers in groups, and how many tokens, never all, a group's texts begin with alike."""
+    groups: list[tuple[list[int], int]] = []
+    longest = 0
+    for number in sorted(range(len(texts)), key=texts.__getitem__):
+        text = texts[number]
+        group, alike = groups[-1] if groups else ([], 0)
+        alike = _alike(texts[group[0]][:alike], text[:-1]) if group else 0
+        longest = max(longest, len(text))
+        if group and 2 * alike >= longest:
+            groups[-1] = ([*group, number], alike)
+        else:
+            groups.append(([number], len(text) - 1))
+            longest = len(text)
+    return groups
+
+
+def _alike(a: Answer, b: Answer) -> int:
+    """How many tokens the two begin with alike."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
+def _parts_of_similar_length(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
+    """The prompts' numbers in parts of `size`, by trunk and its length; the last part repeats a prompt."""
+    order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n].trunk), prompts[n]))
+    return _batches(order + order[-1:] * (-len(order) % size), size)
+
+
+def _read(module: Llama, params: Any, prompts: Sequence[Prompt], transfer: Transfer) -> Prefilled:
+    """Read prompts, each distinct trunk once."""
+    trunks = list(dict.fromkeys(prompt.trunk for prompt in prompts))
+    number = {trunk: place for place, trunk in enumerate(trunks)}
+    trunk_of = np.array([number[prompt.trunk] for prompt in prompts], np.int32)
+    eighth = -(-len(prompts) // 8)  # so few numbers of trunks are compiled
+    trunks += [()] * (-len(trunks) % eighth)
+    rows, tails = (
+        transfer.spread(_pad_rows(parts)) for parts in (trunks, [prompt.tail for prompt in prompts])
+    )
+    return _prefill_shared(module, params, rows, trunk_of, tails)
+
+
+def _pad_rows(prompts: Sequence[TokenIds]) -> Rows:
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     tokens = np.zeros((len(prompts), _round_up(int(lengths.max()))), np.int32)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
-    return tokens, lengths
+    arrays: Any = (tokens, lengths)
+    return Rows(*arrays)
 
 
 def _before_stop(row: Sequence[int], stop_ids: tuple[int, ...]) -> Answer:
@@ -523,13 +614,14 @@ def _unique_answers(
     ]
 
 
-def _round_up(size: int) -> int:
-    """`size` rounded up to 32, 64, 96, 128, 192, 256, 384, …, so that many sizes become few to compile.
+def _round_up(size: int, unit: int = 32) -> int:
+    """`size` rounded up to 1 to 8 units, 5 to 8 double units, 5 to 8 quadruple units, and so on.
 
-    >>> [_round_up(size) for size in (1, 33, 65, 97, 129, 257)]
-    [32, 64, 96, 128, 192, 384]
+    So many sizes become few to compile, and less than a fifth is padding, or a unit.
+
+    >>> [_round_up(size) for size in (1, 33, 129, 257, 513)]
+    [32, 64, 160, 320, 640]
     """
-    unit = 32
-    while 4 * unit < size:
+    while 8 * unit < size:
         unit *= 2
     return unit * max(1, -(-size // unit))

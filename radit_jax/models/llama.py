@@ -59,6 +59,12 @@ class KvCache(NamedTuple):
 
         return KvCache(put("keys", 2), put("values", 2), put("segment_ids", 1), put("branch_ids", 1))
 
+    def take(self, rows: Int[Array, " R"]) -> "KvCache":
+        """The cache of these rows, in their order."""
+        return KvCache(
+            self.keys[:, rows], self.values[:, rows], self.segment_ids[rows], self.branch_ids[rows]
+        )
+
     def grow(self, slots: int) -> "KvCache":
         """The same cache with so many unwritten slots after its own."""
 

@@ -12,7 +12,7 @@ from small import CHUNKS, LONG, QUESTIONS
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.corpus import Chunks
 from radit_jax.data.shots import Shot
-from radit_jax.lm.answering import Retrieval, _first_line, answer, make_prompts
+from radit_jax.lm.answering import Retrieval, _first_line, answer, make_prompts, neighbours
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.text.prompts import background, question_prompt
 
@@ -164,3 +164,20 @@ def test_shots_stand_before_the_background_and_what_does_not_fit_is_counted(lm, 
 def test_an_answer_is_read_up_to_its_first_newline():
     assert _first_line(" Hob Crane.\nQ: Who else?\nA:") == "Hob Crane."
     assert _first_line("\n Hob Crane ") == "Hob Crane"
+
+
+def test_neighbours_are_all_questions_and_share_more_chunks_than_the_order_they_came_in():
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 40, (200, 1)) * 6 + rng.permuted(np.tile(np.arange(8), (200, 1)), axis=1)[:, :4]
+    order = neighbours(rows, 8)
+    assert sorted(order) == list(range(200))
+
+    def distinct(order):
+        return sum(len(np.unique(rows[order[start : start + 8]])) for start in range(0, 200, 8))
+
+    assert distinct(order) < 0.7 * distinct(np.arange(200))
+
+
+def test_questions_that_share_no_chunk_keep_their_order():
+    rows = np.array([[0, NO_CHUNK], [1, NO_CHUNK], [2, NO_CHUNK], [NO_CHUNK, NO_CHUNK]])
+    assert neighbours(rows, 2) == [0, 1, 2, 3]

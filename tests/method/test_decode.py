@@ -12,6 +12,7 @@ from radit_jax.method.decode import (
     answer_log_probs,
     answer_questions,
     answer_questions_by_token,
+    cut_prompts,
     greedy,
     pack_answers,
     prefill,
@@ -302,3 +303,74 @@ def test_dropping_what_has_stopped_changes_no_answer_and_shrinks_the_batch(param
         np.testing.assert_allclose([c.log_prob for c in before], [c.log_prob for c in after], atol=1e-4)
     assert min(sizes) < max(sizes)
     assert any(len(candidate.tokens) == 12 for own in whole for candidate in own)
+
+
+# ---- what prompts begin with alike ----
+
+
+def sharing_prompts(rng, num_questions=6):
+    """Questions behind three chunks of five each, some of which are another's beginning."""
+    chunks = [rng.integers(0, 6, length).tolist() for length in (7, 9, 12)]
+    chunks += [chunks[2][:8], chunks[1]]
+    questions = [rng.integers(0, 6, length).tolist() for length in rng.integers(1, 5, num_questions)]
+    own = [rng.choice(5, 3, replace=False) for _ in questions]
+    return [[chunks[c] + question for c in rows] for rows, question in zip(own, questions, strict=True)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sharing_what_prompts_begin_with_changes_no_number(mild, monkeypatch, seed):
+    prompts = sharing_prompts(np.random.default_rng(seed))
+    weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
+    options = {"max_new_tokens": 4, "stop_ids": STOPS, "questions_per_batch": 3}
+
+    def answers():
+        by_answer = answer_questions(MODULE, mild, prompts, weights, **options)
+        return [*by_answer, *answer_questions_by_token(MODULE, mild, prompts, weights, **options)]
+
+    together = answers()
+    cut = cut_prompts([prompt for own in prompts[:3] for prompt in own])
+    assert len({prompt.trunk for prompt in cut}) < len(cut)
+    monkeypatch.setattr(decode, "cut_prompts", lambda texts: [decode.Prompt((), tuple(t)) for t in texts])
+    for shared, apart in zip(together, answers(), strict=True):
+        assert [candidate.tokens for candidate in shared] == [candidate.tokens for candidate in apart]
+        np.testing.assert_allclose([c.log_prob for c in shared], [c.log_prob for c in apart], atol=5e-5)
+
+
+def test_a_chunk_that_three_questions_share_is_read_once(params, monkeypatch):
+    long = [[3] * 9 + [4], [5] * 9 + [0]]
+    prompts = [[chunk + question for chunk in long] for question in ([3, 4], [5], [0, 0, 3])]
+    seen = []
+
+    def read(module, params, trunks, trunk_of, tails):
+        seen.append((trunks.lengths.tolist(), trunk_of.tolist(), tails.lengths.tolist()))
+        return original(module, params, trunks, trunk_of, tails)
+
+    original = decode._prefill_shared
+    monkeypatch.setattr(decode, "_prefill_shared", read)
+    weights = np.log(np.full((3, 2), 0.5))
+    answer_questions(
+        MODULE, params, prompts, weights, max_new_tokens=2, stop_ids=STOPS, questions_per_batch=3
+    )
+    [(lengths, trunk_of, tails)] = seen
+    assert lengths == [10, 10]
+    assert trunk_of == [0, 0, 0, 1, 1, 1]
+    assert sorted(tails) == [1, 1, 2, 2, 3, 3]
+
+
+def test_equal_prompts_keep_a_token_each():
+    assert cut_prompts([[3, 4, 5]] * 2) == [((3, 4), (5,))] * 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_cut_prompts_are_whole_and_a_shared_trunk_is_at_least_half_of_each(seed):
+    rng = np.random.default_rng(seed)
+    texts = [rng.integers(0, 2, rng.integers(1, 60)).tolist() for _ in range(12)]
+    texts += [texts[0] + [1], texts[1] + [0, 1], texts[1]]
+    cut = cut_prompts(texts)
+    trunks = [prompt.trunk for prompt in cut]
+    for text, prompt in zip(texts, cut, strict=True):
+        assert list(prompt.trunk + prompt.tail) == text
+        assert prompt.tail
+        alone = trunks.count(prompt.trunk) == 1
+        assert 2 * len(prompt.trunk) >= len(text) or len(prompt.tail) <= decode.TAIL
+        assert not alone or len(prompt.tail) == min(len(text), decode.TAIL)

@@ -1,0 +1,279 @@
+"""Answers by Eq. 2: greedy answers under ten chunks, each distinct one scored under all ten.
+
+A question's chunks are MiniLM's top ten, weighed alike. The weights are drawn, so no answer ends early: each
+has as many tokens as wiki's have on average with a terminator, and nearly all are distinct, which is the most
+that there can be to score. The questions are two batches of a run over all test questions, those in the
+middle by how much their chunks are shared. The peers read prompts in batches of like length.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.compare import Benchmark, Contestant, Target
+from benchmarks.contestant import Once, Work
+
+QUESTIONS_PER_BATCH = 16
+NUM_BATCHES = 2
+NEW_TOKENS = 8
+SEQUENCE_LENGTH = 512
+BATCH = 32  # rows that PyTorch reads together
+
+Prompts = list[list[list[int]]]  # of each question behind each of its chunks, as token ids
+Place = tuple[int, int]  # question, chunk
+
+
+class Read(NamedTuple):
+    """Prompts that transformers generated from, and what it remembers of them."""
+
+    places: Sequence[Place]
+    answers: list[tuple[int, ...]]
+    mask: Any  # which of the cache's slots are of a prompt
+    cache: Any
+    logits: Any  # of the token after each prompt
+
+
+def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
+    """The prompts as tokens, and the language model in Hugging Face's form."""
+    from benchmarks import inputs
+    from radit_jax.data.sequences import prompt_tokens
+    from radit_jax.lm.answering import neighbours
+    from radit_jax.text.prompts import question_prompt
+
+    texts = inputs.texts()
+    rows = inputs.candidates(folder.parent, texts.passages, texts.test, "test")
+    tokenizer = inputs.language_model(folder / "lm").tokenizer
+    order = np.array(neighbours(rows, QUESTIONS_PER_BATCH))
+    whole = order[: len(order) - len(order) % QUESTIONS_PER_BATCH].reshape(-1, QUESTIONS_PER_BATCH)
+    distinct = np.array([len(np.unique(rows[own])) for own in whole])
+    middle = np.argsort(distinct, kind="stable")[len(whole) // 2 :][:NUM_BATCHES]
+    made = [
+        [
+            prompt_tokens(tokenizer, texts.passages[row], prompt, max_length=SEQUENCE_LENGTH - NEW_TOKENS)[0]
+            for row in rows[number]
+        ]
+        for number in whole[middle].ravel()
+        for prompt in [question_prompt(texts.test[number].question)]
+    ]
+    inputs.write_json(folder / "prompts.json", made)
+    return {
+        "inputs": texts.source,
+        "questions": len(made),
+        "tokens a prompt": float(np.mean([len(prompt) for own in made for prompt in own])),
+        "new tokens an answer": NEW_TOKENS,
+        "prompts to distinct chunks of a batch": float(len(made) * rows.shape[1] / distinct[middle].sum()),
+        "of all test questions' batches": float(whole.size * rows.shape[1] / distinct.sum()),
+        "of all test questions at once": rows.size / len(np.unique(rows)),
+    }
+
+
+def ours(folder: pathlib.Path) -> Once:
+    """Each chunk is read once in a batch; prompts' caches serve decoding and scoring."""
+    from benchmarks import inputs
+    from radit_jax.method.decode import answer_questions
+
+    model = inputs.language_model(folder / "lm")
+    prompts = _prompts(folder)
+    weights = [np.full(len(own), -np.log(len(own)), np.float32) for own in prompts]
+
+    def once() -> Work:
+        found = answer_questions(
+            model.module,
+            model.params,
+            prompts,
+            weights,
+            max_new_tokens=NEW_TOKENS,
+            stop_ids=model.tokenizer.stop_ids,
+            questions_per_batch=QUESTIONS_PER_BATCH,
+        )
+        return Work(len(found), _output([(own[0].tokens, own[0].log_prob) for own in found]))
+
+    return once
+
+
+def transformers_cached(folder: pathlib.Path) -> Once:
+    """`generate` in batches, whose caches are kept: the answers are branches of a prompt under a 4D mask."""
+    return _transformers(folder, "float32", _scored_by_caches)
+
+
+def transformers_cached_bfloat16(folder: pathlib.Path) -> Once:
+    """The same in bfloat16."""
+    return _transformers(folder, "bfloat16", _scored_by_caches)
+
+
+def transformers_anew(folder: pathlib.Path) -> Once:
+    """`generate` in batches; every answer is read anew behind every chunk, the head on the answer's rows."""
+    return _transformers(folder, "float32", _scored_anew)
+
+
+def transformers_greedy(folder: pathlib.Path) -> Once:
+    """`generate` in batches alone: ten answers to a question, and nothing that says which is the best."""
+    return _transformers(folder, "float32", None)
+
+
+def agreement(outputs: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+    """Whether the best answers are those of transformers that reads everything anew, and their log-probs."""
+    told: dict[str, Any] = {}
+    reference = outputs["transformers, all read anew"]
+    for name, output in outputs.items():
+        if output is not reference and output.shape == reference.shape:
+            same = (output[:, 1:] == reference[:, 1:]).all(axis=1)
+            told[f"{name}, share of the same best answers"] = float(same.mean())
+            differences = np.abs(output[same, 0] - reference[same, 0])
+            told["largest difference of their log-probabilities in nats"] = float(differences.max(initial=0))
+    return told
+
+
+BENCHMARK = Benchmark(
+    name="answering",
+    title="Answers by Eq. 2",
+    unit="questions",
+    contestants=(
+        Contestant("radit_jax", "ours"),
+        Contestant("transformers, all read anew", "transformers_anew"),
+        Contestant("transformers, caches kept", "transformers_cached"),
+        Contestant("transformers, caches kept, bfloat16", "transformers_cached_bfloat16"),
+        Contestant("transformers, greedy answers only", "transformers_greedy"),
+    ),
+    prepare=prepare,
+    agreement=agreement,
+    targets=(Target("transformers, all read anew", 4.0), Target("transformers, caches kept", 1.0)),
+)
+
+
+def _prompts(folder: pathlib.Path) -> Prompts:
+    return json.loads((folder / "prompts.json").read_text())
+
+
+def _output(best: Sequence[tuple[tuple[int, ...], float]]) -> np.ndarray:
+    """A row for each question: its best answer's log-probability and tokens, −1 behind the last."""
+    found = np.full((len(best), 1 + NEW_TOKENS), -1.0)
+    for row, (tokens, log_prob) in zip(found, best, strict=True):
+        row[: 1 + len(tokens)] = [log_prob, *tokens]
+    return found
+
+
+def _transformers(folder: pathlib.Path, dtype: str, score: Any) -> Once:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder / "lm", dtype=getattr(torch, dtype)).eval()
+    prompts = _prompts(folder)
+
+    @torch.inference_mode()
+    def once() -> Work:
+        read = list(_generated(model, prompts))
+        answers = {
+            place: answer for own in read for place, answer in zip(own.places, own.answers, strict=True)
+        }
+        unique = [
+            list(dict.fromkeys(answers[question, chunk] for chunk in range(len(own))))
+            for question, own in enumerate(prompts)
+        ]
+        if score is None:
+            return Work(len(prompts), np.zeros(0))
+        scores = score(model, prompts, unique, read)
+        return Work(len(prompts), _output([_best(unique[q], scores[q]) for q in range(len(prompts))]))
+
+    return once
+
+
+def _generated(model: Any, prompts: Prompts) -> Iterator[Read]:
+    """Greedy answers to all prompts, those of like length together, padded on the left."""
+    import torch
+
+    places = [(question, chunk) for question, own in enumerate(prompts) for chunk in range(len(own))]
+    places.sort(key=lambda place: len(prompts[place[0]][place[1]]))
+    for start in range(0, len(places), BATCH):
+        some = places[start : start + BATCH]
+        width = max(len(prompts[q][chunk]) for q, chunk in some)
+        ids = torch.zeros((len(some), width), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, (q, chunk) in enumerate(some):
+            ids[row, width - len(prompts[q][chunk]) :] = torch.tensor(prompts[q][chunk])
+            mask[row, width - len(prompts[q][chunk]) :] = 1
+        told = model.generate(
+            ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=NEW_TOKENS,
+            eos_token_id=None,
+            pad_token_id=0,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        cache = told.past_key_values
+        cache.crop(width - cache.get_seq_length())  # a negative number: so many slots less
+        answers = [tuple(row) for row in told.sequences[:, width:].tolist()]
+        yield Read(some, answers, mask, cache, told.logits[0])
+
+
+def _scored_by_caches(
+    model: Any, prompts: Prompts, unique: Sequence[Sequence[tuple[int, ...]]], read: Sequence[Read]
+) -> list[np.ndarray]:
+    """[chunks, answers] of log-probabilities for each question: the answers in a row behind their prompt."""
+    import torch
+
+    scores = [np.zeros((len(own), len(unique[q]))) for q, own in enumerate(prompts)]
+    later = NEW_TOKENS - 1  # an answer's tokens but for the first, which the prompt predicts
+    for part in read:
+        most = max(len(unique[q]) for q, _ in part.places)
+        answers = torch.zeros((len(part.places), most, NEW_TOKENS), dtype=torch.long)
+        for row, (q, _) in enumerate(part.places):
+            answers[row, : len(unique[q])] = torch.tensor(unique[q])
+        slots = torch.arange(most * later)
+        own = (slots[:, None] // later == slots[None] // later) & (slots[:, None] >= slots[None])
+        before = part.mask.bool()[:, None, None].expand(-1, 1, len(slots), -1)
+        hidden = model.model(
+            answers[:, :, :-1].flatten(1),
+            attention_mask=torch.cat([before, own.expand(len(answers), 1, -1, -1)], dim=-1),
+            position_ids=part.mask.sum(1, keepdim=True) + slots % later,
+            past_key_values=part.cache,
+        ).last_hidden_state
+        logits = model.lm_head(hidden).float().log_softmax(-1).unflatten(1, (most, later))
+        found = logits.gather(3, answers[:, :, 1:, None])[..., 0].sum(2)
+        found += part.logits.float().log_softmax(-1).gather(1, answers[:, :, 0])
+        for row, (q, chunk) in enumerate(part.places):
+            scores[q][chunk] = found[row, : len(unique[q])].numpy()
+    return scores
+
+
+def _scored_anew(
+    model: Any, prompts: Prompts, unique: Sequence[Sequence[tuple[int, ...]]], read: Sequence[Read]
+) -> list[np.ndarray]:
+    """The same with a row for every pair, those of like length together."""
+    import torch
+
+    scores = [np.zeros((len(own), len(unique[q]))) for q, own in enumerate(prompts)]
+    pairs = [
+        (q, chunk, number)
+        for q, own in enumerate(prompts)
+        for chunk in range(len(own))
+        for number in range(len(unique[q]))
+    ]
+    pairs.sort(key=lambda pair: len(prompts[pair[0]][pair[1]]))
+    for start in range(0, len(pairs), BATCH):
+        some = pairs[start : start + BATCH]
+        texts = [[*prompts[q][chunk], *unique[q][number]] for q, chunk, number in some]
+        lengths = torch.tensor([len(text) for text in texts])
+        ids = torch.zeros((len(texts), int(lengths.max())), dtype=torch.long)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = torch.tensor(text)
+        mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
+        hidden = model.model(ids, attention_mask=mask.long()).last_hidden_state
+        places = lengths[:, None] - NEW_TOKENS + torch.arange(NEW_TOKENS)
+        predicting = hidden.gather(1, (places - 1)[..., None].expand(-1, -1, hidden.shape[-1]))
+        logits = model.lm_head(predicting).float().log_softmax(-1)
+        found = logits.gather(2, ids.gather(1, places)[..., None])[..., 0].sum(1)
+        for (q, chunk, number), value in zip(some, found.tolist(), strict=True):
+            scores[q][chunk, number] = value
+    return scores
+
+
+def _best(answers: Sequence[tuple[int, ...]], scores: np.ndarray) -> tuple[tuple[int, ...], float]:
+    """The most probable answer under chunks that weigh alike."""
+    mixed = np.logaddexp.reduce(scores - np.log(len(scores)), axis=0)
+    return answers[int(mixed.argmax())], float(mixed.max())
