@@ -175,9 +175,12 @@ def test_two_processes_with_two_shards_each_need_the_memory_of_one_and_find_what
             np.testing.assert_array_equal(found["exact_rows"], wanted.rows)
             np.testing.assert_array_equal(found["exact_scores"], wanted.scores)
             recall = recall_at_k(found["scann_rows"], wanted.rows)
-    one = build(embeddings, tuning, kind="scann")
-    recall_of_one = recall_at_k(one.search(queries, 10).rows, wanted.rows)
     measured = [json.loads((tmp_path / f"memory-{number}.json").read_text()) for number in (0, 1)]
+    one, tuned = build(embeddings, tuning, kind="scann"), measured[0]["facts"]
+    # Two tunings stop where they may; the same share of leaves and depth of reordering are comparable.
+    leaves = round(tuned["leaves_to_search"] / tuned["num_leaves"] * one.facts["num_leaves"])
+    one.facts |= {"leaves_to_search": leaves, "reorder": tuned["reorder"]}
+    recall_of_one = recall_at_k(one.search(queries, 10).rows, wanted.rows)
     shard = 4 * WIDTH * CHUNKS // SHARDS
     for number, process in enumerate(measured):
         for phase, (held, resident) in process["over"].items():
@@ -186,6 +189,6 @@ def test_two_processes_with_two_shards_each_need_the_memory_of_one_and_find_what
             )
         print(f"process {number}: {process['seconds']:.0f} s, {process['facts']}")
     print(f"recall@10 of {SHARDS} shards {recall:.4f}, of one {recall_of_one:.4f}, {one.facts}")
-    assert recall >= recall_of_one - 0.01
+    assert recall >= max(0.95, recall_of_one - 0.01)
     if CHUNKS >= 1_000_000:  # a small shard is nothing beside what two processes need to meet
         assert max(held for process in measured for held, _ in process["over"].values()) < 2.5 * shard
