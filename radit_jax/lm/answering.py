@@ -17,7 +17,7 @@ from radit_jax.data.corpus import Chunks
 from radit_jax.data.shots import FewShotPrompt, Shot, few_shot_prompt
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.method.decode import Transfer, answer_questions, answer_questions_by_token
-from radit_jax.runtime.mesh import gather, spread_like
+from radit_jax.runtime.mesh import gather, mesh_of, spread_like, ways
 from radit_jax.runtime.models import Model
 from radit_jax.runtime.progress import Progress
 from radit_jax.text.prompts import question_prompt
@@ -214,6 +214,7 @@ def _questions_per_batch(prompts_per_question: int, settings: EvaluateConfig) ->
 
 
 def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[list[Answer]]:
+    mesh = mesh_of(model.params)
     decode = answer_questions_by_token if settings.ensemble == "token" else answer_questions
     found = decode(
         model.module,
@@ -223,7 +224,7 @@ def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[li
         max_new_tokens=settings.max_new_tokens,
         stop_ids=model.tokenizer.stop_ids,
         questions_per_batch=_questions_per_batch(prompts.log_probs.shape[1], settings),
-        transfer=Transfer(spread_like(model.params), gather),
+        transfer=Transfer(spread_like(model.params), gather, ways(mesh) if mesh else 1),
     )
     return [
         [Answer(_first_line(model.tokenizer.decode(c.tokens)), float(np.exp(c.log_prob))) for c in candidates]

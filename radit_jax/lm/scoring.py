@@ -17,7 +17,7 @@ from radit_jax.data.sequences import shared_sequences
 from radit_jax.method.lm import branch_log_probs
 from radit_jax.models.attention import most_segments
 from radit_jax.models.llama import Llama
-from radit_jax.runtime.mesh import fit_module, gather, make_mesh, put_batch
+from radit_jax.runtime.mesh import fit_module, gather, make_mesh, put_batch, row_layout
 from radit_jax.runtime.models import Model, load_model
 from radit_jax.runtime.progress import Progress
 
@@ -78,7 +78,8 @@ class PairScorer:
         devices = make_mesh(mesh, rows=settings.batch_size)
         model = load_model(path, dtype=settings.dtype, mesh=devices)
         module = fit_module(model.module, devices, mesh, row_length=settings.sequence_length)
-        return cls(model, devices, settings, module)
+        own = model.module.clone(layout=row_layout(devices))
+        return cls(model._replace(module=own), devices, settings, module)
 
     def score(
         self,

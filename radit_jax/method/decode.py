@@ -50,6 +50,11 @@ class Transfer(NamedTuple):
 
     spread: Callable[[Any], Any] = lambda rows: rows  # host arrays whose first axis counts rows
     gather: Callable[[Any], np.ndarray] = np.asarray
+    ways: int = 1  # rows are spread where their number is a multiple of it
+
+    def rows(self, count: int) -> int:
+        """`count`, or as many more as can be spread."""
+        return -(-count // self.ways) * self.ways
 
 
 ONE_DEVICE = Transfer()
@@ -220,7 +225,7 @@ def _answer_batch(
     """`answer_questions` for at most B questions of at most K chunks; p_R is 0 for those that are missing."""
     places = [(question, chunk) for question, own in enumerate(prompts) for chunk in range(len(own))]
     cut = cut_prompts([prompts[question][chunk] for question, chunk in places])
-    parts = _parts_of_similar_length(cut, min(ROWS, retrieval_log_probs.size))
+    parts = _parts_of_similar_length(cut, transfer.rows(min(ROWS, retrieval_log_probs.size)))
     options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "transfer": transfer}
     generated = np.zeros((*retrieval_log_probs.shape, max_new_tokens), np.int32)
     read = []
@@ -582,7 +587,7 @@ def _read(module: Llama, params: Any, prompts: Sequence[Prompt], transfer: Trans
     trunks = list(dict.fromkeys(prompt.trunk for prompt in prompts))
     number = {trunk: place for place, trunk in enumerate(trunks)}
     trunk_of = np.array([number[prompt.trunk] for prompt in prompts], np.int32)
-    eighth = -(-len(prompts) // 8)  # so few numbers of trunks are compiled
+    eighth = transfer.rows(-(-len(prompts) // 8))  # so few numbers of trunks are compiled
     trunks += [()] * (-len(trunks) % eighth)
     rows, tails = (
         transfer.spread(_pad_rows(parts)) for parts in (trunks, [prompt.tail for prompt in prompts])

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from radit_jax.config import ScoreConfig
-from radit_jax.method.decode import ROWS, prefill
+from radit_jax.method.decode import ROWS, Transfer, prefill
 from radit_jax.models.flops import training_flops
 from radit_jax.planning.need import Call, Need, Program, need_of
 from radit_jax.planning.packed import activations_of, weights_of
 from radit_jax.planning.score import scoring_calls
 from radit_jax.planning.site import Site, rows_of
-from radit_jax.runtime.mesh import ways
+from radit_jax.runtime.mesh import row_layout, ways
 
 
 def evaluate(site: Site) -> Need:
@@ -20,11 +20,14 @@ def evaluate(site: Site) -> Need:
     the part that is being decoded.
     """
     settings = site.experiment.evaluate
-    rows, length = min(ROWS, settings.prompts_per_batch), settings.sequence_length
-    parts = -(-settings.prompts_per_batch // rows)
+    length = settings.sequence_length
     packed = ScoreConfig(batch_size=settings.batch_size, sequence_length=length)
     mesh = site.mesh(packed.batch_size)
+    rows = Transfer(ways=ways(mesh)).rows(min(ROWS, settings.prompts_per_batch))
+    parts = -(-settings.prompts_per_batch // rows)
     module, params = site.llama(mesh, packed.dtype)
+    if site.target.topology:
+        module = module.clone(layout=row_layout(mesh))
     prompts = rows_of(mesh, (rows, length), jnp.int32), rows_of(mesh, (rows,), jnp.int32)
     read = jax.jit(prefill, static_argnames="module")
     reading = Call(read, (module, params, *prompts), beside=params, results=parts + 2)

@@ -183,14 +183,20 @@ def gather_hosts(array: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array, tiled=False))
 
 
+def mesh_of(params: Any) -> Mesh | None:
+    """The mesh that parameters are laid out over, if they are."""
+    shardings = [leaf.sharding for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
+    return mesh if isinstance(mesh, Mesh) else None
+
+
 def spread_like(params: Any) -> Callable[[Any], Any]:
     """What lays host arrays, rows first, over the mesh of `params`, if their number divides; else it is the
     identity, and every device has them all."""
-    shardings = [leaf.sharding for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
-    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
+    mesh = mesh_of(params)
 
     def spread(rows: Any) -> Any:
-        if not isinstance(mesh, Mesh) or mesh.size == 1 or len(jax.tree.leaves(rows)[0]) % ways(mesh):
+        if mesh is None or mesh.size == 1 or len(jax.tree.leaves(rows)[0]) % ways(mesh):
             return rows
         return put_batch(rows, mesh)
 
