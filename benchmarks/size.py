@@ -193,11 +193,11 @@ def _cpu_seconds(cost: Cost, rounds: int) -> float:
 
 
 def _plot(record: Mapping[str, Any]) -> None:
-    import matplotlib
+    import matplotlib  # pyright: ignore[reportMissingImports]
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "cost"  # equal records give equal files
-    import matplotlib.pyplot as plt
+    import matplotlib.pyplot as plt  # pyright: ignore[reportMissingImports]
 
     figure, axes = plt.subplots(figsize=(6.4, 4.4))
     for path in PATHS:
