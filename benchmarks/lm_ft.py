@@ -15,8 +15,8 @@ import numpy as np
 from benchmarks.compare import Benchmark, Contestant, Target
 from benchmarks.contestant import Once, Work
 
-NUM_QUESTIONS, CHUNKS = 16, 3  # k̃ = 3 instances of each
-ROW_LENGTH, ROWS = 512, 4  # of a packed batch
+NUM_QUESTIONS, CHUNKS = 8, 3  # k̃ = 3 instances of each
+ROW_LENGTH, ROWS = 512, 5  # of a packed batch
 PADDED = 8  # instances in a padded batch
 IGNORED = -100  # transformers' label of what is not in the loss
 

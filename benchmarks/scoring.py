@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.compare import Benchmark, Contestant, Target
 from benchmarks.contestant import Once, Work
 
-NUM_CHUNKS = 24  # drawn
+NUM_CHUNKS = 16  # drawn
 SEQUENCE_LENGTH = 512
 BATCH = 8  # pairs that PyTorch reads together
 
