@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.compare import Benchmark, Contestant, Target
 from benchmarks.contestant import Once, Work
 
-NUM_PASSAGES = 384  # drawn
+NUM_PASSAGES = 128  # drawn
 ROWS, MULTIPLE = 32, 16  # of the batches that both are handed: rows, and what their widths are multiples of
 BATCH_SIZES = (16, 32, 64)  # of which sentence-transformers takes the fastest
 

@@ -80,7 +80,7 @@ def _ours(folder: pathlib.Path, drawn: list[Tree]) -> Once:
     from radit_jax.lm.scoring import PairScorer
     from radit_jax.runtime.mesh import make_mesh
 
-    settings = ScoreConfig(batch_size=4, sequence_length=SEQUENCE_LENGTH)
+    settings = ScoreConfig(batch_size=2, sequence_length=SEQUENCE_LENGTH)
     scorer = PairScorer(inputs.language_model(folder / "lm"), make_mesh(MeshConfig()), settings)
     trees = [
         Sequence(
