@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import compare, tables
 
 # Each is a module with a BENCHMARK; or, where nobody is compared, with `run` and `section` of its own.
-NAMES = ("scoring", "lm_ft", "r_ft", "quality", "embedding", "search", "answering", "size")
+NAMES = ("scoring", "lm_ft", "r_ft", "quality", "embedding", "search", "answering", "size", "roofline")
 RESULTS = pathlib.Path(__file__).parent / "results"
 PERFORMANCE = compare.ROOT / "docs" / "performance.md"
 
