@@ -45,7 +45,7 @@ def table(benchmark: Benchmark, record: Mapping[str, Any]) -> str:
                 _spread(rates(record, name)),
                 _spread(rates(record, name, "cpu_seconds")),
                 f"{max(0.0, told['first']['seconds'] - usual):.1f} s",
-                f"{told['rounds'][-1]['peak_mib']:,.0f} MiB",
+                f"{peak:,.0f} MiB" if (peak := told["rounds"][-1].get("peak_mib")) else "",
             ]
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
