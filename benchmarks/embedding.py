@@ -82,13 +82,10 @@ def _ours(folder: pathlib.Path, dtype: str) -> Once:
 
 
 def _ours_equal(folder: pathlib.Path, dtype: str) -> Once:
-    import jax
-
-    from radit_jax.models.bert import encode
+    from radit_jax.retrieval.search import encode_batch
 
     module, params, _ = _encoder(dtype).model
-    network: Any = jax.jit(encode, static_argnums=0)
-    return _on_batches(folder, lambda tokens, mask: np.asarray(network(module, params, tokens, mask)))
+    return _on_batches(folder, lambda tokens, mask: np.asarray(encode_batch(module, params, tokens, mask)))
 
 
 def theirs_float32(folder: pathlib.Path) -> Once:

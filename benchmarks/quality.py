@@ -193,9 +193,7 @@ def ours(folder: pathlib.Path) -> Once:
 
     def once() -> Work:
         state, shardings = init_sharded(lambda p: init_state(p, tx), encoder.mesh, encoder.model.params)
-        step: Any = make_r_ft_step(
-            encoder.model.module, tx, temperature=TEMPERATURE, state_shardings=shardings
-        )
+        step: Any = make_r_ft_step(encoder.module, tx, temperature=TEMPERATURE, state_shardings=shardings)
         taken, start = 0, time.perf_counter()
         while time.perf_counter() - start < SECONDS:
             some = numbers(taken)

@@ -73,7 +73,7 @@ def ours(folder: pathlib.Path) -> Once:
     vectors = np.load(folder / "vectors.npy", mmap_mode="r")
     tx = make_optimizer(OptimizerConfig(steps=10**9, peak_lr=PEAK, b1=B1, b2=B2, clip_norm=CLIP))
     state, shardings = init_sharded(lambda p: init_state(p, tx), encoder.mesh, encoder.model.params)
-    step: Any = make_r_ft_step(encoder.model.module, tx, temperature=TEMPERATURE, state_shardings=shardings)
+    step: Any = make_r_ft_step(encoder.module, tx, temperature=TEMPERATURE, state_shardings=shardings)
     first: list[float] = []
 
     def once() -> Work:

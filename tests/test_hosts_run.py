@@ -5,7 +5,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import test_train
+from ports import free_port
 
 from radit_jax.runtime.hosts import STOPPED
 
@@ -40,18 +40,6 @@ class Ended(NamedTuple):
 
     code: int
     printed: str
-
-
-def free_port() -> int:
-    """A port that is free, as is the next one."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port = first.getsockname()[1]
-            try:
-                socket.create_server(("127.0.0.1", port + 1)).close()
-                return port
-            except OSError:
-                continue
 
 
 def start(workdir: pathlib.Path, stage: str, processes: int) -> list[subprocess.Popen]:

@@ -51,6 +51,11 @@ class Layout:
         return self.mesh.devices.flat[0].platform
 
 
+def keep_rows(x: Float[Array, "B *rest"], layout: Layout | None) -> Float[Array, "B *rest"]:
+    """`Layout.keep_rows`; without a layout `x` lies where the compiler puts it."""
+    return x if layout is None else layout.keep_rows(x)
+
+
 def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S M H"],

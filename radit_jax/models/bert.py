@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from radit_jax.config import BertConfig
-from radit_jax.models.attention import Layout, attend
+from radit_jax.models.attention import Layout, attend, keep_rows
 
 _init = nn.initializers.normal(0.02)
 # Products of bfloat16 stay in float32 until the next one: more exact, and XLA's CPU backend has a kernel for
@@ -77,7 +77,7 @@ class Encoder(nn.Module):
         )
         pairs = jnp.broadcast_to(mask[:, None], (*mask.shape, mask.shape[1]))
         stack = layers(self.config, self.dtype, self.layout, name="layer")
-        return stack(x if self.layout is None else self.layout.keep_rows(x), pairs)[0]
+        return stack(keep_rows(x, self.layout), pairs)[0]
 
 
 class Layer(nn.Module):
@@ -92,7 +92,7 @@ class Layer(nn.Module):
         x = Attention(self.config, self.dtype, name="attention")(x, mask)
         wide = Intermediate(self.config, self.dtype, name="intermediate")(x)
         x = Output(self.config, self.dtype, name="output")(wide, x)
-        return x if self.layout is None else self.layout.keep_rows(x), None
+        return keep_rows(x, self.layout), None
 
 
 class Attention(nn.Module):

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from radit_jax.config import LlamaConfig
-from radit_jax.models.attention import Kernel, Layout, attend, attention_mask, context_mask
+from radit_jax.models.attention import Kernel, Layout, attend, attention_mask, context_mask, keep_rows
 from radit_jax.models.lora import dequantized
 
 _init = nn.initializers.normal(0.02)
@@ -176,7 +176,7 @@ class Decoder(nn.Module):
         seen: Seen,
         context: tuple[Float[Array, "L B C M H"], Float[Array, "L B C M H"]] | None,
     ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "L B T M H"], Float[Array, "L B T M H"]]]:
-        embedded = _keep_rows(self.embed_tokens(tokens), self.layout)
+        embedded = keep_rows(self.embed_tokens(tokens), self.layout)
         hidden, keys_values = self.layers(embedded, rope, seen, context)
         return self.norm(hidden), keys_values
 
@@ -204,10 +204,10 @@ class Block(nn.Module):
         eps = self.config.rms_norm_eps
         attention = SelfAttention(self.config, self.dtype, self.attention, self.layout, name="self_attn")
         attended, keys_values = attention(RmsNorm(eps, name="input_layernorm")(x), rope, seen, context)
-        x = _keep_rows(x + attended, self.layout)
+        x = keep_rows(x + attended, self.layout)
         mlp = SwiGlu(self.config, self.dtype, name="mlp")
         x = x + mlp(RmsNorm(eps, name="post_attention_layernorm")(x))
-        return _keep_rows(x, self.layout), keys_values
+        return keep_rows(x, self.layout), keys_values
 
 
 class SelfAttention(nn.Module):
@@ -359,7 +359,3 @@ def _check_mimetic(config: LlamaConfig) -> None:
             f"mimetic_init: {config} came; needed are num_kv_heads = num_heads, num_heads · head_size = "
             "hidden_size and an untied head; change the model, or start it from init='normal'"
         )
-
-
-def _keep_rows(x: Float[Array, "B T D"], layout: Layout | None) -> Float[Array, "B T D"]:
-    return x if layout is None else layout.keep_rows(x)

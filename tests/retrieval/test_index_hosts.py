@@ -6,13 +6,13 @@ The slow test has 40,000 vectors, or RADIT_INDEX_CHUNKS of them: docs/verificati
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from ports import free_port
 from test_index import clustered
 
 from radit_jax.retrieval.embeddings import Embeddings
@@ -39,18 +39,6 @@ found = [loaded.search(queries, 7, exclude), loaded.search(queries, 60)]
 np.savez(f"{folder}/{kind}-{number}.npz", *[array for one in found for array in one])
 hosts.leave()
 """
-
-
-def free_port() -> int:
-    """A port that is free, as is the next one."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port = first.getsockname()[1]
-            try:
-                socket.create_server(("127.0.0.1", port + 1)).close()
-                return port
-            except OSError:
-                continue
 
 
 def run_two(program: str, arguments: Sequence[str], **environment: str) -> None:
