@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, Float
 
 from radit_jax.config import BertConfig, LlamaConfig
-from radit_jax.data.packing import Sequence, Span, branch_places, pack, span, to_batch
+from radit_jax.data.packing import Sequence, Span, branch_places, pack, pack_texts, span, to_batch
 from radit_jax.method import lm, losses, steps
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
@@ -278,7 +278,7 @@ def _(models: "TinyModels") -> SupportsFloat:
     batch, module, params = models.queries, models.bert, models.bert_params
 
     def queries(params: Any) -> Array:
-        return encode(module, params, batch.query_tokens, batch.query_mask)
+        return encode(module, params, *models.padded_queries)  # a row each: packing must not matter
 
     by_query = _central_differences(models.r_ft_loss64, _float64(jax.jit(queries)(params)))
     [reference] = jax.jit(lambda p, out: jax.vjp(queries, p)[1](out))(params, np.float32(by_query))
@@ -310,7 +310,7 @@ def _(models: "TinyModels") -> SupportsFloat:
 def _(models: "TinyModels") -> SupportsFloat:
     batch = models.queries
     garbage = batch._replace(
-        query_tokens=np.where(batch.query_mask, batch.query_tokens, 9),
+        queries=batch.queries._replace(tokens=np.where(batch.queries.texts < 0, 9, batch.queries.tokens)),
         chunk_embeddings=np.where(batch.chunk_mask[:, :, None], batch.chunk_embeddings, np.nan),
         target_log_probs=np.where(batch.chunk_mask, batch.target_log_probs, np.nan),
     )
@@ -321,8 +321,7 @@ def _(models: "TinyModels") -> SupportsFloat:
 def _(models: "TinyModels") -> SupportsFloat:
     batch = models.queries
     small = steps.RftBatch(
-        batch.query_tokens[:, :6],
-        batch.query_mask[:, :6],
+        pack_texts(models.query_ids, row_length=6, num_rows=2),
         batch.chunk_embeddings[:, :4],
         batch.target_log_probs[:, :4],
         batch.chunk_mask[:, :4],
@@ -448,16 +447,27 @@ class TinyModels:
         return _read_step(self.lm_step, self.llama_params, batch)
 
     @functools.cached_property
+    def query_ids(self) -> list[list[int]]:
+        """Three queries, of which the first and the last share a row of 8."""
+        rng = np.random.default_rng(1)
+        return [rng.integers(1, BERT.vocab_size, length).tolist() for length in (6, 4, 2)]
+
+    @property
+    def padded_queries(self) -> tuple[Any, Any]:
+        """The same queries a row each: tokens and their mask."""
+        mask = np.arange(8) < np.array([[len(ids)] for ids in self.query_ids])
+        return np.array([ids + [0] * (8 - len(ids)) for ids in self.query_ids]), mask
+
+    @functools.cached_property
     def queries(self) -> steps.RftBatch:
-        """Two queries with chunks, one without; the last two tokens and the last chunk are always masked."""
+        """Two queries with chunks, one without; a row and the last chunk are always masked."""
         rng = np.random.default_rng(0)
         chunk_mask = np.array([[1, 1, 1, 1, 0], [1, 0, 1, 1, 0], [0, 0, 0, 0, 0]], bool)
         target = losses.retrieval_log_prob(
             jnp.asarray(rng.normal(size=(3, 5)), jnp.float32), jnp.asarray(chunk_mask)
         )
         batch = steps.RftBatch(
-            query_tokens=jnp.asarray(rng.integers(1, BERT.vocab_size, (3, 8)), jnp.int32),
-            query_mask=jnp.arange(8)[None] < jnp.array([[6], [4], [2]]),
+            queries=pack_texts(self.query_ids, row_length=8, num_rows=3),
             chunk_embeddings=jnp.asarray(rng.normal(size=(3, 5, BERT.hidden_size)), jnp.float32),
             target_log_probs=target,
             chunk_mask=jnp.asarray(chunk_mask),

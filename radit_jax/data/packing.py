@@ -39,6 +39,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from radit_jax.method.lm import LmBatch
+from radit_jax.models.bert import PackedTexts
 
 Row = tuple[int, ...]  # the numbers of the sequences that share a row, in order
 
@@ -90,10 +91,35 @@ def pack(
     limits = np.array([row_length, targets_per_row, branches_per_row or np.iinfo(np.int64).max])
     sizes = np.array([_size(sequence) for sequence in sequences], np.int64).reshape(-1, 3)
     _check_fit(sizes, limits)
+    return _best_fit(sizes, limits)
+
+
+def pack_lengths(lengths: Seq[int] | Int[np.ndarray, " N"], *, row_length: int) -> list[Row]:
+    """`pack` of texts by their numbers of tokens, none of which is above `row_length`.
+
+    >>> pack_lengths([3, 5, 5, 2], row_length=8)
+    [(0, 1), (2, 3)]
+    """
+    return _best_fit(np.asarray(lengths, np.int64).reshape(-1, 1), np.array([row_length]))
+
+
+def pack_texts(texts: Seq[Seq[int]], *, row_length: int, num_rows: int) -> PackedTexts:
+    """Texts laid out in rows, numbered in their order, with empty rows up to `num_rows`."""
+    packed = PackedTexts(*np.zeros((3, num_rows, row_length), np.int32))  # pyright: ignore[reportArgumentType]
+    tokens, positions, numbers = packed
+    numbers[:] = -1
+    for row, own in enumerate(pack_lengths([len(text) for text in texts], row_length=row_length)):
+        ends = np.cumsum([len(texts[number]) for number in own])
+        for number, end in zip(own, ends, strict=True):
+            place = row, slice(end - len(texts[number]), end)
+            tokens[place], positions[place], numbers[place] = texts[number], range(len(texts[number])), number
+    return packed
+
+
+def _best_fit(sizes: Int[np.ndarray, "N S"], limits: Int[np.ndarray, " S"]) -> list[Row]:
+    """Best fit, longest first, by the first of several sizes; no row's sum of any is above its limit."""
     rows: list[list[int]] = []
-    free = np.tile(
-        limits[:, None], len(sequences)
-    )  # tokens, targets and branches left, rows along the columns
+    free = np.tile(limits[:, None], len(sizes))  # what is left of each size, rows along the columns
     for number in np.argsort(-sizes[:, 0], kind="stable"):
         fits = np.flatnonzero((free[:, : len(rows)] >= sizes[number, :, None]).all(axis=0))
         row = int(fits[free[0, fits].argmin()]) if fits.size else len(rows)

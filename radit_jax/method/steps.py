@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from radit_jax.config import LoraConfig, OptimizerConfig
 from radit_jax.method import losses
 from radit_jax.method.lm import LmBatch, batch_counts, token_log_probs
-from radit_jax.models.bert import Bert, encode
+from radit_jax.models.bert import Bert, PackedTexts, encode, encode_packed
 from radit_jax.models.llama import Llama
 from radit_jax.models.lora import adapted
 
@@ -33,20 +33,18 @@ class TrainState(NamedTuple):
 
 
 class RftBatch(NamedTuple):
-    """Queries with their retrieved chunks, which enter R-ft as stored embeddings only."""
+    """B queries with their retrieved chunks, which enter R-ft as stored embeddings only."""
 
-    query_tokens: Int[Array, "B T"]
-    query_mask: Bool[Array, "B T"]
+    queries: PackedTexts
     chunk_embeddings: Float[Array, "B K D"]
     target_log_probs: Float[Array, "B K"]  # log p_LSR, or the posterior
     chunk_mask: Bool[Array, "B K"]
 
 
 class RftTextBatch(NamedTuple):
-    """Queries with their retrieved chunks as texts, for chunk encoders that learn too."""
+    """B queries with their retrieved chunks as texts, for chunk encoders that learn too."""
 
-    query_tokens: Int[Array, "B T"]
-    query_mask: Bool[Array, "B T"]
+    queries: PackedTexts
     chunk_tokens: Int[Array, "B K U"]
     chunk_token_mask: Bool[Array, "B K U"]
     target_log_probs: Float[Array, "B K"]
@@ -188,9 +186,7 @@ def make_r_ft_text_step(
             array.reshape(-1, array.shape[-1]) for array in (batch.chunk_tokens, batch.chunk_token_mask)
         )
         chunks = encode(module, params["chunk"], tokens, mask).reshape(*shape, -1)
-        embedded = RftBatch(
-            batch.query_tokens, batch.query_mask, chunks, batch.target_log_probs, batch.chunk_mask
-        )
+        embedded = RftBatch(batch.queries, chunks, batch.target_log_probs, batch.chunk_mask)
         log_probs = query_log_prob(module, params["query"], embedded, temperature)
         return _r_ft_mean(log_probs, batch.target_log_probs, batch.chunk_mask, direction)
 
@@ -213,7 +209,7 @@ def query_log_prob(
     module: Bert, query_params: Any, batch: RftBatch, temperature: float
 ) -> Float[Array, "B K"]:
     """Log p_R(c | x) of the batch's chunks under a query tower: Eq. 1, then its softmax."""
-    queries = encode(module, query_params, batch.query_tokens, batch.query_mask)
+    queries = encode_packed(module, query_params, batch.queries, len(batch.chunk_mask))
     # The gradient for a query multiplies by its chunks' embeddings, also by those that are not there.
     chunks = jnp.where(batch.chunk_mask[:, :, None], batch.chunk_embeddings, 0.0)
     scores = losses.retrieval_score(queries, chunks)

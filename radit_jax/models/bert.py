@@ -1,5 +1,8 @@
 """BERT as an encoder of texts into single vectors: post-norm layers, erf GELU, learnt positions.
 
+Texts come one to a row (`encode`), or several to a row (`encode_packed`), where short ones would be padding
+for the most part.
+
 Modules have Hugging Face's names. The layers are one scanned block whose parameters are stacked on a leading
 axis L; kernels are (in, out):
 
@@ -12,7 +15,7 @@ axis L; kernels are (in, out):
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,6 +31,14 @@ _init = nn.initializers.normal(0.02)
 _dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 
 
+class PackedTexts(NamedTuple):
+    """Texts that share rows, none of which sees another."""
+
+    tokens: Int[Array, "R T"]
+    positions: Int[Array, "R T"]  # of each token in its text
+    texts: Int[Array, "R T"]  # the number of its text, −1 where there is none
+
+
 class Bert(nn.Module):
     """E_q or E_d of Eq. 1: the same network with two parameter trees. `dtype` is what it computes in."""
 
@@ -35,13 +46,35 @@ class Bert(nn.Module):
     dtype: Any = jnp.float32
     layout: Layout | None = None  # None: activations lie where the compiler puts them
 
-    @nn.compact
+    def setup(self) -> None:
+        self.embeddings = Embeddings(self.config, self.dtype)
+        self.encoder = Encoder(self.config, self.dtype, self.layout)
+
     def __call__(self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
         """One float32 vector for each row; `mask` is True at its real tokens, the first of which is [CLS]."""
-        hidden = Embeddings(self.config, self.dtype, name="embeddings")(tokens)
-        hidden = Encoder(self.config, self.dtype, self.layout, name="encoder")(hidden, mask)
-        hidden = hidden.astype(jnp.float32)
-        embedding = hidden[:, 0] if self.config.pooling == "cls" else masked_mean(hidden, mask)
+        seen = jnp.broadcast_to(mask[:, None], (*mask.shape, mask.shape[1]))
+        hidden = self._hidden(tokens, jnp.arange(tokens.shape[1])[None], seen)
+        return self._finish(hidden[:, 0] if self.config.pooling == "cls" else masked_mean(hidden, mask))
+
+    def packed(self, packed: PackedTexts, num_texts: int) -> Float[Array, "N D"]:
+        """One float32 vector for each of the texts 0 to N − 1, wherever they lie; 0 where there is none."""
+        texts = packed.texts
+        seen = (texts[:, :, None] == texts[:, None, :]) & (texts >= 0)[:, None, :]
+        hidden = self._hidden(packed.tokens, packed.positions, seen)
+        pooled = texts[None] == jnp.arange(num_texts)[:, None, None]
+        if self.config.pooling == "cls":
+            pooled &= packed.positions[None] == 0
+        weights = pooled / jnp.maximum(pooled.sum(axis=(1, 2), keepdims=True), 1)
+        # A product, which devices do for their own rows; at full precision, for it only picks and adds.
+        vectors = jnp.einsum("nrt,rtd->nd", weights, hidden, precision=jax.lax.Precision.HIGHEST)
+        return self._finish(keep_rows(vectors, self.layout))
+
+    def _hidden(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "b T"], seen: Bool[Array, "B T T"]
+    ) -> Float[Array, "B T D"]:
+        return self.encoder(self.embeddings(tokens, positions), seen).astype(jnp.float32)
+
+    def _finish(self, embedding: Float[Array, "N D"]) -> Float[Array, "N D"]:
         return l2_normalize(embedding) if self.config.normalize else embedding
 
 
@@ -50,13 +83,13 @@ class Embeddings(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    def __call__(self, tokens: Int[Array, "B T"], positions: Int[Array, "b T"]) -> Float[Array, "B T D"]:
         def embed(name: str, size: int, ids: Int[Array, "b T"]) -> Float[Array, "b T D"]:
             table = nn.Embed(size, self.config.hidden_size, dtype=self.dtype, embedding_init=_init, name=name)
             return table(ids)
 
         words = embed("word_embeddings", self.config.vocab_size, tokens)
-        places = embed("position_embeddings", self.config.max_length, jnp.arange(tokens.shape[1])[None])
+        places = embed("position_embeddings", self.config.max_length, positions)
         types = embed("token_type_embeddings", self.config.type_vocab_size, jnp.zeros_like(tokens))
         return _layer_norm(self.config, self.dtype)(words + types + places)
 
@@ -67,7 +100,7 @@ class Encoder(nn.Module):
     layout: Layout | None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], seen: Bool[Array, "B T T"]) -> Float[Array, "B T D"]:
         layers = nn.scan(
             Layer,
             variable_axes={"params": 0},
@@ -75,9 +108,8 @@ class Encoder(nn.Module):
             in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             length=self.config.num_layers,
         )
-        pairs = jnp.broadcast_to(mask[:, None], (*mask.shape, mask.shape[1]))
         stack = layers(self.config, self.dtype, self.layout, name="layer")
-        return stack(keep_rows(x, self.layout), pairs)[0]
+        return stack(keep_rows(x, self.layout), seen)[0]
 
 
 class Layer(nn.Module):
@@ -87,9 +119,9 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[Array, "B T T"]
+        self, x: Float[Array, "B T D"], seen: Bool[Array, "B T T"]
     ) -> tuple[Float[Array, "B T D"], None]:
-        x = Attention(self.config, self.dtype, name="attention")(x, mask)
+        x = Attention(self.config, self.dtype, name="attention")(x, seen)
         wide = Intermediate(self.config, self.dtype, name="intermediate")(x)
         x = Output(self.config, self.dtype, name="output")(wide, x)
         return keep_rows(x, self.layout), None
@@ -100,8 +132,8 @@ class Attention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B T T"]) -> Float[Array, "B T D"]:
-        attended = SelfAttention(self.config, self.dtype, name="self")(x, mask)
+    def __call__(self, x: Float[Array, "B T D"], seen: Bool[Array, "B T T"]) -> Float[Array, "B T D"]:
+        attended = SelfAttention(self.config, self.dtype, name="self")(x, seen)
         return Output(self.config, self.dtype, name="output")(attended, x)
 
 
@@ -110,12 +142,12 @@ class SelfAttention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B T T"]) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], seen: Bool[Array, "B T T"]) -> Float[Array, "B T D"]:
         def project(name: str) -> Float[Array, "B T N H"]:
             flat = _dense(x.shape[-1], self.dtype, name=name)(x)
             return flat.reshape(*x.shape[:2], self.config.num_heads, -1)
 
-        return attend(project("query"), project("key"), project("value"), mask).reshape(x.shape)
+        return attend(project("query"), project("key"), project("value"), seen).reshape(x.shape)
 
 
 class Intermediate(nn.Module):
@@ -144,6 +176,12 @@ def encode(
 ) -> Float[Array, "B D"]:
     """A vector for each text: E_q or E_d, whose parameters `params` are."""
     vectors: Any = module.apply({"params": params}, tokens, mask)
+    return vectors
+
+
+def encode_packed(module: Bert, params: Any, packed: PackedTexts, num_texts: int) -> Float[Array, "N D"]:
+    """`encode` of N texts that share rows: the same vectors."""
+    vectors: Any = module.apply({"params": params}, packed, num_texts, method="packed")
     return vectors
 
 

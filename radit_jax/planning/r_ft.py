@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 
 from radit_jax.method.steps import RftBatch, init_state, make_optimizer, make_r_ft_step
+from radit_jax.models.bert import PackedTexts
 from radit_jax.models.flops import encoder_flops
 from radit_jax.planning.need import Call, Need, Program, need_of, size
 from radit_jax.planning.packed import weights_of
-from radit_jax.planning.site import Site, placed, rows_of, texts_of
+from radit_jax.planning.site import Site, placed, rows_of
 from radit_jax.runtime.memory import share
 from radit_jax.runtime.mesh import ways
 
@@ -24,7 +25,9 @@ def r_ft(site: Site) -> Need:
         module, tx, temperature=settings.temperature, direction=settings.direction, state_shardings=shardings
     )
     of_chunks = ((rows, k, width), jnp.float32), ((rows, k), jnp.float32), ((rows, k), bool)
-    batch = RftBatch(*texts_of(mesh, rows, length), *(rows_of(mesh, *spec) for spec in of_chunks))
+    # Queries share rows; how many it takes only they know, and a row each is the most.
+    queries = PackedTexts(*(rows_of(mesh, (rows, length), jnp.int32) for _ in PackedTexts._fields))
+    batch = RftBatch(queries, *(rows_of(mesh, *spec) for spec in of_chunks))
     tokens = rows * length / ways(mesh)
     program = Program(
         calls=[Call(step, (state, batch), beside=params)],

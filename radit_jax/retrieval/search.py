@@ -53,8 +53,12 @@ class Encoder:
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "E T"], Bool[np.ndarray, "E T"]]:
         """Token ids and their mask, padded to the longest text."""
+        return self.model.tokenizer.pad(self.token_ids(texts))
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of `texts`, cut to what the encoder reads."""
         tokenizer = self.model.tokenizer
-        return tokenizer.pad(tokenizer.encode_all(texts, tokenizer.hf.model_max_length))
+        return tokenizer.encode_all(texts, tokenizer.hf.model_max_length)
 
     def embed(
         self, texts: Sequence[str], batch_size: int = BATCH_SIZE, bar: Progress | None = None
@@ -79,7 +83,7 @@ class Encoder:
         """The batches of each part in order of length, dispatched when they are asked for."""
         module, (_, params, tokenizer) = self.module, self.model
         batch_size = -(-batch_size // ways(self.mesh)) * ways(self.mesh)  # every device has its part
-        for ids in _ahead(tokenizer.encode_all(texts, tokenizer.hf.model_max_length) for texts in parts):
+        for ids in _ahead(map(self.token_ids, parts)):
             embeddings = np.empty((len(ids), module.config.hidden_size), np.float32)
             by_length = np.argsort([len(row) for row in ids], kind="stable")
             for start in range(0, len(ids), batch_size):

@@ -119,9 +119,8 @@ def put_batch(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
     Every process has the whole batch, which is a pure function of the step, and hands its own devices their
     rows; so neither the batch nor its order depends on how many processes there are.
     """
-    sharding = batch_sharding(mesh)
-    rows = len(jax.tree.leaves(batch)[0])
-    if rows % (unit := ways(mesh) * parts):
+    sharding, unit = batch_sharding(mesh), ways(mesh) * parts
+    for rows in {len(leaf) for leaf in jax.tree.leaves(batch) if len(leaf) % unit}:
         below = rows // unit * unit
         fitting = f"{below} or {below + unit}" if below else f"{unit}"
         taken = f", taken in {parts} parts," if parts > 1 else ""

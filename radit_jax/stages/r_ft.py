@@ -10,7 +10,7 @@ ranked, because the corpus is embedded anew only once, after training.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from radit_jax.config import MeshConfig, ProfileConfig, RFtConfig, ScoreConfig
 from radit_jax.data.corpus import Corpus
 from radit_jax.data.order import shuffled
+from radit_jax.data.packing import pack_lengths, pack_texts
 from radit_jax.data.records import Question
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
@@ -35,16 +36,17 @@ from radit_jax.method.steps import (
     make_r_ft_step,
     make_r_ft_text_step,
 )
+from radit_jax.models.bert import PackedTexts
 from radit_jax.retrieval.search import Encoder, Searcher
 from radit_jax.runtime.checkpoint import Checkpoints
 from radit_jax.runtime.loop import train
-from radit_jax.runtime.mesh import init_sharded, put_batch
+from radit_jax.runtime.mesh import init_sharded, put_batch, ways
 from radit_jax.runtime.models import Model, save_model
 from radit_jax.runtime.progress import Metrics, Progress
 from radit_jax.runtime.store import StageFolder
 from radit_jax.text.metrics import is_yes_no, reciprocal_ranks
 
-WIDTH = 8  # queries are short: their batches are cut to a multiple of it, so that few widths are compiled
+ROW_LENGTHS = (32, 64, 128)  # of rows that queries share, beside the longest query's own
 VALIDATION_DEPTH = 10  # MRR@10, the paper's measure of R-ft's checkpoints
 
 
@@ -63,7 +65,12 @@ def run(
     corpus = Corpus(inputs["corpus"])
     searcher = Searcher.load(inputs, mesh)
     candidates = Candidates(inputs, output, corpus, searcher, score, mesh)
-    queries = searcher.encoder.tokenize([example.query for example in candidates.examples])
+    order = shuffled(len(candidates.examples), batch_size=r_ft.batch_size, seed=seed)
+    queries = Queries.fit(
+        searcher.encoder.token_ids([example.query for example in candidates.examples]),
+        map(order, range(r_ft.optimizer.steps)),
+        ways(searcher.encoder.mesh),
+    )
     development = Development.make(inputs, output, corpus, score, mesh)
     learner = QueryTower(searcher, corpus, queries, development)
     if r_ft.train_chunk_encoder:
@@ -89,7 +96,7 @@ def run(
             name="r_ft",
             step=step,
             state=state,
-            batch_at=_batches(scores, learner, r_ft, seed),
+            batch_at=_batches(scores, learner, r_ft, order),
             num_steps=end,
             checkpoints=checkpoints,
             metrics=Metrics(output.path / "metrics.jsonl"),
@@ -109,13 +116,14 @@ def run(
     return {"steps": r_ft.optimizer.steps, "best_step": best[0], "dev_mrr@10": best[1], "signal": signals}
 
 
-def _batches(scores: Scores, learner: "QueryTower", r_ft: RFtConfig, seed: int) -> Callable[[int], Any]:
-    """The batch of each step: queries in an order that the seed alone decides, with their chunks."""
+def _batches(
+    scores: Scores, learner: "QueryTower", r_ft: RFtConfig, order: Callable[[int], list[int]]
+) -> Callable[[int], Any]:
+    """The batch of each step: the queries that `order` gives, with their chunks."""
     target = target_log_probs(scores, r_ft)
-    numbers = shuffled(len(target), batch_size=r_ft.batch_size, seed=seed)
 
     def batch_at(step: int) -> Any:
-        some = numbers(step)
+        some = order(step)
         return learner.batch(some, scores.chunk_rows[some], target[some])
 
     return batch_at
@@ -209,13 +217,43 @@ def _score_all(
     return found.answer_log_probs.reshape(retrieved.chunk_rows.shape)
 
 
+@dataclass(frozen=True)
+class Queries:
+    """The examples' queries as token ids, and the one shape of rows that holds those of any batch.
+
+    Queries are short and of all lengths: one to a row, about half of what is computed would be padding.
+    """
+
+    ids: Sequence[Sequence[int]]
+    num_rows: int
+    row_length: int
+
+    @classmethod
+    def fit(cls, ids: Sequence[Sequence[int]], batches: Iterable[Sequence[int]], unit: int) -> "Queries":
+        """In rows of the length that takes the fewest positions, their number a multiple of `unit`."""
+        lengths = np.array([len(query) for query in ids], np.int64)
+        longest, batches = int(lengths.max(initial=1)), list(batches)
+
+        def rows_of(row_length: int) -> int:
+            used = (len(pack_lengths(lengths[some], row_length=row_length)) for some in batches)
+            return -(-max(used, default=1) // unit) * unit
+
+        shapes = [(rows_of(length), length) for length in {longest, *ROW_LENGTHS} if length >= longest]
+        return cls(ids, *min(shapes, key=lambda shape: (shape[0] * shape[1], shape)))
+
+    def batch(self, some: Sequence[int]) -> PackedTexts:
+        """The queries of the examples `some`, numbered in that order."""
+        texts = [self.ids[number] for number in some]
+        return pack_texts(texts, row_length=self.row_length, num_rows=self.num_rows)
+
+
 @dataclass
 class QueryTower:
     """What learns: the query encoder, over the stored embeddings of the chunks."""
 
     searcher: Searcher  # with the untuned query encoder
     corpus: Corpus
-    queries: tuple[Int[np.ndarray, "E T"], Bool[np.ndarray, "E T"]]
+    queries: Queries
     development: Development
 
     make_step: ClassVar[Callable[..., Any]] = staticmethod(make_r_ft_step)
@@ -228,13 +266,8 @@ class QueryTower:
         self, some: Sequence[int], rows: Int[np.ndarray, "B K"], target: Float[np.ndarray, "B K"]
     ) -> Any:
         """The batch of the examples `some`; it reads the chunks' embeddings only."""
-        arrays = (*self.query_batch(some), self.searcher.embeddings[rows], target, rows >= 0)
+        arrays = self.queries.batch(some), self.searcher.embeddings[rows], target, rows >= 0
         return RftBatch(*put_batch(arrays, self.searcher.encoder.mesh))
-
-    def query_batch(self, some: Sequence[int]) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
-        """The queries of the examples `some`, no wider than they need in steps of `WIDTH`."""
-        tokens, mask = self.queries
-        return narrowed(tokens[some], mask[some])
 
     def validate(self, params: Any) -> dict[str, float]:
         """MRR@10 and recall over the whole index."""
@@ -266,7 +299,7 @@ class BothTowers(QueryTower):
         self, some: Sequence[int], rows: Int[np.ndarray, "B K"], target: Float[np.ndarray, "B K"]
     ) -> Any:
         texts = (t.reshape(*rows.shape, -1) for t in self.chunk_encoder.tokenize(self._passages(rows)))
-        arrays = (*self.query_batch(some), *texts, target, rows >= 0)
+        arrays = self.queries.batch(some), *texts, target, rows >= 0
         return RftTextBatch(*put_batch(arrays, self.searcher.encoder.mesh))
 
     def validate(self, params: Any) -> dict[str, float]:
@@ -285,14 +318,6 @@ class BothTowers(QueryTower):
     def _passages(self, rows: Int[np.ndarray, "B K"]) -> list[str]:
         """The texts of the chunks at `rows`, whatever stands where there is none: masks leave it out."""
         return [chunk.passage for chunk in self.corpus.chunks.take(np.maximum(rows, 0).ravel())]
-
-
-def narrowed(
-    tokens: Int[np.ndarray, "B T"], mask: Bool[np.ndarray, "B T"]
-) -> tuple[Int[np.ndarray, "B U"], Bool[np.ndarray, "B U"]]:
-    """Queries no wider than they need, in steps of `WIDTH`."""
-    width = WIDTH * -(-int(mask.sum(axis=1).max()) // WIDTH)
-    return tokens[:, :width], mask[:, :width]
 
 
 def _ranking(hits: Bool[np.ndarray, "Q K"]) -> dict[str, float]:

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from radit_jax.data.packing import Sequence, branch_places, fill, join, pack, span, to_batch
+from radit_jax.data.packing import (
+    Sequence,
+    branch_places,
+    fill,
+    join,
+    pack,
+    pack_lengths,
+    pack_texts,
+    span,
+    to_batch,
+)
 
 BOS, SKY, IS, BLUE, NOT, GREEN, WHO, ME = 1, 2, 3, 4, 5, 6, 7, 8
 SKY_TREE = Sequence(
@@ -151,3 +161,19 @@ def test_sequences_of_one_branch_each_may_leave_out_their_branch_ids():
 def test_too_many_rows_for_the_batch_are_an_error():
     with pytest.raises(ValueError, match="to_batch: 2 rows, but num_rows is 1"):
         to_batch([WHO_ME, WHO_ME], [(0,), (1,)], row_length=4, targets_per_row=2, num_rows=1)
+
+
+def test_texts_lie_whole_in_their_rows_and_are_numbered_in_their_order():
+    packed = pack_texts([[5, 6], [7, 8, 9], [4]], row_length=4, num_rows=3)
+    assert packed.tokens.tolist() == [[5, 6, 0, 0], [7, 8, 9, 4], [0, 0, 0, 0]]
+    assert packed.positions.tolist() == [[0, 1, 0, 0], [0, 1, 2, 0], [0, 0, 0, 0]]
+    assert packed.texts.tolist() == [[0, 0, -1, -1], [1, 1, 1, 2], [-1, -1, -1, -1]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_text_of_a_batch_lies_in_just_one_row(seed):
+    lengths = np.random.default_rng(seed).integers(1, 17, 40)
+    rows = pack_lengths(lengths, row_length=16)
+    assert sorted(number for row in rows for number in row) == list(range(40))
+    assert max(lengths[list(row)].sum() for row in rows) <= 16
+    assert len(rows) <= 1.15 * lengths.sum() / 16 + 1  # best fit wastes little

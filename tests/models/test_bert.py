@@ -10,7 +10,8 @@ import torch
 import transformers
 
 from radit_jax.config import BertConfig
-from radit_jax.models.bert import Bert, l2_normalize
+from radit_jax.data.packing import pack_texts
+from radit_jax.models.bert import Bert, encode, encode_packed, l2_normalize
 from radit_jax.runtime.pretrained import load_bert
 
 SHAPE = BertConfig(vocab_size=67, hidden_size=32, num_layers=3, num_heads=4, ffn_size=48, max_length=20)
@@ -128,3 +129,43 @@ def test_minilm_embeds_real_text_as_its_model_card_says():
     ours = np.asarray(_embed(Bert(config), params, tokens, mask.astype(bool)))
     np.testing.assert_allclose(ours, expected, atol=1e-4)
     assert ours[0] @ ours[1] > ours[0] @ ours[2] + 0.2
+
+
+def in_rows(tokens, row_length, num_rows):
+    ids = [row[:length].tolist() for row, length in zip(tokens, LENGTHS, strict=True)]
+    return jax.tree.map(jnp.asarray, pack_texts(ids, row_length=row_length, num_rows=num_rows))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize(("row_length", "num_rows"), [(18, 2), (12, 3)])
+def test_texts_that_share_rows_have_the_vectors_and_gradients_of_a_row_each(
+    params, tokens, pooling, row_length, num_rows
+):
+    module = Bert(dataclasses.replace(SHAPE, pooling=pooling, normalize=True))
+    towards = jnp.asarray(np.random.default_rng(1).normal(size=(3, SHAPE.hidden_size)), jnp.float32)
+    packed = in_rows(tokens, row_length, num_rows)
+    forms = (
+        lambda params: encode(module, params, jnp.asarray(tokens), jnp.asarray(MASK)),
+        lambda params: encode_packed(module, params, packed, 3),
+    )
+    alone, together = (jax.jit(form)(params) for form in forms)
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    wanted, found = (jax.jit(jax.grad(lambda p, f=form: (f(p) * towards).sum()))(params) for form in forms)
+    size = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted))
+    for one, other in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-5 * size)
+
+
+def test_a_text_does_not_see_those_it_shares_a_row_with(params, tokens):
+    packed = in_rows(tokens, 18, 2)
+    other = packed._replace(tokens=jnp.where(packed.texts == 0, packed.tokens, 3))
+    embed = jax.jit(lambda packed: encode_packed(Bert(SHAPE), params, packed, 3))
+    before, after = np.asarray(embed(packed)), np.asarray(embed(other))
+    np.testing.assert_array_equal(before[0], after[0])
+    assert np.abs(before[1:] - after[1:]).max() > 0.1
+
+
+def test_a_text_that_is_not_there_has_no_direction(params, tokens):
+    packed = in_rows(tokens, 18, 2)
+    module = Bert(dataclasses.replace(SHAPE, normalize=True))
+    np.testing.assert_array_equal(encode_packed(module, params, packed, 4)[3], 0.0)

@@ -17,7 +17,7 @@ from jax.experimental import topologies
 from jax.sharding import PartitionSpec as P
 
 from radit_jax.config import BertConfig, LlamaConfig, LoraConfig, MeshConfig, OptimizerConfig
-from radit_jax.data.packing import Sequence, join, pack, span, to_batch
+from radit_jax.data.packing import Sequence, join, pack, pack_texts, span, to_batch
 from radit_jax.method import losses, steps
 from radit_jax.method.lm import branch_log_probs, token_log_probs
 from radit_jax.models.bert import Bert, encode
@@ -62,14 +62,16 @@ def lm_batch():
     return to_batch(sequences, pack(sequences, **limits), num_rows=8, **limits)
 
 
+QUERIES = [list(range(1, length)) for length in (3, 7, 5, 2, 4, 6, 3, 5)]
+
+
 def r_ft_batch():
     rng = np.random.default_rng(0)
     chunk_mask = rng.random((8, 5)) < 0.8
     chunk_mask[3] = False
     target = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
     return steps.RftBatch(
-        query_tokens=rng.integers(1, 46, (8, 6)).astype(np.int32),
-        query_mask=np.arange(6) < rng.integers(2, 7, (8, 1)),
+        queries=pack_texts(QUERIES, row_length=6, num_rows=8),
         chunk_embeddings=rng.normal(size=(8, 5, 32)).astype(np.float32),
         target_log_probs=np.asarray(losses.retrieval_log_prob(target, jnp.asarray(chunk_mask), 0.5)),
         chunk_mask=chunk_mask,
@@ -150,13 +152,14 @@ def test_a_batch_taken_in_parts_gives_the_step_of_the_whole_on_eight_devices_too
 
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_eight_devices_score_and_embed_as_one_does(llama_params, bert_params, config):
-    batch, queries = lm_batch(), r_ft_batch()
+    batch, widths = lm_batch(), np.array([[len(query)] for query in QUERIES])
+    mask = np.arange(6) < widths
     score = jax.jit(branch_log_probs, static_argnums=(0, 3))
     embed = jax.jit(lambda params, *texts: encode(BERT, params, *texts))
 
     def on(mesh):
         llama, bert = (meshes.put_params(params, mesh) for params in (llama_params, bert_params))
-        texts = meshes.put_batch((queries.query_tokens, queries.query_mask), mesh)
+        texts = meshes.put_batch((np.where(mask, np.arange(1, 7), 0), mask), mesh)
         return score(fitted(mesh), llama, meshes.put_batch(batch, mesh), 8), embed(bert, *texts)
 
     alone, spread = (on(mesh) for mesh in (one_device(), meshes.make_mesh(config)))

@@ -18,7 +18,7 @@ from radit_jax.runtime.store import Workdir
 from radit_jax.stages import r_ft
 
 K = 3
-NO_QUERIES = (np.zeros((0, 1), int), np.zeros((0, 1), bool))
+NO_QUERIES = r_ft.Queries([], 1, 1)
 
 
 def settings(steps=10, **changed):
@@ -209,18 +209,23 @@ def test_validation_is_the_mrr_of_chunks_that_hold_an_answer(inputs, searcher):
     assert found["answer_recall@10"] == 1.0
 
 
-@pytest.mark.parametrize(("some", "width"), [([0], 8), ([0, 1], 16), ([2], 16), ([1, 3], 24), ([4], 40)])
-def test_a_batch_of_queries_is_cut_to_a_multiple_of_the_width_that_holds_them_all(
-    inputs, searcher, some, width
-):
-    mask = np.arange(40) < np.array([1, 9, 16, 17, 40])[:, None]
-    tokens = np.where(mask, np.arange(1, 41), 0)
-    nothing = r_ft.Development([], np.zeros(0, int))
-    tower = r_ft.QueryTower(searcher, Corpus(inputs["corpus"]), (tokens, mask), nothing)
-    batch = tower.query_batch(some)
-    assert batch[0].shape == batch[1].shape == (len(some), width)
-    assert batch[1].sum() == mask[some].sum()
-    assert batch[0].sum() == tokens[some].sum()
+def test_one_shape_of_rows_holds_the_queries_of_every_batch():
+    ids = [list(range(1, 1 + length)) for length in (3, 40, 9, 17, 5, 12, 30, 8)]
+    batches = [[0, 1, 2], [3, 4, 5], [6, 7, 0], [1, 6, 3]]
+    queries = r_ft.Queries.fit(ids, batches, unit=1)
+    # The last batch has queries of 40, 30 and 17: three rows of 40, or two of 64, or one of 128.
+    assert (queries.num_rows, queries.row_length) == (3, 40)
+    for some in batches:
+        packed = queries.batch(some)
+        assert packed.tokens.shape == (3, 40)
+        for number, query in enumerate(some):
+            assert packed.tokens[packed.texts == number].tolist() == ids[query]
+
+
+def test_rows_of_queries_divide_over_the_devices_and_are_no_longer_than_that_takes():
+    ids = [[1] * 20] * 16
+    assert r_ft.Queries.fit(ids, [range(16)], unit=8) == r_ft.Queries(ids, 16, 20)
+    assert r_ft.Queries.fit(ids, [range(16)], unit=3).num_rows % 3 == 0
 
 
 def drawn(inputs, tmp_path, questions):
