@@ -21,9 +21,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+# So few layers are compiled one by one: a loop would copy their activations in and out.
+UNROLLED = 8
 MASKED = -1e30  # added to a score; so large that float32 forgets the score, and finite
 LANES = 128  # splash: positions in the smallest block of a row
 BLOCK = 512  # splash: positions in a block where the row divides into such
+BLOCKS = 8  # xla: blocks of queries at most, none of fewer than `LANES`
 SEGMENT_TOKENS = 16  # cudnn: a row has room for one segment per so many positions
 
 Kernel = Literal["xla", "splash", "cudnn"]
@@ -63,18 +66,21 @@ def attend(
     seen: Bool[Array, "B T S"] | Int[Array, "B T"],
     kernel: Kernel = "xla",
     layout: Layout | None = None,
+    *,
+    causal: bool = False,
 ) -> Float[Array, "B T N H"]:
     """Scaled dot-product attention of T queries over S keys, its softmax in float32.
 
     N query heads share M key heads, N / M neighbours each (grouped-query attention). `seen` is a mask, True
     where a query sees a key, which takes the reference, whatever the kernel; or the segment ids of rows
     (S = T) of which a position sees the earlier ones of its segment. A query that sees nothing, as padding
-    does, gives numbers that are finite and mean nothing.
+    does, gives numbers that are finite and mean nothing. A mask is `causal` if the last T keys are those of
+    the queries' own positions, of which none sees a later one: then about half of the scores are not made.
     """
     if seen.ndim == 3:
-        return _reference(q, k, v, seen)
+        return _causal_reference(q, k, v, seen) if causal else _reference(q, k, v, seen)
     if kernel == "xla":
-        return _reference(q, k, v, attention_mask(seen, jnp.zeros_like(seen)))
+        return _causal_reference(q, k, v, attention_mask(seen, jnp.zeros_like(seen)))
     platform = jax.default_backend() if layout is None else layout.platform
     run: Callable[..., Any] = _cudnn
     if kernel == "splash":
@@ -107,6 +113,22 @@ def obstacle(
 def most_segments(row_length: int) -> int:
     """Segments in a row, padding counted as one, that every kernel has room for."""
     return max(2, row_length // SEGMENT_TOKENS)
+
+
+def _causal_reference(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S M H"],
+    v: Float[Array, "B S M H"],
+    mask: Bool[Array, "B T S"],
+) -> Float[Array, "B T N H"]:
+    """`_reference` by blocks of queries, each over the keys up to its own end."""
+    length, before = q.shape[1], k.shape[1] - q.shape[1]
+    block = max(LANES, -(-length // BLOCKS))
+    parts = []
+    for start in range(0, length, block):
+        rows, ends = slice(start, start + block), before + min(start + block, length)
+        parts.append(_reference(q[:, rows], k[:, :ends], v[:, :ends], mask[:, rows, :ends]))
+    return jnp.concatenate(parts, axis=1)
 
 
 def _reference(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from radit_jax.config import BertConfig
-from radit_jax.models.attention import Layout, attend, keep_rows
+from radit_jax.models.attention import UNROLLED, Layout, attend, keep_rows
 
 _init = nn.initializers.normal(0.02)
 # Products of bfloat16 stay in float32 until the next one: more exact, and XLA's CPU backend has a kernel for
@@ -107,6 +107,7 @@ class Encoder(nn.Module):
             split_rngs={"params": True},
             in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             length=self.config.num_layers,
+            unroll=self.config.num_layers if self.config.num_layers <= UNROLLED else 1,
         )
         stack = layers(self.config, self.dtype, self.layout, name="layer")
         return stack(keep_rows(x, self.layout), seen)[0]

@@ -25,11 +25,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from radit_jax.config import LlamaConfig
-from radit_jax.models.attention import Kernel, Layout, attend, attention_mask, context_mask, keep_rows
+from radit_jax.models.attention import (
+    UNROLLED,
+    Kernel,
+    Layout,
+    attend,
+    attention_mask,
+    context_mask,
+    keep_rows,
+)
 from radit_jax.models.lora import dequantized
 
 _init = nn.initializers.normal(0.02)
-UNROLLED = 4  # so few layers are compiled one by one: a loop would copy their activations in and out
 REMAT = {  # what of a layer is kept for the backward pass; all else is computed again there
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # the projections
@@ -234,8 +241,10 @@ class SelfAttention(nn.Module):
         if context is not None:
             keys = jnp.concatenate([context[0], keys], axis=1)
             values = jnp.concatenate([context[1], values], axis=1)
-        attended = attend(q, keys, values, seen, self.attention, self.layout).reshape(*x.shape[:2], -1)
-        output = Projection(self.config.hidden_size, self.dtype, name="o_proj")(attended)
+        attended = attend(q, keys, values, seen, self.attention, self.layout, causal=True)
+        output = Projection(self.config.hidden_size, self.dtype, name="o_proj")(
+            attended.reshape(*x.shape[:2], -1)
+        )
         return output, (new_keys, new_values)
 
 
@@ -274,7 +283,9 @@ class Projection(nn.Module):
             # Else the backward pass would keep the whole matrices of all layers from the forward pass.
             return jax.checkpoint(lambda x, matrix: self._times(x, dequantized(matrix)))(x, matrix)
         x, matrix = x.astype(self.dtype), matrix.astype(self.dtype)
-        return jnp.dot(x, matrix, preferred_element_type=self.result)
+        # All rows as one matrix: XLA's CPU backend sums gradients of weights over two axes far slower.
+        flat = jnp.dot(x.reshape(-1, x.shape[-1]), matrix, preferred_element_type=self.result)
+        return flat.reshape(*x.shape[:-1], -1)
 
 
 class RmsNorm(nn.Module):

@@ -70,6 +70,40 @@ def test_attention_is_the_softmax_weighted_mean_of_the_values_that_are_seen(num_
         np.testing.assert_allclose(out[b, t, n], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("length", "before"), [(300, 0), (300, 40), (128, 7), (1100, 0)])
+def test_a_causal_mask_is_worked_through_in_blocks_to_the_same_values_and_gradients(length, before):
+    rng = np.random.default_rng(0)
+    arrays = (rng.normal(size=(1, n, heads, 4)) for n, heads in ((length, 2), *[(before + length, 1)] * 2))
+    inputs = tuple(jnp.asarray(array, jnp.float32) for array in arrays)
+    segments = jnp.repeat(jnp.arange(1, 5), -(-length // 4))[None, :length]
+    own = attention_mask(segments, jnp.zeros_like(segments))
+    mask = jnp.concatenate([jnp.ones((1, length, before), bool), own], axis=2)
+
+    def results(causal):
+        def total(q, k, v):
+            attended = attend(q, k, v, mask, causal=causal)
+            return (attended * jnp.sin(jnp.arange(attended.size).reshape(attended.shape))).sum(), attended
+
+        (_, attended), gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))(
+            *inputs
+        )
+        return attended, *gradients
+
+    for whole, blocks in zip(results(False), results(True), strict=True):
+        np.testing.assert_allclose(blocks, whole, atol=1e-5)
+
+
+def test_what_no_causal_query_sees_is_not_computed():
+    q = jnp.ones((1, 512, 1, 8))
+    mask = jnp.tri(512, dtype=bool)[None]
+
+    def flops(causal):
+        compiled = jax.jit(lambda q: attend(q, q, q, mask, causal=causal)).lower(q).compile()
+        return compiled.cost_analysis()["flops"]
+
+    assert flops(True) < 0.65 * flops(False)  # 10 of 16 blocks
+
+
 def test_a_query_that_sees_nothing_gives_finite_numbers():
     x = jnp.ones((1, 2, 1, 4))
     assert jnp.isfinite(attend(x, x, x, jnp.zeros((1, 2, 2), bool))).all()
