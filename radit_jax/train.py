@@ -130,12 +130,16 @@ def execute(run: Run, kind: str) -> None:
 
 
 def prepare_jax(workdir: Workdir) -> None:
-    """Settings of jax that serve every stage: compiled programs are kept between runs."""
+    """Settings of jax that serve every stage: compiled programs are kept between runs.
+
+    All of them, also those that compile in a moment, of which a stage has a hundred: a stage that goes on
+    compiles nothing again.
+    """
     import jax
 
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.abspath(workdir.local / "compiled"))
     jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def publish(run: Run) -> None:

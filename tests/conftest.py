@@ -16,6 +16,16 @@ jaxtyping.install_import_hook("radit_jax", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Fast tests have programs that run once: XLA makes them in half the time if it improves them less.
+
+    What trains for long or is held to a chip's memory is slow, and has programs as users have them.
+    """
+    if config.option.markexpr == "not slow":
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # of programs that tests start
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
     """A folder of real data (`wiki/`, `raw/`, `tokenizers/`), named by RADIT_DATA."""

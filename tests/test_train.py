@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +79,60 @@ def test_the_command_line_is_frozen() -> None:
         "--num-processes": None,
         "--process-id": None,
     }
+
+
+def in_a_process(code: str, *arguments: str, **environment: str) -> str:
+    """What a program of its own prints last."""
+    command = [sys.executable, "-c", code, *arguments]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, cwd=train.TINY.parents[1], env=os.environ | environment
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_the_command_shows_its_options_before_it_imports_what_takes_seconds(arguments: list[str]) -> None:
+    code = """
+import contextlib, sys
+from radit_jax import train
+with contextlib.suppress(SystemExit):
+    if sys.argv[1:]:
+        train.main(sys.argv[1:])
+print([name for name in ("jax", "flax", "transformers", "tensorflow", "torch") if name in sys.modules])
+"""
+    assert in_a_process(code, *arguments) == "[]"
+
+
+COUNTED = """
+import collections, sys
+import jax
+events = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: events.update([event.rpartition("/")[2]]))
+from radit_jax import train
+{}
+print(events["compile_requests_use_cache"], events["cache_hits"])
+"""
+
+
+def test_a_program_that_compiles_in_a_moment_is_kept(tmp_path: pathlib.Path) -> None:
+    code = COUNTED.format("train.prepare_jax(train.Workdir(sys.argv[1]))\njax.jit(lambda x: x + 1)(1.0)")
+    kept = str(tmp_path / "compiled")
+    runs = [in_a_process(code, str(tmp_path), JAX_COMPILATION_CACHE_DIR=kept) for _ in range(2)]
+    assert runs == ["1 0", "1 1"]
+
+
+@pytest.mark.slow
+def test_a_stage_that_ran_before_compiles_nothing_again(tmp_path: pathlib.Path) -> None:
+    code = COUNTED.format("assert train.main(sys.argv[1:]) == 0")
+    settings = [*SMALL, "base.lm.optimizer.steps=1", "base.retriever.optimizer.steps=1"]
+    options = ["--stage=base", f"--workdir={tmp_path / 'run'}", *(f"--set={setting}" for setting in settings)]
+    kept = str(tmp_path / "compiled")
+    compiled, found = map(int, in_a_process(code, *options, JAX_COMPILATION_CACHE_DIR=kept).split())
+    assert compiled > found
+    shutil.rmtree(tmp_path / "run")
+    compiled, found = map(int, in_a_process(code, *options, JAX_COMPILATION_CACHE_DIR=kept).split())
+    assert compiled == found > 0
 
 
 def test_results_have_every_figure_with_its_interval(workdir: pathlib.Path) -> None:

@@ -41,9 +41,11 @@ class Embeddings:
 
     def __getitem__(self, rows: Int[np.ndarray, "*some"]) -> Float[np.ndarray, "*some D"]:
         """The embeddings of chunks by their rows; −1 is the last one, as in any array."""
+        if rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows from {rows.min()} to {rows.max()} of {len(self)} embeddings")
+        if len(self._parts) == 1:
+            return self._parts[0][rows]
         wanted = np.where(rows < 0, rows + len(self), rows).ravel()
-        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
-            raise IndexError(f"rows from {wanted.min()} to {wanted.max()} of {len(self)} embeddings")
         order = np.argsort(wanted, kind="stable")  # so that each part is read once, and forwards
         bounds = np.searchsorted(wanted[order], self._starts)
         found = np.empty((len(wanted), self.shape[1]), np.float32)

@@ -13,11 +13,12 @@ from jaxtyping import Bool, Float, Int
 
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors, as_embeddings
 from radit_jax.retrieval.products import DeviceProducts
-from radit_jax.retrieval.ranking import Pairs, Ranked, merge_hosts, rank
+from radit_jax.retrieval.ranking import Ranked, merge_hosts, rank, split
 from radit_jax.runtime import hosts
 from radit_jax.runtime.store import StageFolder
 
 _QUERY_BLOCK, _CHUNK_BLOCK = 512, 16_384  # one block of scores takes 32 MB
+_FIRST = 1024  # chunks whose best k are a first bound of what may be among all chunks' best
 _SPARE = 16  # products that devices give beside the k best: few queries have more that are as good
 FACTS = "index/index.json"  # of any index, in a stage's folder
 
@@ -55,8 +56,8 @@ class ExactIndex:
         for start in range(0, len(queries), _QUERY_BLOCK):
             some = slice(start, start + _QUERY_BLOCK)
             margin = self._rounding_bound(queries[some])
-            pairs = _near_best(self.embeddings, queries[some], k, exclude[some], rows, margin)
-            found.put(some, rank(self.embeddings, queries[some], *pairs, k))
+            near = _near_best(self.embeddings, queries[some], k, exclude[some], rows, margin)
+            found.put(some, rank(self.embeddings, queries[some], near, k))
         return found
 
     def _search_on_devices(
@@ -66,8 +67,7 @@ class ExactIndex:
             self._placed = DeviceProducts(self.embeddings, rows, self._devices)
         nearest, products = self._placed.best(queries, min(k + 1 + _SPARE, len(rows)))
         real = (nearest != exclude[:, None]) & np.isfinite(products)
-        query_index, slots = np.nonzero(real)
-        found = rank(self.embeddings, queries, query_index, nearest[query_index, slots], k)
+        found = rank(self.embeddings, queries, np.where(real, nearest, -1), k)
         unsure = np.flatnonzero(self._may_miss(queries, k, products, real, rows))
         found.put(unsure, self._search_on_host(queries[unsure], k, exclude[unsure], rows))
         return found
@@ -97,16 +97,6 @@ class ExactIndex:
         """The length of the longest embedding."""
         blocks = self.embeddings.blocks(range(len(self.embeddings)), _CHUNK_BLOCK)
         return max(float(np.sqrt(np.einsum("cd,cd->c", block, block).max())) for _, block in blocks)
-
-
-def split(count: int, parts: int) -> list[range]:
-    """So many consecutive ranges of like length, which together are `range(count)`.
-
-    >>> split(8, 3)
-    [range(0, 2), range(2, 5), range(5, 8)]
-    """
-    bounds = [count * number // parts for number in range(parts + 1)]
-    return [range(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
 
 
 def check_search(queries: Queries, k: int, exclude: np.ndarray | None, num_chunks: int) -> None:
@@ -140,22 +130,40 @@ def _near_best(
     exclude: Int[np.ndarray, " Q"],
     rows: range,
     margin: Float[np.ndarray, " Q"],
-) -> Pairs:
-    """For a block of queries, every row whose product is at most `margin` below the query's k-th best."""
-    kth = np.full((len(queries), k), -np.inf, np.float32)  # the best k products so far
+) -> Int[np.ndarray, "Q M"]:
+    """For a block of queries, every row whose product is at most `margin` below the query's k-th best.
+
+    −1 fills up. Only of the first rows are the best sorted out: of the others few are near those.
+    """
+    best = np.full((len(queries), k), -np.inf, np.float32)  # the k highest products so far
+    floor = best[:, 0]
     query_index, found, products = [np.empty(0, int)], [np.empty(0, int)], [np.empty(0, np.float32)]
     for start, block in embeddings.blocks(rows, _CHUNK_BLOCK):
         scores = queries @ block.T
         own = np.flatnonzero((exclude >= start) & (exclude < start + len(block)))
         scores[own, exclude[own] - start] = -np.inf
-        kth = _top(np.concatenate([kth, _top(scores, k)], axis=1), k)
-        near = np.nonzero(scores >= (kth.min(axis=1) - margin)[:, None])
-        query_index.append(near[0])
-        found.append(near[1] + start)
-        products.append(scores[near])
+        if not len(found[1:]):
+            floor = _top(np.concatenate([best, scores[:, :_FIRST]], axis=1), k).min(axis=1)
+        of, at = np.divmod(np.flatnonzero(scores >= (floor - margin)[:, None]), len(block))
+        query_index.append(of)
+        found.append(at + start)
+        products.append(scores[of, at])
+        best = _top(np.concatenate([best, _table(of, products[-1], len(queries), -np.inf)], axis=1), k)
+        floor = best.min(axis=1)
     of, at, product = (np.concatenate(parts) for parts in (query_index, found, products))
-    kept = (product >= (kth.min(axis=1) - margin)[of]) & np.isfinite(product)
-    return of[kept], at[kept]
+    kept = (product >= (floor - margin)[of]) & np.isfinite(product)
+    order = np.argsort(of[kept], kind="stable")
+    return _table(of[kept][order], at[kept][order].astype(np.int32), len(queries), -1)
+
+
+def _table(
+    query_index: Int[np.ndarray, " n"], values: np.ndarray, num_queries: int, fill: int | float
+) -> np.ndarray:
+    """Each query's values in a row of its own; the values come by query."""
+    counts = np.bincount(query_index, minlength=num_queries)
+    table = np.full((num_queries, counts.max(initial=0)), fill, values.dtype)
+    table[query_index, np.arange(len(values)) - (np.cumsum(counts) - counts)[query_index]] = values
+    return table
 
 
 def _top(scores: Float[np.ndarray, "Q n"], k: int) -> Float[np.ndarray, "Q m"]:

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 
 from radit_jax.config import IndexConfig
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors, as_embeddings
-from radit_jax.retrieval.exact import FACTS, ExactIndex, check_finite, check_search, split
-from radit_jax.retrieval.ranking import Ranked, merge, merge_hosts, rank
+from radit_jax.retrieval.exact import FACTS, ExactIndex, check_finite, check_search
+from radit_jax.retrieval.ranking import Ranked, merge_hosts, rank, split
 from radit_jax.retrieval.trees import MIN_CHUNKS, Trees, has_scann, num_leaves
 from radit_jax.runtime.store import StageFolder
 
@@ -41,24 +41,23 @@ class ScannIndex:
         if not len(queries):  # which ScaNN refuses
             return Ranked.empty(0, k)
         exclude = np.full(len(queries), -1) if exclude is None else exclude
-        found = Ranked.empty(len(queries), k)
-        for number in self._trees.own:
-            found = merge(found, self._search_shard(number, queries, k, exclude))
-        found = merge_hosts(found)
+        proposed = [self._propose(number, queries, k) for number in self._trees.own]
+        candidates = np.hstack([np.empty((len(queries), 0), np.int32), *proposed])
+        candidates[candidates == exclude[:, None]] = -1
+        found = merge_hosts(rank(self.embeddings, queries, candidates, k))
         short = np.flatnonzero(found.rows[:, -1] < 0)
         if len(short):
             found.put(short, self._exact.search(queries[short], k, exclude[short]))
         return found
 
-    def _search_shard(self, number: int, queries: Queries, k: int, exclude: Int[np.ndarray, " Q"]) -> Ranked:
+    def _propose(self, number: int, queries: Queries, k: int) -> Int[np.ndarray, "Q M"]:
+        """Rows of one shard for each query; −1 where its leaves hold too few."""
         shard = self._trees.shards[number]
         wanted = min(k + _SPARE, len(shard))
         leaves = min(self.facts["leaves_to_search"], num_leaves(len(shard)))
         reorder = max(self.facts["reorder"], 4 * wanted)
-        query_index, rows = self._trees[number].near(queries, wanted, leaves, reorder)
-        rows = rows + shard.start
-        real = rows != exclude[query_index]
-        return rank(self.embeddings, queries, query_index[real], rows[real], k)
+        rows = self._trees[number].near(queries, wanted, leaves, reorder)
+        return np.where(rows < 0, rows, rows + shard.start)
 
     def save(self, folder: StageFolder) -> None:
         """Writes what `load` needs beside the embeddings."""
@@ -140,7 +139,7 @@ def _recalls(found: Int[np.ndarray, "Q F"], wanted: Int[np.ndarray, "Q K"]) -> F
 
 
 def _tune(index: ScannIndex, exact: ExactIndex, held_out: Queries, target_recall: float) -> ScannIndex:
-    """Searches more leaves, then reorders more of what they hold, until the recall is reached, then fewer.
+    """The fewest leaves, and of a few depths of reordering the least, that reach the recall.
 
     The recall has to be two standard errors above the target, so that other queries reach it too.
     """
@@ -154,16 +153,20 @@ def _tune(index: ScannIndex, exact: ExactIndex, held_out: Queries, target_recall
         return bool(recalls.mean() - 2 * recalls.std() / math.sqrt(len(recalls)) >= target_recall)
 
     num_leaves, most = index.facts["num_leaves"], len(index.embeddings)
-    leaves, reorder = max(1, num_leaves // 20), 200
+    too_few, leaves, reorder = 0, max(1, num_leaves // 20), 200
     while not reaches(leaves, reorder):
         if leaves == num_leaves and reorder >= most:
             return index
         if leaves < num_leaves:
-            leaves = min(num_leaves, math.ceil(leaves * 1.2))
+            too_few, leaves = leaves, min(num_leaves, math.ceil(leaves * 1.2))
         else:
             reorder *= 2
+    # A leaf costs more than the depth that it makes up for: leaves are saved last.
     while reorder > 50 and reaches(leaves, reorder // 2):
         reorder //= 2
+    while leaves - too_few > max(1, leaves // 50):
+        between = (too_few + leaves) // 2
+        too_few, leaves = (too_few, between) if reaches(between, reorder) else (between, leaves)
     reaches(leaves, reorder)
     return index
 

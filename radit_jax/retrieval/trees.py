@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors
-from radit_jax.retrieval.ranking import Pairs
 from radit_jax.runtime import hosts
 from radit_jax.runtime.store import StageFolder, shard_name
 
@@ -37,6 +37,7 @@ def num_leaves(num_chunks: int) -> int:
 # ScaNN takes other leaves where it searches a dozen queries or fewer at once, and cuts many by its threads.
 # In whole batches a query has the same answer in any company and on any machine.
 _BATCH = 32
+_LARGEST = 4  # batches searched as one: the queries share the reading of a leaf
 
 
 class Tree:
@@ -76,18 +77,20 @@ class Tree:
         os.makedirs(folder, exist_ok=True)
         self._searcher.serialize(os.fspath(folder), relative_path=True)
 
-    def near(self, queries: Queries, num_chunks: int, leaves: int, reorder: int) -> Pairs:
-        """Up to `num_chunks` rows of each query, as pairs of a query's number and a row of the shard."""
+    def near(
+        self, queries: Queries, num_chunks: int, leaves: int, reorder: int
+    ) -> Int[np.ndarray, "Q {num_chunks}"]:
+        """Rows of the shard for each query, −1 where the searched leaves hold fewer."""
         padded = np.pad(queries.astype(np.float32), ((0, -len(queries) % _BATCH), (0, 0)), mode="edge")
         depths = (num_chunks, reorder, leaves)
-        if len(padded) < _BATCH * (self._threads + 1):
-            found = self._searcher.search_batched(padded, *depths)
+        batches = min(_LARGEST, len(padded) // _BATCH // self._threads)  # that a thread has at once
+        if batches:
+            found = self._searcher.search_batched_parallel(padded, *depths, batch_size=batches * _BATCH)
         else:
-            found = self._searcher.search_batched_parallel(padded, *depths, batch_size=_BATCH)
+            found = self._searcher.search_batched(padded, *depths)
         rows, proposed = (array[: len(queries)] for array in found)
         # Where the searched leaves hold too few chunks, ScaNN fills up with row 0 and a score of NaN.
-        query_index, slots = np.nonzero(~np.isnan(proposed))
-        return query_index, rows[query_index, slots].astype(np.int64)
+        return np.where(np.isnan(proposed), -1, rows.astype(np.int32))
 
 
 class Trees:

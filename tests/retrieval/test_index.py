@@ -8,8 +8,9 @@ import pytest
 from radit_jax.retrieval import exact as exact_module
 from radit_jax.retrieval import index as index_module
 from radit_jax.retrieval.embeddings import Embeddings
-from radit_jax.retrieval.exact import ExactIndex, split
+from radit_jax.retrieval.exact import ExactIndex
 from radit_jax.retrieval.index import ScannIndex, build, load, recall_at_k
+from radit_jax.retrieval.ranking import split
 from radit_jax.retrieval.trees import Tree
 from radit_jax.runtime.store import StageFolder
 
@@ -219,6 +220,20 @@ def test_scann_searches_more_leaves_for_a_higher_recall(embeddings):
     few, many = (build(embeddings, noise, kind="scann", target_recall=recall).facts for recall in (0.3, 0.99))
     assert few["leaves_to_search"] < many["leaves_to_search"]
     assert 0.3 <= few["recall@10"] < 0.99 <= many["recall@10"]
+
+
+def test_scann_searches_no_leaf_more_than_the_recall_needs(embeddings):
+    pytest.importorskip("scann")
+    noise = np.random.default_rng(0).normal(size=(200, 32)).astype(np.float32)
+    wanted, _ = brute_force(embeddings, noise, 10)
+    index = build(embeddings, noise, kind="scann", target_recall=0.8)
+    for fewer, reached in ((0, True), (1, False)):
+        index.facts["leaves_to_search"] -= fewer
+        recalls = [
+            recall_at_k(*pair)
+            for pair in zip(*(x[:, None] for x in (index.search(noise, 10).rows, wanted)), strict=True)
+        ]
+        assert (np.mean(recalls) - 2 * np.std(recalls) / np.sqrt(200) >= 0.8) == reached
 
 
 def test_scann_tuned_to_perfection_is_exact(embeddings, queries):
