@@ -37,7 +37,7 @@ def evaluate(site: Site) -> Need:
     """The base and the tuned model are on the devices together, beside what a batch's prompts leave."""
     settings = site.experiment.evaluate
     length = settings.sequence_length
-    packed = ScoreConfig(batch_size=settings.batch_size, sequence_length=length)
+    packed = ScoreConfig(batch_size=settings.batch_size, sequence_length=length, dtype=settings.dtype)
     mesh = site.mesh(packed.batch_size)
     module, params = site.llama(mesh, packed.dtype)
     if site.target.topology:
