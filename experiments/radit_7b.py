@@ -120,6 +120,8 @@ def experiment() -> Experiment:
             max_new_tokens=32,
             sequence_length=2048,
             batch_size=64,
+            prompts_per_batch=60,  # ours: six questions
+            dtype="bfloat16",  # ours
         ),
         mesh=MeshConfig(remat="full"),  # ours; its sizes follow from the devices
     )

@@ -299,6 +299,7 @@ class EvaluateConfig:
     sequence_length: int = 512  # tokens of Background, prompt and answer; a longer Background is cut
     prompts_per_batch: int = 160  # of which each is a question behind one chunk
     batch_size: int = 16  # rows of packed answers to be scored
+    dtype: Literal["float32", "bfloat16"] = "float32"  # to compute in, and of what is kept of prompts
     bootstrap_samples: int = 2000
     tasks: tuple[str, ...] = ()  # of data/benchmarks.py, or files of questions; none: the corpus' own
     tasks_folder: str = ""  # the tasks' official files

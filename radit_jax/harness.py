@@ -23,7 +23,8 @@ from radit_jax.data.shots import SHOT_END, Shot, few_shot_prompt
 from radit_jax.lm.answering import Backgrounds, Retrieval
 from radit_jax.method.decode import answer_questions, answer_questions_by_token, forced_log_probs
 from radit_jax.retrieval.search import Searcher
-from radit_jax.runtime.mesh import make_mesh, put_params
+from radit_jax.runtime.memory import naming_remedy
+from radit_jax.runtime.mesh import make_mesh
 from radit_jax.runtime.models import Model, open_model
 from radit_jax.runtime.store import PublishedFolder
 
@@ -44,6 +45,7 @@ class Radit:
     `max_length` is the window in tokens; `chunks` is k of Eq. 2, by default the export's own.
     """
 
+    @naming_remedy("harness")
     def __init__(
         self,
         path: str,
@@ -57,11 +59,12 @@ class Radit:
         super().__init__()
         self.batch_size = int(batch_size) if str(batch_size).isdigit() else 8  # "auto" is the harness's word
         inner = epath.Path(path) / "lm"
-        model = open_model(str(inner) if inner.exists() else path)
-        self.model: Model = model._replace(params=put_params(model.params, make_mesh(MeshConfig())))
-        self.max_length = min(max_length, model.module.config.max_length)
+        source, mesh = str(inner) if inner.exists() else path, make_mesh(MeshConfig())
+        self.model: Model = open_model(source, mesh=mesh)
+        self.max_length = min(max_length, self.model.module.config.max_length)
         self.library = Library(path, chunks) if retrieval else None
 
+    @naming_remedy("harness")
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """log p of each continuation of its context in nats, and whether greedy decoding gives it."""
         pairs = [_split(*request.args) for request in requests]
@@ -74,6 +77,7 @@ class Radit:
         ]
         return self._score(asked)
 
+    @naming_remedy("harness")
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """log p of each text in nats, in windows with as much context as fits; nothing is retrieved."""
         tokenizer = self.model.tokenizer
@@ -84,6 +88,7 @@ class Radit:
         scored = iter(self._score([part for own in parts for part in own]))
         return [sum(next(scored)[0] for _ in own) for own in parts]
 
+    @naming_remedy("harness")
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """The greedy answer of the mixture, cut before the first of the task's `until`."""
         texts: list[str] = [""] * len(requests)

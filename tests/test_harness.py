@@ -13,6 +13,7 @@ from small import CHUNKS, QUESTIONS
 from radit_jax import harness
 from radit_jax.config import EvaluateConfig, ExportConfig, MeshConfig
 from radit_jax.harness import Radit
+from radit_jax.runtime import memory
 from radit_jax.runtime.store import Workdir
 from radit_jax.stages import export
 from radit_jax.text.prompts import background
@@ -182,6 +183,28 @@ doc_to_text: "Q: {{{{question}}}}\\nA:"
 doc_to_target: "{target}"
 {more}
 """
+
+
+def test_a_lack_of_memory_is_one_error_that_says_what_to_set(exported, closed, monkeypatch):
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 100})
+    with monkeypatch.context() as patch:
+        patch.setattr(memory.jax, "local_devices", lambda: [device])
+        with pytest.raises(ValueError, match="^harness: .*the model takes .*; lower --batch_size or --model"):
+            Radit(str(exported))
+
+    def refuse(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 GiB.")
+
+    monkeypatch.setattr(harness, "_forced_log_probs", refuse)
+    monkeypatch.setattr(harness, "answer_questions", refuse)
+    options = {"until": ["\n"], "max_gen_toks": 4}
+    for ask, args in (
+        (closed.loglikelihood, (QUESTION, ANSWER)),
+        (closed.loglikelihood_rolling, (ANSWER,)),
+        (closed.generate_until, (QUESTION, options)),
+    ):
+        with pytest.raises(ValueError, match="^harness: .*allocate 9 GiB.; lower --batch_size or"):
+            ask(requests(args))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -90,6 +90,13 @@ def test_adapters_leave_the_base_as_it_is_and_out_of_the_state(small):
     assert whole["score"].held < found.held < 2 * whole["score"].held  # the base once, and little more
 
 
+def test_only_the_exported_forms_bring_a_whole_model_to_a_hosts_devices(small):
+    assert needs(small)["export"].held == 4 * LM_PARAMS / 8
+    experiment = config.override(config.load(small), ["export.hf=false"])
+    found = plan.STAGES["export"](Site(experiment, find_target("h100-8"), Counts.of(experiment, None, 10)))
+    assert found.held == found.peak == 0
+
+
 def test_every_stage_has_a_line_that_ends_with_its_verdict(small, capsys):
     assert plan.main([f"--experiment={small}", "--target=h100-8"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]

@@ -122,7 +122,7 @@ def generate(
     own_shots = shots if shots is not None else [()] * len(prompts)
     answers: list[list[Answer]] = [[] for _ in prompts]
     counts = Counter(shots_dropped=0, truncated=0)
-    size = _questions_per_batch(retrieval.rows.shape[1], settings)
+    size = questions_per_batch(retrieval.rows.shape[1], settings)
     order = neighbours(retrieval.rows, size)
     block = size * max(1, BLOCK // size)
     for start in range(0, len(prompts), block):
@@ -209,7 +209,8 @@ def _popped(heap: list[tuple[int, int]]) -> Iterator[int]:
         yield heapq.heappop(heap)[1]
 
 
-def _questions_per_batch(prompts_per_question: int, settings: EvaluateConfig) -> int:
+def questions_per_batch(prompts_per_question: int, settings: EvaluateConfig) -> int:
+    """How many questions are answered together."""
     return max(1, settings.prompts_per_batch // prompts_per_question)
 
 
@@ -223,7 +224,7 @@ def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[li
         prompts.log_probs.tolist(),
         max_new_tokens=settings.max_new_tokens,
         stop_ids=model.tokenizer.stop_ids,
-        questions_per_batch=_questions_per_batch(prompts.log_probs.shape[1], settings),
+        questions_per_batch=questions_per_batch(prompts.log_probs.shape[1], settings),
         transfer=Transfer(spread_like(model.params), gather, ways(mesh) if mesh else 1),
     )
     return [

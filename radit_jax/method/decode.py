@@ -24,7 +24,7 @@ smaller one, once it is a quarter.
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +33,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from radit_jax.method.losses import ensemble_log_prob
-from radit_jax.models.llama import KvCache, Llama
+from radit_jax.models.llama import KvCache, Llama, take_rows
 
 STOP = -1  # as a target: any of the stop ids
 NOTHING = -2  # as a target: an unused slot
@@ -54,7 +54,11 @@ class Transfer(NamedTuple):
 
     def rows(self, count: int) -> int:
         """`count`, or as many more as can be spread."""
-        return -(-count // self.ways) * self.ways
+        return _multiple(count, self.ways)
+
+    def groups(self, count: int) -> int:
+        """Into how many groups so many rows are spread; nothing moves from one to another."""
+        return 1 if count % self.ways else self.ways
 
 
 ONE_DEVICE = Transfer()
@@ -72,6 +76,18 @@ class Prompt(NamedTuple):
 
     trunk: Answer
     tail: Answer
+
+
+class Reading(NamedTuple):
+    """R prompts in W groups as `prefill_shared` reads them, each distinct trunk of a group once.
+
+    Every group has S / W trunks, counted by `trunk_of`; where they are as many as its prompts, they are the
+    prompts' own in their order.
+    """
+
+    trunks: Rows  # S of them; empty ones fill a group up
+    trunk_of: Int[np.ndarray, "W r"]
+    tails: Rows  # R of them
 
 
 class Prefilled(NamedTuple):
@@ -93,12 +109,12 @@ class Decoding(NamedTuple):
     log_probs: Float[Array, " U"]  # of the answer in the mixture, with its terminator, nats
     done: Bool[Array, " U"]
 
-    def keep(self, answers: Int[Array, " k"]) -> "Decoding":
-        """The same with these answers only."""
+    def keep(self, answers: Int[Array, "W k"]) -> "Decoding":
+        """The same with these answers only, which `take_rows` gives."""
         chunks = self.weights.shape[1]
-        rows = (answers[:, None] * chunks + jnp.arange(chunks)[None]).ravel()
-        own = (array[answers] for array in (self.tokens, self.weights, self.log_probs, self.done))
-        return Decoding(self.cache.take(rows), self.lengths[rows], self.step, *own)
+        rows = (answers[:, :, None] * chunks + jnp.arange(chunks)[None, None]).reshape(len(answers), -1)
+        own = (take_rows(array, answers) for array in (self.tokens, self.weights, self.log_probs, self.done))
+        return Decoding(self.cache.take(rows), take_rows(self.lengths, rows), self.step, *own)
 
 
 class PackedAnswers(NamedTuple):
@@ -174,12 +190,12 @@ def answer_questions_by_token(
     def answer(
         texts: Sequence[Sequence[TokenIds]], weights: Float[np.ndarray, "B K"]
     ) -> list[list[Candidate]]:
-        numbers = np.minimum(np.arange(len(weights)), len(texts) - 1)  # what is missing repeats a question
+        rows = np.arange(transfer.rows(len(weights)))
+        numbers = np.minimum(rows, len(texts) - 1)  # what is missing repeats a question
         chunks = weights.shape[1]
         own = [[*texts[n], *[texts[n][0]] * (chunks - len(texts[n]))] for n in numbers]
-        prefilled = _read(
-            module, params, cut_prompts([prompt for prompts in own for prompt in prompts]), transfer
-        )
+        reading = lay_out(cut_prompts([prompt for prompts in own for prompt in prompts]), transfer)
+        prefilled = prefill_shared(module, params, *reading)
         tokens, log_probs = _generate(module, params, prefilled, weights[numbers], **options)
         found = zip(tokens.tolist(), log_probs.tolist(), strict=True)
         return [[Candidate(_before_stop(row, stop_ids), log_prob)] for row, log_prob in found][: len(texts)]
@@ -224,14 +240,13 @@ def _answer_batch(
 ) -> list[list[Candidate]]:
     """`answer_questions` for at most B questions of at most K chunks; p_R is 0 for those that are missing."""
     places = [(question, chunk) for question, own in enumerate(prompts) for chunk in range(len(own))]
-    cut = cut_prompts([prompts[question][chunk] for question, chunk in places])
-    parts = _parts_of_similar_length(cut, transfer.rows(min(ROWS, retrieval_log_probs.size)))
+    texts = [prompts[question][chunk] for question, chunk in places]
     options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "transfer": transfer}
     generated = np.zeros((*retrieval_log_probs.shape, max_new_tokens), np.int32)
     read = []
-    for numbers in parts:
+    for numbers, reading in readings(texts, retrieval_log_probs.size, transfer):
         part = np.array(places)[numbers]
-        prefilled = _read(module, params, [cut[number] for number in numbers], transfer)
+        prefilled = prefill_shared(module, params, *reading)
         alone = np.zeros((len(part), 1), np.float32)
         generated[tuple(part.T)] = _generate(module, params, prefilled, alone, **options)[0]
         read.append((part, prefilled))
@@ -241,7 +256,7 @@ def _answer_batch(
 
     log_probs = np.zeros((*retrieval_log_probs.shape, num_chunks), np.float32)
     for part, prefilled in read:
-        scores = _score(module, params, prefilled, packed, part[:, 0], stop_ids=stop_ids)
+        scores = score_answers(module, params, prefilled, packed, part[:, 0], stop_ids=stop_ids)
         log_probs[tuple(part.T)] = transfer.gather(scores)
     ensemble = np.asarray(_ensemble(log_probs, retrieval_log_probs))
     ranked = [map(Candidate, *pair) for pair in zip(unique, ensemble.tolist(), strict=True)]
@@ -273,15 +288,18 @@ def prefill(module: Llama, params: Any, prompts: Int[Array, "R T"], lengths: Int
     return Prefilled(cache, lengths, _last_logits(module, params, hidden, lengths))
 
 
+@functools.partial(jax.jit, static_argnames="module")
 def prefill_shared(
-    module: Llama, params: Any, trunks: Rows, trunk_of: Int[Array, " R"], tails: Rows
+    module: Llama, params: Any, trunks: Rows, trunk_of: Int[Array, "W r"], tails: Rows
 ) -> Prefilled:
-    """`prefill` of R prompts: tails, none of them empty, each behind the trunk that `trunk_of` gives it.
+    """`prefill` of the R prompts of a `Reading`: tails, none of them empty, each behind its trunk.
 
     A trunk is read once; its keys and values are copied to its prompts.
     """
-    _, read = _extend_rows(module, params, trunks)
-    before, cache = trunks.lengths[trunk_of], read.take(trunk_of)
+    _, cache = _extend_rows(module, params, trunks)
+    before = trunks.lengths
+    if len(before) < trunk_of.size:
+        before, cache = take_rows(before, trunk_of), cache.take(trunk_of)
     hidden, block = _extend_rows(module, params, tails, before, cache)
     cache = cache.grow(tails.tokens.shape[1]).write(block, trunks.tokens.shape[1])
     return Prefilled(cache, before + tails.lengths, _last_logits(module, params, hidden, tails.lengths))
@@ -296,14 +314,17 @@ def decode(
     return advance(module, params, state, max_new_tokens, stop_ids=stop_ids).tokens
 
 
+@functools.partial(jax.jit, static_argnames=("max_new_tokens", "stop_ids"))
 def begin(
     prefilled: Prefilled, weights: Float[Array, "U K"], *, max_new_tokens: int, stop_ids: tuple[int, ...]
 ) -> Decoding:
     """The first token of U answers, each under K prompts that have been read, with log-weights."""
     answers = len(weights)
+    # Copies, for `advance` overwrites its state, and what was read is still to be scored with.
+    cache, lengths = jax.tree.map(jnp.copy, (prefilled.cache.grow(max_new_tokens - 1), prefilled.lengths))
     state = Decoding(
-        prefilled.cache.grow(max_new_tokens - 1),
-        prefilled.lengths,
+        cache,
+        lengths,
         jnp.int32(0),
         jnp.full((answers, max_new_tokens), stop_ids[0] if stop_ids else 0, jnp.int32),
         jax.nn.log_softmax(weights, axis=1),
@@ -313,10 +334,11 @@ def begin(
     return _take_token(state, prefilled.logits, stop_ids)
 
 
+@functools.partial(jax.jit, static_argnames=("module", "stop_ids"), donate_argnames="state")
 def advance(
     module: Llama, params: Any, state: Decoding, until: Int[Array, ""] | int, *, stop_ids: tuple[int, ...]
 ) -> Decoding:
-    """Generate until the answers have `until` tokens or all of them have stopped."""
+    """Generate until the answers have `until` tokens or all of them have stopped; `state` is used up."""
     prompt_slots = state.cache.segment_ids.shape[1] - (state.tokens.shape[1] - 1)
     chunks = state.weights.shape[1]
 
@@ -375,18 +397,21 @@ def _generate(
     tokens = np.zeros((len(weights), max_new_tokens), np.int32)
     log_probs = np.zeros(len(weights), np.float32)
     numbers = np.arange(len(weights))  # of the answers that are still in the batch
-    state = _begin(prefilled, weights, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+    state = begin(prefilled, weights, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
     for until in range(STEPS, max_new_tokens + STEPS, STEPS):
-        state = _advance(module, params, state, min(until, max_new_tokens), stop_ids=stop_ids)
-        found = map(transfer.gather, (state.tokens, state.log_probs, state.done))
-        tokens[numbers], log_probs[numbers], done = (array[: len(numbers)] for array in found)
-        alive = np.flatnonzero(~done)
-        if not len(alive):
+        state = advance(module, params, state, min(until, max_new_tokens), stop_ids=stop_ids)
+        tokens[numbers], log_probs[numbers], done = map(
+            transfer.gather, (state.tokens, state.log_probs, state.done)
+        )
+        if done.all():
             break
-        if 4 * len(alive) <= len(state.done):
-            numbers = numbers[alive]
+        alive = ~done.reshape(transfer.groups(len(done)), -1)
+        if 4 * alive.sum(axis=1).max() <= alive.shape[1]:
             # Quarters, so that few sizes are compiled; the places that are left over repeat an answer.
-            state = _keep(state, np.resize(alive, len(state.done) // 4))
+            size = alive.shape[1] // 4
+            kept = np.stack([np.resize(np.flatnonzero(group), size) for group in alive])
+            numbers = np.take_along_axis(numbers.reshape(alive.shape), kept, axis=1).ravel()
+            state = _keep(state, kept)
     return tokens, log_probs
 
 
@@ -466,14 +491,11 @@ def forced_log_probs(
     return jax.nn.logsumexp(retrieval_log_probs + own.sum(axis=2), axis=1), greedy
 
 
-_prefill_shared = functools.partial(jax.jit, static_argnames="module")(prefill_shared)
-_begin = functools.partial(jax.jit, static_argnames=("max_new_tokens", "stop_ids"))(begin)
-_advance = functools.partial(jax.jit, static_argnames=("module", "stop_ids"))(advance)
 _keep = jax.jit(Decoding.keep)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "stop_ids"))
-def _score(
+def score_answers(
     module: Llama,
     params: Any,
     prefilled: Prefilled,
@@ -576,23 +598,33 @@ def _alike(a: Answer, b: Answer) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
-def _parts_of_similar_length(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
-    """The prompts' numbers in parts of `size`, by trunk and its length; the last part repeats a prompt."""
-    order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n].trunk), prompts[n]))
-    return _batches(order + order[-1:] * (-len(order) % size), size)
+def readings(
+    prompts: Sequence[TokenIds], places: int, transfer: Transfer
+) -> Iterator[tuple[list[int], Reading]]:
+    """The numbers of prompts that are read together, and how; a batch has places for so many.
+
+    They come by trunk and its length, so that a part's are of similar length; the last repeats a prompt.
+    """
+    cut, size = cut_prompts(prompts), transfer.rows(min(ROWS, places))
+    order = sorted(range(len(cut)), key=lambda n: (len(cut[n].trunk), cut[n]))
+    for numbers in _batches(order + order[-1:] * (-len(order) % size), size):
+        yield numbers, lay_out([cut[number] for number in numbers], transfer)
 
 
-def _read(module: Llama, params: Any, prompts: Sequence[Prompt], transfer: Transfer) -> Prefilled:
-    """Read prompts, each distinct trunk once."""
-    trunks = list(dict.fromkeys(prompt.trunk for prompt in prompts))
-    number = {trunk: place for place, trunk in enumerate(trunks)}
-    trunk_of = np.array([number[prompt.trunk] for prompt in prompts], np.int32)
-    eighth = transfer.rows(-(-len(prompts) // 8))  # so few numbers of trunks are compiled
-    trunks += [()] * (-len(trunks) % eighth)
+def lay_out(prompts: Sequence[Prompt], transfer: Transfer) -> Reading:
+    """Prompts as they are read, spread over the devices."""
+    groups = _batches(list(prompts), len(prompts) // transfer.groups(len(prompts)))
+    size = len(groups[0])
+    own = [list(dict.fromkeys(prompt.trunk for prompt in group)) for group in groups]
+    room = min(size, _multiple(max(map(len, own)), -(-size // 8)))  # eighths: few numbers are compiled
+    if room == size:
+        own = [[prompt.trunk for prompt in group] for group in groups]
+    trunk_of = [[own[g].index(p.trunk) for p in group] for g, group in enumerate(groups)]
+    trunks = [trunk for group in own for trunk in [*group, *[()] * (room - len(group))]]
     rows, tails = (
         transfer.spread(_pad_rows(parts)) for parts in (trunks, [prompt.tail for prompt in prompts])
     )
-    return _prefill_shared(module, params, rows, trunk_of, tails)
+    return Reading(rows, np.array(trunk_of, np.int32), tails)
 
 
 def _pad_rows(prompts: Sequence[TokenIds]) -> Rows:
@@ -629,4 +661,9 @@ def _round_up(size: int, unit: int = 32) -> int:
     """
     while 8 * unit < size:
         unit *= 2
-    return unit * max(1, -(-size // unit))
+    return max(unit, _multiple(size, unit))
+
+
+def _multiple(size: int, unit: int) -> int:
+    """`size` rounded up to a multiple."""
+    return -(-size // unit) * unit

@@ -1,49 +1,127 @@
 """evaluate: prompts are read, answers decoded and scored, by two language models."""
 
-import jax
-import jax.numpy as jnp
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from radit_jax.config import ScoreConfig
-from radit_jax.method.decode import ROWS, Transfer, prefill
+import jax
+import numpy as np
+
+from radit_jax.config import EvaluateConfig, ScoreConfig
+from radit_jax.lm.answering import questions_per_batch
+from radit_jax.method.decode import (
+    STEPS,
+    Reading,
+    Transfer,
+    advance,
+    begin,
+    cut_prompts,
+    lay_out,
+    pack_answers,
+    prefill_shared,
+    readings,
+    score_answers,
+)
 from radit_jax.models.flops import training_flops
-from radit_jax.planning.need import Call, Need, Program, need_of
+from radit_jax.planning.need import Call, Need, Program, need_of, size
 from radit_jax.planning.packed import activations_of, weights_of
 from radit_jax.planning.score import scoring_calls
 from radit_jax.planning.site import Site, rows_of
 from radit_jax.runtime.mesh import row_layout, ways
 
+STOP_IDS = (0, 1)  # which ones, no size depends on
+
 
 def evaluate(site: Site) -> Need:
-    """The base and the tuned model are on the devices together.
-
-    The caches of a batch's prompts are held until its answers have been scored, beside two copies of those of
-    the part that is being decoded.
-    """
+    """The base and the tuned model are on the devices together, beside what a batch's prompts leave."""
     settings = site.experiment.evaluate
     length = settings.sequence_length
-    packed = ScoreConfig(batch_size=settings.batch_size, sequence_length=length)
+    packed = ScoreConfig(batch_size=settings.batch_size, sequence_length=length, dtype=settings.dtype)
     mesh = site.mesh(packed.batch_size)
-    rows = Transfer(ways=ways(mesh)).rows(min(ROWS, settings.prompts_per_batch))
-    parts = -(-settings.prompts_per_batch // rows)
     module, params = site.llama(mesh, packed.dtype)
     if site.target.topology:
         module = module.clone(layout=row_layout(mesh))
-    prompts = rows_of(mesh, (rows, length), jnp.int32), rows_of(mesh, (rows,), jnp.int32)
-    read = jax.jit(prefill, static_argnames="module")
-    reading = Call(read, (module, params, *prompts), beside=params, results=parts + 2)
     scoring = scoring_calls(site.fitted(module, mesh, length), params, packed, mesh, beside=params)
-    shape = module.config
-    cache = 2 * 4 * rows * length * shape.num_layers * shape.num_kv_heads * shape.head_size
-    usual = min(length, site.counts.pair_tokens)
-    attended = rows * usual * (usual + 1) / 2
+    parts = longest(settings, mesh)
+    caches = [size(prefill_shared.eval_shape(module, params, *part)) for part in parts]
+    rows, usual = len(parts[0].tails.tokens), min(length, site.counts.pair_tokens)
     program = Program(
-        calls=[reading, *scoring],
+        calls=itertools.chain(answering_calls(module, params, parts, settings), scoring),
         held=(params, params),
-        flops=training_flops(shape, tokens=rows * usual, attended=attended, targets=rows) / 3,
+        flops=training_flops(
+            module.config, tokens=rows * usual, attended=rows * usual * (usual + 1) / 2, targets=rows
+        )
+        / 3,
         traffic=(1 + settings.max_new_tokens) * weights_of(module, params, mesh),
-        activations=reading.results * cache / site.target.num_chips
+        activations=(sum(caches) + caches[-1]) / site.target.num_chips
         + activations_of(module, mesh, max(rows, ways(mesh)), length, training=False),
         times=5 * site.counts.questions * settings.chunks_per_answer / rows,
     )
     disk = 5e3 * site.counts.questions
     return need_of("evaluate", program, params, site.target, host=site.searching, disk=disk)
+
+
+def longest(settings: EvaluateConfig, mesh: Any) -> list[Reading]:
+    """The parts of the batch that takes the most memory, as shapes."""
+    transfer, chunks = Transfer(functools.partial(_shapes, mesh), ways=ways(mesh)), _chunks(settings)
+    questions, length = (
+        questions_per_batch(chunks, settings),
+        settings.sequence_length - settings.max_new_tokens,
+    )
+    if settings.ensemble == "token":
+        return [lay_out(cut_prompts(longest_prompts(chunks * transfer.rows(questions), length)), transfer)]
+    prompts = longest_prompts(chunks * questions, length)
+    return [reading for _, reading in readings(prompts, len(prompts), transfer)]
+
+
+def longest_prompts(count: int, length: int) -> list[list[int]]:
+    """Prompts of `length` that have trunks of their own; but for two, which share half.
+
+    So in the first part the slots of long tails stand behind those of long trunks.
+    """
+    prompts = [[n] * length for n in range(count)]
+    prompts[-1] = [*prompts[0][: -(-length // 2)], *prompts[-1][: length // 2]]
+    return prompts
+
+
+def answering_calls(
+    module: Any, params: Any, parts: Sequence[Reading], settings: EvaluateConfig
+) -> Iterator[Call]:
+    """What answers a batch: each part is read and decoded, and scored when all have been.
+
+    Of several parts the first is the widest, and while the last is decoded the others are held. A call takes
+    what the one before gave, which lies where its compiler put it.
+    """
+    first = last = Call(prefill_shared, (module, params, *parts[0]), beside=params)
+    yield first
+    if others := len(parts) - 1:
+        beside = (params, first.given)
+        last = Call(prefill_shared, (module, params, *parts[-1]), beside=beside, results=others)
+        yield last
+    read = [first.given, *[last.given] * others]
+
+    by_token, chunks, stops = settings.ensemble == "token", _chunks(settings), {"stop_ids": STOP_IDS}
+    mixed = chunks if by_token else 1
+    weights = np.zeros((len(last.given.lengths) // mixed, mixed), np.float32)
+    options = {**stops, "max_new_tokens": settings.max_new_tokens}
+    beginning = Call(begin, (last.given, weights), options, beside=(params, params, read[:-1]))
+    yield beginning
+    yield Call(advance, (module, params, beginning.given, STEPS), stops, beside=(params, read))
+    if not by_token:
+        answers = [[(n,) * settings.max_new_tokens for n in range(chunks)]]
+        answers *= questions_per_batch(chunks, settings)
+        packed = pack_answers(answers, max_new_tokens=settings.max_new_tokens, num_answers=chunks)
+        asked = np.zeros(len(first.given.lengths), np.int64)
+        yield Call(
+            score_answers, (module, params, first.given, packed, asked), stops, beside=(params, read[1:])
+        )
+
+
+def _chunks(settings: EvaluateConfig) -> int:
+    """Prompts of a question."""
+    return 1 if settings.ensemble == "concatenate" else settings.chunks_per_answer
+
+
+def _shapes(mesh: Any, rows: Any) -> Any:
+    return jax.tree.map(lambda array: rows_of(mesh, array.shape, array.dtype), rows)

@@ -36,4 +36,4 @@ def scoring_calls(
     length, targets = settings.sequence_length, settings.sequence_length // 2
     kinds = (True,) if module.attention == "xla" else (True, False)
     batches = (batch_of(mesh, settings.batch_size, length, targets, branches=kind) for kind in kinds)
-    return [Call(branch_log_probs, (module, params, batch, targets), beside) for batch in batches]
+    return [Call(branch_log_probs, (module, params, batch, targets), beside=beside) for batch in batches]

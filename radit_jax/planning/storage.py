@@ -36,7 +36,7 @@ def export(site: Site) -> Need:
     width = 4 + settings.hf * {"float32": 4, "bfloat16": 2}[settings.dtype]
     host = max(map(size, jax.tree.leaves(params))) + GIB / 4
     disk = numbers * width + site.embeddings + corpus(site).disk
-    held = size(params) / min(site.target.num_chips, site.target.chip.chips_per_host)
+    held = settings.hf * size(params) / min(site.target.num_chips, site.target.chip.chips_per_host)
     return Need("export", numbers, held, held, host=host, disk=disk)
 
 

@@ -9,7 +9,7 @@ import jax
 
 from radit_jax.runtime.targets import GIB
 
-REMEDIES = {  # of each stage: what takes less of a device
+REMEDIES = {  # of each stage and command: what takes less of a device
     "base": "take more devices",
     "embed": "lower embed.batch_size",
     "lm_ft": "raise lm_ft.accumulate_steps, set mesh.remat=full or lm_ft.lora.rank, or take more devices",
@@ -17,7 +17,10 @@ REMEDIES = {  # of each stage: what takes less of a device
     "score": "lower score.batch_size or take more devices",
     "r_ft": "lower r_ft.batch_size",
     "evaluate": "lower evaluate.prompts_per_batch or evaluate.sequence_length, or take more devices",
-    "export": "take hosts with more or larger devices",
+    "export": "take hosts with more or larger devices, or set export.hf=false",
+    "ask": "take more devices, or the CPU with JAX_PLATFORMS=cpu",
+    "harness": "lower --batch_size or --model_args max_length=…, take more devices, or the CPU with "
+    "JAX_PLATFORMS=cpu",
 }
 
 

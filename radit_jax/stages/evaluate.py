@@ -48,7 +48,9 @@ def run(
 ) -> dict[str, Any]:
     """Answer, score and rank; write `results.json` and predictions."""
     trials = load_trials(evaluate, seed=seed)  # before models are: a file may be missing
-    score = ScoreConfig(batch_size=evaluate.batch_size, sequence_length=evaluate.sequence_length)
+    score = ScoreConfig(
+        batch_size=evaluate.batch_size, sequence_length=evaluate.sequence_length, dtype=evaluate.dtype
+    )
     models = {
         lm: PairScorer.load(inputs[stage].check("lm"), score, mesh)
         for lm, stage in (("base_lm", "base_lm"), ("lm_ft_lm", "lm_ft"))

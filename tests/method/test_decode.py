@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from radit_jax.config import LlamaConfig
+from radit_jax.config import LlamaConfig, MeshConfig
 from radit_jax.method import decode
 from radit_jax.method.decode import (
     answer_log_probs,
@@ -18,6 +19,7 @@ from radit_jax.method.decode import (
     prefill,
 )
 from radit_jax.models.llama import Llama
+from radit_jax.runtime.mesh import gather, make_mesh, put_params, row_layout, spread_like, ways
 from radit_jax.runtime.pretrained import load_llama
 
 STOPS = (1, 2)
@@ -295,8 +297,8 @@ def test_dropping_what_has_stopped_changes_no_answer_and_shrinks_the_batch(param
         sizes.append(len(state.done))
         return original(module, params, state, *rest, **named)
 
-    original = decode._advance
-    monkeypatch.setattr(decode, "_advance", advance)
+    original = decode.advance
+    monkeypatch.setattr(decode, "advance", advance)
     monkeypatch.setattr(decode, "STEPS", 2)
     for before, after in zip(whole, answers(), strict=True):
         assert [candidate.tokens for candidate in before] == [candidate.tokens for candidate in after]
@@ -345,16 +347,58 @@ def test_a_chunk_that_three_questions_share_is_read_once(params, monkeypatch):
         seen.append((trunks.lengths.tolist(), trunk_of.tolist(), tails.lengths.tolist()))
         return original(module, params, trunks, trunk_of, tails)
 
-    original = decode._prefill_shared
-    monkeypatch.setattr(decode, "_prefill_shared", read)
+    original = decode.prefill_shared
+    monkeypatch.setattr(decode, "prefill_shared", read)
     weights = np.log(np.full((3, 2), 0.5))
     answer_questions(
         MODULE, params, prompts, weights, max_new_tokens=2, stop_ids=STOPS, questions_per_batch=3
     )
     [(lengths, trunk_of, tails)] = seen
     assert lengths == [10, 10]
-    assert trunk_of == [0, 0, 0, 1, 1, 1]
+    assert trunk_of == [[0, 0, 0, 1, 1, 1]]
     assert sorted(tails) == [1, 1, 2, 2, 3, 3]
+
+
+def on_eight_devices(params):
+    """The network with its rows pinned, parameters and transfer, on a mesh of eight."""
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    laid = put_params(params, mesh)
+    return MODULE.clone(layout=row_layout(mesh)), laid, decode.Transfer(spread_like(laid), gather, ways(mesh))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_eight_devices_answer_as_one_does(mild, monkeypatch, seed):
+    """Also where answers leave the batch, of which each device drops its own."""
+    prompts = sharing_prompts(np.random.default_rng(seed), num_questions=11)
+    weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
+    options = {"max_new_tokens": 6, "stop_ids": STOPS, "questions_per_batch": 10}
+    module, laid, transfer = on_eight_devices(mild)
+    monkeypatch.setattr(decode, "STEPS", 2)
+    for answer in (answer_questions, answer_questions_by_token):
+        alone = answer(MODULE, mild, prompts, weights, **options)
+        spread = answer(module, laid, prompts, weights, **options, transfer=transfer)
+        for one, eight in zip(alone, spread, strict=True):
+            assert [candidate.tokens for candidate in one] == [candidate.tokens for candidate in eight]
+            np.testing.assert_allclose([c.log_prob for c in one], [c.log_prob for c in eight], atol=5e-5)
+
+
+def test_what_is_read_stays_with_its_rows_when_trunks_are_shared_and_answers_dropped(params):
+    """A gather of any row from anywhere would bring every prompt's keys and values to every device."""
+    module, laid, transfer = on_eight_devices(params)
+    prompts = [[n // 4] * 40 + [3, n % 4] for n in range(16)]  # four share a trunk, and a device
+    reading = decode.lay_out(cut_prompts(prompts), transfer)
+    assert len(reading.trunks.lengths) == 4
+    np.testing.assert_array_equal(reading.trunk_of, np.zeros((4, 4)))
+    prefilled = decode.prefill_shared(module, laid, *reading)
+    own = {shard.data.shape[1] for shard in prefilled.cache.keys.addressable_shards}
+    assert own == {4}
+    state = decode.begin(prefilled, np.zeros((16, 1)), max_new_tokens=4, stop_ids=STOPS)
+    kept = decode._keep(state, np.zeros((4, 1), np.int32))
+    np.testing.assert_array_equal(kept.tokens, state.tokens[::4])
+    read = decode.prefill_shared.lower(module, laid, *reading).compile().as_text()
+    keep = decode._keep.lower(state, np.zeros((4, 1), np.int32)).compile().as_text()
+    assert "f32[2,4,96,1," in read  # two layers, four prompts, 64 slots and 32
+    assert not re.search(r"\[(2,)?16,\d+,1,\d+\]", read) and "all-gather" not in keep
 
 
 def test_equal_prompts_keep_a_token_each():

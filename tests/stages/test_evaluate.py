@@ -12,6 +12,7 @@ from small import CHUNKS, QUESTIONS, TOWERS
 from radit_jax.config import EvaluateConfig, LlamaConfig, MeshConfig
 from radit_jax.data.benchmarks import find_task
 from radit_jax.data.corpus import Corpus
+from radit_jax.lm import scoring
 from radit_jax.lm.benchmarking import sit
 from radit_jax.lm.exam import Exam
 from radit_jax.lm.scoring import NO_CHUNK
@@ -221,6 +222,20 @@ def test_what_was_sat_before_a_kill_is_not_sat_again(finished, stage_inputs, fol
     run_tasks(stage_inputs, output, task_settings(folder))
     assert asked == ["evaluate towers/base_lm-base"]
     assert output.read("results.json") == before
+
+
+def test_both_models_compute_in_the_dtype_of_the_settings(stage_inputs, folder, tmp_path, monkeypatch):
+    loaded = []
+
+    def load(path, dtype, mesh):
+        loaded.append(dtype)
+        return load_model(path, dtype=dtype, mesh=mesh)
+
+    monkeypatch.setattr(scoring, "load_model", load)
+    output = Workdir(tmp_path).folder("evaluate", "halves")
+    run_tasks(stage_inputs, output, task_settings(folder, "towers.jsonl", dtype="bfloat16"))
+    assert loaded == ["bfloat16", "bfloat16"]
+    assert output.has("results.json")
 
 
 def test_a_question_that_no_row_holds_is_named_before_anything_is_decoded(

@@ -1,0 +1,70 @@
+"""What is compiled for the plan is what answering calls, with the shapes of its longest prompts."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from radit_jax.config import EvaluateConfig, MeshConfig
+from radit_jax.data.shots import FewShotPrompt
+from radit_jax.lm import answering
+from radit_jax.method import decode
+from radit_jax.planning import evaluate
+from radit_jax.runtime.mesh import make_mesh, put_params, row_layout
+
+SETTINGS = EvaluateConfig(chunks_per_answer=2, max_new_tokens=3, sequence_length=130, prompts_per_batch=24)
+FUNCTIONS = ("prefill_shared", "begin", "advance", "score_answers")
+
+
+@pytest.fixture
+def spread(lm):
+    """The language model over eight devices, by rows and by heads."""
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    return lm._replace(module=lm.module.clone(layout=row_layout(mesh)), params=put_params(lm.params, mesh))
+
+
+def on_a_device(leaf):
+    """What a device has of an argument."""
+    if not hasattr(leaf, "shape"):
+        return leaf if callable(leaf) else type(leaf)
+    sharding = getattr(leaf, "sharding", None)
+    return (sharding.shard_shape(leaf.shape) if sharding else leaf.shape), np.dtype(leaf.dtype)
+
+
+def described(name, arguments, options):
+    return name, tuple(map(on_a_device, jax.tree.leaves(arguments))), tuple(sorted(options))
+
+
+def slots(call):
+    """Tokens that a device reads."""
+    return sum(np.prod(shape) for shape, dtype in call[1][-5:] if dtype == np.int32)
+
+
+@pytest.mark.parametrize("ensemble", ["answer", "token", "concatenate"])
+def test_a_plan_compiles_what_answering_its_longest_prompts_calls(spread, monkeypatch, ensemble):
+    settings = replace(SETTINGS, ensemble=ensemble)
+    monkeypatch.setattr(decode, "ROWS", 8)
+    mesh, run, names = make_mesh(MeshConfig(fsdp=4, tensor=2)), set(), {}
+    calls = evaluate.answering_calls(spread.module, spread.params, evaluate.longest(settings, mesh), settings)
+    planned = [(call.function, call.arguments, call.options) for call in calls]
+
+    def spy(name, function):
+        def call(*arguments, **options):
+            run.add(described(name, arguments, options))
+            return function(*arguments, **options)
+
+        return call
+
+    for name in FUNCTIONS:
+        names[getattr(decode, name)] = name
+        monkeypatch.setattr(decode, name, spy(name, getattr(decode, name)))
+    k = 1 if ensemble == "concatenate" else 2
+    texts = evaluate.longest_prompts(24, 127)
+    questions = [[FewShotPrompt(text, 0, False) for text in texts[n : n + k]] for n in range(0, 24, k)]
+    answering._decode(spread, answering.Prompts(questions, np.zeros((24 // k, k), np.float32)), settings)
+    planned = {described(names[function], *rest) for function, *rest in planned}
+    assert planned <= run
+    assert {name for name, *_ in planned} == {name for name, *_ in run}
+    widest = max((call for call in run if call[0] == "prefill_shared"), key=slots)
+    assert widest in planned
