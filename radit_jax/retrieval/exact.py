@@ -150,7 +150,7 @@ def _near_best(
         products.append(scores[of, at])
         best = _top(np.concatenate([best, _table(of, products[-1], len(queries), -np.inf)], axis=1), k)
         floor = best.min(axis=1)
-    of, at, product = (np.concatenate(parts) for parts in (query_index, found, products))
+    of, at, product = np.concatenate(query_index), np.concatenate(found), np.concatenate(products)
     kept = (product >= (floor - margin)[of]) & np.isfinite(product)
     order = np.argsort(of[kept], kind="stable")
     return _table(of[kept][order], at[kept][order].astype(np.int32), len(queries), -1)
