@@ -88,3 +88,25 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, lm, searcher):
     import small
 
     return small.finished_stages(tmp_path_factory.mktemp("inputs"), lm, searcher)
+
+
+@pytest.fixture(scope="session")
+def exported(inputs, tmp_path_factory):
+    """An export of the small models, which answers with two chunks."""
+    from radit_jax.config import EvaluateConfig, ExportConfig, MeshConfig
+    from radit_jax.runtime.store import Workdir
+    from radit_jax.stages import export
+
+    output = Workdir(tmp_path_factory.mktemp("export")).published("export", "0" * 12)
+    facts = export.run(
+        {**inputs, "lm_ft": inputs["lm"], "r_ft": inputs["retriever"], "base_lm": inputs["lm"]},
+        output,
+        evaluate=EvaluateConfig(chunks_per_answer=2, tasks=("nq",), tasks_folder="raw"),
+        temperature=0.5,
+        lm_score="mean_log_prob",
+        tau=0.25,
+        export=ExportConfig(hf=False, run_depth=0, measured=False),
+        mesh=MeshConfig(),
+    )
+    output.finish(**facts)
+    return output.path

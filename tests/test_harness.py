@@ -11,33 +11,12 @@ import pytest
 from small import CHUNKS, QUESTIONS
 
 from radit_jax import harness
-from radit_jax.config import EvaluateConfig, ExportConfig, MeshConfig
 from radit_jax.harness import Radit
 from radit_jax.runtime import memory
-from radit_jax.runtime.store import Workdir
-from radit_jax.stages import export
 from radit_jax.text.prompts import background
 
 QUESTION, ANSWER = "Q: Who built Elm Tower?\nA:", " Ada Finch"
 EXAMPLE = "Q: Who built Fen Tower?\nA: Bo Marsh"
-
-
-@pytest.fixture(scope="module")
-def exported(inputs, tmp_path_factory):
-    """An export of the small models, which answers with two chunks."""
-    output = Workdir(tmp_path_factory.mktemp("export")).published("export", "0" * 12)
-    facts = export.run(
-        {**inputs, "lm_ft": inputs["lm"], "r_ft": inputs["retriever"], "base_lm": inputs["lm"]},
-        output,
-        evaluate=EvaluateConfig(chunks_per_answer=2, tasks=("nq",), tasks_folder="raw"),
-        temperature=0.5,
-        lm_score="mean_log_prob",
-        tau=0.25,
-        export=ExportConfig(hf=False, run_depth=0, measured=False),
-        mesh=MeshConfig(),
-    )
-    output.finish(**facts)
-    return output.path
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,7 +16,6 @@ import pytest
 
 import radit_jax
 from radit_jax import ask, train
-from radit_jax.lm import answering
 
 SMALL = [
     "data.train_entities=12",
@@ -300,25 +298,6 @@ def test_ask_answers_from_the_export_alone(
         ]
     finally:
         (tmp_path / "export").rename(workdir / "export")
-
-
-def test_ask_says_in_one_line_what_to_do_where_the_memory_is_too_small(
-    workdir: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_, **__):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 GiB.")
-
-    monkeypatch.setattr(answering, "answer_questions", refuse)
-    assert ask.main(["Who?", f"--workdir={workdir}"]) == 1
-    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 100})
-    monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    assert ask.main(["Who?", f"--workdir={workdir}"]) == 1
-    err = capsys.readouterr().err
-    assert "Traceback" not in err
-    decoding, loading = [line for line in err.splitlines() if "error: " in line]
-    for line, fault in ((decoding, "allocate 9 GiB."), (loading, "the model takes 0.00 GiB of each device")):
-        assert "error: ask: the devices' memory is too small: " in line and fault in line
-        assert line.endswith("; take more devices, or the CPU with JAX_PLATFORMS=cpu")
 
 
 def test_ask_without_an_export_says_how_to_make_one(
