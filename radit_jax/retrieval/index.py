@@ -25,7 +25,8 @@ from radit_jax.runtime.store import StageFolder
 
 SMALL_CORPUS = 20_000  # chunks below which exact search is as fast as ScaNN's
 _TUNING_K = 10  # the k of the recall that ScaNN is tuned to
-_SPARE = 4  # proposals beyond k: one may be excluded, and ScaNN's order is of bfloat16
+_REORDERED = 70  # chunks whose codes are put in order by finer products, unless that is too few
+_SPARE = 4  # proposals beyond k: one may be excluded, and ScaNN's order is of int8
 
 
 class ScannIndex:
@@ -139,7 +140,7 @@ def _recalls(found: Int[np.ndarray, "Q F"], wanted: Int[np.ndarray, "Q K"]) -> F
 
 
 def _tune(index: ScannIndex, exact: ExactIndex, held_out: Queries, target_recall: float) -> ScannIndex:
-    """The fewest leaves, and of a few depths of reordering the least, that reach the recall.
+    """The fewest leaves that reach the recall; where all of them do not, a deeper reordering.
 
     The recall has to be two standard errors above the target, so that other queries reach it too.
     """
@@ -153,7 +154,7 @@ def _tune(index: ScannIndex, exact: ExactIndex, held_out: Queries, target_recall
         return bool(recalls.mean() - 2 * recalls.std() / math.sqrt(len(recalls)) >= target_recall)
 
     num_leaves, most = index.facts["num_leaves"], len(index.embeddings)
-    too_few, leaves, reorder = 0, max(1, num_leaves // 20), 200
+    too_few, leaves, reorder = 0, max(1, num_leaves // 20), _REORDERED
     while not reaches(leaves, reorder):
         if leaves == num_leaves and reorder >= most:
             return index
@@ -161,9 +162,6 @@ def _tune(index: ScannIndex, exact: ExactIndex, held_out: Queries, target_recall
             too_few, leaves = leaves, min(num_leaves, math.ceil(leaves * 1.2))
         else:
             reorder *= 2
-    # A leaf costs more than the depth that it makes up for: leaves are saved last.
-    while reorder > 50 and reaches(leaves, reorder // 2):
-        reorder //= 2
     while leaves - too_few > max(1, leaves // 50):
         between = (too_few + leaves) // 2
         too_few, leaves = (too_few, between) if reaches(between, reorder) else (between, leaves)

@@ -1,8 +1,8 @@
-"""ScaNN: a tree of √n leaves over the vectors of one shard, and the trees of all shards.
+"""ScaNN: a tree of 1.5 √n leaves over the vectors of one shard, and the trees of all shards.
 
-A tree is k-means leaves, two of which hold each vector (SOAR, arXiv 2404.00774), 4-bit codes of the residuals
-in the leaves that are searched, and a reordering of the best by their products in
-bfloat16, of which the scores of the stored embeddings choose.
+A tree is k-means leaves, two of which hold each vector (SOAR, arXiv 2404.00774), codes of 4 bits for three
+dimensions of the residuals in the leaves that are searched, and a reordering of the best by their products in
+int8, of which the scores of the stored embeddings choose.
 """
 
 import contextlib
@@ -31,13 +31,13 @@ MIN_CHUNKS = 16  # of a tree: as many as a code of 4 bits tells apart
 
 def num_leaves(num_chunks: int) -> int:
     """The leaves of the tree of a shard of so many chunks."""
-    return max(1, round(math.sqrt(num_chunks)))
+    return max(1, round(1.5 * math.sqrt(num_chunks)))
 
 
 # ScaNN takes other leaves where it searches a dozen queries or fewer at once, and cuts many by its threads.
 # In whole batches a query has the same answer in any company and on any machine.
 _BATCH = 32
-_LARGEST = 4  # batches searched as one: the queries share the reading of a leaf
+_LARGEST = 8  # batches searched as one: the queries share the reading of a leaf
 
 
 class Tree:
@@ -62,8 +62,8 @@ class Tree:
                 soar_lambda=1.5,
                 overretrieve_factor=2.0,
             )
-            .score_ah(2, anisotropic_quantization_threshold=0.2, training_sample_size=_CODES_SAMPLE)
-            .reorder(100, quantize=_scann().scann_builder.ReorderType.BFLOAT16)
+            .score_ah(3, anisotropic_quantization_threshold=0.2, training_sample_size=_CODES_SAMPLE)
+            .reorder(100, quantize=_scann().scann_builder.ReorderType.INT8)
         )
         with _quiet_stderr():
             return cls(builder.build())
