@@ -294,8 +294,11 @@ def prefill_shared(
 ) -> Prefilled:
     """`prefill` of the R prompts of a `Reading`: tails, none of them empty, each behind its trunk.
 
-    A trunk is read once; its keys and values are copied to its prompts.
+    A trunk is read once; its keys and values are copied to its prompts. Where none has a token, there are tails
+    only.
     """
+    if not trunks.tokens.shape[1]:
+        return prefill(module, params, *tails)
     _, cache = _extend_rows(module, params, trunks)
     before = trunks.lengths
     if len(before) < trunk_of.size:
@@ -448,7 +451,7 @@ def pack_answers(
         [answer + (STOP,) if len(answer) < max_new_tokens else answer for answer in group]
         for group in answers
     ]
-    slots = _round_up(max(sum(len(outcome) - 1 for outcome in group) for group in outcomes), unit=8)
+    slots = _round_up(max(sum(len(outcome) - 1 for outcome in group) for group in outcomes), unit=16)
     tokens, offsets, branch_ids = np.zeros((3, len(answers), slots), np.int32)
     targets = np.full((len(answers), slots), NOTHING, np.int32)
     first_targets = np.full((len(answers), num_answers), NOTHING, np.int32)
@@ -616,20 +619,23 @@ def lay_out(prompts: Sequence[Prompt], transfer: Transfer) -> Reading:
     groups = _batches(list(prompts), len(prompts) // transfer.groups(len(prompts)))
     size = len(groups[0])
     own = [list(dict.fromkeys(prompt.trunk for prompt in group)) for group in groups]
-    room = min(size, _multiple(max(map(len, own)), -(-size // 8)))  # eighths: few numbers are compiled
+    # An eighth of the prompts, or quarters of them: few numbers are compiled.
+    most, eighth = max(map(len, own)), -(-size // 8)
+    room = eighth if most <= eighth else min(size, _multiple(most, 2 * eighth))
     if room == size:
         own = [[prompt.trunk for prompt in group] for group in groups]
     trunk_of = [[own[g].index(p.trunk) for p in group] for g, group in enumerate(groups)]
     trunks = [trunk for group in own for trunk in [*group, *[()] * (room - len(group))]]
-    rows, tails = (
-        transfer.spread(_pad_rows(parts)) for parts in (trunks, [prompt.tail for prompt in prompts])
-    )
-    return Reading(rows, np.array(trunk_of, np.int32), tails)
+    rows = _pad_rows(trunks, 2 * TAIL if any(trunks) else 0)
+    tails = _pad_rows([prompt.tail for prompt in prompts], TAIL)
+    return Reading(transfer.spread(rows), np.array(trunk_of, np.int32), transfer.spread(tails))
 
 
-def _pad_rows(prompts: Sequence[TokenIds]) -> Rows:
+def _pad_rows(prompts: Sequence[TokenIds], least: int) -> Rows:
+    """Rows of `least` slots or more: of few widths, for each is compiled."""
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-    tokens = np.zeros((len(prompts), _round_up(int(lengths.max()))), np.int32)
+    width = max(least, _round_up(int(lengths.max()))) if least else 0
+    tokens = np.zeros((len(prompts), width), np.int32)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
     arrays: Any = (tokens, lengths)

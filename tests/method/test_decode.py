@@ -418,3 +418,12 @@ def test_cut_prompts_are_whole_and_a_shared_trunk_is_at_least_half_of_each(seed)
         alone = trunks.count(prompt.trunk) == 1
         assert 2 * len(prompt.trunk) >= len(text) or len(prompt.tail) <= decode.TAIL
         assert not alone or len(prompt.tail) == min(len(text), decode.TAIL)
+
+
+def test_trunks_come_in_few_numbers_and_a_batch_without_any_reads_tails_only():
+    shapes = set()
+    for distinct in range(33):
+        trunks = [(1 + number % distinct,) * 40 if distinct else () for number in range(32)]
+        reading = decode.lay_out([decode.Prompt(trunk, (5,)) for trunk in trunks], decode.ONE_DEVICE)
+        shapes.add(reading.trunks.tokens.shape)
+    assert shapes == {(4, 0), (4, 64), (8, 64), (16, 64), (24, 64), (32, 64)}
