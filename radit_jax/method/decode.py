@@ -294,8 +294,7 @@ def prefill_shared(
 ) -> Prefilled:
     """`prefill` of the R prompts of a `Reading`: tails, none of them empty, each behind its trunk.
 
-    A trunk is read once; its keys and values are copied to its prompts. Where none has a token, there are tails
-    only.
+    A trunk is read once; its keys and values are copied to its prompts. Trunks of no width are not there.
     """
     if not trunks.tokens.shape[1]:
         return prefill(module, params, *tails)
