@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
@@ -189,7 +188,10 @@ class Searcher:
 
 def chunk_log_probs(scores: Float[np.ndarray, "Q K"], temperature: float) -> Float[np.ndarray, "Q K"]:
     """log p_R of retrieved chunks, of which none is missing."""
-    return np.asarray(retrieval_log_prob(jnp.asarray(scores), jnp.ones(scores.shape, bool), temperature))
+    return np.asarray(_log_probs(scores, np.ones(scores.shape, bool), temperature))
+
+
+_log_probs: Callable[..., Any] = jax.jit(retrieval_log_prob)
 
 
 def tuned_inputs(inputs: Mapping[str, StageFolder]) -> Mapping[str, StageFolder]:
