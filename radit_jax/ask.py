@@ -57,13 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str, Any]]:
     """For each question its answers and its chunks, by the tuned query encoder and by the base one."""
-    import jax.numpy as jnp
     import numpy as np
 
     from radit_jax.config import MeshConfig
     from radit_jax.data.corpus import Chunks
     from radit_jax.lm.answering import answer
-    from radit_jax.method.losses import retrieval_log_prob
     from radit_jax.retrieval.search import Searcher
     from radit_jax.runtime.memory import naming_remedy
     from radit_jax.runtime.mesh import make_mesh, row_layout
@@ -73,14 +71,12 @@ def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str,
     settings, temperature = EvaluateConfig(**{**stored["evaluate"], "tasks": ()}), stored["temperature"]
     chunks, mesh = Chunks(export), make_mesh(MeshConfig())
     k = min(settings.chunks_per_answer, len(chunks))
-    mask = jnp.ones((len(questions), k), bool)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     with naming_remedy("ask"):
         searcher = Searcher.load({"retriever": export, "embeddings": export, "index": export}, MeshConfig())
         base = searcher.with_params(load_model(export.check("base_query_encoder")).params)
         for name, side in (("base_chunks", base), ("chunks", searcher)):
-            rows, scores = side.search(questions, k)
-            found[name] = rows, np.asarray(retrieval_log_prob(jnp.asarray(scores), mask, temperature))
+            found[name] = side.retrieve(questions, k, temperature)
         lm = load_model(export.check("lm"), dtype=settings.dtype, mesh=mesh)
         lm = lm._replace(module=lm.module.clone(layout=row_layout(mesh)))
         answers = answer(lm, questions, *found["chunks"], chunks, settings, "ask")

@@ -625,16 +625,16 @@ def lay_out(prompts: Sequence[Prompt], transfer: Transfer) -> Reading:
         own = [[prompt.trunk for prompt in group] for group in groups]
     trunk_of = [[own[g].index(p.trunk) for p in group] for g, group in enumerate(groups)]
     trunks = [trunk for group in own for trunk in [*group, *[()] * (room - len(group))]]
-    rows = _pad_rows(trunks, 2 * TAIL if any(trunks) else 0)
+    rows = _pad_rows(trunks, 2 * TAIL)
     tails = _pad_rows([prompt.tail for prompt in prompts], TAIL)
     return Reading(transfer.spread(rows), np.array(trunk_of, np.int32), transfer.spread(tails))
 
 
 def _pad_rows(prompts: Sequence[TokenIds], least: int) -> Rows:
-    """Rows of `least` slots or more: of few widths, for each is compiled."""
+    """Rows of `least` slots or more, of few widths, for each is compiled; of none where all are empty."""
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-    width = max(least, _round_up(int(lengths.max()))) if least else 0
-    tokens = np.zeros((len(prompts), width), np.int32)
+    longest = int(lengths.max())
+    tokens = np.zeros((len(prompts), max(least, _round_up(longest)) if longest else 0), np.int32)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
     arrays: Any = (tokens, lengths)

@@ -188,10 +188,10 @@ class Searcher:
 
 def chunk_log_probs(scores: Float[np.ndarray, "Q K"], temperature: float) -> Float[np.ndarray, "Q K"]:
     """log p_R of retrieved chunks, of which none is missing."""
-    return np.asarray(_log_probs(scores, np.ones(scores.shape, bool), temperature))
+    return np.asarray(_log_probs(scores, np.ones(scores.shape, bool), temperature=temperature))
 
 
-_log_probs: Callable[..., Any] = jax.jit(retrieval_log_prob)
+_log_probs: Callable[..., Any] = jax.jit(retrieval_log_prob, static_argnames="temperature")
 
 
 def tuned_inputs(inputs: Mapping[str, StageFolder]) -> Mapping[str, StageFolder]:

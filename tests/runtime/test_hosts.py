@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from ports import free_port
 
 from radit_jax.runtime import hosts
 from radit_jax.runtime.hosts import (
@@ -44,14 +45,7 @@ GKE = {"TPU_WORKER_HOSTNAMES": "job-0.svc,job-1.svc", "TPU_WORKER_ID": "1"}
 @pytest.fixture
 def coordinator() -> str:
     """An address whose port, and the roll call's behind it, are free."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port = first.getsockname()[1]
-            try:
-                socket.create_server(("127.0.0.1", port + 1)).close()
-                return f"127.0.0.1:{port}"
-            except OSError:
-                continue
+    return f"127.0.0.1:{free_port()}"
 
 
 # ---- which place ----
