@@ -40,16 +40,18 @@ def few_shot_prompt(
 ) -> FewShotPrompt:
     """`<bos>`, as many of the shots as fit, given from the farthest to the nearest, and the question."""
     made, truncated = prompt_tokens(tokenizer, passage, prompt, max_length=max_length)
+    if truncated or not shots:
+        return FewShotPrompt(made, len(shots), truncated)
     parts = (prompt,) if passage is None else (background(passage), prompt)
     behind = [token for part in parts for token in tokenizer.encode(part)]
     kept = 0
-    for shot in () if truncated else reversed(shots):
+    for shot in reversed(shots):
         longer = [tokenizer.bos_id, *shot_tokens(tokenizer, shot, opens=True), *behind]
         if len(longer) > max_length:
             break
         made, kept = longer, kept + 1
         behind = shot_tokens(tokenizer, shot) + behind
-    return FewShotPrompt(made, len(shots) - kept, truncated)
+    return FewShotPrompt(made, len(shots) - kept, truncated=False)
 
 
 def shot_tokens(tokenizer: LmTokenizer, shot: Shot, *, opens: bool = False) -> list[int]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -22,6 +22,7 @@ from radit_jax.text.metrics import exact_match, f1, is_yes_no, recall_at_k, reci
 from radit_jax.text.statistics import Figure, bootstrap_interval, paired_gain
 
 CUTOFFS = (1, 5, 10)
+_ensemble: Any = jax.jit(ensemble_log_prob)
 
 
 class Sitting(NamedTuple):
@@ -86,11 +87,8 @@ class Exam:
         scored = self.output.read_arrays(file)
         place = {pair: number for number, pair in enumerate(map(tuple, scored["pairs"].tolist()))}
         numbers = [[place[q, row] for row in rows] for q, rows in enumerate(sitting.rows.tolist())]
-        mixed = ensemble_log_prob(
-            jnp.asarray(scored["answer_log_probs"][np.array(numbers)]),
-            jnp.asarray(sitting.log_probs),
-            jnp.ones(sitting.rows.shape, bool),
-        )
+        own = scored["answer_log_probs"][np.array(numbers)]
+        mixed = _ensemble(own, sitting.log_probs, np.ones(own.shape, bool))
         return -np.asarray(mixed) / np.maximum(scored["answer_token_counts"], 1)
 
     def _score_pairs(self, file: str, lm: str, rows: Sequence[Int[np.ndarray, "Q _"]]) -> None:

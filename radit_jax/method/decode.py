@@ -40,6 +40,7 @@ NOTHING = -2  # as a target: an unused slot
 STEPS = 8  # tokens between two looks at which answers go on
 ROWS = 32  # prompts that are read together: enough to keep a CPU busy, few enough to be of similar length
 TAIL = 32  # tokens behind the trunk of a prompt that shares none: as many as a row of tails has room for
+SHARED = 32  # tokens that prompts begin with alike, if that is read once: for fewer there is no room to save
 
 Answer = tuple[int, ...]  # the tokens before the terminator
 TokenIds = Sequence[int] | np.ndarray
@@ -560,13 +561,14 @@ def _batches(items: list[Any], size: int) -> list[list[Any]]:
 
 
 def cut_prompts(prompts: Sequence[TokenIds]) -> list[Prompt]:
-    """Cut each prompt behind what it begins with alike with others, if that is at least half of each.
+    """Cut each prompt behind what it begins with alike with others: `SHARED` tokens and half of it at least.
 
-    >>> for prompt in cut_prompts([[1, 5, 6, 7, 8], [1, 3], [1, 5, 6, 9]]):
-    ...     print(*prompt)
-    (1, 5, 6) (7, 8)
-    () (1, 3)
-    (1, 5, 6) (9,)
+    >>> passage = tuple(range(40))
+    >>> for prompt in cut_prompts([passage + (7, 8), (1, 3), passage + (9,)]):
+    ...     print(len(prompt.trunk), prompt.tail)
+    40 (7, 8)
+    0 (1, 3)
+    40 (9,)
     """
     texts = [tuple(map(int, prompt)) for prompt in prompts]
     cut = [Prompt((), ())] * len(texts)
@@ -587,7 +589,7 @@ def _groups(texts: Sequence[Answer]) -> list[tuple[list[int], int]]:
         group, alike = groups[-1] if groups else ([], 0)
         alike = _alike(texts[group[0]][:alike], text[:-1]) if group else 0
         longest = max(longest, len(text))
-        if group and 2 * alike >= longest:
+        if group and alike >= max(SHARED, longest / 2):
             groups[-1] = ([*group, number], alike)
         else:
             groups.append(([number], len(text) - 1))
@@ -618,9 +620,9 @@ def lay_out(prompts: Sequence[Prompt], transfer: Transfer) -> Reading:
     groups = _batches(list(prompts), len(prompts) // transfer.groups(len(prompts)))
     size = len(groups[0])
     own = [list(dict.fromkeys(prompt.trunk for prompt in group)) for group in groups]
-    # An eighth of the prompts, or quarters of them: few numbers are compiled.
+    # An eighth of the prompts, a quarter, half or all: few numbers are compiled.
     most, eighth = max(map(len, own)), -(-size // 8)
-    room = eighth if most <= eighth else min(size, _multiple(most, 2 * eighth))
+    room = min(size, next(eighth * part for part in (1, 2, 4, 8) if most <= eighth * part))
     if room == size:
         own = [[prompt.trunk for prompt in group] for group in groups]
     trunk_of = [[own[g].index(p.trunk) for p in group] for g, group in enumerate(groups)]

@@ -38,6 +38,7 @@ ENCODER_SPECIALS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+REMEMBERED = 4096  # texts whose ids are kept: passages come again with every question that retrieves them
 # A tokeniser without a tokenizer.json is converted by the class that knows its form.
 BARE = {"tokenizer.model": "LlamaTokenizer", "vocab.txt": "BertTokenizer"}
 
@@ -62,6 +63,7 @@ class Tokenizer:
         self.eos_id: int = self.hf.eos_token_id
         self.cls_id: int = self.hf.cls_token_id  # None in a language model's
         self.sep_id: int = self.hf.sep_token_id
+        self._encode = functools.lru_cache(REMEMBERED)(self._ids)
 
     @property
     def vocab_size(self) -> int:
@@ -80,7 +82,10 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text` as it stands behind another text, without special tokens."""
-        return self._rust.encode(text, add_special_tokens=False).ids
+        return list(self._encode(text))
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._rust.encode(text, add_special_tokens=False).ids)
 
     def encode_pair(self, prompt: str, answer: str) -> tuple[list[int], int]:
         """The ids of `prompt + answer` as one text, and the place of the first one of the answer.

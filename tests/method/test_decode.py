@@ -38,6 +38,12 @@ def params():
     return jax.tree.map(lambda x: 25 * x if x.ndim > 1 else x, params)
 
 
+@pytest.fixture
+def short_trunks(monkeypatch):
+    """Prompts as short as those of these tests share what they begin with."""
+    monkeypatch.setattr(decode, "SHARED", 1)
+
+
 _known: dict[tuple[int, ...], np.ndarray] = {}  # by parameters, which live as long as the tests, and tokens
 _logits = jax.jit(lambda params, tokens: MODULE.apply({"params": params}, tokens))
 
@@ -320,7 +326,7 @@ def sharing_prompts(rng, num_questions=6):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_sharing_what_prompts_begin_with_changes_no_number(mild, monkeypatch, seed):
+def test_sharing_what_prompts_begin_with_changes_no_number(mild, short_trunks, monkeypatch, seed):
     prompts = sharing_prompts(np.random.default_rng(seed))
     weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
     options = {"max_new_tokens": 4, "stop_ids": STOPS, "questions_per_batch": 3}
@@ -338,7 +344,7 @@ def test_sharing_what_prompts_begin_with_changes_no_number(mild, monkeypatch, se
         np.testing.assert_allclose([c.log_prob for c in shared], [c.log_prob for c in apart], atol=5e-5)
 
 
-def test_a_chunk_that_three_questions_share_is_read_once(params, monkeypatch):
+def test_a_chunk_that_three_questions_share_is_read_once(params, short_trunks, monkeypatch):
     long = [[3] * 9 + [4], [5] * 9 + [0]]
     prompts = [[chunk + question for chunk in long] for question in ([3, 4], [5], [0, 0, 3])]
     seen = []
@@ -367,7 +373,7 @@ def on_eight_devices(params):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_eight_devices_answer_as_one_does(mild, monkeypatch, seed):
+def test_eight_devices_answer_as_one_does(mild, short_trunks, monkeypatch, seed):
     """Also where answers leave the batch, of which each device drops its own."""
     prompts = sharing_prompts(np.random.default_rng(seed), num_questions=11)
     weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
@@ -401,12 +407,19 @@ def test_what_is_read_stays_with_its_rows_when_trunks_are_shared_and_answers_dro
     assert not re.search(r"\[(2,)?16,\d+,1,\d+\]", read) and "all-gather" not in keep
 
 
-def test_equal_prompts_keep_a_token_each():
+def test_a_beginning_of_few_tokens_is_read_with_each_prompt():
+    questions = [[1] * (decode.SHARED - 1) + [n] for n in range(8)]
+    assert all(prompt.trunk == () for prompt in cut_prompts(questions))
+    longer = [[1] * decode.SHARED + [n] for n in range(8)]
+    assert {prompt.trunk for prompt in cut_prompts(longer)} == {(1,) * decode.SHARED}
+
+
+def test_equal_prompts_keep_a_token_each(short_trunks):
     assert cut_prompts([[3, 4, 5]] * 2) == [((3, 4), (5,))] * 2
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_cut_prompts_are_whole_and_a_shared_trunk_is_at_least_half_of_each(seed):
+def test_cut_prompts_are_whole_and_a_shared_trunk_is_at_least_half_of_each(seed, short_trunks):
     rng = np.random.default_rng(seed)
     texts = [rng.integers(0, 2, rng.integers(1, 60)).tolist() for _ in range(12)]
     texts += [texts[0] + [1], texts[1] + [0, 1], texts[1]]
@@ -426,4 +439,4 @@ def test_trunks_come_in_few_numbers_and_a_batch_without_any_reads_tails_only():
         trunks = [(1 + number % distinct,) * 40 if distinct else () for number in range(32)]
         reading = decode.lay_out([decode.Prompt(trunk, (5,)) for trunk in trunks], decode.ONE_DEVICE)
         shapes.add(reading.trunks.tokens.shape)
-    assert shapes == {(4, 0), (4, 64), (8, 64), (16, 64), (24, 64), (32, 64)}
+    assert shapes == {(4, 0), (4, 64), (8, 64), (16, 64), (32, 64)}
