@@ -56,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """For each question its answers and its chunks, by the tuned query encoder and by the base one."""
+    """For each question its answers and its chunks, by the tuned query encoder and by the base one.
+
+    Where both encoders learnt, the exported vectors of chunks do not fit the base one, which is left out.
+    """
     import numpy as np
 
     from radit_jax.config import MeshConfig
@@ -74,9 +77,10 @@ def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str,
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     with naming_remedy("ask"):
         searcher = Searcher.load({"retriever": export, "embeddings": export, "index": export}, MeshConfig())
-        base = searcher.with_params(load_model(export.check("base_query_encoder")).params)
-        for name, side in (("base_chunks", base), ("chunks", searcher)):
-            found[name] = side.retrieve(questions, k, temperature)
+        if not stored.get("both_encoders"):
+            base = searcher.with_params(load_model(export.check("base_query_encoder")).params)
+            found["base_chunks"] = base.retrieve(questions, k, temperature)
+        found["chunks"] = searcher.retrieve(questions, k, temperature)
         lm = load_model(export.check("lm"), dtype=settings.dtype, mesh=mesh)
         lm = lm._replace(module=lm.module.clone(layout=row_layout(mesh)))
         answers = answer(lm, questions, *found["chunks"], chunks, settings, "ask")
@@ -99,6 +103,8 @@ def show(question: str, found: Mapping[str, Any]) -> None:
     for candidate in found["answers"]:
         print(f"  {candidate['probability']:.3f}  {candidate['text']}")
     for name, title in (("chunks", "chunks after R-ft"), ("base_chunks", "chunks before R-ft")):
+        if name not in found:
+            continue
         print(f"\n{title} (p_R)")
         for chunk in found[name]:
             passage = f"{chunk['title']}: {chunk['text']}" if chunk["title"] else chunk["text"]

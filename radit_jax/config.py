@@ -149,7 +149,7 @@ class Instructions:
     dialogue_fraction: float = 0.05  # of LM-ft's examples, its unsupervised text among them
     held_out_fraction: float = 0.01  # of the train part of a dataset without a dev part; it becomes that
     lm_ft_dev_examples: int = 50  # of each dataset of D_L
-    r_ft_dev_examples: int = 1000  # of all datasets of D_R together
+    r_ft_dev_examples: int = 1000  # of all datasets of D_R together; as many others are evaluated on
     on_error: Literal["stop", "skip"] = "stop"  # at a line of a dataset that does not have its form
     expected_chunks: int = 0  # the corpus stage warns where another number came; 0: any
     expected_r_ft_tasks: int = 0  # likewise of the train examples of D_R's datasets

@@ -22,7 +22,12 @@ from radit_jax.data.benchmarks import find_task
 from radit_jax.runtime import hosts, hub
 from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint
 
-UNSEEN = ("accumulate_steps",)  # settings of stages that change no result: fingerprints leave them out
+UNSEEN = {  # settings of memory, which round results otherwise at most: fingerprints leave them out
+    "embed": {"batch_size"},
+    "lm_ft": {"accumulate_steps"},
+    "score": {"batch_size"},
+    "evaluate": {"batch_size", "prompts_per_batch"},
+}
 KINDS = ("corpus", "base", "embed", "index", "retrieve", "lm_ft", "score", "r_ft", "evaluate", "export")
 
 
@@ -207,6 +212,7 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
                 "text_fraction": e.lm_ft.text_fraction,
                 "seed": e.seed,
             },
+            version=2,
             sources=(data.datasets,),
             by_one=True,
         ),
@@ -397,10 +403,13 @@ class Run:
         return hosts.by_first(stage.name, run) if stage.by_one else run()
 
 
-def _without_unseen(settings: Any) -> Any:
-    if isinstance(settings, dict):
-        return {key: _without_unseen(value) for key, value in settings.items() if key not in UNSEEN}
-    return settings
+def _without_unseen(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's settings without what changes no result, by sections."""
+    seen = dict(settings)
+    for section, names in UNSEEN.items():
+        if isinstance(own := seen.get(section), dict):
+            seen[section] = {name: value for name, value in own.items() if name not in names}
+    return seen
 
 
 def _without_paths(settings: Any, sources: Mapping[str, str]) -> Any:

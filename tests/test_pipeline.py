@@ -74,9 +74,16 @@ def test_neither_mesh_nor_profile_nor_name_nor_workdir_changes_anything(tmp_path
     assert fingerprints(elsewhere, tmp_path / "b") == fingerprints(TINY, tmp_path / "a")
 
 
-def test_taking_a_batch_in_parts_changes_nothing_but_computing_in_other_numbers_does(tmp_path):
+@pytest.mark.parametrize(
+    "assignment",
+    ("lm_ft.accumulate_steps=4", "embed.batch_size=8", "score.batch_size=2", "evaluate.prompts_per_batch=20"),
+)
+def test_what_makes_room_in_memory_leaves_what_is_finished_current(tmp_path, assignment):
+    assert fingerprints(changed(assignment), tmp_path) == fingerprints(TINY, tmp_path)
+
+
+def test_computing_in_other_numbers_changes_its_stage(tmp_path):
     before = fingerprints(TINY, tmp_path)
-    assert fingerprints(changed("lm_ft.accumulate_steps=4"), tmp_path) == before
     assert "lm_ft" in differing(fingerprints(changed("lm_ft.dtype=bfloat16"), tmp_path), before)
     assert "score" in differing(fingerprints(changed("score.dtype=bfloat16"), tmp_path), before)
 

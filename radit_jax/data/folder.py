@@ -82,12 +82,20 @@ def read(settings: Folder, seed: int) -> CorpusData:
     drawn: dict[str, list[Asked]] = {}
     for part in SPLITS:
         size = getattr(settings, f"{part}_questions")
-        if size and not parts[part]:
+        if size < 1:
+            raise ValueError(f"data.{part}_questions: {size} came, needed is one at least; raise it")
+        if not parts[part]:
             raise ValueError(
                 f"data folder {settings.folder}: no {part} questions after the split by gold passage; "
                 "needed is at least one of each part; add questions on other passages"
             )
         drawn[part] = _draw(parts[part], size, _generator(seed, f"draw {part}"))
+    if all(is_yes_no(asked.question.answers) for asked in drawn["dev"]):
+        raise ValueError(
+            f"data folder {settings.folder}: {len(drawn['dev'])} dev questions came, all answered by yes or "
+            "no, needed is one that a chunk can answer, to choose R-ft's checkpoint by; raise "
+            "data.dev_questions, or add other train questions, of which they are held out"
+        )
     wanted = {passage for asked in drawn.values() for a in asked for passage in a.passages}
     passages, chunks_of = _scan(passages_file, settings, wanted, counts)
     questions = {part: [_with_gold(a, chunks_of, counts) for a in asked] for part, asked in drawn.items()}

@@ -90,13 +90,9 @@ def read_examples(settings: Instructions, text_fraction: float, seed: int) -> Co
                 f"data.{mixture}_datasets: no {split} example came, needed is one at least; name a dataset "
                 "with such a part, or raise data.held_out_fraction"
             )
+    drawn["r_ft", "dev"], test = _apart(drawn["r_ft", "dev"], settings.r_ft_dev_examples)
     questions: dict[str, list[Question]] = {s: drawn["r_ft", s].questions for s in ("train", "dev")}
-    questions["test"] = [question for question in questions["dev"] if _is_short(question)]
-    if not questions["test"]:
-        raise ValueError(
-            f"data.r_ft_datasets: no dev question has an answer of at most {SHORT_ANSWER} words, needed is "
-            "one to evaluate on; add a dataset such as freebase_qa"
-        )
+    questions["test"] = test
     return CorpusData(
         (),
         questions,
@@ -135,12 +131,30 @@ def _lm_ft(settings: Instructions, split: Split, text_fraction: float, seed: int
     )
 
 
+def _apart(drawn: Drawn, count: int) -> tuple[Drawn, list[Question]]:
+    """The examples that checkpoints are chosen by, and the questions that nothing is chosen by.
+
+    Of each `count` at most: every second question with a short answer is one of the latter.
+    """
+    short = [number for number, question in enumerate(drawn.questions) if _is_short(question)]
+    test = short[::2][:count]
+    dev = sorted(set(range(len(drawn.questions))) - set(test))[:count]
+    if not test or not dev:
+        raise ValueError(
+            f"data.r_ft_datasets: {len(drawn.questions)} dev questions came, {len(short)} with an answer of "
+            f"at most {SHORT_ANSWER} words, needed are one such to evaluate on and another to choose "
+            "checkpoints by; add a dataset such as freebase_qa, or raise data.held_out_fraction"
+        )
+    kept = Drawn([drawn.examples[n] for n in dev], [drawn.questions[n] for n in dev], drawn.counts)
+    return kept, [drawn.questions[n] for n in test]
+
+
 def _r_ft(settings: Instructions, split: Split, text_fraction: float, seed: int) -> Drawn:
     return r_ft_tasks(
         settings.datasets,
         settings.r_ft_datasets or None,
         split=split,
-        count=None if split == "train" else settings.r_ft_dev_examples,
+        count=None if split == "train" else 2 * settings.r_ft_dev_examples,
         held_out=settings.held_out_fraction,
         seed=seed,
         on_error=settings.on_error,

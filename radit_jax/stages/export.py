@@ -65,7 +65,8 @@ def run(
         output.adopt(searched["embeddings"], name)
     for name in index_files(searched["index"]):
         output.adopt(searched["index"], name)
-    output.write_json("answering.json", {"evaluate": asdict(evaluate), "temperature": temperature})
+    how = {"evaluate": asdict(evaluate), "temperature": temperature, "both_encoders": "r_ft_index" in inputs}
+    output.write_json("answering.json", how)
 
     results = inputs["evaluated"].read_json("results.json") if export.measured else None
     card = model_card(_origins(inputs), results)

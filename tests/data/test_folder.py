@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -194,6 +195,10 @@ GOOD = [question(n, n) for n in range(20)]
         ({"train": []}, r"no train questions after the split"),
         ({"train": GOOD, "test": [""]}, r"no test questions after the split"),
         ({"single": [question(n, 1) for n in range(9)]}, r"no train questions after the split"),
+        (
+            {"train": [question(n, n, answers=("yes",)) for n in range(9)], "test": [question(99, 9)]},
+            r"\d+ dev questions came, all answered by yes or no, needed is one that a chunk can answer",
+        ),
     ],
 )
 def test_a_bad_folder_is_one_clear_error(tmp_path, files, message):
@@ -202,6 +207,13 @@ def test_a_bad_folder_is_one_clear_error(tmp_path, files, message):
     settings = folder(tmp_path, **files)
     with pytest.raises(ValueError, match=message):
         read(settings, 0)
+
+
+@pytest.mark.parametrize("part", ("train", "dev", "test"))
+def test_a_part_of_no_questions_is_refused_before_anything_is_read(tmp_path, part):
+    settings = replace(folder(tmp_path, single=GOOD), **{f"{part}_questions": 0})
+    with pytest.raises(ValueError, match=rf"^data\.{part}_questions: 0 came, needed is one at least"):
+        read(settings, seed=0)
 
 
 def test_text_that_is_not_utf8_is_an_error_with_its_line(tmp_path):

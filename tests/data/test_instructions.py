@@ -55,7 +55,7 @@ def test_every_mixture_has_examples_to_train_and_to_choose_checkpoints_with():
     for split in ("train", "dev"):
         assert [q.id for q in data.questions[split]] == found["r_ft", split]
         assert all(question.id == example.id for question, example in data.examples["r_ft", split])
-    assert data.questions["test"] and set(data.questions["test"]) <= set(data.questions["dev"])
+    assert data.questions["test"] and not set(data.questions["test"]) & set(data.questions["dev"])
 
 
 def test_a_dataset_with_a_dev_part_gives_all_of_its_train_part(tmp_path):
@@ -72,12 +72,12 @@ def test_a_dataset_with_a_dev_part_gives_all_of_its_train_part(tmp_path):
         r_ft_datasets=("commonsense_qa",),
     )
     alone = read_examples(settings, 0.1, seed=0)
-    train, dev = (len(alone.questions[split]) for split in ("train", "dev"))
+    train, dev = (sum(len(alone.questions[s]) for s in parts) for parts in (["train"], ["dev", "test"]))
     assert (train + dev, alone.counts["r_ft_dev"]["commonsense_qa"]["held out"]) == (40, dev)
     assert 4 <= dev <= 20  # 12 are expected
     write(tmp_path / "commonsense_qa" / "dev_rand_split.jsonl", *lines("dev", 3))
     both = read_examples(settings, 0.1, seed=0)
-    assert [len(both.questions[split]) for split in ("train", "dev")] == [40, 3]
+    assert [len(both.questions[split]) for split in ("train", "dev", "test")] == [40, 1, 2]
 
 
 def test_benchmarks_give_so_many_examples_of_each_in_the_prompts_of_the_evaluation(tmp_path):
@@ -117,7 +117,7 @@ def test_no_example_or_none_that_can_be_evaluated_on_is_an_error(tmp_path):
         json.dumps([{**asked, "id": str(n)} for n in range(20)])
     )
     with pytest.raises(
-        ValueError, match="data.r_ft_datasets: no dev question .* at most 5 words.*freebase_qa"
+        ValueError, match="data.r_ft_datasets: .* dev questions came, 0 with .* at most 5 words.*freebase_qa"
     ):
         names = {"lm_ft_datasets": ("yahoo_answers_qa",), "r_ft_datasets": ("yahoo_answers_qa",)}
         read_examples(replace(SETTINGS, datasets=str(tmp_path), **names), 0.1, seed=0)

@@ -307,8 +307,7 @@ def test_an_official_file_gives_these_items(name):
 @pytest.mark.parametrize("name", ["commonsense_qa", "narrativeqa", "newsqa"])
 def test_the_development_split_holds_other_questions(name):
     train, dev = (read(name, split)[0] for split in ("train", "dev"))
-    assert len(dev) == 1
-    assert not {item.question for item in dev} & {item.question for item in train}
+    assert dev and not {item.question for item in dev} & {item.question for item in train}
 
 
 def test_a_date_is_an_answer_of_drop():
