@@ -64,22 +64,33 @@ create_bucket() {
   fi
 }
 
+# The state of what was created, or NONE where gcloud finds no such thing. Any other failure of gcloud is tried
+# again, for by NONE `resume` would take a place in the queue for lost.
 state() {
-  if [ -n "$queued" ]; then
-    "${queue[@]}" describe "$name" "${where[@]}" '--format=value(state.state)' 2>/dev/null || echo NONE
-  else
-    "${tpu[@]}" describe "$name" "${where[@]}" '--format=value(state)' 2>/dev/null || echo NONE
-  fi
+  local describe=("${tpu[@]}" describe "$name" "${where[@]}" '--format=value(state)') errors tries
+  [ -z "$queued" ] || describe=("${queue[@]}" describe "$name" "${where[@]}" '--format=value(state.state)')
+  errors=$(mktemp)
+  for tries in 1 2 3 4 5; do
+    if "${describe[@]}" 2>"$errors"; then
+      rm "$errors" && return
+    elif grep -qi 'not[ _]found' "$errors"; then
+      rm "$errors" && echo NONE && return
+    fi
+    [ "$tries" = 5 ] || sleep 20
+  done
+  cat "$errors" >&2 && rm "$errors"
+  die "gcloud could not say the state of $name ($tries tries; its words are above); run the same command again"
 }
 
 wait_for_machines() {
   [ -z "$dry_run" ] || { echo "# every 60 s, until it is ACTIVE:" && show_state && return; }
   local now
-  while now=$(state) && [ "$now" != ACTIVE ]; do
+  while now=$(state) && [ "$now" != ACTIVE ] && [ "$now" != READY ]; do
     case $now in FAILED | SUSPENDED | NONE) die "queued resource $name is $now; see its events in the console" ;; esac
     echo "$name is $now"
     sleep 60
   done
+  [ -n "$now" ]  # else `state` has said why
 }
 
 show_state() {
@@ -124,13 +135,17 @@ resume() {
   if [ -n "$dry_run" ]; then
     show_state
     echo '# ACTIVE or READY: on with the run, after setup where a host has none; NONE: create and setup;'
-    echo '# PREEMPTED and the like: delete, create and setup'
+    echo '# still in the queue or being made: wait, then setup; PREEMPTED and the like: delete, create and setup'
   else
     now=$(state)
   fi
   case $now in
     ACTIVE | READY) prepare ;;
     NONE) create_and_set_up ;;
+    ACCEPTED | PROVISIONING | WAITING_FOR_RESOURCES | CREATING | STARTING)
+      wait_for_machines
+      setup
+      ;;
     *)
       delete
       create_and_set_up

@@ -1,7 +1,8 @@
 """RA-DIT, retrieval-augmented dual instruction tuning (arXiv 2310.01352), in JAX.
 
 module, params, tokenizer = radit_jax.load("runs/tiny/export/lm")
-ids = radit_jax.generate(module, params, ids, max_new_tokens=16)
+prompt = tokenizer.encode_prompt("Q: Who?\nA:")
+ids = radit_jax.generate(module, params, [prompt], max_new_tokens=16, stop_ids=tokenizer.stop_ids)
 """
 
 from typing import Any
@@ -22,7 +23,10 @@ def load(path: str, pooling: str | None = None, normalize: bool | None = None) -
 
 
 def generate(module: Any, params: Any, ids: Any, max_new_tokens: int, stop_ids: tuple[int, ...] = ()) -> Any:
-    """Greedy continuations of prompts without padding, ids [B, T] → [B, max_new_tokens]."""
+    """Greedy continuations of prompts without padding, ids [B, T] → [B, max_new_tokens].
+
+    `tokenizer.encode_prompt` gives a prompt's ids. What follows the first of `stop_ids` means nothing.
+    """
     import jax.numpy as jnp
 
     from radit_jax.method.decode import greedy

@@ -81,9 +81,7 @@ class Radit:
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """log p of each text in nats, in windows with as much context as fits; nothing is retrieved."""
         tokenizer = self.model.tokenizer
-        texts = [
-            [tokenizer.bos_id, *tokenizer.encode(tokenizer.opening + request.args[0])] for request in requests
-        ]
+        texts = [tokenizer.encode_prompt(request.args[0]) for request in requests]
         parts = [[Forced([c], a, [0.0]) for c, a in windows(text, self.max_length)] for text in texts]
         scored = iter(self._score([part for own in parts for part in own]))
         return [sum(next(scored)[0] for _ in own) for own in parts]
@@ -127,7 +125,7 @@ class Radit:
     def _prompt(self, context: str, passage: str | None, room: int) -> list[int]:
         """`<bos>`, the examples that fit, the Background and the question."""
         *before, question = context.split(SHOT_END)
-        needed = 1 + len(self.model.tokenizer.encode(self.model.tokenizer.opening + question))
+        needed = len(self.model.tokenizer.encode_prompt(question))
         if needed > room:
             raise ValueError(
                 f"harness: the prompt {question[:40]!r} has {needed} tokens with <bos>, and max_length "

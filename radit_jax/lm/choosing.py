@@ -123,7 +123,7 @@ def _priors(scorer: PairScorer, items: Sequence[Item]) -> dict[str, float]:
     """log p(scored | "Answer:") of every scored text."""
     tokenizer = scorer.model.tokenizer
     texts = list(dict.fromkeys(choice.scored for item in items for choice in item.choices))
-    trunk = span([tokenizer.bos_id, *tokenizer.encode(tokenizer.opening + PRIOR_PROMPT)])
+    trunk = span(tokenizer.encode_prompt(PRIOR_PROMPT))
     trees = [Tree(trunk, (span(tokenizer.encode(text), 1.0),)) for text in texts]
     return dict(zip(texts, scorer.score_trees(trees).tolist(), strict=True))
 

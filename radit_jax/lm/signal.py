@@ -30,6 +30,11 @@ def _signal(corpus: Corpus, retrieved: Retrieved, scores: Scores) -> Signal:
     questions = {question.id: question for question in corpus.questions("train")}
     # An example that was cut from the corpus has no gold chunk, and its answer is in none but its source.
     asked = [questions.get(example.id, Question(example.id, "", ())) for example in retrieved.examples]
+    judged = _judged(asked)
+    holds = np.zeros(scores.chunk_rows.shape, bool)
+    # Of the judged alone: most examples are text, whose passages would be read for nothing.
+    some = [question for question, judge in zip(asked, judged, strict=True) if judge]
+    holds[judged] = corpus.holds_answer(some, scores.chunk_rows[judged])
     return Signal(
         chunk_mask=scores.chunk_rows >= 0,
         retrieval_scores=scores.retrieval_scores,
@@ -38,9 +43,9 @@ def _signal(corpus: Corpus, retrieved: Retrieved, scores: Scores) -> Signal:
         answer_token_counts=scores.answer_token_counts,
         token_counts=scores.token_counts,
         truncated=scores.truncated,
-        holds_answer=corpus.holds_answer(asked, scores.chunk_rows),
+        holds_answer=holds,
         gold=corpus.is_gold(asked, scores.chunk_rows),
-        judged=_judged(asked),
+        judged=judged,
     )
 
 

@@ -103,18 +103,25 @@ def _slurm_place(environment: Mapping[str, str]) -> Place | None:
 def expand_nodes(node_list: str) -> tuple[str, ...]:
     """The names in SLURM's short form.
 
-    >>> expand_nodes("gpu[08-10,20],big1")
-    ('gpu08', 'gpu09', 'gpu10', 'gpu20', 'big1')
+    >>> expand_nodes("gpu[08-10,20],big1,rack[1-2]node[3-4]")
+    ('gpu08', 'gpu09', 'gpu10', 'gpu20', 'big1', 'rack1node3', 'rack1node4', 'rack2node3', 'rack2node4')
     """
-    names = []
-    for prefix, numbers, suffix in re.findall(r"([^,\[\]]+)(?:\[([^\]]*)\])?([^,\[\]]*)", node_list):
-        for part in numbers.split(",") if numbers else ():
-            first, _, last = part.partition("-")
-            some = range(int(first), int(last or first) + 1)
-            names += [f"{prefix}{number:0{len(first)}d}{suffix}" for number in some]
-        if not numbers:
-            names.append(prefix + suffix)
-    return tuple(names)
+    whole = re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", node_list)
+    return tuple(name for names in whole for name in _expand(names))
+
+
+def _expand(names: str) -> list[str]:
+    """All names of one pattern, its first bracket before those behind it."""
+    before, bracket, rest = names.partition("[")
+    if not bracket:
+        return [names]
+    numbers, _, behind = rest.partition("]")
+    found = []
+    for part in numbers.split(","):
+        first, _, last = part.partition("-")
+        some = range(int(first), int(last or first) + 1)
+        found += [f"{before}{n:0{len(first)}d}{end}" for n in some for end in _expand(behind)]
+    return found
 
 
 def _tpu_place(environment: Mapping[str, str]) -> Place | None:

@@ -87,6 +87,10 @@ class Tokenizer:
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._rust.encode(text, add_special_tokens=False).ids)
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of `text` as a language model reads what begins with it: behind `<bos>`."""
+        return [self.bos_id, *self.encode(self.opening + text)]
+
     def encode_pair(self, prompt: str, answer: str) -> tuple[list[int], int]:
         """The ids of `prompt + answer` as one text, and the place of the first one of the answer.
 

@@ -108,6 +108,48 @@ def test_a_run_on_a_pod_ends_as_its_training_does(tmp_path: pathlib.Path) -> Non
     assert ended.stdout.endswith(given)
 
 
+def resume(folder: pathlib.Path, *said: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """How `resume` ended where gcloud says these states in turn, and what else gcloud was asked to do."""
+    states = folder / "states"
+    states.write_text("\n".join(said) + "\n")
+    program(
+        folder / "gcloud",
+        f'case " $* " in *" describe "*) ;; *) echo "$*" >> {folder / "asked"}; exit 0 ;; esac\n'
+        f"now=$(head -n 1 {states})\n"
+        f"sed -i 1d {states}\n"
+        'case $now in lost | gone) ;; *) echo "$now"; exit 0 ;; esac\n'
+        '[ "$now" = gone ] && echo "ERROR: NOT_FOUND: no such resource" >&2 || echo "no route to host" >&2\n'
+        "exit 1",
+    )
+    for name in ("git", "sleep"):
+        program(folder / name, "exit 0")
+    options = f"{TPU} --queued=yes --type=v5litepod-16 --workdir=gs://b/w -- --stage=all"
+    ended = run(f"tpu.sh resume {options}", env=os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"})
+    asked = (folder / "asked").read_text().splitlines() if (folder / "asked").exists() else []
+    return ended, [line.split()[3] for line in asked if line.startswith("compute tpus ")]
+
+
+def test_a_request_that_waits_in_the_queue_keeps_its_place_over_a_failure_of_the_network(
+    tmp_path: pathlib.Path,
+) -> None:
+    ended, asked = resume(tmp_path, "ACCEPTED", "WAITING_FOR_RESOURCES", "lost", "PROVISIONING", "ACTIVE")
+    assert ended.returncode == 0, ended.stderr
+    assert "radit is WAITING_FOR_RESOURCES" in ended.stdout
+    assert asked == ["scp", "ssh", "ssh", "ssh"]
+
+
+def test_what_gcloud_does_not_find_is_created_and_what_it_cannot_say_is_an_error(
+    tmp_path: pathlib.Path,
+) -> None:
+    ended, asked = resume(tmp_path, "gone", "ACTIVE")
+    assert ended.returncode == 0, ended.stderr
+    assert asked == ["create", "scp", "ssh", "ssh", "ssh"]
+    (tmp_path / "asked").unlink()
+    ended, asked = resume(tmp_path, *["lost"] * 5)
+    assert (ended.returncode, asked) == (2, [])
+    assert "no route to host" in ended.stderr and "run the same command again" in ended.stderr
+
+
 def program(path: pathlib.Path, script: str) -> None:
     path.write_text(f"#!/usr/bin/env bash\n{script}\n")
     path.chmod(0o755)

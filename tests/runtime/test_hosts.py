@@ -99,6 +99,7 @@ def test_slurm_without_srun_is_refused() -> None:
         ("a1,b2", ("a1", "b2")),
         ("n[1,3],m[098-101]", ("n1", "n3", "m098", "m099", "m100", "m101")),
         ("r[1-2]-ib", ("r1-ib", "r2-ib")),
+        ("r[1-2]n[08,10],s", ("r1n08", "r1n10", "r2n08", "r2n10", "s")),
     ],
 )
 def test_slurms_short_lists_of_nodes_are_expanded(short, names) -> None:

@@ -216,6 +216,7 @@ def test_the_space_that_llama_reads_before_a_text_stands_at_the_opening_alone(ll
     for text in ("Background: a\n\nQ: b", "\nQ", "1984", "été", "東京 🎈"):
         assert llama.encode(llama.opening + text) == reference.encode(text)
         assert llama.decode(llama.encode(text)) == text
+        assert llama.encode_prompt(text) == [llama.bos_id, *reference.encode(text)]
     assert llama.opening == " "
     assert llama.encode("Hello") != reference.encode("Hello")
     assert (llama.bos_id, llama.eos_id, llama.vocab_size) == (1, 2, 32000)
