@@ -58,7 +58,15 @@ class Benchmark:
 
 
 def run(benchmark: Benchmark, cache: pathlib.Path, rounds: int, only: Sequence[str] = ()) -> dict[str, Any]:
-    """The record of a comparison: every round of every contestant, and all that it was made with."""
+    """The record of a comparison: every round of every contestant, and all that it was made with.
+
+    Of the contestants `only`, whose outputs are compared with nobody's, if any are named.
+    """
+    names = [contestant.name for contestant in benchmark.contestants]
+    if unknown := sorted(set(only) - set(names)):
+        raise ValueError(
+            f"{benchmark.name}: no contestant {', '.join(unknown)}; there are {', '.join(names)}"
+        )
     folder = cache.absolute() / benchmark.name
     folder.mkdir(parents=True, exist_ok=True)
     facts = dict(benchmark.prepare(folder))
@@ -90,7 +98,7 @@ def run(benchmark: Benchmark, cache: pathlib.Path, rounds: int, only: Sequence[s
             name: {"setup": started[name]["setup"], "first": first[name], "rounds": measured[name]}
             for name in processes
         },
-        "agreement": dict(benchmark.agreement(outputs)),
+        "agreement": {} if only else dict(benchmark.agreement(outputs)),
     }
 
 

@@ -20,6 +20,7 @@ from radit_jax.models.llama import Llama
 from radit_jax.runtime.mesh import fit_module, gather, make_mesh, put_batch, row_layout
 from radit_jax.runtime.models import Model, load_model
 from radit_jax.runtime.progress import Progress
+from radit_jax.runtime.store import StageFolder, shard_name
 
 NO_CHUNK = -1  # in the place of a chunk's row: the answer is scored without a Background
 
@@ -96,6 +97,32 @@ class PairScorer:
         scores = PairScores(self.score_trees(trees, bar), np.array(lengths), truncated[owners])
         found = PairScores.empty(len(pairs))
         found.put(owners, scores)
+        return found
+
+    def score_in_shards(
+        self,
+        output: StageFolder,
+        name: str,
+        examples: Sequence[Example],
+        pairs: Int[np.ndarray, "P 2"],
+        chunks: Chunks,
+    ) -> PairScores:
+        """`score` in shards, each kept in a file of `output` once made: a killed run loses one at most.
+
+        They are ordered by chunk, so that each chunk is read once.
+        """
+        found = PairScores.empty(len(pairs))
+        order = np.argsort(pairs[:, 1], kind="stable")
+        shards = np.array_split(order, max(1, -(-len(order) // self.settings.shard_size)))
+        with Progress(len(pairs), name, "pairs") as bar:
+            for number, shard in enumerate(shards):
+                file = shard_name(f"{name}-pairs", number, len(shards))
+                if output.has(file):
+                    bar.advance(len(shard))
+                else:
+                    scored = self.score(examples, pairs[shard], chunks, bar)
+                    output.write_arrays(file, **scored._asdict())
+                found.put(shard, PairScores(**output.read_arrays(file)))
         return found
 
     def score_trees(self, trees: Sequence[Tree], bar: Progress | None = None) -> Float[np.ndarray, " N"]:

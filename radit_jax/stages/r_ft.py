@@ -42,7 +42,7 @@ from radit_jax.runtime.checkpoint import Checkpoints
 from radit_jax.runtime.loop import train
 from radit_jax.runtime.mesh import init_sharded, put_batch, ways
 from radit_jax.runtime.models import Model, save_model
-from radit_jax.runtime.progress import Metrics, Progress
+from radit_jax.runtime.progress import Metrics
 from radit_jax.runtime.store import StageFolder
 from radit_jax.text.metrics import is_yes_no, reciprocal_ranks
 
@@ -183,7 +183,7 @@ class Development:
         asked = [known[example.id] for example in retrieved.examples]
         asked = [replace(q, answers=()) if is_yes_no(q.answers) else q for q in asked]
         if not output.has("development.npz"):
-            log_probs = _score_all(inputs, retrieved, corpus, score, mesh)
+            log_probs = _score_all(inputs, output, retrieved, corpus, score, mesh)
             output.write_arrays("development.npz", log_probs=log_probs)
         log_probs = output.read_arrays("development.npz")["log_probs"]
         best = retrieved.chunk_rows[np.arange(len(asked)), log_probs.argmax(axis=1)]
@@ -201,6 +201,7 @@ class Development:
 
 def _score_all(
     inputs: Mapping[str, StageFolder],
+    output: StageFolder,
     retrieved: Retrieved,
     corpus: Corpus,
     score: ScoreConfig,
@@ -212,8 +213,7 @@ def _score_all(
     """
     pairs = every_pair(retrieved.chunk_rows)
     scorer = PairScorer.load(inputs["lm"].check("lm"), score, mesh)
-    with Progress(len(pairs), "score development", "pairs") as bar:
-        found = scorer.score(retrieved.examples, pairs, corpus.chunks, bar)
+    found = scorer.score_in_shards(output, "development", retrieved.examples, pairs, corpus.chunks)
     return found.answer_log_probs.reshape(retrieved.chunk_rows.shape)
 
 
@@ -350,29 +350,35 @@ class Candidates:
             return self._rounds[0]
         name = f"round_{number}.npz"
         if not self.output.has(name):
-            self._refresh(query_params).save(self.output, name)
+            self._refresh(f"round_{number}", query_params).save(self.output, name)
         scores = Scores.load(self.output, name)
         self._rounds.append(scores)
         return scores
 
-    def _refresh(self, query_params: Any) -> Scores:
-        first = self._rounds[0]
-        k = first.chunk_rows.shape[1]
-        queries = [example.query for example in self.examples]
-        sources = np.array([self.corpus.rows.get(example.source_chunk, -1) for example in self.examples])
-        rows, _ = self.searcher.with_params(query_params).search(queries, k, exclude=sources)
+    def _refresh(self, name: str, query_params: Any) -> Scores:
+        first, queries = self._rounds[0], [example.query for example in self.examples]
+        # What is retrieved is kept before it is scored: a run that goes on has the very same pairs to score.
+        if not self.output.has(f"{name}-retrieved.npz"):
+            rows = self._retrieve(queries, first.chunk_rows.shape[1], query_params)
+            self.output.write_arrays(f"{name}-retrieved.npz", chunk_rows=rows)
+        rows = self.output.read_arrays(f"{name}-retrieved.npz")["chunk_rows"]
         found, known = self._known(rows)
         pairs = np.stack([np.nonzero(~known)[0], rows[~known]], axis=1)
-        with Progress(len(pairs), "score new pairs", "pairs") as bar:
-            scorer = PairScorer.load(self.inputs["lm"].check("lm"), self.score, self.mesh)
-            scored = scorer.score(self.examples, pairs, self.corpus.chunks, bar)
-        found.put(~known, scored)
+        scorer = PairScorer.load(self.inputs["lm"].check("lm"), self.score, self.mesh)
+        found.put(~known, scorer.score_in_shards(self.output, name, self.examples, pairs, self.corpus.chunks))
         return replace(
             first,
             chunk_rows=rows,
             retrieval_scores=self.searcher.score(queries, rows),
             **found._asdict(),
         )
+
+    def _retrieve(self, queries: Sequence[str], k: int, query_params: Any) -> Int[np.ndarray, "E K"]:
+        """Each example's chunks under these parameters, without the one that it was cut from."""
+        cut = any(example.source_chunk for example in self.examples)
+        rows_of = self.corpus.rows if cut else {}  # all chunks are read for it
+        sources = np.array([rows_of.get(example.source_chunk, -1) for example in self.examples])
+        return self.searcher.with_params(query_params).search(queries, k, exclude=sources)[0]
 
     def _known(self, rows: Int[np.ndarray, "E K"]) -> tuple[PairScores, Bool[np.ndarray, "E K"]]:
         """What earlier rounds found of `rows`, [E, K] each, and which of them are known."""

@@ -14,9 +14,8 @@ from radit_jax.data.corpus import Corpus
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
 from radit_jax.data.sequences import answer_token_count
-from radit_jax.lm.scoring import NO_CHUNK, PairScorer, PairScores, every_pair
-from radit_jax.runtime.progress import Progress
-from radit_jax.runtime.store import StageFolder, shard_name
+from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair
+from radit_jax.runtime.store import StageFolder
 
 
 def run(
@@ -28,18 +27,7 @@ def run(
     examples, (num_examples, k) = retrieved.examples, retrieved.chunk_rows.shape
     rows = np.concatenate([retrieved.chunk_rows, np.full((num_examples, 1), NO_CHUNK)], axis=1)
     pairs = every_pair(rows)
-    order = np.argsort(pairs[:, 1], kind="stable")
-    shards = np.array_split(order, -(-len(order) // score.shard_size))
-    found = PairScores.empty(len(pairs))
-    with Progress(len(pairs), "score", "pairs") as bar:
-        for number, shard in enumerate(shards):
-            name = shard_name("pairs", number, len(shards))
-            if output.has(name):
-                bar.advance(len(shard))
-            else:
-                scored = scorer.score(examples, pairs[shard], chunks, bar)
-                output.write_arrays(name, **scored._asdict())
-            found.put(shard, PairScores(**output.read_arrays(name)))
+    found = scorer.score_in_shards(output, "score", examples, pairs, chunks)
     log_probs, token_counts, truncated = (array.reshape(num_examples, k + 1) for array in found)
     scores = Scores(
         retrieved.chunk_rows,

@@ -70,6 +70,14 @@ def test_every_round_of_every_contestant_is_recorded(record):
     assert all(turn["seconds"] >= 0.1 for turn in record["contestants"]["tortoise"]["rounds"])
 
 
+def test_some_contestants_alone_are_measured_and_compared_with_nobody(tmp_path):
+    record = compare.run(RACE, tmp_path, rounds=1, only=["radit_jax"])
+    assert set(record["contestants"]) == {"radit_jax"} and record["agreement"] == {}
+    assert "| radit_jax |" in tables.section(RACE, record)
+    with pytest.raises(ValueError, match="race: no contestant hare; there are radit_jax, tortoise, nobody"):
+        compare.run(RACE, tmp_path, rounds=1, only=["hare"])
+
+
 def test_a_ratio_is_of_turns_of_one_round():
     turns = {"a": [(4.0, 1.0), (4.0, 2.0)], "b": [(1.0, 1.0), (1.0, 1.0)]}
     rounds = {

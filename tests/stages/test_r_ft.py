@@ -13,7 +13,7 @@ from radit_jax.data.examples import question_example
 from radit_jax.data.records import Example, Question
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
-from radit_jax.lm.scoring import PairScores
+from radit_jax.lm.scoring import PairScorer, PairScores
 from radit_jax.runtime.store import Workdir
 from radit_jax.stages import r_ft
 
@@ -67,12 +67,18 @@ class CountingScorer:
     """Instead of a language model: a score that tells example and chunk, and a list of what was asked."""
 
     asked: list[tuple[int, int]] = []
+    killed_before = -1  # how many more shards it scores; −1: all
+    settings = ScoreConfig(shard_size=3)
+    score_in_shards = PairScorer.score_in_shards
 
     @classmethod
     def load(cls, path, score, mesh):
         return cls()
 
     def score(self, examples, pairs, chunks, bar=None):
+        if self.killed_before == 0:
+            raise KeyboardInterrupt
+        type(self).killed_before -= 1
         self.asked.extend(map(tuple, pairs.tolist()))
         return PairScores(log_prob(pairs[:, 0], pairs[:, 1]), 10 + pairs[:, 1], pairs[:, 1] % 2 == 0)
 
@@ -85,6 +91,7 @@ def log_prob(example, row):
 def asked(monkeypatch):
     monkeypatch.setattr(r_ft, "PairScorer", CountingScorer)
     monkeypatch.setattr(CountingScorer, "asked", [])
+    monkeypatch.setattr(CountingScorer, "killed_before", -1)
     return CountingScorer.asked
 
 
@@ -183,6 +190,27 @@ def test_a_resumed_run_reads_its_rounds_back_whatever_its_parameters_are_now(can
     assert asked == []
     np.testing.assert_array_equal(again.chunk_rows, before.chunk_rows)
     np.testing.assert_array_equal(again.answer_log_probs, before.answer_log_probs)
+
+
+def test_a_refresh_that_was_killed_goes_on_with_its_own_pairs_whatever_its_parameters_are_now(
+    candidates, searcher, first, asked, monkeypatch
+):
+    params = tuned(searcher, 1)
+    monkeypatch.setattr(CountingScorer, "killed_before", 1)
+    with pytest.raises(KeyboardInterrupt):
+        candidates().round(1, params)
+    made = set(asked)
+    assert 0 < len(made) <= CountingScorer.settings.shard_size
+    monkeypatch.setattr(CountingScorer, "killed_before", -1)
+    asked.clear()
+    scores = candidates().round(1, tuned(searcher, 2))
+    queries, exclude = [example.query for example in first[0].examples], np.array([-1] * 4 + [2])
+    np.testing.assert_array_equal(
+        scores.chunk_rows, searcher.with_params(params).search(queries, K, exclude)[0]
+    )
+    examples = np.arange(len(scores.chunk_rows))[:, None]
+    np.testing.assert_array_equal(scores.answer_log_probs, log_prob(examples, scores.chunk_rows))
+    assert asked and not made & set(asked)
 
 
 def test_a_refresh_that_retrieves_nothing_new_asks_the_language_model_for_nothing(
