@@ -2,7 +2,8 @@
 
 Chunk encoder, stored embeddings, index and language model stay as they are. With `r_ft.refresh_every`,
 training goes in rounds: each but the first retrieves anew with the query encoder as it then is, and scores
-the pairs that no earlier round has scored. A round's candidates are kept as `round_N`.
+the pairs that no earlier round has scored. A round's candidates are kept as `round_N`; what is retrieved for
+them before it is scored, and the scores in shards, so that a killed run goes on with the same candidates.
 
 With `r_ft.train_chunk_encoder`, an ablation of the paper, the chunk encoder learns beside it: each step
 encodes the candidates' texts, and checkpoints are chosen by how the untuned retriever's candidates are
