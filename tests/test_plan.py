@@ -9,8 +9,7 @@ import jax
 import pytest
 
 from radit_jax import config, plan
-from radit_jax.method.lm import branch_log_probs
-from radit_jax.planning import need, site
+from radit_jax.planning import site
 from radit_jax.planning.site import Counts, Site
 from radit_jax.planning.storage import BYTES_PER_WORD
 from radit_jax.runtime.targets import GIB, find_target
@@ -78,46 +77,9 @@ def test_every_program_compiles_where_its_target_has_a_compiler(small, monkeypat
     monkeypatch.setattr(site, "stand_in_devices", lambda topology: jax.devices())
     experiment, slice_of_8 = config.load(small), replace(find_target("v5p-16"), topology="cpu")
     counts = Counts.of(experiment, None, 10)
-    found = plan.STAGES[stage](Site(experiment, slice_of_8, counts))
-    assert not found.estimated
-    assert found.held < found.peak
-
-
-def r_ft_of(experiment, monkeypatch):
-    """What R-ft needs on eight devices of the host, and the functions that were compiled for it."""
-    monkeypatch.setattr(site, "stand_in_devices", lambda topology: jax.devices())
-    compiled = []
-    compile_all = need.compiled_peak
-
-    def told(calls):
-        compiled.extend(calls)
-        return compile_all(compiled)
-
-    monkeypatch.setattr(need, "compiled_peak", told)
-    place = Site(experiment, replace(find_target("v5p-16"), topology="cpu"), Counts(1000, 100, 50, 10))
-    return plan.STAGES["r_ft"](place), [call.function for call in compiled]
-
-
-def test_both_encoders_are_planned_with_the_chunks_texts(small, monkeypatch):
-    alone = config.load(small)
-    both = config.override(alone, ["r_ft.train_chunk_encoder=true"])
-    one, two = (r_ft_of(experiment, monkeypatch)[0] for experiment in (alone, both))
-    assert (two.params, two.held) == (2 * one.params, pytest.approx(2 * one.held, rel=0.01))
-    assert two.peak > 2 * one.peak and two.flops > 10 * one.flops
-    assert (
-        needs(small)["embed"].disk * 2
-        == plan.STAGES["embed"](Site(both, find_target("h100-8"), Counts.of(both, None, 10))).disk
-    )
-
-
-@pytest.mark.parametrize(("every", "scores"), [(0, False), (5, True)])
-def test_a_refresh_is_planned_with_the_language_model(small, monkeypatch, every, scores):
-    """Its candidates are scored beside the state; without one only development examples would be."""
-    experiment = config.override(config.load(small), [f"r_ft.refresh_every={every}"])
-    _, functions = r_ft_of(replace(experiment, data=config.Folder()), monkeypatch)
-    assert (branch_log_probs in functions) is scores
-    _, functions = r_ft_of(experiment, monkeypatch)
-    assert branch_log_probs in functions
+    need = plan.STAGES[stage](Site(experiment, slice_of_8, counts))
+    assert not need.estimated
+    assert need.held < need.peak
 
 
 def test_adapters_leave_the_base_as_it_is_and_out_of_the_state(small):

@@ -10,11 +10,12 @@ from radit_jax.runtime.mesh import ways
 
 def embed(site: Site) -> Need:
     settings, length = site.experiment.embed, site.experiment.base.retriever.chunk_length
-    times = 2 if site.experiment.r_ft.train_chunk_encoder else 1  # anew behind R-ft
-    texts = times * site.counts.chunks
+    texts = site.embedded * site.counts.chunks
     program = encoding(site, settings.dtype, settings.batch_size, length, site.counts.chunk_tokens, texts)
     host = site.embeddings / site.counts.chunks * settings.shard_size
-    return need_of("embed", program, program.held, site.target, host=host, disk=times * site.embeddings)
+    return need_of(
+        "embed", program, program.held, site.target, host=host, disk=site.embedded * site.embeddings
+    )
 
 
 def encoding(site: Site, dtype: str, rows: int, length: int, usual: int, texts: int) -> Program:

@@ -58,8 +58,9 @@ def evaluate(site: Site) -> Need:
         + activations_of(module, mesh, max(rows, ways(mesh)), length, training=False),
         times=5 * site.counts.questions * settings.chunks_per_answer / rows,
     )
+    host = site.embedded * site.searching  # the base retriever's index, and the tuned one's
     disk = 5e3 * site.counts.questions
-    return need_of("evaluate", program, params, site.target, host=site.searching, disk=disk)
+    return need_of("evaluate", program, params, site.target, host=host, disk=disk)
 
 
 def longest(settings: EvaluateConfig, mesh: Any) -> list[Reading]:

@@ -1,4 +1,4 @@
-"""r_ft: the query tower's training step over stored embeddings, or both towers' over texts; and scoring."""
+"""r_ft: the query tower's training step over stored embeddings, or both towers' over texts, and scoring."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,64 +26,95 @@ from radit_jax.runtime.mesh import ways
 
 
 def r_ft(site: Site) -> Need:
+    """Scoring counts for the memory only: how many pairs are new, and so its time, only the run knows."""
     settings, mesh = site.experiment.r_ft, site.mesh()
-    module, params = site.encoder(mesh)
-    both = settings.train_chunk_encoder
-    tx, make = make_optimizer(settings.optimizer), make_r_ft_text_step if both else make_r_ft_step
-    towers = {"query": params, "chunk": params} if both else params
-    state = placed(lambda tree: init_state(tree, tx), mesh, towers)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = make(
-        module, tx, temperature=settings.temperature, direction=settings.direction, state_shardings=shardings
-    )
-    scoring, scoring_memory = _scoring(site, beside=state)
-    texts, config = _texts(site), module.config
-    tokens = sum(rows * length for rows, length in texts) / ways(mesh)
-    learning_memory = tokens * config.num_layers * 16 * (4 * config.hidden_size + config.ffn_size)
+    module, tower = site.encoder(mesh)
+    params = {"query": tower, "chunk": tower} if settings.train_chunk_encoder else tower
+    training = training_call(site, module, params, mesh)
+    state, _ = training.arguments
+    held = (state, params)
+    scoring, scoring_peak = scoring_beside(site, during_scoring(site, state, params, tower))
     program = Program(
-        calls=[Call(step, (state, _batch(site, mesh)), beside=towers), *scoring],
-        held=(state, towers),
-        flops=3 * sum(encoder_flops(config, rows=rows, length=length) for rows, length in texts),
-        traffic=3 * weights_of(module, towers, mesh) + 2 * share(state),
-        activations=max(learning_memory, scoring_memory),
+        calls=[training, *scoring],
+        held=held,
+        flops=3 * _flops(site, module),
+        traffic=3 * weights_of(module, params, mesh) + 2 * share(state),
+        activations=max(_activations(site, module, mesh), scoring_peak - share(held)),
         times=settings.optimizer.steps,
     )
-    kept = 2 * (size(state) + size(towers))
-    return need_of("r_ft", program, towers, site.target, host=site.searching, disk=kept)
+    kept = 2 * (size(state) + size(params))
+    return need_of("r_ft", program, params, site.target, host=site.searching, disk=kept)
 
 
-def _texts(site: Site) -> list[tuple[int, int]]:
-    """How many texts a step encodes, and of how many tokens: queries, and chunks if their encoder learns."""
-    settings, retriever = site.experiment.r_ft, site.experiment.base.retriever
-    chunks = settings.batch_size * site.experiment.retrieve.num_chunks
-    of_chunks = [(chunks, retriever.chunk_length)] if settings.train_chunk_encoder else []
-    return [(settings.batch_size, retriever.query_length), *of_chunks]
+def training_call(site: Site, module: Any, params: Any, mesh: Any) -> Call:
+    """A step on copies of the towers that learn; as they came they stay beside, to search and validate."""
+    settings = site.experiment.r_ft
+    tx = make_optimizer(settings.optimizer)
+    state = placed(lambda tree: init_state(tree, tx), mesh, params)
+    make_step = make_r_ft_text_step if settings.train_chunk_encoder else make_r_ft_step
+    step = make_step(
+        module,
+        tx,
+        temperature=settings.temperature,
+        direction=settings.direction,
+        state_shardings=jax.tree.map(lambda leaf: leaf.sharding, state),
+    )
+    return Call(step, (state, _batch(site, mesh, module.config.hidden_size)), beside=params)
 
 
-def _batch(site: Site, mesh: Any) -> RftBatch | RftTextBatch:
-    """A step's batch as shapes. Queries share rows; how many only they know, and a row each is the most."""
-    retriever = site.experiment.base.retriever
-    rows, k = site.experiment.r_ft.batch_size, site.experiment.retrieve.num_chunks
-    length = retriever.query_length
-    queries = PackedTexts(*(rows_of(mesh, (rows, length), jnp.int32) for _ in PackedTexts._fields))
-    target, mask = rows_of(mesh, (rows, k), jnp.float32), rows_of(mesh, (rows, k), bool)
-    if site.experiment.r_ft.train_chunk_encoder:
-        shape = (rows, k, retriever.chunk_length)
-        chunks = rows_of(mesh, shape, jnp.int32), rows_of(mesh, shape, bool)
-        return RftTextBatch(queries, *chunks, target, mask)
-    width = site.encoder(mesh)[0].config.hidden_size
-    return RftBatch(queries, rows_of(mesh, (rows, k, width), jnp.float32), target, mask)
+def during_scoring(site: Site, state: Any, params: Any, tower: Any) -> Any:
+    """What lies on the devices at the most while the language model scores; None where it never does.
+
+    A refresh comes between steps. Development questions are scored before there is a state or a chunk
+    encoder, and only those of instructions are.
+    """
+    settings = site.experiment.r_ft
+    if 0 < settings.refresh_every < settings.optimizer.steps:
+        return state, params
+    return tower if isinstance(site.experiment.data, Instructions) else None
 
 
-def _scoring(site: Site, beside: Any) -> tuple[Sequence[Call], float]:
-    """How the language model scores refreshed candidates, or those of development questions that were drawn
-    with examples; and the bytes of a chip that this takes, as an estimate."""
-    experiment = site.experiment
-    if not experiment.r_ft.refresh_every and not isinstance(experiment.data, Instructions):
-        return [], 0.0
-    settings, length = experiment.score, experiment.score.sequence_length
-    mesh = site.mesh(settings.batch_size)
+def scoring_beside(site: Site, beside: Any) -> tuple[Sequence[Call], float]:
+    """What scores pairs, and about the bytes of a chip that it takes; nothing for a `beside` of None."""
+    if beside is None:
+        return (), 0.0
+    settings = site.experiment.score
+    rows, length = settings.batch_size, settings.sequence_length
+    mesh = site.mesh(rows)
     module, params = site.llama(mesh, settings.dtype)
-    calls = scoring_calls(site.fitted(module, mesh, length), params, settings, mesh, beside=beside)
-    activations = activations_of(module, mesh, settings.batch_size, length, training=False)
-    return calls, share(params) + activations
+    module = site.fitted(module, mesh, length)
+    peak = share((params, beside)) + activations_of(module, mesh, rows, length, training=False)
+    return scoring_calls(module, params, settings, mesh, beside=beside), peak
+
+
+def _batch(site: Site, mesh: Any, width: int) -> RftBatch | RftTextBatch:
+    """Queries with their chunks, as embeddings of `width` or as texts that are as long as they may be."""
+    settings, retriever = site.experiment.r_ft, site.experiment.base.retriever
+    rows, k = settings.batch_size, site.experiment.retrieve.num_chunks
+    # Queries share rows; how many it takes only they know, and a row each is the most.
+    query = rows_of(mesh, (rows, retriever.query_length), jnp.int32)
+    queries = PackedTexts(*(query for _ in PackedTexts._fields))
+    target, mask = (rows_of(mesh, (rows, k), dtype) for dtype in (jnp.float32, bool))
+    if not settings.train_chunk_encoder:
+        return RftBatch(queries, rows_of(mesh, (rows, k, width), jnp.float32), target, mask)
+    tokens, token_mask = (
+        rows_of(mesh, (rows, k, retriever.chunk_length), dtype) for dtype in (jnp.int32, bool)
+    )
+    return RftTextBatch(queries, tokens, token_mask, target, mask)
+
+
+def _flops(site: Site, module: Any) -> float:
+    """Operations that read a batch once."""
+    settings, retriever = site.experiment.r_ft, site.experiment.base.retriever
+    rows, usual = settings.batch_size, min(retriever.chunk_length, site.counts.chunk_tokens)
+    chunks = rows * site.experiment.retrieve.num_chunks * settings.train_chunk_encoder
+    queries = encoder_flops(module.config, rows=rows, length=retriever.query_length)
+    return queries + encoder_flops(module.config, rows=chunks, length=usual)
+
+
+def _activations(site: Site, module: Any, mesh: Any) -> float:
+    """Bytes of a chip for what the backward pass reads, about."""
+    settings, retriever, shape = site.experiment.r_ft, site.experiment.base.retriever, module.config
+    chunks = site.experiment.retrieve.num_chunks * settings.train_chunk_encoder
+    tokens = settings.batch_size * (retriever.query_length + chunks * retriever.chunk_length) / ways(mesh)
+    return tokens * shape.num_layers * 16 * (4 * shape.hidden_size + shape.ffn_size)

@@ -114,6 +114,11 @@ class Site:
         return 4.0 * self.counts.chunks * (shape.hidden_size if shape else 768)
 
     @property
+    def embedded(self) -> int:
+        """How often the corpus is embedded and indexed: anew where R-ft tunes the chunk encoder too."""
+        return 1 + self.experiment.r_ft.train_chunk_encoder
+
+    @property
     def searching(self) -> float:
         """Bytes of a host that searches its share of the index."""
         own = -(-self._shards // self.target.num_hosts) / self._shards

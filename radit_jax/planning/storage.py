@@ -26,7 +26,7 @@ def base(site: Site) -> Need:
 
 
 def index(site: Site) -> Need:
-    return Need("index", host=site.indexing, disk=INDEX_SHARE * site.embeddings)
+    return Need("index", host=site.indexing, disk=site.embedded * INDEX_SHARE * site.embeddings)
 
 
 def export(site: Site) -> Need:

@@ -15,7 +15,7 @@ REMEDIES = {  # of each stage and command: what takes less of a device
     "lm_ft": "raise lm_ft.accumulate_steps, set mesh.remat=full or lm_ft.lora.rank, or take more devices",
     "retrieve": "take more devices",
     "score": "lower score.batch_size or take more devices",
-    "r_ft": "lower r_ft.batch_size, or score.batch_size, with which it scores, or take more devices",
+    "r_ft": "lower r_ft.batch_size, or score.batch_size if it was scoring, or take more devices",
     "evaluate": "lower evaluate.prompts_per_batch or evaluate.sequence_length, or take more devices",
     "export": "take hosts with more or larger devices, or set export.hf=false",
     "ask": "take more devices, or the CPU with JAX_PLATFORMS=cpu",

@@ -1,0 +1,161 @@
+"""R-ft's plan: the step of the towers that learn, and scoring where pairs are scored in the stage itself."""
+
+from dataclasses import replace
+
+import jax
+import pytest
+
+from radit_jax.config import (
+    BaseConfig,
+    BertConfig,
+    Experiment,
+    GeneratedWorld,
+    Instructions,
+    LlamaConfig,
+    LmConfig,
+    LmFtConfig,
+    OptimizerConfig,
+    RetrieverConfig,
+    RFtConfig,
+    ScoreConfig,
+)
+from radit_jax.method.lm import branch_log_probs
+from radit_jax.method.steps import RftBatch, RftTextBatch
+from radit_jax.models.flops import encoder_flops
+from radit_jax.planning import need, site
+from radit_jax.planning.embed import embed
+from radit_jax.planning.evaluate import evaluate
+from radit_jax.planning.r_ft import r_ft
+from radit_jax.planning.site import Counts, Site
+from radit_jax.planning.storage import index
+from radit_jax.runtime.memory import share
+from radit_jax.runtime.targets import find_target
+
+TEN_STEPS = OptimizerConfig(steps=10, peak_lr=1e-4)
+LLAMA = LlamaConfig(
+    vocab_size=512, hidden_size=64, num_layers=3, num_heads=4, num_kv_heads=2, head_size=16, ffn_size=96
+)
+BERT = BertConfig(vocab_size=500, hidden_size=32, num_layers=2, num_heads=2, ffn_size=64)
+SMALL = Experiment(
+    name="small",
+    data=GeneratedWorld(),
+    base=BaseConfig(lm=LmConfig(model=LLAMA), retriever=RetrieverConfig(model=BERT)),
+    lm_ft=LmFtConfig(TEN_STEPS, batch_size=16),
+    score=ScoreConfig(batch_size=8, sequence_length=128),
+    r_ft=RFtConfig(TEN_STEPS, batch_size=16),
+)
+COUNTS = Counts(chunks=1000, chunk_words=100, examples=50, questions=10)
+
+
+def at(target="h100-8", data=SMALL.data, score=SMALL.score, **settings):
+    experiment = replace(SMALL, data=data, score=score, r_ft=replace(SMALL.r_ft, **settings))
+    return Site(experiment, find_target(target), COUNTS)
+
+
+@pytest.fixture
+def on_host(monkeypatch):
+    """Eight devices of the host stand in for a slice, whose compiler is then the CPU's."""
+    monkeypatch.setattr(site, "stand_in_devices", lambda topology: jax.devices())
+
+    def make(**settings):
+        place = at("v5p-16", **settings)
+        return replace(place, target=replace(place.target, topology="cpu"))
+
+    return make
+
+
+@pytest.fixture
+def calls_of(on_host, monkeypatch):
+    """What a plan would compile, which it then does not."""
+    found = []
+    monkeypatch.setattr(need, "compiled_peak", lambda calls: found.extend(calls) or 0.0)
+
+    def calls(**settings):
+        found.clear()
+        r_ft(on_host(**settings))
+        return list(found)
+
+    return calls
+
+
+def scoring(calls):
+    return [call for call in calls if call.function is branch_log_probs]
+
+
+def test_the_query_tower_learns_over_embeddings_and_scores_nothing(calls_of):
+    (step,) = calls_of()
+    state, batch = step.arguments
+    assert isinstance(batch, RftBatch)
+    assert batch.chunk_embeddings.shape == (16, 10, 32)
+    assert jax.tree.structure(step.beside) == jax.tree.structure(state.params)
+
+
+def test_both_towers_learn_over_texts_of_the_longest_chunks(calls_of):
+    (step,) = calls_of(train_chunk_encoder=True)
+    state, batch = step.arguments
+    assert isinstance(batch, RftTextBatch)
+    assert batch.chunk_tokens.shape == batch.chunk_token_mask.shape == (16, 10, 256)
+    assert set(state.params) == set(step.beside) == {"query", "chunk"}
+
+
+def test_both_towers_need_more_than_the_query_tower(on_host):
+    both, query = (r_ft(on_host(train_chunk_encoder=kind)) for kind in (True, False))
+    assert both.params == 2 * query.params
+    assert not both.estimated
+    assert both.peak > query.peak
+    assert both.held > 1.9 * query.held
+    texts = 3 * encoder_flops(BERT, rows=160, length=135)  # a hundred words
+    assert both.flops == pytest.approx(query.flops + 10 * texts)
+
+
+def test_the_estimate_of_both_towers_is_higher_too():
+    both, query = (r_ft(at(train_chunk_encoder=kind)) for kind in (True, False))
+    assert both.estimated
+    assert both.peak - both.held == pytest.approx((query.peak - query.held) * (64 + 10 * 256) / 64)
+
+
+def test_a_refresh_scores_beside_the_whole_state(calls_of):
+    step, *rest = calls_of(refresh_every=4)
+    assert rest == scoring(rest)
+    assert rest
+    for call in rest:
+        assert share(call.beside) == share(step.arguments[0]) + share(step.beside)
+        assert call.arguments[2].tokens.shape == (8, 128)
+
+
+def test_development_questions_of_instructions_are_scored_beside_the_query_tower(calls_of):
+    step, *rest = calls_of(data=Instructions(), train_chunk_encoder=True)
+    assert rest == scoring(rest)
+    assert rest
+    assert share(rest[0].beside) == share(step.beside["query"])
+
+
+def test_a_refresh_that_never_comes_scores_nothing(calls_of):
+    assert not scoring(calls_of(refresh_every=10))
+
+
+@pytest.mark.parametrize("target", ["slice", "h100-8"])
+def test_where_scoring_takes_the_most_it_decides(on_host, target):
+    rows = ScoreConfig(batch_size=512, sequence_length=128)
+    place = at if target == "h100-8" else on_host
+    refreshed, once = (r_ft(place(score=rows, refresh_every=every)) for every in (4, 0))
+    assert refreshed.peak > once.peak
+    assert refreshed.held == once.held
+    assert refreshed.flops == once.flops
+
+
+def test_what_does_not_fit_is_told_to_lower_either_batch():
+    big = r_ft(at(score=ScoreConfig(batch_size=2**24), refresh_every=4))
+    (fault,) = need.judged(big, find_target("h100-8"), on_disk=True).faults
+    assert "r_ft.batch_size" in fault
+    assert "score.batch_size" in fault
+
+
+def test_a_chunk_encoder_that_learnt_embeds_and_indexes_the_corpus_again():
+    again, once = at(train_chunk_encoder=True), at()
+    assert embed(again).flops == 2 * embed(once).flops
+    assert embed(again).disk == 2 * embed(once).disk
+    assert embed(again).host == embed(once).host
+    assert index(again).disk == 2 * index(once).disk
+    assert index(again).host == index(once).host  # one is built after the other
+    assert evaluate(again).host == 2 * evaluate(once).host  # which searches both
