@@ -165,6 +165,10 @@ class Corpus:
         """The row of every chunk id."""
         return {chunk.id: row for row, chunk in enumerate(self.chunks)}
 
+    def source_rows(self, examples: Sequence[Example]) -> Int[np.ndarray, " E"]:
+        """The row of the chunk that each example was cut from; −1 is none, and reads no chunk."""
+        return np.array([self.rows.get(e.source_chunk, -1) if e.source_chunk else -1 for e in examples], int)
+
     def questions(self, split: str) -> list[Question]:
         return [_question(record) for record in self._folder.read_jsonl(f"questions-{split}.jsonl")]
 

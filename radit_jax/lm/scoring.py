@@ -1,6 +1,6 @@
 """LSR scoring: log p_LM(y | c∘x) of (example, chunk) pairs, each chunk read once for all its examples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -48,6 +48,33 @@ class PairScores(NamedTuple):
             mine[places] = new
 
 
+def score_in_shards(
+    folder: StageFolder,
+    name: str,
+    pairs: Int[np.ndarray, "P 2"],
+    score: Callable[[Int[np.ndarray, "S 2"], Progress], PairScores],
+    *,
+    shard_size: int,
+    title: str,
+) -> PairScores:
+    """The scores of all `pairs`, which `score` makes a shard at a time and `folder` keeps as `name`-….
+
+    A run that was killed loses the shard it was at; the next one, of the same pairs, takes up the others.
+    """
+    order = np.argsort(pairs[:, 1], kind="stable")  # so that most chunks are read in one shard alone
+    shards = np.array_split(order, max(1, -(-len(order) // shard_size)))
+    found = PairScores.empty(len(pairs))
+    with Progress(len(pairs), title, "pairs") as bar:
+        for number, shard in enumerate(shards if len(pairs) else ()):
+            file = shard_name(name, number, len(shards))
+            if folder.has(file):
+                bar.advance(len(shard))
+            else:
+                folder.write_arrays(file, **score(pairs[shard], bar)._asdict())
+            found.put(shard, PairScores(**folder.read_arrays(file)))
+    return found
+
+
 @dataclass
 class Filled:
     """How much of the rows that were scored is tokens."""
@@ -90,39 +117,13 @@ class PairScorer:
         bar: Progress | None = None,
     ) -> PairScores:
         """Score `pairs` of (place in `examples`, row of `chunks` or NO_CHUNK), in any order."""
-        if not len(pairs):  # a refresh may retrieve nothing new
+        if not len(pairs):
             return PairScores.empty(0)
         trees, owners, truncated = self._trees(examples, pairs, chunks)
         lengths = [len(tree.trunk.tokens) + len(b.tokens) for tree in trees for b in tree.branches]
         scores = PairScores(self.score_trees(trees, bar), np.array(lengths), truncated[owners])
         found = PairScores.empty(len(pairs))
         found.put(owners, scores)
-        return found
-
-    def score_in_shards(
-        self,
-        output: StageFolder,
-        name: str,
-        examples: Sequence[Example],
-        pairs: Int[np.ndarray, "P 2"],
-        chunks: Chunks,
-    ) -> PairScores:
-        """`score` in shards, each kept in a file of `output` once made: a killed run loses one at most.
-
-        They are ordered by chunk, so that each chunk is read once.
-        """
-        found = PairScores.empty(len(pairs))
-        order = np.argsort(pairs[:, 1], kind="stable")
-        shards = np.array_split(order, max(1, -(-len(order) // self.settings.shard_size)))
-        with Progress(len(pairs), name, "pairs") as bar:
-            for number, shard in enumerate(shards):
-                file = shard_name(f"{name}-pairs", number, len(shards))
-                if output.has(file):
-                    bar.advance(len(shard))
-                else:
-                    scored = self.score(examples, pairs[shard], chunks, bar)
-                    output.write_arrays(file, **scored._asdict())
-                found.put(shard, PairScores(**output.read_arrays(file)))
         return found
 
     def score_trees(self, trees: Sequence[Tree], bar: Progress | None = None) -> Float[np.ndarray, " N"]:

@@ -1,9 +1,9 @@
 """The diagnostics of LSR scores, gathered from what retrieve and score left."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from radit_jax.config import RFtConfig
 from radit_jax.data.corpus import Corpus
@@ -31,10 +31,6 @@ def _signal(corpus: Corpus, retrieved: Retrieved, scores: Scores) -> Signal:
     # An example that was cut from the corpus has no gold chunk, and its answer is in none but its source.
     asked = [questions.get(example.id, Question(example.id, "", ())) for example in retrieved.examples]
     judged = _judged(asked)
-    holds = np.zeros(scores.chunk_rows.shape, bool)
-    # Of the judged alone: most examples are text, whose passages would be read for nothing.
-    some = [question for question, judge in zip(asked, judged, strict=True) if judge]
-    holds[judged] = corpus.holds_answer(some, scores.chunk_rows[judged])
     return Signal(
         chunk_mask=scores.chunk_rows >= 0,
         retrieval_scores=scores.retrieval_scores,
@@ -43,14 +39,28 @@ def _signal(corpus: Corpus, retrieved: Retrieved, scores: Scores) -> Signal:
         answer_token_counts=scores.answer_token_counts,
         token_counts=scores.token_counts,
         truncated=scores.truncated,
-        holds_answer=holds,
+        holds_answer=_holds_answer(corpus, asked, scores.chunk_rows, judged),
         gold=corpus.is_gold(asked, scores.chunk_rows),
         judged=judged,
     )
 
 
-def _judged(asked: Sequence[Question]) -> Any:
-    return np.array([bool(question.answers) and not is_yes_no(question.answers) for question in asked])
+def _holds_answer(
+    corpus: Corpus,
+    asked: Sequence[Question],
+    rows: Int[np.ndarray, "E K"],
+    judged: Bool[np.ndarray, " E"],
+) -> Bool[np.ndarray, "E K"]:
+    """Which chunks hold an answer, of the judged questions alone: for the others none is read."""
+    found = np.zeros(rows.shape, bool)
+    found[judged] = corpus.holds_answer(
+        [question for question, is_judged in zip(asked, judged, strict=True) if is_judged], rows[judged]
+    )
+    return found
+
+
+def _judged(asked: Sequence[Question]) -> Bool[np.ndarray, " E"]:
+    return np.array([bool(q.answers) and not is_yes_no(q.answers) for q in asked], bool)
 
 
 def _number(value: float | int | None) -> str:

@@ -2,14 +2,15 @@
 
 Chunk encoder, stored embeddings, index and language model stay as they are. With `r_ft.refresh_every`,
 training goes in rounds: each but the first retrieves anew with the query encoder as it then is, and scores
-the pairs that no earlier round has scored. A round's candidates are kept as `round_N`; what is retrieved for
-them before it is scored, and the scores in shards, so that a killed run goes on with the same candidates.
+the pairs that no earlier round has scored. A round's candidates are kept as `round_N`; what it retrieved
+and each shard of its scores are kept before that, so that a run which was killed goes on from there.
 
 With `r_ft.train_chunk_encoder`, an ablation of the paper, the chunk encoder learns beside it: each step
 encodes the candidates' texts, and checkpoints are chosen by how the untuned retriever's candidates are
 ranked, because the corpus is embedded anew only once, after training.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +24,10 @@ from radit_jax.config import MeshConfig, ProfileConfig, RFtConfig, ScoreConfig
 from radit_jax.data.corpus import Corpus
 from radit_jax.data.order import shuffled
 from radit_jax.data.packing import pack_lengths, pack_texts
-from radit_jax.data.records import Question
+from radit_jax.data.records import Example, Question
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
-from radit_jax.lm.scoring import PairScorer, PairScores, every_pair
+from radit_jax.lm.scoring import PairScorer, PairScores, every_pair, score_in_shards
 from radit_jax.lm.signal import report
 from radit_jax.method import losses
 from radit_jax.method.steps import (
@@ -212,10 +213,36 @@ def _score_all(
 
     Eq. 4's score rises with them for one answer, whatever its form.
     """
+    scorer = ShardedScorer(inputs["lm"], output, corpus, score, mesh)
     pairs = every_pair(retrieved.chunk_rows)
-    scorer = PairScorer.load(inputs["lm"].check("lm"), score, mesh)
-    found = scorer.score_in_shards(output, "development", retrieved.examples, pairs, corpus.chunks)
+    found = scorer.score("development-pairs", retrieved.examples, pairs, "score development")
     return found.answer_log_probs.reshape(retrieved.chunk_rows.shape)
+
+
+@dataclass(frozen=True)
+class ShardedScorer:
+    """The language model in `lm`, which is not loaded before a pair needs it, and room for its scores."""
+
+    lm: StageFolder
+    output: StageFolder
+    corpus: Corpus
+    settings: ScoreConfig
+    mesh: MeshConfig
+
+    def score(
+        self, name: str, examples: Sequence[Example], pairs: Int[np.ndarray, "P 2"], title: str
+    ) -> PairScores:
+        """Score `pairs` in shards that the output keeps as `name`."""
+        # Loaded for this alone: between two rounds training has the devices' memory.
+        load = functools.cache(lambda: PairScorer.load(self.lm.check("lm"), self.settings, self.mesh))
+        return score_in_shards(
+            self.output,
+            name,
+            pairs,
+            lambda shard, bar: load().score(examples, shard, self.corpus.chunks, bar),
+            shard_size=self.settings.shard_size,
+            title=title,
+        )
 
 
 @dataclass(frozen=True)
@@ -357,29 +384,28 @@ class Candidates:
         return scores
 
     def _refresh(self, name: str, query_params: Any) -> Scores:
-        first, queries = self._rounds[0], [example.query for example in self.examples]
-        # What is retrieved is kept before it is scored: a run that goes on has the very same pairs to score.
-        if not self.output.has(f"{name}-retrieved.npz"):
-            rows = self._retrieve(queries, first.chunk_rows.shape[1], query_params)
-            self.output.write_arrays(f"{name}-retrieved.npz", chunk_rows=rows)
-        rows = self.output.read_arrays(f"{name}-retrieved.npz")["chunk_rows"]
+        retrieved = self._retrieve(f"{name}-retrieved", query_params)
+        rows = retrieved["chunk_rows"]
         found, known = self._known(rows)
         pairs = np.stack([np.nonzero(~known)[0], rows[~known]], axis=1)
-        scorer = PairScorer.load(self.inputs["lm"].check("lm"), self.score, self.mesh)
-        found.put(~known, scorer.score_in_shards(self.output, name, self.examples, pairs, self.corpus.chunks))
-        return replace(
-            first,
-            chunk_rows=rows,
-            retrieval_scores=self.searcher.score(queries, rows),
-            **found._asdict(),
-        )
+        scorer = ShardedScorer(self.inputs["lm"], self.output, self.corpus, self.score, self.mesh)
+        found.put(~known, scorer.score(f"{name}-pairs", self.examples, pairs, "score new pairs"))
+        return replace(self._rounds[0], **retrieved, **found._asdict())
 
-    def _retrieve(self, queries: Sequence[str], k: int, query_params: Any) -> Int[np.ndarray, "E K"]:
-        """Each example's chunks under these parameters, without the one that it was cut from."""
-        cut = any(example.source_chunk for example in self.examples)
-        rows_of = self.corpus.rows if cut else {}  # all chunks are read for it
-        sources = np.array([rows_of.get(example.source_chunk, -1) for example in self.examples])
-        return self.searcher.with_params(query_params).search(queries, k, exclude=sources)[0]
+    def _retrieve(self, name: str, query_params: Any) -> dict[str, np.ndarray]:
+        """What `query_params` find, with the untuned retriever's scores, made or read back.
+
+        It is kept before a pair is scored: a restarted run might retrieve near ties otherwise, and shards of
+        scores belong to these pairs alone.
+        """
+        if not self.output.has(name):
+            k = self._rounds[0].chunk_rows.shape[1]
+            queries = [example.query for example in self.examples]
+            sources = self.corpus.source_rows(self.examples)
+            rows, _ = self.searcher.with_params(query_params).search(queries, k, exclude=sources)
+            scores = self.searcher.score(queries, rows)
+            self.output.write_arrays(name, chunk_rows=rows, retrieval_scores=scores)
+        return self.output.read_arrays(name)
 
     def _known(self, rows: Int[np.ndarray, "E K"]) -> tuple[PairScores, Bool[np.ndarray, "E K"]]:
         """What earlier rounds found of `rows`, [E, K] each, and which of them are known."""

@@ -14,7 +14,7 @@ from radit_jax.data.corpus import Corpus
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
 from radit_jax.data.sequences import answer_token_count
-from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair
+from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair, score_in_shards
 from radit_jax.runtime.store import StageFolder
 
 
@@ -27,7 +27,14 @@ def run(
     examples, (num_examples, k) = retrieved.examples, retrieved.chunk_rows.shape
     rows = np.concatenate([retrieved.chunk_rows, np.full((num_examples, 1), NO_CHUNK)], axis=1)
     pairs = every_pair(rows)
-    found = scorer.score_in_shards(output, "score", examples, pairs, chunks)
+    found = score_in_shards(
+        output,
+        "pairs",
+        pairs,
+        lambda shard, bar: scorer.score(examples, shard, chunks, bar),
+        shard_size=score.shard_size,
+        title="score",
+    )
     log_probs, token_counts, truncated = (array.reshape(num_examples, k + 1) for array in found)
     scores = Scores(
         retrieved.chunk_rows,

@@ -113,6 +113,8 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
     >>> contains_answer("The Franco-Prussian war[2] began.", ["Prussian War"])
     True
     """
+    if not answers:
+        return False
     words = f" {_joined_words(text)} "
     wanted = (_joined_words(answer) for answer in answers)
     return any(f" {answer} " in words for answer in wanted if answer)

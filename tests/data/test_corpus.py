@@ -7,7 +7,7 @@ import pytest
 from small import CHUNKS, CORPUS, QUESTIONS
 
 from radit_jax.data.corpus import SPLITS, Chunks, Corpus, write_corpus
-from radit_jax.data.records import Question
+from radit_jax.data.records import Example, Question
 from radit_jax.runtime.store import Workdir
 
 
@@ -66,6 +66,14 @@ def test_gold_chunks_are_known_by_id_and_no_row_is_none(corpus):
     rows = np.array([[8, 1, 0, -1], [8, 1, 0, -1]])
     wanted = [[True, True, False, False], [False] * 4]
     np.testing.assert_array_equal(corpus.is_gold(questions, rows), wanted)
+
+
+def test_the_source_of_an_example_is_a_row_and_no_source_reads_no_chunk(inputs):
+    corpus, task = Corpus(inputs["corpus"]), Example("a", "", "", "")
+    assert corpus.source_rows([task]).tolist() == [-1]
+    assert "rows" not in vars(corpus)
+    examples = [task, replace(task, source_chunk="long"), replace(task, source_chunk="of another corpus")]
+    assert corpus.source_rows(examples).tolist() == [-1, 8, -1]
 
 
 def test_no_questions_have_no_hits(corpus):

@@ -9,9 +9,10 @@ from small import CHUNKS, LONG, QUESTIONS
 from radit_jax.config import MeshConfig, ScoreConfig
 from radit_jax.data.corpus import Chunks
 from radit_jax.data.examples import question_example
-from radit_jax.lm.scoring import NO_CHUNK, PairScorer
+from radit_jax.lm.scoring import NO_CHUNK, PairScorer, score_in_shards
 from radit_jax.runtime.mesh import fit_module, make_mesh, put_params
 from radit_jax.runtime.progress import Progress
+from radit_jax.runtime.store import StageFolder
 from radit_jax.text.prompts import background
 
 EXAMPLES = [question_example(q, answer) for qs in QUESTIONS.values() for q in qs for answer in q.answers]
@@ -69,6 +70,27 @@ def test_a_score_belongs_to_its_pair_in_whatever_order_pairs_come(scorer, chunks
     shuffled = scorer.score(EXAMPLES, PAIRS[order], chunks)
     np.testing.assert_allclose(shuffled.answer_log_probs, scored.answer_log_probs[order], rtol=1e-5)
     np.testing.assert_array_equal(shuffled.truncated, scored.truncated[order])
+
+
+def test_shards_give_the_scores_of_all_pairs_at_once(scorer, chunks, scored, tmp_path):
+    sizes = []
+
+    def score(some, bar):
+        sizes.append(len(some))
+        return scorer.score(EXAMPLES, some, chunks, bar)
+
+    def in_shards():
+        folder = StageFolder(tmp_path)
+        return score_in_shards(folder, "pairs", PAIRS, score, shard_size=9, title="score")
+
+    for _ in range(2):  # made, and read back
+        found = in_shards()
+        np.testing.assert_allclose(found.answer_log_probs, scored.answer_log_probs, rtol=1e-5)
+        np.testing.assert_array_equal(found.token_counts, scored.token_counts)
+        np.testing.assert_array_equal(found.truncated, scored.truncated)
+    assert len(sizes) > 1
+    assert max(sizes) <= 9
+    assert sum(sizes) == len(PAIRS)
 
 
 def test_a_kernel_reads_the_trees_of_one_branch_and_the_reference_the_others(lm, scorer, chunks, scored):

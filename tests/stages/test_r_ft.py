@@ -1,6 +1,6 @@
 """Targets by hand, and rounds of candidates in which no pair is scored twice."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from radit_jax.data.examples import question_example
 from radit_jax.data.records import Example, Question
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.scores import Scores
-from radit_jax.lm.scoring import PairScorer, PairScores
+from radit_jax.lm.scoring import PairScores
 from radit_jax.runtime.store import Workdir
 from radit_jax.stages import r_ft
 
@@ -67,20 +67,23 @@ class CountingScorer:
     """Instead of a language model: a score that tells example and chunk, and a list of what was asked."""
 
     asked: list[tuple[int, int]] = []
-    killed_before = -1  # how many more shards it scores; −1: all
-    settings = ScoreConfig(shard_size=3)
-    score_in_shards = PairScorer.score_in_shards
 
     @classmethod
     def load(cls, path, score, mesh):
         return cls()
 
     def score(self, examples, pairs, chunks, bar=None):
-        if self.killed_before == 0:
-            raise KeyboardInterrupt
-        type(self).killed_before -= 1
         self.asked.extend(map(tuple, pairs.tolist()))
         return PairScores(log_prob(pairs[:, 0], pairs[:, 1]), 10 + pairs[:, 1], pairs[:, 1] % 2 == 0)
+
+
+class KilledScorer(CountingScorer):
+    """Scores one shard and is killed in the next."""
+
+    def score(self, examples, pairs, chunks, bar=None):
+        if self.asked:
+            raise KeyboardInterrupt
+        return super().score(examples, pairs, chunks, bar)
 
 
 def log_prob(example, row):
@@ -91,7 +94,6 @@ def log_prob(example, row):
 def asked(monkeypatch):
     monkeypatch.setattr(r_ft, "PairScorer", CountingScorer)
     monkeypatch.setattr(CountingScorer, "asked", [])
-    monkeypatch.setattr(CountingScorer, "killed_before", -1)
     return CountingScorer.asked
 
 
@@ -124,8 +126,13 @@ def candidates(inputs, first, searcher, tmp_path):
     for folder in (retrieved, scores):
         folder.finish()
     folders = {**inputs, "retrieved": retrieved, "scores": scores}
-    output, corpus = workdir.folder("r_ft", "o"), Corpus(inputs["corpus"])
-    return lambda: r_ft.Candidates(folders, output, corpus, searcher, ScoreConfig(), MeshConfig())
+    corpus = Corpus(inputs["corpus"])
+
+    def make(name="o", **score):
+        output, settings = workdir.folder("r_ft", name), ScoreConfig(**score)
+        return r_ft.Candidates(folders, output, corpus, searcher, settings, MeshConfig())
+
+    return make
 
 
 def tuned(searcher, seed):
@@ -192,31 +199,61 @@ def test_a_resumed_run_reads_its_rounds_back_whatever_its_parameters_are_now(can
     np.testing.assert_array_equal(again.answer_log_probs, before.answer_log_probs)
 
 
-def test_a_refresh_that_was_killed_goes_on_with_its_own_pairs_whatever_its_parameters_are_now(
-    candidates, searcher, first, asked, monkeypatch
+def test_an_interrupted_refresh_keeps_its_pairs_and_scores_only_the_shards_that_are_left(
+    candidates, searcher, asked, monkeypatch
 ):
     params = tuned(searcher, 1)
-    monkeypatch.setattr(CountingScorer, "killed_before", 1)
-    with pytest.raises(KeyboardInterrupt):
-        candidates().round(1, params)
-    made = set(asked)
-    assert 0 < len(made) <= CountingScorer.settings.shard_size
-    monkeypatch.setattr(CountingScorer, "killed_before", -1)
+    whole = candidates("whole").round(1, params)
+    pairs = asked.copy()
     asked.clear()
-    scores = candidates().round(1, tuned(searcher, 2))
-    queries, exclude = [example.query for example in first[0].examples], np.array([-1] * 4 + [2])
-    np.testing.assert_array_equal(
-        scores.chunk_rows, searcher.with_params(params).search(queries, K, exclude)[0]
-    )
-    examples = np.arange(len(scores.chunk_rows))[:, None]
-    np.testing.assert_array_equal(scores.answer_log_probs, log_prob(examples, scores.chunk_rows))
-    assert asked and not made & set(asked)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(r_ft, "PairScorer", KilledScorer)
+        candidates(shard_size=2).round(1, params)
+    before = asked.copy()
+    asked.clear()
+    again = candidates(shard_size=2).round(1, tuned(searcher, 2))  # which would find others
+    assert 0 < len(before) < len(pairs), "the test needs several shards"
+    assert before + asked == pairs
+    for name, wanted in asdict(whole).items():
+        np.testing.assert_array_equal(getattr(again, name), wanted)
+
+
+def test_a_language_models_scores_of_new_pairs_do_not_depend_on_shards(candidates, searcher):
+    params, settings = tuned(searcher, 1), {"batch_size": 8, "sequence_length": 64}
+    whole = candidates("whole", **settings).round(1, params)
+    sharded = candidates("shards", shard_size=2, **settings).round(1, params)
+    np.testing.assert_array_equal(sharded.chunk_rows, whole.chunk_rows)
+    np.testing.assert_allclose(sharded.answer_log_probs, whole.answer_log_probs, rtol=1e-5)
+    np.testing.assert_array_equal(sharded.token_counts, whole.token_counts)
+
+
+def test_a_refresh_whose_shards_are_all_there_loads_no_language_model(
+    candidates, searcher, asked, monkeypatch
+):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    params = tuned(searcher, 1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Scores, "save", killed)
+        candidates().round(1, params)
+    assert asked
+    monkeypatch.delattr(r_ft, "PairScorer")
+    rows = candidates().round(1, params).chunk_rows
+    assert rows.shape == (len(QUESTIONS["train"]) + 1, K)
+
+
+def test_a_refresh_of_questions_alone_does_not_read_the_whole_corpus(inputs, candidates, searcher, asked):
+    rounds = candidates()
+    rounds.examples = [replace(example, source_chunk="") for example in rounds.examples]
+    rounds.round(1, tuned(searcher, 1))
+    assert "rows" not in vars(rounds.corpus)
 
 
 def test_a_refresh_that_retrieves_nothing_new_asks_the_language_model_for_nothing(
-    candidates, searcher, first
+    candidates, searcher, first, monkeypatch
 ):
-    # With the real scorer: it has to bear a list of no pairs.
+    monkeypatch.delattr(r_ft, "PairScorer")
     scores = candidates().round(1, searcher.encoder.model.params)
     np.testing.assert_array_equal(scores.chunk_rows, first[1].chunk_rows)
     np.testing.assert_array_equal(scores.answer_log_probs, first[1].answer_log_probs)
