@@ -30,15 +30,16 @@ progress() {
 once() {
   "$@" &
   child=$!
-  wait "$child" && return 0 || code=$?
-  while kill -0 "$child" 2>/dev/null; do # a signal ended our waiting, not the child
-    wait "$child" && code=0 || code=$?
+  while true; do
+    signalled=''
+    wait "$child" && return 0 || code=$?
+    # A signal may have ended our waiting and not the child, whose own code bash remembers.
+    [ -n "$signalled" ] && [ "$code" -gt 128 ] || return "$code"
   done
-  return "$code"
 }
 
-child='' stopped=''
-trap 'stopped=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM INT
+child='' stopped='' signalled=''
+trap 'stopped=yes signalled=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM INT
 
 if [ -n "$dry_run" ]; then
   show "${train[@]}"

@@ -73,7 +73,7 @@ state() {
   for tries in 1 2 3 4 5; do
     if "${describe[@]}" 2>"$errors"; then
       rm "$errors" && return
-    elif grep -qi 'not[ _]found' "$errors"; then
+    elif grep -q 'NOT_FOUND\|was not found' "$errors"; then
       rm "$errors" && echo NONE && return
     fi
     [ "$tries" = 5 ] || sleep 20
@@ -86,7 +86,7 @@ wait_for_machines() {
   [ -z "$dry_run" ] || { echo "# every 60 s, until it is ACTIVE:" && show_state && return; }
   local now
   while now=$(state) && [ "$now" != ACTIVE ] && [ "$now" != READY ]; do
-    case $now in FAILED | SUSPENDED | NONE) die "queued resource $name is $now; see its events in the console" ;; esac
+    case $now in FAILED | SUSPENDED | PREEMPTED | STOPPED | TERMINATED | NONE) die "$name is $now; see its events in the console" ;; esac
     echo "$name is $now"
     sleep 60
   done
