@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from radit_jax.config import RFtConfig
-from radit_jax.method.losses import lsr_log_prob, retrieval_log_prob
+from radit_jax.method.losses import SATURATED, lsr_log_prob, retrieval_log_prob
 
 FLAT = 0.9  # a target is flat where its effective number of chunks is above this share of all its chunks
-SHARP = 0.99  # a distribution is one-hot, or p_R saturated, where one chunk has more than this
+SHARP = 0.99  # a target is one-hot where one chunk has more than this
 MOST = 0.5  # the share of examples from which on a warning is due
 
 Diagnostics = dict[str, int | float | None]
@@ -69,7 +69,7 @@ def warnings(diagnostics: Diagnostics, settings: RFtConfig) -> list[str]:
         )
     if (diagnostics["saturated_queries"] or 0) > MOST:
         found.append(
-            f"score: p_R is above {SHARP} on one chunk for {diagnostics['saturated_queries']:.0%} "
+            f"score: p_R is above {SATURATED} on one chunk for {diagnostics['saturated_queries']:.0%} "
             "of the queries, where it passes no gradient, needed is a softer one; "
             f"raise the score temperature r_ft.temperature, now {settings.temperature:g}"
         )
@@ -106,7 +106,7 @@ def _shapes(
         "effective_chunks": _mean(effective, choice),
         "flat_targets": _mean(effective > FLAT * mask.sum(axis=1), choice),
         "one_hot_targets": _mean(np.exp(lm).max(axis=1) > SHARP, choice),
-        "saturated_queries": _mean(np.exp(retriever).max(axis=1) > SHARP, choice),
+        "saturated_queries": _mean(np.exp(retriever).max(axis=1) > SATURATED, choice),
         "spearman": _mean(correlation, np.isfinite(correlation)),
     }
 

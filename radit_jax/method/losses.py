@@ -21,6 +21,8 @@ from jaxtyping import Array, Bool, Float, Int
 LmScoreForm = Literal["token_geomean", "prob", "mean_log_prob", "sum_log_prob"]
 Direction = Literal["retrieval_to_lsr", "lsr_to_retrieval", "symmetric"]
 
+SATURATED = 0.999  # a query's max p_R above which the paper's direction of the KL has next to no gradient
+
 
 def retrieval_score(
     query_embeddings: Float[Array, "B D"], chunk_embeddings: Float[Array, "B K D"]

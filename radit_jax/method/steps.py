@@ -157,7 +157,7 @@ def make_r_ft_step(
     """A step on Eq. 5 that trains the query tower, the only parameters there are in the state.
 
     The loss is the mean over the queries that have a chunk. `saturated_queries` is the share of them with
-    max p_R > 0.999: there the paper's direction of the KL has next to no gradient.
+    max p_R > losses.SATURATED: there the paper's direction of the KL has next to no gradient.
     """
 
     def loss(params: Any, batch: RftBatch) -> tuple[Array, Metrics]:
@@ -201,7 +201,7 @@ def _r_ft_mean(
 ) -> tuple[Array, Metrics]:
     each = losses.r_ft_loss(log_probs, target_log_probs, chunk_mask, direction=direction)
     count = chunk_mask.any(axis=-1).sum()
-    saturated = (jnp.exp(log_probs).max(axis=-1) > 0.999).sum()
+    saturated = (jnp.exp(log_probs).max(axis=-1) > losses.SATURATED).sum()
     return _divide(each.sum(), count), {"saturated_queries": _divide(saturated, count)}
 
 

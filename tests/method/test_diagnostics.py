@@ -145,7 +145,8 @@ def test_an_example_without_any_chunk_harms_nothing():
     assert found["judged_examples"] == 1
 
 
-SHARP = [0.997, 0.001, 0.001, 0.001]
+SATURATED = [0.9997, 0.0001, 0.0001, 0.0001]
+NEARLY = [0.997, 0.001, 0.001, 0.001]
 CLEAR = [0.7, 0.1, 0.1, 0.1]
 
 
@@ -160,11 +161,11 @@ def test_flat_targets_are_warned_of_with_the_setting_to_change():
 
 
 def test_saturated_queries_are_warned_of_with_the_setting_to_change():
-    (message,) = warnings(diagnose(signal([SHARP, SHARP, CLEAR], [CLEAR] * 3), SETTINGS), SETTINGS)
-    assert "p_R is above 0.99 on one chunk for 67% of the queries" in message
+    (message,) = warnings(diagnose(signal([SATURATED, SATURATED, CLEAR], [CLEAR] * 3), SETTINGS), SETTINGS)
+    assert "p_R is above 0.999 on one chunk for 67% of the queries" in message
     assert "raise the score temperature r_ft.temperature, now 1" in message
 
 
 def test_a_good_signal_has_no_warning():
-    assert warnings(diagnose(signal([CLEAR, SHARP], [EVEN, CLEAR]), SETTINGS), SETTINGS) == []
+    assert warnings(diagnose(signal([NEARLY, NEARLY], [EVEN, CLEAR]), SETTINGS), SETTINGS) == []
     assert warnings(diagnose(signal(np.zeros((0, 4)), np.zeros((0, 4))), SETTINGS), SETTINGS) == []
