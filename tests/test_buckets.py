@@ -109,9 +109,8 @@ checkpoints = Checkpoints(folder.path / "checkpoints")
 for step in (1, 2, 3):
     checkpoints.save(step, state)
 save_params(folder.path / "lm" / "params", state)
-if number == 0:
-    folder.commit("lm")
-    folder.finish()
+folder.commit("lm")
+folder.finish()
 sync_global_devices("finished")
 again = Checkpoints(folder.path / "checkpoints")
 assert again.latest() == 3, again.latest()
@@ -134,5 +133,9 @@ def test_two_processes_save_together_and_read_it_back(scheme: str, tmp_path: pat
             started.append(
                 subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             )
-        printed = [process.communicate(timeout=300)[0].decode() for process in started]
+        try:
+            printed = [process.communicate(timeout=300)[0].decode() for process in started]
+        finally:
+            for process in started:
+                process.kill()
     assert [process.returncode for process in started] == [0, 0], "\n".join(printed)
