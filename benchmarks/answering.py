@@ -74,16 +74,28 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
 
 def ours(folder: pathlib.Path) -> Once:
     """Each chunk is read once in a batch; prompts' caches serve decoding and scoring."""
+    return _ours(folder, "float32")
+
+
+def ours_bfloat16(folder: pathlib.Path) -> Once:
+    """The same with `evaluate.dtype=bfloat16`."""
+    return _ours(folder, "bfloat16")
+
+
+def _ours(folder: pathlib.Path, dtype: str) -> Once:
+    import jax.numpy as jnp
+
     from benchmarks import inputs
     from radit_jax.method.decode import answer_questions
 
     model = inputs.language_model(folder / "lm")
+    module = model.module.clone(dtype=jnp.dtype(dtype))
     prompts = _prompts(folder)
     weights = [np.full(len(own), -np.log(len(own)), np.float32) for own in prompts]
 
     def once() -> Work:
         found = answer_questions(
-            model.module,
+            module,
             model.params,
             prompts,
             weights,
@@ -133,6 +145,7 @@ BENCHMARK = Benchmark(
     unit="questions",
     contestants=(
         Contestant("radit_jax", "ours"),
+        Contestant("radit_jax, bfloat16", "ours_bfloat16"),
         Contestant("transformers, all read anew", "transformers_anew"),
         Contestant("transformers, caches kept", "transformers_cached"),
         Contestant("transformers, caches kept, bfloat16", "transformers_cached_bfloat16"),

@@ -117,8 +117,12 @@ def resume(folder: pathlib.Path, *said: str) -> tuple[subprocess.CompletedProces
         f'case " $* " in *" describe "*) ;; *) echo "$*" >> {folder / "asked"}; exit 0 ;; esac\n'
         f"now=$(head -n 1 {states})\n"
         f"sed -i 1d {states}\n"
-        'case $now in lost | gone) ;; *) echo "$now"; exit 0 ;; esac\n'
-        '[ "$now" = gone ] && echo "ERROR: NOT_FOUND: no such resource" >&2 || echo "no route to host" >&2\n'
+        "case $now in\n"
+        '  gone) echo "ERROR: NOT_FOUND: no such resource" >&2 ;;\n'
+        '  broken) echo "python3: command not found" >&2 ;;\n'
+        '  lost) echo "no route to host" >&2 ;;\n'
+        '  *) echo "$now"; exit 0 ;;\n'
+        "esac\n"
         "exit 1",
     )
     for name in ("git", "sleep"):
@@ -148,6 +152,25 @@ def test_what_gcloud_does_not_find_is_created_and_what_it_cannot_say_is_an_error
     ended, asked = resume(tmp_path, *["lost"] * 5)
     assert (ended.returncode, asked) == (2, [])
     assert "no route to host" in ended.stderr and "run the same command again" in ended.stderr
+
+
+def test_a_program_that_gcloud_does_not_find_is_no_machine_that_it_does_not_find(
+    tmp_path: pathlib.Path,
+) -> None:
+    ended, asked = resume(tmp_path, *["broken"] * 5)
+    assert (ended.returncode, asked) == (2, [])
+    assert "command not found" in ended.stderr
+
+
+def test_machines_preempted_while_they_are_made_are_an_error_and_by_the_next_resume_made_anew(
+    tmp_path: pathlib.Path,
+) -> None:
+    ended, asked = resume(tmp_path, "CREATING", "CREATING", "PREEMPTED")
+    assert (ended.returncode, asked) == (2, [])
+    assert "radit is PREEMPTED" in ended.stderr
+    ended, asked = resume(tmp_path, "PREEMPTED", "ACTIVE")
+    assert ended.returncode == 0, ended.stderr
+    assert asked == ["delete", "create", "scp", "ssh", "ssh", "ssh"]
 
 
 def program(path: pathlib.Path, script: str) -> None:
