@@ -90,6 +90,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "max_length": e.lm_ft.sequence_length,
                 "seed": e.seed,
             },
+            version=2,
         ),
         Stage(
             "retrieve/r_ft",
@@ -103,6 +104,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "max_length": e.score.sequence_length,
                 "seed": e.seed,
             },
+            version=2,
         ),
         Stage(
             "lm_ft",

@@ -18,7 +18,6 @@ class Retrieved:
     examples: Sequence[Example]
     chunk_rows: Int[np.ndarray, "E K"]  # rows of the corpus; −1 is no chunk
     retrieval_scores: Float[np.ndarray, "E K"]  # s(q, c) of the untuned retriever
-    holds_answer: Bool[np.ndarray, "E K"]  # of questions; False for examples cut from the corpus
 
     @property
     def is_question(self) -> Bool[np.ndarray, " E"]:
@@ -27,10 +26,7 @@ class Retrieved:
     def save(self, folder: StageFolder, split: str) -> None:
         folder.write_jsonl(f"{split}.jsonl", map(dataclasses.asdict, self.examples))
         folder.write_arrays(
-            f"{split}.npz",
-            chunk_rows=self.chunk_rows,
-            retrieval_scores=self.retrieval_scores,
-            holds_answer=self.holds_answer,
+            f"{split}.npz", chunk_rows=self.chunk_rows, retrieval_scores=self.retrieval_scores
         )
 
     @classmethod

@@ -62,7 +62,7 @@ def run_lm_ft(
             read = np.random.default_rng([seed, 4]).random(len(tasks)) < reading_fraction
             rows[: len(tasks)] = with_gold_alone(rows[: len(tasks)], questions, corpus.rows, read)
         facts[split] = {"questions_too_long": len(asked) - len(tasks), "chunks_skipped": skipped}
-        facts[split] |= _save(output, split, corpus, questions, tasks, texts, rows, scores)
+        facts[split] |= _save(output, split, tasks, texts, rows, scores)
     return facts["train"]
 
 
@@ -101,7 +101,7 @@ def run_r_ft(
         )
         rows, scores = _search(searcher, [*tasks, *texts], [-1] * len(tasks) + sources, num_chunks)
         facts[split] = {"questions_too_long": len(asked) - len(tasks), "chunks_skipped": skipped}
-        facts[split] |= _save(output, split, corpus, questions, tasks, texts, rows, scores)
+        facts[split] |= _save(output, split, tasks, texts, rows, scores)
     return facts["train"]
 
 
@@ -203,14 +203,10 @@ def _search(
 def _save(
     output: StageFolder,
     split: str,
-    corpus: Corpus,
-    questions: Sequence[Question],
     tasks: Sequence[Example],
     texts: Sequence[Example],
     rows: Int[np.ndarray, "E K"],
     scores: Float[np.ndarray, "E K"],
 ) -> dict[str, Any]:
-    holds_answer = np.zeros(rows.shape, dtype=bool)
-    holds_answer[: len(tasks)] = corpus.holds_answer(questions, rows[: len(tasks)])
-    Retrieved([*tasks, *texts], rows, scores, holds_answer).save(output, split)
+    Retrieved([*tasks, *texts], rows, scores).save(output, split)
     return {"questions": len(tasks), "text_examples": len(texts)}

@@ -52,9 +52,7 @@ def tuned(inputs, lm, searcher, tmp_path_factory):
         encoder._replace(params=encoder.params | {"encoder": {"layer": layer}}),
     )
     folders["r_ft"].commit("query_encoder")
-    Retrieved(EXAMPLES, ROWS, np.zeros(ROWS.shape, np.float32), np.zeros(ROWS.shape, bool)).save(
-        folders["retrieved"], "train"
-    )
+    Retrieved(EXAMPLES, ROWS, np.zeros(ROWS.shape, np.float32)).save(folders["retrieved"], "train")
     SCORES.save(folders["scores"])
     folders["evaluated"].write_json("results.json", RESULTS)
     for folder in folders.values():

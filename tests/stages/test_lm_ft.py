@@ -22,7 +22,7 @@ from radit_jax.text.prompts import background
 def test_an_example_is_an_instance_under_each_of_its_chunks_and_its_answer_ends_with_eos(inputs, lm):
     examples = [question_example(question, question.answers[0]) for question in QUESTIONS["dev"]]
     rows = np.array([[4, LONG], [7, -1]])  # −1 is no chunk
-    retrieved = Retrieved(examples, rows, np.zeros(rows.shape, np.float32), np.zeros(rows.shape, bool))
+    retrieved = Retrieved(examples, rows, np.zeros(rows.shape, np.float32))
     trees, truncated = instances(retrieved, Chunks(inputs["corpus"]), lm.tokenizer, max_length=64)
     assert truncated == 1
     wanted = [(0, background(CHUNKS[4].passage)), (0, None), (1, background(CHUNKS[7].passage))]
@@ -41,7 +41,7 @@ def test_an_example_with_a_background_of_its_own_is_one_instance_under_that_or_u
     asked = question_example(QUESTIONS["dev"][0], "Hill")
     examples = [replace(asked, background="Its own context."), replace(asked, background="")]
     rows = np.full((2, 3), -1)
-    retrieved = Retrieved(examples, rows, np.zeros(rows.shape, np.float32), np.zeros(rows.shape, bool))
+    retrieved = Retrieved(examples, rows, np.zeros(rows.shape, np.float32))
     trees, truncated = instances(retrieved, Chunks(inputs["corpus"]), lm.tokenizer, max_length=200)
     assert (len(trees), truncated) == (2, 0)
     own, none = (lm.tokenizer.decode(tree.trunk.tokens) for tree in trees)
@@ -52,7 +52,7 @@ def test_an_example_with_a_background_of_its_own_is_one_instance_under_that_or_u
 def run_with_lora(inputs, folder, **lora):
     examples = [question_example(question, question.answers[0]) for question in QUESTIONS["train"]]
     rows = np.array([[0], [1], [2], [3]])
-    retrieved = Retrieved(examples, rows, np.zeros(rows.shape, np.float32), np.zeros(rows.shape, bool))
+    retrieved = Retrieved(examples, rows, np.zeros(rows.shape, np.float32))
     source = StageFolder(folder / "retrieved")
     for split in ("train", "dev"):
         retrieved.save(source, split)

@@ -105,7 +105,7 @@ def first(searcher):
     exclude = np.array([-1] * 4 + [2])
     rows, retrieval_scores = searcher.search([example.query for example in examples], K, exclude)
     numbers = np.arange(len(examples))
-    return Retrieved(examples, rows, retrieval_scores, np.zeros(rows.shape, bool)), Scores(
+    return Retrieved(examples, rows, retrieval_scores), Scores(
         chunk_rows=rows,
         retrieval_scores=retrieval_scores,
         answer_log_probs=log_prob(numbers[:, None], rows),
@@ -301,8 +301,8 @@ def drawn(inputs, tmp_path, questions):
     examples = {("r_ft", "dev"): pairs}
     write_corpus(folders["corpus"], CorpusData(CHUNKS, {**QUESTIONS, "dev": questions}, examples=examples))
     rows = np.array([[4, 0, 1], [0, 1, 2], [5, 6, 7]])
-    nothing = np.zeros(rows.shape, np.float32), np.zeros(rows.shape, bool)
-    Retrieved([example for _, example in pairs], rows, *nothing).save(folders["retrieved"], "dev")
+    nothing = np.zeros(rows.shape, np.float32)
+    Retrieved([example for _, example in pairs], rows, nothing).save(folders["retrieved"], "dev")
     for folder in folders.values():
         folder.finish()
     return {**inputs, **folders}

@@ -52,7 +52,6 @@ def test_forced_gold_is_among_the_chunks_of_every_question_that_has_one(inputs, 
     with_gold = [number for number, question in enumerate(TRAIN) if question.gold_chunks]
     gold = [[ROW[TRAIN[number].gold_chunks[0]]] for number in with_gold]
     assert forced.chunk_rows[with_gold].tolist() == gold != free.chunk_rows[with_gold].tolist()
-    assert forced.holds_answer[with_gold].all()
     others = np.setdiff1d(np.arange(len(free.examples)), with_gold)
     np.testing.assert_array_equal(forced.chunk_rows[others], free.chunk_rows[others])
     assert dev.chunk_rows.tolist() == [[4], [5]]
@@ -73,7 +72,6 @@ def test_a_question_to_be_read_has_its_first_gold_chunk_and_no_other():
 def test_of_reading_only_train_questions_are_read(inputs, tmp_path):
     _, retrieved, dev = run_lm_ft(inputs, tmp_path / "out", reading_fraction=1.0, text_fraction=0.5)
     assert retrieved.chunk_rows[:3].tolist() == [[0, -1], [1, -1], [2, -1]]
-    assert retrieved.holds_answer[:3].tolist() == [[True, False]] * 3
     assert (retrieved.chunk_rows[3:] >= 0).all()  # no gold chunk is known of the question, none is of a text
     assert (dev.chunk_rows >= 0).all()
 
@@ -140,15 +138,11 @@ def test_lm_ft_learns_the_first_answer_and_r_ft_the_shortest(inputs, tmp_path):
     assert (lm_ft.examples[0].answer, r_ft.examples[0].answer) == (" Hob Crane", " Crane")
 
 
-def test_chunks_come_with_the_scores_of_the_search_and_whether_they_hold_an_answer(
-    inputs, tmp_path, searcher
-):
+def test_chunks_come_with_the_scores_of_the_search(inputs, tmp_path, searcher):
     _, retrieved = run_r_ft(inputs, tmp_path / "out", num_chunks=10)
     rows, scores = searcher.search([question.question for question in TRAIN], 10)
     np.testing.assert_array_equal(retrieved.chunk_rows, rows)
     np.testing.assert_allclose(retrieved.retrieval_scores, scores, rtol=1e-5)
-    for question, found, holds in zip(TRAIN, rows, retrieved.holds_answer, strict=True):
-        assert set(found[holds]) == {int(question.id[1:]), LONG}
 
 
 def test_without_retrieved_backgrounds_every_example_stands_alone(inputs, tmp_path):

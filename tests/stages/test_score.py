@@ -21,9 +21,7 @@ def run(inputs, tmp_path):
     workdir = Workdir(tmp_path)
     retrieved = workdir.folder("retrieve", "r")
     examples = [question_example(question, question.answers[0]) for question in QUESTIONS["train"]]
-    Retrieved(examples, ROWS, np.zeros(ROWS.shape, np.float32), np.zeros(ROWS.shape, bool)).save(
-        retrieved, "train"
-    )
+    Retrieved(examples, ROWS, np.zeros(ROWS.shape, np.float32)).save(retrieved, "train")
     retrieved.finish()
 
     def run_into(name, shard_size):
