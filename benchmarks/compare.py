@@ -9,6 +9,7 @@ import datetime
 import json
 import os
 import pathlib
+import shutil
 import platform
 import statistics
 import subprocess
@@ -68,7 +69,8 @@ def run(benchmark: Benchmark, cache: pathlib.Path, rounds: int, only: Sequence[s
             f"{benchmark.name}: no contestant {', '.join(unknown)}; there are {', '.join(names)}"
         )
     folder = cache.absolute() / benchmark.name
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # weights for the peers may be of a model of other inputs
+    folder.mkdir(parents=True)
     facts = dict(benchmark.prepare(folder))
     chosen = [c for c in benchmark.contestants if not only or c.name in only]
     present = [c for c in chosen if _python(c) is not None]
