@@ -9,8 +9,8 @@ import datetime
 import json
 import os
 import pathlib
-import shutil
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
