@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
 
 from radit_jax.config import BertConfig, LlamaConfig, LmConfig, MeshConfig, ProfileConfig, RetrieverConfig
 from radit_jax.data.cloze import cloze_sequence
@@ -115,12 +114,9 @@ def cloze_batches(
 
 
 def init_lm(module: Llama, init: str, seed: int) -> Any:
-    @jax.jit  # as one program the forward pass that tells the shapes is not computed
-    def params(key: PRNGKeyArray) -> Any:
-        drawn = module.init(key, jnp.zeros((1, 8), jnp.int32))["params"]
-        return mimetic_init(drawn, module.config, jax.random.fold_in(key, 1)) if init == "mimetic" else drawn
-
-    return params(jax.random.key(seed))
+    key = jax.random.key(seed)
+    params = module.init(key, jnp.zeros((1, 8), jnp.int32))["params"]
+    return mimetic_init(params, module.config, jax.random.fold_in(key, 1)) if init == "mimetic" else params
 
 
 def document_tree(tokenizer: Tokenizer, text: str, max_length: int) -> Tree:
