@@ -152,6 +152,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 **_tuned_search(e),
             },
             {"evaluate": e.evaluate, "temperature": e.r_ft.temperature, "seed": e.seed},
+            version=2,
             sources=_task_files(e.evaluate),
         ),
         Stage(

@@ -27,6 +27,11 @@ class Question:
     gold_chunks: tuple[str, ...] = ()  # ids of chunks that hold the answer, where known
     group: str = ""  # questions of one group (an entity, a passage) are resampled together
 
+    @property
+    def resampling_group(self) -> str:
+        """What is drawn together when intervals are made: the question itself, unless its data say more."""
+        return self.group or f"question {self.id}"
+
 
 @dataclass(frozen=True)
 class Example:

@@ -118,7 +118,7 @@ class Exam:
 
     def gain(self, after: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> Figure:
         scored, baseline = (np.array([mark["exact_match"] for mark in marks]) for marks in (after, before))
-        groups = [question.group for question in self.questions]
+        groups = [question.resampling_group for question in self.questions]
         return paired_gain(scored, baseline, groups, samples=self.settings.bootstrap_samples, seed=self.seed)
 
     def retrieval(self, rows: Int[np.ndarray, "Q D"]) -> dict[str, Figure]:
@@ -137,7 +137,11 @@ class Exam:
 
     def _interval(self, values: Any, counted: Bool[np.ndarray, " Q"] | None = None) -> Figure:
         counted = np.ones(len(self.questions), bool) if counted is None else counted
-        groups = [question.group for question, count in zip(self.questions, counted, strict=True) if count]
+        groups = [
+            question.resampling_group
+            for question, count in zip(self.questions, counted, strict=True)
+            if count
+        ]
         chosen = np.asarray(values, np.float64)[counted]
         return bootstrap_interval(chosen, groups, samples=self.settings.bootstrap_samples, seed=self.seed)
 

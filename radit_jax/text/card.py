@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from radit_jax.text.statistics import shown
+
 UNKNOWN = "unknown: look it up before you publish"
 
 # What a licence asks of who passes on a model that was made of the work. The first key counts that begins
@@ -58,7 +60,7 @@ def _task(name: str, task: Mapping[str, Any]) -> str:
     metrics = list(dict.fromkeys(metric for figures in task["systems"].values() for metric in figures))
     head = [f"{name} ({task['num_questions']} questions)".strip(), *metrics]
     rows = [
-        [system, *(_figure(figures.get(metric)) for metric in metrics)]
+        [system, *(shown(figures[metric]) if metric in figures else "" for metric in metrics)]
         for system, figures in task["systems"].items()
     ]
     return _table([head, *rows])
@@ -75,10 +77,6 @@ def _licence(origin: Origin) -> str:
 
 def _asks(licence: str) -> str:
     return next((asks for name, asks in ASKS.items() if re.search(rf"\b{name}", licence)), "Read it.")
-
-
-def _figure(figure: Mapping[str, float] | None) -> str:
-    return "" if figure is None else f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

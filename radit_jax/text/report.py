@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from radit_jax.text.statistics import shown
+
 SYSTEMS = {
     "closed_book": "base LM, no chunks",
     "base": "base LM + base retriever",
@@ -18,8 +20,6 @@ CONTEXTS = {
     "none": "no chunk",
 }
 
-Interval = Mapping[str, float]
-
 
 def table(results: Mapping[str, Any]) -> str:
     """`results.json` as aligned text: of the corpus' own questions, or of tasks."""
@@ -32,10 +32,10 @@ def tasks_table(results: Mapping[str, Any]) -> str:
     for name, task in results["tasks"].items():
         for metric in next(iter(task["systems"].values())):
             rows.append([f"{name} ({task['num_questions']})", metric.replace("_", " "), *_row(task, metric)])
-        gains.append([name, *map(_cell, task["gains"].values())])
+        gains.append([name, *map(shown, task["gains"].values())])
     average = results["average"]
     rows.append(["average", "mean over tasks", *_row(average, "mean")])
-    gains.append(["average", *map(_cell, average["gains"].values())])
+    gains.append(["average", *map(shown, average["gains"].values())])
     heads = [name.replace("-", " − ") for name in average["gains"]]
     return "\n\n".join(
         [
@@ -46,26 +46,26 @@ def tasks_table(results: Mapping[str, Any]) -> str:
 
 
 def _row(task: Mapping[str, Any], metric: str) -> list[str]:
-    return [_cell(task["systems"][system][metric]) for system in SYSTEMS]
+    return [shown(task["systems"][system][metric]) for system in SYSTEMS]
 
 
 def ablation_table(results: Mapping[str, Any]) -> str:
     """`results.json` as aligned text: each figure with the low and high end of its 95 % interval."""
     systems = [
-        [title, *(_cell(results["systems"][name][metric]) for metric in ("exact_match", "f1", "answer_nll"))]
+        [title, *(shown(results["systems"][name][metric]) for metric in ("exact_match", "f1", "answer_nll"))]
         for name, title in SYSTEMS.items()
     ]
-    gains = [[name.replace("-", " − "), _cell(gain)] for name, gain in results["gains"].items()]
+    gains = [[name.replace("-", " − "), shown(gain)] for name, gain in results["gains"].items()]
     metrics = ("gold_recall@1", "gold_recall@10", "answer_recall@1", "answer_recall@10", "mrr")
     retrieval = [
-        [title, *(_cell(results["retrieval"][name][metric]) for metric in metrics)]
+        [title, *(shown(results["retrieval"][name][metric]) for metric in metrics)]
         for name, title in RETRIEVERS.items()
     ]
     context = [
         [
             title,
             *(
-                _cell(results["context"][lm][name][metric])
+                shown(results["context"][lm][name][metric])
                 for lm in ("base_lm", "lm_ft_lm")
                 for metric in ("exact_match", "answer_nll")
             ),
@@ -83,12 +83,6 @@ def ablation_table(results: Mapping[str, Any]) -> str:
             _table(["given", "base LM: EM", "NLL", "LM-ft: EM", "NLL"], context),
         ]
     )
-
-
-def _cell(figure: Interval) -> str:
-    if figure["value"] is None:  # no question was judged by it
-        return "–"
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

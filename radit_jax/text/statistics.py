@@ -1,6 +1,6 @@
 """95 % intervals by the bootstrap, resampling whole groups of questions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +14,8 @@ def bootstrap_interval(
     """The mean over questions with its 95 % percentile interval: `{"value", "low", "high"}`.
 
     Questions on one entity or passage stand or fall together, so whole groups are drawn, with replacement;
-    a sample's mean is over the questions of its groups. Without questions every entry is None.
+    a sample's mean is over the questions of its groups. Without questions every entry is None; a single group
+    says nothing of how much groups differ, so it has a value and no interval.
     """
     if len(values) != len(groups):
         raise ValueError(
@@ -22,8 +23,10 @@ def bootstrap_interval(
         )
     if not len(values):
         return {"value": None, "low": None, "high": None}
-    sample_means = _sample_means(values, groups, samples, np.random.default_rng(seed))
-    return _figure(float(np.mean(values)), sample_means)
+    value = float(np.mean(values))
+    if len(set(groups)) == 1:
+        return {"value": value, "low": None, "high": None}
+    return _figure(value, _sample_means(values, groups, samples, np.random.default_rng(seed)))
 
 
 def average_interval(
@@ -35,11 +38,28 @@ def average_interval(
 ) -> Figure:
     """The mean of several sets' means, each set weighing the same, with its 95 % percentile interval.
 
-    Each set is resampled by itself, so the interval is that of these sets and not of sets like them.
+    Each set is resampled by itself, so the interval is that of these sets and not of sets like them. Where a
+    set is a single group there is none.
     """
+    value = float(np.mean([np.mean(own) for own in values]))
+    if any(len(set(own)) == 1 for own in groups):
+        return {"value": value, "low": None, "high": None}
     rngs = np.random.default_rng(seed).spawn(len(values))
     drawn = [_sample_means(v, g, samples, rng) for v, g, rng in zip(values, groups, rngs, strict=True)]
-    return _figure(float(np.mean([np.mean(own) for own in values])), np.mean(drawn, axis=0))
+    return _figure(value, np.mean(drawn, axis=0))
+
+
+def shown(figure: Mapping[str, float | None] | None) -> str:
+    """A figure with its interval as a person reads it.
+
+    >>> shown({"value": 0.5, "low": 0.25, "high": 0.75}), shown({"value": 0.5, "low": None, "high": None})
+    ('0.500 [0.250, 0.750]', '0.500 [one group]')
+    """
+    if figure is None or figure["value"] is None:  # no question was judged by it
+        return "–"
+    if figure["low"] is None:
+        return f"{figure['value']:.3f} [one group]"
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
 def _figure(value: float, sample_means: Float[np.ndarray, " S"]) -> Figure:

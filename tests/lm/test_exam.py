@@ -1,5 +1,7 @@
 """The exam's figures: means, gains and likelihoods by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -96,9 +98,17 @@ def test_questions_of_a_group_are_drawn_together(exam):
     same = [Question(q.id, q.question, q.answers, q.gold_chunks, group="one") for q in FOUR]
     assert exam(same).figures(marks(1.0, 0.0, 0.0, 0.0), ("exact_match",))["exact_match"] == {
         "value": 0.25,
-        "low": 0.25,
-        "high": 0.25,
+        "low": None,
+        "high": None,
     }
+
+
+def test_questions_whose_data_name_no_group_are_drawn_apart(exam):
+    apart = exam([replace(question, group="") for question in FOUR])
+    figure = apart.figures(marks(1.0, 0.0, 0.0, 0.0), ("exact_match",))["exact_match"]
+    assert (figure["low"], figure["value"], figure["high"]) == (0.0, 0.25, 0.75)
+    gain = apart.gain(marks(1.0, 0.0, 0.0, 0.0), marks(0.0, 0.0, 0.0, 0.0))
+    assert gain["low"] < gain["value"] < gain["high"]
 
 
 def test_gold_recall_counts_known_gold_and_answer_recall_leaves_yes_and_no_out(exam):

@@ -23,6 +23,12 @@ def test_the_measured_table_has_every_figure_with_its_interval():
     ]
 
 
+def test_a_figure_of_no_question_and_one_without_an_interval_are_said_so():
+    none = {"value": None, "low": None, "high": None}
+    systems = {"base": {"f1": none, "exact_match": none | {"value": 0.5}}}
+    assert measured({"num_questions": 2, "systems": systems}).endswith("| base | – | 0.500 [one group] |")
+
+
 def test_several_tasks_have_a_table_each():
     text = measured({"tasks": {"nq": RESULTS, "fever": RESULTS | {"num_questions": 7}}})
     assert "| nq (300 questions) |" in text and "| fever (7 questions) |" in text

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from radit_jax.text.statistics import average_interval, bootstrap_interval, paired_gain
+from radit_jax.text.statistics import average_interval, bootstrap_interval, paired_gain, shown
 
 
 def test_the_value_is_the_mean_over_questions_not_over_groups():
@@ -68,5 +68,15 @@ def test_an_average_weighs_every_set_the_same_and_has_half_the_variance_of_one()
     both = average_interval([values, values], [groups, groups], samples=4000, seed=0)
     width = lambda figure: figure["high"] - figure["low"]  # noqa: E731
     assert width(both) == pytest.approx(width(one) / np.sqrt(2), rel=0.1)
-    unequal = average_interval([np.ones(3), np.zeros(1)], [["a", "b", "c"], ["d"]], samples=50, seed=0)
+    unequal = average_interval([np.ones(3), np.zeros(2)], [["a", "b", "c"], ["d", "e"]], samples=50, seed=0)
     assert unequal == {"value": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_one_group_of_questions_has_no_interval_and_neither_has_an_average_with_it():
+    values, groups = np.array([0.0, 1.0, 1.0, 0.0]), [""] * 4
+    alone = {"value": 0.5, "low": None, "high": None}
+    assert bootstrap_interval(values, groups, seed=0) == alone
+    assert paired_gain(values, np.zeros(4), groups, seed=0) == alone
+    both = average_interval([values, np.ones(2)], [groups, ["a", "b"]], samples=50, seed=0)
+    assert both == {"value": 0.75, "low": None, "high": None}
+    assert shown(alone) == "0.500 [one group]"
