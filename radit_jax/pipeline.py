@@ -215,7 +215,7 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
                 "text_fraction": e.lm_ft.text_fraction,
                 "seed": e.seed,
             },
-            version=2,
+            version=3,
             sources=(data.datasets,),
             by_one=True,
         ),

@@ -1,14 +1,17 @@
 r"""The tasks that RA-DIT is evaluated on: official files in, prompts, queries and gold answers out.
 
-A task is a row of `BENCHMARKS`: its files, its metric, and how an answer is found. It is either generated, or
-chosen among the task's own choices by one of four rules on the language model's log-probabilities:
+A task is a row of `BENCHMARKS`: its files, its metric, and how an answer is found. The language model either
+generates an answer of at most `max_new_tokens`, of several candidates the one that scores highest, or it
+chooses among the task's own choices. A candidate or a choice y is scored by the task's `scoring_rule`:
 
-    sum             log p(y | x)                          MMLU's letters
-    per_character   log p(y | x) / characters of y        BoolQ, PIQA, SIQA, HellaSwag, ARC
-    prior           log p(y | x) − log p(y | "Answer:")   OpenBookQA
-    suffix          log p(rest | x up to and with y)      WinoGrande: the same words under either choice
+    sum             log p(y | x)                          short answers, MMLU's letters
+    nll_token       log p(y | x) / tokens of y            long answers: ELI5, Wizard of Wikipedia
+    per_character   log p(y | x) / characters of y        PIQA, SIQA, HellaSwag, WinoGrande, ARC
+    nll_compl       log p(y | x) − log p(y | "Answer:")   BoolQ, OpenBookQA
 
-Templates are those of arXiv 2310.01352; what the paper leaves open is marked `ours`.
+By the sum the shortest of several long answers would always win, and by characters "no" would win over "yes".
+WinoGrande's y is the rest of the sentence, the same words after either option. Templates and rules are those
+of arXiv 2310.01352; what the paper leaves open is marked `ours`.
 """
 
 import difflib
@@ -28,7 +31,7 @@ from radit_jax.text.kilt import FEVER_LABELS, fever_label
 from radit_jax.text.metrics import exact_match, f1, rouge_l, strict_accuracy
 from radit_jax.text.prompts import question_prompt
 
-Rule = Literal["generate", "sum", "per_character", "prior", "suffix"]
+ScoringRule = Literal["sum", "nll_token", "per_character", "nll_compl"]
 PRIOR_PROMPT = "Answer:"
 METRICS = {"exact_match": exact_match, "f1": f1, "rouge_l": rouge_l, "accuracy": strict_accuracy}
 AIDA_INSTRUCTION = (
@@ -87,7 +90,8 @@ class Benchmark:
     sources: Mapping[str, tuple[Source, ...]]
     split: str  # that is evaluated
     shots: str  # the split that shots are drawn from
-    rule: Rule = "generate"
+    scoring_rule: ScoringRule = "sum"  # by which generated candidates, or the task's choices, are compared
+    max_new_tokens: int = 32  # of a generated answer; 0: the answer is chosen
 
     def load(self, folder: epath.PathLike, split: str = "", counts: Counter[str] | None = None) -> list[Item]:
         """The items of a split (the task's own by default) found in `folder`, or directly in it.
@@ -112,6 +116,11 @@ class Benchmark:
                     return source, path
         names = one_of([source.path for source in self.sources[split]])
         raise ValueError(f"{self.name}: no {names} in {folder}, needed is one; download it there")
+
+    @property
+    def generates(self) -> bool:
+        """Whether the language model writes the answer; otherwise it chooses one."""
+        return self.max_new_tokens > 0
 
     @property
     def is_official(self) -> bool:
@@ -174,7 +183,7 @@ def _kilt_reader(make: Callable[[Mapping[str, Any], str], Mapping[str, Any]]) ->
         for where, line in json_objects(path):
             demand(line, {"id": "a string", "input": "a string"}, where)
             counts["read"] += 1
-            answers = kilt_answers(line, where) if "output" in line else ()
+            answers = _gold(line, where)
             if "output" in line and not answers:
                 counts["skipped_without_answer"] += 1
                 continue
@@ -183,6 +192,12 @@ def _kilt_reader(make: Callable[[Mapping[str, Any], str], Mapping[str, Any]]) ->
             yield Item(id=line["id"], answers=answers, pages=pages, **made)
 
     return read
+
+
+def _gold(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The distinct gold answers of a line, without the white space around some of them."""
+    found = kilt_answers(line, where) if "output" in line else ()
+    return tuple(dict.fromkeys(answer.strip() for answer in found))
 
 
 def _asked(line: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -225,7 +240,7 @@ _SPOKEN = {label: word for word, label in FEVER_LABELS.items()}
 
 
 def _fever(line: Mapping[str, Any], where: str) -> dict[str, Any]:
-    answers = kilt_answers(line, where) if "output" in line else ()
+    answers = _gold(line, where)
     if answers and answers[0] not in _SPOKEN:
         raise ValueError(
             f"{where}: the answer {answers[0]!r} came, needed is {one_of(list(_SPOKEN))}; correct it"
@@ -345,7 +360,8 @@ def _read_boolq(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
             raise ValueError(
                 f"{where}: the answer {answer!r} came, needed is true or false; correct the line"
             )
-        prompt = f"{line['passage']}\nQuestion: {line['question']}\nAnswer:"
+        question = line["question"].rstrip("? ") + "?"
+        prompt = f"{line['passage']}\nQuestion: {question}\nAnswer:"
         yield _chosen(f"{path.name}:{number}", prompt, ("yes", "no"), 0 if answer else 1, where)
 
 
@@ -391,7 +407,26 @@ def _read_hellaswag(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
         )
         counts["read"] += 1
         label = _label(str(line["label"]), [str(n) for n in range(len(line["endings"]))], where)
-        yield _chosen(f"{path.name}:{number}", line["ctx"], line["endings"], label, where)
+        endings = [_hellaswag_text(ending) for ending in line["endings"]]
+        yield _chosen(f"{path.name}:{number}", _hellaswag_context(line, where), endings, label, where)
+
+
+def _hellaswag_context(line: Mapping[str, Any], where: str) -> str:
+    """The context, whose second sentence is cut off behind its first words, with a capital there."""
+    if "ctx_a" not in line or "ctx_b" not in line:
+        return _hellaswag_text(line["ctx"])
+    demand(line, {"ctx_a": "a string", "ctx_b": "a string"}, where)
+    return _hellaswag_text(f"{line['ctx_a']} {line['ctx_b'].capitalize()}")
+
+
+def _hellaswag_text(text: str) -> str:
+    """Text without WikiHow's marks in square brackets, as lm-evaluation-harness cleans it.
+
+    >>> _hellaswag_text("How to hide [title] Find a bush.  [step] Crouch.")
+    'How to hide. Find a bush. Crouch.'
+    """
+    without_marks = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
+    return without_marks.replace("  ", " ")
 
 
 def _read_winogrande(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
@@ -458,13 +493,20 @@ def _files(read: Reader, **paths: str) -> dict[str, Source]:
 
 
 def _task(
-    name: str, metric: str, *sources: Mapping[str, Source], rule: Rule = "generate", **splits: str
+    name: str,
+    metric: str,
+    *sources: Mapping[str, Source],
+    rule: ScoringRule = "sum",
+    tokens: int = 0,
+    **splits: str,
 ) -> Benchmark:
     joined = {
         split: tuple(source[split] for source in sources if split in source)
         for split in dict.fromkeys(split for source in sources for split in source)
     }
-    return Benchmark(name, metric, joined, splits.get("split", "dev"), splits.get("shots", "train"), rule)
+    return Benchmark(
+        name, metric, joined, splits.get("split", "dev"), splits.get("shots", "train"), rule, tokens
+    )
 
 
 def _arc(part: str) -> dict[str, Source]:
@@ -486,6 +528,7 @@ _TASKS = (
         "exact_match",
         _files(_read_nq, train="nq_open/NQ-open.train.jsonl", dev="nq_open/NQ-open.dev.jsonl"),
         _kilt("nq", _asked),
+        tokens=32,
     ),
     _task(
         "trivia_qa",
@@ -495,6 +538,7 @@ _TASKS = (
             train="trivia_qa/unfiltered-web-train.json",
             dev="trivia_qa/unfiltered-web-dev.json",
         ),
+        tokens=32,
     ),
     _task(
         "hotpotqa",
@@ -505,24 +549,26 @@ _TASKS = (
             train="hotpotqa/hotpot_train_v1.1.json",
             dev="hotpotqa/hotpot_dev_fullwiki_v1.json",
         ),
+        tokens=32,
     ),
     _task(
         "fever",
         "accuracy",
         _kilt("fever", _fever),
         _files(_read_fever, train="fever/train.jsonl", dev="fever/paper_dev.jsonl"),
+        tokens=16,
     ),
-    _task("aida", "accuracy", _kilt("aidayago2", _aida)),
-    _task("zsre", "accuracy", _kilt("structured_zeroshot", _zsre)),
-    _task("trex", "accuracy", _kilt("trex", _trex)),
-    _task("wow", "f1", _kilt("wow", _wow)),
-    _task("eli5", "rouge_l", _kilt("eli5", _asked)),
+    _task("aida", "accuracy", _kilt("aidayago2", _aida), tokens=32),
+    _task("zsre", "accuracy", _kilt("structured_zeroshot", _zsre), tokens=32),
+    _task("trex", "accuracy", _kilt("trex", _trex), tokens=32),
+    _task("wow", "f1", _kilt("wow", _wow), rule="nll_token", tokens=64),
+    _task("eli5", "rouge_l", _kilt("eli5", _asked), rule="nll_token", tokens=256),
     _task(
         "boolq",
         "accuracy",
         _files(_read_boolq, train="boolq/train.jsonl", dev="boolq/val.jsonl"),
         _files(_read_boolq, dev="boolq/dev.jsonl"),
-        rule="per_character",
+        rule="nll_compl",
     ),
     _task(
         "piqa",
@@ -546,7 +592,7 @@ _TASKS = (
         "winogrande",
         "accuracy",
         _files(_read_winogrande, train="winogrande/train_xl.jsonl", dev="winogrande/dev.jsonl"),
-        rule="suffix",
+        rule="per_character",
     ),
     _task("arc_easy", "accuracy", _arc("Easy"), rule="per_character", split="test"),
     _task("arc_challenge", "accuracy", _arc("Challenge"), rule="per_character", split="test"),
@@ -558,7 +604,7 @@ _TASKS = (
             **{split: f"openbookqa/{split}.jsonl" for split in ("train", "dev", "test")},
         ),
         _files(_read_obqa_table, **{split: f"openbookqa/{split}.tsv" for split in ("train", "dev", "test")}),
-        rule="prior",
+        rule="nll_compl",
         split="test",
     ),
 )

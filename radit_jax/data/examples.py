@@ -21,7 +21,16 @@ class Tokenizer(Protocol):
 
 def question_example(question: Question, answer: str) -> Example:
     """(x, y) of a question with one of its gold answers; the retriever's query is the bare question."""
-    return Example(question.id, question.question, question_prompt(question.question), answer_text(answer))
+    return Example(question.id, question.question, asked_prompt(question), answer_text(answer))
+
+
+def asked_prompt(question: Question) -> str:
+    r"""What the language model reads of a question: its own prompt, or the usual form.
+
+    >>> asked_prompt(Question("1", "Who wrote Emma?", ("Jane Austen",)))
+    'Q: Who wrote Emma?\nA:'
+    """
+    return question.prompt or question_prompt(question.question)
 
 
 def lm_text_example(chunk: Chunk, tokenizer: Tokenizer) -> Example | None:

@@ -169,7 +169,9 @@ def _benchmarks(settings: Instructions, split: Split, seed: int) -> Drawn:
         items = find_task(name).load(settings.datasets, split, counts)
         some = draw_shots(items, settings.benchmark_examples, seed=seed)
         drawn.examples.extend(_benchmark_example(name, item) for item in some)
-        drawn.questions.extend(Question(f"{name}/{item.id}", item.query, item.answers) for item in some)
+        drawn.questions.extend(
+            Question(f"{name}/{item.id}", item.query, item.answers, prompt=item.prompt) for item in some
+        )
         drawn.counts[name] = {**counts, "drawn": len(some)}
     return drawn
 

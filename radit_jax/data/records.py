@@ -26,6 +26,7 @@ class Question:
     answers: tuple[str, ...]
     gold_chunks: tuple[str, ...] = ()  # ids of chunks that hold the answer, where known
     group: str = ""  # questions of one group (an entity, a passage) are resampled together
+    prompt: str = ""  # what the language model reads, with the choices if there are any; "": the usual form
 
     @property
     def resampling_group(self) -> str:

@@ -118,7 +118,7 @@ def check_fits(
 
 def _longest(task: Benchmark, item: Item, tokenizer: LmTokenizer, max_new_tokens: int) -> int:
     """Tokens of prompt and answer, of the longest choice where there are any."""
-    if task.rule == "generate":
+    if task.generates:
         return len(tokenizer.encode(tokenizer.opening + item.prompt)) + max_new_tokens
     prompts = {choice.prompt: 0 for choice in item.choices}
     for choice in item.choices:
@@ -143,7 +143,7 @@ def sit(
     passages = shot_passages or {}
     shots = [[Shot(passages.get(shot.id), *shot.shot) for shot in own] for own in trial.shots]
     retrieval = retrieval or Retrieval.none(len(trial.items))
-    ask = _generated if trial.task.rule == "generate" else _chosen
+    ask = _generated if trial.task.generates else _chosen
     marks, counts = ask(trial, scorer, settings, name, retrieval, shots)
     for item, mark, chunks in zip(trial.items, marks, _chunk_ids(retrieval), strict=True):
         mark["chunks"] = chunks
@@ -191,7 +191,7 @@ def _chosen(
         found, counts = choose(
             scorer,
             trial.items,
-            trial.task.rule,
+            trial.task.scoring_rule,
             retrieval=retrieval,
             concatenate=concatenate,
             shots=shots,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from radit_jax.data.benchmarks import PRIOR_PROMPT, Choice, Item, Rule
+from radit_jax.data.benchmarks import PRIOR_PROMPT, Choice, Item, ScoringRule
 from radit_jax.data.packing import Sequence as Tree
 from radit_jax.data.packing import span
 from radit_jax.data.shots import Shot, few_shot_prompt
@@ -36,7 +36,7 @@ class Chosen(NamedTuple):
 def choose(
     scorer: PairScorer,
     items: Sequence[Item],
-    rule: Rule,
+    rule: ScoringRule,
     *,
     retrieval: Retrieval | None = None,
     concatenate: bool = False,
@@ -48,7 +48,7 @@ def choose(
     Without `retrieval` items are asked without Background; with `concatenate` an item's chunks stand in one,
     and nothing is mixed. `shots`, the nearest last, are each item's own.
     """
-    if rule == "generate" or not all(item.choices for item in items):
+    if not all(item.choices for item in items):
         raise ValueError("choose: a task without choices came, needed is one with; generate its answers")
     retrieval = retrieval or Retrieval.none(len(items))
     own_shots = shots if shots is not None else [()] * len(items)
@@ -59,7 +59,7 @@ def choose(
         part = retrieval.part(some)
         found = part.concatenated() if concatenate else part.backgrounds()
         log_probs = _log_probs(scorer, items[some], found, own_shots[some], counts, bar)
-        priors = _priors(scorer, items[some]) if rule == "prior" else {}
+        priors = _priors(scorer, items[some]) if rule == "nll_compl" else {}
         for item, own in zip(items[some], log_probs, strict=True):
             scores = rule_scores(rule, own, item.choices, priors)
             chosen.append(Chosen(int(np.argmax(scores)), scores, own))
@@ -67,12 +67,15 @@ def choose(
 
 
 def rule_scores(
-    rule: Rule, log_probs: Float[np.ndarray, " C"], choices: Sequence[Choice], priors: Mapping[str, float]
+    rule: ScoringRule,
+    log_probs: Float[np.ndarray, " C"],
+    choices: Sequence[Choice],
+    priors: Mapping[str, float],
 ) -> Float[np.ndarray, " C"]:
     """The scores by which choices are compared; `priors` are log p(scored | "Answer:")."""
     if rule == "per_character":
-        return log_probs / np.array([max(1, len(choice.answer)) for choice in choices], np.float32)
-    if rule == "prior":
+        return log_probs / np.array([max(1, len(choice.scored.strip())) for choice in choices], np.float32)
+    if rule == "nll_compl":
         return log_probs - np.array([priors[choice.scored] for choice in choices], np.float32)
     return log_probs
 

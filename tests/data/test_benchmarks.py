@@ -97,7 +97,7 @@ CASES = {
     "boolq": (
         "dev.jsonl",
         '{"question": "is it lit", "title": "Lamp", "answer": false, "passage": "Lamp -- It is dark."}',
-        ("Lamp -- It is dark.\nQuestion: is it lit\nAnswer:", "", ("no",), [" yes", " no"]),
+        ("Lamp -- It is dark.\nQuestion: is it lit?\nAnswer:", "", ("no",), [" yes", " no"]),
     ),
     "hellaswag": (
         "hellaswag_val.jsonl",
@@ -175,6 +175,32 @@ def test_winogrande_scores_the_same_words_behind_either_option(tmp_path):
         ("Ed called Al because Al", " was ill."),
     ]
     assert item.shot == ("Ed called Al because Ed", " was ill.")
+
+
+def test_boolqs_question_ends_with_one_question_mark(tmp_path):
+    for asked in ("is it lit", "is it lit?", "is it lit ? "):
+        line = {"question": asked, "passage": "Dark.", "answer": True}
+        (item,) = load(tmp_path, "boolq", {"dev.jsonl": json.dumps(line)})
+        assert item.prompt == "Dark.\nQuestion: is it lit?\nAnswer:"
+
+
+def test_hellaswags_text_is_cleaned_as_lm_evaluation_harness_cleans_it(tmp_path):
+    line = {
+        "ctx_a": "How to hide [title] Find a bush. [step] Crouch  low.",
+        "ctx_b": "then you",
+        "ctx": "not read where its halves are",
+        "endings": ["[substeps] Wait.", " Sing."],
+        "label": "0",
+    }
+    (item,) = load(tmp_path, "hellaswag", {"hellaswag_val.jsonl": json.dumps(line)})
+    assert item.prompt == "How to hide. Find a bush. Crouch low. Then you"
+    assert [choice.answer for choice in item.choices] == [" Wait.", "Sing."]
+
+
+def test_kilts_gold_answers_have_no_white_space_around_them(tmp_path):
+    files = {"trex-dev-kilt.jsonl": kilt("Lamp [SEP] maker", " Mara", "Mara ", "M\n")}
+    (item,) = load(tmp_path, "trex", files)
+    assert (item.answers, item.target) == (("Mara", "M"), "Mara")
 
 
 def test_obqas_table_is_read_where_there_are_no_lines(tmp_path):
@@ -268,29 +294,30 @@ def test_an_answer_is_marked_by_the_tasks_metric():
     assert BENCHMARKS["eli5"].mark(emma, "Emma lives") == pytest.approx(2 / 3)
 
 
-def test_the_tasks_are_the_papers_with_their_metrics_and_rules():
-    assert {name: (task.metric, task.rule) for name, task in BENCHMARKS.items()} == {
-        "mmlu": ("accuracy", "sum"),
-        "nq": ("exact_match", "generate"),
-        "trivia_qa": ("exact_match", "generate"),
-        "hotpotqa": ("exact_match", "generate"),
-        "fever": ("accuracy", "generate"),
-        "aida": ("accuracy", "generate"),
-        "zsre": ("accuracy", "generate"),
-        "trex": ("accuracy", "generate"),
-        "wow": ("f1", "generate"),
-        "eli5": ("rouge_l", "generate"),
-        "boolq": ("accuracy", "per_character"),
-        "piqa": ("accuracy", "per_character"),
-        "siqa": ("accuracy", "per_character"),
-        "hellaswag": ("accuracy", "per_character"),
-        "winogrande": ("accuracy", "suffix"),
-        "arc_easy": ("accuracy", "per_character"),
-        "arc_challenge": ("accuracy", "per_character"),
-        "obqa": ("accuracy", "prior"),
+def test_the_tasks_are_the_papers_with_their_metrics_rules_and_lengths():
+    assert {n: (t.metric, t.scoring_rule, t.max_new_tokens) for n, t in BENCHMARKS.items()} == {
+        "mmlu": ("accuracy", "sum", 0),
+        "nq": ("exact_match", "sum", 32),
+        "trivia_qa": ("exact_match", "sum", 32),
+        "hotpotqa": ("exact_match", "sum", 32),
+        "fever": ("accuracy", "sum", 16),
+        "aida": ("accuracy", "sum", 32),
+        "zsre": ("accuracy", "sum", 32),
+        "trex": ("accuracy", "sum", 32),
+        "wow": ("f1", "nll_token", 64),
+        "eli5": ("rouge_l", "nll_token", 256),
+        "boolq": ("accuracy", "nll_compl", 0),
+        "piqa": ("accuracy", "per_character", 0),
+        "siqa": ("accuracy", "per_character", 0),
+        "hellaswag": ("accuracy", "per_character", 0),
+        "winogrande": ("accuracy", "per_character", 0),
+        "arc_easy": ("accuracy", "per_character", 0),
+        "arc_challenge": ("accuracy", "per_character", 0),
+        "obqa": ("accuracy", "nll_compl", 0),
     }
     assert {task.metric for task in BENCHMARKS.values()} <= set(METRICS)
     assert set(KILT_DEVELOPMENT) <= set(BENCHMARKS)
+    assert find_task("mine.jsonl").generates and not BENCHMARKS["boolq"].generates
 
 
 BAD = [
@@ -388,7 +415,7 @@ def test_a_real_file_is_read_whole(shared_data, name):
     assert len(items) == count == counts["read"]
     assert first is None or items[0].answers[0] == first
     assert all(item.prompt and item.answers for item in items)
-    if BENCHMARKS[name].rule != "generate":
+    if not BENCHMARKS[name].generates:
         assert all(item.choices[item.label].answer == item.answers[0] for item in items)
 
 

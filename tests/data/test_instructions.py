@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from radit_jax.config import Instructions
+from radit_jax.data.examples import question_example
 from radit_jax.data.instructions import check, read_chunks, read_examples, surprises
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
@@ -56,6 +57,15 @@ def test_every_mixture_has_examples_to_train_and_to_choose_checkpoints_with():
         assert [q.id for q in data.questions[split]] == found["r_ft", split]
         assert all(question.id == example.id for question, example in data.examples["r_ft", split])
     assert data.questions["test"] and not set(data.questions["test"]) & set(data.questions["dev"])
+
+
+def test_the_questions_to_be_evaluated_on_are_stored_with_their_choices():
+    data = read_examples(SETTINGS, 0.1, seed=0)
+    chosen = [q for part in data.questions.values() for q in part if q.id.startswith("commonsense_qa/")]
+    assert chosen and all("\nA. " in q.prompt and "\nE. " in q.prompt for q in chosen)
+    assert not any("\nA. " in q.question for q in chosen)  # the retriever reads the bare question
+    for question, example in data.examples["r_ft", "train"]:
+        assert question.prompt == example.prompt == question_example(question, "x").prompt
 
 
 def test_a_dataset_with_a_dev_part_gives_all_of_its_train_part(tmp_path):

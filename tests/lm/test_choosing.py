@@ -95,14 +95,16 @@ def by_torch(hf, tokenizer, rule, asked, texts=((),), weights=(1.0,), shot=()):
         for choice in asked.choices
     ]
     if rule == "per_character":
-        return [value / len(choice.answer) for value, choice in zip(mixed, asked.choices, strict=True)]
-    if rule == "prior":
+        return [
+            value / len(choice.scored.strip()) for value, choice in zip(mixed, asked.choices, strict=True)
+        ]
+    if rule == "nll_compl":
         priors = [log_prob(hf, tokenizer, ("Answer:",), choice.scored) for choice in asked.choices]
         return [value - prior for value, prior in zip(mixed, priors, strict=True)]
     return mixed
 
 
-@pytest.mark.parametrize("rule", ["sum", "per_character", "prior", "suffix"])
+@pytest.mark.parametrize("rule", ["sum", "per_character", "nll_compl"])
 def test_each_rule_scores_and_chooses_as_transformers_does(hf, scorer, rule):
     found, counts = choose(scorer, ITEMS, rule)
     for asked, chosen in zip(ITEMS, found, strict=True):
@@ -114,7 +116,8 @@ def test_each_rule_scores_and_chooses_as_transformers_does(hf, scorer, rule):
 
 def test_the_rules_choose_differently(scorer):
     chosen = {
-        rule: [c.choice for c in choose(scorer, ITEMS, rule)[0]] for rule in ("sum", "per_character", "prior")
+        rule: [c.choice for c in choose(scorer, ITEMS, rule)[0]]
+        for rule in ("sum", "per_character", "nll_compl")
     }
     assert len(set(map(tuple, chosen.values()))) == 3
 
@@ -160,9 +163,8 @@ def test_choices_that_do_not_fit_one_row_are_scored_in_several(hf, scorer):
 
 
 def test_a_task_without_choices_is_refused(scorer):
-    for items, rule in ((ITEMS, "generate"), ([Item("q", "Who?")], "sum")):
-        with pytest.raises(ValueError, match="choose: a task without choices came"):
-            choose(scorer, items, rule)
+    with pytest.raises(ValueError, match="choose: a task without choices came"):
+        choose(scorer, [Item("q", "Who?")], "sum")
 
 
 def test_real_boolq_and_piqa_are_chosen_as_transformers_does(hf, scorer, shared_data):
@@ -177,8 +179,8 @@ def test_real_boolq_and_piqa_are_chosen_as_transformers_does(hf, scorer, shared_
             if len(encode(i.prompt)) + max(len(encode(c.scored)) for c in i.choices) < 383
         ][:6]
         assert len(items) == 6
-        found, _ = choose(scorer, items, task.rule)
+        found, _ = choose(scorer, items, task.scoring_rule)
         for asked, chosen in zip(items, found, strict=True):
-            expected = by_torch(hf, scorer.model.tokenizer, task.rule, asked)
+            expected = by_torch(hf, scorer.model.tokenizer, task.scoring_rule, asked)
             np.testing.assert_allclose(chosen.scores, expected, rtol=1e-4, atol=1e-4)
             assert chosen.choice == int(np.argmax(expected))

@@ -176,8 +176,9 @@ def _mixed(
         count["drawn"] = sum(task.name == name for task, _ in drawn)
     # By places of their own: what was drawn of a large dataset has the first of the others.
     pairs = sorted(drawn, key=lambda pair: _place(pair[1].id, seed, "mix"))
+    examples = [item_example(item, task, mixture, seed) for task, item in pairs]
     return Drawn(
-        [item_example(item, task, mixture, seed) for task, item in pairs],
-        [item_question(item) for _, item in pairs],
+        examples,
+        [item_question(item, e.prompt) for (_, item), e in zip(pairs, examples, strict=True)],
         {name: dict(count) for name, count in counts.items()},
     )

@@ -40,9 +40,9 @@ def item_example(item: Item, task: Task, mixture: Mixture, seed: int) -> Example
     return Example(item.id, item.query, prompt, answer, background=background)
 
 
-def item_question(item: Item) -> Question:
-    """The item as a question, by whose answers chunks are judged."""
-    return Question(item.id, item.query, item.answers)
+def item_question(item: Item, prompt: str) -> Question:
+    """The item as a question, by whose answers chunks are judged, with its example's prompt."""
+    return Question(item.id, item.query, item.answers, prompt=prompt)
 
 
 def _render(item: Item, category: str, answer: str, markers: Markers) -> tuple[str, str]:

@@ -77,7 +77,9 @@ def test_lm_ft_learns_the_first_answer_and_r_ft_the_shortest():
     item = Item("m", "how long", ("about 12 km", "12 km"))
     assert item_example(item, TASKS["web_questions"], "lm_ft", 0).answer == " about 12 km"
     assert item_example(item, TASKS["web_questions"], "r_ft", 0).answer == " 12 km"
-    assert item_question(item) == Question("m", "how long", ("about 12 km", "12 km"))
+    assert item_question(item, "Q: how long") == Question(
+        "m", "how long", ("about 12 km", "12 km"), prompt="Q: how long"
+    )
 
 
 def test_markers_are_drawn_evenly_from_the_seed_and_the_id():
