@@ -1,30 +1,62 @@
 """How an answer and a ranking are judged: exact match, F1, ROUGE-L, containment, recall@k, MRR."""
 
+import functools
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import regex
 from jaxtyping import Bool, Float
+
+from radit_jax.text.words import characters_apart, folded, is_spaced, words
 
 _ARTICLES = frozenset(("a", "an", "the"))
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
+_ARTICLE_BESIDE_MARKS = regex.compile(r"(?<![\w\p{M}])(?:a|an|the)(?![\w\p{M}])")
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_WORD = re.compile(r"[^\W_]+")
+_PUNCTUATION = regex.compile(r"\p{P}")
+_MARK = regex.compile(r"\p{M}")
+_OF_INDIA = re.compile(r"[\u0900-\u0dff]")  # words have spaces there, punctuation is not ASCII's
+_KEY_PART = regex.compile(r"(?<=\d)\.(?=\d)|[+*/^=<>%×÷√]|[\p{L}\p{N}][\p{L}\p{N}\p{M}]*")
 
 
 def normalize(text: str) -> str:
     """`text` as SQuAD compares it: lower case, no ASCII punctuation, no articles, single spaces.
 
     A text of nothing but articles and punctuation would vanish; it is kept in lower case instead, so that
-    blood type "A" can be answered, and only by "a".
+    blood type "A" can be answered, and only by "a". SQuAD knows English: text is composed first (NFC), an
+    article beside a combining mark is part of a word, and where a script has no spaces, or is one of
+    India's, all punctuation goes and characters stand apart, as in MLQA.
 
-    >>> normalize("The  U.S.-led coalition!")
-    'usled coalition'
+    >>> normalize("The  U.S.-led coalition!"), normalize("长江。")
+    ('usled coalition', '长 江')
     """
-    words = _ARTICLE.sub(" ", text.lower().translate(_DELETE_PUNCTUATION)).split()
-    return " ".join(words or text.lower().split())
+    text = folded(text)
+    bare = text.translate(_DELETE_PUNCTUATION)
+    if text.isascii():
+        return " ".join(_ARTICLE.sub(" ", bare).split() or text.split())
+    if not is_spaced(bare) or _OF_INDIA.search(bare):
+        bare = _PUNCTUATION.sub("", bare)
+    article = _ARTICLE_BESIDE_MARKS if _MARK.search(bare) else _ARTICLE
+    return characters_apart(article.sub(" ", bare)) or " ".join(text.split())
+
+
+def question_key(question: str) -> str:
+    """What two questions have in common that count as the same: letters, digits and signs of calculation.
+
+    Case, spaces, other punctuation and articles do not count, for one dataset's copy of another's question
+    differs in them. Equal keys must not stand on two sides of a split.
+
+    >>> question_key("What is 3.5 + x, Tom's sum?") == question_key("what is 3.5 +x , tom ' s sum ?")
+    True
+    >>> question_key("What is 2 + 3?") == question_key("What is 2 * 3?")
+    False
+    """
+    text = folded(question)
+    parts = [part for part in _KEY_PART.findall(text) if part not in _ARTICLES]
+    return "".join(parts) or " ".join(text.split())
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
@@ -40,6 +72,8 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
 def f1(prediction: str, answers: Sequence[str]) -> float:
     """Harmonic mean of word precision and recall, the best over the gold answers; an empty one scores 0.
 
+    In a script without spaces a character counts as a word, as in MLQA.
+
     >>> f1("River Seine", ["the Seine"])  # precision 1/2, recall 1
     0.6666666666666666
     """
@@ -47,12 +81,13 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
 
 
 def strict_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """KILT's accuracy: 1.0 where the stripped prediction is a gold answer, else 0.0; an empty one scores 0.
+    """KILT's accuracy: 1.0 where the prediction is a gold answer, both stripped, else 0.0; empty is 0.
 
     >>> strict_accuracy(" Emma ", ["Emma"]), strict_accuracy("emma", ["Emma"])
     (1.0, 0.0)
     """
-    return float(bool(prediction.strip()) and prediction.strip() in answers)
+    stripped = prediction.strip()
+    return float(bool(stripped) and any(stripped == answer.strip() for answer in answers))
 
 
 def rouge_l(prediction: str, answers: Sequence[str]) -> float:
@@ -106,22 +141,36 @@ def _word_f1(prediction: str, answer: str) -> float:
 def contains_answer(text: str, answers: Sequence[str]) -> bool:
     """Whether one of the answers stands in `text` as a run of whole words: what answer recall counts.
 
-    Words are runs of letters and digits in lower case, articles left out; everything else is a boundary.
-    That differs from `normalize`, which deletes punctuation: "Franco-Prussian war[2]" has to contain
-    "Prussian War", and "1970s" must not contain "1970". An answer without words is in no text.
+    Words are runs of letters and digits in lower case, in a script without spaces single characters;
+    everything else is a boundary. That differs from `normalize`, which deletes punctuation: "Franco-Prussian
+    war[2]" has to contain "Prussian War", and "1970s" must not contain "1970". The articles of an answer
+    count, or "The Who" would be in every text with "who"; those of the text do not where the answer has none.
+    An answer without words, or of articles alone, is in no text.
 
     >>> contains_answer("The Franco-Prussian war[2] began.", ["Prussian War"])
     True
+    >>> contains_answer("nobody knew who", ["The Who"]), contains_answer("北京是中国的首都", ["北京"])
+    (False, True)
     """
-    if not answers:
+    text = folded(text)
+    # Most texts hold no answer, and a search for its words says so without cutting the text.
+    likely = [found for a in answers if (found := _answer_words(a)) and all(word in text for word in found)]
+    if not likely:
         return False
-    words = f" {_joined_words(text)} "
-    wanted = (_joined_words(answer) for answer in answers)
-    return any(f" {answer} " in words for answer in wanted if answer)
+    in_text = words(text)
+    whole = f" {' '.join(in_text)} "
+    without_articles = f" {' '.join(word for word in in_text if word not in _ARTICLES)} "
+    return any(
+        f" {' '.join(answer)} " in (without_articles if _ARTICLES.isdisjoint(answer) else whole)
+        for answer in likely
+    )
 
 
-def _joined_words(text: str) -> str:
-    return " ".join(word for word in _WORD.findall(text.lower()) if word not in _ARTICLES)
+@functools.lru_cache(1 << 14)
+def _answer_words(answer: str) -> tuple[str, ...]:
+    """An answer's words, articles among them; none where it has no others."""
+    found = tuple(words(folded(answer)))
+    return () if _ARTICLES.issuperset(found) else found
 
 
 def is_yes_no(answers: Sequence[str]) -> bool:

@@ -1,5 +1,6 @@
 import re
 import string
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -11,6 +12,7 @@ from radit_jax.text.metrics import (
     f1,
     is_yes_no,
     normalize,
+    question_key,
     recall_at_k,
     reciprocal_ranks,
     rouge_l,
@@ -70,13 +72,42 @@ def test_f1_counts_repeated_words_once_per_occurrence():
         ("the 1973–74 crisis", "1973", True),  # an en dash, which SQuAD's normalisation keeps
         ("born in New, York", "new york", True),
         ("new old york", "New York", False),
-        ("president of United States", "President of the United States", True),
+        ("president of the United States", "President of United States", True),
+        ("president of United States", "President of the United States", False),
+        ("nobody knew who sang", "The Who", False),
+        ("a song by the Who", "The Who", True),
+        ("any text with an article", "the", False),
         ("Café Müller", "CAFÉ", True),
         ("blood of type A", "A", False),
         ("anything", "", False),
     ],
 )
 def test_an_answer_is_contained_as_whole_words(text, answer, expected):
+    assert contains_answer(text, [answer]) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "expected"),
+    [
+        ("北京是中国的首都", "北京", True),
+        ("北京是中国的首都", "京北", False),
+        ("在1970年开始", "1970", True),
+        ("1970年代", "197", False),
+        ("東京タワーは高い", "東京タワー", True),
+        ("กรุงเทพเป็นเมืองหลวง", "กรุงเทพ", True),
+        ("กิ่งไม้", "กิ", False),  # a tone mark belongs to its letter
+        ("ນະຄອນຫຼວງວຽງຈັນ", "ວຽງຈັນ", True),
+        ("ភ្នំពេញជារាជធានី", "ភ្នំពេញ", True),
+        ("ရန်ကုန်မြို့", "ရန်ကုန်", True),
+        ("दाल बनाई", "दिल", False),
+        ("मेरा दिल है", "दिल", True),
+        ("서울은 수도", "서울", False),  # Korean has spaces
+        ("Zoé sang", unicodedata.normalize("NFD", "Zoé"), True),
+        (unicodedata.normalize("NFD", "Zoé sang"), "Zoé", True),
+        (unicodedata.normalize("NFD", "서울 시"), "서울", True),
+    ],
+)
+def test_an_answer_is_found_in_the_words_of_other_languages(text, answer, expected):
     assert contains_answer(text, [answer]) is expected
 
 
@@ -90,6 +121,38 @@ def test_yes_no_questions_have_no_other_answer():
     assert is_yes_no(["no.", "No"])
     assert not is_yes_no(["no", "never"])
     assert not is_yes_no(["Norway"])
+
+
+def test_exact_match_and_f1_know_scripts_without_spaces():
+    assert exact_match("北京。", ["北京"]) == 1.0
+    assert exact_match("iPhone手机", ["iPhone 手机"]) == 1.0
+    assert exact_match("北京", ["東京"]) == 0.0
+    # Characters in common, twice, of all: 2 of 4 and 2; kana 3 of 3 and 5; Thai 3 of 3 and 4.
+    assert f1("长江流域", ["长江"]) == pytest.approx(2 * 2 / 6)
+    assert f1("タワー", ["東京タワー"]) == pytest.approx(2 * 3 / 8)
+    assert f1("ดวง", ["ดวงใ"]) == pytest.approx(2 * 3 / 7)
+    assert f1("iPhone手机", ["手机"]) == pytest.approx(2 * 2 / 5)
+
+
+def test_both_normal_forms_and_combining_marks_score_alike():
+    for text in ("Zoé", "à", "Việt Nam", "서울"):
+        for form in ("NFC", "NFD"):
+            assert exact_match(unicodedata.normalize(form, text), [text]) == 1.0
+            assert f1(text, [unicodedata.normalize(form, text)]) == 1.0
+    assert exact_match("a\u0331 b", ["b"]) == 0.0  # a letter under a mark is no article
+    assert exact_match("दिल।", ["दिल"]) == 1.0
+
+
+def test_a_question_is_known_by_its_letters_digits_and_signs():
+    key = question_key("Who wrote “Emma” — and when?")
+    for same in ("who wrote Emma and when", "Who wrote the Emma , and when ?", "WHO WROTE EMMA: and when?!"):
+        assert question_key(same) == key
+    for other in ("Who wrote Emma and where?", "Who wrote Emma and when? 2"):
+        assert question_key(other) != key
+    assert len({question_key(f"What is 3{sign}5?") for sign in ("+", "*", "/", ".", "")}) == 5
+    assert question_key("Rs. 1,000 at 3.5%") == question_key("rs . 1000 at 3.5 %")
+    assert question_key("北京 在哪里？") == question_key("北京在哪里")
+    assert question_key("?") != question_key("!")
 
 
 HITS = np.array([[False, True, False, True], [True, False, False, False], [False, False, False, False]])
@@ -111,6 +174,7 @@ def test_a_reciprocal_rank_is_of_the_first_hit():
 
 def test_strict_accuracy_only_strips():
     assert strict_accuracy(" Emma\n", ["Persuasion", "Emma"]) == 1.0
+    assert strict_accuracy("Emma", ["Emma "]) == 1.0
     for prediction in ("emma", "Emma.", "the Emma", "", " "):
         assert strict_accuracy(prediction, ["Emma", "", " "]) == 0.0
 
@@ -177,6 +241,22 @@ def test_exact_match_and_f1_are_squads_on_generated_pairs():
         )
     scores = [f1(*pair) for pair in pairs]
     assert 0.2 < np.mean(scores) < 0.8 and 0.05 < np.mean([exact_match(*pair) for pair in pairs]) < 0.9
+
+
+def test_text_of_scripts_with_spaces_and_without_marks_is_normalised_as_by_squad():
+    """Letters, digits and signs of many scripts, drawn at random, but no marks."""
+    blocks = [range(0x20, 0x250), range(0x370, 0x530), range(0x5D0, 0x5EB), range(0x621, 0x64B)]
+    blocks += [range(0x10D0, 0x10FB), range(0x2010, 0x2050), range(0x20A0, 0x20C0), range(0xAC00, 0xAD00)]
+    letters = [chr(code) for block in blocks for code in block]
+    letters = [one for one in letters if one.isprintable() and unicodedata.category(one)[0] not in "MC"]
+    letters = [
+        one for one in letters if unicodedata.is_normalized("NFC", one) and "\u0307" not in one.lower()
+    ]
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        drawn = rng.choice([*letters, *("a", "the", "an", " ", " ", ".", "x") * 60], size=rng.integers(1, 25))
+        wanted = squad_words(text := "".join(drawn))
+        assert normalize(text).split() == (wanted or text.lower().split()), text
 
 
 def test_rouge_l_is_the_rouge_packages_on_generated_pairs():

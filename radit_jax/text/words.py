@@ -1,0 +1,68 @@
+"""Words in any language, also where no spaces part them, and whichever normal form the text came in.
+
+Scripts without spaces are Chinese, Japanese, Thai, Lao, Khmer and Burmese: there a character takes the place
+of a word. A combining mark belongs to the letter before it. Text is composed first (NFC), so that "é" as one
+character and as two are the same.
+"""
+
+import re
+import unicodedata
+
+import regex
+
+# A long vowel mark and two signs of Chinese and Japanese belong to no script, or to several.
+_UNSPACED = (
+    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u3006\u30fc\uff70]"
+)
+_HAS_UNSPACED = regex.compile(_UNSPACED)
+_ASCII_WORD = re.compile(r"[^\W_]+")
+_WORD = regex.compile(
+    rf"(?=[\p{{L}}\p{{N}}]){_UNSPACED}\p{{M}}*|(?:(?!{_UNSPACED})[\p{{L}}\p{{N}}])(?:(?!{_UNSPACED})[\p{{L}}\p{{N}}\p{{M}}])*"
+)
+_CHARACTER_OR_RUN = regex.compile(rf"{_UNSPACED}|(?:(?!{_UNSPACED})\S)+")
+_PIECE = regex.compile(rf" ?(?:{_UNSPACED}[\p{{M}}\p{{P}}]*|(?:(?!{_UNSPACED})\S)+)")
+
+
+def folded(text: str) -> str:
+    """`text` composed and in lower case, as all comparisons here see it."""
+    return unicodedata.normalize("NFC", text).lower()
+
+
+def is_spaced(text: str) -> bool:
+    """Whether no character of `text` belongs to a script that is written without spaces."""
+    return text.isascii() or not _HAS_UNSPACED.search(text)
+
+
+def words(text: str) -> list[str]:
+    """The runs of letters and digits with their marks; of a script without spaces, the characters.
+
+    >>> words("born in 1970, in 北京"), words("दिल")
+    (['born', 'in', '1970', 'in', '北', '京'], ['दिल'])
+    """
+    return _ASCII_WORD.findall(text) if text.isascii() else _WORD.findall(text)
+
+
+def characters_apart(text: str) -> str:
+    """`text` with single spaces between its words, and around each character of a script without spaces.
+
+    These are MLQA's tokens of Chinese, for the other scripts too.
+
+    >>> characters_apart("iPhone手机  in 2007")
+    'iPhone 手 机 in 2007'
+    """
+    return " ".join(text.split() if is_spaced(text) else _CHARACTER_OR_RUN.findall(text))
+
+
+def pieces(text: str) -> list[str]:
+    """What a passage may be cut between: its words, each but the first with the space before it.
+
+    In a script without spaces a piece is a character, with its marks and the punctuation after it.
+
+    >>> pieces("ab  cd"), pieces("长江。 Yangtze")
+    (['ab', ' cd'], ['长', '江。', ' Yangtze'])
+    """
+    joined = " ".join(text.split())
+    if is_spaced(joined):
+        first, *others = joined.split(" ")
+        return [first, *(f" {word}" for word in others)] if joined else []
+    return _PIECE.findall(joined)
