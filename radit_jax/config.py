@@ -290,7 +290,7 @@ class RFtConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    split: Literal["test", "dev"] = "test"  # tune settings on dev
+    split: Literal["test", "dev", "official", "hidden"] = "test"  # tune on dev; docs/tasks.md has the others
     chunks_per_answer: int = 10  # k of Eq. 2
     ensemble: Literal["answer", "token", "concatenate"] = (
         "answer"  # over whole answers (the paper), or tokens
@@ -520,6 +520,11 @@ def _check_lora(lora: LoraConfig) -> None:
 
 
 def _check_tasks(evaluate: EvaluateConfig) -> None:
+    if evaluate.split in ("official", "hidden") and not evaluate.tasks:
+        raise ValueError(
+            f"evaluate.split: expected test or dev of the corpus' own questions, got {evaluate.split}. Set "
+            "one of the two, or name evaluate.tasks."
+        )
     if min(evaluate.shots, evaluate.questions_per_task) < 0:
         raise ValueError(
             f"evaluate.shots {evaluate.shots}, evaluate.questions_per_task {evaluate.questions_per_task}: "

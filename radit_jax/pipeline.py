@@ -116,6 +116,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 **(_search(lm_ft_role) if on_kilt else {}),
             },
             {"lm_ft": e.lm_ft, "seed": e.seed, **({"temperature": e.r_ft.temperature} if on_kilt else {})},
+            version=2,
             sources=(e.lm_ft.select_folder,) if on_kilt else (),
             trains=True,
         ),

@@ -12,9 +12,14 @@ chooses among the task's own choices. A candidate or a choice y is scored by the
 By the sum the shortest of several long answers would always win, and by characters "no" would win over "yes".
 WinoGrande's y is the rest of the sentence, the same words after either option. Templates and rules are those
 of arXiv 2310.01352; what the paper leaves open is marked `ours`.
+
+A split is a file or a part of one, and no two of train, dev and test share a question (docs/tasks.md has a
+row for each task): KILT's dev and test are the halves of its dev file, for its test file has no answers;
+where else the official test questions are those of a dev file, dev is a tenth of the train file.
 """
 
 import difflib
+import hashlib
 import itertools
 import re
 from collections import Counter
@@ -28,10 +33,11 @@ from etils import epath
 from radit_jax.data.lines import as_object, demand, json_list, json_objects, one_of, table_rows, text_lines
 from radit_jax.data.questions import kilt_answers, kilt_provenance, read_questions
 from radit_jax.text.kilt import FEVER_LABELS, fever_label
-from radit_jax.text.metrics import exact_match, f1, rouge_l, strict_accuracy
+from radit_jax.text.metrics import exact_match, f1, normalize, rouge_l, strict_accuracy
 from radit_jax.text.prompts import question_prompt
 
 ScoringRule = Literal["sum", "nll_token", "per_character", "nll_compl"]
+Share = Literal["all", "one half", "the other half", "a tenth", "nine tenths"]
 PRIOR_PROMPT = "Answer:"
 METRICS = {"exact_match": exact_match, "f1": f1, "rouge_l": rouge_l, "accuracy": strict_accuracy}
 AIDA_INSTRUCTION = (
@@ -81,40 +87,81 @@ class Source(NamedTuple):
     read: Reader
 
 
+class Part(NamedTuple):
+    """A split: an official file, by its name in `Benchmark.sources`, and the share of it that is asked."""
+
+    file: str
+    share: Share = "all"
+
+    def holds(self, item: Item) -> bool:
+        """Whether the item is in this share. Halves go by a hash of the id, which KILT's items have; tenths
+        by one of the question, so that a question that stands twice in a file stays on one side."""
+        if self.share == "all":
+            return True
+        if self.share in ("one half", "the other half"):
+            return (_hash(item.id) % 2 == 0) == (self.share == "one half")
+        return (_hash(normalize(item.query or item.prompt)) % 10 == 0) == (self.share == "a tenth")
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+
+
 @dataclass(frozen=True)
 class Benchmark:
-    """A task. `sources` has the files of each split that will do, the first that is there is read."""
+    """A task. `sources` has the official files that will do, of which the first that is there is read."""
 
     name: str
     metric: str  # a name in METRICS; of a task with choices, accuracy of the choice
     sources: Mapping[str, tuple[Source, ...]]
-    split: str  # that is evaluated
-    shots: str  # the split that shots are drawn from
+    splits: Mapping[str, Part]  # train (for shots), dev, test, official; of KILT's tasks also hidden
     scoring_rule: ScoringRule = "sum"  # by which generated candidates, or the task's choices, are compared
     max_new_tokens: int = 32  # of a generated answer; 0: the answer is chosen
 
-    def load(self, folder: epath.PathLike, split: str = "", counts: Counter[str] | None = None) -> list[Item]:
-        """The items of a split (the task's own by default) found in `folder`, or directly in it.
+    def load(
+        self, folder: epath.PathLike, split: str = "test", counts: Counter[str] | None = None
+    ) -> list[Item]:
+        """The items of a split, of the task's files in `folder`, or directly in it.
 
-        `counts` gets how many were `read`, and how many `skipped_…` for which reason; the others are kept.
+        `counts` gets how many of the file were `read`, how many `skipped_…` for which reason, and how many
+        are `in_another_split`; the others are kept.
         """
-        source, path = self._find(epath.Path(folder), split or self.split)
+        part = self._part(split)
+        source, path = self._find(epath.Path(folder), part.file)
         counted = Counter[str]() if counts is None else counts
-        items = list(source.read(path, counted))
+        items = []
+        for item in source.read(path, counted):
+            if part.holds(item):
+                items.append(item)
+            else:
+                counted["in_another_split"] += 1
         if not items:
             raise ValueError(
-                f"{path}: no question of {self.name} came, needed is one at least; name another file"
+                f"{path}: expected a question of {self.name} in {part.share} of it, its split {split!r}, got "
+                "none. Name a larger file, or another split."
             )
         return items
 
-    def _find(self, folder: epath.Path, split: str) -> tuple[Source, epath.Path]:
-        if split not in self.sources:
-            raise ValueError(f"{self.name}: no split {split!r}; there are {one_of(list(self.sources))}")
-        for source in self.sources[split]:
+    def describe(self, folder: epath.PathLike, split: str) -> str:
+        """Which questions a split has, in words: `one half of kilt/trex-dev-kilt.jsonl`."""
+        part = self._part(split)
+        source, _ = self._find(epath.Path(folder), part.file)
+        return f"{part.share} of {source.path}"
+
+    def _part(self, split: str) -> Part:
+        if split not in self.splits:
+            raise ValueError(
+                f"{self.name}: expected a split {one_of(list(self.splits))}, got {split!r}. Set "
+                "evaluate.split to one of them."
+            )
+        return self.splits[split]
+
+    def _find(self, folder: epath.Path, file: str) -> tuple[Source, epath.Path]:
+        for source in self.sources[file]:
             for path in (folder / source.path, folder / epath.Path(source.path).name):
                 if path.exists():
                     return source, path
-        names = one_of([source.path for source in self.sources[split]])
+        names = one_of([source.path for source in self.sources[file]])
         raise ValueError(f"{self.name}: no {names} in {folder}, needed is one; download it there")
 
     @property
@@ -128,9 +175,9 @@ class Benchmark:
         return BENCHMARKS.get(self.name) is self
 
     @property
-    def development(self) -> str:
-        """The split to tune settings on."""
-        return "val" if "val" in self.sources else "dev"
+    def is_kilt(self) -> bool:
+        """Whether KILT's leaderboard takes predictions for its test questions."""
+        return "hidden" in self.splits
 
     def answer(self, generated: str) -> str:
         """A generated text as the task's answers are written."""
@@ -147,7 +194,9 @@ def find_task(name: str) -> Benchmark:
         return BENCHMARKS[name]
     path = epath.Path(name)
     if path.suffix:
-        return Benchmark(path.stem, "exact_match", {"dev": (Source(name, _read_own),)}, "dev", "dev")
+        files = {"file": (Source(name, _read_own),)}
+        splits = {split: Part("file") for split in ("train", "dev", "test", "official")}
+        return Benchmark(path.stem, "exact_match", files, splits)
     close = difflib.get_close_matches(name, BENCHMARKS, n=1)
     hint = (
         f"did you mean {close[0]!r}?" if close else f"there are {one_of(list(BENCHMARKS))}, or a file's path"
@@ -253,9 +302,9 @@ def _claim(claim: str) -> dict[str, Any]:
 
 
 def _kilt(name: str, make: Callable[[Mapping[str, Any], str], Mapping[str, Any]]) -> dict[str, Source]:
-    splits = {"train": "train", "dev": "dev", "test": "test_without_answers"}
+    files = {"train": "train", "dev": "dev", "hidden": "test_without_answers"}
     return {
-        split: Source(f"kilt/{name}-{part}-kilt.jsonl", _kilt_reader(make)) for split, part in splits.items()
+        file: Source(f"kilt/{name}-{part}-kilt.jsonl", _kilt_reader(make)) for file, part in files.items()
     }
 
 
@@ -488,25 +537,40 @@ def _label(key: str, names: Sequence[str], where: str) -> int:
 # ---- the table ----
 
 
+_TRAIN_AND_DEV = {  # the official test questions are those of the dev file
+    "train": Part("train", "nine tenths"),
+    "dev": Part("train", "a tenth"),
+    "test": Part("dev"),
+    "official": Part("dev"),
+}
+_THREE_FILES = {name: Part(name) for name in ("train", "dev", "test")} | {"official": Part("test")}
+_MMLU = {"train": Part("dev"), "dev": Part("val"), "test": Part("test"), "official": Part("test")}
+_HALVES = {
+    "train": Part("train"),
+    "dev": Part("dev", "one half"),
+    "test": Part("dev", "the other half"),
+    "official": Part("dev"),
+    "hidden": Part("hidden"),
+}
+
+
 def _files(read: Reader, **paths: str) -> dict[str, Source]:
-    return {split: Source(path, read) for split, path in paths.items()}
+    return {file: Source(path, read) for file, path in paths.items()}
 
 
 def _task(
     name: str,
     metric: str,
     *sources: Mapping[str, Source],
+    splits: Mapping[str, Part] = _TRAIN_AND_DEV,
     rule: ScoringRule = "sum",
     tokens: int = 0,
-    **splits: str,
 ) -> Benchmark:
-    joined = {
-        split: tuple(source[split] for source in sources if split in source)
-        for split in dict.fromkeys(split for source in sources for split in source)
-    }
-    return Benchmark(
-        name, metric, joined, splits.get("split", "dev"), splits.get("shots", "train"), rule, tokens
-    )
+    joined: dict[str, tuple[Source, ...]] = {}
+    for files in sources:
+        for file, source in files.items():
+            joined[file] = (*joined.get(file, ()), source)
+    return Benchmark(name, metric, joined, splits, rule, tokens)
 
 
 def _arc(part: str) -> dict[str, Source]:
@@ -519,15 +583,14 @@ _TASKS = (
         "mmlu",
         "accuracy",
         _files(_read_mmlu, dev="mmlu/dev", val="mmlu/val", test="mmlu/test"),
-        rule="sum",
-        split="test",
-        shots="dev",
+        splits=_MMLU,
     ),
     _task(
         "nq",
         "exact_match",
         _files(_read_nq, train="nq_open/NQ-open.train.jsonl", dev="nq_open/NQ-open.dev.jsonl"),
         _kilt("nq", _asked),
+        splits=_TRAIN_AND_DEV | {"hidden": Part("hidden")},
         tokens=32,
     ),
     _task(
@@ -549,6 +612,7 @@ _TASKS = (
             train="hotpotqa/hotpot_train_v1.1.json",
             dev="hotpotqa/hotpot_dev_fullwiki_v1.json",
         ),
+        splits=_HALVES,
         tokens=32,
     ),
     _task(
@@ -556,13 +620,14 @@ _TASKS = (
         "accuracy",
         _kilt("fever", _fever),
         _files(_read_fever, train="fever/train.jsonl", dev="fever/paper_dev.jsonl"),
+        splits=_HALVES,
         tokens=16,
     ),
-    _task("aida", "accuracy", _kilt("aidayago2", _aida), tokens=32),
-    _task("zsre", "accuracy", _kilt("structured_zeroshot", _zsre), tokens=32),
-    _task("trex", "accuracy", _kilt("trex", _trex), tokens=32),
-    _task("wow", "f1", _kilt("wow", _wow), rule="nll_token", tokens=64),
-    _task("eli5", "rouge_l", _kilt("eli5", _asked), rule="nll_token", tokens=256),
+    _task("aida", "accuracy", _kilt("aidayago2", _aida), splits=_HALVES, tokens=32),
+    _task("zsre", "accuracy", _kilt("structured_zeroshot", _zsre), splits=_HALVES, tokens=32),
+    _task("trex", "accuracy", _kilt("trex", _trex), splits=_HALVES, tokens=32),
+    _task("wow", "f1", _kilt("wow", _wow), splits=_HALVES, rule="nll_token", tokens=64),
+    _task("eli5", "rouge_l", _kilt("eli5", _asked), splits=_HALVES, rule="nll_token", tokens=256),
     _task(
         "boolq",
         "accuracy",
@@ -594,8 +659,8 @@ _TASKS = (
         _files(_read_winogrande, train="winogrande/train_xl.jsonl", dev="winogrande/dev.jsonl"),
         rule="per_character",
     ),
-    _task("arc_easy", "accuracy", _arc("Easy"), rule="per_character", split="test"),
-    _task("arc_challenge", "accuracy", _arc("Challenge"), rule="per_character", split="test"),
+    _task("arc_easy", "accuracy", _arc("Easy"), splits=_THREE_FILES, rule="per_character"),
+    _task("arc_challenge", "accuracy", _arc("Challenge"), splits=_THREE_FILES, rule="per_character"),
     _task(
         "obqa",
         "accuracy",
@@ -604,8 +669,8 @@ _TASKS = (
             **{split: f"openbookqa/{split}.jsonl" for split in ("train", "dev", "test")},
         ),
         _files(_read_obqa_table, **{split: f"openbookqa/{split}.tsv" for split in ("train", "dev", "test")}),
+        splits=_THREE_FILES,
         rule="nll_compl",
-        split="test",
     ),
 )
 BENCHMARKS = {task.name: task for task in _TASKS}

@@ -35,6 +35,13 @@ class Trial:
     items: Sequence[Item]
     shots: Sequence[Sequence[Item]]  # each item's own, the nearest last
     counts: Mapping[str, int] = field(default_factory=dict)  # of lines read and skipped
+    split: str = "test"
+    part: str = ""  # which questions the split has, in words
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether gold answers are known: KILT's hidden test questions get predictions only."""
+        return any(item.answers for item in self.items)
 
     @property
     def retrieves(self) -> bool:
@@ -77,21 +84,20 @@ def load_kilt_development(folder: str, limit: int, *, seed: int) -> list[Trial]:
 
 
 def _load(task: Benchmark, settings: EvaluateConfig, seed: int) -> Trial:
-    split = task.split if settings.split == "test" else task.development
     counts = Counter[str]()
-    items = task.load(settings.tasks_folder, split, counts)
+    items = task.load(settings.tasks_folder, settings.split, counts)
     if settings.questions_per_task:
         items = sample(items, settings.questions_per_task, seed=seed)
-    return Trial(task, items, _draw(task, items, split, settings, seed), counts)
+    part = task.describe(settings.tasks_folder, settings.split)
+    return Trial(task, items, _draw(task, items, settings, seed), counts, settings.split, part)
 
 
-def _draw(
-    task: Benchmark, items: Sequence[Item], split: str, settings: EvaluateConfig, seed: int
-) -> list[list[Item]]:
+def _draw(task: Benchmark, items: Sequence[Item], settings: EvaluateConfig, seed: int) -> list[list[Item]]:
     """Each item's shots; where they come from the questions themselves, none is a question's own."""
     if not settings.shots:
         return [[] for _ in items]
-    pool, spare = task.load(settings.tasks_folder, task.shots), int(task.shots == split)
+    pool = task.load(settings.tasks_folder, "train")
+    spare = int(task.splits["train"] == task.splits[settings.split])
     drawn = {
         subject: draw_shots(pool, settings.shots + spare, seed=seed, subject=subject)
         for subject in {item.subject for item in items}

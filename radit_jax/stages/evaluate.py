@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
+from radit_jax.data.benchmarks import KILT_DEVELOPMENT
 from radit_jax.data.corpus import Chunks, Corpus
 from radit_jax.lm.answering import Retrieval
 from radit_jax.lm.benchmarking import Sat, Trial, check_fits, load_trials, pages, sit
@@ -60,10 +61,22 @@ def run(
     searchers = {"base": base, "r_ft": tuned}
     if evaluate.tasks:
         chunks = Chunks(inputs["corpus"])
-        return TaskRun(output, trials, chunks, searchers, evaluate, temperature, seed, models).run()
+        chosen_by = _chose_checkpoint(inputs["lm_ft"], trials)
+        return TaskRun(
+            output, trials, chunks, searchers, evaluate, temperature, seed, models, chosen_by
+        ).run()
     corpus = Corpus(inputs["corpus"])
     exam = Exam(output, corpus, corpus.questions(evaluate.split), evaluate, seed, models)
     return _run_exam(exam, {name: search(exam, searchers[name], temperature) for name in RETRIEVERS})
+
+
+def _chose_checkpoint(lm_ft: StageFolder, trials: Sequence[Trial]) -> frozenset[str]:
+    """The tasks whose questions here are also those that LM-ft's checkpoint was chosen by."""
+    settings = lm_ft.manifest.get("settings", {}).get("lm_ft", {})
+    if settings.get("select") != "kilt_dev":
+        return frozenset()
+    tasks = (trial.task.name for trial in trials if trial.split in ("dev", "official"))
+    return frozenset(name for name in tasks if name in KILT_DEVELOPMENT)
 
 
 # ---- the corpus' own questions ----
@@ -130,6 +143,7 @@ class TaskRun:
     temperature: float
     seed: int
     models: Mapping[str, PairScorer]
+    chose_checkpoint: frozenset[str] = frozenset()  # tasks: see `_chose_checkpoint`
     found: dict[tuple[str, str], Retrieval] = field(default_factory=dict)  # by task and retriever
 
     def run(self) -> dict[str, Any]:
@@ -139,17 +153,18 @@ class TaskRun:
         sat = {trial.task.name: self.sit_all(trial) for trial in self.trials}
         for trial in self.trials:
             self._write_predictions(trial, sat[trial.task.name])
+        marked = [trial for trial in self.trials if trial.is_marked]
         results = {
             "fingerprint": self.output.fingerprint,
             "tasks": {trial.task.name: self._results(trial, sat[trial.task.name]) for trial in self.trials},
-            "average": self._average(sat),
+            "average": self._average(marked, sat) if marked else None,
             "num_questions": sum(len(trial.items) for trial in self.trials),
         }
         self.output.write_json("results.json", results)
         counts = sum((Counter(own.counts) for systems in sat.values() for own in systems.values()), Counter())
         return {
             "num_questions": results["num_questions"],
-            "average": results["average"]["systems"]["radit"]["mean"]["value"],
+            **({"average": results["average"]["systems"]["radit"]["mean"]["value"]} if marked else {}),
             "shots_dropped": counts["shots_dropped"],
             "truncated": counts["truncated"],
         }
@@ -198,18 +213,26 @@ class TaskRun:
 
     def _results(self, trial: Trial, sat: Mapping[str, Sat]) -> dict[str, Any]:
         metric = trial.task.metric
+        about = {
+            "metric": metric,
+            "split": trial.split,
+            "questions": trial.part,
+            "chose_checkpoint": trial.task.name in self.chose_checkpoint,
+            "num_questions": len(trial.items),
+            "lines": dict(trial.counts),
+            "prompts": {name: own.counts for name, own in sat.items()},
+        }
+        if not trial.is_marked:
+            return {**about, "systems": {}, "gains": {}}
         groups = [item.id for item in trial.items]
         values = {name: _values(own, metric) for name, own in sat.items()}
         return {
-            "metric": metric,
+            **about,
             "systems": {name: self._figures(trial, own) for name, own in sat.items()},
             "gains": {
                 name: paired_gain(values[after], values[before], groups, **self._bootstrap)
                 for name, (after, before) in PAIRS.items()
             },
-            "num_questions": len(trial.items),
-            "lines": dict(trial.counts),
-            "prompts": {name: own.counts for name, own in sat.items()},
         }
 
     def _figures(self, trial: Trial, sat: Sat) -> dict[str, Figure]:
@@ -224,11 +247,11 @@ class TaskRun:
             figures[metric] = bootstrap_interval(_values(sat, metric)[counted], groups, **self._bootstrap)
         return figures
 
-    def _average(self, sat: Mapping[str, Mapping[str, Sat]]) -> dict[str, Any]:
+    def _average(self, trials: Sequence[Trial], sat: Mapping[str, Mapping[str, Sat]]) -> dict[str, Any]:
         """The mean over tasks of each system's metric, each task weighing the same."""
-        groups = [[item.id for item in trial.items] for trial in self.trials]
+        groups = [[item.id for item in trial.items] for trial in trials]
         values = {
-            system: [_values(sat[trial.task.name][system], trial.task.metric) for trial in self.trials]
+            system: [_values(sat[trial.task.name][system], trial.task.metric) for trial in trials]
             for system in SYSTEMS
         }
         gains = {
@@ -259,7 +282,7 @@ class TaskRun:
             for n, item in enumerate(trial.items)
         ]
         self.output.write_jsonl(f"predictions-{trial.task.name}.jsonl", lines)
-        if trial.has_pages:
+        if trial.has_pages or trial.task.is_kilt and not trial.is_marked:
             kilt = (prediction(mark["id"], mark["answer"], pages(mark)) for mark in marks)
             self.output.write_jsonl(f"kilt-{trial.task.name}.jsonl", kilt)
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from radit_jax.text.report import asked_of
 from radit_jax.text.statistics import shown
 
 UNKNOWN = "unknown: look it up before you publish"
@@ -63,7 +64,8 @@ def _task(name: str, task: Mapping[str, Any]) -> str:
         [system, *(shown(figures[metric]) if metric in figures else "" for metric in metrics)]
         for system, figures in task["systems"].items()
     ]
-    return _table([head, *rows])
+    asked = asked_of(task)
+    return _table([head, *rows]) + (f"\n\nQuestions of {name}: {asked}." if asked else "")
 
 
 def _origins(origins: Sequence[Origin]) -> str:

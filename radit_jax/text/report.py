@@ -30,19 +30,32 @@ def tasks_table(results: Mapping[str, Any]) -> str:
     """Tasks by systems in each task's metric, with KILT's scores below, and what RA-DIT gains."""
     rows, gains = [], []
     for name, task in results["tasks"].items():
+        if not task["systems"]:
+            rows.append([f"{name} ({task['num_questions']})", "predictions only", *["–"] * len(SYSTEMS)])
+            continue
         for metric in next(iter(task["systems"].values())):
             rows.append([f"{name} ({task['num_questions']})", metric.replace("_", " "), *_row(task, metric)])
         gains.append([name, *map(shown, task["gains"].values())])
-    average = results["average"]
-    rows.append(["average", "mean over tasks", *_row(average, "mean")])
-    gains.append(["average", *map(shown, average["gains"].values())])
-    heads = [name.replace("-", " − ") for name in average["gains"]]
-    return "\n\n".join(
-        [
-            _table(["task (questions)", "metric", *SYSTEMS.values()], rows),
-            _table(["gain", *heads], gains),
-        ]
-    )
+    if average := results["average"]:
+        rows.append(["average", "mean over tasks", *_row(average, "mean")])
+        gains.append(["average", *map(shown, average["gains"].values())])
+    heads = [name.replace("-", " − ") for name in average["gains"]] if average else []
+    parts = [_table(["task (questions)", "metric", *SYSTEMS.values()], rows)]
+    parts += [_table(["gain", *heads], gains)] if average else []
+    asked = [f"{name}: {line}" for name, task in results["tasks"].items() if (line := asked_of(task))]
+    return "\n\n".join([*parts, "\n".join(asked)]).rstrip()
+
+
+def asked_of(task: Mapping[str, Any]) -> str:
+    """Which questions a task's figures are of, in words; "" where a file of an older run does not say.
+
+    >>> asked_of({"split": "official", "questions": "all of dev.jsonl", "chose_checkpoint": True})
+    "split official, all of dev.jsonl; LM-ft's checkpoint was chosen by some of them"
+    """
+    if "split" not in task:
+        return ""
+    chosen = "; LM-ft's checkpoint was chosen by some of them" if task.get("chose_checkpoint") else ""
+    return f"split {task['split']}, {task['questions']}{chosen}"
 
 
 def _row(task: Mapping[str, Any], metric: str) -> list[str]:

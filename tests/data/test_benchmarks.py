@@ -1,6 +1,7 @@
 """Every task reads its official files; prompts, queries, answers and choices by hand."""
 
 import json
+import pathlib
 from collections import Counter
 
 import pytest
@@ -16,6 +17,7 @@ from radit_jax.data.benchmarks import (
 )
 
 LAMP = "Who tends the lamp?"
+TASKS_PAGE = pathlib.Path(__file__).parents[2] / "docs" / "tasks.md"
 
 
 def kilt(text, *answers, page="9", **more):
@@ -122,11 +124,11 @@ CASES = {
 }
 
 
-def load(tmp_path, name, files, **options):
+def load(tmp_path, name, files, split="official", **options):
     for file, text in files.items():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text + "\n", encoding="utf-8")
-    return BENCHMARKS[name].load(tmp_path, **options)
+    return BENCHMARKS[name].load(tmp_path, split, **options)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -236,7 +238,7 @@ def test_a_kilt_line_without_an_answer_is_skipped_but_in_a_test_file_it_is_kept(
     assert counts == {"read": 2, "skipped_without_answer": 1}
     test = json.dumps({"id": "k2", "input": LAMP})
     files = {"hotpotqa-test_without_answers-kilt.jsonl": test}
-    (item,) = load(tmp_path, "hotpotqa", files, split="test")
+    (item,) = load(tmp_path, "hotpotqa", files, split="hidden")
     assert (item.id, item.answers) == ("k2", ())
 
 
@@ -335,7 +337,7 @@ BAD = [
         "the answer 'MAYBE' came, needed is SUPPORTS or REF",
     ),
     ("hotpotqa", "hotpotqa-dev-kilt.jsonl", '{"id": "1", "output": []}', "line 1: no field 'input'"),
-    ("hotpotqa", "hotpotqa-dev-kilt.jsonl", kilt(LAMP), "no question of hotpotqa came"),
+    ("hotpotqa", "hotpotqa-dev-kilt.jsonl", kilt(LAMP), "expected a question of hotpotqa in all of it"),
     (
         "boolq",
         "dev.jsonl",
@@ -383,24 +385,86 @@ def test_labels_that_do_not_match_their_lines_and_unknown_splits_are_errors(tmp_
     piqa = {"valid.jsonl": '{"goal": "a", "sol1": "b", "sol2": "c"}', "valid-labels.lst": "0\n1"}
     with pytest.raises(ValueError, match="2 labels came, needed is a number for each of the 1 lines"):
         load(tmp_path, "piqa", piqa)
-    with pytest.raises(ValueError, match="piqa: no split 'test'; there are train or dev"):
-        BENCHMARKS["piqa"].load(tmp_path, "test")
+    with pytest.raises(ValueError, match="expected a split train, dev, test or official, got 'hidden'"):
+        BENCHMARKS["piqa"].load(tmp_path, "hidden")
+
+
+def test_kilts_dev_and_test_are_the_halves_of_its_dev_file(tmp_path):
+    lines = [json.loads(kilt(f"Lamp {n}?", "Mara")) | {"id": f"k{n}"} for n in range(200)]
+    files = {"trex-dev-kilt.jsonl": "\n".join(map(json.dumps, lines))}
+    counts = Counter()
+    dev, test, whole = (
+        {item.id for item in load(tmp_path, "trex", files, split, counts=counts)}
+        for split in ("dev", "test", "official")
+    )
+    assert dev | test == whole and not dev & test and len(whole) == 200
+    assert 70 < len(dev) < 130 and "k0" in dev  # fixed by the hash of the id
+    assert counts == {"read": 600, "in_another_split": 200}
+    # a file cut short divides alike
+    files = {"trex-dev-kilt.jsonl": "\n".join(map(json.dumps, lines[:100]))}
+    assert {item.id for item in load(tmp_path, "trex", files, "dev")} == {i for i in dev if int(i[1:]) < 100}
+
+
+def test_a_task_without_a_second_file_takes_its_dev_part_from_train(tmp_path):
+    lines = [json.dumps({"question": f"who is {n // 2}", "answer": ["Mara"]}) for n in range(400)]
+    files = {"NQ-open.train.jsonl": "\n".join(lines), "NQ-open.dev.jsonl": lines[0]}
+    train, dev, test = ([i.query for i in load(tmp_path, "nq", files, s)] for s in ("train", "dev", "test"))
+    assert len(train) + len(dev) == 400 and 10 < len(dev) < 80
+    assert not set(train) & set(dev)  # a question that stands twice is on one side
+    assert test == ["who is 0"]
+
+
+def test_no_two_splits_of_a_task_share_questions():
+    for task in BENCHMARKS.values():
+        parts = [task.splits[name] for name in ("train", "dev", "test")]
+        shares = {}
+        for part in parts:
+            shares.setdefault(part.file, set()).add(part.share)
+        for own in shares.values():
+            assert own in ({"all"}, {"one half", "the other half"}, {"a tenth", "nine tenths"}), task.name
+        assert set(task.splits) == {"train", "dev", "test", "official"} | (
+            {"hidden"} if task.is_kilt else set()
+        )
+        assert {part.file for part in task.splits.values()} <= set(task.sources)
+
+
+def test_the_docs_have_a_row_for_each_task():
+    """To make them again: python tests/data/test_benchmarks.py."""
+    assert [row for row in TASKS_PAGE.read_text().splitlines() if row.startswith("| `")] == task_rows()
+
+
+def task_rows():
+    rows = []
+    for task in BENCHMARKS.values():
+        length = task.max_new_tokens or "chooses"
+        splits = [split_cell(task, name) for name in ("train", "dev", "test", "official", "hidden")]
+        cells = [f"`{task.name}`", task.metric, f"`{task.scoring_rule}`", str(length), *splits]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def split_cell(task, split):
+    if split not in task.splits:
+        return "–"
+    part = task.splits[split]
+    share = "" if part.share == "all" else f"{part.share} of "
+    return share + " or ".join(f"`{source.path}`" for source in task.sources[part.file])
 
 
 REAL = {  # name -> split, items, kept of read, the first gold answer
-    "mmlu": ("val", 1542, "A"),
-    "nq": ("dev", 3610, "14 December 1972 UTC"),
-    "hotpotqa": ("dev", 5, "yes"),
-    "fever": ("dev", 5, "SUPPORTS"),
-    "zsre": ("dev", 5, "3 February 1993"),
-    "trex": ("dev", 5, "heavy metal"),
-    "wow": ("dev", 5, None),
-    "eli5": ("dev", 5, None),
-    "boolq": ("dev", 3270, "no"),
-    "piqa": ("dev", 1838, None),
-    "siqa": ("dev", 2, "Find somewhere to go"),
-    "hellaswag": ("dev", 2, "starts pulling up roofing on a roof."),
-    "winogrande": ("dev", 2, "Dennis"),
+    "mmlu": ("dev", 1542, "A"),
+    "nq": ("official", 3610, "14 December 1972 UTC"),
+    "hotpotqa": ("official", 5, "yes"),
+    "fever": ("official", 5, "SUPPORTS"),
+    "zsre": ("official", 5, "3 February 1993"),
+    "trex": ("official", 5, "heavy metal"),
+    "wow": ("official", 5, None),
+    "eli5": ("official", 5, None),
+    "boolq": ("official", 3270, "no"),
+    "piqa": ("official", 1838, None),
+    "siqa": ("official", 2, "Find somewhere to go"),
+    "hellaswag": ("official", 2, "starts pulling up roofing on a roof."),
+    "winogrande": ("official", 2, "Dennis"),
     "arc_easy": ("dev", 2, "Record the details of the investigation."),
     "arc_challenge": ("dev", 2, "Record the details of the investigation."),
     "obqa": ("dev", 500, "Deep sea animals"),
@@ -420,8 +484,8 @@ def test_a_real_file_is_read_whole(shared_data, name):
 
 
 def test_mmlus_real_files_have_57_subjects_with_five_shots_each(shared_data):
-    shots = Counter(item.subject for item in BENCHMARKS["mmlu"].load(shared_data / "raw", "dev"))
-    questions = Counter(item.subject for item in BENCHMARKS["mmlu"].load(shared_data / "raw", "val"))
+    shots = Counter(item.subject for item in BENCHMARKS["mmlu"].load(shared_data / "raw", "train"))
+    questions = Counter(item.subject for item in BENCHMARKS["mmlu"].load(shared_data / "raw", "dev"))
     assert len(shots) == 57 and set(shots.values()) == {5}
     assert set(questions) == set(shots)
 
@@ -429,12 +493,16 @@ def test_mmlus_real_files_have_57_subjects_with_five_shots_each(shared_data):
 def test_fevers_real_original_file_keeps_what_can_be_judged(shared_data, tmp_path):
     (tmp_path / "paper_dev.jsonl").symlink_to(shared_data / "raw" / "fever" / "paper_dev.jsonl")
     counts = Counter()
-    items = BENCHMARKS["fever"].load(tmp_path, counts=counts)
+    items = BENCHMARKS["fever"].load(tmp_path, "official", counts=counts)
     assert counts["read"] == 9999 == len(items) + counts["skipped_not_enough_info"]
     assert set(Counter(item.target for item in items)) == {"true", "false"}
 
 
 def test_kilts_real_test_files_are_read_without_answers(shared_data):
     for name in ("hotpotqa", "fever", "zsre", "trex", "wow", "eli5"):
-        items = BENCHMARKS[name].load(shared_data / "raw", "test")
+        items = BENCHMARKS[name].load(shared_data / "raw", "hidden")
         assert len(items) == 5 and not any(item.answers for item in items)
+
+
+if __name__ == "__main__":
+    print("\n".join(task_rows()))

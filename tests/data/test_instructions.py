@@ -91,10 +91,10 @@ def test_a_dataset_with_a_dev_part_gives_all_of_its_train_part(tmp_path):
 
 
 def test_benchmarks_give_so_many_examples_of_each_in_the_prompts_of_the_evaluation(tmp_path):
-    lines = [{"question": f"who built tower {n}", "answer": [f"builder {n}", "he"]} for n in range(9)]
+    lines = [{"question": f"who built tower {n}", "answer": [f"builder {n}", "he"]} for n in range(90)]
     for split in ("train", "dev"):
         write(tmp_path / "nq_open" / f"NQ-open.{split}.jsonl", *lines)
-        claims = [{"id": n, "claim": f"Tower {n} stands.", "label": "SUPPORTS"} for n in range(5)]
+        claims = [{"id": n, "claim": f"Tower {n} stands.", "label": "SUPPORTS"} for n in range(20)]
         name = "train" if split == "train" else "paper_dev"
         write(tmp_path / "fever" / f"{name}.jsonl", *claims)
     for name in ("commonsense_qa", "freebase_qa"):
@@ -108,8 +108,8 @@ def test_benchmarks_give_so_many_examples_of_each_in_the_prompts_of_the_evaluati
     assert example.prompt == f"Q: {question.question}\nA:" and example.query == question.question
     assert example.answer == f" {question.answers[0]}" and example.background is None
     assert pairs[-1][1].answer == " true"
-    with pytest.raises(ValueError, match="draw_shots: 5 examples came, needed are 6"):
-        read_examples(replace(settings, benchmark_examples=6), 0.0, seed=0)
+    with pytest.raises(ValueError, match="draw_shots: 20 examples came, needed are 21"):
+        read_examples(replace(settings, benchmark_examples=21), 0.0, seed=0)
 
 
 def test_no_example_or_none_that_can_be_evaluated_on_is_an_error(tmp_path):

@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
     template = {"meta": {"template_questions": ["Who built Elm Tower?"]}}
     lines(
         path / "kilt" / "structured_zeroshot-dev-kilt.jsonl",
-        [kilt("z", "Elm Tower [SEP] builder", "Ada Finch", "c1", **template)],
+        [kilt("b", "Elm Tower [SEP] builder", "Ada Finch", "c1", **template)],
     )
     lines(path / "kilt" / "wow-dev-kilt.jsonl", [kilt("w", "I like Elm Tower.", "Ada Finch built it.", "c1")])
     return path
@@ -110,6 +110,8 @@ def test_a_checkpoint_is_measured_by_the_mean_over_kilts_development_tasks(folde
     trials = load_kilt_development(str(folder), 2, seed=0)
     assert [made.task.name for made in trials] == list(KILT_DEVELOPMENT)
     assert [len(made.items) for made in trials] == [2, 1, 1, 1, 2, 1]
+    assert [item.id for item in trials[0].items] == ["0", "2"]  # 1 is of the other half, the test split's
+    assert trials[0].part == "one half of kilt/hotpotqa-dev-kilt.jsonl"
     chunks, seen = Chunks(inputs["corpus"]), []
 
     def generate(model, prompts, retrieval, settings, *, shots, bar):

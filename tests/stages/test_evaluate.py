@@ -10,10 +10,10 @@ import pytest
 from small import CHUNKS, QUESTIONS, TOWERS
 
 from radit_jax.config import EvaluateConfig, LlamaConfig, MeshConfig
-from radit_jax.data.benchmarks import find_task
+from radit_jax.data.benchmarks import BENCHMARKS, find_task
 from radit_jax.data.corpus import Corpus
 from radit_jax.lm import scoring
-from radit_jax.lm.benchmarking import sit
+from radit_jax.lm.benchmarking import Trial, sit
 from radit_jax.lm.exam import Exam
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.models.llama import Llama
@@ -24,6 +24,7 @@ from radit_jax.runtime.tokenizers import load_tokenizer
 from radit_jax.selfcheck import random_params
 from radit_jax.stages import evaluate as stage
 from radit_jax.stages.evaluate import GAINS, LMS, SYSTEMS, run, search, sittings
+from radit_jax.text.card import model_card
 from radit_jax.text.prompts import background
 from radit_jax.text.report import table
 
@@ -139,6 +140,7 @@ def task_settings(folder, *tasks, **changed):
             "batch_size": 8,
             "tasks": tasks or ("hotpotqa", "piqa", "towers.jsonl"),
             "tasks_folder": str(folder),
+            "split": "official",
             **changed,
         }
     )
@@ -177,6 +179,49 @@ def test_every_task_has_its_systems_and_gains_with_intervals_and_an_average(fini
     gain = results["average"]["gains"]["radit-base"]
     base = results["average"]["systems"]["base"]["mean"]["value"]
     assert gain["value"] == pytest.approx(np.mean(means) - base)
+
+
+def test_results_the_table_and_the_card_say_which_questions_were_asked(finished):
+    output, _ = finished
+    results = output.read_json("results.json")
+    assert {
+        name: (t["split"], t["questions"], t["chose_checkpoint"]) for name, t in results["tasks"].items()
+    } == {
+        "hotpotqa": ("official", "all of kilt/hotpotqa-dev-kilt.jsonl", False),
+        "piqa": ("official", "all of piqa/valid.jsonl", False),
+        "towers": ("official", "all of towers.jsonl", False),
+    }
+    line = "hotpotqa: split official, all of kilt/hotpotqa-dev-kilt.jsonl"
+    assert line in table(results).splitlines()
+    assert f"Questions of {line}." in model_card([], results)
+
+
+def test_questions_that_chose_the_checkpoint_are_marked_unless_they_are_the_other_half(tmp_path):
+    def trials(split):
+        return [Trial(BENCHMARKS[name], [], [], split=split) for name in ("hotpotqa", "eli5", "piqa")]
+
+    lm_ft = Workdir(tmp_path).folder("lm_ft", "chosen")
+    lm_ft.finish(settings={"lm_ft": {"select": "kilt_dev"}})
+    for split, marked in (("official", {"hotpotqa"}), ("dev", {"hotpotqa"}), ("test", set())):
+        assert stage._chose_checkpoint(lm_ft, trials(split)) == marked
+    other = Workdir(tmp_path).folder("lm_ft", "other")
+    other.finish(settings={"lm_ft": {"select": "dev_log_prob"}})
+    assert stage._chose_checkpoint(other, trials("official")) == set()
+
+
+def test_hidden_questions_get_predictions_in_kilts_form_and_no_figure(stage_inputs, folder, tmp_path):
+    lines = [{key: line[key] for key in ("id", "input")} for line in KILT]
+    write_lines(tmp_path / "kilt" / "hotpotqa-test_without_answers-kilt.jsonl", lines)
+    output = Workdir(tmp_path).folder("evaluate", "e")
+    facts = run_tasks(stage_inputs, output, task_settings(tmp_path, "hotpotqa", split="hidden"))
+    results = output.read_json("results.json")
+    assert (results["average"], results["tasks"]["hotpotqa"]["systems"]) == (None, {})
+    assert facts["num_questions"] == 3 and "average" not in facts
+    assert [line["id"] for line in output.read_jsonl("kilt-hotpotqa.jsonl")] == ["k2", "k5", "k6"]
+    assert "predictions only" in table(results) and "gain" not in table(results)
+    model_card([], results)
+    with pytest.raises(ValueError, match="piqa: expected a split train, dev, test or official, got 'hidden'"):
+        run_tasks(stage_inputs, output, task_settings(folder, "piqa", split="hidden"))
 
 
 def test_a_task_without_queries_is_sat_once_by_each_language_model(finished):
@@ -291,7 +336,10 @@ def real(shared_data, inputs, tmp_path_factory):
     """
     vocabulary, files, lms = (tmp_path_factory.mktemp(name) for name in ("vocabulary", "files", "lms"))
     shutil.copy(shared_data / "tokenizers" / "llama_tokenizer.model", vocabulary / "tokenizer.model")
-    for name in ("mmlu", "nq_open", "fever", "boolq", "piqa"):
+    (files / "mmlu").mkdir()
+    for name, part in (("dev", "dev"), ("test", "val")):  # the test files are not there
+        (files / "mmlu" / name).symlink_to(shared_data / "raw" / "mmlu" / part)
+    for name in ("nq_open", "fever", "boolq", "piqa"):
         (files / name).symlink_to(shared_data / "raw" / name)
     (files / "hotpotqa.json").symlink_to(shared_data / "raw" / "hotpotqa" / "hotpot_dev_v1_simplified.json")
     tokenizer = load_tokenizer(vocabulary)
@@ -309,7 +357,7 @@ def real(shared_data, inputs, tmp_path_factory):
 def official(real, tmp_path, *tasks, **changed):
     stage_inputs, files = real
     output = Workdir(tmp_path).folder("evaluate", "e")
-    settings = task_settings(files, *tasks, split="dev", **{"sequence_length": 1536, **changed})
+    settings = task_settings(files, *tasks, **{"sequence_length": 1536, **changed})
     run_tasks(stage_inputs, output, settings)
     return output
 
