@@ -7,7 +7,6 @@ python -m radit_jax.train --stage=all --dry-run                          # what 
 
 import argparse
 import contextlib
-import fnmatch
 import os
 import pathlib
 import sys
@@ -20,7 +19,7 @@ from radit_jax.runtime.progress import check_wandb
 from radit_jax.runtime.store import Workdir
 
 TINY = pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py"
-PREDICTIONS = ("predictions*.jsonl", "kilt-*.jsonl")
+PUBLISHED = ("results.json", "predictions*.jsonl", "kilt-*.jsonl")  # of evaluate, for people
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,9 +75,9 @@ def run_together(experiment: config.Experiment, workdir: Workdir, options: argpa
     """What every process of the program does."""
     run = Run(experiment, workdir)
     run.needed(options.stage)  # an unknown stage is an error before anything is written
-    workdir.claim(experiment.name)
     with contextlib.ExitStack() as held:
         hosts.by_first("the lock", lambda: held.enter_context(workdir.lock()))
+        workdir.claim(experiment.name)
         if options.prune:
             hosts.by_first("prune", lambda: prune(run))
         else:
@@ -146,13 +145,8 @@ def publish(run: Run) -> None:
     """Put the current run's results at the workdir's top, and print the table."""
     from radit_jax.text import report
 
-    folder, top = run.folders["evaluate"], run.workdir.path
-    for pattern in PREDICTIONS:  # of an earlier run, which may have had other tasks
-        for file in top.glob(pattern):
-            file.unlink()
-    names = folder.manifest["files"]
-    for name in ("results.json", *(n for pattern in PREDICTIONS for n in fnmatch.filter(names, pattern))):
-        (top / name).write_bytes(folder.read(name))
+    folder = run.folders["evaluate"]
+    run.workdir.publish(folder, PUBLISHED)
     print(report.table(folder.read_json("results.json")))
     print(f"results: {run.workdir.path / 'results.json'}")
 
@@ -183,9 +177,13 @@ def print_plan(run: Run, kind: str) -> None:
 
 
 def prune(run: Run) -> None:
-    """Delete the outputs that the current settings do not name, after asking."""
-    for folder in run.workdir.superseded(run.folders.values()):
-        answer = input(f"delete {folder}? [y/N] ")
+    """Delete the outputs that the current settings do not name, after asking for each."""
+    for folder in run.workdir.superseded(list(run.folders.values())):
+        print(f"{folder.home}: {folder.size / 1e6:,.1f} MB")
+        try:
+            answer = input("delete it? [y/N] ")
+        except EOFError:  # nobody is there to answer
+            return
         if answer.strip().lower() == "y":
             folder.clear()
 

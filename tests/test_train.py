@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import radit_jax
-from radit_jax import ask, train
+from radit_jax import ask, config, pipeline, train
+from radit_jax.runtime.store import Workdir
 
 SMALL = [
     "data.train_entities=12",
@@ -305,3 +306,21 @@ def test_ask_without_an_export_says_how_to_make_one(
 ) -> None:
     assert ask.main(["Who?", f"--workdir={tmp_path}"]) == 1
     assert "run --stage=export" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y", False), ("", True), (None, True)])
+def test_prune_shows_what_it_would_delete_and_asks(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer, left
+) -> None:
+    def answered(question: str) -> str:
+        if answer is None:
+            raise EOFError
+        return answer
+
+    workdir = Workdir(tmp_path)
+    stale = workdir.folder("embed", "a" * 12)
+    stale.write("shard", bytes(2_500_000))
+    monkeypatch.setattr("builtins.input", answered)
+    train.prune(pipeline.Run(config.load(str(train.TINY)), workdir))
+    assert f"{tmp_path}/embed/{'a' * 12}: 2.5 MB\n" in capsys.readouterr().out
+    assert stale.path.exists() == left

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
@@ -102,9 +102,13 @@ def put(path: epath.PathLike, data: bytes) -> None:
 
 def put_new(path: epath.PathLike, data: bytes) -> bool:
     """Puts an object that nobody has put before; False where one is there, whoever was first."""
-    fs, key = _store(path)
     try:
-        fs.pipe_file(key, data, mode="create")
+        if is_bucket(path):
+            fs, key = _store(path)
+            fs.pipe_file(key, data, mode="create")
+        else:
+            with open(path, "xb") as file:
+                file.write(data)
     except FileExistsError:
         return False
     return True
@@ -207,23 +211,31 @@ def check_access(workdir: epath.PathLike, write: bool) -> None:
 
 
 @contextlib.contextmanager
-def lease(workdir: epath.PathLike) -> Iterator[None]:
-    """Keeps other runs out while the context lasts: the lease is the last of numbered objects under `lock/`.
+def lease(workdir: epath.PathLike, name: str = "lock") -> Iterator[Callable[[], bool]]:
+    """Keeps other runs out while the context lasts: the lease is the last of numbered objects under `name/`.
 
     Its holder rewrites it every 15 s. Who comes takes the next number, put by one of many at most, once the
-    last is given back, or has stood unchanged for a minute of the comer's own clock.
+    last is given back, or has stood unchanged for a minute of the comer's own clock. What it yields says
+    whether the lease is still this process's, which one that stood still for a minute may have lost.
     """
-    folder = epath.Path(workdir) / "lock"
+    folder = epath.Path(workdir) / name
+    if not is_bucket(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     number = _take(folder)
     stop = threading.Event()
     beating = threading.Thread(target=_beat, args=(folder, number, stop), daemon=True)
     beating.start()
+
+    def still_ours() -> bool:
+        return max(_numbers(folder), default=0) == number
+
     try:
-        yield
+        yield still_ours
     finally:
         stop.set()
         beating.join()
-        put(folder / f"{number:08d}", b"")
+        if still_ours():
+            put(folder / f"{number:08d}", b"")
 
 
 def _take(folder: epath.Path) -> int:
@@ -232,7 +244,7 @@ def _take(folder: epath.Path) -> int:
     if holder:
         _wait_for_silence(folder / f"{last:08d}", holder)
     if not put_new(folder / f"{last + 1:08d}", _sign(0)):
-        raise ValueError(_in_use(folder, get(folder / f"{last + 1:08d}")))
+        raise ValueError(in_use(folder.parent, _told(get(folder / f"{last + 1:08d}"))))
     for number in _numbers(folder):
         if number <= last:
             remove(folder / f"{number:08d}")
@@ -248,7 +260,7 @@ def _wait_for_silence(path: epath.Path, holder: bytes) -> None:
         if not now:
             return
         if now != holder:
-            raise ValueError(_in_use(path.parent, now))
+            raise ValueError(in_use(path.parent.parent, _told(now)))
 
 
 def _beat(folder: epath.Path, number: int, stop: threading.Event) -> None:
@@ -283,12 +295,13 @@ def _told(holder: bytes | None) -> str:
     try:
         told = json.loads(holder or b"")
         return f"process {told['process']} on {told['host']}"
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "another process"
 
 
-def _in_use(folder: epath.Path, holder: bytes | None) -> str:
+def in_use(workdir: epath.PathLike, holder: str) -> str:
+    """The error of a run that finds another one in its workdir."""
     return (
-        f"{folder.parent}: in use by {_told(holder)}; needed is a workdir of our own; "
+        f"{workdir}: in use by {holder}; needed is a workdir of our own; "
         "wait for it to end, or name another with --workdir"
     )

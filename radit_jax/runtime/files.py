@@ -4,6 +4,7 @@ A text is UTF-8, with or without a byte order mark. JSON has a limit on its dept
 be written again: half of a surrogate pair, which JSON can spell and UTF-8 cannot, is refused.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from etils import epath
 
 from radit_jax.runtime import bucket
 
+SEAL = "seal"  # the key of an object's hash of itself
 MAX_DEPTH = 100  # lists and objects inside each other; the deepest real file has about ten
 _HALF_OF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -112,6 +114,26 @@ def as_object(value: Any, where: str, remedy: str) -> dict[str, Any]:
         shown = json.dumps(value, ensure_ascii=True)[:60]
         raise ValueError(f"{where}: expected a JSON object, got {shown}. {remedy}")
     return dict(value)
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` as JSON has it, with a hash of all the rest under the key `seal`.
+
+    >>> has_seal(sealed({"a": (1, 2)})), has_seal({**sealed({"a": 1}), "a": 2}), has_seal({"a": 1})
+    (True, False, False)
+    """
+    plain = json.loads(json.dumps(value))
+    return {**plain, SEAL: _hash_of_rest(plain)}
+
+
+def has_seal(value: Mapping[str, Any]) -> bool:
+    """Whether what was read has a seal, and is what was sealed."""
+    return value.get(SEAL) == _hash_of_rest(value)
+
+
+def _hash_of_rest(value: Mapping[str, Any]) -> str:
+    rest = {key: part for key, part in value.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _deeper_than(value: Any, levels: int) -> bool:

@@ -16,6 +16,7 @@ Nothing here imports jax: the command line says what would run without starting 
 
 import contextlib
 import dataclasses
+import fnmatch
 import hashlib
 import importlib.metadata
 import io
@@ -25,18 +26,20 @@ import pathlib
 import re
 import socket
 import subprocess
-import time
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from radit_jax.runtime import bucket, hosts
+from radit_jax.runtime import bucket, hosts, locks
+from radit_jax.runtime.files import SEAL, as_object, has_seal, parse_json, sealed, sync_folder, write_whole
+from radit_jax.runtime.sources import SourceHashes, hash_file, hash_listing
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
+_LEFT_BY_STAGES = ("manifest.json", "*.sha256", "metrics.jsonl", "checkpoints")
 _LOGS = ("metrics.jsonl", "tensorboard")
-_BLOCK = 1 << 24  # bytes read at once: a file that is hashed need not fit in memory
 
 
 # ---- fingerprints ----
@@ -103,60 +106,43 @@ class Workdir:
         self.path = epath.Path(path)
         self.local = bucket.local_copy(self.path, scratch)  # the same folder, where it is no bucket
         self.in_bucket = bucket.is_bucket(self.path)
+        self._hashes = SourceHashes(self.path / "sources.json")
         if self.in_bucket:
             bucket.check_access(self.path, write=False)
 
     def claim(self, experiment: str) -> None:
-        """Makes the folder this experiment's; another experiment's folder is refused."""
-        if self.in_bucket:
-            bucket.check_access(self.path, write=True)
-        identity = self.path / "workdir.json"
-        if hosts.is_first() and not identity.exists():
-            self.path.mkdir(parents=True, exist_ok=True)
-            identity.write_text(json.dumps({"experiment": experiment}) + "\n")
-        hosts.meet("workdir.json")  # nobody reads it half-written
-        if not identity.exists():
+        """Make the folder this experiment's, under its lock; another experiment's folder is refused."""
+        hosts.by_first("workdir.json", lambda: self._claim(experiment))
+        if not (self.path / "workdir.json").exists():
             raise ValueError(
                 f"{self.path}: a folder came that {socket.gethostname()} has for itself, needed is one that "
                 "all hosts see; name one on a shared filesystem with --workdir, or use gs://"
             )
-        owner = _parse_json(identity.read_text(), str(identity), "delete it").get("experiment")
-        if owner != experiment:
+
+    def _claim(self, experiment: str) -> None:
+        identity, remedy = self.path / "workdir.json", "Delete it, or name another --workdir."
+        written = _bytes_or_none(identity)
+        if not written or not written.strip():  # a power cut may leave a name without bytes
+            write_whole(identity, json.dumps({"experiment": experiment}) + "\n")
+            written = identity.read_bytes()
+        found = as_object(parse_json(written, str(identity), remedy), str(identity), remedy)
+        if found.get("experiment") != experiment:
             raise ValueError(
-                f"{self.path}: it holds the experiment {owner!r}, needed is one of {experiment!r}; "
-                f"name another folder with --workdir"
+                f"{self.path}: it holds the experiment {found.get('experiment')!r}, needed is one of "
+                f"{experiment!r}; name another folder with --workdir"
             )
+        self._hashes.save()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps other processes out while the context lasts; the system frees it however we end.
+        """Keeps other processes out while the context lasts, and makes the folder.
 
-        In a bucket it is a lease, which is free a minute after a holder that was killed.
+        The system frees it however we end; a lease, in a bucket, is free a minute after a holder was killed.
         """
         if self.in_bucket:
-            with bucket.lease(self.path):
-                yield
-            return
-        import fcntl  # Unix only, like the stages' other dependencies; planning works without
-
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / "lock", "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                raise ValueError(
-                    f"{self.path}: in use by {file.read().strip() or 'a process that is just starting'}; "
-                    f"needed is a workdir of our own; wait for it to end, or name another with --workdir"
-                ) from None
-            file.truncate(0)
-            started = time.strftime("%Y-%m-%d %H:%M:%S")
-            file.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}\n")
-            file.flush()
-            try:
-                yield
-            finally:
-                file.truncate(0)
+            bucket.check_access(self.path, write=True)
+        with locks.hold(self.path):
+            yield
 
     def folder(self, stage: str, fingerprint: str) -> "StageFolder":
         """The folder of `stage` under these settings, whether or not it exists."""
@@ -167,48 +153,55 @@ class Workdir:
         return PublishedFolder(self.path / stage, fingerprint, self.local / stage)
 
     def source_hash(self, path: str | os.PathLike[str]) -> str:
-        """SHA-256 of a file's bytes, or of a folder's file names and their bytes.
+        """SHA-256 of a file's bytes, or of a folder's file names and their bytes (`SourceHashes.of`).
 
-        Each file's hash is remembered by path, size and time of change, so only new content is read.
+        What was read is remembered once the folder is claimed.
         """
-        root = epath.Path(path) if bucket.is_bucket(path) else pathlib.Path(path)
-        if not root.exists():
-            raise ValueError(f"{root}: no such file or folder, needed as a source; correct its path")
-        memory = self._remembered_hashes()
-        before = dict(memory)
-        if bucket.is_bucket(path):
-            names = sorted(bucket.sizes(path))
-            objects = [epath.Path(path) / name if name else epath.Path(path) for name in names]
-            digest = _hash_listing([_remembered_hash(one, memory) for one in objects], names)
-        elif root.is_dir():
-            files = sorted(file for file in root.rglob("*") if file.is_file())
-            names = [file.relative_to(root).as_posix() for file in files]
-            digest = _hash_listing([_remembered_hash(file, memory) for file in files], names)
-        else:
-            digest = _remembered_hash(root, memory)
-        if memory != before and hosts.is_first():
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "sources.json").write_text(json.dumps(memory, indent=1))
-        return digest
+        return self._hashes.of(path)
 
-    def _remembered_hashes(self) -> dict[str, Any]:
-        try:
-            return json.loads((self.path / "sources.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):  # none yet, or killed while writing it
-            return {}
+    def publish(self, folder: "StageFolder", patterns: Sequence[str]) -> None:
+        """Copy a finished stage's files of these patterns to the top, in place of its earlier runs'.
+
+        What no run of the stage wrote is a person's: it stays, under another name where ours takes its own.
+        """
+        locks.check_held(self.path)
+        files = [manifest["files"].items() for manifest in self.manifests(folder.stage)]
+        ours = {(name, record["sha256"]) for run in files for name, record in run}
+        names = [name for name in folder.manifest["files"] if _matches(name, patterns)]
+        for file in list(self.path.iterdir()):
+            if not _matches(file.name, patterns) or _is_link(file):
+                continue
+            if (file.name, _measure(file)["sha256"]) not in ours:
+                if file.name in names:
+                    _move_aside(file)
+            elif file.name not in names:
+                _remove(file)
+        for name in names:
+            write_whole(self.path / name, folder.read(name))
 
     def manifests(self, stage: str) -> list[dict[str, Any]]:
         """The manifests of all finished runs of `stage`, the latest last."""
         files = [run / "manifest.json" for run in _subfolders(self.path / stage)]
         written = sorted((_modified(file), file) for file in files if file.exists())
-        manifests = (_json_or_none(file) for _, file in written)
-        return [manifest for manifest in manifests if manifest is not None]
+        found = []
+        for _, file in written:
+            with contextlib.suppress(ValueError):  # who reads that stage is told
+                found.append(_read_manifest(file))
+        return [manifest for manifest in found if manifest is not None]
 
     def superseded(self, current: Iterable["StageFolder"]) -> "list[StageFolder]":
-        """The stage folders, whole or half-written, that no current setting asks for."""
+        """The stage folders, whole or half-written, that no current setting asks for.
+
+        Only what looks like this program's own: a folder below a stage's, named by a fingerprint, with
+        something in it that a stage leaves. Nothing that a symbolic link leads to.
+        """
         kept = {os.fspath(folder.home) for folder in current}
-        found = (run for stage in _subfolders(self.path) for run in _subfolders(stage))
-        stale = [run for run in found if _FINGERPRINT.fullmatch(run.name) and os.fspath(run) not in kept]
+        stages = {folder.stage for folder in current}
+        stale = []
+        for stage in _subfolders(self.path):
+            for run in _subfolders(stage) if stage.name in stages and not _is_link(stage) else ():
+                if os.fspath(run) not in kept and _FINGERPRINT.fullmatch(run.name) and _is_ours(run):
+                    stale.append(run)
         return [self.folder(run.parent.name, run.name) for run in sorted(stale)]
 
 
@@ -235,14 +228,33 @@ class StageFolder:
     def complete(self) -> bool:
         """Whether the stage has finished: its manifest is there and whole, as far as this process sees."""
         if self._manifest is None:
-            self._manifest = _json_or_none(self.home / "manifest.json")
+            self._manifest = self._read_manifest()
         return self._manifest is not None
+
+    def _read_manifest(self) -> dict[str, Any] | None:
+        manifest = _read_manifest(self.home / "manifest.json", self._remedy)
+        if manifest is not None:
+            self._demand_own(manifest)
+        return manifest
+
+    def _demand_own(self, manifest: Mapping[str, Any]) -> None:
+        """Refuse the manifest of a stage whose folder was renamed or copied to this one's name."""
+        found = f"{manifest['stage']}/{manifest['fingerprint']}"
+        if found != f"{self.stage}/{self.fingerprint}":
+            raise ValueError(
+                f"{self.home / 'manifest.json'}: expected that of {self}, got that of {found}. "
+                f"Give the folder its name back, or d{self._remedy[1:]}"
+            )
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that is in the folder."""
+        return max(_size(self.home), 0)
 
     @property
     def half_written(self) -> bool:
         """Whether a run began to fill the folder and did not finish."""
-        begun = self.home.exists() and any(self.home.iterdir())
-        return begun and not (self.home / "manifest.json").exists()
+        return not self.complete and self.home.exists() and any(self.home.iterdir())
 
     @property
     def _is_copy(self) -> bool:
@@ -262,11 +274,10 @@ class StageFolder:
         hosts.by_first(f"{self} {name}", lambda: self._write(name, data))
 
     def _write(self, name: str, data: bytes) -> None:
-        file = self.path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
+        locks.check_held(self.home)
         # An old sidecar must not vouch for new bytes.
         _remove(self._sidecar(name))
-        file.write_bytes(data)
+        write_whole(self.path / name, data)
         self._send(name)
         self._commit(name, _measure_bytes(data))
 
@@ -275,11 +286,13 @@ class StageFolder:
         hosts.by_first(f"{self} {name}", lambda: self._adopt(other, name))
 
     def _adopt(self, other: "StageFolder", name: str) -> None:
+        locks.check_held(self.home)
         source = other.check(name)
         for file in _files(source) if source.is_dir() else [source]:
             copy = self.path / os.path.relpath(file, other.path)
             copy.parent.mkdir(parents=True, exist_ok=True)
             file.copy(copy, overwrite=True)
+        _sync(self.path / name)
         self._send(name)
         self._commit(name, other._committed(name))
 
@@ -295,6 +308,8 @@ class StageFolder:
         self._commit_written(name)
 
     def _commit_written(self, name: str) -> None:
+        locks.check_held(self.home)
+        _sync(self.path / name)
         self._send(name)
         self._commit(name, _measure(self.path / name))
 
@@ -304,7 +319,8 @@ class StageFolder:
             bucket.upload(self.path / name, self.home / name)
 
     def _commit(self, name: str, record: dict[str, Any]) -> None:
-        self._sidecar(name).write_text(json.dumps(record) + "\n")
+        locks.check_held(self.home)
+        write_whole(self._sidecar(name), json.dumps(record) + "\n")
 
     def _sidecar(self, name: str) -> epath.Path:
         return self.home / f"{name}.sha256"
@@ -313,15 +329,24 @@ class StageFolder:
         """Size and hash that were committed for `name`, by the manifest or else by its sidecar."""
         if self.complete:
             return self.manifest["files"].get(name)
-        return _json_or_none(self._sidecar(name))
+        return _read_sidecar(self._sidecar(name))
 
     def has(self, name: str) -> bool:
-        """Whether `name` was committed and, as far as its size tells, is still whole."""
+        """Whether `name` was made and, where the stage is not finished, still has the size that it had.
+
+        Raises ValueError where a finished stage's file is missing or of another size: that is damage, and
+        whoever took it for "not made" would go on with other data.
+        """
         return hosts.by_first(f"{self} {name}", lambda: self._has(name))
 
     def _has(self, name: str) -> bool:
         record = self._record(name)
-        return record is not None and _size(self.home / name) == record["size"]
+        if record is None:
+            return False
+        size = _size(self.home / name)
+        if self.complete:
+            self._demand_size(name, size, record)
+        return size == record["size"]
 
     def check(self, name: str) -> epath.Path:
         """The path of a committed file or folder whose bytes are those that were written."""
@@ -378,14 +403,14 @@ class StageFolder:
     def _demand_size(self, name: str, size: int, record: dict[str, Any]) -> None:
         if size != record["size"]:
             raise ValueError(
-                f"{self.home / name}: {max(size, 0)} bytes came, needed are the {record['size']} that were "
-                f"written; {self._remedy}"
+                f"{self.home / name}: expected the {record['size']} bytes that were written, got "
+                f"{max(size, 0)}. {self._remedy}"
             )
 
     def _demand_hash(self, name: str, found: dict[str, Any], record: dict[str, Any]) -> None:
         if found != record:
             raise ValueError(
-                f"{self.home / name}: altered bytes came, needed are those that were written; {self._remedy}"
+                f"{self.home / name}: expected the bytes that were written, got altered bytes. {self._remedy}"
             )
 
     def finish(self, **facts: Any) -> None:
@@ -393,6 +418,7 @@ class StageFolder:
         hosts.by_first(f"{self} manifest.json", lambda: self._finish(facts))
 
     def _finish(self, facts: Mapping[str, Any]) -> None:
+        locks.check_held(self.home)
         self.keep_logs()
         names = sorted(_committed_names(self.home))
         manifest = {
@@ -403,8 +429,7 @@ class StageFolder:
             "versions": _versions(),
             "commit": _commit_of_source(),
         }
-        self.home.mkdir(parents=True, exist_ok=True)
-        (self.home / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        write_whole(self.home / "manifest.json", json.dumps(sealed(manifest), indent=1) + "\n")
         for name in names:  # the manifest now says what the sidecars said
             _remove(self._sidecar(name))
 
@@ -414,6 +439,7 @@ class StageFolder:
         self._manifest = None
 
     def _clear(self) -> None:
+        locks.check_held(self.home)
         _remove(self.home / "manifest.json")
         if self._is_copy:
             bucket.remove(self.home)
@@ -438,7 +464,7 @@ class StageFolder:
         self.write(name, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
 
     def read_json(self, name: str) -> Any:
-        return _parse_json(self.read(name).decode(), str(self.home / name), self._remedy)
+        return parse_json(self.read(name), str(self.home / name), self._remedy)
 
     def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         self.write(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
@@ -468,7 +494,7 @@ class StageFolder:
 
     @property
     def _remedy(self) -> str:
-        return f"delete the folder {self.home} and rerun --stage={self.stage}"
+        return f"Delete the folder {self.home} and rerun --stage={self.stage}."
 
 
 class PublishedFolder(StageFolder):
@@ -482,13 +508,17 @@ class PublishedFolder(StageFolder):
     ):
         super().__init__(home, path)
         self.stage = self.home.name
-        standing = _json_or_none(self.home / "manifest.json") or {}
-        self.fingerprint = fingerprint or standing.get("fingerprint", "")
+        self.fingerprint = fingerprint
+        if not fingerprint and self.complete and self._manifest:
+            self.fingerprint = self._manifest["fingerprint"]
+
+    def _demand_own(self, manifest: Mapping[str, Any]) -> None:
+        """Any manifest will do: people may move what is published, and other settings replace it."""
 
     @property
     def complete(self) -> bool:
         """Whether what stands there is whole and of this fingerprint."""
-        return super().complete and (self._manifest or {})["fingerprint"] == self.fingerprint
+        return super().complete and self.fingerprint in ("", (self._manifest or {})["fingerprint"])
 
 
 # ---- reading and measuring ----
@@ -496,17 +526,15 @@ class PublishedFolder(StageFolder):
 
 def parse_jsonl(data: bytes, where: str, fields: Iterable[str] = ()) -> list[dict[str, Any]]:
     """The objects of JSON lines, each of which must have `fields`; `where` names the file in errors."""
-    rows = []
-    for number, line in enumerate(data.decode().split("\n"), 1):
+    rows, remedy = [], "Correct the line."
+    for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
         place = f"{where} line {number}"
-        row = _parse_json(line, place, "correct the line")
-        if not isinstance(row, dict):
-            raise ValueError(f"{place}: {line[:60]!r} came, a JSON object is needed; correct the line")
+        row = as_object(parse_json(line, place, remedy), place, remedy)
         missing = [field for field in fields if field not in row]
         if missing:
-            raise ValueError(f"{place}: the fields {sorted(row)} came, needed is {missing[0]!r}; add it")
+            raise ValueError(f"{place}: expected the field {missing[0]!r}, got {sorted(row)}. Add it.")
         rows.append(row)
     return rows
 
@@ -519,19 +547,62 @@ def read_jsonl(path: str | os.PathLike[str], fields: Iterable[str] = ()) -> list
     return parse_jsonl(file.read_bytes(), str(file), tuple(fields))
 
 
-def _parse_json(text: str, where: str, remedy: str) -> Any:
+def _bytes_or_none(path: epath.Path) -> bytes | None:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: {text[:60]!r} came, JSON is needed ({error.msg}); {remedy}") from None
-
-
-def _json_or_none(path: epath.Path) -> dict[str, Any] | None:
-    """The JSON object at `path`; `None` where there is none, or one cut short by a kill."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return path.read_bytes()
+    except FileNotFoundError:
         return None
+
+
+def _read_manifest(path: epath.Path, remedy: str = "") -> dict[str, Any] | None:
+    """The manifest at `path`; None where there is none, or only a name without bytes, as a power cut leaves.
+
+    Raises ValueError for one that is not as it was written.
+    """
+    data = _bytes_or_none(path)
+    if not data or not data.strip():
+        return None
+    manifest = as_object(parse_json(data, str(path), remedy), str(path), remedy)
+    if SEAL in manifest and not has_seal(manifest):  # older ones have none
+        raise ValueError(f"{path}: expected the facts that were written, got altered ones. {remedy}")
+    names, files = (manifest.get("stage"), manifest.get("fingerprint")), manifest.get("files")
+    is_listing = isinstance(files, dict) and all(_is_inside(n) and _is_record(r) for n, r in files.items())
+    if not is_listing or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"{path}: expected a stage, a fingerprint and files with sizes and hashes, got others. {remedy}"
+        )
+    return manifest
+
+
+def _read_sidecar(path: epath.Path) -> dict[str, Any] | None:
+    """The size and hash in a sidecar; None where there is none that could be one."""
+    try:
+        found = parse_json(_bytes_or_none(path) or b"", str(path), "")
+    except ValueError:
+        return None
+    return found if _is_record(found) else None
+
+
+def _is_record(found: Any) -> bool:
+    """Whether JSON is `{"size": bytes, "sha256": hash}`."""
+    if not isinstance(found, dict) or set(found) != {"size", "sha256"}:
+        return False
+    return type(found["size"]) is int and isinstance(found["sha256"], str)
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name in a manifest is that of a file inside its folder."""
+    return not os.path.isabs(name) and ".." not in pathlib.PurePosixPath(name).parts
+
+
+def _sync(path: epath.Path) -> None:
+    """Bring to the disk what another library wrote, before a sidecar vouches for it."""
+    files = _files(path) if path.is_dir() else [path]
+    for file in files:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    for folder in {file.parent for file in files}:
+        sync_folder(folder)
 
 
 def _subfolders(path: epath.Path) -> list[epath.Path]:
@@ -563,6 +634,32 @@ def _remove(path: epath.Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _is_ours(run: epath.Path) -> bool:
+    """Whether a stage began to fill the folder."""
+    return not _is_link(run) and any(_matches(child.name, _LEFT_BY_STAGES) for child in run.iterdir())
+
+
+def _is_link(path: epath.Path) -> bool:
+    return not bucket.is_bucket(path) and os.path.islink(path)
+
+
+def _move_aside(path: epath.Path) -> None:
+    """Give a file that is not ours a name with a number behind it, and say so."""
+    number = 1
+    while (aside := path.parent / f"{path.name}.{number}").exists():
+        number += 1
+    if bucket.is_bucket(path):
+        write_whole(aside, path.read_bytes())
+        _remove(path)
+    else:
+        os.rename(path, aside)
+    print(f"{path}: this run did not write it, so it was kept as {aside.name}", file=sys.stderr)
+
+
 def _modified(path: epath.Path) -> float:
     """When a file was written last, in seconds since 1970."""
     return bucket.modified(path) if bucket.is_bucket(path) else float(path.stat().mtime)
@@ -583,39 +680,14 @@ def _size(path: epath.Path) -> int:
 def _measure(path: epath.Path) -> dict[str, Any]:
     """Size and SHA-256 of a file; of a folder, over the names and hashes of its files."""
     if not path.is_dir():
-        return {"size": path.stat().length, "sha256": _hash_file(path)}
+        return {"size": path.stat().length, "sha256": hash_file(path)}
     files = _files(path)
     names = [os.path.relpath(file, path) for file in files]
-    return {"size": _size(path), "sha256": _hash_listing([_hash_file(file) for file in files], names)}
+    return {"size": _size(path), "sha256": hash_listing([hash_file(file) for file in files], names)}
 
 
 def _measure_bytes(data: bytes) -> dict[str, Any]:
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _hash_listing(hashes: Iterable[str], names: Iterable[str]) -> str:
-    """One hash for many files: of the lines that `sha256sum` would print for them."""
-    lines = "".join(f"{digest}  {name}\n" for digest, name in zip(hashes, names, strict=True))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _hash_file(path: os.PathLike[str]) -> str:
-    digest = hashlib.sha256()
-    with epath.Path(path).open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _remembered_hash(file: Any, memory: dict[str, Any]) -> str:
-    if bucket.is_bucket(file):
-        key, state = str(file), [_size(file), bucket.modified(file)]
-    else:
-        status = file.stat()
-        key, state = str(file.resolve()), [status.st_size, status.st_mtime_ns]
-    if memory.get(key, [])[:2] != state:
-        memory[key] = [*state, _hash_file(file)]
-    return memory[key][2]
 
 
 def _versions() -> dict[str, str]:

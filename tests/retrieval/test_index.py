@@ -328,7 +328,7 @@ def test_a_tree_that_was_altered_is_refused_when_it_is_searched(sharded_index, e
     sharded_index.save(folder)
     (folder.path / "index" / "tree-00002-of-00003" / "dataset.npy").write_bytes(b"short")
     with pytest.raises(
-        ValueError, match=r"tree-00002-of-00003: \d+ bytes came, needed are the \d+ that were"
+        ValueError, match=r"tree-00002-of-00003: expected the \d+ bytes that were written, got \d+"
     ):
         load(folder, embeddings).search(queries, 5)
 

@@ -174,7 +174,10 @@ def test_a_put_that_fails_commits_nothing(machines) -> None:
 
 @pytest.mark.parametrize(
     ("data", "fault"),
-    [(b"some by", "7 bytes came, needed are the 10"), (b"some bytez", "altered bytes came, needed are")],
+    [
+        (b"some by", "expected the 10 bytes that were written, got 7"),
+        (b"some bytez", "expected the bytes that were written, got altered"),
+    ],
 )
 def test_a_damaged_object_is_named(machines, objects, home, data, fault) -> None:
     one, two = folders(machines)
@@ -182,7 +185,7 @@ def test_a_damaged_object_is_named(machines, objects, home, data, fault) -> None
     objects[f"/lab/runs/tiny/embed/{NAME}/shard"].seek(0)
     objects[f"/lab/runs/tiny/embed/{NAME}/shard"].truncate()
     objects[f"/lab/runs/tiny/embed/{NAME}/shard"].write(data)
-    message = f"{home}/embed/{NAME}/shard: {fault}.*; delete the folder {home}/embed/{NAME} and rerun"
+    message = f"{home}/embed/{NAME}/shard: {fault}.* Delete the folder {home}/embed/{NAME} and rerun"
     with pytest.raises(ValueError, match=message):
         two.read("shard")
 
@@ -227,7 +230,8 @@ def test_a_workdir_finds_what_it_holds_by_time(machines, objects) -> None:
         time.sleep(0.01)
     machines[0].folder("score", "d" * 12).write("shard", b"bytes")
     assert [m["fingerprint"][0] for m in machines[1].manifests("embed")] == ["c", "a"]
-    stale = machines[1].superseded([machines[1].folder("embed", "c" * 12)])
+    current = [machines[1].folder("embed", "c" * 12), machines[1].folder("score", "c" * 12)]
+    stale = machines[1].superseded(current)
     assert [repr(folder) for folder in stale] == [f"embed/{'a' * 12}", f"score/{'d' * 12}"]
     for folder in stale:
         folder.clear()
@@ -248,8 +252,9 @@ def test_a_source_in_a_bucket_is_its_content_as_on_a_disk(machines, tmp_path, mo
         bucket.put(f"gs://lab/source/{name}", data)
     first = machines[0].source_hash("gs://lab/source")
     assert first == machines[0].source_hash(tmp_path / "source")
+    machines[0].claim("tiny")
     with monkeypatch.context() as context:
-        context.setattr("radit_jax.runtime.store._hash_file", lambda path: pytest.fail("it was read again"))
+        context.setattr("radit_jax.runtime.sources.hash_file", lambda path: pytest.fail("it was read again"))
         assert machines[1].source_hash("gs://lab/source") == first
     bucket.put("gs://lab/source/a", b"six")
     assert machines[0].source_hash("gs://lab/source") != first
@@ -277,8 +282,8 @@ def test_logs_follow_a_run_to_another_machine(machines) -> None:
 def test_a_bucket_that_may_not_be_written_is_one_clear_error(machines, home) -> None:
     Objects.fails = "probe-"
     message = f"{home}: /lab/.*: denied came, needed is the permission to write and delete objects"
-    with pytest.raises(ValueError, match=message):
-        machines[0].claim("tiny")
+    with pytest.raises(ValueError, match=message), machines[0].lock():
+        pass
 
 
 def test_a_bucket_that_may_not_be_read_is_one_clear_error(monkeypatch, home) -> None:
@@ -348,7 +353,11 @@ def test_a_holder_that_was_silent_too_long_ends(machines, quick, monkeypatch, ca
         until = time.monotonic() + 5
         while not ended and time.monotonic() < until:
             time.sleep(0.01)
+        with pytest.raises(ValueError, match=r"expected the lock that this run took, got another run's"):
+            machines[0].folder("embed", NAME).write("shard", b"late")
     assert ended and ended[0] == 1
+    assert bucket.sizes(home).keys() == {"lock/00000001", "lock/00000002"}
+    assert bucket.get(f"{home}/lock/00000002") == bucket._sign(0)
     assert f"{home}: another run took the workdir over" in capsys.readouterr().err
 
 

@@ -155,54 +155,77 @@ with Workdir({str(workdir.path)!r}).lock():
         pass
 
 
-def test_a_source_hash_follows_the_content_and_is_remembered(workdir, tmp_path, monkeypatch):
-    source = tmp_path / "passages.jsonl"
-    source.write_text("one")
-    first = workdir.source_hash(source)
-    assert first == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
-
-    with monkeypatch.context() as context:
-        context.setattr("radit_jax.runtime.store._hash_file", lambda path: pytest.fail("it was read again"))
-        assert workdir.source_hash(source) == first
-    source.write_text("two")
-    os.utime(source, ns=(1, 1))
-    assert workdir.source_hash(source) != first
-
-
-def test_a_damaged_memory_of_hashes_is_only_forgotten(workdir, tmp_path):
-    (tmp_path / "source").write_text("one")
-    first = workdir.source_hash(tmp_path / "source")
-    (workdir.path / "sources.json").write_text('{"cut sho')
-    assert workdir.source_hash(tmp_path / "source") == first
-
-
-def test_the_hash_of_a_folder_covers_names_and_content(workdir, tmp_path):
-    source = tmp_path / "checkpoint"
-    (source / "sub").mkdir(parents=True)
-    (source / "sub" / "a").write_text("one")
-    hashes = [workdir.source_hash(source)]
-    (source / "sub" / "a").rename(source / "sub" / "b")
-    hashes.append(workdir.source_hash(source))
-    (source / "sub" / "b").write_text("three")
-    hashes.append(workdir.source_hash(source))
-    assert len(set(hashes)) == 3
-
-
-def test_a_missing_source_is_an_error(workdir, tmp_path):
-    with pytest.raises(
-        ValueError, match="nowhere: no such file or folder, needed as a source; correct its path"
-    ):
-        workdir.source_hash(tmp_path / "nowhere")
-
-
 def test_only_folders_of_other_settings_are_superseded(workdir):
-    current = make(workdir.folder("embed", "a" * 12))
+    current = make(workdir.folder("embed", "a" * 12)), workdir.folder("score", "b" * 12)
     stale = make(workdir.folder("embed", "b" * 12))
     half_written = workdir.folder("score", "c" * 12)
     half_written.write("shard", b"bytes")
+    training = workdir.folder("score", "d" * 12)
+    (training.path / "checkpoints" / "latest").mkdir(parents=True)
     (workdir.path / "export" / "lm").mkdir(parents=True)  # not a stage's folder
-    found = workdir.superseded([current])
-    assert [folder.path for folder in found] == [stale.path, half_written.path]
+    found = workdir.superseded(current)
+    assert [folder.path for folder in found] == [stale.path, half_written.path, training.path]
+    assert [folder.size > 0 for folder in found] == [True, True, False]
+
+
+def test_a_persons_folders_are_not_superseded_nor_what_a_link_leads_to(workdir, tmp_path):
+    current = [workdir.folder("embed", "a" * 12), workdir.folder("score", "a" * 12)]
+    make(workdir.folder("notes", "b" * 12))  # no stage's name
+    make(workdir.folder("embed", "of-last-year"))
+    (workdir.path / "embed" / ("c" * 12)).mkdir()
+    (workdir.path / "embed" / ("c" * 12) / "thesis.txt").write_text("a person's")
+    elsewhere = make(StageFolder(tmp_path / "elsewhere" / ("d" * 12)))
+    os.symlink(elsewhere.path, workdir.path / "embed" / ("d" * 12))
+    os.symlink(tmp_path / "elsewhere", workdir.path / "score")
+    assert workdir.superseded(current) == []
+
+
+PUBLISHED = ("results.json", "predictions*.jsonl")
+
+
+def evaluated(workdir, letter, **files):
+    folder = workdir.folder("evaluate", letter * 12)
+    for name, text in files.items():
+        folder.write(name.replace("_", "."), text.encode())
+    folder.finish()
+    return folder
+
+
+def test_results_take_the_place_of_earlier_ones_and_of_nothing_else(workdir, capsys):
+    first = evaluated(workdir, "a", results_json="1", predictions_jsonl="1", notes_txt="1")
+    workdir.publish(first, PUBLISHED)
+    own = {"predictions-of-mine.jsonl": "mine", "results.txt": "mine"}
+    for name, text in own.items():
+        (workdir.path / name).write_text(text)
+    second = evaluated(workdir, "b", **{"results_json": "2", "predictions-x_jsonl": "2"})
+    workdir.publish(second, PUBLISHED)
+    top = {file.name: file.read_text() for file in workdir.path.iterdir() if file.is_file()}
+    assert top == {"results.json": "2", "predictions-x.jsonl": "2", **own}
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_person_put_in_the_place_of_results_is_kept_under_another_name(workdir, capsys):
+    folder = evaluated(workdir, "a", results_json="1")
+    for text in ("mine", "mine too"):
+        (workdir.path / "results.json").write_text(text)
+        workdir.publish(folder, PUBLISHED)
+        workdir.publish(folder, PUBLISHED)
+    assert (workdir.path / "results.json").read_text() == "1"
+    assert [(workdir.path / f"results.json.{n}").read_text() for n in (1, 2)] == ["mine", "mine too"]
+    assert (
+        "results.json: this run did not write it, so it was kept as results.json.1" in capsys.readouterr().err
+    )
+
+
+def test_a_link_in_the_place_of_results_is_replaced_and_not_followed(workdir, tmp_path):
+    folder = evaluated(workdir, "a", results_json="1")
+    (tmp_path / "thesis").write_text("a person's")
+    for name in ("results.json", "predictions.jsonl"):
+        os.symlink(tmp_path / "thesis", workdir.path / name)
+    workdir.publish(folder, PUBLISHED)
+    assert not os.path.islink(workdir.path / "results.json")
+    assert os.path.islink(workdir.path / "predictions.jsonl")
+    assert (tmp_path / "thesis").read_text() == "a person's"
 
 
 def test_the_manifests_of_a_stage_are_those_that_are_whole_the_latest_last(workdir):
@@ -214,6 +237,36 @@ def test_the_manifests_of_a_stage_are_those_that_are_whole_the_latest_last(workd
     (half_written.path / "manifest.json").write_text("{")
     assert [manifest["fingerprint"][0] for manifest in workdir.manifests("embed")] == ["c", "a", "b"]
     assert workdir.manifests("score") == []
+
+
+@pytest.mark.parametrize("left", [b"", b" \n"])
+def test_a_workdir_whose_first_moments_were_cut_short_is_nobodys(workdir, left):
+    workdir.path.mkdir()
+    (workdir.path / "workdir.json").write_bytes(left)
+    workdir.claim("tiny")
+    workdir.claim("tiny")
+
+
+@pytest.mark.parametrize("content", [b"[]", b'"-5"', b"{", b"\xff\xfe", b"[" * 5000])
+def test_a_workdirs_name_of_another_form_is_one_error(workdir, content):
+    workdir.path.mkdir()
+    (workdir.path / "workdir.json").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"workdir\.json: expected .* Delete it, or name another --workdir\."
+    ):
+        workdir.claim("tiny")
+
+
+def test_a_kill_while_the_workdir_is_claimed_leaves_it_free(workdir, monkeypatch):
+    def killed(*paths):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            workdir.claim("tiny")
+    assert os.listdir(workdir.path) == []
+    workdir.claim("tiny")
 
 
 # ---- a stage's folder ----
@@ -259,10 +312,79 @@ def test_the_manifest_names_facts_files_and_versions_and_completes_the_stage(fol
     assert sorted(os.listdir(folder.path)) == ["manifest.json", "shard"]
 
 
+MANIFEST = {"stage": "embed", "fingerprint": "0123456789ab", "files": {}}
+DAMAGED = [
+    b'{"stage": "emb',
+    b"[]",
+    b"\xfe\xff{}",
+    json.dumps(MANIFEST | {"files": 3}).encode(),
+    json.dumps(MANIFEST | {"files": {"x": {}}}).encode(),
+    json.dumps(MANIFEST | {"files": {"x": {"size": True, "sha256": "ab"}}}).encode(),
+    json.dumps(MANIFEST | {"files": {"../x": {"size": 1, "sha256": "ab"}}}).encode(),
+    json.dumps(MANIFEST | {"files": {"/etc/passwd": {"size": 1, "sha256": "ab"}}}).encode(),
+    json.dumps({"stage": "embed", "files": {}}).encode(),
+    json.dumps(MANIFEST | {"stage": 5}).encode(),
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+@pytest.mark.parametrize("published", [False, True])
+def test_a_manifest_of_another_form_is_one_error_with_the_remedy(folder, content, published):
+    folder.path.mkdir(parents=True)
+    (folder.path / "manifest.json").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"manifest\.json: expected .*, got .*\. Delete the folder .*0123456789ab"
+    ):
+        _ = (PublishedFolder if published else StageFolder)(folder.path).complete
+
+
+def test_a_fact_that_was_altered_after_it_was_written_is_found(folder):
+    folder.finish(num_chunks=3, best=(1, 2.5))
+    file = folder.path / "manifest.json"
+    assert StageFolder(folder.path).manifest["best"] == [1, 2.5]
+    file.write_text(file.read_text().replace('"num_chunks": 3', '"num_chunks": 7'))
+    with pytest.raises(
+        ValueError, match=r"manifest\.json: expected the facts that were written, got altered ones"
+    ):
+        _ = StageFolder(folder.path).complete
+
+
+def test_a_manifest_of_a_version_that_sealed_none_is_believed(folder):
+    folder.path.mkdir(parents=True)
+    (folder.path / "manifest.json").write_text(json.dumps(MANIFEST))
+    assert folder.complete
+
+
+@pytest.mark.parametrize("name", ["embed/ba9876543210", "index/0123456789ab"])
+def test_a_finished_stage_under_the_name_of_another_is_refused(workdir, folder, name):
+    make(folder)
+    (workdir.path / name).parent.mkdir(exist_ok=True)
+    folder.path.rename(workdir.path / name)
+    message = (
+        rf"manifest\.json: expected that of {name}, got that of embed/0123456789ab\. Give the folder its name"
+    )
+    with pytest.raises(ValueError, match=message):
+        _ = StageFolder(workdir.path / name).complete
+
+
+@pytest.mark.parametrize(
+    "content", [b"false", b"{}", b"[1]", b'{"size": "3", "sha256": 5}', b"\xff", b"[" * 5000]
+)
+def test_a_sidecar_of_another_form_vouches_for_nothing(folder, content):
+    folder.write("shard", b"some bytes")
+    (folder.path / "shard.sha256").write_bytes(content)
+    assert not folder.has("shard")
+    with pytest.raises(ValueError, match="no whole file 'shard' came"):
+        folder.finish()
+    folder.write("shard", b"again")
+    folder.finish()
+    assert list(folder.manifest["files"]) == ["shard"]
+
+
 def test_a_half_written_stage_is_not_complete_and_says_so(folder):
     folder.write("shard", b"bytes")
-    (folder.path / "manifest.json").write_text('{"stage": "emb')
-    assert not folder.complete
+    (folder.path / "manifest.json").write_text("")  # as a power cut may leave it
+    assert not folder.complete and folder.half_written
     with pytest.raises(
         ValueError, match=r"embed/0123456789ab: half-written or not there, .* run --stage=embed"
     ):
@@ -281,6 +403,37 @@ def test_a_killed_write_is_recognised_and_a_whole_one_is_kept(folder):
     assert [name for name in names if reopened.has(name)] == ["whole"]
 
 
+@pytest.mark.parametrize("killed_in", ["fsync", "replace"])
+def test_a_kill_in_any_write_leaves_a_stage_that_can_be_gone_on_with(folder, monkeypatch, killed_in):
+    """Kill at the 1st, 2nd, ... call until nothing is left to kill; what counts is whole each time."""
+    real, left = getattr(os, killed_in), [0]
+
+    def killed(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(os, killed_in, killed)
+    for number in range(100):
+        left[0] = number
+        reopened = StageFolder(folder.path)
+        try:
+            for name in ("one", "two"):
+                if not reopened.has(name):
+                    reopened.write(name, name.encode())
+                assert reopened.read(name) == name.encode()
+            if not reopened.complete:
+                reopened.finish(count=2)
+        except KeyboardInterrupt:
+            continue
+        break
+    left[0] = 1000
+    finished = StageFolder(folder.path)
+    assert sorted(finished.manifest["files"]) == ["one", "two"] and 1 < number < 20
+    assert sorted(os.listdir(folder.path)) == ["manifest.json", "one", "two"]
+
+
 def test_a_kill_while_overwriting_leaves_no_sidecar_that_vouches_for_the_new_bytes(folder, monkeypatch):
     folder.write("shard", b"old bytes")
     monkeypatch.setattr(StageFolder, "_commit", lambda *args: None)  # the kill comes before the commit
@@ -292,8 +445,8 @@ def test_a_kill_while_overwriting_leaves_no_sidecar_that_vouches_for_the_new_byt
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
-        (b"some by", "7 bytes came, needed are the 10 that were written"),
-        (b"some bytez", "altered bytes came, needed are those that were written"),
+        (b"some by", "expected the 10 bytes that were written, got 7"),
+        (b"some bytez", "expected the bytes that were written, got altered bytes"),
     ],
 )
 def test_a_truncated_or_altered_file_is_named_with_the_remedy(folder, data, fault, finished):
@@ -301,7 +454,9 @@ def test_a_truncated_or_altered_file_is_named_with_the_remedy(folder, data, faul
     if finished:
         folder.finish()
     (folder.path / "shard").write_bytes(data)
-    message = rf"embed/0123456789ab/shard: {fault}; delete the folder .*0123456789ab and rerun --stage=embed"
+    message = (
+        rf"embed/0123456789ab/shard: {fault}\. Delete the folder .*0123456789ab and rerun --stage=embed\."
+    )
     for read in (folder.read, folder.check):
         with pytest.raises(ValueError, match=message):
             read("shard")
@@ -310,8 +465,9 @@ def test_a_truncated_or_altered_file_is_named_with_the_remedy(folder, data, faul
 def test_a_deleted_file_of_a_finished_stage_is_damage(folder):
     make(folder)
     (folder.path / "shard").unlink()
-    assert not folder.has("shard")
-    with pytest.raises(ValueError, match="shard: 0 bytes came, needed are the 10"):
+    with pytest.raises(ValueError, match="shard: expected the 10 bytes that were written, got 0. Delete the"):
+        StageFolder(folder.path).has("shard")
+    with pytest.raises(ValueError, match="shard: expected the 10 bytes that were written, got 0"):
         StageFolder(folder.path).read("shard")
 
 
@@ -320,7 +476,7 @@ def test_an_altered_memory_mapped_array_is_refused(folder):
     data = bytearray((folder.path / "x.npy").read_bytes())
     data[-8] ^= 1
     (folder.path / "x.npy").write_bytes(data)
-    with pytest.raises(ValueError, match=r"x\.npy: altered bytes came"):
+    with pytest.raises(ValueError, match=r"x\.npy: expected the bytes that were written, got altered bytes"):
         folder.map_array("x.npy")
 
 
@@ -344,10 +500,11 @@ def test_a_folder_that_another_library_wrote_is_committed_and_checked_as_a_whole
     assert list(finished.manifest["files"]) == ["params"]
 
     (params / "d" / "data").write_bytes(b"weightz")
-    with pytest.raises(ValueError, match="params: altered bytes came"):
+    with pytest.raises(ValueError, match="params: expected the bytes that were written, got altered bytes"):
         finished.check("params")
     (params / "d" / "data").unlink()
-    assert not finished.has("params")
+    with pytest.raises(ValueError, match=r"params: expected the 9 bytes that were written, got 2"):
+        finished.has("params")
 
 
 def test_processes_commit_what_each_wrote_and_check_what_each_reads(tmp_path, monkeypatch):
@@ -382,7 +539,7 @@ def test_an_adopted_file_or_folder_is_the_other_stages(workdir, folder):
 def test_a_damaged_file_is_not_adopted(workdir, folder):
     make(folder)
     (folder.path / "shard").write_bytes(b"some bytez")
-    with pytest.raises(ValueError, match="altered bytes came"):
+    with pytest.raises(ValueError, match="expected the bytes that were written, got altered bytes"):
         workdir.published("export", "a" * 12).adopt(folder, "shard")
 
 
@@ -414,9 +571,9 @@ def test_a_cleared_folder_is_gone_and_can_be_made_again(folder):
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ('{"id": 1, "text": ', r"line 2: '\{\"id\": 1, \"text\": ' came, JSON is needed"),
-        ("[1, 2]", r"line 2: '\[1, 2\]' came, a JSON object is needed; correct the line"),
-        ('{"id": 1}', r"line 2: the fields \['id'\] came, needed is 'text'; add it"),
+        ('{"id": 1, "text": ', r"line 2: expected JSON, got '\{\"id\": 1, \"text\": '"),
+        ("[1, 2]", r"line 2: expected a JSON object, got \[1, 2\]\. Correct the line\."),
+        ('{"id": 1}', r"line 2: expected the field 'text', got \['id'\]\. Add it\."),
     ],
 )
 def test_a_malformed_line_is_named_by_file_and_number(tmp_path, line, fault):
