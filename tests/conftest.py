@@ -35,6 +35,14 @@ def shared_data() -> pathlib.Path:
     return pathlib.Path(folder)
 
 
+@pytest.fixture(scope="module")
+def float64():
+    """jax computes in float64 where it is asked to, as `exact.in_float64` asks; tests/exact.py says why."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch):
     """A clock that only moves when told to."""

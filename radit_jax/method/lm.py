@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from radit_jax.models.attention import wide
 from radit_jax.models.llama import Llama
 
 SLOTS = 64  # targets of a row whose logits exist at a time
@@ -89,7 +90,7 @@ def _in_parts(
 
     def part(x: tuple[Array, Array, Array]) -> Array:
         hidden, targets, used = x
-        zeros = lambda hidden, targets: jnp.zeros(targets.shape, jnp.float32)  # noqa: E731
+        zeros = lambda hidden, targets: jnp.zeros(targets.shape, wide(hidden.dtype))  # noqa: E731
         return jax.lax.cond(used.any(), jax.checkpoint(log_probs), zeros, hidden, targets)
 
     found = jax.lax.map(part, (parts(hidden), parts(targets), parts(used)))

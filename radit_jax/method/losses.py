@@ -7,9 +7,9 @@
     Eq. 4   p_LSR(c | x,y) = softmax of p_LM(y | c∘x) / τ over C'         lsr_log_prob
     Eq. 5   L(D_R)         = KL(p_R ‖ p_LSR)                              r_ft_loss
 
-Every probability is a float32 logarithm in nats, every loss a value per example, which the caller reduces.
-`chunk_mask` is True where a chunk is real. What stands in a masked entry, even NaN, touches neither value
-nor gradient; a distribution is -inf there. An example without any chunk has loss 0 and gradient 0.
+Every probability is a logarithm in nats, in float32 at least, every loss a value per example, which the
+caller reduces. `chunk_mask` is True where a chunk is real. What stands in a masked entry, even NaN, touches
+neither value nor gradient; a distribution is -inf there. Without a chunk loss and gradient are 0.
 """
 
 from typing import Literal
@@ -17,6 +17,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from radit_jax.models.attention import widened
 
 LmScoreForm = Literal["token_geomean", "prob", "mean_log_prob", "sum_log_prob"]
 Direction = Literal["retrieval_to_lsr", "lsr_to_retrieval", "symmetric"]
@@ -32,7 +34,7 @@ def retrieval_score(
     Whatever the embeddings are stored in, products and sums are float32: DRAGON+ scores are near 396, where
     neighbouring bfloat16 numbers are 2 apart.
     """
-    query, chunk = query_embeddings.astype(jnp.float32), chunk_embeddings.astype(jnp.float32)
+    query, chunk = widened(query_embeddings), widened(chunk_embeddings)
     return jnp.einsum("bd,bkd->bk", query, chunk, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -55,7 +57,7 @@ def lm_score(
     becomes uniform; `token_geomean`, exp of the mean log-probability of a token, does not. `mean_log_prob`
     (Atlas) and `sum_log_prob` skip the exponential: their softmax is a power of the likelihood itself.
     """
-    log_probs = answer_log_probs.astype(jnp.float32)
+    log_probs = widened(answer_log_probs)
     per_token = log_probs / jnp.maximum(answer_token_counts, 1)[:, None]
     match form:
         case "token_geomean":
@@ -146,7 +148,7 @@ def ensemble_log_prob(
     Between two generated answers `answer_log_probs` include the terminator, or the shorter would always win.
     Without any chunk the mixture is empty: -inf.
     """
-    return _masked_logsumexp(answer_log_probs.astype(jnp.float32) + retrieval_log_probs, chunk_mask)
+    return _masked_logsumexp(widened(answer_log_probs) + retrieval_log_probs, chunk_mask)
 
 
 def contrastive_loss(
@@ -156,7 +158,7 @@ def contrastive_loss(
 
     Not in RA-DIT: it trains the base retriever of an experiment that names no checkpoint.
     """
-    query, chunk = query_embeddings.astype(jnp.float32), chunk_embeddings.astype(jnp.float32)
+    query, chunk = widened(query_embeddings), widened(chunk_embeddings)
     scores = jnp.einsum("bd,cd->bc", query, chunk, precision=jax.lax.Precision.HIGHEST)
     return -jnp.diagonal(jax.nn.log_softmax(scores / temperature, axis=-1))
 

@@ -59,6 +59,22 @@ def keep_rows(x: Float[Array, "B *rest"], layout: Layout | None) -> Float[Array,
     return x if layout is None else layout.keep_rows(x)
 
 
+def wide(dtype: Any) -> Any:
+    """What a network of `dtype` sums, normalises and divides in: float32, or its own float64.
+
+    Nothing trains in float64. Tests do, under `jax_enable_x64`, to prove what is equal but for rounding.
+
+    >>> wide(jnp.bfloat16), wide(jnp.float32), wide(jnp.float64)
+    (dtype('float32'), dtype('float32'), dtype('float64'))
+    """
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def widened(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`x` in its wide dtype."""
+    return x.astype(wide(x.dtype))
+
+
 def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S M H"],
@@ -144,12 +160,12 @@ def _reference(
     queries = q.reshape(batch, length, groups, sharing, head_size).transpose(0, 2, 3, 1, 4)
     queries = queries.reshape(batch, groups, sharing * length, head_size)
     keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
-    scores = jnp.einsum("bmth,bmsh->bmts", queries, keys, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("bmth,bmsh->bmts", queries, keys, preferred_element_type=wide(q.dtype))
     scores = scores * head_size**-0.5 + jnp.where(jnp.tile(mask, (1, sharing, 1)), 0.0, MASKED)[:, None]
     # The softmax is divided by its sum behind the second product, where there are H numbers instead of S.
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     weighted = jnp.einsum(
-        "bmts,bmsh->bmth", weights.astype(v.dtype), values, preferred_element_type=jnp.float32
+        "bmts,bmsh->bmth", weights.astype(v.dtype), values, preferred_element_type=wide(v.dtype)
     )
     attended = (weighted / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
     attended = attended.reshape(batch, groups, sharing, length, head_size)

@@ -14,7 +14,6 @@ axis L; kernels are (in, out):
     encoder/layer/output/{dense,LayerNorm}/…                           L F D, L D
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -23,12 +22,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from radit_jax.config import BertConfig
-from radit_jax.models.attention import UNROLLED, Layout, attend, keep_rows
+from radit_jax.models.attention import UNROLLED, Layout, attend, keep_rows, wide, widened
 
 _init = nn.initializers.normal(0.02)
+
+
 # Products of bfloat16 stay in float32 until the next one: more exact, and XLA's CPU backend has a kernel for
 # it, while it turns the factors of products that are to be bfloat16 into float32 first.
-_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+def _dot(x: Array, *args: Any, **options: Any) -> Array:
+    return jax.lax.dot_general(x, *args, **options | {"preferred_element_type": wide(x.dtype)})
 
 
 class PackedTexts(NamedTuple):
@@ -72,7 +74,7 @@ class Bert(nn.Module):
     def _hidden(
         self, tokens: Int[Array, "B T"], positions: Int[Array, "b T"], seen: Bool[Array, "B T T"]
     ) -> Float[Array, "B T D"]:
-        return self.encoder(self.embeddings(tokens, positions), seen).astype(jnp.float32)
+        return widened(self.encoder(self.embeddings(tokens, positions), seen))
 
     def _finish(self, embedding: Float[Array, "N D"]) -> Float[Array, "N D"]:
         return l2_normalize(embedding) if self.config.normalize else embedding

@@ -33,6 +33,8 @@ from radit_jax.models.attention import (
     attention_mask,
     context_mask,
     keep_rows,
+    wide,
+    widened,
 )
 from radit_jax.models.lora import dequantized
 
@@ -103,7 +105,7 @@ def take_rows(array: Array, rows: Int[Array, "W r"], axis: int = 0) -> Array:
 
 
 class Llama(nn.Module):
-    """The network. `dtype` is what it computes in; norms, softmax and logits are float32 whatever it is."""
+    """The network. `dtype` is what it computes in; norms, softmax and logits are `wide`: float32 at least."""
 
     config: LlamaConfig
     dtype: Any = jnp.float32
@@ -114,7 +116,7 @@ class Llama(nn.Module):
     def setup(self) -> None:
         self.model = Decoder(self.config, self.dtype, self.remat, self.attention, self.layout)
         if not self.config.tie_embeddings:
-            self.lm_head = Projection(self.config.vocab_size, self.dtype, result=jnp.float32)
+            self.lm_head = Projection(self.config.vocab_size, self.dtype, result=wide(self.dtype))
 
     def __call__(
         self,
@@ -123,7 +125,7 @@ class Llama(nn.Module):
         segment_ids: Int[Array, "B T"] | None = None,
         branch_ids: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T V"]:
-        """The logits of what follows each token, float32. By default a row is one sequence, unpadded."""
+        """The logits of what follows each token. By default a row is one sequence, unpadded."""
         return self.logits(self.hidden(tokens, positions, segment_ids, branch_ids))
 
     def hidden(
@@ -161,11 +163,12 @@ class Llama(nn.Module):
             before = context_mask(segment_ids, branch_ids, cache.segment_ids, cache.branch_ids)
             seen = jnp.concatenate([before, seen], axis=-1)
         context = None if cache is None else (cache.keys, cache.values)
-        hidden, (keys, values) = self.model(tokens, rotations(self.config, positions), seen, context)
+        rope = rotations(self.config, positions, wide(self.dtype))
+        hidden, (keys, values) = self.model(tokens, rope, seen, context)
         return hidden, KvCache(keys, values, segment_ids, branch_ids)
 
     def logits(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
-        """The head, in float32."""
+        """The head, in the `wide` dtype."""
         return self.model.attend(hidden) if self.config.tie_embeddings else self.lm_head(hidden)
 
 
@@ -208,7 +211,7 @@ class Decoder(nn.Module):
 
     def attend(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
         embedding = self.embed_tokens.embedding.astype(self.dtype)
-        return jnp.einsum("...d,vd->...v", hidden, embedding, preferred_element_type=jnp.float32)
+        return jnp.einsum("...d,vd->...v", hidden, embedding, preferred_element_type=wide(self.dtype))
 
 
 class Block(nn.Module):
@@ -308,21 +311,22 @@ class Projection(nn.Module):
 
 
 class RmsNorm(nn.Module):
-    """x / rms(x) · weight, computed in float32 and returned in x's dtype."""
+    """x / rms(x) · weight, computed in x's `wide` dtype and returned in its own."""
 
     eps: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         weight = self.param("weight", nn.initializers.ones, (x.shape[-1],))
-        wide = x.astype(jnp.float32)
-        scale = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-        return (wide * scale * weight.astype(jnp.float32)[None, None]).astype(x.dtype)
+        exact = widened(x)
+        scale = jax.lax.rsqrt(jnp.mean(jnp.square(exact), axis=-1, keepdims=True) + self.eps)
+        return (exact * scale * weight.astype(exact.dtype)[None, None]).astype(x.dtype)
 
 
-def rotations(config: LlamaConfig, positions: Int[Array, "B T"]) -> Rope:
+def rotations(config: LlamaConfig, positions: Int[Array, "B T"], dtype: Any) -> Rope:
     """The cosines and sines by which positions rotate the two halves of every head."""
-    angles = positions[:, :, None].astype(jnp.float32) * rope_frequencies(config)[None, None]
+    frequencies = jnp.asarray(rope_frequencies(config), dtype)
+    angles = positions[:, :, None].astype(dtype) * frequencies[None, None]
     return jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
 
 
@@ -339,13 +343,13 @@ def rope_frequencies(config: LlamaConfig) -> Float[np.ndarray, " h"]:
         kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
         kept = np.clip(kept, 0.0, 1.0)
         frequencies = frequencies * (kept + (1 - kept) / scaling.factor)
-    return frequencies.astype(np.float32)
+    return frequencies
 
 
 def rotate(x: Float[Array, "B T N H"], rope: Rope) -> Float[Array, "B T N H"]:
     """Rotary positions in Hugging Face's form: element i of the first half pairs with i of the second."""
     cos, sin = rope
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    first, second = jnp.split(widened(x), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x.dtype)
 

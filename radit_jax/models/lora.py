@@ -21,6 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from radit_jax.config import PROJECTIONS, LoraConfig
+from radit_jax.models.attention import widened
 
 QUANTIZED_TOGETHER = 64  # inputs that share a scale in 4 bits, as in QLoRA
 Leaves = dict[tuple[str, ...], Any]
@@ -97,4 +98,4 @@ def _add(
     kernel: Float[Array, "L D F"], a: Float[Array, "L D R"], b: Float[Array, "L R F"]
 ) -> Float[Array, "L D F"]:
     product = jnp.einsum("ldr,lrf->ldf", a, b, precision="highest")
-    return (kernel.astype(jnp.float32) + product).astype(kernel.dtype)
+    return (widened(kernel) + product).astype(kernel.dtype)

@@ -5,8 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from exact import assert_exact, in_float64, rounding_error
 
 from radit_jax.config import LlamaConfig
 from radit_jax.data.packing import Sequence, Span, branch_places, pack, span, to_batch
@@ -17,7 +17,8 @@ from radit_jax.selfcheck import random_params
 CONFIG = LlamaConfig(
     vocab_size=50, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_size=8, ffn_size=48
 )
-MODULE = Llama(CONFIG)
+MODULE = Llama(CONFIG, dtype=jnp.float64)
+pytestmark = pytest.mark.usefixtures("float64")
 LIMITS = {"row_length": 40, "targets_per_row": 16}
 NUM_ROWS = 18  # of every batch, most of them empty, so that one compilation serves all tests
 
@@ -39,7 +40,7 @@ def logits_of(params, tokens):
 
 @pytest.fixture(scope="module")
 def params():
-    return random_params(MODULE, jnp.zeros((1, 4), jnp.int32))
+    return in_float64(random_params(MODULE, jnp.zeros((1, 4), jnp.int32)))
 
 
 def random_sequences(seed=0, count=9):
@@ -73,7 +74,7 @@ def one_at_a_time(params, sequence, *, shift=0):
     for branch in sequence.branches:
         tokens = np.concatenate([sequence.trunk.tokens, branch.tokens])
         # Attention is causal, so what is appended for the sake of one shape is not seen.
-        log_probs = np.asarray(logits_of(params, np.pad(tokens, (0, 24 - len(tokens)))[None])[0], np.float64)
+        log_probs = np.array(logits_of(params, np.pad(tokens, (0, 24 - len(tokens)))[None])[0])
         log_probs -= np.log(np.exp(log_probs).sum(axis=-1, keepdims=True))
         targets = len(sequence.trunk.tokens) + np.flatnonzero(branch.weights > 0)
         branches.append(log_probs[np.minimum(targets - 1 + shift, len(tokens) - 1), tokens[targets]])
@@ -85,7 +86,7 @@ def test_token_log_probs_are_aligned_with_the_tokens_they_predict(params):
     _, batch = packed(sequences)
     found = token_log_probs(params, batch)[0]
     found = found[batch.target_weights[0] > 0]
-    np.testing.assert_allclose(found, np.concatenate(one_at_a_time(params, sequences[0])), atol=1e-5)
+    assert_exact(found, np.concatenate(one_at_a_time(params, sequences[0])))
     for shift in (-1, 1):
         shifted = np.concatenate(one_at_a_time(params, sequences[0], shift=shift))
         assert np.abs(found - shifted).max() > 0.1
@@ -97,7 +98,7 @@ def test_branches_of_packed_trees_score_as_they_do_alone(params):
     assert len(rows) < len(sequences)
     sums = branch_log_probs(params, batch)
     expected = [branch.sum() for sequence in sequences for branch in one_at_a_time(params, sequence)]
-    np.testing.assert_allclose(np.asarray(sums)[branch_places(sequences, rows)], expected, atol=3e-5)
+    assert_exact(np.asarray(sums)[branch_places(sequences, rows)], np.array(expected))
 
 
 def test_branches_that_a_row_does_not_have_are_zero(params):
@@ -110,7 +111,7 @@ def test_a_trunks_targets_count_for_no_branch(params):
     bare, weighed = (Sequence(span([3, 4, 5]), (span([6, 7], 1.0),)) for _ in range(2))
     weighed.trunk.weights[1:] = 1.0
     sums = [branch_log_probs(params, packed([s])[1]) for s in (bare, weighed)]
-    np.testing.assert_allclose(sums[0], sums[1], rtol=1e-6)
+    assert_exact(sums[0], sums[1])
 
 
 def test_weights_select_what_is_scored_but_do_not_scale_it(params):
@@ -146,24 +147,14 @@ def loss_and_grads(params, batch):
     return sums.sum() / weights.sum()
 
 
-def assert_same_gradient(one, other, tolerance=1e-5):
-    """Each difference relative to the norm of the whole gradient: a tensor may have none of its own."""
-    norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(one)))
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        assert np.abs(a - b).max() <= tolerance * norm
-
-
 def test_packed_equals_unpacked_in_loss_and_gradient(params):
     sequences = random_sequences()
     rows, batch = packed(sequences)
     alone = [Sequence(s.trunk, (branch,)) for s in sequences for branch in s.branches]
     assert len(rows) < len(alone) == NUM_ROWS  # the one batch is mostly padding, the other has no empty row
-    loss, grads = loss_and_grads(params, batch)
-    reference, reference_grads = loss_and_grads(params, lay_out(alone, [(i,) for i in range(len(alone))]))
-    np.testing.assert_allclose(loss, reference, rtol=1e-6)
-    norm = float(optax.tree.norm(reference_grads))
-    for packed_grad, grad in zip(jax.tree.leaves(grads), jax.tree.leaves(reference_grads), strict=True):
-        assert np.abs(packed_grad - grad).max() <= 1e-5 * norm
+    found = loss_and_grads(params, batch)
+    reference = loss_and_grads(params, lay_out(alone, [(i,) for i in range(len(alone))]))
+    assert_exact(found, reference)
 
 
 def test_rows_of_one_branch_each_may_leave_out_their_branch_ids_and_be_read_by_a_kernel(params):
@@ -181,10 +172,14 @@ def test_rows_of_one_branch_each_may_leave_out_their_branch_ids_and_be_read_by_a
     def loss_and_grad(module, params, batch):
         return (lm.token_log_probs(module, params, batch) * batch.target_weights).sum()
 
-    loss, grads = loss_and_grad(MODULE, params, with_ids)
-    other, other_grads = loss_and_grad(MODULE.clone(attention="splash"), params, without)
-    np.testing.assert_allclose(other, loss, rtol=1e-6)
-    assert_same_gradient(grads, other_grads)
+    # The kernel computes in float32, and cannot be traced where there is float64.
+    kernel = MODULE.clone(attention="splash", dtype=jnp.float32)
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    with jax.enable_x64(False):
+        found = loss_and_grad(kernel, single, without)
+    wanted, most = rounding_error(lambda params: loss_and_grad(MODULE, params, with_ids), params)
+    for one, other, error in zip(*map(jax.tree.leaves, (found, wanted, most)), strict=True):
+        assert np.abs(one - other).max() <= error < 1e-3 * jnp.linalg.norm(other)
 
 
 @pytest.mark.parametrize("slots", [1, 5, 16])
@@ -197,10 +192,7 @@ def test_logits_made_in_parts_give_the_same_values_and_gradients(params, slots, 
         loss = lambda p: (lm.token_log_probs(MODULE, p, batch) * batch.target_weights).sum()  # noqa: E731
         return jax.jit(jax.value_and_grad(loss))(params)
 
-    (whole, whole_grad), (parts, parts_grad) = value_and_grad(1000), value_and_grad(slots)
-    np.testing.assert_allclose(parts, whole, rtol=1e-6)
-    norm = optax.tree.norm(whole_grad)
-    assert optax.tree.norm(optax.tree.sub(parts_grad, whole_grad)) < 1e-6 * norm
+    assert_exact(value_and_grad(slots), value_and_grad(1000))
 
 
 def test_parts_without_a_target_are_not_computed(params, monkeypatch):

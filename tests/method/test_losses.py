@@ -6,16 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact import EXACT, assert_exact
 
 from radit_jax.method import losses
 
+pytestmark = pytest.mark.usefixtures("float64")
 FORMS = ("token_geomean", "prob", "mean_log_prob", "sum_log_prob")
 DIRECTIONS = ("retrieval_to_lsr", "lsr_to_retrieval", "symmetric")
 ALL = jnp.ones((1, 2), bool)
 
 
 def log(*rows):
-    return jnp.log(jnp.array(rows, jnp.float32))
+    return jnp.log(jnp.array(rows))
 
 
 def softmax64(values):
@@ -36,14 +38,14 @@ def test_scores_near_396_keep_their_differences_from_bfloat16_embeddings():
     query = jnp.full((1, 768), 0.71875, jnp.bfloat16)
     chunks = jnp.stack([query, query.at[0, 0].add(-0.0625)], axis=1)
     first, second = losses.retrieval_score(query, chunks)[0]
-    assert first == pytest.approx(396.75, abs=1e-3)
-    assert first - second == pytest.approx(0.0449, abs=1e-3)  # bfloat16 would make it 0 or 2
+    # Every product and every sum of them is a number of float32; bfloat16 would make the difference 0 or 2.
+    assert (first, first - second) == (396.75, 0.0625 * 0.71875)
 
 
 def test_retrieval_log_prob_by_hand():
     # e^{0.1/0.05} = e^2 = 7.389056: p = 7.389056 / 8.389056, 1 / 8.389056
     log_probs = losses.retrieval_log_prob(jnp.array([[0.9, 0.8]]), ALL, 0.05)
-    np.testing.assert_allclose(jnp.exp(log_probs), [[0.880797, 0.119203]], rtol=2e-5)
+    np.testing.assert_allclose(jnp.exp(log_probs), [[0.880797, 0.119203]], rtol=5e-6)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_posterior_by_hand():
     posterior = losses.posterior_log_prob(
         log([0.5, 0.25, 0.25]), log([0.2, 0.4, 0.4]), jnp.ones((1, 3), bool)
     )
-    np.testing.assert_allclose(jnp.exp(posterior), [[1 / 3] * 3], rtol=1e-6)
+    np.testing.assert_allclose(jnp.exp(posterior), [[1 / 3] * 3], rtol=EXACT)
 
 
 @pytest.mark.parametrize(
@@ -92,21 +94,21 @@ def test_the_papers_direction_is_the_default():
 
 def test_lm_ft_loss_by_hand():
     sums, weights = losses.lm_ft_loss(log([0.5, 0.25, 0.125]), jnp.array([[1.0, 0.5, 0.0]]))
-    np.testing.assert_allclose(sums, [np.log(2) + 0.5 * np.log(4)], rtol=1e-6)
+    np.testing.assert_allclose(sums, [np.log(2) + 0.5 * np.log(4)], rtol=EXACT)
     np.testing.assert_array_equal(weights, [1.5])
 
 
 def test_ensemble_by_hand():
     # 0.2·0.75 + 0.6·0.25 = 0.3, which is not what mixing the logarithms gives (0.263).
     mixed = losses.ensemble_log_prob(log([0.2, 0.6]), log([0.75, 0.25]), ALL)
-    np.testing.assert_allclose(jnp.exp(mixed), [0.3], rtol=1e-6)
+    np.testing.assert_allclose(jnp.exp(mixed), [0.3], rtol=EXACT)
 
 
 def test_contrastive_loss_by_hand():
     # Unit vectors at right angles, temperature 1/ln 3: p(own) = 3 / (3 + 1)
     unit = jnp.eye(2)
     np.testing.assert_allclose(
-        losses.contrastive_loss(unit, unit, 1 / np.log(3)), [-np.log(0.75)] * 2, rtol=1e-6
+        losses.contrastive_loss(unit, unit, 1 / np.log(3)), [-np.log(0.75)] * 2, rtol=EXACT
     )
 
 
@@ -120,9 +122,11 @@ def test_contrastive_loss_pulls_towards_the_own_chunk_not_the_neighbours():
 
 
 def test_an_answer_mixture_far_below_float32_keeps_its_ratio():
-    answers = jnp.array([[-800.0, -801.0]])
-    mixed = losses.ensemble_log_prob(answers, log([0.5, 0.5]), ALL)
-    np.testing.assert_allclose(mixed, [-800 + np.log((1 + np.exp(-1)) / 2)], rtol=1e-7)
+    answers, weights = (jnp.float32([row]) for row in ([-800.0, -801.0], np.log([0.5, 0.5])))
+    mixed = losses.ensemble_log_prob(answers, weights, ALL)
+    assert mixed.dtype == jnp.float32
+    # Near 800 the numbers of float32 lie 6e-5 apart.
+    np.testing.assert_allclose(mixed, [-800 + np.log((1 + np.exp(-1)) / 2)], rtol=0, atol=6.2e-5)
 
 
 def test_the_literal_probability_is_flat_for_long_answers_and_the_geometric_mean_is_not():
@@ -145,10 +149,10 @@ COUNTS = np.array([3, 1, 7])
 
 
 def example(seed=0, rows=3, chunks=5):
-    """Scores, target and answer log-probabilities of a few examples, float32, that are far from uniform."""
+    """Scores, target and answer log-probabilities of a few examples that are far from uniform."""
     rng = np.random.default_rng(seed)
-    scores = rng.normal(size=(rows, chunks)).astype(np.float32)
-    answers = (-4 * rng.random((rows, chunks)) * COUNTS[:, None]).astype(np.float32)
+    scores = rng.normal(size=(rows, chunks))
+    answers = -4 * rng.random((rows, chunks)) * COUNTS[:, None]
     return scores, answers
 
 
@@ -199,7 +203,7 @@ def test_values_and_gradients_agree_with_float64_brute_force(form, direction):
     mask = jnp.ones(scores.shape, bool)
     value = everything(jnp.asarray(scores), jnp.asarray(answers), mask, form=form, direction=direction)
     reference = everything64(scores, answers, form=form, direction=direction)
-    np.testing.assert_allclose(value, reference, rtol=2e-6)
+    np.testing.assert_allclose(value, reference, rtol=EXACT)
     grads = jax.grad(
         lambda s, a: everything(s, a, mask, form=form, direction=direction).sum(), argnums=(0, 1)
     )(jnp.asarray(scores), jnp.asarray(answers))
@@ -208,11 +212,12 @@ def test_values_and_gradients_agree_with_float64_brute_force(form, direction):
         for index in np.ndindex(*scores.shape):
             ends = []
             for nudge in (1e-5, -1e-5):
-                inputs = [scores.astype(np.float64), answers.astype(np.float64)]
+                inputs = [scores.copy(), answers.copy()]
                 inputs[position][index] += nudge
                 ends.append(everything64(*inputs, form=form, direction=direction).sum())
             numeric[index] = (ends[0] - ends[1]) / 2e-5
-        np.testing.assert_allclose(grad, numeric, rtol=1e-4, atol=2e-6)
+        # A difference quotient is off by its nudge squared, and by the rounding of values over its nudge.
+        np.testing.assert_allclose(grad, numeric, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -232,14 +237,14 @@ def test_masking_equals_slicing(direction, garbage):
         return jax.value_and_grad(loss, argnums=(0, 1))(*arrays[:2])
 
     masked, masked_grads = value_and_grads(
-        np.where(mask, scores, garbage).astype(np.float32),
-        np.where(mask, answers, garbage).astype(np.float32),
+        np.where(mask, scores, garbage),
+        np.where(mask, answers, garbage),
         mask,
     )
     sliced, sliced_grads = value_and_grads(scores[:, keep], answers[:, keep], mask[:, keep])
-    np.testing.assert_allclose(masked, sliced, rtol=1e-6)
+    assert_exact(masked, sliced)
     for whole, part in zip(masked_grads, sliced_grads, strict=True):
-        np.testing.assert_allclose(whole[:, keep], part, rtol=1e-5, atol=1e-7)
+        assert_exact(whole[:, keep], part)
         np.testing.assert_array_equal(whole[:, [1, 4]], 0)
 
 
@@ -276,7 +281,7 @@ def test_distributions_are_minus_infinity_where_masked_and_sum_to_one_elsewhere(
     lsr = losses.lsr_log_prob(jnp.asarray(answers), jnp.asarray(COUNTS), mask, form="token_geomean", tau=0.01)
     for distribution in (retrieval, lsr, losses.posterior_log_prob(retrieval, lsr, mask)):
         assert (distribution[:, 2] == -np.inf).all()
-        np.testing.assert_allclose(jnp.exp(distribution).sum(axis=1), 1, rtol=1e-6)
+        np.testing.assert_allclose(jnp.exp(distribution).sum(axis=1), 1, rtol=EXACT)
 
 
 def test_permuting_the_chunks_changes_nothing():
@@ -292,8 +297,7 @@ def test_permuting_the_chunks_changes_nothing():
 
     answers, mask = jnp.asarray(answers), jnp.asarray(mask)
     (value, grad), (moved, moved_grad) = at(np.arange(5)), at(order)
-    np.testing.assert_allclose(moved, value, rtol=1e-6)
-    np.testing.assert_allclose(moved_grad, grad[:, order], rtol=1e-5, atol=1e-6)
+    assert_exact((moved, moved_grad), (value, grad[:, order]))
 
 
 def test_the_kl_to_the_posterior_has_the_gradient_of_the_marginal_likelihood():
@@ -312,7 +316,7 @@ def test_the_kl_to_the_posterior_has_the_gradient_of_the_marginal_likelihood():
         return -losses.ensemble_log_prob(answers, losses.retrieval_log_prob(scores, mask), mask).sum()
 
     scores = jnp.asarray(scores)
-    np.testing.assert_allclose(jax.grad(kl)(scores), jax.grad(marginal)(scores), atol=1e-6)
+    assert_exact(jax.grad(kl)(scores), jax.grad(marginal)(scores))
 
 
 def test_a_saturated_retriever_gets_no_gradient_from_the_papers_direction_but_does_from_the_other():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from exact import EXACT, STORED, assert_exact, in_float64
 
 from radit_jax.config import BertConfig, LlamaConfig, LoraConfig, OptimizerConfig
 from radit_jax.data.packing import Sequence, join, pack_texts, span, to_batch
@@ -19,7 +20,8 @@ from radit_jax.selfcheck import random_params
 LLAMA = Llama(
     LlamaConfig(
         vocab_size=40, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=2, head_size=8, ffn_size=24
-    )
+    ),
+    dtype=jnp.float64,
 )
 BERT = Bert(
     BertConfig(
@@ -30,20 +32,22 @@ BERT = Bert(
         ffn_size=24,
         max_length=16,
         pooling="mean",
-    )
+    ),
+    dtype=jnp.float64,
 )
+pytestmark = pytest.mark.usefixtures("float64")
 TEMPERATURE = 2.0
 READS_GRADIENT = optax.sgd(0.1, momentum=0.9)  # after one step its trace is the gradient
 
 
 @pytest.fixture(scope="module")
 def llama_params():
-    return random_params(LLAMA, jnp.zeros((1, 4), jnp.int32))
+    return in_float64(random_params(LLAMA, jnp.zeros((1, 4), jnp.int32)))
 
 
 @pytest.fixture(scope="module")
 def bert_params():
-    return random_params(BERT, jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool))
+    return in_float64(random_params(BERT, jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)))
 
 
 def lm_batch():
@@ -66,10 +70,10 @@ def packed_queries(rng, lengths):
 def r_ft_batch(seed=0):
     rng = np.random.default_rng(seed)
     chunk_mask = jnp.asarray([[True] * 5, [True, True, True, False, True], [False] * 5])
-    target = losses.retrieval_log_prob(jnp.asarray(rng.normal(size=(3, 5)), jnp.float32), chunk_mask, 0.5)
+    target = losses.retrieval_log_prob(jnp.asarray(rng.normal(size=(3, 5))), chunk_mask, 0.5)
     return steps.RftBatch(
         queries=packed_queries(rng, (6, 4, 2)),
-        chunk_embeddings=jnp.asarray(rng.normal(size=(3, 5, 16)), jnp.float32),
+        chunk_embeddings=jnp.asarray(rng.normal(size=(3, 5, 16))),
         target_log_probs=target,
         chunk_mask=chunk_mask,
     )
@@ -106,14 +110,14 @@ def test_a_lora_steps_first_loss_and_gradient_are_those_of_the_whole_network(lla
     state = steps.init_state(adapters, READS_GRADIENT)
     state, metrics = steps.make_lm_step(LLAMA, READS_GRADIENT, lora=lora)(state, lm_batch(), llama_params)
     full, full_metrics = lm_step()(steps.init_state(llama_params, READS_GRADIENT), lm_batch())
-    assert float(metrics["loss"]) == float(full_metrics["loss"])
+    assert_exact(metrics["loss"], full_metrics["loss"])
     grads, full_grads = (
         optax.tree.get(found.opt_state, "trace")["model"]["layers"]["mlp"]["up_proj"]
         for found in (state, full)
     )
     a = adapters["model"]["layers"]["mlp"]["up_proj"]["lora_a"]
     expected = 2.0 * np.einsum("ldr,ldf->lrf", a, full_grads["kernel"])
-    np.testing.assert_allclose(grads["lora_b"], expected, atol=1e-6)
+    assert_exact(grads["lora_b"], expected)
     assert not np.asarray(grads["lora_a"]).any()
 
 
@@ -153,24 +157,24 @@ def test_the_lm_loss_is_the_mean_over_answer_tokens_of_the_whole_batch(llama_par
     _, [metrics] = run(lm_step(), llama_params, batch)
     log_probs = jax.jit(functools.partial(lm.token_log_probs, LLAMA))(llama_params, batch)
     assert metrics["answer_tokens"] == 7
-    assert metrics["loss"] == pytest.approx(-float(log_probs.sum()) / 7, rel=1e-6)
-    assert metrics["loss"] != pytest.approx(-float((log_probs.sum(axis=1) / jnp.array([5, 2])).mean()))
+    assert metrics["loss"] == pytest.approx(-float(log_probs.sum()) / 7, rel=EXACT)
+    mean_of_means = -float((log_probs.sum(axis=1) / jnp.array([5, 2])).mean())
+    assert abs(metrics["loss"] - mean_of_means) > 0.01
 
 
 def test_the_lm_ft_gradient_does_not_depend_on_prompt_labels(llama_params):
     batch = lm_batch()
     # A slot for every token of the first row's prompts, at weight 0, with right and with wrong labels.
     free = batch.target_weights[0] == 0
-    prompts = jnp.where(free, jnp.arange(8) % 4, batch.target_slots[0])
+    prompts = jnp.where(free, jnp.arange(8, dtype=jnp.int32) % 4, batch.target_slots[0])
     states = []
-    for label in (batch.tokens[0, prompts + 1], jnp.full(8, 13)):
+    for label in (batch.tokens[0, prompts + 1], jnp.full(8, 13, jnp.int32)):
         targets = batch.targets.at[0].set(jnp.where(free, label, batch.targets[0]))
         labelled = batch._replace(target_slots=batch.target_slots.at[0].set(prompts), targets=targets)
         states.append(run(lm_step(), llama_params, labelled)[0])
     plain, _ = run(lm_step(), llama_params, batch)
     assert_equal_trees(gradient(states[0]), gradient(states[1]))
-    for one, other in zip(*(jax.tree.leaves(gradient(s)) for s in (plain, states[0])), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert_exact(gradient(states[0]), gradient(plain))
 
 
 def test_a_batch_taken_in_parts_gives_the_gradient_of_the_whole(llama_params):
@@ -179,10 +183,8 @@ def test_a_batch_taken_in_parts_gives_the_gradient_of_the_whole(llama_params):
     (whole, [metrics]), (parts, [metrics_of_parts]) = (
         run(step, llama_params, lm_batch()) for step in (lm_step(), in_parts)
     )
-    assert metrics_of_parts == pytest.approx(metrics, rel=1e-5)
-    norm = float(optax.tree.norm(gradient(whole)))
-    for one, other in zip(*(jax.tree.leaves(gradient(s)) for s in (whole, parts)), strict=True):
-        assert np.abs(one - other).max() <= 1e-5 * norm
+    assert metrics_of_parts == pytest.approx(metrics, rel=EXACT)
+    assert_exact(gradient(parts), gradient(whole))
 
 
 def test_the_fill_is_the_share_of_positions_that_hold_a_token(llama_params):
@@ -192,7 +194,9 @@ def test_the_fill_is_the_share_of_positions_that_hold_a_token(llama_params):
 
 def test_in_bfloat16_state_and_gradient_stay_float32_and_the_gradient_points_the_same_way(llama_params):
     step = steps.make_lm_step(LLAMA.clone(dtype=jnp.bfloat16), READS_GRADIENT)
-    (exact, _), (rounded, [metrics]) = (run(s, llama_params, lm_batch()) for s in (lm_step(), step))
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), llama_params)
+    exact, _ = run(lm_step(), llama_params, lm_batch())
+    rounded, [metrics] = run(step, single, lm_batch())
     assert {leaf.dtype for leaf in jax.tree.leaves((rounded.params, gradient(rounded)))} == {
         jnp.float32.dtype
     }
@@ -226,7 +230,7 @@ def test_the_kl_gradient_reaches_every_query_encoder_parameter(bert_params):
     state, _ = run(step, bert_params, r_ft_batch())
     sizes = {name: np.abs(grad).max() for name, grad in by_name(gradient(state)).items()}
     # A bias of the attention keys moves all scores of a query alike, so its gradient is zero by nature.
-    unreached = {name for name, size in sizes.items() if size < 1e-5}
+    unreached = {name for name, size in sizes.items() if size < EXACT}
     assert unreached == {name for name in sizes if "key/bias" in name}
     assert len(sizes) > 15
 
@@ -253,11 +257,9 @@ def test_both_towers_learn_from_the_texts_what_the_query_tower_learns_from_their
     step = steps.make_r_ft_text_step(BERT, READS_GRADIENT, temperature=TEMPERATURE)
     both, [metrics] = run(step, {"query": bert_params, "chunk": chunk_params}, text_batch)
     one, [wanted] = run(r_ft_step(), bert_params, batch._replace(chunk_embeddings=embeddings))
-    assert metrics["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
+    assert metrics["loss"] == pytest.approx(wanted["loss"], rel=EXACT)
     found = gradient(both)
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), found["query"], gradient(one)
-    )
+    assert_exact(found["query"], gradient(one))
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(found["chunk"])) > 1e-3
     # What stands in the place of a chunk that is not there teaches nothing.
     other = text_batch._replace(chunk_tokens=jnp.where(batch.chunk_mask[:, :, None], tokens, 9))
@@ -279,7 +281,7 @@ def test_the_r_ft_loss_is_the_mean_over_queries_that_have_chunks(bert_params):
     log_probs = jax.jit(log_prob)(bert_params, batch=batch)
     each = losses.r_ft_loss(log_probs, batch.target_log_probs, batch.chunk_mask)
     assert each[2] == 0
-    assert metrics["loss"] == pytest.approx(float(each[:2].mean()), rel=1e-6)
+    assert metrics["loss"] == pytest.approx(float(each[:2].mean()), rel=EXACT)
 
 
 def test_what_masked_chunks_and_padded_tokens_hold_changes_no_gradient(bert_params):
@@ -332,23 +334,23 @@ def test_contrastive_training_tells_the_pairs_of_a_batch_apart(bert_params):
             {"steps": 6, "peak_lr": 1.0, "end_lr": 0.2, "warmup_steps": 2},
             [0.5, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.2],
         ),
-        # Held until step 4 of 8; a half cosine: (1 + cos(π/4)) / 2 = 0.853553
+        # Held until step 4 of 8; then a half cosine.
         (
             {"steps": 8, "peak_lr": 1.0, "decay": "cosine", "decay_from": 0.5},
-            [1, 1, 1, 1, 1, 0.853553, 0.5, 0.146447, 0.0],
+            [1, 1, 1, 1, 1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2, 0.0],
         ),
         ({"steps": 2, "peak_lr": 0.5}, [0.5, 0.25, 0.0]),
     ],
 )
 def test_the_learning_rate_by_hand(config, expected):
     schedule = steps.learning_rate(OptimizerConfig(**config), config["peak_lr"])
-    np.testing.assert_allclose([schedule(step) for step in range(len(expected))], expected, atol=1e-6)
+    np.testing.assert_allclose([schedule(step) for step in range(len(expected))], expected, atol=EXACT)
 
 
 def test_another_peak_scales_the_whole_schedule():
     config = OptimizerConfig(steps=6, peak_lr=1.0, end_lr=0.2, warmup_steps=2)
     scaled, plain = steps.learning_rate(config, 0.1), steps.learning_rate(config, 1.0)
-    np.testing.assert_allclose([scaled(s) for s in range(7)], [plain(s) / 10 for s in range(7)], rtol=1e-6)
+    np.testing.assert_allclose([scaled(s) for s in range(7)], [plain(s) / 10 for s in range(7)], rtol=EXACT)
 
 
 def test_muon_orthogonalises_each_layers_matrices_and_adam_has_the_rest(llama_params):
@@ -358,7 +360,7 @@ def test_muon_orthogonalises_each_layers_matrices_and_adam_has_the_rest(llama_pa
     # The second layer's gradient is a hundred times the first's: a view across layers would lose the first.
     scales = {1: 1.0, 2: 1.0, 3: np.array([1.0, 100.0]).reshape(2, 1, 1)}
     grads = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * scales[leaf.ndim], jnp.float32),
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * scales[leaf.ndim]),
         llama_params,
     )
     updates = by_name(jax.jit(tx.update)(grads, tx.init(llama_params), llama_params)[0])
@@ -384,7 +386,7 @@ def test_large_gradients_are_clipped_by_their_global_norm(llama_params):
     # Adam divides by the size of the gradient; its first moment (1 - b1 of it) shows what came in.
     grads = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 3.0), llama_params)
     _, state = jax.jit(clip.update)(grads, clip.init(llama_params), llama_params)
-    assert optax.tree.norm(optax.tree.get(state, "mu")) == pytest.approx(0.1 * 0.5, rel=1e-5)
+    assert optax.tree.norm(optax.tree.get(state, "mu")) == pytest.approx(0.1 * 0.5, rel=EXACT)
 
 
 def test_weight_decay_shrinks_matrices_only(llama_params):
@@ -394,4 +396,4 @@ def test_weight_decay_shrinks_matrices_only(llama_params):
     updates = by_name(jax.jit(tx.update)(still, tx.init(llama_params), llama_params)[0])
     for name, before in by_name(llama_params).items():
         factor = -0.05 if name.endswith("kernel") else 0.0
-        np.testing.assert_allclose(updates[name], factor * before, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(updates[name], factor * before, rtol=STORED, err_msg=name)

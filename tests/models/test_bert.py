@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from exact import assert_exact, in_float64, torch_in_float64
 
 from radit_jax.config import BertConfig
 from radit_jax.data.packing import pack_texts
 from radit_jax.models.bert import Bert, encode, encode_packed, l2_normalize
 from radit_jax.runtime.pretrained import load_bert
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 SHAPE = BertConfig(vocab_size=67, hidden_size=32, num_layers=3, num_heads=4, ffn_size=48, max_length=20)
 LENGTHS = np.array([12, 5, 1])
@@ -41,7 +44,8 @@ def params(theirs, tmp_path_factory):
     theirs.save_pretrained(folder)
     config, params = load_bert(folder)
     assert config == SHAPE
-    return jax.tree.map(jnp.asarray, params)
+    theirs.double()
+    return in_float64(params)
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +57,20 @@ _embed = jax.jit(lambda module, params, *inputs: module.apply({"params": params}
 
 
 def embed(params, tokens, mask, **options) -> np.ndarray:
-    module = Bert(dataclasses.replace(SHAPE, **options))
+    module = Bert(dataclasses.replace(SHAPE, **options), dtype=jnp.float64)
     return np.asarray(_embed(module, params, jnp.asarray(tokens), jnp.asarray(mask)))
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_embeddings_are_those_of_transformers(theirs, params, tokens, pooling):
-    with torch.no_grad():
+    with torch_in_float64():
         output = theirs(torch.tensor(tokens).long(), attention_mask=torch.tensor(MASK).long())
     hidden = output.last_hidden_state.numpy()
     mean = np.stack([row[:length].mean(axis=0) for row, length in zip(hidden, LENGTHS, strict=True)])
     expected = {"cls": hidden[:, 0], "mean": mean}[pooling]
-    np.testing.assert_allclose(embed(params, tokens, MASK, pooling=pooling), expected, atol=1e-4)
+    assert_exact(embed(params, tokens, MASK, pooling=pooling), expected)
     unit = expected / np.linalg.norm(expected, axis=-1, keepdims=True)
-    np.testing.assert_allclose(embed(params, tokens, MASK, pooling=pooling, normalize=True), unit, atol=1e-4)
+    assert_exact(embed(params, tokens, MASK, pooling=pooling, normalize=True), unit)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -77,7 +81,7 @@ def test_padding_changes_no_embedding(params, tokens, pooling):
         np.pad(MASK, [(0, 0), (0, 4)]),
         pooling=pooling,
     )
-    np.testing.assert_allclose(padded, embed(params, tokens, MASK, pooling=pooling), atol=1e-5)
+    assert_exact(padded, embed(params, tokens, MASK, pooling=pooling))
     changed = np.where(MASK, tokens, 3)
     np.testing.assert_array_equal(
         embed(params, changed, MASK, pooling=pooling), embed(params, tokens, MASK, pooling=pooling)
@@ -120,14 +124,16 @@ def test_minilm_embeds_real_text_as_its_model_card_says():
         "Bread",
     ]
     batch = transformers.AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        hidden = transformers.AutoModel.from_pretrained(folder)(**batch).last_hidden_state
-    mask = batch["attention_mask"][:, :, None].float()
+    theirs = transformers.AutoModel.from_pretrained(folder).double()
+    with torch_in_float64():
+        hidden = theirs(**batch).last_hidden_state
+    mask = batch["attention_mask"][:, :, None]
     expected = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).numpy()
     config, params = load_bert(folder, pooling="mean", normalize=True)
     tokens, mask = (jnp.asarray(batch[name].numpy()) for name in ("input_ids", "attention_mask"))
-    ours = np.asarray(_embed(Bert(config), params, tokens, mask.astype(bool)))
-    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    module = Bert(config, dtype=jnp.float64)
+    ours = np.asarray(_embed(module, in_float64(params), tokens, mask.astype(bool)))
+    assert_exact(ours, expected)
     assert ours[0] @ ours[1] > ours[0] @ ours[2] + 0.2
 
 
@@ -138,8 +144,8 @@ def in_rows(tokens, row_length, num_rows):
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_texts_that_share_rows_have_the_vectors_and_gradients_of_a_row_each(params, tokens, pooling):
-    module = Bert(dataclasses.replace(SHAPE, pooling=pooling, normalize=True))
-    towards = jnp.asarray(np.random.default_rng(1).normal(size=(3, SHAPE.hidden_size)), jnp.float32)
+    module = Bert(dataclasses.replace(SHAPE, pooling=pooling, normalize=True), dtype=jnp.float64)
+    towards = jnp.asarray(np.random.default_rng(1).normal(size=(3, SHAPE.hidden_size)))
     packed = in_rows(tokens, 18, 2)
 
     def total(params, form):
@@ -153,10 +159,8 @@ def test_texts_that_share_rows_have_the_vectors_and_gradients_of_a_row_each(para
     (wanted, alone), (found, together) = (
         jax.jit(jax.grad(total, has_aux=True), static_argnums=1)(params, form) for form in forms
     )
-    np.testing.assert_allclose(together, alone, atol=1e-6)
-    size = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted))
-    for one, other in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
-        np.testing.assert_allclose(other, one, atol=1e-5 * size)
+    assert_exact(together, alone)
+    assert_exact(found, wanted)
 
 
 def test_a_text_does_not_see_those_it_shares_a_row_with(params, tokens):

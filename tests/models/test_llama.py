@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from exact import assert_exact, in_float64, torch_in_float64
 
 from radit_jax.config import LlamaConfig, RopeScaling
 from radit_jax.models.llama import Llama, mimetic_init, rope_frequencies
 from radit_jax.runtime.pretrained import load_llama
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 SHAPE = LlamaConfig(
     vocab_size=61, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=4, head_size=8, ffn_size=48
@@ -54,20 +57,22 @@ def hf_config(config: LlamaConfig) -> transformers.LlamaConfig:
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def pair(request, tmp_path_factory):
-    """A random torch model, and ours read from the folder that it was saved in."""
+    """A random torch model, and ours read from the folder that it was saved in, both in float64."""
     folder = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(0)
     theirs = transformers.LlamaForCausalLM(hf_config(VARIANTS[request.param])).eval()
     theirs.save_pretrained(folder)
     config, params = load_llama(folder)
     assert config == VARIANTS[request.param]
-    return theirs, Llama(config), jax.tree.map(jnp.asarray, params)
+    with torch_in_float64():
+        theirs.double().model.rotary_emb = type(theirs.model.rotary_emb)(theirs.config)  # its angles, too
+    return theirs, Llama(config, dtype=jnp.float64), in_float64(params)
 
 
 @pytest.fixture(scope="module")
 def ours():
-    module = Llama(dataclasses.replace(SHAPE, num_kv_heads=2))
-    return module, jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, initial_params(module))
+    module = Llama(dataclasses.replace(SHAPE, num_kv_heads=2), dtype=jnp.float64)
+    return module, in_float64(jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, initial_params(module)))
 
 
 def initial_params(module: Llama):
@@ -92,29 +97,30 @@ def apply(model, tokens, method="__call__", **inputs):
 def test_logits_are_those_of_transformers(pair):
     theirs, *ours = pair
     tokens = random_tokens(2, 150)  # past the original context of the llama3 variant
-    with torch.no_grad():
+    with torch_in_float64():
         expected = theirs(torch.tensor(tokens).long()).logits.numpy()
-    np.testing.assert_allclose(apply(ours, tokens), expected, atol=1e-4)
+    assert_exact(apply(ours, tokens), expected)
 
 
 def test_summed_answer_log_probabilities_are_those_of_transformers(pair):
     theirs, *ours = pair
     tokens, answer_tokens = random_tokens(3, 24), 9
     targets = tokens[:, -answer_tokens:, None]
-    with torch.no_grad():
+    with torch_in_float64():
         logits = theirs(torch.tensor(tokens).long()).logits[:, -answer_tokens - 1 : -1]
     expected = np.take_along_axis(logits.log_softmax(-1).numpy(), targets, -1).sum((1, 2))
     log_probs = jax.nn.log_softmax(apply(ours, tokens)[:, -answer_tokens - 1 : -1])
     got = np.take_along_axis(np.asarray(log_probs), targets, -1).sum((1, 2))
-    np.testing.assert_allclose(got, expected, atol=1e-5 * answer_tokens)
+    assert_exact(got, expected)
 
 
 def test_the_llama3_frequencies_are_those_of_transformers():
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     config = dataclasses.replace(VARIANTS["llama3"], head_size=64, rope_theta=500_000.0)
-    expected, _ = ROPE_INIT_FUNCTIONS["llama3"](hf_config(config), "cpu")
-    np.testing.assert_allclose(rope_frequencies(config), expected, rtol=1e-6)
+    with torch_in_float64():
+        expected, _ = ROPE_INIT_FUNCTIONS["llama3"](hf_config(config), "cpu")
+    assert_exact(rope_frequencies(config), expected)
     plain = rope_frequencies(dataclasses.replace(config, rope_scaling=None))
     assert rope_frequencies(config)[0] == plain[0]
     assert rope_frequencies(config)[-1] == pytest.approx(plain[-1] / 8)
@@ -126,8 +132,8 @@ def test_packed_equals_unpacked(ours):
     positions = np.array([[*range(7), *range(5), 0, 0, 0, 0]], np.int32)
     segments = np.array([[1] * 7 + [2] * 5 + [0] * 4], np.int32)
     logits = apply(ours, packed, positions=positions, segment_ids=segments)
-    np.testing.assert_allclose(logits[:, :7], apply(ours, first), atol=1e-5)
-    np.testing.assert_allclose(logits[:, 7:12], apply(ours, second), atol=1e-5)
+    assert_exact(logits[:, :7], apply(ours, first))
+    assert_exact(logits[:, 7:12], apply(ours, second))
     assert jnp.isfinite(logits).all()
 
 
@@ -138,8 +144,8 @@ def test_branches_equal_separate_sequences(ours):
     branches = np.array([[0] * 6 + [1] * 4 + [2] * 3], np.int32)
     logits = apply(ours, row, positions=positions, branch_ids=branches)
     alone = [apply(ours, np.concatenate([trunk, branch], axis=1)) for branch in (first, second)]
-    np.testing.assert_allclose(logits[:, :10], alone[0], atol=1e-5)
-    np.testing.assert_allclose(logits[:, 10:], alone[1][:, 6:], atol=1e-5)
+    assert_exact(logits[:, :10], alone[0])
+    assert_exact(logits[:, 10:], alone[1][:, 6:])
 
 
 @pytest.mark.parametrize("left", [0, 3])
@@ -150,7 +156,7 @@ def test_padding_changes_no_logit(ours, left):
     positions = np.maximum(np.arange(padded.shape[1], dtype=np.int32) - left, 0)
     positions = np.broadcast_to(positions, padded.shape)
     logits = apply(ours, padded, positions=positions, segment_ids=segments)
-    np.testing.assert_allclose(logits[:, left : left + 6], apply(ours, tokens), atol=1e-5)
+    assert_exact(logits[:, left : left + 6], apply(ours, tokens))
 
 
 def test_an_earlier_token_sees_no_later_one(ours):
@@ -177,7 +183,7 @@ def test_cached_decoding_equals_one_pass(ours):
     for row, length in enumerate(lengths):
         whole = np.concatenate([tokens[row, :length], tokens[row, 5:]])[None]
         expected = apply(ours, whole, "hidden")[0, length - 1 :]
-        np.testing.assert_allclose(np.stack([state[row] for state in states]), expected, atol=1e-5)
+        assert_exact(np.stack([state[row] for state in states]), expected)
 
 
 def test_branches_against_a_cache_equal_separate_sequences(ours):
@@ -193,7 +199,7 @@ def test_branches_against_a_cache_equal_separate_sequences(ours):
         for branch in (slice(0, 4), slice(4, 6)):
             whole = np.concatenate([prompts[row, :length], answers[row, branch]])[None]
             expected = apply(ours, whole, "hidden")[0, length:]
-            np.testing.assert_allclose(hidden[row, branch], expected, atol=1e-5)
+            assert_exact(hidden[row, branch], expected)
 
 
 @pytest.mark.parametrize("policy", ["dots", "full"])
@@ -205,15 +211,17 @@ def test_rematerialisation_changes_no_gradient(ours, policy):
         return module.clone(remat=remat).apply({"params": params}, tokens).std()
 
     plain, remat = (jax.jit(jax.grad(loss), static_argnums=1)(params, remat) for remat in ("none", policy))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, remat)
+    assert_exact(remat, plain)
 
 
-def test_in_bfloat16_the_logits_are_float32_and_close(ours):
+def test_in_bfloat16_the_logits_are_float32_and_as_close_as_rounded_parameters_give(ours):
     module, params = ours
     tokens = random_tokens(1, 6)
-    exact, rounded = apply(ours, tokens), apply((module.clone(dtype=jnp.bfloat16), params), tokens)
-    assert rounded.dtype == jnp.float32
-    assert jnp.abs(exact - rounded).max() < 0.1 * exact.std()
+    exact, in_bfloat16 = apply(ours, tokens), apply((module.clone(dtype=jnp.bfloat16), params), tokens)
+    assert in_bfloat16.dtype == jnp.float32
+    rounded = in_float64(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params))
+    unavoidable = jnp.linalg.norm(exact - apply((module, rounded), tokens))
+    assert jnp.linalg.norm(exact - in_bfloat16) < 4 * unavoidable < 0.2 * jnp.linalg.norm(exact)
 
 
 @pytest.fixture(scope="module")
@@ -228,20 +236,20 @@ def mimetic():
 
 
 def test_mimetic_attention_gathers_then_matches_and_copies(mimetic):
-    params = jax.tree.map(np.asarray, mimetic[1])
+    params = jax.tree.map(np.asarray, mimetic[1])  # drawn in float64
     kernels = {name: entry["kernel"] for name, entry in params["model"]["layers"]["self_attn"].items()}
     copied = kernels["v_proj"] @ kernels["o_proj"]
     embedding = params["model"]["embed_tokens"]["embedding"]
     assert embedding.std() == pytest.approx(0.08, rel=0.1)
     for layer in (0, 1):
-        np.testing.assert_allclose(copied[layer], np.eye(64), atol=1e-5)
+        assert_exact(copied[layer], np.eye(64))
     for layer in (2, 3):
         match = kernels["q_proj"][layer]
         np.testing.assert_array_equal(match, kernels["k_proj"][layer])
-        np.testing.assert_allclose(match @ match.T, np.eye(64), atol=1e-5)
+        assert_exact(match @ match.T, np.eye(64))
         # What the upper layers write, the head reads as half of the embedding that was copied.
         read = copied[layer] @ params["lm_head"]["kernel"]
-        np.testing.assert_allclose(read, 0.5 * embedding.T, atol=1e-5)
+        assert_exact(read, 0.5 * embedding.T)
 
 
 def test_an_untrained_mimetic_model_expects_the_words_of_its_context(mimetic):

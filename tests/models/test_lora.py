@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact import assert_exact, in_float64
 from flax.traverse_util import flatten_dict
 
 from radit_jax.config import PROJECTIONS, LlamaConfig, LoraConfig
@@ -16,15 +17,17 @@ from radit_jax.selfcheck import random_params
 MODULE = Llama(
     LlamaConfig(
         vocab_size=40, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_size=8, ffn_size=24
-    )
+    ),
+    dtype=jnp.float64,
 )
+pytestmark = pytest.mark.usefixtures("float64")
 LORA = LoraConfig(rank=3, alpha=12.0)
 TOKENS = np.random.default_rng(0).integers(1, 40, (2, 9)).astype(np.int32)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return random_params(MODULE, jnp.zeros((1, 4), jnp.int32))
+    return in_float64(random_params(MODULE, jnp.zeros((1, 4), jnp.int32)))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def adapters(params):
     """Adapters whose B is no longer 0."""
     drawn = init_adapters(params, LORA, jax.random.key(0))
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape), jnp.float32), drawn)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape)), drawn)
 
 
 def logits(params, module=MODULE):
@@ -40,10 +43,10 @@ def logits(params, module=MODULE):
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
-def test_fresh_adapters_change_no_bit_of_the_logits(params, remat):
+def test_fresh_adapters_change_no_logit(params, remat):
     module = dataclasses.replace(MODULE, remat=remat)
     fresh = init_adapters(params, LORA, jax.random.key(0))
-    np.testing.assert_array_equal(logits(adapted(params, fresh, LORA), module), logits(params, module))
+    assert_exact(logits(adapted(params, fresh, LORA), module), logits(params, module))
 
 
 def test_there_is_a_pair_for_each_target_in_each_layer_and_for_nothing_else(params):
@@ -70,25 +73,25 @@ def test_no_two_adapters_start_alike(params):
 
 
 def test_a_projection_adds_the_low_rank_path_by_hand(params, adapters):
-    def down(layer):  # LoRA alone, in float64
+    def down(layer):  # LoRA alone
         found = adapters["model"]["layers"]["mlp"]["down_proj"]
-        a, b = (np.asarray(found[name], np.float64)[layer] for name in ("lora_a", "lora_b"))
+        a, b = (np.asarray(found[name])[layer] for name in ("lora_a", "lora_b"))
         return 12.0 / 3 * a @ b
 
     only = {"model": {"layers": {"mlp": {"down_proj": adapters["model"]["layers"]["mlp"]["down_proj"]}}}}
-    kernel = np.asarray(params["model"]["layers"]["mlp"]["down_proj"]["kernel"], np.float64)
+    kernel = np.asarray(params["model"]["layers"]["mlp"]["down_proj"]["kernel"])
     by_hand = np.stack([kernel[layer] + down(layer) for layer in (0, 1)])
-    mlp = params["model"]["layers"]["mlp"] | {"down_proj": {"kernel": jnp.asarray(by_hand, jnp.float32)}}
+    mlp = params["model"]["layers"]["mlp"] | {"down_proj": {"kernel": jnp.asarray(by_hand)}}
     model = params["model"] | {"layers": params["model"]["layers"] | {"mlp": mlp}}
     expected = logits(params | {"model": model})
-    np.testing.assert_allclose(logits(adapted(params, only, LORA)), expected, atol=1e-5)
+    assert_exact(logits(adapted(params, only, LORA)), expected)
     assert np.abs(expected - logits(params)).max() > 0.1
 
 
 def test_merged_parameters_are_plain_and_the_same_function(params, adapters):
     plain = merged(params, adapters, LORA)
     assert jax.tree.structure(plain) == jax.tree.structure(params)
-    np.testing.assert_allclose(logits(plain), logits(adapted(params, adapters, LORA)), atol=2e-5)
+    assert_exact(logits(plain), logits(adapted(params, adapters, LORA)))
 
 
 def test_what_has_no_adapter_is_not_copied(params, adapters):
@@ -144,11 +147,16 @@ def test_the_network_multiplies_by_what_quantised_kernels_stand_for(quantised, a
         is_leaf=lambda leaf: hasattr(leaf, "qvalue"),
     )
     expected = logits(adapted(stands_for, adapters, lora))
-    np.testing.assert_allclose(logits(adapted(found, adapters, lora)), expected, atol=1e-5)
+    assert_exact(logits(adapted(found, adapters, lora)), expected)
 
 
 def test_a_gradient_over_quantised_kernels_never_holds_them_whole_in_all_layers():
     pytest.importorskip("qwix")
+    with jax.enable_x64(False):
+        _assert_kernels_are_never_whole()
+
+
+def _assert_kernels_are_never_whole():
     shape = dataclasses.replace(MODULE.config, num_layers=16, hidden_size=64, ffn_size=512)
     module, lora = Llama(shape), LoraConfig(rank=1, quantize="int8")
     params = quantized(random_params(module, jnp.zeros((1, 4), jnp.int32)), lora)

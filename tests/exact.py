@@ -1,0 +1,73 @@
+"""Equalities are proved in float64: there rounding is far below what any mistake does.
+
+Two ways of computing one number in float32 differ by rounding, and by how much is a matter of the processor's
+vectors, of how many threads share a sum, and of the compiler. A tolerance that one machine keeps says nothing
+of the next. So what is equal by mathematics is computed in float64 (the fixture `float64`, `in_float64`) and
+held to `EXACT`, ten million times float64's rounding and a thousandth of float32's, while to see one masked
+token moves a logit by a hundredth at least. What our code stores in float32 is held to `STORED`.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+EXACT = 1e-10  # of the largest number that is compared
+STORED = 4 * float(np.finfo(np.float32).eps)  # relative; two numbers that were rounded to float32 up to twice
+
+SUMS = 32  # the root of a thousand terms
+
+
+def in_float64(tree: Any) -> Any:
+    """The same numbers in float64, as parameters of a network that computes in it."""
+    with jax.enable_x64(True):
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), tree)
+
+
+def assert_exact(found: Any, wanted: Any) -> None:
+    """Two trees of float64 arrays are equal but for float64's rounding."""
+    found, wanted = (jax.tree.map(np.asarray, tree) for tree in (found, wanted))
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    assert {leaf.dtype for leaf in jax.tree.leaves((found, wanted))} == {np.dtype(np.float64)}
+    size = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=EXACT * size)
+
+
+def rounding_error(function: Callable[[Any], Any], inputs: Any, dtype: Any = np.float32) -> tuple[Any, Any]:
+    """What a float64 function gives, and how far off it may be where it is computed in `dtype`, leaf by leaf.
+
+    What a stable algorithm computes is exact for inputs that rounding moved a little. So every input is moved
+    by half a step of `dtype`, up or down by chance, and the result may be `SUMS` times as far off as that
+    moves it: rounding errors add up in sums, and do so at random.
+    """
+    rng, inputs = np.random.default_rng(0), in_float64(inputs)
+    half_a_step = float(jnp.finfo(dtype).eps) / 2
+
+    def move(leaf: Any) -> Any:
+        return leaf * (1 + half_a_step * rng.choice([-1, 1], leaf.shape))
+
+    with jax.enable_x64(True):
+        wanted, *moved = (
+            function(some) for some in (inputs, *(jax.tree.map(move, inputs) for _ in range(4)))
+        )
+    most = jax.tree.map(
+        lambda leaf, *others: SUMS * max(np.abs(o - leaf).max() for o in others), wanted, *moved
+    )
+    return wanted, most
+
+
+@contextlib.contextmanager
+def torch_in_float64() -> Iterator[None]:
+    """Where transformers asks for float32 by name, as its norms and softmaxes do, it gets float64."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(torch, "float32", torch.float64)
+        patch.setattr(torch, "float", torch.float64)
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        yield
