@@ -86,6 +86,7 @@ def _ours(folder: pathlib.Path, dtype: str) -> Once:
     import jax.numpy as jnp
 
     from benchmarks import inputs
+    from radit_jax.lm.answering import stops_of
     from radit_jax.method.decode import answer_questions
 
     model = inputs.language_model(folder / "lm")
@@ -100,7 +101,7 @@ def _ours(folder: pathlib.Path, dtype: str) -> Once:
             prompts,
             weights,
             max_new_tokens=NEW_TOKENS,
-            stop_ids=model.tokenizer.stop_ids,
+            stops=stops_of(model.tokenizer),
             questions_per_batch=QUESTIONS_PER_BATCH,
         )
         return Work(len(found), _output([(own[0].tokens, own[0].log_prob) for own in found]))

@@ -23,9 +23,10 @@ def load(path: str, pooling: str | None = None, normalize: bool | None = None) -
 
 
 def generate(module: Any, params: Any, ids: Any, max_new_tokens: int, stop_ids: tuple[int, ...] = ()) -> Any:
-    """Greedy continuations of prompts without padding, ids [B, T] → [B, max_new_tokens].
+    r"""Greedy continuations of prompts without padding, ids [B, T] → [B, max_new_tokens].
 
-    `tokenizer.encode_prompt` gives a prompt's ids. What follows the first of `stop_ids` means nothing.
+    `tokenizer.encode_prompt` gives a prompt's ids. What follows the first of `stop_ids` means nothing. That
+    id may be one of `tokenizer.closing_ids`, such as `.\n`, whose text before the newline is the answer's.
     """
     import jax.numpy as jnp
 

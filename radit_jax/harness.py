@@ -20,13 +20,14 @@ from etils import epath
 from radit_jax.config import EvaluateConfig, MeshConfig
 from radit_jax.data.corpus import Chunks
 from radit_jax.data.shots import SHOT_END, Shot, few_shot_prompt
-from radit_jax.lm.answering import Backgrounds, Retrieval
-from radit_jax.method.decode import answer_questions, answer_questions_by_token, forced_log_probs
+from radit_jax.lm.answering import Backgrounds, Retrieval, merged
+from radit_jax.method.decode import Stops, answer_questions, answer_questions_by_token, forced_log_probs
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.memory import naming_remedy
 from radit_jax.runtime.mesh import make_mesh
 from radit_jax.runtime.models import Model, open_model
 from radit_jax.runtime.store import PublishedFolder
+from radit_jax.runtime.tokenizers import Tokenizer
 
 LONGEST = 256  # tokens of an answer where the task does not say
 
@@ -63,6 +64,7 @@ class Radit:
         self.model: Model = open_model(source, mesh=mesh)
         self.max_length = min(max_length, self.model.module.config.max_length)
         self.library = Library(path, chunks) if retrieval else None
+        self._known_stops: dict[tuple[str, ...], Stops] = {}
 
     @naming_remedy("harness")
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
@@ -99,7 +101,7 @@ class Radit:
                 texts[number] = text
         return texts
 
-    def _generate(self, contexts: Sequence[str], until: Sequence[str], longest: int) -> list[str]:
+    def _generate(self, contexts: Sequence[str], until: tuple[str, ...], longest: int) -> list[str]:
         tokenizer, backgrounds = self.model.tokenizer, self._backgrounds(contexts)
         prompts = [
             [self._prompt(context, passage, self.max_length - longest) for passage in own]
@@ -112,10 +114,17 @@ class Radit:
             prompts,
             backgrounds.log_probs,
             max_new_tokens=longest,
-            stop_ids=(tokenizer.eos_id, *_ends(tokenizer, until)),
+            stops=self._stops(until),
             questions_per_batch=max(1, self.batch_size // backgrounds.log_probs.shape[1]),
         )
-        return [_before(tokenizer.decode(candidates[0].tokens), until) for candidates in found]
+        read = lambda tokens: _before(tokenizer.decode(tokens), until)  # noqa: E731
+        return [merged(candidates, read)[0].text for candidates in found]
+
+    def _stops(self, until: tuple[str, ...]) -> Stops:
+        """`<eos>` and the pieces that hold an end whole; where one spans pieces it is cut from the text."""
+        if until not in self._known_stops:
+            self._known_stops[until] = stops_at(self.model.tokenizer, until)
+        return self._known_stops[until]
 
     def _backgrounds(self, contexts: Sequence[str]) -> Backgrounds:
         if self.library is None:
@@ -246,10 +255,14 @@ def _generation(options: dict[str, Any]) -> tuple[tuple[str, ...], int]:
     return ends, int(options.get("max_gen_toks") or LONGEST)
 
 
-def _ends(tokenizer: Any, until: Sequence[str]) -> list[int]:
-    """The ids of white space with which an answer has ended."""
-    spaces = ((i, tokenizer.decode([i])) for i in tokenizer.stop_ids if i != tokenizer.eos_id)
-    return [i for i, text in spaces if any(end and end in text for end in until)]
+def stops_at(tokenizer: Tokenizer, until: Sequence[str]) -> Stops:
+    """`<eos>` and every piece with one of the texts `until`, those with text before it as closing ones."""
+    alone, closing = [tokenizer.eos_id], []
+    for number in range(tokenizer.vocab_size) if any(until) else ():
+        text = tokenizer.decode([number])
+        if number != tokenizer.eos_id and (head := _before(text, until)) != text:
+            (closing if head else alone).append(number)
+    return Stops(tuple(alone), tuple(closing))
 
 
 def _before(text: str, until: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ in the prompt, whose Background holds them all (`concatenate`).
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,17 +16,24 @@ from radit_jax.config import EvaluateConfig
 from radit_jax.data.corpus import Chunks
 from radit_jax.data.shots import FewShotPrompt, Shot, few_shot_prompt
 from radit_jax.lm.scoring import NO_CHUNK
-from radit_jax.method.decode import Transfer, answer_questions, answer_questions_by_token
+from radit_jax.method.decode import (
+    Candidate,
+    Stops,
+    Transfer,
+    answer_questions,
+    answer_questions_by_token,
+)
 from radit_jax.runtime.mesh import gather, mesh_of, spread_like, ways
 from radit_jax.runtime.models import Model
 from radit_jax.runtime.progress import Progress
+from radit_jax.runtime.tokenizers import Tokenizer
 from radit_jax.text.prompts import question_prompt
 
 BLOCK = 160  # questions between two reports of progress, if whole batches
 
 
 class Answer(NamedTuple):
-    """A generated answer with its probability in the mixture over the chunks."""
+    """A generated answer with its probability in the mixture over the chunks, in all its tokenisations."""
 
     text: str
     probability: float
@@ -223,16 +230,46 @@ def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[li
         [[prompt.tokens for prompt in own] for own in prompts.questions],
         prompts.log_probs.tolist(),
         max_new_tokens=settings.max_new_tokens,
-        stop_ids=model.tokenizer.stop_ids,
+        stops=stops_of(model.tokenizer),
         questions_per_batch=questions_per_batch(prompts.log_probs.shape[1], settings),
         transfer=Transfer(spread_like(model.params), gather, ways(mesh) if mesh else 1),
     )
     return [
-        [Answer(_first_line(model.tokenizer.decode(c.tokens)), float(np.exp(c.log_prob))) for c in candidates]
-        for candidates in found
+        merged(candidates, lambda tokens: first_line(model.tokenizer.decode(tokens))) for candidates in found
     ]
 
 
-def _first_line(text: str) -> str:
-    r"""What an answer is read as: a piece such as `.\n` holds a newline and yet does not stop generation."""
-    return text.strip().partition("\n")[0].rstrip()
+def stops_of(tokenizer: Tokenizer) -> Stops:
+    """What ends an answer: `<eos>`, or the first newline of its text, whatever piece holds it."""
+    closing = set(tokenizer.closing_ids)
+    return Stops(tuple(i for i in tokenizer.stop_ids if i not in closing), tokenizer.closing_ids)
+
+
+def first_line(text: str) -> str:
+    r"""What an answer is read as: its last piece may be one such as `.\n`.
+
+    >>> first_line(" Paris.\n\n")
+    'Paris.'
+    """
+    return text.partition("\n")[0].strip()
+
+
+def merged(
+    candidates: Sequence[Candidate], text_of: Callable[[Sequence[int]], str], *, per_token: bool = False
+) -> list[Answer]:
+    """A question's candidates as texts, the best first; what reads alike is one answer.
+
+    The probability of a text is the sum of its tokenisations', under every chunk and so in the mixture. With
+    `per_token` answers are ranked by log p / n instead of log p, n being the tokens of the likeliest one:
+    METHOD's `nll_token`, without which the shortest of long answers would win.
+    """
+    alike: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        alike.setdefault(text_of(candidate.tokens), []).append(candidate)
+    scored = []
+    for text, own in alike.items():
+        log_prob = float(np.logaddexp.reduce([candidate.log_prob for candidate in own]))
+        likeliest = max(own, key=lambda candidate: candidate.log_prob)
+        score = log_prob / likeliest.num_tokens if per_token else log_prob
+        scored.append((score, Answer(text, float(np.exp(log_prob)))))
+    return [answer for _, answer in sorted(scored, key=lambda pair: -pair[0])]

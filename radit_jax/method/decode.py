@@ -4,8 +4,9 @@
 
 The paper decodes under each chunk and averages the answers' probabilities by p_R. We score every unique
 answer under every chunk anew, which is Eq. 2 itself. An outcome is a whole generation: an answer with its
-terminator (any of the stop ids, whose probabilities add up), or `max_new_tokens` tokens without one. So the
-probabilities of all outcomes sum to 1, and `New` has no advantage over `New York`.
+terminator (any of the ids in `Stops.alone`, whose probabilities add up), an answer that its own last piece
+ends (one of `Stops.closing`), or `max_new_tokens` tokens without either. So the probabilities of all outcomes
+sum to 1, and `New` has no advantage over `New York`.
 
 A prompt is read once. Its keys and values serve the decoding, and then the scoring, where the candidate
 answers are branches that continue the prompt. What several prompts of a batch begin with alike, such as a
@@ -35,7 +36,7 @@ from jaxtyping import Array, Bool, Float, Int
 from radit_jax.method.losses import ensemble_log_prob
 from radit_jax.models.llama import KvCache, Llama, take_rows
 
-STOP = -1  # as a target: any of the stop ids
+STOP = -1  # as a target: any of the ids in `Stops.alone`
 NOTHING = -2  # as a target: an unused slot
 STEPS = 8  # tokens between two looks at which answers go on
 ROWS = 32  # prompts that are read together: enough to keep a CPU busy, few enough to be of similar length
@@ -44,6 +45,17 @@ SHARED = 32  # tokens that prompts begin with alike, if that is read once: for f
 
 Answer = tuple[int, ...]  # the tokens before the terminator
 TokenIds = Sequence[int] | np.ndarray
+
+
+class Stops(NamedTuple):
+    r"""The token ids that end an answer.
+
+    A newline ends an answer, and a byte-level BPE has pieces of text and newline. Of an answer `Paris.\n` in
+    the pieces `Paris` and `.\n` the second is a closing one: it is scored, and no terminator after it.
+    """
+
+    alone: tuple[int, ...]  # `<eos>` and newlines, which are alternatives and no part of the answer
+    closing: tuple[int, ...] = ()  # pieces with text of the answer before their newline
 
 
 class Transfer(NamedTuple):
@@ -142,6 +154,7 @@ class Candidate(NamedTuple):
 
     tokens: Answer
     log_prob: float
+    num_tokens: int  # that log_prob is the sum over: the answer's, and its terminator where it has one
 
 
 def answer_questions(
@@ -151,7 +164,7 @@ def answer_questions(
     retrieval_log_probs: Sequence[Sequence[float] | np.ndarray] | np.ndarray,
     *,
     max_new_tokens: int,
-    stop_ids: tuple[int, ...],
+    stops: Stops,
     questions_per_batch: int = 16,
     transfer: Transfer = ONE_DEVICE,
 ) -> list[list[Candidate]]:
@@ -159,14 +172,14 @@ def answer_questions(
 
     `prompts[i][k]` is question i behind its k-th chunk, as token ids, and `retrieval_log_probs[i][k]` that
     chunk's log p_R; questions may have different numbers of chunks. The candidates are what greedy decoding
-    gives under each chunk. The caches of all prompts of `questions_per_batch` questions are held at a time;
-    neighbours that share chunks are answered faster.
+    gives under each chunk, a closing piece included. The caches of all prompts of `questions_per_batch`
+    questions are held at a time; neighbours that share chunks are answered faster.
     """
 
     def answer(
         texts: Sequence[Sequence[TokenIds]], weights: Float[np.ndarray, "B K"]
     ) -> list[list[Candidate]]:
-        return _answer_batch(module, params, texts, weights, max_new_tokens, stop_ids, transfer)
+        return _answer_batch(module, params, texts, weights, max_new_tokens, stops, transfer)
 
     return _by_batches(prompts, retrieval_log_probs, questions_per_batch, answer)
 
@@ -178,7 +191,7 @@ def answer_questions_by_token(
     retrieval_log_probs: Sequence[Sequence[float] | np.ndarray] | np.ndarray,
     *,
     max_new_tokens: int,
-    stop_ids: tuple[int, ...],
+    stops: Stops,
     questions_per_batch: int = 16,
     transfer: Transfer = ONE_DEVICE,
 ) -> list[list[Candidate]]:
@@ -186,7 +199,7 @@ def answer_questions_by_token(
 
     Takes what `answer_questions` takes; `log_prob` is Eq. 2's of that answer, with its terminator.
     """
-    options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "transfer": transfer}
+    options = {"max_new_tokens": max_new_tokens, "stops": stops, "transfer": transfer}
 
     def answer(
         texts: Sequence[Sequence[TokenIds]], weights: Float[np.ndarray, "B K"]
@@ -199,7 +212,8 @@ def answer_questions_by_token(
         prefilled = prefill_shared(module, params, *reading)
         tokens, log_probs = _generate(module, params, prefilled, weights[numbers], **options)
         found = zip(tokens.tolist(), log_probs.tolist(), strict=True)
-        return [[Candidate(_before_stop(row, stop_ids), log_prob)] for row, log_prob in found][: len(texts)]
+        answers = [(_answer_of(row, stops), log_prob) for row, log_prob in found]
+        return [[_candidate(*own, stops, max_new_tokens)] for own in answers[: len(texts)]]
 
     return _by_batches(prompts, retrieval_log_probs, questions_per_batch, answer)
 
@@ -236,13 +250,13 @@ def _answer_batch(
     prompts: Sequence[Sequence[TokenIds]],
     retrieval_log_probs: Float[np.ndarray, "B K"],
     max_new_tokens: int,
-    stop_ids: tuple[int, ...],
+    stops: Stops,
     transfer: Transfer,
 ) -> list[list[Candidate]]:
     """`answer_questions` for at most B questions of at most K chunks; p_R is 0 for those that are missing."""
     places = [(question, chunk) for question, own in enumerate(prompts) for chunk in range(len(own))]
     texts = [prompts[question][chunk] for question, chunk in places]
-    options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "transfer": transfer}
+    options = {"max_new_tokens": max_new_tokens, "stops": stops, "transfer": transfer}
     generated = np.zeros((*retrieval_log_probs.shape, max_new_tokens), np.int32)
     read = []
     for numbers, reading in readings(texts, retrieval_log_probs.size, transfer):
@@ -251,17 +265,20 @@ def _answer_batch(
         alone = np.zeros((len(part), 1), np.float32)
         generated[tuple(part.T)] = _generate(module, params, prefilled, alone, **options)[0]
         read.append((part, prefilled))
-    unique = _unique_answers(generated, prompts, stop_ids)
+    unique = _unique_answers(generated, prompts, stops)
     num_chunks = retrieval_log_probs.shape[1]
-    packed = pack_answers(unique, max_new_tokens=max_new_tokens, num_answers=num_chunks)
+    packed = pack_answers(unique, stops, max_new_tokens=max_new_tokens, num_answers=num_chunks)
 
     log_probs = np.zeros((*retrieval_log_probs.shape, num_chunks), np.float32)
     for part, prefilled in read:
-        scores = score_answers(module, params, prefilled, packed, part[:, 0], stop_ids=stop_ids)
+        scores = score_answers(module, params, prefilled, packed, part[:, 0], stops=stops)
         log_probs[tuple(part.T)] = transfer.gather(scores)
     ensemble = np.asarray(_ensemble(log_probs, retrieval_log_probs))
-    ranked = [map(Candidate, *pair) for pair in zip(unique, ensemble.tolist(), strict=True)]
-    return [sorted(own, key=lambda candidate: -candidate.log_prob) for own in ranked][: len(prompts)]
+    ranked = []
+    for answers, scores in zip(unique, ensemble.tolist(), strict=True):
+        own = [_candidate(*pair, stops, max_new_tokens) for pair in zip(answers, scores, strict=False)]
+        ranked.append(sorted(own, key=lambda candidate: -candidate.log_prob))
+    return ranked[: len(prompts)]
 
 
 @functools.partial(jax.jit, static_argnames=("module", "max_new_tokens", "stop_ids"))
@@ -280,7 +297,7 @@ def greedy(
     it the first of `stop_ids` to the end. Without stop ids every generation has its full length.
     """
     prefilled = prefill(module, params, prompts, lengths)
-    return decode(module, params, prefilled, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+    return decode(module, params, prefilled, max_new_tokens=max_new_tokens, stops=Stops(stop_ids))
 
 
 def prefill(module: Llama, params: Any, prompts: Int[Array, "R T"], lengths: Int[Array, " R"]) -> Prefilled:
@@ -309,17 +326,17 @@ def prefill_shared(
 
 
 def decode(
-    module: Llama, params: Any, prefilled: Prefilled, *, max_new_tokens: int, stop_ids: tuple[int, ...]
+    module: Llama, params: Any, prefilled: Prefilled, *, max_new_tokens: int, stops: Stops
 ) -> Int[Array, "R {max_new_tokens}"]:
     """Generate greedily after prompts that have been read, until all rows have stopped: see `greedy`."""
     alone = jnp.zeros((len(prefilled.lengths), 1))
-    state = begin(prefilled, alone, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
-    return advance(module, params, state, max_new_tokens, stop_ids=stop_ids).tokens
+    state = begin(prefilled, alone, max_new_tokens=max_new_tokens, stops=stops)
+    return advance(module, params, state, max_new_tokens, stops=stops).tokens
 
 
-@functools.partial(jax.jit, static_argnames=("max_new_tokens", "stop_ids"))
+@functools.partial(jax.jit, static_argnames=("max_new_tokens", "stops"))
 def begin(
-    prefilled: Prefilled, weights: Float[Array, "U K"], *, max_new_tokens: int, stop_ids: tuple[int, ...]
+    prefilled: Prefilled, weights: Float[Array, "U K"], *, max_new_tokens: int, stops: Stops
 ) -> Decoding:
     """The first token of U answers, each under K prompts that have been read, with log-weights."""
     answers = len(weights)
@@ -329,17 +346,17 @@ def begin(
         cache,
         lengths,
         jnp.int32(0),
-        jnp.full((answers, max_new_tokens), stop_ids[0] if stop_ids else 0, jnp.int32),
+        jnp.full((answers, max_new_tokens), stops.alone[0] if stops.alone else 0, jnp.int32),
         jax.nn.log_softmax(weights, axis=1),
         jnp.zeros(answers),
         jnp.zeros(answers, bool),
     )
-    return _take_token(state, prefilled.logits, stop_ids)
+    return _take_token(state, prefilled.logits, stops)
 
 
-@functools.partial(jax.jit, static_argnames=("module", "stop_ids"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("module", "stops"), donate_argnames="state")
 def advance(
-    module: Llama, params: Any, state: Decoding, until: Int[Array, ""] | int, *, stop_ids: tuple[int, ...]
+    module: Llama, params: Any, state: Decoding, until: Int[Array, ""] | int, *, stops: Stops
 ) -> Decoding:
     """Generate until the answers have `until` tokens or all of them have stopped; `state` is used up."""
     prompt_slots = state.cache.segment_ids.shape[1] - (state.tokens.shape[1] - 1)
@@ -355,23 +372,22 @@ def advance(
             module, params, "extend", jnp.repeat(last, chunks, axis=0), positions, cache=state.cache
         )
         cache = state.cache.write(block, prompt_slots + state.step - 1)
-        return _take_token(
-            state._replace(cache=cache), _call(module, params, "logits", hidden[:, 0]), stop_ids
-        )
+        return _take_token(state._replace(cache=cache), _call(module, params, "logits", hidden[:, 0]), stops)
 
     return jax.lax.while_loop(going_on, one_token, state)
 
 
-def _take_token(state: Decoding, logits: Float[Array, "R V"], stop_ids: tuple[int, ...]) -> Decoding:
-    """The most probable token of every answer's mixture; a stopped answer gets the first stop id."""
+def _take_token(state: Decoding, logits: Float[Array, "R V"], stops: Stops) -> Decoding:
+    """The most probable token of every answer's mixture; a stopped answer gets the first id that stops."""
     answers, chunks = state.weights.shape
     each = jax.nn.log_softmax(logits.reshape(answers, chunks, -1), axis=-1)
     mixed = jax.nn.logsumexp(state.weights[:, :, None] + each, axis=1)
     token = jnp.argmax(mixed, axis=-1).astype(jnp.int32)
-    stops = jnp.array(stop_ids, jnp.int32)
-    stopping = jnp.isin(token, stops)
+    alone = jnp.array(stops.alone, jnp.int32)
+    stopping = jnp.isin(token, alone)
+    closing = jnp.isin(token, jnp.array(stops.closing, jnp.int32))
     taken = jnp.take_along_axis(mixed, token[:, None], axis=1)[:, 0]
-    stopped = jax.nn.logsumexp(mixed[:, stops], axis=-1)  # of either terminator
+    stopped = jax.nn.logsumexp(mixed[:, alone], axis=-1)  # of any terminator
     log_prob = jnp.where(state.done, 0.0, jnp.where(stopping, stopped, taken))
     posterior = (
         state.weights + jnp.take_along_axis(each, token[:, None, None], axis=2)[..., 0] - taken[:, None]
@@ -382,7 +398,7 @@ def _take_token(state: Decoding, logits: Float[Array, "R V"], stop_ids: tuple[in
         tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, filled[:, None], state.step, axis=1),
         weights=posterior,
         log_probs=state.log_probs + log_prob,
-        done=state.done | stopping,
+        done=state.done | stopping | closing,
     )
 
 
@@ -393,16 +409,16 @@ def _generate(
     weights: Float[np.ndarray, "U K"],
     *,
     max_new_tokens: int,
-    stop_ids: tuple[int, ...],
+    stops: Stops,
     transfer: Transfer,
 ) -> tuple[Int[np.ndarray, "U A"], Float[np.ndarray, " U"]]:
     """Tokens and log-probabilities of the answers' mixtures; stopped answers leave the batch on the way."""
     tokens = np.zeros((len(weights), max_new_tokens), np.int32)
     log_probs = np.zeros(len(weights), np.float32)
     numbers = np.arange(len(weights))  # of the answers that are still in the batch
-    state = begin(prefilled, weights, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+    state = begin(prefilled, weights, max_new_tokens=max_new_tokens, stops=stops)
     for until in range(STEPS, max_new_tokens + STEPS, STEPS):
-        state = advance(module, params, state, min(until, max_new_tokens), stop_ids=stop_ids)
+        state = advance(module, params, state, min(until, max_new_tokens), stops=stops)
         tokens[numbers], log_probs[numbers], done = map(
             transfer.gather, (state.tokens, state.log_probs, state.done)
         )
@@ -419,7 +435,7 @@ def _generate(
 
 
 def answer_log_probs(
-    module: Llama, params: Any, prefilled: Prefilled, answers: PackedAnswers, *, stop_ids: tuple[int, ...]
+    module: Llama, params: Any, prefilled: Prefilled, answers: PackedAnswers, *, stops: Stops
 ) -> Float[Array, "R U"]:
     """log p_LM(y | prompt) of each candidate in nats, with its terminator; 0 where there is no candidate."""
     hidden, _ = _call(
@@ -433,24 +449,22 @@ def answer_log_probs(
         cache=prefilled.cache,
     )
     logits = _call(module, params, "logits", hidden)
-    first = _target_log_probs(prefilled.logits[:, None], answers.first_targets, stop_ids)
-    later = _target_log_probs(logits, answers.targets, stop_ids)
+    first = _target_log_probs(prefilled.logits[:, None], answers.first_targets, stops)
+    later = _target_log_probs(logits, answers.targets, stops)
     # Branch 0 gathers the unused slots.
     sums = jax.vmap(lambda values, ids: jax.ops.segment_sum(values, ids, first.shape[1] + 1))
     return first + sums(later, answers.branch_ids)[:, 1:]
 
 
 def pack_answers(
-    answers: Sequence[Sequence[Answer]], *, max_new_tokens: int, num_answers: int
+    answers: Sequence[Sequence[Answer]], stops: Stops, *, max_new_tokens: int, num_answers: int
 ) -> PackedAnswers:
     """Lay out the candidates of each prompt, `num_answers` at most, as arrays.
 
-    An answer of `max_new_tokens` tokens was cut off, so no terminator belongs to it.
+    An answer of `max_new_tokens` tokens was cut off, and a closing piece ends an answer by itself, so no
+    terminator belongs to either.
     """
-    outcomes = [
-        [answer + (STOP,) if len(answer) < max_new_tokens else answer for answer in group]
-        for group in answers
-    ]
+    outcomes = [[_outcome(answer, stops, max_new_tokens) for answer in group] for group in answers]
     slots = _round_up(max(sum(len(outcome) - 1 for outcome in group) for group in outcomes), unit=16)
     tokens, offsets, branch_ids = np.zeros((3, len(answers), slots), np.int32)
     targets = np.full((len(answers), slots), NOTHING, np.int32)
@@ -497,7 +511,7 @@ def forced_log_probs(
 _keep = jax.jit(Decoding.keep)
 
 
-@functools.partial(jax.jit, static_argnames=("module", "stop_ids"))
+@functools.partial(jax.jit, static_argnames=("module", "stops"))
 def score_answers(
     module: Llama,
     params: Any,
@@ -505,11 +519,11 @@ def score_answers(
     answers: PackedAnswers,
     questions: Int[Array, " R"],
     *,
-    stop_ids: tuple[int, ...],
+    stops: Stops,
 ) -> Float[Array, "R U"]:
     """`answer_log_probs` where the answers are each question's, and `questions` says which a prompt asks."""
     own = jax.tree.map(lambda array: array[questions], answers)
-    return answer_log_probs(module, params, prefilled, own, stop_ids=stop_ids)
+    return answer_log_probs(module, params, prefilled, own, stops=stops)
 
 
 @jax.jit
@@ -522,11 +536,11 @@ def _ensemble(
 
 
 def _target_log_probs(
-    logits: Float[Array, "R C V"], targets: Int[Array, "R U"], stop_ids: tuple[int, ...]
+    logits: Float[Array, "R C V"], targets: Int[Array, "R U"], stops: Stops
 ) -> Float[Array, "R U"]:
     """Each target's log-probability, STOP's and NOTHING's (0) too; C may be 1, the same for all targets."""
     chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[:, :, None], axis=-1)[..., 0]
-    stopped = jax.nn.logsumexp(logits[..., jnp.array(stop_ids, jnp.int32)], axis=-1)
+    stopped = jax.nn.logsumexp(logits[..., jnp.array(stops.alone, jnp.int32)], axis=-1)
     log_probs = jnp.where(targets == STOP, stopped, chosen) - jax.nn.logsumexp(logits, axis=-1)
     return jnp.where(targets == NOTHING, 0.0, log_probs)
 
@@ -643,17 +657,28 @@ def _pad_rows(prompts: Sequence[TokenIds], least: int) -> Rows:
     return Rows(*arrays)
 
 
-def _before_stop(row: Sequence[int], stop_ids: tuple[int, ...]) -> Answer:
-    return tuple(itertools.takewhile(lambda token: token not in stop_ids, row))
+def _candidate(answer: Answer, log_prob: float, stops: Stops, max_new_tokens: int) -> Candidate:
+    return Candidate(answer, log_prob, len(_outcome(answer, stops, max_new_tokens)))
+
+
+def _outcome(answer: Answer, stops: Stops, max_new_tokens: int) -> Answer:
+    """What an answer's probability is of: its tokens, and STOP where a terminator belongs to it."""
+    has_ended = len(answer) == max_new_tokens or (answer and answer[-1] in stops.closing)
+    return answer if has_ended else (*answer, STOP)
+
+
+def _answer_of(row: Sequence[int], stops: Stops) -> Answer:
+    """A generation without its terminator; what stands after a closing piece is one."""
+    return tuple(itertools.takewhile(lambda token: token not in stops.alone, row))
 
 
 def _unique_answers(
-    generated: Int[np.ndarray, "B K A"], prompts: Sequence[Sequence[TokenIds]], stop_ids: tuple[int, ...]
+    generated: Int[np.ndarray, "B K A"], prompts: Sequence[Sequence[TokenIds]], stops: Stops
 ) -> list[list[Answer]]:
     """What each of B questions' chunks led to, each answer once, in the order of the chunks."""
     num_chunks = [len(chunks) for chunks in prompts] + [0] * (len(generated) - len(prompts))
     return [
-        list(dict.fromkeys(_before_stop(row, stop_ids) for row in rows[:number]))
+        list(dict.fromkeys(_answer_of(row, stops) for row in rows[:number]))
         for rows, number in zip(generated.tolist(), num_chunks, strict=True)
     ]
 

@@ -13,6 +13,7 @@ from radit_jax.lm.answering import questions_per_batch
 from radit_jax.method.decode import (
     STEPS,
     Reading,
+    Stops,
     Transfer,
     advance,
     begin,
@@ -30,7 +31,7 @@ from radit_jax.planning.score import scoring_calls
 from radit_jax.planning.site import Site, rows_of
 from radit_jax.runtime.mesh import row_layout, ways
 
-STOP_IDS = (0, 1)  # which ones, no size depends on
+STOPS = Stops((0, 1))  # which ones, no size depends on
 
 
 def evaluate(site: Site) -> Need:
@@ -102,7 +103,7 @@ def answering_calls(
         yield last
     read = [first.given, *[last.given] * others]
 
-    by_token, chunks, stops = settings.ensemble == "token", _chunks(settings), {"stop_ids": STOP_IDS}
+    by_token, chunks, stops = settings.ensemble == "token", _chunks(settings), {"stops": STOPS}
     mixed = chunks if by_token else 1
     weights = np.zeros((len(last.given.lengths) // mixed, mixed), np.float32)
     options = {**stops, "max_new_tokens": settings.max_new_tokens}
@@ -112,7 +113,7 @@ def answering_calls(
     if not by_token:
         answers = [[(n,) * settings.max_new_tokens for n in range(chunks)]]
         answers *= questions_per_batch(chunks, settings)
-        packed = pack_answers(answers, max_new_tokens=settings.max_new_tokens, num_answers=chunks)
+        packed = pack_answers(answers, STOPS, max_new_tokens=settings.max_new_tokens, num_answers=chunks)
         asked = np.zeros(len(first.given.lengths), np.int64)
         yield Call(
             score_answers, (module, params, first.given, packed, asked), stops, beside=(params, read[1:])

@@ -72,13 +72,24 @@ class Tokenizer:
 
     @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """The ids that end an answer: `<eos>` and every piece of white space with a newline in it."""
+        """The ids that end an answer: `<eos>` and every piece with a newline, the closing ones last."""
+        heads = self._before_newline
+        return (self.eos_id, *(i for i, head in heads.items() if not head.strip()), *self.closing_ids)
+
+    @functools.cached_property
+    def closing_ids(self) -> tuple[int, ...]:
+        r"""Those of `stop_ids` that hold text of the answer before their newline, such as `.\n`."""
+        return tuple(i for i, head in self._before_newline.items() if head.strip())
+
+    @functools.cached_property
+    def _before_newline(self) -> dict[int, str]:
+        """Of every piece with a newline what stands before the first."""
         # As pieces of bytes a newline is Ċ, as a single byte of SentencePiece <0x0A>.
         named = (
             i for piece, i in self._rust.get_vocab().items() if set("\nĊ") & set(piece) or piece == "<0x0A>"
         )
         texts = ((i, self._rust.decode([i])) for i in sorted(named))
-        return (self.eos_id, *(i for i, text in texts if "\n" in text and not text.strip()))
+        return {i: text.partition("\n")[0] for i, text in texts if "\n" in text}
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text` as it stands behind another text, without special tokens."""

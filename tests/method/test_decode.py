@@ -23,6 +23,7 @@ from radit_jax.runtime.mesh import gather, make_mesh, put_params, row_layout, sp
 from radit_jax.runtime.pretrained import load_llama
 
 STOPS = (1, 2)
+ENDS = decode.Stops(STOPS)
 MODULE = Llama(
     LlamaConfig(
         vocab_size=6, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_size=8, ffn_size=24
@@ -84,11 +85,11 @@ def padded(prompts):
 
 @jax.jit
 def scores(params, rows, lengths, packed):
-    return answer_log_probs(MODULE, params, prefill(MODULE, params, rows, lengths), packed, stop_ids=STOPS)
+    return answer_log_probs(MODULE, params, prefill(MODULE, params, rows, lengths), packed, stops=ENDS)
 
 
 def fast_log_probs(params, prompts, answers, max_new_tokens) -> np.ndarray:
-    packed = pack_answers(answers, max_new_tokens=max_new_tokens, num_answers=max(map(len, answers)))
+    packed = pack_answers(answers, ENDS, max_new_tokens=max_new_tokens, num_answers=max(map(len, answers)))
     return np.asarray(scores(params, *padded(prompts), packed))
 
 
@@ -186,7 +187,7 @@ def test_answers_are_ranked_by_equation_2(params):
     prompts = [PROMPTS[:3], PROMPTS[3:], [PROMPTS[2], PROMPTS[0]]]
     weights = [np.log([0.2, 0.5, 0.3]), np.log([1.0]), np.log([0.6, 0.4])]
     answers = answer_questions(
-        MODULE, params, prompts, weights, max_new_tokens=5, stop_ids=STOPS, questions_per_batch=2
+        MODULE, params, prompts, weights, max_new_tokens=5, stops=ENDS, questions_per_batch=2
     )
     for got, chunks, weight in zip(answers, prompts, weights, strict=True):
         expected = brute_force(params, chunks, weight, 5)
@@ -196,7 +197,7 @@ def test_answers_are_ranked_by_equation_2(params):
 
 def test_neither_the_order_of_chunks_nor_another_question_changes_an_answer(params):
     weights = np.log([0.1, 0.2, 0.3, 0.4])
-    options = {"max_new_tokens": 5, "stop_ids": STOPS}
+    options = {"max_new_tokens": 5, "stops": ENDS}
     (there,) = answer_questions(MODULE, params, [PROMPTS], [weights], **options, questions_per_batch=2)
     back, other = answer_questions(
         MODULE, params, [PROMPTS[::-1], PROMPTS[:1]], [weights[::-1], [0.0]], **options, questions_per_batch=2
@@ -207,7 +208,7 @@ def test_neither_the_order_of_chunks_nor_another_question_changes_an_answer(para
 
 
 def test_no_questions_have_no_answers_and_a_question_needs_a_prompt(params):
-    options = {"max_new_tokens": 5, "stop_ids": STOPS}
+    options = {"max_new_tokens": 5, "stops": ENDS}
     assert answer_questions(MODULE, params, [], [], **options) == []
     with pytest.raises(ValueError, match="answer_questions: question 0 has no prompt or an empty one; ask"):
         answer_questions(MODULE, params, [[]], [[]], **options)
@@ -254,7 +255,7 @@ MIXTURES = [
 
 def test_both_readings_give_an_answer_its_enumerated_probability(mild, outcomes):
     prompts, weights = zip(*MIXTURES, strict=True)
-    options = {"max_new_tokens": 3, "stop_ids": STOPS, "questions_per_batch": 3}
+    options = {"max_new_tokens": 3, "stops": ENDS, "questions_per_batch": 3}
     by_answer = answer_questions(MODULE, mild, prompts, weights, **options)
     by_token = answer_questions_by_token(MODULE, mild, prompts, weights, **options)
     for number, (own, weight) in enumerate(MIXTURES):
@@ -273,7 +274,7 @@ def test_an_answer_of_the_mixture_can_be_one_that_no_chunk_alone_leads_to(params
     rng, new = np.random.default_rng(1), 0
     prompts = [[rng.integers(0, 6, 4).tolist() for _ in range(2)] for _ in range(60)]
     weights = np.log(np.full((60, 2), 0.5))
-    options = {"max_new_tokens": 3, "stop_ids": STOPS}
+    options = {"max_new_tokens": 3, "stops": ENDS}
     for own, [found] in zip(
         prompts, answer_questions_by_token(MODULE, params, prompts, weights, **options), strict=True
     ):
@@ -287,7 +288,7 @@ def test_dropping_what_has_stopped_changes_no_answer_and_shrinks_the_batch(param
     rng = np.random.default_rng(3)
     prompts = [[rng.integers(0, 6, length).tolist() for length in (5, 6)] for _ in range(16)]
     weights = np.log(np.tile([0.7, 0.3], (16, 1)))
-    options = {"max_new_tokens": 12, "stop_ids": STOPS}
+    options = {"max_new_tokens": 12, "stops": ENDS}
 
     def answers():
         return [
@@ -329,7 +330,7 @@ def sharing_prompts(rng, num_questions=6):
 def test_sharing_what_prompts_begin_with_changes_no_number(mild, short_trunks, monkeypatch, seed):
     prompts = sharing_prompts(np.random.default_rng(seed))
     weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
-    options = {"max_new_tokens": 4, "stop_ids": STOPS, "questions_per_batch": 3}
+    options = {"max_new_tokens": 4, "stops": ENDS, "questions_per_batch": 3}
 
     def answers():
         by_answer = answer_questions(MODULE, mild, prompts, weights, **options)
@@ -356,9 +357,7 @@ def test_a_chunk_that_three_questions_share_is_read_once(params, short_trunks, m
     original = decode.prefill_shared
     monkeypatch.setattr(decode, "prefill_shared", read)
     weights = np.log(np.full((3, 2), 0.5))
-    answer_questions(
-        MODULE, params, prompts, weights, max_new_tokens=2, stop_ids=STOPS, questions_per_batch=3
-    )
+    answer_questions(MODULE, params, prompts, weights, max_new_tokens=2, stops=ENDS, questions_per_batch=3)
     [(lengths, trunk_of, tails)] = seen
     assert lengths == [10, 10]
     assert trunk_of == [[0, 0, 0, 1, 1, 1]]
@@ -377,7 +376,7 @@ def test_eight_devices_answer_as_one_does(mild, short_trunks, monkeypatch, seed)
     """Also where answers leave the batch, of which each device drops its own."""
     prompts = sharing_prompts(np.random.default_rng(seed), num_questions=11)
     weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
-    options = {"max_new_tokens": 6, "stop_ids": STOPS, "questions_per_batch": 10}
+    options = {"max_new_tokens": 6, "stops": ENDS, "questions_per_batch": 10}
     module, laid, transfer = on_eight_devices(mild)
     monkeypatch.setattr(decode, "STEPS", 2)
     for answer in (answer_questions, answer_questions_by_token):
@@ -398,7 +397,7 @@ def test_what_is_read_stays_with_its_rows_when_trunks_are_shared_and_answers_dro
     prefilled = decode.prefill_shared(module, laid, *reading)
     own = {shard.data.shape[1] for shard in prefilled.cache.keys.addressable_shards}
     assert own == {4}
-    state = decode.begin(prefilled, np.zeros((16, 1)), max_new_tokens=4, stop_ids=STOPS)
+    state = decode.begin(prefilled, np.zeros((16, 1)), max_new_tokens=4, stops=ENDS)
     kept = decode._keep(state, np.zeros((4, 1), np.int32))
     np.testing.assert_array_equal(kept.tokens, state.tokens[::4])
     read = decode.prefill_shared.lower(module, laid, *reading).compile().as_text()

@@ -12,7 +12,11 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from radit_jax.config import BertConfig, LlamaConfig, checkpoint_folder
+from radit_jax.harness import stops_at
+from radit_jax.lm.answering import stops_of
 from radit_jax.runtime.tokenizers import (
+    LM_SPECIALS,
+    Tokenizer,
     check_tokenizer,
     load_tokenizer,
     save_tokenizer,
@@ -228,11 +232,38 @@ def test_special_tokens_are_put_in_by_id_alone(family):
     assert family.encode("<s> </s> <|end_of_text|>") != []
 
 
-def test_every_piece_of_white_space_with_a_newline_ends_an_answer(llama, llama3):
-    assert llama.stop_ids == (2, 13)
-    texts = {llama3.decode([number]) for number in llama3.stop_ids[1:]}
-    assert {"\n", "\n\n"} <= texts and all(not text.strip() and "\n" in text for text in texts)
+def test_every_piece_with_a_newline_ends_an_answer(llama, llama3):
+    assert (llama.stop_ids, llama.closing_ids) == ((2, 13), ())
     assert llama3.stop_ids[0] == llama3.eos_id
+    closing = {llama3.decode([number]) for number in llama3.closing_ids}
+    alone = {llama3.decode([number]) for number in set(llama3.stop_ids[1:]) - set(llama3.closing_ids)}
+    assert {"\n", "\n\n"} <= alone and not any(text.strip() for text in alone)
+    assert ".\n" in closing and all(text.partition("\n")[0].strip() for text in closing)
+
+
+def test_a_piece_of_text_and_newline_closes_an_answer():
+    """As a byte-level BPE learns them that does not split at newlines."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = ["<pad>", "<bos>", "<eos>", *letters, "ĊĊ", ".ĊĊ", "ĠĊ", ".Ċ", "ĊQ"]
+    merges = [("Ċ", "Ċ"), (".", "ĊĊ"), ("Ġ", "Ċ"), (".", "Ċ"), ("Ċ", "Q")]
+    rust = tokenizers.Tokenizer(models.BPE({piece: n for n, piece in enumerate(pieces)}, merges))
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    rust.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=rust, **LM_SPECIALS))
+    ids = {piece: n for n, piece in enumerate(pieces)}
+    assert tokenizer.encode("a.\n") == [ids["a"], ids[".Ċ"]]
+    assert tokenizer.closing_ids == (ids[".ĊĊ"], ids[".Ċ"])
+    alone = sorted(ids[piece] for piece in ("Ċ", "ĊĊ", "ĠĊ", "ĊQ"))
+    assert tokenizer.stop_ids == (2, *alone, *tokenizer.closing_ids)
+    assert stops_of(tokenizer) == ((2, *alone), tokenizer.closing_ids)
+    spaced = ids["ĠĊ"]  # whose space an answer of ours is read without, and the harness' is not
+    assert stops_at(tokenizer, ("\n",)) == (
+        (2, *(i for i in alone if i != spaced)),
+        (ids[".ĊĊ"], spaced, ids[".Ċ"]),
+    )
+    assert stops_at(tokenizer, ("\n\n",)) == ((2, ids["ĊĊ"]), (ids[".ĊĊ"],))
+    assert stops_at(tokenizer, (".",)) == ((2, ids["."], ids[".ĊĊ"], ids[".Ċ"]), ())
+    assert stops_at(tokenizer, ()) == ((2,), ())
 
 
 def test_a_saved_llama_tokenizer_still_reads_a_space_before_a_text(llama, tmp_path):
