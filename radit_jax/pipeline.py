@@ -90,7 +90,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "max_length": e.lm_ft.sequence_length,
                 "seed": e.seed,
             },
-            version=2,
+            version=3,
         ),
         Stage(
             "retrieve/r_ft",
@@ -104,7 +104,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "max_length": e.score.sequence_length,
                 "seed": e.seed,
             },
-            version=2,
+            version=3,
         ),
         Stage(
             "lm_ft",

@@ -91,7 +91,9 @@ def run(
         trained = merged(whole, trained, lm_ft.lora)
     save_model(output.path / "lm", model._replace(params=trained))
     output.commit("lm")
-    return {**packed["train"].facts, **facts, "truncated_chunks": truncated["train"]}
+    seen = lm_ft.optimizer.steps * lm_ft.batch_size / len(packed["train"].rows)
+    facts |= {"times_seen": round(seen, 2), "truncated_chunks": truncated["train"]}
+    return {**packed["train"].facts, **facts}
 
 
 def _base_name(base: StageFolder) -> str:

@@ -39,6 +39,7 @@ from radit_jax.method.steps import (
     make_r_ft_text_step,
 )
 from radit_jax.models.bert import PackedTexts
+from radit_jax.retrieval.candidates import search_examples
 from radit_jax.retrieval.search import Encoder, Searcher
 from radit_jax.runtime.checkpoint import Checkpoints
 from radit_jax.runtime.loop import train
@@ -115,7 +116,13 @@ def run(
     for name, tower in learner.tuned(checkpoints.restore_best(state.params)).items():
         save_model(output.path / name, tower)
         output.commit(name)
-    return {"steps": r_ft.optimizer.steps, "best_step": best[0], "dev_mrr@10": best[1], "signal": signals}
+    return {
+        "steps": r_ft.optimizer.steps,
+        "best_step": best[0],
+        "dev_mrr@10": best[1],
+        "times_seen": round(r_ft.optimizer.steps * r_ft.batch_size / len(candidates.examples), 2),
+        "signal": signals,
+    }
 
 
 def _batches(
@@ -402,8 +409,9 @@ class Candidates:
             k = self._rounds[0].chunk_rows.shape[1]
             queries = [example.query for example in self.examples]
             sources = self.corpus.source_rows(self.examples)
-            rows, _ = self.searcher.with_params(query_params).search(queries, k, exclude=sources)
-            scores = self.searcher.score(queries, rows)
+            tuned = self.searcher.with_params(query_params)
+            rows, *_ = search_examples(tuned, self.corpus.chunks, self.examples, sources, k)
+            scores = np.where(rows >= 0, self.searcher.score(queries, rows), 0)
             self.output.write_arrays(name, chunk_rows=rows, retrieval_scores=scores)
         return self.output.read_arrays(name)
 

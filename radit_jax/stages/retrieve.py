@@ -1,15 +1,16 @@
 """retrieve: the examples of D_L and D_R, each with its top-k chunks under the untuned retriever.
 
-LM-ft and R-ft each retrieve once, offline. An example cut from the corpus never retrieves its own chunk. An
-example too long for a row of the stage that reads it, which never cuts a question or an answer, is left out.
+LM-ft and R-ft each retrieve once, offline. An example cut from the corpus never retrieves its own chunk, nor
+one with the same text or with twelve words in a row of what the example is to continue with. An example too
+long for a row of the stage that reads it, which never cuts a question or an answer, is left out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from radit_jax.config import MeshConfig
 from radit_jax.data.corpus import Corpus
@@ -18,6 +19,7 @@ from radit_jax.data.finetuning.mixture import share_count
 from radit_jax.data.records import Chunk, Example, Question
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.sequences import LmTokenizer, fits
+from radit_jax.retrieval.candidates import search_examples
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.store import StageFolder
 from radit_jax.runtime.tokenizers import load_tokenizer
@@ -44,25 +46,38 @@ def run_lm_ft(
     """
     corpus, tokenizer = Corpus(inputs["corpus"]), load_tokenizer(inputs["lm"].check("lm") / "tokenizer")
     searcher, facts = Searcher.load(inputs, mesh), {}
+    per_chunks = chunks_per_example if retrieved_background else 1  # instances of one example
     for split in ("train", "dev"):
         asked = _asked(corpus, "lm_ft", split, lambda question: question.answers[0])
         questions, tasks = _fitting(asked, tokenizer, max_length)
-        texts, sources, skipped = _text_examples(
+        read = np.zeros(len(tasks), bool)
+        if split == "train" and reading_fraction:
+            drawn = np.random.default_rng([seed, 4]).random(len(tasks)) < reading_fraction
+            read = drawn & np.array([bool(question.gold_chunks) for question in questions], bool)
+        # Shares are of instances: of an example under its own Background there is one.
+        alone = read | np.array([example.background is not None for example in tasks], bool)
+        instances = int(np.where(alone, 1, per_chunks).sum())
+        wanted = share_count(instances, text_fraction) / per_chunks if split == "train" else 0
+        texts = _text_examples(
             corpus,
-            share_count(len(tasks), text_fraction) if split == "train" else 0,
+            round(wanted),
             lambda chunk: _if_fits(lm_text_example(chunk, tokenizer), tokenizer, max_length),
             seed,
         )
         if not retrieved_background:
-            tasks, texts = _without_chunks(tasks), _without_chunks(texts)
-        rows, scores = _search(searcher, [*tasks, *texts], [-1] * len(tasks) + sources, chunks_per_example)
+            tasks, texts = _without_chunks(tasks), texts._replace(examples=_without_chunks(texts.examples))
+        found, num_copies = _search(searcher, corpus, tasks, texts, chunks_per_example)
+        rows = found.chunk_rows
         if force_gold:
             rows[: len(tasks)] = with_gold(rows[: len(tasks)], questions, corpus.rows)
-        if split == "train" and reading_fraction:
-            read = np.random.default_rng([seed, 4]).random(len(tasks)) < reading_fraction
+        if read.any():
             rows[: len(tasks)] = with_gold_alone(rows[: len(tasks)], questions, corpus.rows, read)
-        facts[split] = {"questions_too_long": len(asked) - len(tasks), "chunks_skipped": skipped}
-        facts[split] |= _save(output, split, tasks, texts, rows, scores)
+        found.save(output, split)
+        facts[split] = _facts(len(asked), len(tasks), texts, found, num_copies)
+        if split == "train":
+            num_texts = len(texts.examples) * per_chunks
+            facts[split]["text_share"] = round(num_texts / max(1, instances + num_texts), 4)
+            _warn("lm_ft", "instances", text_fraction, facts[split])
     return facts["train"]
 
 
@@ -93,15 +108,18 @@ def run_r_ft(
         questions, tasks = _fitting(asked, tokenizer, max_length)
         if split == "train" and not num_examples:
             num_texts = share_count(len(tasks), text_fraction)
-        texts, sources, skipped = _text_examples(
+        texts = _text_examples(
             corpus,
             num_texts,
             lambda chunk: _if_fits(r_text_example(chunk, tokenizer, text_tokens), tokenizer, max_length),
             seed,
         )
-        rows, scores = _search(searcher, [*tasks, *texts], [-1] * len(tasks) + sources, num_chunks)
-        facts[split] = {"questions_too_long": len(asked) - len(tasks), "chunks_skipped": skipped}
-        facts[split] |= _save(output, split, tasks, texts, rows, scores)
+        found, num_copies = _search(searcher, corpus, tasks, texts, num_chunks)
+        found.save(output, split)
+        facts[split] = _facts(len(asked), len(tasks), texts, found, num_copies)
+        if split == "train":
+            facts[split]["text_share"] = round(len(texts.examples) / max(1, len(found.examples)), 4)
+            _warn("r_ft", "examples", text_fraction, facts[split])
     return facts["train"]
 
 
@@ -166,47 +184,69 @@ def _if_fits(example: Example | None, tokenizer: LmTokenizer, max_length: int) -
     return example if example and fits(tokenizer, example, max_length) else None
 
 
-def _text_examples(
-    corpus: Corpus, wanted: int, make: Callable[[Chunk], Example | None], seed: int
-) -> tuple[list[Example], list[int], int]:
-    """`wanted` examples from drawn chunks, their chunks' rows, and how many chunks gave none."""
+class _Texts(NamedTuple):
+    """Examples cut from the corpus, and what became of the chunks that were drawn for them."""
+
+    examples: list[Example]
+    sources: list[int]  # the rows of their chunks
+    num_asked: int
+    num_skipped: int  # chunks that gave none
+
+
+def _text_examples(corpus: Corpus, wanted: int, make: Callable[[Chunk], Example | None], seed: int) -> _Texts:
+    """At most `wanted` examples from drawn chunks."""
     order = np.random.default_rng([seed, 1]).permutation(len(corpus.chunks))
-    examples: list[Example] = []
-    sources: list[int] = []
-    skipped = 0
+    made = _Texts([], [], wanted, 0)
     for start in range(0, len(order) if wanted else 0, CHUNKS_AT_ONCE):
         rows = order[start : start + CHUNKS_AT_ONCE].tolist()
         for row, chunk in zip(rows, corpus.chunks.take(rows), strict=True):
             example = make(chunk)
             if example is None:
-                skipped += 1
+                made = made._replace(num_skipped=made.num_skipped + 1)
                 continue
-            examples.append(example)
-            sources.append(row)
-            if len(examples) == wanted:
-                return examples, sources, skipped
-    return examples, sources, skipped
+            made.examples.append(example)
+            made.sources.append(row)
+            if len(made.examples) == wanted:
+                return made
+    return made
 
 
 def _search(
-    searcher: Searcher, examples: Sequence[Example], sources: Sequence[int], k: int
-) -> tuple[Int[np.ndarray, "E K"], Float[np.ndarray, "E K"]]:
-    """Each example's chunks without its source, −1 where it has a Background of its own, and their scores."""
-    rows, scores = np.full((len(examples), k), -1), np.zeros((len(examples), k), np.float32)
-    asking = [number for number, example in enumerate(examples) if example.background is None]
-    if asking:
-        queries = [examples[number].query for number in asking]
-        rows[asking], scores[asking] = searcher.search(queries, k, exclude=np.array(sources)[asking])
-    return rows, scores
+    searcher: Searcher, corpus: Corpus, tasks: Sequence[Example], texts: _Texts, k: int
+) -> tuple[Retrieved, int]:
+    """The examples with their chunks, and how many candidates were left out as copies."""
+    examples = [*tasks, *texts.examples]
+    sources = np.array([-1] * len(tasks) + texts.sources, np.int64)
+    rows, scores, num_copies = search_examples(searcher, corpus.chunks, examples, sources, k)
+    return Retrieved(examples, rows, scores), num_copies
 
 
-def _save(
-    output: StageFolder,
-    split: str,
-    tasks: Sequence[Example],
-    texts: Sequence[Example],
-    rows: Int[np.ndarray, "E K"],
-    scores: Float[np.ndarray, "E K"],
+def _facts(
+    num_asked: int, num_tasks: int, texts: _Texts, found: Retrieved, num_copies: int
 ) -> dict[str, Any]:
-    Retrieved([*tasks, *texts], rows, scores).save(output, split)
-    return {"questions": len(tasks), "text_examples": len(texts)}
+    """What the manifest says of a split."""
+    retrieving = [
+        n for n, example in enumerate(found.examples) if n >= num_tasks and example.background is None
+    ]
+    short = (found.chunk_rows[np.array(retrieving, int)] < 0).any(axis=1)
+    return {
+        "questions": num_tasks,
+        "questions_too_long": num_asked - num_tasks,
+        "text_examples": len(texts.examples),
+        "text_examples_asked": texts.num_asked,
+        "chunks_skipped": texts.num_skipped,
+        "copies_excluded": num_copies,
+        "texts_short_of_chunks": int(short.sum()),
+    }
+
+
+def _warn(section: str, unit: str, fraction: float, facts: Mapping[str, Any]) -> None:
+    """Say where the corpus has fewer text examples than were asked for."""
+    made, asked = facts["text_examples"], facts["text_examples_asked"]
+    if made < asked:
+        print(
+            f"   warning: {section}.text_fraction {fraction} asks for {asked:,} text examples, the corpus "
+            f"gives {made:,}: they are {facts['text_share']:.1%} of the {unit}, each as often as any other. "
+            f"Add passages, or set a smaller {section}.text_fraction.",
+            flush=True,
+        )

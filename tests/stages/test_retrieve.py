@@ -1,13 +1,17 @@
 """Which examples there are, and which chunks they get."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small import CHUNKS, LONG, QUESTIONS, SHORT
 
 from radit_jax.config import MeshConfig
+from radit_jax.data.corpus import CorpusData, write_corpus
 from radit_jax.data.records import Question
 from radit_jax.data.retrieved import Retrieved
-from radit_jax.runtime.store import StageFolder
+from radit_jax.retrieval.exact import ExactIndex
+from radit_jax.runtime.store import StageFolder, Workdir
 from radit_jax.runtime.tokenizers import load_tokenizer
 from radit_jax.stages import retrieve
 
@@ -122,6 +126,47 @@ def test_chunks_without_a_text_example_are_counted_and_replaced_by_others(inputs
     facts, retrieved = run_r_ft(inputs, tmp_path / "r", text_fraction=0.9, text_tokens=40)
     assert (facts["text_examples"], facts["chunks_skipped"]) == (1, 9)
     assert retrieved.examples[-1].source_chunk == CHUNKS[LONG].id
+
+
+def test_fewer_texts_than_asked_for_are_said_with_their_share(inputs, tmp_path, capsys):
+    facts, retrieved, _ = run_lm_ft(inputs, tmp_path / "lm", text_fraction=0.9)
+    assert (facts["text_examples"], facts["text_examples_asked"]) == (9, 36)
+    assert facts["text_share"] == pytest.approx(9 / 13, abs=1e-4)
+    said = capsys.readouterr().out
+    assert (
+        "warning: lm_ft.text_fraction 0.9 asks for 36 text examples, the corpus gives 9: they are 69.2%"
+        in said
+    )
+    run_lm_ft(inputs, tmp_path / "enough", text_fraction=0.5)
+    run_r_ft(inputs, tmp_path / "r", text_fraction=0.5)
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_lm_fts_shares_are_of_instances(inputs, tmp_path):
+    """Of four questions three are read, under one chunk each; the fourth has two chunks, as texts have."""
+    facts, retrieved, _ = run_lm_ft(inputs, tmp_path / "out", reading_fraction=1.0, text_fraction=0.5)
+    assert facts["text_examples"] == 2  # 5 instances of questions ask for as many of texts: 2.5 examples
+    instances = (retrieved.chunk_rows >= 0).sum(axis=1)
+    assert (instances[:4].sum(), instances[4:].sum()) == (5, 4)
+    assert facts["text_share"] == pytest.approx(4 / 9, abs=1e-4)
+
+
+def test_a_passage_that_repeats_a_texts_end_is_not_retrieved_for_it(inputs, searcher, tmp_path):
+    chunks = [*CHUNKS, replace(CHUNKS[LONG], id="again", title="Other")]
+    workdir = Workdir(tmp_path)
+    corpus, embeddings, index = (workdir.folder(name, name) for name in ("corpus", "embed", "index"))
+    write_corpus(corpus, CorpusData(chunks, QUESTIONS))
+    vectors = searcher.encoder.embed([chunk.passage for chunk in chunks])
+    embeddings.write_array("embeddings-00000-of-00001.npy", vectors)
+    ExactIndex(vectors).save(index)
+    for folder in (corpus, embeddings, index):
+        folder.finish()
+    made = {**inputs, "corpus": corpus, "embeddings": embeddings, "index": index}
+    facts, retrieved = run_r_ft(made, tmp_path / "out", text_fraction=0.9, text_tokens=40)
+    texts = {example.source_chunk: n for n, example in enumerate(retrieved.examples) if example.source_chunk}
+    assert set(texts) == {"long", "again"}
+    assert not {LONG, 10} & set(retrieved.chunk_rows[list(texts.values())].ravel().tolist())
+    assert (facts["copies_excluded"], facts["texts_short_of_chunks"]) == (2, 0)
 
 
 def test_the_seed_draws_the_texts_and_nothing_else(inputs, tmp_path):

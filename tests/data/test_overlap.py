@@ -1,0 +1,87 @@
+"""Which questions count as the same, and which passages give an answer away."""
+
+import numpy as np
+import pytest
+from small import FACTS
+
+from radit_jax.data.corpus import Chunks, write_chunks
+from radit_jax.data.overlap import AskedElsewhere, division_key, question_key, without_copies
+from radit_jax.data.records import Chunk, Example, Item
+from radit_jax.runtime.store import Workdir
+
+
+def item(question, context="", turns=(), name="i"):
+    return Item(name, question, ("x",), context=context, turns=turns)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("A train runs at 60 km / hr .", "a train runs at 60 km/hr", True),
+        ("What's  it?", "what s it", True),
+        ("Cafe\u0301?", "CAFÉ", True),  # both normal forms
+        ("60 km", "61 km", False),
+        ("कि", "की", False),  # they differ in a combining mark alone
+        ("東京はどこ？", "東京は どこ", True),
+    ],
+)
+def test_questions_are_compared_by_their_letters_digits_and_marks(one, other, same):
+    assert (question_key(one) == question_key(other)) == same
+
+
+def test_a_question_that_is_asked_elsewhere_is_known_whatever_its_form():
+    asked = AskedElsewhere()
+    asked.add(item("Where does snow stay longest?"))
+    asked.add(item("Who won?", context="Dray won."))
+    asked.add(item("And then?", turns=("How do I boil an egg?", "Boil it.")))
+    asked.add(item("", context="An article."))
+    assert item("where does snow stay longest") in asked
+    assert item("Where does snow stay longest?", context="Snow.") in asked
+    assert item("Who won ?", context="dray won") in asked
+    assert item("Who won?") in asked  # without a passage it may be the same
+    assert item("Who won?", context="Lune won.") not in asked
+    assert item("Thanks?", turns=("how do I boil an egg", "Fry it.")) in asked  # of the same tree
+    assert item("", context="an article") in asked and item("", context="Another.") not in asked
+
+
+def test_replies_of_a_tree_and_questions_of_a_passage_stay_together():
+    first, later = item("How?"), item("And then?", turns=("How?", "So."))
+    assert division_key(first) == division_key(later) != division_key(item("And then?"))
+    assert division_key(item("a?", context="P.")) == division_key(item("b?", context="P."))
+
+
+WORDS = [f"w{n}" for n in range(40)]
+TEXT = " ".join(WORDS)
+
+
+def chunks_of(tmp_path, *texts):
+    folder = Workdir(tmp_path).folder("corpus", "c")
+    write_chunks(folder, [Chunk(str(n), "", text) for n, text in enumerate(texts)])
+    folder.finish()
+    return Chunks(folder)
+
+
+def test_candidates_with_the_sources_text_or_twelve_words_of_the_answer_make_room_for_others(tmp_path):
+    chunks = chunks_of(
+        tmp_path,
+        TEXT,  # 0: the source
+        TEXT.upper().replace(" ", ", "),  # 1: its text again
+        "before " + " ".join(WORDS[25:37]) + " after",  # 2: twelve words of the answer
+        "before " + " ".join(WORDS[25:36]) + " after " + WORDS[36],  # 3: eleven
+        " ".join(WORDS[:20]),  # 4: the prompt's words are no answer
+        *FACTS[:3],
+    )
+    example = Example("e", "q", " ".join(WORDS[:20]), " " + " ".join(WORDS[20:]), source_chunk="0")
+    rows, scores = np.array([[1, 2, 3, 4, 5, 6]]), np.arange(6, 0, -1, dtype=np.float32)[None]
+    kept, kept_scores, copies = without_copies([example], np.array([0]), rows, scores, chunks, 3)
+    assert (kept.tolist(), kept_scores.tolist(), copies) == ([[3, 4, 5]], [[4, 3, 2]], 2)
+    kept, _, _ = without_copies([example], np.array([0]), rows[:, :4], scores[:, :4], chunks, 3)
+    assert kept.tolist() == [[3, 4, -1]]
+
+
+def test_in_scripts_without_spaces_twelve_characters_are_enough(tmp_path):
+    answer = "富士山は日本で一番高い山である"
+    chunks = chunks_of(tmp_path, "東京" + answer, "しかし" + answer + "という", "富士山は高い")
+    example = Example("e", "q", "東京", answer, source_chunk="0")
+    rows, scores = np.array([[1, 2]]), np.zeros((1, 2), np.float32)
+    assert without_copies([example], np.array([0]), rows, scores, chunks, 1)[0].tolist() == [[2]]
