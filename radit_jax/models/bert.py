@@ -77,7 +77,8 @@ class Bert(nn.Module):
         return widened(self.encoder(self.embeddings(tokens, positions), seen))
 
     def _finish(self, embedding: Float[Array, "N D"]) -> Float[Array, "N D"]:
-        return l2_normalize(embedding) if self.config.normalize else embedding
+        embedding = l2_normalize(embedding) if self.config.normalize else embedding
+        return embedding[:, : self.config.truncate_dim]
 
 
 class Embeddings(nn.Module):

@@ -59,7 +59,7 @@ def training_call(site: Site, module: Any, params: Any, mesh: Any) -> Call:
         direction=settings.direction,
         state_shardings=jax.tree.map(lambda leaf: leaf.sharding, state),
     )
-    return Call(step, (state, _batch(site, mesh, module.config.hidden_size)), beside=params)
+    return Call(step, (state, _batch(site, mesh, module.config.vector_size)), beside=params)
 
 
 def during_scoring(site: Site, state: Any, params: Any, tower: Any) -> Any:

@@ -111,7 +111,7 @@ class Site:
     def embeddings(self) -> float:
         """Bytes of the corpus in float32."""
         shape = self.experiment.base.retriever.model
-        return 4.0 * self.counts.chunks * (shape.hidden_size if shape else 768)
+        return 4.0 * self.counts.chunks * (shape.vector_size if shape else 768)
 
     @property
     def embedded(self) -> int:

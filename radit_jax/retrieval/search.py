@@ -55,9 +55,9 @@ class Encoder:
         return self.model.tokenizer.pad(self.token_ids(texts))
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of `texts`, cut to what the encoder reads."""
-        tokenizer = self.model.tokenizer
-        return tokenizer.encode_all(texts, tokenizer.hf.model_max_length)
+        """Token ids of `texts` behind the encoder's prompt, if it has one, cut to what the encoder reads."""
+        tokenizer, prompt = self.model.tokenizer, self.model.module.config.prompt
+        return tokenizer.encode_all([prompt + text for text in texts], tokenizer.hf.model_max_length)
 
     def embed(
         self, texts: Sequence[str], batch_size: int = BATCH_SIZE, bar: Progress | None = None
@@ -83,7 +83,7 @@ class Encoder:
         module, (_, params, tokenizer) = self.module, self.model
         batch_size = -(-batch_size // ways(self.mesh)) * ways(self.mesh)  # every device has its part
         for ids in _ahead(map(self.token_ids, parts)):
-            embeddings = np.empty((len(ids), module.config.hidden_size), np.float32)
+            embeddings = np.empty((len(ids), module.config.vector_size), np.float32)
             by_length = np.argsort([len(row) for row in ids], kind="stable")
             for start in range(0, len(ids), batch_size):
                 rows = by_length[start : start + batch_size]

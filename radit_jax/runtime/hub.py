@@ -7,15 +7,17 @@
 `ORG/NAME` without `hub:` is the hub's only where no folder ORG is here: a slip in a path is no download.
 """
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
 
 from radit_jax.config import checkpoint_folder
+from radit_jax.runtime.fields import shown
 
 _ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?")
 # Weights in Meta's own form and for other runtimes lie in folders of the same repositories.
-_SMALL = ["*.json", "*.txt", "tokenizer.model", "README.md", "LICENSE*"]
+_SMALL = ["*.json", "*.txt", "*.jinja", "tokenizer.model", "README.md", "LICENSE*"]
 _OTHER_FORMS = ["original/*", "onnx/*", "openvino/*"]
 
 
@@ -26,8 +28,25 @@ def find(source: str) -> Path:
     repo, commit = place[0], _commit(source, *place)
     folder = _snapshot(source, repo, commit, [*_SMALL, "*.safetensors"])
     if not any(folder.rglob("*.safetensors")):
+        demand_torch(source)
         folder = _snapshot(source, repo, commit, [*_SMALL, "pytorch_model*.bin"])
     return folder
+
+
+def find_small(source: str) -> Path:
+    """The folder of the checkpoint `source` with its small files at least: settings, tokeniser, licence."""
+    if (place := _on_hub(source)) is None:
+        return _local(source)
+    return _snapshot(source, place[0], _commit(source, *place), _SMALL)
+
+
+def demand_torch(where: str) -> None:
+    """Refuse a checkpoint that has torch's pickles only, where torch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        raise ValueError(
+            f"{where}: expected *.safetensors, or torch to read its pytorch_model.bin, got neither. "
+            "pip install 'radit_jax[torch]'."
+        )
 
 
 def identity(source: str) -> str | None:
@@ -50,17 +69,27 @@ def _on_hub(source: str) -> tuple[str, str | None] | None:
     explicit = source.startswith("hub:")
     match = _ID.fullmatch(source.removeprefix("hub:"))
     if explicit and match is None:
-        raise ValueError(f"checkpoint {source}: no repository of the hub; write hub:ORG/NAME or @REVISION")
+        raise ValueError(
+            f"checkpoint {source}: expected hub:ORG/NAME or hub:ORG/NAME@REVISION, got another form. Correct "
+            "it."
+        )
     if match is None or not (explicit or not Path(source.partition("/")[0]).exists()):
         return None
     return match["repo"], match["revision"]
 
 
 def _local(source: str) -> Path:
-    folder = Path(checkpoint_folder(source)).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = Path(checkpoint_folder(source)).expanduser()
+        found = folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a zero byte
         raise ValueError(
-            f"checkpoint {source}: no such folder; correct the path, or write hub:ORG/NAME for the hub's"
+            f"checkpoint {shown(source)}: expected a folder, got {error}. Correct the path."
+        ) from None
+    if not found:
+        raise ValueError(
+            f"checkpoint {source}: expected a folder, got none of that name. Correct the path, or write "
+            "hub:ORG/NAME for the hub's."
         )
     return folder
 
@@ -74,18 +103,20 @@ def _snapshot(source: str, repo: str, revision: str | None, patterns: list[str],
         return Path(snapshot_download(repo, revision=revision, **options))
     except errors.GatedRepoError:
         raise ValueError(
-            f"checkpoint {source}: {repo} is gated and no token that may read it came; needed is one of a "
-            "user who accepted its licence on its page; run `hf auth login` or set HF_TOKEN"
+            f"checkpoint {source}: expected a token that may read {repo}, which is gated, got none. Accept "
+            "its licence on its page, then run `hf auth login` or set HF_TOKEN."
         ) from None
     except errors.RepositoryNotFoundError:
         raise ValueError(
-            f"checkpoint {source}: no such folder, and the hub shows no repository {repo}; correct the name, "
-            "or run `hf auth login` if it is private"
+            f"checkpoint {source}: expected a folder or a repository of the hub, got neither. Correct the "
+            "name, or run `hf auth login` if it is private."
         ) from None
     except errors.RevisionNotFoundError:
-        raise ValueError(f"checkpoint {source}: {repo} has no revision {revision}; name another") from None
+        raise ValueError(
+            f"checkpoint {source}: expected a revision of {repo}, got {revision}. Name another."
+        ) from None
     except OSError as error:  # of the network, the hub or the disk; the first line says which
         raise ValueError(
-            f"checkpoint {source}: no such folder, and the hub cannot be reached "
-            f"({str(error).partition(chr(10))[0]}); connect, or name a folder that holds a copy of {repo}"
+            f"checkpoint {source}: expected a folder or an answer of the hub, got "
+            f"{str(error).partition(chr(10))[0]}. Connect, or name a folder that holds a copy of {repo}."
         ) from None

@@ -3,24 +3,42 @@
 Stages and exports use our own form. Hugging Face's is read here and written by `publish.py`.
 """
 
-import dataclasses
 import json
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from etils import epath
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from radit_jax.config import BertConfig, LlamaConfig, RopeScaling
+from radit_jax.config import BertConfig, LlamaConfig
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
 from radit_jax.runtime import checkpoint, hosts, hub
-from radit_jax.runtime.hf_config import Pooling, read_config, read_vectors, transformer_folder
-from radit_jax.runtime.pretrained import load_bert, load_llama
-from radit_jax.runtime.tokenizers import check_tokenizer, load_tokenizer, save_tokenizer
+from radit_jax.runtime.described import describe, describe_folder, is_ours
+from radit_jax.runtime.files import read_json, write_whole
+from radit_jax.runtime.hf_config import (
+    REMEDY_OF_OURS,
+    Pooling,
+    own_config,
+    own_declared,
+    own_json,
+    read_declared,
+)
+from radit_jax.runtime.memory import DoesNotFit
+from radit_jax.runtime.pretrained import load_bert, load_llama, parameter_shapes
+from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.tokenizers import (
+    Tokenizer,
+    check_tokenizer,
+    has_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+)
+from radit_jax.runtime.vectors import transformer_folder
 
-MODULES = {"Llama": (Llama, LlamaConfig), "Bert": (Bert, BertConfig)}
+MODULES: dict[Any, Any] = {LlamaConfig: Llama, BertConfig: Bert}
 
 
 class Model(NamedTuple):
@@ -38,10 +56,12 @@ def save_model(path: epath.PathLike, model: Model) -> None:
     checkpoint.save_params(path / "params", model.params)
     if not hosts.is_first():
         return
+    settings = own_json(model.module.config)
     if model.tokenizer is not None:
         save_tokenizer(path / "tokenizer", model.tokenizer)
-    settings = {"module": type(model.module).__name__, "config": dataclasses.asdict(model.module.config)}
-    (path / "config.json").write_text(json.dumps(settings, indent=2))
+        if model.tokenizer.declared:
+            settings["declared"] = model.tokenizer.declared
+    write_whole(path / "config.json", json.dumps(settings, indent=2))
 
 
 def load_model(path: epath.PathLike, *, dtype: str = "float32", mesh: Mesh | None = None) -> Model:
@@ -50,24 +70,60 @@ def load_model(path: epath.PathLike, *, dtype: str = "float32", mesh: Mesh | Non
     They lie over `mesh`, to which each device reads its part; without one, on the first local device.
     """
     path = epath.Path(path)
-    if not (path / "config.json").exists():
+    config, tokenizer = _read_own(path)
+    module = MODULES[type(config)](config, dtype=jnp.dtype(dtype))
+    try:
+        params = checkpoint.load_params(path / "params", mesh=mesh)
+    except DoesNotFit:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:  # Orbax's, where files are damaged
+        first = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{path}: no config.json; name a folder that the export stage wrote (export/lm, ...)"
-        )
-    settings = json.loads((path / "config.json").read_text())
-    module_class, config_class = MODULES[settings["module"]]
-    values = dict(settings["config"])
-    if values.get("rope_scaling"):
-        values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
-    module = module_class(config_class(**values), dtype=jnp.dtype(dtype))
-    params = checkpoint.load_params(path / "params", mesh=mesh)
-    tokenizer = load_tokenizer(path / "tokenizer") if (path / "tokenizer").exists() else None
+            f"{path}/params: expected parameters that Orbax reads, got {type(error).__name__}: {first}. "
+            f"{REMEDY_OF_OURS}"
+        ) from None
+    _check_shapes(module, params, path)
     return Model(module, params, tokenizer)
+
+
+def load_own_tokenizer(path: epath.PathLike) -> Tokenizer:
+    """The tokeniser of the model of ours in the folder `path`."""
+    _, tokenizer = _read_own(epath.Path(path))
+    if tokenizer is None:
+        raise ValueError(f"{path}: expected a model with a tokeniser, got none. {REMEDY_OF_OURS}")
+    return tokenizer
+
+
+def _read_own(path: epath.Path) -> tuple[LlamaConfig | BertConfig, Tokenizer | None]:
+    """Settings and tokeniser, if there is one, of a model of ours."""
+    if not (path / "config.json").exists():
+        raise ValueError(f"{path}: expected a config.json, got none. {REMEDY_OF_OURS}")
+    values = read_json(path / "config.json", REMEDY_OF_OURS)
+    config = own_config(values, f"{path}/config.json")
+    if not (path / "tokenizer").exists():
+        return config, None
+    declared = own_declared(values, f"{path}/config.json")
+    tokenizer = load_tokenizer(path / "tokenizer", config.vocab_size, declared=declared)
+    check_tokenizer(tokenizer, config, str(path))
+    return config, tokenizer
+
+
+def _check_shapes(module: Llama | Bert, params: Any, path: epath.Path) -> None:
+    arrays: dict[str, Any] = flatten_dict(params, sep="/")
+    found = {name: array.shape for name, array in arrays.items()}
+    expected = {name: shape.shape for name, shape in parameter_shapes(module).items()}
+    if found != expected:
+        name = min(name for name in {**found, **expected} if found.get(name) != expected.get(name))
+        raise ValueError(
+            f"{path}: expected {name} of shape {expected.get(name)} by its config.json, got "
+            f"{found.get(name)}. {REMEDY_OF_OURS}"
+        )
 
 
 def load_pretrained(
     source: str,
     *,
+    expected: str = "",
     num_layers: int | None = None,
     pooling: Pooling | None = None,
     normalize: bool | None = None,
@@ -76,30 +132,49 @@ def load_pretrained(
 ) -> Model:
     """The LLaMA or BERT that `source` names (`hub.find`), its parameters in `dtype` over `mesh`.
 
-    `num_layers`, `pooling` and `normalize` are a BERT's, see `load_bert`.
+    `expected` is the network that it has to be: llama or bert. `num_layers`, `pooling` and `normalize` are a
+    BERT's, see `load_bert`. A folder without a tokeniser has None for it.
     """
     folder = hub.find(source)
     inner = transformer_folder(folder)
-    tokenizer = load_tokenizer(inner)
-    if read_config(inner).get("model_type") == "bert":
-        config, params = load_bert(
+    config, vectors = describe_folder(folder, expected, num_layers, pooling, normalize)
+    tokenizer = None
+    if has_tokenizer(inner):
+        declared = read_declared(inner)
+        if vectors.lower_case:
+            declared["do_lower_case"] = True
+        tokenizer = load_tokenizer(inner, config.vocab_size, lower_case=vectors.lower_case, declared=declared)
+        check_tokenizer(tokenizer, config, str(folder))
+    if isinstance(config, BertConfig):
+        _, params = load_bert(
             folder, num_layers, pooling=pooling, normalize=normalize, dtype=dtype, mesh=mesh
         )
-        vectors = read_vectors(folder)
-        longest = (vectors and vectors.max_length) or tokenizer.hf.model_max_length
-        tokenizer.hf.model_max_length = min(longest, config.max_length)
+        if tokenizer is not None:
+            longest = vectors.max_length or tokenizer.hf.model_max_length
+            tokenizer.hf.model_max_length = min(longest, config.max_length)
     else:
-        config, params = load_llama(folder, dtype=dtype, mesh=mesh)
-    check_tokenizer(tokenizer, config, str(folder))
-    return Model(Bert(config) if isinstance(config, BertConfig) else Llama(config), params, tokenizer)
+        _, params = load_llama(folder, dtype=dtype, mesh=mesh)
+    return Model(MODULES[type(config)](config), params, tokenizer)
 
 
 def open_model(source: str, **options: Any) -> Model:
-    """A model of ours, or of others with `load_pretrained`'s options."""
-    config = epath.Path(source) / "config.json"
-    if config.exists() and "module" in json.loads(config.read_text()):
-        return load_model(source, mesh=options.get("mesh"))
-    return load_pretrained(source, **options)
+    """A model of ours, or of others with `load_pretrained`'s options.
+
+    A model of ours that an export or a stage recorded is checked against its size and its hash first.
+    """
+    if not is_ours(source):
+        return load_pretrained(source, **options)
+    how = ("expected", "pooling", "normalize")
+    describe(source, **{name: value for name, value in options.items() if name in how})
+    _check_recorded(epath.Path(source))
+    return load_model(source, mesh=options.get("mesh"))
+
+
+def _check_recorded(path: epath.Path) -> None:
+    """Refuse a folder whose bytes are not those that the manifest beside it vouches for."""
+    recorded = StageFolder(path.parent)
+    if recorded.complete and path.name in recorded.manifest.get("files", {}):
+        recorded.check(path.name)
 
 
 def num_parameters(params: Any) -> int:

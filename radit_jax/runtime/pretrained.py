@@ -23,16 +23,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from radit_jax.config import BertConfig, LlamaConfig
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
-from radit_jax.runtime.hf_config import (
-    Pooling,
-    bert_config,
-    llama_config,
-    read_config,
-    read_vectors,
-    transformer_folder,
-)
+from radit_jax.runtime.described import describe_folder
+from radit_jax.runtime.hf_config import Pooling, llama_config, read_config
 from radit_jax.runtime.mesh import tree_shardings
 from radit_jax.runtime.tensorfiles import Index, Tensor, open_tensors
+from radit_jax.runtime.vectors import transformer_folder
 
 Table = tuple[tuple[str, str], ...]
 
@@ -94,8 +89,11 @@ BERT: Table = (
     ("encoder.layer.{}.output.LayerNorm.weight", "encoder/layer/output/LayerNorm/scale"),
     ("encoder.layer.{}.output.LayerNorm.bias", "encoder/layer/output/LayerNorm/bias"),
 )
-# The pooler serves BERT's next-sentence task; the position ids are a constant that old versions saved.
-BERT_IGNORED = r"pooler\..*|embeddings\.position_ids"
+# The pooler serves BERT's next-sentence task, `cls` its two pre-training tasks; the position ids are a
+# constant that old versions saved.
+BERT_IGNORED = r"pooler\..*|embeddings\.position_ids|cls\..*"
+BERT_ROOT = "embeddings.word_embeddings.weight"  # before it stands the prefix of all of a BERT's names
+OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # of TensorFlow
 
 
 def load_llama(
@@ -119,25 +117,29 @@ def load_bert(
 ) -> tuple[BertConfig, Any]:
     """The BERT in `folder`, or its first `num_layers` layers: its config and parameters, as `load_llama`.
 
-    Tensor names may begin with `bert.`. How its vectors are made the caller says or else the folder's
-    sentence-transformers layout; without either they are [CLS]'s last hidden state as it is.
+    Tensor names may begin with `bert.` or as DPR's do, and may be those of TensorFlow. How its vectors are
+    made the folder's sentence-transformers layout says, or else the caller (`Vectors.settings`).
     """
-    vectors, folder = read_vectors(folder), transformer_folder(folder)
-    if vectors is not None:
-        pooling = pooling or vectors.pooling
-        normalize = vectors.normalize if normalize is None else normalize
-    values = read_config(folder)
-    saved_layers = values.get("num_hidden_layers", 0)
-    if num_layers and num_layers > saved_layers:
-        raise ValueError(
-            f"{folder}: num_layers is {num_layers}, the checkpoint has {saved_layers}; ask for fewer layers"
-        )
-    values = values | {"num_hidden_layers": num_layers or saved_layers}
-    config = bert_config(values, pooling or "cls", bool(normalize), str(folder))
-    tensors = {name.removeprefix("bert."): tensor for name, tensor in open_tensors(folder).items()}
-    cut = "|".join(rf"encoder\.layer\.{layer}\..*" for layer in range(config.num_layers, saved_layers))
+    described, _ = describe_folder(folder, "bert", num_layers, pooling, normalize)
+    assert isinstance(described, BertConfig)
+    folder = transformer_folder(folder)
+    saved_layers = read_config(folder)["num_hidden_layers"]
+    tensors = _bert_tensors(open_tensors(folder))
+    cut = "|".join(rf"encoder\.layer\.{layer}\..*" for layer in range(described.num_layers, saved_layers))
     tensors = _drop(tensors, f"{BERT_IGNORED}|{cut}" if cut else BERT_IGNORED)
-    return config, _from_hf(tensors, BERT, Bert(config), str(folder), dtype, mesh)
+    return described, _from_hf(tensors, BERT, Bert(described), str(folder), dtype, mesh)
+
+
+def _bert_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a BERT without the prefix of their names, and by the names of today."""
+    prefix = next((name.removesuffix(BERT_ROOT) for name in tensors if name.endswith(BERT_ROOT)), "")
+    found = {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix(prefix)
+        for old, new in OLD_NAMES.items():
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        found[name] = tensor
+    return found
 
 
 def to_hf(params: Any) -> dict[str, Tensor]:
@@ -181,7 +183,7 @@ def _from_hf(
     tensors: dict[str, Tensor], table: Table, module: Llama | Bert, where: str, dtype: str, mesh: Mesh | None
 ) -> Any:
     """The parameters of `module`, in the shapes that its config gives them; all tensors are used."""
-    shapes = _parameter_shapes(module)
+    shapes = parameter_shapes(module)
     places: dict[str, list[Tensor]] = {path: [] for path in shapes}
     for entry in _walk(table, {path: shape.shape for path, shape in shapes.items()}):
         places[entry.path].append(_take(tensors, entry, where))
@@ -267,7 +269,8 @@ def _shardings(shapes: Mapping[str, Any], mesh: Mesh | None) -> dict[str, Any]:
     return flatten_dict(tree_shardings(unflatten_dict(shapes, sep="/"), mesh), sep="/")
 
 
-def _parameter_shapes(module: Llama | Bert) -> dict[str, Any]:
+def parameter_shapes(module: Llama | Bert) -> dict[str, Any]:
+    """The shapes of the module's parameters by their paths."""
     inputs = [jnp.zeros((1, 1), jnp.int32)] + [jnp.ones((1, 1), bool)] * isinstance(module, Bert)
     variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     return flatten_dict(variables["params"], sep="/")

@@ -13,10 +13,13 @@ from tokenizers import processors
 
 from radit_jax.config import BertConfig, LlamaConfig, LoraConfig
 from radit_jax.runtime import hf_config
+from radit_jax.runtime.described import describe_folder
+from radit_jax.runtime.files import read_json, write_whole
 from radit_jax.runtime.models import Model
 from radit_jax.runtime.pretrained import adapters_to_peft, to_hf
 from radit_jax.runtime.tensorfiles import SHARD_BYTES, largest_error, write_tensors
 from radit_jax.runtime.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
+from radit_jax.runtime.vectors import write_vectors
 
 ADAPTERS = "hf/lm_adapter"  # where a run keeps them
 PROBE = "Background: Zoë's 1,984 naïve cafés – 東京.\n\nQ: Where?\nA: "
@@ -38,7 +41,7 @@ def publish(
     _set(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     _write_config(folder, config, model.tokenizer, dtype)
     _check_config(folder, config)
-    same = load_tokenizer(folder).encode(PROBE) == model.tokenizer.encode(PROBE)
+    same = load_tokenizer(folder, config.vocab_size).encode(PROBE) == model.tokenizer.encode(PROBE)
     assert same, f"{folder}: the tokeniser that was written gives other ids"
     return largest_error(folder, tensors)
 
@@ -64,30 +67,38 @@ def publish_adapters(folder: epath.PathLike, adapters: Any, lora: LoraConfig, ba
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(values, indent=2) + "\n")
+    write_whole(folder / "adapter_config.json", json.dumps(values, indent=2) + "\n")
     return largest_error(folder, tensors)
 
 
 def _write_config(
     folder: epath.Path, config: LlamaConfig | BertConfig, tokenizer: Tokenizer, dtype: str
 ) -> None:
-    ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+    declared = tokenizer.declared
     if isinstance(config, BertConfig):
-        values = hf_config.bert_json(config, dtype) | {"pad_token_id": tokenizer.pad_id}
-        hf_config.write_vectors(folder, config, min(tokenizer.hf.model_max_length, config.max_length))
+        values, names = hf_config.bert_json(config, dtype), ("pad",)
+        length = min(tokenizer.hf.model_max_length, config.max_length)
+        write_vectors(folder, config, length, bool(declared.get("do_lower_case")))
     else:
-        values = hf_config.llama_json(config, dtype) | {f"{name}_token_id": ids[name] for name in ids}
-    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+        values, names = hf_config.llama_json(config, dtype), ("bos", "eos", "pad")
+    # Special ids are as they came: null stays null, and a list a list.
+    ids = {f"{name}_token_id": _own_id(tokenizer, name, config) for name in names} | declared.get(
+        "config", {}
+    )
+    write_whole(folder / "config.json", json.dumps(values | ids, indent=2) + "\n")
+    if declared.get("generation"):
+        generation = json.dumps(declared["generation"], indent=2) + "\n"
+        write_whole(folder / "generation_config.json", generation)
+
+
+def _own_id(tokenizer: Tokenizer, name: str, config: LlamaConfig | BertConfig) -> int | None:
+    """The tokeniser's own id of a special token, where the network has an embedding for it."""
+    number = getattr(tokenizer.hf, f"{name}_token_id")
+    return number if number is not None and number < config.vocab_size else None
 
 
 def _check_config(folder: epath.Path, config: LlamaConfig | BertConfig) -> None:
-    values, where = hf_config.read_config(folder), str(folder)
-    if isinstance(config, BertConfig):
-        vectors = hf_config.read_vectors(folder)
-        assert vectors is not None
-        written = hf_config.bert_config(values, vectors.pooling, vectors.normalize, where)
-    else:
-        written = hf_config.llama_config(values, where)
+    written, _ = describe_folder(folder)
     assert written == config, f"{folder}: config.json says {written}, the model is {config}"
 
 
@@ -95,13 +106,16 @@ def _with_marks(tokenizer: Tokenizer, config: LlamaConfig | BertConfig) -> Token
     """A copy that puts in `<bos>`, or `[CLS] … [SEP]`, by itself: others expect that of a tokeniser."""
     hf = copy.deepcopy(tokenizer.hf)
     if isinstance(config, BertConfig):
-        form, names = f"{hf.cls_token} $A {hf.sep_token}", (hf.cls_token, hf.sep_token)
+        names = [hf.convert_ids_to_tokens(number) for number in (tokenizer.cls_id, tokenizer.sep_id)]
+        form = f"{names[0]} $A {names[1]}"
     else:
-        form, names = f"{hf.bos_token} $A", (hf.bos_token,)
+        names = [hf.convert_ids_to_tokens(tokenizer.bos_id)]
+        form = f"{names[0]} $A"
     ids = [(name, hf.convert_tokens_to_ids(name)) for name in names]
     hf.backend_tokenizer.post_processor = processors.TemplateProcessing(single=form, special_tokens=ids)
-    return Tokenizer(hf)
+    return Tokenizer(hf, config.vocab_size, tokenizer.declared)
 
 
 def _set(path: epath.Path, **values: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values, indent=2, ensure_ascii=False) + "\n")
+    content = read_json(path, "Export again.") | values
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

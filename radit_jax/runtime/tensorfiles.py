@@ -8,8 +8,10 @@ import functools
 import json
 import math
 import os
+import re
 import struct
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +21,14 @@ import numpy as np
 import safetensors
 from etils import epath
 
+from radit_jax.runtime import hub
+from radit_jax.runtime.fields import shown
+from radit_jax.runtime.files import as_object, read_json, write_whole
+
 Index = tuple[slice, ...]
 DTYPES = {"float32": "F32", "bfloat16": "BF16"}  # what is written, and its name in the file
+FLOATS = ("F64", "F32", "F16", "BF16")
+REMEDY = "Fetch the checkpoint again."
 SHARD_BYTES = 5_000_000_000
 
 
@@ -41,24 +49,31 @@ def open_tensors(folder: epath.PathLike) -> dict[str, Tensor]:
         ("model", "safetensors", _read_safetensors),
         ("pytorch_model", "bin", _read_pickle),
     ):
-        if paths := _files(folder, stem, suffix):
+        if paths := tensor_files(folder, stem, suffix):
             return _merge(paths, read)
     raise ValueError(
-        f"{folder}: no *.safetensors and no pytorch_model.bin; name a folder with a checkpoint in "
-        "Hugging Face's form"
+        f"{folder}: expected *.safetensors or a pytorch_model.bin, got neither. Name a folder with a "
+        "checkpoint in Hugging Face's form."
     )
 
 
-def _files(folder: epath.Path, stem: str, suffix: str) -> list[epath.Path]:
+def tensor_files(folder: epath.Path, stem: str, suffix: str) -> list[epath.Path]:
     """The files that the checkpoint's index names; without an index its one file, or all of its form."""
     index, single = folder / f"{stem}.{suffix}.index.json", folder / f"{stem}.{suffix}"
     if not index.exists():
         pattern = f"{stem}*.{suffix}" if suffix == "bin" else f"*.{suffix}"
         return [single] if single.exists() else sorted(folder.glob(pattern))
-    paths = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    weight_map = as_object(read_json(index, REMEDY).get("weight_map"), f"{index}: weight_map", REMEDY)
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not re.fullmatch(r"[\w][\w.-]{0,200}", file):
+            raise ValueError(
+                f"{index}: expected the name of a file beside it for {shown(name)}, got {shown(file)}. "
+                f"{REMEDY}"
+            )
+    paths = [folder / name for name in sorted(set(weight_map.values()))]
     for path in paths:
         if not path.exists():
-            raise ValueError(f"{path}: no such file, which {index.name} names; fetch the checkpoint again")
+            raise ValueError(f"{path}: expected the file that {index.name} names, got none. {REMEDY}")
     return paths
 
 
@@ -72,7 +87,9 @@ def _merge(paths: Iterable[epath.Path], read: Callable[[Path], dict[str, Tensor]
                 path.copy(local)
             found = read(local)
         if twice := sorted(tensors.keys() & found):
-            raise ValueError(f"{path}: {twice[0]!r} came in another file too; keep one of the two files")
+            raise ValueError(
+                f"{path}: expected each tensor once, got {twice[0]!r} again. Keep one of the two files."
+            )
         tensors |= found
     return tensors
 
@@ -80,38 +97,62 @@ def _merge(paths: Iterable[epath.Path], read: Callable[[Path], dict[str, Tensor]
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         file = safetensors.safe_open(path, framework="np")
-    except safetensors.SafetensorError as error:
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(
-            f"{path}: {path.stat().st_size} bytes came, needed is a whole safetensors file ({error}); "
-            "fetch it again"
+            f"{path}: expected a whole safetensors file, got {path.stat().st_size} bytes ({error}). {REMEDY}"
         ) from None
-    parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-    return {name: Tensor(tuple(part.get_shape()), part.__getitem__) for name, part in parts.items()}
+    return {name: Tensor(tuple(part.get_shape()), _reader(path, name, part)) for name, part in parts.items()}
+
+
+def _reader(path: Path, name: str, part: Any) -> Callable[[Index], np.ndarray]:
+    if part.get_dtype() in FLOATS:
+        return part.__getitem__
+
+    def refuse(index: Index) -> np.ndarray:
+        raise ValueError(
+            f"{path}: expected {shown(name)} in {', '.join(FLOATS)}, got {part.get_dtype()}. Use the "
+            "checkpoint as it was before it was quantised."
+        )
+
+    return refuse
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
+    hub.demand_torch(str(path))
     import torch  # heavy, and needed for this form alone
 
     try:
-        tensors: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Files of before 2020 are no archives and cannot be mapped.
+        tensors: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many kinds; the first line says what is wrong
         raise ValueError(
-            f"{path}: a file came that torch.load(weights_only=True, mmap=True) refuses "
-            f"({str(error).partition(chr(10))[0]}); needed is one that holds tensors only; fetch it again, "
-            "or have its owner save it as safetensors"
+            f"{path}: expected a file that torch.load(weights_only=True) reads, got one that it refuses "
+            f"({str(error).partition(chr(10))[0]}). Fetch it again, or have its owner save it as safetensors."
         ) from None
-    if wrong := [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)]:
-        raise ValueError(f"{path}: {wrong[0]!r} is no tensor; needed is a model's state_dict; save that")
+    if not isinstance(tensors, Mapping):
+        raise ValueError(f"{path}: expected a model's state_dict, got {type(tensors).__name__}. Save that.")
+    for name, value in tensors.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise ValueError(
+                f"{path}: expected a model's state_dict, got {type(value).__name__} for {shown(name)}. Save "
+                "that."
+            )
     return {
-        name: Tensor(tuple(tensor.shape), functools.partial(_read_torch, tensor))
+        name: Tensor(tuple(tensor.shape), functools.partial(_read_torch, path, name, tensor))
         for name, tensor in tensors.items()
     }
 
 
-def _read_torch(tensor: Any, index: Index) -> np.ndarray:
+def _read_torch(path: Path, name: str, tensor: Any, index: Index) -> np.ndarray:
     import torch
 
-    part = tensor[index]
+    if not tensor.is_floating_point():
+        raise ValueError(
+            f"{path}: expected {shown(name)} in floating-point numbers, got {tensor.dtype}. Use the "
+            "checkpoint as it was before it was quantised."
+        )
+    part = tensor.detach()[index]
     if part.dtype == torch.bfloat16:  # numpy has none of its own
         return part.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)
     return part.numpy()
@@ -140,7 +181,7 @@ def write_tensors(
         weight_map |= dict.fromkeys(names, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2))
+        write_whole(folder / f"{stem}.safetensors.index.json", json.dumps(index, indent=2))
 
 
 def _shards(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:

@@ -8,12 +8,15 @@ LLaMA 1 and 2 read a space before every text. Most texts here continue another, 
 What is saved is the checkpoint's own tokeniser: what it makes of a text ours makes of `opening` + text.
 """
 
+import contextlib
+import copy
 import functools
 import json
+import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ from jaxtyping import Bool, Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from radit_jax.config import BertConfig, LlamaConfig
+from radit_jax.runtime.files import read_json, read_text
+from radit_jax.runtime.hf_config import declared_ids
 
 # Without torch, which nothing here needs, transformers says at import that it misses it.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -38,43 +43,93 @@ ENCODER_SPECIALS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+# What a tokenizer.json has that names none of its special tokens: bert-base-uncased's, LLaMA's.
+USUAL = (
+    ENCODER_SPECIALS,
+    {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+)
 REMEMBERED = 4096  # texts whose ids are kept: passages come again with every question that retrieves them
 # A tokeniser without a tokenizer.json is converted by the class that knows its form.
+REMEDY = "Fetch the tokeniser again."
+LARGEST_PADDING = 0.1  # of the embeddings, those without a piece
 BARE = {"tokenizer.model": "LlamaTokenizer", "vocab.txt": "BertTokenizer"}
 
 
 class Tokenizer:
-    """Text to ids and back, without state: `hf` is the transformers tokeniser underneath."""
+    """Text to ids and back, without state: `hf` is the transformers tokeniser underneath.
 
-    def __init__(self, hf: PreTrainedTokenizerBase):
+    `num_embeddings` is the number of ids that its network knows. Tokens that were added beyond them, as a
+    <pad> to LLaMA's 32,000, are `hf`'s alone: no text gives them here and no answer ends with them.
+    `declared` is what a checkpoint's files say beside its tokeniser's (`hf_config.read_declared`).
+    """
+
+    def __init__(
+        self,
+        hf: PreTrainedTokenizerBase,
+        num_embeddings: int | None = None,
+        declared: Mapping[str, Any] | None = None,
+    ):
         rust = getattr(hf, "backend_tokenizer", None)
         if not isinstance(rust, tokenizers.Tokenizer):
             raise ValueError(
-                f"tokenizer: {type(hf).__name__} is written in Python, needed is one with a tokenizer.json; "
-                "convert it with transformers' AutoTokenizer(..., use_fast=True).save_pretrained(folder)"
+                f"tokenizer: expected one with a tokenizer.json, got {type(hf).__name__}, written in Python. "
+                "Convert it with transformers' AutoTokenizer(..., use_fast=True).save_pretrained(folder)."
             )
         self.hf: Any = hf  # whose type leaves open what its special ids are
-        self._rust, self.opening = _without_prefix(rust)
-        self._rust.no_truncation()
-        self._rust.no_padding()
-        self._rust.encode_special_tokens = True  # a passage that spells `<eos>` has ordinary pieces for it
-        self.pad_id: int = self.hf.pad_token_id or 0
-        self.bos_id: int = self.hf.bos_token_id  # None in an encoder's
-        self.eos_id: int = self.hf.eos_token_id
-        self.cls_id: int = self.hf.cls_token_id  # None in a language model's
-        self.sep_id: int = self.hf.sep_token_id
+        self.declared = dict(declared or {})
+        self._num_embeddings = num_embeddings
+        self._rust, self.opening = _without_prefix(rust, num_embeddings)
+        self.pad_id: int = self._known(self.hf.pad_token_id) or 0
+        self.bos_id: int = self._special("bos")  # None in an encoder's
+        self.eos_id: int = self._special("eos")
+        self.cls_id: int = self._known(self.hf.cls_token_id)  # None in a language model's
+        self.sep_id: int = self._known(self.hf.sep_token_id)
+        # `[SEP]` in a query is the token, unless the tokeniser says that marks in texts are text.
+        self._marked = self._rust
+        if self.cls_id is not None and not getattr(hf, "split_special_tokens", False):
+            self._marked, _ = _without_prefix(rust, num_embeddings)
+            self._marked.encode_special_tokens = False
         self._encode = functools.lru_cache(REMEMBERED)(self._ids)
+
+    def _known(self, number: int | None) -> Any:
+        """The id, or None where the network has no embedding for it."""
+        return None if number is None or number >= (self._num_embeddings or math.inf) else number
+
+    def _special(self, name: str) -> Any:
+        """The id of a special token: the tokeniser's own, else the first that the checkpoint declares."""
+        named = self._known(getattr(self.hf, f"{name}_token_id"))
+        declared = [self._known(number) for number in declared_ids(self.declared, name)]
+        return named if named is not None else next((i for i in declared if i is not None), None)
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The ids that end a text: `eos_id`, and the others that the checkpoint declares."""
+        declared = (self._known(number) for number in declared_ids(self.declared, "eos"))
+        return tuple(dict.fromkeys([self.eos_id, *(i for i in declared if i is not None)]))
+
+    def reading_marks(self, reads: bool) -> "Tokenizer":
+        """The same tokeniser, for which `[SEP]` and the like in an encoder's texts are marks, or are text.
+
+        What is saved says so too, so transformers and sentence-transformers give the same ids.
+        """
+        hf = copy.deepcopy(self.hf)
+        hf.split_special_tokens = hf.init_kwargs["split_special_tokens"] = not reads
+        return Tokenizer(hf, self._num_embeddings, self.declared)
 
     @property
     def vocab_size(self) -> int:
         """The number of ids, special tokens included."""
-        return len(self.hf)
+        return self._rust.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def highest_id(self) -> int:
+        return max(self._rust.get_vocab(with_added_tokens=True).values(), default=-1)
 
     @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """The ids that end an answer: `<eos>` and every piece with a newline, the closing ones last."""
+        """The ids that end an answer: `eos_ids` and every piece with a newline, the closing ones last."""
         heads = self._before_newline
-        return (self.eos_id, *(i for i, head in heads.items() if not head.strip()), *self.closing_ids)
+        return (*self.eos_ids, *(i for i, head in heads.items() if not head.strip()), *self.closing_ids)
 
     @functools.cached_property
     def closing_ids(self) -> tuple[int, ...]:
@@ -121,7 +176,8 @@ class Tokenizer:
 
     def encode_all(self, texts: Sequence[str], max_length: int = 512) -> list[list[int]]:
         """What an encoder reads of each text: `[CLS] … [SEP]`, at most `max_length` ids."""
-        return [[self.cls_id, *ids[: max_length - 2], self.sep_id] for ids in self.encode_batch(texts)]
+        pieces = [e.ids for e in self._marked.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [[self.cls_id, *ids[: max_length - 2], self.sep_id] for ids in pieces]
 
     def pad(
         self, ids: Sequence[Sequence[int]], *, rows: int | None = None, multiple: int = 32
@@ -208,58 +264,155 @@ def save_tokenizer(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
     # transformers writes to disks only, and the folder may be in a bucket.
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer.hf.save_pretrained(scratch)
-        for file in sorted(Path(scratch).iterdir()):
-            (folder / file.name).write_bytes(file.read_bytes())
+        for file in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
+            copy_to = folder / file.relative_to(scratch).as_posix()
+            copy_to.parent.mkdir(parents=True, exist_ok=True)
+            copy_to.write_bytes(file.read_bytes())
 
 
-def load_tokenizer(folder: epath.PathLike) -> Tokenizer:
-    """The tokeniser in `folder`: one of ours, or a checkpoint's in Hugging Face's form."""
+def has_tokenizer(folder: epath.PathLike) -> bool:
+    """Whether the folder holds a tokeniser's files."""
+    return any((epath.Path(folder) / name).exists() for name in ("tokenizer.json", *BARE))
+
+
+def load_tokenizer(
+    folder: epath.PathLike,
+    num_embeddings: int | None = None,
+    *,
+    lower_case: bool = False,
+    declared: Mapping[str, Any] | None = None,
+) -> Tokenizer:
+    """The tokeniser in `folder`: one of ours, or a checkpoint's in Hugging Face's form.
+
+    `lower_case` says that texts are lower-cased first, whatever its own files say; the rest is `Tokenizer`'s.
+    """
     folder = epath.Path(folder)
     names = [name for name in ("tokenizer.json", *BARE) if (folder / name).exists()]
     if not names:
         raise ValueError(
-            f"{folder}: no tokenizer.json, tokenizer.model or vocab.txt; name a folder that holds a "
-            "tokeniser in Hugging Face's form"
+            f"{folder}: expected a tokenizer.json, tokenizer.model or vocab.txt, got none. Name a folder "
+            "that holds a tokeniser in Hugging Face's form."
         )
+    _check_files(folder, names[0])
     with tempfile.TemporaryDirectory() as scratch:
-        for file in folder.iterdir():
-            if file.suffix in (".json", ".model", ".txt") and not file.is_dir():
-                (Path(scratch) / file.name).write_bytes(file.read_bytes())
+        _copy_files(folder, Path(scratch))
         # Never AutoTokenizer: of a bare SentencePiece model it drops the space before a text.
         loader = getattr(transformers, BARE.get(names[0], "PreTrainedTokenizerFast"))
-        try:
-            return Tokenizer(loader.from_pretrained(scratch))
-        except Exception as error:  # the libraries underneath raise many kinds
-            raise ValueError(
-                f"{folder / names[0]}: a file came that transformers cannot read "
-                f"({str(error).partition(chr(10))[0]}); needed is a tokeniser's file; fetch it again"
-            ) from None
+        with _naming(folder / names[0]):
+            hf = loader.from_pretrained(scratch)
+            _name_specials(hf)
+            _add_template(hf, folder / "chat_template.json")
+            if lower_case:
+                _lower_case_first(hf.backend_tokenizer)
+            return Tokenizer(hf, num_embeddings, declared)
+
+
+def _check_files(folder: epath.Path, main: str) -> None:
+    """Refuse what the libraries underneath meet with errors of their own, or read as another tokeniser."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (folder / name).exists():
+            read_json(folder / name, REMEDY)
+    if main == "vocab.txt":
+        read_text(folder / main, REMEDY)
+    if not (folder / main).stat().length:
+        raise ValueError(f"{folder / main}: expected a tokeniser, got an empty file. {REMEDY}")
+
+
+def _copy_files(folder: epath.Path, scratch: Path) -> None:
+    """Copy what transformers reads of a tokeniser, chat templates too, to a disk."""
+    for inner in ("", "additional_chat_templates"):
+        if not (folder / inner).is_dir():
+            continue
+        for file in (folder / inner).iterdir():
+            if file.suffix in (".json", ".model", ".txt", ".jinja") and not file.is_dir():
+                (scratch / inner).mkdir(exist_ok=True)
+                (scratch / inner / file.name).write_bytes(file.read_bytes())
+
+
+@contextlib.contextmanager
+def _naming(path: epath.Path) -> Iterator[None]:
+    """Errors of the libraries underneath, which raise many kinds, as one that names the file."""
+    try:
+        yield
+    except BaseException as error:
+        # A panic of the Rust library is no Exception, and its class cannot be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        first = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path}: expected a tokeniser that transformers can read, got {type(error).__name__}: {first}. "
+            f"{REMEDY}"
+        ) from None
+
+
+def _name_specials(hf: Any) -> None:
+    """Name the special tokens of a tokeniser whose files name none, where it has the usual ones.
+
+    transformers' own classes do so by their names, as of bert-base-uncased's two-field tokenizer_config.json.
+    """
+    if hf.bos_token is not None or hf.cls_token is not None:
+        return
+    vocab = hf.get_vocab()
+    for usual in USUAL:
+        if all(token in vocab for token in usual.values()):
+            unnamed = {name: token for name, token in usual.items() if getattr(hf, name) is None}
+            hf.add_special_tokens(unnamed)
+            return
+
+
+def _add_template(hf: Any, path: epath.Path) -> None:
+    """A chat template in the file that some checkpoints have for it."""
+    if hf.chat_template is None and path.exists():
+        template = read_json(path, REMEDY).get("chat_template")
+        hf.chat_template = template if isinstance(template, str | dict) else None
+
+
+def _lower_case_first(rust: tokenizers.Tokenizer) -> None:
+    """Lower-case texts before anything else, as sentence-transformers does where an encoder says so."""
+    if '"lowercase":true' not in rust.to_str() and '"Lowercase"' not in rust.to_str():
+        steps = [normalizers.Lowercase()] + ([rust.normalizer] if rust.normalizer is not None else [])
+        rust.normalizer = normalizers.Sequence(steps)
 
 
 def check_tokenizer(tokenizer: Tokenizer, config: LlamaConfig | BertConfig, where: str) -> None:
     """An error where the ids of `tokenizer` cannot be those that the network `config` was trained on."""
-    if tokenizer.vocab_size > config.vocab_size:
+    if tokenizer.highest_id >= config.vocab_size:
         raise ValueError(
-            f"{where}: the tokeniser has {tokenizer.vocab_size} ids, the network has embeddings for "
-            f"{config.vocab_size}; take both from one checkpoint"
+            f"{where}: expected at most {config.vocab_size} ids, for which the network has embeddings, got a "
+            f"tokeniser of {tokenizer.highest_id + 1}. Take both from one checkpoint."
         )
     specials = ("bos", "eos") if isinstance(config, LlamaConfig) else ("cls", "sep")
     if missing := [name for name in specials if getattr(tokenizer, f"{name}_id") is None]:
         raise ValueError(
-            f"{where}: the tokeniser has no {missing[0]} token, which a {type(config).__name__[:-6]} needs; "
-            "take both from one checkpoint"
+            f"{where}: expected a tokeniser with a {missing[0]} token, which a {type(config).__name__[:-6]} "
+            "reads, got one without. Take both from one checkpoint."
+        )
+    # Embeddings are padded to multiples of 64 or more; a file that was cut short lacks far more.
+    if tokenizer.vocab_size < (1 - LARGEST_PADDING) * config.vocab_size:
+        raise ValueError(
+            f"{where}: expected a tokeniser of about {config.vocab_size} pieces, for which the network has "
+            f"embeddings, got {tokenizer.vocab_size}. {REMEDY}"
         )
 
 
-def _without_prefix(rust: tokenizers.Tokenizer) -> tuple[tokenizers.Tokenizer, str]:
+def _without_prefix(
+    rust: tokenizers.Tokenizer, num_embeddings: int | None
+) -> tuple[tokenizers.Tokenizer, str]:
     """A copy that puts nothing before a text, and what `rust` puts there: a space, or nothing.
 
-    A copy, because transformers changes its own with every call.
+    A copy, because transformers changes its own with every call. It has no added token without an embedding,
+    and what a text spells of a special token is text.
     """
     settings = json.loads(rust.to_str())
     plain = {part: _plain(settings[part]) for part in ("normalizer", "pre_tokenizer", "decoder")}
     prefixed = any(plain[part] != settings[part] for part in ("normalizer", "pre_tokenizer"))
-    return tokenizers.Tokenizer.from_str(json.dumps(settings | plain)), " " if prefixed else ""
+    limit = num_embeddings or math.inf
+    added = [token for token in settings["added_tokens"] if token["id"] < limit]
+    own = tokenizers.Tokenizer.from_str(json.dumps(settings | plain | {"added_tokens": added}))
+    own.no_truncation()
+    own.no_padding()
+    own.encode_special_tokens = True  # a passage that spells `<eos>` has ordinary pieces for it
+    return own, " " if prefixed else ""
 
 
 def _plain(part: Any) -> Any:

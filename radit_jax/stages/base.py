@@ -9,13 +9,13 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from radit_jax.config import BertConfig, LlamaConfig, LmConfig, MeshConfig, ProfileConfig, RetrieverConfig
+from radit_jax.config import BertConfig, LmConfig, MeshConfig, ProfileConfig, RetrieverConfig
 from radit_jax.data.cloze import cloze_sequence
 from radit_jax.data.corpus import Corpus
 from radit_jax.data.order import shuffled
@@ -29,6 +29,7 @@ from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama, mimetic_init
 from radit_jax.runtime import hub
 from radit_jax.runtime.checkpoint import Checkpoints
+from radit_jax.runtime.described import SIDES, check_lm, check_retriever, tower_config
 from radit_jax.runtime.licences import origin
 from radit_jax.runtime.loop import train
 from radit_jax.runtime.mesh import init_sharded, make_mesh, put_batch, row_layout
@@ -51,8 +52,9 @@ def run_lm(
 ) -> dict[str, Any]:
     """The base language model with its tokeniser."""
     if lm.checkpoint:
-        model = open_model(str(hub.find(lm.checkpoint)), mesh=make_mesh(mesh))
-        _demand(model, lm.checkpoint, _settings(lm.model))
+        check_lm(lm)
+        model = open_model(str(hub.find(lm.checkpoint)), expected="llama", mesh=make_mesh(mesh))
+        _demand_tokenizer(model, lm.checkpoint)
         facts = {"origin": _origin("language model", lm.checkpoint)}
     else:
         model, facts = _pretrain_lm(Corpus(inputs["corpus"]), output, lm, seed, mesh, profile)
@@ -142,43 +144,58 @@ def run_retriever(
     else:
         corpus = Corpus(inputs["corpus"])
         query, chunk, facts = _pretrain_retriever(corpus, output, retriever, seed, mesh, profile)
-    for name, tower, length in (
-        ("query_encoder", query, retriever.query_length),
-        ("chunk_encoder", chunk, retriever.chunk_length),
+    for side, tower, length in (
+        ("query", query, retriever.query_length),
+        ("chunk", chunk, retriever.chunk_length),
     ):
+        # T-REx's queries have the separator's token between entity and relation; a passage is text.
+        tower = tower._replace(tokenizer=tower.tokenizer.reading_marks(side == "query"))
         tower.tokenizer.hf.model_max_length = length
-        save_model(output.path / name, tower)
-        output.commit(name)
+        save_model(output.path / f"{side}_encoder", tower)
+        output.commit(f"{side}_encoder")
+        facts[f"{side}_vectors"] = _vectors(tower.module.config)
     return {"parameters": num_parameters(query.params), **facts}
 
 
-def _from_checkpoints(retriever: RetrieverConfig, mesh: MeshConfig) -> tuple[Model, Model, dict[str, Any]]:
-    vectors = {"pooling": retriever.pooling, "normalize": retriever.normalize}
-    layers = {"num_layers": retriever.num_layers} if retriever.num_layers else {}
+def _vectors(config: BertConfig) -> str:
+    """How a tower's vectors are made, in words."""
+    made = f"{config.pooling}{', normalised' * config.normalize}"
+    return f"{made}, behind {config.prompt!r}" if config.prompt else made
 
-    def tower(checkpoint: str) -> Model:
-        model = open_model(str(hub.find(checkpoint)), **vectors, **layers, mesh=make_mesh(mesh))
-        _demand(model, checkpoint, {**_settings(retriever.model), **vectors, **layers})
-        return model
+
+def _from_checkpoints(retriever: RetrieverConfig, mesh: MeshConfig) -> tuple[Model, Model, dict[str, Any]]:
+    described = check_retriever(retriever)
+    for one in described.values():
+        if not one.says_pooling and retriever.pooling is None:
+            print(
+                f"   {one.folder} does not say how its vectors are made: they are [CLS]'s, as they are, "
+                "unless "
+                "base.retriever.pooling and .normalize say otherwise",
+                flush=True,
+            )
+
+    def tower(side: str, checkpoint: str) -> Model:
+        model = open_model(
+            str(hub.find(checkpoint)),
+            expected="bert",
+            num_layers=retriever.num_layers or None,
+            pooling=retriever.pooling,
+            normalize=retriever.normalize,
+            mesh=make_mesh(mesh),
+        )
+        _demand_tokenizer(model, checkpoint)
+        return model._replace(module=model.module.clone(config=described[side].config))
 
     query, chunk = retriever.checkpoint, retriever.chunk_checkpoint or retriever.checkpoint
     facts = {"origin": _origin("query encoder", query), "chunk_origin": _origin("chunk encoder", chunk)}
-    return tower(query), tower(chunk), facts
+    return tower("query", query), tower("chunk", chunk), facts
 
 
-def _settings(model: LlamaConfig | BertConfig | None) -> dict[str, Any]:
-    return {f.name: getattr(model, f.name) for f in fields(model)} if model else {}
-
-
-def _demand(model: Model, checkpoint: str, wanted: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that is not what the settings say of it."""
-    found = {name: getattr(model.module.config, name, None) for name in wanted}
-    if found != wanted:
-        differing = [name for name in wanted if found[name] != wanted[name]]
-        came, needed = (", ".join(f"{name} {v[name]}" for name in differing) for v in (found, wanted))
+def _demand_tokenizer(model: Model, checkpoint: str) -> None:
+    if model.tokenizer is None:
         raise ValueError(
-            f"checkpoint {checkpoint}: {came} came, needed is {needed} by the experiment's base; "
-            "name the right checkpoint, or describe this one"
+            f"checkpoint {checkpoint}: expected a tokenizer.json, tokenizer.model or vocab.txt, got none. "
+            "Put its tokeniser beside it."
         )
 
 
@@ -201,12 +218,9 @@ def _pretrain_retriever(
     groups = corpus.encoder_groups() or sentence_groups(corpus.chunks, seed=seed)
     queries = [query for group in groups for query, _ in group]
     tokenizer = train_wordpiece([*passages, *queries], retriever.model.vocab_size)
-    config = replace(
-        retriever.model,
-        vocab_size=tokenizer.vocab_size,
-        pooling=retriever.pooling,
-        normalize=retriever.normalize,
-    )
+    config = replace(retriever.model, vocab_size=tokenizer.vocab_size)
+    towers = {side: tower_config(config, retriever, side, "base.retriever.model") for side in SIDES}
+    config = replace(config, pooling=towers["query"].pooling, normalize=towers["query"].normalize)
     devices, tx = make_mesh(mesh), make_optimizer(retriever.optimizer)
     module = Bert(config, layout=row_layout(devices))
 
@@ -220,7 +234,7 @@ def _pretrain_retriever(
         name="base",
         step=make_contrastive_step(module, tx, temperature=retriever.temperature, state_shardings=shardings),
         state=state,
-        batch_at=_contrastive_batches(groups, tokenizer, retriever, seed, devices),
+        batch_at=_contrastive_batches(_prompted(groups, towers), tokenizer, retriever, seed, devices),
         num_steps=retriever.optimizer.steps,
         checkpoints=Checkpoints(output.path / "checkpoints"),
         metrics=Metrics(output.path / "metrics.jsonl"),
@@ -228,8 +242,16 @@ def _pretrain_retriever(
         profile=profile,
         started=started,
     )
-    query, chunk = (Model(module, state.params[name], tokenizer) for name in ("query", "chunk"))
+    query, chunk = (Model(module.clone(config=towers[side]), state.params[side], tokenizer) for side in SIDES)
     return query, chunk, {"steps": retriever.optimizer.steps}
+
+
+def _prompted(
+    groups: Iterable[Sequence[tuple[str, str]]], towers: Mapping[str, BertConfig]
+) -> list[list[tuple[str, str]]]:
+    """The pairs behind the prompts of their towers."""
+    query, chunk = (towers[side].prompt for side in SIDES)
+    return [[(query + asked, chunk + passage) for asked, passage in group] for group in groups]
 
 
 def _contrastive_batches(

@@ -28,4 +28,4 @@ def run(
         shards = encoder.embed_each(passages, embed.batch_size, bar)
         for number, embeddings in zip(missing, shards, strict=True):
             output.write_array(names[number], embeddings)
-    return {"chunks": len(chunks), "width": encoder.model.module.config.hidden_size, "shards": len(rows)}
+    return {"chunks": len(chunks), "width": encoder.model.module.config.vector_size, "shards": len(rows)}

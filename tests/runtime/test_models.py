@@ -95,7 +95,11 @@ def test_a_sentence_transformers_layout_says_how_vectors_are_made(bert, pooling,
     module, _, tokenizer = radit_jax.load(str(bert))
     assert (module.config.pooling, module.config.normalize) == expected
     assert tokenizer.hf.model_max_length == 24
-    assert radit_jax.load(str(bert), pooling="cls")[0].config.pooling == "cls"
+    other = {"mean": "cls", "cls": "mean"}[expected[0]]
+    with pytest.raises(ValueError, match=f"expected pooling {other}, as was asked for"):
+        radit_jax.load(str(bert), pooling=other)
+    with pytest.raises(ValueError, match=f"expected normalize {not expected[1]}, as was asked for, got"):
+        radit_jax.load(str(bert), normalize=not expected[1])
 
 
 def test_an_old_layout_has_its_network_a_folder_deeper(bert):
@@ -113,30 +117,30 @@ def test_an_old_layout_has_its_network_a_folder_deeper(bert):
 
 def test_an_encoder_with_more_than_pooling_is_refused(bert):
     layout(bert, {"pooling_mode_mean_tokens": True}, "Pooling", "Dense")
-    with pytest.raises(ValueError, match=r"modules\.json: a module Dense came, needed are Transformer, Pool"):
+    with pytest.raises(ValueError, match=r"modules\.json: expected modules Transformer, Pooling and Normal"):
         radit_jax.load(str(bert))
     layout(bert, {"pooling_mode_max_tokens": True}, "Pooling")
-    with pytest.raises(ValueError, match=r"1_Pooling/config\.json: pooling by \['max_tokens'\] came, needed"):
+    with pytest.raises(ValueError, match=r"1_Pooling/config\.json: expected pooling by cls or mean"):
         radit_jax.load(str(bert))
 
 
 def test_a_tokenizer_of_another_model_is_refused(bert, lm):
     save_tokenizer(bert, lm.tokenizer)
     (bert / "vocab.txt").unlink(missing_ok=True)
-    with pytest.raises(ValueError, match="take both from one checkpoint"):
+    with pytest.raises(ValueError, match="Take both from one checkpoint"):
         radit_jax.load(str(bert))
 
 
 def test_a_folder_that_holds_no_model_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no such folder; correct the path"):
+    with pytest.raises(ValueError, match="expected a folder, got none of that name. Correct the path"):
         radit_jax.load(str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match=r"no tokenizer\.json, tokenizer\.model or vocab\.txt"):
+    with pytest.raises(ValueError, match=r"expected a config\.json, got none"):
         radit_jax.load(str(tmp_path))
 
 
 def test_a_damaged_config_is_named(bert):
     (bert / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json: no JSON came .*; fetch it again"):
+    with pytest.raises(ValueError, match=r"config\.json: expected JSON, got .* Fetch the checkpoint again"):
         load_pretrained(str(bert))
 
 

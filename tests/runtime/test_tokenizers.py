@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import tokenizers
@@ -125,7 +126,7 @@ def test_minilm_agrees_with_transformers():
 
 
 def test_a_folder_without_a_tokenizer_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no tokenizer.json, tokenizer.model or vocab.txt; name a folder"):
+    with pytest.raises(ValueError, match="expected a tokenizer.json, tokenizer.model or vocab.txt, got none"):
         load_tokenizer(tmp_path)
 
 
@@ -283,22 +284,32 @@ def test_a_bare_vocabulary_is_a_bert_wordpiece(shared_data, tmp_path):
 
 
 LLAMA = LlamaConfig(320, hidden_size=8, num_layers=1, num_heads=1, num_kv_heads=1, head_size=8, ffn_size=8)
-BERT = BertConfig(400, hidden_size=8, num_layers=1, num_heads=1, ffn_size=8)
+BERT = BertConfig(128, hidden_size=8, num_layers=1, num_heads=1, ffn_size=8)
 
 
 def test_a_tokenizer_that_does_not_fit_its_network_is_refused(bpe, wordpiece):
     check_tokenizer(bpe, LLAMA, "here")
     check_tokenizer(wordpiece, BERT, "here")
+    large = BertConfig(**(vars(BERT) | {"vocab_size": 2 * wordpiece.vocab_size}))
+    with pytest.raises(
+        ValueError, match="expected a tokeniser of about 240 pieces, .* got 120. Fetch the tok"
+    ):
+        check_tokenizer(wordpiece, large, "here")
     small = LlamaConfig(**(vars(LLAMA) | {"vocab_size": bpe.vocab_size - 1}))
-    with pytest.raises(ValueError, match=r"here: the tokeniser has \d+ ids, the network has embeddings for"):
+    with pytest.raises(
+        ValueError, match=r"here: expected at most \d+ ids, for which the network has embeddings"
+    ):
         check_tokenizer(bpe, small, "here")
-    with pytest.raises(ValueError, match="the tokeniser has no bos token, which a Llama needs"):
+    with pytest.raises(ValueError, match="expected a tokeniser with a bos token, which a Llama reads"):
         check_tokenizer(wordpiece, LLAMA, "here")
-    with pytest.raises(ValueError, match="the tokeniser has no cls token, which a Bert needs"):
-        check_tokenizer(bpe, BERT, "here")
+    with pytest.raises(ValueError, match="expected a tokeniser with a cls token, which a Bert reads"):
+        check_tokenizer(bpe, replace(BERT, vocab_size=320), "here")
 
 
 def test_a_damaged_tokenizer_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model"')
-    with pytest.raises(ValueError, match=r"tokenizer\.json: a file came that transformers cannot read"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json: expected JSON, got .* Fetch the tokeniser again"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE"}}')
+    with pytest.raises(ValueError, match=r"tokenizer\.json: expected a tokeniser that transformers can read"):
         load_tokenizer(tmp_path)

@@ -1,13 +1,19 @@
 """What RA-DIT starts from, where an experiment names checkpoints: others' or our own."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 import small
+import transformers
 
+import radit_jax
 from radit_jax.config import LmConfig, MeshConfig, RetrieverConfig
+from radit_jax.retrieval.search import Encoder
+from radit_jax.runtime.mesh import make_mesh
 from radit_jax.runtime.models import load_model, save_model
 from radit_jax.runtime.publish import publish
 from radit_jax.runtime.store import StageFolder, Workdir
@@ -39,22 +45,22 @@ def test_a_checkpoint_is_the_base_language_model(checkpoints, lm, tmp_path):
     }
 
 
-def test_checkpoints_are_the_base_towers_with_the_settings_lengths_and_pooling(checkpoints, tmp_path):
+def test_checkpoints_are_the_base_towers_with_their_own_pooling_and_the_settings_lengths(
+    checkpoints, tmp_path
+):
     output = Workdir(tmp_path).folder("base", "0" * 12)
-    settings = RetrieverConfig(
-        checkpoint=str(checkpoints / "bert"), pooling="cls", query_length=16, chunk_length=32
-    )
+    settings = RetrieverConfig(checkpoint=str(checkpoints / "bert"), query_length=16, chunk_length=32)
     facts = base.run_retriever({}, output, retriever=settings, seed=0, mesh=MeshConfig())
     query, chunk = (load_model(output.check(name)) for name in ("query_encoder", "chunk_encoder"))
-    expected = replace(small.encoder().module.config, pooling="cls", normalize=False)
-    assert query.module.config == chunk.module.config == expected
+    assert query.module.config == chunk.module.config == small.encoder().module.config
+    assert facts["query_vectors"] == facts["chunk_vectors"] == "mean, normalised"
     assert (query.tokenizer.hf.model_max_length, chunk.tokenizer.hf.model_max_length) == (16, 32)
     assert facts["origin"]["licence"] == facts["chunk_origin"]["licence"] == "apache-2.0"
     assert facts["chunk_origin"]["role"] == "chunk encoder"
 
 
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="checkpoint /nowhere: no such folder; correct the path"):
+    with pytest.raises(ValueError, match="checkpoint /nowhere: expected a folder, got none of that name"):
         base.run_lm(
             {}, Workdir(tmp_path).folder("base", "0" * 12), lm=LmConfig("/nowhere"), seed=0, mesh=MeshConfig()
         )
@@ -89,7 +95,7 @@ def test_a_checkpoint_is_what_the_settings_say_of_it(tmp_path, hf_llama):
     other = replace(found.module.config, num_layers=2, rope_theta=5e5)
     with pytest.raises(
         ValueError,
-        match=r"llama: num_layers 1, rope_theta 10000.0 came, needed is num_layers 2, rope_theta 5",
+        match=r"llama: expected num_layers 2, rope_theta 500000.0 by the experiment's base, got num_layers 1",
     ):
         run_lm(tmp_path / "other", checkpoint=hf_llama, model=other)
 
@@ -104,5 +110,103 @@ def test_the_encoders_of_an_export_are_checkpoints_too(tmp_path, searcher):
     for tower, wanted, length in zip(found, (query, chunk), (20, 30), strict=True):
         assert_equal_params(tower, wanted)
         assert tower.tokenizer.hf.model_max_length == length
-    with pytest.raises(ValueError, match="query: pooling mean, normalize True came, needed is pooling cls"):
-        run_retriever(tmp_path / "other", **names)
+    with pytest.raises(ValueError, match="query: expected pooling cls, as was asked for, got pooling mean"):
+        run_retriever(tmp_path / "other", **names, pooling="cls")
+    run_retriever(tmp_path / "unsaid", **names)
+
+
+# ---- what a checkpoint says of its vectors ----
+
+
+@pytest.fixture
+def e5(checkpoints, tmp_path):
+    """An encoder in the way of E5: prompts before queries and documents, means, normalised."""
+    folder = tmp_path / "e5"
+    shutil.copytree(checkpoints / "bert", folder)
+    said = {"prompts": {"query": "query: ", "document": "passage: "}, "default_prompt_name": None}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(said))
+    return folder
+
+
+def texts_of(tower, text):
+    ids = Encoder(tower, make_mesh(MeshConfig())).token_ids([text])[0]
+    return tower.tokenizer.decode(ids)
+
+
+def test_a_checkpoints_prompts_stand_before_queries_and_chunks(e5, tmp_path):
+    query, chunk = run_retriever(tmp_path / "out", checkpoint=str(e5))
+    for tower, text in ((query, "queryelm"), (chunk, "passageelm")):
+        assert texts_of(tower, "Elm").replace(" ", "") == text  # its vocabulary has no colon
+        loaded = load_model(tmp_path / "out" / ("query_encoder" if tower is query else "chunk_encoder"))
+        assert loaded.module.config.prompt == tower.module.config.prompt != ""
+
+
+def test_prompts_of_settings_serve_a_checkpoint_that_says_none(checkpoints, tmp_path):
+    prompts = {"query_prompt": "query: ", "chunk_prompt": "passage: "}
+    query, chunk = run_retriever(tmp_path / "out", checkpoint=str(checkpoints / "bert"), **prompts)
+    assert (query.module.config.prompt, chunk.module.config.prompt) == ("query: ", "passage: ")
+
+
+@pytest.mark.parametrize("prompt", ["search: ", ""])
+def test_a_prompt_that_the_checkpoint_does_not_say_is_refused(e5, tmp_path, prompt):
+    with pytest.raises(
+        ValueError, match=r'e5: expected query_prompt ".*", as the experiment says, got "query: "'
+    ):
+        run_retriever(tmp_path / "out", checkpoint=str(e5), query_prompt=prompt)
+
+
+def test_a_checkpoint_that_does_not_say_how_its_vectors_are_made_is_named(checkpoints, tmp_path, capsys):
+    shutil.copytree(checkpoints / "bert", tmp_path / "plain")
+    (tmp_path / "plain" / "modules.json").unlink()
+    query, _ = run_retriever(tmp_path / "out", checkpoint=str(tmp_path / "plain"))
+    assert (query.module.config.pooling, query.module.config.normalize) == ("cls", False)
+    assert "plain does not say how its vectors are made" in capsys.readouterr().out
+    query, _ = run_retriever(tmp_path / "mean", checkpoint=str(tmp_path / "plain"), pooling="mean")
+    assert query.module.config.pooling == "mean" and not capsys.readouterr().out
+
+
+def test_a_separator_in_a_query_is_the_token_and_in_a_passage_text(checkpoints, tmp_path):
+    query, chunk = run_retriever(tmp_path / "out", checkpoint=str(checkpoints / "bert"))
+    text = "Elm Tower [SEP] builder"
+    query, chunk = (load_model(tmp_path / "out" / f"{side}_encoder") for side in ("query", "chunk"))
+    for tower, marks in ((query, 2), (chunk, 1)):
+        ids = Encoder(tower, make_mesh(MeshConfig())).token_ids([text])[0]
+        assert ids.count(tower.tokenizer.sep_id) == marks
+        publish(tmp_path / "hf" / str(marks), tower)
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf" / str(marks))
+        assert theirs(text)["input_ids"] == ids
+
+
+# ---- what cannot be, before anything is embedded or trained ----
+
+
+def test_a_network_of_another_kind_is_named(checkpoints, tmp_path):
+    for model_type in ("roberta", "mpnet", None):
+        shutil.copytree(checkpoints / "bert", tmp_path / "other", dirs_exist_ok=True)
+        values = json.loads((tmp_path / "other" / "config.json").read_text()) | {"model_type": model_type}
+        (tmp_path / "other" / "config.json").write_text(json.dumps(values))
+        with pytest.raises(ValueError, match=r"expected a BERT \(model_type bert or dpr\), got model_type"):
+            run_retriever(tmp_path / "out", checkpoint=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"expected a LLaMA \(model_type llama\), got model_type \"bert\""):
+        run_lm(tmp_path / "lm", checkpoint=str(checkpoints / "bert"))
+
+
+def test_a_checkpoint_without_a_tokeniser_is_refused_by_base_and_loads_elsewhere(checkpoints, tmp_path):
+    shutil.copytree(checkpoints / "lm", tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert radit_jax.load(str(tmp_path / "bare"))[2] is None
+    with pytest.raises(ValueError, match=r"bare: expected a tokenizer\.json, .* Put its tokeniser beside it"):
+        run_lm(tmp_path / "out", checkpoint=str(tmp_path / "bare"))
+
+
+def test_encoders_of_different_widths_are_refused_with_both(checkpoints, tmp_path):
+    wide = small.encoder()
+    config = replace(wide.module.config, truncate_dim=8)
+    publish(tmp_path / "narrow", wide._replace(module=wide.module.clone(config=config)))
+    with pytest.raises(
+        ValueError, match="equally wide, got 16 numbers of .*bert and 8 of .*narrow. Name two"
+    ):
+        run_retriever(
+            tmp_path / "out",
+            checkpoint=str(checkpoints / "bert"),
+            chunk_checkpoint=str(tmp_path / "narrow"),
+        )
