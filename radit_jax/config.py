@@ -381,6 +381,7 @@ class Experiment:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     seed: int = 0
+    keep_checkpoints: bool = False  # of a stage that has finished, which needs them no longer
 
 
 def load(path: str) -> Experiment:

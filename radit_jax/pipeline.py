@@ -392,10 +392,16 @@ class Run:
             how["profile"] = self.experiment.profile
         facts = self._run(stage, inputs, output, how)
         output.finish(settings=canonical(stage.settings), **facts)
+        self.drop_checkpoints(stage)
         summary = ", ".join(
             f"{key} {value}" for key, value in facts.items() if isinstance(value, int | float | str)
         )
         print(f"   {stage.name}: done in {time.monotonic() - start:.1f} s; {summary}", flush=True)
+
+    def drop_checkpoints(self, stage: Stage) -> None:
+        """Delete the training state of a stage that has finished; a kill may have left it."""
+        if stage.trains and not self.experiment.keep_checkpoints:
+            self.folders[stage.name].drop("checkpoints")
 
     @staticmethod
     def _run(

@@ -115,6 +115,9 @@ def execute(run: Run, kind: str) -> None:
     """Run what `kind` needs and lacks, then publish and show the results."""
     names = hosts.by_first("the plan", lambda: [stage.name for stage in run.missing(kind)])
     missing = [run.stages[name] for name in names]
+    for stage in run.needed(kind):
+        if stage not in missing:
+            run.drop_checkpoints(stage)
     if missing:
         prepare_jax(run.workdir)
     for stage in missing:

@@ -84,6 +84,20 @@ def sizes(path: epath.PathLike) -> dict[str, int]:
     return {name[len(key) :].lstrip("/"): size for name, size in inside.items()}
 
 
+def checksums(path: epath.PathLike) -> dict[str, list[Any]]:
+    """Bytes of every object under a folder by name, and what the store computed from them, where it did."""
+    fs, key = _store(path)
+    found: Any = {}
+    with contextlib.suppress(FileNotFoundError):
+        found = fs.find(key, detail=True)
+    sums = {}
+    for name, info in found.items():
+        if info["type"] == "file":
+            digest = info.get("crc32c") or info.get("ETag") or info.get("etag")
+            sums[os.path.relpath(os.fspath(name), key)] = [info["size"], digest]
+    return sums
+
+
 def subfolders(path: epath.PathLike) -> list[epath.Path]:
     """What has objects under it, directly below `path`."""
     return [epath.Path(path) / name for name in sorted({n.split("/")[0] for n in sizes(path) if "/" in n})]

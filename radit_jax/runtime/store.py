@@ -446,6 +446,18 @@ class StageFolder:
         if self.path.exists():
             self.path.rmtree()
 
+    def drop(self, name: str) -> None:
+        """Delete a folder that a stage needed to go on, and that no manifest names."""
+        hosts.by_first(f"{self} without {name}", lambda: self._drop(name))
+
+    def _drop(self, name: str) -> None:
+        locks.check_held(self.home)
+        for folder in {self.home / name, self.path / name}:
+            if bucket.is_bucket(folder):
+                bucket.remove(folder)
+            elif folder.exists():
+                folder.rmtree()
+
     def keep_logs(self) -> None:
         """Sends up what is not committed, but should be there for people and for a run that goes on."""
         for name in _LOGS if self._is_copy else ():

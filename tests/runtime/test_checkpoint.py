@@ -5,14 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
 import pytest
+from etils import epath
 
 from radit_jax.config import MeshConfig
+from radit_jax.runtime import checkpoint
 from radit_jax.runtime.checkpoint import Checkpoints, load_params, save_params
 from radit_jax.runtime.mesh import make_mesh
 
@@ -97,7 +101,7 @@ def test_only_the_latest_few_checkpoints_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (1, 2, 3):
         checkpoints.save(step, state_at(step))
-    assert sorted(os.listdir(tmp_path / "latest")) == ["2", "3"]
+    assert sorted(os.listdir(tmp_path / "latest")) == ["2", "2.json", "3", "3.json"]
 
 
 def test_the_best_parameters_are_kept_apart_and_alone(tmp_path):
@@ -109,7 +113,7 @@ def test_the_best_parameters_are_kept_apart_and_alone(tmp_path):
     for reader in (checkpoints, Checkpoints(tmp_path)):
         assert reader.best() == (10, 0.5)
         assert_same(reader.restore_best(state_at(0).params), state_at(10).params)
-    assert os.listdir(tmp_path / "best") == ["10"]
+    assert sorted(os.listdir(tmp_path / "best")) == ["10", "10.json"]
 
 
 def test_a_step_may_be_saved_again(tmp_path):
@@ -124,6 +128,7 @@ def test_a_step_may_be_saved_again(tmp_path):
 def test_saving_is_silent(tmp_path):
     code = f"""
 import jax.numpy as jnp
+from radit_jax.runtime import checkpoint
 from radit_jax.runtime.checkpoint import Checkpoints, load_params, save_params
 save_params({str(tmp_path / "params")!r}, {{"a": jnp.ones(3)}})
 load_params({str(tmp_path / "params")!r})
@@ -145,7 +150,7 @@ def test_a_save_cut_short_is_passed_over_and_can_be_done_again(tmp_path):
     assert_same(reopened.restore(state_at(0))[0], state_at(1))
     reopened.save(2, state_at(3))
     assert_same(Checkpoints(tmp_path).restore(state_at(0))[0], state_at(3))
-    assert sorted(os.listdir(latest)) == ["1", "2"]
+    assert sorted(os.listdir(latest)) == ["1", "1.json", "2", "2.json"]
 
 
 def test_parameters_cut_short_can_be_saved_again(tmp_path):
@@ -173,9 +178,139 @@ def test_a_deletion_cut_short_hides_neither_the_latest_nor_the_best(tmp_path):
     assert reopened.latest() == 3 and reopened.best() == (3, 0.75)
 
 
+def damage_file(folder: pathlib.Path, how: str) -> pathlib.Path:
+    """Damage the largest file of a checkpoint, as a disk or a person might."""
+    file = max((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    if how == "deleted":
+        file.unlink()
+    else:
+        file.write_bytes({"flipped": bytes(data), "halved": data[: len(data) // 2], "emptied": b""}[how])
+    return file
+
+
+@pytest.mark.parametrize("how", ["flipped", "halved", "emptied", "deleted"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(tmp_path, capsys, how):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, state_at(step))
+    damaged = damage_file(tmp_path / "latest" / "2", how)
+    reopened = Checkpoints(tmp_path)
+    assert reopened.latest() == 1
+    assert f"{damaged}: expected the bytes that were written, got" in capsys.readouterr().err
+    assert_same(reopened.restore(state_at(0))[0], state_at(1))
+    reopened.save(2, state_at(5))
+    assert_same(Checkpoints(tmp_path).restore(state_at(0))[0], state_at(5))
+
+
+@pytest.mark.parametrize(
+    "record", [None, b"", b"[]", b"\xff", b'{"step": 2, "files": {}}', "altered", "another's"]
+)
+def test_a_checkpoint_without_its_record_is_not_used_and_that_is_said(tmp_path, capsys, record):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, state_at(step), {"epoch": step})
+    file = tmp_path / "latest" / "2.json"
+    if record == "altered":
+        record = file.read_bytes().replace(b'"epoch": 2', b'"epoch": 3')
+    if record == "another's":
+        record = (tmp_path / "latest" / "1.json").read_bytes()
+    file.unlink() if record is None else file.write_bytes(record)
+    reopened = Checkpoints(tmp_path)
+    assert reopened.latest() == 1
+    assert f"{tmp_path}/latest/2: no record of its files, so it is not used" in capsys.readouterr().err
+    assert reopened.restore(state_at(0))[1] == {"epoch": 1}
+
+
+def test_the_checkpoints_of_a_version_that_wrote_no_records_are_left_alone(tmp_path, capsys):
+    for step in (1, 2):
+        ocp.save(tmp_path / "latest" / str(step), state_at(step))
+    assert Checkpoints(tmp_path).latest() is None
+    assert capsys.readouterr().err.count("no record of its files, so it is not used") == 2
+
+
+@pytest.mark.parametrize("how", ["flipped", "deleted", "no record", "gone"])
+def test_training_does_not_go_on_without_the_best_parameters_that_it_had(tmp_path, how):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save_best(1, state_at(1).params, 0.5)
+    checkpoints.save(2, state_at(2))
+    if how == "no record":
+        (tmp_path / "best" / "1.json").unlink()
+    elif how == "gone":
+        shutil.rmtree(tmp_path / "best")
+    else:
+        damage_file(tmp_path / "best" / "1", how)
+    message = (
+        r"best/1: expected the parameters that were the best when step 2 was saved, got none that are whole"
+    )
+    with pytest.raises(ValueError, match=message):
+        Checkpoints(tmp_path).restore(state_at(0))
+
+
+def test_training_goes_on_with_better_parameters_than_its_checkpoint_knew(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save_best(1, state_at(1).params, 0.5)
+    checkpoints.save(2, state_at(2))
+    checkpoints.save_best(3, state_at(3).params, 0.75)  # and a kill before step 3 was saved
+    reopened = Checkpoints(tmp_path)
+    reopened.restore(state_at(0))
+    assert reopened.best() == (3, 0.75)
+
+
+@pytest.mark.parametrize("killed_in", ["save", "write_whole", "_remove_but"])
+@pytest.mark.parametrize("kind", ["latest", "best"])
+def test_a_kill_anywhere_in_a_save_leaves_what_was_there_before_or_what_is_new(
+    tmp_path, monkeypatch, killed_in, kind
+):
+    def saved(checkpoints, step):
+        if kind == "latest":
+            return checkpoints.save(step, state_at(step))
+        return checkpoints.save_best(step, state_at(step).params, step / 10)
+
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    saved(checkpoints, 1)
+    where = {"save": checkpoint.ocp, "write_whole": checkpoint, "_remove_but": checkpoint._Series}[killed_in]
+    with monkeypatch.context() as context:
+        context.setattr(where, killed_in, killed)
+        with pytest.raises(KeyboardInterrupt):
+            saved(checkpoints, 2)
+    reopened = Checkpoints(tmp_path, keep=1)
+    found = reopened.latest() if kind == "latest" else reopened.best()[0]
+    assert found == (2 if killed_in == "_remove_but" else 1)
+    saved(reopened, 3)
+    assert sorted(os.listdir(tmp_path / kind)) == ["3", "3.json"]
+
+
+def test_each_process_hashes_what_it_wrote(tmp_path, monkeypatch):
+    """Two processes by turns, in one: what Orbax writes for them is there before either looks."""
+    for name in ("state/ocdbt.process_0/d/a", "state/ocdbt.process_1/d/b", "state/_METADATA"):
+        file = tmp_path / "latest" / "1" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+    read = []
+    real = checkpoint._checksum
+    monkeypatch.setattr(checkpoint, "_checksum", lambda path: read.append(path.name) or real(path))
+    monkeypatch.setattr(checkpoint.multihost_utils, "sync_global_devices", lambda name: None)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    series = checkpoint._Series(epath.Path(tmp_path / "latest"), 2, None)
+    sums = {}
+    for index, own in ((1, ["b"]), (0, ["_METADATA", "a"])):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        read.clear()
+        sums = series._sums(1)
+        assert sorted(read) == own
+    assert sums["state/ocdbt.process_1/d/b"] == [25, zlib.crc32(b"state/ocdbt.process_1/d/b")]
+    assert len(sums) == 3 and os.listdir(tmp_path / "latest") == ["1"]
+
+
 SAVER = """
 import sys
 import jax.numpy as jnp
+from radit_jax.runtime import checkpoint
 from radit_jax.runtime.checkpoint import Checkpoints
 checkpoints = Checkpoints(sys.argv[1])
 step = checkpoints.latest() or 0

@@ -225,7 +225,7 @@ def test_steps_are_dispatched_ahead_of_their_metrics(tmp_path):
 
 def test_only_due_checkpoints_and_the_last_are_written(tmp_path):
     run(tmp_path, 12)
-    assert sorted(os.listdir(tmp_path / "checkpoints" / "latest")) == ["10", "12"]
+    assert sorted(os.listdir(tmp_path / "checkpoints" / "latest")) == ["10", "10.json", "12", "12.json"]
 
 
 # ---- SIGTERM ----

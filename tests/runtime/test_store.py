@@ -565,6 +565,14 @@ def test_a_cleared_folder_is_gone_and_can_be_made_again(folder):
     assert make(folder).complete
 
 
+def test_a_finished_stage_can_drop_what_no_manifest_names(folder):
+    make(folder)
+    (folder.path / "checkpoints" / "latest" / "3").mkdir(parents=True)
+    for _ in range(2):
+        folder.drop("checkpoints")
+        assert sorted(os.listdir(folder.path)) == ["manifest.json", "shard"]
+
+
 # ---- JSON lines ----
 
 
