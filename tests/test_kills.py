@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import test_train
@@ -44,23 +44,27 @@ class Ended(NamedTuple):
     errors: str
 
 
-def start(workdir: pathlib.Path, errors: IO[str]) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "radit_jax.train", "--stage=all", f"--workdir={workdir}"]
-    command += [f"--set={setting}" for setting in SETTINGS]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(workdir.parent / "compiled")
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-    )
+def environment(folder: pathlib.Path) -> dict[str, str]:
+    """That of the command, whose compiled programs lie in `folder`; devices are those of the machine."""
+    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return kept | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
+
+
+def command(workdir: pathlib.Path, stage: str = "all") -> list[str]:
+    settings = [f"--set={setting}" for setting in SETTINGS]
+    return [sys.executable, "-m", "radit_jax.train", f"--stage={stage}", f"--workdir={workdir}", *settings]
 
 
 def run(
     workdir: pathlib.Path, how: signal.Signals | None = None, after: float = 0, work: bool = True
 ) -> Ended:
     """Run the command and, where `how` is given, stop it `after` seconds of work, or of its whole time."""
-    with (workdir.parent / "errors").open("w+") as errors, start(workdir, errors) as process:
+    pipes = {"stdout": subprocess.PIPE, "text": True, "cwd": ROOT, "env": environment(workdir.parent)}
+    with (
+        (workdir.parent / "errors").open("w+") as errors,
+        subprocess.Popen(command(workdir), stderr=errors, **pipes) as process,
+    ):
         try:
-            assert process.stdout
             _ = work and any(line.startswith("──") for line in process.stdout)  # until the first stage begins
             began = time.monotonic()
             if how:
