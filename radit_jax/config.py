@@ -143,6 +143,7 @@ class Folder:
     train_file: str = ""  # alone, a tenth of it becomes the test part
     test_file: str = ""
     questions_format: Literal["auto", "json", "beir", "table"] = "auto"
+    quoting: Literal["auto", "csv", "none"] = "auto"  # in tables; auto refuses what is not clear
     train_questions: int = 5000
     dev_questions: int = 500  # held out of the train questions, to choose checkpoints with
     test_questions: int = 1000
@@ -156,6 +157,7 @@ class Instructions:
     corpus: str = "data/corpus"  # a folder
     passages_file: str = ""  # in it, or a folder of *.txt; empty: found by its name
     passages_format: Literal["auto", "jsonl", "atlas", "dpr", "kilt", "beir", "text"] = "auto"
+    quoting: Literal["auto", "csv", "none"] = "auto"  # in tables; auto refuses what is not clear
     max_words: int = 200  # a longer section is split into equal chunks of fewer words
     datasets: str = "data/raw"  # holds NAME/ with a publisher's files, or what radit_jax.data.build wrote
     lm_ft_datasets: tuple[str, ...] = ()  # empty: all of D_L, or none beside lm_ft_benchmarks

@@ -11,28 +11,38 @@ Then `--set data.corpus=OUT` reads the chunks instead of the corpus, and they ar
 and files. Flags that are not ours are Beam's. IMAGE has this package with its extra `beam`, and `gcs` for
 gs://. Beam asks for an older protobuf than constraints.txt has: install it in an environment of its own.
 
-A corpus is cut into parts at line ends. The first pass counts each part's chunks, so that the second knows
-the row of every chunk and can group them by the file they belong to.
+A corpus is cut into parts at line ends, where its form allows it: what is compressed, a JSON list, or a
+table whose fields may hold line ends, is one part. The first pass counts each part's chunks, so that the
+second knows the row of every chunk and can group them by the file they belong to.
 """
 
 import argparse
+import codecs
 import json
-import re
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from etils import epath
 
 from radit_jax.data.corpus import CHUNKS, CHUNKS_PER_FILE, PREPARED, write_chunk_file
-from radit_jax.data.documents import Document, corpus_format, read_documents, split_document
+from radit_jax.data.documents import (
+    Document,
+    corpus_files,
+    corpus_format,
+    is_head,
+    own_ids,
+    read_documents,
+    refuse_repeated_id,
+    split_document,
+)
 from radit_jax.data.instructions import corpus_path
+from radit_jax.data.lines import Quoting, is_compressed
 from radit_jax.data.records import Chunk
 
 PART_BYTES = 1 << 26
-_ROW = re.compile(rb"\d+\t")  # how a row of DPR's table begins; the text of one may hold line ends
 
 
 class Part(NamedTuple):
@@ -43,6 +53,7 @@ class Part(NamedTuple):
     form: str
     start: int
     end: int
+    quoting: Quoting = "auto"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,10 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     p.add_argument("--corpus", required=True, metavar="PATH", help="a file or folder, as data.corpus")
     p.add_argument("--output", required=True, metavar="FOLDER", help="for the chunks; gs:// or s3:// too")
     p.add_argument("--format", default="auto", help="as data.passages_format")
+    p.add_argument("--quoting", default="auto", choices=get_args(Quoting), help="as data.quoting")
     p.add_argument("--max-words", type=int, default=200, metavar="N", help="as data.max_words")
     options, runner_flags = p.parse_known_args(arguments)
     try:
-        facts = prepare(options.corpus, options.format, options.max_words, options.output, runner_flags)
+        facts = prepare(
+            options.corpus,
+            options.format,
+            options.max_words,
+            options.output,
+            runner_flags,
+            quoting=options.quoting,
+        )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -66,7 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare(
-    corpus: str, form: str, max_words: int, output: str, runner_flags: Sequence[str] = ()
+    corpus: str,
+    form: str,
+    max_words: int,
+    output: str,
+    runner_flags: Sequence[str] = (),
+    quoting: Quoting = "auto",
 ) -> dict[str, Any]:
     """Write the chunks of `corpus` into the folder `output`; what was read, which is committed last."""
     beam = _import_beam()
@@ -76,7 +100,7 @@ def prepare(
         raise ValueError(f"--output={output}: chunks are there already; delete the folder, or name another")
     options = beam.options.pipeline_options.PipelineOptions(list(runner_flags), pipeline_type_check=False)
     with beam.Pipeline(options=options) as pipeline:
-        parts = pipeline | beam.Create(find_parts(path, form)) | beam.Reshuffle()
+        parts = pipeline | beam.Create(find_parts(path, form, quoting)) | beam.Reshuffle()
         counted, ids = parts | "count" >> beam.FlatMap(count, max_words).with_outputs("ids", main="counted")
         _ = ids | "by id" >> beam.GroupByKey() | beam.Map(refuse_repeated)
         facts = counted | beam.combiners.ToList() | "sum" >> beam.Map(summarise)
@@ -91,37 +115,43 @@ def prepare(
     return committed
 
 
-def find_parts(path: epath.Path, form: str = "auto", part_bytes: int = PART_BYTES) -> list[Part]:
+def find_parts(
+    path: epath.Path, form: str = "auto", quoting: Quoting = "auto", part_bytes: int = PART_BYTES
+) -> list[Part]:
     """The parts of a corpus' file, or of the texts in a folder, in order."""
     form = corpus_format(path) if form == "auto" else form
-    texts = form == "text" and path.is_dir()
-    files = sorted(file for file in path.iterdir() if file.suffix == ".txt") if texts else [path]
     parts: list[Part] = []
-    for file in files:
+    for file in corpus_files(path, form):
         size = file.stat().length
-        step = max(size, 1) if form == "text" else part_bytes  # paragraphs are numbered through a file
+        step = part_bytes if _may_be_cut(file, form, quoting) else max(size, 1)
         for start in range(0, size, step):
-            parts.append(Part(len(parts), str(file), form, start, min(start + step, size)))
+            parts.append(Part(len(parts), str(file), form, start, min(start + step, size), quoting))
     return parts
 
 
+def _may_be_cut(file: epath.Path, form: str, quoting: Quoting) -> bool:
+    """Whether the lines of a file can be read without those before them."""
+    with file.open("rb") as stream:
+        start = stream.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
+        stream.seek(0)
+        head = stream.readline()
+    if is_compressed(start) or form == "text":  # a text's paragraphs are numbered
+        return False
+    if form == "dpr":
+        return quoting != "csv" and b"\t" in head  # rows of one column are numbered, too
+    return not start.startswith(b"[")
+
+
 def part_lines(part: Part) -> Iterator[bytes]:
-    """The part's lines; a row that begins in it and goes on over lines behind its end is whole."""
+    """The part's lines; a line that begins in it and goes on behind its end is whole."""
     with epath.Path(part.path).open("rb") as file:
-        if part.form == "dpr" and part.start:
-            yield file.readline()  # the head, which every part shows its reader
+        if part.form == "dpr" and part.start and is_head(head := file.readline()):
+            yield head  # which every part shows its reader
         file.seek(max(part.start - 1, 0))
         if part.start:
             file.readline()  # the end of a line that began before
-        at, ours = file.tell(), part.start == 0
-        while line := file.readline():
-            if part.form != "dpr" or _ROW.match(line):
-                if at >= part.end:
-                    return
-                ours = True
-            at += len(line)
-            if ours:
-                yield line
+        while file.tell() < part.end and (line := file.readline()):
+            yield line
 
 
 def part_documents(part: Part) -> Iterator[Document]:
@@ -132,7 +162,7 @@ def part_documents(part: Part) -> Iterator[Document]:
             file.writelines(part_lines(part))
         place = f"{part.path} from byte {part.start}" if part.start else part.path
         try:
-            for document in read_documents(local, part.form):
+            for document in read_documents(local, part.form, part.quoting):
                 yield document._replace(where=document.where.replace(str(local), place))
         except ValueError as error:
             raise ValueError(str(error).replace(str(local), place)) from None
@@ -142,7 +172,7 @@ def part_documents(part: Part) -> Iterator[Document]:
 
 
 def count(part: Part, max_words: int) -> Iterator[Any]:
-    """The part's number, its chunks and what was read; and, as "ids", each document's id and place."""
+    """The part's number, its chunks and what was read; and, as "ids", each id with its place."""
     beam = _import_beam()
     counts, num_chunks = Counter[str](), 0
     for document in part_documents(part):
@@ -151,14 +181,15 @@ def count(part: Part, max_words: int) -> Iterator[Any]:
         counts["documents"] += 1
         counts["documents_split"] += len(chunks) > 1
         counts["documents_skipped_without_text"] += not chunks
-        yield beam.pvalue.TaggedOutput("ids", (document.id, document.where))
+        for name in own_ids(document, chunks):
+            yield beam.pvalue.TaggedOutput("ids", (name, document.where))
     yield part.number, num_chunks, dict(counts)
 
 
 def refuse_repeated(found: tuple[str, Iterable[str]]) -> None:
-    identifier, places = found[0], sorted(found[1])
+    name, places = found[0], sorted(found[1])
     if len(places) > 1:
-        raise ValueError(f"{places[1]}: id {identifier!r} came before, at {places[0]}; make ids unique")
+        refuse_repeated_id(name, places[1], places[0])
 
 
 def summarise(counted: Iterable[tuple[int, int, dict[str, int]]]) -> dict[str, Any]:

@@ -16,30 +16,28 @@ from etils import epath
 from radit_jax.config import Instructions
 from radit_jax.data.benchmarks import Item, draw_shots, find_task
 from radit_jax.data.corpus import CorpusData
-from radit_jax.data.documents import UniqueIds, corpus_format, find_corpus, read_documents, split_document
+from radit_jax.data.documents import find_corpus, read_chunked
 from radit_jax.data.finetuning.mixture import Drawn, has_split, lm_ft_tasks, r_ft_tasks, tasks_of
 from radit_jax.data.finetuning.sources import Split
+from radit_jax.data.lines import Quoting
 from radit_jax.data.records import Chunk, Example, Question
 
 SHORT_ANSWER = 5  # words: what may be evaluated by exact match
 _TOLERANCE = 0.05  # of an expected count: the paper rounds, and files are revised
 
 
-def read_chunks(passages: str, format: str, max_words: int, counts: Counter[str]) -> Iterator[Chunk]:
+def read_chunks(
+    passages: str, format: str, max_words: int, counts: Counter[str], quoting: Quoting = "auto"
+) -> Iterator[Chunk]:
     """The chunks of a corpus' file or folder, a document in memory at a time; what was read is counted."""
     path = corpus_path(passages)
-    form = corpus_format(path) if format == "auto" else format
-    with UniqueIds() as ids:
-        for document in read_documents(path, form):
-            chunks = split_document(document, max_words)
-            ids.add(document.id)
-            counts["documents"] += 1
-            counts["documents_split"] += len(chunks) > 1
-            counts["documents_skipped_without_text"] += not chunks
-            yield from chunks
-        ids.check(lambda: read_documents(path, form))
+    for _, chunks in read_chunked(path, format, max_words, quoting):
+        counts["documents"] += 1
+        counts["documents_split"] += len(chunks) > 1
+        counts["documents_skipped_without_text"] += not chunks
+        yield from chunks
     if counts["documents"] == counts["documents_skipped_without_text"]:
-        raise ValueError(f"{path}: no document with text came, needed is a corpus; write one per line")
+        raise ValueError(f"{path}: expected a document with text to retrieve, got none. Write one per line.")
 
 
 def corpus_path(passages: str) -> epath.Path:

@@ -4,7 +4,7 @@ Of instructions the chunks are a stage of their own: other datasets leave their 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from radit_jax.config import Folder, GeneratedWorld, Instructions, MeshConfig
@@ -20,6 +20,7 @@ from radit_jax.data.corpus import (
     write_corpus,
     write_questions,
 )
+from radit_jax.data.lines import Quoting
 from radit_jax.runtime.store import StageFolder
 
 
@@ -32,7 +33,11 @@ def run(
     mesh: MeshConfig,
 ) -> dict[str, Any]:
     """Read or generate the data, check it, and write chunks (ArrayRecord) and questions (JSON lines)."""
-    corpus = world.read(data, seed) if isinstance(data, GeneratedWorld) else text_folder.read(data, seed)
+    if isinstance(data, GeneratedWorld):
+        corpus = world.read(data, seed)
+    else:
+        corpus = text_folder.read(data, seed)
+        _warn(text_folder.surprises(corpus))
     return {"chunks": write_corpus(output, corpus), **_counts(corpus)}
 
 
@@ -42,6 +47,7 @@ def run_chunks(
     *,
     passages: str,
     format: str,
+    quoting: Quoting,
     max_words: int,
     mesh: MeshConfig,
 ) -> dict[str, Any]:
@@ -50,7 +56,7 @@ def run_chunks(
         copy_chunks(output, passages)
         return {"chunks": made["chunks"], "passages": passages, **made["counts"]}
     counts = Counter[str]()
-    num_chunks = write_chunks(output, instructions.read_chunks(passages, format, max_words, counts))
+    num_chunks = write_chunks(output, instructions.read_chunks(passages, format, max_words, counts, quoting))
     return {"chunks": num_chunks, "passages": passages, **counts}
 
 
@@ -66,12 +72,16 @@ def run_examples(
     """Draw the examples of D_L and D_R, and put them beside the chunks."""
     corpus = instructions.read_examples(data, text_fraction, seed)
     facts = {name: inputs["chunks"].manifest[name] for name in ("chunks", "passages")}
-    for surprise in instructions.surprises(data, facts["chunks"], corpus):
-        print(f"   warning: {surprise}", flush=True)
+    _warn(instructions.surprises(data, facts["chunks"], corpus))
     output.adopt(inputs["chunks"], CHUNKS)
     write_questions(output, corpus)
     sizes = {f"{mixture}_{split}_tasks": len(pairs) for (mixture, split), pairs in corpus.examples.items()}
     return {**facts, **sizes, **_counts(corpus)}
+
+
+def _warn(surprises: Sequence[str]) -> None:
+    for surprise in surprises:
+        print(f"   warning: {surprise}", flush=True)
 
 
 def _counts(corpus: CorpusData) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def passage(number: int, rng: random.Random) -> str:
 
 
 def row(number: int, rng: random.Random) -> str:
-    text = sentence(rng) if number % 5 else f'"{sentence(rng)}\n""7""\t{sentence(rng)}\n\n{sentence(rng)}"'
+    text = sentence(rng) if number % 5 else f'"{sentence(rng)} ""7""\t{sentence(rng)}"'
     return f"{number}\t{text}\tTern"
 
 
@@ -66,6 +66,30 @@ def test_a_line_belongs_to_the_part_in_which_it_begins(tmp_path, part_bytes) -> 
     assert [line for part in parts for line in beam.part_lines(part)] == lines
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "quoting"),
+    [
+        ("psgs_w100.tsv", 'id\ttext\ttitle\n1\t"one\n2\ttwo"\tT\n3\tthree\tT\n', "csv"),
+        ("psgs_w100.tsv", "one\ntwo\nthree\n", "auto"),
+        ("passages.jsonl", '[{"id": "1", "text": "one"},\n{"id": "2", "text": "two"}]\n', "auto"),
+    ],
+)
+def test_a_file_whose_lines_need_those_before_them_is_one_part(tmp_path, name, text, quoting) -> None:
+    path = epath.Path(tmp_path / name)
+    path.write_text(text)
+    (part,) = beam.find_parts(path, quoting=quoting, part_bytes=5)
+    wanted = [document[:2] for document in read_documents(path, quoting=quoting)]
+    assert [document[:2] for document in beam.part_documents(part)] == wanted
+
+
+def test_a_table_without_a_head_is_cut_at_its_lines(tmp_path) -> None:
+    path = epath.Path(tmp_path / "collection.tsv")
+    path.write_text("".join(f"{number}\ttext {number}\n" for number in range(9)))
+    parts = beam.find_parts(path, part_bytes=20)
+    assert len(parts) > 3
+    assert [d.id for part in parts for d in beam.part_documents(part)] == [str(n) for n in range(9)]
+
+
 def test_each_text_of_a_folder_is_a_part(tmp_path) -> None:
     for name in ("b.txt", "a.txt", "empty.txt", "other.md"):
         (tmp_path / name).write_text("" if name == "empty.txt" else f"{name} one\n\n{name} two\n")
@@ -78,13 +102,13 @@ def test_a_fault_in_a_part_is_named_by_the_file_and_where_the_part_begins(tmp_pa
     path = epath.Path(tmp_path / "passages.jsonl")
     path.write_text(passage(1, random.Random(0)) + "\n" + '{"id": "x"\n')
     last = beam.find_parts(path, part_bytes=40)[-1]
-    with pytest.raises(ValueError, match=rf"{path} from byte {last.start} line 1: it is not JSON"):
+    with pytest.raises(ValueError, match=rf"{path} from byte {last.start} line 1: expected JSON"):
         list(beam.part_documents(beam.Part(0, str(path), "jsonl", last.start, last.end)))
 
 
 def test_an_id_that_came_twice_is_refused() -> None:
     beam.refuse_repeated(("a", ["x line 1"]))
-    with pytest.raises(ValueError, match="x line 9: id 'a' came before, at x line 1; make ids unique"):
+    with pytest.raises(ValueError, match="x line 9: expected an id .*, got 'a', .* of x line 1. Rename one"):
         beam.refuse_repeated(("a", ["x line 9", "x line 1"]))
 
 
@@ -120,7 +144,7 @@ def prepare_by_hand(folder: pathlib.Path, max_words: int) -> StageFolder:
 
 def test_the_corpus_stage_takes_prepared_chunks_over(tmp_path) -> None:
     local = prepare_by_hand(tmp_path, max_words=9)
-    options = {"format": "auto", "max_words": 9, "mesh": MeshConfig()}
+    options = {"format": "auto", "quoting": "auto", "max_words": 9, "mesh": MeshConfig()}
     folders = [Workdir(tmp_path / name).folder("corpus", "1" * 12) for name in ("a", "b")]
     facts = [
         run_chunks({}, folder, passages=str(tmp_path / source), **options)
@@ -151,7 +175,7 @@ def direct():
 def test_beams_direct_runner_makes_the_local_paths_files(direct, path, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(corpus, "CHUNKS_PER_FILE", 50)
     monkeypatch.setattr(beam, "CHUNKS_PER_FILE", 50)
-    monkeypatch.setattr(beam.find_parts, "__defaults__", ("auto", 400))
+    monkeypatch.setattr(beam.find_parts, "__defaults__", ("auto", "auto", 400))
     counts = Counter[str]()
     local = Workdir(tmp_path / "local").folder("corpus", "0" * 12)
     number = write_chunks(local, read_chunks(str(path), "auto", 9, counts))
@@ -165,7 +189,7 @@ def test_beams_direct_runner_makes_the_local_paths_files(direct, path, tmp_path,
 def test_beam_refuses_an_id_that_came_twice_and_commits_nothing(direct, tmp_path) -> None:
     line = passage(1, random.Random(0)) + "\n"
     (tmp_path / "passages.jsonl").write_text(line * 2)
-    with pytest.raises(Exception, match="id 'p1' came before, at .*passages.jsonl line 1; make ids unique"):
+    with pytest.raises(Exception, match="got 'p1', which is also that of .*passages.jsonl line 1"):
         beam.prepare(str(tmp_path), "auto", 9, str(tmp_path / "out"))
     assert not (tmp_path / "out" / corpus.PREPARED).exists()
 

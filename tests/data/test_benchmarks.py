@@ -336,7 +336,7 @@ BAD = [
         kilt("So.", "MAYBE"),
         "the answer 'MAYBE' came, needed is SUPPORTS or REF",
     ),
-    ("hotpotqa", "hotpotqa-dev-kilt.jsonl", '{"id": "1", "output": []}', "line 1: no field 'input'"),
+    ("hotpotqa", "hotpotqa-dev-kilt.jsonl", '{"id": "1", "output": []}', "line 1: .* got no field 'input'"),
     ("hotpotqa", "hotpotqa-dev-kilt.jsonl", kilt(LAMP), "expected a question of hotpotqa in all of it"),
     (
         "boolq",
@@ -364,8 +364,8 @@ BAD = [
         "no question.stem with",
     ),
     ("mmlu", "test/lamps_test.csv", "What?,oil,ash,mud,sand,E", "the label of choice 0 came, there are 4"),
-    ("mmlu", "test/lamps_test.csv", "What?,oil,ash,mud", "4 columns came, needed are 6"),
-    ("trivia_qa", "unfiltered-web-dev.json", "{}", "no list in 'Data' came, needed is a list of objects"),
+    ("mmlu", "test/lamps_test.csv", "What?,oil,ash,mud", "expected 6 columns .* got 4"),
+    ("trivia_qa", "unfiltered-web-dev.json", "{}", "expected a list in 'Data', got null"),
     (
         "nq",
         "other.jsonl",

@@ -1,10 +1,11 @@
+import gzip
 import json
 from dataclasses import replace
 
 import pytest
 
 from radit_jax.config import Folder
-from radit_jax.data.folder import folder_files, read
+from radit_jax.data.folder import folder_files, read, source_files, surprises
 
 
 def passage(number, text="Some text."):
@@ -159,7 +160,7 @@ def test_a_question_without_an_answer_is_skipped_and_counted(tmp_path):
 
 def test_one_gold_passage_may_be_a_single_id_or_unknown(tmp_path):
     train = [question(n, n) for n in range(20)]
-    single = {"id": "s", "question": "What?", "answers": ["text"], "positive_passage_id": "p30"}
+    single = {"id": "s", "question": "Who?", "answers": ["text"], "positive_passage_id": "p30"}
     unknown = {"id": "u", "question": "What?", "answers": ["text"], "positive_passage_ids": None}
     data = read(folder(tmp_path, train=train, test=[single, unknown]), 0)
     assert {q.id: q.gold_chunks for q in data.questions["test"]} == {"s": ("p30",), "u": ()}
@@ -171,33 +172,40 @@ GOOD = [question(n, n) for n in range(20)]
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"passages": ['{"id": "p1",']}, r"passages\.jsonl line 1: it is not JSON"),
-        ({"passages": [passage(1), "[1]"]}, r"passages\.jsonl line 2: .* needed is a JSON object"),
+        ({"passages": ['{"id": "p1",']}, r"passages\.jsonl line 1: expected JSON"),
+        ({"passages": [passage(1), "[1]"]}, r"passages\.jsonl line 2: expected a JSON object"),
         (
-            {"passages": [passage(1), "", {"id": "p2", "text": "x"}]},
-            r"line 3: no field 'title'; needed are id",
+            {"passages": [passage(1), "", {"id": "p2", "title": "x"}]},
+            r"line 3: expected a field text or contents, got no",
         ),
         (
             {"passages": [passage(1), passage(2), passage(1)]},
-            r"line 3: id 'p1' came before, at .*jsonl line 1",
+            r"line 3: expected an id .*, got 'p1', which is also that of .*jsonl line 1",
         ),
-        ({"passages": [passage(1) | {"id": 1}]}, r"line 1: field 'id' is 1, needed is a string"),
-        ({"passages": []}, r"passages\.jsonl: no passage with text came"),
-        ({"passages": [passage(1, "  ")]}, r"passages\.jsonl: no passage with text came"),
-        ({"train": [{"id": "q", "question": "What?"}]}, r"questions_train\.jsonl line 1: no field 'answers'"),
+        ({"passages": [passage(1) | {"id": True}]}, r"line 1: expected field 'id' to be an id, got true"),
+        ({"passages": []}, r"passages\.jsonl: expected a passage with text"),
+        ({"passages": [passage(1, "  ")]}, r"passages\.jsonl: expected a passage with text"),
+        ({"train": [{"id": "q", "question": "What?"}]}, r"train\.jsonl line 1: .* got no field 'answers'"),
         (
             {"train": [question(1, 1) | {"answers": "text"}]},
-            r"field 'answers' is 'text', needed is a list of",
+            r"expected field 'answers' to be a list of strings, got 'text'",
         ),
-        ({"train": [question(1, 1) | {"answers": [3]}]}, r"field 'answers' is \[3\], needed is a list of"),
-        ({"train": [question(1, 1) | {"positive_passage_ids": 5}]}, r"field 'positive_passage_ids' is 5"),
-        ({"train": GOOD, "test": [question(3, 30)]}, r"dev\.jsonl line 1: id 'q3' came before, at .*line 4"),
-        ({"train": []}, r"no train questions after the split"),
-        ({"train": GOOD, "test": [""]}, r"no test questions after the split"),
-        ({"single": [question(n, 1) for n in range(9)]}, r"no train questions after the split"),
+        (
+            {"train": [question(1, 1) | {"answers": [3]}]},
+            r"field 'answers' to be a list of str.* got \[3\]",
+        ),
+        (
+            {"train": [question(1, 1) | {"positive_passage_ids": 5}]},
+            r"'positive_passage_ids' to be .* got 5",
+        ),
+        ({"train": GOOD, "test": [question(3, 30)]}, r"dev\.jsonl line 1: .* got 'q3', .* of .*line 4"),
+        ({"train": []}, r"after the split .*, got no train questions"),
+        ({"train": GOOD, "test": [""]}, r"after the split .*, got no test questions"),
+        ({"single": [question(n, 1) for n in range(9)]}, r"after the split .*, got no train questions"),
+        ({"single": [question(n, n, answers=[]) for n in range(9)]}, r"with answers, got 9 without\. Add a"),
         (
             {"train": [question(n, n, answers=("yes",)) for n in range(9)], "test": [question(99, 9)]},
-            r"\d+ dev questions came, all answered by yes or no, needed is one that a chunk can answer",
+            r"expected a dev question that a chunk can answer, .*, got \d+ that are all answered by yes",
         ),
     ],
 )
@@ -212,14 +220,14 @@ def test_a_bad_folder_is_one_clear_error(tmp_path, files, message):
 @pytest.mark.parametrize("part", ("train", "dev", "test"))
 def test_a_part_of_no_questions_is_refused_before_anything_is_read(tmp_path, part):
     settings = replace(folder(tmp_path, single=GOOD), **{f"{part}_questions": 0})
-    with pytest.raises(ValueError, match=rf"^data\.{part}_questions: 0 came, needed is one at least"):
+    with pytest.raises(ValueError, match=rf"^data\.{part}_questions: expected at least 1, got 0"):
         read(settings, seed=0)
 
 
 def test_text_that_is_not_utf8_is_an_error_with_its_line(tmp_path):
     settings = folder(tmp_path, train=GOOD)
     (tmp_path / "passages.jsonl").write_bytes(b'{"id": "p1", "title": "", "text": "caf\xe9"}\n')
-    with pytest.raises(ValueError, match=r"passages\.jsonl line 1: it is not JSON .*utf-8"):
+    with pytest.raises(ValueError, match=r"passages\.jsonl line 1: expected UTF-8"):
         read(settings, 0)
 
 
@@ -235,12 +243,12 @@ def test_text_that_is_not_utf8_is_an_error_with_its_line(tmp_path):
 def test_a_missing_file_is_named_with_what_is_needed(tmp_path, present, missing):
     for name in present:
         (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=missing + r"; needed are .* --set data\.folder=PATH"):
+    with pytest.raises(ValueError, match=missing + r"\. Name a .* --set data\.folder=PATH"):
         folder_files(Folder(str(tmp_path)))
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"folder .*nowhere: no passages\.jsonl .* --set data\.folder=PATH"):
+    with pytest.raises(ValueError, match=r"folder .*nowhere: .* got no passages\.jsonl .* data\.folder=PATH"):
         read(Folder(str(tmp_path / "nowhere")), 0)
 
 
@@ -262,7 +270,7 @@ def test_files_of_other_names_and_forms_are_named_by_settings(tmp_path):
 
 def test_a_test_file_needs_a_train_file(tmp_path):
     settings = Folder(str(tmp_path), test_file="test.jsonl")
-    with pytest.raises(ValueError, match=r"data\.test_file: 'test\.jsonl' came without data\.train_file"):
+    with pytest.raises(ValueError, match=r"test_file: expected it with data\.train_file, got 'test\.jsonl'"):
         folder_files(settings)
 
 
@@ -278,7 +286,7 @@ def test_the_answers_chunk_of_a_page_is_gold_for_a_kilt_question(tmp_path):
     asked = [
         {
             "id": f"k{n}",
-            "input": "Who?",
+            "input": f"Who is {n}?",
             "output": [{"answer": "Austen", "provenance": [{"wikipedia_id": page}]}],
         }
         for n, page in enumerate("7888")
@@ -293,6 +301,152 @@ def test_the_answers_chunk_of_a_page_is_gold_for_a_kilt_question(tmp_path):
         "Emma: Author Austen.",
         "Persuasion By Austen.",
     ]
+
+
+def test_questions_of_equal_text_stay_on_one_side(tmp_path):
+    asked = [question(n, n) for n in range(20)] + [
+        question(f"again-{n}", 20 + n) | {"question": f"what is the {n} ?!"} for n in range(20)
+    ]
+    for seed in range(5):
+        data = read(folder(tmp_path, single=asked), seed)
+        side = {q.id: part for part, questions in data.questions.items() for q in questions}
+        assert len(set(side.values())) == 3
+        assert all(side[f"q{n}"] == side[f"qagain-{n}"] for n in range(20))
+
+
+def test_a_train_question_that_is_in_the_test_file_is_left_out_and_said(tmp_path):
+    again = question("again", 31) | {"question": "what is 3"}
+    data = read(folder(tmp_path, train=[question(n, n) for n in range(20)], test=[again]), 0)
+    assert "q3" not in ids(data, "train") + ids(data, "dev")
+    assert data.counts["questions_skipped_as_in_test"] == 1
+    assert "1 train questions are also in the test file; they are left out" in surprises(data)
+
+
+def test_questions_mostly_without_a_gold_chunk_are_said(tmp_path):
+    settings = folder(tmp_path, train=[question(n, n) for n in range(20)])
+    assert surprises(read(settings, 0)) == []
+    settings = folder(tmp_path, train=[question(n, n, answers=["missing"]) for n in range(20)])
+    (said,) = surprises(read(settings, 0))
+    assert said.startswith("20 of 21 questions have no gold chunk")
+
+
+def test_gold_chunks_of_other_languages_are_found(tmp_path):
+    texts = {0: "北京是中国的首都", 1: "กรุงเทพเป็นเมืองหลวง", 2: "Zoe\u0301 sang"}
+    answers = {0: "首都", 1: "กรุงเทพ", 2: "Zoé"}
+    asked = [question(n, n, answers=[answers[n]]) for n in texts]
+    settings = folder(
+        tmp_path,
+        passages=[*(passage(n, text) for n, text in texts.items()), passage(8), passage(9)],
+        train=[question(8, 8), question(9, 9)],
+        test=asked,
+    )
+    assert [q.gold_chunks for q in read(settings, 0).questions["test"]] == [("p0",), ("p1",), ("p2",)]
+
+
+def test_ids_may_be_numbers_throughout(tmp_path):
+    settings = folder(
+        tmp_path,
+        passages=[{"id": n, "contents": f"Title {n}\nSome text."} for n in range(9)],
+        single=[
+            {"id": n, "question": f"{n}?", "answers": ["text"], "positive_passage_ids": [n]} for n in range(9)
+        ],
+    )
+    data = read(settings, 0)
+    assert {q.id: q.gold_chunks for part in data.questions.values() for q in part} == {
+        str(n): (str(n),) for n in range(9)
+    }
+
+
+def test_only_what_is_read_is_a_source(tmp_path):
+    settings = folder(tmp_path, single=[question(n, n) for n in range(20)])
+    for name in (".DS_Store", "notes.txt", "questions_old.jsonl"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "run").mkdir()
+    names = [str(file.relative_to(settings.folder)) for file in source_files(settings)]
+    assert names == ["passages.jsonl", "questions.jsonl"]
+
+
+def test_the_sources_of_beirs_form_and_of_texts_are_all_files_that_are_read(tmp_path):
+    (tmp_path / "qrels").mkdir()
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/test.tsv", "qrels/dev.tsv"):
+        (tmp_path / name).touch()
+    names = [str(file.relative_to(tmp_path)) for file in source_files(Folder(str(tmp_path)))]
+    assert names == ["corpus.jsonl", "qrels/train.tsv", "queries.jsonl", "qrels/test.tsv"]
+    (tmp_path / "texts").mkdir()
+    for name in ("a.txt", "b.txt", "c.md"):
+        (tmp_path / "texts" / name).touch()
+    settings = Folder(str(tmp_path), passages_file="texts", train_file="queries.jsonl")
+    names = [str(file.relative_to(tmp_path)) for file in source_files(settings)]
+    assert names == ["texts/a.txt", "texts/b.txt", "queries.jsonl"]
+
+
+def test_a_folder_of_compressed_files_is_found_and_read(tmp_path):
+    settings = folder(tmp_path, train=[question(n, n) for n in range(20)])
+    plain = read(settings, 0)
+    chunks = list(plain.chunks)
+    for file in list(tmp_path.iterdir()):
+        (tmp_path / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    packed = read(settings, 0)
+    assert packed.questions == plain.questions
+    assert list(packed.chunks) == chunks
+
+
+ROWS = ["id\ttext\ttitle", '1\t"Stop, she said\tA', "2\ttext\tB", '3\tthen "\tC', "4\ttext\tD"]
+
+
+@pytest.mark.parametrize(
+    ("quoting", "texts"),
+    [
+        ("none", ['"Stop, she said', "text", 'then "', "text"]),
+        ("csv", ["Stop, she said A 2 text B 3 then", "text"]),
+    ],
+)
+def test_a_setting_says_what_quotes_in_a_corpus_mean(tmp_path, quoting, texts):
+    write(tmp_path, "passages.tsv", ROWS)
+    settings = folder(tmp_path, single=[question(n) for n in range(20)])
+    settings = replace(settings, passages_file="passages.tsv", quoting=quoting)
+    assert [chunk.text for chunk in read(settings, 0).chunks] == texts
+
+
+@pytest.mark.parametrize(
+    ("rows", "quoting", "message"),
+    [
+        (ROWS, "auto", r"tsv line 2: expected the quote that opens .*, got '\"Stop, she.*data\.quoting=none"),
+        (ROWS[:3], "csv", r"tsv line 2: expected quotes around whole fields"),
+        (
+            ["id\ttext", '1\t"Go"', '2\tShe said "go"'],
+            "auto",
+            r"line 3: .*one meaning of .*line 2.*line 3",
+        ),
+        (
+            ["id\ttext", '1\tShe said "go"', '2\t"Go"'],
+            "auto",
+            r"line 3: .*one meaning of .*line 3.*line 2",
+        ),
+    ],
+)
+def test_quotes_that_are_not_clear_are_refused_where_they_open(tmp_path, rows, quoting, message):
+    write(tmp_path, "passages.tsv", rows)
+    settings = folder(tmp_path, single=[question(n) for n in range(20)])
+    with pytest.raises(ValueError, match=message):
+        read(replace(settings, passages_file="passages.tsv", quoting=quoting), 0)
+
+
+def test_a_beir_folder_without_answers_says_that_beir_has_none(tmp_path):
+    write(tmp_path, "corpus.jsonl", [{"_id": "d", "title": "T", "text": "Text."}])
+    write(tmp_path, "queries.jsonl", [{"_id": f"q{n}", "text": f"{n}?"} for n in range(9)])
+    (tmp_path / "qrels").mkdir()
+    for name in ("train", "test"):
+        write(
+            tmp_path,
+            f"qrels/{name}.tsv",
+            ["query-id\tcorpus-id\tscore", "q1\td\t1" if name == "test" else "q2\td\t1"],
+        )
+    with pytest.raises(
+        ValueError, match=r"test\.tsv: expected questions with answers, got 2 without\. BEIR's"
+    ):
+        read(Folder(str(tmp_path)), 0)
 
 
 def test_a_beir_folder_is_read_as_it_is(tmp_path):
