@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from radit_jax.config import EvaluateConfig
+from radit_jax.runtime.errors import run_command
 from radit_jax.runtime.store import PublishedFolder, read_jsonl
+from radit_jax.text.printable import printable
 
 # A passage has up to four lines; --file writes it whole.
 fill = functools.partial(textwrap.fill, subsequent_indent=" " * 9, max_lines=4, placeholder=" …")
@@ -35,24 +37,30 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    try:
-        if bool(options.question) == bool(options.file):
-            raise ValueError("ask: give either a question or --file=questions.jsonl")
-        export = PublishedFolder(options.export or f"{options.workdir}/export")
-        if not export.complete:
+    return run_command(lambda: answer_command(options))
+
+
+def answer_command(options: argparse.Namespace) -> None:
+    """What the command line asks for: one question shown, or a file of them answered in JSON lines."""
+    if bool(options.question) == bool(options.file):
+        raise ValueError("ask: give either a question or --file=questions.jsonl")
+    export = PublishedFolder(options.export or f"{options.workdir}/export")
+    if not export.complete:
+        raise ValueError(
+            f"ask: {export.home} holds no finished export; run --stage=export, or name one by --export"
+        )
+    if not options.file:
+        show(options.question, next(ask(export, [options.question])))
+        return
+    lines = read_jsonl(options.file, fields=("question",))
+    in_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line["question"], str):
             raise ValueError(
-                f"ask: {export.home} holds no finished export; run --stage=export, or name one by --export"
+                f"{options.file} question {number}: expected text, got {line['question']!r:.60}. Quote it."
             )
-        if options.file:
-            lines = read_jsonl(options.file, fields=("question",))
-            for line, found in zip(lines, ask(export, [line["question"] for line in lines]), strict=True):
-                print(json.dumps({**line, **found}, ensure_ascii=False))
-        else:
-            show(options.question, next(ask(export, [options.question])))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    for line, found in zip(lines, ask(export, [line["question"] for line in lines]), strict=True):
+        print(json.dumps({**line, **found}, ensure_ascii=not in_utf8))
 
 
 def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -99,15 +107,16 @@ def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str,
 
 def show(question: str, found: Mapping[str, Any]) -> None:
     """One question's answers and chunks for a person to read."""
-    print(f"{question}\n")
+    print(f"{printable(question)}\n")
     for candidate in found["answers"]:
-        print(f"  {candidate['probability']:.3f}  {candidate['text']}")
+        print(f"  {candidate['probability']:.3f}  {printable(candidate['text'])}")
     for name, title in (("chunks", "chunks after R-ft"), ("base_chunks", "chunks before R-ft")):
         if name not in found:
             continue
         print(f"\n{title} (p_R)")
         for chunk in found[name]:
             passage = f"{chunk['title']}: {chunk['text']}" if chunk["title"] else chunk["text"]
+            passage = printable(passage)
             print(fill(passage, shutil.get_terminal_size().columns, initial_indent=f"  {chunk['p_R']:.3f}  "))
 
 

@@ -1,8 +1,8 @@
 """The settings of a run: a frozen dataclass per stage, gathered in an `Experiment`.
 
 An experiment is a Python file under `experiments/` with a function `experiment()` that returns an
-`Experiment`; a variant is `dataclasses.replace` of another. Nothing here imports jax, so that the
-command line can say what would run without starting an accelerator.
+`Experiment`; a variant is `dataclasses.replace` of another. A number's type is its range (`ranges.py`).
+Nothing here imports jax, so that the command line can say what would run without starting an accelerator.
 """
 
 import dataclasses
@@ -11,36 +11,55 @@ import importlib.util
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from radit_jax.ranges import (
+    Fraction,
+    FractionBelowOne,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    Range,
+    Seed,
+    Temperature,
+    check_values,
+)
+
+MeshSize = Annotated[int, Range(-1, 1_000_000)]
+Words = Annotated[int, Range(2, 100_000)]  # a chunk has fewer
+TextLength = Annotated[int, Range(3, 10_000_000)]  # tokens; the two at a text's ends leave one of its own
 
 
 @dataclass(frozen=True)
 class RopeScaling:
     """Llama 3's frequency scaling of RoPE (`rope_type: llama3` in a checkpoint's config)."""
 
-    factor: float = 8.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_length: int = 8192
+    factor: PositiveFloat = 8.0
+    low_freq_factor: PositiveFloat = 1.0
+    high_freq_factor: PositiveFloat = 4.0
+    original_max_length: PositiveInt = 8192
 
 
 @dataclass(frozen=True)
 class LlamaConfig:
     """The shape of a LLaMA network."""
 
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_size: int
-    ffn_size: int
-    max_length: int = 2048
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10_000.0
+    vocab_size: PositiveInt
+    hidden_size: PositiveInt
+    num_layers: PositiveInt
+    num_heads: PositiveInt
+    num_kv_heads: PositiveInt
+    head_size: PositiveInt
+    ffn_size: PositiveInt
+    max_length: PositiveInt = 2048
+    rms_norm_eps: PositiveFloat = 1e-5
+    rope_theta: PositiveFloat = 10_000.0
     rope_scaling: RopeScaling | None = None
     tie_embeddings: bool = False
 
@@ -49,19 +68,19 @@ class LlamaConfig:
 class BertConfig:
     """The shape of a BERT encoder and how it turns tokens into one vector."""
 
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    ffn_size: int
-    max_length: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
+    vocab_size: PositiveInt
+    hidden_size: PositiveInt
+    num_layers: PositiveInt
+    num_heads: PositiveInt
+    ffn_size: PositiveInt
+    max_length: PositiveInt = 512
+    type_vocab_size: PositiveInt = 2
+    layer_norm_eps: PositiveFloat = 1e-12
     pooling: Literal["cls", "mean"] = "cls"
     normalize: bool = False
     prompts: tuple[tuple[str, str], ...] = ()  # names, and the texts that may stand before others
     default_prompt: str = ""  # the name of the one that stands before every text; empty: none does
-    truncate_dim: int | None = None  # vectors are cut to so many numbers, after normalising
+    truncate_dim: PositiveInt | None = None  # vectors are cut to so many numbers, after normalising
 
     @property
     def prompt(self) -> str:
@@ -85,18 +104,18 @@ class OptimizerConfig:
     of `steps`), and then decays to `end_lr` in the given shape at step `steps`.
     """
 
-    steps: int
-    peak_lr: float
-    end_lr: float = 0.0
-    warmup_steps: int = 0
+    steps: NonNegativeInt
+    peak_lr: NonNegativeFloat
+    end_lr: NonNegativeFloat = 0.0
+    warmup_steps: NonNegativeInt = 0
     decay: Literal["cosine", "linear"] = "linear"
-    decay_from: float = 0.0
+    decay_from: Fraction = 0.0
     name: Literal["adamw", "muon"] = "adamw"
-    adam_lr: float = 0.0  # muon only: the peak for embeddings, norms and heads, which Adam trains
-    b1: float = 0.9
-    b2: float = 0.95
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
+    adam_lr: NonNegativeFloat = 0.0  # muon only: the peak for embeddings, norms and heads, which Adam trains
+    b1: FractionBelowOne = 0.9
+    b2: FractionBelowOne = 0.95
+    weight_decay: NonNegativeFloat = 0.0
+    clip_norm: PositiveFloat = 1.0
 
 
 @dataclass(frozen=True)
@@ -108,9 +127,9 @@ class MeshConfig:
     fingerprint knows of it.
     """
 
-    replica: int = 1
-    fsdp: int = -1
-    tensor: int = -1
+    replica: MeshSize = 1
+    fsdp: MeshSize = -1
+    tensor: MeshSize = -1
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # of packed rows; auto: what the device has
     remat: Literal["none", "dots", "full"] = "none"  # of an LM's layers, what is computed again for gradients
 
@@ -119,15 +138,15 @@ class MeshConfig:
 class GeneratedWorld:
     """A fictional world, generated from the seed: entities, passages on them, questions with answers."""
 
-    train_entities: int = 600
-    dev_entities: int = 100
-    test_entities: int = 150
-    pretraining_entities: int = 2400
-    train_questions_per_entity: int = 6  # of six facts
-    test_questions_per_entity: int = 3  # of dev entities too
-    documents: int = 12_000  # pre-training texts of the base language model, on other entities
-    encoder_groups: int = 3000  # groups of (query, passage) pairs of the base dual encoder
-    fact_queries: float = 0.03  # of those queries: they ask for a fact, the others for the entity as such
+    train_entities: PositiveInt = 600
+    dev_entities: PositiveInt = 100
+    test_entities: PositiveInt = 150
+    pretraining_entities: PositiveInt = 2400
+    train_questions_per_entity: Annotated[int, Range(1, 6)] = 6  # of six facts
+    test_questions_per_entity: Annotated[int, Range(1, 6)] = 3  # of dev entities too
+    documents: PositiveInt = 12_000  # pre-training texts of the base language model, on other entities
+    encoder_groups: PositiveInt = 3000  # groups of (query, passage) pairs of the base dual encoder
+    fact_queries: Fraction = 0.03  # of those queries: they ask for a fact, the others for the entity as such
 
 
 @dataclass(frozen=True)
@@ -144,10 +163,10 @@ class Folder:
     test_file: str = ""
     questions_format: Literal["auto", "json", "beir", "table"] = "auto"
     quoting: Literal["auto", "csv", "none"] = "auto"  # in tables; auto refuses what is not clear
-    train_questions: int = 5000
-    dev_questions: int = 500  # held out of the train questions, to choose checkpoints with
-    test_questions: int = 1000
-    max_words: int = 200  # a longer passage is split into equal chunks of fewer words
+    train_questions: PositiveInt = 5000
+    dev_questions: PositiveInt = 500  # held out of the train questions, to choose checkpoints with
+    test_questions: PositiveInt = 1000
+    max_words: Words = 200  # a longer passage is split into equal chunks of fewer words
 
 
 @dataclass(frozen=True)
@@ -158,20 +177,22 @@ class Instructions:
     passages_file: str = ""  # in it, or a folder of *.txt; empty: found by its name
     passages_format: Literal["auto", "jsonl", "atlas", "dpr", "kilt", "beir", "text"] = "auto"
     quoting: Literal["auto", "csv", "none"] = "auto"  # in tables; auto refuses what is not clear
-    max_words: int = 200  # a longer section is split into equal chunks of fewer words
+    max_words: Words = 200  # a longer section is split into equal chunks of fewer words
     datasets: str = "data/raw"  # holds NAME/ with a publisher's files, or what radit_jax.data.build wrote
     lm_ft_datasets: tuple[str, ...] = ()  # empty: all of D_L, or none beside lm_ft_benchmarks
     r_ft_datasets: tuple[str, ...] = ()  # empty: all of D_R
     lm_ft_benchmarks: tuple[str, ...] = ()  # tasks of the evaluation to learn from (`data/benchmarks.py`)
-    benchmark_examples: int = 64  # of each of them
-    lm_ft_cap: int = 7500  # examples of each dataset of D_L but dialogues
-    dialogue_fraction: float = 0.05  # of LM-ft's examples, its unsupervised text among them
-    held_out_fraction: float = 0.01  # of the train part of a dataset without a dev part; it becomes that
-    lm_ft_dev_examples: int = 50  # of each dataset of D_L
-    r_ft_dev_examples: int = 1000  # of all datasets of D_R together; as many others are evaluated on
+    benchmark_examples: PositiveInt = 64  # of each of them
+    lm_ft_cap: PositiveInt = 7500  # examples of each dataset of D_L but dialogues
+    dialogue_fraction: FractionBelowOne = 0.05  # of LM-ft's examples, its unsupervised text among them
+    held_out_fraction: FractionBelowOne = (
+        0.01  # of the train part of a dataset without a dev part; it becomes that
+    )
+    lm_ft_dev_examples: PositiveInt = 50  # of each dataset of D_L
+    r_ft_dev_examples: PositiveInt = 1000  # of all datasets of D_R together; as many others are evaluated on
     on_error: Literal["stop", "skip"] = "stop"  # at a line of a dataset that does not have its form
-    expected_chunks: int = 0  # the corpus stage warns where another number came; 0: any
-    expected_r_ft_tasks: int = 0  # likewise of the train examples of D_R's datasets
+    expected_chunks: NonNegativeInt = 0  # the corpus stage warns where another number came; 0: any
+    expected_r_ft_tasks: NonNegativeInt = 0  # likewise of the train examples of D_R's datasets
 
     @property
     def passages(self) -> str:
@@ -187,8 +208,8 @@ class LmConfig:
     model: LlamaConfig | None = None  # to be trained, or what the checkpoint has to be
     init: Literal["normal", "mimetic"] = "normal"
     optimizer: OptimizerConfig | None = None
-    batch_size: int = 16  # rows
-    sequence_length: int = 256  # tokens in a row
+    batch_size: PositiveInt = 16  # rows
+    sequence_length: TextLength = 256  # tokens in a row
 
 
 @dataclass(frozen=True)
@@ -201,17 +222,17 @@ class RetrieverConfig:
 
     checkpoint: str = ""  # in Hugging Face's form (runtime/hub.py); empty: from scratch
     chunk_checkpoint: str = ""  # empty: the chunk encoder starts as the query encoder does
-    num_layers: int = 0  # keep the checkpoint's first layers only; 0: all
+    num_layers: NonNegativeInt = 0  # keep the checkpoint's first layers only; 0: all
     pooling: Literal["cls", "mean"] | None = None  # None: the checkpoint's, or `model`'s
     normalize: bool | None = None  # likewise
     query_prompt: str | None = None  # before every query ("query: "); None: the checkpoint's, if it has one
     chunk_prompt: str | None = None  # before every chunk ("passage: "); likewise
     model: BertConfig | None = None  # to be trained, or what the checkpoints have to be
     optimizer: OptimizerConfig | None = None
-    groups_per_batch: int = 16  # groups of hard negatives in an InfoNCE batch
-    temperature: float = 1.0  # of the InfoNCE softmax
-    query_length: int = 64  # tokens; longer queries are cut
-    chunk_length: int = 256
+    groups_per_batch: PositiveInt = 16  # groups of hard negatives in an InfoNCE batch
+    temperature: Temperature = 1.0  # of the InfoNCE softmax
+    query_length: TextLength = 64  # tokens; longer queries are cut
+    chunk_length: TextLength = 256
 
 
 @dataclass(frozen=True)
@@ -224,21 +245,21 @@ class BaseConfig:
 
 @dataclass(frozen=True)
 class EmbedConfig:
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
-    shard_size: int = 4096  # chunks in a shard: what a killed run loses at most
+    shard_size: PositiveInt = 4096  # chunks in a shard: what a killed run loses at most
 
 
 @dataclass(frozen=True)
 class IndexConfig:
     kind: Literal["auto", "exact", "scann"] = "auto"  # auto: ScaNN's tree for large corpora only
-    target_recall: float = 0.95  # recall@10 against exact search, on held-out queries
-    shard_size: int = 2_000_000  # chunks in a ScaNN tree at most: the memory of a build; 6 GB of 768 numbers
+    target_recall: PositiveFraction = 0.95  # recall@10 against exact search, on held-out queries
+    shard_size: PositiveInt = 2_000_000  # chunks in a ScaNN tree: 6 GB of 768 numbers, and more in its build
 
 
 @dataclass(frozen=True)
 class RetrieveConfig:
-    num_chunks: int = 10  # |C'| of R-ft and of Eq. 2: the paper's 10
+    num_chunks: PositiveInt = 10  # |C'| of R-ft and of Eq. 2: the paper's 10
 
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # LLaMA's
@@ -248,8 +269,8 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 class LoraConfig:
     """LoRA (`models/lora.py`): adapters of a low rank learn, the network stays as it is."""
 
-    rank: int = 0  # 0: no adapters, the network itself learns
-    alpha: float = 16.0  # adapters are scaled by alpha / rank
+    rank: NonNegativeInt = 0  # 0: no adapters, the network itself learns
+    alpha: PositiveFloat = 16.0  # adapters are scaled by alpha / rank
     targets: tuple[str, ...] = PROJECTIONS  # what has an adapter, in every layer
     quantize: Literal["none", "int8", "int4"] = "none"  # QLoRA: the frozen kernels, while adapters learn
 
@@ -260,21 +281,23 @@ class LmFtConfig:
 
     optimizer: OptimizerConfig
     lora: LoraConfig = field(default_factory=LoraConfig)
-    batch_size: int = 64  # rows
-    accumulate_steps: int = 1  # a batch is taken in so many parts, for memory; it changes nothing else
-    sequence_length: int = 2048
+    batch_size: PositiveInt = 64  # rows
+    accumulate_steps: PositiveInt = (
+        1  # a batch is taken in so many parts, for memory; it changes nothing else
+    )
+    sequence_length: TextLength = 2048
     dtype: Literal["float32", "bfloat16"] = "float32"  # to compute in; parameters and optimiser are float32
-    chunks_per_example: int = 3
-    text_fraction: float = 0.1
-    reading_fraction: float = 0.0  # of the questions: a gold chunk is the Background, nothing is retrieved
+    chunks_per_example: PositiveInt = 3
+    text_fraction: FractionBelowOne = 0.1
+    reading_fraction: Fraction = 0.0  # of the questions: a gold chunk is the Background, nothing is retrieved
     retrieved_background: bool = True  # false: examples without a gold context have no Background
     retriever: RetrieverConfig | None = None  # None: the base retriever
     force_gold: bool = False  # put a gold chunk among each example's chunks
     select: Literal["dev_log_prob", "kilt_dev"] = "dev_log_prob"  # what the kept checkpoint is the best in
     select_folder: str = ""  # kilt_dev: KILT's development files
-    select_questions: int = 2500  # kilt_dev: of each of its six tasks, at most
-    validate_every: int = 100
-    checkpoint_every: int = 100
+    select_questions: PositiveInt = 2500  # kilt_dev: of each of its six tasks, at most
+    validate_every: NonNegativeInt = 100
+    checkpoint_every: NonNegativeInt = 100
 
     @property
     def rows_at_a_time(self) -> int:
@@ -287,10 +310,10 @@ class ScoreConfig:
     """LSR scoring: answer log-probabilities under each chunk, from which Eq. 4 is made later."""
 
     language_model: Literal["base", "lm_ft"] = "base"
-    batch_size: int = 16  # rows
-    sequence_length: int = 512
+    batch_size: PositiveInt = 16  # rows
+    sequence_length: TextLength = 512
     dtype: Literal["float32", "bfloat16"] = "float32"  # to compute in; log-probabilities are float32
-    shard_size: int = 4096  # (example, chunk) pairs in a shard, about
+    shard_size: PositiveInt = 4096  # (example, chunk) pairs in a shard, about
 
 
 @dataclass(frozen=True)
@@ -298,38 +321,38 @@ class RFtConfig:
     """R-ft, Eq. 4 and 5."""
 
     optimizer: OptimizerConfig
-    batch_size: int = 64  # queries
-    temperature: float = 1.0  # of p_R, in training and in Eq. 2
+    batch_size: PositiveInt = 64  # queries
+    temperature: Temperature = 1.0  # of p_R, in training and in Eq. 2
     lm_score: Literal["token_geomean", "prob", "mean_log_prob", "sum_log_prob"] = "token_geomean"
-    tau: float = 0.01
+    tau: Temperature = 0.01
     direction: Literal["retrieval_to_lsr", "lsr_to_retrieval", "symmetric"] = "retrieval_to_lsr"
     target: Literal["lsr", "posterior"] = "lsr"
-    text_fraction: float = 0.95
-    text_tokens: int = 50  # a chunk's first tokens are x, its last are y
-    num_examples: int = 0  # of D_R, tasks and text; 0: all tasks, and text for its fraction
+    text_fraction: Fraction = 0.95
+    text_tokens: PositiveInt = 50  # a chunk's first tokens are x, its last are y
+    num_examples: NonNegativeInt = 0  # of D_R, tasks and text; 0: all tasks, and text for its fraction
     train_chunk_encoder: bool = False  # both encoders learn; the corpus is embedded anew for evaluation
-    refresh_every: int = 0  # steps; 0: the candidates of the base retriever stay (the paper)
-    validate_every: int = 100
-    checkpoint_every: int = 100
+    refresh_every: NonNegativeInt = 0  # steps; 0: the candidates of the base retriever stay (the paper)
+    validate_every: NonNegativeInt = 100
+    checkpoint_every: NonNegativeInt = 100
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     split: Literal["test", "dev", "official", "hidden"] = "test"  # tune on dev; docs/tasks.md has the others
-    chunks_per_answer: int = 10  # k of Eq. 2
+    chunks_per_answer: PositiveInt = 10  # k of Eq. 2
     ensemble: Literal["answer", "token", "concatenate"] = (
         "answer"  # over whole answers (the paper), or tokens
     )
-    max_new_tokens: int = 16
-    sequence_length: int = 512  # tokens of Background, prompt and answer; a longer Background is cut
-    prompts_per_batch: int = 160  # of which each is a question behind one chunk
-    batch_size: int = 16  # rows of packed answers to be scored
+    max_new_tokens: PositiveInt = 16
+    sequence_length: TextLength = 512  # tokens of Background, prompt and answer; a longer Background is cut
+    prompts_per_batch: PositiveInt = 160  # of which each is a question behind one chunk
+    batch_size: PositiveInt = 16  # rows of packed answers to be scored
     dtype: Literal["float32", "bfloat16"] = "float32"  # to compute in, and of what is kept of prompts
-    bootstrap_samples: int = 2000
+    bootstrap_samples: PositiveInt = 2000
     tasks: tuple[str, ...] = ()  # of data/benchmarks.py, or files of questions; none: the corpus' own
     tasks_folder: str = ""  # the tasks' official files
-    questions_per_task: int = 0  # drawn from each; 0: all. The paper's development takes 2,500
-    shots: int = 0  # examples in the prompt, each task's own
+    questions_per_task: NonNegativeInt = 0  # drawn from each; 0: all. The paper's development takes 2,500
+    shots: NonNegativeInt = 0  # examples in the prompt, each task's own
     shot_backgrounds: bool = True  # each shot has its own top chunk before it
 
 
@@ -339,8 +362,8 @@ class ExportConfig:
 
     hf: bool = True  # hf/: for transformers, vLLM and sentence-transformers
     dtype: Literal["float32", "bfloat16"] = "float32"  # of hf/
-    shard_gigabytes: float = 5.0  # of tensors in one file of hf/
-    run_depth: int = 100  # chunks per question in runs/, in TREC's form; 0: no runs
+    shard_gigabytes: PositiveFloat = 5.0  # of tensors in one file of hf/
+    run_depth: NonNegativeInt = 100  # chunks per question in runs/, in TREC's form; 0: no runs
     lsr_scores: bool = False  # Eq. 4's scores of the training examples in FlagEmbedding's form
     measured: bool = True  # the model card has evaluate's table, for which evaluate runs first
 
@@ -382,7 +405,7 @@ class Experiment:
     export: ExportConfig = field(default_factory=ExportConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
-    seed: int = 0
+    seed: Seed = 0
     keep_checkpoints: bool = False  # of a stage that has finished, which needs them no longer
 
 
@@ -399,11 +422,27 @@ def load(path: str) -> Experiment:
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     try:
         spec.loader.exec_module(module)
+        found = module.experiment() if hasattr(module, "experiment") else None
+    except SyntaxError as error:
+        raise ValueError(f"{error.filename or path}:{error.lineno}: {error.msg}. Mend this line.") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(_where_it_failed(path, error)) from error
     finally:
         sys.path.pop(0)
     if not hasattr(module, "experiment"):
         raise ValueError(f"{path}: it defines no function experiment(); add one that returns an Experiment")
-    return module.experiment()
+    if not isinstance(found, Experiment):
+        raise ValueError(
+            f"{path}: expected an Experiment from experiment(), got {type(found).__name__}. Return one."
+        )
+    return found
+
+
+def _where_it_failed(path: str, error: BaseException) -> str:
+    """A line on what the experiment's own code raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame.lineno for frame in frames if frame.filename == path]
+    return f"{path}:{own[-1] if own else 1}: {type(error).__name__}: {error}. Mend the experiment's file."
 
 
 def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
@@ -474,78 +513,121 @@ def _parse(text: str, kind: Any, assignment: str) -> Any:
 
 
 def check(experiment: Experiment) -> None:
-    """Refuse settings that cannot work together, before any stage runs."""
+    """Refuse settings that are out of their range or cannot work together, before any stage runs."""
     e = experiment
-    k, asked = e.retrieve.num_chunks, e.evaluate.chunks_per_answer
-    for name, fraction in (("lm_ft", e.lm_ft.text_fraction), ("r_ft", e.r_ft.text_fraction)):
-        whole = name == "r_ft" and e.r_ft.num_examples > 0  # a corpus alone, of a number that is given
-        if not 0 <= fraction < 1 and not (whole and fraction == 1):
-            raise ValueError(
-                f"{name}.text_fraction: {fraction} came, a share from 0 up to but below 1 is needed"
-            )
-    if min(k, asked, e.lm_ft.chunks_per_example) < 1:
+    check_values(e)
+    if not e.name.isprintable() or os.path.basename(e.name) != e.name or e.name in ("", ".", ".."):
+        raise ValueError(f"name: expected one name of a folder, got {e.name!r}.")
+    for axis in ("replica", "fsdp", "tensor"):
+        if not getattr(e.mesh, axis):
+            raise ValueError(f"mesh.{axis}: expected 1 or more, or -1 for what is left, got 0.")
+    _check_base(e.base)
+    _check_lm_ft(e.lm_ft)
+    _check_r_ft(e.r_ft)
+    _check_tasks(e.evaluate)
+    _ = e.profile.updates  # an error where they have not their form
+    if isinstance(e.data, Instructions) and not e.data.dialogue_fraction + e.lm_ft.text_fraction < 1:
         raise ValueError(
-            f"retrieve.num_chunks {k}, evaluate.chunks_per_answer {asked}, lm_ft.chunks_per_example "
-            f"{e.lm_ft.chunks_per_example}: each must be 1 or more"
+            f"data.dialogue_fraction: expected a sum with lm_ft.text_fraction below 1, got "
+            f"{e.data.dialogue_fraction} + {e.lm_ft.text_fraction}. Lower one."
         )
-    if min(e.r_ft.tau, e.r_ft.temperature) <= 0:
-        raise ValueError(
-            f"r_ft.tau {e.r_ft.tau}, r_ft.temperature {e.r_ft.temperature}: both must be above 0"
-        )
-    if e.index.shard_size < 1:
-        raise ValueError(f"index.shard_size: {e.index.shard_size} came, needed is 1 or more; correct it")
-    if e.r_ft.train_chunk_encoder and e.r_ft.refresh_every:
-        raise ValueError(
-            f"r_ft.refresh_every: {e.r_ft.refresh_every} came with train_chunk_encoder, whose chunks have no "
-            "stored embeddings to search; set one of the two"
-        )
-    parts = e.lm_ft.accumulate_steps
-    if parts < 1 or e.lm_ft.batch_size % parts:
-        raise ValueError(
-            f"lm_ft.accumulate_steps: {parts} came, needed is a divisor of lm_ft.batch_size "
-            f"{e.lm_ft.batch_size}; change one of the two"
-        )
-    if isinstance(e.data, Instructions) and not 0 <= e.data.dialogue_fraction + e.lm_ft.text_fraction < 1:
-        raise ValueError(
-            f"data.dialogue_fraction: {e.data.dialogue_fraction} came beside lm_ft.text_fraction "
-            f"{e.lm_ft.text_fraction}, needed is a sum below 1; lower one"
-        )
-    for name, model in (("base.lm", e.base.lm), ("base.retriever", e.base.retriever)):
+
+
+def _check_base(base: BaseConfig) -> None:
+    for name, model in (("base.lm", base.lm), ("base.retriever", base.retriever)):
         if not model.checkpoint and (model.model is None or model.optimizer is None):
             raise ValueError(
-                f"{name}: neither a checkpoint nor a model with its optimizer; name one or describe the other"
+                f"{name}: expected a checkpoint, or a model with its optimizer, got neither. Give one."
             )
+        if model.model:
+            check_shape(model.model, f"{name}.model")
+        if model.optimizer:
+            _check_optimizer(model.optimizer, f"{name}.optimizer")
 
-    _check_tasks(e.evaluate)
-    _check_lora(e.lm_ft.lora)
-    _ = e.profile.updates  # an error where they have not their form
-    if e.lm_ft.select == "kilt_dev" and not e.lm_ft.select_folder:
+
+def check_shape(model: LlamaConfig | BertConfig, where: str) -> None:
+    """Refuse a network whose widths do not divide; `where` names it in the ValueError."""
+    if isinstance(model, BertConfig):
+        if model.hidden_size % model.num_heads:
+            raise ValueError(
+                f"{where}.num_heads: expected a divisor of hidden_size {model.hidden_size}, got "
+                f"{model.num_heads}."
+            )
+        return
+    if model.num_heads % model.num_kv_heads:
         raise ValueError(
-            "lm_ft.select: kilt_dev came without lm_ft.select_folder, needed is the folder of KILT's "
-            "development files; name it"
+            f"{where}.num_kv_heads: expected a divisor of num_heads {model.num_heads}, got "
+            f"{model.num_kv_heads}."
+        )
+    if model.head_size % 2:
+        raise ValueError(f"{where}.head_size: expected an even number, for RoPE, got {model.head_size}.")
+    scaling = model.rope_scaling
+    if scaling and scaling.low_freq_factor >= scaling.high_freq_factor:
+        raise ValueError(
+            f"{where}.rope_scaling.low_freq_factor: expected less than high_freq_factor "
+            f"{scaling.high_freq_factor}, got {scaling.low_freq_factor}."
+        )
+
+
+def _check_optimizer(optimizer: OptimizerConfig, where: str) -> None:
+    # A warm-up longer than the run is no error: who tries a recipe out cuts its steps, and nothing else.
+    if optimizer.end_lr > optimizer.peak_lr:
+        raise ValueError(
+            f"{where}.end_lr: expected at most peak_lr {optimizer.peak_lr}, got {optimizer.end_lr}."
+        )
+    if optimizer.name == "muon" and not optimizer.adam_lr:
+        raise ValueError(f"{where}.adam_lr: expected x > 0 with name='muon', got {optimizer.adam_lr}.")
+
+
+def _check_lm_ft(lm_ft: LmFtConfig) -> None:
+    _check_optimizer(lm_ft.optimizer, "lm_ft.optimizer")
+    _check_lora(lm_ft.lora)
+    if lm_ft.batch_size % lm_ft.accumulate_steps:
+        raise ValueError(
+            f"lm_ft.accumulate_steps: expected a divisor of lm_ft.batch_size {lm_ft.batch_size}, got "
+            f"{lm_ft.accumulate_steps}. Change one of the two."
+        )
+    if retriever := lm_ft.retriever:
+        if retriever.model:
+            check_shape(retriever.model, "lm_ft.retriever.model")
+        if retriever.optimizer:
+            _check_optimizer(retriever.optimizer, "lm_ft.retriever.optimizer")
+    if lm_ft.select == "kilt_dev" and not lm_ft.select_folder:
+        raise ValueError(
+            "lm_ft.select: expected lm_ft.select_folder with kilt_dev, got none. Name the folder of KILT's "
+            "development files."
+        )
+
+
+def _check_r_ft(r_ft: RFtConfig) -> None:
+    _check_optimizer(r_ft.optimizer, "r_ft.optimizer")
+    if r_ft.text_fraction == 1 and not r_ft.num_examples:
+        raise ValueError(
+            "r_ft.text_fraction: expected a share below 1, got 1. Set r_ft.num_examples where the corpus "
+            "alone teaches."
+        )
+    if r_ft.train_chunk_encoder and r_ft.refresh_every:
+        raise ValueError(
+            "r_ft.refresh_every: expected 0 with train_chunk_encoder, whose chunks have no stored "
+            f"embeddings to search, got {r_ft.refresh_every}. Set one of the two."
         )
 
 
 def _check_lora(lora: LoraConfig) -> None:
-    if lora.rank < 0 or lora.alpha <= 0:
-        raise ValueError(
-            f"lm_ft.lora: rank {lora.rank}, alpha {lora.alpha} came, needed are a rank of 0 or more and an "
-            "alpha above 0; correct them"
-        )
     strange = [name for name in lora.targets if name not in PROJECTIONS]
     if strange or not lora.targets:
         raise ValueError(
-            f"lm_ft.lora.targets: {', '.join(strange) or 'none'} came, needed are some of "
-            f"{', '.join(PROJECTIONS)}; name those"
+            f"lm_ft.lora.targets: expected some of {', '.join(PROJECTIONS)}, got "
+            f"{', '.join(strange) or 'none'}."
         )
     if lora.quantize != "none" and not lora.rank:
         raise ValueError(
-            f"lm_ft.lora.quantize: {lora.quantize} came with rank 0, needed are adapters, which learn in "
-            "place of what is quantised; set lm_ft.lora.rank"
+            f"lm_ft.lora.quantize: expected adapters, which learn in place of what is quantised, got "
+            f"{lora.quantize} with rank 0. Set lm_ft.lora.rank."
         )
     if lora.quantize != "none" and importlib.util.find_spec("qwix") is None:
         raise ValueError(
-            f"lm_ft.lora.quantize: {lora.quantize} came, needed is the package qwix; "
+            f"lm_ft.lora.quantize: expected the package qwix for {lora.quantize}, got none. "
             "pip install 'radit_jax[qlora]'"
         )
 
@@ -556,16 +638,16 @@ def _check_tasks(evaluate: EvaluateConfig) -> None:
             f"evaluate.split: expected test or dev of the corpus' own questions, got {evaluate.split}. Set "
             "one of the two, or name evaluate.tasks."
         )
-    if min(evaluate.shots, evaluate.questions_per_task) < 0:
+    if evaluate.max_new_tokens >= evaluate.sequence_length:
         raise ValueError(
-            f"evaluate.shots {evaluate.shots}, evaluate.questions_per_task {evaluate.questions_per_task}: "
-            "both must be 0 or more"
+            "evaluate.max_new_tokens: expected less than evaluate.sequence_length "
+            f"{evaluate.sequence_length}, got {evaluate.max_new_tokens}."
         )
     official = [name for name in evaluate.tasks if not os.path.splitext(name)[1]]
     if official and not evaluate.tasks_folder:
         raise ValueError(
-            f"evaluate.tasks: {official[0]} came without evaluate.tasks_folder, needed is the folder of its "
-            "official files; name it"
+            f"evaluate.tasks: expected evaluate.tasks_folder with {official[0]}, got none. Name the folder "
+            "of its official files."
         )
 
 

@@ -23,6 +23,7 @@ from radit_jax.data.shots import SHOT_END, Shot, few_shot_prompt
 from radit_jax.lm.answering import Backgrounds, Retrieval, merged
 from radit_jax.method.decode import Stops, answer_questions, answer_questions_by_token, forced_log_probs
 from radit_jax.retrieval.search import Searcher
+from radit_jax.runtime.errors import run_command
 from radit_jax.runtime.memory import naming_remedy
 from radit_jax.runtime.mesh import make_mesh
 from radit_jax.runtime.models import Model, open_model
@@ -226,15 +227,13 @@ def register() -> type:
 
 
 def main() -> int:
-    try:
+    def body() -> None:
         register()
         from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
         cli_evaluate()
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return run_command(body)
 
 
 def _split(context: str, answer: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from radit_jax.planning.retrieve import retrieve
 from radit_jax.planning.score import score
 from radit_jax.planning.site import Counts, Site
 from radit_jax.planning.storage import base, corpus, export, index
+from radit_jax.runtime.errors import run_command
 from radit_jax.runtime.targets import GIB, find_target
 
 STAGES: dict[str, Callable[[Site], Need]] = {
@@ -58,22 +59,28 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    return run_command(lambda: print_table(options))
+
+
+def print_table(options: argparse.Namespace) -> int:
+    """Print the table; 1 where a stage does not fit."""
     jax.config.update("jax_platforms", "cpu")  # nothing runs here
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # and no TPU is looked for
-    try:
-        experiment = config.override(config.load(options.experiment), options.assignments)
-        target = find_target(options.target)
-        site = Site(experiment, target, Counts.of(experiment, options.chunks, options.questions))
-        print(f"{experiment.name} on {target.name}: {target.num_chips} chips on {target.num_hosts} hosts")
-        print(HEADER, flush=True)
-        fits = True
-        for stage in [options.stage] if options.stage else STAGES:
-            need = judged(STAGES[stage](site), target, on_disk="://" not in options.workdir)
-            fits &= not need.faults
-            print(line(need), flush=True)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    experiment = config.override(config.load(options.experiment), options.assignments)
+    config.check(experiment)
+    if options.questions < 1 or (options.chunks is not None and options.chunks < 1):
+        raise ValueError(
+            f"plan: expected --chunks and --questions >= 1, got {options.chunks} and {options.questions}."
+        )
+    target = find_target(options.target)
+    site = Site(experiment, target, Counts.of(experiment, options.chunks, options.questions))
+    print(f"{experiment.name} on {target.name}: {target.num_chips} chips on {target.num_hosts} hosts")
+    print(HEADER, flush=True)
+    fits = True
+    for stage in [options.stage] if options.stage else STAGES:
+        need = judged(STAGES[stage](site), target, on_disk="://" not in options.workdir)
+        fits &= not need.faults
+        print(line(need), flush=True)
     return int(not fits)
 
 

@@ -24,6 +24,7 @@ from radit_jax.data.packing import Sequence, Span, branch_places, pack, pack_tex
 from radit_jax.method import lm, losses, steps
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
+from radit_jax.runtime.errors import run_command
 
 LLAMA = LlamaConfig(
     vocab_size=48, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_size=8, ffn_size=48
@@ -67,6 +68,7 @@ def prove(name: str, bound: float, *, at_least: bool = False) -> Callable[..., A
 
 def main(properties: Iterable[Property] = PROPERTIES) -> NoReturn:
     """Check each property on fresh models, print a line for each, and exit: 0 if they all hold, else 1."""
+    jax.devices()  # an error here, where it is one of JAX_PLATFORMS
     models, failures, start = TinyModels(), 0, time.monotonic()
     for prop in properties:
         with jax.default_matmul_precision("highest"):  # an accelerator's float32 may be less by default
@@ -584,4 +586,4 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -20,7 +20,9 @@ from radit_jax.data.packing import Sequence as Tree
 from radit_jax.data.packing import to_batch
 from radit_jax.data.records import Example
 from radit_jax.data.sequences import LmTokenizer, lm_sequence
+from radit_jax.runtime.errors import run_command
 from radit_jax.runtime.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from radit_jax.text.printable import printable
 from radit_jax.text.prompts import background
 
 CONTEXT, ANSWER, PLAIN = "\033[2m", "\033[1;32m", "\033[0m"
@@ -47,16 +49,21 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    try:
-        examples = _examples(options)
-        tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else _own_tokenizer(examples)
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        for example in examples:
-            print("\n".join(shown(tokenizer, example, options.passage, options.length, colour=colour)))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(lambda: print_examples(options))
+
+
+def print_examples(options: argparse.Namespace) -> None:
+    """Print the examples that the command line asks for."""
+    if options.count < 1 or options.length < 3 or options.seed < 0:
+        raise ValueError(
+            f"show: expected --count >= 1, --length >= 3 and --seed >= 0, got {options.count}, "
+            f"{options.length} and {options.seed}."
+        )
+    examples = _examples(options)
+    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else _own_tokenizer(examples)
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for example in examples:
+        print("\n".join(shown(tokenizer, example, options.passage, options.length, colour=colour)))
 
 
 def shown(
@@ -73,7 +80,7 @@ def shown(
     elif passage is not None:
         source = "a stand-in for a retrieved chunk"
     sequence, cut = lm_sequence(tokenizer, passage, example, max_length=length, terminator=True)
-    yield f"── {example.id}"
+    yield f"── {printable(example.id)}"
     yield f"   query       {example.query!r}"
     yield f"   Background  {source}{', cut to fit' if cut else ''}"
     yield f"   prompt      {example.prompt!r}"

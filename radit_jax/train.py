@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from radit_jax import config, pipeline
 from radit_jax.pipeline import Run
 from radit_jax.runtime import hosts
+from radit_jax.runtime.errors import run_command
 from radit_jax.runtime.progress import check_wandb
 from radit_jax.runtime.store import Workdir
 
@@ -49,26 +50,40 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    try:
-        experiment = config.override(config.load(options.experiment), options.set)
-        workdir = Workdir(options.workdir or f"runs/{experiment.name}", options.scratch)
-        config.check(experiment)
-        check_wandb()
-        if options.dry_run:
-            print_plan(Run(experiment, workdir, plan_only=True), options.stage)
-            return 0
-        join(options)
-        with hosts.heeding_sigterm(), only_first_prints():
-            run_together(experiment, workdir, options)
-    except (ValueError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except hosts.Stopped as stop:
-        print(f"stopped: SIGTERM came {stop}; the same command goes on", file=sys.stderr)
-        return hosts.STOPPED
-    finally:
-        hosts.leave()
-    return 0
+
+    def body() -> None:
+        try:
+            with hosts.heeding_signals():
+                start(options)
+        finally:
+            hosts.leave()
+
+    return run_command(body)
+
+
+def start(options: argparse.Namespace) -> None:
+    """What the command line asks for, by this process or by several that meet."""
+    experiment = config.override(config.load(options.experiment), options.set)
+    check_folder("--workdir", options.workdir)
+    check_folder("--scratch", options.scratch)
+    config.check(experiment)
+    workdir = Workdir(options.workdir or f"runs/{experiment.name}", options.scratch)
+    check_wandb()
+    if options.dry_run:
+        print_plan(Run(experiment, workdir, plan_only=True), options.stage)
+        return
+    join(options)
+    with only_first_prints():
+        run_together(experiment, workdir, options)
+
+
+def check_folder(option: str, path: str | None) -> None:
+    """Refuse an address that is neither a folder's nor a bucket's."""
+    scheme, separator, _ = (path or "").partition("://")
+    if path == "" or separator and scheme not in ("gs", "s3"):
+        raise ValueError(
+            f"{option}: expected a folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, got {path!r}."
+        )
 
 
 def run_together(experiment: config.Experiment, workdir: Workdir, options: argparse.Namespace) -> None:
@@ -142,6 +157,7 @@ def prepare_jax(workdir: Workdir) -> None:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.abspath(workdir.local / "compiled"))
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.devices()  # an error here, where it is one of JAX_PLATFORMS, and not in the middle of a stage
 
 
 def publish(run: Run) -> None:
@@ -185,8 +201,10 @@ def prune(run: Run) -> None:
         print(f"{folder.home}: {folder.size / 1e6:,.1f} MB")
         try:
             answer = input("delete it? [y/N] ")
-        except EOFError:  # nobody is there to answer
-            return
+        except EOFError:
+            raise ValueError(
+                f"--prune: expected an answer on {folder.home}, got the end of the input. Use a terminal."
+            ) from None
         if answer.strip().lower() == "y":
             folder.clear()
 

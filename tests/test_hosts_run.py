@@ -95,7 +95,7 @@ def stop_one(workdir: pathlib.Path, stage: str, after: int) -> int:
     said = {process.printed.splitlines()[-1] for process in ended}
     assert len(said) == 1, said
     message, _, rest = said.pop().partition("after step ")
-    assert message == f"stopped: SIGTERM came in {stage}, and the state "
+    assert message == f"stopped by SIGTERM in {stage}; the state "
     return int(rest.split()[0])
 
 

@@ -215,7 +215,7 @@ def test_sigterm_ends_the_command_with_a_code_of_its_own_and_one_line(
     monkeypatch.setattr(train, "prepare_jax", lambda _: signal.raise_signal(signal.SIGTERM))
     code, _, err = run(tmp_path / "new", "--stage=corpus")
     assert code == 75
-    assert err == "stopped: SIGTERM came and what was finished is kept; the same command goes on\n"
+    assert err == "stopped by SIGTERM at corpus; what was finished is kept. The same command goes on.\n"
     monkeypatch.undo()
     assert run(tmp_path / "new", "--stage=corpus")[0] == 0
 
@@ -308,19 +308,50 @@ def test_ask_without_an_export_says_how_to_make_one(
     assert "run --stage=export" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("answer", "left"), [("y", False), ("", True), (None, True)])
+@pytest.mark.parametrize(("answer", "left"), [("y", False), ("", True)])
 def test_prune_shows_what_it_would_delete_and_asks(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer, left
 ) -> None:
-    def answered(question: str) -> str:
-        if answer is None:
-            raise EOFError
-        return answer
-
     workdir = Workdir(tmp_path)
     stale = workdir.folder("embed", "a" * 12)
     stale.write("shard", bytes(2_500_000))
-    monkeypatch.setattr("builtins.input", answered)
+    monkeypatch.setattr("builtins.input", lambda question: answer)
     train.prune(pipeline.Run(config.load(str(train.TINY)), workdir))
     assert f"{tmp_path}/embed/{'a' * 12}: 2.5 MB\n" in capsys.readouterr().out
     assert stale.path.exists() == left
+
+
+def test_prune_without_anybody_to_answer_is_an_error(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = Workdir(tmp_path)
+    stale = workdir.folder("embed", "a" * 12)
+    stale.write("shard", b"x")
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with pytest.raises(ValueError, match=r"--prune: expected an answer on .*, got the end of the input"):
+        train.prune(pipeline.Run(config.load(str(train.TINY)), workdir))
+    assert stale.path.exists()
+
+
+# ---- what the system and the person refuse ----
+
+
+@pytest.mark.parametrize("path", ["http://host/run", "file:///tmp/run", ""])
+def test_an_address_that_is_no_folder_is_refused(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([f"--workdir={path}", "--stage=corpus"]) == 1
+    assert capsys.readouterr().err.startswith("error: --workdir: expected a folder, gs://BUCKET/FOLDER or")
+
+
+def test_a_workdir_that_cannot_be_is_one_line(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").touch()
+    for workdir in (tmp_path / "file", tmp_path / "file" / "run", pathlib.Path("/proc/nowhere")):
+        code, _, err = run(workdir, "--stage=corpus")
+        assert code == 1
+        assert len(err.splitlines()) == 1 and err.startswith("error: ") and str(workdir) in err
+
+
+def test_a_setting_out_of_its_range_is_refused_before_anything_is_written(tmp_path: pathlib.Path) -> None:
+    code, _, err = run(tmp_path / "new", "--set=r_ft.temperature=nan")
+    assert code == 1
+    assert err == "error: r_ft.temperature: expected 1e-06 <= x <= 1e+06, got nan.\n"
+    assert not (tmp_path / "new").exists()

@@ -41,6 +41,7 @@ from radit_jax.data.documents import (
 from radit_jax.data.instructions import corpus_path
 from radit_jax.data.lines import Quoting, is_compressed
 from radit_jax.data.records import Chunk
+from radit_jax.runtime.errors import run_command
 
 PART_BYTES = 1 << 26
 
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     p.add_argument("--quoting", default="auto", choices=get_args(Quoting), help="as data.quoting")
     p.add_argument("--max-words", type=int, default=200, metavar="N", help="as data.max_words")
     options, runner_flags = p.parse_known_args(arguments)
-    try:
+
+    def body() -> None:
         facts = prepare(
             options.corpus,
             options.format,
@@ -77,11 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runner_flags,
             quoting=options.quoting,
         )
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{facts['chunks']:,} chunks of {facts['counts']['documents']:,} documents: {options.output}")
-    return 0
+        print(f"{facts['chunks']:,} chunks of {facts['counts']['documents']:,} documents: {options.output}")
+
+    return run_command(body)
 
 
 def prepare(

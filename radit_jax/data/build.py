@@ -23,6 +23,7 @@ from etils import epath
 from radit_jax.data.finetuning.sources import Split
 from radit_jax.data.finetuning.tasks import TASKS, OnError, Task, hub_rows, read_items, read_rows, task_named
 from radit_jax.data.records import Item
+from radit_jax.runtime.errors import run_command
 
 DATA_DIR = "data/tfds"
 VERSION = "1.0.0"
@@ -196,25 +197,25 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    return run_command(lambda: build_named(options))
+
+
+def build_named(options: argparse.Namespace) -> None:
+    """Build the datasets that the command line names, and print what was counted."""
     names = list(TASKS) if options.names == ["all"] else options.names
-    try:
-        for name in names:
-            counts = build(
-                name,
-                data_dir=options.data_dir,
-                manual_dir=options.manual_dir,
-                hub=options.hub,
-                on_error=options.on_error,
-            )
-            for split, count in counts.items():
-                print(f"{name} {split}: {', '.join(f'{reason} {n:,}' for reason, n in count.items())}")
-            if not counts:
-                folder = epath.Path(options.data_dir) / _name(TASKS[name])
-                print(f"{name}: built before, in {folder}; delete that to build it anew")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    for name in names:
+        counts = build(
+            name,
+            data_dir=options.data_dir,
+            manual_dir=options.manual_dir,
+            hub=options.hub,
+            on_error=options.on_error,
+        )
+        for split, count in counts.items():
+            print(f"{name} {split}: {', '.join(f'{reason} {n:,}' for reason, n in count.items())}")
+        if not counts:
+            folder = epath.Path(options.data_dir) / _name(TASKS[name])
+            print(f"{name}: built before, in {folder}; delete that to build it anew")
 
 
 if __name__ == "__main__":

@@ -26,10 +26,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from radit_jax.runtime.errors import Stopped, one_line
+
 Told = TypeVar("Told")
 
 JOIN_SECONDS = 45.0  # so that a program started on one host of many ends within a minute
-STOPPED = 75  # the exit code of a program that SIGTERM stopped: EX_TEMPFAIL of sysexits.h
+STOPPED = os.EX_TEMPFAIL  # the exit code of a program that SIGTERM stopped
+_HEEDED = (signal.SIGTERM, signal.SIGINT)
+_STOPPING = b"\nstopping; the same command goes on. Ctrl-C again ends it at once.\n"
 _PORT = 8482  # of jax' coordinator on process 0's host; the roll call is at the next one
 _TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
@@ -173,6 +177,8 @@ def join(place: Place, timeout_seconds: float | None = None) -> None:
         cluster_detection_method="deactivate",
         initialization_timeout=60,
     )
+    if signal.getsignal(signal.SIGTERM) == _program.heed:
+        _heed()  # again: jax takes SIGTERM for itself
 
 
 def introduction(process_id: int) -> dict[str, Any]:
@@ -349,13 +355,6 @@ class Line:
 # ---- keeping step ----
 
 
-class Stopped(BaseException):
-    """SIGTERM came to a process, and the program has stopped; the same command goes on.
-
-    No Exception: what handles any fault of a library must not take it for one.
-    """
-
-
 @dataclass
 class Program:
     """This process among those of the program."""
@@ -363,8 +362,8 @@ class Program:
     place: Place | None = None
     lines: dict[int, Line] = field(default_factory=dict)
     alone: bool = False  # process 0 works while the others wait
-    stop_asked: bool = False
-    in_loop: bool = False  # a training loop looks at `stop_asked` by itself
+    stop_signal: int = 0  # SIGTERM or SIGINT, once one was sent to this process
+    deferring: bool = False  # a training loop looks at `stop_signal` by itself, and keeps its state first
 
     @property
     def is_first(self) -> bool:
@@ -384,37 +383,46 @@ class Program:
     def tell(self, where: str, value: Any = None) -> Any:
         """Process 0's value, on every process, once all are here; Stopped if one was asked to stop."""
         if not self.is_several:
+            self.stop_if_asked(where)
             return value
-        own = {"where": where, "stop": self.stop_asked}
+        own = {"where": where, "stop": self.stop_signal}
         said = self._gather(own, value) if self.is_first else self._ask(own)
-        if said["stop"]:
-            raise Stopped(f"at {where}, and what was finished is kept")
+        if said["stop"] and not self.deferring:
+            raise Stopped(f"at {where}; what was finished is kept", said["stop"])
         return said["value"]
 
+    def stop_if_asked(self, where: str) -> None:
+        """See `stop_if_asked` below."""
+        if self.stop_signal and not self.deferring and not self.is_several:
+            raise Stopped(f"at {where}; what was finished is kept", self.stop_signal)
+
     def by_first(self, where: str, function: Callable[[], Told]) -> Told:
-        """What `function`, run by process 0 while the others wait, returns (JSON) or raises (ValueError)."""
+        """What `function`, run by process 0 while the others wait, returns (JSON) or raises (ValueError).
+
+        An error of another type that a person can cause is a ValueError of its line on all.
+        """
         if not self.is_several:
+            self.stop_if_asked(where)
             return function()
         found = self.tell(where, self._outcome(function) if self.is_first else None)
-        if found["stopped"]:
-            raise Stopped(found["stopped"])
         if found["fault"]:
             raise ValueError(found["fault"])
         return found["value"]
 
     def _outcome(self, function: Callable[[], Any]) -> dict[str, Any]:
-        value, fault, stopped = None, "", ""
+        value, fault = None, ""
         self.alone = True
         try:
             value = function()
-        except ValueError as error:
-            fault = str(error)
-        except Stopped as stop:
-            stopped = str(stop)
-            self.stop_asked = False  # it is being heeded
+        except Stopped:
+            pass  # `tell` says so to all
+        except Exception as error:
+            if (line := one_line(error)) is None:
+                raise
+            fault = line
         finally:
             self.alone = False
-        return {"value": value, "fault": fault, "stopped": stopped}
+        return {"value": value, "fault": fault}
 
     def _gather(self, own: Mapping[str, Any], value: Any) -> dict[str, Any]:
         stop = own["stop"]
@@ -441,11 +449,13 @@ class Program:
                 "at what it printed last, and start the same command again on every host"
             ) from None
 
-    def heed(self, *_: object) -> None:
-        """What SIGTERM does: it stops a process that is by itself at once, but in a training loop."""
-        self.stop_asked = True
-        if not self.is_several and not self.in_loop:
-            raise Stopped("and what was finished is kept")
+    def heed(self, signal_number: int, *_: object) -> None:
+        """What SIGTERM and Ctrl-C do: a note, for an exception here could be caught by any library."""
+        self.stop_signal = self.stop_signal or signal_number
+        if signal_number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            with contextlib.suppress(OSError):
+                os.write(2, _STOPPING)
 
 
 _program = Program()
@@ -484,32 +494,53 @@ def by_first(where: str, function: Callable[[], Told]) -> Told:
     return _program.by_first(where, function)
 
 
+def stop_if_asked(where: str) -> None:
+    """Raise Stopped, between two units of work, where this process was asked to stop.
+
+    Of several processes, none stops here, for others may be elsewhere: they stop where all meet.
+    """
+    _program.stop_if_asked(where)
+
+
 @contextlib.contextmanager
-def heeding_sigterm() -> Iterator[None]:
-    """SIGTERM raises Stopped inside, on every process at the same place."""
+def heeding_signals() -> Iterator[None]:
+    """Inside, SIGTERM and Ctrl-C ask for a stop; who looks by `stop_if_asked`, or meets, raises Stopped.
+
+    A second Ctrl-C ends the process at once, as any program; what is written whole stays whole.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # to which signals do not come
         return
-    before = signal.signal(signal.SIGTERM, _program.heed)
+    before = {number: signal.getsignal(number) for number in _HEEDED}
+    _heed()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-        _program.stop_asked = False
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        _program.stop_signal = 0
+
+
+def _heed() -> None:
+    for number in _HEEDED:
+        signal.signal(number, _program.heed)
 
 
 @contextlib.contextmanager
-def training_loop() -> Iterator[None]:
-    """Inside, SIGTERM only makes `stop_asked` true; a loop that is over just then stops behind it."""
-    _program.in_loop = True
+def deferring_stops(deferring: bool = True) -> Iterator[None]:
+    """Inside, nothing raises Stopped: a training loop looks at `stop_asked`, and keeps its state first."""
+    before, _program.deferring = _program.deferring, deferring
     try:
         yield
     finally:
-        _program.in_loop = False
-    if _program.stop_asked and not _program.is_several:
-        raise Stopped("behind the last step, and its state is kept")
+        _program.deferring = before
 
 
 def stop_asked() -> bool:
-    """Whether SIGTERM came to this process."""
-    return _program.stop_asked
+    """Whether this process was asked to stop."""
+    return bool(_program.stop_signal)
+
+
+def stopped(where: str) -> Stopped:
+    """What a loop raises that has kept its state; the signal may have been sent to another process."""
+    return Stopped(where, _program.stop_signal or signal.SIGTERM)

@@ -1,6 +1,6 @@
 """The one training loop: resumes exactly, keeps the best, and stops at the first loss that is not finite.
 
-It also stops where SIGTERM came to any process: all at the same step, with its checkpoint.
+It also stops where SIGTERM or Ctrl-C was sent to any process: all at the same step, with its checkpoint.
 """
 
 import math
@@ -59,26 +59,30 @@ def train(
     the state after such a step. Raises hosts.Stopped where the program was asked to stop.
     """
     started = time.monotonic() if started is None else started
-    restored = checkpoints.latest()
+    restored, extra = checkpoints.latest(), {}
     if restored is not None:
-        state, _ = checkpoints.restore(state)
-    start = int(state.step)
+        state, extra = checkpoints.restore(state)
+    start, unvalidated = int(state.step), bool(extra.get("unvalidated"))
     metrics.drop_after(start if restored is not None else -1, name)
-    if restored is not None and start >= num_steps:
+    if unvalidated:
+        metrics.drop_after(start - 1, f"{name}/validation")
+    elif restored is not None and start >= num_steps:
         return state
 
-    with hosts.training_loop(), Progress(num_steps, name, "steps", done=start) as bar:
+    with hosts.deferring_stops(), Progress(num_steps, name, "steps", done=start, stops=False) as bar:
         watch = Watch(name, metrics, flops, started)
         tracer = Tracer(profile.updates if profile else None, metrics.path.parent / "profile")
         run = _Run(name, checkpoints, metrics, bar, watch)
         try:
             for number in range(start, num_steps + 1):
-                # What is due at a restored step was done before that checkpoint was written.
-                if number != restored:
+                # What is due at a restored step was done before that checkpoint was written, but for a
+                # validation that was stopped.
+                if number != restored or unvalidated:
                     if validate and _due(number, validate_every, num_steps):
                         run.validate(validate, state, number, select)
-                    if number and _due(number, checkpoint_every, num_steps):
+                    if number and (unvalidated or _due(number, checkpoint_every, num_steps)):
                         run.save(state, number)
+                    unvalidated = False
                 if number < num_steps:
                     if run.stopping:
                         run.leave(state, number)
@@ -128,28 +132,32 @@ class _Run:
 
     def validate(self, validate: Validate, state: State, number: int, select: str) -> None:
         self.settle()
-        with self.watch.on("validation"):
-            values = {key: float(value) for key, value in validate(state).items()}
+        try:
+            with self.watch.on("validation"), hosts.deferring_stops(False):
+                values = {key: float(value) for key, value in validate(state).items()}
+        except hosts.Stopped:
+            self.save(state, number, unvalidated=True)
+            raise hosts.stopped(f"in {self.name}; the state after step {number} is kept") from None
         self.metrics.write(number, f"{self.name}/validation", values)
         best = self.checkpoints.best()
         if select and values[select] > (best[1] if best else -math.inf):
             with self.watch.on("checkpoint"):
                 self.checkpoints.save_best(number, state.params, values[select])
 
-    def save(self, state: State, number: int) -> None:
+    def save(self, state: State, number: int, **extra: bool) -> None:
         self.settle()
         self.metrics.flush()
         # A step's loss is that before its update, so the last update may have gone wrong unseen.
         if not bool(_all_finite(state)):
             self.stop(f"the update of step {number} is not finite")
         with self.watch.on("checkpoint"):
-            self.checkpoints.save(number, state)
+            self.checkpoints.save(number, state, extra)
 
     def leave(self, state: State, number: int) -> NoReturn:
         """Keeps the state after `number` updates, and ends the program."""
         if self.checkpoints.latest() != number:
             self.save(state, number)
-        raise hosts.Stopped(f"in {self.name}, and the state after step {number} is kept")
+        raise hosts.stopped(f"in {self.name}; the state after step {number} is kept")
 
     def trace(self, start_or_stop: Callable[[], None]) -> None:
         """The steps that were dispatched end before a trace starts or stops."""

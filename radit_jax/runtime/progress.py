@@ -17,6 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from radit_jax.runtime import hosts
+from radit_jax.text.printable import printable
 
 Item = TypeVar("Item")
 
@@ -30,11 +31,15 @@ class Progress:
     """How far a loop is, its rate and the time left, on a terminal one line that is redrawn.
 
     Elsewhere plain lines: the last one always, before it at most one each ten seconds. Of several processes
-    the first shows it.
+    the first shows it, and all advance it alike.
+
+    A loop that advances it ends there, by Stopped, where the program was asked to stop; with `stops=False`
+    the loop looks at that by itself.
     """
 
-    def __init__(self, total: int, name: str, unit: str, done: int = 0):
+    def __init__(self, total: int, name: str, unit: str, done: int = 0, stops: bool = True):
         self.total, self.name, self.unit, self.done = total, name, unit, done
+        self._stops = stops
         self._stream, self._terminal = sys.stderr, sys.stderr.isatty()
         self._hidden = not hosts.is_first()
         self._first, self._drawn = done, -1
@@ -61,6 +66,8 @@ class Progress:
         wait = _REDRAW_SECONDS if self._terminal else _LINE_SECONDS
         if not self._hidden and time.monotonic() - self._shown >= wait:
             self._show()
+        if self._stops:
+            hosts.meet(self.name)
 
     def _show(self) -> None:
         self._shown, self._drawn = time.monotonic(), self.done
@@ -71,7 +78,11 @@ class Progress:
     def _line(self, seconds: float) -> str:
         """For example `lm_ft  [######------]  200/400 steps  12.3 steps/s  0:16 left  loss 1.204`."""
         rate = (self.done - self._first) / max(seconds, 1e-9)
-        parts = [self.name, f"{self.done:,}/{self.total:,} {self.unit}", f"{rate:.3g} {self.unit}/s"]
+        parts = [
+            printable(self.name),
+            f"{self.done:,}/{self.total:,} {self.unit}",
+            f"{rate:.3g} {self.unit}/s",
+        ]
         if self._terminal:
             full = _BAR_WIDTH * self.done // max(self.total, 1)
             parts.insert(1, f"[{'#' * full}{'-' * (_BAR_WIDTH - full)}]")

@@ -23,12 +23,12 @@ from radit_jax.runtime.hosts import (
     Place,
     Program,
     Stopped,
+    deferring_stops,
     expand_nodes,
     find_place,
-    heeding_sigterm,
+    heeding_signals,
     introduction,
     roll_call,
-    training_loop,
 )
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -275,15 +275,37 @@ def test_what_the_first_does_by_itself_waits_for_nobody() -> None:
 
 def test_all_stop_where_one_was_asked_to() -> None:
     with programs() as processes:
-        processes[2].heed()
+        processes[2].heed(signal.SIGTERM)
         stopped = all_do(processes, lambda p: p.tell("embed/ab"))
-    assert stopped == ["Stopped: at embed/ab, and what was finished is kept"] * 3
+    assert stopped == ["Stopped: at embed/ab; what was finished is kept"] * 3
 
 
-def test_the_first_stops_at_once_when_it_works_by_itself_and_all_with_it() -> None:
+def test_the_first_stops_between_units_of_its_own_work_and_all_with_it() -> None:
+    done = []
+
+    def work() -> None:
+        for unit in range(3):
+            processes[0].stop_if_asked("corpus")
+            done.append(unit)
+            processes[0].heed(signal.SIGTERM)
+
     with programs() as processes:
-        stopped = all_do(processes, lambda p: p.by_first("corpus", processes[0].heed))
-    assert stopped == ["Stopped: and what was finished is kept"] * 3
+        stopped = all_do(processes, lambda p: p.by_first("corpus", work))
+    assert stopped == ["Stopped: at corpus; what was finished is kept"] * 3
+    assert done == [0]
+
+
+def test_a_process_among_others_stops_only_where_all_meet() -> None:
+    with programs() as processes:
+        processes[1].heed(signal.SIGTERM)
+        processes[1].stop_if_asked("its own shard")
+        assert {said.partition(":")[0] for said in all_do(processes, lambda p: p.tell("x"))} == {"Stopped"}
+
+
+def test_what_the_system_refuses_the_first_is_a_line_on_all() -> None:
+    with programs() as processes:
+        said = all_do(processes, lambda p: p.by_first("here", lambda: open("/no/such/file").close()))
+    assert said == ["ValueError: /no/such/file: No such file or directory. Name a path that is there."] * 3
 
 
 def test_a_process_that_is_gone_is_named_by_who_waits_for_it() -> None:
@@ -293,15 +315,37 @@ def test_a_process_that_is_gone_is_named_by_who_waits_for_it() -> None:
     assert fault.startswith("ValueError: hosts: process 1 is gone, needed are all 2; look at what it printed")
 
 
-def test_sigterm_stops_a_process_by_itself_at_once_or_behind_its_loop() -> None:
-    with pytest.raises(Stopped, match="and what was finished is kept"), heeding_sigterm():
+def test_a_signal_stops_a_process_by_itself_where_it_looks() -> None:
+    done = []
+    with pytest.raises(Stopped, match="at embed; what was finished is kept") as stop, heeding_signals():
+        for unit in range(3):
+            hosts.stop_if_asked("embed")
+            done.append(unit)
+            signal.raise_signal(signal.SIGTERM)
+    assert done == [0] and stop.value.code == 75
+    assert not hosts.stop_asked() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_write_looks_too_and_a_training_loop_keeps_its_state_first() -> None:
+    with pytest.raises(Stopped), heeding_signals():
         signal.raise_signal(signal.SIGTERM)
-    steps = []
-    with pytest.raises(Stopped, match="behind the last step"), heeding_sigterm(), training_loop():
-        signal.raise_signal(signal.SIGTERM)
-        steps.append(hosts.stop_asked())
-    assert steps == [True] and not hosts.stop_asked()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        with deferring_stops():
+            assert hosts.stop_asked()
+            assert hosts.by_first("a checkpoint", lambda: "kept") == "kept"
+        hosts.by_first("a shard", lambda: pytest.fail("a write after a stop"))
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Stopped) as stop, heeding_signals():
+        signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL  # the second ends the process at once
+        hosts.meet("embed")
+    assert stop.value.code == 130
+    assert stop.value.line == (
+        "stopped by Ctrl-C at embed; what was finished is kept. The same command goes on."
+    )
+    assert "the same command goes on. Ctrl-C again ends it at once." in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 # ---- real processes ----

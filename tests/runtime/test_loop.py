@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from radit_jax.runtime import hosts
 from radit_jax.runtime.checkpoint import Checkpoints
-from radit_jax.runtime.hosts import Stopped, heeding_sigterm
+from radit_jax.runtime.hosts import Stopped, heeding_signals
 from radit_jax.runtime.loop import train
 from radit_jax.runtime.progress import Metrics
 
@@ -241,11 +242,11 @@ def terminated_at(index):
 
 
 def test_a_run_that_was_told_to_stop_keeps_its_step_and_goes_on_as_if_it_had_not_been(tmp_path):
-    with pytest.raises(Stopped) as stop, heeding_sigterm():
+    with pytest.raises(Stopped) as stop, heeding_signals():
         run(tmp_path / "stopped", 20, batch_at=terminated_at(6), validate=distance, validate_every=8)
     step_kept = Checkpoints(tmp_path / "stopped" / "checkpoints").latest()
     assert 7 <= step_kept <= 9  # that step, and those that were dispatched meanwhile
-    assert str(stop.value) == f"in toy, and the state after step {step_kept} is kept"
+    assert str(stop.value) == f"in toy; the state after step {step_kept} is kept"
     assert lines_of(tmp_path / "stopped")[-1]["step"] == step_kept
     resumed = run(tmp_path / "stopped", 20, validate=distance, validate_every=8)
     whole = run(tmp_path / "whole", 20, validate=distance, validate_every=8)
@@ -256,12 +257,41 @@ def test_a_run_that_was_told_to_stop_keeps_its_step_and_goes_on_as_if_it_had_not
 
 
 def test_a_run_that_is_told_to_stop_in_its_last_step_stops_behind_it(tmp_path):
-    with pytest.raises(Stopped, match="behind the last step"), heeding_sigterm():
+    with pytest.raises(Stopped, match="at what follows"), heeding_signals():
         run(tmp_path, 10, batch_at=terminated_at(9))
+        hosts.meet("what follows")
     assert Checkpoints(tmp_path / "checkpoints").latest() == 10
 
 
 def test_a_run_that_is_told_to_stop_while_it_starts_loses_nothing(tmp_path):
-    with pytest.raises(Stopped), heeding_sigterm():
+    with pytest.raises(Stopped), heeding_signals():
         run(tmp_path, 10, batch_at=terminated_at(0))
     assert Checkpoints(tmp_path / "checkpoints").latest() in (1, 2, 3)
+
+
+@pytest.mark.parametrize("stopped_at", [0, 8, 20])
+def test_a_run_that_is_told_to_stop_while_it_validates_keeps_its_step_and_validates_again(
+    tmp_path, stopped_at
+):
+    def validate(state):
+        if int(state.step) == stopped_at and hosts.stop_asked():
+            hosts.meet("a long validation")
+        return distance(state)
+
+    def told(state):
+        if int(state.step) == stopped_at:
+            signal.raise_signal(signal.SIGTERM)
+        return validate(state)
+
+    options = {"validate_every": 4, "select": "quality", "checkpoint_every": 10}
+    with (
+        pytest.raises(Stopped, match=f"^in toy; the state after step {stopped_at} is kept"),
+        heeding_signals(),
+    ):
+        run(tmp_path / "stopped", 20, validate=told, **options)
+    resumed = run(tmp_path / "stopped", 20, validate=validate, **options)
+    assert_same(resumed, run(tmp_path / "whole", 20, validate=validate, **options))
+    for name in ("toy", "toy/validation"):
+        assert lines_of(tmp_path / "stopped", name) == lines_of(tmp_path / "whole", name)
+    found = [Checkpoints(tmp_path / name / "checkpoints").best() for name in ("stopped", "whole")]
+    assert found[0] == found[1]

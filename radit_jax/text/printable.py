@@ -1,0 +1,17 @@
+"""Text of others, as a terminal may show it."""
+
+import re
+
+# Control characters but tab and newline, halves of surrogate pairs, and what turns the direction of a line.
+_ACTED_ON = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""`text` with every character that a terminal would act upon spelt out.
+
+    >>> printable("a \x1b[31mred\x1b[0m tower")
+    'a \\x1b[31mred\\x1b[0m tower'
+    """
+    return _ACTED_ON.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
