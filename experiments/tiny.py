@@ -37,7 +37,7 @@ def experiment() -> Experiment:
                     num_kv_heads=2,
                     head_size=48,
                     ffn_size=256,
-                    max_length=256,
+                    max_length=512,
                 ),
                 init="mimetic",
                 optimizer=OptimizerConfig(steps=420, peak_lr=4e-3, warmup_steps=20),

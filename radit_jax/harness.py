@@ -256,10 +256,10 @@ def _generation(options: dict[str, Any]) -> tuple[tuple[str, ...], int]:
 
 def stops_at(tokenizer: Tokenizer, until: Sequence[str]) -> Stops:
     """`<eos>` and every piece with one of the texts `until`, those with text before it as closing ones."""
-    alone, closing = [tokenizer.eos_id], []
+    alone, closing = list(tokenizer.eos_ids), []
     for number in range(tokenizer.vocab_size) if any(until) else ():
         text = tokenizer.decode([number])
-        if number != tokenizer.eos_id and (head := _before(text, until)) != text:
+        if number not in tokenizer.eos_ids and (head := _before(text, until)) != text:
             (closing if head else alone).append(number)
     return Stops(tuple(alone), tuple(closing))
 

@@ -19,7 +19,7 @@ from radit_jax.config import (
 )
 from radit_jax.data import instructions
 from radit_jax.data.benchmarks import find_task
-from radit_jax.runtime import hosts, hub
+from radit_jax.runtime import described, hosts, hub
 from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint
 
 UNSEEN = {  # settings of memory, which round results otherwise at most: fingerprints leave them out
@@ -352,6 +352,13 @@ class Run:
             if not self.folders[stage.name].complete and path not in made:
                 made.add(path)
                 yield stage
+
+    def check_checkpoints(self) -> None:
+        """Refuse checkpoints that the settings do not fit, by what their small files say; absent ones are not
+        asked."""
+        named = {path for stage in self.stages.values() if stage.kind == "base" for path in stage.sources}
+        if not named & self.absent.keys():
+            described.check_experiment(self.experiment)
 
     def check_corpus(self) -> None:
         """Refuse to go on, before anything is trained, without the datasets or with too few chunks."""

@@ -134,6 +134,7 @@ def execute(run: Run, kind: str) -> None:
         if stage not in missing:
             run.drop_checkpoints(stage)
     if missing:
+        hosts.by_first("the checkpoints", run.check_checkpoints)
         prepare_jax(run.workdir)
     for stage in missing:
         run.check_corpus()
@@ -193,6 +194,7 @@ def print_plan(run: Run, kind: str) -> None:
             print(f"done       {stage.name:22} {folder.home}")
     for problem in run.absent.values():
         print(f"missing    {problem}")
+    run.check_checkpoints()
 
 
 def prune(run: Run) -> None:

@@ -13,7 +13,7 @@ from radit_jax.config import (
     LmConfig,
     RetrieverConfig,
 )
-from radit_jax.runtime import hub
+from radit_jax.runtime import bucket, hub
 from radit_jax.runtime.files import read_json
 from radit_jax.runtime.hf_config import (
     REMEDY,
@@ -48,6 +48,11 @@ def is_ours(folder: epath.PathLike) -> bool:
     return path.exists() and "module" in read_json(path, REMEDY)
 
 
+def place(source: str) -> epath.Path:
+    """The folder that `source` names with its small files at least; in a bucket it may be a model of ours."""
+    return epath.Path(source if bucket.is_bucket(source) else hub.find_small(source))
+
+
 def describe(
     source: str,
     *,
@@ -60,7 +65,7 @@ def describe(
 
     `num_layers`, `pooling` and `normalize` are a BERT's, see `Vectors.settings`.
     """
-    own = epath.Path(source)
+    own = place(source)
     if is_ours(own):
         values = read_json(own / "config.json", REMEDY)
         config, said = own_config(values, f"{own}/config.json"), Vectors()
@@ -69,10 +74,8 @@ def describe(
         if isinstance(config, BertConfig):  # it says both, so that a caller who says otherwise is refused
             Vectors(config.pooling, config.normalize).settings(str(own), pooling, normalize)
         return Described(own, config, said, is_ours=True)
-    folder = epath.Path(hub.find_small(source))
-    return Described(
-        folder, *describe_folder(folder, expected, num_layers, pooling, normalize), is_ours=False
-    )
+    config, said = describe_folder(own, expected, num_layers, pooling, normalize)
+    return Described(own, config, said, is_ours=False)
 
 
 def describe_folder(
@@ -117,7 +120,7 @@ def check_lm(lm: LmConfig) -> LlamaConfig | None:
         return lm.model
     described = describe(lm.checkpoint, expected="llama")
     assert isinstance(described.config, LlamaConfig)
-    _demand_readable(described.folder)
+    hub.check_weights(lm.checkpoint)
     _demand(described.config, lm.checkpoint, _settings(lm.model))
     return described.config
 
@@ -133,7 +136,7 @@ def check_retriever(retriever: RetrieverConfig) -> dict[str, Described]:
         described = describe(
             checkpoint, expected="bert", pooling=retriever.pooling, normalize=retriever.normalize, **layers
         )
-        _demand_readable(described.folder)
+        hub.check_weights(checkpoint)
         _demand(described.config, checkpoint, {**_settings(retriever.model), **layers})
         assert isinstance(described.config, BertConfig)
         config = tower_config(described.config, retriever, side, str(described.folder))
@@ -162,8 +165,11 @@ def tower_config(config: BertConfig, retriever: RetrieverConfig, side: str, wher
     return with_side(config, side, prompt, where)
 
 
-def check_lengths(experiment: Experiment) -> None:
-    """Refuse rows longer than the language model's window, and texts longer than the encoders' positions."""
+def check_experiment(experiment: Experiment) -> None:
+    """Refuse checkpoints that the settings do not fit.
+
+    So with rows longer than the language model's window, and texts longer than the encoders' positions.
+    """
     e = experiment
     shape = check_lm(e.base.lm)
     for section, length in (
@@ -218,10 +224,3 @@ def _demand(config: LlamaConfig | BertConfig, checkpoint: str, wanted: dict[str,
             f"checkpoint {checkpoint}: expected {expected} by the experiment's base, got {got}. Name the "
             "right checkpoint, or describe this one."
         )
-
-
-def _demand_readable(folder: epath.Path) -> None:
-    """Refuse a checkpoint in torch's pickles alone where torch is missing, as far as the folder shows."""
-    pickled = any(folder.glob("pytorch_model*.bin"))
-    if pickled and not any(folder.glob("*.safetensors")):
-        hub.demand_torch(str(folder))

@@ -8,6 +8,7 @@
 """
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,29 @@ def find_small(source: str) -> Path:
     if (place := _on_hub(source)) is None:
         return _local(source)
     return _snapshot(source, place[0], _commit(source, *place), _SMALL)
+
+
+def check_weights(source: str) -> None:
+    """Refuse a checkpoint that torch is needed for and not here, before its weights are fetched or read."""
+    if importlib.util.find_spec("torch") is not None:
+        return
+    if (place := _on_hub(source)) is None:
+        names = [path.name for path in _local(source).rglob("*")]
+    else:
+        names = _listed(*place)
+    pickled = any(re.fullmatch(r"pytorch_model.*\.bin", name) for name in names)
+    if pickled and not any(name.endswith(".safetensors") for name in names):
+        demand_torch(f"checkpoint {source}")
+
+
+def _listed(repo: str, revision: str | None) -> list[str]:
+    """The names of a repository's files; none where the hub does not tell them."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        return list_repo_files(repo, revision=revision)
+    except Exception:  # who fetches the weights says what is wrong
+        return []
 
 
 def demand_torch(where: str) -> None:
@@ -73,14 +97,15 @@ def _on_hub(source: str) -> tuple[str, str | None] | None:
             f"checkpoint {source}: expected hub:ORG/NAME or hub:ORG/NAME@REVISION, got another form. Correct "
             "it."
         )
-    if match is None or not (explicit or not Path(source.partition("/")[0]).exists()):
+    if match is None or not (explicit or not os.path.exists(source.partition("/")[0])):
         return None
     return match["repo"], match["revision"]
 
 
 def _local(source: str) -> Path:
+    path = checkpoint_folder(source)
     try:
-        folder = Path(checkpoint_folder(source)).expanduser()
+        folder = Path(path).expanduser()
         found = folder.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a zero byte
         raise ValueError(

@@ -16,7 +16,7 @@ from radit_jax.config import BertConfig, LlamaConfig
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
 from radit_jax.runtime import checkpoint, hosts, hub
-from radit_jax.runtime.described import describe, describe_folder, is_ours
+from radit_jax.runtime.described import describe, describe_folder, is_ours, place
 from radit_jax.runtime.files import read_json, write_whole
 from radit_jax.runtime.hf_config import (
     REMEDY_OF_OURS,
@@ -28,7 +28,7 @@ from radit_jax.runtime.hf_config import (
 )
 from radit_jax.runtime.memory import DoesNotFit
 from radit_jax.runtime.pretrained import load_bert, load_llama, parameter_shapes
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.store import PublishedFolder
 from radit_jax.runtime.tokenizers import (
     Tokenizer,
     check_tokenizer,
@@ -160,21 +160,26 @@ def load_pretrained(
 def open_model(source: str, **options: Any) -> Model:
     """A model of ours, or of others with `load_pretrained`'s options.
 
-    A model of ours that an export or a stage recorded is checked against its size and its hash first.
+    What an export or a stage recorded is checked against its size and its hash first.
     """
-    if not is_ours(source):
+    path = place(source)
+    _check_recorded(path)
+    if not is_ours(path):
         return load_pretrained(source, **options)
     how = ("expected", "pooling", "normalize")
     describe(source, **{name: value for name, value in options.items() if name in how})
-    _check_recorded(epath.Path(source))
-    return load_model(source, mesh=options.get("mesh"))
+    return load_model(path, mesh=options.get("mesh"))
 
 
 def _check_recorded(path: epath.Path) -> None:
-    """Refuse a folder whose bytes are not those that the manifest beside it vouches for."""
-    recorded = StageFolder(path.parent)
-    if recorded.complete and path.name in recorded.manifest.get("files", {}):
-        recorded.check(path.name)
+    """Refuse a folder whose bytes are not those that the manifest of its stage or its export vouches for."""
+    for home, name in (
+        (path.parent, path.name),
+        (path.parent.parent, f"{path.parent.name}/{path.name}"),  # export/hf/lm
+    ):
+        recorded = PublishedFolder(home)
+        if recorded.complete and name in recorded.manifest["files"]:
+            recorded.check(name)
 
 
 def num_parameters(params: Any) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -71,6 +72,22 @@ def test_our_own_folder_and_a_llama_of_others_open_alike(lm, hf_llama, tmp_path)
     assert module == lm.module and tokenizer.encode("Elm") == lm.tokenizer.encode("Elm")
     module, _, tokenizer = radit_jax.load(hf_llama)
     assert isinstance(module, Llama) and tokenizer.encode("Elm") == lm.tokenizer.encode("Elm")
+
+
+def test_an_export_whose_bytes_were_changed_is_refused(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "moved")
+    radit_jax.load(str(tmp_path / "moved" / "lm"))
+    params = tmp_path / "moved" / "lm" / "params"
+    file = max((path for path in params.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"moved/lm: expected "):
+        radit_jax.load(str(tmp_path / "moved" / "lm"))
+    file.write_bytes(data[:-1])
+    with pytest.raises(ValueError, match=r"moved/lm: expected "):
+        radit_jax.load(str(tmp_path / "moved" / "lm"))
+    radit_jax.load(str(tmp_path / "moved" / "query_encoder"))
 
 
 def test_a_bert_without_a_layout_gives_what_the_caller_says_or_cls(bert):
