@@ -1,11 +1,14 @@
 """The stages of RA-DIT in their order, what each depends on, and the runner that makes what is missing."""
 
+import functools
 import importlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from etils import epath
 
 from radit_jax.config import (
     EvaluateConfig,
@@ -17,7 +20,7 @@ from radit_jax.config import (
     RetrieverConfig,
     checkpoint_folder,
 )
-from radit_jax.data import instructions
+from radit_jax.data import folder, instructions
 from radit_jax.data.benchmarks import find_task
 from radit_jax.runtime import described, hosts, hub
 from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint
@@ -46,6 +49,7 @@ class Stage:
     settings: Mapping[str, Any]
     version: int = 1
     sources: tuple[str, ...] = ()  # files and folders from outside the workdir
+    files_read: Callable[[], Sequence[epath.Path] | None] | None = None  # of its one source; None: all of it
     trains: bool = False  # it has a training loop, of which a trace may be asked for
     by_one: bool = False  # it needs no devices: of several processes the first makes it
 
@@ -188,7 +192,7 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
     """From where the data come from to chunks and questions."""
     data = e.data
     if isinstance(data, GeneratedWorld | Folder):
-        sources = (data.folder,) if isinstance(data, Folder) else ()
+        of_folder = isinstance(data, Folder)
         return (
             Stage(
                 "corpus",
@@ -196,7 +200,8 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
                 {},
                 {"data": data, "seed": e.seed},
                 version=3,
-                sources=sources,
+                sources=(data.folder,) if of_folder else (),
+                files_read=functools.partial(folder.source_files, data) if of_folder else None,
                 by_one=True,
             ),
         )
@@ -213,6 +218,7 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
             },
             version=2,
             sources=(data.passages,),
+            files_read=functools.partial(instructions.corpus_sources, data.passages, data.passages_format),
             by_one=True,
         ),
         Stage(
@@ -331,7 +337,8 @@ class Run:
     def _identity(self, stage: Stage, source: str) -> str:
         def identity() -> str:
             commit = hub.identity(source) if stage.kind == "base" else None
-            return commit or self.workdir.source_hash(checkpoint_folder(source))
+            files = stage.files_read() if stage.files_read else None
+            return commit or self.workdir.source_hash(checkpoint_folder(source), files)
 
         return hosts.by_first(f"the identity of {source}", identity)
 

@@ -96,6 +96,7 @@ def folder_of(path, text):
 
 def test_data_from_a_folder_are_their_bytes_and_not_their_path(tmp_path):
     def of(path):
+        (pathlib.Path(path) / "questions.jsonl").touch()
         return fingerprints(replace(TINY, data=Folder(folder=path)), tmp_path / "run")
 
     data = of(folder_of(tmp_path / "data", "a"))
@@ -108,6 +109,20 @@ def with_checkpoints(lm="", query="", chunk=""):
     if query:
         base = replace(base, retriever=replace(base.retriever, checkpoint=query, chunk_checkpoint=chunk))
     return replace(TINY, base=base)
+
+
+def test_what_is_not_read_of_a_folder_makes_nothing_stale(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("passages.jsonl", "questions.jsonl"):
+        (tmp_path / "data" / name).write_text("{}")
+    e = replace(TINY, data=Folder(str(tmp_path / "data")))
+    before = fingerprints(e, tmp_path)
+    for name in (".DS_Store", "notes.txt", "passages.jsonl.orig", "run/workdir.json"):
+        (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_text("x")
+    assert fingerprints(e, tmp_path) == before
+    (tmp_path / "data" / "questions.jsonl").write_text("{ }")
+    assert fingerprints(e, tmp_path)["corpus"] != before["corpus"]
 
 
 def test_a_checkpoint_that_moved_is_the_same_checkpoint(tmp_path):

@@ -387,7 +387,9 @@ def _read_mmlu(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
     files = sorted(file for file in path.iterdir() if file.suffix == ".csv")
     for file in files:
         subject = file.stem.rpartition("_")[0]
-        for number, (where, row) in enumerate(table_rows(file, delimiter=",", num_columns=6), start=1):
+        for number, (where, row) in enumerate(
+            table_rows(file, delimiter=",", num_columns=6, quoting="csv"), start=1
+        ):
             question, *options, letter = row
             counts["read"] += 1
             listed = "".join(f"{name}. {option}\n" for name, option in zip(LETTERS, options, strict=True))

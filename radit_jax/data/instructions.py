@@ -15,8 +15,8 @@ from etils import epath
 
 from radit_jax.config import Instructions
 from radit_jax.data.benchmarks import Item, draw_shots, find_task
-from radit_jax.data.corpus import CorpusData
-from radit_jax.data.documents import find_corpus, read_chunked
+from radit_jax.data.corpus import PREPARED, CorpusData
+from radit_jax.data.documents import corpus_files, find_corpus, read_chunked
 from radit_jax.data.finetuning.mixture import Drawn, has_split, lm_ft_tasks, r_ft_tasks, tasks_of
 from radit_jax.data.finetuning.sources import Split
 from radit_jax.data.lines import Quoting
@@ -55,6 +55,13 @@ def corpus_path(passages: str) -> epath.Path:
             "name its file by --set data.passages_file=NAME"
         )
     return path
+
+
+def corpus_sources(passages: str, format: str) -> list[epath.Path] | None:
+    """The files that the chunks are read from; None where Beam prepared them, and all of the folder is."""
+    if (epath.Path(passages) / PREPARED).exists():
+        return None
+    return corpus_files(corpus_path(passages), format)
 
 
 def check(settings: Instructions) -> None:

@@ -34,17 +34,22 @@ class SourceHashes:
         self._host = socket.gethostname()
         self._new: Memory = {}
 
-    def of(self, path: str | os.PathLike[str]) -> str:
+    def of(self, path: str | os.PathLike[str], files: Iterable[os.PathLike[str]] | None = None) -> str:
         """SHA-256 of a file's bytes, or of the names and bytes of all that is read under a folder.
 
-        Symbolic links are followed, as readers do. Raises ValueError where there is nothing.
+        Those are `files`, where their reader names them; else all, without hidden ones and workdirs. Symbolic
+        links are followed, as readers do. Raises ValueError where there is nothing.
         """
         root = epath.Path(path) if bucket.is_bucket(path) else pathlib.Path(path)
         if not root.exists():
             raise ValueError(f"{root}: no such file or folder, needed as a source; correct its path")
         memory = self._merged()
+        if files is not None:
+            named = {os.path.relpath(file, root): file for file in files}
+            names = sorted(named)
+            return hash_listing([self._hash_of(named[name], memory) for name in names], names)
         if bucket.is_bucket(path):
-            sizes = dict(sorted(bucket.sizes(path).items()))
+            sizes = {name: size for name, size in sorted(bucket.sizes(path).items()) if not _is_hidden(name)}
             hashes = [self._object_hash(root / name if name else root, sizes[name], memory) for name in sizes]
             return hash_listing(hashes, sizes)
         if not root.is_dir():
@@ -64,6 +69,11 @@ class SourceHashes:
         kept = dict(list(merged.items())[-_MAX_HOSTS:])
         write_whole(self.file, json.dumps(sealed(kept), indent=1) + "\n")
         self._new = {}
+
+    def _hash_of(self, file: os.PathLike[str], memory: Memory) -> str:
+        if bucket.is_bucket(file):
+            return self._object_hash(file, bucket.sizes(file)[""], memory)
+        return self._file_hash(pathlib.Path(file), memory)
 
     def _file_hash(self, file: pathlib.Path, memory: Memory) -> str:
         status = file.stat()
@@ -117,10 +127,17 @@ def list_folder(root: pathlib.Path) -> dict[str, pathlib.Path | str]:
         if first != name:
             found[folder] = first
             continue
-        children = sorted(folder.iterdir(), reverse=True)
+        children = [child for child in sorted(folder.iterdir(), reverse=True) if not _is_hidden(child.name)]
+        if folder != root and any(child.name == "workdir.json" for child in children):
+            continue  # a run's workdir inside its data
         waiting.extend(child for child in children if child.is_dir())
         found.update({child: child for child in children if child.is_file()})
     return {path.relative_to(root).as_posix(): found[path] for path in sorted(found)}
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file or a folder above it has a name with a dot before it: a system's, an editor's, git's."""
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:

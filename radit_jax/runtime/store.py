@@ -152,12 +152,14 @@ class Workdir:
         """The folder of a stage whose output stands at the workdir's top, where people look for it."""
         return PublishedFolder(self.path / stage, fingerprint, self.local / stage)
 
-    def source_hash(self, path: str | os.PathLike[str]) -> str:
+    def source_hash(
+        self, path: str | os.PathLike[str], files: Sequence[os.PathLike[str]] | None = None
+    ) -> str:
         """SHA-256 of a file's bytes, or of a folder's file names and their bytes (`SourceHashes.of`).
 
         What was read is remembered once the folder is claimed.
         """
-        return self._hashes.of(path)
+        return self._hashes.of(path, files)
 
     def publish(self, folder: "StageFolder", patterns: Sequence[str]) -> None:
         """Copy a finished stage's files of these patterns to the top, in place of its earlier runs'.

@@ -99,6 +99,31 @@ def test_the_hash_of_a_folder_covers_names_and_content(file, tmp_path):
     assert len({digest for digest, _ in hashes}) == 3
 
 
+def test_hidden_files_and_a_workdir_inside_do_not_count(file, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text("{}")
+    before = SourceHashes(file).of(folder)
+    for name in (".DS_Store", ".git/HEAD", "run/workdir.json", "run/corpus/chunks"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    assert SourceHashes(file).of(folder) == before
+    (folder / "b.jsonl").touch()
+    assert SourceHashes(file).of(folder) != before
+
+
+def test_of_named_files_others_do_not_count(file, tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    hashes = SourceHashes(file)
+    before = hashes.of(tmp_path, [tmp_path / "b", tmp_path / "a"])
+    (tmp_path / "c").write_text("other")
+    assert hashes.of(tmp_path, [tmp_path / "a", tmp_path / "b"]) == before
+    assert hashes.of(tmp_path, [tmp_path / "a", tmp_path / "c"]) != before
+    (tmp_path / "a").write_text("changed")
+    assert hashes.of(tmp_path, [tmp_path / "a", tmp_path / "b"]) != before
+
+
 def test_what_is_read_through_a_link_is_hashed(file, tmp_path):
     source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
     for folder in (source, elsewhere):
