@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gzip
 import io
 import json
 import pathlib
@@ -22,7 +23,7 @@ from radit_jax.config import Folder
 from radit_jax.data import corpus, documents, folder, questions
 from radit_jax.data.benchmarks import BENCHMARKS
 from radit_jax.data.finetuning.tasks import TASKS, read_items
-from radit_jax.runtime import checkpoint, hf_config, licences, tensorfiles
+from radit_jax.runtime import checkpoint, hf_config, licences, tensorfiles, vectors
 from radit_jax.runtime.files import read_json
 from radit_jax.runtime.models import load_model, save_model
 from radit_jax.runtime.progress import Metrics
@@ -295,11 +296,12 @@ LICENSED = {
 
 def read_llama(path: pathlib.Path) -> None:
     hf_config.llama_config(hf_config.read_config(path), str(path))
+    hf_config.read_declared(path)
 
 
 def read_vectors(path: pathlib.Path) -> None:
-    hf_config.read_vectors(path)
-    hf_config.bert_config(hf_config.read_config(path), "cls", False, str(path))
+    vectors.read_vectors(path)
+    hf_config.bert_config(hf_config.read_config(path), str(path))
 
 
 def read_tensors(path: pathlib.Path) -> None:
@@ -395,6 +397,16 @@ READERS: dict[str, Reader] = {
         name: Reader(functools.partial(dict, {name: data}), read_questions(name), 60)
         for name, data in QUESTIONS.items()
     },
+    "documents-gzip": Reader(
+        lambda: {"passages.jsonl.gz": gzip.compress(DOCUMENTS["jsonl"][1] * 3, mtime=0)},
+        read_documents("jsonl", "passages.jsonl.gz"),
+        40,
+    ),
+    "dataset-gzip": Reader(
+        lambda: {"gsm8k/train.jsonl.gz": gzip.compress(fixtures("gsm8k")["gsm8k/train.jsonl"], mtime=0)},
+        read_dataset("gsm8k"),
+        40,
+    ),
     "questions-beir": Reader(lambda: BEIR, read_questions("qrels/test.tsv"), 60),
     "folder": Reader(lambda: FOLDER, read_folder, 40),
     **{
