@@ -1,5 +1,6 @@
 """What makes a stage's fingerprint, which stages are needed, and why one has to run."""
 
+import pathlib
 import shutil
 from dataclasses import replace
 
