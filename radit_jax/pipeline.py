@@ -394,10 +394,15 @@ class Run:
         folder = self.folders[stage.name]
         if folder.half_written:
             return "was interrupted; resumes"
-        earlier = [m for m in self.workdir.manifests(stage.kind) if set(m["settings"]) == set(stage.settings)]
+        known = [manifest.get("settings") for manifest in self.workdir.manifests(stage.kind)]
+        earlier = [
+            settings
+            for settings in known
+            if isinstance(settings, dict) and settings.keys() == stage.settings.keys()
+        ]
         if not earlier:
             return "was never run"
-        changes = differences(earlier[-1]["settings"], canonical(stage.settings))
+        changes = differences(earlier[-1], canonical(stage.settings))
         return "changed: " + "; ".join(changes) if changes else "what it reads has changed"
 
     def make(self, stage: Stage) -> None:

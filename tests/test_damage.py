@@ -216,7 +216,9 @@ def facts(workdir: pathlib.Path, stage: str) -> list[dict]:
     from radit_jax.runtime.store import Workdir
 
     manifests = Workdir(workdir).manifests(stage)
-    return [{k: v for k, v in m.items() if k not in ("files", "versions", "commit")} for m in manifests]
+    return [
+        {k: v for k, v in m.items() if k not in ("files", "versions", "commit", "seal")} for m in manifests
+    ]
 
 
 @pytest.mark.parametrize("stage", ["embed", "lm_ft", "score", "r_ft"])

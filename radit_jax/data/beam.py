@@ -42,6 +42,7 @@ from radit_jax.data.instructions import corpus_path
 from radit_jax.data.lines import Quoting, is_compressed
 from radit_jax.data.records import Chunk
 from radit_jax.runtime.errors import run_command
+from radit_jax.runtime.files import read_json, write_whole
 
 PART_BYTES = 1 << 26
 
@@ -107,11 +108,11 @@ def prepare(
         _ = facts | "facts" >> beam.Map(write_facts, output)
         rows = parts | "number" >> beam.FlatMap(number_chunks, max_words, beam.pvalue.AsSingleton(facts))
         _ = rows | "by file" >> beam.GroupByKey() | "write" >> beam.Map(write_file, output)
-    found = json.loads((folder / "counted.json").read_text())
+    found = read_json(folder / "counted.json", "Delete the folder and prepare the corpus again.")
     if not found["chunks"]:
         raise ValueError(f"{path}: no document with text came, needed is a corpus; write one per line")
     committed = {"chunks": found["chunks"], "max_words": max_words, "counts": found["counts"]}
-    (folder / PREPARED).write_text(json.dumps(committed, indent=1) + "\n")
+    write_whole(folder / PREPARED, json.dumps(committed, indent=1) + "\n")
     return committed
 
 
@@ -203,8 +204,7 @@ def summarise(counted: Iterable[tuple[int, int, dict[str, int]]]) -> dict[str, A
 
 
 def write_facts(facts: dict[str, Any], output: str) -> None:
-    epath.Path(output).mkdir(parents=True, exist_ok=True)
-    (epath.Path(output) / "counted.json").write_text(json.dumps(facts))
+    write_whole(epath.Path(output) / "counted.json", json.dumps(facts))
 
 
 def number_chunks(

@@ -15,14 +15,17 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from etils import epath
 from jaxtyping import Bool, Int
 
-from radit_jax.data.records import Chunk, Example, Question
+from radit_jax.data.records import Chunk, Example, Question, Record, read_record
 from radit_jax.runtime.bucket import get_file, put_file
+from radit_jax.runtime.files import parse_json, read_json
 from radit_jax.runtime.store import StageFolder
 from radit_jax.text.metrics import contains_answer
 
 SPLITS = ("train", "dev", "test")
 CHUNKS = "chunks.array_record"  # a folder of numbered files
 PREPARED = "chunks.json"  # beside them, where radit_jax.data.beam made them
+_PREPARE = "Prepare the corpus again (python -m radit_jax.data.beam)."
+_AGAIN = "Delete the folder that holds it, and make it again."
 CHUNKS_PER_FILE = 1 << 16  # a writer remembers about 300 bytes a record until its file is closed
 
 
@@ -96,10 +99,10 @@ def write_chunk_file(target: epath.Path, chunks: Iterator[Chunk]) -> int:
 
 def prepared(passages: epath.PathLike, max_words: int) -> dict[str, Any] | None:
     """What `radit_jax.data.beam` says of the chunks that it left in `passages`; None of any other corpus."""
-    facts = epath.Path(passages) / PREPARED
-    if not facts.exists():
+    file = epath.Path(passages) / PREPARED
+    if not file.exists():
         return None
-    found = json.loads(facts.read_text())
+    found = _prepared_facts(file)
     if found["max_words"] != max_words:
         raise ValueError(
             f"{passages}: chunks of fewer than {found['max_words']} words came, needed are fewer than "
@@ -108,15 +111,43 @@ def prepared(passages: epath.PathLike, max_words: int) -> dict[str, Any] | None:
     return found
 
 
+def _prepared_facts(file: epath.Path) -> dict[str, Any]:
+    found = read_json(file, _PREPARE)
+    counts = found.get("counts")
+    numbers = [
+        found.get("chunks"),
+        found.get("max_words"),
+        *(counts.values() if isinstance(counts, dict) else [None]),
+    ]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError(
+            f"{file}: expected numbers of chunks, words and counts, got {str(found)[:80]}. {_PREPARE}"
+        )
+    return found
+
+
 def copy_chunks(folder: StageFolder, passages: epath.PathLike) -> None:
-    """Takes the prepared chunks over as the stage's own."""
-    target = folder.path / CHUNKS
+    """Takes the prepared chunks over as the stage's own; ValueError where some of them are missing."""
+    target, source = folder.path / CHUNKS, epath.Path(passages) / CHUNKS
     if target.exists():
         target.rmtree()
     target.mkdir(parents=True)
-    for file in sorted((epath.Path(passages) / CHUNKS).iterdir()):
+    found = 0
+    for file in sorted(source.iterdir()) if source.exists() else ():
         get_file(file, target / file.name)
+        found += _open_chunks(target / file.name, str(file), _PREPARE).num_records()
+    made = _prepared_facts(epath.Path(passages) / PREPARED)["chunks"]
+    if found != made:
+        raise ValueError(f"{source}: expected the {made} chunks of {PREPARED}, got {found}. {_PREPARE}")
     folder.commit(CHUNKS)
+
+
+def _open_chunks(file: epath.Path, where: str, remedy: str) -> Any:
+    """A reader of one of the numbered files; ValueError where it is none."""
+    reader = ArrayRecordReader(str(file))
+    if not reader.ok():  # it would say that there are no records
+        raise ValueError(f"{where}: expected an ArrayRecord file, got a damaged one. {remedy}")
+    return reader
 
 
 class Chunks:
@@ -124,7 +155,8 @@ class Chunks:
 
     def __init__(self, folder: StageFolder):
         files = sorted(folder.check(CHUNKS).iterdir())
-        self._readers = [ArrayRecordReader(str(file)) for file in files]
+        self._where = str(folder.home / CHUNKS)
+        self._readers = [_open_chunks(file, f"{self._where}/{file.name}", _AGAIN) for file in files]
         self._num_chunks = sum(reader.num_records() for reader in self._readers)
         self._per_file = (
             self._readers[0].num_records() if self._readers else 1
@@ -148,9 +180,21 @@ class Chunks:
         found: dict[int, Chunk] = {}
         for file in np.unique(wanted // self._per_file):
             own = np.unique(wanted[wanted // self._per_file == file])
-            records = self._readers[file].read((own - file * self._per_file).tolist())
-            found.update(zip(own.tolist(), (Chunk(**json.loads(r)) for r in records), strict=True))
+            records = self._read(int(file), (own - file * self._per_file).tolist())
+            found.update(zip(own.tolist(), records, strict=True))
         return [found[row] for row in wanted.tolist()]
+
+    def _read(self, file: int, places: list[int]) -> list[Chunk]:
+        """The records of a file at `places`."""
+        try:
+            records = self._readers[file].read(places)
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(
+                f"{self._where}: expected whole records, got damaged ones ({error}). {_AGAIN}"
+            ) from None
+        return [
+            read_record(Chunk, parse_json(record, self._where, _AGAIN), self._where) for record in records
+        ]
 
 
 class Corpus:
@@ -170,22 +214,42 @@ class Corpus:
         return np.array([self.rows.get(e.source_chunk, -1) if e.source_chunk else -1 for e in examples], int)
 
     def questions(self, split: str) -> list[Question]:
-        return [_question(record) for record in self._folder.read_jsonl(f"questions-{split}.jsonl")]
+        return self._records(Question, f"questions-{split}.jsonl")
 
     def examples(self, mixture: str, split: str) -> list[tuple[Question, Example]] | None:
         """The examples of D_L ("lm_ft") or D_R ("r_ft"), beside their questions; None: made of these."""
         name = f"{mixture}-{split}.jsonl"
         if not self._folder.has(name):
             return None
-        records = self._folder.read_jsonl(name)
-        return [(_question(record["question"]), Example(**record["example"])) for record in records]
+        where = str(self._folder.home / name)
+        pairs = []
+        for record in self._folder.read_jsonl(name):
+            question = read_record(Question, record.get("question"), where)
+            pairs.append((question, read_record(Example, record.get("example"), where)))
+        return pairs
 
     def documents(self) -> list[str]:
-        return [record["text"] for record in self._folder.read_jsonl("documents.jsonl")]
+        texts = [record.get("text") for record in self._folder.read_jsonl("documents.jsonl")]
+        return [self._text("documents.jsonl", text) for text in texts]
 
     def encoder_groups(self) -> list[list[tuple[str, str]]]:
-        groups = self._folder.read_jsonl("encoder_groups.jsonl")
-        return [[(query, passage) for query, passage in record["pairs"]] for record in groups]
+        name = "encoder_groups.jsonl"
+        groups = []
+        for record in self._folder.read_jsonl(name):
+            pairs = record.get("pairs")
+            if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
+                raise ValueError(f"{self._folder.home / name}: expected pairs of texts, got others. {_AGAIN}")
+            groups.append([(self._text(name, query), self._text(name, passage)) for query, passage in pairs])
+        return groups
+
+    def _text(self, name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError(f"{self._folder.home / name}: expected texts, got {str(value)[:60]}. {_AGAIN}")
+        return value
+
+    def _records(self, kind: type[Record], name: str) -> list[Record]:
+        where = str(self._folder.home / name)
+        return [read_record(kind, record, where) for record in self._folder.read_jsonl(name)]
 
     def holds_answer(
         self, questions: Sequence[Question], rows: Int[np.ndarray, "Q K"]
@@ -208,8 +272,3 @@ class Corpus:
             [[row in wanted for row in found] for wanted, found in zip(gold, rows.tolist(), strict=True)],
             dtype=bool,
         ).reshape(rows.shape)
-
-
-def _question(record: Mapping[str, Any]) -> Question:
-    lists = {name: tuple(record[name]) for name in ("answers", "gold_chunks")}
-    return Question(**{**record, **lists})

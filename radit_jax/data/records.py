@@ -1,6 +1,10 @@
 """What the stages pass to each other: chunks to retrieve from, and questions asked of them."""
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -70,3 +74,28 @@ class Item:
     def query(self) -> str:
         """What the retriever reads: the turns and the question, without the choices."""
         return " ".join((*self.turns, self.question))
+
+
+_FORMS = {  # a field's annotation -> whether JSON's value is one
+    str: lambda value: isinstance(value, str),
+    str | None: lambda value: value is None or isinstance(value, str),
+    tuple[str, ...]: lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+}
+
+
+def read_record(kind: type[Record], value: Any, where: str) -> Record:
+    """One of the classes above from JSON; ValueError where `value` has other fields or other types.
+
+    >>> read_record(Chunk, {"id": "a", "title": "", "text": "b"}, "chunks")
+    Chunk(id='a', title='', text='b')
+    """
+    forms: dict[str, Any] = {field.name: field.type for field in fields(kind)}  # pyright: ignore[reportArgumentType]
+    is_whole = isinstance(value, dict) and value.keys() <= forms.keys()
+    if is_whole and all(_FORMS[forms[name]](part) for name, part in value.items()):
+        parts = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
+        with contextlib.suppress(TypeError):  # a field is missing
+            return kind(**parts)
+    raise ValueError(
+        f"{where}: expected the fields {', '.join(forms)} of a {kind.__name__}, got {str(value)[:80]}. "
+        "The file is not as this version writes it: delete its folder and run its stage again."
+    )

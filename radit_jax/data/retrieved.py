@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from radit_jax.data.records import Example
+from radit_jax.data.records import Example, read_record
 from radit_jax.runtime.store import StageFolder
 
 
@@ -31,5 +31,13 @@ class Retrieved:
 
     @classmethod
     def load(cls, folder: StageFolder, split: str) -> "Retrieved":
-        examples = [Example(**record) for record in folder.read_jsonl(f"{split}.jsonl")]
-        return cls(examples, **folder.read_arrays(f"{split}.npz"))
+        where = str(folder.home / f"{split}.jsonl")
+        examples = [read_record(Example, record, where) for record in folder.read_jsonl(f"{split}.jsonl")]
+        arrays = folder.read_arrays(f"{split}.npz", "chunk_rows", "retrieval_scores")
+        if any(array.ndim != 2 or len(array) != len(examples) for array in arrays.values()):
+            shapes = {name: array.shape for name, array in arrays.items()}
+            raise ValueError(
+                f"{folder.home / split}.npz: expected what was retrieved for {len(examples)} examples, got "
+                f"{shapes}. Delete the folder {folder.home} and rerun --stage={folder.stage}."
+            )
+        return cls(examples, **arrays)

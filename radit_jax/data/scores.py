@@ -26,4 +26,4 @@ class Scores:
 
     @classmethod
     def load(cls, folder: StageFolder, name: str = "scores.npz") -> "Scores":
-        return cls(**folder.read_arrays(name))
+        return cls(**folder.read_arrays(name, *(field.name for field in dataclasses.fields(cls))))

@@ -29,7 +29,14 @@ class Embeddings:
     def load(cls, folder: StageFolder) -> "Embeddings":
         """All shards of the embed stage, in the order of the corpus."""
         names = sorted(name for name in folder.manifest["files"] if name.startswith("embeddings-"))
-        return cls([folder.map_array(name) for name in names])
+        parts = [folder.map_array(name) for name in names]
+        shapes = [part.shape for part in parts]
+        if not parts or len({shape[1:] for shape in shapes}) > 1 or any(len(shape) != 2 for shape in shapes):
+            raise ValueError(
+                f"{folder.home}: expected shards of vectors of one width, got {shapes[:3]}. "
+                f"Delete the folder and rerun --stage={folder.stage}."
+            )
+        return cls(parts)
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -110,6 +110,14 @@ def build(
 def load(folder: StageFolder, embeddings: Embeddings | Vectors, devices: Sequence[Any] = ()) -> Index:
     """The index that was saved in `folder`, over the embeddings it was built from."""
     facts = folder.read_json(FACTS)
+    numbers = ("num_chunks", "shards", "num_leaves", "leaves_to_search", "reorder")
+    known = isinstance(facts, dict) and facts.get("kind") in ("exact", "scann")
+    wanted = numbers if known and facts["kind"] == "scann" else numbers[:1]
+    if not known or not all(type(facts.get(name)) is int and facts[name] > 0 for name in wanted):
+        raise ValueError(
+            f"{folder.home / FACTS}: expected the facts of an index, got {str(facts)[:80]}. "
+            f"Delete the folder and rerun --stage=index."
+        )
     if facts["num_chunks"] != len(embeddings):
         raise ValueError(
             f"{folder}: an index of {facts['num_chunks']} chunks came, needed is one of {len(embeddings)}; "

@@ -8,6 +8,8 @@ int8, of which the scores of the stored embeddings choose.
 import contextlib
 import math
 import os
+import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,7 @@ from jaxtyping import Int
 
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors
 from radit_jax.runtime import hosts
+from radit_jax.runtime.files import read_text
 from radit_jax.runtime.store import StageFolder, shard_name
 
 _LEAVES_SAMPLE, _CODES_SAMPLE = 100_000, 20_000  # vectors that leaves and codes are learnt from at most
@@ -70,6 +73,8 @@ class Tree:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Tree":
+        """The tree in `folder`, which may be of a stranger: ValueError where it would read anything else."""
+        _check_inside(pathlib.Path(folder))
         with _quiet_stderr():
             return cls(_scann().load_searcher(os.fspath(folder)))
 
@@ -150,6 +155,26 @@ class Trees:
 
     def _name(self, number: int) -> str:
         return f"index/{shard_name('tree', number, len(self.shards))}"
+
+
+def _check_inside(folder: pathlib.Path) -> None:
+    """Refuse what ScaNN would follow out of the folder, or unpickle, which can run any program."""
+    assets = folder / "scann_assets.pbtxt"
+    if not assets.exists() or (folder / "scann_docids.pkl").exists():
+        raise ValueError(
+            f"{folder}: expected a tree with scann_assets.pbtxt and no scann_docids.pkl, got another's. "
+            "Delete its stage's folder and rerun --stage=index."
+        )
+    for name in re.findall(r'asset_path:\s*["\']([^"\']*)["\']', read_text(assets)):
+        if (
+            "\\" in name
+            or pathlib.PurePosixPath(name).is_absolute()
+            or ".." in pathlib.PurePosixPath(name).parts
+        ):
+            raise ValueError(
+                f"{assets}: expected names of files inside the folder, got {name!r}. "
+                "Delete its stage's folder and rerun --stage=index."
+            )
 
 
 def _scann() -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 
 from etils import epath
 
+SCHEMES = ("gs", "s3")
 BEAT_SECONDS = 15.0
 PATIENCE_SECONDS = 60.0  # without a beat, after which a lease may be taken over
 _TRANSFERS = 16  # files on their way at once
@@ -29,8 +30,23 @@ def is_bucket(path: epath.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def check_path(path: epath.PathLike) -> None:
+    """Refuse a bucket's path that no store here has, or whose copy would lie outside the scratch."""
+    scheme, separator, rest = os.fspath(path).partition("://")
+    if not separator:
+        return
+    if scheme not in SCHEMES or not rest.strip("/"):
+        raise ValueError(
+            f"{path}: expected a folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, got {scheme}://. "
+            "Name another --workdir."
+        )
+    if {".", ".."} & set(rest.split("/")):
+        raise ValueError(f"{path}: expected a path without '.' and '..', got one with. Write the path out.")
+
+
 def local_copy(home: epath.PathLike, scratch: epath.PathLike | None = None) -> epath.Path:
     """The folder of this machine in which what belongs to `home` is written and read: itself on a disk."""
+    check_path(home)
     home = epath.Path(home)
     if not is_bucket(home):
         return home

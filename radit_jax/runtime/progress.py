@@ -17,6 +17,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from radit_jax.runtime import hosts
+from radit_jax.runtime.files import write_whole
+from radit_jax.runtime.store import parse_jsonl
 from radit_jax.text.printable import printable
 
 Item = TypeVar("Item")
@@ -24,6 +26,8 @@ Item = TypeVar("Item")
 _BAR_WIDTH = 24  # characters
 _REDRAW_SECONDS = 0.1  # on a terminal
 _LINE_SECONDS = 10.0  # elsewhere, where every report is a line that stays
+_LARGEST = 2**63 - 1  # a step that TensorBoard can have
+_REMEDY = "Delete the file: training goes on, without the numbers of earlier steps."
 _FLUSH_SECONDS = 1.0  # how old what TensorBoard shows may be
 
 
@@ -129,8 +133,9 @@ class Metrics:
         self.tensorboard = self.path.parent / "tensorboard" / f"events.out.tfevents.0.{self.path.stem}"
         self._waiting: list[dict[str, Any]] = []
         self._flushed = time.monotonic()
-        if self._silent:
-            return
+        hosts.by_first(f"{self.path.name}", self._open)
+
+    def _open(self) -> None:
         self.tensorboard.parent.mkdir(parents=True, exist_ok=True)
         self._wandb = _wandb_run(self.path.parent)
         self._start_over(self._written())
@@ -165,17 +170,32 @@ class Metrics:
         self._start_over(list(kept))
 
     def _written(self) -> list[dict[str, Any]]:
-        """The lines on disk, without one that a kill cut short."""
-        text = self.path.read_text() if self.path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        return [json.loads(line) for line in whole.splitlines()]
+        """The lines on disk, without one that a kill cut short; ValueError for what `write` never wrote."""
+        data = self.path.read_bytes() if self.path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        lines = parse_jsonl(whole, str(self.path), ("step", "name", "time"), _REMEDY)
+        for number, line in enumerate(lines, 1):
+            if not _is_line(line):
+                raise ValueError(
+                    f"{self.path} line {number}: expected a step, a name and numbers, got {str(line)[:60]}. "
+                    f"{_REMEDY}"
+                )
+        return lines
 
     def _start_over(self, lines: list[dict[str, Any]]) -> None:
         """Makes both files hold `lines`; a kill meanwhile leaves the JSON lines old or new, never less."""
-        fresh = self.path.with_name(f"{self.path.name}.new")
-        fresh.write_text(_json_lines(lines))
-        fresh.replace(self.path)
+        write_whole(self.path, _json_lines(lines))
         self.tensorboard.write_bytes(_first_event() + b"".join(_event(line) for line in lines))
+
+
+def _is_line(line: Mapping[str, Any]) -> bool:
+    """Whether JSON is a line as `Metrics.write` makes them."""
+    whole = type(line["step"]) is int and isinstance(line["name"], str)
+    return whole and all(_is_number(value) for key, value in line.items() if key != "name")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or type(value) is int and abs(value) <= _LARGEST
 
 
 def _belongs(line_name: str, name: str) -> bool:

@@ -27,6 +27,7 @@ import re
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -103,6 +104,7 @@ class Workdir:
     """The folder of one experiment: its stages' folders, its lock, and its memory of source hashes."""
 
     def __init__(self, path: str | os.PathLike[str], scratch: str | os.PathLike[str] | None = None):
+        bucket.check_path(path)
         self.path = epath.Path(path)
         self.local = bucket.local_copy(self.path, scratch)  # the same folder, where it is no bucket
         self.in_bucket = bucket.is_bucket(self.path)
@@ -484,7 +486,7 @@ class StageFolder:
         self.write(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
     def read_jsonl(self, name: str) -> list[dict[str, Any]]:
-        return parse_jsonl(self.read(name), str(self.home / name))
+        return parse_jsonl(self.read(name), str(self.home / name), remedy=self._remedy)
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Writes named arrays as one `.npz` file."""
@@ -492,9 +494,15 @@ class StageFolder:
         np.savez(buffer, allow_pickle=False, **arrays)
         self.write(name, buffer.getvalue())
 
-    def read_arrays(self, name: str) -> dict[str, np.ndarray]:
-        with np.load(io.BytesIO(self.read(name)), allow_pickle=False) as arrays:
-            return dict(arrays)
+    def read_arrays(self, name: str, *fields: str) -> dict[str, np.ndarray]:
+        """The named arrays of a `.npz` file, which are `fields` where some are given."""
+        data = io.BytesIO(self.read(name))
+        with self._no_array_file(name):
+            with np.load(data, allow_pickle=False) as arrays:
+                found = dict(arrays)
+            if fields and set(found) != set(fields):
+                raise ValueError(f"arrays {sorted(found)}, not {sorted(fields)}")
+        return found
 
     def write_array(self, name: str, array: np.ndarray) -> None:
         """Writes one array as a `.npy` file, for `map_array`."""
@@ -504,7 +512,30 @@ class StageFolder:
 
     def map_array(self, name: str) -> np.ndarray:
         """A `.npy` file's array, checked once and then read from disk as it is used."""
-        return np.load(self.check(name), mmap_mode="r", allow_pickle=False)
+        path = self.check(name)
+        with self._no_array_file(name):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                raise ValueError("an archive of arrays, not one")
+        return array
+
+    @contextlib.contextmanager
+    def _no_array_file(self, name: str) -> Iterator[None]:
+        """Names the file where numpy finds no arrays in it."""
+        try:
+            yield
+        except (
+            ValueError,
+            OSError,
+            EOFError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            zipfile.BadZipFile,
+        ) as error:
+            raise ValueError(
+                f"{self.home / name}: expected arrays of numpy, got something else ({error}). {self._remedy}"
+            ) from None
 
     @property
     def _remedy(self) -> str:
@@ -538,9 +569,11 @@ class PublishedFolder(StageFolder):
 # ---- reading and measuring ----
 
 
-def parse_jsonl(data: bytes, where: str, fields: Iterable[str] = ()) -> list[dict[str, Any]]:
+def parse_jsonl(
+    data: bytes, where: str, fields: Iterable[str] = (), remedy: str = "Correct the line."
+) -> list[dict[str, Any]]:
     """The objects of JSON lines, each of which must have `fields`; `where` names the file in errors."""
-    rows, remedy = [], "Correct the line."
+    rows = []
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
@@ -548,7 +581,7 @@ def parse_jsonl(data: bytes, where: str, fields: Iterable[str] = ()) -> list[dic
         row = as_object(parse_json(line, place, remedy), place, remedy)
         missing = [field for field in fields if field not in row]
         if missing:
-            raise ValueError(f"{place}: expected the field {missing[0]!r}, got {sorted(row)}. Add it.")
+            raise ValueError(f"{place}: expected the field {missing[0]!r}, got {sorted(row)}. {remedy}")
         rows.append(row)
     return rows
 

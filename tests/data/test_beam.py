@@ -164,6 +164,40 @@ def test_chunks_of_another_length_are_refused(tmp_path) -> None:
         corpus.prepared(tmp_path / "out", 20)
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        'nks": 3}',
+        "[]",
+        '{"zz": 20}',
+        '{"chunks": "3", "max_words": 9, "counts": {}}',
+        '{"chunks": 3, "max_words": 9}',
+    ]
+    + ['{"chunks": 3, "max_words": 9, "counts": {"a": "b"}}', '{"chunks": -1, "max_words": 9, "counts": {}}'],
+)
+def test_facts_of_another_form_are_one_error(tmp_path, facts) -> None:
+    prepare_by_hand(tmp_path, max_words=9)
+    (tmp_path / "out" / corpus.PREPARED).write_text(facts)
+    with pytest.raises(ValueError, match=r"chunks\.json: expected .* Prepare the corpus again"):
+        corpus.prepared(tmp_path / "out", 9)
+
+
+def test_prepared_chunks_of_which_a_part_is_gone_are_refused(tmp_path) -> None:
+    prepare_by_hand(tmp_path, max_words=9)
+    options = {"passages": str(tmp_path / "out"), "format": "auto", "max_words": 9, "mesh": MeshConfig()}
+    [file] = (tmp_path / "out" / CHUNKS).iterdir()
+    for damage, fault in (
+        (
+            lambda: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+            f"{file}: expected an ArrayRecord",
+        ),
+        (file.unlink, r"expected the \d+ chunks of chunks\.json, got 0\. Prepare"),
+    ):
+        damage()
+        with pytest.raises(ValueError, match=fault):
+            run_chunks({}, Workdir(tmp_path / "a").folder("corpus", "1" * 12), **options)
+
+
 # ---- Beam ----
 
 

@@ -1,13 +1,17 @@
 """What the corpus stage writes is what the others read."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 from small import CHUNKS, CORPUS, QUESTIONS
 
 from radit_jax.data.corpus import SPLITS, Chunks, Corpus, write_corpus
 from radit_jax.data.records import Example, Question
+from radit_jax.data.retrieved import Retrieved
+from radit_jax.data.scores import Scores
 from radit_jax.runtime.store import Workdir
 
 
@@ -79,3 +83,108 @@ def test_the_source_of_an_example_is_a_row_and_no_source_reads_no_chunk(inputs):
 def test_no_questions_have_no_hits(corpus):
     rows = np.zeros((0, 4), int)
     assert corpus.holds_answer([], rows).shape == corpus.is_gold([], rows).shape == (0, 4)
+
+
+# ---- files of another form ----
+
+QUESTION = asdict(Question("q", "Who?", ("Hob",)))
+EXAMPLE = asdict(Example("e", "Who?", "Q: Who?", " Hob"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Workdir(tmp_path).folder("corpus", "0123456789ab")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"answers": "Hob"}, {"id": 5}, {"answers": [5]}, {"more": ""}, {"gold_chunks": None}]
+)
+def test_a_question_of_another_form_is_one_error(folder, changed):
+    folder.write_jsonl("questions-train.jsonl", [QUESTION, QUESTION | changed])
+    corpus = object.__new__(Corpus)
+    corpus._folder = folder
+    with pytest.raises(
+        ValueError, match=r"questions-train\.jsonl: expected the fields id, question, .* of a Question"
+    ):
+        corpus.questions("train")
+    folder.write_jsonl("lm_ft-train.jsonl", [{"question": QUESTION | changed, "example": EXAMPLE}])
+    with pytest.raises(ValueError, match=r"lm_ft-train\.jsonl: expected the fields id, question"):
+        corpus.examples("lm_ft", "train")
+
+
+@pytest.mark.parametrize("example", [None, [], {}, EXAMPLE | {"prompt": None}, EXAMPLE | {"background": 3}])
+def test_an_example_of_another_form_is_one_error(folder, example):
+    corpus = object.__new__(Corpus)
+    corpus._folder = folder
+    folder.write_jsonl("r_ft-dev.jsonl", [{"question": QUESTION, "example": example}])
+    with pytest.raises(ValueError, match=r"r_ft-dev\.jsonl: expected the fields id, query, .* of a Example"):
+        corpus.examples("r_ft", "dev")
+
+
+@pytest.mark.parametrize("name", ["documents", "encoder_groups"])
+@pytest.mark.parametrize(
+    "row",
+    [{}, {"text": 5, "pairs": 5}, {"text": None, "pairs": [["a"]]}, {"text": ["a"], "pairs": [["a", 5]]}],
+)
+def test_texts_of_another_form_are_one_error(folder, name, row):
+    corpus = object.__new__(Corpus)
+    corpus._folder = folder
+    folder.write_jsonl(f"{name}.jsonl", [row])
+    with pytest.raises(ValueError, match=rf"{name}\.jsonl: expected (pairs of )?texts, got"):
+        getattr(corpus, name)()
+
+
+def test_the_examples_of_a_finished_corpus_that_are_gone_are_not_replaced_by_others(folder):
+    write_corpus(
+        folder, replace(CORPUS, examples={("lm_ft", "train"): [(QUESTIONS["train"][0], Example(**EXAMPLE))]})
+    )
+    folder.finish()
+    assert Corpus(folder).examples("r_ft", "train") is None  # made of questions
+    (folder.path / "lm_ft-train.jsonl").unlink()
+    with pytest.raises(
+        ValueError, match=r"lm_ft-train\.jsonl: expected the \d+ bytes that were written, got 0\. Delete"
+    ):
+        Corpus(folder).examples("lm_ft", "train")
+
+
+def chunks_of(folder, records):
+    (folder.path / "chunks.array_record").mkdir(parents=True)
+    writer = ArrayRecordWriter(str(folder.path / "chunks.array_record" / "00000"), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    folder.commit("chunks.array_record")
+    return folder.path / "chunks.array_record" / "00000"
+
+
+@pytest.mark.parametrize(
+    "record", [b"[]", b"{", b'{"id": "a"}', b'{"id": 1, "title": "", "text": ""}', b"\xff"]
+)
+def test_a_chunk_of_another_form_is_one_error(folder, record):
+    chunks_of(folder, [json.dumps(asdict(CHUNKS[0])).encode(), record])
+    assert Chunks(folder)[0] == CHUNKS[0]
+    with pytest.raises(ValueError, match=r"chunks\.array_record: expected "):
+        Chunks(folder)[1]
+
+
+@pytest.mark.parametrize("data", [b"", b"not records" * 7000])
+def test_chunks_in_a_damaged_file_are_one_error(folder, data):
+    chunks_of(folder, [b"{}"]).write_bytes(data)
+    folder.commit("chunks.array_record")  # as if it had been so when it was hashed
+    with pytest.raises(ValueError, match=r"00000: expected an ArrayRecord file, got a damaged one"):
+        Chunks(folder)
+
+
+def test_arrays_that_do_not_belong_to_the_examples_are_refused(folder):
+    rows = np.zeros((2, 3), int)
+    Retrieved([Example(**EXAMPLE)] * 2, rows, rows.astype(np.float32)).save(folder, "train")
+    assert len(Retrieved.load(folder, "train").examples) == 2
+    folder.write_jsonl("train.jsonl", [EXAMPLE])
+    with pytest.raises(
+        ValueError, match=r"train\.npz: expected what was retrieved for 1 examples, got .*\(2, 3\)"
+    ):
+        Retrieved.load(folder, "train")
+    folder.write_arrays("train.npz", rows=rows)
+    for load in (lambda: Retrieved.load(folder, "train"), lambda: Scores.load(folder, "train.npz")):
+        with pytest.raises(ValueError, match=r"train\.npz: expected arrays of numpy"):
+            load()

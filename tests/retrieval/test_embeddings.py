@@ -64,3 +64,13 @@ def test_the_shards_of_the_embed_stage_stay_mapped(tmp_path):
 def test_one_array_is_one_part(embeddings):
     assert as_embeddings(embeddings) is embeddings
     assert np.shares_memory(as_embeddings(WHOLE).take(range(10)), WHOLE)
+
+
+@pytest.mark.parametrize("shapes", [[], [(3,)], [(3, 2), (3, 4)], [(3, 2, 1)]])
+def test_shards_that_are_no_vectors_of_one_width_are_refused(tmp_path, shapes):
+    folder = StageFolder(tmp_path / "embed" / ("a" * 12))
+    for number, shape in enumerate(shapes):
+        folder.write_array(f"embeddings-{number:05d}-of-{len(shapes):05d}.npy", np.zeros(shape, np.float32))
+    folder.finish()
+    with pytest.raises(ValueError, match="expected shards of vectors of one width, got"):
+        Embeddings.load(folder)

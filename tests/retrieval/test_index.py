@@ -386,3 +386,37 @@ def test_shards_that_are_too_small_for_scann_are_an_error(embeddings, chunks, sh
 def test_recall_counts_the_wanted_rows_that_were_found():
     assert recall_at_k(np.array([[1, 2], [5, 6]]), np.array([[2, 3], [6, 5]])) == 0.75
     assert recall_at_k(np.array([[1, 2, 3]]), np.array([[3]])) == 1.0
+
+
+# ---- what strangers put into an index ----
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [[], {}, {"kind": "exact"}, {"kind": "other", "num_chunks": 3}, {"kind": "exact", "num_chunks": "3"}]
+    + [{"kind": "scann", "num_chunks": 3, "shards": 0, "num_leaves": 1, "leaves_to_search": 1, "reorder": 1}],
+)
+def test_facts_of_another_form_are_one_error(tmp_path, facts):
+    folder = StageFolder(tmp_path / "index" / ("a" * 12))
+    folder.write_json(exact_module.FACTS, facts)
+    with pytest.raises(ValueError, match="expected the facts of an index, got"):
+        load(folder, np.zeros((3, 2), np.float32))
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../secret.npy", "a/../../b", "..\\\\b"])
+def test_a_tree_does_not_read_files_outside_its_folder(tmp_path, name):
+    (tmp_path / "scann_assets.pbtxt").write_text(
+        f'assets {{\n asset_path: "{name}"\n asset_type: DATASET_NPY\n}}\n'
+    )
+    with pytest.raises(ValueError, match="expected names of files inside the folder, got"):
+        Tree.load(tmp_path)
+
+
+@pytest.mark.parametrize("names", [[], ["scann_assets.pbtxt", "scann_docids.pkl"]])
+def test_a_tree_is_never_unpickled_nor_guessed(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"expected a tree with scann_assets\.pbtxt and no scann_docids\.pkl"
+    ):
+        Tree.load(tmp_path)

@@ -306,6 +306,20 @@ def test_a_missing_package_is_named(monkeypatch, scheme, extra) -> None:
         Workdir(f"{scheme}://lab/run")
 
 
+@pytest.mark.parametrize("path", ["gs://b/../..", "s3://../x", "gs://b/./x", "gs://b/a/../../../etc"])
+def test_a_path_that_leads_out_of_the_scratch_is_refused(tmp_path, path) -> None:
+    with pytest.raises(ValueError, match=r"expected a path without '\.' and '\.\.', got one with"):
+        Workdir(path, tmp_path / "scratch")
+    with pytest.raises(ValueError, match="expected a path without"):
+        bucket.local_copy(path, tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("path", ["http://x/y", "file:///tmp/x", "://x", "gs://", "s3:///", "GS://b/x"])
+def test_what_is_neither_a_folder_nor_a_bucket_is_refused(path) -> None:
+    with pytest.raises(ValueError, match=r"expected a folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, got"):
+        Workdir(path)
+
+
 # ---- the lease ----
 
 

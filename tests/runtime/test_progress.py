@@ -131,6 +131,45 @@ def test_what_was_written_can_be_read_a_second_later(tmp_path, clock):
     assert numbers(tmp_path / "metrics.jsonl") == [(1, "lm"), (2, "lm")]
 
 
+LINE = b'{"step": 1, "name": "lm", "time": 1.0, "loss": 2.0}\n'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"step": 1, "na.0, "loss": 2.0}\n',
+        b"118059162071741130\n",
+        b'[{"answer": 5}]\n',
+        b'{"text": null}\n',
+        b'{"step": 2, "time": 2.0}\n',
+        b'{"step": 2, "name": {}, "time": 2.0}\n',
+        b'{"step": 1, "name": "lm", "time": 1.0, "loss": "-5"}\n',
+        b'{"step": 1, "name": "lm", "time": 1.0, "loss": [1]}\n',
+        b'{"step": 1.5, "name": "lm", "time": 1.0}\n',
+        b'{"step": true, "name": "lm", "time": 1.0}\n',
+        b'{"step": 99999999999999999999, "name": "lm", "time": 1.0}\n',
+        b"\xff\xfe\n",
+        b"[" * 5000 + b"\n",
+    ],
+)
+def test_a_line_that_was_never_written_so_is_one_error(tmp_path, content):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(LINE + content + LINE)
+    with pytest.raises(
+        ValueError, match=r"metrics\.jsonl line 2: expected .* Delete the file: training goes on,"
+    ):
+        Metrics(path)
+    assert path.read_bytes() == LINE + content + LINE
+
+
+def test_numbers_that_are_not_finite_are_lines_like_others(tmp_path):
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics.write(1, "lm", {"loss": float("nan"), "norm": float("inf")})
+    metrics.flush()
+    Metrics(tmp_path / "metrics.jsonl").drop_after(1, "lm")
+    assert numbers(tmp_path / "metrics.jsonl") == [(1, "lm")]
+
+
 def scalars_of(metrics):
     """What TensorBoard itself reads: (step, tag, value) of each scalar."""
     events = EventFileLoader(str(metrics.tensorboard)).Load()

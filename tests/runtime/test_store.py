@@ -292,6 +292,30 @@ def test_what_was_written_is_read_back_before_and_after_the_manifest(folder):
         np.testing.assert_array_equal(matrix, np.eye(3))
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"{}"]
+)
+def test_arrays_that_were_cut_short_before_they_were_hashed_are_one_error(folder, damage):
+    folder.write_arrays("whole.npz", ids=np.arange(60))
+    folder.write_array("whole.npy", np.arange(60))
+    for name, read in (("whole.npz", folder.read_arrays), ("whole.npy", folder.map_array)):
+        folder.write(name, damage(folder.read(name)))
+        with pytest.raises(ValueError, match=rf"{name}: expected arrays of numpy, got .* Delete the folder"):
+            read(name)
+
+
+def test_arrays_of_other_names_are_refused(folder):
+    folder.write_arrays("x.npz", ids=np.arange(6))
+    assert list(folder.read_arrays("x.npz", "ids")) == ["ids"]
+    with pytest.raises(
+        ValueError, match=r"x\.npz: expected arrays of numpy, got .*\['ids'\], not \['rows'\]"
+    ):
+        folder.read_arrays("x.npz", "rows")
+    folder.write_array("x.npz", np.arange(6))
+    with pytest.raises(ValueError, match=r"x\.npz: expected arrays of numpy"):
+        folder.read_arrays("x.npz")
+
+
 def test_equal_arrays_make_equal_files(folder):
     for name in ("a.npz", "b.npz"):
         folder.write_arrays(name, x=np.arange(3))
@@ -581,7 +605,7 @@ def test_a_finished_stage_can_drop_what_no_manifest_names(folder):
     [
         ('{"id": 1, "text": ', r"line 2: expected JSON, got '\{\"id\": 1, \"text\": '"),
         ("[1, 2]", r"line 2: expected a JSON object, got \[1, 2\]\. Correct the line\."),
-        ('{"id": 1}', r"line 2: expected the field 'text', got \['id'\]\. Add it\."),
+        ('{"id": 1}', r"line 2: expected the field 'text', got \['id'\]\. Correct the line\."),
     ],
 )
 def test_a_malformed_line_is_named_by_file_and_number(tmp_path, line, fault):
