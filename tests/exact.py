@@ -61,6 +61,13 @@ def rounding_error(function: Callable[[Any], Any], inputs: Any, dtype: Any = np.
     return wanted, most
 
 
+def assert_stored(found: Any, wanted: Any) -> None:
+    """`found`, logarithms made of what was stored in float32, are the float64 `wanted`."""
+    wanted = np.asarray(wanted, np.float64)
+    most = STORED * max(1.0, float(np.abs(wanted).max(initial=0)))
+    np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=0, atol=most)
+
+
 @contextlib.contextmanager
 def torch_in_float64() -> Iterator[None]:
     """Where transformers asks for float32 by name, as its norms and softmaxes do, it gets float64."""

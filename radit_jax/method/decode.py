@@ -347,8 +347,8 @@ def begin(
         lengths,
         jnp.int32(0),
         jnp.full((answers, max_new_tokens), stops.alone[0] if stops.alone else 0, jnp.int32),
-        jax.nn.log_softmax(weights, axis=1),
-        jnp.zeros(answers),
+        jax.nn.log_softmax(weights.astype(prefilled.logits.dtype), axis=1),
+        jnp.zeros(answers, prefilled.logits.dtype),
         jnp.zeros(answers, bool),
     )
     return _take_token(state, prefilled.logits, stops)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact import EXACT, assert_exact, assert_stored, in_float64, torch_in_float64
 from scipy.special import logsumexp
 
 from radit_jax.config import LlamaConfig, MeshConfig
@@ -27,16 +28,19 @@ ENDS = decode.Stops(STOPS)
 MODULE = Llama(
     LlamaConfig(
         vocab_size=6, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_size=8, ffn_size=24
-    )
+    ),
+    dtype=jnp.float64,
 )
+pytestmark = pytest.mark.usefixtures("float64")
 RNG = np.random.default_rng(0)
 PROMPTS = [RNG.integers(0, 6, length).tolist() for length in (5, 3, 7, 4)]
 
 
 @pytest.fixture(scope="module")
 def params():
-    params = jax.jit(MODULE.init)(jax.random.key(2), jnp.zeros((1, 4), jnp.int32))["params"]
-    return jax.tree.map(lambda x: 25 * x if x.ndim > 1 else x, params)
+    with jax.enable_x64(False):
+        params = jax.jit(Llama(MODULE.config).init)(jax.random.key(2), jnp.zeros((1, 4), jnp.int32))["params"]
+    return in_float64(jax.tree.map(lambda x: 25 * x if x.ndim > 1 else x, params))
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def next_log_probs(params, tokens: list[int]) -> np.ndarray:
     """The log-probabilities of what follows `tokens`, by one uncached pass over a padded row."""
     if (key := (id(params), *tokens)) not in _known:
         row = jnp.array([tokens + [0] * (24 - len(tokens))], jnp.int32)
-        logits = np.asarray(_logits(params, row)[0, len(tokens) - 1], np.float64)
+        logits = np.asarray(_logits(params, row)[0, len(tokens) - 1])
         _known[key] = logits - logsumexp(logits)
     return _known[key]
 
@@ -117,17 +121,13 @@ def test_generation_is_transformers_own_on_the_same_checkpoint(tmp_path):
     hf.save_pretrained(tmp_path)
     config, loaded = load_llama(tmp_path)
     prompts = [RNG.integers(3, 50, length).tolist() for length in (9, 4, 6)]
-    found = greedy(Llama(config), loaded, *padded(prompts), max_new_tokens=12, stop_ids=())
+    module = Llama(config, dtype=jnp.float64)
+    found = greedy(module, in_float64(loaded), *padded(prompts), max_new_tokens=12, stop_ids=())
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     for prompt, row in zip(prompts, found.tolist(), strict=True):
         ids = torch.tensor([prompt])
-        wanted = hf.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=12,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
+        with torch_in_float64():
+            wanted = hf.double().generate(ids, attention_mask=torch.ones_like(ids), **options)
         assert row == wanted[0, len(prompt) :].tolist()
 
 
@@ -151,7 +151,7 @@ def test_answers_as_branches_of_a_cache_score_as_separate_sequences(params):
     got = fast_log_probs(params, PROMPTS, answers, max_new_tokens=4)
     for row, (prompt, group) in enumerate(zip(PROMPTS, answers, strict=True)):
         expected = [slow_log_prob(params, prompt, answer, 4) for answer in group]
-        np.testing.assert_allclose(got[row, : len(group)], expected, atol=4e-5)
+        assert_exact(got[row, : len(group)], np.array(expected))
         assert (got[row, len(group) :] == 0).all()
 
 
@@ -163,7 +163,7 @@ def outcomes():
 
 def test_the_probabilities_of_all_answers_sum_to_one(params, outcomes):
     log_probs = fast_log_probs(params, PROMPTS[:2], [outcomes] * 2, max_new_tokens=3)
-    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1.0, rtol=EXACT)
 
 
 def test_a_longer_answer_can_beat_its_own_beginning(params, outcomes):
@@ -192,7 +192,7 @@ def test_answers_are_ranked_by_equation_2(params):
     for got, chunks, weight in zip(answers, prompts, weights, strict=True):
         expected = brute_force(params, chunks, weight, 5)
         assert [candidate.tokens for candidate in got] == [answer for answer, _ in expected]
-        np.testing.assert_allclose([c.log_prob for c in got], [value for _, value in expected], atol=5e-5)
+        assert_stored([c.log_prob for c in got], [value for _, value in expected])
 
 
 def test_neither_the_order_of_chunks_nor_another_question_changes_an_answer(params):
@@ -203,7 +203,7 @@ def test_neither_the_order_of_chunks_nor_another_question_changes_an_answer(para
         MODULE, params, [PROMPTS[::-1], PROMPTS[:1]], [weights[::-1], [0.0]], **options, questions_per_batch=2
     )
     assert [candidate.tokens for candidate in there] == [candidate.tokens for candidate in back]
-    np.testing.assert_allclose([c.log_prob for c in there], [c.log_prob for c in back], atol=1e-5)
+    assert_stored([c.log_prob for c in there], [c.log_prob for c in back])
     assert len(other) == 1
 
 
@@ -215,12 +215,6 @@ def test_no_questions_have_no_answers_and_a_question_needs_a_prompt(params):
 
 
 # ---- both readings of Eq. 2, by enumeration ----
-
-
-@pytest.fixture(scope="module")
-def mild(params):
-    """Parameters whose logits are exact to about 1e-6, so that probabilities can be held to it."""
-    return jax.tree.map(lambda x: x / 2.5 if x.ndim > 1 else x, params)
 
 
 def enumerated(params, prompts, weights, outcomes):
@@ -253,20 +247,20 @@ MIXTURES = [
 ]
 
 
-def test_both_readings_give_an_answer_its_enumerated_probability(mild, outcomes):
+def test_both_readings_give_an_answer_its_enumerated_probability(params, outcomes):
     prompts, weights = zip(*MIXTURES, strict=True)
     options = {"max_new_tokens": 3, "stops": ENDS, "questions_per_batch": 3}
-    by_answer = answer_questions(MODULE, mild, prompts, weights, **options)
-    by_token = answer_questions_by_token(MODULE, mild, prompts, weights, **options)
+    by_answer = answer_questions(MODULE, params, prompts, weights, **options)
+    by_token = answer_questions_by_token(MODULE, params, prompts, weights, **options)
     for number, (own, weight) in enumerate(MIXTURES):
-        probability = enumerated(mild, own, weight, outcomes)
+        probability = enumerated(params, own, weight, outcomes)
         assert sum(probability.values()) == pytest.approx(1, abs=1e-9)
         for candidate in (*by_answer[number], *by_token[number]):
-            assert np.exp(candidate.log_prob) == pytest.approx(probability[candidate.tokens], abs=1e-6)
-        wanted, product = slow_mixture(mild, own, weight, 3)
+            assert_stored(candidate.log_prob, np.log(probability[candidate.tokens]))
+        wanted, product = slow_mixture(params, own, weight, 3)
         [found] = by_token[number]
         assert found.tokens == wanted
-        assert np.exp(found.log_prob) == pytest.approx(product, abs=1e-6)
+        assert_stored(found.log_prob, np.log(product))
 
 
 def test_an_answer_of_the_mixture_can_be_one_that_no_chunk_alone_leads_to(params):
@@ -309,7 +303,7 @@ def test_dropping_what_has_stopped_changes_no_answer_and_shrinks_the_batch(param
     monkeypatch.setattr(decode, "STEPS", 2)
     for before, after in zip(whole, answers(), strict=True):
         assert [candidate.tokens for candidate in before] == [candidate.tokens for candidate in after]
-        np.testing.assert_allclose([c.log_prob for c in before], [c.log_prob for c in after], atol=1e-4)
+        assert_stored([c.log_prob for c in before], [c.log_prob for c in after])
     assert min(sizes) < max(sizes)
     assert any(len(candidate.tokens) == 12 for own in whole for candidate in own)
 
@@ -327,14 +321,14 @@ def sharing_prompts(rng, num_questions=6):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_sharing_what_prompts_begin_with_changes_no_number(mild, short_trunks, monkeypatch, seed):
+def test_sharing_what_prompts_begin_with_changes_no_number(params, short_trunks, monkeypatch, seed):
     prompts = sharing_prompts(np.random.default_rng(seed))
     weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
     options = {"max_new_tokens": 4, "stops": ENDS, "questions_per_batch": 3}
 
     def answers():
-        by_answer = answer_questions(MODULE, mild, prompts, weights, **options)
-        return [*by_answer, *answer_questions_by_token(MODULE, mild, prompts, weights, **options)]
+        by_answer = answer_questions(MODULE, params, prompts, weights, **options)
+        return [*by_answer, *answer_questions_by_token(MODULE, params, prompts, weights, **options)]
 
     together = answers()
     cut = cut_prompts([prompt for own in prompts[:3] for prompt in own])
@@ -342,7 +336,7 @@ def test_sharing_what_prompts_begin_with_changes_no_number(mild, short_trunks, m
     monkeypatch.setattr(decode, "cut_prompts", lambda texts: [decode.Prompt((), tuple(t)) for t in texts])
     for shared, apart in zip(together, answers(), strict=True):
         assert [candidate.tokens for candidate in shared] == [candidate.tokens for candidate in apart]
-        np.testing.assert_allclose([c.log_prob for c in shared], [c.log_prob for c in apart], atol=5e-5)
+        assert_stored([c.log_prob for c in shared], [c.log_prob for c in apart])
 
 
 def test_a_chunk_that_three_questions_share_is_read_once(params, short_trunks, monkeypatch):
@@ -372,19 +366,19 @@ def on_eight_devices(params):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_eight_devices_answer_as_one_does(mild, short_trunks, monkeypatch, seed):
+def test_eight_devices_answer_as_one_does(params, short_trunks, monkeypatch, seed):
     """Also where answers leave the batch, of which each device drops its own."""
     prompts = sharing_prompts(np.random.default_rng(seed), num_questions=11)
     weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
     options = {"max_new_tokens": 6, "stops": ENDS, "questions_per_batch": 10}
-    module, laid, transfer = on_eight_devices(mild)
+    module, laid, transfer = on_eight_devices(params)
     monkeypatch.setattr(decode, "STEPS", 2)
     for answer in (answer_questions, answer_questions_by_token):
-        alone = answer(MODULE, mild, prompts, weights, **options)
+        alone = answer(MODULE, params, prompts, weights, **options)
         spread = answer(module, laid, prompts, weights, **options, transfer=transfer)
         for one, eight in zip(alone, spread, strict=True):
             assert [candidate.tokens for candidate in one] == [candidate.tokens for candidate in eight]
-            np.testing.assert_allclose([c.log_prob for c in one], [c.log_prob for c in eight], atol=5e-5)
+            assert_stored([c.log_prob for c in one], [c.log_prob for c in eight])
 
 
 def test_what_is_read_stays_with_its_rows_when_trunks_are_shared_and_answers_dropped(params):
@@ -402,7 +396,7 @@ def test_what_is_read_stays_with_its_rows_when_trunks_are_shared_and_answers_dro
     np.testing.assert_array_equal(kept.tokens, state.tokens[::4])
     read = decode.prefill_shared.lower(module, laid, *reading).compile().as_text()
     keep = decode._keep.lower(state, np.zeros((4, 1), np.int32)).compile().as_text()
-    assert "f32[2,4,96,1," in read  # two layers, four prompts, 64 slots and 32
+    assert "f64[2,4,96,1," in read  # two layers, four prompts, 64 slots and 32
     assert not re.search(r"\[(2,)?16,\d+,1,\d+\]", read) and "all-gather" not in keep
 
 
