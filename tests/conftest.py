@@ -35,12 +35,26 @@ def shared_data() -> pathlib.Path:
     return pathlib.Path(folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def float64():
-    """jax computes in float64 where it is asked to, as `exact.in_float64` asks; tests/exact.py says why."""
+    """jax computes in float64 where it is asked to, as `exact.in_float64` asks; tests/exact.py says why.
+
+    For one test at a time: what a session or a module shares is made without, or says that it is not.
+    """
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def exact_scorers(float64, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The language models that stages score with compute in float64."""
+    from exact import model_in_float64
+
+    from radit_jax.lm import scoring
+
+    load = scoring.load_model
+    monkeypatch.setattr(scoring, "load_model", lambda *path, **how: model_in_float64(load(*path, **how)))
 
 
 @pytest.fixture
@@ -62,6 +76,21 @@ def lm():
     import small
 
     return small.language_model()
+
+
+@pytest.fixture(scope="session")
+def lm64(lm):
+    """The same in float64, where what is equal is so but for what is stored."""
+    from exact import model_in_float64
+
+    return model_in_float64(lm)
+
+
+@pytest.fixture(scope="session")
+def searcher64(searcher):
+    from exact import searcher_in_float64
+
+    return searcher_in_float64(searcher)
 
 
 @pytest.fixture(scope="session")

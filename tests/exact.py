@@ -8,6 +8,7 @@ token moves a logit by a hundredth at least. What our code stores in float32 is 
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,11 +62,53 @@ def rounding_error(function: Callable[[Any], Any], inputs: Any, dtype: Any = np.
     return wanted, most
 
 
-def assert_stored(found: Any, wanted: Any) -> None:
-    """`found`, logarithms made of what was stored in float32, are the float64 `wanted`."""
+def drawn_in_float64(module: Any, *inputs: Any) -> Any:
+    """The parameters that `random_params` draws, for a module that computes in float64."""
+    from radit_jax.selfcheck import random_params
+
+    return in_float64(random_params(module.clone(dtype=jnp.float32), *inputs))
+
+
+def model_in_float64(model: Any) -> Any:
+    """A `Model` that computes in float64."""
+    return model._replace(module=model.module.clone(dtype=jnp.float64), params=in_float64(model.params))
+
+
+def searcher_in_float64(searcher: Any) -> Any:
+    """A `Searcher` whose encoder computes in float64."""
+    encoder = dataclasses.replace(searcher.encoder, model=model_in_float64(searcher.encoder.model))
+    return dataclasses.replace(searcher, encoder=encoder)
+
+
+def assert_stored(found: Any, wanted: Any, size: float = 1.0) -> None:
+    """`found`, made of what was stored in float32, up to `size` or larger, are the float64 `wanted`."""
     wanted = np.asarray(wanted, np.float64)
-    most = STORED * max(1.0, float(np.abs(wanted).max(initial=0)))
+    most = STORED * max(size, float(np.abs(wanted).max(initial=0)))
     np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=0, atol=most)
+
+
+def assert_rounded(found: Any, function: Callable[[Any], Any], inputs: Any, dtype: Any = np.float32) -> None:
+    """`found` was computed in `dtype` and is as near to the float64 function as `rounding_error` allows.
+
+    That is near: a bound that grew beyond a hundredth of what it guards would guard nothing.
+    """
+    wanted, most = rounding_error(function, inputs, dtype)
+    for one, other, error in zip(*map(jax.tree.leaves, (found, wanted, most)), strict=True):
+        other = np.asarray(other, np.float64)
+        size = np.abs(other).max()
+        error = max(float(error), STORED * size)
+        assert error < 0.01 * size if dtype == np.float32 else error < size
+        np.testing.assert_allclose(np.asarray(one, np.float64), other, rtol=0, atol=error)
+
+
+def torch_model_in_float64(model: Any) -> Any:
+    """A model of transformers in float64, its rotary angles as well, to be called in `torch_in_float64`."""
+    with torch_in_float64():
+        model.double()
+        for name, module in list(model.named_modules()):
+            if name.endswith("rotary_emb"):
+                model.set_submodule(name, type(module)(module.config))
+    return model
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact import assert_stored, model_in_float64
 from small import CHUNKS, QUESTIONS
 
 from radit_jax import harness
@@ -15,18 +16,24 @@ from radit_jax.harness import Radit
 from radit_jax.runtime import memory
 from radit_jax.text.prompts import background
 
+pytestmark = pytest.mark.usefixtures("float64")
 QUESTION, ANSWER = "Q: Who built Elm Tower?\nA:", " Ada Finch"
 EXAMPLE = "Q: Who built Fen Tower?\nA: Bo Marsh"
 
 
+def in_float64(radit):
+    radit.model = model_in_float64(radit.model)
+    return radit
+
+
 @pytest.fixture(scope="module")
 def closed(exported):
-    return Radit(str(exported), max_length=128, batch_size=4)
+    return in_float64(Radit(str(exported), max_length=128, batch_size=4))
 
 
 @pytest.fixture(scope="module")
 def open_book(exported):
-    return Radit(str(exported), retrieval=True, max_length=128, batch_size=4)
+    return in_float64(Radit(str(exported), retrieval=True, max_length=128, batch_size=4))
 
 
 def requests(*args):
@@ -57,15 +64,15 @@ def ids(lm, *texts):
     return [lm.tokenizer.bos_id, *(token for text in texts for token in lm.tokenizer.encode(text))]
 
 
-def test_without_retrieval_a_continuation_has_the_probability_behind_its_context(closed, lm):
+def test_without_retrieval_a_continuation_has_the_probability_behind_its_context(closed, lm64):
     asked = [(QUESTION, ANSWER), (f"{EXAMPLE}\n\n{QUESTION} ", "Ada Finch"), ("", "Ada Finch")]
     found = closed.loglikelihood(requests(*asked))
-    contexts = [ids(lm, QUESTION), ids(lm, EXAMPLE, "\n\n", QUESTION), ids(lm)]
+    contexts = [ids(lm64, QUESTION), ids(lm64, EXAMPLE, "\n\n", QUESTION), ids(lm64)]
     for (log_prob, greedy), context, answer in zip(
         found, contexts, (ANSWER, ANSWER, "Ada Finch"), strict=True
     ):
-        expected = by_hand(lm, [context], [1.0], lm.tokenizer.encode(answer))
-        assert log_prob == pytest.approx(expected[0], rel=1e-4)
+        expected = by_hand(lm64, [context], [1.0], lm64.tokenizer.encode(answer))
+        assert_stored(log_prob, expected[0])
         assert greedy == expected[1]
 
 
@@ -76,55 +83,57 @@ def retrieved(model, lm, question):
     return contexts, np.exp(log_probs[0])
 
 
-def test_with_retrieval_it_is_mixed_over_the_chunks_of_the_last_question(open_book, lm):
+def test_with_retrieval_it_is_mixed_over_the_chunks_of_the_last_question(open_book, lm64):
     [(log_prob, greedy), (few, _)] = open_book.loglikelihood(
         requests((QUESTION, ANSWER), (f"{EXAMPLE}\n\n{QUESTION}", ANSWER))
     )
-    contexts, weights = retrieved(open_book, lm, QUESTION)
-    answer = lm.tokenizer.encode(ANSWER)
-    assert (log_prob, greedy) == pytest.approx(by_hand(lm, contexts, weights, answer), rel=1e-4)
-    behind = [[context[0], *ids(lm, EXAMPLE, "\n\n")[1:], *context[1:]] for context in contexts]
-    assert few == pytest.approx(by_hand(lm, behind, weights, answer)[0], rel=1e-4)
+    contexts, weights = retrieved(open_book, lm64, QUESTION)
+    answer = lm64.tokenizer.encode(ANSWER)
+    expected, expected_greedy = by_hand(lm64, contexts, weights, answer)
+    assert_stored(log_prob, expected)
+    assert greedy == expected_greedy
+    behind = [[context[0], *ids(lm64, EXAMPLE, "\n\n")[1:], *context[1:]] for context in contexts]
+    assert_stored(few, by_hand(lm64, behind, weights, answer)[0])
 
 
-def test_what_greedy_decoding_gives_is_said_to_be_greedy(open_book, lm):
-    contexts, weights = retrieved(open_book, lm, QUESTION)
+def test_what_greedy_decoding_gives_is_said_to_be_greedy(open_book, lm64):
+    contexts, weights = retrieved(open_book, lm64, QUESTION)
     answer = []
     while len(answer) < 3:
-        each = [next_log_probs(lm, [*c, *answer])[len(c) + len(answer) - 1] for c in contexts]
-        seen = [by_hand(lm, [c], [1.0], answer)[0] for c in contexts]
+        each = [next_log_probs(lm64, [*c, *answer])[len(c) + len(answer) - 1] for c in contexts]
+        seen = [by_hand(lm64, [c], [1.0], answer)[0] for c in contexts]
         answer.append(int((weights * np.exp(seen) @ np.exp(each)).argmax()))
     asked = harness.Forced(contexts, answer, np.log(weights).tolist())
     other = harness.Forced(contexts, [*answer[:2], (answer[2] + 1) % 400], np.log(weights).tolist())
     assert [greedy for _, greedy in open_book._score([asked, other])] == [True, False]
 
 
-def test_a_text_longer_than_the_window_is_scored_in_windows_each_token_once(exported, lm):
+def test_a_text_longer_than_the_window_is_scored_in_windows_each_token_once(exported, lm64):
     text = " ".join(chunk.text for chunk in CHUNKS[:2])
-    tokens = ids(lm, text)
-    narrow = Radit(str(exported), max_length=16)
+    tokens = ids(lm64, text)
+    narrow = in_float64(Radit(str(exported), max_length=16))
     expected = 0.0
     for place in range(1, len(tokens)):
         end = min(len(tokens), 1 + -(-place // 16) * 16)  # of the window in which the token is predicted
         context = tokens[max(0, end - 17) : place]
-        expected += next_log_probs(lm, context)[len(context) - 1, tokens[place]]
+        expected += next_log_probs(lm64, context)[len(context) - 1, tokens[place]]
     [log_prob] = narrow.loglikelihood_rolling(requests((text,)))
-    assert log_prob == pytest.approx(expected, rel=1e-4)
+    assert_stored(log_prob, expected)
 
 
-def test_a_generated_answer_ends_before_what_the_task_says(closed, lm):
+def test_a_generated_answer_ends_before_what_the_task_says(closed, lm64):
     [whole] = closed.generate_until(requests((QUESTION, {"until": [], "max_gen_toks": 6})))
     tokens = []
     while len(tokens) < 6:
         token = int(
-            next_log_probs(lm, [*ids(lm, QUESTION), *tokens])[
-                len(ids(lm, QUESTION)) + len(tokens) - 1
+            next_log_probs(lm64, [*ids(lm64, QUESTION), *tokens])[
+                len(ids(lm64, QUESTION)) + len(tokens) - 1
             ].argmax()
         )
-        if token == lm.tokenizer.eos_id:
+        if token == lm64.tokenizer.eos_id:
             break
         tokens.append(token)
-    assert whole == lm.tokenizer.decode(tokens)
+    assert whole == lm64.tokenizer.decode(tokens)
     end = whole[2:3]
     [cut] = closed.generate_until(requests((QUESTION, {"until": [end], "max_gen_toks": 6})))
     assert cut == whole.partition(end)[0]

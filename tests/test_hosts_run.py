@@ -129,7 +129,9 @@ def assert_same_steps(found: dict[int, dict], wanted: dict[int, dict], steps: ra
     for step in steps:
         for name in ("tokens", "answer_tokens"):
             assert found[step].get(name) == wanted[step].get(name)
-        np.testing.assert_allclose(found[step]["loss"], wanted[step]["loss"], rtol=0, atol=1e-5)
+        # Sums in another order drift apart as steps go on, by 6e-6 where it was measured; one row that is
+        # read twice or not at all changes a batch's loss by a hundredth.
+        np.testing.assert_allclose(found[step]["loss"], wanted[step]["loss"], rtol=0, atol=1e-4)
 
 
 def test_two_processes_make_of_the_base_models_what_one_makes(

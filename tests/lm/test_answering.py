@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact import assert_stored
 from small import CHUNKS, LONG, QUESTIONS
 
 from radit_jax.config import EvaluateConfig
@@ -17,6 +18,7 @@ from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.method.decode import Candidate
 from radit_jax.text.prompts import background, question_prompt
 
+pytestmark = pytest.mark.usefixtures("float64")
 TEXTS = [question.question for question in QUESTIONS["train"]] + ["Who?"]
 ROWS = np.array([[0, LONG], [1, 2], [2, 1], [LONG, NO_CHUNK], [3, 0]])
 WEIGHTS = np.log(np.tile(np.float32([0.75, 0.25]), (len(TEXTS), 1)))
@@ -29,8 +31,9 @@ def chunks(inputs):
 
 
 @pytest.fixture(scope="module")
-def answers(lm, chunks):
-    return answer(lm, TEXTS, ROWS, WEIGHTS, chunks, SETTINGS, "test")
+def answers(lm64, chunks):
+    with jax.enable_x64(True):
+        return answer(lm64, TEXTS, ROWS, WEIGHTS, chunks, SETTINGS, "test")
 
 
 def next_log_probs(lm, tokens):
@@ -74,79 +77,81 @@ def test_probabilities_fall_and_sum_to_no_more_than_one(answers):
     for candidates in answers:
         probabilities = [candidate.probability for candidate in candidates]
         assert probabilities == sorted(probabilities, reverse=True)
-        assert 0 < sum(probabilities) <= 1 + 1e-5
+        assert 0 < sum(probabilities) <= 1 + 1e-6
 
 
-def test_each_answer_has_its_probability_in_the_mixture_over_its_questions_chunks(lm, answers):
+def test_each_answer_has_its_probability_in_the_mixture_over_its_questions_chunks(lm64, answers):
     for number in (1, 2, 4):  # those without the long chunk, which is cut
-        prompts = [prompt(lm, TEXTS[number], row) for row in ROWS[number]]
-        distinct = {tuple(greedy(lm, p)) for p in prompts}
+        prompts = [prompt(lm64, TEXTS[number], row) for row in ROWS[number]]
+        distinct = {tuple(greedy(lm64, p)) for p in prompts}
         by_hand = {
-            lm.tokenizer.decode(list(tokens)).strip(): sum(
-                weight * np.exp(log_prob(lm, p, list(tokens)))
+            lm64.tokenizer.decode(list(tokens)).strip(): sum(
+                weight * np.exp(log_prob(lm64, p, list(tokens)))
                 for weight, p in zip((0.75, 0.25), prompts, strict=True)
             )
             for tokens in distinct
         }
-        assert dict(answers[number]) == pytest.approx(by_hand, rel=1e-4)
+        assert set(dict(answers[number])) == set(by_hand)
+        for text, probability in answers[number]:
+            assert_stored(np.log(probability), np.log(by_hand[text]))
 
 
-def test_a_closed_book_prompt_has_no_background(lm, chunks):
+def test_a_closed_book_prompt_has_no_background(lm64, chunks):
     rows = np.full((len(TEXTS), 2), NO_CHUNK)
-    closed = answer(lm, TEXTS, rows, WEIGHTS, chunks, SETTINGS, "test")
+    closed = answer(lm64, TEXTS, rows, WEIGHTS, chunks, SETTINGS, "test")
     for question, candidates in zip(TEXTS, closed, strict=True):
-        alone = prompt(lm, question, NO_CHUNK)
-        tokens = greedy(lm, alone)
+        alone = prompt(lm64, question, NO_CHUNK)
+        tokens = greedy(lm64, alone)
         [candidate] = candidates  # both columns ask the same
-        assert candidate.text == lm.tokenizer.decode(tokens).strip()
-        assert candidate.probability == pytest.approx(np.exp(log_prob(lm, alone, tokens)), rel=1e-4)
+        assert candidate.text == lm64.tokenizer.decode(tokens).strip()
+        assert_stored(np.log(candidate.probability), log_prob(lm64, alone, tokens))
 
 
-def test_an_answer_depends_on_no_other_question(lm, chunks, answers):
+def test_an_answer_depends_on_no_other_question(lm64, chunks, answers):
     order = [4, 2, 0, 3, 1]
     texts = [TEXTS[number] for number in order]
-    moved = answer(lm, texts, ROWS[order], WEIGHTS[order], chunks, SETTINGS, "test")
+    moved = answer(lm64, texts, ROWS[order], WEIGHTS[order], chunks, SETTINGS, "test")
     for number, candidates in zip(order, moved, strict=True):
         for (text, probability), (text_before, before) in itertools.zip_longest(candidates, answers[number]):
             assert text == text_before
-            assert probability == pytest.approx(before, rel=1e-4)
+            assert_stored(np.log(probability), np.log(before))
 
 
-def test_at_token_level_a_question_has_one_answer_with_its_probability_in_the_mixture(lm, chunks):
+def test_at_token_level_a_question_has_one_answer_with_its_probability_in_the_mixture(lm64, chunks):
     settings = replace(SETTINGS, ensemble="token")
-    for number, [candidate] in enumerate(answer(lm, TEXTS, ROWS, WEIGHTS, chunks, settings, "test")):
+    for number, [candidate] in enumerate(answer(lm64, TEXTS, ROWS, WEIGHTS, chunks, settings, "test")):
         if LONG in ROWS[number]:
             continue
-        prompts = [prompt(lm, TEXTS[number], row) for row in ROWS[number]]
+        prompts = [prompt(lm64, TEXTS[number], row) for row in ROWS[number]]
         tokens, posterior = [], np.array([0.75, 0.25])
         while len(tokens) < settings.max_new_tokens:
-            each = np.exp([next_log_probs(lm, p + tokens) for p in prompts])
+            each = np.exp([next_log_probs(lm64, p + tokens) for p in prompts])
             token = int((posterior @ each).argmax())
-            if token in lm.tokenizer.stop_ids:
+            if token in lm64.tokenizer.stop_ids:
                 break
             posterior = posterior * each[:, token] / (posterior @ each[:, token])
             tokens.append(token)
         expected = sum(
-            w * np.exp(log_prob(lm, p, tokens)) for w, p in zip((0.75, 0.25), prompts, strict=True)
+            w * np.exp(log_prob(lm64, p, tokens)) for w, p in zip((0.75, 0.25), prompts, strict=True)
         )
-        assert candidate.text == lm.tokenizer.decode(tokens).strip()
-        assert candidate.probability == pytest.approx(expected, rel=1e-4)
+        assert candidate.text == lm64.tokenizer.decode(tokens).strip()
+        assert_stored(np.log(candidate.probability), np.log(expected))
 
 
-def test_concatenated_chunks_stand_in_one_background_the_best_first(lm, chunks):
+def test_concatenated_chunks_stand_in_one_background_the_best_first(lm64, chunks):
     settings = replace(SETTINGS, ensemble="concatenate", sequence_length=128)
     rows = np.array([[1, 2, NO_CHUNK], [NO_CHUNK] * 3])
     retrieval = Retrieval(chunks, rows, np.zeros((2, 3), np.float32))
-    made = make_prompts(lm, [question_prompt(text) for text in TEXTS[:2]], retrieval, settings)
+    made = make_prompts(lm64, [question_prompt(text) for text in TEXTS[:2]], retrieval, settings)
     joined = background(f"{CHUNKS[1].passage}\n{CHUNKS[2].passage}") + question_prompt(TEXTS[0])
-    both, closed = ([lm.tokenizer.decode(p.tokens) for p in own] for own in made.questions)
+    both, closed = ([lm64.tokenizer.decode(p.tokens) for p in own] for own in made.questions)
     assert (both, closed) == ([joined], [question_prompt(TEXTS[1])])
-    answers = answer(lm, TEXTS[:2], rows, np.zeros((2, 3), np.float32), chunks, settings, "test")
-    tokens = greedy(lm, made.questions[0][0].tokens)
-    assert [a.text for a in answers[0]] == [lm.tokenizer.decode(tokens).strip()]
+    answers = answer(lm64, TEXTS[:2], rows, np.zeros((2, 3), np.float32), chunks, settings, "test")
+    tokens = greedy(lm64, made.questions[0][0].tokens)
+    assert [a.text for a in answers[0]] == [lm64.tokenizer.decode(tokens).strip()]
 
 
-def test_shots_stand_before_the_background_and_what_does_not_fit_is_counted(lm, chunks):
+def test_shots_stand_before_the_background_and_what_does_not_fit_is_counted(lm64, chunks):
     shots = [
         [Shot(None, question_prompt("Who?"), " Ann")],
         [Shot("Ann " * 60, question_prompt("Who?"), " Ann")],
@@ -154,11 +159,11 @@ def test_shots_stand_before_the_background_and_what_does_not_fit_is_counted(lm, 
     settings = replace(SETTINGS, sequence_length=128)
     prompts = [question_prompt(text) for text in TEXTS[:2]]
     retrieval = Retrieval(chunks, np.array([[1, 2], [LONG, 1]]), np.zeros((2, 2), np.float32))
-    made = make_prompts(lm, prompts, retrieval, settings, shots)
+    made = make_prompts(lm64, prompts, retrieval, settings, shots)
     assert (made.shots_dropped, made.truncated) == (2, 0)
-    text = lm.tokenizer.decode(made.questions[0][1].tokens)
+    text = lm64.tokenizer.decode(made.questions[0][1].tokens)
     assert text == "Q: Who?\nA: Ann\n\n" + background(CHUNKS[2].passage) + prompts[0]
-    tight = make_prompts(lm, prompts[1:], retrieval.part(slice(1, 2)), SETTINGS)
+    tight = make_prompts(lm64, prompts[1:], retrieval.part(slice(1, 2)), SETTINGS)
     assert tight.truncated == 1
 
 

@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact import assert_stored, in_float64, torch_in_float64, torch_model_in_float64
 from scipy.special import logsumexp
 from small import CHUNKS, LONG
 
@@ -22,6 +25,7 @@ from radit_jax.runtime.pretrained import load_llama
 from radit_jax.text.prompts import background
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def item(prompt, *answers):
@@ -68,10 +72,13 @@ def hf(lm):
 @pytest.fixture(scope="module")
 def scorer(hf, lm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hf")
-    hf.save_pretrained(folder)
+    hf.float().save_pretrained(folder)
+    torch_model_in_float64(hf)
     config, params = load_llama(folder)
     devices = make_mesh(MeshConfig())
-    model = Model(Llama(config), put_params(params, devices), lm.tokenizer)
+    with jax.enable_x64(True):
+        params = put_params(in_float64(params), devices)
+    model = Model(Llama(config, dtype=jnp.float64), params, lm.tokenizer)
     return PairScorer(model, devices, ScoreConfig(batch_size=8, sequence_length=128))
 
 
@@ -79,7 +86,7 @@ def log_prob(hf, tokenizer, before, scored):
     """log p(scored | before), by one pass of the torch model over their ids."""
     context = [tokenizer.bos_id, *(token for text in before for token in tokenizer.encode(text))]
     answer = tokenizer.encode(scored)
-    with torch.no_grad():
+    with torch_in_float64():
         logits = hf(torch.tensor([context + answer])).logits[0].double()
     log_probs = torch.log_softmax(logits, dim=-1)
     return sum(log_probs[len(context) - 1 + i, token].item() for i, token in enumerate(answer))
@@ -109,7 +116,7 @@ def test_each_rule_scores_and_chooses_as_transformers_does(hf, scorer, rule):
     found, counts = choose(scorer, ITEMS, rule)
     for asked, chosen in zip(ITEMS, found, strict=True):
         expected = by_torch(hf, scorer.model.tokenizer, rule, asked)
-        np.testing.assert_allclose(chosen.scores, expected, rtol=1e-4, atol=1e-4)
+        assert_stored(chosen.scores, expected, np.abs(chosen.log_probs).max())
         assert chosen.choice == int(np.argmax(expected))
     assert counts == {"shots_dropped": 0, "truncated": 0}
 
@@ -128,7 +135,7 @@ def test_retrieved_chunks_are_mixed_by_equation_2_before_the_rule(hf, scorer, in
     for asked, rows, chosen in zip(ITEMS, ROWS.tolist(), found, strict=True):
         texts = [() if row == NO_CHUNK else (background(CHUNKS[row].passage),) for row in rows]
         expected = by_torch(hf, scorer.model.tokenizer, "per_character", asked, texts, (0.6, 0.4))
-        np.testing.assert_allclose(chosen.scores, expected, rtol=1e-4, atol=1e-4)
+        assert_stored(chosen.scores, expected, np.abs(chosen.log_probs).max())
 
 
 def test_concatenated_chunks_are_one_background_of_a_choice(hf, scorer, inputs):
@@ -137,7 +144,7 @@ def test_concatenated_chunks_are_one_background_of_a_choice(hf, scorer, inputs):
     for asked, rows, chosen in zip(ITEMS, ROWS.tolist(), found, strict=True):
         joined = background("\n".join(CHUNKS[row].passage for row in rows if row != NO_CHUNK))
         expected = by_torch(hf, scorer.model.tokenizer, "sum", asked, ((joined,),))
-        np.testing.assert_allclose(chosen.scores, expected, rtol=1e-4, atol=1e-4)
+        assert_stored(chosen.scores, expected, np.abs(chosen.log_probs).max())
 
 
 def test_shots_stand_before_the_question_and_what_does_not_fit_is_counted(hf, scorer, inputs, monkeypatch):
@@ -148,7 +155,7 @@ def test_shots_stand_before_the_question_and_what_does_not_fit_is_counted(hf, sc
     for asked, chosen in zip(ITEMS, found, strict=True):
         text = ("Is it a town? no", "\n\n")
         expected = by_torch(hf, scorer.model.tokenizer, "sum", asked, shot=text)
-        np.testing.assert_allclose(chosen.scores, expected, rtol=1e-4, atol=1e-4)
+        assert_stored(chosen.scores, expected, np.abs(chosen.log_probs).max())
     assert counts == {"shots_dropped": 5, "truncated": 0}  # once a prompt, of which the last item has two
     retrieval = Retrieval(Chunks(inputs["corpus"]), np.full((4, 1), LONG), np.zeros((4, 1), np.float32))
     short = replace(scorer, settings=replace(scorer.settings, sequence_length=80))
@@ -159,7 +166,7 @@ def test_choices_that_do_not_fit_one_row_are_scored_in_several(hf, scorer):
     long = item("Which list?", *(" ".join(["Tower"] * count + ["end"]) for count in (30, 70, 32)))
     [chosen], _ = choose(scorer, [long], "sum")
     expected = by_torch(hf, scorer.model.tokenizer, "sum", long)
-    np.testing.assert_allclose(chosen.scores, expected, rtol=1e-4)
+    assert_stored(chosen.scores, expected, np.abs(chosen.log_probs).max())
 
 
 def test_a_task_without_choices_is_refused(scorer):
@@ -182,5 +189,5 @@ def test_real_boolq_and_piqa_are_chosen_as_transformers_does(hf, scorer, shared_
         found, _ = choose(scorer, items, task.scoring_rule)
         for asked, chosen in zip(items, found, strict=True):
             expected = by_torch(hf, scorer.model.tokenizer, task.scoring_rule, asked)
-            np.testing.assert_allclose(chosen.scores, expected, rtol=1e-4, atol=1e-4)
+            assert_stored(chosen.scores, expected, np.abs(chosen.log_probs).max())
             assert chosen.choice == int(np.argmax(expected))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact import assert_rounded, assert_stored
 from small import CHUNKS, LONG, QUESTIONS
 
 from radit_jax.config import MeshConfig, ScoreConfig
@@ -15,6 +16,7 @@ from radit_jax.runtime.progress import Progress
 from radit_jax.runtime.store import StageFolder
 from radit_jax.text.prompts import background
 
+pytestmark = pytest.mark.usefixtures("float64")
 EXAMPLES = [question_example(q, answer) for qs in QUESTIONS.values() for q in qs for answer in q.answers]
 SPLASH = MeshConfig(attention="splash")
 ROWS = (0, 1, LONG, NO_CHUNK)
@@ -22,10 +24,11 @@ PAIRS = np.array([(example, row) for example in range(len(EXAMPLES)) for row in 
 
 
 @pytest.fixture(scope="module")
-def scorer(lm):
+def scorer(lm64):
     devices = make_mesh(MeshConfig())
     settings = ScoreConfig(batch_size=8, sequence_length=64)
-    return PairScorer(lm._replace(params=put_params(lm.params, devices)), devices, settings)
+    with jax.enable_x64(True):
+        return PairScorer(lm64._replace(params=put_params(lm64.params, devices)), devices, settings)
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +38,20 @@ def chunks(inputs):
 
 @pytest.fixture(scope="module")
 def scored(scorer, chunks):
-    return scorer.score(EXAMPLES, PAIRS, chunks)
+    with jax.enable_x64(True):
+        return scorer.score(EXAMPLES, PAIRS, chunks)
 
 
 def test_the_pairs_of_a_chunk_score_together_what_each_scores_alone(scorer, chunks, scored):
     for pair, log_prob, token_count, truncated in zip(PAIRS, *scored, strict=True):
         alone = scorer.score(EXAMPLES, pair[None], chunks)
-        np.testing.assert_allclose(alone.answer_log_probs[0], log_prob, rtol=1e-5)
+        assert_stored(alone.answer_log_probs[0], log_prob)
         assert (alone.token_counts[0], alone.truncated[0]) == (token_count, truncated)
 
 
-def test_a_score_is_the_sum_over_the_answers_tokens_behind_background_and_prompt(lm, scored):
-    tokenizer = lm.tokenizer
-    forward = jax.jit(lambda tokens: lm.module.apply({"params": lm.params}, tokens))
+def test_a_score_is_the_sum_over_the_answers_tokens_behind_background_and_prompt(lm64, scored):
+    tokenizer = lm64.tokenizer
+    forward = jax.jit(lambda tokens: lm64.module.apply({"params": lm64.params}, tokens))
     for number in np.flatnonzero(PAIRS[:, 1] != LONG):
         example, row = EXAMPLES[PAIRS[number, 0]], PAIRS[number, 1]
         passage = "" if row == NO_CHUNK else background(CHUNKS[row].passage)
@@ -57,7 +61,7 @@ def test_a_score_is_the_sum_over_the_answers_tokens_behind_background_and_prompt
         tokens[0, : len(context + answer)] = context + answer
         log_probs = np.asarray(jax.nn.log_softmax(forward(jnp.asarray(tokens))[0]))
         by_hand = sum(log_probs[len(context) - 1 + i, token] for i, token in enumerate(answer))
-        np.testing.assert_allclose(scored.answer_log_probs[number], by_hand, rtol=1e-4)
+        assert_stored(scored.answer_log_probs[number], by_hand)
         assert scored.token_counts[number] == len(context + answer)
 
 
@@ -68,7 +72,7 @@ def test_only_pairs_whose_chunk_was_cut_are_marked_as_truncated(scored):
 def test_a_score_belongs_to_its_pair_in_whatever_order_pairs_come(scorer, chunks, scored):
     order = np.random.default_rng(0).permutation(len(PAIRS))
     shuffled = scorer.score(EXAMPLES, PAIRS[order], chunks)
-    np.testing.assert_allclose(shuffled.answer_log_probs, scored.answer_log_probs[order], rtol=1e-5)
+    assert_stored(shuffled.answer_log_probs, scored.answer_log_probs[order])
     np.testing.assert_array_equal(shuffled.truncated, scored.truncated[order])
 
 
@@ -85,7 +89,7 @@ def test_shards_give_the_scores_of_all_pairs_at_once(scorer, chunks, scored, tmp
 
     for _ in range(2):  # made, and read back
         found = in_shards()
-        np.testing.assert_allclose(found.answer_log_probs, scored.answer_log_probs, rtol=1e-5)
+        assert_stored(found.answer_log_probs, scored.answer_log_probs)
         np.testing.assert_array_equal(found.token_counts, scored.token_counts)
         np.testing.assert_array_equal(found.truncated, scored.truncated)
     assert len(sizes) > 1
@@ -93,16 +97,21 @@ def test_shards_give_the_scores_of_all_pairs_at_once(scorer, chunks, scored, tmp
     assert sum(sizes) == len(PAIRS)
 
 
-def test_a_kernel_reads_the_trees_of_one_branch_and_the_reference_the_others(lm, scorer, chunks, scored):
+def test_a_kernel_reads_the_trees_of_one_branch_and_the_reference_the_others(lm64, scorer, chunks):
     settings = ScoreConfig(batch_size=8, sequence_length=128)
-    by_kernel = PairScorer(
-        scorer.model, scorer.mesh, settings, fit_module(lm.module, scorer.mesh, SPLASH, row_length=128)
-    )
     # Of the first chunk one example asks, of the second two.
     pairs = np.array([[0, 0], [1, 1], [2, 1]])
-    found = by_kernel.score(EXAMPLES, pairs, chunks)
-    expected = scored.answer_log_probs[[np.flatnonzero((pair == PAIRS).all(axis=1))[0] for pair in pairs]]
-    np.testing.assert_allclose(found.answer_log_probs, expected, rtol=1e-5)
+    with jax.enable_x64(False):  # the kernel computes in float32
+        module = fit_module(lm64.module.clone(dtype=jnp.float32), scorer.mesh, SPLASH, row_length=128)
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), scorer.model.params)
+        by_kernel = PairScorer(scorer.model._replace(params=params), scorer.mesh, settings, module)
+        found = by_kernel.score(EXAMPLES, pairs, chunks).answer_log_probs
+
+    def exact(params):
+        reader = PairScorer(scorer.model._replace(params=params), scorer.mesh, settings)
+        return reader.score(EXAMPLES, pairs, chunks).answer_log_probs
+
+    assert_rounded(found, exact, lm64.params)
 
 
 def test_the_fill_is_that_of_all_rows_that_were_scored(scorer, chunks):

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 from math import log
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from radit_jax.config import OptimizerConfig, RFtConfig
 from radit_jax.method.diagnostics import Signal, diagnose, spearman, warnings
 
+approx = functools.partial(pytest.approx, rel=1e-5)  # of logarithms and exponentials in float32
 SETTINGS = RFtConfig(OptimizerConfig(1, 1e-3), temperature=1.0, lm_score="sum_log_prob", tau=1.0)
 
 
@@ -35,9 +37,9 @@ EVEN = [0.25, 0.25, 0.25, 0.25]
 def test_the_effective_number_of_chunks_is_the_exponential_of_the_entropy():
     lm = [EVEN, [0.5, 0.5, 1e-30, 1e-30], [1.0, 1e-30, 1e-30, 1e-30]]
     found = diagnose(signal([EVEN] * 3, lm), SETTINGS)
-    assert found["effective_chunks"] == pytest.approx((4 + 2 + 1) / 3)
-    assert found["flat_targets"] == pytest.approx(1 / 3)
-    assert found["one_hot_targets"] == pytest.approx(1 / 3)
+    assert found["effective_chunks"] == approx((4 + 2 + 1) / 3)
+    assert found["flat_targets"] == approx(1 / 3)
+    assert found["one_hot_targets"] == approx(1 / 3)
     assert found["saturated_queries"] == 0.0
 
 
@@ -48,7 +50,7 @@ def test_tau_form_and_temperature_are_those_of_the_settings():
     settings = dataclasses.replace(SETTINGS, lm_score="token_geomean", tau=0.05, temperature=0.1)
     found = diagnose(s, settings)
     p = 1 / (1 + np.exp(-5))
-    assert found["effective_chunks"] == pytest.approx(np.exp(-p * log(p) - (1 - p) * log(1 - p)), rel=1e-4)
+    assert found["effective_chunks"] == approx(np.exp(-p * log(p) - (1 - p) * log(1 - p)))
     assert found["saturated_queries"] == 1.0
     assert diagnose(s, SETTINGS)["saturated_queries"] == 0.0
 
@@ -60,39 +62,39 @@ def test_masked_chunks_count_in_nothing():
     masked = signal(lm, lm, chunk_mask=mask, truncated=cut, gold=useful, holds_answer=useful)
     found = diagnose(masked, SETTINGS)
     # Of the first example; the second has nothing to choose from.
-    assert found["effective_chunks"] == pytest.approx(2.0)
+    assert found["effective_chunks"] == approx(2.0)
     assert found["flat_targets"] == 1.0
     assert found["truncated_pairs"] == 3
     assert found["gold_among_candidates"] == found["answer_among_candidates"] == 0.0
-    assert found["gain_over_no_chunk"] == pytest.approx((log(0.5) + log(0.1)) / 2)
+    assert found["gain_over_no_chunk"] == approx((log(0.5) + log(0.1)) / 2)
 
 
 def test_the_gain_is_in_nats_per_token_of_the_answer():
     # Chunks give log-probabilities −2 and −4, none gives −7, over two tokens: (5 + 3) / 2 / 2.
     lm, none = np.exp([[-2.0, -4.0]]), np.float32([-7])
     s = signal([[0.5, 0.5]], lm, no_chunk_log_probs=none, answer_token_counts=[2])
-    assert diagnose(s, SETTINGS)["gain_over_no_chunk"] == pytest.approx(2.0)
+    assert diagnose(s, SETTINGS)["gain_over_no_chunk"] == approx(2.0)
 
 
 def test_spearman_averages_the_ranks_of_ties():
     mask = np.ones((1, 4), bool)
     a = np.array([[1.0, 2.0, 3.0, 4.0]])
-    assert spearman(a, np.array([[10.0, 20.0, 30.0, 99.0]]), mask)[0] == pytest.approx(1.0)
-    assert spearman(a, -a, mask)[0] == pytest.approx(-1.0)
+    assert spearman(a, np.array([[10.0, 20.0, 30.0, 99.0]]), mask)[0] == approx(1.0)
+    assert spearman(a, -a, mask)[0] == approx(-1.0)
     # Ranks 1.5 1.5 3 4 against 1 2 3 4: centred products 4.5, sums of squares 4.5 and 5.
-    assert spearman(a, np.array([[0.0, 0.0, 1.0, 2.0]]), mask)[0] == pytest.approx(4.5 / 22.5**0.5)
+    assert spearman(a, np.array([[0.0, 0.0, 1.0, 2.0]]), mask)[0] == approx(4.5 / 22.5**0.5)
     assert np.isnan(spearman(a, np.zeros((1, 4)), mask)[0])
 
 
 def test_spearman_looks_at_unmasked_chunks_only():
     a, b = np.array([[1.0, 2.0, 3.0, 9.0]]), np.array([[3.0, 4.0, 5.0, -9.0]])
-    assert spearman(a, b, np.array([[True, True, True, False]]))[0] == pytest.approx(1.0)
+    assert spearman(a, b, np.array([[True, True, True, False]]))[0] == approx(1.0)
 
 
 def test_the_mean_spearman_leaves_out_flat_targets():
     lm = [EVEN, [0.1, 0.2, 0.3, 0.4]]
     retriever = [[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]]
-    assert diagnose(signal(retriever, lm), SETTINGS)["spearman"] == pytest.approx(-1.0)
+    assert diagnose(signal(retriever, lm), SETTINGS)["spearman"] == approx(-1.0)
 
 
 def test_first_choices_are_compared_where_there_is_something_to_rank():
@@ -106,10 +108,10 @@ def test_first_choices_are_compared_where_there_is_something_to_rank():
     )
     found = diagnose(s, SETTINGS)
     assert found["judged_examples"] == 3
-    assert found["answer_among_candidates"] == pytest.approx(2 / 3)
+    assert found["answer_among_candidates"] == approx(2 / 3)
     assert found["gold_among_candidates"] == 0.0  # the fourth is not judged
-    assert found["useful_lm_first"] == pytest.approx(2 / 3)
-    assert found["useful_retriever_first"] == pytest.approx(1 / 3)
+    assert found["useful_lm_first"] == approx(2 / 3)
+    assert found["useful_retriever_first"] == approx(1 / 3)
     assert found["mixed_examples"] == 1
     assert (found["mixed_lm_first"], found["mixed_retriever_first"]) == (1.0, 0.0)
 
@@ -129,7 +131,7 @@ def test_cut_chunks_and_supervised_tokens_are_counted():
     s = signal(even, even, chunk_mask=there, truncated=cut, answer_token_counts=[1, 2, 3], token_counts=read)
     found = diagnose(s, SETTINGS)
     assert (found["truncated_pairs"], found["truncated_examples"]) == (3, 2)
-    assert found["supervised_tokens"] == pytest.approx((1 + 1 + 2 + 2 + 3) / (20 + 30 + 10 + 10 + 25))
+    assert found["supervised_tokens"] == approx((1 + 1 + 2 + 2 + 3) / (20 + 30 + 10 + 10 + 25))
 
 
 def test_without_judged_examples_there_is_no_figure_for_them():
@@ -141,7 +143,7 @@ def test_without_judged_examples_there_is_no_figure_for_them():
 def test_an_example_without_any_chunk_harms_nothing():
     s = signal([EVEN, EVEN], [EVEN, EVEN], chunk_mask=[[True] * 4, [False] * 4])
     found = diagnose(s, SETTINGS)
-    assert found["effective_chunks"] == pytest.approx(4.0)
+    assert found["effective_chunks"] == approx(4.0)
     assert found["judged_examples"] == 1
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from exact import EXACT, STORED, assert_exact, in_float64
+from exact import EXACT, STORED, assert_exact, drawn_in_float64
 
 from radit_jax.config import BertConfig, LlamaConfig, LoraConfig, OptimizerConfig
 from radit_jax.data.packing import Sequence, join, pack_texts, span, to_batch
@@ -15,7 +15,6 @@ from radit_jax.method import lm, losses, steps
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
 from radit_jax.models.lora import init_adapters
-from radit_jax.selfcheck import random_params
 
 LLAMA = Llama(
     LlamaConfig(
@@ -42,12 +41,12 @@ READS_GRADIENT = optax.sgd(0.1, momentum=0.9)  # after one step its trace is the
 
 @pytest.fixture(scope="module")
 def llama_params():
-    return in_float64(random_params(LLAMA, jnp.zeros((1, 4), jnp.int32)))
+    return drawn_in_float64(LLAMA, jnp.zeros((1, 4), jnp.int32))
 
 
 @pytest.fixture(scope="module")
 def bert_params():
-    return in_float64(random_params(BERT, jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)))
+    return drawn_in_float64(BERT, jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool))
 
 
 def lm_batch():

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact import assert_exact, assert_stored, drawn_in_float64
 from scipy.special import logsumexp
 
 from radit_jax.config import LlamaConfig
@@ -23,7 +24,6 @@ from radit_jax.method.decode import (
     prefill,
 )
 from radit_jax.models.llama import Llama
-from radit_jax.selfcheck import random_params
 
 TEXTS = ("a", "", ".\n", "a", ".", "a\n")
 STOPS = Stops(alone=(1,), closing=(2, 5))
@@ -32,13 +32,15 @@ MOST = 3  # tokens of an answer
 MODULE = Llama(
     LlamaConfig(
         vocab_size=6, hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_size=8, ffn_size=24
-    )
+    ),
+    dtype=jnp.float64,
 )
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.fixture(scope="module")
 def params():
-    params = random_params(MODULE, jnp.zeros((1, 4), jnp.int32))
+    params = drawn_in_float64(MODULE, jnp.zeros((1, 4), jnp.int32))
     return jax.tree.map(lambda x: 4 * x if x.ndim > 1 else x, params)
 
 
@@ -55,7 +57,7 @@ def next_log_probs(params, tokens):
     key = (id(params), *tokens)
     if key not in _known:
         row = jnp.array([[*tokens, *[0] * (16 - len(tokens))]], jnp.int32)
-        logits = np.asarray(_logits(params, row)[0, len(tokens) - 1], np.float64)
+        logits = np.asarray(_logits(params, row)[0, len(tokens) - 1])
         _known[key] = logits - logsumexp(logits)
     return _known[key]
 
@@ -101,7 +103,8 @@ OPTIONS = {"max_new_tokens": MOST, "questions_per_batch": len(PROMPTS)}
 @pytest.fixture(scope="module")
 def answers(params):
     """The candidates of all questions, each under four chunks."""
-    return answer_questions(MODULE, params, PROMPTS, [WEIGHTS] * len(PROMPTS), stops=STOPS, **OPTIONS)
+    with jax.enable_x64(True):
+        return answer_questions(MODULE, params, PROMPTS, [WEIGHTS] * len(PROMPTS), stops=STOPS, **OPTIONS)
 
 
 def test_the_probabilities_of_all_answers_sum_to_one(params):
@@ -110,9 +113,9 @@ def test_the_probabilities_of_all_answers_sum_to_one(params):
     wanted = np.exp([[slow_log_prob(params, prompt, own) for own in every] for prompt in prompts])
     np.testing.assert_allclose(wanted.sum(axis=1), 1, atol=1e-9)
     packed = pack_answers([every] * len(prompts), STOPS, max_new_tokens=MOST, num_answers=len(every))
-    scored = np.asarray(scores(params, jnp.array(prompts), jnp.full(4, 4), packed), np.float64)
-    np.testing.assert_allclose(np.exp(scored), wanted, atol=1e-5)
-    np.testing.assert_allclose(np.exp(scored).sum(axis=1), 1, atol=1e-5)
+    scored = np.asarray(scores(params, jnp.array(prompts), jnp.full(4, 4), packed))
+    assert_exact(np.exp(scored), wanted)
+    np.testing.assert_allclose(np.exp(scored).sum(axis=1), 1, atol=1e-9)
 
 
 def test_texts_have_the_sum_of_their_tokenisations_in_the_mixture(params, answers):
@@ -125,7 +128,9 @@ def test_texts_have_the_sum_of_their_tokenisations_in_the_mixture(params, answer
         own = [candidate.tokens for candidate in found]
         assert set(own) == {slow_greedy(params, prompt) for prompt in prompts}
         told = merged(found, read)
-        assert dict(told) == pytest.approx(text_sums(mixed, own), abs=1e-5)
+        sums = text_sums(mixed, own)
+        assert set(dict(told)) == set(sums)
+        assert_stored([np.log(dict(told)[text]) for text in sums], np.log([*sums.values()]))
         assert told == sorted(told, key=lambda answer: -answer.probability)
         several += len(told) < len(found)
     assert several > 0
@@ -153,7 +158,7 @@ def test_token_by_token_an_answer_ends_with_its_closing_piece(params):
     found = answer_questions_by_token(MODULE, params, PROMPTS, weights, stops=STOPS, **OPTIONS)
     for own, [candidate] in zip(PROMPTS, found, strict=True):
         each = [slow_log_prob(params, prompt, candidate.tokens) for prompt in own]
-        assert np.exp(candidate.log_prob) == pytest.approx(np.exp(logsumexp(each + WEIGHTS)), abs=1e-5)
+        assert_stored(candidate.log_prob, logsumexp(each + WEIGHTS))
         closed += candidate.tokens[-1:] in ((2,), (5,))
         assert not set(candidate.tokens[:-1]) & set(STOPS.closing)
     assert closed > 2

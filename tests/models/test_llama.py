@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from exact import assert_exact, in_float64, torch_in_float64
+from exact import assert_exact, in_float64, torch_in_float64, torch_model_in_float64
 
 from radit_jax.config import LlamaConfig, RopeScaling
 from radit_jax.models.llama import Llama, mimetic_init, rope_frequencies
@@ -64,15 +64,15 @@ def pair(request, tmp_path_factory):
     theirs.save_pretrained(folder)
     config, params = load_llama(folder)
     assert config == VARIANTS[request.param]
-    with torch_in_float64():
-        theirs.double().model.rotary_emb = type(theirs.model.rotary_emb)(theirs.config)  # its angles, too
-    return theirs, Llama(config, dtype=jnp.float64), in_float64(params)
+    return torch_model_in_float64(theirs), Llama(config, dtype=jnp.float64), in_float64(params)
 
 
 @pytest.fixture(scope="module")
 def ours():
     module = Llama(dataclasses.replace(SHAPE, num_kv_heads=2), dtype=jnp.float64)
-    return module, in_float64(jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, initial_params(module)))
+    return module, in_float64(
+        jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, initial_params(Llama(module.config)))
+    )
 
 
 def initial_params(module: Llama):
@@ -229,8 +229,9 @@ def mimetic():
     config = LlamaConfig(
         vocab_size=300, hidden_size=64, num_layers=4, num_heads=2, num_kv_heads=2, head_size=32, ffn_size=64
     )
-    plain = initial_params(Llama(config))
-    params = jax.jit(mimetic_init, static_argnums=1)(plain, config, jax.random.key(1))
+    with jax.enable_x64(True):
+        plain = initial_params(Llama(config))
+        params = jax.jit(mimetic_init, static_argnums=1)(plain, config, jax.random.key(1))
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, plain)
     return Llama(config), params
 

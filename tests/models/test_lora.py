@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact import assert_exact, in_float64
+from exact import assert_exact, drawn_in_float64, in_float64
 from flax.traverse_util import flatten_dict
 
 from radit_jax.config import PROJECTIONS, LlamaConfig, LoraConfig
@@ -27,7 +27,7 @@ TOKENS = np.random.default_rng(0).integers(1, 40, (2, 9)).astype(np.int32)
 
 @pytest.fixture(scope="module")
 def params():
-    return in_float64(random_params(MODULE, jnp.zeros((1, 4), jnp.int32)))
+    return drawn_in_float64(MODULE, jnp.zeros((1, 4), jnp.int32))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def adapters(params):
     """Adapters whose B is no longer 0."""
     drawn = init_adapters(params, LORA, jax.random.key(0))
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape)), drawn)
+    return in_float64(jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape), drawn))
 
 
 def logits(params, module=MODULE):

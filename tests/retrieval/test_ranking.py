@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from exact import STORED
 
 from radit_jax.retrieval import ranking
 from radit_jax.retrieval.embeddings import Embeddings
@@ -48,7 +49,7 @@ def test_a_score_is_the_same_bits_in_any_block_and_on_any_number_of_cores(monkey
         monkeypatch.setattr(ranking, "_BLOCK", block)
         found = rank(Embeddings([vectors[:30], vectors[30:]]), queries, candidates, 5)
         for q, row in np.ndindex(found.rows.shape):
-            np.testing.assert_allclose(found.scores[q, row], wanted[q, found.rows[q, row]], rtol=1e-6)
+            np.testing.assert_allclose(found.scores[q, row], wanted[q, found.rows[q, row]], rtol=STORED)
         first = first or found
         np.testing.assert_array_equal(found.rows, first.rows)
         np.testing.assert_array_equal(found.scores, first.scores)

@@ -11,6 +11,7 @@ import pytest
 import small
 import torch
 import transformers
+from exact import assert_stored, model_in_float64, torch_in_float64
 from safetensors.torch import save_file
 
 import radit_jax
@@ -245,8 +246,9 @@ def test_two_towers_of_dragons_kind_are_read_from_their_pickles(tmp_path, wordpi
     save_tokenizer(tmp_path, wordpiece)
     model = load_pretrained(str(tmp_path))
     ids = torch.tensor(model.tokenizer.encode_all(["Elm Tower was built."]))
-    with torch.no_grad():
-        expected = theirs(input_ids=ids).last_hidden_state[:, 0].numpy()
-    np.testing.assert_allclose(embed(model, ["Elm Tower was built."]), expected, atol=1e-5)
+    with jax.enable_x64(True), torch_in_float64():
+        expected = theirs.double()(input_ids=ids).last_hidden_state[:, 0].numpy()
+        found = embed(model_in_float64(model), ["Elm Tower was built."])
+    assert_stored(found, expected)
     save_file(state, tmp_path / "model.safetensors")
     np.testing.assert_array_equal(embed(load_pretrained(str(tmp_path)), ["Elm"]), embed(model, ["Elm"]))

@@ -10,6 +10,14 @@ import pytest
 import small
 import torch
 import transformers
+from exact import (
+    assert_exact,
+    assert_stored,
+    in_float64,
+    model_in_float64,
+    torch_in_float64,
+    torch_model_in_float64,
+)
 
 import radit_jax
 from radit_jax.config import PROJECTIONS, LoraConfig, MeshConfig, RopeScaling
@@ -21,6 +29,7 @@ from radit_jax.runtime.models import Model
 from radit_jax.runtime.publish import publish, publish_adapters
 from radit_jax.selfcheck import random_params
 
+pytestmark = pytest.mark.usefixtures("float64")
 TEXTS = ["Who built Dray Tower?", "Elm Tower stands in Ostley.", "tower " * 60]
 VARIANTS = {
     "gqa": {},
@@ -36,6 +45,11 @@ def language_model(request, lm):
     return Model(module, random_params(module, jnp.zeros((1, 4), jnp.int32)), lm.tokenizer)
 
 
+def logits_of(model, ids):
+    module, params, _ = model_in_float64(model)
+    return module.apply({"params": params}, jnp.asarray(ids.numpy(), jnp.int32))
+
+
 def test_a_language_model_in_transformers_has_our_logits(language_model, tmp_path):
     assert publish(tmp_path, language_model, shard_bytes=20_000) == 0
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
@@ -48,19 +62,19 @@ def test_a_language_model_in_transformers_has_our_logits(language_model, tmp_pat
         ours.bos_id,
         *ours.encode(ours.opening + "Background: Elm Tower.\n\nQ: Who built it?\nA:"),
     ]
-    with torch.no_grad():
-        expected = theirs(ids).logits.numpy()
-    module, params, _ = language_model
-    logits = module.apply({"params": params}, jnp.asarray(ids.numpy(), jnp.int32))
-    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    with torch_in_float64():
+        expected = torch_model_in_float64(theirs)(ids).logits.numpy()
+    assert_exact(logits_of(language_model, ids), expected)
 
 
-def test_a_language_model_in_transformers_continues_as_ours_does(lm, tmp_path):
+def test_a_language_model_in_transformers_continues_as_ours_does(lm, lm64, tmp_path):
     publish(tmp_path, lm)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = np.array([[lm.tokenizer.bos_id, *lm.tokenizer.encode("Q: Who built Elm Tower?\nA:")]])
-    continued = theirs.generate(torch.tensor(ids), do_sample=False, max_new_tokens=12, eos_token_id=-1)
-    answer = radit_jax.generate(lm.module, lm.params, ids, max_new_tokens=12)
+    with torch_in_float64():
+        theirs = torch_model_in_float64(theirs)
+        continued = theirs.generate(torch.tensor(ids), do_sample=False, max_new_tokens=12, eos_token_id=-1)
+    answer = radit_jax.generate(*lm64[:2], ids, max_new_tokens=12)
     assert answer[0].tolist() == continued[0, ids.shape[1] :].tolist()
 
 
@@ -102,18 +116,20 @@ def test_adapters_in_peft_have_our_logits(language_model, tmp_path, targets):
     )
     publish(tmp_path / "base", language_model)
     assert publish_adapters(tmp_path / "adapter", adapters, lora, base="org/base") == 0
-    publish(tmp_path / "merged", Model(module, merged(params, adapters, lora), tokenizer))
+    plain = Model(module, merged(params, adapters, lora), tokenizer)
+    publish(tmp_path / "merged", plain)
 
     base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     ids = torch.tensor([[1, *tokenizer.encode("Elm Tower stands in Ostley.")]])
-    logits = module.apply({"params": adapted(params, adapters, lora)}, jnp.asarray(ids.numpy(), jnp.int32))
-    with torch.no_grad():
-        untuned = base(ids).logits.numpy()
-        theirs = peft.PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
-        assert theirs.peft_config["default"].base_model_name_or_path == "org/base"
-        np.testing.assert_allclose(logits, theirs(ids).logits.numpy(), atol=1e-4)
-        whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-        np.testing.assert_allclose(logits, whole(ids).logits.numpy(), atol=1e-4)
+    logits = logits_of(Model(module, adapted(*in_float64((params, adapters)), lora), tokenizer), ids)
+    whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    with torch_in_float64():
+        untuned = torch_model_in_float64(base)(ids).logits.numpy()
+    theirs = peft.PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
+    assert theirs.peft_config["default"].base_model_name_or_path == "org/base"
+    with torch_in_float64():
+        assert_exact(logits, theirs.double()(ids).logits.numpy())
+        assert_exact(logits_of(plain, ids), torch_model_in_float64(whole)(ids).logits.numpy())
     assert np.abs(untuned - np.asarray(logits)).max() > 0.1
 
 
@@ -151,8 +167,9 @@ def test_an_encoder_in_sentence_transformers_has_our_vectors(encoder, tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     publish(tmp_path, encoder)
     theirs = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
-    vectors = theirs.encode(TEXTS)
-    np.testing.assert_allclose(vectors, embed(encoder), atol=1e-5)
+    with torch_in_float64():
+        vectors = theirs.double().encode(TEXTS)
+    assert_stored(embed(model_in_float64(encoder)), vectors)
     assert cosines(embed(encoder), vectors).min() >= 0.9999
     config = encoder.module.config
     assert theirs.similarity_fn_name == ("cosine" if config.normalize else "dot")

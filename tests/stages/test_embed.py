@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from exact import assert_rounded
 from small import CHUNKS
 
 from radit_jax.config import EmbedConfig, MeshConfig
@@ -21,12 +22,12 @@ def output(tmp_path):
     return Workdir(tmp_path).folder("embed", "e")
 
 
-def test_there_is_a_vector_for_each_chunk_in_the_order_of_the_corpus(inputs, searcher, output):
+def test_there_is_a_vector_for_each_chunk_in_the_order_of_the_corpus(inputs, searcher64, output):
     assert embedded(inputs, output) == {"chunks": 10, "width": 16, "shards": 3}
     shards = [output.map_array(name) for name in NAMES]
     assert [len(shard) for shard in shards] == [4, 4, 2]
-    wanted = searcher.encoder.embed([chunk.passage for chunk in CHUNKS])
-    np.testing.assert_allclose(np.concatenate(shards), wanted, atol=1e-5)
+    exact, passages = searcher64.encoder, [chunk.passage for chunk in CHUNKS]
+    assert_rounded(np.concatenate(shards), lambda p: exact.with_params(p).embed(passages), exact.model.params)
 
 
 def test_a_run_that_goes_on_makes_the_missing_shards_alone_and_the_same_bytes(inputs, output, tmp_path):

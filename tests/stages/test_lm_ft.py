@@ -6,6 +6,7 @@ from operator import getitem
 
 import numpy as np
 import pytest
+from exact import assert_stored
 from small import CHUNKS, LONG, QUESTIONS
 
 from radit_jax.config import LmFtConfig, LoraConfig, MeshConfig, OptimizerConfig
@@ -75,7 +76,7 @@ def test_lora_leaves_the_adapters_and_a_language_model_in_which_they_are_merged(
     prefix, layers = "base_model.model.model.layers.0.mlp.up_proj.lora_", "model layers mlp up_proj kernel"
     kernel, before = (reduce(getitem, layers.split(), tree)[0] for tree in (params, lm.params))
     a, b = (written[f"{prefix}{name}.weight"].whole() for name in "AB")
-    np.testing.assert_allclose(kernel, before + 16 / 2 * (b @ a).T, atol=1e-5)
+    assert_stored(kernel, before + 16 / 2 * (b @ a.astype(np.float64)).T)
     assert np.abs(kernel - before).max() > 1e-3
     embedding = params["model"]["embed_tokens"]["embedding"]
     np.testing.assert_array_equal(embedding, lm.params["model"]["embed_tokens"]["embedding"])
@@ -94,4 +95,4 @@ def test_qlora_merges_into_the_kernels_as_they_were(inputs, lm, tmp_path):
         for params in (load_model(output.check("lm")).params, lm.params)
     )
     assert np.abs(b).max() > 1e-3
-    np.testing.assert_allclose(kernel, before + 16 / 2 * (b @ a).T, atol=1e-5)
+    assert_stored(kernel, before + 16 / 2 * (b @ a.astype(np.float64)).T)

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import jax
 import numpy as np
 import pytest
+from exact import assert_rounded, assert_stored
 from small import CHUNKS, QUESTIONS
 
 from radit_jax.config import MeshConfig, OptimizerConfig, RFtConfig, ScoreConfig
@@ -177,7 +178,7 @@ def test_known_and_new_scores_stand_beside_their_own_chunks(candidates, searcher
 
 
 def test_a_refresh_retrieves_with_the_tuned_encoder_and_scores_retrieval_with_the_untuned(
-    candidates, searcher, first, asked
+    candidates, searcher, searcher64, first, asked
 ):
     params = tuned(searcher, 1)
     scores = candidates().round(1, params)
@@ -185,7 +186,8 @@ def test_a_refresh_retrieves_with_the_tuned_encoder_and_scores_retrieval_with_th
     rows, tuned_scores = searcher.with_params(params).search(queries, K, exclude)
     np.testing.assert_array_equal(scores.chunk_rows, rows)
     assert 2 not in rows[4]  # its own chunk
-    np.testing.assert_allclose(scores.retrieval_scores, searcher.score(queries, rows), rtol=1e-5)
+    untuned = searcher64.encoder.model.params
+    assert_rounded(scores.retrieval_scores, lambda p: searcher64.with_params(p).score(queries, rows), untuned)
     assert not np.allclose(scores.retrieval_scores, tuned_scores)
     np.testing.assert_array_equal(scores.answer_token_counts, first[1].answer_token_counts)
 
@@ -218,12 +220,13 @@ def test_an_interrupted_refresh_keeps_its_pairs_and_scores_only_the_shards_that_
         np.testing.assert_array_equal(getattr(again, name), wanted)
 
 
+@pytest.mark.usefixtures("exact_scorers")
 def test_a_language_models_scores_of_new_pairs_do_not_depend_on_shards(candidates, searcher):
     params, settings = tuned(searcher, 1), {"batch_size": 8, "sequence_length": 64}
     whole = candidates("whole", **settings).round(1, params)
     sharded = candidates("shards", shard_size=2, **settings).round(1, params)
     np.testing.assert_array_equal(sharded.chunk_rows, whole.chunk_rows)
-    np.testing.assert_allclose(sharded.answer_log_probs, whole.answer_log_probs, rtol=1e-5)
+    assert_stored(sharded.answer_log_probs, whole.answer_log_probs)
     np.testing.assert_array_equal(sharded.token_counts, whole.token_counts)
 
 

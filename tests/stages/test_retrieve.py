@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from exact import assert_rounded
 from small import CHUNKS, LONG, QUESTIONS, SHORT
 
 from radit_jax.config import MeshConfig
@@ -183,11 +184,15 @@ def test_lm_ft_learns_the_first_answer_and_r_ft_the_shortest(inputs, tmp_path):
     assert (lm_ft.examples[0].answer, r_ft.examples[0].answer) == (" Hob Crane", " Crane")
 
 
-def test_chunks_come_with_the_scores_of_the_search(inputs, tmp_path, searcher):
+def test_chunks_come_with_the_scores_of_the_search(inputs, tmp_path, searcher, searcher64):
     _, retrieved = run_r_ft(inputs, tmp_path / "out", num_chunks=10)
-    rows, scores = searcher.search([question.question for question in TRAIN], 10)
+    questions = [question.question for question in TRAIN]
+    rows, _ = searcher.search(questions, 10)
     np.testing.assert_array_equal(retrieved.chunk_rows, rows)
-    np.testing.assert_allclose(retrieved.retrieval_scores, scores, rtol=1e-5)
+    params = searcher64.encoder.model.params
+    assert_rounded(
+        retrieved.retrieval_scores, lambda p: searcher64.with_params(p).score(questions, rows), params
+    )
 
 
 def test_without_retrieved_backgrounds_every_example_stands_alone(inputs, tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from exact import assert_stored
 from small import QUESTIONS
 
 from radit_jax.config import MeshConfig, ScoreConfig
@@ -33,6 +34,7 @@ def run(inputs, tmp_path):
     return run_into
 
 
+@pytest.mark.usefixtures("exact_scorers")
 def test_a_killed_run_loses_its_shard_alone_and_ends_with_the_scores_of_all_at_once(run, monkeypatch):
     facts, whole = run("whole", 100)
     sizes, real = [], PairScorer.score
@@ -54,7 +56,7 @@ def test_a_killed_run_loses_its_shard_alone_and_ends_with_the_scores_of_all_at_o
     _, again = run("shards", 4)
     assert sizes == [4, 4, 4]  # four examples, each under two chunks and under none
     assert (facts["pairs"], facts["truncated"]) == (12, 1)
-    np.testing.assert_allclose(again.answer_log_probs, whole.answer_log_probs, rtol=1e-5)
-    np.testing.assert_allclose(again.no_chunk_log_probs, whole.no_chunk_log_probs, rtol=1e-5)
+    assert_stored(again.answer_log_probs, whole.answer_log_probs)
+    assert_stored(again.no_chunk_log_probs, whole.no_chunk_log_probs)
     np.testing.assert_array_equal(again.token_counts, whole.token_counts)
     np.testing.assert_array_equal(again.truncated, whole.truncated)
