@@ -41,7 +41,8 @@ pytestmark = pytest.mark.usefixtures("float64")
 @pytest.fixture(scope="module")
 def params():
     params = drawn_in_float64(MODULE, jnp.zeros((1, 4), jnp.int32))
-    return jax.tree.map(lambda x: 4 * x if x.ndim > 1 else x, params)
+    with jax.enable_x64(True):
+        return jax.tree.map(lambda x: 4 * x if x.ndim > 1 else x, params)
 
 
 def read(tokens):

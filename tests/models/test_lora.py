@@ -115,7 +115,8 @@ def test_merging_keeps_the_kernels_dtype(params, adapters):
 def quantised(request, params):
     pytest.importorskip("qwix")
     lora = dataclasses.replace(LORA, quantize=request.param)
-    return lora, quantized(params, lora)
+    with jax.enable_x64(True):
+        return lora, quantized(params, lora)
 
 
 def test_only_projections_are_quantised_and_nothing_is_off_by_more_than_half_a_step(quantised, params):
