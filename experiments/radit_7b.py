@@ -70,7 +70,7 @@ PAPERS_DATA = Instructions(
     lm_ft_cap=7500,  # the paper's η
     dialogue_fraction=0.05,  # of LM-ft's mixture
     expected_chunks=37_000_000,  # (C)
-    expected_r_ft_tasks=286_118,  # (1), the sum of D_R's ten datasets
+    expected_r_ft_tasks=266_798,  # (1), the sum of D_R's ten datasets, of wiki_qa those with label 1 (1,040)
 )
 
 

@@ -184,7 +184,11 @@ class Instructions:
     lm_ft_benchmarks: tuple[str, ...] = ()  # tasks of the evaluation to learn from (`data/benchmarks.py`)
     benchmark_examples: PositiveInt = 64  # of each of them
     lm_ft_cap: PositiveInt = 7500  # examples of each dataset of D_L but dialogues
-    dialogue_fraction: FractionBelowOne = 0.05  # of LM-ft's examples, its unsupervised text among them
+    lm_ft_weights: tuple[str, ...] = ()  # NAME=WEIGHT, how often a dataset's examples are seen; else once
+    r_ft_weights: tuple[str, ...] = ()  # likewise in D_R
+    dialogue_fraction: FractionBelowOne = (
+        0.05  # of LM-ft's instances, those of its unsupervised text among them
+    )
     held_out_fraction: FractionBelowOne = (
         0.01  # of the train part of a dataset without a dev part; it becomes that
     )

@@ -228,9 +228,10 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
             {
                 "data": replace(data, corpus="", passages_file=""),
                 "text_fraction": e.lm_ft.text_fraction,
+                "instances_per_example": e.lm_ft.chunks_per_example if e.lm_ft.retrieved_background else 1,
                 "seed": e.seed,
             },
-            version=3,
+            version=4,
             sources=(data.datasets,),
             by_one=True,
         ),

@@ -142,6 +142,10 @@ class Benchmark:
             )
         return items
 
+    def has(self, folder: epath.PathLike, split: str) -> bool:
+        """Whether there is such a split, with its file in `folder`."""
+        return split in self.splits and self._found(epath.Path(folder), self.splits[split].file) is not None
+
     def describe(self, folder: epath.PathLike, split: str) -> str:
         """Which questions a split has, in words: `one half of kilt/trex-dev-kilt.jsonl`."""
         part = self._part(split)
@@ -156,11 +160,16 @@ class Benchmark:
             )
         return self.splits[split]
 
-    def _find(self, folder: epath.Path, file: str) -> tuple[Source, epath.Path]:
+    def _found(self, folder: epath.Path, file: str) -> tuple[Source, epath.Path] | None:
         for source in self.sources[file]:
             for path in (folder / source.path, folder / epath.Path(source.path).name):
                 if path.exists():
                     return source, path
+        return None
+
+    def _find(self, folder: epath.Path, file: str) -> tuple[Source, epath.Path]:
+        if found := self._found(folder, file):
+            return found
         names = one_of([source.path for source in self.sources[file]])
         raise ValueError(f"{self.name}: no {names} in {folder}, needed is one; download it there")
 

@@ -66,11 +66,12 @@ def run_examples(
     *,
     data: Instructions,
     text_fraction: float,
+    instances_per_example: int,
     seed: int,
     mesh: MeshConfig,
 ) -> dict[str, Any]:
     """Draw the examples of D_L and D_R, and put them beside the chunks."""
-    corpus = instructions.read_examples(data, text_fraction, seed)
+    corpus = instructions.read_examples(data, text_fraction, instances_per_example, seed)
     facts = {name: inputs["chunks"].manifest[name] for name in ("chunks", "passages")}
     _warn(instructions.surprises(data, facts["chunks"], corpus))
     output.adopt(inputs["chunks"], CHUNKS)

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from radit_jax.data.build import BUILDERS, build, built_items, main
-from radit_jax.data.finetuning.mixture import lm_ft_tasks
+from radit_jax.data.finetuning.mixture import Reading, lm_ft_tasks
 from radit_jax.data.finetuning.tasks import TASKS, read_items
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
@@ -43,8 +43,8 @@ def test_a_split_that_was_not_built_is_empty(built):
 
 
 def test_mixtures_read_what_was_built(built):
-    from_files = lm_ft_tasks(FIXTURES, ["gsm8k", "coqa"], seed=0)
-    assert lm_ft_tasks(built[0], ["gsm8k", "coqa"], seed=0).examples == from_files.examples
+    from_files = lm_ft_tasks(Reading(FIXTURES, 0), ["gsm8k", "coqa"])
+    assert lm_ft_tasks(Reading(built[0], 0), ["gsm8k", "coqa"]).examples == from_files.examples
 
 
 def test_every_dataset_has_a_builder_under_its_own_name():

@@ -3,89 +3,177 @@
     D_L   10 % unsupervised text, 5 % oasst1, 85 % of the other datasets with at most 7,500 examples of each
     D_R   95 % text of the corpus, 5 % of all its datasets together
 
+Shares of D_L are of instances, which is what LM-ft trains on: an example has one for each retrieved chunk, or
+a single one under its own Background. A dataset's weight says how often its examples are seen: at 2 twice, at
+0.5 half of them.
+
 Which examples are drawn depends on the seed and their ids alone, not on the order of files: every id has a
 random place, and the first places are taken. So a larger draw contains a smaller one.
 """
 
 import hashlib
 import heapq
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from etils import epath
 
 from radit_jax.data.finetuning.sources import Split
 from radit_jax.data.finetuning.tasks import TASKS, Mixture, OnError, Task, read_items, task_named
 from radit_jax.data.finetuning.templates import item_example, item_question
+from radit_jax.data.overlap import AskedElsewhere, division_key
 from radit_jax.data.records import Example, Item, Question
+
+MAX_WEIGHT = 1000  # of a dataset: beyond it a mistake
+ASKED_ELSEWHERE = "asked elsewhere"  # why an item is left out: in another part, or in another dataset's
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Examples of tasks in a mixed order, each with its question and all its gold answers."""
+    """Examples of tasks in a mixed order, each with its question and all its gold answers, and its item."""
 
     examples: list[Example]
     questions: list[Question]
-    counts: dict[str, dict[str, int]]  # by task: read, kept, skipped by reason, drawn
+    items: list[Item]
+    counts: dict[str, dict[str, int]]  # by task: read, kept, skipped by reason, drawn, instances
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Where the datasets are read from, and what of them is left out."""
+
+    folder: epath.PathLike  # as in `open_items`
+    seed: int
+    held_out: float = 0.0  # the share of a task's train part that is its dev part where it has none
+    on_error: OnError = "stop"
+    without: AskedElsewhere = field(default_factory=AskedElsewhere)
+
+    def items(self, task: Task, split: Split, counts: dict[str, Counter[str]]) -> Iterator[Item]:
+        """A split's items, but those that are in `without`, which are counted."""
+        counts[task.name] = Counter(read=0, kept=0)
+        return self._without(self._whole(task, split, counts[task.name]), counts[task.name])
+
+    def _without(self, items: Iterable[Item], count: Counter[str]) -> Iterator[Item]:
+        for item in items:
+            if item in self.without:
+                count[ASKED_ELSEWHERE] += 1
+            else:
+                yield item
+
+    def _whole(self, task: Task, split: Split, count: Counter[str]) -> Iterator[Item]:
+        if split == "test" or not self.held_out or has_split(task, self.folder, "dev"):
+            return open_items(task, self.folder, split, on_error=self.on_error, counts=count)
+        items = open_items(task, self.folder, "train", on_error=self.on_error, counts=count)
+        return self._divided(items, split, count)
+
+    def _divided(self, items: Iterable[Item], split: Split, count: Counter[str]) -> Iterator[Item]:
+        """Those items of a train part that are the split's, where `held_out` of them are the dev part's."""
+        bound = round(self.held_out * 2**64)
+        for item in items:
+            is_dev = int.from_bytes(_place(division_key(item), self.seed, "hold out")[:8]) < bound
+            count["held out"] += is_dev
+            if is_dev == (split == "dev"):
+                yield item
+
+
+def asked_in_dev_and_test(reading: Reading, tasks: Iterable[Task]) -> AskedElsewhere:
+    """The questions of all dev and test parts that there are, none of which belongs into a train part.
+
+    ECQA divides CommonsenseQA anew and MathQA annotates AQuA-RAT again, so one dataset's dev question may
+    stand in another's train part.
+    """
+    asked = AskedElsewhere()
+    for task in tasks:
+        for split in ("dev", "test"):
+            if split == "dev" or has_split(task, reading.folder, split):
+                for item in reading.items(task, split, {}):
+                    asked.add(item)
+    return asked
 
 
 def lm_ft_tasks(
-    folder: epath.PathLike,
+    reading: Reading,
     names: Sequence[str] | None = None,
     *,
     split: Split = "train",
     cap: int = 7_500,
     dialogue_share: float = 0.05,
     text_share: float = 0.10,
-    held_out: float = 0.0,
-    seed: int,
-    on_error: OnError = "stop",
+    weights: Mapping[str, float] | None = None,
+    num_chunks: int = 3,
 ) -> Drawn:
-    """The tasks of D_L: at most `cap` of each, and so many dialogues that they are their share of all.
+    """The tasks of D_L: at most `cap` of each, and so many dialogues that they are their share of instances.
 
-    `share_count(len(drawn.examples), text_share)` is the number of text examples that belong to them. Without
-    so many dialogues all there are are taken. `folder` is as in `open_items`; `names` are the tasks to draw
-    from, by default all of D_L. `held_out` is the share of a task's train part that stands for its dev part
-    where it has none.
+    `text_share` is that of the text examples that will be added. Where there are fewer dialogues, all are
+    taken. `names` are the tasks to draw from, by default all of D_L; `num_chunks` is how many instances an
+    example without a Background of its own has.
     """
+    weights = weights or {}
     tasks, counts = tasks_of("lm_ft", names), {}
     drawn: list[tuple[Task, Item]] = []
     for task in (task for task in tasks if task.category != "dialogue"):
-        found = _read(task, folder, split, on_error, counts, held_out, seed)
-        drawn += [(task, item) for item in _first(found, cap, seed)]
-    dialogues = round(len(drawn) * dialogue_share / (1 - dialogue_share - text_share))
+        found = _first(reading.items(task, split, counts), cap, reading.seed)
+        drawn += [(task, item) for item in _repeated(found, weights.get(task.name, 1.0))]
+    others = sum(_instances(task, num_chunks) for task, _ in drawn)
+    dialogues = round(others * dialogue_share / (1 - dialogue_share - text_share) / num_chunks)
     if not drawn:
         dialogues = cap
     for task in (task for task in tasks if task.category == "dialogue"):
-        found = _read(task, folder, split, on_error, counts, held_out, seed)
-        drawn += [(task, item) for item in _first(found, dialogues, seed)]
-    return _mixed(drawn, "lm_ft", seed, counts)
+        found = _first(reading.items(task, split, counts), dialogues, reading.seed)
+        drawn += [(task, item) for item in found]
+    for task in tasks:
+        number = sum(own is task for own, _ in drawn)
+        counts[task.name]["instances"] = number * _instances(task, num_chunks)
+    return _mixed(drawn, "lm_ft", reading.seed, counts)
 
 
 def r_ft_tasks(
-    folder: epath.PathLike,
+    reading: Reading,
     names: Sequence[str] | None = None,
     *,
     split: Split = "train",
     count: int | None = None,
-    held_out: float = 0.0,
-    seed: int,
-    on_error: OnError = "stop",
+    weights: Mapping[str, float] | None = None,
 ) -> Drawn:
     """The tasks of D_R: `count` examples of all datasets together, or all of them. As `lm_ft_tasks`.
 
     The paper's 900,000 corpus examples ask for `share_count(900_000, 0.05)` of them, 47,368.
     """
+    weights = weights or {}
     counts: dict[str, Counter[str]] = {}
-    found = (
-        (task, item)
-        for task in tasks_of("r_ft", names)
-        for item in _read(task, folder, split, on_error, counts, held_out, seed)
-    )
+    found: list[tuple[Task, Item]] = []
+    for task in tasks_of("r_ft", names):
+        items = list(reading.items(task, split, counts))
+        if task.name in weights:
+            items = _repeated(_first(items, len(items), reading.seed), weights[task.name])
+        found += [(task, item) for item in items]
     if count is not None:
-        found = heapq.nsmallest(count, found, key=lambda pair: _place(pair[1].id, seed))
-    return _mixed(list(found), "r_ft", seed, counts)
+        found = heapq.nsmallest(count, found, key=lambda pair: _place(pair[1].id, reading.seed))
+    return _mixed(found, "r_ft", reading.seed, counts)
+
+
+def parse_weights(setting: str, pairs: Sequence[str]) -> dict[str, float]:
+    """A weight by dataset from `NAME=WEIGHT` pairs; `setting` is their name, for errors.
+
+    >>> parse_weights("data.lm_ft_weights", ["gsm8k=2", "ecqa=0.5"])
+    {'gsm8k': 2.0, 'ecqa': 0.5}
+    """
+    weights: dict[str, float] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = math.nan
+        if not 0 < weight < MAX_WEIGHT:
+            raise ValueError(
+                f"{setting}: expected NAME=WEIGHT with a weight above 0 and below {MAX_WEIGHT}, got "
+                f"{pair!r}. Write gsm8k=2."
+            )
+        weights[task_named(name.strip()).name] = weight
+    return weights
 
 
 def share_count(others: int, share: float) -> int:
@@ -133,32 +221,17 @@ def has_split(task: Task, folder: epath.PathLike, split: Split) -> bool:
     return bool(pattern and files.exists()) and any((*files.glob(pattern), *files.glob(f"{pattern}.gz")))
 
 
-def _read(
-    task: Task,
-    folder: epath.PathLike,
-    split: Split,
-    on_error: OnError,
-    counts: dict[str, Counter[str]],
-    held_out: float,
-    seed: int,
-) -> Iterator[Item]:
-    count = counts[task.name] = Counter(read=0, kept=0)
-    if split == "test" or not held_out or has_split(task, folder, "dev"):
-        return open_items(task, folder, split, on_error=on_error, counts=count)
-    items = open_items(task, folder, "train", on_error=on_error, counts=count)
-    return _divided(items, split, held_out, seed, count)
+def _instances(task: Task, num_chunks: int) -> int:
+    """What LM-ft trains on of one example of a task."""
+    return 1 if task.category in ("reading", "summary") else num_chunks
 
 
-def _divided(
-    items: Iterable[Item], split: Split, held_out: float, seed: int, count: Counter[str]
-) -> Iterator[Item]:
-    """Those items of a train part that are the split's, where `held_out` of them are the dev part's."""
-    bound = round(held_out * 2**64)
-    for item in items:
-        is_dev = int.from_bytes(_place(item.id, seed, "hold out")[:8]) < bound
-        count["held out"] += is_dev
-        if is_dev == (split == "dev"):
-            yield item
+def _repeated(items: Sequence[Item], weight: float) -> list[Item]:
+    """`weight` times as many items, the first ones once more than the others where it comes out uneven."""
+    if not items:
+        return []
+    times, more = divmod(round(weight * len(items)), len(items))
+    return [*items] * times + [*items[:more]]
 
 
 def _first(items: Iterable[Item], count: int, seed: int) -> list[Item]:
@@ -176,9 +249,7 @@ def _mixed(
         count["drawn"] = sum(task.name == name for task, _ in drawn)
     # By places of their own: what was drawn of a large dataset has the first of the others.
     pairs = sorted(drawn, key=lambda pair: _place(pair[1].id, seed, "mix"))
+    items = [item for _, item in pairs]
     examples = [item_example(item, task, mixture, seed) for task, item in pairs]
-    return Drawn(
-        examples,
-        [item_question(item, e.prompt) for (_, item), e in zip(pairs, examples, strict=True)],
-        {name: dict(count) for name, count in counts.items()},
-    )
+    questions = [item_question(item, e.prompt) for item, e in zip(items, examples, strict=True)]
+    return Drawn(examples, questions, items, {name: dict(count) for name, count in counts.items()})

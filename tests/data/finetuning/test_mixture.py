@@ -5,7 +5,13 @@ import pathlib
 
 import pytest
 
-from radit_jax.data.finetuning.mixture import lm_ft_tasks, r_ft_tasks, share_count
+from radit_jax.data.finetuning.mixture import (
+    Reading,
+    lm_ft_tasks,
+    parse_weights,
+    r_ft_tasks,
+    share_count,
+)
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "raw"
 
@@ -38,47 +44,117 @@ def ids(drawn):
 
 
 def test_lm_ft_takes_at_most_the_cap_of_a_dataset_and_five_in_a_hundred_of_dialogues(folder):
-    drawn = lm_ft_tasks(folder, NAMES, cap=130, seed=3)
+    drawn = lm_ft_tasks(Reading(folder, 3), NAMES, cap=130)
     # 130 + 40 of the others are 85 % of all, so 10 dialogues are 5 % and 20 texts would be 10 %
     assert {name: count["drawn"] for name, count in drawn.counts.items()} == {
         "gsm8k": 130,
         "strategyqa": 40,
         "oasst1": 10,
     }
-    assert drawn.counts["gsm8k"] == {"read": 400, "kept": 400, "drawn": 130}
+    assert drawn.counts["gsm8k"] == {"read": 400, "kept": 400, "drawn": 130, "instances": 390}
     assert share_count(len(drawn.examples), 0.10) == 20
     assert [question.id for question in drawn.questions] == ids(drawn)
 
 
+def test_shares_are_of_instances_of_which_a_passage_has_one(tmp_path):
+    for name in ("oasst1", "gsm8k", "coqa"):
+        (tmp_path / name).mkdir()
+    turns = [{"input_text": f"What is {n}?"} for n in range(120)]
+    story = {"id": "s", "story": "A story.", "questions": turns, "answers": turns}
+    (tmp_path / "coqa/coqa-train-v1.0.json").write_text(json.dumps({"data": [story]}))
+    lines = [{"question": f"How many are {n}?", "answer": f"It is {n}.\n#### {n}"} for n in range(60)]
+    (tmp_path / "gsm8k/train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    message = {"role": "prompter", "deleted": False, "review_result": True}
+    reply = {**message, "role": "assistant", "text": "So.", "replies": []}
+    trees = [
+        {
+            "prompt": {
+                **message,
+                "message_id": f"p{n}",
+                "text": f"Hi {n}",
+                "replies": [{**reply, "message_id": f"r{n}"}],
+            }
+        }
+        for n in range(50)
+    ]
+    (tmp_path / "oasst1/tree.jsonl").write_text("".join(json.dumps(tree) + "\n" for tree in trees))
+    drawn = lm_ft_tasks(Reading(tmp_path, 0), ("oasst1", "gsm8k", "coqa"), num_chunks=3)
+    # 120 + 3 × 60 instances are 85 %, so 5 % are 17.6: six dialogues of three
+    assert {name: (count["drawn"], count["instances"]) for name, count in drawn.counts.items()} == {
+        "coqa": (120, 120),
+        "gsm8k": (60, 180),
+        "oasst1": (6, 18),
+    }
+
+
+def test_a_weight_repeats_a_datasets_examples_or_leaves_some_out(folder):
+    def drawn(**weights):
+        return ids(lm_ft_tasks(Reading(folder, 1), ["gsm8k", "strategyqa"], cap=20, weights=weights))
+
+    once = drawn()
+    assert len(set(once)) == 40
+    twice = [name for name in drawn(gsm8k=2.0) if name.startswith("gsm8k")]
+    assert sorted(twice) == sorted(2 * [name for name in once if name.startswith("gsm8k")])
+    half = {name for name in drawn(strategyqa=0.5) if name.startswith("strategyqa")}
+    assert len(half) == 10 and half < set(once)
+    names = ("freebase_qa", "quarel")
+    plain = r_ft_tasks(Reading(FIXTURES, 0), names)
+    weighted = r_ft_tasks(Reading(FIXTURES, 0), names, weights={"quarel": 3.0})
+    assert weighted.counts["quarel"]["drawn"] == 3 * plain.counts["quarel"]["drawn"]
+    assert parse_weights("s", ("quarel = 3",)) == {"quarel": 3.0}
+
+
+def test_replies_of_one_tree_and_repeated_questions_stay_on_one_side_of_a_held_out_part(tmp_path):
+    def message(name, text, role, *replies):
+        known = {"message_id": name, "text": text, "role": role, "deleted": False, "review_result": True}
+        return {**known, "replies": list(replies)}
+
+    trees = []
+    for n in range(60):
+        last = message(f"{n}d", f"More {n}.", "assistant")
+        asked = message(f"{n}c", f"And then {n}?", "prompter", last)
+        replies = message(f"{n}b", "So.", "assistant", asked), message(f"{n}e", "Or so.", "assistant")
+        trees.append({"prompt": message(f"{n}a", f"How is {n}?", "prompter", *replies)})
+    (tmp_path / "oasst1").mkdir()
+    (tmp_path / "oasst1/tree.jsonl").write_text("".join(json.dumps(tree) + "\n" for tree in trees))
+    reading = Reading(tmp_path, 0, held_out=0.3)
+    sides = {}
+    for split in ("train", "dev"):
+        for name in ids(lm_ft_tasks(reading, ["oasst1"], split=split)):
+            sides.setdefault(name.removeprefix("oasst1/")[:-1], set()).add(split)
+    assert len(sides) == 60 and all(len(own) == 1 for own in sides.values())
+    assert {"train"} in sides.values() and {"dev"} in sides.values()
+
+
 def test_the_same_seed_draws_the_same_and_another_seed_others(folder):
-    first, again, other = (lm_ft_tasks(folder, NAMES, cap=50, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (lm_ft_tasks(Reading(folder, seed), NAMES, cap=50) for seed in (1, 1, 2))
     assert first.examples == again.examples
     assert set(ids(first)) != set(ids(other))
 
 
 def test_a_larger_draw_contains_a_smaller_one_in_its_order(folder):
-    small, large = (ids(lm_ft_tasks(folder, ["gsm8k"], cap=cap, seed=1)) for cap in (20, 60))
+    small, large = (ids(lm_ft_tasks(Reading(folder, 1), ["gsm8k"], cap=cap)) for cap in (20, 60))
     assert [name for name in large if name in set(small)] == small
 
 
 def test_the_draw_does_not_depend_on_the_order_of_the_file(folder):
-    before = lm_ft_tasks(folder, ["strategyqa"], cap=9, seed=1)
+    before = lm_ft_tasks(Reading(folder, 1), ["strategyqa"], cap=9)
     path = folder / "strategyqa/strategyqa_train.json"
     path.write_text(json.dumps(json.loads(path.read_text())[::-1]))
-    assert lm_ft_tasks(folder, ["strategyqa"], cap=9, seed=1).examples == before.examples
+    assert lm_ft_tasks(Reading(folder, 1), ["strategyqa"], cap=9).examples == before.examples
 
 
 def test_datasets_come_mixed(folder):
-    names = [name.partition("/")[0] for name in ids(lm_ft_tasks(folder, NAMES, cap=40, seed=1))]
+    names = [name.partition("/")[0] for name in ids(lm_ft_tasks(Reading(folder, 1), NAMES, cap=40))]
     changes = sum(a != b for a, b in zip(names, names[1:], strict=False))
     assert changes > 20
 
 
 def test_r_ft_draws_from_all_its_datasets_together():
     names = ("freebase_qa", "ms_marco", "quarel", "pubmed_qa")
-    everything = r_ft_tasks(FIXTURES, names, seed=0)
+    everything = r_ft_tasks(Reading(FIXTURES, 0), names)
     assert len(everything.examples) == 8
-    drawn = r_ft_tasks(FIXTURES, names, count=5, seed=0)
+    drawn = r_ft_tasks(Reading(FIXTURES, 0), names, count=5)
     assert len(drawn.examples) == 5
     assert set(ids(drawn)) < set(ids(everything))
     assert sum(count["drawn"] for count in drawn.counts.values()) == 5
@@ -86,11 +162,11 @@ def test_r_ft_draws_from_all_its_datasets_together():
 
 
 def test_a_split_that_a_dataset_lacks_is_empty(folder):
-    assert lm_ft_tasks(folder, ["strategyqa"], split="dev", seed=0).examples == []
+    assert lm_ft_tasks(Reading(folder, 0), ["strategyqa"], split="dev").examples == []
 
 
 def test_all_of_d_l_is_read_by_default():
-    drawn = lm_ft_tasks(FIXTURES, seed=0)
+    drawn = lm_ft_tasks(Reading(FIXTURES, 0))
     assert len(drawn.counts) == 20
     # 39 others; the two dialogues of the fixture are what 5 % of 46 asks for
     assert len(drawn.examples) == 39 + 2
@@ -101,4 +177,4 @@ def test_a_dataset_of_the_other_mixture_is_an_error():
     with pytest.raises(
         ValueError, match=r"lm_ft: task 'ms_marco' came, needed is one of oasst1, .*; leave it out"
     ):
-        lm_ft_tasks(FIXTURES, ["ms_marco"], seed=0)
+        lm_ft_tasks(Reading(FIXTURES, 0), ["ms_marco"])
