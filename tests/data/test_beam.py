@@ -184,7 +184,13 @@ def test_facts_of_another_form_are_one_error(tmp_path, facts) -> None:
 
 def test_prepared_chunks_of_which_a_part_is_gone_are_refused(tmp_path) -> None:
     prepare_by_hand(tmp_path, max_words=9)
-    options = {"passages": str(tmp_path / "out"), "format": "auto", "max_words": 9, "mesh": MeshConfig()}
+    options = {
+        "passages": str(tmp_path / "out"),
+        "format": "auto",
+        "quoting": "auto",
+        "max_words": 9,
+        "mesh": MeshConfig(),
+    }
     [file] = (tmp_path / "out" / CHUNKS).iterdir()
     for damage, fault in (
         (
