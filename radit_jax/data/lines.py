@@ -77,15 +77,13 @@ def is_compressed(start: bytes) -> bool:
 
 
 def _open_zstd(stream: BinaryFile, path: epath.Path) -> tuple[BinaryFile, tuple[type[Exception], ...]]:
-    with contextlib.suppress(ImportError):  # the standard library has it from Python 3.14
-        zstd: Any = importlib.import_module("compression.zstd")
-        return zstd.ZstdFile(stream), (zstd.ZstdError, EOFError)
-    with contextlib.suppress(ImportError):
-        zstandard: Any = importlib.import_module("zstandard")
-        unpacked = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
-        return io.BufferedReader(unpacked), (zstandard.ZstdError,)
+    """Python has zstd's form from 3.14 on; a package gives the same module to those before."""
+    for name in ("compression.zstd", "backports.zstd"):
+        with contextlib.suppress(ImportError):
+            zstd: Any = importlib.import_module(name)
+            return zstd.ZstdFile(stream), (zstd.ZstdError, EOFError)
     raise ValueError(
-        f"{path}: expected a package that reads zstd's form, got none. Run pip install zstandard, or "
+        f"{path}: expected a package that reads zstd's form, got none. Run pip install backports.zstd, or "
         "unpack the file with zstd -d."
     )
 

@@ -71,28 +71,24 @@ def test_a_compressed_file_is_known_by_its_bytes(tmp_path):
 
 
 def test_zstds_form_without_its_package_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "zstandard", None)
-    monkeypatch.setitem(sys.modules, "compression.zstd", None)
+    for name in ("compression.zstd", "backports.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
     file = write(tmp_path, "a.jsonl.zst", b"\x28\xb5\x2f\xfd\0\0")
-    with pytest.raises(ValueError, match=r"a\.jsonl\.zst: expected a package .*pip install zstandard"):
+    with pytest.raises(ValueError, match=r"a\.jsonl\.zst: expected a package .*pip install backports\.zstd"):
         list(text_lines(file))
 
 
 def test_zstds_form_is_unpacked_by_the_package_that_is_there(tmp_path, monkeypatch):
-    """By a stand-in: zstandard is no dependency."""
-
-    class Decompressor:
-        def stream_reader(self, stream, read_across_frames):
-            assert read_across_frames
-            return gzip.GzipFile(fileobj=stream)
-
-    fake = types.SimpleNamespace(ZstdDecompressor=Decompressor, ZstdError=OSError)
+    """By a stand-in: on Python 3.13 and before the package is no dependency."""
+    fake = types.SimpleNamespace(ZstdFile=lambda stream: gzip.GzipFile(fileobj=stream), ZstdError=OSError)
     monkeypatch.setitem(sys.modules, "compression.zstd", None)
-    monkeypatch.setitem(sys.modules, "zstandard", fake)
+    monkeypatch.setitem(sys.modules, "backports.zstd", fake)
+    data = gzip.compress(b'{"a": 1}\n' * 1000)
     monkeypatch.setattr(lines, "_GZIP", b"none begins so")
-    monkeypatch.setattr(lines, "_ZSTD", gzip.compress(b"")[:2])
-    file = write(tmp_path, "a.jsonl.zst", gzip.compress(b'{"a": 1}\n'))
-    assert [value for _, value in json_objects(file)] == [{"a": 1}]
+    monkeypatch.setattr(lines, "_ZSTD", data[:2])
+    assert sum(1 for _ in json_objects(write(tmp_path, "a.jsonl.zst", data))) == 1000
+    with pytest.raises(ValueError, match=r"b\.jsonl\.zst: expected a whole compressed file, got a damaged"):
+        list(json_objects(write(tmp_path, "b.jsonl.zst", data[:-9])))
 
 
 @pytest.mark.parametrize("indent", [None, 1])
