@@ -111,8 +111,7 @@ def run(
             started=started,
         )
         started = time.monotonic()  # a round's start-up is its new candidates
-    best = checkpoints.best()
-    assert best is not None, "the last step is always validated"
+    best = demand_a_hit(checkpoints.best())
     for name, tower in learner.tuned(checkpoints.restore_best(state.params)).items():
         save_model(output.path / name, tower)
         output.commit(name)
@@ -123,6 +122,18 @@ def run(
         "times_seen": round(r_ft.optimizer.steps * r_ft.batch_size / len(candidates.examples), 2),
         "signal": signals,
     }
+
+
+def demand_a_hit(best: tuple[int, float] | None) -> tuple[int, float]:
+    """The best checkpoint's step and MRR@10; one of 0 would keep the untuned encoder as if it were tuned."""
+    assert best is not None, "the last step is always validated"
+    if best[1] == 0:
+        raise ValueError(
+            f"r_ft: expected a development question with a chunk that holds an answer among its first "
+            f"{VALIDATION_DEPTH}, got none at any validation, so no checkpoint can be chosen. Raise "
+            "data.dev_questions, or give questions that the corpus answers."
+        )
+    return best
 
 
 def _batches(

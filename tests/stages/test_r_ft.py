@@ -277,6 +277,14 @@ def test_validation_is_the_mrr_of_chunks_that_hold_an_answer(inputs, searcher):
     assert found["answer_recall@10"] == 1.0
 
 
+def test_without_any_hit_no_checkpoint_is_chosen():
+    assert r_ft.demand_a_hit((0, 0.1)) == (0, 0.1)
+    with pytest.raises(
+        ValueError, match=r"r_ft: expected a development question .* got none at any .* Raise"
+    ):
+        r_ft.demand_a_hit((0, 0.0))
+
+
 def test_one_shape_of_rows_holds_the_queries_of_every_batch():
     ids = [list(range(1, 1 + length)) for length in (3, 40, 9, 17, 5, 12, 30, 8)]
     batches = [[0, 1, 2], [3, 4, 5], [6, 7, 0], [1, 6, 3]]
