@@ -118,7 +118,6 @@ def experiment() -> Experiment:
             tasks=TASKS,
             tasks_folder=BENCHMARKS,
             chunks_per_answer=10,
-            max_new_tokens=32,
             sequence_length=2048,
             batch_size=64,
             prompts_per_batch=60,  # ours: six questions

@@ -79,7 +79,8 @@ def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str,
     from radit_jax.runtime.models import load_model
 
     stored = export.read_json("answering.json")
-    settings, temperature = EvaluateConfig(**{**stored["evaluate"], "tasks": ()}), stored["temperature"]
+    settings = EvaluateConfig(**{**stored["evaluate"], "tasks": ()}).answering()
+    temperature = stored["temperature"]
     chunks, mesh = Chunks(export), make_mesh(MeshConfig())
     k = min(settings.chunks_per_answer, len(chunks))
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}

@@ -340,6 +340,9 @@ class RFtConfig:
     checkpoint_every: NonNegativeInt = 100
 
 
+OWN_ANSWERS = 16  # tokens of an answer to the corpus' own questions, which are short
+
+
 @dataclass(frozen=True)
 class EvaluateConfig:
     split: Literal["test", "dev", "official", "hidden"] = "test"  # tune on dev; docs/tasks.md has the others
@@ -347,7 +350,7 @@ class EvaluateConfig:
     ensemble: Literal["answer", "token", "concatenate"] = (
         "answer"  # over whole answers (the paper), or tokens
     )
-    max_new_tokens: PositiveInt = 16
+    max_new_tokens: NonNegativeInt = 0  # of an answer; 0: each task's own, of the corpus' own OWN_ANSWERS
     sequence_length: TextLength = 512  # tokens of Background, prompt and answer; a longer Background is cut
     prompts_per_batch: PositiveInt = 160  # of which each is a question behind one chunk
     batch_size: PositiveInt = 16  # rows of packed answers to be scored
@@ -355,9 +358,14 @@ class EvaluateConfig:
     bootstrap_samples: PositiveInt = 2000
     tasks: tuple[str, ...] = ()  # of data/benchmarks.py, or files of questions; none: the corpus' own
     tasks_folder: str = ""  # the tasks' official files
+    kilt_titles: str = ""  # a table of titles and KILT's page ids, for a corpus whose ids are others
     questions_per_task: NonNegativeInt = 0  # drawn from each; 0: all. The paper's development takes 2,500
     shots: NonNegativeInt = 0  # examples in the prompt, each task's own
     shot_backgrounds: bool = True  # each shot has its own top chunk before it
+
+    def answering(self, longest: int = OWN_ANSWERS) -> "EvaluateConfig":
+        """The same where answers have a length: the one that is set, else `longest`, a task's own."""
+        return replace(self, max_new_tokens=self.max_new_tokens or longest)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from radit_jax.config import (
     checkpoint_folder,
 )
 from radit_jax.data import folder, instructions
-from radit_jax.data.benchmarks import find_task
+from radit_jax.data.benchmarks import KILT_DEVELOPMENT, find_task
 from radit_jax.runtime import described, hosts, hub
 from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint
 
@@ -118,9 +118,9 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "corpus": "corpus",
                 "lm": "base/lm",
                 "retrieved": "retrieve/lm_ft",
-                **(_search(lm_ft_role) if on_kilt else {}),
+                **(_search("retriever") if on_kilt else {}),
             },
-            {"lm_ft": e.lm_ft, "seed": e.seed, **({"temperature": e.r_ft.temperature} if on_kilt else {})},
+            {"lm_ft": e.lm_ft, "seed": e.seed, **(_selection(e) if on_kilt else {})},
             version=2,
             sources=(e.lm_ft.select_folder,) if on_kilt else (),
             trains=True,
@@ -177,7 +177,8 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 **_tuned_search(e),
             },
             {
-                "evaluate": replace(e.evaluate, tasks=(), tasks_folder=""),  # how to answer, not what
+                # How to answer, not what.
+                "evaluate": replace(e.evaluate, tasks=(), tasks_folder="", kilt_titles=""),
                 "temperature": e.r_ft.temperature,
                 "lm_score": e.r_ft.lm_score,
                 "tau": e.r_ft.tau,
@@ -186,6 +187,18 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
         ),
     ]
     return {stage.name: stage for stage in table}
+
+
+def _selection(e: Experiment) -> dict[str, Any]:
+    """What judges LM-ft's checkpoints on KILT: evaluation's settings, on the dev part of KILT's tasks."""
+    own, limit = e.lm_ft.select_folder, e.lm_ft.select_questions
+    asked = replace(
+        e.evaluate, split="dev", tasks=KILT_DEVELOPMENT, tasks_folder=own, questions_per_task=limit
+    )
+    return {
+        "evaluate": replace(asked, bootstrap_samples=1, kilt_titles=""),  # of intervals and provenance
+        "temperature": e.r_ft.temperature,
+    }
 
 
 def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
@@ -288,6 +301,7 @@ def _task_files(evaluate: EvaluateConfig) -> tuple[str, ...]:
     """The folder of official files, and files of questions from elsewhere; an unknown task is an error."""
     own = [name for name in evaluate.tasks if not find_task(name).is_official]
     folder = [evaluate.tasks_folder] if evaluate.tasks and evaluate.tasks_folder else []
+    folder += [evaluate.kilt_titles] if evaluate.tasks and evaluate.kilt_titles else []
     return (*folder, *(name for name in own if os.path.isabs(name) or not folder))
 
 

@@ -106,6 +106,8 @@ def finished_stages(path: pathlib.Path, lm: Model, searcher: Searcher) -> dict[s
         folders[folder].commit(name)
     folders["embeddings"].write_array("embeddings-00000-of-00001.npy", searcher.embeddings[np.arange(10)])
     searcher.index.save(folders["index"])
+    folders["corpus"].finish(format="kilt")  # the towers' ids are those of KILT's pages
     for folder in folders.values():
-        folder.finish()
+        if not folder.complete:
+            folder.finish()
     return folders

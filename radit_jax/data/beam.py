@@ -112,6 +112,7 @@ def prepare(
     if not found["chunks"]:
         raise ValueError(f"{path}: no document with text came, needed is a corpus; write one per line")
     committed = {"chunks": found["chunks"], "max_words": max_words, "counts": found["counts"]}
+    committed["format"] = corpus_format(path) if form == "auto" else form
     write_whole(folder / PREPARED, json.dumps(committed, indent=1) + "\n")
     return committed
 

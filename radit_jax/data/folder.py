@@ -113,7 +113,7 @@ def read(settings: Folder, seed: int) -> CorpusData:
     wanted = {passage for asked in drawn.values() for a in asked for passage in a.passages}
     passages, chunks_of = _scan(passages_file, settings, wanted, counts)
     questions = {part: [_with_gold(a, chunks_of, counts) for a in asked] for part, asked in drawn.items()}
-    return CorpusData(passages, questions, counts=dict(counts))
+    return CorpusData(passages, questions, counts={**counts, "format": passages.format})
 
 
 def surprises(data: CorpusData) -> list[str]:

@@ -7,7 +7,7 @@ in the prompt, whose Background holds them all (`concatenate`).
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -54,6 +54,21 @@ class Prompts(NamedTuple):
     def truncated(self) -> int:
         """How many prompts had their Background cut."""
         return sum(prompt.truncated for own in self.questions for prompt in own)
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """What finds chunks of texts: `retrieval.search.Searcher`."""
+
+    def search(self, queries: Sequence[str], k: int) -> tuple[Int[np.ndarray, "Q K"], Any]:
+        """The rows of each query's k best chunks, and their scores."""
+        ...
+
+    def retrieve(
+        self, queries: Sequence[str], k: int, temperature: float
+    ) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
+        """The rows of each query's k best chunks, and their log p_R."""
+        ...
 
 
 class Retrieval(NamedTuple):
@@ -119,12 +134,13 @@ def generate(
     settings: EvaluateConfig,
     *,
     shots: Sequence[Sequence[Shot]] | None = None,
+    per_token: bool = False,
     bar: Progress | None = None,
 ) -> tuple[list[list[Answer]], Counter[str]]:
     """Each prompt's answers with their probabilities in the mixture, best first; one at token level.
 
     And how many prompts had their Background cut, how many shots they lost. `shots`, the nearest last, are
-    each prompt's own.
+    each prompt's own; with `per_token` the best is the one that `merged` finds so.
     """
     own_shots = shots if shots is not None else [()] * len(prompts)
     answers: list[list[Answer]] = [[] for _ in prompts]
@@ -137,8 +153,9 @@ def generate(
         texts, examples = [prompts[number] for number in some], [own_shots[number] for number in some]
         made = make_prompts(model, texts, retrieval.part(some), settings, examples)
         counts.update(shots_dropped=made.shots_dropped, truncated=made.truncated)
-        for number, own in zip(some, _decode(model, made, settings), strict=True):
-            answers[number] = own
+        for number, candidates in zip(some, _decode(model, made, settings), strict=True):
+            read = lambda tokens: first_line(model.tokenizer.decode(tokens))  # noqa: E731
+            answers[number] = merged(candidates, read, per_token=per_token)
         if bar is not None:
             bar.advance(len(made.questions))
     return answers, counts
@@ -221,10 +238,10 @@ def questions_per_batch(prompts_per_question: int, settings: EvaluateConfig) -> 
     return max(1, settings.prompts_per_batch // prompts_per_question)
 
 
-def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[list[Answer]]:
+def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[list[Candidate]]:
     mesh = mesh_of(model.params)
     decode = answer_questions_by_token if settings.ensemble == "token" else answer_questions
-    found = decode(
+    return decode(
         model.module,
         model.params,
         [[prompt.tokens for prompt in own] for own in prompts.questions],
@@ -234,9 +251,6 @@ def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[li
         questions_per_batch=questions_per_batch(prompts.log_probs.shape[1], settings),
         transfer=Transfer(spread_like(model.params), gather, ways(mesh) if mesh else 1),
     )
-    return [
-        merged(candidates, lambda tokens: first_line(model.tokenizer.decode(tokens))) for candidates in found
-    ]
 
 
 def stops_of(tokenizer: Tokenizer) -> Stops:

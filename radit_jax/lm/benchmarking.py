@@ -6,25 +6,29 @@ to choose its checkpoint by.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
-from radit_jax.data.benchmarks import KILT_DEVELOPMENT, Benchmark, Item, draw_shots, find_task, sample
-from radit_jax.data.documents import document_id
+from radit_jax.config import OWN_ANSWERS, EvaluateConfig, MeshConfig, ScoreConfig
+from radit_jax.data.benchmarks import Benchmark, Item, draw_shots, find_task, sample
+from radit_jax.data.corpus import Chunks
+from radit_jax.data.kilt_pages import PageOf
+from radit_jax.data.records import Chunk
 from radit_jax.data.sequences import LmTokenizer
 from radit_jax.data.shots import Shot
-from radit_jax.lm.answering import Retrieval, generate
+from radit_jax.lm.answering import Retrieval, Retriever, generate
 from radit_jax.lm.choosing import choose
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
-from radit_jax.runtime.mesh import make_mesh
+from radit_jax.runtime.mesh import make_mesh, row_layout
 from radit_jax.runtime.models import Model
 from radit_jax.runtime.progress import Progress
 from radit_jax.text.kilt import r_precision
 
 Mark = dict[str, Any]
+TOO_LONG = "skipped_too_long"  # among a trial's counts
 
 
 @dataclass(frozen=True)
@@ -75,14 +79,6 @@ def load_trials(settings: EvaluateConfig, *, seed: int) -> list[Trial]:
     return trials
 
 
-def load_kilt_development(folder: str, limit: int, *, seed: int) -> list[Trial]:
-    """At most `limit` questions of each of KILT's development tasks, without shots."""
-    settings = EvaluateConfig(
-        split="dev", tasks=KILT_DEVELOPMENT, tasks_folder=folder, questions_per_task=limit
-    )
-    return load_trials(settings, seed=seed)
-
-
 def _load(task: Benchmark, settings: EvaluateConfig, seed: int) -> Trial:
     counts = Counter[str]()
     items = task.load(settings.tasks_folder, settings.split, counts)
@@ -108,18 +104,36 @@ def _draw(task: Benchmark, items: Sequence[Item], settings: EvaluateConfig, seed
     ]
 
 
-def check_fits(
-    trial: Trial, tokenizer: LmTokenizer, settings: EvaluateConfig, section: str = "evaluate"
-) -> None:
-    """Refuse, before anything is decoded, a question that a row cannot hold even without a Background."""
-    room = settings.sequence_length
-    for item in trial.items:
-        needed = 1 + _longest(trial.task, item, tokenizer, settings.max_new_tokens)
-        if needed > room:
-            raise ValueError(
-                f"{section}: question {item.id} of {trial.task.name} has {needed} tokens with <bos> and its "
-                f"answer, and {section}.sequence_length is {room}; raise it, or leave the question out"
-            )
+def longest_answer(settings: EvaluateConfig) -> int:
+    """The most tokens of any answer that `settings` ask for, which is at least 1."""
+    own = [find_task(name).max_new_tokens for name in settings.tasks] or [OWN_ANSWERS]
+    return settings.answering(max(1, *own)).max_new_tokens
+
+
+def without_too_long(trial: Trial, tokenizer: LmTokenizer, settings: EvaluateConfig) -> Trial:
+    """The trial without the questions that no row holds even without a Background; they are counted and said.
+
+    `settings` are those of `evaluate`, whichever stage asks.
+    """
+    longest = settings.answering(trial.task.max_new_tokens).max_new_tokens
+    kept, sizes = [], {}
+    for number, item in enumerate(trial.items):
+        sizes[item.id] = 1 + _longest(trial.task, item, tokenizer, longest)
+        if sizes[item.id] <= settings.sequence_length:
+            kept.append(number)
+    if len(kept) == len(trial.items):
+        return trial
+    left_out, worst = len(trial.items) - len(kept), max(sizes, key=sizes.__getitem__)
+    told = (
+        f"questions too long for the row of evaluate.sequence_length {settings.sequence_length}: {left_out}; "
+        f"{worst} has {sizes[worst]} tokens with <bos> and its answer"
+    )
+    if not kept:
+        raise ValueError(f"{trial.task.name}: expected questions that fit, got none. {told}. Raise it.")
+    print(f"   warning: {trial.task.name}: {told}; left out", flush=True)
+    counts = {**trial.counts, TOO_LONG: left_out}
+    items, shots = [trial.items[n] for n in kept], [trial.shots[n] for n in kept]
+    return replace(trial, items=items, shots=shots, counts=counts)
 
 
 def _longest(task: Benchmark, item: Item, tokenizer: LmTokenizer, max_new_tokens: int) -> int:
@@ -132,29 +146,54 @@ def _longest(task: Benchmark, item: Item, tokenizer: LmTokenizer, max_new_tokens
     return max(len(tokenizer.encode(tokenizer.opening + p)) + answer for p, answer in prompts.items())
 
 
+class TrialChunks(NamedTuple):
+    """What was retrieved for a trial: chunks of its questions, and the Backgrounds of shots by their ids."""
+
+    retrieval: Retrieval
+    shot_passages: Mapping[str, str]
+
+
+def retrieve(
+    trial: Trial, searcher: Retriever, chunks: Chunks, settings: EvaluateConfig, temperature: float
+) -> TrialChunks:
+    """Each question's k chunks with their weights p_R, and each shot's top one."""
+    queries = [item.query for item in trial.items]
+    rows, log_probs = searcher.retrieve(queries, settings.chunks_per_answer, temperature)
+    shots = trial.shot_items if settings.shot_backgrounds else []
+    passages = {}
+    if shots:
+        top, _ = searcher.search([shot.query for shot in shots], 1)
+        found = chunks.take(top[:, 0])
+        passages = {shot.id: chunk.passage for shot, chunk in zip(shots, found, strict=True)}
+    return TrialChunks(Retrieval(chunks, rows, log_probs), passages)
+
+
 def sit(
     trial: Trial,
     scorer: PairScorer,
     settings: EvaluateConfig,
     name: str,
     *,
-    retrieval: Retrieval | None = None,
-    shot_passages: Mapping[str, str] | None = None,
+    found: TrialChunks | None = None,
+    page_of: PageOf | None = None,
 ) -> Sat:
-    """Every question's answer and mark; `shot_passages` are the Backgrounds of examples by their ids.
+    """Every question's answer and mark, under what was `found` for it, or without Background.
 
-    A mark has the task's metric and the ids of its chunks; where gold pages are known also `r_precision` and
-    `kilt_…`, the metric where that is 1 and else 0.
+    A mark has the task's metric and the ids of its chunks. Where a chunk's page is known it has the `pages`;
+    with gold ones also `r_precision` and `kilt_…`, the metric where that is 1 and else 0.
     """
-    passages = shot_passages or {}
+    retrieval, passages = found or TrialChunks(Retrieval.none(len(trial.items)), {})
     shots = [[Shot(passages.get(shot.id), *shot.shot) for shot in own] for own in trial.shots]
-    retrieval = retrieval or Retrieval.none(len(trial.items))
+    settings = settings.answering(trial.task.max_new_tokens)
     ask = _generated if trial.task.generates else _chosen
     marks, counts = ask(trial, scorer, settings, name, retrieval, shots)
-    for item, mark, chunks in zip(trial.items, marks, _chunk_ids(retrieval), strict=True):
-        mark["chunks"] = chunks
+    for item, mark, chunks in zip(trial.items, marks, _chunks(retrieval), strict=True):
+        mark["chunks"] = [chunk.id for chunk in chunks]
+        if page_of is None:
+            continue
+        mark["pages"] = [page for page in map(page_of, chunks) if page]
         if trial.has_pages:
-            precision = r_precision(pages(mark), item.pages)
+            precision = r_precision(mark["pages"], item.pages)
             kilt = {f"kilt_{trial.task.metric}": mark[trial.task.metric] * (precision == 1)}
             mark.update(r_precision=precision, **kilt)
     return Sat(marks, dict(counts))
@@ -170,7 +209,10 @@ def _generated(
 ) -> tuple[list[Mark], Counter[str]]:
     prompts = [item.prompt for item in trial.items]
     with Progress(len(prompts), name, "questions") as bar:
-        found, counts = generate(scorer.model, prompts, retrieval, settings, shots=shots, bar=bar)
+        per_token = trial.task.scoring_rule == "nll_token"
+        found, counts = generate(
+            scorer.model, prompts, retrieval, settings, shots=shots, per_token=per_token, bar=bar
+        )
     marks = [
         {
             "id": item.id,
@@ -215,52 +257,46 @@ def _chosen(
     return marks, counts
 
 
-def pages(mark: Mark) -> list[str]:
-    """The pages of an answer's chunks, the best first: documents, where the corpus is KILT's Wikipedia."""
-    return [document_id(chunk) for chunk in mark["chunks"]]
-
-
-def _chunk_ids(retrieval: Retrieval) -> list[list[str]]:
+def _chunks(retrieval: Retrieval) -> list[list[Chunk]]:
     """Of each question, the best first."""
     if retrieval.chunks is None:
         return [[] for _ in retrieval.rows]
     wanted = np.unique(retrieval.rows[retrieval.rows != NO_CHUNK])
-    id_of = dict(zip(wanted.tolist(), (chunk.id for chunk in retrieval.chunks.take(wanted)), strict=True))
-    return [[id_of[row] for row in rows if row != NO_CHUNK] for rows in retrieval.rows.tolist()]
+    chunk_at = dict(zip(wanted.tolist(), retrieval.chunks.take(wanted), strict=True))
+    return [[chunk_at[row] for row in rows if row != NO_CHUNK] for rows in retrieval.rows.tolist()]
 
 
 def mean_metric(
-    trials: Sequence[Trial], retrievals: Sequence[Retrieval], scorer: PairScorer, settings: EvaluateConfig
+    trials: Sequence[Trial], found: Sequence[TrialChunks], scorer: PairScorer, settings: EvaluateConfig
 ) -> float:
     """The mean over trials of their metrics' means."""
     means = []
-    for trial, retrieval in zip(trials, retrievals, strict=True):
-        sat = sit(trial, scorer, settings, trial.task.name, retrieval=retrieval)
+    for trial, own in zip(trials, found, strict=True):
+        sat = sit(trial, scorer, settings, trial.task.name, found=own)
         means.append(float(np.mean([mark[trial.task.metric] for mark in sat.marks])))
     return float(np.mean(means))
 
 
 def kilt_validation(
     trials: Sequence[Trial],
-    retrievals: Sequence[Retrieval],
+    found: Sequence[TrialChunks],
     model: Model,
     mesh: MeshConfig,
+    settings: EvaluateConfig,
     *,
     batch_size: int,
-    sequence_length: int,
 ) -> Callable[[Any], dict[str, float]]:
     """What `train_lm` validates with: parameters to `kilt_dev`, the mean metric of the trials.
 
-    Rows come in batches of the training's size, so that they are read where the parameters are.
+    `settings` are evaluation's, which will judge the checkpoint. Rows come in batches of the training's size,
+    so that they are read where the parameters are.
     """
-    settings = EvaluateConfig(sequence_length=sequence_length)
-    score = ScoreConfig(batch_size=batch_size, sequence_length=sequence_length)
+    score = ScoreConfig(batch_size=batch_size, sequence_length=settings.sequence_length, dtype=settings.dtype)
     devices = make_mesh(mesh, rows=batch_size)
-    for trial in trials:
-        check_fits(trial, model.tokenizer, settings, section="lm_ft")
+    module = model.module.clone(dtype=jnp.dtype(settings.dtype), layout=row_layout(devices))
 
     def validate(params: Any) -> dict[str, float]:
-        scorer = PairScorer(model._replace(params=params), devices, score)
-        return {"kilt_dev": mean_metric(trials, retrievals, scorer, settings)}
+        scorer = PairScorer(model._replace(module=module, params=params), devices, score)
+        return {"kilt_dev": mean_metric(trials, found, scorer, settings)}
 
     return validate

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float, Int
 
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.corpus import Corpus
-from radit_jax.data.examples import question_example
+from radit_jax.data.examples import asked_prompt, question_example
 from radit_jax.data.records import Question
-from radit_jax.data.sequences import answer_token_count
-from radit_jax.lm.answering import answer
+from radit_jax.data.sequences import LmTokenizer, answer_token_count, fits
+from radit_jax.lm.answering import Retrieval, generate
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair
 from radit_jax.method.losses import ensemble_log_prob
 from radit_jax.runtime.progress import Progress
@@ -31,6 +31,26 @@ class Sitting(NamedTuple):
     lm: str
     rows: Int[np.ndarray, "Q K"]  # NO_CHUNK: closed book
     log_probs: Float[np.ndarray, "Q K"]  # log p_R
+
+
+def fitting(
+    questions: Sequence[Question], tokenizer: LmTokenizer, settings: EvaluateConfig
+) -> list[Question]:
+    """The questions that a row holds without Background, with their gold answer as with one of ours."""
+    room = settings.sequence_length - 1 - settings.max_new_tokens
+
+    def fit(question: Question) -> bool:
+        example = question_example(question, question.answers[0])
+        prompt = tokenizer.encode(tokenizer.opening + example.prompt)
+        return len(prompt) <= room and fits(tokenizer, example, settings.sequence_length)
+
+    kept = [question for question in questions if fit(question)]
+    if left_out := len(questions) - len(kept):
+        row = f"questions too long for the row of evaluate.sequence_length {settings.sequence_length}"
+        if not kept:
+            raise ValueError(f"evaluate: expected questions that fit, got none. {row}: {left_out}. Raise it.")
+        print(f"   warning: evaluate: {row}: {left_out}; left out", flush=True)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -62,17 +82,11 @@ class Exam:
         """Each question's answers and marks in one sitting; kept once made."""
         file = f"{name}.jsonl"
         if not self.output.has(file):
-            texts = [question.question for question in self.questions]
-            model = self.models[sitting.lm].model
-            answers = answer(
-                model,
-                texts,
-                sitting.rows,
-                sitting.log_probs,
-                self.corpus.chunks,
-                self.settings,
-                f"evaluate {name}",
-            )
+            prompts = [asked_prompt(question) for question in self.questions]
+            retrieval = Retrieval(self.corpus.chunks, sitting.rows, sitting.log_probs)
+            with Progress(len(prompts), f"evaluate {name}", "questions") as bar:
+                model = self.models[sitting.lm].model
+                answers, _ = generate(model, prompts, retrieval, self.settings, bar=bar)
             nlls = self._answer_nll(sitting, all_sittings)
             self.output.write_jsonl(file, map(self._mark, self.questions, answers, nlls))
         return self.output.read_jsonl(file)
@@ -113,8 +127,19 @@ class Exam:
             "answer_nll": float(nll),
         }
 
-    def figures(self, marks: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> dict[str, Figure]:
-        return {metric: self._interval([mark[metric] for mark in marks]) for metric in metrics}
+    def figures(
+        self,
+        marks: Sequence[Mapping[str, Any]],
+        metrics: Sequence[str],
+        counted: Bool[np.ndarray, " Q"] | None = None,
+    ) -> dict[str, Figure]:
+        """The metrics' means with their intervals, over all questions or those that are `counted`."""
+        return {metric: self._interval([mark[metric] for mark in marks], counted) for metric in metrics}
+
+    @property
+    def with_gold(self) -> Bool[np.ndarray, " Q"]:
+        """Which questions have a known gold chunk."""
+        return np.array([bool(question.gold_chunks) for question in self.questions], bool)
 
     def gain(self, after: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> Figure:
         scored, baseline = (np.array([mark["exact_match"] for mark in marks]) for marks in (after, before))
@@ -127,10 +152,9 @@ class Exam:
             self.corpus.holds_answer(self.questions, rows),
             self.corpus.is_gold(self.questions, rows),
         )
-        with_gold = np.array([bool(question.gold_chunks) for question in self.questions])
         open_ended = np.array([not is_yes_no(question.answers) for question in self.questions])
         figures = {}
-        for name, hits, counted in (("gold", gold, with_gold), ("answer", holds, open_ended)):
+        for name, hits, counted in (("gold", gold, self.with_gold), ("answer", holds, open_ended)):
             for cutoff in CUTOFFS:
                 figures[f"{name}_recall@{cutoff}"] = self._interval(recall_at_k(hits, cutoff), counted)
         return {**figures, "mrr": self._interval(reciprocal_ranks(holds[:, :10]), open_ended)}

@@ -1,7 +1,8 @@
 """What the LSR scores can teach, before R-ft spends an hour on them.
 
 R-ft moves p_R(c|x) to p_LSR(c|x, y). It learns nothing where the target is flat, where p_R is so sharp that
-its softmax passes no gradient, or where the language model chooses no better than the retriever does.
+its softmax passes no gradient, or where the language model chooses no better than the retriever does. Where
+p_R is almost uniform, as of cosines at temperature 1, Eq. 2 mixes all chunks alike whatever was learnt.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from radit_jax.method.losses import SATURATED, lsr_log_prob, retrieval_log_prob
 FLAT = 0.9  # a target is flat where its effective number of chunks is above this share of all its chunks
 SHARP = 0.99  # a target is one-hot where one chunk has more than this
 MOST = 0.5  # the share of examples from which on a warning is due
+UNIFORM = 0.05  # of the way from 1/k to 1: where p_R's highest stands on average below it, a warning is due
 
 Diagnostics = dict[str, int | float | None]
 
@@ -40,9 +42,11 @@ def diagnose(signal: Signal, settings: RFtConfig) -> Diagnostics:
     """How much the scores can teach; a figure is None where no example has a say in it.
 
     Shares and means are over examples. The shapes of p_R and p_LSR are those of examples with two chunks or
-    more. A chunk is *useful* if it is gold or holds an answer; `useful_*` and `mixed_*` are over the judged
-    examples, `mixed_*` over those of them whose candidates are neither all useful nor all useless, the ones
-    that have something to rank. Chunks that tie for the first place share it.
+    more: `highest_p_R` is the mean of max p_R, and `lead_of_highest` the mean of where that stands between
+    1/k (0) and 1 (1), whatever an example's k. A chunk is *useful* if it is gold or holds an answer;
+    `useful_*` and `mixed_*` are over the judged examples, `mixed_*` over those of them whose candidates are
+    neither all useful nor all useless, the ones that have something to rank. Chunks that tie for the first
+    place share it.
     `supervised_tokens` is the share of answer tokens in all that the language model reads with a chunk.
     """
     mask = signal.chunk_mask
@@ -73,6 +77,13 @@ def warnings(diagnostics: Diagnostics, settings: RFtConfig) -> list[str]:
             "of the queries, where it passes no gradient, needed is a softer one; "
             f"raise the score temperature r_ft.temperature, now {settings.temperature:g}"
         )
+    lead = diagnostics["lead_of_highest"]
+    if lead is not None and lead < UNIFORM:
+        found.append(
+            f"score: expected p_R to prefer some chunks, got an almost uniform one: its highest is "
+            f"{diagnostics['highest_p_R']:.3f} on average. Lower the score temperature r_ft.temperature, now "
+            f"{settings.temperature:g}; cosines need about 0.05."
+        )
     return found
 
 
@@ -99,14 +110,19 @@ def _distributions(
 def _shapes(
     retriever: Float[np.ndarray, "E K"], lm: Float[np.ndarray, "E K"], mask: Bool[np.ndarray, "E K"]
 ) -> Diagnostics:
-    choice = mask.sum(axis=1) >= 2
+    number = mask.sum(axis=1)
+    choice = number >= 2
     effective = np.exp(_entropy(lm))
+    highest = np.exp(retriever).max(axis=1)
+    lead = (number * highest - 1) / np.maximum(number - 1, 1)
     correlation = spearman(retriever, lm, mask)
     return {
         "effective_chunks": _mean(effective, choice),
-        "flat_targets": _mean(effective > FLAT * mask.sum(axis=1), choice),
+        "flat_targets": _mean(effective > FLAT * number, choice),
         "one_hot_targets": _mean(np.exp(lm).max(axis=1) > SHARP, choice),
-        "saturated_queries": _mean(np.exp(retriever).max(axis=1) > SATURATED, choice),
+        "highest_p_R": _mean(highest, choice),
+        "lead_of_highest": _mean(lead, choice),
+        "saturated_queries": _mean(highest > SATURATED, choice),
         "spearman": _mean(correlation, np.isfinite(correlation)),
     }
 

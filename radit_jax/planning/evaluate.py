@@ -10,6 +10,7 @@ import numpy as np
 
 from radit_jax.config import EvaluateConfig, ScoreConfig
 from radit_jax.lm.answering import questions_per_batch
+from radit_jax.lm.benchmarking import longest_answer
 from radit_jax.method.decode import (
     STEPS,
     Reading,
@@ -37,6 +38,7 @@ STOPS = Stops((0, 1))  # which ones, no size depends on
 def evaluate(site: Site) -> Need:
     """The base and the tuned model are on the devices together, beside what a batch's prompts leave."""
     settings = site.experiment.evaluate
+    settings = settings.answering(longest_answer(settings))
     length = settings.sequence_length
     packed = ScoreConfig(batch_size=settings.batch_size, sequence_length=length, dtype=settings.dtype)
     mesh = site.mesh(packed.batch_size)

@@ -20,6 +20,7 @@ from radit_jax.data.corpus import (
     write_corpus,
     write_questions,
 )
+from radit_jax.data.documents import corpus_format
 from radit_jax.data.lines import Quoting
 from radit_jax.runtime.store import StageFolder
 
@@ -54,10 +55,13 @@ def run_chunks(
     """Split the corpus into chunks, or take over those that Beam made of it."""
     if made := prepared(passages, max_words):
         copy_chunks(output, passages)
-        return {"chunks": made["chunks"], "passages": passages, **made["counts"]}
+        facts = {"chunks": made["chunks"], "format": made.get("format", "")}
+        return {**facts, "passages": passages, **made["counts"]}
     counts = Counter[str]()
-    num_chunks = write_chunks(output, instructions.read_chunks(passages, format, max_words, counts, quoting))
-    return {"chunks": num_chunks, "passages": passages, **counts}
+    path = instructions.corpus_path(passages)
+    form = corpus_format(path) if format == "auto" else format
+    num_chunks = write_chunks(output, instructions.read_chunks(passages, form, max_words, counts, quoting))
+    return {"chunks": num_chunks, "format": form, "passages": passages, **counts}
 
 
 def run_examples(
@@ -72,7 +76,7 @@ def run_examples(
 ) -> dict[str, Any]:
     """Draw the examples of D_L and D_R, and put them beside the chunks."""
     corpus = instructions.read_examples(data, text_fraction, instances_per_example, seed)
-    facts = {name: inputs["chunks"].manifest[name] for name in ("chunks", "passages")}
+    facts = {name: inputs["chunks"].manifest.get(name, "") for name in ("chunks", "passages", "format")}
     _warn(instructions.surprises(data, facts["chunks"], corpus))
     output.adopt(inputs["chunks"], CHUNKS)
     write_questions(output, corpus)

@@ -15,9 +15,18 @@ from jaxtyping import Float, Int
 from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
 from radit_jax.data.benchmarks import KILT_DEVELOPMENT
 from radit_jax.data.corpus import Chunks, Corpus
-from radit_jax.lm.answering import Retrieval
-from radit_jax.lm.benchmarking import Sat, Trial, check_fits, load_trials, pages, sit
-from radit_jax.lm.exam import CUTOFFS, Exam, Sitting
+from radit_jax.data.kilt_pages import PageOf, find_pages
+from radit_jax.lm.benchmarking import (
+    TOO_LONG,
+    Sat,
+    Trial,
+    TrialChunks,
+    load_trials,
+    retrieve,
+    sit,
+    without_too_long,
+)
+from radit_jax.lm.exam import CUTOFFS, Exam, Sitting, fitting
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.retrieval.search import Searcher, chunk_log_probs
 from radit_jax.runtime.store import StageFolder
@@ -48,7 +57,9 @@ def run(
     mesh: MeshConfig,
 ) -> dict[str, Any]:
     """Answer, score and rank; write `results.json` and predictions."""
-    trials = load_trials(evaluate, seed=seed)  # before models are: a file may be missing
+    # Before models are loaded: a file may be missing.
+    trials = load_trials(evaluate, seed=seed)
+    page_of = find_pages(inputs["corpus"].manifest, evaluate.kilt_titles) if trials else None
     score = ScoreConfig(
         batch_size=evaluate.batch_size, sequence_length=evaluate.sequence_length, dtype=evaluate.dtype
     )
@@ -62,12 +73,17 @@ def run(
     if evaluate.tasks:
         chunks = Chunks(inputs["corpus"])
         chosen_by = _chose_checkpoint(inputs["lm_ft"], trials)
+        tokenizer = models["base_lm"].model.tokenizer
+        trials = [without_too_long(trial, tokenizer, evaluate) for trial in trials]
         return TaskRun(
-            output, trials, chunks, searchers, evaluate, temperature, seed, models, chosen_by
+            output, trials, chunks, searchers, evaluate, temperature, seed, models, chosen_by, page_of
         ).run()
-    corpus = Corpus(inputs["corpus"])
-    exam = Exam(output, corpus, corpus.questions(evaluate.split), evaluate, seed, models)
-    return _run_exam(exam, {name: search(exam, searchers[name], temperature) for name in RETRIEVERS})
+    corpus, evaluate = Corpus(inputs["corpus"]), evaluate.answering()
+    questions = corpus.questions(evaluate.split)
+    kept = fitting(questions, models["base_lm"].model.tokenizer, evaluate)
+    exam = Exam(output, corpus, kept, evaluate, seed, models)
+    found = {name: search(exam, searchers[name], temperature) for name in RETRIEVERS}
+    return _run_exam(exam, found, too_long=len(questions) - len(kept))
 
 
 def _chose_checkpoint(lm_ft: StageFolder, trials: Sequence[Trial]) -> frozenset[str]:
@@ -84,7 +100,7 @@ def _chose_checkpoint(lm_ft: StageFolder, trials: Sequence[Trial]) -> frozenset[
 Found = tuple[Int[np.ndarray, "Q D"], Float[np.ndarray, "Q K"]]
 
 
-def _run_exam(exam: Exam, found: Mapping[str, Found]) -> dict[str, Any]:
+def _run_exam(exam: Exam, found: Mapping[str, Found], *, too_long: int = 0) -> dict[str, Any]:
     sitting = sittings(exam, found)
     marks = {name: exam.sit(name, own, sitting.values()) for name, own in sitting.items()}
     results = {
@@ -93,18 +109,25 @@ def _run_exam(exam: Exam, found: Mapping[str, Found]) -> dict[str, Any]:
         "gains": {name: exam.gain(marks[after], marks[before]) for name, (after, before) in PAIRS.items()},
         "context": {
             lm: {
-                kind: exam.figures(marks[f"{lm}-{kind}"], ("exact_match", "answer_nll")) for kind in CONTEXTS
+                kind: exam.figures(
+                    marks[f"{lm}-{kind}"],
+                    ("exact_match", "answer_nll"),
+                    exam.with_gold if kind == "gold" else None,
+                )
+                for kind in CONTEXTS
             }
             for lm in LMS
         },
         "retrieval": {name: exam.retrieval(rows) for name, (rows, _) in found.items()},
         "num_questions": len(exam.questions),
+        TOO_LONG: too_long,
     }
     exam.output.write_json("results.json", results)
     lines = exam.predictions({name: marks[name] for name in SYSTEMS}, found["r_ft"])
     exam.output.write_jsonl("predictions.jsonl", lines)
     return {
         "num_questions": len(exam.questions),
+        TOO_LONG: too_long,
         "exact_match": results["systems"]["radit"]["exact_match"]["value"],
     }
 
@@ -144,12 +167,11 @@ class TaskRun:
     seed: int
     models: Mapping[str, PairScorer]
     chose_checkpoint: frozenset[str] = frozenset()  # tasks: see `_chose_checkpoint`
-    found: dict[tuple[str, str], Retrieval] = field(default_factory=dict)  # by task and retriever
+    page_of: PageOf | None = None  # None: the corpus' ids say nothing of KILT's pages
+    found: dict[tuple[str, str], TrialChunks] = field(default_factory=dict)  # by task and retriever
 
     def run(self) -> dict[str, Any]:
         """Sit all, write `results.json` and predictions, and say how it went."""
-        for trial in self.trials:
-            check_fits(trial, self.models["base_lm"].model.tokenizer, self.settings)
         sat = {trial.task.name: self.sit_all(trial) for trial in self.trials}
         for trial in self.trials:
             self._write_predictions(trial, sat[trial.task.name])
@@ -187,29 +209,18 @@ class TaskRun:
                 self.models[lm],
                 self.settings,
                 f"evaluate {name}",
-                retrieval=self._retrieve(trial, retriever) if retriever else None,
-                shot_passages=self._shot_passages(trial, retriever) if retriever else None,
+                found=self._retrieve(trial, retriever) if retriever else None,
+                page_of=self.page_of,
             )
             self.output.write_json(f"{name}.json", sat._asdict())
         return Sat(**self.output.read_json(f"{name}.json"))
 
-    def _retrieve(self, trial: Trial, retriever: str) -> Retrieval:
+    def _retrieve(self, trial: Trial, retriever: str) -> TrialChunks:
         key = (trial.task.name, retriever)
         if key not in self.found:
-            queries = [item.query for item in trial.items]
-            k = self.settings.chunks_per_answer
-            rows, log_probs = self.searchers[retriever].retrieve(queries, k, self.temperature)
-            self.found[key] = Retrieval(self.chunks, rows, log_probs)
+            searcher = self.searchers[retriever]
+            self.found[key] = retrieve(trial, searcher, self.chunks, self.settings, self.temperature)
         return self.found[key]
-
-    def _shot_passages(self, trial: Trial, retriever: str) -> dict[str, str]:
-        """The top chunk of every example, by its id."""
-        shots = trial.shot_items
-        if not shots or not self.settings.shot_backgrounds:
-            return {}
-        rows, _ = self.searchers[retriever].search([shot.query for shot in shots], 1)
-        chunks = self.chunks.take(rows[:, 0])
-        return {shot.id: chunk.passage for shot, chunk in zip(shots, chunks, strict=True)}
 
     def _results(self, trial: Trial, sat: Mapping[str, Sat]) -> dict[str, Any]:
         metric = trial.task.metric
@@ -242,6 +253,9 @@ class TaskRun:
             metrics += ["r_precision", f"kilt_{trial.task.metric}"]
         figures = {}
         for metric in metrics:
+            if metric != trial.task.metric and self.page_of is None:
+                figures[metric] = {"value": None, "low": None, "high": None}
+                continue
             counted = [n for n, item in enumerate(trial.items) if metric == trial.task.metric or item.pages]
             groups = [trial.items[n].id for n in counted]
             figures[metric] = bootstrap_interval(_values(sat, metric)[counted], groups, **self._bootstrap)
@@ -283,7 +297,7 @@ class TaskRun:
         ]
         self.output.write_jsonl(f"predictions-{trial.task.name}.jsonl", lines)
         if trial.has_pages or trial.task.is_kilt and not trial.is_marked:
-            kilt = (prediction(mark["id"], mark["answer"], pages(mark)) for mark in marks)
+            kilt = (prediction(mark["id"], mark["answer"], mark.get("pages", ())) for mark in marks)
             self.output.write_jsonl(f"kilt-{trial.task.name}.jsonl", kilt)
 
 

@@ -14,13 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from radit_jax.config import LmFtConfig, MeshConfig, ProfileConfig
+from radit_jax.config import EvaluateConfig, LmFtConfig, MeshConfig, ProfileConfig
 from radit_jax.data.corpus import Chunks, Corpus
 from radit_jax.data.packing import Sequence as Tree
 from radit_jax.data.retrieved import Retrieved
 from radit_jax.data.sequences import lm_sequence
-from radit_jax.lm.answering import Retrieval
-from radit_jax.lm.benchmarking import kilt_validation, load_kilt_development
+from radit_jax.lm.benchmarking import kilt_validation, load_trials, retrieve, without_too_long
 from radit_jax.lm.training import PackedTrees, train_lm
 from radit_jax.models.lora import merged, quantized
 from radit_jax.retrieval.search import Searcher
@@ -39,9 +38,13 @@ def run(
     seed: int,
     mesh: MeshConfig,
     profile: ProfileConfig | None = None,
+    evaluate: EvaluateConfig | None = None,
     temperature: float = 1.0,
 ) -> dict[str, Any]:
-    """Fine-tune the base language model; the checkpoint that is the best in `lm_ft.select` is kept."""
+    """Fine-tune the base language model; the checkpoint that is the best in `lm_ft.select` is kept.
+
+    `evaluate` are the settings of the tasks that `lm_ft.select=kilt_dev` asks, None elsewhere.
+    """
     started = time.monotonic()
     devices = make_mesh(mesh, rows=lm_ft.rows_at_a_time)
     model = load_model(inputs["lm"].check("lm"), dtype=lm_ft.dtype, mesh=devices)
@@ -59,6 +62,9 @@ def run(
             batch_size=lm_ft.batch_size,
             seed=seed,
         )
+    validate = None
+    if evaluate is not None:
+        validate = _validation(inputs, model, lm_ft.rows_at_a_time, evaluate, temperature, seed, mesh)
     trained, facts = train_lm(
         "lm_ft",
         model.module,
@@ -70,7 +76,7 @@ def run(
         checkpoint_every=lm_ft.checkpoint_every,
         accumulate_steps=lm_ft.accumulate_steps,
         development=packed["dev"],
-        validate=_validation(inputs, model, lm_ft, temperature, seed, mesh),
+        validate=validate,
         validate_every=lm_ft.validate_every,
         select=lm_ft.select,
         lora=lm_ft.lora,
@@ -104,29 +110,18 @@ def _base_name(base: StageFolder) -> str:
 def _validation(
     inputs: Mapping[str, StageFolder],
     model: Model,
-    lm_ft: LmFtConfig,
+    batch_size: int,
+    evaluate: EvaluateConfig,
     temperature: float,
     seed: int,
     mesh: MeshConfig,
-) -> Callable[[Any], dict[str, float]] | None:
-    """What a checkpoint may be selected by: KILT's development tasks, answered with retrieved chunks."""
-    if lm_ft.select != "kilt_dev":
-        return None
-    trials = load_kilt_development(lm_ft.select_folder, lm_ft.select_questions, seed=seed)
+) -> Callable[[Any], dict[str, float]]:
+    """What a checkpoint is selected by: KILT's development tasks, asked as `evaluate` will ask its tasks."""
+    loaded = load_trials(evaluate, seed=seed)
+    trials = [without_too_long(trial, model.tokenizer, evaluate) for trial in loaded]
     searcher, chunks = Searcher.load(inputs, mesh), Chunks(inputs["corpus"])
-    retrievals = []
-    for trial in trials:
-        queries = [item.query for item in trial.items]
-        found = searcher.retrieve(queries, lm_ft.chunks_per_example, temperature)
-        retrievals.append(Retrieval(chunks, found[0], found[1]))
-    return kilt_validation(
-        trials,
-        retrievals,
-        model,
-        mesh,
-        batch_size=lm_ft.rows_at_a_time,
-        sequence_length=lm_ft.sequence_length,
-    )
+    found = [retrieve(trial, searcher, chunks, evaluate, temperature) for trial in trials]
+    return kilt_validation(trials, found, model, mesh, evaluate, batch_size=batch_size)
 
 
 def instances(

@@ -49,13 +49,17 @@ def tasks_table(results: Mapping[str, Any]) -> str:
 def asked_of(task: Mapping[str, Any]) -> str:
     """Which questions a task's figures are of, in words; "" where a file of an older run does not say.
 
+    Those that no row holds are left out of them, and counted.
+
     >>> asked_of({"split": "official", "questions": "all of dev.jsonl", "chose_checkpoint": True})
     "split official, all of dev.jsonl; LM-ft's checkpoint was chosen by some of them"
     """
     if "split" not in task:
         return ""
     chosen = "; LM-ft's checkpoint was chosen by some of them" if task.get("chose_checkpoint") else ""
-    return f"split {task['split']}, {task['questions']}{chosen}"
+    left_out = task.get("lines", {}).get("skipped_too_long", 0)
+    without = f"; {left_out} too long for the row left out" if left_out else ""
+    return f"split {task['split']}, {task['questions']}{chosen}{without}"
 
 
 def _row(task: Mapping[str, Any], metric: str) -> list[str]:
@@ -88,7 +92,7 @@ def ablation_table(results: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             _table(
-                [f"{results['num_questions']} questions", "exact match", "F1", "NLL per answer token"],
+                [_asked(results), "exact match", "F1", "NLL per answer token"],
                 systems,
             ),
             _table(["gain in exact match", "points of 1"], gains),
@@ -96,6 +100,11 @@ def ablation_table(results: Mapping[str, Any]) -> str:
             _table(["given", "base LM: EM", "NLL", "LM-ft: EM", "NLL"], context),
         ]
     )
+
+
+def _asked(results: Mapping[str, Any]) -> str:
+    left_out = results.get("skipped_too_long", 0)
+    return f"{results['num_questions']} questions" + (f", {left_out} too long left out" if left_out else "")
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

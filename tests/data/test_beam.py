@@ -137,7 +137,7 @@ def prepare_by_hand(folder: pathlib.Path, max_words: int) -> StageFolder:
     number = write_chunks(local, read_chunks(str(folder / "in"), "auto", max_words, counts))
     for file in (local.path / CHUNKS).iterdir():
         corpus.put_file(file, folder / "out" / CHUNKS / file.name)
-    facts = {"chunks": number, "max_words": max_words, "counts": dict(counts)}
+    facts = {"chunks": number, "max_words": max_words, "counts": dict(counts), "format": "jsonl"}
     (folder / "out" / corpus.PREPARED).write_text(json.dumps(facts))
     return local
 

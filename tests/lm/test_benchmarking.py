@@ -1,17 +1,33 @@
 """Which questions a trial asks behind which shots, what does not fit, and a checkpoint's measure."""
 
 import json
+import pathlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from small import CHUNKS, TOWERS
 
-from radit_jax.config import EvaluateConfig, MeshConfig
+from radit_jax.config import OWN_ANSWERS, EvaluateConfig, MeshConfig, ScoreConfig, load
 from radit_jax.data.benchmarks import KILT_DEVELOPMENT
 from radit_jax.data.corpus import Chunks
 from radit_jax.lm import benchmarking
 from radit_jax.lm.answering import Answer, Retrieval
-from radit_jax.lm.benchmarking import check_fits, kilt_validation, load_kilt_development, load_trials
+from radit_jax.lm.benchmarking import (
+    TOO_LONG,
+    TrialChunks,
+    kilt_validation,
+    load_trials,
+    longest_answer,
+    retrieve,
+    sit,
+    without_too_long,
+)
+from radit_jax.lm.scoring import PairScorer
+from radit_jax.pipeline import stages
+from radit_jax.runtime.mesh import make_mesh
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
 
 ROWS = (
     "What is {n} and {n}?,{a},{b},{c},{d},{letter}\n".format(n=n, a=n, b=2 * n, c=3 * n, d=4 * n, letter="B")
@@ -97,40 +113,111 @@ def test_a_task_that_is_named_twice_is_refused(folder):
         load_trials(settings, seed=0)
 
 
-def test_what_fits_exactly_is_asked_and_a_token_less_is_refused(folder, lm):
-    made, encode = trial(folder, "mmlu", questions_per_task=1), lm.tokenizer.encode
-    [item] = made.items
-    needed = 1 + len(encode(item.prompt)) + max(len(encode(f" {letter}")) for letter in "ABCD")
-    check_fits(made, lm.tokenizer, EvaluateConfig(sequence_length=needed))
-    with pytest.raises(ValueError, match=rf"question {item.id} of mmlu has {needed} tokens"):
-        check_fits(made, lm.tokenizer, EvaluateConfig(sequence_length=needed - 1))
+def test_what_fits_exactly_is_asked_and_what_does_not_is_left_out_counted_and_said(folder, lm, capsys):
+    made, encode = trial(folder, "mmlu"), lm.tokenizer.encode
+    letter = max(len(encode(f" {letter}")) for letter in "ABCD")
+    sizes = [1 + len(encode(item.prompt)) + letter for item in made.items]
+    assert without_too_long(made, lm.tokenizer, EvaluateConfig(sequence_length=max(sizes))) is made
+    assert capsys.readouterr().out == ""
+    made = replace(made, shots=[[item] for item in made.items])
+    short = without_too_long(made, lm.tokenizer, EvaluateConfig(sequence_length=max(sizes) - 1))
+    kept = [item for item, size in zip(made.items, sizes, strict=True) if size < max(sizes)]
+    assert 0 < len(kept) < len(sizes)
+    assert (short.items, short.shots) == (kept, [[item] for item in kept])
+    assert short.counts[TOO_LONG] == len(sizes) - len(kept)
+    assert f"{max(sizes) - 1}: {len(sizes) - len(kept)}; " in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"mmlu: expected questions that fit, got none"):
+        without_too_long(made, lm.tokenizer, EvaluateConfig(sequence_length=min(sizes) - 1))
 
 
-def test_a_checkpoint_is_measured_by_the_mean_over_kilts_development_tasks(folder, lm, inputs, monkeypatch):
-    trials = load_kilt_development(str(folder), 2, seed=0)
-    assert [made.task.name for made in trials] == list(KILT_DEVELOPMENT)
-    assert [len(made.items) for made in trials] == [2, 1, 1, 1, 2, 1]
-    assert [item.id for item in trials[0].items] == ["0", "2"]  # 1 is of the other half, the test split's
-    assert trials[0].part == "one half of kilt/hotpotqa-dev-kilt.jsonl"
-    chunks, seen = Chunks(inputs["corpus"]), []
+def test_a_generated_answer_is_as_long_as_its_task_says_unless_the_settings_do(folder, lm):
+    made, encode = trial(folder, "wow", split="official"), lm.tokenizer.encode
+    asked = 1 + len(encode(made.items[0].prompt))
+    assert made.task.max_new_tokens == 64
+    without_too_long(made, lm.tokenizer, EvaluateConfig(sequence_length=asked + 64))
+    with pytest.raises(ValueError, match="got none"):
+        without_too_long(made, lm.tokenizer, EvaluateConfig(sequence_length=asked + 63))
+    without_too_long(made, lm.tokenizer, EvaluateConfig(sequence_length=asked + 9, max_new_tokens=9))
+    assert longest_answer(EvaluateConfig(tasks=("fever", "wow", "mmlu"))) == 64
+    assert longest_answer(EvaluateConfig(tasks=("mmlu",))) == 1
+    assert longest_answer(EvaluateConfig()) == OWN_ANSWERS
+    assert longest_answer(EvaluateConfig(tasks=("wow",), max_new_tokens=7)) == 7
 
-    def generate(model, prompts, retrieval, settings, *, shots, bar):
-        """Ada Finch to everything, which is right of Elm Tower alone."""
-        seen.append((model.params, retrieval.rows.tolist()))
+
+def test_of_long_answers_the_one_that_is_likeliest_per_token_is_given(folder, lm, inputs, monkeypatch):
+    """By the task's rule: Wizard of Wikipedia's, and not HotpotQA's."""
+    seen = {}
+
+    def generate(model, prompts, retrieval, settings, *, shots, per_token, bar):
+        seen[len(prompts)] = (per_token, settings.max_new_tokens)
         return [[Answer("Ada Finch", 1.0)] for _ in prompts], benchmarking.Counter()
 
     monkeypatch.setattr(benchmarking, "generate", generate)
-    retrievals = [
-        Retrieval(chunks, np.ones((len(made.items), 1), int), np.zeros((len(made.items), 1), np.float32))
+    scorer = PairScorer(lm, make_mesh(MeshConfig()), ScoreConfig())
+    for name, settings in (("wow", EvaluateConfig()), ("hotpotqa", EvaluateConfig(max_new_tokens=5))):
+        sit(trial(folder, name, split="official"), scorer, settings, name)
+    assert seen == {1: (True, 64), 3: (False, 5)}
+
+
+def kilt_settings(folder, **changed):
+    """What the pipeline gives LM-ft, of an experiment whose evaluation has `changed` settings."""
+    e = load(str(ROOT / "experiments" / "tiny.py"))
+    lm_ft = replace(e.lm_ft, select="kilt_dev", select_folder=str(folder), select_questions=2)
+    e = replace(e, lm_ft=lm_ft, evaluate=replace(e.evaluate, **changed))
+    return stages(e)["lm_ft"].settings["evaluate"]
+
+
+def test_a_checkpoint_is_judged_by_the_settings_of_evaluation(folder):
+    asked = {
+        "chunks_per_answer": 7,
+        "ensemble": "token",
+        "max_new_tokens": 9,
+        "shots": 2,
+        "dtype": "bfloat16",
+    }
+    found = kilt_settings(folder, **asked, tasks=("nq",), split="official", kilt_titles="titles.tsv")
+    assert {name: getattr(found, name) for name in asked} == asked
+    assert (found.split, found.tasks, found.questions_per_task) == ("dev", KILT_DEVELOPMENT, 2)
+    assert found == kilt_settings(folder, **asked, tasks=("fever",), bootstrap_samples=7)
+
+
+def test_a_checkpoint_is_measured_by_the_mean_over_kilts_development_tasks(folder, lm, inputs, monkeypatch):
+    settings = kilt_settings(folder, dtype="bfloat16", sequence_length=192)
+    trials = load_trials(settings, seed=0)
+    assert [made.task.name for made in trials] == list(KILT_DEVELOPMENT)
+    chunks, seen = Chunks(inputs["corpus"]), []
+
+    def generate(model, prompts, retrieval, settings, *, shots, per_token, bar):
+        """Ada Finch to everything, which is right of Elm Tower alone."""
+        seen.append((model.params, str(model.module.dtype), per_token, settings.max_new_tokens))
+        return [[Answer("Ada Finch", 1.0)] for _ in prompts], benchmarking.Counter()
+
+    monkeypatch.setattr(benchmarking, "generate", generate)
+    found = [
+        TrialChunks(
+            Retrieval(chunks, np.ones((len(made.items), 1), int), np.zeros((len(made.items), 1), np.float32)),
+            {},
+        )
         for made in trials
     ]
-    validate = kilt_validation(trials, retrievals, lm, MeshConfig(), batch_size=16, sequence_length=192)
+    validate = kilt_validation(trials, found, lm, MeshConfig(), settings, batch_size=16)
     right = [np.mean([item.answers[0] == "Ada Finch" for item in made.items]) for made in trials]
     right[-1] = 2 * 0.5 / 1.5  # F1 with "Ada Finch built it"
     assert validate("tuned") == {"kilt_dev": pytest.approx(np.mean(right))}
-    assert {params for params, _ in seen} == {"tuned"}
+    assert {params for params, *_ in seen} == {"tuned"}
+    assert [(rule, length) for _, _, rule, length in seen] == [
+        (made.task.name == "wow", made.task.max_new_tokens) for made in trials
+    ]
+    assert all("bfloat16" in dtype for _, dtype, *_ in seen)
     assert CHUNKS[1].title == "Elm Tower"
-    with pytest.raises(
-        ValueError, match=r"lm_ft: question a of aida .* lm_ft.sequence_length is 64; raise it"
-    ):
-        kilt_validation(trials, retrievals, lm, MeshConfig(), batch_size=16, sequence_length=64)
+
+
+def test_shots_have_their_own_top_chunk_and_questions_their_k(folder, inputs, searcher):
+    made, chunks = trial(folder, "own.jsonl", shots=2), Chunks(inputs["corpus"])
+    settings = EvaluateConfig(chunks_per_answer=3, shots=2)
+    retrieval, passages = retrieve(made, searcher, chunks, settings, 0.5)
+    assert retrieval.rows.shape == (5, 3)
+    shots = made.shot_items
+    top, _ = searcher.search([shot.query for shot in shots], 1)
+    assert passages == {shot.id: chunks[int(row)].passage for shot, row in zip(shots, top[:, 0], strict=True)}
+    assert retrieve(made, searcher, chunks, replace(settings, shot_backgrounds=False), 0.5)[1] == {}

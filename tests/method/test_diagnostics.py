@@ -168,6 +168,23 @@ def test_saturated_queries_are_warned_of_with_the_setting_to_change():
     assert "raise the score temperature r_ft.temperature, now 1" in message
 
 
+def test_an_almost_uniform_retriever_is_warned_of_with_the_setting_to_change():
+    """Cosines of a few hundredths at temperature 1, of four chunks and, for the third example, of two."""
+    cosines = np.float32([[0.62, 0.6, 0.58, 0.55], [0.4, 0.38, 0.37, 0.33], [0.5, 0.48, 0, 0]])
+    mask = [[True] * 4, [True] * 4, [True, True, False, False]]
+    s = signal([CLEAR] * 3, [CLEAR] * 3, retrieval_scores=cosines, chunk_mask=mask)
+    found = diagnose(s, SETTINGS)
+    p = [np.exp(row[:k]) / np.exp(row[:k]).sum() for row, k in zip(cosines, (4, 4, 2), strict=True)]
+    assert found["highest_p_R"] == pytest.approx(np.mean([own.max() for own in p]), rel=1e-5)
+    lead = [(own.max() - 1 / len(own)) / (1 - 1 / len(own)) for own in p]
+    assert found["lead_of_highest"] == pytest.approx(np.mean(lead), rel=1e-4)
+    (message,) = warnings(found, SETTINGS)
+    assert "almost uniform one: its highest is 0.34" in message
+    assert "Lower the score temperature r_ft.temperature, now 1; cosines need about 0.05" in message
+    usual = dataclasses.replace(SETTINGS, temperature=0.02)
+    assert warnings(diagnose(s, usual), usual) == []
+
+
 def test_a_good_signal_has_no_warning():
     assert warnings(diagnose(signal([NEARLY, NEARLY], [EVEN, CLEAR]), SETTINGS), SETTINGS) == []
     assert warnings(diagnose(signal(np.zeros((0, 4)), np.zeros((0, 4))), SETTINGS), SETTINGS) == []

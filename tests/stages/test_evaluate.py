@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,12 @@ from small import CHUNKS, QUESTIONS, TOWERS
 from radit_jax.config import EvaluateConfig, LlamaConfig, MeshConfig
 from radit_jax.data.benchmarks import BENCHMARKS, find_task
 from radit_jax.data.corpus import Corpus
+from radit_jax.data.records import Question
+from radit_jax.lm import exam as exam_module
 from radit_jax.lm import scoring
+from radit_jax.lm.answering import Answer
 from radit_jax.lm.benchmarking import Trial, sit
-from radit_jax.lm.exam import Exam
+from radit_jax.lm.exam import Exam, Sitting, fitting
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.models.llama import Llama
 from radit_jax.runtime.models import Model, load_model, save_model
@@ -26,7 +31,7 @@ from radit_jax.selfcheck import random_params
 from radit_jax.stages import evaluate as stage
 from radit_jax.stages.evaluate import GAINS, LMS, SYSTEMS, run, search, sittings
 from radit_jax.text.card import model_card
-from radit_jax.text.prompts import background
+from radit_jax.text.prompts import background, question_prompt
 from radit_jax.text.report import table
 
 
@@ -85,6 +90,49 @@ def test_a_search_is_deep_enough_for_every_cutoff_and_weighs_the_chunks_of_eq_2_
     assert rows.shape == (2, 10)
     assert log_probs.shape == (2, 2)
     np.testing.assert_allclose(np.exp(log_probs.astype(float)).sum(axis=1), 1, rtol=STORED)
+
+
+def test_a_question_that_no_row_holds_is_left_out_of_the_corpus_own(exam, lm, capsys):
+    kept = fitting([question("Who built it?"), question("Was it " + "very " * 200)], lm.tokenizer, FITTING)
+    assert [q.question for q in kept] == ["Who built it?"]
+    assert "evaluate.sequence_length 128: 1; left out" in capsys.readouterr().out
+    long_answer = question("Who built it?", "Hob " * 130)
+    for none in ([question("very " * 200)], [long_answer]):
+        with pytest.raises(ValueError, match="evaluate: expected questions that fit, got none"):
+            fitting(none, lm.tokenizer, FITTING)
+
+
+FITTING = EvaluateConfig(sequence_length=128).answering()
+
+
+def question(text, answer="Hob Crane"):
+    return Question(text[:20], text, (answer,))
+
+
+def test_what_is_known_of_gold_chunks_alone_counts_where_one_is_given(exam):
+    none = replace(exam, questions=[replace(q, gold_chunks=()) for q in QUESTIONS["test"]])
+    marks = [{"exact_match": 1.0}, {"exact_match": 0.0}]
+    assert none.figures(marks, ("exact_match",), none.with_gold)["exact_match"]["value"] is None
+    one = replace(exam, questions=[none.questions[0], QUESTIONS["test"][1]])
+    assert one.figures(marks, ("exact_match",), one.with_gold)["exact_match"]["value"] == 0.0
+
+
+def test_a_question_is_asked_as_its_example_is_written(exam, lm, monkeypatch):
+    """With the choices of a multiple-choice question."""
+    prompt = "Who built Jay Tower?\nA. Flo Wren\nB. Hob Crane\nA:"
+    own = replace(exam, questions=[replace(QUESTIONS["test"][0], prompt=prompt), QUESTIONS["test"][1]])
+    asked = []
+
+    def generate(model, prompts, retrieval, settings, *, bar):
+        asked.extend(prompts)
+        return [[Answer("Flo Wren", 1.0)] for _ in prompts], {}
+
+    monkeypatch.setattr(exam_module, "generate", generate)
+    monkeypatch.setattr(Exam, "_answer_nll", lambda *_: np.zeros(2))
+    own.models["base_lm"] = SimpleNamespace(model=lm)
+    none = Sitting("base_lm", np.full((2, 1), NO_CHUNK), np.zeros((2, 1), np.float32))
+    own.sit("asked", none, [none])
+    assert asked == [prompt, question_prompt(QUESTIONS["test"][1].question)]
 
 
 # ---- tasks ----
@@ -253,6 +301,28 @@ def test_kilts_tasks_have_predictions_with_the_chunks_pages_and_scores_that_need
     assert not output.has("kilt-piqa.jsonl")
 
 
+def test_a_corpus_with_other_ids_has_no_provenance_and_no_figure_that_needs_it(
+    stage_inputs, folder, finished, tmp_path, monkeypatch
+):
+    """Its ids may be some page's by chance."""
+    monkeypatch.setattr(stage, "find_pages", lambda manifest, titles: None)
+    output = Workdir(tmp_path).folder("evaluate", "e")
+    run_tasks(stage_inputs, output, task_settings(folder, "hotpotqa"))
+    for line, same in zip(
+        output.read_jsonl("kilt-hotpotqa.jsonl"), finished[0].read_jsonl("kilt-hotpotqa.jsonl"), strict=True
+    ):
+        assert line["output"] == [{"answer": same["output"][0]["answer"], "provenance": []}]
+    results = output.read_json("results.json")
+    figures = results["tasks"]["hotpotqa"]["systems"]["radit"]
+    assert figures["r_precision"]["value"] is figures["kilt_exact_match"]["value"] is None
+    kilt = [line for line in table(results).splitlines() if "r precision" in line or "kilt exact" in line]
+    assert len(kilt) == 2 and all(line.count("–") == len(SYSTEMS) for line in kilt)
+    assert (
+        figures["exact_match"]
+        == finished[0].read_json("results.json")["tasks"]["hotpotqa"]["systems"]["radit"]["exact_match"]
+    )
+
+
 def test_what_was_sat_before_a_kill_is_not_sat_again(finished, stage_inputs, folder, monkeypatch):
     output, _ = finished
     before = output.read("results.json")
@@ -284,14 +354,25 @@ def test_both_models_compute_in_the_dtype_of_the_settings(stage_inputs, folder, 
     assert output.has("results.json")
 
 
-def test_a_question_that_no_row_holds_is_named_before_anything_is_decoded(
+def test_a_question_that_no_row_holds_is_left_out_counted_and_said(stage_inputs, folder, tmp_path, capsys):
+    lines = [{"question": "Was it " + "very " * 90 + "old?", "answers": ["yes"]}, *OWN]
+    write_lines(tmp_path / "towers.jsonl", lines)
+    output = Workdir(tmp_path).folder("evaluate", "e")
+    run_tasks(stage_inputs, output, task_settings(tmp_path, "towers.jsonl"))
+    results = output.read_json("results.json")
+    assert results["num_questions"] == 2 and results["tasks"]["towers"]["lines"]["skipped_too_long"] == 1
+    assert "; 1 too long for the row left out" in table(results)
+    assert "warning: towers: questions too long for the row" in capsys.readouterr().out
+    assert len(output.read_jsonl("predictions-towers.jsonl")) == 2
+
+
+def test_no_question_that_fits_is_an_error_before_anything_is_decoded(
     stage_inputs, folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(stage, "sit", None)
     output = Workdir(tmp_path).folder("evaluate", "e")
     settings = task_settings(folder, sequence_length=12, max_new_tokens=2)
-    needed = r"question k2 of hotpotqa has \d+ tokens .* evaluate.sequence_length is 12; raise it"
-    with pytest.raises(ValueError, match=needed):
+    with pytest.raises(ValueError, match=r"hotpotqa: expected questions that fit, got none. .*_length 12"):
         run_tasks(stage_inputs, output, settings)
 
 
@@ -401,16 +482,19 @@ def test_boolq_and_piqa_are_answered_as_transformers_answers_them_with_the_expor
     hf = LlamaForCausalLM.from_pretrained(tmp_path / "hf").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
 
-    def per_character(prompt, answer):
-        """log p of the answer behind the prompt, tokenised as one text by transformers, per character."""
+    def log_prob(prompt, answer):
+        """Of the answer behind the prompt, tokenised as one text by transformers."""
         whole = tokenizer(f"{prompt} {answer}", add_special_tokens=False).input_ids
         start = len(tokenizer(prompt, add_special_tokens=False).input_ids)
         ids = torch.tensor([[tokenizer.bos_token_id, *whole]])
         with torch.no_grad():
             log_probs = torch.log_softmax(hf(ids).logits[0, start:-1].double(), dim=-1)
-        return sum(own[token].item() for own, token in zip(log_probs, whole[start:], strict=True)) / len(
-            answer
-        )
+        return sum(own[token].item() for own, token in zip(log_probs, whole[start:], strict=True))
+
+    def by_rule(task, prompt, answer):
+        if task == "boolq":  # relative to the answer's own prior
+            return log_prob(prompt, answer) - log_prob("Answer:", answer)
+        return log_prob(prompt, answer) / len(answer)
 
     for task in ("boolq", "piqa"):
         lines = output.read_jsonl(f"predictions-{task}.jsonl")
@@ -419,7 +503,7 @@ def test_boolq_and_piqa_are_answered_as_transformers_answers_them_with_the_expor
         assert len({line["answer"] for line in lines}) > 1
         for line in lines:
             item = items[line["id"]]
-            scores = [per_character(item.prompt, choice.answer) for choice in item.choices]
+            scores = [by_rule(task, item.prompt, choice.answer) for choice in item.choices]
             np.testing.assert_allclose(line["scores"], scores, rtol=1e-4)
             best = item.choices[int(np.argmax(scores))].answer
             assert (line["answer"], line["accuracy"]) == (best, float(best in item.answers))
