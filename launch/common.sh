@@ -25,8 +25,16 @@ show() {
 
 # run COMMAND...: run it, or with --dry-run only show it.
 run() {
-  show "$@"
+  local shown
+  shown=$(show "$@")
+  printf '%s\n' "${shown//"${token:-RANDOM}"/RANDOM}"
   [ -n "$dry_run" ] || "$@"
+}
+
+# draw_token: set `token`, by which a run's processes know each other (RADIT_JOIN_TOKEN); it is never shown.
+draw_token() {
+  token=RANDOM
+  [ -n "$dry_run" ] || token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 }
 
 # usage: print the comment at the top of the script that was started.
@@ -44,6 +52,9 @@ read_options() {
   done
   shift
   train=()
+  for option in "$@"; do
+    [[ $option != *[[:cntrl:]]* ]] || die "expected options without line ends and control characters, got $(printf %q "$option")"
+  done
   while [ $# -gt 0 ]; do
     case $1 in
       --) shift && train=("$@") && return ;;

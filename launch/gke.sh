@@ -39,12 +39,13 @@ build() {
 # fill: jobset.yaml with the options in the place of @OPTION@; @ARGUMENTS@ becomes a list of JSON strings.
 fill() {
   local option text arguments='' word
+  draw_token
   text=$(cat "$root/launch/jobset.yaml")
   for word in -m radit_jax.train "--workdir=$workdir" "${train[@]}"; do
     word=${word//\\/\\\\}
     arguments+=", \"${word//\"/\\\"}\""
   done
-  for option in name hosts chips topology accelerator image restarts account; do
+  for option in name hosts chips topology accelerator image restarts account token; do
     text=${text//"@${option^^}@"/"${!option}"}
   done
   printf '%s\n' "${text//@ARGUMENTS@/"[${arguments#, }]"}"

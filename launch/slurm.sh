@@ -24,8 +24,11 @@ submit() {
   [ -z "$partition" ] || options+=("--partition=$partition")
   [ -z "$account" ] || options+=("--account=$account")
   [ -z "$qos" ] || options+=("--qos=$qos")
-  # A node that stops takes the others with it, so that all start again together.
-  run sbatch "${options[@]}" "--wrap=exec launch/supervise.sh $(show "--workdir=$workdir") -- \
+  # A node that stops takes the others with it, so that all start again together. The token is drawn in the job,
+  # for what sbatch is given can be read by others.
+  run sbatch "${options[@]}" "--wrap=RADIT_JOIN_TOKEN=\$(od -An -N16 -tx1 /dev/urandom | tr -d ' \\n')
+export RADIT_JOIN_TOKEN
+exec launch/supervise.sh $(show "--workdir=$workdir") -- \
 srun --kill-on-bad-exit=1 --export=ALL,RADIT_JOIN_SECONDS=300 \
 $(show .venv/bin/python -m radit_jax.train "--workdir=$workdir" "${train[@]}")"
 }

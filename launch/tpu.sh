@@ -107,7 +107,8 @@ on() {
 }
 
 setup() {
-  local archive=/tmp/radit_jax.tar.gz
+  archive=ARCHIVE
+  [ -n "$dry_run" ] || { archive=$(mktemp) && trap 'rm -f "$archive"' EXIT; }
   run git -C "$root" archive --format=tar.gz --output="$archive" HEAD
   run "${tpu[@]}" scp "$archive" "$name:radit_jax.tar.gz" "${where[@]}" --worker=all
   on all 'set -e
@@ -119,8 +120,9 @@ python3 -m pip install -q --user uv && ~/.local/bin/uv venv -q --clear --python=
 start() {
   demand workdir
   case $workdir in gs://*) ;; *) die "--workdir=$workdir came, needed is gs://BUCKET/FOLDER: hosts share no disk" ;; esac
+  draw_token
   on all "cd radit_jax && rm -f status
-nohup sh -c $(show "$(show .venv/bin/python -m radit_jax.train "--workdir=$workdir" "${train[@]}")
+RADIT_JOIN_TOKEN=$token nohup sh -c $(show "$(show .venv/bin/python -m radit_jax.train "--workdir=$workdir" "${train[@]}")
 echo \$? >status") >train.log 2>&1 </dev/null &
 echo \$! >pid"
 }

@@ -72,7 +72,7 @@ def start(options: argparse.Namespace) -> None:
     if options.dry_run:
         print_plan(Run(experiment, workdir, plan_only=True), options.stage)
         return
-    join(options)
+    join(options, workdir)
     with only_first_prints():
         run_together(experiment, workdir, options)
 
@@ -99,12 +99,12 @@ def run_together(experiment: config.Experiment, workdir: Workdir, options: argpa
             execute(run, options.stage)
 
 
-def join(options: argparse.Namespace) -> None:
+def join(options: argparse.Namespace, workdir: Workdir) -> None:
     """Meet the other processes of the program, if there are any, before work that takes long."""
     place = hosts.find_place(options.coordinator, options.num_processes, options.process_id)
     if place:
         check_scratch(options.workdir, options.scratch)
-        hosts.join(place)
+        hosts.join(place, None if workdir.in_bucket else str(workdir.path))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from etils import epath
 from jaxtyping import Bool, Int
 
 from radit_jax.data.records import Chunk, Example, Question, Record, read_record
+from radit_jax.runtime import hosts
 from radit_jax.runtime.bucket import get_file, put_file
 from radit_jax.runtime.files import parse_json, read_json
 from radit_jax.runtime.store import StageFolder
@@ -89,6 +90,7 @@ def write_chunk_file(target: epath.Path, chunks: Iterator[Chunk]) -> int:
         path, count = Path(scratch) / "records", 0
         writer = ArrayRecordWriter(str(path), "group_size:1")
         for chunk in chunks:
+            hosts.stop_if_asked("the corpus")
             writer.write(json.dumps(dataclasses.asdict(chunk)).encode())
             count += 1
         writer.close()

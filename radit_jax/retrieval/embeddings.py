@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.lib.format import open_memmap
 
+from radit_jax.runtime import hosts
 from radit_jax.runtime.store import StageFolder
 
 Vectors = Float[np.ndarray, "V D"]
@@ -66,6 +67,7 @@ class Embeddings:
         for first, part in zip(self._starts, self._parts, strict=False):
             begin, end = max(rows.start - first, 0), min(rows.stop - first, len(part))
             for start in range(int(begin), int(end), size):
+                hosts.stop_if_asked("a block of embeddings")
                 yield int(first) + start, part[start : min(start + size, int(end))]
 
     def take(self, rows: range, into: str | os.PathLike[str] | None = None) -> Vectors:

@@ -18,6 +18,7 @@ from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.index import Index
 from radit_jax.retrieval.index import load as load_index
 from radit_jax.retrieval.products import search_devices
+from radit_jax.runtime import hosts
 from radit_jax.runtime.mesh import gather, make_mesh, put_batch, put_params, row_layout, ways
 from radit_jax.runtime.models import Model, load_model
 from radit_jax.runtime.progress import Progress
@@ -73,7 +74,9 @@ class Encoder:
         meanwhile, and its first batches are on their way when a part is handed out."""
         for batch in _behind(self._encoded(parts, batch_size), IN_FLIGHT):
             batch.embeddings[batch.rows] = gather(batch.vectors)[: len(batch.rows)]
-            if bar is not None:
+            if bar is None:
+                hosts.stop_if_asked("an embedding")
+            else:
                 bar.advance(len(batch.rows))
             if batch.is_last:
                 yield batch.embeddings

@@ -19,6 +19,8 @@ from typing import Any
 
 from etils import epath
 
+from radit_jax.runtime import hosts
+
 SCHEMES = ("gs", "s3")
 BEAT_SECONDS = 15.0
 PATIENCE_SECONDS = 60.0  # without a beat, after which a lease may be taken over
@@ -210,8 +212,12 @@ def _join(key: str, name: str) -> str:
 
 
 def _transfer(one: Any, names: list[str]) -> None:
+    def unless_stopped(name: str) -> None:
+        hosts.stop_if_asked(f"the transfer of {name}")
+        one(name)
+
     with concurrent.futures.ThreadPoolExecutor(_TRANSFERS) as pool:
-        list(pool.map(one, names))
+        list(pool.map(unless_stopped, names))
 
 
 # ---- whether it can be used ----

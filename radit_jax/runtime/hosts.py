@@ -1,32 +1,25 @@
 """Several processes as one program: who they are, a roll call, then jax.distributed, and how they keep step.
 
-jax ends a process in its C++ when another is missing, without saying which one. So before it is asked to
-connect, every process reports to process 0 with its host's name and versions; process 0 hears all, or says to
-all who is missing or differs. Nothing here imports jax before the roll call is over.
-
-All processes run the same program, and every one knows every result; process 0 alone writes. The lines of the
-roll call stay open: over them processes wait for each other, for hours if need be, process 0 tells the others
-what it found on disk, and one that was told to stop says so. A process by itself is process 0 of one.
+Nothing here imports jax before the roll call (`rendezvous.py`) is over. All processes run the same program,
+and every one knows every result; process 0 alone writes. The lines of the roll call stay open: over them
+processes wait for each other, for hours if need be, process 0 tells the others what it found on disk, and one
+that was told to stop says so. A process by itself is process 0 of one.
 """
 
 import contextlib
-import importlib.metadata
-import json
 import os
-import platform
 import re
 import signal
-import socket
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from radit_jax.runtime.errors import Stopped, one_line
+from radit_jax.runtime.rendezvous import TOKEN_FILE, Line, Place, Token, introduction, roll_call
 
 Told = TypeVar("Told")
 
@@ -36,21 +29,6 @@ _HEEDED = (signal.SIGTERM, signal.SIGINT)
 _STOPPING = b"\nstopping; the same command goes on. Ctrl-C again ends it at once.\n"
 _PORT = 8482  # of jax' coordinator on process 0's host; the roll call is at the next one
 _TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
-
-
-class Place(NamedTuple):
-    """One process's place among those of the program."""
-
-    coordinator: str  # host:port of process 0
-    num_processes: int
-    process_id: int
-    hosts: tuple[str, ...] = ()  # by process where there is one process a host and their names are known
-    local_device: int | None = None  # the only device of this process; None: all of its host's
-
-    def name(self, process_id: int) -> str:
-        """For example `process 3 (worker-3)`."""
-        host = f" ({self.hosts[process_id]})" if len(self.hosts) == self.num_processes else ""
-        return f"process {process_id}{host}"
 
 
 # ---- which place ----
@@ -79,28 +57,47 @@ def _told_place(coordinator: str | None, num_processes: int | None, process_id: 
     wanted = "needed are --coordinator=HOST:PORT, --num-processes=N and --process-id=0 to N-1"
     if coordinator is None or num_processes is None or process_id is None:
         raise ValueError(f"hosts: a part of the process's place came, {wanted}; give all three, or none")
-    if not re.fullmatch(r"[^\s:]+:\d+", coordinator) or not 0 <= process_id < num_processes:
+    found = re.fullmatch(r"[^\s:]+:(\d{1,5})", coordinator)
+    if not found or not 0 < int(found[1]) < 65_535 or not 0 <= process_id < num_processes:
         came = f"--coordinator={coordinator} --num-processes={num_processes} --process-id={process_id}"
         raise ValueError(f"hosts: {came} came, {wanted}; correct them")
     return Place(coordinator, num_processes, process_id)
 
 
 def _slurm_place(environment: Mapping[str, str]) -> Place | None:
-    if int(environment.get("SLURM_NTASKS", "1")) < 2:
+    """By srun's variables. The shell of `salloc` has none, or is a step of one task: it runs alone."""
+
+    def number(name: str) -> int:
+        text = environment.get(name, "")
+        if not re.fullmatch(r"\d{1,9}", text):
+            raise ValueError(
+                f"hosts: expected a number in SLURM's {name}, got {text!r}. Start the program with srun, or "
+                "give --num-processes=1 to use this host alone."
+            )
+        return int(text)
+
+    if "SLURM_PROCID" not in environment:
         return None
-    if "SLURM_STEP_NODELIST" not in environment:
+    is_step = "SLURM_STEP_NODELIST" in environment
+    # A step may have fewer tasks than the job.
+    count = number(
+        "SLURM_STEP_NUM_TASKS" if is_step and "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
+    )
+    if count < 2:
+        return None
+    if not is_step:
         raise ValueError(
-            f"hosts: SLURM gave {environment['SLURM_NTASKS']} tasks, but this process is none of them; "
-            "start it with srun, or give --num-processes=1 to use this host alone"
+            f"hosts: SLURM gave {count} tasks, but this process is none of them; start it with srun, or give "
+            "--num-processes=1 to use this host alone"
         )
-    count, nodes = int(environment["SLURM_NTASKS"]), expand_nodes(environment["SLURM_STEP_NODELIST"])
-    port = 61_000 + int(environment["SLURM_JOB_ID"]) % 4_000  # two jobs on one node do not meet
+    nodes = expand_nodes(environment["SLURM_STEP_NODELIST"])
+    port = 61_000 + number("SLURM_JOB_ID") % 4_000  # two jobs on one node do not meet
     return Place(
         f"{nodes[0]}:{port}",
         count,
-        int(environment["SLURM_PROCID"]),
+        number("SLURM_PROCID"),
         nodes if len(nodes) == count else (),
-        int(environment["SLURM_LOCALID"]) if count > len(nodes) else None,
+        number("SLURM_LOCALID") if count > len(nodes) else None,
     )
 
 
@@ -159,13 +156,18 @@ def _metadata(key: str) -> str | None:
 # ---- joining ----
 
 
-def join(place: Place, timeout_seconds: float | None = None) -> None:
+def join(place: Place, workdir: str | None = None, timeout_seconds: float | None = None) -> None:
     """Make this process one of the program's, before jax is used; RADIT_JOIN_SECONDS is the default patience.
 
-    Raises ValueError on every process that came, when one is missing or runs other versions.
+    `workdir` is a folder that all processes see, if there is one: they know each other by a token in it,
+    where none is in the environment. Raises ValueError on every process that came, when one is missing or
+    runs other versions.
     """
-    seconds = timeout_seconds or float(os.environ.get("RADIT_JOIN_SECONDS", JOIN_SECONDS))
-    _program.place, _program.lines = place, roll_call(place, introduction(place.process_id), seconds)
+    seconds = timeout_seconds or _seconds_to_join(os.environ)
+    token = Token(Path(workdir) / TOKEN_FILE if workdir else None)
+    own = introduction(place.process_id)
+    lines = roll_call(place, own, seconds, token, lambda: stop_if_asked("the roll call"))
+    _program.place, _program.lines = place, lines
     import jax
 
     # Detection is off: under SLURM it would leave a process that is alone on its host one of the GPUs.
@@ -181,175 +183,12 @@ def join(place: Place, timeout_seconds: float | None = None) -> None:
         _heed()  # again: jax takes SIGTERM for itself
 
 
-def introduction(process_id: int) -> dict[str, Any]:
-    """What a process says of itself; `versions` must be the same everywhere."""
-    versions = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for package in ("jax", "jaxlib", "flax", "orbax-checkpoint", "libtpu"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "none"
-    return {"process": process_id, "host": socket.gethostname(), "versions": versions}
-
-
-def roll_call(place: Place, own: Mapping[str, Any], seconds: float) -> "dict[int, Line]":
-    """Return on every process once all have come and agree; else raise the same ValueError on all.
-
-    What it returns are open lines: process 0's to all others by their numbers, any other's to process 0.
-    """
-    host, port = place.coordinator.rsplit(":", 1)
-    address = (host, int(port) + 1)
-    if place.process_id == 0:
-        return _hear(place, own, address, seconds)
-    return {0: _report(own, address, seconds)}
-
-
-def _hear(
-    place: Place, own: Mapping[str, Any], address: tuple[str, int], seconds: float
-) -> "dict[int, Line]":
-    """Process 0: hear everyone, and tell everyone the verdict, which is empty when all is well."""
-    deadline = time.monotonic() + seconds
-    came: dict[int, Mapping[str, Any]] = {0: own}
-    with contextlib.ExitStack() as undo, _listen(address[1]) as server:
-        fault, heard = "", []
-        while not fault and len(came) < place.num_processes and (left := deadline - time.monotonic()) > 0:
-            connection, said = _hear_one(server, left)
-            if said is not None:
-                heard.append(undo.enter_context(Line(connection)))
-                fault = _twice(came, said)
-                came[said["process"]] = said
-        fault = fault or _missing(place, came, seconds) or _differing(came)
-        for line in heard:
-            with contextlib.suppress(OSError):  # it is gone, which who speaks to it next will notice
-                line.send(fault)
-        if fault:
-            raise ValueError(fault)
-        undo.pop_all()
-    return dict(zip(list(came)[1:], heard, strict=True))
-
-
-def _hear_one(server: socket.socket, seconds: float) -> tuple[Any, Any]:
-    """A connection and what came over it; None where nobody comes in time, or one who is none of us."""
-    server.settimeout(seconds)
-    with contextlib.ExitStack() as undo:
-        try:
-            line = undo.enter_context(server.accept()[0])
-            line.settimeout(5)
-            with line.makefile() as text:
-                said = json.loads(text.readline())
-        except (OSError, ValueError):
-            return None, None
-        if not isinstance(said, dict) or not {"process", "host", "versions"} <= set(said):
-            return None, None
-        undo.pop_all()
-        return line, said
-
-
-def _listen(port: int) -> socket.socket:
-    try:
-        return socket.create_server(("", port))
-    except OSError as error:
-        raise ValueError(
-            f"hosts: port {port}, at which processes report to process 0, is taken ({error.strerror}); "
-            "end the program that runs here already, or name another --coordinator port"
-        ) from None
-
-
-def _twice(came: Mapping[int, Mapping[str, Any]], said: Mapping[str, Any]) -> str:
-    number = said["process"]
-    if number not in came:
-        return ""
-    return (
-        f"hosts: process {number} came twice, from {came[number]['host']} and {said['host']}; "
-        "start each number once, and no second program on these hosts"
-    )
-
-
-def _missing(place: Place, came: Mapping[int, Any], seconds: float) -> str:
-    missing = [place.name(number) for number in range(place.num_processes) if number not in came]
-    if not missing:
-        return ""
-    return (
-        f"hosts: {len(came)} of {place.num_processes} processes came within {seconds:g} s, missing: "
-        f"{', '.join(missing)}; start the same command on every host (launch/ does), and if hosts start far "
-        "apart, set RADIT_JOIN_SECONDS"
-    )
-
-
-def _differing(came: Mapping[int, Mapping[str, Any]]) -> str:
-    first = came[0]
-    for number in sorted(came):
-        other = came[number]
-        for package, version in first["versions"].items():
-            if other["versions"].get(package) != version:
-                return (
-                    f"hosts: {package} {other['versions'].get(package)} came from {other['host']} (process "
-                    f"{number}), needed is {version}, as on {first['host']}; install the same versions "
-                    "everywhere (-c constraints.txt)"
-                )
-    return ""
-
-
-def _report(own: Mapping[str, Any], address: tuple[str, int], seconds: float) -> "Line":
-    """Any other process: report to process 0, and hear its verdict."""
-    deadline = time.monotonic() + seconds
-    with contextlib.ExitStack() as undo:
-        try:
-            line = undo.enter_context(Line(_dial(address, deadline)))
-            line.connection.settimeout(seconds + 10)  # process 0 may have just begun to wait
-            line.send(own)
-            fault = line.receive()
-        except (OSError, ValueError):
-            raise ValueError(
-                f"hosts: process {own['process']} on {own['host']} came, missing for {seconds:g} s: "
-                f"process 0 at {address[0]}:{address[1]}; start the same command on every host (launch/ "
-                "does), and let them reach that port"
-            ) from None
-        if fault:
-            raise ValueError(fault)
-        line.connection.settimeout(None)
-        undo.pop_all()
-        return line
-
-
-def _dial(address: tuple[str, int], deadline: float) -> socket.socket:
-    while True:
-        try:
-            return socket.create_connection(address, timeout=5)
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-
-
-class Line:
-    """A connection of two processes, over which JSON goes both ways."""
-
-    def __init__(self, connection: socket.socket):
-        self.connection = connection
-        connection.settimeout(None)
-        # Who waits for hours sends nothing, and networks forget connections that are silent.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_KEEPIDLE"):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-        self._text = connection.makefile()
-
-    def __enter__(self) -> "Line":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._text.close()
-        self.connection.close()
-
-    def send(self, value: Any) -> None:
-        self.connection.sendall(json.dumps(value).encode() + b"\n")
-
-    def receive(self) -> Any:
-        """What came; OSError where the other process is gone."""
-        said = self._text.readline()
-        if not said:
-            raise ConnectionError("the line is dead")
-        return json.loads(said)
+def _seconds_to_join(environment: Mapping[str, str]) -> float:
+    text = environment.get("RADIT_JOIN_SECONDS", str(JOIN_SECONDS))
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 86_400:
+            return float(text)
+    raise ValueError(f"RADIT_JOIN_SECONDS: expected 0 < x <= 86400, got {text!r}.")
 
 
 # ---- keeping step ----
@@ -363,6 +202,7 @@ class Program:
     lines: dict[int, Line] = field(default_factory=dict)
     alone: bool = False  # process 0 works while the others wait
     stop_signal: int = 0  # SIGTERM or SIGINT, once one was sent to this process
+    at_once: str = ""  # what a signal interrupts, where it does
     deferring: bool = False  # a training loop looks at `stop_signal` by itself, and keeps its state first
 
     @property
@@ -456,6 +296,8 @@ class Program:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             with contextlib.suppress(OSError):
                 os.write(2, _STOPPING)
+        if self.at_once:
+            self.stop_if_asked(self.at_once)
 
 
 _program = Program()
@@ -524,6 +366,17 @@ def heeding_signals() -> Iterator[None]:
 def _heed() -> None:
     for number in _HEEDED:
         signal.signal(number, _program.heed)
+
+
+@contextlib.contextmanager
+def stopping_at_once(where: str) -> Iterator[None]:
+    """Inside, a signal raises Stopped in the middle of what a library does, if no other process waits."""
+    stop_if_asked(where)
+    _program.at_once = where
+    try:
+        yield
+    finally:
+        _program.at_once = ""
 
 
 @contextlib.contextmanager

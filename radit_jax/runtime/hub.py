@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from radit_jax.config import checkpoint_folder
+from radit_jax.runtime import hosts
 from radit_jax.runtime.fields import shown
 
 _ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -125,7 +126,9 @@ def _snapshot(source: str, repo: str, revision: str | None, patterns: list[str],
 
     options |= {"allow_patterns": patterns, "ignore_patterns": _OTHER_FORMS}
     try:
-        return Path(snapshot_download(repo, revision=revision, **options))
+        # A download of hours has no place of ours to look at a signal, and goes on where it ended.
+        with hosts.stopping_at_once(f"the download of {repo}"):
+            return Path(snapshot_download(repo, revision=revision, **options))
     except errors.GatedRepoError:
         raise ValueError(
             f"checkpoint {source}: expected a token that may read {repo}, which is gated, got none. Accept "

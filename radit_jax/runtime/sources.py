@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from radit_jax.runtime import bucket
+from radit_jax.runtime import bucket, hosts
 from radit_jax.runtime.files import has_seal, read_json, sealed, write_whole
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -145,6 +145,7 @@ def hash_file(path: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     with epath.Path(path).open("rb") as file:
         while block := file.read(_BLOCK):
+            hosts.stop_if_asked(f"the hash of {path}")
             digest.update(block)
     return digest.hexdigest()
 

@@ -21,7 +21,7 @@ import numpy as np
 import safetensors
 from etils import epath
 
-from radit_jax.runtime import hub
+from radit_jax.runtime import hosts, hub
 from radit_jax.runtime.fields import shown
 from radit_jax.runtime.files import as_object, read_json, write_whole
 
@@ -175,6 +175,7 @@ def write_tensors(
     shards = list(_shards(sizes, shard_bytes))
     weight_map = {}
     for number, names in enumerate(shards, 1):
+        hosts.stop_if_asked(f"{folder}")
         several = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         file = several if len(shards) > 1 else f"{stem}.safetensors"
         _write_safetensors(folder / file, {name: tensors[name] for name in names}, dtype)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -80,6 +81,11 @@ def test_the_scripts_have_no_fault_that_shellcheck_knows() -> None:
         (f"tpu.sh run {TPU} --workdir=runs/7b", "needed is gs://BUCKET/FOLDER: hosts share no disk"),
         ("slurm.sh submit --nodes=2", "--workdir is needed"),
         ("supervise.sh --workdir=w", "no command came, needed is one behind --"),
+        (
+            f"tpu.sh run {TPU} '--workdir=gs://b\nc'",
+            "expected options without line ends and control characters",
+        ),
+        ("gke.sh submit -- '--set=a\tb'", "expected options without line ends and control characters"),
     ],
 )
 def test_a_wrong_option_is_named_before_anything_runs(command: str, message: str) -> None:
@@ -95,7 +101,8 @@ def test_a_run_on_a_pod_ends_as_its_training_does(tmp_path: pathlib.Path) -> Non
     """gcloud's ssh is a shell in a folder that stands for a host; the training prints what it was given."""
     host = tmp_path / "host" / "radit_jax"
     (host / ".venv" / "bin").mkdir(parents=True)
-    program(host / ".venv" / "bin" / "python", 'printf "<%s>" "$@"; exit 3')
+    remember = f"echo $RADIT_JOIN_TOKEN > {tmp_path / 'token'}"
+    program(host / ".venv" / "bin" / "python", f'{remember}; printf "<%s>" "$@"; exit 3')
     program(
         tmp_path / "gcloud",
         f'for word in "$@"; do case $word in --command=*) cd {host.parent}; '
@@ -106,6 +113,8 @@ def test_a_run_on_a_pod_ends_as_its_training_does(tmp_path: pathlib.Path) -> Non
     assert ended.returncode == 3, ended.stderr
     given = "<-m><radit_jax.train><--workdir=gs://b/w><--set><x=it's $HOME>"
     assert ended.stdout.endswith(given)
+    token = (tmp_path / "token").read_text().strip()
+    assert re.fullmatch(r"[0-9a-f]{32}", token) and token not in ended.stdout
 
 
 def resume(folder: pathlib.Path, *said: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Places by hand-written environments, and roll calls between real processes and sockets of the loopback."""
+"""Places by hand-written environments, and processes that keep step over sockets of the loopback."""
 
 import concurrent.futures
 import contextlib
@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,8 +26,6 @@ from radit_jax.runtime.hosts import (
     expand_nodes,
     find_place,
     heeding_signals,
-    introduction,
-    roll_call,
 )
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -67,6 +64,8 @@ def test_the_command_names_a_place_whatever_the_environment() -> None:
     [
         (("h:1", None, 0), "a part of the process's place came, needed are --coordinator=HOST:PORT"),
         (("h:1", 2, 2), "--num-processes=2 --process-id=2 came, needed are"),
+        (("h:65535", 2, 0), "--coordinator=h:65535 --num-processes=2"),
+        (("h:0", 2, 0), "--coordinator=h:0 --num-processes=2"),
         (("h", 2, 0), "--coordinator=h --num-processes=2 --process-id=0 came, needed are"),
     ],
 )
@@ -87,9 +86,31 @@ def test_slurm_gives_one_gpu_to_each_of_several_tasks_of_a_node() -> None:
     assert place.name(1) == "process 1"
 
 
-def test_slurm_without_srun_is_refused() -> None:
+def test_a_batch_script_without_srun_is_refused() -> None:
     with pytest.raises(ValueError, match="SLURM gave 3 tasks, but this process is none of them; start it"):
-        find_place(environment={"SLURM_NTASKS": "3", "SLURM_JOB_ID": "1"})
+        find_place(environment={"SLURM_NTASKS": "3", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0"})
+
+
+def test_a_shell_of_salloc_runs_alone() -> None:
+    assert find_place(environment={"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2"}) is None
+    interactive = SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "gpu08"}
+    assert find_place(environment=interactive) is None
+
+
+def test_a_step_has_as_many_processes_as_its_own_tasks() -> None:
+    step = SLURM | {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "3"}
+    assert find_place(environment=step) == find_place(environment=SLURM)
+
+
+def test_a_variable_of_slurms_that_is_no_number_is_named() -> None:
+    with pytest.raises(ValueError, match="expected a number in SLURM's SLURM_PROCID, got 'x'. Start"):
+        find_place(environment=SLURM | {"SLURM_PROCID": "x"})
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "soon", "1e9"])
+def test_a_patience_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="^RADIT_JOIN_SECONDS: expected 0 < x <= 86400, got"):
+        hosts._seconds_to_join({"RADIT_JOIN_SECONDS": text})
 
 
 @pytest.mark.parametrize(
@@ -137,75 +158,6 @@ def test_a_tpu_vm_learns_its_place_from_the_metadata_server(monkeypatch, tmp_pat
         answers.clear()  # a machine with a TPU that is no cloud's
         assert find_place(environment={}) is None
         server.shutdown()
-
-
-# ---- the roll call ----
-
-
-def call(place: Place, seconds: float = 20.0, **changes: str) -> str:
-    """The fault that this process hears; '' where all came."""
-    own = introduction(place.process_id)
-    own = own | {"host": f"host-{place.process_id}", "versions": own["versions"] | changes}
-    try:
-        for line in roll_call(place, own, seconds).values():
-            with line:
-                pass
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-def call_all(places: list[Place], **options) -> list[str]:
-    with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
-        return [future.result() for future in [pool.submit(call, place, **options) for place in places]]
-
-
-def test_all_who_come_go_on(coordinator) -> None:
-    assert call_all([Place(coordinator, 3, number) for number in (2, 0, 1)]) == ["", "", ""]
-
-
-def test_a_missing_process_is_named_to_all_who_came(coordinator) -> None:
-    places = [Place(coordinator, 3, number, ("w-0", "w-1", "w-2")) for number in (0, 2)]
-    faults = call_all(places, seconds=0.6)
-    message = "hosts: 2 of 3 processes came within 0.6 s, missing: process 1 (w-1); start the same command"
-    assert faults[0] == faults[1]
-    assert faults[0].startswith(message)
-
-
-def test_a_missing_first_process_is_named(coordinator) -> None:
-    fault = call(Place(coordinator, 2, 1), seconds=0.3)
-    port = int(coordinator.split(":")[1]) + 1
-    assert f"process 1 on host-1 came, missing for 0.3 s: process 0 at 127.0.0.1:{port}; start" in fault
-
-
-def test_other_versions_are_an_error_on_every_host(coordinator) -> None:
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        first = pool.submit(call, Place(coordinator, 2, 0), jax="0.11.2")
-        second = pool.submit(call, Place(coordinator, 2, 1), jax="0.10.2")
-        assert first.result() == second.result()
-    assert (
-        "jax 0.10.2 came from host-1 (process 1), needed is 0.11.2, as on host-0; install" in first.result()
-    )
-
-
-def test_a_number_that_comes_twice_is_refused(coordinator) -> None:
-    faults = call_all([Place(coordinator, 3, number) for number in (0, 1, 1)], seconds=5.0)
-    assert {"process 1 came twice, from host-1 and host-1" in fault for fault in faults} == {True}
-
-
-def test_a_stranger_at_the_port_is_not_counted(coordinator) -> None:
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        first = pool.submit(call, Place(coordinator, 2, 0))
-        port = int(coordinator.split(":")[1]) + 1
-        with hosts._dial(("127.0.0.1", port), time.monotonic() + 5) as stranger:
-            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        assert call(Place(coordinator, 2, 1)) == ""
-        assert first.result() == ""
-
-
-def test_a_taken_port_is_said(coordinator) -> None:
-    with socket.create_server(("", int(coordinator.split(":")[1]) + 1)):
-        assert "at which processes report to process 0, is taken" in call(Place(coordinator, 2, 0))
 
 
 # ---- keeping step ----
@@ -333,6 +285,17 @@ def test_a_write_looks_too_and_a_training_loop_keeps_its_state_first() -> None:
             assert hosts.stop_asked()
             assert hosts.by_first("a checkpoint", lambda: "kept") == "kept"
         hosts.by_first("a shard", lambda: pytest.fail("a write after a stop"))
+
+
+def test_a_download_ends_where_a_signal_finds_it() -> None:
+    where = "the download of a/b"
+    with (
+        pytest.raises(Stopped, match=f"^at {where};"),
+        heeding_signals(),
+        hosts.stopping_at_once(where),
+    ):
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("it went on")
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(capfd: pytest.CaptureFixture[str]) -> None:

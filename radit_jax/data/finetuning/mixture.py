@@ -25,6 +25,7 @@ from radit_jax.data.finetuning.tasks import TASKS, Mixture, OnError, Task, read_
 from radit_jax.data.finetuning.templates import item_example, item_question
 from radit_jax.data.overlap import AskedElsewhere, division_key
 from radit_jax.data.records import Example, Item, Question
+from radit_jax.runtime import hosts
 
 MAX_WEIGHT = 1000  # of a dataset: beyond it a mistake
 ASKED_ELSEWHERE = "asked elsewhere"  # why an item is left out: in another part, or in another dataset's
@@ -239,6 +240,7 @@ def _first(items: Iterable[Item], count: int, seed: int) -> list[Item]:
 
 
 def _place(name: str, seed: int, purpose: str = "draw") -> bytes:
+    hosts.stop_if_asked("the datasets")  # every item that is read is placed
     return hashlib.sha256(f"{seed} {purpose} {name}".encode()).digest()
 
 
