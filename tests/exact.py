@@ -3,8 +3,9 @@
 Two ways of computing one number in float32 differ by rounding, and by how much is a matter of the processor's
 vectors, of how many threads share a sum, and of the compiler. A tolerance that one machine keeps says nothing
 of the next. So what is equal by mathematics is computed in float64 (the fixture `float64`, `in_float64`) and
-held to `EXACT`, ten million times float64's rounding and a thousandth of float32's, while to see one masked
-token moves a logit by a hundredth at least. What our code stores in float32 is held to `STORED`.
+held to `EXACT`, half a million times float64's rounding and a thousandth of float32's, while a masked token
+that is seen moves a logit by a hundredth. What our code stores in float32 is held to `STORED`, and what only
+runs in float32, as a kernel, to what rounding does to the float64 result (`assert_rounded`).
 """
 
 import contextlib
@@ -19,7 +20,6 @@ import pytest
 
 EXACT = 1e-10  # of the largest number that is compared
 STORED = 4 * float(np.finfo(np.float32).eps)  # relative; two numbers that were rounded to float32 up to twice
-
 SUMS = 32  # the root of a thousand terms
 
 

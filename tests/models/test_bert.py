@@ -17,7 +17,7 @@ from radit_jax.runtime.pretrained import load_bert
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-SHAPE = BertConfig(vocab_size=67, hidden_size=32, num_layers=3, num_heads=4, ffn_size=48, max_length=20)
+SHAPE = BertConfig(vocab_size=67, hidden_size=32, num_layers=2, num_heads=4, ffn_size=48, max_length=20)
 LENGTHS = np.array([12, 5, 1])
 MASK = np.arange(12) < LENGTHS[:, None]
 
