@@ -5,12 +5,12 @@ so that what was read is what was kept and what was skipped. A record of another
 TypeError, IndexError or ValueError, which the caller turns into one message.
 """
 
-import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from radit_jax.data.questions import list_of_strings
 from radit_jax.data.records import Item
 from radit_jax.text.prompts import UNANSWERABLE
 
@@ -77,7 +77,7 @@ def math_qa(record: Any, name: str) -> Items:
     """The options are one string: `a ) 24 , b ) 120`, or a printed Python list of such."""
     options = _text(record, "options")
     if options.startswith("["):
-        options = " , ".join(ast.literal_eval(options))
+        options = " , ".join(list_of_strings(options, "options"))
     pairs = [part.partition(" ) ") for part in re.split(r" , (?=[b-e] \))", options)]
     choices, labels = [text for _, _, text in pairs], [label for label, _, _ in pairs]
     yield _choice(name, _text(record, "Problem"), choices, labels, record["correct"])

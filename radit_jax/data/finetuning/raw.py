@@ -1,20 +1,23 @@
 """Files as their publishers wrote them, cut into records: JSON lines, JSON, CSV and TSV, XML, news stories.
 
 A record that cannot be parsed is yielded with its problem, so that the reader decides whether to stop there
-or to skip and count it. A whole file that cannot be parsed is an error at once. Any file may be gzipped.
+or to skip and count it. A whole file that cannot be parsed is an error at once. Any file may be compressed.
 """
 
 import contextlib
 import csv
-import gzip
 import hashlib
 import io
-import json
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from etils import epath
+
+from radit_jax.data.lines import MAX_FILE_BYTES, BinaryFile, numbered_lines, open_bytes, plain_name
+from radit_jax.runtime.files import parse_json
+
+_REMEDY = "Get the official file."
 
 
 class Record(NamedTuple):
@@ -28,11 +31,10 @@ class Record(NamedTuple):
 
 def json_lines(file: epath.Path) -> Iterator[Record]:
     """A JSON value per line."""
-    with _open(file) as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                value, problem = _parse_line(line)
-                yield Record(f"{file} line {number}", f"{_stem(file)}-{number}", value, problem)
+    for number, (where, line) in enumerate(numbered_lines(_existing(file)), 1):
+        if line.strip():
+            value, problem = _parse(line)
+            yield Record(where, f"{_stem(file)}-{number}", value, problem)
 
 
 def json_elements(file: epath.Path, key: str = "") -> Iterator[Record]:
@@ -56,8 +58,7 @@ def json_elements(file: epath.Path, key: str = "") -> Iterator[Record]:
 def json_file(file: epath.Path) -> Iterator[Record]:
     """A file that is one record, named after its last three path components."""
     name = "-".join([*file.parts[-3:-1], _stem(file)])
-    with _open(file) as stream:
-        value, problem = _parse_line(stream.read())
+    value, problem = _parse(_read(file))
     yield Record(str(file), name, value, problem)
 
 
@@ -141,43 +142,53 @@ def joined_narrativeqa(file: epath.Path) -> Iterator[Record]:
 
 
 @contextlib.contextmanager
-def _open(file: epath.Path) -> Iterator[IO[bytes]]:
+def _open(file: epath.Path) -> Iterator[BinaryFile]:
+    with open_bytes(_existing(file)) as stream:
+        yield stream
+
+
+def _existing(file: epath.Path) -> epath.Path:
     if not file.exists():
         raise ValueError(f"{file}: no such file, which is needed; get the official one and put it there")
-    with contextlib.ExitStack() as opened:
-        stream: Any = opened.enter_context(file.open("rb"))
-        unpacked: Any = opened.enter_context(gzip.open(stream)) if file.suffix == ".gz" else stream
-        yield unpacked
+    return file
+
+
+def _read(file: epath.Path) -> bytes:
+    """The bytes of a file that is read whole."""
+    with _open(file) as stream:
+        data = stream.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"{file}: expected at most {MAX_FILE_BYTES:,} bytes, got more. {_REMEDY}")
+    return data
 
 
 def _stem(file: epath.Path) -> str:
-    return file.name.removesuffix(".gz").rpartition(".")[0]
+    return plain_name(file).rpartition(".")[0]
 
 
 def _bad_byte(error: UnicodeDecodeError) -> str:
     return f"byte 0x{error.object[error.start]:02x} at byte {error.start + 1} came, needed is UTF-8"
 
 
-def _parse_line(line: bytes) -> tuple[Any, str]:
+def _parse(data: bytes) -> tuple[Any, str]:
     """The value, or why there is none."""
     try:
-        return json.loads(line.decode()), ""
+        data.decode()
+        return parse_json(data, "", ""), ""
     except UnicodeDecodeError as error:
         return None, _bad_byte(error)
-    except json.JSONDecodeError as error:
-        return None, f"{line[:40].decode(errors='replace')!r} came, needed is JSON ({error.msg})"
+    except ValueError as error:
+        return None, str(error).strip(":. ")  # the place and what to do are said around it
 
 
 def _load(file: epath.Path) -> Any:
-    with _open(file) as stream:
-        data = stream.read()
+    data = _read(file)
     try:
-        return json.loads(data.decode())
+        data.decode()
     except UnicodeDecodeError as error:
-        line, problem = data.count(b"\n", 0, error.start) + 1, _bad_byte(error)
-    except json.JSONDecodeError as error:
-        line, problem = error.lineno, f"it is not JSON ({error.msg}), which is needed"
-    raise ValueError(f"{file} line {line}: {problem}; get the official file")
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{file} line {line}: {_bad_byte(error)}; get the official file") from None
+    return parse_json(data, str(file), _REMEDY)
 
 
 def _values(file: epath.Path) -> Iterator[Any]:
@@ -190,8 +201,9 @@ def _values(file: epath.Path) -> Iterator[Any]:
 
 
 def _lines(file: epath.Path) -> Iterator[str]:
-    with _open(file) as stream:
-        yield from (line.strip().decode("ascii", errors="replace") for line in stream if line.strip())
+    for _, line in numbered_lines(_existing(file)):
+        if line.strip():
+            yield line.strip().decode("ascii", errors="replace")
 
 
 def _rows(file: epath.Path, *, delimiter: str, quoting: Any) -> Iterator[Record]:

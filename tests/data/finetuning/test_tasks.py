@@ -435,7 +435,7 @@ def altered(tmp_path, name, file, change):
 
 def test_a_line_that_does_not_parse_stops_or_is_skipped_and_counted(tmp_path):
     folder = altered(tmp_path, "gsm8k", "train.jsonl", lambda data: b'{"question": "Wh\n' + data)
-    with pytest.raises(ValueError, match=r"train.jsonl line 1: .* came, needed is JSON .*on_error='skip'"):
+    with pytest.raises(ValueError, match=r"train.jsonl line 1: expected JSON, got .*on_error='skip'"):
         read("gsm8k", folder=folder)
     items, counts = read("gsm8k", folder=folder, on_error="skip")
     assert len(items) == 2
@@ -474,6 +474,29 @@ def test_a_row_with_too_few_columns_is_named(tmp_path):
     folder = altered(tmp_path, "wiki_qa", "WikiQA-train.tsv", lambda data: data + b"Q3\tonly two\n")
     with pytest.raises(ValueError, match=r"line 5: 2 columns came, needed are the header's 7"):
         read("wiki_qa", folder=folder)
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"question": ' + b"[" * 100_000, b'{"question": ' + b"9" * 5000, b'{"question": "\\ud83d"}']
+)
+def test_a_line_that_python_cannot_parse_or_write_loses_its_record_only(tmp_path, line):
+    folder = altered(tmp_path, "gsm8k", "train.jsonl", lambda data: line + b"\n" + data)
+    with pytest.raises(ValueError, match=r"train.jsonl line 1: expected .*on_error='skip'"):
+        read("gsm8k", folder=folder)
+    assert read("gsm8k", folder=folder, on_error="skip")[1]["kept"] == 2
+
+
+@pytest.mark.parametrize("cut", [5, -5])
+def test_a_compressed_file_that_was_cut_short_is_named(tmp_path, cut):
+    folder = altered(tmp_path, "gsm8k", "train.jsonl", lambda data: gzip.compress(data)[:cut])
+    with pytest.raises(ValueError, match=r"train.jsonl: expected a whole compressed file"):
+        read("gsm8k", folder=folder)
+
+
+def test_options_that_are_no_list_are_refused_and_never_run(tmp_path):
+    folder = altered(tmp_path, "math_qa", "train.json", lambda data: data.replace(b"'e ) 18']", b"e()]"))
+    with pytest.raises(ValueError, match=r"item 2: .*expected a list of strings"):
+        read("math_qa", folder=folder)
 
 
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
