@@ -51,12 +51,12 @@ def test_a_run_killed_twice_in_a_bucket_equals_one_on_a_disk(
 
 
 def wait_for_checkpoint(server, stage: str, process: subprocess.Popen[bytes]) -> None:
-    """Until the bucket has a whole checkpoint of `stage`: Orbax's marker, or that of our copy."""
+    """Until the bucket has a whole checkpoint of `stage`, which is one with its record."""
     assert process.stdout is not None
     os.set_blocking(process.stdout.fileno(), False)
-    ends = ("checkpoints/latest/10/commit_success.txt", "checkpoints/latest/10.json")
+    end = "checkpoints/latest/10.json"
     printed = b""
-    while not any(f"/{stage}/" in name and name.endswith(ends) for name in server.names()):
+    while not any(f"/{stage}/" in name and name.endswith(end) for name in server.names()):
         printed += process.stdout.read() or b""
         assert process.poll() is None, printed.decode()
         time.sleep(0.2)

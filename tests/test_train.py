@@ -357,3 +357,42 @@ def test_a_setting_out_of_its_range_is_refused_before_anything_is_written(tmp_pa
     assert code == 1
     assert err == "error: r_ft.temperature: expected 1e-06 <= x <= 1e+06, got nan.\n"
     assert not (tmp_path / "new").exists()
+
+
+def test_a_second_run_of_the_same_workdir_waits_for_nothing_and_claims_nothing(
+    tmp_path: pathlib.Path,
+) -> None:
+    with Workdir(tmp_path / "run").lock():
+        code, _, err = run(tmp_path / "run", "--stage=corpus")
+    assert code == 1
+    assert f"in use by process {os.getpid()}" in err
+    assert os.listdir(tmp_path / "run") == ["lock"]
+
+
+def test_a_workdir_that_was_cut_short_in_its_first_moments_takes_its_own_command(
+    tmp_path: pathlib.Path,
+) -> None:
+    (tmp_path / "workdir.json").touch()
+    (tmp_path / "sources.json").write_text('{"cut sho')
+    assert run(tmp_path, "--stage=corpus")[0] == 0
+
+
+def test_a_finished_stage_drops_its_training_state_unless_it_is_to_be_kept(tmp_path: pathlib.Path) -> None:
+    stages = pipeline.Run(config.load(str(train.TINY)), Workdir(tmp_path))
+    kept = pipeline.Run(config.override(stages.experiment, ["keep_checkpoints=true"]), stages.workdir)
+    output = stages.folders["lm_ft"]
+    (output.path / "checkpoints").mkdir(parents=True)
+    output.finish()
+    kept.drop_checkpoints(kept.stages["lm_ft"])
+    assert (output.path / "checkpoints").exists()
+    stages.drop_checkpoints(stages.stages["lm_ft"])
+    assert sorted(os.listdir(output.path)) == ["manifest.json"]
+
+
+def test_keeping_training_state_leaves_what_is_finished_current(tmp_path: pathlib.Path) -> None:
+    tiny = config.load(str(train.TINY))
+    one, other = (
+        {name: folder.fingerprint for name, folder in pipeline.Run(e, Workdir(tmp_path)).folders.items()}
+        for e in (tiny, config.override(tiny, ["keep_checkpoints=true"]))
+    )
+    assert one == other
