@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from radit_jax.text.report import asked_of
+from radit_jax.text.report import asked_of, reading_results
 from radit_jax.text.statistics import shown
 
 UNKNOWN = "unknown: look it up before you publish"
@@ -53,8 +53,9 @@ def model_card(origins: Sequence[Origin], results: Mapping[str, Any] | None) -> 
 
 def measured(results: Mapping[str, Any]) -> str:
     """The systems' figures with their 95 % intervals, a Markdown table per task."""
-    tasks = results.get("tasks") or {"": results}
-    return "\n\n".join(_task(name, task) for name, task in tasks.items())
+    with reading_results():
+        tasks = results.get("tasks") or {"": results}
+        return "\n\n".join(_task(name, task) for name, task in tasks.items())
 
 
 def _task(name: str, task: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The ablation table that a run ends with."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from radit_jax.text.statistics import shown
@@ -23,7 +24,21 @@ CONTEXTS = {
 
 def table(results: Mapping[str, Any]) -> str:
     """`results.json` as aligned text: of the corpus' own questions, or of tasks."""
-    return tasks_table(results) if "tasks" in results else ablation_table(results)
+    with reading_results():
+        return tasks_table(results) if "tasks" in results else ablation_table(results)
+
+
+@contextlib.contextmanager
+def reading_results() -> Iterator[None]:
+    """Say in one line that a `results.json` has not the form that evaluate writes."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        first = str(error).partition("\n")[0]
+        raise ValueError(
+            f"results.json: expected the figures that evaluate writes, got another form "
+            f"({type(error).__name__}: {first}). Run --stage=evaluate again."
+        ) from None
 
 
 def tasks_table(results: Mapping[str, Any]) -> str:

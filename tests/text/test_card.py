@@ -1,4 +1,7 @@
+import pytest
+
 from radit_jax.text.card import UNKNOWN, Origin, measured, model_card
+from radit_jax.text.report import table
 
 
 def figure(value):
@@ -27,6 +30,17 @@ def test_a_figure_of_no_question_and_one_without_an_interval_are_said_so():
     none = {"value": None, "low": None, "high": None}
     systems = {"base": {"f1": none, "exact_match": none | {"value": 0.5}}}
     assert measured({"num_questions": 2, "systems": systems}).endswith("| base | – | 0.500 [one group] |")
+
+
+@pytest.mark.parametrize(
+    "results", [{}, {"systems": {"base": 1.5}}, {"tasks": {"nq": None}}, RESULTS["systems"]]
+)
+def test_results_of_another_form_are_one_error(results):
+    for show in (measured, table):
+        with pytest.raises(
+            ValueError, match=r"^results.json: expected the figures that evaluate writes, got "
+        ):
+            show(results)
 
 
 def test_several_tasks_have_a_table_each():
