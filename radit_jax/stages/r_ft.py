@@ -79,6 +79,7 @@ def run(
     if r_ft.train_chunk_encoder:
         chunk_encoder = Encoder.load(inputs["retriever"].check("chunk_encoder"), mesh)
         learner = BothTowers(searcher, corpus, queries, development, chunk_encoder)
+    demand_within_reach(learner)
     tx = make_optimizer(r_ft.optimizer)
     state, shardings = init_sharded(lambda p: init_state(p, tx), searcher.encoder.mesh, learner.params)
     step = learner.make_step(
@@ -122,6 +123,16 @@ def run(
         "times_seen": round(r_ft.optimizer.steps * r_ft.batch_size / len(candidates.examples), 2),
         "signal": signals,
     }
+
+
+def demand_within_reach(learner: "QueryTower") -> None:
+    """Refuse to train where no development question has a hit among the chunks that training may bring up."""
+    if not learner.is_within_reach():
+        raise ValueError(
+            "r_ft: expected a development question with a chunk that holds an answer, got none among the "
+            f"first {learner.reach} of any of the {len(learner.development.questions)}, so no checkpoint can "
+            "be chosen. Raise data.dev_questions, or give questions that the corpus answers."
+        )
 
 
 def demand_a_hit(best: tuple[int, float] | None) -> tuple[int, float]:
@@ -303,10 +314,20 @@ class QueryTower:
     development: Development
 
     make_step: ClassVar[Callable[..., Any]] = staticmethod(make_r_ft_step)
+    reach: ClassVar[int] = 100  # chunks a question of the untuned retriever's: training may bring one up
 
     @property
     def params(self) -> Any:
         return self.searcher.encoder.model.params
+
+    def is_within_reach(self) -> bool:
+        """Whether any question has a hit among the untuned retriever's chunks."""
+        depths = (VALIDATION_DEPTH, self.reach)  # the first is what a validation searches, and mostly enough
+        for depth in (min(depth, len(self.corpus.chunks)) for depth in depths):
+            rows, _ = self.searcher.search(self.development.texts, depth)
+            if self.development.hits(self.corpus, rows).any():
+                return True
+        return False
 
     def batch(
         self, some: Sequence[int], rows: Int[np.ndarray, "B K"], target: Float[np.ndarray, "B K"]
@@ -332,6 +353,11 @@ class BothTowers(QueryTower):
     chunk_encoder: Encoder
 
     make_step: ClassVar[Callable[..., Any]] = staticmethod(make_r_ft_text_step)
+    reach: ClassVar[int] = VALIDATION_DEPTH
+
+    def is_within_reach(self) -> bool:
+        """Whether any question has a hit among the candidates that are ranked."""
+        return bool(self._hits.any())
 
     def __post_init__(self) -> None:
         self.candidates, _ = self.searcher.search(self.development.texts, VALIDATION_DEPTH)

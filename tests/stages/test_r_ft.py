@@ -285,6 +285,28 @@ def test_without_any_hit_no_checkpoint_is_chosen():
         r_ft.demand_a_hit((0, 0.0))
 
 
+def test_nothing_is_trained_where_no_development_question_can_have_a_hit(inputs, searcher, monkeypatch):
+    """Its answer is in no chunk; one question whose answer is in some chunk is enough."""
+    corpus, searched = Corpus(inputs["corpus"]), []
+
+    def search(self, texts, depth):
+        searched.append(depth)
+        return np.tile(np.arange(depth), (len(texts), 1)), None
+
+    monkeypatch.setattr(type(searcher), "search", search)
+
+    def check(*questions):
+        development = r_ft.Development(questions, np.full(len(questions), -1))
+        r_ft.demand_within_reach(r_ft.QueryTower(searcher, corpus, NO_QUERIES, development))
+
+    lost = replace(QUESTIONS["dev"][0], answers=("Nobody",))
+    check(lost, QUESTIONS["dev"][1])
+    assert searched == [10]
+    with pytest.raises(ValueError, match=r"got none among the first 100 of any of the 1, .* Raise data.dev"):
+        check(lost)
+    assert searched == [10, 10, 10]  # there are ten chunks
+
+
 def test_one_shape_of_rows_holds_the_queries_of_every_batch():
     ids = [list(range(1, 1 + length)) for length in (3, 40, 9, 17, 5, 12, 30, 8)]
     batches = [[0, 1, 2], [3, 4, 5], [6, 7, 0], [1, 6, 3]]
