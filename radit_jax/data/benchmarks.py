@@ -30,7 +30,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from etils import epath
 
-from radit_jax.data.lines import as_object, demand, json_list, json_objects, one_of, table_rows, text_lines
+from radit_jax.data.lines import (
+    as_object,
+    demand,
+    json_list,
+    json_objects,
+    one_of,
+    shown,
+    table_rows,
+    text_lines,
+)
 from radit_jax.data.questions import kilt_answers, kilt_provenance, read_questions
 from radit_jax.text.kilt import FEVER_LABELS, fever_label
 from radit_jax.text.metrics import exact_match, f1, normalize, rouge_l, strict_accuracy
@@ -264,10 +273,12 @@ def _asked(line: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _zsre(line: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The first of the questions into which KILT puts the entity and the relation (`ours`)."""
-    questions = (line.get("meta") or {}).get("template_questions")
-    if not questions:
+    meta = line.get("meta")
+    questions = meta.get("template_questions") if isinstance(meta, dict) else None
+    if not isinstance(questions, list) or not questions or not isinstance(questions[0], str):
         raise ValueError(
-            f"{where}: no meta.template_questions, needed is a question; take KILT's file with them"
+            f"{where}: expected a list of questions in meta.template_questions, got {shown(questions)}. Take "
+            "KILT's file with them."
         )
     return {"prompt": question_prompt(questions[0]), "query": questions[0]}
 
@@ -278,12 +289,13 @@ def _trex(line: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _aida(line: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The query is the mention between the marks (`ours`)."""
-    mention = re.search(r"\[START_ENT\](.*?)\[END_ENT\]", line["input"], re.DOTALL)
-    if mention is None:
+    mention, end, _ = line["input"].partition("[START_ENT]")[2].partition("[END_ENT]")
+    if not end:
         raise ValueError(
-            f"{where}: no [START_ENT] … [END_ENT] in 'input', needed is a marked mention; correct it"
+            f"{where}: expected a mention between [START_ENT] and [END_ENT] in 'input', got "
+            f"{shown(line['input'])}. Take KILT's file."
         )
-    return {"prompt": f"{line['input']}\n{AIDA_INSTRUCTION}\nA:", "query": mention[1].strip()}
+    return {"prompt": f"{line['input']}\n{AIDA_INSTRUCTION}\nA:", "query": mention.strip()}
 
 
 def _wow(line: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -343,9 +355,10 @@ def _read_trivia_qa(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
         if "Value" not in answer:
             counts["skipped_without_answer"] += 1
             continue
-        aliases = dict.fromkeys(
-            [answer["Value"], *answer.get("Aliases", ()), *answer.get("NormalizedAliases", ())]
-        )
+        answer = {"Aliases": [], "NormalizedAliases": [], **answer}
+        lists = dict.fromkeys(("Aliases", "NormalizedAliases"), "a list of strings")
+        demand(answer, {"Value": "a string", **lists}, where)
+        aliases = dict.fromkeys([answer["Value"], *answer["Aliases"], *answer["NormalizedAliases"]])
         yield _free(line["QuestionId"], line["Question"], tuple(aliases))
 
 
@@ -431,7 +444,7 @@ def _labelled(path: epath.Path, fields: Sequence[str]) -> Iterator[tuple[str, di
     if not labels.exists():
         raise ValueError(f"{path}: no {labels.name} beside it, needed are its labels; download them there")
     lines, wanted = list(json_objects(path)), [text.strip() for _, text in text_lines(labels) if text.strip()]
-    if len(lines) != len(wanted) or not all(label.isdigit() for label in wanted):
+    if len(lines) != len(wanted) or not all(re.fullmatch("[0-9]{1,3}", label) for label in wanted):
         raise ValueError(
             f"{labels}: {len(wanted)} labels came, needed is a number for each of the {len(lines)} lines of "
             f"{path.name}; take both files from one release"
@@ -512,11 +525,10 @@ def _science_reader(template: str) -> Reader:
         for where, line in json_objects(path):
             demand(line, {"id": "a string", "answerKey": "a string"}, where)
             question = as_object(line.get("question"), where)
-            choices = question.get("choices") or []
-            if "stem" not in question or not all("text" in c and "label" in c for c in choices):
-                raise ValueError(
-                    f"{where}: no question.stem with question.choices, needed are both; correct the line"
-                )
+            demand(question, {"stem": "a string", "choices": "a list of objects"}, where)
+            choices = question["choices"]
+            for choice in choices:
+                demand(choice, {"text": "a string", "label": "a string"}, where)
             counts["read"] += 1
             label = _label(line["answerKey"], [choice["label"] for choice in choices], where)
             answers = [choice["text"] for choice in choices]
@@ -539,9 +551,8 @@ def _read_obqa_table(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
 
 def _label(key: str, names: Sequence[str], where: str) -> int:
     if key not in names:
-        raise ValueError(
-            f"{where}: the right answer {key!r} came, needed is {one_of(names)}; correct the line"
-        )
+        wanted = one_of(names) if names else "a choice"
+        raise ValueError(f"{where}: expected the right answer to be {wanted}, got {shown(key)}. Correct it.")
     return names.index(key)
 
 

@@ -239,8 +239,8 @@ def quail_hub(row: Any, name: str) -> Items:
 
 def quarel(record: Any, name: str) -> Items:
     """A situation and a question in one text, whose end is `(A) one choice (B) the other`: no context."""
-    question, first, second = re.split(r"\s*\([AB]\)\s*", _text(record, "question"))
-    yield _choice(record["id"], question, [first, second], ["0", "1"], str(record["answer_index"]))
+    question, first, second = re.split(r"\([AB]\)", _text(record, "question"))
+    yield _choice(record["id"], question.strip(), [first, second], ["0", "1"], str(record["answer_index"]))
 
 
 def squad_v2(record: Any, name: str) -> Items:
@@ -307,7 +307,7 @@ def gsm8k(record: Any, name: str) -> Items:
     reasoning, mark, answer = _text(record, "answer").rpartition("####")
     if not mark:
         raise ValueError("no '####' in the answer")
-    reasoning = re.sub(r"<<.*?>>", "", reasoning)
+    reasoning = re.sub(r"<<[^<>]*>>", "", reasoning)
     yield _reasoned(_item(name, _text(record, "question"), [answer]), reasoning)
 
 

@@ -1,23 +1,23 @@
 """Files as their publishers wrote them, cut into records: JSON lines, JSON, CSV and TSV, XML, news stories.
 
 A record that cannot be parsed is yielded with its problem, so that the reader decides whether to stop there
-or to skip and count it. A whole file that cannot be parsed is an error at once. Any file may be compressed.
+or to skip and count it. A whole file that cannot be parsed is an error at once. Any file may be compressed; a
+line has a limit, so that no small file fills the memory when it is unpacked.
 """
 
 import contextlib
 import csv
 import hashlib
-import io
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from etils import epath
 
-from radit_jax.data.lines import MAX_FILE_BYTES, BinaryFile, numbered_lines, open_bytes, plain_name
+from radit_jax.data.lines import MAX_LINE_BYTES, BinaryFile, numbered_lines, open_bytes, plain_name
 from radit_jax.runtime.files import parse_json
 
-_REMEDY = "Get the official file."
+MAX_FILE_BYTES = 1 << 29  # of what is read whole, unpacked: more than any official file has
 
 
 class Record(NamedTuple):
@@ -26,12 +26,12 @@ class Record(NamedTuple):
     where: str  # the file and the place in it, for messages
     name: str  # an id for records that bring none: the file's stem and the record's number
     value: Any
-    problem: str = ""  # why there is no value
+    problem: str = ""  # why there is no value: expected …, got …
 
 
 def json_lines(file: epath.Path) -> Iterator[Record]:
     """A JSON value per line."""
-    for number, (where, line) in enumerate(numbered_lines(_existing(file)), 1):
+    for number, (where, line) in enumerate(numbered_lines(_present(file)), 1):
         if line.strip():
             value, problem = _parse(line)
             yield Record(where, f"{_stem(file)}-{number}", value, problem)
@@ -43,12 +43,12 @@ def json_elements(file: epath.Path, key: str = "") -> Iterator[Record]:
     if key:
         if not isinstance(value, dict) or key not in value:
             raise ValueError(
-                f"{file}: JSON without {key!r} came, needed is an object with {key!r}; get the official file"
+                f"{file}: expected an object with {key!r}, got JSON without it. Get the official file."
             )
         value = value[key]
     if not isinstance(value, list | dict):
         raise ValueError(
-            f"{file}: {str(value)[:40]!r} came, needed is a JSON list or object; get the official file"
+            f"{file}: expected a JSON list or object, got {str(value)[:40]!r}. Get the official file."
         )
     elements = value.items() if isinstance(value, dict) else value
     for number, element in enumerate(elements, 1):
@@ -58,7 +58,8 @@ def json_elements(file: epath.Path, key: str = "") -> Iterator[Record]:
 def json_file(file: epath.Path) -> Iterator[Record]:
     """A file that is one record, named after its last three path components."""
     name = "-".join([*file.parts[-3:-1], _stem(file)])
-    value, problem = _parse(_read(file))
+    with _open(file) as stream:
+        value, problem = _parse(_whole(stream, file))
     yield Record(str(file), name, value, problem)
 
 
@@ -76,11 +77,15 @@ def xml_elements(file: epath.Path, tag: str) -> Iterator[Record]:
     """The elements named `tag`."""
     with _open(file) as stream:
         try:
-            root = ElementTree.parse(stream).getroot()
+            root = ElementTree.fromstring(_whole(stream, file))
         except ElementTree.ParseError as error:
             line = error.position[0]
             raise ValueError(
-                f"{file} line {line}: it is not XML ({error}), which is needed; get the official file"
+                f"{file} line {line}: expected XML, got another form ({error}). Get the official file."
+            ) from None
+        except LookupError as error:
+            raise ValueError(
+                f"{file}: expected XML in UTF-8, got another encoding ({error}). Get the official file."
             ) from None
     for number, element in enumerate(root.iter(tag), 1):
         yield Record(f"{file} <{tag}> {number}", f"{_stem(file)}-{number}", element)
@@ -97,12 +102,14 @@ def listed_stories(file: epath.Path) -> Iterator[Record]:
         found = [path for folder in folders if (path := folder / f"{digest}.story").exists()]
         where = f"{file} line {number}"
         if not found:
-            yield Record(where, digest, None, f"no {digest}.story came in {folders[0]} or {folders[1]}")
+            yield Record(
+                where, digest, None, f"expected {digest}.story in {folders[0]} or {folders[1]}, got none"
+            )
             continue
         try:
             yield Record(where, digest, found[0].read_bytes().decode())
         except UnicodeDecodeError as error:
-            yield Record(where, digest, None, f"{found[0].name}: {_bad_byte(error)}")
+            yield Record(where, digest, None, f"expected UTF-8 in {found[0].name}, got {_bad_byte(error)}")
 
 
 def joined_ecqa(file: epath.Path) -> Iterator[Record]:
@@ -118,7 +125,9 @@ def joined_ecqa(file: epath.Path) -> Iterator[Record]:
         where = f"{file} line {number}"
         missing = [of for of, lines in (("ecqa.jsonl", explained), (names[0], asked)) if name not in lines]
         if missing:
-            yield Record(where, name, None, f"id {name!r} came, which {' and '.join(missing)} lacks")
+            yield Record(
+                where, name, None, f"expected id {name!r} in {' and '.join(missing)}, got no such line"
+            )
         else:
             yield Record(where, name, (explained[name], asked[name]))
 
@@ -129,37 +138,28 @@ def joined_narrativeqa(file: epath.Path) -> Iterator[Record]:
     summary_of = {}
     for row in csv_rows(summaries):
         if row.problem or not {"document_id", "summary"} <= set(row.value):
-            problem = (
-                row.problem or f"columns {', '.join(row.value)} came, needed are document_id and summary"
-            )
-            raise ValueError(f"{row.where}: {problem}; get the official file")
+            names = ", ".join(row.value or ())
+            problem = row.problem or f"expected columns document_id and summary, got {names}"
+            raise ValueError(f"{row.where}: {problem}. Get the official file.")
         summary_of[row.value["document_id"]] = row.value["summary"]
     for row in csv_rows(file):
         document = row.value.get("document_id") if row.value else ""
         if row.value and document not in summary_of:
-            row = row._replace(value=None, problem=f"document {document!r} came, which {summaries} lacks")
+            problem = f"expected a summary of document {document!r} in {summaries}, got none"
+            row = row._replace(value=None, problem=problem)
         yield row._replace(value=row.value and {**row.value, "summary": summary_of[document]})
+
+
+def _present(file: epath.Path) -> epath.Path:
+    if not file.exists():
+        raise ValueError(f"{file}: expected a file, got none. Get the official one and put it there.")
+    return file
 
 
 @contextlib.contextmanager
 def _open(file: epath.Path) -> Iterator[BinaryFile]:
-    with open_bytes(_existing(file)) as stream:
+    with open_bytes(_present(file)) as stream:
         yield stream
-
-
-def _existing(file: epath.Path) -> epath.Path:
-    if not file.exists():
-        raise ValueError(f"{file}: no such file, which is needed; get the official one and put it there")
-    return file
-
-
-def _read(file: epath.Path) -> bytes:
-    """The bytes of a file that is read whole."""
-    with _open(file) as stream:
-        data = stream.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"{file}: expected at most {MAX_FILE_BYTES:,} bytes, got more. {_REMEDY}")
-    return data
 
 
 def _stem(file: epath.Path) -> str:
@@ -167,68 +167,78 @@ def _stem(file: epath.Path) -> str:
 
 
 def _bad_byte(error: UnicodeDecodeError) -> str:
-    return f"byte 0x{error.object[error.start]:02x} at byte {error.start + 1} came, needed is UTF-8"
+    return f"byte 0x{error.object[error.start]:02x} at byte {error.start + 1}"
 
 
-def _parse(data: bytes) -> tuple[Any, str]:
+def _parse(line: bytes) -> tuple[Any, str]:
     """The value, or why there is none."""
     try:
-        data.decode()
-        return parse_json(data, "", ""), ""
-    except UnicodeDecodeError as error:
-        return None, _bad_byte(error)
+        return parse_json(line, "", ""), ""
     except ValueError as error:
-        return None, str(error).strip(":. ")  # the place and what to do are said around it
+        return None, str(error).removeprefix(": ").strip().removesuffix(".")
+
+
+def _whole(stream: BinaryFile, file: epath.Path) -> bytes:
+    data = stream.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(
+            f"{file}: expected at most {MAX_FILE_BYTES:,} bytes, got more. Get the official file."
+        )
+    return data
 
 
 def _load(file: epath.Path) -> Any:
-    data = _read(file)
+    with _open(file) as stream:
+        data = _whole(stream, file)
     try:
         data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{file} line {line}: {_bad_byte(error)}; get the official file") from None
-    return parse_json(data, str(file), _REMEDY)
+        raise ValueError(
+            f"{file} line {line}: expected UTF-8, got {_bad_byte(error)}. Get the official file."
+        ) from None
+    return parse_json(data, str(file), "Get the official file.")
 
 
 def _values(file: epath.Path) -> Iterator[Any]:
     """The objects of JSON lines that another file is joined with: each has to parse and to have an id."""
     for record in json_lines(file):
-        if record.problem or not isinstance(record.value, dict) or "id" not in record.value:
-            problem = record.problem or "no field 'id' came, which is needed"
-            raise ValueError(f"{record.where}: {problem}; get the official file")
+        has_id = isinstance(record.value, dict) and isinstance(record.value.get("id"), str)
+        if record.problem or not has_id:
+            problem = record.problem or "expected an object with 'id', got another value"
+            raise ValueError(f"{record.where}: {problem}. Get the official file.")
         yield record.value
 
 
 def _lines(file: epath.Path) -> Iterator[str]:
-    for _, line in numbered_lines(_existing(file)):
+    for _, line in numbered_lines(_present(file)):
         if line.strip():
             yield line.strip().decode("ascii", errors="replace")
 
 
 def _rows(file: epath.Path, *, delimiter: str, quoting: Any) -> Iterator[Record]:
+    csv.field_size_limit(MAX_LINE_BYTES)  # Python's own of 131,072 is less than a story
     # Undecodable bytes come through as lone surrogates, so that only their own row is lost.
-    with _open(file) as stream:
-        lines = io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="")
-        reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
-        try:
-            header = next(reader, [])
-            for number, row in enumerate(reader, 1):
-                problem = _row_problem(row, header)
-                value = None if problem else dict(zip(header, row, strict=True))
-                yield Record(f"{file} line {reader.line_num}", f"{_stem(file)}-{number}", value, problem)
-        except csv.Error as error:
-            raise ValueError(
-                f"{file} line {reader.line_num}: it is no table ({error}), which is needed; "
-                "get the official file"
-            ) from None
+    lines = (line.decode(errors="surrogateescape") for _, line in numbered_lines(_present(file)))
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
+    try:
+        header = next(reader, [])
+        for number, row in enumerate(reader, 1):
+            problem = _row_problem(row, header)
+            value = None if problem else dict(zip(header, row, strict=True))
+            yield Record(f"{file} line {reader.line_num}", f"{_stem(file)}-{number}", value, problem)
+    except csv.Error as error:
+        raise ValueError(
+            f"{file} line {reader.line_num}: expected a row of a table, got another form ({error}). Get the "
+            "official file."
+        ) from None
 
 
 def _row_problem(row: list[str], header: list[str]) -> str:
     if len(row) != len(header):
-        return f"{len(row)} columns came, needed are the header's {len(header)}"
+        return f"expected the header's {len(header)} columns, got {len(row)}"
     try:
         "".join(row).encode()
     except UnicodeEncodeError as error:
-        return f"byte 0x{ord(error.object[error.start]) - 0xDC00:02x} came, needed is UTF-8"
+        return f"expected UTF-8, got byte 0x{ord(error.object[error.start]) - 0xDC00:02x}"
     return ""

@@ -171,30 +171,43 @@ def _items(
     counts = Counter() if counts is None else counts
     problem = ""
     for record in records:
-        found, what = _convert(record, convert)
+        found, what = _convert(record, convert, form)
         if what:
-            problem = f"{record.where}: {what}, needed is {form}; get {task.name} from {task.raw.url}"
+            problem = f"{record.where}: {what}. Get {task.name} from {task.raw.url}"
             if on_error == "stop":
-                raise ValueError(f"{problem}, correct the line, or skip it with on_error='skip'")
+                raise ValueError(f"{problem}, correct the record, or skip it with on_error='skip'.")
         for item in found:
             counts["read"] += 1
             counts["kept" if isinstance(item, Item) else f"skipped: {item.reason}"] += 1
             if isinstance(item, Item):
                 yield replace(item, id=f"{task.name}/{item.id}")
     if not counts["read"] and not task.raw.split_field:
-        raise ValueError(f"{task.name}: no record came, needed is {form}; get it from {task.raw.url}")
+        raise ValueError(f"{task.name}: expected records {form}, got none. Get it from {task.raw.url}.")
     if problem and counts["read"] == counts[f"skipped: {UNREADABLE}"]:
-        raise ValueError(f"{problem}; no record of all {counts['read']} has this form")
+        raise ValueError(f"{problem}; no record of all {counts['read']} has this form.")
 
 
-def _convert(record: Record, convert: Callable[[Any, str], Items]) -> tuple[list[Item | Skip], str]:
-    """What a record holds, or one `Skip` and what is wrong with it."""
+def _convert(
+    record: Record, convert: Callable[[Any, str], Items], form: str
+) -> tuple[list[Item | Skip], str]:
+    """What a record holds, or one `Skip` and what is wrong with it: expected …, got …."""
     unreadable: list[Item | Skip] = [Skip(UNREADABLE)]
     if record.problem:
         return unreadable, record.problem
     try:
-        return list(convert(record.value, record.name)), ""
+        found = list(convert(record.value, record.name))
+        for item in found:
+            if isinstance(item, Item):
+                _check_types(item)
+        return found, ""
     except KeyError as error:
-        return unreadable, f"no {error} came"
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
-        return unreadable, f"{str(record.value)[:40]!r} came ({error})"
+        return unreadable, f"expected {form}, got no {error}"
+    except (TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
+        return unreadable, f"expected {form}, got {str(record.value)[:40]!r} ({error})"
+
+
+def _check_types(item: Item) -> None:
+    for name, value in vars(item).items():
+        texts = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"the {name} is {str(value)[:40]!r}")

@@ -10,6 +10,8 @@ from itertools import islice
 
 import pytest
 
+from radit_jax.data import lines
+from radit_jax.data.finetuning import raw
 from radit_jax.data.finetuning.tasks import TASKS, hub_rows, read_items, read_rows, task_named
 from radit_jax.data.finetuning.templates import item_example
 from radit_jax.data.records import Item
@@ -444,7 +446,9 @@ def test_a_line_that_does_not_parse_stops_or_is_skipped_and_counted(tmp_path):
 
 def test_undecodable_bytes_are_named_with_their_line(tmp_path):
     folder = altered(tmp_path, "gsm8k", "train.jsonl", lambda data: data.replace(b"Hob", b"H\xf6b"))
-    with pytest.raises(ValueError, match=r"train.jsonl line 2: byte 0xf6 at byte 16 came, needed is UTF-8"):
+    with pytest.raises(
+        ValueError, match=r"train.jsonl line 2: expected UTF-8, got invalid start byte at byte 15"
+    ):
         read("gsm8k", folder=folder)
     assert read("gsm8k", folder=folder, on_error="skip")[1]["skipped: unreadable"] == 1
 
@@ -453,7 +457,7 @@ def test_undecodable_bytes_in_a_table_lose_their_row_only(tmp_path):
     folder = altered(
         tmp_path, "wiki_qa", "WikiQA-train.tsv", lambda data: data.replace(b"Norway", b"N\xf8rway")
     )
-    with pytest.raises(ValueError, match=r"WikiQA-train.tsv line 3: byte 0xf8 came, needed is UTF-8"):
+    with pytest.raises(ValueError, match=r"WikiQA-train.tsv line 3: expected UTF-8, got byte 0xf8"):
         read("wiki_qa", folder=folder)
     assert read("wiki_qa", folder=folder, on_error="skip")[1] == {
         "read": 3,
@@ -466,13 +470,15 @@ def test_undecodable_bytes_in_a_json_file_are_named_with_their_line(tmp_path):
     folder = altered(
         tmp_path, "strategyqa", "strategyqa_train.json", lambda data: data.replace(b"egg", b"\xe9gg")
     )
-    with pytest.raises(ValueError, match=r"strategyqa_train.json line 6: byte 0xe9"):
+    with pytest.raises(
+        ValueError, match=r"strategyqa_train.json line 6: expected UTF-8, got byte 0xe9 at byte"
+    ):
         read("strategyqa", folder=folder)
 
 
 def test_a_row_with_too_few_columns_is_named(tmp_path):
     folder = altered(tmp_path, "wiki_qa", "WikiQA-train.tsv", lambda data: data + b"Q3\tonly two\n")
-    with pytest.raises(ValueError, match=r"line 5: 2 columns came, needed are the header's 7"):
+    with pytest.raises(ValueError, match=r"line 5: expected the header's 7 columns, got 2"):
         read("wiki_qa", folder=folder)
 
 
@@ -503,7 +509,7 @@ def test_options_that_are_no_list_are_refused_and_never_run(tmp_path):
 def test_a_raw_file_of_another_format_is_an_error_even_when_lines_are_skipped(tmp_path, on_error):
     folder = altered(tmp_path, "gsm8k", "train.jsonl", lambda _: b'{"id": "q1", "query": "Who?"}\n')
     with pytest.raises(
-        ValueError, match=r"line 1: no 'answer' came, needed is .*####.* get gsm8k from https://"
+        ValueError, match=r"line 1: expected .*####.*, got no 'answer'. Get gsm8k from https://"
     ):
         read("gsm8k", folder=folder, on_error=on_error)
 
@@ -511,10 +517,10 @@ def test_a_raw_file_of_another_format_is_an_error_even_when_lines_are_skipped(tm
 @pytest.mark.parametrize(
     ("name", "file", "message"),
     [
-        ("coqa", "coqa-train-v1.0.json", r"without 'data' came"),
-        ("math_qa", "train.json", r"item 1: .*rows.* came .*needed is .*Problem"),
-        ("quail", "quail_1.3_train_randomized.xml", r"line 1: it is not XML"),
-        ("narrativeqa", "qaps.csv", r"document None came, which .*summaries.csv lacks"),
+        ("coqa", "coqa-train-v1.0.json", r"expected an object with 'data', got JSON without"),
+        ("math_qa", "train.json", r"item 1: expected .*Problem.*, got .*rows"),
+        ("quail", "quail_1.3_train_randomized.xml", r"line 1: expected XML, got"),
+        ("narrativeqa", "qaps.csv", r"expected a summary of document None in .*summaries.csv, got none"),
     ],
 )
 def test_another_format_is_named(tmp_path, name, file, message):
@@ -541,14 +547,14 @@ def test_a_question_of_ecqa_that_commonsense_qa_lacks_is_named(tmp_path):
     folder = altered(tmp_path, "ecqa", "author_split/train_ids.txt", lambda data: data + b"c9\n")
     shutil.copytree(FIXTURES / "commonsense_qa", tmp_path / "commonsense_qa")
     with pytest.raises(
-        ValueError, match=r"train_ids.txt line 3: id 'c9' came, which ecqa.jsonl and train_rand"
+        ValueError, match=r"train_ids.txt line 3: expected id 'c9' in ecqa.jsonl and train_rand"
     ):
         read("ecqa", folder=folder)
 
 
 def test_a_story_that_is_not_there_is_named(tmp_path):
     folder = altered(tmp_path, "cnn_dailymail", "url_lists/all_train.txt", lambda data: data + b"http://x\n")
-    with pytest.raises(ValueError, match=r"all_train.txt line 4: no [0-9a-f]{40}.story came"):
+    with pytest.raises(ValueError, match=r"all_train.txt line 4: expected [0-9a-f]{40}.story in"):
         read("cnn_dailymail", folder=folder)
 
 
@@ -564,6 +570,85 @@ def test_a_missing_file_says_where_it_is_from():
 def test_an_unknown_task_lists_the_known():
     with pytest.raises(ValueError, match="task 'gsm' came, needed is one of aqua_rat, "):
         task_named("gsm")
+
+
+DEEP = "[" * 100_000
+PACKED = gzip.compress((FIXTURES / "gsm8k/train.jsonl").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "data", "message"),
+    [
+        ("gsm8k", "train.jsonl.gz", PACKED[:-9], "expected a whole compressed file, got a damaged one"),
+        ("gsm8k", "train.jsonl.gz", PACKED[:-6] + bytes(6), "expected a whole compressed file, got a dam"),
+        ("gsm8k", "train.jsonl.gz", PACKED[:10] + b"\xff" + PACKED[11:], "expected a whole compressed file"),
+        ("gsm8k", "train.jsonl.gz", PACKED[1:], "line 1: expected "),  # no gzip at all
+        ("coqa", "coqa-train-v1.0.json.gz", PACKED[:-9], "expected a whole compressed file"),
+        ("quail", "quail_1.3_train_randomized.xml.gz", PACKED[:-9], "expected a whole compressed file"),
+        ("wiki_qa", "WikiQA-train.tsv.gz", PACKED[:-9], "expected a whole compressed file"),
+        ("ecqa", "author_split/train_ids.txt.gz", PACKED[:-9], "expected a whole compressed file"),
+        ("gsm8k", "train.jsonl", DEEP.encode(), "line 1: expected JSON of at most 100 levels"),
+        ("coqa", "coqa-train-v1.0.json", DEEP.encode(), "expected JSON of at most 100 levels"),
+        (
+            "gsm8k",
+            "train.jsonl",
+            b'{"question": "\\ud800", "answer": "#### 1"}',
+            "line 1: expected text that UTF-8",
+        ),
+        ("gsm8k", "train.jsonl", b'{"question": "a", "answer": ["#### 1"]}', "line 1: expected .* no string"),
+        ("coqa", "coqa-train-v1.0.json", b'{"data": [5, null]}', "item 1: expected .*got '5'"),
+        (
+            "freebase_qa",
+            "FreebaseQA-train.json",
+            b'{"Questions": [{"Question-ID": [1], "RawQuestion": "a", '
+            b'"Parses": [{"Answers": [{"AnswersName": ["b"]}]}]}]}',
+            "item 1: expected",
+        ),
+        (
+            "math_qa",
+            "train.json",
+            b'[{"Problem": "a", "correct": "a", "options": "[' + b"(" * 9999 + b'"}]',
+            "item 1: expected",
+        ),
+        (
+            "quail",
+            "quail_1.3_train_randomized.xml",
+            b'<?xml version="1.0" encoding="x-no"?><a/>',
+            "expected XML",
+        ),
+    ],
+)
+def test_a_damaged_file_is_one_clear_error_that_names_it(tmp_path, name, file, data, message):
+    for source in {name, "commonsense_qa"}:
+        shutil.copytree(FIXTURES / source, tmp_path / source)
+    (tmp_path / name / file.removesuffix(".gz")).unlink()
+    (tmp_path / name / file).write_bytes(data)
+    with pytest.raises(ValueError, match=message) as error:
+        read(name, folder=tmp_path)
+    assert file in str(error.value)
+
+
+def test_a_line_that_never_ends_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(raw, "MAX_FILE_BYTES", 1000)
+    bomb = gzip.compress(bytes(100_000))
+    for name, file in (
+        ("gsm8k", "train.jsonl"),
+        ("wiki_qa", "WikiQA-train.tsv"),
+        ("coqa", "coqa-train-v1.0.json"),
+        ("quail", "quail_1.3_train_randomized.xml"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{file}.gz").write_bytes(bomb)
+        with pytest.raises(ValueError, match=rf"{file}.*expected (a line of )?at most 1,000 bytes"):
+            read(name, folder=tmp_path)
+
+
+def test_a_printed_list_of_options_is_read_without_being_run():
+    options = """['a ) 10', "b ) 1 , 200", 'c ) o\\'clock']"""
+    row = {"Problem": "how many ?", "options": options, "correct": "c"}
+    (item,) = read_rows(TASKS["math_qa"], [row], "train")
+    assert (item.choices, item.answers) == (("10", "1 , 200", "o'clock"), ("o'clock",))
 
 
 # ---- the publishers' files ----
