@@ -3,6 +3,9 @@
     python -m radit_jax.data.build gsm8k --manual_dir=data/raw      from data/raw/gsm8k, the publisher's files
     python -m radit_jax.data.build all --hub                        from the Hugging Face hub
 
+A dataset that fails keeps no other from being built: it is listed at the end, and the exit code is 1. Nothing
+here was run against the hub; tests stand in for its rows and its errors.
+
 Importing this module registers a builder per dataset, `radit_gsm8k` and so on, so that TFDS' own command
 finds them too (it needs TensorFlow and Beam, which the extra `[tfds]` brings):
 
@@ -201,21 +204,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_named(options: argparse.Namespace) -> None:
-    """Build the datasets that the command line names, and print what was counted."""
+    """Build the datasets that the command line names, and print what was counted.
+
+    Of several one that fails keeps no other from being built: what is wrong with it is printed at once, and
+    all that failed are in the error at the end.
+    """
     names = list(TASKS) if options.names == ["all"] else options.names
+    failed = []
     for name in names:
-        counts = build(
-            name,
-            data_dir=options.data_dir,
-            manual_dir=options.manual_dir,
-            hub=options.hub,
-            on_error=options.on_error,
+        try:
+            _build_and_tell(name, options)
+        except (ValueError, OSError) as error:
+            if len(names) == 1:
+                raise
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+            failed.append(name)
+    if failed:
+        raise ValueError(
+            f"expected {len(names)} datasets, got {len(names) - len(failed)}. Not built: {', '.join(failed)}."
         )
-        for split, count in counts.items():
-            print(f"{name} {split}: {', '.join(f'{reason} {n:,}' for reason, n in count.items())}")
-        if not counts:
-            folder = epath.Path(options.data_dir) / _name(TASKS[name])
-            print(f"{name}: built before, in {folder}; delete that to build it anew")
+
+
+def _build_and_tell(name: str, options: argparse.Namespace) -> None:
+    counts = build(
+        name,
+        data_dir=options.data_dir,
+        manual_dir=options.manual_dir,
+        hub=options.hub,
+        on_error=options.on_error,
+    )
+    for split, count in counts.items():
+        print(f"{name} {split}: {', '.join(f'{reason} {n:,}' for reason, n in count.items())}")
+    if not counts:
+        folder = epath.Path(options.data_dir) / _name(TASKS[name])
+        print(f"{name}: built before, in {folder}; delete that to build it anew")
 
 
 if __name__ == "__main__":

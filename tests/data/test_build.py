@@ -3,13 +3,14 @@
 import pathlib
 import subprocess
 import sys
+import types
 from collections import Counter
 
 import pytest
 
 from radit_jax.data.build import BUILDERS, build, built_items, main
 from radit_jax.data.finetuning.mixture import Reading, lm_ft_tasks
-from radit_jax.data.finetuning.tasks import TASKS, read_items
+from radit_jax.data.finetuning.tasks import TASKS, hub_rows, read_items
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
 
@@ -83,3 +84,52 @@ def test_what_was_not_built_says_how_to(tmp_path):
         ValueError, match=r"radit_gsm8k: it holds no version 1.0.0, .* radit_jax.data.build gsm8k"
     ):
         list(built_items(TASKS["gsm8k"], tmp_path, "train", Counter()))
+
+
+# ---- the hub, which a fake stands for ----
+
+SCRIPT = RuntimeError("Dataset scripts are no longer supported, but found math_qa.py")
+GATED = FileNotFoundError(
+    "Dataset 'tau/commonsense_qa' is a gated dataset on the Hub. You must be authenticated"
+)
+ROW = {"Problem": "1 + 1 ?", "options": "a ) 1 , b ) 2", "correct": "b"}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that has gsm8k and, as a script, math_qa with its conversion; all else is gated."""
+    asked = []
+
+    def load_dataset(name, config, *, split, revision=None):
+        asked.append((name, revision))
+        if name == "openai/gsm8k":
+            return [{"question": "1 + 1 ?", "answer": "Two.\n#### 2"}]
+        if name == "allenai/math_qa":
+            if revision != "refs/convert/parquet":
+                raise SCRIPT
+            return [ROW]
+        raise GATED
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    return asked
+
+
+def test_of_a_dataset_with_a_script_the_hubs_conversion_is_read(hub):
+    assert list(hub_rows(TASKS["math_qa"], "train")) == [ROW]
+    assert hub == [("allenai/math_qa", None), ("allenai/math_qa", "refs/convert/parquet")]
+
+
+def test_a_gated_dataset_says_what_to_do(hub):
+    with pytest.raises(
+        ValueError, match=r"tau/commonsense_qa: expected its train .* gated .*hf auth login.*from http"
+    ):
+        list(hub_rows(TASKS["commonsense_qa"], "train"))
+
+
+def test_a_dataset_that_fails_is_listed_at_the_end_and_the_others_are_built(hub, tmp_path, capsys):
+    names = ["gsm8k", "commonsense_qa", "math_qa"]
+    assert main([*names, "--hub", f"--data_dir={tmp_path}"]) == 1
+    printed = capsys.readouterr()
+    assert "gsm8k train: read 1, kept 1" in printed.out and "math_qa test: read 1, kept 1" in printed.out
+    assert printed.err.splitlines()[-1] == "error: expected 3 datasets, got 2. Not built: commonsense_qa."
+    assert main(["gsm8k", "--hub", f"--data_dir={tmp_path}"]) == 0

@@ -24,6 +24,7 @@ Metric = Literal["exact_match", "f1", "rouge_l"]
 Mixture = Literal["lm_ft", "r_ft"]
 OnError = Literal["stop", "skip"]
 
+HUB_PARQUET = "refs/convert/parquet"  # where the hub keeps its own conversion of a dataset with a script
 UNREADABLE = "unreadable"  # the reason for skipping what does not have the official form
 
 
@@ -116,7 +117,11 @@ def read_rows(
 
 
 def hub_rows(task: Task, split: Split) -> Iterator[Mapping[str, Any]]:
-    """A split's rows from the Hugging Face hub, configuration after configuration."""
+    """A split's rows from the Hugging Face hub, configuration after configuration.
+
+    `datasets` from version 4 runs no scripts, which some of these datasets are: of those the hub's own
+    conversion to Parquet is read.
+    """
     try:
         import datasets  # pyright: ignore[reportMissingImports]  # optional, and slow to import
     except ImportError:
@@ -127,14 +132,25 @@ def hub_rows(task: Task, split: Split) -> Iterator[Mapping[str, Any]]:
     if split not in task.hub.splits:
         raise ValueError(f"{task.hub.id}: it has no {split}, needed is one of {', '.join(task.hub.splits)}")
     for config in task.hub.configs:
+        yield from _hub_part(datasets.load_dataset, task, config, split)
+
+
+def _hub_part(load: Callable[..., Any], task: Task, config: str | None, split: Split) -> Any:
+    """The rows of one configuration, as it is or in the hub's conversion."""
+    part = task.hub.splits[split]
+    try:
         try:
-            rows: Any = datasets.load_dataset(task.hub.id, config, split=task.hub.splits[split])
-        except Exception as error:  # of the network, of a gate, of a moved dataset: all end alike
-            raise ValueError(
-                f"{task.hub.id}: the hub gave {error}, needed is its {task.hub.splits[split]}; check the "
-                f"network and the token, or read the publisher's files, from {task.raw.url}"
-            ) from error
-        yield from rows
+            return load(task.hub.id, config, split=part)
+        except RuntimeError as error:
+            if "scripts are no longer supported" not in str(error):
+                raise
+            return load(task.hub.id, config, split=part, revision=HUB_PARQUET)
+    except Exception as error:  # of the network, of a gate, of a moved dataset: all end alike
+        raise ValueError(
+            f"{task.hub.id}: expected its {part} from the hub, got {error}. Check the network and that the "
+            "dataset is there; where it is gated, accept its terms and log in (hf auth login); or read the "
+            f"publisher's files, from {task.raw.url}."
+        ) from error
 
 
 def split_files(task: Task, folder: epath.PathLike, split: Split) -> list[epath.Path]:
