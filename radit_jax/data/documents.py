@@ -204,10 +204,10 @@ def split_passage(text: str, max_words: int) -> list[str]:
     """
     if max_words < 2:
         raise ValueError(f"data.max_words: expected at least 2, got {max_words}. Raise it.")
-    words = pieces(text)
+    words, between = pieces(text)
     count = -(-len(words) // (max_words - 1))
     bounds = [-(-len(words) * number // count) for number in range(count + 1)] if count else []
-    return ["".join(words[start:end]).lstrip() for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [between.join(words[start:end]).lstrip() for start, end in zip(bounds, bounds[1:], strict=False)]
 
 
 class UniqueIds:
