@@ -16,10 +16,14 @@ _UNSPACED = (
 )
 _HAS_UNSPACED = regex.compile(_UNSPACED)
 # Blocks that hold these scripts and others; `re` is ten times as fast, and most text has nothing of them.
-_MAY_BE_UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u19ff\u2e80-\uabff\uf900-\ufaff\uff00-\U0010ffff]")
+_MAY_BE_UNSPACED = re.compile(
+    "[\u02ea\u02eb\u0e00-\u109f\u1780-\u19ff\u2e80-\uabff\uf900-\ufaff\uff00-\U0010ffff]"
+)
 _ASCII_WORD = re.compile(r"[^\W_]+")
+_OF_SPACED_WORD = rf"(?!{_UNSPACED})[\p{{L}}\p{{N}}]"
 _WORD = regex.compile(
-    rf"(?=[\p{{L}}\p{{N}}]){_UNSPACED}\p{{M}}*|(?:(?!{_UNSPACED})[\p{{L}}\p{{N}}])(?:(?!{_UNSPACED})[\p{{L}}\p{{N}}\p{{M}}])*"
+    rf"(?=[\p{{L}}\p{{N}}]){_UNSPACED}\p{{M}}*"  # a character of a script without spaces, with its marks
+    rf"|{_OF_SPACED_WORD}(?:{_OF_SPACED_WORD}|(?!{_UNSPACED})\p{{M}})*"
 )
 _CHARACTER_OR_RUN = regex.compile(rf"{_UNSPACED}|(?:(?!{_UNSPACED})\S)+")
 _PIECE = regex.compile(rf" ?(?:{_UNSPACED}[\p{{M}}\p{{P}}]*|(?:(?!{_UNSPACED})\S)+)")
