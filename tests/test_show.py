@@ -80,7 +80,7 @@ def test_the_command_shows_a_dataset_with_a_tokeniser_of_its_own_or_a_given_one(
         (["gsm"], "task 'gsm' came"),
         (["gsm8k", "--mixture=r_ft"], "gsm8k: --mixture=r_ft came, needed is lm_ft"),
         (["gsm8k", "--split=dev"], "gsm8k: no dev examples came"),
-        (["gsm8k", "--tokenizer=/nowhere"], "/nowhere: no tokenizer.json"),
+        (["gsm8k", "--tokenizer=/nowhere"], "/nowhere: expected a tokenizer.json"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(capsys, arguments, message):
