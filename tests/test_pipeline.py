@@ -342,3 +342,17 @@ def test_kilts_development_tasks_make_lm_ft_read_a_retriever_and_their_files(tmp
     one = fingerprints(chosen, tmp_path / "w")
     (tmp_path / "kilt" / "wow-dev-kilt.jsonl").write_text("another")
     assert differing(one, fingerprints(chosen, tmp_path / "w")) == downstream("lm_ft")
+
+
+def test_how_evaluation_asks_chooses_lm_fts_checkpoint_on_kilt_alone(tmp_path):
+    on_kilt = ("lm_ft.select=kilt_dev", f"lm_ft.select_folder={tmp_path}")
+
+    def changes(setting, *chosen):
+        before, after = (fingerprints(changed(*chosen, *more), tmp_path / "w") for more in ((), (setting,)))
+        return differing(before, after)
+
+    for setting in ("chunks_per_answer=3", "ensemble=token", "max_new_tokens=5", "shots=1", "dtype=bfloat16"):
+        assert "lm_ft" in changes(f"evaluate.{setting}", *on_kilt)
+        assert "lm_ft" not in changes(f"evaluate.{setting}")
+    for setting in ("split=dev", "bootstrap_samples=9", "prompts_per_batch=8"):
+        assert "lm_ft" not in changes(f"evaluate.{setting}", *on_kilt)

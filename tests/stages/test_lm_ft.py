@@ -1,5 +1,7 @@
 """Every (example, chunk) is an instance of its own; with LoRA, adapters are kept beside the model."""
 
+import json
+from collections import Counter
 from dataclasses import replace
 from functools import reduce
 from operator import getitem
@@ -7,16 +9,28 @@ from operator import getitem
 import numpy as np
 import pytest
 from exact import assert_stored
-from small import CHUNKS, LONG, QUESTIONS
+from small import CHUNKS, LONG, QUESTIONS, TOWERS
 
-from radit_jax.config import LmFtConfig, LoraConfig, MeshConfig, OptimizerConfig
+from radit_jax.config import (
+    EvaluateConfig,
+    LmFtConfig,
+    LoraConfig,
+    MeshConfig,
+    OptimizerConfig,
+    ScoreConfig,
+)
 from radit_jax.data.corpus import Chunks
 from radit_jax.data.examples import question_example
 from radit_jax.data.retrieved import Retrieved
+from radit_jax.lm import benchmarking
+from radit_jax.lm.answering import Answer
+from radit_jax.lm.benchmarking import load_trials, retrieve, sit, without_too_long
+from radit_jax.lm.scoring import PairScorer
+from radit_jax.runtime.mesh import make_mesh
 from radit_jax.runtime.models import load_model
 from radit_jax.runtime.store import StageFolder
 from radit_jax.runtime.tensorfiles import open_tensors
-from radit_jax.stages.lm_ft import instances, run
+from radit_jax.stages.lm_ft import _validation, instances, run
 from radit_jax.text.prompts import background
 
 
@@ -48,6 +62,46 @@ def test_an_example_with_a_background_of_its_own_is_one_instance_under_that_or_u
     own, none = (lm.tokenizer.decode(tree.trunk.tokens) for tree in trees)
     assert own == background("Its own context.")
     assert none == ""
+
+
+def test_kilts_development_questions_judge_a_checkpoint_as_evaluation_will(
+    inputs, lm, searcher, tmp_path, monkeypatch
+):
+    """The same questions, without the one that is too long, under the same chunks with the same settings."""
+    calls = []
+
+    def generate(model, prompts, retrieval, settings, *, shots, per_token, bar):
+        calls.append((prompts, retrieval.rows.tolist(), retrieval.log_probs.tolist(), settings, per_token))
+        return [[Answer(f"{row[0]} Finch", 1.0)] for row in retrieval.rows], Counter()
+
+    monkeypatch.setattr(benchmarking, "generate", generate)
+    (tmp_path / "kilt").mkdir()
+    asked = [
+        {
+            "id": str(row),
+            "input": f"Who built {TOWERS[row][0]}?" if row else "very " * 90,
+            "output": [{"answer": TOWERS[row][1], "provenance": [{"wikipedia_id": f"c{row}"}]}],
+        }
+        for row in range(4)
+    ]
+    lines = "".join(json.dumps(line) + "\n" for line in asked)
+    (tmp_path / "kilt" / "wow-dev-kilt.jsonl").write_text(lines)
+    evaluate = EvaluateConfig(
+        tasks=("wow",),
+        tasks_folder=str(tmp_path),
+        split="official",
+        chunks_per_answer=2,
+        sequence_length=96,
+        max_new_tokens=2,
+    )
+    validate = _validation(inputs, lm, 8, evaluate, 0.05, 0, MeshConfig())
+    scorer = PairScorer(lm, make_mesh(MeshConfig()), ScoreConfig())
+    trial = without_too_long(load_trials(evaluate, seed=0)[0], lm.tokenizer, evaluate)
+    found = retrieve(trial, searcher, Chunks(inputs["corpus"]), evaluate, 0.05)
+    marks = sit(trial, scorer, evaluate, "wow", found=found).marks
+    assert len(marks) == 3
+    assert validate(lm.params) == {"kilt_dev": np.mean([mark["f1"] for mark in marks])}
+    assert calls[0] == calls[1] and calls[0][-1]
 
 
 def run_with_lora(inputs, folder, **lora):
