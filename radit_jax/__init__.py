@@ -15,7 +15,9 @@ def load(path: str, pooling: str | None = None, normalize: bool | None = None) -
 
     It is a folder that export wrote, or a LLaMA or BERT in Hugging Face's form: a folder, or a repository of
     its hub (`hub:ORG/NAME`). How a BERT's vectors are made (`pooling` "cls" or "mean", `normalize`) its
-    sentence-transformers layout says; where it has none and you say nothing they are [CLS]'s, as they are.
+    sentence-transformers layout says; saying otherwise is refused. Where it has none and you say nothing they
+    are [CLS]'s, as they are. What an export's manifest vouches for is checked against it. A folder without a
+    tokeniser has None for it. Whatever is wrong is a ValueError that says what to do.
     """
     from radit_jax.runtime.models import open_model
 

@@ -517,7 +517,7 @@ def _parse(text: str, kind: Any, assignment: str) -> Any:
             wanted = "a whole number" if kind is int else "a number"
     elif kind is str:
         return text
-    elif get_origin(kind) is tuple:
+    elif get_origin(kind) is tuple and get_args(kind)[0] is str:
         return tuple(name.strip() for name in text.split(",") if name.strip())
     else:
         wanted = "one of its own settings (section.field=value), for it is not a single value"

@@ -76,7 +76,7 @@ class Bert(nn.Module):
     ) -> Float[Array, "B T D"]:
         return widened(self.encoder(self.embeddings(tokens, positions), seen))
 
-    def _finish(self, embedding: Float[Array, "N D"]) -> Float[Array, "N D"]:
+    def _finish(self, embedding: Float[Array, "N D"]) -> Float[Array, "N E"]:
         embedding = l2_normalize(embedding) if self.config.normalize else embedding
         return embedding[:, : self.config.truncate_dim]
 

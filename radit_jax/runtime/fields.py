@@ -58,7 +58,7 @@ def _value(value: Any, name: str, field: Field, where: str, remedy: str) -> Any:
     if right and field.kind in (int, float):
         right = math.isfinite(value) and field.low <= value <= field.high if abs(value) < 1e300 else False
     if not right:
-        span = f" from {field.low:g} to {field.high:g}" if field.kind in (int, float) else ""
+        span = f" from {field.low:.12g} to {field.high:.12g}" if field.kind in (int, float) else ""
         raise ValueError(
             f"{where}: expected {name} to be {_WORDS[field.kind]}{span}, got {shown(value)}. {remedy}"
         )

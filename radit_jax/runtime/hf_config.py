@@ -7,7 +7,7 @@ from typing import Any, Literal
 from etils import epath
 
 from radit_jax.config import BertConfig, LlamaConfig, RopeScaling
-from radit_jax.runtime.fields import Field, read_fields, shown
+from radit_jax.runtime.fields import REQUIRED, Field, read_fields, shown
 from radit_jax.runtime.files import as_object, read_json
 
 Pooling = Literal["cls", "mean"]
@@ -15,6 +15,7 @@ BERTS = ("bert", "dpr")  # the model types whose network is BERT's: DPR's encode
 REMEDY = "Fetch the checkpoint again, or use another."
 REMEDY_OF_OURS = "Name a folder that the export stage wrote (export/lm, ...), or write it again."
 
+ALWAYS_SAID = ("num_kv_heads", "head_size")  # by our own config.json; Hugging Face's may leave them out
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 SIZE = (1, 1 << 24)  # of a vocabulary or a width
 LLAMA_FIELDS = {
@@ -252,7 +253,10 @@ def own_config(values: Mapping[str, Any], where: str) -> LlamaConfig | BertConfi
 def _by_our_names(
     settings: Mapping[str, Any], table: Mapping[str, Field], others: set[str], where: str
 ) -> dict[str, Any]:
-    own = {field.ours: field for field in table.values()}
+    own = {
+        field.ours: field._replace(default=REQUIRED) if field.ours in ALWAYS_SAID else field
+        for field in table.values()
+    }
     if strange := sorted(settings.keys() - own.keys() - others):
         raise ValueError(
             f"{where}: expected settings of its network, got {shown(strange[0])}. {REMEDY_OF_OURS}"

@@ -74,9 +74,9 @@ def load_model(path: epath.PathLike, *, dtype: str = "float32", mesh: Mesh | Non
     module = MODULES[type(config)](config, dtype=jnp.dtype(dtype))
     try:
         params = checkpoint.load_params(path / "params", mesh=mesh)
-    except DoesNotFit:
+    except (DoesNotFit, jax.errors.JaxRuntimeError, MemoryError):
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:  # Orbax's, where files are damaged
+    except Exception as error:  # Orbax's, which raises many kinds where files are damaged
         first = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{path}/params: expected parameters that Orbax reads, got {type(error).__name__}: {first}. "

@@ -115,7 +115,7 @@ def _modules(path: epath.Path) -> list[tuple[str, epath.Path]]:
     if not isinstance(modules, list):
         raise ValueError(f"{path}: expected a list of modules, got {shown(modules)}. {REMEDY}")
     found = []
-    table = {"type": Field("type", str), "path": Field("path", str, default="")}
+    table = {"type": Field("type", str), "path": Field("path", str)}
     for number, module in enumerate(modules):
         where = f"{path}: module {number}"
         fields = read_fields(as_object(module, where, REMEDY), table, where, REMEDY)

@@ -75,7 +75,14 @@ def _origins(origins: Sequence[Origin]) -> str:
 
 
 def _licence(origin: Origin) -> str:
-    return f"{origin.licence} (by {origin.source})" if origin.source else origin.licence or UNKNOWN
+    if not origin.source:  # our own words
+        return origin.licence or UNKNOWN
+    return f"{_quoted(origin.licence)} (by {_quoted(origin.source)})"
+
+
+def _quoted(text: str) -> str:
+    """A text of others as it is, whatever Markdown or HTML it may hold; a plain one without quotes."""
+    return text if re.fullmatch(r"[\w .,()+/-]*", text) else "`" + text.replace("`", "'") + "`"
 
 
 def _asks(licence: str) -> str:

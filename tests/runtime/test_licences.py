@@ -54,6 +54,29 @@ def test_a_copy_is_known_by_what_its_config_was_made_of(tmp_path):
     assert licence(tmp_path) == ("llama2", "the page of meta-llama/Llama-2-7b-hf")
 
 
+@pytest.mark.parametrize(
+    "head",
+    ["license: [mit, 3]", "license:\n  - mit", "license: {a: 1}", "license: 3", "license: true", "---"],
+)
+def test_metadata_of_any_kind_is_read_or_passed_over(tmp_path, head):
+    write(tmp_path, README_md=f"---\n{head}\n---\n")
+    assert isinstance(licence(tmp_path)[0], str)
+
+
+def test_what_others_wrote_is_one_short_line(tmp_path):
+    write(tmp_path, LICENSE="\n# A\tlicence\x1b[2J \u202e" + "of many words " * 20_000)
+    found = licence(tmp_path)[0]
+    assert found.startswith("a licence [2j of many words") and len(found) <= 80 and found.isprintable()
+    (tmp_path / "README.md").write_bytes(b"---\nlicense: \xff\xfe\n---\n")
+    assert licence(tmp_path)[1] == "its README.md"
+
+
+@pytest.mark.parametrize("named", [3, None, [{}], {"a": 1}, True, "x" * 10_000])
+def test_a_config_that_names_no_origin_is_passed_over(tmp_path, named):
+    write(tmp_path, config_json=json.dumps({"_name_or_path": named}))
+    assert licence(tmp_path) == ("", "")
+
+
 def test_what_says_nothing_stays_unknown(tmp_path):
     write(tmp_path, config_json=json.dumps({"_name_or_path": "someone/llama-like"}))
     assert origin("data", "hub:someone/thing", tmp_path) == Origin("data", "someone/thing", "")

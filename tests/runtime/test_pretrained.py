@@ -99,6 +99,46 @@ def test_a_bert_may_have_prefixed_names_a_pooler_and_position_ids(write, bert_pa
     assert_same(load_bert(write(BERT_JSON, tensors))[1], bert_params)
 
 
+PREFIXES = ("", "bert.", "question_encoder.bert_model.", "ctx_encoder.bert_model.")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("old", [False, True], ids=["new", "tensorflow"])
+def test_a_bert_loads_as_it_is_published(write, bert_params, prefix, old):
+    """bert-base-uncased has pre-training heads and TensorFlow's names, DPR a prefix and a type of its own."""
+    tensors = {}
+    for name, tensor in saved(bert_params).items():
+        if old:
+            name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+                "LayerNorm.bias", "LayerNorm.beta"
+            )
+        tensors[prefix + name] = tensor
+    tensors["cls.predictions.bias"] = np.zeros(11, np.float32)
+    tensors["cls.predictions.transform.LayerNorm.gamma"] = np.zeros(8, np.float32)
+    tensors["cls.seq_relationship.weight"] = np.zeros((2, 8), np.float32)
+    kind = {"model_type": "dpr", "projection_dim": 0} if "encoder." in prefix else {}
+    config, params = load_bert(write(BERT_JSON | kind, tensors))
+    assert config == BERT
+    assert_same(params, bert_params)
+
+
+def test_a_head_that_makes_another_model_of_a_bert_is_refused(write, bert_params):
+    tensors = {f"bert.{name}": tensor for name, tensor in saved(bert_params).items()}
+    tensors["classifier.weight"] = np.zeros((1, 8), np.float32)  # a reranker's
+    with pytest.raises(ValueError, match=r"tensors \['classifier\.weight'\] have no place in this network"):
+        load_bert(write(BERT_JSON, tensors))
+
+
+def test_quantised_numbers_are_refused(write, llama_params):
+    tensors = saved(llama_params)
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name] = tensors[name].astype(np.int8)
+    with pytest.raises(
+        ValueError, match=r'expected "model.layers.0.mlp.up_proj.weight" in F64, F32, .*, got I8'
+    ):
+        load_llama(write(LLAMA_JSON, tensors))
+
+
 def test_a_bert_can_be_cut_to_its_first_layers(write, bert_params):
     folder = write(BERT_JSON, saved(bert_params))
     config, params = load_bert(folder, num_layers=2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,9 @@ from radit_jax.models.llama import Llama
 from radit_jax.models.lora import adapted, init_adapters, merged
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.mesh import make_mesh
-from radit_jax.runtime.models import Model
+from radit_jax.runtime.models import Model, load_model, save_model
 from radit_jax.runtime.publish import publish, publish_adapters
+from radit_jax.runtime.tokenizers import Tokenizer
 from radit_jax.selfcheck import random_params
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -131,6 +133,69 @@ def test_adapters_in_peft_have_our_logits(language_model, tmp_path, targets):
         assert_exact(logits, theirs.double()(ids).logits.numpy())
         assert_exact(logits_of(plain, ids), torch_model_in_float64(whole)(ids).logits.numpy())
     assert np.abs(untuned - np.asarray(logits)).max() > 0.1
+
+
+def declared(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+@pytest.mark.parametrize(
+    ("config", "generation"),
+    [
+        ({"bos_token_id": 1, "eos_token_id": [2, 5], "pad_token_id": None}, {}),
+        ({"eos_token_id": 2}, {"eos_token_id": [2, 5], "temperature": 0.6, "do_sample": True}),
+        ({"pad_token_id": -1, "eos_token_id": 2}, {}),
+    ],
+)
+def test_special_ids_are_exported_as_they_came(hf_llama, tmp_path, config, generation):
+    shutil.copytree(hf_llama, tmp_path / "in")
+    values = declared(tmp_path / "in", "config.json")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        values.pop(name, None)
+    (tmp_path / "in" / "config.json").write_text(json.dumps(values | config))
+    (tmp_path / "in" / "generation_config.json").unlink(missing_ok=True)
+    if generation:
+        (tmp_path / "in" / "generation_config.json").write_text(json.dumps(generation))
+    save_model(tmp_path / "ours", Model(*radit_jax.load(str(tmp_path / "in"))))  # as a run keeps it
+    publish(tmp_path / "out", load_model(tmp_path / "ours"))
+    written = declared(tmp_path / "out", "config.json")
+    assert {name: written[name] for name in config} == config
+    assert (tmp_path / "out" / "generation_config.json").exists() == bool(generation)
+    if generation:
+        assert declared(tmp_path / "out", "generation_config.json") == generation
+
+
+def test_a_tokeniser_without_a_pad_is_exported_without_one(lm, tmp_path):
+    bare = lm.tokenizer.reading_marks(False)
+    bare.hf.pad_token = None
+    publish(tmp_path, lm._replace(tokenizer=Tokenizer(bare.hf)))
+    assert declared(tmp_path, "config.json")["pad_token_id"] is None
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path).pad_token is None
+
+
+@pytest.mark.filterwarnings("ignore")  # of sentence-transformers and what it imports
+def test_an_encoders_prompts_and_width_are_exported_as_they_came(tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    model = small.encoder()
+    publish(tmp_path / "in", model)
+    said = {"prompts": {"query": "tower ", "document": "builder "}, "default_prompt_name": "query"}
+    path = tmp_path / "in" / "config_sentence_transformers.json"
+    path.write_text(json.dumps(declared(tmp_path / "in", path.name) | said | {"truncate_dim": 8}))
+    (tmp_path / "in" / "sentence_bert_config.json").write_text(
+        '{"max_seq_length": 20, "do_lower_case": true}'
+    )
+    save_model(tmp_path / "ours", Model(*radit_jax.load(str(tmp_path / "in"))))
+    model = load_model(tmp_path / "ours", mesh=make_mesh(MeshConfig()))
+    publish(tmp_path / "out", model)
+    written = declared(tmp_path / "out", "config_sentence_transformers.json")
+    assert {name: written[name] for name in said} == said and written["truncate_dim"] == 8
+    transformer = declared(tmp_path / "out", "sentence_bert_config.json")
+    assert transformer == {"max_seq_length": 20, "do_lower_case": True}
+    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    vectors = theirs.encode(TEXTS)
+    assert vectors.shape == (3, 8)
+    np.testing.assert_allclose(vectors, embed(model), atol=1e-5)
+    np.testing.assert_allclose(theirs.encode_query(TEXTS), embed(model), atol=1e-5)
 
 
 @pytest.fixture(scope="module", params=[("mean", True), ("cls", False), ("mean", False)], ids=str)

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import pickle
@@ -111,6 +112,80 @@ def test_pickles_may_be_several_with_an_index(tmp_path):
     weight_map = {"a": "pytorch_model-00001-of-00002.bin"}
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert sorted(open_tensors(tmp_path)) == ["a"]
+
+
+def test_a_pickle_of_before_2020_is_read(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.tensor(A)}, path, _use_new_zipfile_serialization=False)
+    np.testing.assert_array_equal(open_tensors(tmp_path)["a"].whole(), A)
+
+
+@pytest.mark.parametrize("value", [torch.tensor(A), [torch.tensor(A)], 3, {1: torch.tensor(A)}])
+def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path, value):
+    torch.save(value, tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        ValueError, match=r"pytorch_model\.bin: expected a model's state_dict, got .* Save that"
+    ):
+        open_tensors(tmp_path)
+
+
+def test_a_pickle_without_torch_names_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "pytorch_model.bin").touch()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"torch to read its .* got neither. pip install 'radit_jax\[torch\]'"
+    ):
+        open_tensors(tmp_path)
+
+
+# ---- files of any content ----
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"-1",
+        b"[]",
+        b"null",
+        b"[" * 5000,
+        b'{"weight_map": null}',
+        b'{"weight_map": []}',
+    ]
+    + [
+        json.dumps({"weight_map": {"a": name}}).encode()
+        for name in ("", "../a", "/etc/x", "a/b", ".", 3, None, [])
+    ],
+)
+def test_an_index_of_any_content_is_refused_by_its_name(tmp_path, content):
+    save_file({"a": A}, tmp_path / "a.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"index\.json.*: expected .*, got .*\. Fetch the checkpoint again\."
+    ):
+        open_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["F4", "F8_E4M3", "I8", "U8", "BOOL", "no such"])
+def test_numbers_that_are_no_floats_are_refused_by_the_tensors_name(tmp_path, dtype):
+    head = json.dumps(
+        {"a": {"dtype": dtype, "shape": [4, 4], "data_offsets": [0, 16 if dtype != "F4" else 8]}}
+    )
+    data = len(head).to_bytes(8, "little") + head.encode() + bytes(16 if dtype != "F4" else 8)
+    (tmp_path / "model.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match=r"model\.safetensors: expected "):
+        open_tensors(tmp_path)["a"].whole()
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path):
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(ValueError, match=r"model\.safetensors: expected a whole safetensors file"):
+        open_tensors(tmp_path)
+
+
+# ---- pickles that are traps ----
 
 
 class Trap:

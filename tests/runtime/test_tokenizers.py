@@ -1,6 +1,7 @@
 """The ids that models are trained on: whole texts and their parts, across processes and folders."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -312,4 +313,126 @@ def test_a_damaged_tokenizer_is_named(tmp_path):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE"}}')
     with pytest.raises(ValueError, match=r"tokenizer\.json: expected a tokeniser that transformers can read"):
+        load_tokenizer(tmp_path)
+
+
+# ---- what checkpoints bring along ----
+
+
+def saved(folder, tokenizer, **files):
+    save_tokenizer(folder, tokenizer)
+    for name, value in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+    return folder
+
+
+def test_a_token_beyond_the_embeddings_is_neither_produced_nor_looked_up(bpe, tmp_path):
+    """As LLaMA's <pad> over its 32,000 embeddings, and Code Llama's, which is no special token."""
+    size = bpe.vocab_size
+    config = json.loads((saved(tmp_path, bpe) / "tokenizer_config.json").read_text())
+    saved(
+        tmp_path,
+        bpe,
+        added_tokens={"<extra>": size, "<\n>": size + 1},
+        tokenizer_config=config | {"pad_token": "<extra>"},
+    )
+    tokenizer = load_tokenizer(tmp_path, num_embeddings=size)
+    assert len(tokenizer.hf) == size + 2 and tokenizer.vocab_size == size
+    check_tokenizer(tokenizer, replace(LLAMA, vocab_size=size), "here")
+    assert tokenizer.pad_id == 0
+    for text in ("a <extra> b", "<extra>", "<\n>"):
+        ids = [
+            *tokenizer.encode(text),
+            *tokenizer.encode_pair("a", text)[0],
+            *tokenizer.encode_batch([text])[0],
+        ]
+        assert max(ids) < size
+    assert max(tokenizer.stop_ids) < size
+    with pytest.raises(ValueError, match=f"expected at most {size} ids, .* got a tokeniser of {size + 2}"):
+        check_tokenizer(load_tokenizer(tmp_path), replace(LLAMA, vocab_size=size), "here")
+
+
+def test_a_tokeniser_that_names_none_of_its_special_tokens_has_the_usual_ones(wordpiece, tmp_path):
+    """As bert-base-uncased's two-field tokenizer_config.json."""
+    saved(tmp_path, wordpiece, tokenizer_config={"do_lower_case": True, "model_max_length": 512})
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode_all(["The river"]) == wordpiece.encode_all(["The river"])
+    assert (tokenizer.pad_id, tokenizer.vocab_size) == (wordpiece.pad_id, wordpiece.vocab_size)
+
+
+def test_every_end_that_a_checkpoint_declares_stops_an_answer(bpe):
+    for declared in ({"generation": {"eos_token_id": [2, 7, 9999]}}, {"config": {"eos_token_id": [2, 7]}}):
+        tokenizer = Tokenizer(bpe.hf, bpe.vocab_size, declared)
+        assert tokenizer.eos_ids == (2, 7) and {2, 7} <= set(tokenizer.stop_ids) and tokenizer.eos_id == 2
+    assert Tokenizer(bpe.hf, None, {"config": {"eos_token_id": -1}}).eos_ids == (2,)
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.jinja", "chat_template.json"])
+def test_a_chat_template_is_kept_wherever_it_stood(bpe, tmp_path, place):
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    saved(tmp_path / "in", bpe)
+    path = tmp_path / "in" / place
+    values = json.loads(path.read_text()) if path.exists() else {}
+    text = template if place.endswith("jinja") else json.dumps(values | {"chat_template": template})
+    path.write_text(text)
+    save_tokenizer(tmp_path / "out", load_tokenizer(tmp_path / "in"))
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == template
+
+
+def test_several_chat_templates_are_kept(bpe, tmp_path):
+    saved(tmp_path / "in", bpe)
+    (tmp_path / "in" / "chat_template.jinja").write_text("one")
+    (tmp_path / "in" / "additional_chat_templates").mkdir()
+    (tmp_path / "in" / "additional_chat_templates" / "tool_use.jinja").write_text("two")
+    save_tokenizer(tmp_path / "out", load_tokenizer(tmp_path / "in"))
+    found = AutoTokenizer.from_pretrained(tmp_path / "out").chat_template
+    assert found == {"default": "one", "tool_use": "two"}
+
+
+def test_texts_are_lower_cased_where_the_encoder_says_so(tmp_path):
+    cased = tokenizers.Tokenizer(models.WordPiece({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "elm": 3, "Elm": 4}))
+    cased.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=cased, **names).save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).encode("Elm") == [4]
+    lowered = load_tokenizer(tmp_path, lower_case=True)
+    save_tokenizer(tmp_path / "out", lowered)
+    assert lowered.encode("Elm") == [3] == load_tokenizer(tmp_path / "out").encode("Elm")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"null", b"[" * 5000, b'{"model": 3}'])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"])
+def test_files_of_any_content_are_refused_by_their_names(wordpiece, tmp_path, name, content):
+    saved(tmp_path, wordpiece)
+    (tmp_path / name).write_bytes(content)
+    if content == b'{"model": 3}' and name != "tokenizer.json":
+        load_tokenizer(tmp_path)
+        return
+    with pytest.raises(ValueError, match=rf"{name}: expected .*, got .*\. Fetch the tokeniser again\."):
+        load_tokenizer(tmp_path)
+
+
+def test_a_vocabulary_that_was_cut_short_is_refused(wordpiece, tmp_path):
+    words = sorted(wordpiece.hf.get_vocab(), key=wordpiece.hf.get_vocab().get)
+    config = replace(BERT, vocab_size=len(words))
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    check_tokenizer(load_tokenizer(tmp_path), config, "here")
+    (tmp_path / "vocab.txt").write_text("\n".join(words[: len(words) // 2]))
+    with pytest.raises(ValueError, match="expected a tokeniser of about 120 pieces, .* got 60. Fetch"):
+        check_tokenizer(load_tokenizer(tmp_path), config, "here")
+    (tmp_path / "vocab.txt").write_text("")
+    with pytest.raises(ValueError, match=r"vocab\.txt: expected a tokeniser, got an empty file"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_panic_of_the_library_is_an_error_that_names_the_file(wordpiece, tmp_path, monkeypatch):
+    class PanicException(BaseException):
+        """Of the Rust library: no Exception."""
+
+    def panic(*_, **__):
+        raise PanicException("index out of bounds")
+
+    saved(tmp_path, wordpiece)
+    monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", panic)
+    with pytest.raises(ValueError, match=r"tokenizer\.json: expected .* got PanicException: index out of"):
         load_tokenizer(tmp_path)

@@ -63,6 +63,13 @@ def test_a_card_says_what_each_licence_asks():
     assert "Nothing was measured" in text
 
 
+def test_what_others_wrote_of_a_licence_is_quoted():
+    evil = "mit <script>x</script> [a](http://b) `c` | d"
+    text = model_card([Origin("data", "d", evil, "the page of ![x](y)")], None)
+    line = next(line for line in text.splitlines() if "<script>" in line)
+    assert "| `mit <script>x</script> [a](http://b) 'c' \\| d` (by `the page of ![x](y)`) |" in line
+
+
 def test_only_what_was_made_of_llama_says_so():
     assert "Built with Llama" not in model_card([Origin("language model", "scratch", "none")], RESULTS)
     licence_file = Origin(
