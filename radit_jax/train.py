@@ -64,8 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def start(options: argparse.Namespace) -> None:
     """What the command line asks for, by this process or by several that meet."""
     experiment = config.override(config.load(options.experiment), options.set)
-    check_folder("--workdir", options.workdir)
-    check_folder("--scratch", options.scratch)
+    check_folders(options)
     config.check(experiment)
     workdir = Workdir(options.workdir or f"runs/{experiment.name}", options.scratch)
     check_wandb()
@@ -77,13 +76,13 @@ def start(options: argparse.Namespace) -> None:
         run_together(experiment, workdir, options)
 
 
-def check_folder(option: str, path: str | None) -> None:
-    """Refuse an address that is neither a folder's nor a bucket's."""
-    scheme, separator, _ = (path or "").partition("://")
-    if path == "" or separator and scheme not in ("gs", "s3"):
-        raise ValueError(
-            f"{option}: expected a folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, got {path!r}."
-        )
+def check_folders(options: argparse.Namespace) -> None:
+    """Refuse a workdir or a scratch that can be none; addresses are refused where the workdir is opened."""
+    for option, path in (("--workdir", options.workdir), ("--scratch", options.scratch)):
+        if path is not None and not path.strip():
+            raise ValueError(f"{option}: expected a folder, got {path!r}. Name one, or leave the option out.")
+    if "://" in (options.scratch or ""):
+        raise ValueError(f"--scratch: expected a folder of this machine, got {options.scratch!r}.")
 
 
 def run_together(experiment: config.Experiment, workdir: Workdir, options: argparse.Namespace) -> None:

@@ -338,10 +338,27 @@ def test_prune_without_anybody_to_answer_is_an_error(
 # ---- what the system and the person refuse ----
 
 
-@pytest.mark.parametrize("path", ["http://host/run", "file:///tmp/run", ""])
-def test_an_address_that_is_no_folder_is_refused(path: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main([f"--workdir={path}", "--stage=corpus"]) == 1
-    assert capsys.readouterr().err.startswith("error: --workdir: expected a folder, gs://BUCKET/FOLDER or")
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            "--workdir=http://host/run",
+            "expected a folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, got http://",
+        ),
+        (
+            "--workdir=file:///tmp/run",
+            "expected a folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, got file://",
+        ),
+        ("--workdir=", "--workdir: expected a folder, got ''"),
+        ("--scratch= ", "--scratch: expected a folder, got ' '"),
+        ("--scratch=gs://bucket/scratch", "--scratch: expected a folder of this machine, got 'gs://"),
+    ],
+)
+def test_an_address_that_is_no_folder_is_refused(
+    option: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([option, "--stage=corpus"]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_a_workdir_that_cannot_be_is_one_line(tmp_path: pathlib.Path) -> None:
@@ -396,3 +413,11 @@ def test_keeping_training_state_leaves_what_is_finished_current(tmp_path: pathli
         for e in (tiny, config.override(tiny, ["keep_checkpoints=true"]))
     )
     assert one == other
+
+
+def test_ask_shows_control_characters_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    chunk = {"p_R": 1.0, "title": "\x1b]0;title\x07", "text": "a\x1b[2Jb"}
+    ask.show("Who\x9b1m?", {"answers": [{"probability": 1.0, "text": "Bo\x08"}], "chunks": [chunk]})
+    shown = capsys.readouterr().out
+    assert not set("\x1b\x07\x08\x9b") & set(shown)
+    assert r"a\x1b[2Jb" in shown

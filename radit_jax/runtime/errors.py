@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 an error; 2 a wrong command line (argparse); 75 stopped by
 both resumed by the same command; 141 the reader of the output has gone. RADIT_TRACEBACK=1: all tracebacks.
 """
 
+import contextlib
 import errno
 import io
 import lzma
@@ -13,7 +14,7 @@ import signal
 import sys
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from radit_jax.text.printable import printable
 
@@ -83,6 +84,17 @@ def one_line(error: BaseException) -> str | None:
     """What `error` says to a person, in a line without control characters; None for a fault of our own."""
     words = _words(error)
     return None if words is None else printable(" ".join(words.split()))
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let the system's errors from inside name a file: those of a write, to a full disk say, name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def _words(error: BaseException) -> str | None:

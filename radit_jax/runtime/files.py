@@ -16,6 +16,7 @@ from typing import Any
 from etils import epath
 
 from radit_jax.runtime import bucket
+from radit_jax.runtime.errors import naming
 
 SEAL = "seal"  # the key of an object's hash of itself
 MAX_DEPTH = 100  # lists and objects inside each other; the deepest real file has about ten
@@ -37,7 +38,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, beside = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -22,6 +22,7 @@ import safetensors
 from etils import epath
 
 from radit_jax.runtime import hosts, hub
+from radit_jax.runtime.errors import naming
 from radit_jax.runtime.fields import shown
 from radit_jax.runtime.files import as_object, read_json, write_whole
 
@@ -209,7 +210,7 @@ def _write_safetensors(path: epath.Path, tensors: Mapping[str, Tensor], dtype: s
         header[name] = {"dtype": DTYPES[dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors.values():
             file.write(np.ascontiguousarray(tensor.whole(), jnp.dtype(dtype)).reshape(-1).view(np.uint8).data)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from radit_jax.runtime.errors import Stopped, one_line, replace_unencodable, run_command
+from radit_jax.runtime.errors import Stopped, naming, one_line, replace_unencodable, run_command
 
 
 def raised(act: Callable[[], Any]) -> BaseException:
@@ -55,6 +55,15 @@ def test_what_the_system_refuses_names_the_file_and_the_reason(tmp_path: pathlib
 )
 def test_each_refusal_has_its_remedy(number: int, words: str) -> None:
     assert one_line(OSError(number, os.strerror(number), "a/file")) == words
+
+
+def test_a_write_to_a_full_disk_names_its_file() -> None:
+    def write() -> None:
+        with naming("a/file"), open("/dev/full", "w") as full:
+            full.write("x")
+
+    if pathlib.Path("/dev/full").exists():
+        assert one_line(raised(write)) == "a/file: No space left on device. Make room on that disk."
 
 
 @pytest.mark.parametrize(
