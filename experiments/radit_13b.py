@@ -1,5 +1,6 @@
 """RA-DIT 13B: radit_7b with LLaMA 13B.
 
+    pip install -e '.[torch]'                           # DRAGON+ is a pytorch_model.bin
     python -m radit_jax.train --stage=all --experiment=experiments/radit_13b.py
 
 Hardware: 16 A100 of 80 GB for LM-ft in the paper, two of which share a model's layers. The paper kept the

@@ -1,5 +1,6 @@
 """RA-DIT 65B, the paper's largest: radit_7b with LLaMA 65B.
 
+    pip install -e '.[torch]'                           # DRAGON+ is a pytorch_model.bin
     python -m radit_jax.train --stage=all --experiment=experiments/radit_65b.py
 
 Hardware: 64 A100 of 80 GB for LM-ft in the paper, eight of which share a model's layers, and 16 for R-ft.

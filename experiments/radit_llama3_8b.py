@@ -1,5 +1,6 @@
 """RA-DIT with Llama 3 8B, which the paper does not have: radit_7b with another language model.
 
+    pip install -e '.[torch]'                           # DRAGON+ is a pytorch_model.bin
     python -m radit_jax.train --stage=all --experiment=experiments/radit_llama3_8b.py
 
 Hardware: 8 GPUs of 80 GB. The checkpoint is gated: accept its licence on the hub and run `hf auth login`.

@@ -57,10 +57,10 @@ def check_weights(source: str) -> None:
 
 def _listed(repo: str, revision: str | None) -> list[str]:
     """The names of a repository's files; none where the hub does not tell them."""
-    from huggingface_hub import list_repo_files
+    from huggingface_hub import HfApi
 
     try:
-        return list_repo_files(repo, revision=revision)
+        return HfApi().list_repo_files(repo, revision=revision)
     except Exception:  # who fetches the weights says what is wrong
         return []
 

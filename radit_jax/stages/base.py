@@ -165,7 +165,7 @@ def _vectors(config: BertConfig) -> str:
 
 def _from_checkpoints(retriever: RetrieverConfig, mesh: MeshConfig) -> tuple[Model, Model, dict[str, Any]]:
     described = check_retriever(retriever)
-    for one in described.values():
+    for one in {one.folder: one for one in described.values()}.values():
         if not one.says_pooling and retriever.pooling is None:
             print(
                 f"   {one.folder} does not say how its vectors are made: they are [CLS]'s, as they are, "

@@ -1,6 +1,7 @@
 """Names of checkpoints, against a hub of our own on this machine that speaks as Hugging Face's does."""
 
 import http.server
+import importlib.util
 import json
 import threading
 
@@ -108,6 +109,25 @@ def test_a_pickle_is_fetched_only_where_there_are_no_safetensors(online):
         "config.json",
         "pytorch_model.bin",
     ]
+
+
+def test_a_pickle_without_torch_is_refused_before_it_is_fetched(online, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest)
+    )
+    hub.check_weights("org/safe")
+    for refused in (hub.check_weights, hub.find):
+        with pytest.raises(ValueError, match=r"org/pickled: expected .* pip install 'radit_jax\[torch\]'"):
+            refused("org/pickled")
+    assert [path.name for path in hub.find_small("org/pickled").iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("source", ["x" * 5000, "a\x00b", "~nobody-here/x", "package:", "package:a.b/c"])
+def test_a_name_of_any_kind_is_refused(online, source):
+    for function in (hub.find, hub.find_small):
+        with pytest.raises(ValueError, match="checkpoint "):
+            function(source)
 
 
 def test_what_was_fetched_is_found_without_the_hub(online, at):
