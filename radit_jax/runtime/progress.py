@@ -208,7 +208,7 @@ def _json_lines(lines: Iterable[dict[str, Any]]) -> str:
 
 def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
     """A line's numbers as `name/key`."""
-    return {f"{line['name']}/{key}": line[key] for key in line if key not in ("step", "name", "time")}
+    return {f"{line['name']}/{key}": float(line[key]) for key in line if key not in ("step", "name", "time")}
 
 
 # ---- Weights & Biases ----
