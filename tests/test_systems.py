@@ -86,6 +86,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(
         mount(f"size={shutil.disk_usage(workdir).used + half(whole / stage)}")
         code, line = ended(workdir, stage, whole.parent)
         assert code == 1 and line.startswith("error: ") and "No space left" in line
+        assert str(workdir) in line
         mount("size=1g")
         assert ended(workdir, "all", whole.parent) == (0, "")
         assert results(workdir) == results(whole)

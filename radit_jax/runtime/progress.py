@@ -17,6 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from radit_jax.runtime import hosts
+from radit_jax.runtime.errors import naming
 from radit_jax.runtime.files import write_whole
 from radit_jax.runtime.store import parse_jsonl
 from radit_jax.text.printable import printable
@@ -153,9 +154,9 @@ class Metrics:
         """Hands what was written to the system, which a kill of this process cannot undo."""
         if self._silent:
             return
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.write(_json_lines(self._waiting))
-        with self.tensorboard.open("ab") as file:
+        with naming(self.tensorboard), self.tensorboard.open("ab") as file:
             file.write(b"".join(_event(line) for line in self._waiting))
         for line in self._waiting if self._wandb else ():
             self._wandb.log({"step": line["step"], **_scalars(line)})
