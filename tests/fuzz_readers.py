@@ -191,9 +191,7 @@ def read_dataset(name: str) -> Callable[[pathlib.Path], None]:
 
 
 def read_task(name: str) -> Callable[[pathlib.Path], None]:
-    task = BENCHMARKS[name]
-    split = "test" if name in ("mmlu", "arc_easy", "obqa") else "dev"
-    return lambda path: demand_text(task.load(path, split, Counter()))
+    return lambda path: demand_text(BENCHMARKS[name].load(path, "official", Counter()))
 
 
 # ---- what a workdir holds ----
@@ -427,7 +425,7 @@ READERS: dict[str, Reader] = {
     ),
     "workdir": Reader(made_by(make_claimed), read_claimed, 60),
     "prepared": Reader(
-        lambda: {"chunks.json": b'{"max_words": 200, "chunks": 5, "hash": "ab"}'},
+        lambda: {"chunks.json": b'{"max_words": 200, "chunks": 5, "counts": {"passages": 5}}'},
         lambda path: corpus.prepared(path, 200),
     ),
     "metrics": Reader(only(made_by(make_metrics), "metrics.jsonl"), read_metrics, 40),
