@@ -244,7 +244,7 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
                 "instances_per_example": e.lm_ft.chunks_per_example if e.lm_ft.retrieved_background else 1,
                 "seed": e.seed,
             },
-            version=4,
+            version=5,
             sources=(data.datasets,),
             by_one=True,
         ),

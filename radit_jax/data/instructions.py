@@ -21,6 +21,7 @@ from radit_jax.data.benchmarks import draw_shots, find_task
 from radit_jax.data.corpus import PREPARED, CorpusData
 from radit_jax.data.documents import corpus_files, find_corpus, read_chunked
 from radit_jax.data.finetuning.mixture import (
+    ASKED_ELSEWHERE,
     Drawn,
     Reading,
     asked_in_dev_and_test,
@@ -181,7 +182,7 @@ class _Mixtures:
 
     def lm_ft(self, reading: Reading, split: Split) -> Drawn:
         if self.on_benchmarks:
-            return self._benchmarks(split)
+            return self._benchmarks(reading, split)
         is_train = split == "train"
         return lm_ft_tasks(
             reading,
@@ -204,12 +205,14 @@ class _Mixtures:
             weights=_weights(self.settings, "r_ft") if is_train else None,
         )
 
-    def _benchmarks(self, split: Split) -> Drawn:
-        """So many examples of each task of the evaluation, from its train or dev part."""
+    def _benchmarks(self, reading: Reading, split: Split) -> Drawn:
+        """So many examples of each task of the evaluation, from its train or dev part, but those left out."""
         drawn = Drawn([], [], [], {})
         for name in self.settings.lm_ft_benchmarks:
             counts = Counter[str]()
-            items = find_task(name).load(self.settings.datasets, split, counts)
+            whole = find_task(name).load(self.settings.datasets, split, counts)
+            items = [asked for asked in whole if _benchmark_item(name, asked) not in reading.without]
+            counts[ASKED_ELSEWHERE] = len(whole) - len(items)
             some = draw_shots(items, self.settings.benchmark_examples, seed=self.seed)
             drawn.examples.extend(_benchmark_example(name, item) for item in some)
             drawn.questions.extend(_benchmark_question(name, item) for item in some)
@@ -222,7 +225,7 @@ class _Mixtures:
             for split in ("dev", "test"):
                 if find_task(name).has(self.settings.datasets, split):
                     for asked in find_task(name).load(self.settings.datasets, split):
-                        yield Item(f"{name}/{asked.id}", asked.query or asked.prompt, asked.answers)
+                        yield _benchmark_item(name, asked)
 
 
 def _weights(settings: Instructions, mixture: Mixture) -> dict[str, float]:
@@ -258,6 +261,13 @@ def _some(drawn: Drawn, numbers: Sequence[int]) -> Drawn:
         [drawn.items[number] for number in numbers],
         drawn.counts,
     )
+
+
+def _benchmark_item(name: str, item: benchmarks.Item) -> Item:
+    """A task's question in the form in which questions are compared."""
+    # AIDA's query is a mention alone, which other questions have as well.
+    question = item.prompt if name == "aida" else item.query or item.prompt
+    return Item(f"{name}/{item.id}", question, item.answers)
 
 
 def _benchmark_example(name: str, item: benchmarks.Item) -> Example:

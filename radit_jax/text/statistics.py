@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 Figure = dict[str, float | None]
+_AT_ONCE = 1 << 23  # numbers of draws in memory together, 64 MiB
 
 
 def bootstrap_interval(
@@ -74,9 +75,13 @@ def _sample_means(
     _, members = np.unique(np.asarray(groups), return_inverse=True)
     sizes = np.bincount(members).astype(np.float64)
     sums = np.bincount(members, weights=values)
-    # Row s says how often each group was drawn into sample s.
-    draws = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=samples)
-    return (draws @ sums) / (draws @ sizes)
+    alike, block = np.full(len(sizes), 1 / len(sizes)), max(1, _AT_ONCE // len(sizes))
+    means = []
+    for start in range(0, samples, block):
+        # Row s says how often each group was drawn into sample s; blocks go on with the same random numbers.
+        draws = rng.multinomial(len(sizes), alike, size=min(block, samples - start))
+        means.append((draws @ sums) / (draws @ sizes))
+    return np.concatenate(means)
 
 
 def paired_gain(

@@ -132,10 +132,12 @@ def test_a_dataset_with_a_dev_part_gives_all_of_its_train_part(tmp_path):
 
 
 def test_benchmarks_give_so_many_examples_of_each_in_the_prompts_of_the_evaluation(tmp_path):
-    lines = [{"question": f"who built tower {n}", "answer": [f"builder {n}", "he"]} for n in range(90)]
     for split in ("train", "dev"):
+        lines = [
+            {"question": f"who built {split} tower {n}", "answer": [f"builder {n}", "he"]} for n in range(90)
+        ]
         write(tmp_path / "nq_open" / f"NQ-open.{split}.jsonl", *lines)
-        claims = [{"id": n, "claim": f"Tower {n} stands.", "label": "SUPPORTS"} for n in range(20)]
+        claims = [{"id": n, "claim": f"{split} {n} stands.", "label": "SUPPORTS"} for n in range(20)]
         name = "train" if split == "train" else "paper_dev"
         write(tmp_path / "fever" / f"{name}.jsonl", *claims)
     for name in ("commonsense_qa", "freebase_qa"):
@@ -151,6 +153,21 @@ def test_benchmarks_give_so_many_examples_of_each_in_the_prompts_of_the_evaluati
     assert pairs[-1][1].answer == " true"
     with pytest.raises(ValueError, match="draw_shots: 20 examples came, needed are 21"):
         read_examples(replace(settings, benchmark_examples=21), 0.0, 3, seed=0)
+
+
+def test_a_question_that_a_benchmark_asks_in_test_is_not_learnt_from_its_train_part(tmp_path):
+    questions = {"train": range(40), "dev": range(30)}
+    for split, numbers in questions.items():
+        lines = [{"question": f"who built tower {n}?", "answer": [f"builder {n}"]} for n in numbers]
+        write(tmp_path / "nq_open" / f"NQ-open.{split}.jsonl", *lines)
+    for name in ("commonsense_qa", "freebase_qa"):
+        (tmp_path / name).symlink_to(FIXTURES / name)
+    settings = replace(SETTINGS, datasets=str(tmp_path), lm_ft_benchmarks=("nq",), benchmark_examples=1)
+    data = read_examples(settings, 0.0, 3, seed=0)
+    ((question, _),) = data.examples["lm_ft", "train"]
+    assert question.question in [f"who built tower {n}?" for n in range(30, 40)]
+    counts = data.counts["lm_ft_train"]["nq"]
+    assert counts["asked elsewhere"] > 20 and counts["read"] == 40
 
 
 def test_no_example_or_none_that_can_be_evaluated_on_is_an_error(tmp_path):

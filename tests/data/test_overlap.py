@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from small import FACTS
 
+from radit_jax.data import overlap
 from radit_jax.data.corpus import Chunks, write_chunks
 from radit_jax.data.overlap import AskedElsewhere, division_key, question_key, without_copies
 from radit_jax.data.records import Chunk, Example, Item
@@ -77,6 +78,18 @@ def test_candidates_with_the_sources_text_or_twelve_words_of_the_answer_make_roo
     assert (kept.tolist(), kept_scores.tolist(), copies) == ([[3, 4, 5]], [[4, 3, 2]], 2)
     kept, _, _ = without_copies([example], np.array([0]), rows[:, :4], scores[:, :4], chunks, 3)
     assert kept.tolist() == [[3, 4, -1]]
+
+
+def test_a_stop_is_noticed_while_candidates_are_read(tmp_path, monkeypatch):
+    def stop(where):
+        raise InterruptedError(where)
+
+    monkeypatch.setattr(overlap.hosts, "stop_if_asked", stop)
+    example = Example("e", "q", "a", " b", source_chunk="0")
+    rows, scores = np.array([[1]]), np.zeros((1, 1), np.float32)
+    chunks = Chunks.__new__(Chunks)  # none is read
+    with pytest.raises(InterruptedError):
+        without_copies([example], np.array([0]), rows, scores, chunks, 1)
 
 
 def test_in_scripts_without_spaces_twelve_characters_are_enough(tmp_path):

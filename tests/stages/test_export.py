@@ -60,12 +60,12 @@ def tuned(inputs, lm, searcher, tmp_path_factory):
     return {**inputs, **folders, "base_lm": inputs["lm"]}
 
 
-def run(tuned, path, **changed):
+def run(tuned, path, evaluate=EvaluateConfig(), **changed):  # noqa: B008
     output = Workdir(path).published("export", "0" * 12)
     facts = export.run(
         tuned,
         output,
-        evaluate=EvaluateConfig(),
+        evaluate=evaluate,
         temperature=0.5,
         lm_score="mean_log_prob",
         tau=0.25,
@@ -114,6 +114,12 @@ def test_runs_rank_the_chunks_of_the_evaluated_questions(whole):
     # Turned round, the query encoder puts those first that came last.
     assert not set(runs["base"][:4]) & set(runs["r_ft"][:4])
     assert (whole.path / "runs" / "qrels.trec").read_text() == "q6 0 c6 1\nq7 0 c7 1\n"
+
+
+def test_runs_are_of_the_test_questions_where_evaluate_has_a_split_that_only_tasks_have(tuned, tmp_path):
+    made = run(tuned, tmp_path, EvaluateConfig(split="official"), hf=False, run_depth=1)
+    lines = (made.path / "runs" / "base.trec").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == [question.id for question in QUESTIONS["test"]]
 
 
 def test_lsr_scores_are_eq_4_before_its_softmax(whole):

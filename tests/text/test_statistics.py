@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from radit_jax.text import statistics
 from radit_jax.text.statistics import average_interval, bootstrap_interval, paired_gain, shown
 
 
@@ -80,3 +81,10 @@ def test_one_group_of_questions_has_no_interval_and_neither_has_an_average_with_
     both = average_interval([values, np.ones(2)], [groups, ["a", "b"]], samples=50, seed=0)
     assert both == {"value": 0.75, "low": None, "high": None}
     assert shown(alone) == "0.500 [one group]"
+
+
+def test_an_interval_is_the_same_however_many_samples_are_in_memory_together(monkeypatch):
+    values, groups = np.tile([0.0, 1.0], 20), [str(n) for n in range(40)]
+    whole = bootstrap_interval(values, groups, samples=100, seed=3)
+    monkeypatch.setattr(statistics, "_AT_ONCE", 40 * 7)  # of seven samples, and of two in the end
+    assert bootstrap_interval(values, groups, samples=100, seed=3) == whole
