@@ -495,7 +495,7 @@ def _hellaswag_context(line: Mapping[str, Any], where: str) -> str:
 def _hellaswag_text(text: str) -> str:
     """Text without WikiHow's marks in square brackets, as lm-evaluation-harness cleans it.
 
-    >>> _hellaswag_text("How to hide [title] Find a bush.  [step] Crouch.")
+    >>> _hellaswag_text("How to hide [title] Find a bush. [step] Crouch.")
     'How to hide. Find a bush. Crouch.'
     """
     without_marks = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))

@@ -16,7 +16,7 @@ from radit_jax.config import Folder, LoraConfig, MeshConfig, OptimizerConfig
 from radit_jax.data import folder
 from radit_jax.data.examples import question_example
 from radit_jax.data.packing import Sequence, join, span
-from radit_jax.data.sequences import lm_sequence
+from radit_jax.data.sequences import fits, lm_sequence
 from radit_jax.lm import training
 from radit_jax.lm.training import PackedTrees, train_lm
 from radit_jax.method.lm import token_log_probs
@@ -102,6 +102,8 @@ def test_rows_of_examples_on_wikipedia_are_nearly_full(shared_data, tmp_path):
     trees = []
     for number, question in enumerate(asked):
         example = question_example(question, question.answers[0])
+        if not fits(tokenizer, example, 384):  # the stages leave such questions out, and count them
+            continue
         own = [passages[gold] for gold in question.gold_chunks[:1]]
         for passage in [*own, others[number % len(others)], others[-1 - number % len(others)]]:
             tree, _ = lm_sequence(tokenizer, passage, example, max_length=384, terminator=True)
