@@ -220,11 +220,15 @@ class _Mixtures:
         return drawn
 
     def benchmark_questions(self) -> Iterator[Item]:
-        """What the tasks that LM-ft learns from are evaluated on, which R-ft must not learn from either."""
-        for name in self.settings.lm_ft_benchmarks:
+        """What the tasks that LM-ft learns from are evaluated on, which nobody must learn from.
+
+        A file of somebody's own has no such part: whoever names it here learns from all of it.
+        """
+        tasks = {name: find_task(name) for name in self.settings.lm_ft_benchmarks}
+        for name, task in tasks.items():
             for split in ("dev", "test"):
-                if find_task(name).has(self.settings.datasets, split):
-                    for asked in find_task(name).load(self.settings.datasets, split):
+                if task.is_official and task.has(self.settings.datasets, split):
+                    for asked in task.load(self.settings.datasets, split):
                         yield _benchmark_item(name, asked)
 
 

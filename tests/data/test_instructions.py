@@ -170,6 +170,16 @@ def test_a_question_that_a_benchmark_asks_in_test_is_not_learnt_from_its_train_p
     assert counts["asked elsewhere"] > 20 and counts["read"] == 40
 
 
+def test_a_file_of_ones_own_is_learnt_from_whole(tmp_path):
+    lines = [{"question": f"who built tower {n}?", "answers": [f"builder {n}"]} for n in range(5)]
+    write(tmp_path / "towers.jsonl", *lines)
+    for name in ("commonsense_qa", "freebase_qa"):
+        (tmp_path / name).symlink_to(FIXTURES / name)
+    own = ("towers.jsonl",)
+    settings = replace(SETTINGS, datasets=str(tmp_path), lm_ft_benchmarks=own, benchmark_examples=5)
+    assert len(read_examples(settings, 0.0, 3, seed=0).examples["lm_ft", "train"]) == 5
+
+
 def test_no_example_or_none_that_can_be_evaluated_on_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"data.lm_ft_datasets: no dev example came.*held_out_fraction"):
         names = {"lm_ft_datasets": ("gsm8k",), "r_ft_datasets": ("commonsense_qa",)}
