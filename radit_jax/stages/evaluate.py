@@ -72,7 +72,7 @@ def run(
     searchers = {"base": base, "r_ft": tuned}
     if evaluate.tasks:
         chunks = Chunks(inputs["corpus"])
-        chosen_by = _chose_checkpoint(inputs["lm_ft"], trials)
+        chosen_by = _chose_checkpoint(inputs, trials)
         tokenizer = models["base_lm"].model.tokenizer
         trials = [without_too_long(trial, tokenizer, evaluate) for trial in trials]
         return TaskRun(
@@ -86,13 +86,23 @@ def run(
     return _run_exam(exam, found, too_long=len(questions) - len(kept))
 
 
-def _chose_checkpoint(lm_ft: StageFolder, trials: Sequence[Trial]) -> frozenset[str]:
-    """The tasks whose questions here are also those that LM-ft's checkpoint was chosen by."""
-    settings = lm_ft.manifest.get("settings", {}).get("lm_ft", {})
-    if settings.get("select") != "kilt_dev":
-        return frozenset()
-    tasks = (trial.task.name for trial in trials if trial.split in ("dev", "official"))
-    return frozenset(name for name in tasks if name in KILT_DEVELOPMENT)
+def _chose_checkpoint(inputs: Mapping[str, StageFolder], trials: Sequence[Trial]) -> frozenset[str]:
+    """The tasks whose questions here are also those that LM-ft's checkpoint was chosen by.
+
+    These are KILT's development tasks, or those that LM-ft learnt from, on their dev part.
+    """
+    settings = {stage: inputs[stage].manifest.get("settings", {}) for stage in ("lm_ft", "corpus")}
+    data = settings["corpus"].get("data", {})
+    asked = () if data.get("lm_ft_datasets") else data.get("lm_ft_benchmarks", ())
+    if settings["lm_ft"].get("lm_ft", {}).get("select") == "kilt_dev":
+        asked = KILT_DEVELOPMENT
+    return frozenset(trial.task.name for trial in trials if trial.task.name in asked and _has_dev(trial))
+
+
+def _has_dev(trial: Trial) -> bool:
+    """Whether dev questions are among those asked: of KILT's whole file half are."""
+    splits = trial.task.splits
+    return trial.split == "dev" or trial.split == "official" and splits["official"].file == splits["dev"].file
 
 
 # ---- the corpus' own questions ----

@@ -251,13 +251,21 @@ def test_questions_that_chose_the_checkpoint_are_marked_unless_they_are_the_othe
     def trials(split):
         return [Trial(BENCHMARKS[name], [], [], split=split) for name in ("hotpotqa", "eli5", "piqa")]
 
-    lm_ft = Workdir(tmp_path).folder("lm_ft", "chosen")
-    lm_ft.finish(settings={"lm_ft": {"select": "kilt_dev"}})
+    def inputs(name, select, **data):
+        folders = {stage: Workdir(tmp_path).folder(stage, name) for stage in ("lm_ft", "corpus")}
+        folders["lm_ft"].finish(settings={"lm_ft": {"select": select}})
+        folders["corpus"].finish(settings={"data": data})
+        return folders
+
+    by_kilt = inputs("kilt", "kilt_dev")
     for split, marked in (("official", {"hotpotqa"}), ("dev", {"hotpotqa"}), ("test", set())):
-        assert stage._chose_checkpoint(lm_ft, trials(split)) == marked
-    other = Workdir(tmp_path).folder("lm_ft", "other")
-    other.finish(settings={"lm_ft": {"select": "dev_log_prob"}})
-    assert stage._chose_checkpoint(other, trials("official")) == set()
+        assert stage._chose_checkpoint(by_kilt, trials(split)) == marked
+    by_loss = inputs("loss", "dev_log_prob", lm_ft_benchmarks=[])
+    assert stage._chose_checkpoint(by_loss, trials("official")) == set()
+    # Of the tasks that LM-ft learns from, the dev part chooses: of PIQA's official file that is none.
+    learnt = inputs("learnt", "dev_log_prob", lm_ft_benchmarks=["eli5", "piqa"])
+    for split, marked in (("official", {"eli5"}), ("dev", {"eli5", "piqa"}), ("test", set())):
+        assert stage._chose_checkpoint(learnt, trials(split)) == marked
 
 
 def test_hidden_questions_get_predictions_in_kilts_form_and_no_figure(stage_inputs, folder, tmp_path):
