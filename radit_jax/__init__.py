@@ -5,12 +5,15 @@ prompt = tokenizer.encode_prompt("Q: Who?\nA:")
 ids = radit_jax.generate(module, params, [prompt], max_new_tokens=16, stop_ids=tokenizer.stop_ids)
 """
 
+import os
 from typing import Any
 
 __version__ = "0.1.0"
 
 
-def load(path: str, pooling: str | None = None, normalize: bool | None = None) -> tuple[Any, Any, Any]:
+def load(
+    path: str | os.PathLike[str], pooling: str | None = None, normalize: bool | None = None
+) -> tuple[Any, Any, Any]:
     """The model that `path` names: (module, params, tokenizer), the parameters bit for bit in float32.
 
     It is a folder that export wrote, or a LLaMA or BERT in Hugging Face's form: a folder, or a repository of
@@ -21,7 +24,7 @@ def load(path: str, pooling: str | None = None, normalize: bool | None = None) -
     """
     from radit_jax.runtime.models import open_model
 
-    return open_model(path, pooling=pooling, normalize=normalize)
+    return open_model(os.fspath(path), pooling=pooling, normalize=normalize)
 
 
 def generate(module: Any, params: Any, ids: Any, max_new_tokens: int, stop_ids: tuple[int, ...] = ()) -> Any:

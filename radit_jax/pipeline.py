@@ -353,7 +353,9 @@ class Run:
         def identity() -> str:
             commit = hub.identity(source) if stage.kind == "base" else None
             files = stage.files_read() if stage.files_read else None
-            return commit or self.workdir.source_hash(checkpoint_folder(source), files)
+            folder = checkpoint_folder(source)
+            folder = os.path.expanduser(folder) if stage.kind == "base" else folder  # as hub.find
+            return commit or self.workdir.source_hash(folder, files)
 
         return hosts.by_first(f"the identity of {source}", identity)
 

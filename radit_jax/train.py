@@ -129,8 +129,9 @@ def execute(run: Run, kind: str) -> None:
     """Run what `kind` needs and lacks, then publish and show the results."""
     names = hosts.by_first("the plan", lambda: [stage.name for stage in run.missing(kind)])
     missing = [run.stages[name] for name in names]
+    unfinished = {run.folders[name].home for name in names}  # another role may have the same folder
     for stage in run.needed(kind):
-        if stage not in missing:
+        if run.folders[stage.name].home not in unfinished:
             run.drop_checkpoints(stage)
     if missing:
         hosts.by_first("the checkpoints", run.check_checkpoints)
@@ -201,7 +202,8 @@ def prune(run: Run) -> None:
     for folder in run.workdir.superseded(list(run.folders.values())):
         print(f"{folder.home}: {folder.size / 1e6:,.1f} MB")
         try:
-            answer = input("delete it? [y/N] ")
+            with hosts.stopping_at_once("the question"):
+                answer = input("delete it? [y/N] ")
         except EOFError:
             raise ValueError(
                 f"--prune: expected an answer on {folder.home}, got the end of the input. Use a terminal."

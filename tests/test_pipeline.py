@@ -213,6 +213,36 @@ def test_two_roles_with_the_same_settings_share_a_folder_and_are_made_once(tmp_p
     assert run.folders["retrieve/lm_ft"].fingerprint == fingerprints(TINY, tmp_path)["retrieve/lm_ft"]
 
 
+def test_a_stage_that_goes_on_keeps_its_training_state_where_two_roles_share_it(tmp_path, monkeypatch):
+    run = Run(with_own_retriever(TINY.base.retriever), Workdir(tmp_path))
+    finish(run, "corpus", "base/lm")
+    (run.folders["base/retriever"].path / "checkpoints").mkdir(parents=True)
+    monkeypatch.setattr(Run, "check_corpus", lambda self: None)
+    monkeypatch.setattr(Run, "check_checkpoints", lambda self: None)
+    monkeypatch.setattr(Run, "make", lambda self, stage: None)
+    monkeypatch.setattr(train, "prepare_jax", lambda workdir: None)
+    train.execute(run, "retrieve")
+    assert (run.folders["base/retriever"].path / "checkpoints").exists()
+
+
+def test_an_export_of_other_settings_is_not_taken_for_one_that_was_interrupted(tmp_path):
+    first = Run(TINY, Workdir(tmp_path))
+    finish(first, "export")
+    again = Run(changed("r_ft.tau=0.5"), Workdir(tmp_path))
+    assert again.why(again.stages["export"]) == "was never run"
+    (tmp_path / "export" / "manifest.json").unlink()
+    again.folders["export"].write("lm", b"")
+    assert Run(TINY, Workdir(tmp_path)).why(first.stages["export"]) == "was interrupted; resumes"
+
+
+def test_a_checkpoint_in_the_users_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder_of(tmp_path / "lm", "lm")
+    assert fingerprints(with_checkpoints("~/lm"), tmp_path) == fingerprints(
+        with_checkpoints(str(tmp_path / "lm")), tmp_path
+    )
+
+
 def test_a_retriever_of_lm_fts_own_changes_what_lm_ft_reads_and_not_r_ft(tmp_path):
     own = Run(with_own_retriever(replace(TINY.base.retriever, pooling="cls")), Workdir(tmp_path))
     shared = fingerprints(TINY, tmp_path)

@@ -291,6 +291,7 @@ def _wait_for_silence(path: epath.Path, holder: bytes) -> None:
     until = time.monotonic() + PATIENCE_SECONDS
     print(f"{path.parent.parent}: {_told(holder)} had it; waiting for a minute's silence", file=sys.stderr)
     while time.monotonic() < until:
+        hosts.stop_if_asked("the workdir's lock")
         time.sleep(min(1.0, PATIENCE_SECONDS / 10))
         now = get(path)
         if not now:

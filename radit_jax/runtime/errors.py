@@ -59,6 +59,7 @@ class Stopped(BaseException):
 
 def run_command(body: Callable[[], int | None]) -> int:
     """The exit code of a command that does `body`; an error that a person can cause is a line on stderr."""
+    open_closed()
     replace_unencodable()
     try:
         code = body() or 0
@@ -148,6 +149,13 @@ def _no_device(error: BaseException) -> str:
 def _panics() -> tuple[type[BaseException], ...]:
     """What Rust's libraries raise where they give up: no Exception, and of a type that no module offers."""
     return tuple(kind for kind in BaseException.__subclasses__() if kind.__name__ == "PanicException")
+
+
+def open_closed() -> None:
+    """Let a standard stream that the command was started without (`2>&-`) be an empty one, instead of None."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # as long as the program runs
 
 
 def replace_unencodable() -> None:

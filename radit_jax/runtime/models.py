@@ -17,7 +17,7 @@ from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
 from radit_jax.runtime import checkpoint, hosts, hub
 from radit_jax.runtime.described import describe, describe_folder, is_ours, place
-from radit_jax.runtime.files import read_json, write_whole
+from radit_jax.runtime.files import SEAL, parse_json, read_json, write_whole
 from radit_jax.runtime.hf_config import (
     REMEDY_OF_OURS,
     Pooling,
@@ -177,9 +177,22 @@ def _check_recorded(path: epath.Path) -> None:
         (path.parent, path.name),
         (path.parent.parent, f"{path.parent.name}/{path.name}"),  # export/hf/lm
     ):
+        if not _is_ours_or_damaged(home / "manifest.json"):
+            continue
         recorded = PublishedFolder(home)
         if recorded.complete and name in recorded.manifest["files"]:
             recorded.check(name)
+
+
+def _is_ours_or_damaged(manifest: epath.Path) -> bool:
+    """Whether a file may be a manifest of ours: other programs give that name to theirs, too."""
+    try:
+        found = parse_json(manifest.read_bytes(), str(manifest), "")
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return isinstance(found, dict) and bool(found.keys() & {"stage", "fingerprint", SEAL})
 
 
 def num_parameters(params: Any) -> int:

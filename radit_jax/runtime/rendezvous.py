@@ -179,17 +179,25 @@ def roll_call(
             f"hosts: no {TOKEN} and no workdir that all see: whoever reaches port {address[1]} may join",
             file=sys.stderr,
         )
-    with _listen(address[1]) as server:
+    with _bind(address[1]) as server:
         try:
-            return _hear(place, own, server, seconds, token.publish(), look)
+            known = (
+                token.publish()
+            )  # first: who reached process 0 and found none would look again late, on NFS
+            server.listen(_MAX_VISITORS)
+            return _hear(place, own, server, seconds, known, look)
         finally:
             token.take_back()
 
 
-def _listen(port: int) -> socket.socket:
+def _bind(port: int) -> socket.socket:
+    server = socket.socket()
     try:
-        return socket.create_server(("", port), backlog=_MAX_VISITORS)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a run that has just ended had it
+        server.bind(("", port))
+        return server
     except OSError as error:
+        server.close()
         raise ValueError(
             f"hosts: port {port}, at which processes report to process 0, is taken ({error.strerror}); "
             "end the program that runs here already, or name another --coordinator port"

@@ -561,6 +561,11 @@ class PublishedFolder(StageFolder):
         """Any manifest will do: people may move what is published, and other settings replace it."""
 
     @property
+    def half_written(self) -> bool:
+        """Whether a run began to fill the folder and did not finish; another fingerprint's may be whole."""
+        return super().half_written and self._manifest is None
+
+    @property
     def complete(self) -> bool:
         """Whether what stands there is whole and of this fingerprint."""
         return super().complete and self.fingerprint in ("", (self._manifest or {})["fingerprint"])

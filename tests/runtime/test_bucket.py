@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -340,6 +341,13 @@ def test_a_lease_that_was_given_back_is_free_at_once(machines, objects) -> None:
         with machines[number % 2].lock():
             pass
         assert [name.split("/")[-1] for name in objects] == [f"{number:08d}"]
+
+
+def test_who_waits_for_a_lease_heeds_a_stop(machines, home, monkeypatch) -> None:
+    bucket.put(f"{home}/lock/00000007", b'{"process": 3, "host": "gone", "beats": 4}')
+    monkeypatch.setattr(hosts._program, "stop_signal", signal.SIGTERM)
+    with pytest.raises(hosts.Stopped), machines[0].lock():
+        pass
 
 
 def test_a_lease_whose_holder_was_killed_is_taken_over(machines, quick, capsys, home) -> None:

@@ -171,6 +171,12 @@ def test_a_reader_that_has_gone_and_a_full_disk_end_a_command_quietly_or_with_a_
         )
 
 
+def test_a_command_without_standard_streams_ends_as_with_them() -> None:
+    code = IN_A_PROCESS.format("open('/dev/null').close() or print('x') or int(not sys.stdin.read() == '')")
+    for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        assert subprocess.run(["bash", "-c", f'"{sys.executable}" -c "{code}" {closed}']).returncode == 0
+
+
 def test_a_platform_that_jax_lacks_names_the_variable() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", "import jax; " + IN_A_PROCESS.format("jax.devices()")],

@@ -229,6 +229,19 @@ def test_dragon_plus_has_the_scores_of_its_model_card():
     np.testing.assert_allclose(scores[0], [396.5625, 393.8340], atol=0.02)
 
 
+@pytest.mark.parametrize("text", ['{"name": "a web page"}', '{"files": 3}', "[]"])
+def test_a_manifest_of_another_program_beside_a_model_is_none_of_ours(tmp_path, text):
+    model = small.encoder()
+    save_model(tmp_path / "models" / "bert", model)
+    for folder in (tmp_path, tmp_path / "models"):
+        (folder / "manifest.json").write_text(text)
+    found = radit_jax.load(tmp_path / "models" / "bert")
+    assert found.module.config == model.module.config
+    (tmp_path / "models" / "manifest.json").write_text('{"stage": "cut sho')
+    with pytest.raises(ValueError, match="expected JSON"):
+        radit_jax.load(str(tmp_path / "models" / "bert"))
+
+
 def test_two_towers_of_dragons_kind_are_read_from_their_pickles(tmp_path, wordpiece):
     """As DRAGON+ lies on the hub: `pytorch_model.bin`, names with a prefix, a pooler that is not used."""
     config = transformers.BertConfig(

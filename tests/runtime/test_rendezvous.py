@@ -113,6 +113,21 @@ def test_processes_know_each_other_by_a_file_in_the_workdir(coordinator, tmp_pat
     assert not path.parent.exists()  # nothing else was in it
 
 
+def test_nobody_reaches_the_first_process_before_its_token_can_be_read(
+    coordinator, tmp_path: pathlib.Path, monkeypatch
+) -> None:
+    port, publish = int(coordinator.split(":")[1]) + 1, Token.publish
+
+    def knock(token: Token) -> str:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5)
+        return publish(token)
+
+    monkeypatch.setattr(Token, "publish", knock)
+    token = Token(tmp_path / "join-token", {})
+    assert call_all([Place(coordinator, 2, number) for number in (0, 1)], token=token) == ["", ""]
+
+
 def test_hosts_that_do_not_see_the_workdir_are_told(coordinator, tmp_path: pathlib.Path) -> None:
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         first = pool.submit(call, Place(coordinator, 2, 0), 1.0, Token(tmp_path / "a" / "join-token", {}))
