@@ -152,10 +152,10 @@ def _panics() -> tuple[type[BaseException], ...]:
 
 
 def open_closed() -> None:
-    """Let a standard stream that the command was started without (`2>&-`) be an empty one, instead of None."""
+    """Let a standard stream that the command was started without (`2>&-`) be an empty one, not None."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # as long as the program runs
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the program
 
 
 def replace_unencodable() -> None:
