@@ -20,6 +20,8 @@ from radit_jax.runtime.errors import naming
 
 SEAL = "seal"  # the key of an object's hash of itself
 MAX_DEPTH = 100  # lists and objects inside each other; the deepest real file has about ten
+_UMASK = os.umask(0o077)  # it is read by setting it: once, before other threads make files
+os.umask(_UMASK)
 _HALF_OF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -42,7 +44,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(beside, 0o666 & ~_umask())
+        os.chmod(beside, 0o666 & ~_UMASK)
         os.replace(beside, target)
     except BaseException:
         pathlib.Path(beside).unlink(missing_ok=True)
@@ -161,9 +163,3 @@ def _refuse_lone_surrogates(value: Any, where: str, remedy: str) -> None:
         raise ValueError(
             f"{where}: expected text that UTF-8 can write, got half of a surrogate pair ({half!r}). {remedy}"
         ) from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -36,6 +36,11 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_a_write_leaves_the_mask_that_other_threads_make_files_under(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the mask was changed"))
+    files.write_whole(tmp_path / "ours", b"")
+
+
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
     (tmp_path / "marked.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert files.read_json(tmp_path / "marked.json", "Mend it.") == {"a": 1}
