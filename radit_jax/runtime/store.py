@@ -560,6 +560,24 @@ class PublishedFolder(StageFolder):
     def _demand_own(self, manifest: Mapping[str, Any]) -> None:
         """Any manifest will do: people may move what is published, and other settings replace it."""
 
+    def _clear(self) -> None:
+        """Deletes the folder; one in which a person has put something is kept whole, under another name."""
+        if not self._is_copy and self._strangers():
+            locks.check_held(self.home)
+            _move_aside(self.home, "it holds files that no run wrote")
+        super()._clear()
+
+    def _strangers(self) -> list[str]:
+        """What lies in a finished folder beside what its manifest names, but for hidden files."""
+        _ = self.complete  # it reads the manifest, of whichever fingerprint
+        if self._manifest is None:
+            return []
+        own = {"manifest.json", *(name.split("/")[0] for name in self._manifest["files"])}
+        others = [file.name for file in self.home.iterdir() if file.name not in own]
+        return [
+            name for name in others if not _matches(name, (".*", "*.sha256"))
+        ]  # a kill may leave the latter
+
     @property
     def half_written(self) -> bool:
         """Whether a run began to fill the folder and did not finish; another fingerprint's may be whole."""
@@ -699,7 +717,7 @@ def _is_link(path: epath.Path) -> bool:
     return not bucket.is_bucket(path) and os.path.islink(path)
 
 
-def _move_aside(path: epath.Path) -> None:
+def _move_aside(path: epath.Path, why: str = "this run did not write it") -> None:
     """Give a file that is not ours a name with a number behind it, and say so."""
     number = 1
     while (aside := path.parent / f"{path.name}.{number}").exists():
@@ -709,7 +727,7 @@ def _move_aside(path: epath.Path) -> None:
         _remove(path)
     else:
         os.rename(path, aside)
-    print(f"{path}: this run did not write it, so it was kept as {aside.name}", file=sys.stderr)
+    print(f"{path}: {why}, so it was kept as {aside.name}", file=sys.stderr)
 
 
 def _modified(path: epath.Path) -> float:

@@ -665,3 +665,16 @@ def test_another_process_than_the_first_writes_nothing_and_believes_the_first(tm
     assert not (tmp_path / "run").exists()
     names = ("a.txt", "manifest.json", "a.txt", "clear")
     assert line.heard == ["workdir.json", *(f"score/{'a' * 12} {name}" for name in names)]
+
+
+@pytest.mark.parametrize(("name", "kept"), [("notes.txt", True), (".DS_Store", False)])
+def test_an_export_in_which_a_person_put_something_is_kept_when_it_is_made_anew(tmp_path, name, kept):
+    first = Workdir(tmp_path).published("export", "a" * 12)
+    first.write("hf/lm/config.json", b"{}")
+    first.finish()
+    (tmp_path / "export" / name).write_text("mine")
+    Workdir(tmp_path).published("export", "b" * 12).clear()
+    assert not (tmp_path / "export").exists()
+    assert (tmp_path / "export.1").exists() == kept
+    if kept:
+        assert (tmp_path / "export.1" / name).read_text() == "mine"
