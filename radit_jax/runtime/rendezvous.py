@@ -89,7 +89,10 @@ class Line:
             self._received += received
         said = bytes(self._received[:end])
         del self._received[: end + 1]
-        return json.loads(said)
+        try:
+            return json.loads(said)
+        except (ValueError, RecursionError):
+            raise ConnectionError("what was said is no JSON: another program's line") from None
 
 
 def _readable(connection: socket.socket, deadline: float, look: Look | None) -> bool:

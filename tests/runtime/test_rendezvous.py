@@ -244,7 +244,8 @@ def test_control_characters_of_a_stranger_are_shown_escaped(coordinator, capsys)
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_one_who_answers_in_the_place_of_the_first_process_is_none(coordinator) -> None:
+@pytest.mark.parametrize("said", [b'"HTTP/1.1 400"\n', b"HTTP/1.1 400 Bad Request\r\n", b"\xff\n"])
+def test_one_who_answers_in_the_place_of_the_first_process_is_none(coordinator, said) -> None:
     """Another program at the port: process 1 goes on looking for its own, and then says who is missing."""
     port = int(coordinator.split(":")[1]) + 1
     with socket.create_server(("127.0.0.1", port)) as server:
@@ -253,7 +254,7 @@ def test_one_who_answers_in_the_place_of_the_first_process_is_none(coordinator) 
             with contextlib.suppress(OSError):
                 while True:
                     connection = server.accept()[0]
-                    connection.sendall(b'"HTTP/1.1 400"\n')
+                    connection.sendall(said)
                     connection.close()
 
         threading.Thread(target=answer, daemon=True).start()
