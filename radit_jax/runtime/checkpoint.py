@@ -5,12 +5,14 @@ checksums of its files. A process killed while saving leaves the checkpoint befo
 that have changed since are found before they are used.
 """
 
+import contextlib
 import json
 import logging
 import os
 import re
 import sys
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -33,8 +35,10 @@ _UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of what Orbax has not fini
 _THREADS = 8  # that read files at once
 _BLOCK = 1 << 24  # bytes read at once
 
-# Orbax reports every phase of a save, and absl's root logger prints it.
-absl.logging.set_verbosity(absl.logging.ERROR)
+_REFUSED = re.compile(r"\"([^\"]+)\".*\[os_error_code='(\d+)'", re.DOTALL)  # in TensorStore's messages
+
+# Orbax reports every phase of a save, and each of its threads that fails; what fails is raised as well.
+absl.logging.set_verbosity(absl.logging.FATAL)
 logging.getLogger("orbax").setLevel(logging.ERROR)
 
 
@@ -48,11 +52,29 @@ def save_params(path: epath.PathLike, params: PyTree) -> None:
         params = jax.tree.map(_in_common, params)
     home = bucket.home_of(path)
     if home and jax.process_count() > 1 and os.fspath(home).startswith("gs://"):
-        ocp.save(home, params, overwrite=True)
+        _save(home, params)
         if jax.process_index() == 0:
             bucket.download(home, path)
     else:
-        ocp.save(_absolute(path), params, overwrite=True)
+        _save(_absolute(path), params)
+
+
+def _save(path: epath.Path, tree: PyTree) -> None:
+    with _errors_of_the_system():
+        ocp.save(path, tree, overwrite=True)
+
+
+@contextlib.contextmanager
+def _errors_of_the_system() -> Iterator[None]:
+    """Raise what the system refused TensorStore as the OSError that it is, with its file."""
+    try:
+        yield
+    except ValueError as error:
+        refused = _REFUSED.search(str(error))
+        if refused is None:
+            raise
+        number = int(refused[2])
+        raise OSError(number, os.strerror(number), refused[1]) from None
 
 
 def load_params(path: epath.PathLike, like: PyTree | None = None, mesh: Mesh | None = None) -> PyTree:
@@ -177,7 +199,7 @@ class _Series:
         first = jax.process_index() == 0
         if first:
             self._remove(self._record_file(step))  # it must not vouch for other bytes
-        ocp.save(self.folder / str(step), tree, overwrite=True)
+        _save(self.folder / str(step), tree)
         record = {"step": step, "facts": facts, "files": self._sums(step)}
         if first:
             write_whole(self._record_file(step), json.dumps(sealed(record)))

@@ -1,5 +1,7 @@
+import errno
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -355,3 +357,17 @@ def test_relative_paths_will_do(tmp_path, monkeypatch):
     assert_same(load_params("model"), state_at(0).params)
     Checkpoints("run").save(3, state_at(3))
     assert Checkpoints("run").latest() == 3
+
+
+def test_a_file_that_the_system_refuses_is_one_error_with_its_name(tmp_path, capfd):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noise = np.random.default_rng(0).random((100, 100), np.float32)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # as a full disk, in every user's power
+    try:
+        with pytest.raises(OSError) as refused:
+            save_params(epath.Path(tmp_path / "params"), {"a": jnp.asarray(noise)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert refused.value.errno == errno.EFBIG
+    assert str(refused.value.filename).startswith(str(tmp_path / "params"))
+    assert "Traceback" not in capfd.readouterr().err
