@@ -98,7 +98,9 @@ def test_a_stage_that_may_not_be_written_is_one_line_and_goes_on(
 ) -> None:
     workdir = tmp_path / "run"
     begun(whole, stage, workdir)
-    (workdir / stage).mkdir(mode=0o555)
+    (workdir / stage).mkdir()
+    (workdir / stage / "notes").touch()  # an empty folder could be removed, and made again
+    (workdir / stage).chmod(0o555)
     code, line = ended(workdir, stage, whole.parent, *WITHOUT_RIGHTS)
     assert code == 1 and line.startswith("error: ") and str(workdir / stage) in line
     (workdir / stage).chmod(0o755)

@@ -89,11 +89,15 @@ def one_line(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let the system's errors from inside name a file: those of a write, to a full disk say, name none."""
+    """Let the system's errors from inside name a path.
+
+    Those of a write, to a full disk say, name none, and those of removing a folder a bare name inside it.
+    """
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        known = error.filename if isinstance(error.filename, str | bytes) else ""
+        if not os.path.dirname(known) and error.errno is not None:
             error.filename = os.fspath(path)
         raise
 

@@ -35,6 +35,7 @@ import numpy as np
 from etils import epath
 
 from radit_jax.runtime import bucket, hosts, locks
+from radit_jax.runtime.errors import naming
 from radit_jax.runtime.files import SEAL, as_object, has_seal, parse_json, sealed, sync_folder, write_whole
 from radit_jax.runtime.sources import SourceHashes, hash_file, hash_listing
 
@@ -448,7 +449,8 @@ class StageFolder:
         if self._is_copy:
             bucket.remove(self.home)
         if self.path.exists():
-            self.path.rmtree()
+            with naming(self.path):
+                self.path.rmtree()
 
     def drop(self, name: str) -> None:
         """Delete a folder that a stage needed to go on, and that no manifest names."""

@@ -66,6 +66,14 @@ def test_a_write_to_a_full_disk_names_its_file() -> None:
         assert one_line(raised(write)) == "a/file: No space left on device. Make room on that disk."
 
 
+def test_a_folder_whose_files_cannot_be_removed_is_named() -> None:
+    def remove() -> None:
+        with naming("runs/tiny/export"):  # rmtree names what it finds inside by its name alone
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "notes")
+
+    assert (one_line(raised(remove)) or "").startswith("runs/tiny/export: Permission denied.")
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
