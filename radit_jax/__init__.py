@@ -5,8 +5,16 @@ prompt = tokenizer.encode_prompt("Q: Who?\nA:")
 ids = radit_jax.generate(module, params, [prompt], max_new_tokens=16, stop_ids=tokenizer.stop_ids)
 """
 
-import os
-from typing import Any
+import signal
+import sys
+
+# `python -m radit_jax.train`, not a program that imports the package: while modules load, Ctrl-C ends the
+# command without a traceback. `exit_command` gives Ctrl-C its KeyboardInterrupt back.
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import os  # noqa: E402
+from typing import Any  # noqa: E402
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from radit_jax.config import EvaluateConfig
-from radit_jax.runtime.errors import run_command
+from radit_jax.runtime.errors import exit_command, run_command
 from radit_jax.runtime.store import PublishedFolder, read_jsonl
 from radit_jax.text.printable import printable
 
@@ -122,4 +122,4 @@ def show(question: str, found: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_command(main)

@@ -8,7 +8,6 @@ examples. The Background comes between them, and where the window is short first
 Background give way. Answers are mixed over the chunks by Eq. 2. In Python `register()` makes the name known.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from radit_jax.data.shots import SHOT_END, Shot, few_shot_prompt
 from radit_jax.lm.answering import Backgrounds, Retrieval, merged
 from radit_jax.method.decode import Stops, answer_questions, answer_questions_by_token, forced_log_probs
 from radit_jax.retrieval.search import Searcher
-from radit_jax.runtime.errors import run_command
+from radit_jax.runtime.errors import exit_command, run_command
 from radit_jax.runtime.memory import naming_remedy
 from radit_jax.runtime.mesh import make_mesh
 from radit_jax.runtime.models import Model, open_model
@@ -299,4 +298,4 @@ _forced_log_probs: Callable[..., Any] = jax.jit(forced_log_probs, static_argnums
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_command(main)

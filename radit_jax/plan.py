@@ -9,7 +9,6 @@ is an estimate, marked by ~. Exits with 1 where something does not fit.
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 
 import jax
@@ -24,7 +23,7 @@ from radit_jax.planning.retrieve import retrieve
 from radit_jax.planning.score import score
 from radit_jax.planning.site import Counts, Site
 from radit_jax.planning.storage import base, corpus, export, index
-from radit_jax.runtime.errors import run_command
+from radit_jax.runtime.errors import exit_command, run_command
 from radit_jax.runtime.targets import GIB, find_target
 
 STAGES: dict[str, Callable[[Site], Need]] = {
@@ -110,4 +109,4 @@ def _duration(seconds: Number) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_command(main)

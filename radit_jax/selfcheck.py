@@ -25,7 +25,7 @@ from radit_jax.data.packing import Sequence, Span, branch_places, pack, pack_tex
 from radit_jax.method import lm, losses, steps
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
-from radit_jax.runtime.errors import run_command
+from radit_jax.runtime.errors import exit_command, run_command
 
 LLAMA = LlamaConfig(
     vocab_size=48, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_size=8, ffn_size=48
@@ -587,4 +587,4 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    exit_command(lambda: run_command(main))

@@ -20,7 +20,7 @@ from radit_jax.data.packing import Sequence as Tree
 from radit_jax.data.packing import to_batch
 from radit_jax.data.records import Example
 from radit_jax.data.sequences import LmTokenizer, lm_sequence
-from radit_jax.runtime.errors import run_command
+from radit_jax.runtime.errors import exit_command, run_command
 from radit_jax.runtime.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from radit_jax.text.printable import printable
 from radit_jax.text.prompts import background
@@ -149,4 +149,4 @@ def _own_tokenizer(examples: Sequence[Example]) -> Tokenizer:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_command(main)

@@ -9,13 +9,12 @@ import argparse
 import contextlib
 import os
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence
 
 from radit_jax import config, pipeline
 from radit_jax.pipeline import Run
 from radit_jax.runtime import hosts
-from radit_jax.runtime.errors import run_command
+from radit_jax.runtime.errors import exit_command, run_command
 from radit_jax.runtime.progress import check_wandb
 from radit_jax.runtime.store import Workdir
 
@@ -213,4 +212,4 @@ def prune(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_command(main)

@@ -31,7 +31,7 @@ SETTINGS = [
     "evaluate.chunks_per_answer=3",
     "evaluate.max_new_tokens=4",
 ]
-# What the command may end with: a signal that comes while Python starts ends it as signals do.
+# What the command may end with: a signal that comes while its modules load ends it as signals do.
 CODES = {signal.SIGKILL: {-9}, signal.SIGTERM: {75, -15}, signal.SIGINT: {130, -2}}
 PATIENCE = 60  # seconds from a signal to the end
 
@@ -100,7 +100,8 @@ def test_a_run_that_is_stopped_anywhere_goes_on_to_the_same_results(tmp_path: pa
         workdir, done, code = tmp_path / f"killed-{kills}", {}, -1
         while code != 0:
             how, work = chance.choice(list(CODES)), chance.random() < 0.75
-            after = chance.uniform(0, 0.6 * whole.seconds if work else 2)
+            # Not in the first 0.1 s, in which Python itself starts.
+            after = chance.uniform(0, 0.6 * whole.seconds) if work else chance.uniform(0.1, 2)
             code, _, errors = run(workdir, how if kills < KILLS else None, after, work)
             before, done = done, finished(workdir)
             kills += code != 0
@@ -108,6 +109,6 @@ def test_a_run_that_is_stopped_anywhere_goes_on_to_the_same_results(tmp_path: pa
             print(f"{kills}: {moment}: code {code}, {len(done)} stages done")
             assert before.items() <= done.items(), f"{moment}: a finished stage was made again"
             assert code in {0, *CODES[how]}, f"{moment}: {code}: {errors}"
-            assert "Traceback" not in errors or not work, f"{moment}: {errors}"
+            assert "Traceback" not in errors, f"{moment}: {errors}"
         assert results(workdir) == results(tmp_path / "whole")
         shutil.rmtree(workdir)

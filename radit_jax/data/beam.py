@@ -19,7 +19,6 @@ second knows the row of every chunk and can group them by the file they belong t
 import argparse
 import codecs
 import json
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,7 +40,7 @@ from radit_jax.data.documents import (
 from radit_jax.data.instructions import corpus_path
 from radit_jax.data.lines import Quoting, is_compressed
 from radit_jax.data.records import Chunk
-from radit_jax.runtime.errors import run_command
+from radit_jax.runtime.errors import exit_command, run_command
 from radit_jax.runtime.files import read_json, write_whole
 
 PART_BYTES = 1 << 26
@@ -240,4 +239,4 @@ def _import_beam() -> Any:
 if __name__ == "__main__":
     from radit_jax.data import beam as module  # whose functions workers can import by name
 
-    sys.exit(module.main())
+    exit_command(module.main)

@@ -26,7 +26,7 @@ from etils import epath
 from radit_jax.data.finetuning.sources import Split
 from radit_jax.data.finetuning.tasks import TASKS, OnError, Task, hub_rows, read_items, read_rows, task_named
 from radit_jax.data.records import Item
-from radit_jax.runtime.errors import run_command
+from radit_jax.runtime.errors import exit_command, run_command
 
 DATA_DIR = "data/tfds"
 VERSION = "1.0.0"
@@ -241,4 +241,4 @@ def _build_and_tell(name: str, options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_command(main)

@@ -15,6 +15,7 @@ import sys
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from radit_jax.text.printable import printable
 
@@ -79,6 +80,20 @@ def run_command(body: Callable[[], int | None]) -> int:
             raise
         print(f"error: {line}", file=sys.stderr)
         return 1
+
+
+def exit_command(main: Callable[[], int]) -> NoReturn:
+    """End the program with the code of `main`; once it has returned, Ctrl-C and SIGTERM change nothing.
+
+    A library's handler at the exit would print a traceback though all is done. SIGQUIT still ends it.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as radit_jax/__init__.py has it until here
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def one_line(error: BaseException) -> str | None:

@@ -15,7 +15,16 @@ from typing import Any
 
 import pytest
 
-from radit_jax.runtime.errors import Stopped, naming, one_line, replace_unencodable, run_command
+from radit_jax.runtime.errors import (
+    Stopped,
+    exit_command,
+    naming,
+    one_line,
+    replace_unencodable,
+    run_command,
+)
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def raised(act: Callable[[], Any]) -> BaseException:
@@ -197,3 +206,52 @@ def test_a_platform_that_jax_lacks_names_the_variable() -> None:
     assert said.startswith(
         "error: JAX_PLATFORMS: expected platforms that this installation of jax has, got cuda"
     )
+
+
+def test_a_signal_after_the_end_of_main_changes_nothing() -> None:
+    code = (
+        "import atexit, os\n"
+        "from radit_jax.runtime.errors import exit_command\n"
+        "atexit.register(lambda: [os.kill(os.getpid(), number) for number in (2, 15)])\n"
+        "exit_command(lambda: 3)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT)
+    assert (ended.returncode, ended.stderr) == (3, b"")
+
+
+def test_ctrl_c_while_modules_load_ends_a_command_without_a_traceback(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "jax.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "radit_jax.plan"],
+        capture_output=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}"},
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
+
+
+def test_ctrl_c_is_an_interrupt_in_main_and_nothing_after_it() -> None:
+    def main() -> int:
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+        return run_command(lambda: signal.raise_signal(signal.SIGINT))
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        with pytest.raises(SystemExit) as end:
+            exit_command(main)
+        assert end.value.code == 130
+        assert {signal.getsignal(number) for number in before} == {signal.SIG_IGN}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_every_command_ends_by_exit_command() -> None:
+    ends = {
+        str(path.relative_to(ROOT)): end
+        for path in (ROOT / "radit_jax").rglob("*.py")
+        for end in path.read_text().split('if __name__ == "__main__":')[1:]
+    }
+    assert {"radit_jax/train.py", "radit_jax/ask.py", "radit_jax/data/build.py"} <= ends.keys()
+    assert [name for name, end in ends.items() if "    exit_command(" not in end] == []
