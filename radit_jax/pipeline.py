@@ -4,7 +4,7 @@ import functools
 import importlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,10 +20,14 @@ from radit_jax.config import (
     RetrieverConfig,
     checkpoint_folder,
 )
-from radit_jax.data import folder, instructions
-from radit_jax.data.benchmarks import KILT_DEVELOPMENT, find_task
+from radit_jax.data import benchmarks, folder, instructions
+from radit_jax.data.benchmarks import find_task
+from radit_jax.data.kilt_pages import read_titles
+from radit_jax.data.questions import question_files
 from radit_jax.runtime import described, hosts, hub
 from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint
+
+FilesRead = Mapping[str, Callable[[], Sequence[epath.Path] | None]]  # by source; None: all of it
 
 UNSEEN = {  # settings of memory, which round results otherwise at most: fingerprints leave them out
     "embed": {"batch_size"},
@@ -49,7 +53,7 @@ class Stage:
     settings: Mapping[str, Any]
     version: int = 1
     sources: tuple[str, ...] = ()  # files and folders from outside the workdir
-    files_read: Callable[[], Sequence[epath.Path] | None] | None = None  # of its one source; None: all of it
+    files_read: FilesRead = field(default_factory=dict)  # of a source that is not here, all
     trains: bool = False  # it has a training loop, of which a trace may be asked for
     by_one: bool = False  # it needs no devices: of several processes the first makes it
 
@@ -123,6 +127,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             {"lm_ft": e.lm_ft, "seed": e.seed, **(_selection(e) if on_kilt else {})},
             version=2,
             sources=(e.lm_ft.select_folder,) if on_kilt else (),
+            files_read=_task_sources(benchmarks.development_tasks(e)) if on_kilt else {},
             trains=True,
         ),
         Stage(
@@ -161,6 +166,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             {"evaluate": e.evaluate, "temperature": e.r_ft.temperature, "seed": e.seed},
             version=2,
             sources=_task_files(e.evaluate),
+            files_read=_task_sources(e.evaluate),
         ),
         Stage(
             "export",
@@ -191,14 +197,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
 
 def _selection(e: Experiment) -> dict[str, Any]:
     """What judges LM-ft's checkpoints on KILT: evaluation's settings, on the dev part of KILT's tasks."""
-    own, limit = e.lm_ft.select_folder, e.lm_ft.select_questions
-    asked = replace(
-        e.evaluate, split="dev", tasks=KILT_DEVELOPMENT, tasks_folder=own, questions_per_task=limit
-    )
-    return {
-        "evaluate": replace(asked, bootstrap_samples=1, kilt_titles=""),  # of intervals and provenance
-        "temperature": e.r_ft.temperature,
-    }
+    return {"evaluate": benchmarks.development_tasks(e), "temperature": e.r_ft.temperature}
 
 
 def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
@@ -214,7 +213,7 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
                 {"data": data, "seed": e.seed},
                 version=3,
                 sources=(data.folder,) if of_folder else (),
-                files_read=functools.partial(folder.source_files, data) if of_folder else None,
+                files_read={data.folder: functools.partial(folder.source_files, data)} if of_folder else {},
                 by_one=True,
             ),
         )
@@ -231,7 +230,11 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
             },
             version=2,
             sources=(data.passages,),
-            files_read=functools.partial(instructions.corpus_sources, data.passages, data.passages_format),
+            files_read={
+                data.passages: functools.partial(
+                    instructions.corpus_sources, data.passages, data.passages_format
+                )
+            },
             by_one=True,
         ),
         Stage(
@@ -246,6 +249,7 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
             },
             version=5,
             sources=(data.datasets,),
+            files_read={data.datasets: functools.partial(instructions.dataset_sources, data)},
             by_one=True,
         ),
     )
@@ -305,6 +309,15 @@ def _task_files(evaluate: EvaluateConfig) -> tuple[str, ...]:
     return (*folder, *(name for name in own if os.path.isabs(name) or not folder))
 
 
+def _task_sources(evaluate: EvaluateConfig) -> FilesRead:
+    """What tasks read of their folder, and of a file of judgements the queries too."""
+    own = [name for name in evaluate.tasks if not find_task(name).is_official]
+    return {
+        **{name: functools.partial(question_files, epath.Path(name)) for name in own},
+        evaluate.tasks_folder: functools.partial(benchmarks.task_files, evaluate),
+    }
+
+
 def _tuned_search(e: Experiment) -> dict[str, str]:
     """What a stage needs beside, where R-ft tuned the chunk encoder too."""
     return {"r_ft_embeddings": "embed/r_ft", "r_ft_index": "index/r_ft"} if e.r_ft.train_chunk_encoder else {}
@@ -352,7 +365,7 @@ class Run:
     def _identity(self, stage: Stage, source: str) -> str:
         def identity() -> str:
             commit = hub.identity(source) if stage.kind == "base" else None
-            files = stage.files_read() if stage.files_read else None
+            files = stage.files_read[source]() if source in stage.files_read else None
             folder = checkpoint_folder(source)
             folder = os.path.expanduser(folder) if stage.kind == "base" else folder  # as hub.find
             return commit or self.workdir.source_hash(folder, files)
@@ -383,6 +396,15 @@ class Run:
         named = {path for stage in self.stages.values() if stage.kind == "base" for path in stage.sources}
         if not named & self.absent.keys():
             described.check_experiment(self.experiment)
+
+    def check_tasks(self, stages: Iterable[Stage]) -> None:
+        """Refuse what these stages could not ask, before one of them runs; absent files are not asked."""
+        for stage in stages:
+            asked = stage.settings.get("evaluate")
+            if stage.kind in ("lm_ft", "evaluate") and asked and not self.absent.keys() & set(stage.sources):
+                benchmarks.check_tasks(asked)
+                if asked.tasks and asked.kilt_titles:
+                    read_titles(asked.kilt_titles)
 
     def check_corpus(self) -> None:
         """Refuse to go on, before anything is trained, without the datasets or with too few chunks."""

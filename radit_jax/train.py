@@ -134,6 +134,7 @@ def execute(run: Run, kind: str) -> None:
             run.drop_checkpoints(stage)
     if missing:
         hosts.by_first("the checkpoints", run.check_checkpoints)
+        hosts.by_first("the tasks", lambda: run.check_tasks(missing))
         prepare_jax(run.workdir)
     for stage in missing:
         run.check_corpus()
@@ -194,6 +195,7 @@ def print_plan(run: Run, kind: str) -> None:
     for problem in run.absent.values():
         print(f"missing    {problem}")
     run.check_checkpoints()
+    run.check_tasks(run.stages[name] for name in sorted(missing))
 
 
 def prune(run: Run) -> None:

@@ -343,6 +343,110 @@ def test_tasks_are_the_bytes_of_their_files_and_not_their_path(tmp_path):
     assert differing(two, three) == {"evaluate", "export"}
 
 
+def test_what_a_task_does_not_read_of_its_folder_makes_nothing_stale(tmp_path):
+    for name in ("piqa/train.jsonl", "piqa/valid.jsonl", "piqa/valid-labels.lst", "mmlu/test/art_test.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a")
+    asked = ("evaluate.tasks=piqa,mmlu", f"evaluate.tasks_folder={tmp_path}")
+
+    def stale_after(name, *more):
+        before = fingerprints(changed(*asked, *more), tmp_path / "w")
+        (tmp_path / name).write_text("b")
+        return differing(before, fingerprints(changed(*asked, *more), tmp_path / "w"))
+
+    for name in ("README.md", "piqa/notes.txt", "piqa/train.jsonl", "boolq.jsonl", "mmlu/test/notes"):
+        assert not stale_after(name)
+    for name in ("piqa/valid.jsonl", "piqa/valid-labels.lst", "mmlu/test/art_test.csv", "mmlu/test/new.csv"):
+        assert stale_after(name) == {"evaluate", "export"}
+    (tmp_path / "piqa" / "train.jsonl").write_text("a")
+    assert stale_after("piqa/train.jsonl", "evaluate.shots=1") == {"evaluate", "export"}
+
+
+def test_a_file_of_judgements_is_read_with_its_queries(tmp_path):
+    (tmp_path / "qrels").mkdir()
+    judged, queries = tmp_path / "qrels" / "test.tsv", tmp_path / "queries.jsonl"
+    for file in (judged, queries):
+        file.write_text("a")
+    before = fingerprints(changed(f"evaluate.tasks={judged}"), tmp_path / "w")
+    queries.write_text("b")
+    after = fingerprints(changed(f"evaluate.tasks={judged}"), tmp_path / "w")
+    assert differing(before, after) == {"evaluate", "export"}
+
+
+def of_instructions(folder):
+    data = Instructions(
+        corpus=str(folder),
+        datasets=str(folder / "datasets"),
+        lm_ft_datasets=("ecqa",),
+        r_ft_datasets=("wiki_qa",),
+    )
+    return fingerprints(replace(TINY, data=data), folder / "w")
+
+
+def test_what_is_not_read_of_the_datasets_makes_nothing_stale(tmp_path):
+    datasets = tmp_path / "datasets"
+    read = [
+        datasets / "wiki_qa" / "WikiQA-train.tsv",
+        datasets / "ecqa" / "author_split" / "train_ids.txt",
+        datasets / "ecqa" / "ecqa.jsonl",
+        datasets / "commonsense_qa" / "train_rand_split.jsonl",
+    ]
+    for file in (tmp_path / "passages.jsonl", *read):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("a")
+    before = of_instructions(tmp_path)
+    for name in ("README.md", "wiki_qa/notes.txt", "quarel/quarel-v1-train.jsonl", "run/workdir.json"):
+        (datasets / name).parent.mkdir(exist_ok=True)
+        (datasets / name).write_text("x")
+        assert of_instructions(tmp_path) == before
+    # A changed file, one that its records are joined with, and a part that was not there.
+    for file in (*read, datasets / "wiki_qa" / "WikiQA-test.tsv"):
+        file.write_text("b")
+        after = of_instructions(tmp_path)
+        assert "corpus" in differing(before, after) and after["corpus/chunks"] == before["corpus/chunks"]
+        before = after
+
+
+def test_of_datasets_that_were_built_the_records_are_read(tmp_path):
+    built = tmp_path / "datasets" / "radit_wiki_qa" / "raw" / "1.0.0"
+    built.mkdir(parents=True)
+    (tmp_path / "passages.jsonl").write_text("a")
+    records = built / "radit_wiki_qa-train.array_record-00000-of-00001"
+    for file in (records, built / "dataset_info.json"):
+        file.write_text("a")
+    before = of_instructions(tmp_path)
+    (tmp_path / "datasets" / "radit_wiki_qa" / "notes.txt").write_text("a")
+    assert of_instructions(tmp_path) == before
+    records.write_text("b")
+    assert "corpus" in differing(before, of_instructions(tmp_path))
+
+
+def test_rows_too_short_for_a_tasks_answers_are_refused_before_anything_runs(tmp_path):
+    (tmp_path / "wow-dev-kilt.jsonl").write_text("a")
+    e = changed("evaluate.tasks=wow", f"evaluate.tasks_folder={tmp_path}", "evaluate.sequence_length=64")
+    run = Run(e, Workdir(tmp_path / "w"))
+    with pytest.raises(ValueError, match=r"evaluate\.sequence_length: expected more than 64 .* wow, got 64"):
+        run.check_tasks(run.missing("all"))
+    run.check_tasks(run.missing("lm_ft"))  # which asks no task
+    longer = Run(config.override(e, ["evaluate.sequence_length=65"]), Workdir(tmp_path / "w"))
+    longer.check_tasks(longer.missing("all"))
+    absent = Run(config.override(e, ["evaluate.tasks=eli5"]), Workdir(tmp_path / "w"))
+    with pytest.raises(ValueError, match=r"eli5: no kilt/eli5-dev-kilt\.jsonl"):
+        absent.check_tasks(absent.missing("evaluate"))
+
+
+def test_a_malformed_table_of_titles_is_refused_before_anything_runs(tmp_path, capsys):
+    (tmp_path / "wow-dev-kilt.jsonl").write_text("a")
+    titles = tmp_path / "titles.tsv"
+    titles.write_text("Emma\t7\nPersuasion\n")
+    settings = ("tasks=wow", f"tasks_folder={tmp_path}", f"kilt_titles={titles}", "sequence_length=128")
+    options = [part for setting in settings for part in ("--set", f"evaluate.{setting}")]
+    for more in ([], ["--dry-run"]):
+        assert train.main([f"--workdir={tmp_path / 'w'}", *options, *more]) == 1
+        assert "titles.tsv line 2: expected 2 columns" in capsys.readouterr().err
+    assert not list((tmp_path / "w").glob("corpus*"))
+
+
 def test_a_users_own_questions_are_their_bytes_too(tmp_path):
     for name, text in (("one", "a"), ("two", "a"), ("three", "b")):
         (tmp_path / name).mkdir()

@@ -21,15 +21,17 @@ where else the official test questions are those of a dev file, dev is a tenth o
 import difflib
 import hashlib
 import itertools
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from etils import epath
 
+from radit_jax.config import EvaluateConfig, Experiment
 from radit_jax.data.lines import (
     as_object,
     demand,
@@ -40,7 +42,7 @@ from radit_jax.data.lines import (
     table_rows,
     text_lines,
 )
-from radit_jax.data.questions import kilt_answers, kilt_provenance, read_questions
+from radit_jax.data.questions import kilt_answers, kilt_provenance, question_files, read_questions
 from radit_jax.text.kilt import FEVER_LABELS, fever_label
 from radit_jax.text.metrics import exact_match, f1, normalize, rouge_l, strict_accuracy
 from radit_jax.text.prompts import question_prompt
@@ -87,6 +89,11 @@ class Item:
 
 
 Reader = Callable[[epath.Path, Counter[str]], Iterator[Item]]
+Listing = Callable[[epath.Path], list[epath.Path]]
+
+
+def _itself(path: epath.Path) -> list[epath.Path]:
+    return [path]
 
 
 class Source(NamedTuple):
@@ -94,6 +101,7 @@ class Source(NamedTuple):
 
     path: str
     read: Reader
+    files: Listing = _itself  # all that `read` reads
 
 
 class Part(NamedTuple):
@@ -155,6 +163,12 @@ class Benchmark:
         """Whether there is such a split, with its file in `folder`."""
         return split in self.splits and self._found(epath.Path(folder), self.splits[split].file) is not None
 
+    def files(self, folder: epath.PathLike, splits: Iterable[str]) -> list[epath.Path]:
+        """The files in `folder` that these splits are read from, as far as they are there."""
+        named = (self._found(epath.Path(folder), self.splits[s].file) for s in splits if s in self.splits)
+        listed = (file for source, path in filter(None, named) for file in source.files(path))
+        return [file for file in dict.fromkeys(listed) if file.exists()]
+
     def describe(self, folder: epath.PathLike, split: str) -> str:
         """Which questions a split has, in words: `one half of kilt/trex-dev-kilt.jsonl`."""
         part = self._part(split)
@@ -212,7 +226,7 @@ def find_task(name: str) -> Benchmark:
         return BENCHMARKS[name]
     path = epath.Path(name)
     if path.suffix:
-        files = {"file": (Source(name, _read_own),)}
+        files = {"file": (Source(name, _read_own, question_files),)}
         splits = {split: Part("file") for split in ("train", "dev", "test", "official")}
         return Benchmark(path.stem, "exact_match", files, splits)
     close = difflib.get_close_matches(name, BENCHMARKS, n=1)
@@ -220,6 +234,35 @@ def find_task(name: str) -> Benchmark:
         f"did you mean {close[0]!r}?" if close else f"there are {one_of(list(BENCHMARKS))}, or a file's path"
     )
     raise ValueError(f"evaluate: no task {name!r}; {hint}")
+
+
+def task_files(evaluate: EvaluateConfig) -> list[epath.Path]:
+    """The files in `evaluate.tasks_folder` that questions and shots are read from."""
+    splits, files = (evaluate.split, *(["train"] if evaluate.shots else [])), []
+    for name in evaluate.tasks:
+        files += [] if os.path.isabs(name) else find_task(name).files(evaluate.tasks_folder, splits)
+    return list(dict.fromkeys(files))
+
+
+def check_tasks(evaluate: EvaluateConfig) -> None:
+    """Refuse tasks without their files, and rows that hold no answer of theirs, before anything is made."""
+    for name in evaluate.tasks:
+        task = find_task(name)
+        for split in (evaluate.split, *(["train"] if evaluate.shots else [])):
+            task.describe(evaluate.tasks_folder, split)
+        longest = evaluate.answering(task.max_new_tokens).max_new_tokens
+        if task.generates and longest >= evaluate.sequence_length:
+            raise ValueError(
+                f"evaluate.sequence_length: expected more than {longest} tokens, the length of an answer of "
+                f"{task.name}, got {evaluate.sequence_length}. Raise it, or set evaluate.max_new_tokens."
+            )
+
+
+def development_tasks(experiment: Experiment) -> EvaluateConfig:
+    """How `lm_ft.select=kilt_dev` asks: by evaluation's settings, on the dev part of KILT's tasks."""
+    own, limit = experiment.lm_ft.select_folder, experiment.lm_ft.select_questions
+    evaluate = replace(experiment.evaluate, bootstrap_samples=1, kilt_titles="")  # no figures, no provenance
+    return replace(evaluate, split="dev", tasks=KILT_DEVELOPMENT, tasks_folder=own, questions_per_task=limit)
 
 
 def sample(items: Sequence[Item], limit: int, *, seed: int) -> list[Item]:
@@ -404,10 +447,13 @@ def _chosen(
     return Item(identifier, prompt, answers=(answers[label],), choices=choices, label=label, **more)
 
 
+def _tables(path: epath.Path) -> list[epath.Path]:
+    return sorted(file for file in path.iterdir() if file.suffix == ".csv")
+
+
 def _read_mmlu(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
     """All subjects of a folder: question, choices, the right letter. The query is question and choices."""
-    files = sorted(file for file in path.iterdir() if file.suffix == ".csv")
-    for file in files:
+    for file in _tables(path):
         subject = file.stem.rpartition("_")[0]
         for number, (where, row) in enumerate(
             table_rows(file, delimiter=",", num_columns=6, quoting="csv"), start=1
@@ -438,9 +484,13 @@ def _read_boolq(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
         yield _chosen(f"{path.name}:{number}", prompt, ("yes", "no"), 0 if answer else 1, where)
 
 
+def _with_labels(path: epath.Path) -> list[epath.Path]:
+    return [path, path.parent / f"{path.stem}-labels.lst"]
+
+
 def _labelled(path: epath.Path, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], int]]:
     """The lines of `NAME.jsonl` with the labels in `NAME-labels.lst`, one for each."""
-    labels = path.parent / f"{path.stem}-labels.lst"
+    _, labels = _with_labels(path)
     if not labels.exists():
         raise ValueError(f"{path}: no {labels.name} beside it, needed are its labels; download them there")
     lines, wanted = list(json_objects(path)), [text.strip() for _, text in text_lines(labels) if text.strip()]
@@ -576,8 +626,8 @@ _HALVES = {
 }
 
 
-def _files(read: Reader, **paths: str) -> dict[str, Source]:
-    return {file: Source(path, read) for file, path in paths.items()}
+def _files(read: Reader, files: Listing = _itself, /, **paths: str) -> dict[str, Source]:
+    return {file: Source(path, read, files) for file, path in paths.items()}
 
 
 def _task(
@@ -604,7 +654,7 @@ _TASKS = (
     _task(
         "mmlu",
         "accuracy",
-        _files(_read_mmlu, dev="mmlu/dev", val="mmlu/val", test="mmlu/test"),
+        _files(_read_mmlu, _tables, dev="mmlu/dev", val="mmlu/val", test="mmlu/test"),
         splits=_MMLU,
     ),
     _task(
@@ -660,13 +710,13 @@ _TASKS = (
     _task(
         "piqa",
         "accuracy",
-        _files(_read_piqa, train="piqa/train.jsonl", dev="piqa/valid.jsonl"),
+        _files(_read_piqa, _with_labels, train="piqa/train.jsonl", dev="piqa/valid.jsonl"),
         rule="per_character",
     ),
     _task(
         "siqa",
         "accuracy",
-        _files(_read_siqa, train="social_i_qa/train.jsonl", dev="social_i_qa/dev.jsonl"),
+        _files(_read_siqa, _with_labels, train="social_i_qa/train.jsonl", dev="social_i_qa/dev.jsonl"),
         rule="per_character",
     ),
     _task(

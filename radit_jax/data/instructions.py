@@ -25,6 +25,7 @@ from radit_jax.data.finetuning.mixture import (
     Drawn,
     Reading,
     asked_in_dev_and_test,
+    files_read,
     has_split,
     lm_ft_tasks,
     parse_weights,
@@ -78,6 +79,16 @@ def corpus_sources(passages: str, format: str) -> list[epath.Path] | None:
     if (epath.Path(passages) / PREPARED).exists():
         return None
     return corpus_files(corpus_path(passages), format)
+
+
+def dataset_sources(settings: Instructions) -> list[epath.Path]:
+    """The files that examples are read from: what else lies in `data.datasets` makes nothing stale."""
+    found: list[epath.Path] = []
+    for task in _Mixtures(settings, 0.0, 1, 0).tasks:
+        found += files_read(task, settings.datasets)
+    for name in settings.lm_ft_benchmarks:
+        found += find_task(name).files(settings.datasets, ("train", "dev", "test"))
+    return list(dict.fromkeys(found))
 
 
 def check(settings: Instructions) -> None:

@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from etils import epath
@@ -45,11 +45,10 @@ class SourceHashes:
             raise ValueError(f"{root}: no such file or folder, needed as a source; correct its path")
         memory = self._merged()
         if files is not None:
-            named = {os.path.relpath(file, root): file for file in files}
-            names = sorted(named)
-            return hash_listing([self._hash_of(named[name], memory) for name in names], names)
+            pairs = sorted((_name_below(root, file), self._hash_of(file, memory)) for file in files)
+            return hash_listing([digest for _, digest in pairs], [name for name, _ in pairs])
         if bucket.is_bucket(path):
-            sizes = {name: size for name, size in sorted(bucket.sizes(path).items()) if not _is_hidden(name)}
+            sizes = _without_workdirs(bucket.sizes(path))
             hashes = [self._object_hash(root / name if name else root, sizes[name], memory) for name in sizes]
             return hash_listing(hashes, sizes)
         if not root.is_dir():
@@ -133,6 +132,21 @@ def list_folder(root: pathlib.Path) -> dict[str, pathlib.Path | str]:
         waiting.extend(child for child in children if child.is_dir())
         found.update({child: child for child in children if child.is_file()})
     return {path.relative_to(root).as_posix(): found[path] for path in sorted(found)}
+
+
+def _name_below(root: os.PathLike[str], file: os.PathLike[str]) -> str:
+    """A file's name under `root`; of one elsewhere the last part, for its way there says nothing of it."""
+    name = os.path.relpath(file, root)
+    return f"../{os.path.basename(name)}" if name.startswith("../") else name
+
+
+def _without_workdirs(sizes: Mapping[str, int]) -> dict[str, int]:
+    """A bucket's objects in order, as `list_folder` has files: none hidden, none of a run's workdir."""
+    heads = (name.rpartition("/") for name in sizes)
+    inside = tuple(f"{folder}/" for folder, _, name in heads if folder and name == "workdir.json")
+    return {
+        name: sizes[name] for name in sorted(sizes) if not _is_hidden(name) and not name.startswith(inside)
+    }
 
 
 def _is_hidden(name: str) -> bool:

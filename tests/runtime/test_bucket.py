@@ -15,6 +15,7 @@ from fsspec.registry import register_implementation
 
 from radit_jax.runtime import bucket, hosts
 from radit_jax.runtime.checkpoint import Checkpoints
+from radit_jax.runtime.sources import SourceHashes
 from radit_jax.runtime.store import PublishedFolder, StageFolder, Workdir
 
 
@@ -438,3 +439,14 @@ def test_a_checkpoint_that_came_down_in_part_comes_again(s3) -> None:
     cut.unlink()
     assert checkpoints(s3[1]).latest() == 1
     assert cut.exists()
+
+
+def test_a_workdir_inside_a_source_is_not_part_of_it_in_a_bucket_either(tmp_path):
+    source, hashes = "gs://bucket/data", SourceHashes(tmp_path / "sources.json")
+    bucket.put(f"{source}/a.jsonl", b"{}")
+    before = hashes.of(source)
+    for name in (".DS_Store", "run/workdir.json", "run/corpus/chunks", "deep/run/workdir.json", "deep/run/x"):
+        bucket.put(f"{source}/{name}", b"x")
+    assert hashes.of(source) == before
+    bucket.put(f"{source}/runs.jsonl", b"{}")
+    assert hashes.of(source) != before

@@ -124,6 +124,16 @@ def test_of_named_files_others_do_not_count(file, tmp_path):
     assert hashes.of(tmp_path, [tmp_path / "a", tmp_path / "b"]) != before
 
 
+def test_where_a_named_file_outside_the_folder_lies_does_not_count(file, tmp_path):
+    found = []
+    for name in ("one", "deeper/two"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "a").write_text("a")
+        (tmp_path / "b").write_text("b")
+        found.append(SourceHashes(file).of(tmp_path / name / "data", [tmp_path / name / "a", tmp_path / "b"]))
+    assert found[0] == found[1]
+
+
 def test_what_is_read_through_a_link_is_hashed(file, tmp_path):
     source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
     for folder in (source, elsewhere):

@@ -21,7 +21,15 @@ from dataclasses import dataclass, field
 from etils import epath
 
 from radit_jax.data.finetuning.sources import Split
-from radit_jax.data.finetuning.tasks import TASKS, Mixture, OnError, Task, read_items, task_named
+from radit_jax.data.finetuning.tasks import (
+    TASKS,
+    Mixture,
+    OnError,
+    Task,
+    read_items,
+    split_files,
+    task_named,
+)
 from radit_jax.data.finetuning.templates import item_example, item_question
 from radit_jax.data.overlap import AskedElsewhere, division_key
 from radit_jax.data.records import Example, Item, Question
@@ -220,6 +228,20 @@ def has_split(task: Task, folder: epath.PathLike, split: Split) -> bool:
         return split in built_splits(task, root)
     pattern, files = task.raw.files.get(split, ""), root / task.name
     return bool(pattern and files.exists()) and any((*files.glob(pattern), *files.glob(f"{pattern}.gz")))
+
+
+def files_read(task: Task, folder: epath.PathLike) -> list[epath.Path]:
+    """The files that `open_items` reads for a task's splits, those that they are joined with among them."""
+    root = epath.Path(folder)
+    built = root / f"radit_{task.name}"
+    if built.exists():
+        return [*built.glob("*/*/*.json"), *built.glob("*/*/*.array_record*")]
+    found: list[epath.Path] = []
+    for split in task.raw.files:
+        found += split_files(task, root / task.name, split) if has_split(task, root, split) else []
+    for pattern in task.raw.beside:
+        found += root.glob(pattern)
+    return list(dict.fromkeys(found))
 
 
 def _instances(task: Task, num_chunks: int) -> int:
