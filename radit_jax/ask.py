@@ -1,7 +1,8 @@
 """Ask a trained system: `python -m radit_jax.ask "Who built Dray Tower?" --workdir=runs/tiny`.
 
 Shows the chunks that were retrieved before and after R-ft with their weights p_R, and the answers of Eq. 2.
-`--export=PATH` needs nothing but an export; `--file=questions.jsonl` answers many, a line of JSON each.
+`--export=PATH` needs nothing but an export; `--file=questions.jsonl` answers many, a line of JSON each. A
+question that is too long for the language model's row has an `error` in the place of its answers.
 """
 
 import argparse
@@ -15,8 +16,9 @@ from typing import Any
 
 from radit_jax.config import EvaluateConfig
 from radit_jax.runtime.errors import exit_command, run_command
-from radit_jax.runtime.store import PublishedFolder, read_jsonl
+from radit_jax.runtime.store import PublishedFolder
 from radit_jax.text.printable import printable
+from radit_jax.text.prompts import question_prompt
 
 # A passage has up to four lines; --file writes it whole.
 fill = functools.partial(textwrap.fill, subsequent_indent=" " * 9, max_lines=4, placeholder=" …")
@@ -30,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--export", metavar="FOLDER", help="an export; default: the workdir's")
     p.add_argument(
-        "--file", metavar="FILE", help='JSON lines with a "question" each; answers go to standard output'
+        "--file", metavar="FILE", help="questions in any form that data.folder may have; to standard output"
     )
     return p
 
@@ -49,24 +51,43 @@ def answer_command(options: argparse.Namespace) -> None:
         raise ValueError(
             f"ask: {export.home} holds no finished export; run --stage=export, or name one by --export"
         )
-    if not options.file:
-        show(options.question, next(ask(export, [options.question])))
+    if options.file:
+        answer_file(export, options.file)
         return
-    lines = read_jsonl(options.file, fields=("question",))
+    found = next(ask(export, [options.question]))
+    if "error" in found:
+        raise ValueError(f"ask: {found['error']} Ask a shorter question.")
+    show(options.question, found)
+
+
+def answer_file(export: PublishedFolder, name: str) -> None:
+    """A line of JSON for each question of the file; an error where none could be asked."""
+    from etils import epath
+
+    from radit_jax.data.questions import read_asked
+
+    path = epath.Path(name)
+    if not path.is_file():
+        raise ValueError(f"ask: expected a file of questions, got no file {path}. Correct its path.")
+    read = list(read_asked(path))
+    if not read:
+        raise ValueError(f"{path}: expected questions, got none. Write one a line.")
     in_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    for number, line in enumerate(lines, 1):
-        if not isinstance(line["question"], str):
-            raise ValueError(
-                f"{options.file} question {number}: expected text, got {line['question']!r:.60}. Quote it."
-            )
-    for line, found in zip(lines, ask(export, [line["question"] for line in lines]), strict=True):
+    errors = []
+    for (line, _), found in zip(read, ask(export, [question for _, question in read]), strict=True):
         print(json.dumps({**line, **found}, ensure_ascii=not in_utf8))
+        errors += [found["error"]] if "error" in found else []
+    if len(errors) == len(read):
+        raise ValueError(f"{path}: expected questions that fit, got none. {errors[0]}")
+    if errors:
+        print(f"warning: {path}: {len(errors):,} of {len(read):,} questions were too long", file=sys.stderr)
 
 
 def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str, Any]]:
     """For each question its answers and its chunks, by the tuned query encoder and by the base one.
 
-    Where both encoders learnt, the exported vectors of chunks do not fit the base one, which is left out.
+    Where both encoders learnt, the exported vectors of chunks do not fit the base one, which is left out. A
+    question that no row holds with its answer has an `error` instead, and costs no other its answers.
     """
     import numpy as np
 
@@ -92,10 +113,17 @@ def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str,
         found["chunks"] = searcher.retrieve(questions, k, temperature)
         lm = load_model(export.check("lm"), dtype=settings.dtype, mesh=mesh)
         lm = lm._replace(module=lm.module.clone(layout=row_layout(mesh)))
-        answers = answer(lm, questions, *found["chunks"], chunks, settings, "ask")
-    for number, candidates in enumerate(answers):
+        errors = {n: _too_long(question, lm.tokenizer, settings) for n, question in enumerate(questions)}
+        fitting = [n for n, error in errors.items() if not error]
+        asked, (rows, log_probs) = [questions[n] for n in fitting], found["chunks"]
+        made = answer(lm, asked, rows[fitting], log_probs[fitting], chunks, settings, "ask") if asked else []
+        answers = dict(zip(fitting, made, strict=True))
+    for number, error in errors.items():
+        if error:
+            yield {"error": error}
+            continue
         yield {
-            "answers": [candidate._asdict() for candidate in candidates],
+            "answers": [candidate._asdict() for candidate in answers[number]],
             **{
                 name: [
                     {"p_R": float(p), "title": chunk.title, "text": chunk.text}
@@ -104,6 +132,18 @@ def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str,
                 for name, (rows, log_probs) in found.items()
             },
         }
+
+
+def _too_long(question: str, tokenizer: Any, settings: EvaluateConfig) -> str:
+    """What is wrong with a question that no row holds even without a Background, as `evaluate` judges it."""
+    prompt = tokenizer.encode(tokenizer.opening + question_prompt(question))
+    room = settings.sequence_length - settings.max_new_tokens - 1
+    if len(prompt) <= room:
+        return ""
+    return (
+        f"expected a question of at most {room} tokens, as the row of evaluate.sequence_length "
+        f"{settings.sequence_length} holds <bos> and an answer too, got {len(prompt)}."
+    )
 
 
 def show(question: str, found: Mapping[str, Any]) -> None:

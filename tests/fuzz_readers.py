@@ -29,7 +29,7 @@ from radit_jax.runtime.models import load_model, save_model
 from radit_jax.runtime.progress import Metrics
 from radit_jax.runtime.publish import publish
 from radit_jax.runtime.sources import hash_file
-from radit_jax.runtime.store import PublishedFolder, Workdir, canonical, read_jsonl
+from radit_jax.runtime.store import PublishedFolder, Workdir, canonical
 from radit_jax.runtime.tokenizers import load_tokenizer
 from radit_jax.text import card, report
 
@@ -416,7 +416,7 @@ READERS: dict[str, Reader] = {
     },
     "ask-file": Reader(
         lambda: {"q.jsonl": lines({"question": WHO}, {"question": "Where?"})},
-        lambda path: demand_text(read_jsonl(path / "q.jsonl", fields=("question",))),
+        lambda path: demand_text(list(questions.read_asked(epath.Path(path) / "q.jsonl"))),
     ),
     "manifest": Reader(made_by(functools.partial(make_stage, finished=True)), read_stage, 60),
     "sidecars": Reader(made_by(functools.partial(make_stage, finished=False)), read_stage, 60),

@@ -84,6 +84,30 @@ def read_questions(
     return FORMATS[name](path, quoting, Counter() if counts is None else counts)
 
 
+def read_asked(path: epath.Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """(what stands in the file, the question) of a file of questions that need no answers.
+
+    JSON objects come as they are, with the question in a field of our, DPR's, KILT's or another known form.
+    Of a table's rows only the question is kept, of BEIR's queries the id too. A file whose name says nothing
+    is read as JSON.
+    """
+    suffix = epath.Path(plain_name(path)).suffix
+    name = questions_format(path) if suffix in _SUFFIXES else "json"
+    if name == "json":
+        for where, line in json_objects(path):
+            fields = list(dict.fromkeys(form.question for form in _FORMS))
+            field = next((field for field in fields if field in line), None)
+            if field is None:
+                raise ValueError(
+                    f"{where}: expected a field {one_of(fields)}, got none. Add the question to the line."
+                )
+            yield line, checked(line, field, "a string", where)
+        return
+    for asked in FORMATS[name](path, "auto", Counter()):
+        identified = {"id": asked.question.id} if name == "beir" else {}
+        yield {**identified, "question": asked.question.question}, asked.question.question
+
+
 def questions_format(path: epath.Path) -> str:
     """The name in `FORMATS` that a file's name calls for."""
     suffix = epath.Path(plain_name(path)).suffix

@@ -611,14 +611,6 @@ def parse_jsonl(
     return rows
 
 
-def read_jsonl(path: str | os.PathLike[str], fields: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """The objects of a user's JSON-lines file, each of which must have `fields`."""
-    file = epath.Path(path)
-    if not file.exists():
-        raise ValueError(f"{file}: no such file, JSON lines are needed; correct its path")
-    return parse_jsonl(file.read_bytes(), str(file), tuple(fields))
-
-
 def _bytes_or_none(path: epath.Path) -> bytes | None:
     try:
         return path.read_bytes()
