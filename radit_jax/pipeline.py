@@ -99,7 +99,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "max_length": e.lm_ft.sequence_length,
                 "seed": e.seed,
             },
-            version=3,
+            version=4,
         ),
         Stage(
             "retrieve/r_ft",
@@ -113,7 +113,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "max_length": e.score.sequence_length,
                 "seed": e.seed,
             },
-            version=3,
+            version=4,
         ),
         Stage(
             "lm_ft",

@@ -12,23 +12,24 @@ from jaxtyping import Float, Int
 from radit_jax.data.corpus import Chunks
 from radit_jax.data.records import Example, Item
 from radit_jax.runtime import hosts
+from radit_jax.text.words import words
 
 SPARE_CANDIDATES = 8  # retrieved beyond k, to fill the places of those that are left out
 SHARED_WORDS = 12  # that a passage may not have in common with an answer, one after the other
 _AT_ONCE = 256  # examples whose candidates are in memory together
 _NOT_ASCII_ALNUM = re.compile(r"[^a-z0-9]+")
-_WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
 
 
 # ---- questions ----
 
 
-def question_key(text: str) -> str:
-    """`text` as questions are compared: its letters, digits and combining marks in one case, nothing else.
+def letters_key(text: str) -> str:
+    """`text` as datasets are compared: its letters, digits and combining marks in one case, nothing else.
 
-    So two releases of one question are alike whatever their spaces and punctuation.
+    So two releases of one question are alike whatever their spaces and signs: where one has "3.5" another has
+    "3 . 5". `text.metrics.question_key` keeps the signs, for "2 + 3" and "2 * 3" in one folder are different.
 
-    >>> question_key("A train runs at 60 km / hr .") == question_key("a train runs at 60 km/hr")
+    >>> letters_key("A train runs at 60 km / hr .") == letters_key("a train runs at 60 km/hr")
     True
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
@@ -40,7 +41,7 @@ def question_key(text: str) -> str:
 def division_key(item: Item) -> str:
     """What decides on which side of a division an item falls: its passage, its dialogue's first turn, or its
     question. Items that share it stay together, such as all replies of one tree of messages."""
-    return question_key(item.context or (item.turns[0] if item.turns else item.question))
+    return letters_key(item.context or (item.turns[0] if item.turns else item.question))
 
 
 class AskedElsewhere:
@@ -78,7 +79,7 @@ def _hashes(item: Item) -> tuple[int, int]:
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(question_key(text).encode(), digest_size=8).digest())
+    return int.from_bytes(hashlib.blake2b(letters_key(text).encode(), digest_size=8).digest())
 
 
 # ---- passages ----
@@ -119,11 +120,11 @@ def without_copies(
 
 def _joined(text: str) -> str:
     """The words of a text between spaces; in scripts without spaces each character is one."""
-    return f" {' '.join(_WORD.findall(text.casefold()))} "
+    return f" {' '.join(words(unicodedata.normalize('NFC', text).casefold()))} "
 
 
 def _shared_runs(answer: str) -> list[str]:
     """Every run of `SHARED_WORDS` words of the answer, as it stands in `_joined` texts."""
-    words = _joined(answer).split()
-    starts = range(len(words) - SHARED_WORDS + 1)
-    return [f" {' '.join(words[start : start + SHARED_WORDS])} " for start in starts]
+    own = _joined(answer).split()
+    starts = range(len(own) - SHARED_WORDS + 1)
+    return [f" {' '.join(own[start : start + SHARED_WORDS])} " for start in starts]

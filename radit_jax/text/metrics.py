@@ -47,7 +47,8 @@ def question_key(question: str) -> str:
     """What two questions have in common that count as the same: letters, digits and signs of calculation.
 
     Case, spaces, other punctuation and articles do not count, for one dataset's copy of another's question
-    differs in them. Equal keys must not stand on two sides of a split.
+    differs in them. Equal keys must not stand on two sides of a split. `data.overlap.letters_key`, between
+    datasets that write signs differently, drops those too.
 
     >>> question_key("What is 3.5 + x, Tom's sum?") == question_key("what is 3.5 +x , tom ' s sum ?")
     True

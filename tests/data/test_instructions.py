@@ -11,7 +11,7 @@ from radit_jax.config import Instructions
 from radit_jax.data.examples import question_example
 from radit_jax.data.finetuning.mixture import ASKED_ELSEWHERE
 from radit_jax.data.instructions import check, read_chunks, read_examples, surprises
-from radit_jax.data.overlap import question_key
+from radit_jax.data.overlap import letters_key
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
 SETTINGS = Instructions(
@@ -94,17 +94,17 @@ def test_no_question_of_a_dev_or_test_part_is_trained_on_in_any_dataset(tmp_path
     data = read_examples(settings, 0.1, 3, seed=0)
 
     def asked(pairs):
-        return {question_key(question.question) for question, _ in pairs}
+        return {letters_key(question.question) for question, _ in pairs}
 
     train = asked(data.examples["lm_ft", "train"]) | asked(data.examples["r_ft", "train"])
-    assert train == {question_key(f"Where is {n}?") for n in range(5, 40)}
+    assert train == {letters_key(f"Where is {n}?") for n in range(5, 40)}
     for part in ("dev", "test"):
-        assert not train & {question_key(question.question) for question in data.questions[part]}
+        assert not train & {letters_key(question.question) for question in data.questions[part]}
     # Of CommonsenseQA's 41 the one that is asked again, and five of ECQA's dev part.
     assert data.counts["lm_ft_train"]["commonsense_qa"][ASKED_ELSEWHERE] == 6
     assert data.counts["lm_ft_train"]["ecqa"][ASKED_ELSEWHERE] == 8
     # Nothing is chosen by a question that is evaluated on.
-    tested = {question_key(question.question) for question in data.questions["test"]}
+    tested = {letters_key(question.question) for question in data.questions["test"]}
     assert len(tested) == 6
     assert not tested & (asked(data.examples["lm_ft", "dev"]) | asked(data.examples["r_ft", "dev"]))
 
@@ -265,7 +265,7 @@ def test_ecqa_and_commonsense_qa_share_no_question_of_their_official_parts(share
         r_ft_datasets=("commonsense_qa",),
     )
     data = read_examples(settings, 0.1, 3, seed=0)
-    train = {question_key(question.question) for question, _ in data.examples["lm_ft", "train"]}
+    train = {letters_key(question.question) for question, _ in data.examples["lm_ft", "train"]}
     assert [len(data.questions[part]) for part in ("test", "dev")] == [611, 610]
     for part in ("test", "dev"):  # 412 and 424 of them were
-        assert not train & {question_key(question.question) for question in data.questions[part]}
+        assert not train & {letters_key(question.question) for question in data.questions[part]}

@@ -1,12 +1,16 @@
 """Which questions count as the same, and which passages give an answer away."""
 
+import random
+import re
+import string
+
 import numpy as np
 import pytest
 from small import FACTS
 
 from radit_jax.data import overlap
 from radit_jax.data.corpus import Chunks, write_chunks
-from radit_jax.data.overlap import AskedElsewhere, division_key, question_key, without_copies
+from radit_jax.data.overlap import AskedElsewhere, division_key, letters_key, without_copies
 from radit_jax.data.records import Chunk, Example, Item
 from radit_jax.runtime.store import Workdir
 
@@ -27,7 +31,7 @@ def item(question, context="", turns=(), name="i"):
     ],
 )
 def test_questions_are_compared_by_their_letters_digits_and_marks(one, other, same):
-    assert (question_key(one) == question_key(other)) == same
+    assert (letters_key(one) == letters_key(other)) == same
 
 
 def test_a_question_that_is_asked_elsewhere_is_known_whatever_its_form():
@@ -98,3 +102,26 @@ def test_in_scripts_without_spaces_twelve_characters_are_enough(tmp_path):
     example = Example("e", "q", "東京", answer, source_chunk="0")
     rows, scores = np.array([[1, 2]]), np.zeros((1, 2), np.float32)
     assert without_copies([example], np.array([0]), rows, scores, chunks, 1)[0].tolist() == [[2]]
+
+
+def test_words_of_english_are_the_runs_of_letters_and_digits():
+    draw = random.Random(0)
+    for _ in range(500):
+        text = "".join(draw.choices(string.printable + "éüçÉœ“”’–—€½…", k=60))
+        runs = re.findall(r"[^\W_]+", text.casefold())
+        assert overlap._joined(text) == f" {' '.join(runs)} "
+
+
+@pytest.mark.parametrize(
+    ("answer", "other_form"),
+    [
+        ("จุดเริ่มต้นของแม่น้ำสายนี้", "จุดเริ่มต้น ของแม่น้ำสายนี้"),  # no spaces, marks of vowels
+        (" ".join(["दिल्ली", "नदी"] * 6), " ".join(["दिल्ली", "नदी"] * 6)),
+        (" ".join(["café"] * 12), " ".join(["cafe\u0301"] * 12)),  # both normal forms
+        ("ㄅㄆㄇㄈㄉㄊㄋㄌㄍㄎㄏㄐ", "ㄅㄆㄇㄈㄉㄊ ㄋㄌㄍㄎㄏㄐ"),
+    ],
+)
+def test_a_copy_is_found_in_every_script_and_either_normal_form(answer, other_form):
+    runs = overlap._shared_runs(answer)
+    assert runs and any(run in overlap._joined(f"x {other_form}") for run in runs)
+    assert not any(run in overlap._joined(other_form[:5]) for run in runs)
