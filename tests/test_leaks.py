@@ -1,4 +1,10 @@
-"""Memory and open files over hundreds of steps and over an evaluation (slow)."""
+"""Memory and open files over hundreds of steps and over an evaluation (slow).
+
+Memory is the resident memory that the process itself has. Pages of mapped files are not: they come and go
+with what else the machine runs, by more than a leak of the bound. And glibc gives all threads one heap. By
+default it has several, and each of Orbax's threads leaves holes of less than a page in another, so that
+resident memory grows by 4 % over the first hundreds of steps while what is in use (mallinfo2) does not grow.
+"""
 
 import json
 import subprocess
@@ -11,11 +17,8 @@ from test_kills import ROOT, environment
 pytestmark = pytest.mark.slow
 
 SETTINGS = [
-    *(
-        s
-        for s in test_train.SMALL
-        if not s.startswith(("data.test", "lm_ft.opt", "r_ft.opt", "lm_ft.", "r_ft."))
-    ),
+    *(s for s in test_train.SMALL if not s.startswith(("data.dev", "data.test", "lm_ft.", "r_ft."))),
+    "data.dev_entities=40",
     "data.test_entities=200",
     "lm_ft.optimizer.steps=400",
     "lm_ft.batch_size=8",
@@ -39,8 +42,9 @@ seen, advance = [], Progress.advance
 def watched(bar, *count, **facts):
     advance(bar, *count, **facts)
     ctypes.CDLL(None).malloc_trim(0)  # what was freed and kept is no leak
-    resident = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    seen.append((bar.name, bar.done, resident, len(os.listdir("/proc/self/fd"))))
+    resident, mapped = map(int, open("/proc/self/statm").read().split()[1:3])
+    held = (resident - mapped) * os.sysconf("SC_PAGE_SIZE")
+    seen.append((bar.name, bar.done, held, len(os.listdir("/proc/self/fd"))))
 
 Progress.advance = watched
 code = train.main(sys.argv[2:])
@@ -52,16 +56,17 @@ GROWTH = 0.02
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int, int, int]]:
-    """(bar, units done, resident bytes, open descriptors), in their order."""
+    """(bar, units done, bytes held, open descriptors), in their order."""
     folder = tmp_path_factory.mktemp("leaks")
     options = ["--stage=evaluate", f"--workdir={folder / 'run'}", *(f"--set={s}" for s in SETTINGS)]
     command = [sys.executable, "-c", WATCHED, str(folder / "seen.json"), *options]
-    subprocess.run(command, cwd=ROOT, env=environment(folder), check=True, capture_output=True)
+    settings = environment(folder) | {"MALLOC_ARENA_MAX": "1"}
+    subprocess.run(command, cwd=ROOT, env=settings, check=True, capture_output=True)
     return json.loads((folder / "seen.json").read_text())
 
 
 def check_held(name: str, early: tuple[int, int], late: tuple[int, int]) -> None:
-    """(resident bytes, open descriptors) early and late."""
+    """(bytes held, open descriptors) early and late."""
     (memory, files), (memory_then, files_then) = late, early
     print(f"{name}: {memory_then / 2**20:.1f} to {memory / 2**20:.1f} MiB, {files_then} to {files} files")
     assert memory <= memory_then * (1 + GROWTH)
