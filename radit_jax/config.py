@@ -27,6 +27,7 @@ from radit_jax.ranges import (
     PositiveInt,
     Range,
     Seed,
+    Settings,
     Temperature,
     check_values,
 )
@@ -37,7 +38,7 @@ TextLength = Annotated[int, Range(3, 10_000_000)]  # tokens; the two at a text's
 
 
 @dataclass(frozen=True)
-class RopeScaling:
+class RopeScaling(Settings):
     """Llama 3's frequency scaling of RoPE (`rope_type: llama3` in a checkpoint's config)."""
 
     factor: PositiveFloat = 8.0
@@ -47,7 +48,7 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
-class LlamaConfig:
+class LlamaConfig(Settings):
     """The shape of a LLaMA network."""
 
     vocab_size: PositiveInt
@@ -65,7 +66,7 @@ class LlamaConfig:
 
 
 @dataclass(frozen=True)
-class BertConfig:
+class BertConfig(Settings):
     """The shape of a BERT encoder and how it turns tokens into one vector."""
 
     vocab_size: PositiveInt
@@ -97,7 +98,7 @@ VECTOR_SETTINGS = ("pooling", "normalize", "prompts", "default_prompt", "truncat
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Settings):
     """An optax optimiser with its learning-rate schedule.
 
     The schedule warms up linearly over `warmup_steps`, holds `peak_lr` until `decay_from` (a fraction
@@ -119,7 +120,7 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(Settings):
     """Sizes of the device mesh, and how its devices compute.
 
     −1 takes the devices that are left. Where both `fsdp` and `tensor` do, each stage's `fsdp` is the largest
@@ -135,7 +136,7 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
-class GeneratedWorld:
+class GeneratedWorld(Settings):
     """A fictional world, generated from the seed: entities, passages on them, questions with answers."""
 
     train_entities: PositiveInt = 600
@@ -150,7 +151,7 @@ class GeneratedWorld:
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(Settings):
     """A folder of real text: `passages.jsonl` and questions (`radit_jax/data/folder.py` has the form).
 
     Files in other forms are found by their names, or named here, relative to `folder`.
@@ -170,7 +171,7 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Instructions:
+class Instructions(Settings):
     """The paper's data: a corpus, and the fine-tuning datasets of D_L and D_R (`data/instructions.py`)."""
 
     corpus: str = "data/corpus"  # a folder
@@ -205,7 +206,7 @@ class Instructions:
 
 
 @dataclass(frozen=True)
-class LmConfig:
+class LmConfig(Settings):
     """The base language model: a checkpoint, or one trained from scratch on the corpus' own text."""
 
     checkpoint: str = ""  # Hugging Face's form (runtime/hub.py) or an export of ours; empty: from scratch
@@ -217,7 +218,7 @@ class LmConfig:
 
 
 @dataclass(frozen=True)
-class RetrieverConfig:
+class RetrieverConfig(Settings):
     """A dual encoder: two parameter trees of one BERT, from checkpoints or trained from scratch.
 
     How vectors are made, and what stands before texts, a checkpoint's own files say; a setting says it where
@@ -240,7 +241,7 @@ class RetrieverConfig:
 
 
 @dataclass(frozen=True)
-class BaseConfig:
+class BaseConfig(Settings):
     """What RA-DIT starts from: the untuned language model and the untuned dual encoder."""
 
     lm: LmConfig
@@ -248,21 +249,21 @@ class BaseConfig:
 
 
 @dataclass(frozen=True)
-class EmbedConfig:
+class EmbedConfig(Settings):
     batch_size: PositiveInt = 64
     dtype: Literal["float32", "bfloat16"] = "float32"
     shard_size: PositiveInt = 4096  # chunks in a shard: what a killed run loses at most
 
 
 @dataclass(frozen=True)
-class IndexConfig:
+class IndexConfig(Settings):
     kind: Literal["auto", "exact", "scann"] = "auto"  # auto: ScaNN's tree for large corpora only
     target_recall: PositiveFraction = 0.95  # recall@10 against exact search, on held-out queries
     shard_size: PositiveInt = 2_000_000  # chunks in a ScaNN tree: 6 GB of 768 numbers, and more in its build
 
 
 @dataclass(frozen=True)
-class RetrieveConfig:
+class RetrieveConfig(Settings):
     num_chunks: PositiveInt = 10  # |C'| of R-ft and of Eq. 2: the paper's 10
 
 
@@ -270,7 +271,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 
 @dataclass(frozen=True)
-class LoraConfig:
+class LoraConfig(Settings):
     """LoRA (`models/lora.py`): adapters of a low rank learn, the network stays as it is."""
 
     rank: NonNegativeInt = 0  # 0: no adapters, the network itself learns
@@ -280,7 +281,7 @@ class LoraConfig:
 
 
 @dataclass(frozen=True)
-class LmFtConfig:
+class LmFtConfig(Settings):
     """LM-ft, Eq. 3. METHOD: k̃ = 3; 10 % of the examples are unsupervised text."""
 
     optimizer: OptimizerConfig
@@ -310,7 +311,7 @@ class LmFtConfig:
 
 
 @dataclass(frozen=True)
-class ScoreConfig:
+class ScoreConfig(Settings):
     """LSR scoring: answer log-probabilities under each chunk, from which Eq. 4 is made later."""
 
     language_model: Literal["base", "lm_ft"] = "base"
@@ -321,7 +322,7 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True)
-class RFtConfig:
+class RFtConfig(Settings):
     """R-ft, Eq. 4 and 5."""
 
     optimizer: OptimizerConfig
@@ -344,7 +345,7 @@ OWN_ANSWERS = 16  # tokens of an answer to the corpus' own questions, which are 
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Settings):
     split: Literal["test", "dev", "official", "hidden"] = "test"  # tune on dev; docs/tasks.md has the others
     chunks_per_answer: PositiveInt = 10  # k of Eq. 2
     ensemble: Literal["answer", "token", "concatenate"] = (
@@ -369,7 +370,7 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(Settings):
     """What export leaves beside our own form of the models."""
 
     hf: bool = True  # hf/: for transformers, vLLM and sentence-transformers
@@ -381,7 +382,7 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
-class ProfileConfig:
+class ProfileConfig(Settings):
     """What to look at closely while it runs; it never changes a result."""
 
     steps: str = ""  # updates of a training loop to trace for XProf: 10:15 is those from 10 to 15, from 1
@@ -401,7 +402,7 @@ class ProfileConfig:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Settings):
     """One run of RA-DIT, whole: its name, its seed, its data, and the settings of every stage."""
 
     name: str

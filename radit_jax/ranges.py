@@ -9,6 +9,8 @@ import dataclasses
 import types
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 _MOST = 2**31 - 1  # whole numbers reach the devices as int32
 
 
@@ -42,6 +44,27 @@ Temperature = Annotated[float, Range(1e-6, 1e6)]  # scores are divided by it
 Fraction = Annotated[float, Range(0, 1)]
 PositiveFraction = Annotated[float, Range(0, 1, low_is_in=False)]
 FractionBelowOne = Annotated[float, Range(0, 1, high_is_in=False)]
+
+
+class Settings:
+    """The base of settings' dataclasses: what an experiment computes by numpy becomes Python's own value."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """Python's value of a scalar of numpy, also inside a tuple.
+
+    >>> _plain((np.int64(3), np.float32(0.1), "text"))
+    (3, 0.1, 'text')
+    """
+    if type(value) is tuple:
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, np.floating):  # the shortest digits that mean it: 0.1, not 0.10000000149011612
+        return float(str(value))
+    return value.item() if isinstance(value, np.bool_ | np.integer | np.str_) else value
 
 
 def check_values(settings: Any, where: str = "") -> None:

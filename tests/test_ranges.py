@@ -1,16 +1,19 @@
 """Every number of every setting has a range, and nothing outside it passes."""
 
 import dataclasses
+import json
 import math
 import pathlib
 import types
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
 
 from radit_jax import config
-from radit_jax.ranges import Range, check_values
+from radit_jax.ranges import Range, Seed, Settings, Temperature, check_values
+from radit_jax.runtime.store import canonical
 
 SETTINGS = [
     kind for kind in vars(config).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)
@@ -127,3 +130,32 @@ def test_a_range_says_which_of_its_ends_belong_to_it() -> None:
         True,
         False,
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Computed(Settings):
+    """Settings as an experiment has them, without the type hooks of the package under test."""
+
+    seed: Seed = 0
+    tau: Temperature = 1.0
+    keep: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    names: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize("number", [np.float16, np.float32, np.float64])
+def test_a_setting_that_numpy_computed_is_the_plain_one(number: type) -> None:
+    plain = Computed(3, 0.1, True, "bfloat16", ("nq",))
+    numpys = Computed(np.int64(3), number(0.1), np.bool_(True), np.str_("bfloat16"), (np.str_("nq"),))  # type: ignore
+    check_values(numpys)
+    assert numpys == plain and json.dumps(canonical(numpys)) == json.dumps(canonical(plain))
+    assert [type(value) for value in vars(numpys).values()] == [int, float, bool, str, tuple]
+
+
+def test_a_setting_that_numpy_computed_out_of_its_range_is_refused_as_a_plain_one() -> None:
+    with pytest.raises(ValueError, match=r"tau: expected 1e-06 <= x <= 1e\+06, got nan\."):
+        check_values(Computed(tau=np.float32("nan")))
+
+
+def test_every_class_of_settings_takes_numbers_of_numpy() -> None:
+    assert [kind for kind in SETTINGS if not issubclass(kind, Settings)] == []
