@@ -22,6 +22,9 @@ from radit_jax.runtime.tokenizers import Tokenizer, load_tokenizer, save_tokeniz
 from radit_jax.runtime.vectors import write_vectors
 
 ADAPTERS = "hf/lm_adapter"  # where a run keeps them
+NOT_THE_SAME = (
+    "This checkpoint cannot be written in Hugging Face's form: export without it by --set export.hf=false."
+)
 PROBE = "Background: Zoë's 1,984 naïve cafés – 東京.\n\nQ: Where?\nA: "
 
 
@@ -41,8 +44,7 @@ def publish(
     _set(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     _write_config(folder, config, model.tokenizer, dtype)
     _check_config(folder, config)
-    same = load_tokenizer(folder, config.vocab_size).encode(PROBE) == model.tokenizer.encode(PROBE)
-    assert same, f"{folder}: the tokeniser that was written gives other ids"
+    _check_tokenizer(folder, model.tokenizer, config.vocab_size)
     return largest_error(folder, tensors)
 
 
@@ -98,8 +100,21 @@ def _own_id(tokenizer: Tokenizer, name: str, config: LlamaConfig | BertConfig) -
 
 
 def _check_config(folder: epath.Path, config: LlamaConfig | BertConfig) -> None:
+    """Refuse a config.json that describes another network than the model's."""
     written, _ = describe_folder(folder)
-    assert written == config, f"{folder}: config.json says {written}, the model is {config}"
+    if written != config:
+        raise ValueError(f"{folder / 'config.json'}: expected {config}, got {written}. {NOT_THE_SAME}")
+
+
+def _check_tokenizer(folder: epath.Path, tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Refuse tokeniser files that give a text other ids than the model's tokeniser does."""
+    expected = tokenizer.encode(PROBE)
+    found = load_tokenizer(folder, vocab_size).encode(PROBE)
+    if found != expected:
+        raise ValueError(
+            f"{folder}/tokenizer.json, tokenizer_config.json: expected {PROBE!r} as the ids {expected}, as "
+            f"the model's own tokeniser has it, got {found}. {NOT_THE_SAME}"
+        )
 
 
 def _with_marks(tokenizer: Tokenizer, config: LlamaConfig | BertConfig) -> Tokenizer:

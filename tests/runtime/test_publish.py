@@ -25,6 +25,7 @@ from radit_jax.config import PROJECTIONS, LoraConfig, MeshConfig, RopeScaling
 from radit_jax.models.llama import Llama
 from radit_jax.models.lora import adapted, init_adapters, merged
 from radit_jax.retrieval.search import Encoder
+from radit_jax.runtime import publish as publishing
 from radit_jax.runtime.mesh import make_mesh
 from radit_jax.runtime.models import Model, load_model, save_model
 from radit_jax.runtime.publish import publish, publish_adapters
@@ -33,6 +34,13 @@ from radit_jax.selfcheck import random_params
 
 pytestmark = pytest.mark.usefixtures("float64")
 TEXTS = ["Who built Dray Tower?", "Elm Tower stands in Ostley.", "tower " * 60]
+
+
+class GivesSeven:
+    def encode(self, text):
+        return [7]
+
+
 VARIANTS = {
     "gqa": {},
     "tied": {"tie_embeddings": True},
@@ -98,6 +106,18 @@ def test_what_was_published_is_ours_again(language_model, tmp_path):
     assert module.config == language_model.module.config
     jax.tree.map(np.testing.assert_array_equal, params, language_model.params)
     assert tokenizer.encode("Tower?") == language_model.tokenizer.encode("Tower?")
+
+
+def test_a_tokeniser_or_a_config_that_is_not_the_models_own_when_read_back_is_refused(
+    lm, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(publishing, "load_tokenizer", lambda folder, size: GivesSeven())
+    with pytest.raises(ValueError, match=r"tokenizer\.json, .* got \[7\]\. This checkpoint .*hf=false"):
+        publish(tmp_path, lm)
+    other = dataclasses.replace(lm.module.config, rms_norm_eps=1e-3)
+    monkeypatch.setattr(publishing, "describe_folder", lambda folder: (other, None))
+    with pytest.raises(ValueError, match=r"config\.json: expected LlamaConfig.*hf=false"):
+        publish(tmp_path, lm)
 
 
 def test_the_largest_error_of_bfloat16_is_its_rounding(lm, tmp_path):
