@@ -180,7 +180,7 @@ def _check_recorded(path: epath.Path) -> None:
         if not _is_ours_or_damaged(home / "manifest.json"):
             continue
         recorded = PublishedFolder(home)
-        if recorded.complete and name in recorded.manifest["files"]:
+        if recorded.complete and recorded.holds(name):
             recorded.check(name)
 
 

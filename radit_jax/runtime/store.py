@@ -172,7 +172,13 @@ class Workdir:
         locks.check_held(self.path)
         files = [manifest["files"].items() for manifest in self.manifests(folder.stage)]
         ours = {(name, record["sha256"]) for run in files for name, record in run}
+        record, remembered = self.path / folder.stage / "published.json", self._published(folder.stage)
+        ours |= {(name, digest) for name, digests in remembered.items() for digest in digests}
         names = [name for name in folder.manifest["files"] if _matches(name, patterns)]
+        # First of all, so that a kill leaves no file of ours that the record does not name.
+        for name in names:
+            remembered[name] = sorted({*remembered.get(name, ()), folder.manifest["files"][name]["sha256"]})
+        write_whole(record, json.dumps(remembered, indent=1) + "\n")
         for file in list(self.path.iterdir()):
             if not _matches(file.name, patterns) or _is_link(file):
                 continue
@@ -183,6 +189,15 @@ class Workdir:
                 _remove(file)
         for name in names:
             write_whole(self.path / name, folder.read(name))
+
+    def _published(self, stage: str) -> dict[str, list[str]]:
+        """The hashes of each file that `publish` has written, of runs that were deleted since as well."""
+        try:
+            found = parse_json(_bytes_or_none(self.path / stage / "published.json") or b"{}", stage, "")
+        except ValueError:
+            return {}
+        values = found.items() if isinstance(found, dict) else ()
+        return {name: digests for name, digests in values if isinstance(digests, list)}
 
     def manifests(self, stage: str) -> list[dict[str, Any]]:
         """The manifests of all finished runs of `stage`, the latest last."""
@@ -562,6 +577,34 @@ class PublishedFolder(StageFolder):
     def _demand_own(self, manifest: Mapping[str, Any]) -> None:
         """Any manifest will do: people may move what is published, and other settings replace it."""
 
+    def commit_each(self, name: str) -> None:
+        """Commits what is in a folder one by one, so that a person may put other files next to it."""
+        hosts.by_first(f"{self} {name}/*", lambda: self._commit_each(name))
+
+    def _commit_each(self, name: str) -> None:
+        locks.check_held(self.home)
+        # Folders in it stay whole: Orbax reads none of its own that a sidecar was left in.
+        for child in sorted((self.path / name).iterdir()):
+            self._commit(f"{name}/{child.name}", _measure(child))
+        _remove(self._sidecar(name))  # of the whole, from which the files are copied
+
+    def holds(self, name: str) -> bool:
+        """Whether the finished folder's manifest names a file, or a folder or files in it."""
+        return any(f"{one}/".startswith(f"{name}/") for one in self.manifest["files"])
+
+    def check(self, name: str) -> epath.Path:
+        """The path of a file or folder whose bytes are those that were written.
+
+        Of a folder whose content is committed one by one nothing else is checked, nor a README.md: people
+        write their own model cards.
+        """
+        names = self.manifest["files"] if self.complete else _committed_names(self.home)
+        inside = [one for one in names if one.startswith(f"{name}/")]
+        for one in inside:
+            if not one.endswith("/README.md"):
+                super().check(one)
+        return self.path / name if inside else super().check(name)
+
     def _clear(self) -> None:
         """Deletes the folder; one in which a person has put something is kept whole, under another name."""
         if not self._is_copy and self._strangers():
@@ -570,15 +613,23 @@ class PublishedFolder(StageFolder):
         super()._clear()
 
     def _strangers(self) -> list[str]:
-        """What lies in a finished folder beside what its manifest names, but for hidden files."""
+        """What no run wrote in a finished folder, but for hidden files; model cards that were edited."""
         _ = self.complete  # it reads the manifest, of whichever fingerprint
         if self._manifest is None:
             return []
-        own = {"manifest.json", *(name.split("/")[0] for name in self._manifest["files"])}
-        others = [file.name for file in self.home.iterdir() if file.name not in own]
-        return [
-            name for name in others if not _matches(name, (".*", "*.sha256"))
-        ]  # a kill may leave the latter
+        own, found = self._manifest["files"], []
+        for file in _files(self.home):
+            name = pathlib.PurePosixPath(os.path.relpath(file, self.home))
+            if str(name) == "manifest.json" or name.suffix == ".sha256":  # a kill may leave the latter
+                continue
+            if any(part.startswith(".") for part in name.parts):
+                continue
+            if str(name) in own:
+                edited = name.name == "README.md" and _measure(file) != own[str(name)]
+            else:
+                edited = not any(str(folder) in own for folder in name.parents)
+            found += [str(name)] * edited
+        return found
 
     @property
     def half_written(self) -> bool:

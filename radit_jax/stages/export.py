@@ -60,6 +60,8 @@ def run(
     output.adopt(searched["retriever"], "chunk_encoder")
     save_model(output.path / "base_query_encoder", load_model(inputs["retriever"].check("query_encoder")))
     output.commit("base_query_encoder")
+    for name in (*MODELS, "base_query_encoder"):
+        output.commit_each(name)
     output.adopt(inputs["corpus"], "chunks.array_record")
     for name in searched["embeddings"].manifest["files"]:
         output.adopt(searched["embeddings"], name)
@@ -97,6 +99,7 @@ def _publish(
 
         errors[name] = hosts.by_first(f"hf/{name}", write)
         output.commit(f"hf/{name}")
+        output.commit_each(f"hf/{name}")
     if ADAPTERS in lm_ft.manifest["files"]:
         output.adopt(lm_ft, ADAPTERS)
     return errors

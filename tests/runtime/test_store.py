@@ -204,6 +204,26 @@ def test_results_take_the_place_of_earlier_ones_and_of_nothing_else(workdir, cap
     assert capsys.readouterr().err == ""
 
 
+def test_results_of_a_run_that_was_deleted_since_are_still_ours(workdir, capsys):
+    first = evaluated(workdir, "a", results_json="1", predictions_jsonl="1")
+    workdir.publish(first, PUBLISHED)
+    second = evaluated(workdir, "b", results_json="2")
+    (stale,) = workdir.superseded([second])
+    stale.clear()
+    workdir.publish(second, PUBLISHED)
+    top = {file.name: file.read_text() for file in workdir.path.iterdir() if file.is_file()}
+    assert top == {"results.json": "2"} and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("record", ["", "{", "[]", '{"results.json": 1}'])
+def test_a_damaged_record_of_what_was_published_makes_nothing_ours(workdir, record):
+    folder = evaluated(workdir, "a", results_json="1")
+    (workdir.path / "evaluate" / "published.json").write_text(record)
+    (workdir.path / "results.json").write_text("mine")
+    workdir.publish(folder, PUBLISHED)
+    assert (workdir.path / "results.json.1").read_text() == "mine"
+
+
 def test_what_a_person_put_in_the_place_of_results_is_kept_under_another_name(workdir, capsys):
     folder = evaluated(workdir, "a", results_json="1")
     for text in ("mine", "mine too"):
@@ -659,10 +679,20 @@ def test_another_process_than_the_first_writes_nothing_and_believes_the_first(tm
     assert line.heard == ["workdir.json", *(f"score/{'a' * 12} {name}" for name in names)]
 
 
-@pytest.mark.parametrize(("name", "kept"), [("notes.txt", True), (".DS_Store", False)])
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("notes.txt", True),
+        ("hf/lm/notes.txt", True),
+        ("hf/lm/README.md", True),
+        (".DS_Store", False),
+        ("hf/.DS_Store", False),
+    ],
+)
 def test_an_export_in_which_a_person_put_something_is_kept_when_it_is_made_anew(tmp_path, name, kept):
     first = Workdir(tmp_path).published("export", "a" * 12)
     first.write("hf/lm/config.json", b"{}")
+    first.write("hf/lm/README.md", b"a card")
     first.finish()
     (tmp_path / "export" / name).write_text("mine")
     Workdir(tmp_path).published("export", "b" * 12).clear()
@@ -670,3 +700,22 @@ def test_an_export_in_which_a_person_put_something_is_kept_when_it_is_made_anew(
     assert (tmp_path / "export.1").exists() == kept
     if kept:
         assert (tmp_path / "export.1" / name).read_text() == "mine"
+
+
+def test_a_folder_committed_file_by_file_is_checked_but_for_its_card_and_what_was_added(tmp_path):
+    export = Workdir(tmp_path).published("export", "a" * 12)
+    lm = export.path / "hf" / "lm"
+    lm.mkdir(parents=True)
+    for name in ("config.json", "README.md"):
+        (lm / name).write_text("{}")
+    export.commit("hf/lm")
+    export.commit_each("hf/lm")
+    export.finish()
+    assert set(export.manifest["files"]) == {"hf/lm/config.json", "hf/lm/README.md"}
+    assert export.holds("hf/lm") and not export.holds("hf/l")
+    for name in ("README.md", ".gitattributes", "notes.txt"):
+        (lm / name).write_text("mine")
+    assert export.check("hf/lm") == lm
+    (lm / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"config\.json: expected the bytes that were written"):
+        export.check("hf/lm")

@@ -1,6 +1,8 @@
 """An export holds what was tuned, in every form that was asked for, and says where it comes from."""
 
 import json
+import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -92,11 +94,36 @@ def test_the_tuned_models_open_in_both_forms_with_the_same_parameters(whole, tun
 
 def test_the_manifest_has_every_form_and_its_largest_error(whole):
     assert whole.manifest["largest_errors"] == {"lm": 0, "query_encoder": 0, "chunk_encoder": 0}
-    assert {"README.md", "hf/lm", "hf/query_encoder", "runs/r_ft.trec", "lsr_scores.jsonl"} <= set(
-        whole.manifest["files"]
-    )
+    names = {"README.md", "hf/lm/config.json", "hf/query_encoder/tokenizer.json", "runs/r_ft.trec"}
+    assert names | {"lm/config.json", "lsr_scores.jsonl"} <= set(whole.manifest["files"])
     for name in whole.manifest["files"]:
         whole.check(name)
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    return pathlib.Path(shutil.copytree(whole.path, tmp_path / "export"))
+
+
+@pytest.mark.parametrize("model", ["lm", "hf/lm", "hf/query_encoder"])
+def test_a_model_opens_whatever_a_person_writes_next_to_it(copied, model):
+    for name in ("README.md", ".gitattributes", ".DS_Store", "notes.txt"):
+        (copied / model / name).write_text("mine")
+    radit_jax.load(str(copied / model))
+
+
+@pytest.mark.parametrize(
+    "damaged", ["hf/lm/model.safetensors", "hf/lm/config.json", "hf/lm/tokenizer.json", "lm/config.json"]
+)
+def test_a_model_whose_weights_settings_or_tokeniser_changed_is_refused(copied, damaged):
+    file = copied / damaged
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match=f"{file.name}: expected the bytes that were written"):
+        radit_jax.load(str(file.parent))
+    file.unlink()
+    with pytest.raises(ValueError, match=f"{file.name}: expected the .* bytes that were written, got 0"):
+        radit_jax.load(str(file.parent))
 
 
 def test_runs_rank_the_chunks_of_the_evaluated_questions(whole):
