@@ -6,7 +6,7 @@ records that are there, and `--tables` makes them again without measuring anythi
     pip install -c constraints.txt -e '.[bench]'
     python -m venv .venv-fed-rag && .venv-fed-rag/bin/pip install -r benchmarks/fed_rag.txt     (optional)
 
-`RADIT_DATA` names a folder with `wiki/` (`radit_jax/data/folder.py` has its form) and
+`RADIT_DATA` names a folder with `wiki/` (`radit_jax/data/sources/folder.py` has its form) and
 `tokenizers/llama_tokenizer.model`; without it the inputs are generated.
 """
 

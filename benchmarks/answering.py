@@ -41,7 +41,7 @@ class Read(NamedTuple):
 def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     """The prompts as tokens, and the language model in Hugging Face's form."""
     from benchmarks import inputs
-    from radit_jax.data.sequences import prompt_tokens
+    from radit_jax.data.batches.prefix_trees import prompt_tokens
     from radit_jax.lm.answering import neighbours
     from radit_jax.text.prompts import question_prompt
 

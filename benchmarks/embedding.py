@@ -23,7 +23,7 @@ BATCH_SIZES = (16, 32, 64)  # of which each takes its fastest, end to end
 def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     """The passages as texts and as batches of tokens, and MiniLM in sentence-transformers' form."""
     from benchmarks import inputs
-    from radit_jax.runtime.publish import publish
+    from radit_jax.runtime.pretrained.hf_export import publish
 
     texts = inputs.texts()
     drawn = np.random.default_rng(2).choice(len(texts.passages), NUM_PASSAGES, replace=False)

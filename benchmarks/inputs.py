@@ -16,18 +16,18 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from radit_jax.config import GeneratedWorld, LlamaConfig, MeshConfig
-from radit_jax.data import world
-from radit_jax.data.documents import read_documents, split_document
-from radit_jax.data.questions import read_questions
+from radit_jax.data.readers.documents import read_documents, split_document
+from radit_jax.data.readers.questions import read_questions
 from radit_jax.data.records import Question
+from radit_jax.data.sources import generated_world
 from radit_jax.models.llama import Llama
 from radit_jax.retrieval.index import ExactIndex
 from radit_jax.retrieval.search import Encoder
-from radit_jax.runtime.mesh import make_mesh
-from radit_jax.runtime.models import Model, load_pretrained
-from radit_jax.runtime.progress import Progress
-from radit_jax.runtime.publish import publish
-from radit_jax.runtime.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from radit_jax.runtime.distributed.mesh import make_mesh
+from radit_jax.runtime.monitoring.progress import Progress
+from radit_jax.runtime.pretrained.hf_export import publish
+from radit_jax.runtime.pretrained.model_io import Model, load_pretrained
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from radit_jax.stages.base import init_lm
 
 MAX_WORDS = 200  # of a chunk
@@ -47,7 +47,7 @@ def texts() -> Texts:
     """Wikipedia's where `RADIT_DATA` has it; else the generated world of the tiny experiment."""
     wiki = _data("wiki")
     if wiki is None:
-        data = world.read(GeneratedWorld(), seed=0)
+        data = generated_world.read(GeneratedWorld(), seed=0)
         asked = {split: list(questions) for split, questions in data.questions.items()}
         return Texts("a generated world", [c.passage for c in data.chunks], asked["train"], asked["test"])
     documents = read_documents(wiki / "passages.jsonl")

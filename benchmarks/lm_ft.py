@@ -24,9 +24,9 @@ IGNORED = -100  # transformers' label of what is not in the loss
 def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     """The instances as tokens, how they are packed, and the language model in Hugging Face's form."""
     from benchmarks import inputs
-    from radit_jax.data.examples import question_example
-    from radit_jax.data.packing import fill, pack
-    from radit_jax.data.sequences import lm_sequence
+    from radit_jax.data.batches.examples import question_example
+    from radit_jax.data.batches.packing import fill, pack
+    from radit_jax.data.batches.prefix_trees import lm_sequence
 
     texts = inputs.texts()
     rows = inputs.candidates(folder.parent, texts.passages, texts.train, "train")
@@ -67,10 +67,10 @@ def ours(folder: pathlib.Path) -> Once:
 
     from benchmarks import inputs
     from radit_jax.config import MeshConfig
-    from radit_jax.data.packing import Sequence, join, span
+    from radit_jax.data.batches.packing import Sequence, join, span
     from radit_jax.lm.training import PackedTrees
     from radit_jax.method.steps import init_state, make_lm_step
-    from radit_jax.runtime.mesh import init_sharded, make_mesh, put_batch
+    from radit_jax.runtime.distributed.mesh import init_sharded, make_mesh, put_batch
 
     model, mesh = inputs.language_model(folder / "lm"), make_mesh(MeshConfig())
     trees = [

@@ -71,7 +71,7 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     """Texts, vectors, candidates with the oracle's judgement, the four layers, and an LM for who scores."""
     from benchmarks import inputs
     from radit_jax.retrieval.exact import ExactIndex
-    from radit_jax.runtime.publish import publish
+    from radit_jax.runtime.pretrained.hf_export import publish
 
     encoder, texts = inputs.encoder(NUM_LAYERS), inputs.texts()
     train, test = texts.train[:5000], texts.test[:1000]
@@ -117,11 +117,11 @@ class Oracle:
 def ours(folder: pathlib.Path) -> Once:
     """The step of the r_ft stage, and its rounds of candidates."""
     from radit_jax.config import OptimizerConfig
-    from radit_jax.data.order import shuffled
+    from radit_jax.data.batches.order import shuffled
     from radit_jax.method.steps import RftBatch, init_state, make_optimizer, make_r_ft_step
     from radit_jax.retrieval.exact import ExactIndex
-    from radit_jax.runtime.mesh import init_sharded, put_batch
-    from radit_jax.runtime.publish import publish
+    from radit_jax.runtime.distributed.mesh import init_sharded, put_batch
+    from radit_jax.runtime.pretrained.hf_export import publish
     from radit_jax.stages.r_ft import Queries
 
     encoder, texts, signal = _encoder(folder, BASE), _read(folder), np.load(folder / "signal.npz")
@@ -340,8 +340,8 @@ def _judged(hits: Mapping[str, np.ndarray], groups: Sequence[str]) -> dict[str, 
 def _encoder(folder: pathlib.Path, name: str) -> Any:
     from radit_jax.config import MeshConfig
     from radit_jax.retrieval.search import Encoder
-    from radit_jax.runtime.mesh import make_mesh
-    from radit_jax.runtime.models import load_pretrained
+    from radit_jax.runtime.distributed.mesh import make_mesh
+    from radit_jax.runtime.pretrained.model_io import load_pretrained
 
     return Encoder(load_pretrained(str(folder / _folder(name))), make_mesh(MeshConfig()))
 

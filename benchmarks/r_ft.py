@@ -28,7 +28,7 @@ PEAK, B1, B2, EPS, CLIP = 1e-4, 0.9, 0.95, 1e-8, 1.0  # AdamW, without decay
 def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     """Questions as tokens and as texts, their chunks, the teacher's scores, and MiniLM for the peers."""
     from benchmarks import inputs
-    from radit_jax.runtime.publish import publish
+    from radit_jax.runtime.pretrained.hf_export import publish
     from radit_jax.text.metrics import contains_answer
 
     texts = inputs.texts()
@@ -66,7 +66,7 @@ def ours(folder: pathlib.Path) -> Once:
     from benchmarks import inputs
     from radit_jax.config import OptimizerConfig
     from radit_jax.method.steps import RftBatch, init_state, make_optimizer, make_r_ft_step
-    from radit_jax.runtime.mesh import init_sharded, put_batch
+    from radit_jax.runtime.distributed.mesh import init_sharded, put_batch
     from radit_jax.stages.r_ft import Queries
 
     encoder, (tokens, mask, rows, log_probs) = inputs.encoder(), _steps(folder)

@@ -32,8 +32,8 @@ class Pair(NamedTuple):
 def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     """The pairs as token trees and as texts, and the language model in Hugging Face's form."""
     from benchmarks import inputs
-    from radit_jax.data.examples import question_example
-    from radit_jax.data.sequences import shared_sequences
+    from radit_jax.data.batches.examples import question_example
+    from radit_jax.data.batches.prefix_trees import shared_sequences
     from radit_jax.text.prompts import background
 
     texts = inputs.texts()
@@ -76,9 +76,9 @@ def ours_apart(folder: pathlib.Path) -> Once:
 def _ours(folder: pathlib.Path, drawn: list[Tree]) -> Once:
     from benchmarks import inputs
     from radit_jax.config import MeshConfig, ScoreConfig
-    from radit_jax.data.packing import Sequence, join, span
+    from radit_jax.data.batches.packing import Sequence, join, span
     from radit_jax.lm.scoring import PairScorer
-    from radit_jax.runtime.mesh import make_mesh
+    from radit_jax.runtime.distributed.mesh import make_mesh
 
     settings = ScoreConfig(batch_size=2, sequence_length=SEQUENCE_LENGTH)
     scorer = PairScorer(inputs.language_model(folder / "lm"), make_mesh(MeshConfig()), settings)

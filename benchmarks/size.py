@@ -109,9 +109,9 @@ def _searching_exactly(folder: pathlib.Path, times: int) -> Cost:
 def _scoring(folder: pathlib.Path, times: int) -> Cost:
     """So many questions on each of a few chunks."""
     from radit_jax.config import MeshConfig, ScoreConfig
-    from radit_jax.data.packing import Sequence, join, span
+    from radit_jax.data.batches.packing import Sequence, join, span
     from radit_jax.lm.scoring import PairScorer
-    from radit_jax.runtime.mesh import make_mesh
+    from radit_jax.runtime.distributed.mesh import make_mesh
 
     settings = ScoreConfig(batch_size=2, sequence_length=512)
     scorer = PairScorer(inputs.language_model(folder / "lm"), make_mesh(MeshConfig()), settings)
@@ -129,10 +129,10 @@ def _training(folder: pathlib.Path, times: int) -> Cost:
     import optax
 
     from radit_jax.config import MeshConfig
-    from radit_jax.data.packing import Sequence, join, span
+    from radit_jax.data.batches.packing import Sequence, join, span
     from radit_jax.lm.training import PackedTrees
     from radit_jax.method.steps import init_state, make_lm_step
-    from radit_jax.runtime.mesh import init_sharded, make_mesh, put_batch
+    from radit_jax.runtime.distributed.mesh import init_sharded, make_mesh, put_batch
 
     model, mesh = inputs.language_model(folder / "lm"), make_mesh(MeshConfig())
     length, draw = 256 * times, np.random.default_rng(0)

@@ -7,9 +7,8 @@ Paper: arXiv 2310.01352. Steps, batch and learning rates are its own; MMLU is no
 as radit_65b.
 
 The retriever is radit_65b's, as R-ft left it, and stays so: R-ft has no step here. The corpus is embedded
-again in this workdir. `data/raw` holds the tasks' official train and dev files as
-`radit_jax/data/benchmarks.py` names them, and the datasets of D_R, of whose questions the index is tuned
-on.
+again in this workdir. `data/raw` holds the tasks' official train and dev files, by the names in
+`radit_jax/data/eval_tasks/registry.py`, and the datasets of D_R, on whose questions the index is tuned.
 """
 
 from dataclasses import replace

@@ -1,7 +1,7 @@
 """RA-DIT 7B: LLaMA 7B and DRAGON+ on the paper's data. The other sizes vary this file.
 
     pip install -e '.[torch]'                           # DRAGON+ is a pytorch_model.bin
-    python -m radit_jax.data.build all --hub            # the datasets, into data/tfds
+    python -m radit_jax.data.finetuning.tfds_builders all --hub            # the datasets, into data/tfds
     python -m radit_jax.train --stage=all --experiment=experiments/radit_7b.py
 
 Paper: arXiv 2310.01352. Hardware: 8 A100 of 80 GB for LM-ft, 16 for R-ft in the paper, whose exact search

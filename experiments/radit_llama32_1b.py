@@ -1,7 +1,7 @@
 """RA-DIT on one GPU: Llama 3.2 1B, DRAGON+, and DPR's Wikipedia.
 
     pip install -e '.[torch]'                           # DRAGON+ is a pytorch_model.bin
-    python -m radit_jax.data.build all --hub
+    python -m radit_jax.data.finetuning.tfds_builders all --hub
     python -m radit_jax.train --stage=all --experiment=experiments/radit_llama32_1b.py
 
 Hardware: one GPU of 80 GB, and 80 GB of host memory for the index. The checkpoint is gated: accept its

@@ -4,7 +4,7 @@
     python -m radit_jax.train --stage=all --experiment=experiments/wiki_small.py --set data.folder=PATH
 
 PATH holds `passages.jsonl` with `questions_train.jsonl` and `questions_dev.jsonl`, or with one
-`questions.jsonl` (the form is in `radit_jax/data/folder.py`). For your own text put your files there.
+`questions.jsonl` (the form is in `radit_jax/data/sources/folder.py`). For your own text put your files there.
 
 What differs from arXiv 2310.01352, because the models are small:
 - the language model is pre-trained here, on cloze questions made of the passages, from a mimetic

@@ -30,7 +30,7 @@ def load(
     are [CLS]'s, as they are. What an export's manifest vouches for is checked against it. A folder without a
     tokeniser has None for it. Whatever is wrong is a ValueError that says what to do.
     """
-    from radit_jax.runtime.models import open_model
+    from radit_jax.runtime.pretrained.model_io import open_model
 
     return open_model(os.fspath(path), pooling=pooling, normalize=normalize)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from radit_jax.config import EvaluateConfig
 from radit_jax.runtime.errors import exit_command, run_command
-from radit_jax.runtime.store import PublishedFolder
+from radit_jax.runtime.storage.stage_folder import PublishedFolder
 from radit_jax.text.printable import printable
 from radit_jax.text.prompts import question_prompt
 
@@ -64,7 +64,7 @@ def answer_file(export: PublishedFolder, name: str) -> None:
     """A line of JSON for each question of the file; an error where none could be asked."""
     from etils import epath
 
-    from radit_jax.data.questions import read_asked
+    from radit_jax.data.readers.questions import read_asked
 
     path = epath.Path(name)
     if not path.is_file():
@@ -92,12 +92,12 @@ def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str,
     import numpy as np
 
     from radit_jax.config import MeshConfig
-    from radit_jax.data.corpus import Chunks
+    from radit_jax.data.artifacts.corpus import Chunks
     from radit_jax.lm.answering import answer
     from radit_jax.retrieval.search import Searcher
-    from radit_jax.runtime.memory import naming_remedy
-    from radit_jax.runtime.mesh import make_mesh, row_layout
-    from radit_jax.runtime.models import load_model
+    from radit_jax.runtime.distributed.memory import naming_remedy
+    from radit_jax.runtime.distributed.mesh import make_mesh, row_layout
+    from radit_jax.runtime.pretrained.model_io import load_model
 
     stored = export.read_json("answering.json")
     settings = EvaluateConfig(**{**stored["evaluate"], "tasks": ()}).answering()

@@ -20,12 +20,14 @@ from radit_jax.config import (
     RetrieverConfig,
     checkpoint_folder,
 )
-from radit_jax.data import benchmarks, folder, instructions
-from radit_jax.data.benchmarks import find_task
-from radit_jax.data.kilt_pages import read_titles
-from radit_jax.data.questions import question_files
-from radit_jax.runtime import described, hosts, hub
-from radit_jax.runtime.store import StageFolder, Workdir, canonical, fingerprint
+from radit_jax.data.eval_tasks import registry
+from radit_jax.data.eval_tasks.registry import find_task
+from radit_jax.data.readers.kilt_pages import read_titles
+from radit_jax.data.readers.questions import question_files
+from radit_jax.data.sources import folder, instructions
+from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.pretrained import described, hub
+from radit_jax.runtime.storage.stage_folder import StageFolder, Workdir, canonical, fingerprint
 
 FilesRead = Mapping[str, Callable[[], Sequence[epath.Path] | None]]  # by source; None: all of it
 
@@ -127,7 +129,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             {"lm_ft": e.lm_ft, "seed": e.seed, **(_selection(e) if on_kilt else {})},
             version=2,
             sources=(e.lm_ft.select_folder,) if on_kilt else (),
-            files_read=_task_sources(benchmarks.development_tasks(e)) if on_kilt else {},
+            files_read=_task_sources(registry.development_tasks(e)) if on_kilt else {},
             trains=True,
         ),
         Stage(
@@ -197,7 +199,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
 
 def _selection(e: Experiment) -> dict[str, Any]:
     """What judges LM-ft's checkpoints on KILT: evaluation's settings, on the dev part of KILT's tasks."""
-    return {"evaluate": benchmarks.development_tasks(e), "temperature": e.r_ft.temperature}
+    return {"evaluate": registry.development_tasks(e), "temperature": e.r_ft.temperature}
 
 
 def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
@@ -314,7 +316,7 @@ def _task_sources(evaluate: EvaluateConfig) -> FilesRead:
     own = [name for name in evaluate.tasks if not find_task(name).is_official]
     return {
         **{name: functools.partial(question_files, epath.Path(name)) for name in own},
-        evaluate.tasks_folder: functools.partial(benchmarks.task_files, evaluate),
+        evaluate.tasks_folder: functools.partial(registry.task_files, evaluate),
     }
 
 
@@ -370,7 +372,7 @@ class Run:
             folder = os.path.expanduser(folder) if stage.kind == "base" else folder  # as hub.find
             return commit or self.workdir.source_hash(folder, files)
 
-        return hosts.by_first(f"the identity of {source}", identity)
+        return processes.by_first(f"the identity of {source}", identity)
 
     def needed(self, kind: str) -> list[Stage]:
         """The stages of `kind` ('all': every stage) and all that they read, in order."""
@@ -402,7 +404,7 @@ class Run:
         for stage in stages:
             asked = stage.settings.get("evaluate")
             if stage.kind in ("lm_ft", "evaluate") and asked and not self.absent.keys() & set(stage.sources):
-                benchmarks.check_tasks(asked)
+                registry.check_tasks(asked)
                 if asked.tasks and asked.kilt_titles:
                     read_titles(asked.kilt_titles)
 
@@ -471,13 +473,13 @@ class Run:
     def _run(
         stage: Stage, inputs: Mapping[str, StageFolder], output: StageFolder, how: Mapping[str, Any]
     ) -> dict[str, Any]:
-        from radit_jax.runtime.memory import naming_remedy  # jax, which a dry run does without
+        from radit_jax.runtime.distributed.memory import naming_remedy  # jax, which a dry run does without
 
         def run() -> dict[str, Any]:
             with naming_remedy(stage.kind):
                 return stage.function(inputs, output, **how, **stage.settings)
 
-        return hosts.by_first(stage.name, run) if stage.by_one else run()
+        return processes.by_first(stage.name, run) if stage.by_one else run()
 
 
 def _without_unseen(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,17 +14,17 @@ from collections.abc import Callable, Sequence
 import jax
 
 from radit_jax import config
+from radit_jax.planning.deployment import Counts, Site
 from radit_jax.planning.embed import embed
 from radit_jax.planning.evaluate import evaluate
 from radit_jax.planning.lm_ft import lm_ft
-from radit_jax.planning.need import Need, Number, judged
 from radit_jax.planning.r_ft import r_ft
+from radit_jax.planning.resources import Need, Number, judged
 from radit_jax.planning.retrieve import retrieve
 from radit_jax.planning.score import score
-from radit_jax.planning.site import Counts, Site
 from radit_jax.planning.storage import base, corpus, export, index
+from radit_jax.runtime.distributed.accelerators import GIB, find_target
 from radit_jax.runtime.errors import exit_command, run_command
-from radit_jax.runtime.targets import GIB, find_target
 
 STAGES: dict[str, Callable[[Site], Need]] = {
     "corpus": corpus,

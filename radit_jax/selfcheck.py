@@ -21,8 +21,8 @@ import optax
 from jaxtyping import Array, Float
 
 from radit_jax.config import BertConfig, LlamaConfig
-from radit_jax.data.packing import Sequence, Span, branch_places, pack, pack_texts, span, to_batch
-from radit_jax.method import lm, losses, steps
+from radit_jax.data.batches.packing import Sequence, Span, branch_places, pack, pack_texts, span, to_batch
+from radit_jax.method import likelihood, losses, steps
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
 from radit_jax.runtime.errors import exit_command, run_command
@@ -216,7 +216,7 @@ def _(models: "TinyModels") -> SupportsFloat:
 @prove("answers that share a prefix in a row score as they do alone", 1e-4)
 def _(models: "TinyModels") -> SupportsFloat:
     places = branch_places(models.sequences, models.rows)
-    score = functools.partial(lm.branch_log_probs, models.llama, num_branches=NUM_ROWS)
+    score = functools.partial(likelihood.branch_log_probs, models.llama, num_branches=NUM_ROWS)
     sums = jax.jit(score)(models.llama_params, batch=models.packed)
     reference = [branch.sum() for branch in models.branches_one_by_one(shift=0)]
     return np.abs(np.asarray(sums)[places] - reference).max()
@@ -375,12 +375,12 @@ class TinyModels:
         return pack(self.sequences, row_length=ROW_LENGTH, targets_per_row=TARGETS)
 
     @functools.cached_property
-    def packed(self) -> lm.LmBatch:
+    def packed(self) -> likelihood.LmBatch:
         """Several trees in a row."""
         return _lay_out(self.sequences, self.rows)
 
     @functools.cached_property
-    def unpacked(self) -> lm.LmBatch:
+    def unpacked(self) -> likelihood.LmBatch:
         """One answer, after its own copy of the prefix, in a row."""
         alone = [Sequence(tree.trunk, (branch,)) for tree in self.sequences for branch in tree.branches]
         return _lay_out(alone, [(i,) for i in range(len(alone))])
@@ -388,7 +388,7 @@ class TinyModels:
     @functools.cached_property
     def packed_log_probs(self) -> Array64:
         """Of the answer tokens, in the order of the sequences."""
-        score = jax.jit(functools.partial(lm.token_log_probs, self.llama))
+        score = jax.jit(functools.partial(likelihood.token_log_probs, self.llama))
         found = np.asarray(score(self.llama_params, self.packed))
         places = zip(*branch_places(self.sequences, self.rows), strict=True)
         batch = self.packed
@@ -445,7 +445,7 @@ class TinyModels:
         """LM-ft, compiled."""
         return steps.make_lm_step(self.llama, READS_GRADIENT)
 
-    def lm_step_on(self, batch: lm.LmBatch) -> tuple[Any, dict[str, float]]:
+    def lm_step_on(self, batch: likelihood.LmBatch) -> tuple[Any, dict[str, float]]:
         """The gradient and the metrics of one step."""
         return _read_step(self.lm_step, self.llama_params, batch)
 
@@ -503,7 +503,7 @@ class TinyModels:
         return np.array(each) / 2
 
 
-def _lay_out(sequences: list[Sequence], rows: list[tuple[int, ...]]) -> lm.LmBatch:
+def _lay_out(sequences: list[Sequence], rows: list[tuple[int, ...]]) -> likelihood.LmBatch:
     return to_batch(sequences, rows, row_length=ROW_LENGTH, targets_per_row=TARGETS, num_rows=NUM_ROWS)
 
 

@@ -13,15 +13,15 @@ from itertools import islice
 
 import numpy as np
 
+from radit_jax.data.batches.packing import Sequence as Tree
+from radit_jax.data.batches.packing import to_batch
+from radit_jax.data.batches.prefix_trees import LmTokenizer, lm_sequence
+from radit_jax.data.finetuning.datasets import TASKS, task_named
 from radit_jax.data.finetuning.mixture import open_items
-from radit_jax.data.finetuning.tasks import TASKS, task_named
 from radit_jax.data.finetuning.templates import item_example
-from radit_jax.data.packing import Sequence as Tree
-from radit_jax.data.packing import to_batch
 from radit_jax.data.records import Example
-from radit_jax.data.sequences import LmTokenizer, lm_sequence
 from radit_jax.runtime.errors import exit_command, run_command
-from radit_jax.runtime.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from radit_jax.text.printable import printable
 from radit_jax.text.prompts import background
 

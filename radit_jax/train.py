@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 
 from radit_jax import config, pipeline
 from radit_jax.pipeline import Run
-from radit_jax.runtime import hosts
+from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.errors import exit_command, run_command
-from radit_jax.runtime.progress import check_wandb
-from radit_jax.runtime.store import Workdir
+from radit_jax.runtime.monitoring.progress import check_wandb
+from radit_jax.runtime.storage.stage_folder import Workdir
 
 TINY = pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py"
 PUBLISHED = ("results.json", "predictions*.jsonl", "kilt-*.jsonl")  # of evaluate, for people
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "--prune", action="store_true", help="delete, after asking, what the settings no longer name"
     )
     several = p.add_argument_group(
-        "several processes, where neither SLURM nor a TPU says it (runtime/hosts.py)"
+        "several processes, where neither SLURM nor a TPU says it (runtime/distributed/processes.py)"
     )
     several.add_argument("--coordinator", metavar="HOST:PORT", help="a free port on process 0's host")
     several.add_argument("--num-processes", type=int, metavar="N", help="1: this host alone, whatever it is")
@@ -52,10 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         try:
-            with hosts.heeding_signals():
+            with processes.heeding_signals():
                 start(options)
         finally:
-            hosts.leave()
+            processes.leave()
 
     return run_command(body)
 
@@ -89,26 +89,26 @@ def run_together(experiment: config.Experiment, workdir: Workdir, options: argpa
     run = Run(experiment, workdir)
     run.needed(options.stage)  # an unknown stage is an error before anything is written
     with contextlib.ExitStack() as held:
-        hosts.by_first("the lock", lambda: held.enter_context(workdir.lock()))
+        processes.by_first("the lock", lambda: held.enter_context(workdir.lock()))
         workdir.claim(experiment.name)
         if options.prune:
-            hosts.by_first("prune", lambda: prune(run))
+            processes.by_first("prune", lambda: prune(run))
         else:
             execute(run, options.stage)
 
 
 def join(options: argparse.Namespace, workdir: Workdir) -> None:
     """Meet the other processes of the program, if there are any, before work that takes long."""
-    place = hosts.find_place(options.coordinator, options.num_processes, options.process_id)
+    place = processes.find_place(options.coordinator, options.num_processes, options.process_id)
     if place:
         check_scratch(options.workdir, options.scratch)
-        hosts.join(place, None if workdir.in_bucket else str(workdir.path))
+        processes.join(place, None if workdir.in_bucket else str(workdir.path))
 
 
 @contextlib.contextmanager
 def only_first_prints() -> Iterator[None]:
     """Of several processes, the first says how it goes; errors come from each that has one."""
-    if hosts.is_first():
+    if processes.is_first():
         yield
         return
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -126,15 +126,15 @@ def check_scratch(workdir: str | None, scratch: str | None) -> None:
 
 def execute(run: Run, kind: str) -> None:
     """Run what `kind` needs and lacks, then publish and show the results."""
-    names = hosts.by_first("the plan", lambda: [stage.name for stage in run.missing(kind)])
+    names = processes.by_first("the plan", lambda: [stage.name for stage in run.missing(kind)])
     missing = [run.stages[name] for name in names]
     unfinished = {run.folders[name].home for name in names}  # another role may have the same folder
     for stage in run.needed(kind):
         if run.folders[stage.name].home not in unfinished:
             run.drop_checkpoints(stage)
     if missing:
-        hosts.by_first("the checkpoints", run.check_checkpoints)
-        hosts.by_first("the tasks", lambda: run.check_tasks(missing))
+        processes.by_first("the checkpoints", run.check_checkpoints)
+        processes.by_first("the tasks", lambda: run.check_tasks(missing))
         prepare_jax(run.workdir)
     for stage in missing:
         run.check_corpus()
@@ -144,7 +144,7 @@ def execute(run: Run, kind: str) -> None:
     if not missing:
         print(f"{kind}: everything is current in {run.workdir.path}")
     if kind in ("evaluate", "all"):
-        hosts.by_first("the results", lambda: publish(run))
+        processes.by_first("the results", lambda: publish(run))
 
 
 def prepare_jax(workdir: Workdir) -> None:
@@ -163,20 +163,20 @@ def prepare_jax(workdir: Workdir) -> None:
 
 def publish(run: Run) -> None:
     """Put the current run's results at the workdir's top, and print the table."""
-    from radit_jax.text import report
+    from radit_jax.text import results_table
 
     folder = run.folders["evaluate"]
     run.workdir.publish(folder, PUBLISHED)
-    print(report.table(folder.read_json("results.json")))
+    print(results_table.table(folder.read_json("results.json")))
     print(f"results: {run.workdir.path / 'results.json'}")
 
 
 def show_signal(run: Run) -> None:
     """What the scores can teach under the present settings of R-ft."""
-    from radit_jax.data.corpus import Corpus
-    from radit_jax.data.retrieved import Retrieved
-    from radit_jax.data.scores import Scores
-    from radit_jax.lm.signal import report
+    from radit_jax.data.artifacts.corpus import Corpus
+    from radit_jax.data.artifacts.lsr_scores import Scores
+    from radit_jax.data.artifacts.retrieved import Retrieved
+    from radit_jax.lm.lsr_diagnostics import report
 
     retrieved = Retrieved.load(run.folders["retrieve/r_ft"], "train")
     scores = Scores.load(run.folders["score"])
@@ -203,7 +203,7 @@ def prune(run: Run) -> None:
     for folder in run.workdir.superseded(list(run.folders.values())):
         print(f"{folder.home}: {folder.size / 1e6:,.1f} MB")
         try:
-            with hosts.stopping_at_once("the question"):
+            with processes.stopping_at_once("the question"):
                 answer = input("delete it? [y/N] ")
         except EOFError:
             raise ValueError(

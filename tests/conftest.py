@@ -98,7 +98,7 @@ def hf_llama(tmp_path_factory: pytest.TempPathFactory, lm) -> str:
     """The folder of a random LLaMA that transformers saved, with the tokeniser of `lm`."""
     import transformers
 
-    from radit_jax.runtime.tokenizers import save_tokenizer
+    from radit_jax.runtime.pretrained.tokenizers import save_tokenizer
 
     folder = tmp_path_factory.mktemp("hf") / "llama"
     config = transformers.LlamaConfig(
@@ -131,7 +131,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, lm, searcher):
 def exported(inputs, tmp_path_factory):
     """An export of the small models, which answers with two chunks."""
     from radit_jax.config import EvaluateConfig, ExportConfig, MeshConfig
-    from radit_jax.runtime.store import Workdir
+    from radit_jax.runtime.storage.stage_folder import Workdir
     from radit_jax.stages import export
 
     output = Workdir(tmp_path_factory.mktemp("export")).published("export", "0" * 12)

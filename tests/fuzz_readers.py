@@ -20,18 +20,21 @@ from fuzzing import Files, Reader
 import radit_jax
 from radit_jax import ask, config, plan, show, train
 from radit_jax.config import Folder
-from radit_jax.data import corpus, documents, folder, questions
-from radit_jax.data.benchmarks import BENCHMARKS
-from radit_jax.data.finetuning.tasks import TASKS, read_items
-from radit_jax.runtime import checkpoint, hf_config, licences, tensorfiles, vectors
-from radit_jax.runtime.files import read_json
-from radit_jax.runtime.models import load_model, save_model
-from radit_jax.runtime.progress import Metrics
-from radit_jax.runtime.publish import publish
-from radit_jax.runtime.sources import hash_file
-from radit_jax.runtime.store import PublishedFolder, Workdir, canonical
-from radit_jax.runtime.tokenizers import load_tokenizer
-from radit_jax.text import card, report
+from radit_jax.data.artifacts import corpus
+from radit_jax.data.eval_tasks.registry import BENCHMARKS
+from radit_jax.data.finetuning.datasets import TASKS, read_items
+from radit_jax.data.readers import documents, questions
+from radit_jax.data.sources import folder
+from radit_jax.runtime.monitoring.progress import Metrics
+from radit_jax.runtime.pretrained import hf_config, licences, tensor_files, vectors
+from radit_jax.runtime.pretrained.hf_export import publish
+from radit_jax.runtime.pretrained.model_io import load_model, save_model
+from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
+from radit_jax.runtime.storage import checkpoints
+from radit_jax.runtime.storage.files import read_json
+from radit_jax.runtime.storage.source_hashes import hash_file
+from radit_jax.runtime.storage.stage_folder import PublishedFolder, Workdir, canonical
+from radit_jax.text import card, results_table
 
 FIXTURES = pathlib.Path(__file__).parent / "data" / "fixtures" / "raw"
 FINGERPRINT = "0123456789ab"
@@ -249,35 +252,37 @@ def read_metrics(path: pathlib.Path) -> None:
 
 
 FIGURE = {"value": 0.5, "low": 0.25, "high": 0.75}
-SYSTEMS = {name: {"exact_match": FIGURE, "f1": FIGURE, "answer_nll": FIGURE} for name in report.SYSTEMS}
+SYSTEMS = {
+    name: {"exact_match": FIGURE, "f1": FIGURE, "answer_nll": FIGURE} for name in results_table.SYSTEMS
+}
 RECALLS = dict.fromkeys(
     ("gold_recall@1", "gold_recall@10", "answer_recall@1", "answer_recall@10", "mrr"), FIGURE
 )
-CONTEXT = {name: {"exact_match": FIGURE, "answer_nll": FIGURE} for name in report.CONTEXTS}
+CONTEXT = {name: {"exact_match": FIGURE, "answer_nll": FIGURE} for name in results_table.CONTEXTS}
 RESULTS = {
     "num_questions": 4,
     "systems": SYSTEMS,
     "gains": {"radit-base": FIGURE},
-    "retrieval": dict.fromkeys(report.RETRIEVERS, RECALLS),
+    "retrieval": dict.fromkeys(results_table.RETRIEVERS, RECALLS),
     "context": {"base_lm": CONTEXT, "lm_ft_lm": CONTEXT},
 }
 
 
 def read_results(path: pathlib.Path) -> None:
     results = read_json(path / "results.json", "Evaluate again.")
-    demand_text([report.table(results), card.measured(results)])
+    demand_text([results_table.table(results), card.measured(results)])
 
 
 def make_checkpoints(path: pathlib.Path) -> None:
-    checkpoints = checkpoint.Checkpoints(path / "checkpoints")
-    checkpoints.save(1, {"a": jnp.ones(3)}, {"best": 1})
-    checkpoints.save_best(1, {"a": jnp.ones(3)}, 0.5)
+    saved = checkpoints.Checkpoints(path / "checkpoints")
+    saved.save(1, {"a": jnp.ones(3)}, {"best": 1})
+    saved.save_best(1, {"a": jnp.ones(3)}, 0.5)
 
 
 def read_checkpoints(path: pathlib.Path) -> None:
-    checkpoints = checkpoint.Checkpoints(path / "checkpoints")
-    if checkpoints.latest() is not None:
-        state, _ = checkpoints.restore({"a": jnp.zeros(3)})
+    saved = checkpoints.Checkpoints(path / "checkpoints")
+    if saved.latest() is not None:
+        state, _ = saved.restore({"a": jnp.zeros(3)})
         assert state["a"].tolist() == [1, 1, 1]
     if checkpoints.best() is not None:
         assert checkpoints.restore_best({"a": jnp.zeros(3)})["a"].tolist() == [1, 1, 1]
@@ -303,7 +308,7 @@ def read_vectors(path: pathlib.Path) -> None:
 
 
 def read_tensors(path: pathlib.Path) -> None:
-    for tensor in tensorfiles.open_tensors(path).values():
+    for tensor in tensor_files.open_tensors(path).values():
         tensor.whole()
 
 

@@ -6,16 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from radit_jax.config import BertConfig, LlamaConfig, MeshConfig
-from radit_jax.data.corpus import CorpusData, write_corpus
+from radit_jax.data.artifacts.corpus import CorpusData, write_corpus
 from radit_jax.data.records import Chunk, Question
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
 from radit_jax.retrieval.exact import ExactIndex
 from radit_jax.retrieval.search import Encoder, Searcher
-from radit_jax.runtime.mesh import make_mesh
-from radit_jax.runtime.models import Model, save_model
-from radit_jax.runtime.store import StageFolder, Workdir
-from radit_jax.runtime.tokenizers import train_bpe, train_wordpiece
+from radit_jax.runtime.distributed.mesh import make_mesh
+from radit_jax.runtime.pretrained.model_io import Model, save_model
+from radit_jax.runtime.pretrained.tokenizers import train_bpe, train_wordpiece
+from radit_jax.runtime.storage.stage_folder import StageFolder, Workdir
 from radit_jax.selfcheck import random_params
 
 TOWERS = (

@@ -9,7 +9,6 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "radit_jax"
 
 # A room may import from its own floor's line above and from every line before it, never from one after.
 FLOORS = (
-    ("ranges",),
     ("config",),
     ("text",),
     ("models",),
@@ -17,9 +16,10 @@ FLOORS = (
     ("runtime",),
     ("data",),
     ("lm", "retrieval"),
+    ("evaluation",),
     ("stages", "planning"),
     ("pipeline",),
-    ("train", "ask", "show", "harness", "plan", "selfcheck", "__init__"),
+    ("train", "ask", "show", "lm_eval", "plan", "selfcheck", "__init__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

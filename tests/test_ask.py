@@ -9,7 +9,7 @@ import pytest
 
 from radit_jax import ask
 from radit_jax.lm import answering
-from radit_jax.runtime.store import PublishedFolder
+from radit_jax.runtime.storage.stage_folder import PublishedFolder
 
 
 def test_ask_says_in_one_line_what_to_do_where_the_memory_is_too_small(

@@ -24,8 +24,8 @@ from test_kills import results
 
 import radit_jax
 from radit_jax import ask, train
-from radit_jax.runtime.progress import Metrics
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.monitoring.progress import Metrics
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 pytestmark = pytest.mark.slow
 
@@ -213,7 +213,7 @@ def stop_in(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def facts(workdir: pathlib.Path, stage: str) -> list[dict]:
     """What a stage's manifests say of its result."""
-    from radit_jax.runtime.store import Workdir
+    from radit_jax.runtime.storage.stage_folder import Workdir
 
     manifests = Workdir(workdir).manifests(stage)
     return [

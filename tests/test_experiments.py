@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from radit_jax import config, pipeline
-from radit_jax.runtime.store import canonical
+from radit_jax.runtime.storage.stage_folder import canonical
 
 ROOT = pathlib.Path(__file__).parent
 EXPERIMENTS = sorted((ROOT.parent / "experiments").glob("*.py"))

@@ -15,7 +15,7 @@ import pytest
 import test_train
 from ports import free_port
 
-from radit_jax.runtime.hosts import STOPPED
+from radit_jax.runtime.distributed.processes import STOPPED
 
 pytestmark = pytest.mark.slow
 

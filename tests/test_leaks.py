@@ -35,7 +35,7 @@ SETTINGS = [
 WATCHED = """
 import ctypes, json, os, sys
 from radit_jax import train
-from radit_jax.runtime.progress import Progress
+from radit_jax.runtime.monitoring.progress import Progress
 
 seen, advance = [], Progress.advance
 

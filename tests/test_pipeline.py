@@ -10,7 +10,7 @@ import pytest
 from radit_jax import config, train
 from radit_jax.config import Folder, Instructions, LmConfig, MeshConfig, ProfileConfig
 from radit_jax.pipeline import KINDS, Run, Stage, stages
-from radit_jax.runtime.store import Workdir, canonical
+from radit_jax.runtime.storage.stage_folder import Workdir, canonical
 
 TINY = config.load(str(train.TINY))
 

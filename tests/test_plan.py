@@ -9,10 +9,10 @@ import jax
 import pytest
 
 from radit_jax import config, plan
-from radit_jax.planning import site
-from radit_jax.planning.site import Counts, Site
+from radit_jax.planning import deployment
+from radit_jax.planning.deployment import Counts, Site
 from radit_jax.planning.storage import BYTES_PER_WORD
-from radit_jax.runtime.targets import GIB, find_target
+from radit_jax.runtime.distributed.accelerators import GIB, find_target
 
 SMALL = """
 from radit_jax.config import *
@@ -76,7 +76,7 @@ def test_operations_are_those_of_the_examples(small):
 @pytest.mark.parametrize("stage", ["embed", "retrieve", "lm_ft", "score", "r_ft", "evaluate"])
 def test_every_program_compiles_where_its_target_has_a_compiler(small, monkeypatch, stage):
     """Eight devices of the host stand in for a slice, whose compiler is then the CPU's."""
-    monkeypatch.setattr(site, "stand_in_devices", lambda topology: jax.devices())
+    monkeypatch.setattr(deployment, "stand_in_devices", lambda topology: jax.devices())
     experiment, slice_of_8 = config.load(small), replace(find_target("v5p-16"), topology="cpu")
     counts = Counts.of(experiment, None, 10)
     need = plan.STAGES[stage](Site(experiment, slice_of_8, counts))

@@ -24,11 +24,11 @@ from radit_jax.config import (
     RFtConfig,
     ScoreConfig,
 )
-from radit_jax.data.corpus import Corpus
-from radit_jax.data.retrieved import Retrieved
+from radit_jax.data.artifacts.corpus import Corpus
+from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.pipeline import Run
-from radit_jax.runtime.store import Workdir
-from radit_jax.runtime.tokenizers import save_tokenizer
+from radit_jax.runtime.pretrained.tokenizers import save_tokenizer
+from radit_jax.runtime.storage.stage_folder import Workdir
 
 FIXTURES = pathlib.Path(__file__).parent / "data" / "fixtures" / "raw"
 LENGTH = 384

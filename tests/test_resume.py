@@ -11,7 +11,7 @@ import time
 import pytest
 
 from radit_jax import config, pipeline, train
-from radit_jax.runtime.store import Workdir
+from radit_jax.runtime.storage.stage_folder import Workdir
 
 pytestmark = pytest.mark.slow
 

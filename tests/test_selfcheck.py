@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import pytest
 
 from radit_jax import selfcheck
-from radit_jax.method import lm, losses, steps
+from radit_jax.method import likelihood, losses, steps
 
 SOUND = {
     "r_ft_loss": losses.r_ft_loss,
     "retrieval_log_prob": losses.retrieval_log_prob,
-    "token_log_probs": lm.token_log_probs,
+    "token_log_probs": likelihood.token_log_probs,
 }
 
 
@@ -52,7 +52,7 @@ def one_position_late(module, params, batch):
         (losses, "ensemble_log_prob", mean_of_logs, "Eq. 2: mixture over chunks"),
         (losses, "lm_score", lambda sums, counts, *, form: sums, "Eq. 4: p_LSR in its four forms"),
         (losses, "retrieval_log_prob", scores_without_gradient, "every query-encoder parameter"),
-        (lm, "token_log_probs", one_position_late, "answer log-probabilities are those"),
+        (likelihood, "token_log_probs", one_position_late, "answer log-probabilities are those"),
         (steps, "token_log_probs", one_position_late, "Eq. 3: LM-ft loss"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

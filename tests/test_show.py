@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from radit_jax.data.records import Example
-from radit_jax.runtime.tokenizers import save_tokenizer, train_bpe
+from radit_jax.runtime.pretrained.tokenizers import save_tokenizer, train_bpe
 from radit_jax.show import main, shown
 
 FIXTURES = pathlib.Path(__file__).parent / "data" / "fixtures" / "raw"

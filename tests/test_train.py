@@ -16,7 +16,7 @@ import pytest
 
 import radit_jax
 from radit_jax import ask, config, pipeline, train
-from radit_jax.runtime.store import Workdir
+from radit_jax.runtime.storage.stage_folder import Workdir
 
 SMALL = [
     "data.train_entities=12",

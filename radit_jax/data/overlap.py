@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from radit_jax.data.corpus import Chunks
+from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.records import Example, Item
-from radit_jax.runtime import hosts
+from radit_jax.runtime.distributed import processes
 from radit_jax.text.words import words
 
 SPARE_CANDIDATES = 8  # retrieved beyond k, to fill the places of those that are left out
@@ -102,7 +102,7 @@ def without_copies(
     kept_rows, kept_scores = np.full((len(examples), k), -1), np.zeros((len(examples), k), np.float32)
     num_copies = 0
     for start in range(0, len(examples), _AT_ONCE):
-        hosts.stop_if_asked("the passages that repeat an answer")
+        processes.stop_if_asked("the passages that repeat an answer")
         block = range(start, min(start + _AT_ONCE, len(examples)))
         wanted = np.unique(np.concatenate([rows[block].ravel(), sources[block]]))
         wanted = wanted[wanted >= 0]

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from radit_jax.config import EvaluateConfig
-from radit_jax.data.corpus import Chunks
-from radit_jax.data.shots import FewShotPrompt, Shot, few_shot_prompt
+from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.batches.few_shot import FewShotPrompt, Shot, few_shot_prompt
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.method.decode import (
     Candidate,
@@ -23,10 +23,10 @@ from radit_jax.method.decode import (
     answer_questions,
     answer_questions_by_token,
 )
-from radit_jax.runtime.mesh import gather, mesh_of, spread_like, ways
-from radit_jax.runtime.models import Model
-from radit_jax.runtime.progress import Progress
-from radit_jax.runtime.tokenizers import Tokenizer
+from radit_jax.runtime.distributed.mesh import gather, mesh_of, spread_like, ways
+from radit_jax.runtime.monitoring.progress import Progress
+from radit_jax.runtime.pretrained.model_io import Model
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.text.prompts import question_prompt
 
 BLOCK = 160  # questions between two reports of progress, if whole batches

@@ -9,18 +9,18 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from radit_jax.config import MeshConfig, ScoreConfig
-from radit_jax.data.corpus import Chunks
-from radit_jax.data.packing import Row, branch_places, fill, has_branches, pack, to_batch
-from radit_jax.data.packing import Sequence as Tree
+from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.batches.packing import Row, branch_places, fill, has_branches, pack, to_batch
+from radit_jax.data.batches.packing import Sequence as Tree
+from radit_jax.data.batches.prefix_trees import shared_sequences
 from radit_jax.data.records import Example
-from radit_jax.data.sequences import shared_sequences
-from radit_jax.method.lm import branch_log_probs
+from radit_jax.method.likelihood import branch_log_probs
 from radit_jax.models.attention import most_segments
 from radit_jax.models.llama import Llama
-from radit_jax.runtime.mesh import fit_module, gather, make_mesh, put_batch, row_layout
-from radit_jax.runtime.models import Model, load_model
-from radit_jax.runtime.progress import Progress
-from radit_jax.runtime.store import StageFolder, shard_name
+from radit_jax.runtime.distributed.mesh import fit_module, gather, make_mesh, put_batch, row_layout
+from radit_jax.runtime.monitoring.progress import Progress
+from radit_jax.runtime.pretrained.model_io import Model, load_model
+from radit_jax.runtime.storage.stage_folder import StageFolder, shard_name
 
 NO_CHUNK = -1  # in the place of a chunk's row: the answer is scored without a Background
 

@@ -9,20 +9,20 @@ import numpy as np
 import optax
 
 from radit_jax.config import LoraConfig, MeshConfig, OptimizerConfig, ProfileConfig
-from radit_jax.data.order import shuffled
-from radit_jax.data.packing import Sequence as Tree
-from radit_jax.data.packing import fill, has_branches, pack, to_batch
-from radit_jax.method.lm import LmBatch, token_log_probs
+from radit_jax.data.batches.order import shuffled
+from radit_jax.data.batches.packing import Sequence as Tree
+from radit_jax.data.batches.packing import fill, has_branches, pack, to_batch
+from radit_jax.method.likelihood import LmBatch, token_log_probs
 from radit_jax.method.steps import TrainState, init_state, make_lm_step, make_optimizer
 from radit_jax.models.attention import most_segments
 from radit_jax.models.flops import training_flops
 from radit_jax.models.llama import Llama
 from radit_jax.models.lora import adapted, init_adapters
-from radit_jax.runtime.checkpoint import Checkpoints
+from radit_jax.runtime.distributed.mesh import fit_module, init_sharded, make_mesh, put_batch, put_params
 from radit_jax.runtime.loop import train
-from radit_jax.runtime.mesh import fit_module, init_sharded, make_mesh, put_batch, put_params
-from radit_jax.runtime.progress import Metrics
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.monitoring.progress import Metrics
+from radit_jax.runtime.storage.checkpoints import Checkpoints
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 
 class PackedTrees:

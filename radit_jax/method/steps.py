@@ -1,8 +1,8 @@
 """Training: the state, the optimiser, and one jit-compiled step for each loss.
 
 A step is `step(state, batch) -> (state, metrics)`; it gives up the old state's memory to the new one.
-Where the arrays lie decides where it runs; pass `state_shardings` (from `radit_jax.runtime.mesh`) so that the
-state comes back where it was.
+Where the arrays lie decides where it runs; pass `state_shardings` (`runtime/distributed/mesh.py` makes them)
+so that the state comes back where it was.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from radit_jax.config import LoraConfig, OptimizerConfig
 from radit_jax.method import losses
-from radit_jax.method.lm import LmBatch, batch_counts, token_log_probs
+from radit_jax.method.likelihood import LmBatch, batch_counts, token_log_probs
 from radit_jax.models.bert import Bert, PackedTexts, encode, encode_packed
 from radit_jax.models.llama import Llama
 from radit_jax.models.lora import adapted

@@ -261,7 +261,7 @@ def _missing_cudnn() -> str | None:
 
 
 def attention_mask(segment_ids: Int[Array, "B T"], branch_ids: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
-    """True where position i sees position j of a row of packed trees (`radit_jax.data.packing` draws one).
+    """True where position i sees position j of a row of packed trees (`data/batches/packing.py` draws one).
 
     It does where j is not after i, both are in the same segment, which is not 0 (padding), and j is in the
     segment's trunk (branch 0) or in i's own branch.

@@ -1,11 +1,11 @@
 """embed: texts through a tower, a batch at a time."""
 
 from radit_jax.models.flops import encoder_flops
-from radit_jax.planning.need import Call, Need, Program, need_of
-from radit_jax.planning.packed import weights_of
-from radit_jax.planning.site import Site, texts_of
+from radit_jax.planning.deployment import Site, texts_of
+from radit_jax.planning.estimates import weights_of
+from radit_jax.planning.resources import Call, Need, Program, need_of
 from radit_jax.retrieval.search import encode_batch
-from radit_jax.runtime.mesh import ways
+from radit_jax.runtime.distributed.mesh import ways
 
 
 def embed(site: Site) -> Need:

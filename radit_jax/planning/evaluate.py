@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from radit_jax.config import EvaluateConfig, ScoreConfig
+from radit_jax.evaluation.task_suite import longest_answer
 from radit_jax.lm.answering import questions_per_batch
-from radit_jax.lm.benchmarking import longest_answer
 from radit_jax.method.decode import (
     STEPS,
     Reading,
@@ -26,11 +26,11 @@ from radit_jax.method.decode import (
     score_answers,
 )
 from radit_jax.models.flops import training_flops
-from radit_jax.planning.need import Call, Need, Program, need_of, size
-from radit_jax.planning.packed import activations_of, weights_of
+from radit_jax.planning.deployment import Site, rows_of
+from radit_jax.planning.estimates import activations_of, weights_of
+from radit_jax.planning.resources import Call, Need, Program, need_of, size
 from radit_jax.planning.score import scoring_calls
-from radit_jax.planning.site import Site, rows_of
-from radit_jax.runtime.mesh import row_layout, ways
+from radit_jax.runtime.distributed.mesh import row_layout, ways
 
 STOPS = Stops((0, 1))  # which ones, no size depends on
 

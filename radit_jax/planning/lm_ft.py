@@ -8,10 +8,10 @@ from radit_jax.config import LmFtConfig
 from radit_jax.lm.training import initial_state
 from radit_jax.method.steps import TrainState, make_lm_step, make_optimizer
 from radit_jax.models.lora import quantized
-from radit_jax.planning.need import Call, Need, Program, need_of, size
-from radit_jax.planning.packed import activations_of, batch_of, flops_of, weights_of
-from radit_jax.planning.site import Site, placed
-from radit_jax.runtime.memory import share
+from radit_jax.planning.deployment import Site, placed
+from radit_jax.planning.estimates import activations_of, batch_of, flops_of, weights_of
+from radit_jax.planning.resources import Call, Need, Program, need_of, size
+from radit_jax.runtime.distributed.memory import share
 
 
 def lm_ft(site: Site) -> Need:

@@ -17,12 +17,12 @@ from radit_jax.method.steps import (
 )
 from radit_jax.models.bert import PackedTexts
 from radit_jax.models.flops import encoder_flops
-from radit_jax.planning.need import Call, Need, Program, need_of, size
-from radit_jax.planning.packed import activations_of, weights_of
+from radit_jax.planning.deployment import Site, placed, rows_of
+from radit_jax.planning.estimates import activations_of, weights_of
+from radit_jax.planning.resources import Call, Need, Program, need_of, size
 from radit_jax.planning.score import scoring_calls
-from radit_jax.planning.site import Site, placed, rows_of
-from radit_jax.runtime.memory import share
-from radit_jax.runtime.mesh import ways
+from radit_jax.runtime.distributed.memory import share
+from radit_jax.runtime.distributed.mesh import ways
 
 
 def r_ft(site: Site) -> Need:

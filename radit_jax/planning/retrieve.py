@@ -1,8 +1,8 @@
 """retrieve: the queries of R-ft's examples, encoded, and searched for by the host."""
 
+from radit_jax.planning.deployment import EXAMPLE_TOKENS, Site
 from radit_jax.planning.embed import encoding
-from radit_jax.planning.need import Need, need_of
-from radit_jax.planning.site import EXAMPLE_TOKENS, Site
+from radit_jax.planning.resources import Need, need_of
 from radit_jax.retrieval.search import BATCH_SIZE
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from radit_jax.config import ScoreConfig
-from radit_jax.method.lm import branch_log_probs
-from radit_jax.planning.need import Call, Need, Program, need_of
-from radit_jax.planning.packed import activations_of, batch_of, flops_of, weights_of
-from radit_jax.planning.site import Site
+from radit_jax.method.likelihood import branch_log_probs
+from radit_jax.planning.deployment import Site
+from radit_jax.planning.estimates import activations_of, batch_of, flops_of, weights_of
+from radit_jax.planning.resources import Call, Need, Program, need_of
 
 
 def score(site: Site) -> Need:

@@ -4,10 +4,10 @@ from typing import Any
 
 import jax
 
-from radit_jax.planning.need import Need, count, size
-from radit_jax.planning.site import INDEX_SHARE, Site
-from radit_jax.runtime.memory import share
-from radit_jax.runtime.targets import GIB
+from radit_jax.planning.deployment import INDEX_SHARE, Site
+from radit_jax.planning.resources import Need, count, size
+from radit_jax.runtime.distributed.accelerators import GIB
+from radit_jax.runtime.distributed.memory import share
 
 BYTES_PER_WORD = 6.0
 

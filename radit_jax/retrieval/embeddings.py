@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.lib.format import open_memmap
 
-from radit_jax.runtime import hosts
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 Vectors = Float[np.ndarray, "V D"]
 Queries = Float[np.ndarray, "Q D"]
@@ -67,7 +67,7 @@ class Embeddings:
         for first, part in zip(self._starts, self._parts, strict=False):
             begin, end = max(rows.start - first, 0), min(rows.stop - first, len(part))
             for start in range(int(begin), int(end), size):
-                hosts.stop_if_asked("a block of embeddings")
+                processes.stop_if_asked("a block of embeddings")
                 yield int(first) + start, part[start : min(start + size, int(end))]
 
     def take(self, rows: range, into: str | os.PathLike[str] | None = None) -> Vectors:

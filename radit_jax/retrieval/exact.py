@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors, as_embeddings
 from radit_jax.retrieval.products import DeviceProducts
 from radit_jax.retrieval.ranking import Ranked, merge_hosts, rank, split
-from radit_jax.runtime import hosts
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 _QUERY_BLOCK, _CHUNK_BLOCK = 512, 16_384  # one block of scores takes 32 MB
 _FIRST = 1024  # chunks whose best k are a first bound of what may be among all chunks' best
@@ -40,7 +40,7 @@ class ExactIndex:
         """
         check_search(queries, k, exclude, len(self.embeddings))
         exclude = np.full(len(queries), -1) if exclude is None else exclude
-        number, count = hosts.share()
+        number, count = processes.share()
         rows = split(len(self.embeddings), count)[number]
         search = self._search_on_devices if self._devices else self._search_on_host
         return merge_hosts(search(queries, k, exclude, rows))

@@ -20,8 +20,8 @@ from radit_jax.config import IndexConfig
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors, as_embeddings
 from radit_jax.retrieval.exact import FACTS, ExactIndex, check_finite, check_search
 from radit_jax.retrieval.ranking import Ranked, merge_hosts, rank, split
-from radit_jax.retrieval.trees import MIN_CHUNKS, Trees, has_scann, num_leaves
-from radit_jax.runtime.store import StageFolder
+from radit_jax.retrieval.scann import MIN_CHUNKS, Trees, has_scann, num_leaves
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 SMALL_CORPUS = 20_000  # chunks below which exact search is as fast as ScaNN's
 _TUNING_K = 10  # the k of the recall that ScaNN is tuned to

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors
 from radit_jax.retrieval.ranking import Ranked, merge
-from radit_jax.runtime import hosts
+from radit_jax.runtime.distributed import processes
 
 MIN_CHUNKS = 20_000  # a smaller corpus is searched faster than a program is compiled
 _QUERY_BLOCK = 512  # with the rows below, products take up to 512 MiB of a device
@@ -47,7 +47,7 @@ class DeviceProducts:
         found = Ranked.empty(len(queries), k)
         for rows, placed in self._turns():
             for start in range(0, len(queries), _QUERY_BLOCK):
-                hosts.stop_if_asked("a search")
+                processes.stop_if_asked("a search")
                 some = slice(start, start + _QUERY_BLOCK)
                 products, at = self._best_of(queries[some], placed, len(rows), k)
                 part = Ranked(np.where(np.isfinite(products), at + rows.start, -1), products)

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from radit_jax.retrieval.embeddings import Embeddings, Queries
-from radit_jax.runtime import hosts
-from radit_jax.runtime.mesh import gather_hosts
+from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed.mesh import gather_hosts
 
 _BLOCK = 1024  # candidates whose products are made at once: few enough to stay in a cache
 _LEAST = 64  # queries that are worth a thread
@@ -77,7 +77,7 @@ def merge(*parts: Ranked) -> Ranked:
 
 def merge_hosts(found: Ranked) -> Ranked:
     """The k best chunks of what each process found in its own part; every process has the same then."""
-    if not hosts.is_several():
+    if not processes.is_several():
         return found
     return merge(*map(Ranked, *map(gather_hosts, found)))
 

@@ -18,11 +18,11 @@ from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.index import Index
 from radit_jax.retrieval.index import load as load_index
 from radit_jax.retrieval.products import search_devices
-from radit_jax.runtime import hosts
-from radit_jax.runtime.mesh import gather, make_mesh, put_batch, put_params, row_layout, ways
-from radit_jax.runtime.models import Model, load_model
-from radit_jax.runtime.progress import Progress
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed.mesh import gather, make_mesh, put_batch, put_params, row_layout, ways
+from radit_jax.runtime.monitoring.progress import Progress
+from radit_jax.runtime.pretrained.model_io import Model, load_model
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 BATCH_SIZE = 64  # texts that are encoded at once where no setting says otherwise
 WIDTH = 16  # what the widths of their batches are multiples of: few shapes are compiled, little is padding
@@ -75,7 +75,7 @@ class Encoder:
         for batch in _behind(self._encoded(parts, batch_size), IN_FLIGHT):
             batch.embeddings[batch.rows] = gather(batch.vectors)[: len(batch.rows)]
             if bar is None:
-                hosts.stop_if_asked("an embedding")
+                processes.stop_if_asked("an embedding")
             else:
                 bar.advance(len(batch.rows))
             if batch.is_last:

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from radit_jax.config import ProfileConfig
-from radit_jax.runtime import hosts
-from radit_jax.runtime.checkpoint import Checkpoints
-from radit_jax.runtime.mesh import any_process
-from radit_jax.runtime.progress import Metrics, Progress
-from radit_jax.runtime.speed import Tracer, Values, Watch
+from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed.mesh import any_process
+from radit_jax.runtime.monitoring.progress import Metrics, Progress
+from radit_jax.runtime.monitoring.throughput import Tracer, Values, Watch
+from radit_jax.runtime.storage.checkpoints import Checkpoints
 
 State = Any  # a pytree with `step`, the number of updates done, and `params`
 Batch = Any
@@ -69,7 +69,7 @@ def train(
     elif restored is not None and start >= num_steps:
         return state
 
-    with hosts.deferring_stops(), Progress(num_steps, name, "steps", done=start, stops=False) as bar:
+    with processes.deferring_stops(), Progress(num_steps, name, "steps", done=start, stops=False) as bar:
         watch = Watch(name, metrics, flops, started)
         tracer = Tracer(profile.updates if profile else None, metrics.path.parent / "profile")
         run = _Run(name, checkpoints, metrics, bar, watch)
@@ -91,7 +91,7 @@ def train(
                     with watch.on("data_wait"):
                         batch = batch_at(number)
                     state, values = watch.dispatch(step, state, batch)
-                    run.pending.append((number + 1, values, any_process(hosts.stop_asked())))
+                    run.pending.append((number + 1, values, any_process(processes.stop_asked())))
                     run.settle(ahead=_STEPS_AHEAD)
                     if tracer.stops(number + 1):
                         run.trace(tracer.stop)
@@ -133,11 +133,11 @@ class _Run:
     def validate(self, validate: Validate, state: State, number: int, select: str) -> None:
         self.settle()
         try:
-            with self.watch.on("validation"), hosts.deferring_stops(False):
+            with self.watch.on("validation"), processes.deferring_stops(False):
                 values = {key: float(value) for key, value in validate(state).items()}
-        except hosts.Stopped:
+        except processes.Stopped:
             self.save(state, number, unvalidated=True)
-            raise hosts.stopped(f"in {self.name}; the state after step {number} is kept") from None
+            raise processes.stopped(f"in {self.name}; the state after step {number} is kept") from None
         self.metrics.write(number, f"{self.name}/validation", values)
         best = self.checkpoints.best()
         if select and values[select] > (best[1] if best else -math.inf):
@@ -157,7 +157,7 @@ class _Run:
         """Keeps the state after `number` updates, and ends the program."""
         if self.checkpoints.latest() != number:
             self.save(state, number)
-        raise hosts.stopped(f"in {self.name}; the state after step {number} is kept")
+        raise processes.stopped(f"in {self.name}; the state after step {number} is kept")
 
     def trace(self, start_or_stop: Callable[[], None]) -> None:
         """The steps that were dispatched end before a trace starts or stops."""

@@ -16,27 +16,27 @@ import jax
 import jax.numpy as jnp
 
 from radit_jax.config import BertConfig, LmConfig, MeshConfig, ProfileConfig, RetrieverConfig
-from radit_jax.data.cloze import cloze_sequence
-from radit_jax.data.corpus import Corpus
-from radit_jax.data.order import shuffled
-from radit_jax.data.packing import Sequence as Tree
-from radit_jax.data.packing import span, to_batch
+from radit_jax.data.artifacts.corpus import Corpus
+from radit_jax.data.batches.cloze import cloze_sequence
+from radit_jax.data.batches.order import shuffled
+from radit_jax.data.batches.packing import Sequence as Tree
+from radit_jax.data.batches.packing import span, to_batch
 from radit_jax.data.records import Chunk
 from radit_jax.lm.training import PackedTrees, train_lm
-from radit_jax.method.lm import LmBatch
+from radit_jax.method.likelihood import LmBatch
 from radit_jax.method.steps import ContrastiveBatch, init_state, make_contrastive_step, make_optimizer
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama, mimetic_init
-from radit_jax.runtime import hub
-from radit_jax.runtime.checkpoint import Checkpoints
-from radit_jax.runtime.described import SIDES, check_lm, check_retriever, tower_config
-from radit_jax.runtime.licences import origin
+from radit_jax.runtime.distributed.mesh import init_sharded, make_mesh, put_batch, row_layout
 from radit_jax.runtime.loop import train
-from radit_jax.runtime.mesh import init_sharded, make_mesh, put_batch, row_layout
-from radit_jax.runtime.models import Model, num_parameters, open_model, save_model
-from radit_jax.runtime.progress import Metrics
-from radit_jax.runtime.store import StageFolder
-from radit_jax.runtime.tokenizers import Tokenizer, train_bpe, train_wordpiece
+from radit_jax.runtime.monitoring.progress import Metrics
+from radit_jax.runtime.pretrained import hub
+from radit_jax.runtime.pretrained.described import SIDES, check_lm, check_retriever, tower_config
+from radit_jax.runtime.pretrained.licences import origin
+from radit_jax.runtime.pretrained.model_io import Model, num_parameters, open_model, save_model
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer, train_bpe, train_wordpiece
+from radit_jax.runtime.storage.checkpoints import Checkpoints
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 CHECKPOINT_EVERY = 200  # steps
 

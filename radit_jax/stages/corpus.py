@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from radit_jax.config import Folder, GeneratedWorld, Instructions, MeshConfig
-from radit_jax.data import folder as text_folder
-from radit_jax.data import instructions, world
-from radit_jax.data.corpus import (
+from radit_jax.data.artifacts.corpus import (
     CHUNKS,
     SPLITS,
     CorpusData,
@@ -20,9 +18,11 @@ from radit_jax.data.corpus import (
     write_corpus,
     write_questions,
 )
-from radit_jax.data.documents import corpus_format
-from radit_jax.data.lines import Quoting
-from radit_jax.runtime.store import StageFolder
+from radit_jax.data.readers.documents import corpus_format
+from radit_jax.data.readers.lines import Quoting
+from radit_jax.data.sources import folder as text_folder
+from radit_jax.data.sources import generated_world, instructions
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 
 def run(
@@ -35,7 +35,7 @@ def run(
 ) -> dict[str, Any]:
     """Read or generate the data, check it, and write chunks (ArrayRecord) and questions (JSON lines)."""
     if isinstance(data, GeneratedWorld):
-        corpus = world.read(data, seed)
+        corpus = generated_world.read(data, seed)
     else:
         corpus = text_folder.read(data, seed)
         _warn(text_folder.surprises(corpus))

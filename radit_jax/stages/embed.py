@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from radit_jax.config import EmbedConfig, MeshConfig
-from radit_jax.data.corpus import Corpus
+from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.retrieval.search import Encoder
-from radit_jax.runtime.progress import Progress
-from radit_jax.runtime.store import StageFolder, shard_name
+from radit_jax.runtime.monitoring.progress import Progress
+from radit_jax.runtime.storage.stage_folder import StageFolder, shard_name
 
 
 def run(

@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
-from radit_jax.data.benchmarks import KILT_DEVELOPMENT
-from radit_jax.data.corpus import Chunks, Corpus
-from radit_jax.data.kilt_pages import PageOf, find_pages
-from radit_jax.lm.benchmarking import (
+from radit_jax.data.artifacts.corpus import Chunks, Corpus
+from radit_jax.data.eval_tasks.registry import KILT_DEVELOPMENT
+from radit_jax.data.readers.kilt_pages import PageOf, find_pages
+from radit_jax.evaluation.corpus_questions import CUTOFFS, Exam, Sitting, fitting
+from radit_jax.evaluation.task_suite import (
     TOO_LONG,
     Sat,
     Trial,
@@ -26,10 +27,9 @@ from radit_jax.lm.benchmarking import (
     sit,
     without_too_long,
 )
-from radit_jax.lm.exam import CUTOFFS, Exam, Sitting, fitting
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.retrieval.search import Searcher, chunk_log_probs
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.text.kilt import prediction
 from radit_jax.text.statistics import Figure, average_interval, bootstrap_interval, paired_gain
 

@@ -22,18 +22,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from radit_jax.config import EvaluateConfig, ExportConfig, MeshConfig
-from radit_jax.data.corpus import SPLITS, Chunks, Corpus
-from radit_jax.data.retrieved import Retrieved
-from radit_jax.data.scores import Scores
+from radit_jax.data.artifacts.corpus import SPLITS, Chunks, Corpus
+from radit_jax.data.artifacts.lsr_scores import Scores
+from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.method import losses
 from radit_jax.retrieval.index import index_files
 from radit_jax.retrieval.search import Searcher, tuned_inputs
-from radit_jax.runtime import hosts
-from radit_jax.runtime.licences import origin
-from radit_jax.runtime.mesh import make_mesh
-from radit_jax.runtime.models import load_model, save_model
-from radit_jax.runtime.publish import ADAPTERS, publish
-from radit_jax.runtime.store import PublishedFolder, StageFolder
+from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed.mesh import make_mesh
+from radit_jax.runtime.pretrained.hf_export import ADAPTERS, publish
+from radit_jax.runtime.pretrained.licences import origin
+from radit_jax.runtime.pretrained.model_io import load_model, save_model
+from radit_jax.runtime.storage.stage_folder import PublishedFolder, StageFolder
 from radit_jax.text.card import Origin, model_card
 from radit_jax.text.exchange import flag_embedding, trec_qrels, trec_run
 
@@ -97,7 +97,7 @@ def _publish(
             (folder / "README.md").write_text(card)
             return error
 
-        errors[name] = hosts.by_first(f"hf/{name}", write)
+        errors[name] = processes.by_first(f"hf/{name}", write)
         output.commit(f"hf/{name}")
         output.commit_each(f"hf/{name}")
     if ADAPTERS in lm_ft.manifest["files"]:
@@ -158,7 +158,7 @@ def _write_lsr_scores(
             for row in _lsr_rows(inputs, form, tau):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    hosts.by_first("lsr_scores.jsonl", write)
+    processes.by_first("lsr_scores.jsonl", write)
     output.commit("lsr_scores.jsonl")
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from radit_jax.config import IndexConfig, MeshConfig
-from radit_jax.data.corpus import Corpus
+from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.exact import ExactIndex
 from radit_jax.retrieval.index import build, recall_at_k
 from radit_jax.retrieval.products import search_devices
 from radit_jax.retrieval.search import Encoder
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 MEASURED_AT = 10
 TUNING_QUERIES = 500

@@ -15,19 +15,19 @@ import jax
 import numpy as np
 
 from radit_jax.config import EvaluateConfig, LmFtConfig, MeshConfig, ProfileConfig
-from radit_jax.data.corpus import Chunks, Corpus
-from radit_jax.data.packing import Sequence as Tree
-from radit_jax.data.retrieved import Retrieved
-from radit_jax.data.sequences import lm_sequence
-from radit_jax.lm.benchmarking import kilt_validation, load_trials, retrieve, without_too_long
+from radit_jax.data.artifacts.corpus import Chunks, Corpus
+from radit_jax.data.artifacts.retrieved import Retrieved
+from radit_jax.data.batches.packing import Sequence as Tree
+from radit_jax.data.batches.prefix_trees import lm_sequence
+from radit_jax.evaluation.task_suite import kilt_validation, load_trials, retrieve, without_too_long
 from radit_jax.lm.training import PackedTrees, train_lm
 from radit_jax.models.lora import merged, quantized
 from radit_jax.retrieval.search import Searcher
-from radit_jax.runtime import hosts
-from radit_jax.runtime.mesh import gather, make_mesh
-from radit_jax.runtime.models import Model, load_model, num_parameters, save_model
-from radit_jax.runtime.publish import ADAPTERS, publish_adapters
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed.mesh import gather, make_mesh
+from radit_jax.runtime.pretrained.hf_export import ADAPTERS, publish_adapters
+from radit_jax.runtime.pretrained.model_io import Model, load_model, num_parameters, save_model
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 
 def run(
@@ -87,7 +87,7 @@ def run(
     if lm_ft.lora.rank:
         facts["adapter_parameters"] = num_parameters(trained)
         adapters = jax.tree.map(gather, trained)
-        hosts.by_first(
+        processes.by_first(
             "lm_ft's adapters",
             lambda: publish_adapters(output.path / ADAPTERS, adapters, lm_ft.lora, _base_name(inputs["lm"])),
         )

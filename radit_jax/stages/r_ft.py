@@ -21,14 +21,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from radit_jax.config import MeshConfig, ProfileConfig, RFtConfig, ScoreConfig
-from radit_jax.data.corpus import Corpus
-from radit_jax.data.order import shuffled
-from radit_jax.data.packing import pack_lengths, pack_texts
+from radit_jax.data.artifacts.corpus import Corpus
+from radit_jax.data.artifacts.lsr_scores import Scores
+from radit_jax.data.artifacts.retrieved import Retrieved
+from radit_jax.data.batches.order import shuffled
+from radit_jax.data.batches.packing import pack_lengths, pack_texts
 from radit_jax.data.records import Example, Question
-from radit_jax.data.retrieved import Retrieved
-from radit_jax.data.scores import Scores
+from radit_jax.lm.lsr_diagnostics import report
 from radit_jax.lm.scoring import PairScorer, PairScores, every_pair, score_in_shards
-from radit_jax.lm.signal import report
 from radit_jax.method import losses
 from radit_jax.method.steps import (
     RftBatch,
@@ -41,12 +41,12 @@ from radit_jax.method.steps import (
 from radit_jax.models.bert import PackedTexts
 from radit_jax.retrieval.candidates import search_examples
 from radit_jax.retrieval.search import Encoder, Searcher
-from radit_jax.runtime.checkpoint import Checkpoints
+from radit_jax.runtime.distributed.mesh import init_sharded, put_batch, ways
 from radit_jax.runtime.loop import train
-from radit_jax.runtime.mesh import init_sharded, put_batch, ways
-from radit_jax.runtime.models import Model, save_model
-from radit_jax.runtime.progress import Metrics
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.monitoring.progress import Metrics
+from radit_jax.runtime.pretrained.model_io import Model, save_model
+from radit_jax.runtime.storage.checkpoints import Checkpoints
+from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.text.metrics import is_yes_no, reciprocal_ranks
 
 ROW_LENGTHS = (32, 64, 128)  # of rows that queries share, beside the longest query's own

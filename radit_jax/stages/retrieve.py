@@ -13,16 +13,16 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from radit_jax.config import MeshConfig
-from radit_jax.data.corpus import Corpus
-from radit_jax.data.examples import lm_text_example, question_example, r_text_example
+from radit_jax.data.artifacts.corpus import Corpus
+from radit_jax.data.artifacts.retrieved import Retrieved
+from radit_jax.data.batches.examples import lm_text_example, question_example, r_text_example
+from radit_jax.data.batches.prefix_trees import LmTokenizer, fits
 from radit_jax.data.finetuning.mixture import share_count
 from radit_jax.data.records import Chunk, Example, Question
-from radit_jax.data.retrieved import Retrieved
-from radit_jax.data.sequences import LmTokenizer, fits
 from radit_jax.retrieval.candidates import search_examples
 from radit_jax.retrieval.search import Searcher
-from radit_jax.runtime.models import load_own_tokenizer
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.pretrained.model_io import load_own_tokenizer
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 CHUNKS_AT_ONCE = 1024  # that are in memory while examples are cut from them
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from radit_jax.config import MeshConfig, ScoreConfig
-from radit_jax.data.corpus import Corpus
-from radit_jax.data.retrieved import Retrieved
-from radit_jax.data.scores import Scores
-from radit_jax.data.sequences import answer_token_count
+from radit_jax.data.artifacts.corpus import Corpus
+from radit_jax.data.artifacts.lsr_scores import Scores
+from radit_jax.data.artifacts.retrieved import Retrieved
+from radit_jax.data.batches.prefix_trees import answer_token_count
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair, score_in_shards
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 
 def run(

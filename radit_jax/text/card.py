@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from radit_jax.text.report import asked_of, reading_results
+from radit_jax.text.results_table import asked_of, reading_results
 from radit_jax.text.statistics import shown
 
 UNKNOWN = "unknown: look it up before you publish"

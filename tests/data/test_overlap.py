@@ -9,10 +9,10 @@ import pytest
 from small import FACTS
 
 from radit_jax.data import overlap
-from radit_jax.data.corpus import Chunks, write_chunks
+from radit_jax.data.artifacts.corpus import Chunks, write_chunks
 from radit_jax.data.overlap import AskedElsewhere, division_key, letters_key, without_copies
 from radit_jax.data.records import Chunk, Example, Item
-from radit_jax.runtime.store import Workdir
+from radit_jax.runtime.storage.stage_folder import Workdir
 
 
 def item(question, context="", turns=(), name="i"):

@@ -11,8 +11,8 @@ from exact import assert_stored
 from small import CHUNKS, LONG, QUESTIONS
 
 from radit_jax.config import EvaluateConfig
-from radit_jax.data.corpus import Chunks
-from radit_jax.data.shots import Shot
+from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.batches.few_shot import Shot
 from radit_jax.lm.answering import Retrieval, answer, first_line, make_prompts, merged, neighbours
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.method.decode import Candidate

@@ -8,12 +8,12 @@ from exact import assert_rounded, assert_stored
 from small import CHUNKS, LONG, QUESTIONS
 
 from radit_jax.config import MeshConfig, ScoreConfig
-from radit_jax.data.corpus import Chunks
-from radit_jax.data.examples import question_example
+from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.batches.examples import question_example
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, score_in_shards
-from radit_jax.runtime.mesh import fit_module, make_mesh, put_params
-from radit_jax.runtime.progress import Progress
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.distributed.mesh import fit_module, make_mesh, put_params
+from radit_jax.runtime.monitoring.progress import Progress
+from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.text.prompts import background
 
 pytestmark = pytest.mark.usefixtures("float64")

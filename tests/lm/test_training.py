@@ -13,19 +13,19 @@ from exact import assert_rounded
 from flax.traverse_util import flatten_dict
 
 from radit_jax.config import Folder, LoraConfig, MeshConfig, OptimizerConfig
-from radit_jax.data import folder
-from radit_jax.data.examples import question_example
-from radit_jax.data.packing import Sequence, join, span
-from radit_jax.data.sequences import fits, lm_sequence
+from radit_jax.data.batches.examples import question_example
+from radit_jax.data.batches.packing import Sequence, join, span
+from radit_jax.data.batches.prefix_trees import fits, lm_sequence
+from radit_jax.data.sources import folder
 from radit_jax.lm import training
 from radit_jax.lm.training import PackedTrees, train_lm
-from radit_jax.method.lm import token_log_probs
+from radit_jax.method.likelihood import token_log_probs
 from radit_jax.models.lora import merged
-from radit_jax.runtime import memory
-from radit_jax.runtime.memory import DoesNotFit, share
-from radit_jax.runtime.mesh import laid_out, make_mesh
-from radit_jax.runtime.store import StageFolder
-from radit_jax.runtime.tokenizers import load_tokenizer
+from radit_jax.runtime.distributed import memory
+from radit_jax.runtime.distributed.memory import DoesNotFit, share
+from radit_jax.runtime.distributed.mesh import laid_out, make_mesh
+from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 
 def tree(number, length=8):

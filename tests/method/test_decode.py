@@ -20,8 +20,8 @@ from radit_jax.method.decode import (
     prefill,
 )
 from radit_jax.models.llama import Llama
-from radit_jax.runtime.mesh import gather, make_mesh, put_params, row_layout, spread_like, ways
-from radit_jax.runtime.pretrained import load_llama
+from radit_jax.runtime.distributed.mesh import gather, make_mesh, put_params, row_layout, spread_like, ways
+from radit_jax.runtime.pretrained.hf_weights import load_llama
 
 STOPS = (1, 2)
 ENDS = decode.Stops(STOPS)

@@ -10,8 +10,8 @@ import pytest
 from exact import EXACT, STORED, assert_exact, drawn_in_float64
 
 from radit_jax.config import BertConfig, LlamaConfig, LoraConfig, OptimizerConfig
-from radit_jax.data.packing import Sequence, join, pack_texts, span, to_batch
-from radit_jax.method import lm, losses, steps
+from radit_jax.data.batches.packing import Sequence, join, pack_texts, span, to_batch
+from radit_jax.method import likelihood, losses, steps
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
 from radit_jax.models.lora import init_adapters
@@ -154,7 +154,7 @@ def by_name(tree):
 def test_the_lm_loss_is_the_mean_over_answer_tokens_of_the_whole_batch(llama_params):
     batch = lm_batch()
     _, [metrics] = run(lm_step(), llama_params, batch)
-    log_probs = jax.jit(functools.partial(lm.token_log_probs, LLAMA))(llama_params, batch)
+    log_probs = jax.jit(functools.partial(likelihood.token_log_probs, LLAMA))(llama_params, batch)
     assert metrics["answer_tokens"] == 7
     assert metrics["loss"] == pytest.approx(-float(log_probs.sum()) / 7, rel=EXACT)
     mean_of_means = -float((log_probs.sum(axis=1) / jnp.array([5, 2])).mean())

@@ -11,9 +11,9 @@ import transformers
 from exact import assert_exact, in_float64, torch_in_float64
 
 from radit_jax.config import BertConfig
-from radit_jax.data.packing import pack_texts
+from radit_jax.data.batches.packing import pack_texts
 from radit_jax.models.bert import Bert, encode, encode_packed, l2_normalize
-from radit_jax.runtime.pretrained import load_bert
+from radit_jax.runtime.pretrained.hf_weights import load_bert
 
 pytestmark = pytest.mark.usefixtures("float64")
 

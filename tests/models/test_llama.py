@@ -10,7 +10,7 @@ from exact import assert_exact, in_float64, torch_in_float64, torch_model_in_flo
 
 from radit_jax.config import LlamaConfig, RopeScaling
 from radit_jax.models.llama import Llama, mimetic_init, rope_frequencies
-from radit_jax.runtime.pretrained import load_llama
+from radit_jax.runtime.pretrained.hf_weights import load_llama
 
 pytestmark = pytest.mark.usefixtures("float64")
 

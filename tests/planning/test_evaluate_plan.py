@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from radit_jax.config import EvaluateConfig, MeshConfig
-from radit_jax.data.shots import FewShotPrompt
+from radit_jax.data.batches.few_shot import FewShotPrompt
 from radit_jax.lm import answering
 from radit_jax.method import decode
 from radit_jax.planning import evaluate
-from radit_jax.runtime.mesh import make_mesh, put_params, row_layout
+from radit_jax.runtime.distributed.mesh import make_mesh, put_params, row_layout
 
 SETTINGS = EvaluateConfig(chunks_per_answer=2, max_new_tokens=3, sequence_length=130, prompts_per_batch=24)
 FUNCTIONS = ("prefill_shared", "begin", "advance", "score_answers")

@@ -19,17 +19,17 @@ from radit_jax.config import (
     RFtConfig,
     ScoreConfig,
 )
-from radit_jax.method.lm import branch_log_probs
+from radit_jax.method.likelihood import branch_log_probs
 from radit_jax.method.steps import RftBatch, RftTextBatch
 from radit_jax.models.flops import encoder_flops
-from radit_jax.planning import need, site
+from radit_jax.planning import deployment, resources
+from radit_jax.planning.deployment import Counts, Site
 from radit_jax.planning.embed import embed
 from radit_jax.planning.evaluate import evaluate
 from radit_jax.planning.r_ft import r_ft
-from radit_jax.planning.site import Counts, Site
 from radit_jax.planning.storage import index
-from radit_jax.runtime.memory import share
-from radit_jax.runtime.targets import find_target
+from radit_jax.runtime.distributed.accelerators import find_target
+from radit_jax.runtime.distributed.memory import share
 
 TEN_STEPS = OptimizerConfig(steps=10, peak_lr=1e-4)
 LLAMA = LlamaConfig(
@@ -55,7 +55,7 @@ def at(target="h100-8", data=SMALL.data, score=SMALL.score, **settings):
 @pytest.fixture
 def on_host(monkeypatch):
     """Eight devices of the host stand in for a slice, whose compiler is then the CPU's."""
-    monkeypatch.setattr(site, "stand_in_devices", lambda topology: jax.devices())
+    monkeypatch.setattr(deployment, "stand_in_devices", lambda topology: jax.devices())
 
     def make(**settings):
         place = at("v5p-16", **settings)
@@ -68,7 +68,7 @@ def on_host(monkeypatch):
 def calls_of(on_host, monkeypatch):
     """What a plan would compile, which it then does not."""
     found = []
-    monkeypatch.setattr(need, "compiled_peak", lambda calls: found.extend(calls) or 0.0)
+    monkeypatch.setattr(resources, "compiled_peak", lambda calls: found.extend(calls) or 0.0)
 
     def calls(**settings):
         found.clear()
@@ -146,7 +146,7 @@ def test_where_scoring_takes_the_most_it_decides(on_host, target):
 
 def test_what_does_not_fit_is_told_to_lower_either_batch():
     big = r_ft(at(score=ScoreConfig(batch_size=2**24), refresh_every=4))
-    (fault,) = need.judged(big, find_target("h100-8"), on_disk=True).faults
+    (fault,) = resources.judged(big, find_target("h100-8"), on_disk=True).faults
     assert "r_ft.batch_size" in fault
     assert "score.batch_size" in fault
 

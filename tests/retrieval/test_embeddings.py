@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from radit_jax.retrieval.embeddings import Embeddings, as_embeddings
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 WHOLE = np.arange(20, dtype=np.float32).reshape(10, 2)
 

@@ -11,8 +11,8 @@ from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.exact import ExactIndex
 from radit_jax.retrieval.index import ScannIndex, build, load, recall_at_k
 from radit_jax.retrieval.ranking import split
-from radit_jax.retrieval.trees import Tree
-from radit_jax.runtime.store import StageFolder
+from radit_jax.retrieval.scann import Tree
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 SMALL = 3000  # chunks
 

@@ -18,7 +18,7 @@ from test_index import clustered
 from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.exact import ExactIndex
 from radit_jax.retrieval.index import build, recall_at_k
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
@@ -28,7 +28,7 @@ folder, kind, port, number = sys.argv[1:]
 hosts.join(hosts.find_place("127.0.0.1:" + port, 2, int(number)))
 import numpy as np
 from radit_jax.retrieval.index import build, load
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder
 output = StageFolder(folder + "/index/0123456789ab")
 names = ("embeddings", "queries", "exclude")
 embeddings, queries, exclude = (np.load(f"{folder}/{name}.npy") for name in names)
@@ -99,8 +99,8 @@ import numpy as np
 from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.exact import ExactIndex
 from radit_jax.retrieval.index import build
-from radit_jax.runtime.mesh import gather_hosts
-from radit_jax.runtime.store import StageFolder
+from radit_jax.runtime.distributed.mesh import gather_hosts
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 def memory():
     lines = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())

@@ -9,7 +9,7 @@ from radit_jax.config import MeshConfig
 from radit_jax.retrieval import products as products_module
 from radit_jax.retrieval.exact import ExactIndex
 from radit_jax.retrieval.products import DeviceProducts, search_devices
-from radit_jax.runtime.mesh import make_mesh
+from radit_jax.runtime.distributed.mesh import make_mesh
 
 
 @pytest.fixture(scope="module")

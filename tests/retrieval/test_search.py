@@ -8,7 +8,7 @@ import pytest
 from exact import assert_stored
 from small import CHUNKS
 
-from radit_jax.runtime.models import load_model
+from radit_jax.runtime.pretrained.model_io import load_model
 
 pytestmark = pytest.mark.usefixtures("float64")
 PASSAGES = [chunk.passage for chunk in CHUNKS]  # from one word to more than fit the encoder

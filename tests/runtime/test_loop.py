@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from radit_jax.runtime import hosts
-from radit_jax.runtime.checkpoint import Checkpoints
-from radit_jax.runtime.hosts import Stopped, heeding_signals
+from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed.processes import Stopped, heeding_signals
 from radit_jax.runtime.loop import train
-from radit_jax.runtime.progress import Metrics
+from radit_jax.runtime.monitoring.progress import Metrics
+from radit_jax.runtime.storage.checkpoints import Checkpoints
 
 
 class State(NamedTuple):
@@ -259,7 +259,7 @@ def test_a_run_that_was_told_to_stop_keeps_its_step_and_goes_on_as_if_it_had_not
 def test_a_run_that_is_told_to_stop_in_its_last_step_stops_behind_it(tmp_path):
     with pytest.raises(Stopped, match="at what follows"), heeding_signals():
         run(tmp_path, 10, batch_at=terminated_at(9))
-        hosts.meet("what follows")
+        processes.meet("what follows")
     assert Checkpoints(tmp_path / "checkpoints").latest() == 10
 
 
@@ -274,8 +274,8 @@ def test_a_run_that_is_told_to_stop_while_it_validates_keeps_its_step_and_valida
     tmp_path, stopped_at
 ):
     def validate(state):
-        if int(state.step) == stopped_at and hosts.stop_asked():
-            hosts.meet("a long validation")
+        if int(state.step) == stopped_at and processes.stop_asked():
+            processes.meet("a long validation")
         return distance(state)
 
     def told(state):

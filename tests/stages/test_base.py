@@ -13,10 +13,10 @@ import transformers
 import radit_jax
 from radit_jax.config import LmConfig, MeshConfig, RetrieverConfig
 from radit_jax.retrieval.search import Encoder
-from radit_jax.runtime.mesh import make_mesh
-from radit_jax.runtime.models import load_model, save_model
-from radit_jax.runtime.publish import publish
-from radit_jax.runtime.store import StageFolder, Workdir
+from radit_jax.runtime.distributed.mesh import make_mesh
+from radit_jax.runtime.pretrained.hf_export import publish
+from radit_jax.runtime.pretrained.model_io import load_model, save_model
+from radit_jax.runtime.storage.stage_folder import StageFolder, Workdir
 from radit_jax.stages import base
 
 

@@ -13,26 +13,26 @@ from exact import STORED
 from small import CHUNKS, QUESTIONS, TOWERS
 
 from radit_jax.config import EvaluateConfig, LlamaConfig, MeshConfig
-from radit_jax.data.benchmarks import BENCHMARKS, find_task
-from radit_jax.data.corpus import Corpus
+from radit_jax.data.artifacts.corpus import Corpus
+from radit_jax.data.eval_tasks.registry import BENCHMARKS, find_task
 from radit_jax.data.records import Question
-from radit_jax.lm import exam as exam_module
+from radit_jax.evaluation import corpus_questions as exam_module
+from radit_jax.evaluation.corpus_questions import Exam, Sitting, fitting
+from radit_jax.evaluation.task_suite import Trial, sit
 from radit_jax.lm import scoring
 from radit_jax.lm.answering import Answer
-from radit_jax.lm.benchmarking import Trial, sit
-from radit_jax.lm.exam import Exam, Sitting, fitting
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.models.llama import Llama
-from radit_jax.runtime.models import Model, load_model, save_model
-from radit_jax.runtime.publish import publish
-from radit_jax.runtime.store import Workdir
-from radit_jax.runtime.tokenizers import load_tokenizer
+from radit_jax.runtime.pretrained.hf_export import publish
+from radit_jax.runtime.pretrained.model_io import Model, load_model, save_model
+from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
+from radit_jax.runtime.storage.stage_folder import Workdir
 from radit_jax.selfcheck import random_params
 from radit_jax.stages import evaluate as stage
 from radit_jax.stages.evaluate import GAINS, LMS, SYSTEMS, run, search, sittings
 from radit_jax.text.card import model_card
 from radit_jax.text.prompts import background, question_prompt
-from radit_jax.text.report import table
+from radit_jax.text.results_table import table
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from small import CHUNKS, QUESTIONS
 
 import radit_jax
 from radit_jax.config import EvaluateConfig, ExportConfig, LoraConfig, MeshConfig
-from radit_jax.data.examples import question_example
-from radit_jax.data.retrieved import Retrieved
-from radit_jax.data.scores import Scores
+from radit_jax.data.artifacts.lsr_scores import Scores
+from radit_jax.data.artifacts.retrieved import Retrieved
+from radit_jax.data.batches.examples import question_example
 from radit_jax.models.lora import init_adapters
-from radit_jax.runtime.models import save_model
-from radit_jax.runtime.publish import ADAPTERS, publish_adapters
-from radit_jax.runtime.store import Workdir
+from radit_jax.runtime.pretrained.hf_export import ADAPTERS, publish_adapters
+from radit_jax.runtime.pretrained.model_io import save_model
+from radit_jax.runtime.storage.stage_folder import Workdir
 from radit_jax.stages import export
 
 EXAMPLES = [question_example(question, question.answers[0]) for question in QUESTIONS["train"][:2]]

@@ -19,17 +19,17 @@ from radit_jax.config import (
     OptimizerConfig,
     ScoreConfig,
 )
-from radit_jax.data.corpus import Chunks
-from radit_jax.data.examples import question_example
-from radit_jax.data.retrieved import Retrieved
-from radit_jax.lm import benchmarking
+from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.retrieved import Retrieved
+from radit_jax.data.batches.examples import question_example
+from radit_jax.evaluation import task_suite
+from radit_jax.evaluation.task_suite import load_trials, retrieve, sit, without_too_long
 from radit_jax.lm.answering import Answer
-from radit_jax.lm.benchmarking import load_trials, retrieve, sit, without_too_long
 from radit_jax.lm.scoring import PairScorer
-from radit_jax.runtime.mesh import make_mesh
-from radit_jax.runtime.models import load_model
-from radit_jax.runtime.store import StageFolder
-from radit_jax.runtime.tensorfiles import open_tensors
+from radit_jax.runtime.distributed.mesh import make_mesh
+from radit_jax.runtime.pretrained.model_io import load_model
+from radit_jax.runtime.pretrained.tensor_files import open_tensors
+from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.stages.lm_ft import _validation, instances, run
 from radit_jax.text.prompts import background
 
@@ -74,7 +74,7 @@ def test_kilts_development_questions_judge_a_checkpoint_as_evaluation_will(
         calls.append((prompts, retrieval.rows.tolist(), retrieval.log_probs.tolist(), settings, per_token))
         return [[Answer(f"{row[0]} Finch", 1.0)] for row in retrieval.rows], Counter()
 
-    monkeypatch.setattr(benchmarking, "generate", generate)
+    monkeypatch.setattr(task_suite, "generate", generate)
     (tmp_path / "kilt").mkdir()
     asked = [
         {

@@ -9,13 +9,13 @@ from exact import assert_rounded, assert_stored
 from small import CHUNKS, QUESTIONS
 
 from radit_jax.config import MeshConfig, OptimizerConfig, RFtConfig, ScoreConfig
-from radit_jax.data.corpus import Corpus, CorpusData, write_corpus
-from radit_jax.data.examples import question_example
+from radit_jax.data.artifacts.corpus import Corpus, CorpusData, write_corpus
+from radit_jax.data.artifacts.lsr_scores import Scores
+from radit_jax.data.artifacts.retrieved import Retrieved
+from radit_jax.data.batches.examples import question_example
 from radit_jax.data.records import Example, Question
-from radit_jax.data.retrieved import Retrieved
-from radit_jax.data.scores import Scores
 from radit_jax.lm.scoring import PairScores
-from radit_jax.runtime.store import Workdir
+from radit_jax.runtime.storage.stage_folder import Workdir
 from radit_jax.stages import r_ft
 
 K = 3

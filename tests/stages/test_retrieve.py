@@ -8,12 +8,12 @@ from exact import assert_rounded
 from small import CHUNKS, LONG, QUESTIONS, SHORT
 
 from radit_jax.config import MeshConfig
-from radit_jax.data.corpus import CorpusData, write_corpus
+from radit_jax.data.artifacts.corpus import CorpusData, write_corpus
+from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.records import Question
-from radit_jax.data.retrieved import Retrieved
 from radit_jax.retrieval.exact import ExactIndex
-from radit_jax.runtime.store import StageFolder, Workdir
-from radit_jax.runtime.tokenizers import load_tokenizer
+from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
+from radit_jax.runtime.storage.stage_folder import StageFolder, Workdir
 from radit_jax.stages import retrieve
 
 ROW = {chunk.id: row for row, chunk in enumerate(CHUNKS)}

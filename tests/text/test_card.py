@@ -1,7 +1,7 @@
 import pytest
 
 from radit_jax.text.card import UNKNOWN, Origin, measured, model_card
-from radit_jax.text.report import table
+from radit_jax.text.results_table import table
 
 
 def figure(value):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from radit_jax.data.questions import list_of_strings
+from radit_jax.data.readers.questions import list_of_strings
 from radit_jax.data.records import Item
 from radit_jax.text.prompts import UNANSWERABLE
 

@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 
 from etils import epath
 
-from radit_jax.data.finetuning.sources import Split
-from radit_jax.data.finetuning.tasks import (
+from radit_jax.data.finetuning.datasets import (
     TASKS,
     Mixture,
     OnError,
@@ -30,10 +29,11 @@ from radit_jax.data.finetuning.tasks import (
     split_files,
     task_named,
 )
+from radit_jax.data.finetuning.sources import Split
 from radit_jax.data.finetuning.templates import item_example, item_question
 from radit_jax.data.overlap import AskedElsewhere, division_key
 from radit_jax.data.records import Example, Item, Question
-from radit_jax.runtime import hosts
+from radit_jax.runtime.distributed import processes
 
 MAX_WEIGHT = 1000  # of a dataset: beyond it a mistake
 ASKED_ELSEWHERE = "asked elsewhere"  # why an item is left out: in another part, or in another dataset's
@@ -197,11 +197,11 @@ def share_count(others: int, share: float) -> int:
 def open_items(
     task: Task, folder: epath.PathLike, split: Split, *, on_error: OnError, counts: Counter[str]
 ) -> Iterator[Item]:
-    """A split's items, of the ArrayRecord files that `radit_jax.data.build` wrote into `folder`, or else of
-    the publisher's files in `folder/{task.name}`. A split that the task does not have is empty."""
+    """A split's items, of the ArrayRecord files that `tfds_builders` wrote into `folder`, or else of the
+    publisher's files in `folder/{task.name}`. A split that the task does not have is empty."""
     root = epath.Path(folder)
     if (root / f"radit_{task.name}").exists():
-        from radit_jax.data.build import built_items  # TFDS takes a second to import
+        from radit_jax.data.finetuning.tfds_builders import built_items  # TFDS takes a second to import
 
         yield from built_items(task, root, split, counts)
     elif split in task.raw.files:
@@ -223,7 +223,7 @@ def has_split(task: Task, folder: epath.PathLike, split: Split) -> bool:
     """Whether `open_items` would find a split of the task in `folder`."""
     root = epath.Path(folder)
     if (root / f"radit_{task.name}").exists():
-        from radit_jax.data.build import built_splits
+        from radit_jax.data.finetuning.tfds_builders import built_splits
 
         return split in built_splits(task, root)
     pattern, files = task.raw.files.get(split, ""), root / task.name
@@ -262,7 +262,7 @@ def _first(items: Iterable[Item], count: int, seed: int) -> list[Item]:
 
 
 def _place(name: str, seed: int, purpose: str = "draw") -> bytes:
-    hosts.stop_if_asked("the datasets")  # every item that is read is placed
+    processes.stop_if_asked("the datasets")  # every item that is read is placed
     return hashlib.sha256(f"{seed} {purpose} {name}".encode()).digest()
 
 

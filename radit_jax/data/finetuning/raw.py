@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 
 from etils import epath
 
-from radit_jax.data.lines import MAX_LINE_BYTES, BinaryFile, numbered_lines, open_bytes, plain_name
-from radit_jax.runtime.files import parse_json
+from radit_jax.data.readers.lines import MAX_LINE_BYTES, BinaryFile, numbered_lines, open_bytes, plain_name
+from radit_jax.runtime.storage.files import parse_json
 
 MAX_FILE_BYTES = 1 << 29  # of what is read whole, unpacked: more than any official file has
 

@@ -12,7 +12,7 @@ choices below a multiple-choice question, and CoQA's earlier turns in the questi
 choices.
 """
 
-from radit_jax.data.finetuning.tasks import Mixture, Task
+from radit_jax.data.finetuning.datasets import Mixture, Task
 from radit_jax.data.records import Example, Item, Question
 from radit_jax.text.prompts import (
     Markers,

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from radit_jax.data.finetuning.tasks import TASKS
+from radit_jax.data.finetuning.datasets import TASKS
 from radit_jax.data.finetuning.templates import item_example, item_question
 from radit_jax.data.records import Example, Item, Question
 from radit_jax.text import prompts

@@ -1,0 +1,43 @@
+"""Examples with the chunks that were retrieved for them: what retrieve leaves for LM-ft and R-ft."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from radit_jax.data.records import Example, read_record
+from radit_jax.runtime.storage.stage_folder import StageFolder
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """E examples with K chunks each, best first."""
+
+    examples: Sequence[Example]
+    chunk_rows: Int[np.ndarray, "E K"]  # rows of the corpus; −1 is no chunk
+    retrieval_scores: Float[np.ndarray, "E K"]  # s(q, c) of the untuned retriever
+
+    @property
+    def is_question(self) -> Bool[np.ndarray, " E"]:
+        return np.array([not example.source_chunk for example in self.examples], dtype=bool)
+
+    def save(self, folder: StageFolder, split: str) -> None:
+        folder.write_jsonl(f"{split}.jsonl", map(dataclasses.asdict, self.examples))
+        folder.write_arrays(
+            f"{split}.npz", chunk_rows=self.chunk_rows, retrieval_scores=self.retrieval_scores
+        )
+
+    @classmethod
+    def load(cls, folder: StageFolder, split: str) -> "Retrieved":
+        where = str(folder.home / f"{split}.jsonl")
+        examples = [read_record(Example, record, where) for record in folder.read_jsonl(f"{split}.jsonl")]
+        arrays = folder.read_arrays(f"{split}.npz", "chunk_rows", "retrieval_scores")
+        if any(array.ndim != 2 or len(array) != len(examples) for array in arrays.values()):
+            shapes = {name: array.shape for name, array in arrays.items()}
+            raise ValueError(
+                f"{folder.home / split}.npz: expected what was retrieved for {len(examples)} examples, got "
+                f"{shapes}. Delete the folder {folder.home} and rerun --stage={folder.stage}."
+            )
+        return cls(examples, **arrays)

@@ -1,0 +1,188 @@
+"""Cloze questions on passages, from which a small language model learns to read.
+
+Plain text hardly ever asks for what was said a moment ago, so a model of a few million parameters does not
+learn from it to look an answer up. Here every tree is a lookup exercise in the form that RA-DIT uses:
+
+    trunk     <bos>Background: Danube The Danube rises in the Black Forest. It is 2,850 km long.\\n\\n
+    branch    Q: Where Danube rises?\\nA: Black Forest<eos>
+    branch    Q: It how many long?\\nA: 2,850 km<eos>
+    ...       the other questions; none sees another
+
+A question is a sentence of the passage with a span taken out, a question word in its place or in front, and
+other words dropped, so that it has to be matched by what is left. All of it can be had from any text.
+"""
+
+import functools
+import re
+from collections.abc import Sequence as Seq
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from radit_jax.data.batches.packing import Sequence, Span, join, span
+from radit_jax.data.batches.prefix_trees import LmTokenizer
+from radit_jax.data.records import Chunk
+from radit_jax.text.prompts import answer_text, background, question_prompt
+
+MAX_WORDS = 70  # of a passage, its title included
+MAX_QUESTIONS = 12  # on a passage
+OTHER_WEIGHT = 0.5  # of a token outside the answers, where it is predicted at all
+OTHER_SHARE = 0.3  # of those tokens that are
+
+QUESTION_WORDS = {
+    "name": ("who", "what", "where", "which"),
+    "number": ("when", "how many", "what year", "how much"),
+    "phrase": ("what", "which", "what kind of", "how"),
+}
+KIND_WEIGHTS = {"name": 0.45, "number": 0.2, "phrase": 0.35}
+FUNCTION_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an and are as at be been but by for from had has have he her his in into is it its not of on or "
+        "she than that the their them there these they this to was were which while who with would",
+    )
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'“(]?[A-Z0-9])")
+_EDGE = "\"'“”‘’()[],;:.!?–—"
+
+
+class Cloze(NamedTuple):
+    """A question with the span of the passage that answers it."""
+
+    question: str
+    answer: str
+
+
+class Candidate(NamedTuple):
+    """Words `start` to `stop` of a sentence, to be asked for."""
+
+    start: int
+    stop: int
+    kind: str
+
+
+def cloze_sequence(
+    passages: Seq[Chunk], tokenizer: LmTokenizer, seed: int, number: int, *, max_tokens: int, max_targets: int
+) -> Sequence:
+    """Tree `number` of an endless series: a drawn passage, with as many questions on it as fit.
+
+    Answers with their `<eos>` weigh 1, and `OTHER_WEIGHT` a drawn share of all other tokens, which keeps the
+    model a language model. It depends on the arguments only, so training can resume at any number; and as
+    trees fill the `max_tokens` of a row by themselves, a row is a tree.
+    """
+    rng = np.random.default_rng([seed, number])
+    for _ in range(100):
+        passage = passages[int(rng.integers(len(passages)))]
+        sentences = _window(passage, rng)
+        tree = Sequence(_trunk(passage.title, sentences, tokenizer, rng), ())
+        for _ in range(MAX_QUESTIONS):
+            if question := cloze(_draw(sentences, rng), passage.title, rng):
+                grown = tree._replace(branches=(*tree.branches, _branch(question, tokenizer, rng)))
+                if not _fits(grown, max_tokens, max_targets):
+                    break
+                tree = grown
+        if tree.branches:
+            return tree
+    raise ValueError(
+        f"cloze: none of 100 passages drawn from {len(passages)} gave a question that fits {max_tokens} "
+        "tokens; give passages with sentences of 4 words or more, or raise base.lm.sequence_length"
+    )
+
+
+def _fits(tree: Sequence, max_tokens: int, max_targets: int) -> bool:
+    tokens = sum(len(part.tokens) for part in tree.spans)
+    return tokens <= max_tokens and sum(int((part.weights > 0).sum()) for part in tree.spans) <= max_targets
+
+
+def _trunk(title: str, sentences: Seq[Seq[str]], tokenizer: LmTokenizer, rng: np.random.Generator) -> Span:
+    text = " ".join([title, *(word for sentence in sentences for word in sentence)]).strip()
+    return join(span([tokenizer.bos_id]), _partly(tokenizer.encode(background(text)), rng))
+
+
+def _branch(c: Cloze, tokenizer: LmTokenizer, rng: np.random.Generator) -> Span:
+    prompt = _partly(tokenizer.encode(question_prompt(c.question)), rng)
+    return join(prompt, span([*tokenizer.encode(answer_text(c.answer)), tokenizer.eos_id], 1.0))
+
+
+def _partly(tokens: Seq[int], rng: np.random.Generator) -> Span:
+    """Tokens of which a drawn share is to be predicted, at less than full weight."""
+    return Span(
+        np.asarray(tokens, np.int32), np.float32(OTHER_WEIGHT) * (rng.random(len(tokens)) < OTHER_SHARE)
+    )
+
+
+def _window(passage: Chunk, rng: np.random.Generator) -> list[tuple[str, ...]]:
+    """Consecutive sentences, as words, from a drawn one on: as many as `MAX_WORDS` leave room for."""
+    sentences = [tuple(sentence.split()) for sentence in _SENTENCE_END.split(passage.text.strip())]
+    room = max(1, MAX_WORDS - len(passage.title.split()))
+    window = []
+    for sentence in sentences[int(rng.integers(max(1, len(sentences) - 1))) :]:
+        if window and len(sentence) > room:
+            break
+        window.append(sentence[:room])
+        room -= len(window[-1])
+    return window
+
+
+def cloze(sentence: tuple[str, ...], title: str, rng: np.random.Generator) -> Cloze | None:
+    """A question on `sentence`; None if it is too short, or has no span worth asking for."""
+    candidates = _candidates(sentence) if len(sentence) >= 4 else []
+    if not candidates:
+        return None
+    kinds = sorted({c.kind for c in candidates})
+    weights = np.array([KIND_WEIGHTS[kind] for kind in kinds])
+    kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+    chosen = _draw([c for c in candidates if c.kind == kind], rng)
+    answer = " ".join(sentence[chosen.start : chosen.stop]).strip(_EDGE)
+    radius, drop = int(rng.integers(4, 16)), rng.uniform(0.1, 0.6)
+    before = _thinned(sentence[max(0, chosen.start - radius) : chosen.start], drop, rng)
+    after = _thinned(sentence[chosen.stop : chosen.stop + radius], drop, rng)
+    asked = _draw(QUESTION_WORDS[kind], rng)
+    if rng.random() < 0.4:
+        words = [*before, asked, *after]
+    else:
+        words = [asked.capitalize() if rng.random() < 0.5 else asked, *before, *after]
+    if rng.random() < 0.3:
+        words += title.split()
+    return Cloze(" ".join(words).strip(_EDGE + " ") + "?", answer)
+
+
+def _thinned(words: Seq[str], drop: float, rng: np.random.Generator) -> list[str]:
+    """The words that survive dropping, without most of their punctuation."""
+    kept = [word for word in words if rng.random() >= drop]
+    return [word.strip(_EDGE) or word for word in kept]
+
+
+@functools.lru_cache(maxsize=64)
+def _candidates(sentence: tuple[str, ...]) -> list[Candidate]:
+    """Runs of capitalised words, numbers, and runs of up to three other content words."""
+    kinds = [_kind(word, first=i == 0) for i, word in enumerate(sentence)]
+    found = []
+    for start, kind in enumerate(kinds):
+        if not kind or (kind == "name" and start and _continues(sentence, kinds, start - 1, kind)):
+            continue
+        stop = start + 1
+        limit = {"name": 6, "number": 2, "phrase": 3}[kind]
+        while stop - start < limit and stop < len(kinds) and _continues(sentence, kinds, stop - 1, kind):
+            stop += 1
+        found.append(Candidate(start, stop, kind))
+    return found
+
+
+def _continues(sentence: Seq[str], kinds: Seq[str], i: int, kind: str) -> bool:
+    """Whether word i + 1 belongs to the run of `kind` that word i is in."""
+    follows = "phrase" if kind == "number" else kind
+    return kinds[i] in (kind, follows) and kinds[i + 1] == follows and sentence[i][-1] not in _EDGE
+
+
+def _kind(word: str, *, first: bool) -> str:
+    core = word.strip(_EDGE)
+    if not core or core.lower() in FUNCTION_WORDS:
+        return ""
+    if any(letter.isdigit() for letter in core):
+        return "number"
+    return "name" if core[0].isupper() and not first else "phrase"
+
+
+def _draw(options: Seq[Any], rng: np.random.Generator) -> Any:
+    return options[int(rng.integers(len(options)))]

@@ -1,0 +1,410 @@
+"""Text files that people bring, read a line at a time: JSON and tables, with errors that say where.
+
+A file may be gzipped or in zstd's form, whatever its name, and may begin with a byte order mark. No line, and
+no element of a JSON list, is longer than `MAX_LINE_BYTES`, so that a small file cannot fill the memory.
+"""
+
+import codecs
+import contextlib
+import csv
+import gzip
+import importlib
+import io
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from etils import epath
+
+from radit_jax.runtime.storage import files
+
+MAX_LINE_BYTES = 1 << 26  # the longest article of KILT's Wikipedia has about a million
+MAX_FILE_BYTES = 1 << 31  # of what is read whole, unpacked
+COMPRESSED = (".gz", ".zst")
+
+BinaryFile = Any  # opened by Python, by etils or by one who unpacks; no type is common to all
+Quoting = Literal["auto", "csv", "none"]
+"""What a quotation mark means in a table whose fields are parted by tabs or commas.
+
+    csv     a field that begins with one ends with one, and may hold line ends and, doubled, quotes
+    none    a character like others
+    auto    as csv, but a field ends in its line, and no field without quotes around it has one inside
+"""
+
+_JSON_LINE = "Write one JSON object per line."
+_JSON_LIST = "Write a JSON list of objects."
+_CHOOSE_QUOTING = (
+    "Set data.quoting=none if quotes are characters like others there, or data.quoting=csv if a field may "
+    "hold line ends."
+)
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how files of these forms begin
+_WHITE_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+# ---- bytes and lines ----
+
+
+@contextlib.contextmanager
+def open_bytes(path: epath.Path) -> Iterator[BinaryFile]:
+    """The file's bytes, unpacked where it is compressed; what is cut short or damaged is a ValueError.
+
+    How it is compressed is read off its first bytes, for names are not always right.
+    """
+    with contextlib.ExitStack() as opened:
+        stream: Any = opened.enter_context(path.open("rb"))
+        start = stream.read(4)
+        stream.seek(0)
+        broken: tuple[type[Exception], ...] = ()
+        if start.startswith(_GZIP):
+            broken = (gzip.BadGzipFile, EOFError, zlib.error)
+            stream = io.BufferedReader(opened.enter_context(gzip.GzipFile(fileobj=stream)))
+        elif start.startswith(_ZSTD):
+            stream, broken = _open_zstd(stream, path)
+        try:
+            yield stream
+        except broken as error:
+            raise ValueError(
+                f"{path}: expected a whole compressed file, got a damaged one ({error}). Get it again."
+            ) from None
+
+
+def is_compressed(start: bytes) -> bool:
+    """Whether a file that begins with these bytes is one that `open_bytes` unpacks."""
+    return start.startswith((_GZIP, _ZSTD))
+
+
+def _open_zstd(stream: BinaryFile, path: epath.Path) -> tuple[BinaryFile, tuple[type[Exception], ...]]:
+    """Python has zstd's form from 3.14 on; a package gives the same module to those before."""
+    for name in ("compression.zstd", "backports.zstd"):
+        with contextlib.suppress(ImportError):
+            zstd: Any = importlib.import_module(name)
+            return zstd.ZstdFile(stream), (zstd.ZstdError, EOFError)
+    raise ValueError(
+        f"{path}: expected a package that reads zstd's form, got none. Run pip install backports.zstd, or "
+        "unpack the file with zstd -d."
+    )
+
+
+def plain_name(path: epath.PathLike) -> str:
+    """The file's name without what says that it is compressed.
+
+    >>> plain_name("raw/psgs_w100.tsv.gz")
+    'psgs_w100.tsv'
+    """
+    name = epath.Path(path).name
+    return name.removesuffix(".gz").removesuffix(".zst")
+
+
+def numbered_lines(path: epath.Path) -> Iterator[tuple[str, bytes]]:
+    """(`FILE line N`, its bytes with the line end) of every line, without byte order marks."""
+    name = str(path)
+    with open_bytes(path) as file:
+        for number in itertools.count(1):
+            where = f"{name} line {number}"
+            raw = file.readline(MAX_LINE_BYTES + 1)
+            if len(raw) > MAX_LINE_BYTES:
+                raise ValueError(
+                    f"{where}: expected a line of at most {MAX_LINE_BYTES:,} bytes, got a longer one. Break "
+                    "it into lines."
+                )
+            if not raw:
+                return
+            yield where, raw.removeprefix(codecs.BOM_UTF8)
+
+
+def text_lines(path: epath.Path) -> Iterator[tuple[str, str]]:
+    """(`FILE line N`, its text with the line end) of every line of a UTF-8 file, one in memory at a time."""
+    for where, raw in numbered_lines(path):
+        try:
+            yield where, raw.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{where}: expected UTF-8, got {error.reason} at byte {error.start}. Convert the file to "
+                "UTF-8."
+            ) from None
+
+
+# ---- JSON ----
+
+
+def json_objects(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, object) of every line of a JSON-lines file that is not blank, or of a file with one list."""
+    with open_bytes(path) as file:
+        start = file.read(256).removeprefix(codecs.BOM_UTF8).lstrip()
+    if start.startswith(b"["):  # which no line with an object does
+        yield from json_list(path)
+        return
+    for where, raw in numbered_lines(path):
+        if raw.strip():
+            yield where, as_object(files.parse_json(raw, where, _JSON_LINE), where)
+
+
+def json_list(path: epath.Path, field: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`FILE item N`, the object) of a file that is one JSON list, or has it in `field`.
+
+    A list is read an element at a time; an object with the list in a field is read whole.
+    """
+    elements = _field_elements(path, field) if field else _elements(path)
+    for number, element in enumerate(elements, start=1):
+        where = f"{path} item {number}"
+        yield where, files.as_object(element, where, _JSON_LIST)
+
+
+def _field_elements(path: epath.Path, field: str) -> Iterator[Any]:
+    with open_bytes(path) as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(
+            f"{path}: expected a file of at most {MAX_FILE_BYTES:,} bytes, got a longer one. Write its "
+            f"{field!r} as JSON lines."
+        )
+    value = files.parse_json(data, str(path), _JSON_LIST)
+    items = value.get(field) if isinstance(value, dict) else value
+    if not isinstance(items, list):
+        raise ValueError(f"{path}: expected a list in {field!r}, got {shown(items)}. {_JSON_LIST}")
+    yield from items
+
+
+def _elements(path: epath.Path) -> Iterator[Any]:
+    """The elements of the list that is the file's whole JSON, with one in memory at a time."""
+    with open_bytes(path) as file:
+        text = _JsonText(file, path)
+        text.expect("[")
+        for number in itertools.count(1):
+            if number == 1 and text.next_mark() == "]":
+                break
+            yield text.value(f"{path} item {number}")
+            if text.next_mark() == "]":
+                break
+            text.expect(",")
+        text.expect("]")
+        text.expect("")
+
+
+class _JsonText:
+    """The text of a JSON file, of which no more than is being parsed is in memory."""
+
+    def __init__(self, file: BinaryFile, path: epath.Path):
+        self._file, self._path = file, path
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._text, self._at = "", 0
+
+    def next_mark(self) -> str:
+        """The next character that is no white space; none at the end of the file."""
+        while True:
+            found = _WHITE_SPACE.match(self._text, self._at)
+            self._at = found.end() if found else self._at
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def expect(self, mark: str) -> None:
+        """Take `mark`, or be at the end where it is none."""
+        if self.next_mark() != mark:
+            wanted = f"{mark!r} in a JSON list" if mark else "nothing after the JSON list"
+            got = shown(self._text[self._at : self._at + 60]) if self.next_mark() else "the end"
+            raise ValueError(f"{self._path}: expected {wanted}, got {got}. {_JSON_LIST}")
+        self._at += len(mark)
+
+    def value(self, where: str) -> Any:
+        """Take the next value, which begins at `next_mark`."""
+        self.next_mark()
+        end = self._end_of_value(where)
+        text, self._at = self._text[self._at : end], end
+        return files.parse_json(text, where, _JSON_LIST)
+
+    def _end_of_value(self, where: str) -> int:
+        """Where the value that begins here ends: at the end of the text if it never does."""
+        decoder = json.JSONDecoder()
+        while True:
+            try:
+                end = decoder.raw_decode(self._text, self._at)[1]
+            except RecursionError:
+                return len(self._text)
+            except ValueError:
+                end = len(self._text)  # wrong, or not yet whole
+            if end < len(self._text):
+                return end
+            if len(self._text) - self._at > MAX_LINE_BYTES:
+                raise ValueError(
+                    f"{where}: expected at most {MAX_LINE_BYTES:,} characters, got more. {_JSON_LIST}"
+                )
+            if not self._more():
+                return len(self._text)
+
+    def _more(self) -> bool:
+        """Read as much again as is not yet taken, so that a long value is parsed a few times only."""
+        rest = self._text[self._at :]
+        data = self._file.read(max(1 << 16, len(rest)))
+        try:
+            self._text = rest + self._decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{self._path}: expected UTF-8, got {error.reason}. Convert the file to UTF-8."
+            ) from None
+        self._at = 0
+        return bool(data)
+
+
+def as_object(value: Any, where: str) -> dict[str, Any]:
+    """`value`, which must be a JSON object."""
+    return files.as_object(value, where, _JSON_LINE)
+
+
+def demand(line: Mapping[str, Any], fields: Mapping[str, str], where: str) -> None:
+    """Refuse a line without one of `fields` (name → kind: see `checked`), or with one of another kind."""
+    for name, kind in fields.items():
+        if name not in line:
+            raise ValueError(
+                f"{where}: expected the fields {', '.join(fields)}, got no field {name!r}. Add it to the "
+                "line."
+            )
+        checked(line, name, kind, where)
+
+
+def checked(line: Mapping[str, Any], name: str, kind: str, where: str) -> Any:
+    """The field `name`, of one of the kinds in `KINDS`."""
+    value = line[name]
+    if not KINDS[kind](value):
+        raise ValueError(
+            f"{where}: expected field {name!r} to be {kind}, got {shown(value)}. Correct the line."
+        )
+    return value
+
+
+def identifier(line: Mapping[str, Any], name: str, where: str) -> str:
+    """The id in the field `name`: a string that is not blank, or a whole number, as a string."""
+    return str(checked(line, name, "an id", where))
+
+
+def _is_string_or_number(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _is_id(value: Any) -> bool:
+    return _is_string_or_number(value) and bool(str(value).strip())
+
+
+KINDS = {
+    "a string": lambda value: isinstance(value, str),
+    "a string or a number": _is_string_or_number,
+    "an id": _is_id,
+    "a list of strings": lambda value: isinstance(value, list) and all(isinstance(i, str) for i in value),
+    "a list of ids": lambda value: isinstance(value, list) and all(map(_is_id, value)),
+    "a list of objects": lambda value: isinstance(value, list) and all(isinstance(i, dict) for i in value),
+}
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value from a file, for a message: ASCII without control characters.
+
+    >>> shown({"a": "é"})
+    '{"a": "\\\\u00e9"}'
+    """
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=True, default=str)
+    return ascii(text[:60]) if isinstance(value, str) else text[:60]
+
+
+# ---- tables ----
+
+
+def table_rows(
+    path: epath.Path, *, delimiter: str, num_columns: int | Sequence[int], quoting: Quoting = "auto"
+) -> Iterator[tuple[str, list[str]]]:
+    """(`FILE line N`, the fields) of every row of a table; a row over several lines is where it begins.
+
+    `num_columns` are the numbers of fields that will do; every row has as many as the first.
+    """
+    wanted = [num_columns] if isinstance(num_columns, int) else list(num_columns)
+    rows = _csv_rows(path, delimiter) if quoting == "csv" else _line_rows(path, delimiter, quoting)
+    for where, row in rows:
+        if len(row) not in wanted:
+            raise ValueError(
+                f"{where}: expected {one_of(list(map(str, wanted)))} columns separated by {delimiter!r}, got "
+                f"{len(row)}. Correct the line, or name the file's format."
+            )
+        wanted = [len(row)]
+        yield where, row
+
+
+def _csv_rows(path: epath.Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
+    """Rows whose fields may hold line ends."""
+    begins = ""  # where the row that is being read does
+
+    def lines() -> Iterator[str]:
+        nonlocal begins
+        for where, text in text_lines(path):
+            begins = begins or where
+            yield text
+
+    csv.field_size_limit(MAX_LINE_BYTES)  # Python's own of 131,072 is less than an article
+    rows = csv.reader(lines(), delimiter=delimiter, strict=True)
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise ValueError(
+                f"{begins}: expected quotes around whole fields, doubled inside, got others ({error}). "
+                "Close the quotes that open in this row."
+            ) from None
+        if row is None:
+            return
+        if row:
+            yield begins, row
+        begins = ""
+
+
+def _line_rows(path: epath.Path, delimiter: str, quoting: Quoting) -> Iterator[tuple[str, list[str]]]:
+    """Rows of one line each."""
+    fields = _QuotedFields(delimiter)
+    for where, text in text_lines(path):
+        line = text.removesuffix("\n").removesuffix("\r")
+        if line:
+            plain = quoting == "none" or '"' not in line
+            yield where, line.split(delimiter) if plain else fields.of(line, where)
+
+
+class _QuotedFields:
+    """The fields of lines with quotation marks, which must have one meaning in all of a table."""
+
+    def __init__(self, delimiter: str):
+        d = re.escape(delimiter)
+        self._field = re.compile(rf'(?:"([^"]*+(?:""[^"]*+)*+)"|([^"{d}][^{d}]*+|))({d}|\Z)')
+        self._around = self._inside = ""  # the line in which quotes stood first around, inside a field
+
+    def of(self, line: str, where: str) -> list[str]:
+        fields: list[str] = []
+        start = 0
+        while True:
+            found = self._field.match(line, start)
+            if found is None:
+                raise ValueError(
+                    f"{where}: expected the quote that opens a field to close it in the same line, got "
+                    f"{shown(line[start:])}. {_CHOOSE_QUOTING}"
+                )
+            around, plain, delimiter = found.groups()
+            if around is not None:
+                self._around = self._around or where
+            elif '"' in plain:
+                self._inside = self._inside or where
+            fields.append(plain if around is None else around.replace('""', '"'))
+            start = found.end()
+            if not delimiter:
+                break
+        if self._around and self._inside:
+            raise ValueError(
+                f"{where}: expected one meaning of quotes, got a field in quotes ({self._around}) and quotes "
+                f"inside a field without ({self._inside}). {_CHOOSE_QUOTING}"
+            )
+        return fields
+
+
+def one_of(names: Sequence[str]) -> str:
+    """The names for a sentence: `a, b or c`.
+
+    >>> one_of(["a", "b", "c"])
+    'a, b or c'
+    """
+    return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -1,0 +1,317 @@
+"""Questions with their answers in the forms that people have them, read without conversion.
+
+    {"id": "q1", "question": "Who …?", "answers": ["Jane Austen"], "positive_passage_ids": ["p7"]}    ours
+    {"question", "answers"}   {"question", "answer"}   {"query", "response"}
+    {"id", "question", "golden_answers"}                                                          FlashRAG
+    {"question", "answers", "positive_ctxs": [{"passage_id", …}], …}                                   DPR
+    {"id", "input", "output": [{"answer", "provenance": [{"wikipedia_id", …}]}]}                      KILT
+    queries.jsonl and qrels/train.tsv, dev.tsv, test.tsv                                              BEIR
+    question <tab> ['answer', 'another']                                                  DPR's tables
+    question                                                                              a line each
+
+The first four forms, and DPR's and KILT's, are told apart by the fields of each object; the objects stand in
+lines, or in one JSON list. Any file may be compressed. An id is a string or a whole number, and a string from
+here on. An answer may be a string or a list of strings. BEIR has no field for answers; where its metadata
+have one (`answer`, `answers`), that is read.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from radit_jax.data.readers.documents import packed_or_plain
+from radit_jax.data.readers.lines import (
+    Quoting,
+    checked,
+    demand,
+    identifier,
+    json_objects,
+    one_of,
+    plain_name,
+    shown,
+    table_rows,
+)
+from radit_jax.data.records import Question
+
+_GRADE = re.compile(r"-?[0-9]+(\.[0-9]*)?")
+_WHITE_SPACE = re.compile(r"\s*")
+# A string in Python's or JSON's notation, and what a backslash stands before in one.
+_STRING = re.compile(r"""\s*(?:'([^'\\]*+(?:\\.[^'\\]*+)*+)'|"([^"\\]*+(?:\\.[^"\\]*+)*+)")\s*""", re.DOTALL)
+_ESCAPE = re.compile(r"""\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([\\'"/abfnrtv0\n]))""")
+_ESCAPED = {
+    "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "0": "\0", "\n": ""
+}  # fmt: skip
+
+
+class Asked(NamedTuple):
+    """A question, possibly without answers, with the ids of the gold passages that its line names."""
+
+    question: Question
+    passages: tuple[str, ...]
+    where: str
+
+
+Reader = Callable[[epath.Path, Quoting, Counter[str]], Iterator[Asked]]
+
+
+class _Form(NamedTuple):
+    """The fields of a JSON object that say which form it has, and what is read from them."""
+
+    question: str
+    answers: str
+    passages: Callable[[Mapping[str, Any], str], tuple[str, ...]]
+
+
+def read_questions(
+    path: epath.Path,
+    format: str = "auto",
+    quoting: Quoting = "auto",
+    counts: Counter[str] | None = None,
+) -> Iterator[Asked]:
+    """The questions of a file in their order; those without an id are named after file and place.
+
+    `format` is a name in `FORMATS`, or is read off the file's name. Blank answers are left out. `counts` gets
+    how many queries were judged that BEIR's list of them lacks.
+    """
+    name = questions_format(path) if format == "auto" else format
+    if name not in FORMATS:
+        raise ValueError(
+            f"data.questions_format: expected {one_of(list(FORMATS))}, got {name!r}. Name that of {path}."
+        )
+    return FORMATS[name](path, quoting, Counter() if counts is None else counts)
+
+
+def read_asked(path: epath.Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """(what stands in the file, the question) of a file of questions that need no answers.
+
+    JSON objects come as they are, with the question in a field of our, DPR's, KILT's or another known form.
+    Of a table's rows only the question is kept, of BEIR's queries the id too. A file whose name says nothing
+    is read as JSON.
+    """
+    suffix = epath.Path(plain_name(path)).suffix
+    name = questions_format(path) if suffix in _SUFFIXES else "json"
+    if name == "json":
+        for where, line in json_objects(path):
+            fields = list(dict.fromkeys(form.question for form in _FORMS))
+            field = next((field for field in fields if field in line), None)
+            if field is None:
+                raise ValueError(
+                    f"{where}: expected a field {one_of(fields)}, got none. Add the question to the line."
+                )
+            yield line, checked(line, field, "a string", where)
+        return
+    for asked in FORMATS[name](path, "auto", Counter()):
+        identified = {"id": asked.question.id} if name == "beir" else {}
+        yield {**identified, "question": asked.question.question}, asked.question.question
+
+
+def questions_format(path: epath.Path) -> str:
+    """The name in `FORMATS` that a file's name calls for."""
+    suffix = epath.Path(plain_name(path)).suffix
+    if suffix == ".tsv" and path.parent.name == "qrels":
+        return "beir"
+    if suffix in _SUFFIXES:
+        return _SUFFIXES[suffix]
+    raise ValueError(
+        f"{path}: expected a name that ends in {one_of(list(_SUFFIXES))}, got another. Rename it, or give "
+        f"its format by --set data.questions_format={one_of(list(FORMATS))}."
+    )
+
+
+def question_files(path: epath.Path, format: str = "auto") -> list[epath.Path]:
+    """The files that questions are read from: `path`, and the queries that judgements in `path` speak of."""
+    name = questions_format(path) if format == "auto" else format
+    return [path, _queries(path)] if name == "beir" else [path]
+
+
+# ---- JSON ----
+
+
+def _read_json(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iterator[Asked]:
+    file_name = plain_name(path)
+    for number, (where, line) in enumerate(json_objects(path), start=1):
+        form = _form(line, where)
+        id_field = next((name for name in ("id", "_id") if name in line), "")
+        name = identifier(line, id_field, where) if id_field else f"{file_name}:{number}"
+        question = checked(line, form.question, "a string", where)
+        answers = _answers(line, form.answers, where)
+        yield Asked(Question(name, question, answers), form.passages(line, where), where)
+
+
+def _form(line: Mapping[str, Any], where: str) -> _Form:
+    for form in _FORMS:
+        if form.question in line and form.answers in line:
+            return form
+    likely = next((form for form in _FORMS if form.question in line), _FORMS[0])
+    missing = next(name for name in likely[:2] if name not in line)
+    forms = one_of([f"{form.question} with {form.answers}" for form in _FORMS])
+    raise ValueError(f"{where}: expected {forms}, got no field {missing!r}. Add it to the line.")
+
+
+def _answers(line: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+    value = line[name]
+    if name == "output":  # KILT's
+        return kilt_answers(line, where)
+    if isinstance(value, str) and name in ("answer", "response"):
+        return (value,) if value.strip() else ()
+    return tuple(answer for answer in checked(line, name, "a list of strings", where) if answer.strip())
+
+
+# ---- gold passages ----
+
+
+def _our_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    if line.get("positive_passage_ids") is not None:
+        return _distinct(checked(line, "positive_passage_ids", "a list of ids", where))
+    if line.get("positive_passage_id") is not None:
+        return (identifier(line, "positive_passage_id", where),)
+    return _dpr_passages(line, where)
+
+
+def _dpr_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The ids in DPR's `positive_ctxs`; a context without an id names no passage."""
+    if line.get("positive_ctxs") is None:
+        return ()
+    found = []
+    for context in checked(line, "positive_ctxs", "a list of objects", where):
+        names = [name for name in ("passage_id", "psg_id", "id") if context.get(name) is not None]
+        found += [identifier(context, names[0], where)] if names else []
+    return _distinct(found)
+
+
+def _no_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    return ()
+
+
+def kilt_answers(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The distinct answers of a KILT line, stripped; an output may have provenance only."""
+    outputs = checked(line, "output", "a list of objects", where)
+    answers = [checked(output, "answer", "a string", where) for output in outputs if "answer" in output]
+    return _distinct(answer.strip() for answer in answers if answer.strip())
+
+
+def kilt_provenance(line: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], ...]:
+    """The ids of the Wikipedia pages of each output that names any, each page once."""
+    sets = []
+    for output in checked(line, "output", "a list of objects", where):
+        if output.get("provenance") is None:
+            continue
+        places = checked(output, "provenance", "a list of objects", where)
+        for place in places:
+            demand(place, {"wikipedia_id": "an id"}, where)
+        sets.append(_distinct(str(place["wikipedia_id"]).strip() for place in places))
+    return tuple(pages for pages in sets if pages)
+
+
+def _kilt_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    return _distinct(page for pages in kilt_provenance(line, where) for page in pages)
+
+
+def _distinct(names: Iterable[str | int]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(str, names)))
+
+
+# ---- tables ----
+
+
+def _read_beir(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iterator[Asked]:
+    """The queries that a file in `qrels` judges, with the passages that it finds relevant, each once."""
+    relevant = _relevant(path, quoting)
+    asked = set()
+    for where, line in json_objects(_queries(path)):
+        demand(line, {"_id": "an id", "text": "a string"}, where)
+        name = str(line["_id"])
+        if name in relevant:
+            asked.add(name)
+            question = Question(name, line["text"], _beir_answers(line, where))
+            yield Asked(question, tuple(relevant[name]), where)
+    counts["judged_queries_not_in_queries"] += len(relevant.keys() - asked)
+
+
+def _queries(judgements: epath.Path) -> epath.Path:
+    return packed_or_plain(judgements.parent.parent, "queries.jsonl")
+
+
+def _relevant(path: epath.Path, quoting: Quoting) -> dict[str, dict[str, None]]:
+    """The relevant passages of each query, in their order."""
+    relevant: dict[str, dict[str, None]] = {}
+    rows = table_rows(path, delimiter="\t", num_columns=3, quoting=quoting)
+    for number, (where, row) in enumerate(rows, start=1):
+        query, passage, grade = (field.strip() for field in row)
+        if not _GRADE.fullmatch(grade):
+            if number == 1:
+                continue  # the head
+            raise ValueError(f"{where}: expected a grade that is a number, got {shown(grade)}. Correct it.")
+        if not query or not passage:
+            raise ValueError(
+                f"{where}: expected the ids of a query and a passage, got an empty one. Correct the line."
+            )
+        if float(grade) > 0:
+            relevant.setdefault(query, {})[passage] = None
+    return relevant
+
+
+def _beir_answers(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    metadata = {} if line.get("metadata") is None else line["metadata"]
+    if not isinstance(metadata, dict):
+        raise ValueError(
+            f"{where}: expected field 'metadata' to be an object, got {shown(metadata)}. Correct the line."
+        )
+    name = next((name for name in ("answers", "answer") if name in metadata), None)
+    return _answers(metadata, name, where) if name else ()
+
+
+def _read_table(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iterator[Asked]:
+    """DPR's tables of questions: the second column, if there is one, is a Python list of strings."""
+    file_name = plain_name(path)
+    rows = table_rows(path, delimiter="\t", num_columns=(1, 2), quoting=quoting)
+    for number, (where, row) in enumerate(rows, start=1):
+        answers = list_of_strings(row[1], where) if len(row) == 2 else []
+        kept = tuple(answer for answer in answers if answer.strip())
+        yield Asked(Question(f"{file_name}:{number}", row[0], kept), (), where)
+
+
+def list_of_strings(text: str, where: str) -> list[str]:
+    """The strings of a list as Python or JSON writes it; anything else is a ValueError.
+
+    >>> list_of_strings("['Mara', 'Mara and son',]", "here")
+    ['Mara', 'Mara and son']
+    """
+    inside = text.strip()
+    problem = ValueError(f"{where}: expected a list of strings, got {shown(text)}. Correct the line.")
+    if not (inside.startswith("[") and inside.endswith("]")):
+        raise problem
+    found: list[str] = []
+    at, end = 1, len(inside) - 1
+    while at < end and not _WHITE_SPACE.fullmatch(inside, at, end):
+        string = _STRING.match(inside, at, end)
+        if string is None or (string.end() < end and inside[string.end()] != ","):
+            raise problem
+        found.append(_ESCAPE.sub(_unescaped, string[1] if string[1] is not None else string[2]))
+        at = string.end() + 1
+    try:
+        # JSON spells a character beyond 16 bits as two halves.
+        return [one.encode("utf-16", "surrogatepass").decode("utf-16") for one in found]
+    except UnicodeDecodeError:
+        raise problem from None
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    code = escape[1] or escape[2] or escape[3]
+    if code is None:
+        return _ESCAPED.get(escape[4], escape[4])
+    return chr(int(code, 16)) if int(code, 16) < 0x110000 else escape[0]
+
+
+_FORMS = (
+    _Form("question", "answers", _our_passages),
+    _Form("question", "golden_answers", _no_passages),
+    _Form("question", "answer", _no_passages),
+    _Form("query", "response", _no_passages),
+    _Form("input", "output", _kilt_passages),
+)
+FORMATS: dict[str, Reader] = {"json": _read_json, "beir": _read_beir, "table": _read_table}
+_SUFFIXES = {".jsonl": "json", ".json": "json", ".tsv": "table", ".csv": "table", ".txt": "table"}

@@ -1,0 +1,242 @@
+"""Split a corpus into chunks on many machines, with Apache Beam (`--help` lists the options).
+
+    python -m radit_jax.data.sources.beam --corpus=psgs_w100.tsv --output=OUT             # on this machine
+    python -m radit_jax.data.sources.beam --corpus=gs://B/kilt_knowledgesource.json --output=gs://B/chunks \\
+        --runner=DataflowRunner --project=P --region=us-west4 --temp_location=gs://B/tmp \\
+        --sdk_container_image=IMAGE --experiments=use_runner_v2
+    … --runner=FlinkRunner --flink_master=HOST:8081 --environment_type=DOCKER --environment_config=IMAGE
+    … --runner=SparkRunner --spark_master_url=spark://HOST:7077 --environment_type=DOCKER …
+
+Then `--set data.corpus=OUT` reads the chunks instead of the corpus, and they are the same, in the same order
+and files. Flags that are not ours are Beam's. IMAGE has this package with its extra `beam`, and `gcs` for
+gs://. Beam asks for an older protobuf than constraints.txt has: install it in an environment of its own.
+
+A corpus is cut into parts at line ends, where its form allows it: what is compressed, a JSON list, or a
+table whose fields may hold line ends, is one part. The first pass counts each part's chunks, so that the
+second knows the row of every chunk and can group them by the file they belong to.
+"""
+
+import argparse
+import codecs
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, get_args
+
+from etils import epath
+
+from radit_jax.data.artifacts.corpus import CHUNKS, CHUNKS_PER_FILE, PREPARED, write_chunk_file
+from radit_jax.data.readers.documents import (
+    Document,
+    corpus_files,
+    corpus_format,
+    is_head,
+    own_ids,
+    read_documents,
+    refuse_repeated_id,
+    split_document,
+)
+from radit_jax.data.readers.lines import Quoting, is_compressed
+from radit_jax.data.records import Chunk
+from radit_jax.data.sources.instructions import corpus_path
+from radit_jax.runtime.errors import exit_command, run_command
+from radit_jax.runtime.storage.files import read_json, write_whole
+
+PART_BYTES = 1 << 26
+
+
+class Part(NamedTuple):
+    """The lines of a file that begin at the bytes from `start` to before `end`."""
+
+    number: int
+    path: str
+    form: str
+    start: int
+    end: int
+    quoting: Quoting = "auto"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    p = argparse.ArgumentParser(
+        "python -m radit_jax.data.sources.beam",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--corpus", required=True, metavar="PATH", help="a file or folder, as data.corpus")
+    p.add_argument("--output", required=True, metavar="FOLDER", help="for the chunks; gs:// or s3:// too")
+    p.add_argument("--format", default="auto", help="as data.passages_format")
+    p.add_argument("--quoting", default="auto", choices=get_args(Quoting), help="as data.quoting")
+    p.add_argument("--max-words", type=int, default=200, metavar="N", help="as data.max_words")
+    options, runner_flags = p.parse_known_args(arguments)
+
+    def body() -> None:
+        facts = prepare(
+            options.corpus,
+            options.format,
+            options.max_words,
+            options.output,
+            runner_flags,
+            quoting=options.quoting,
+        )
+        print(f"{facts['chunks']:,} chunks of {facts['counts']['documents']:,} documents: {options.output}")
+
+    return run_command(body)
+
+
+def prepare(
+    corpus: str,
+    form: str,
+    max_words: int,
+    output: str,
+    runner_flags: Sequence[str] = (),
+    quoting: Quoting = "auto",
+) -> dict[str, Any]:
+    """Write the chunks of `corpus` into the folder `output`; what was read, which is committed last."""
+    beam = _import_beam()
+    path = corpus_path(corpus)
+    folder = epath.Path(output)
+    if (folder / PREPARED).exists():
+        raise ValueError(f"--output={output}: chunks are there already; delete the folder, or name another")
+    options = beam.options.pipeline_options.PipelineOptions(list(runner_flags), pipeline_type_check=False)
+    with beam.Pipeline(options=options) as pipeline:
+        parts = pipeline | beam.Create(find_parts(path, form, quoting)) | beam.Reshuffle()
+        counted, ids = parts | "count" >> beam.FlatMap(count, max_words).with_outputs("ids", main="counted")
+        _ = ids | "by id" >> beam.GroupByKey() | beam.Map(refuse_repeated)
+        facts = counted | beam.combiners.ToList() | "sum" >> beam.Map(summarise)
+        _ = facts | "facts" >> beam.Map(write_facts, output)
+        rows = parts | "number" >> beam.FlatMap(number_chunks, max_words, beam.pvalue.AsSingleton(facts))
+        _ = rows | "by file" >> beam.GroupByKey() | "write" >> beam.Map(write_file, output)
+    found = read_json(folder / "counted.json", "Delete the folder and prepare the corpus again.")
+    if not found["chunks"]:
+        raise ValueError(f"{path}: no document with text came, needed is a corpus; write one per line")
+    committed = {"chunks": found["chunks"], "max_words": max_words, "counts": found["counts"]}
+    committed["format"] = corpus_format(path) if form == "auto" else form
+    write_whole(folder / PREPARED, json.dumps(committed, indent=1) + "\n")
+    return committed
+
+
+def find_parts(
+    path: epath.Path, form: str = "auto", quoting: Quoting = "auto", part_bytes: int = PART_BYTES
+) -> list[Part]:
+    """The parts of a corpus' file, or of the texts in a folder, in order."""
+    form = corpus_format(path) if form == "auto" else form
+    parts: list[Part] = []
+    for file in corpus_files(path, form):
+        size = file.stat().length
+        step = part_bytes if _may_be_cut(file, form, quoting) else max(size, 1)
+        for start in range(0, size, step):
+            parts.append(Part(len(parts), str(file), form, start, min(start + step, size), quoting))
+    return parts
+
+
+def _may_be_cut(file: epath.Path, form: str, quoting: Quoting) -> bool:
+    """Whether the lines of a file can be read without those before them."""
+    with file.open("rb") as stream:
+        start = stream.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
+        stream.seek(0)
+        head = stream.readline()
+    if is_compressed(start) or form == "text":  # a text's paragraphs are numbered
+        return False
+    if form == "dpr":
+        return quoting != "csv" and b"\t" in head  # rows of one column are numbered, too
+    return not start.startswith(b"[")
+
+
+def part_lines(part: Part) -> Iterator[bytes]:
+    """The part's lines; a line that begins in it and goes on behind its end is whole."""
+    with epath.Path(part.path).open("rb") as file:
+        if part.form == "dpr" and part.start and is_head(head := file.readline()):
+            yield head  # which every part shows its reader
+        file.seek(max(part.start - 1, 0))
+        if part.start:
+            file.readline()  # the end of a line that began before
+        while file.tell() < part.end and (line := file.readline()):
+            yield line
+
+
+def part_documents(part: Part) -> Iterator[Document]:
+    """The documents of a part, through the readers of `documents.py`, which know files."""
+    with tempfile.TemporaryDirectory() as scratch:
+        local = epath.Path(scratch) / epath.Path(part.path).name
+        with local.open("wb") as file:
+            file.writelines(part_lines(part))
+        place = f"{part.path} from byte {part.start}" if part.start else part.path
+        try:
+            for document in read_documents(local, part.form, part.quoting):
+                yield document._replace(where=document.where.replace(str(local), place))
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(local), place)) from None
+
+
+# ---- what runs on the workers ----
+
+
+def count(part: Part, max_words: int) -> Iterator[Any]:
+    """The part's number, its chunks and what was read; and, as "ids", each id with its place."""
+    beam = _import_beam()
+    counts, num_chunks = Counter[str](), 0
+    for document in part_documents(part):
+        chunks = split_document(document, max_words)
+        num_chunks += len(chunks)
+        counts["documents"] += 1
+        counts["documents_split"] += len(chunks) > 1
+        counts["documents_skipped_without_text"] += not chunks
+        for name in own_ids(document, chunks):
+            yield beam.pvalue.TaggedOutput("ids", (name, document.where))
+    yield part.number, num_chunks, dict(counts)
+
+
+def refuse_repeated(found: tuple[str, Iterable[str]]) -> None:
+    name, places = found[0], sorted(found[1])
+    if len(places) > 1:
+        refuse_repeated_id(name, places[1], places[0])
+
+
+def summarise(counted: Iterable[tuple[int, int, dict[str, int]]]) -> dict[str, Any]:
+    """The row of each part's first chunk, the number of chunks, and what was read."""
+    rows, starts, counts = 0, {}, Counter[str]()
+    for number, num_chunks, own in sorted(counted, key=lambda part: part[0]):
+        starts[number] = rows
+        rows += num_chunks
+        counts.update(own)
+    return {"starts": starts, "chunks": rows, "counts": dict(counts)}
+
+
+def write_facts(facts: dict[str, Any], output: str) -> None:
+    write_whole(epath.Path(output) / "counted.json", json.dumps(facts))
+
+
+def number_chunks(
+    part: Part, max_words: int, facts: dict[str, Any]
+) -> Iterator[tuple[int, tuple[int, tuple[str, str, str]]]]:
+    """Every chunk of the part with its row, under the number of the file that it belongs to."""
+    row = facts["starts"][part.number]
+    for document in part_documents(part):
+        for chunk in split_document(document, max_words):
+            yield row // CHUNKS_PER_FILE, (row, (chunk.id, chunk.title, chunk.text))
+            row += 1
+
+
+def write_file(found: tuple[int, Iterable[tuple[int, tuple[str, str, str]]]], output: str) -> None:
+    number, rows = found
+    target = epath.Path(output) / CHUNKS / f"{number:05d}"
+    write_chunk_file(target, (Chunk(*fields) for _, fields in sorted(rows, key=lambda one: one[0])))
+
+
+def _import_beam() -> Any:
+    try:
+        import apache_beam  # pyright: ignore[reportMissingImports]
+        import apache_beam.options.pipeline_options  # pyright: ignore[reportMissingImports]  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "data.beam: Apache Beam is not installed, which it needs; pip install 'radit_jax[beam]' in an "
+            "environment of its own"
+        ) from None
+    return apache_beam
+
+
+if __name__ == "__main__":
+    from radit_jax.data.sources import beam as module  # whose functions workers can import by name
+
+    exit_command(module.main)

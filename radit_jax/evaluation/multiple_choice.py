@@ -1,0 +1,138 @@
+"""Choosing an answer: the language model's log-probabilities of each choice, under one of four rules.
+
+The rules are those of `data/eval_tasks/registry.py`. Where chunks are retrieved, a choice's probability is
+mixed over them by Eq. 2 before the rule is applied. No terminator is scored.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from radit_jax.data.batches.few_shot import Shot, few_shot_prompt
+from radit_jax.data.batches.packing import Sequence as Tree
+from radit_jax.data.batches.packing import span
+from radit_jax.data.eval_tasks.registry import PRIOR_PROMPT, Choice, Item, ScoringRule
+from radit_jax.lm.answering import Backgrounds, Retrieval
+from radit_jax.lm.scoring import PairScorer
+from radit_jax.method.losses import ensemble_log_prob
+from radit_jax.runtime.monitoring.progress import Progress
+
+Shots = Sequence[Shot]
+BLOCK = 256  # items whose prompts are in memory together
+
+
+class Chosen(NamedTuple):
+    """What the language model makes of an item's C choices."""
+
+    choice: int  # the one with the highest score, the first of equals
+    scores: Float[np.ndarray, " C"]  # by the rule
+    log_probs: Float[np.ndarray, " C"]  # log p(scored | prompt) in nats, mixed over the chunks
+
+
+def choose(
+    scorer: PairScorer,
+    items: Sequence[Item],
+    rule: ScoringRule,
+    *,
+    retrieval: Retrieval | None = None,
+    concatenate: bool = False,
+    shots: Sequence[Shots] | None = None,
+    bar: Progress | None = None,
+) -> tuple[list[Chosen], Counter[str]]:
+    """Each item's choice; and how many prompts had their Background cut, how many shots they lost.
+
+    Without `retrieval` items are asked without Background; with `concatenate` an item's chunks stand in one,
+    and nothing is mixed. `shots`, the nearest last, are each item's own.
+    """
+    if not all(item.choices for item in items):
+        raise ValueError("choose: a task without choices came, needed is one with; generate its answers")
+    retrieval = retrieval or Retrieval.none(len(items))
+    own_shots = shots if shots is not None else [()] * len(items)
+    chosen: list[Chosen] = []
+    counts = Counter(shots_dropped=0, truncated=0)
+    for start in range(0, len(items), BLOCK):
+        some = slice(start, start + BLOCK)
+        part = retrieval.part(some)
+        found = part.concatenated() if concatenate else part.backgrounds()
+        log_probs = _log_probs(scorer, items[some], found, own_shots[some], counts, bar)
+        priors = _priors(scorer, items[some]) if rule == "nll_compl" else {}
+        for item, own in zip(items[some], log_probs, strict=True):
+            scores = rule_scores(rule, own, item.choices, priors)
+            chosen.append(Chosen(int(np.argmax(scores)), scores, own))
+    return chosen, counts
+
+
+def rule_scores(
+    rule: ScoringRule,
+    log_probs: Float[np.ndarray, " C"],
+    choices: Sequence[Choice],
+    priors: Mapping[str, float],
+) -> Float[np.ndarray, " C"]:
+    """The scores by which choices are compared; `priors` are log p(scored | "Answer:")."""
+    if rule == "per_character":
+        return log_probs / np.array([max(1, len(choice.scored.strip())) for choice in choices], np.float32)
+    if rule == "nll_compl":
+        return log_probs - np.array([priors[choice.scored] for choice in choices], np.float32)
+    return log_probs
+
+
+def _log_probs(
+    scorer: PairScorer,
+    items: Sequence[Item],
+    backgrounds: Backgrounds,
+    shots: Sequence[Shots],
+    counts: Counter[str],
+    bar: Progress | None,
+) -> list[Float[np.ndarray, " _"]]:
+    """log p(scored | prompt) of each item's choices, mixed over its Backgrounds."""
+    trees: list[Tree] = []
+    for item, own_passages, own_shots in zip(items, backgrounds.passages, shots, strict=True):
+        for passage in own_passages:
+            for choices in _with_one_prompt(item.choices):
+                trees += _trees(scorer, choices, passage, own_shots, counts)
+    scored = iter(scorer.score_trees(trees, bar))
+    each = [
+        np.array([[next(scored) for _ in item.choices] for _ in own_passages], np.float32)
+        for item, own_passages in zip(items, backgrounds.passages, strict=True)
+    ]
+    return [_mixed(own, weights) for own, weights in zip(each, backgrounds.log_probs, strict=True)]
+
+
+def _with_one_prompt(choices: Sequence[Choice]) -> Iterable[Sequence[Choice]]:
+    """The choices as groups that share their prompt: all of them, or each by itself."""
+    return [choices] if len({choice.prompt for choice in choices}) == 1 else [[choice] for choice in choices]
+
+
+def _trees(
+    scorer: PairScorer, choices: Sequence[Choice], passage: str | None, shots: Shots, counts: Counter[str]
+) -> list[Tree]:
+    """The prompt as a trunk with the choices as branches; one tree each where a row is too short."""
+    tokenizer, length = scorer.model.tokenizer, scorer.settings.sequence_length
+    branches = [span(tokenizer.encode(choice.scored), 1.0) for choice in choices]
+    sizes = [len(branch.tokens) for branch in branches]
+    prompt = few_shot_prompt(tokenizer, shots, passage, choices[0].prompt, max_length=length - max(sizes))
+    counts.update(shots_dropped=prompt.shots_dropped, truncated=prompt.truncated)
+    trunk = span(prompt.tokens)
+    if len(prompt.tokens) + sum(sizes) <= length and sum(sizes) <= scorer.targets_per_row:
+        return [Tree(trunk, tuple(branches))]
+    return [Tree(trunk, (branch,)) for branch in branches]
+
+
+def _priors(scorer: PairScorer, items: Sequence[Item]) -> dict[str, float]:
+    """log p(scored | "Answer:") of every scored text."""
+    tokenizer = scorer.model.tokenizer
+    texts = list(dict.fromkeys(choice.scored for item in items for choice in item.choices))
+    trunk = span(tokenizer.encode_prompt(PRIOR_PROMPT))
+    trees = [Tree(trunk, (span(tokenizer.encode(text), 1.0),)) for text in texts]
+    return dict(zip(texts, scorer.score_trees(trees).tolist(), strict=True))
+
+
+def _mixed(each: Float[np.ndarray, "K C"], log_probs: Float[np.ndarray, " K"]) -> Float[np.ndarray, " C"]:
+    """Eq. 2 for every choice."""
+    weights = np.broadcast_to(log_probs[None], each.T.shape)
+    mixed = ensemble_log_prob(jnp.asarray(each.T), jnp.asarray(weights), jnp.ones(each.T.shape, bool))
+    return np.asarray(mixed)

@@ -1,0 +1,302 @@
+"""Sitting a task: its questions and shots, a language model's answers, and their marks.
+
+Evaluation asks every task of an experiment this way, and LM-ft, where it is told to, KILT's development tasks
+to choose its checkpoint by.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from radit_jax.config import OWN_ANSWERS, EvaluateConfig, MeshConfig, ScoreConfig
+from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.batches.few_shot import Shot
+from radit_jax.data.batches.prefix_trees import LmTokenizer
+from radit_jax.data.eval_tasks.registry import Benchmark, Item, draw_shots, find_task, sample
+from radit_jax.data.readers.kilt_pages import PageOf
+from radit_jax.data.records import Chunk
+from radit_jax.evaluation.multiple_choice import choose
+from radit_jax.lm.answering import Retrieval, Retriever, generate
+from radit_jax.lm.scoring import NO_CHUNK, PairScorer
+from radit_jax.runtime.distributed.mesh import make_mesh, row_layout
+from radit_jax.runtime.monitoring.progress import Progress
+from radit_jax.runtime.pretrained.model_io import Model
+from radit_jax.text.kilt import r_precision
+
+Mark = dict[str, Any]
+TOO_LONG = "skipped_too_long"  # among a trial's counts
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A task's questions as they are asked: which of them, and behind which examples."""
+
+    task: Benchmark
+    items: Sequence[Item]
+    shots: Sequence[Sequence[Item]]  # each item's own, the nearest last
+    counts: Mapping[str, int] = field(default_factory=dict)  # of lines read and skipped
+    split: str = "test"
+    part: str = ""  # which questions the split has, in words
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether gold answers are known: KILT's hidden test questions get predictions only."""
+        return any(item.answers for item in self.items)
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether chunks are retrieved: the commonsense tasks have no query."""
+        return any(item.query for item in self.items)
+
+    @property
+    def has_pages(self) -> bool:
+        """Whether gold Wikipedia pages are known, as in KILT's files."""
+        return any(item.pages for item in self.items)
+
+    @property
+    def shot_items(self) -> list[Item]:
+        """Every example once."""
+        return list({shot.id: shot for own in self.shots for shot in own}.values())
+
+
+class Sat(NamedTuple):
+    """A language model's marks in a trial, and how many prompts were cut or lost shots."""
+
+    marks: list[Mark]
+    counts: dict[str, int]
+
+
+def load_trials(settings: EvaluateConfig, *, seed: int) -> list[Trial]:
+    """The trials that `evaluate.tasks` names, each task once."""
+    trials = [_load(find_task(name), settings, seed) for name in settings.tasks]
+    names = Counter(trial.task.name for trial in trials)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"evaluate.tasks: {twice[0]} came twice, needed is each once; name it once")
+    return trials
+
+
+def _load(task: Benchmark, settings: EvaluateConfig, seed: int) -> Trial:
+    counts = Counter[str]()
+    items = task.load(settings.tasks_folder, settings.split, counts)
+    if settings.questions_per_task:
+        items = sample(items, settings.questions_per_task, seed=seed)
+    part = task.describe(settings.tasks_folder, settings.split)
+    return Trial(task, items, _draw(task, items, settings, seed), counts, settings.split, part)
+
+
+def _draw(task: Benchmark, items: Sequence[Item], settings: EvaluateConfig, seed: int) -> list[list[Item]]:
+    """Each item's shots; where they come from the questions themselves, none is a question's own."""
+    if not settings.shots:
+        return [[] for _ in items]
+    pool = task.load(settings.tasks_folder, "train")
+    spare = int(task.splits["train"] == task.splits[settings.split])
+    drawn = {
+        subject: draw_shots(pool, settings.shots + spare, seed=seed, subject=subject)
+        for subject in {item.subject for item in items}
+    }
+    return [
+        [shot for shot in drawn[item.subject] if not spare or shot.id != item.id][: settings.shots]
+        for item in items
+    ]
+
+
+def longest_answer(settings: EvaluateConfig) -> int:
+    """The most tokens of any answer that `settings` ask for, which is at least 1."""
+    own = [find_task(name).max_new_tokens for name in settings.tasks] or [OWN_ANSWERS]
+    return settings.answering(max(1, *own)).max_new_tokens
+
+
+def without_too_long(trial: Trial, tokenizer: LmTokenizer, settings: EvaluateConfig) -> Trial:
+    """The trial without the questions that no row holds even without a Background; they are counted and said.
+
+    `settings` are those of `evaluate`, whichever stage asks.
+    """
+    longest = settings.answering(trial.task.max_new_tokens).max_new_tokens
+    kept, sizes = [], {}
+    for number, item in enumerate(trial.items):
+        sizes[item.id] = 1 + _longest(trial.task, item, tokenizer, longest)
+        if sizes[item.id] <= settings.sequence_length:
+            kept.append(number)
+    if len(kept) == len(trial.items):
+        return trial
+    left_out, worst = len(trial.items) - len(kept), max(sizes, key=sizes.__getitem__)
+    told = (
+        f"questions too long for the row of evaluate.sequence_length {settings.sequence_length}: {left_out}; "
+        f"{worst} has {sizes[worst]} tokens with <bos> and its answer"
+    )
+    if not kept:
+        raise ValueError(f"{trial.task.name}: expected questions that fit, got none. {told}. Raise it.")
+    print(f"   warning: {trial.task.name}: {told}; left out", flush=True)
+    counts = {**trial.counts, TOO_LONG: left_out}
+    items, shots = [trial.items[n] for n in kept], [trial.shots[n] for n in kept]
+    return replace(trial, items=items, shots=shots, counts=counts)
+
+
+def _longest(task: Benchmark, item: Item, tokenizer: LmTokenizer, max_new_tokens: int) -> int:
+    """Tokens of prompt and answer, of the longest choice where there are any."""
+    if task.generates:
+        return len(tokenizer.encode(tokenizer.opening + item.prompt)) + max_new_tokens
+    prompts = {choice.prompt: 0 for choice in item.choices}
+    for choice in item.choices:
+        prompts[choice.prompt] = max(prompts[choice.prompt], len(tokenizer.encode(choice.scored)))
+    return max(len(tokenizer.encode(tokenizer.opening + p)) + answer for p, answer in prompts.items())
+
+
+class TrialChunks(NamedTuple):
+    """What was retrieved for a trial: chunks of its questions, and the Backgrounds of shots by their ids."""
+
+    retrieval: Retrieval
+    shot_passages: Mapping[str, str]
+
+
+def retrieve(
+    trial: Trial, searcher: Retriever, chunks: Chunks, settings: EvaluateConfig, temperature: float
+) -> TrialChunks:
+    """Each question's k chunks with their weights p_R, and each shot's top one."""
+    queries = [item.query for item in trial.items]
+    rows, log_probs = searcher.retrieve(queries, settings.chunks_per_answer, temperature)
+    shots = trial.shot_items if settings.shot_backgrounds else []
+    passages = {}
+    if shots:
+        top, _ = searcher.search([shot.query for shot in shots], 1)
+        found = chunks.take(top[:, 0])
+        passages = {shot.id: chunk.passage for shot, chunk in zip(shots, found, strict=True)}
+    return TrialChunks(Retrieval(chunks, rows, log_probs), passages)
+
+
+def sit(
+    trial: Trial,
+    scorer: PairScorer,
+    settings: EvaluateConfig,
+    name: str,
+    *,
+    found: TrialChunks | None = None,
+    page_of: PageOf | None = None,
+) -> Sat:
+    """Every question's answer and mark, under what was `found` for it, or without Background.
+
+    A mark has the task's metric and the ids of its chunks. Where a chunk's page is known it has the `pages`;
+    with gold ones also `r_precision` and `kilt_…`, the metric where that is 1 and else 0.
+    """
+    retrieval, passages = found or TrialChunks(Retrieval.none(len(trial.items)), {})
+    shots = [[Shot(passages.get(shot.id), *shot.shot) for shot in own] for own in trial.shots]
+    settings = settings.answering(trial.task.max_new_tokens)
+    ask = _generated if trial.task.generates else _chosen
+    marks, counts = ask(trial, scorer, settings, name, retrieval, shots)
+    for item, mark, chunks in zip(trial.items, marks, _chunks(retrieval), strict=True):
+        mark["chunks"] = [chunk.id for chunk in chunks]
+        if page_of is None:
+            continue
+        mark["pages"] = [page for page in map(page_of, chunks) if page]
+        if trial.has_pages:
+            precision = r_precision(mark["pages"], item.pages)
+            kilt = {f"kilt_{trial.task.metric}": mark[trial.task.metric] * (precision == 1)}
+            mark.update(r_precision=precision, **kilt)
+    return Sat(marks, dict(counts))
+
+
+def _generated(
+    trial: Trial,
+    scorer: PairScorer,
+    settings: EvaluateConfig,
+    name: str,
+    retrieval: Retrieval,
+    shots: Sequence[Sequence[Shot]],
+) -> tuple[list[Mark], Counter[str]]:
+    prompts = [item.prompt for item in trial.items]
+    with Progress(len(prompts), name, "questions") as bar:
+        per_token = trial.task.scoring_rule == "nll_token"
+        found, counts = generate(
+            scorer.model, prompts, retrieval, settings, shots=shots, per_token=per_token, bar=bar
+        )
+    marks = [
+        {
+            "id": item.id,
+            "answer": trial.task.answer(answers[0].text),
+            trial.task.metric: trial.task.mark(item, answers[0].text),
+            "answers": [{"answer": text, "probability": probability} for text, probability in answers],
+        }
+        for item, answers in zip(trial.items, found, strict=True)
+    ]
+    return marks, counts
+
+
+def _chosen(
+    trial: Trial,
+    scorer: PairScorer,
+    settings: EvaluateConfig,
+    name: str,
+    retrieval: Retrieval,
+    shots: Sequence[Sequence[Shot]],
+) -> tuple[list[Mark], Counter[str]]:
+    concatenate = settings.ensemble == "concatenate"
+    prompts = 1 if concatenate else retrieval.rows.shape[1]
+    with Progress(prompts * sum(len(item.choices) for item in trial.items), name, "choices") as bar:
+        found, counts = choose(
+            scorer,
+            trial.items,
+            trial.task.scoring_rule,
+            retrieval=retrieval,
+            concatenate=concatenate,
+            shots=shots,
+            bar=bar,
+        )
+    marks = [
+        {
+            "id": item.id,
+            "answer": item.choices[chosen.choice].answer,
+            trial.task.metric: float(chosen.choice == item.label),
+            "scores": [float(score) for score in chosen.scores],
+        }
+        for item, chosen in zip(trial.items, found, strict=True)
+    ]
+    return marks, counts
+
+
+def _chunks(retrieval: Retrieval) -> list[list[Chunk]]:
+    """Of each question, the best first."""
+    if retrieval.chunks is None:
+        return [[] for _ in retrieval.rows]
+    wanted = np.unique(retrieval.rows[retrieval.rows != NO_CHUNK])
+    chunk_at = dict(zip(wanted.tolist(), retrieval.chunks.take(wanted), strict=True))
+    return [[chunk_at[row] for row in rows if row != NO_CHUNK] for rows in retrieval.rows.tolist()]
+
+
+def mean_metric(
+    trials: Sequence[Trial], found: Sequence[TrialChunks], scorer: PairScorer, settings: EvaluateConfig
+) -> float:
+    """The mean over trials of their metrics' means."""
+    means = []
+    for trial, own in zip(trials, found, strict=True):
+        sat = sit(trial, scorer, settings, trial.task.name, found=own)
+        means.append(float(np.mean([mark[trial.task.metric] for mark in sat.marks])))
+    return float(np.mean(means))
+
+
+def kilt_validation(
+    trials: Sequence[Trial],
+    found: Sequence[TrialChunks],
+    model: Model,
+    mesh: MeshConfig,
+    settings: EvaluateConfig,
+    *,
+    batch_size: int,
+) -> Callable[[Any], dict[str, float]]:
+    """What `train_lm` validates with: parameters to `kilt_dev`, the mean metric of the trials.
+
+    `settings` are evaluation's, which will judge the checkpoint. Rows come in batches of the training's size,
+    so that they are read where the parameters are.
+    """
+    score = ScoreConfig(batch_size=batch_size, sequence_length=settings.sequence_length, dtype=settings.dtype)
+    devices = make_mesh(mesh, rows=batch_size)
+    module = model.module.clone(dtype=jnp.dtype(settings.dtype), layout=row_layout(devices))
+
+    def validate(params: Any) -> dict[str, float]:
+        scorer = PairScorer(model._replace(module=module, params=params), devices, score)
+        return {"kilt_dev": mean_metric(trials, found, scorer, settings)}
+
+    return validate

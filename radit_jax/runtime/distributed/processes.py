@@ -1,0 +1,399 @@
+"""Several processes as one program: who they are, a roll call, then jax.distributed, and how they keep step.
+
+Nothing here imports jax before the roll call (`rendezvous.py`) is over. All processes run the same program,
+and every one knows every result; process 0 alone writes. The lines of the roll call stay open: over them
+processes wait for each other, for hours if need be, process 0 tells the others what it found on disk, and one
+that was told to stop says so. A process by itself is process 0 of one.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from radit_jax.runtime.distributed.rendezvous import TOKEN_FILE, Line, Place, Token, introduction, roll_call
+from radit_jax.runtime.errors import Stopped, one_line
+
+Told = TypeVar("Told")
+
+JOIN_SECONDS = 45.0  # so that a program started on one host of many ends within a minute
+STOPPED = os.EX_TEMPFAIL  # the exit code of a program that SIGTERM stopped
+_HEEDED = (signal.SIGTERM, signal.SIGINT)
+_STOPPING = b"\nstopping; the same command goes on. Ctrl-C again ends it at once.\n"
+_PORT = 8482  # of jax' coordinator on process 0's host; the roll call is at the next one
+_TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
+
+
+# ---- which place ----
+
+
+def find_place(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Place | None:
+    """This process's place by what the command says, else by SLURM's or the TPU's environment.
+
+    None where the program is one process, which `num_processes=1` says of any machine.
+    """
+    told = (coordinator, num_processes, process_id)
+    if num_processes == 1:
+        return None
+    if any(value is not None for value in told):
+        return _told_place(*told)
+    place = _slurm_place(environment) or _tpu_place(environment)
+    return place if place and place.num_processes > 1 else None
+
+
+def _told_place(coordinator: str | None, num_processes: int | None, process_id: int | None) -> Place:
+    wanted = "needed are --coordinator=HOST:PORT, --num-processes=N and --process-id=0 to N-1"
+    if coordinator is None or num_processes is None or process_id is None:
+        raise ValueError(f"hosts: a part of the process's place came, {wanted}; give all three, or none")
+    found = re.fullmatch(r"[^\s:]+:(\d{1,5})", coordinator)
+    if not found or not 0 < int(found[1]) < 65_535 or not 0 <= process_id < num_processes:
+        came = f"--coordinator={coordinator} --num-processes={num_processes} --process-id={process_id}"
+        raise ValueError(f"hosts: {came} came, {wanted}; correct them")
+    return Place(coordinator, num_processes, process_id)
+
+
+def _slurm_place(environment: Mapping[str, str]) -> Place | None:
+    """By srun's variables. The shell of `salloc` has none, or is a step of one task: it runs alone."""
+
+    def number(name: str) -> int:
+        text = environment.get(name, "")
+        if not re.fullmatch(r"\d{1,9}", text):
+            raise ValueError(
+                f"hosts: expected a number in SLURM's {name}, got {text!r}. Start the program with srun, or "
+                "give --num-processes=1 to use this host alone."
+            )
+        return int(text)
+
+    if "SLURM_PROCID" not in environment:
+        return None
+    is_step = "SLURM_STEP_NODELIST" in environment
+    # A step may have fewer tasks than the job.
+    count = number(
+        "SLURM_STEP_NUM_TASKS" if is_step and "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
+    )
+    if count < 2:
+        return None
+    if not is_step:
+        raise ValueError(
+            f"hosts: SLURM gave {count} tasks, but this process is none of them; start it with srun, or give "
+            "--num-processes=1 to use this host alone"
+        )
+    nodes = expand_nodes(environment["SLURM_STEP_NODELIST"])
+    port = 61_000 + number("SLURM_JOB_ID") % 4_000  # two jobs on one node do not meet
+    return Place(
+        f"{nodes[0]}:{port}",
+        count,
+        number("SLURM_PROCID"),
+        nodes if len(nodes) == count else (),
+        number("SLURM_LOCALID") if count > len(nodes) else None,
+    )
+
+
+def expand_nodes(node_list: str) -> tuple[str, ...]:
+    """The names in SLURM's short form.
+
+    >>> expand_nodes("gpu[08-10,20],big1,rack[1-2]node[3-4]")
+    ('gpu08', 'gpu09', 'gpu10', 'gpu20', 'big1', 'rack1node3', 'rack1node4', 'rack2node3', 'rack2node4')
+    """
+    whole = re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", node_list)
+    return tuple(name for names in whole for name in _expand(names))
+
+
+def _expand(names: str) -> list[str]:
+    """All names of one pattern, its first bracket before those behind it."""
+    before, bracket, rest = names.partition("[")
+    if not bracket:
+        return [names]
+    numbers, _, behind = rest.partition("]")
+    found = []
+    for part in numbers.split(","):
+        first, _, last = part.partition("-")
+        some = range(int(first), int(last or first) + 1)
+        found += [f"{before}{n:0{len(first)}d}{end}" for n in some for end in _expand(behind)]
+    return found
+
+
+def _tpu_place(environment: Mapping[str, str]) -> Place | None:
+    """By what GKE sets, or by what a TPU VM's metadata server says; several slices are one program."""
+    names, worker = environment.get("TPU_WORKER_HOSTNAMES"), environment.get("TPU_WORKER_ID")
+    if names is None and any(Path(device).exists() for device in _TPU_DEVICES):
+        names, worker = _metadata("worker-network-endpoints"), _metadata("agent-worker-number")
+    if not names or not worker:
+        return None
+    # A TPU VM gives hosts, or `name:number:address`.
+    hosts = tuple(name.split(":")[-1].strip() for name in names.split(","))
+    slices = int(environment.get("MEGASCALE_NUM_SLICES", "1"))
+    first = environment.get("MEGASCALE_COORDINATOR_ADDRESS", hosts[0]).split(":")[0]
+    number = int(environment.get("MEGASCALE_SLICE_ID", "0")) * len(hosts) + int(worker)
+    return Place(f"{first}:{_PORT}", len(hosts) * slices, number, hosts if slices == 1 else ())
+
+
+def _metadata(key: str) -> str | None:
+    """An attribute of this virtual machine; None where there is no such server or attribute."""
+    server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+    request = urllib.request.Request(
+        f"http://{server}/computeMetadata/v1/instance/attributes/{key}", headers={"Metadata-Flavor": "Google"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode().strip()
+    except (urllib.error.URLError, TimeoutError):
+        return None
+
+
+# ---- joining ----
+
+
+def join(place: Place, workdir: str | None = None, timeout_seconds: float | None = None) -> None:
+    """Make this process one of the program's, before jax is used; RADIT_JOIN_SECONDS is the default patience.
+
+    `workdir` is a folder that all processes see, if there is one: they know each other by a token in it,
+    where none is in the environment. Raises ValueError on every process that came, when one is missing or
+    runs other versions.
+    """
+    seconds = timeout_seconds or _seconds_to_join(os.environ)
+    token = Token(Path(workdir) / TOKEN_FILE if workdir else None)
+    own = introduction(place.process_id)
+    lines = roll_call(place, own, seconds, token, lambda: stop_if_asked("the roll call"))
+    _program.place, _program.lines = place, lines
+    import jax
+
+    # Detection is off: under SLURM it would leave a process that is alone on its host one of the GPUs.
+    jax.distributed.initialize(
+        place.coordinator,
+        place.num_processes,
+        place.process_id,
+        None if place.local_device is None else [place.local_device],
+        cluster_detection_method="deactivate",
+        initialization_timeout=60,
+    )
+    if signal.getsignal(signal.SIGTERM) == _program.heed:
+        _heed()  # again: jax takes SIGTERM for itself
+
+
+def _seconds_to_join(environment: Mapping[str, str]) -> float:
+    text = environment.get("RADIT_JOIN_SECONDS", str(JOIN_SECONDS))
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 86_400:
+            return float(text)
+    raise ValueError(f"RADIT_JOIN_SECONDS: expected 0 < x <= 86400, got {text!r}.")
+
+
+# ---- keeping step ----
+
+
+@dataclass
+class Program:
+    """This process among those of the program."""
+
+    place: Place | None = None
+    lines: dict[int, Line] = field(default_factory=dict)
+    alone: bool = False  # process 0 works while the others wait
+    stop_signal: int = 0  # SIGTERM or SIGINT, once one was sent to this process
+    at_once: str = ""  # what a signal interrupts, where it does
+    deferring: bool = False  # a training loop looks at `stop_signal` by itself, and keeps its state first
+
+    @property
+    def is_first(self) -> bool:
+        return self.place is None or self.place.process_id == 0
+
+    @property
+    def is_several(self) -> bool:
+        return self.place is not None and not self.alone
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which of so many shares of the work is this process's; the only one, where it works by itself."""
+        if self.place is None or self.alone:
+            return 0, 1
+        return self.place.process_id, self.place.num_processes
+
+    def tell(self, where: str, value: Any = None) -> Any:
+        """Process 0's value, on every process, once all are here; Stopped if one was asked to stop."""
+        if not self.is_several:
+            self.stop_if_asked(where)
+            return value
+        own = {"where": where, "stop": self.stop_signal}
+        said = self._gather(own, value) if self.is_first else self._ask(own)
+        if said["stop"] and not self.deferring:
+            raise Stopped(f"at {where}; what was finished is kept", said["stop"])
+        return said["value"]
+
+    def stop_if_asked(self, where: str) -> None:
+        """See `stop_if_asked` below."""
+        if self.stop_signal and not self.deferring and not self.is_several:
+            raise Stopped(f"at {where}; what was finished is kept", self.stop_signal)
+
+    def by_first(self, where: str, function: Callable[[], Told]) -> Told:
+        """What `function`, run by process 0 while the others wait, returns (JSON) or raises (ValueError).
+
+        An error of another type that a person can cause is a ValueError of its line on all.
+        """
+        if not self.is_several:
+            self.stop_if_asked(where)
+            return function()
+        found = self.tell(where, self._outcome(function) if self.is_first else None)
+        if found["fault"]:
+            raise ValueError(found["fault"])
+        return found["value"]
+
+    def _outcome(self, function: Callable[[], Any]) -> dict[str, Any]:
+        value, fault = None, ""
+        self.alone = True
+        try:
+            value = function()
+        except Stopped:
+            pass  # `tell` says so to all
+        except Exception as error:
+            if (line := one_line(error)) is None:
+                raise
+            fault = line
+        finally:
+            self.alone = False
+        return {"value": value, "fault": fault}
+
+    def _gather(self, own: Mapping[str, Any], value: Any) -> dict[str, Any]:
+        stop = own["stop"]
+        for number, line in self.lines.items():
+            said = self._speak(number, line.receive)
+            assert said["where"] == own["where"], f"process {number} is at {said}, process 0 at {own}"
+            stop = stop or said["stop"]
+        said = {"value": value, "stop": stop}
+        for number, line in self.lines.items():
+            self._speak(number, lambda line=line: line.send(said))
+        return said
+
+    def _ask(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        self._speak(0, lambda: self.lines[0].send(own))
+        return self._speak(0, self.lines[0].receive)
+
+    def _speak(self, number: int, act: Callable[[], Any]) -> Any:
+        try:
+            return act()
+        except OSError:
+            assert self.place is not None
+            raise ValueError(
+                f"hosts: {self.place.name(number)} is gone, needed are all {self.place.num_processes}; look "
+                "at what it printed last, and start the same command again on every host"
+            ) from None
+
+    def heed(self, signal_number: int, *_: object) -> None:
+        """What SIGTERM and Ctrl-C do: a note, for an exception here could be caught by any library."""
+        self.stop_signal = self.stop_signal or signal_number
+        if signal_number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            with contextlib.suppress(OSError):
+                os.write(2, _STOPPING)
+        if self.at_once:
+            self.stop_if_asked(self.at_once)
+
+
+_program = Program()
+
+
+def leave() -> None:
+    """Hang up: who waits for this process learns that it is gone, before jax waits for it at its exit."""
+    global _program
+    for line in _program.lines.values():
+        line.__exit__()
+    _program = Program()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return _program.is_first
+
+
+def is_several() -> bool:
+    """Whether other processes are at the same place of the program."""
+    return _program.is_several
+
+
+def share() -> tuple[int, int]:
+    """Which of how many shares of some work is this process's: (0, 1) where no other is at it."""
+    return _program.share
+
+
+def meet(where: str) -> None:
+    """Wait until every process is here, which sees then what the others have written."""
+    _program.tell(where)
+
+
+def by_first(where: str, function: Callable[[], Told]) -> Told:
+    """See `Program.by_first`. A decision that depends on files is process 0's, and is told."""
+    return _program.by_first(where, function)
+
+
+def stop_if_asked(where: str) -> None:
+    """Raise Stopped, between two units of work, where this process was asked to stop.
+
+    Of several processes, none stops here, for others may be elsewhere: they stop where all meet.
+    """
+    _program.stop_if_asked(where)
+
+
+@contextlib.contextmanager
+def heeding_signals() -> Iterator[None]:
+    """Inside, SIGTERM and Ctrl-C ask for a stop; who looks by `stop_if_asked`, or meets, raises Stopped.
+
+    A second Ctrl-C ends the process at once, as any program; what is written whole stays whole.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # to which signals do not come
+        return
+    before = {number: signal.getsignal(number) for number in _HEEDED}
+    _heed()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        _program.stop_signal = 0
+
+
+def _heed() -> None:
+    for number in _HEEDED:
+        signal.signal(number, _program.heed)
+
+
+@contextlib.contextmanager
+def stopping_at_once(where: str) -> Iterator[None]:
+    """Inside, a signal raises Stopped in the middle of what a library does, if no other process waits."""
+    stop_if_asked(where)
+    _program.at_once = where
+    try:
+        yield
+    finally:
+        _program.at_once = ""
+
+
+@contextlib.contextmanager
+def deferring_stops(deferring: bool = True) -> Iterator[None]:
+    """Inside, nothing raises Stopped: a training loop looks at `stop_asked`, and keeps its state first."""
+    before, _program.deferring = _program.deferring, deferring
+    try:
+        yield
+    finally:
+        _program.deferring = before
+
+
+def stop_asked() -> bool:
+    """Whether this process was asked to stop."""
+    return bool(_program.stop_signal)
+
+
+def stopped(where: str) -> Stopped:
+    """What a loop raises that has kept its state; the signal may have been sent to another process."""
+    return Stopped(where, _program.stop_signal or signal.SIGTERM)

@@ -1,0 +1,190 @@
+"""What the corpus stage writes is what the others read."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+from small import CHUNKS, CORPUS, QUESTIONS
+
+from radit_jax.data.artifacts.corpus import SPLITS, Chunks, Corpus, write_corpus
+from radit_jax.data.artifacts.lsr_scores import Scores
+from radit_jax.data.artifacts.retrieved import Retrieved
+from radit_jax.data.records import Example, Question
+from radit_jax.runtime.storage.stage_folder import Workdir
+
+
+@pytest.fixture(scope="module")
+def corpus(inputs):
+    return Corpus(inputs["corpus"])
+
+
+def test_chunks_questions_and_texts_come_back_as_they_were_written(corpus):
+    assert list(corpus.chunks) == list(CHUNKS)
+    assert {split: corpus.questions(split) for split in SPLITS} == QUESTIONS
+    assert corpus.documents() == CORPUS.documents
+    assert corpus.encoder_groups() == CORPUS.encoder_groups
+
+
+def test_chunks_are_read_by_row_in_any_order_and_as_often_as_asked(corpus):
+    assert len(corpus.chunks) == len(CHUNKS)
+    assert corpus.chunks[9] == CHUNKS[9]
+    assert corpus.chunks.take(np.array([3, 0, 3])) == [CHUNKS[3], CHUNKS[0], CHUNKS[3]]
+    assert corpus.chunks.take([]) == []
+
+
+def test_chunks_of_several_files_are_read_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("radit_jax.data.artifacts.corpus.CHUNKS_PER_FILE", 4)
+    folder = Workdir(tmp_path).folder("corpus", "x")
+    for chunks in (CHUNKS[:8], CHUNKS[:9]):  # the second time over the first
+        assert write_corpus(folder, replace(CORPUS, chunks=iter(chunks))) == len(chunks)
+        read = Chunks(folder)
+        assert list(read) == list(chunks)
+        assert read.take([7, 0, 4, 7]) == [CHUNKS[7], CHUNKS[0], CHUNKS[4], CHUNKS[7]]
+    assert len(list((folder.path / "chunks.array_record").iterdir())) == 3
+    export = Workdir(tmp_path).published("export", "a" * 12)
+    export.adopt(folder, "chunks.array_record")
+    assert list(Chunks(export)) == list(CHUNKS[:9])
+    with pytest.raises(IndexError, match="rows 2 to 9 came, there are 9"):
+        read.take([2, 9])
+
+
+def test_a_row_is_where_the_chunk_of_an_id_lies(corpus):
+    assert [corpus.rows[chunk.id] for chunk in CHUNKS] == list(range(len(CHUNKS)))
+
+
+def test_a_chunk_holds_an_answer_as_whole_words_in_title_or_text(corpus):
+    questions = [
+        Question("a", "", ("Hob Crane", "Bo Marsh")),  # either will do
+        Question("b", "", ("Elm",)),  # in the title too
+        Question("c", "", ("Dray Tow",)),  # a part of a word
+    ]
+    rows = np.array([[0, 1, 2, -1], [1, 0, 8, -1], [0, -1, 8, 8]])
+    wanted = [[True, False, True, False], [True, False, True, False], [False] * 4]
+    np.testing.assert_array_equal(corpus.holds_answer(questions, rows), wanted)
+
+
+def test_gold_chunks_are_known_by_id_and_no_row_is_none(corpus):
+    questions = [Question("a", "", (), ("c1", "long")), Question("b", "", ())]
+    rows = np.array([[8, 1, 0, -1], [8, 1, 0, -1]])
+    wanted = [[True, True, False, False], [False] * 4]
+    np.testing.assert_array_equal(corpus.is_gold(questions, rows), wanted)
+
+
+def test_the_source_of_an_example_is_a_row_and_no_source_reads_no_chunk(inputs):
+    corpus, task = Corpus(inputs["corpus"]), Example("a", "", "", "")
+    assert corpus.source_rows([task]).tolist() == [-1]
+    assert "rows" not in vars(corpus)
+    examples = [task, replace(task, source_chunk="long"), replace(task, source_chunk="of another corpus")]
+    assert corpus.source_rows(examples).tolist() == [-1, 8, -1]
+
+
+def test_no_questions_have_no_hits(corpus):
+    rows = np.zeros((0, 4), int)
+    assert corpus.holds_answer([], rows).shape == corpus.is_gold([], rows).shape == (0, 4)
+
+
+# ---- files of another form ----
+
+QUESTION = asdict(Question("q", "Who?", ("Hob",)))
+EXAMPLE = asdict(Example("e", "Who?", "Q: Who?", " Hob"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Workdir(tmp_path).folder("corpus", "0123456789ab")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"answers": "Hob"}, {"id": 5}, {"answers": [5]}, {"more": ""}, {"gold_chunks": None}]
+)
+def test_a_question_of_another_form_is_one_error(folder, changed):
+    folder.write_jsonl("questions-train.jsonl", [QUESTION, QUESTION | changed])
+    corpus = object.__new__(Corpus)
+    corpus._folder = folder
+    with pytest.raises(
+        ValueError, match=r"questions-train\.jsonl: expected the fields id, question, .* of a Question"
+    ):
+        corpus.questions("train")
+    folder.write_jsonl("lm_ft-train.jsonl", [{"question": QUESTION | changed, "example": EXAMPLE}])
+    with pytest.raises(ValueError, match=r"lm_ft-train\.jsonl: expected the fields id, question"):
+        corpus.examples("lm_ft", "train")
+
+
+@pytest.mark.parametrize("example", [None, [], {}, EXAMPLE | {"prompt": None}, EXAMPLE | {"background": 3}])
+def test_an_example_of_another_form_is_one_error(folder, example):
+    corpus = object.__new__(Corpus)
+    corpus._folder = folder
+    folder.write_jsonl("r_ft-dev.jsonl", [{"question": QUESTION, "example": example}])
+    with pytest.raises(ValueError, match=r"r_ft-dev\.jsonl: expected the fields id, query, .* of a Example"):
+        corpus.examples("r_ft", "dev")
+
+
+@pytest.mark.parametrize("name", ["documents", "encoder_groups"])
+@pytest.mark.parametrize(
+    "row",
+    [{}, {"text": 5, "pairs": 5}, {"text": None, "pairs": [["a"]]}, {"text": ["a"], "pairs": [["a", 5]]}],
+)
+def test_texts_of_another_form_are_one_error(folder, name, row):
+    corpus = object.__new__(Corpus)
+    corpus._folder = folder
+    folder.write_jsonl(f"{name}.jsonl", [row])
+    with pytest.raises(ValueError, match=rf"{name}\.jsonl: expected (pairs of )?texts, got"):
+        getattr(corpus, name)()
+
+
+def test_the_examples_of_a_finished_corpus_that_are_gone_are_not_replaced_by_others(folder):
+    write_corpus(
+        folder, replace(CORPUS, examples={("lm_ft", "train"): [(QUESTIONS["train"][0], Example(**EXAMPLE))]})
+    )
+    folder.finish()
+    assert Corpus(folder).examples("r_ft", "train") is None  # made of questions
+    (folder.path / "lm_ft-train.jsonl").unlink()
+    with pytest.raises(
+        ValueError, match=r"lm_ft-train\.jsonl: expected the \d+ bytes that were written, got 0\. Delete"
+    ):
+        Corpus(folder).examples("lm_ft", "train")
+
+
+def chunks_of(folder, records):
+    (folder.path / "chunks.array_record").mkdir(parents=True)
+    writer = ArrayRecordWriter(str(folder.path / "chunks.array_record" / "00000"), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    folder.commit("chunks.array_record")
+    return folder.path / "chunks.array_record" / "00000"
+
+
+@pytest.mark.parametrize(
+    "record", [b"[]", b"{", b'{"id": "a"}', b'{"id": 1, "title": "", "text": ""}', b"\xff"]
+)
+def test_a_chunk_of_another_form_is_one_error(folder, record):
+    chunks_of(folder, [json.dumps(asdict(CHUNKS[0])).encode(), record])
+    assert Chunks(folder)[0] == CHUNKS[0]
+    with pytest.raises(ValueError, match=r"chunks\.array_record: expected "):
+        Chunks(folder)[1]
+
+
+@pytest.mark.parametrize("data", [b"", b"not records" * 7000])
+def test_chunks_in_a_damaged_file_are_one_error(folder, data):
+    chunks_of(folder, [b"{}"]).write_bytes(data)
+    folder.commit("chunks.array_record")  # as if it had been so when it was hashed
+    with pytest.raises(ValueError, match=r"00000: expected an ArrayRecord file, got a damaged one"):
+        Chunks(folder)
+
+
+def test_arrays_that_do_not_belong_to_the_examples_are_refused(folder):
+    rows = np.zeros((2, 3), int)
+    Retrieved([Example(**EXAMPLE)] * 2, rows, rows.astype(np.float32)).save(folder, "train")
+    assert len(Retrieved.load(folder, "train").examples) == 2
+    folder.write_jsonl("train.jsonl", [EXAMPLE])
+    with pytest.raises(
+        ValueError, match=r"train\.npz: expected what was retrieved for 1 examples, got .*\(2, 3\)"
+    ):
+        Retrieved.load(folder, "train")
+    folder.write_arrays("train.npz", rows=rows)
+    for load in (lambda: Retrieved.load(folder, "train"), lambda: Scores.load(folder, "train.npz")):
+        with pytest.raises(ValueError, match=r"train\.npz: expected arrays of numpy"):
+            load()

@@ -1,0 +1,43 @@
+"""Targets: what a name means."""
+
+import pytest
+
+from radit_jax.runtime.distributed.accelerators import CHIPS, GIB, find_target
+
+
+@pytest.mark.parametrize(
+    ("name", "chips", "hosts", "topology"),
+    [
+        ("v5e-256", 256, 64, "v5e:16x16"),
+        ("v5p-16", 8, 2, "v5p:2x2x2"),  # its name counts cores
+        ("v5p-128", 64, 16, "v5p:4x4x4"),
+        ("v4-8", 4, 1, "v4:2x2x1"),
+        ("v6e-32", 32, 8, "v6e:4x8"),
+        ("h100-8", 8, 1, ""),
+        ("a100-20", 20, 3, ""),
+    ],
+)
+def test_a_target_is_named_as_it_is_rented(name, chips, hosts, topology):
+    target = find_target(name)
+    assert (target.num_chips, target.num_hosts, target.topology) == (chips, hosts, topology)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("v5e", "'v5e' came, needed is KIND-NUMBER"),
+        ("tpu-8", "kinds are v4, v5e"),
+        ("v5e-12", "there is no slice v5e-12; needed is one of v5e-1, v5e-4"),
+        ("v5p-3", "there is no slice v5p-3"),
+        ("h100-0", "'h100-0' has no chips"),
+    ],
+)
+def test_a_target_that_does_not_exist_is_refused(name, match):
+    with pytest.raises(ValueError, match=match):
+        find_target(name)
+
+
+def test_a_chip_never_offers_more_memory_than_is_built_in():
+    built_in = {"v4": 32, "v5e": 16, "v5p": 96, "v6e": 32, "a100": 80, "h100": 80, "h200": 141}
+    assert all(CHIPS[kind].memory < size * GIB for kind, size in built_in.items())
+    assert set(built_in) == set(CHIPS)
