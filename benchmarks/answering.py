@@ -42,13 +42,13 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     """The prompts as tokens, and the language model in Hugging Face's form."""
     from benchmarks import inputs
     from radit_jax.data.batches.prefix_trees import prompt_tokens
-    from radit_jax.lm.answering import neighbours
+    from radit_jax.lm.answering import group_by_shared_chunks
     from radit_jax.text.prompts import question_prompt
 
     texts = inputs.texts()
     rows = inputs.candidates(folder.parent, texts.passages, texts.test, "test")
     tokenizer = inputs.language_model(folder / "lm").tokenizer
-    order = np.array(neighbours(rows, QUESTIONS_PER_BATCH))
+    order = np.array(group_by_shared_chunks(rows, QUESTIONS_PER_BATCH))
     whole = order[: len(order) - len(order) % QUESTIONS_PER_BATCH].reshape(-1, QUESTIONS_PER_BATCH)
     distinct = np.array([len(np.unique(rows[own])) for own in whole])
     middle = np.argsort(distinct, kind="stable")[len(whole) // 2 :][:NUM_BATCHES]
@@ -110,7 +110,7 @@ def _ours(folder: pathlib.Path, dtype: str) -> Once:
 
 
 def transformers_cached(folder: pathlib.Path) -> Once:
-    """`generate` in batches, whose caches are kept: the answers are branches of a prompt under a 4D mask."""
+    """`generate` in batches, caches kept: the answers are continuations of a prompt under a 4D mask."""
     return _transformers(folder, "float32", _scored_by_caches, OF_CACHED)
 
 

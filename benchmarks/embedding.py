@@ -23,13 +23,13 @@ BATCH_SIZES = (16, 32, 64)  # of which each takes its fastest, end to end
 def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     """The passages as texts and as batches of tokens, and MiniLM in sentence-transformers' form."""
     from benchmarks import inputs
-    from radit_jax.runtime.pretrained.hf_export import publish
+    from radit_jax.runtime.pretrained.hf_export import export_hf
 
     texts = inputs.texts()
     drawn = np.random.default_rng(2).choice(len(texts.passages), NUM_PASSAGES, replace=False)
     passages = [texts.passages[row] for row in drawn.tolist()]
     model = inputs.encoder().model
-    publish(folder / "minilm", model)
+    export_hf(folder / "minilm", model)
     ids = model.tokenizer.encode_all(passages, model.tokenizer.hf.model_max_length)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     batches = {}

@@ -25,7 +25,7 @@ from radit_jax.retrieval.index import ExactIndex
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.monitoring.progress import Progress
-from radit_jax.runtime.pretrained.hf_export import publish
+from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import Model, load_pretrained
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer, load_tokenizer, train_bpe
 from radit_jax.stages.base import init_lm
@@ -47,7 +47,7 @@ def texts() -> Texts:
     """Wikipedia's where `RADIT_DATA` has it; else the generated world of the tiny experiment."""
     wiki = _data("wiki")
     if wiki is None:
-        data = generated_world.read(GeneratedWorld(), seed=0)
+        data = generated_world.generate_world(GeneratedWorld(), seed=0)
         asked = {split: list(questions) for split, questions in data.questions.items()}
         return Texts("a generated world", [c.passage for c in data.chunks], asked["train"], asked["test"])
     documents = read_documents(wiki / "passages.jsonl")
@@ -91,7 +91,7 @@ def language_model(folder: pathlib.Path) -> Model:
     )
     model = Model(Llama(config), init_lm(Llama(config), "normal", seed=0), tokenizer)
     if not (folder / "config.json").exists():
-        publish(folder, model)
+        export_hf(folder, model)
     return model
 
 

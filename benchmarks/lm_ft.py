@@ -40,8 +40,8 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
         trees += [make(passage, example)[0] for passage in passages]
     instances = [
         {
-            "tokens": [*tree.trunk.tokens.tolist(), *tree.branches[0].tokens.tolist()],
-            "answer": int((tree.branches[0].weights > 0).sum()),
+            "tokens": [*tree.prefix.tokens.tolist(), *tree.continuations[0].tokens.tolist()],
+            "answer": int((tree.continuations[0].weights > 0).sum()),
         }
         for tree in trees
     ]
@@ -67,14 +67,17 @@ def ours(folder: pathlib.Path) -> Once:
 
     from benchmarks import inputs
     from radit_jax.config import MeshConfig
-    from radit_jax.data.batches.packing import Sequence, join, span
+    from radit_jax.data.batches.packing import PrefixTree, concatenate_spans, span
     from radit_jax.lm.training import PackedTrees
     from radit_jax.method.steps import init_state, make_lm_step
     from radit_jax.runtime.distributed.mesh import init_sharded, make_mesh, put_batch
 
     model, mesh = inputs.language_model(folder / "lm"), make_mesh(MeshConfig())
     trees = [
-        Sequence(span([]), (join(span(i["tokens"][: -i["answer"]]), span(i["tokens"][-i["answer"] :], 1.0)),))
+        PrefixTree(
+            span([]),
+            (concatenate_spans(span(i["tokens"][: -i["answer"]]), span(i["tokens"][-i["answer"] :], 1.0)),),
+        )
         for i in _instances(folder)
     ]
     packed = PackedTrees(trees, row_length=ROW_LENGTH, batch_size=ROWS, seed=0)

@@ -71,11 +71,11 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     """Texts, vectors, candidates with the oracle's judgement, the four layers, and an LM for who scores."""
     from benchmarks import inputs
     from radit_jax.retrieval.exact import ExactIndex
-    from radit_jax.runtime.pretrained.hf_export import publish
+    from radit_jax.runtime.pretrained.hf_export import export_hf
 
     encoder, texts = inputs.encoder(NUM_LAYERS), inputs.texts()
     train, test = texts.train[:5000], texts.test[:1000]
-    publish(folder / _folder(BASE), encoder.model)
+    export_hf(folder / _folder(BASE), encoder.model)
     inputs.language_model(folder / "lm")
     vectors = inputs.embeddings(folder.parent, f"passages-{NUM_LAYERS}-layers", texts.passages, NUM_LAYERS)
     rows, _ = ExactIndex(np.asarray(vectors)).search(encoder.embed([line.question for line in train]), K)
@@ -121,7 +121,7 @@ def ours(folder: pathlib.Path) -> Once:
     from radit_jax.method.steps import RftBatch, init_state, make_optimizer, make_r_ft_step
     from radit_jax.retrieval.exact import ExactIndex
     from radit_jax.runtime.distributed.mesh import init_sharded, put_batch
-    from radit_jax.runtime.pretrained.hf_export import publish
+    from radit_jax.runtime.pretrained.hf_export import export_hf
     from radit_jax.stages.r_ft import Queries
 
     encoder, texts, signal = _encoder(folder, BASE), _read(folder), np.load(folder / "signal.npz")
@@ -147,7 +147,7 @@ def ours(folder: pathlib.Path) -> Once:
             state, metrics = step(state, RftBatch(*put_batch(arrays, encoder.mesh)))
             metrics["loss"].block_until_ready()
             taken += 1
-        publish(folder / _folder(OURS), encoder.model._replace(params=state.params))
+        export_hf(folder / _folder(OURS), encoder.model._replace(params=state.params))
         return Work(taken * BATCH, np.array(taken))
 
     return once

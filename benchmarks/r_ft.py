@@ -28,7 +28,7 @@ PEAK, B1, B2, EPS, CLIP = 1e-4, 0.9, 0.95, 1e-8, 1.0  # AdamW, without decay
 def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     """Questions as tokens and as texts, their chunks, the teacher's scores, and MiniLM for the peers."""
     from benchmarks import inputs
-    from radit_jax.runtime.pretrained.hf_export import publish
+    from radit_jax.runtime.pretrained.hf_export import export_hf
     from radit_jax.text.metrics import contains_answer
 
     texts = inputs.texts()
@@ -44,7 +44,7 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     scores = rng.standard_normal(rows.shape) + 2.0 * np.array(holds)
     log_probs = (scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))).astype(np.float32)
     model = inputs.encoder().model
-    publish(folder / "minilm", model)
+    export_hf(folder / "minilm", model)
     ids = model.tokenizer.encode_all([question.question for question in asked], QUERY_LENGTH)
     tokens, mask = model.tokenizer.pad(ids)
     np.save(folder / "vectors.npy", inputs.embeddings(folder.parent, "passages", texts.passages))

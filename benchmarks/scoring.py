@@ -19,7 +19,9 @@ SEQUENCE_LENGTH = 512
 BATCH = 8  # pairs that PyTorch reads together
 
 
-Tree = tuple[list[int], list[tuple[list[int], int]]]  # a trunk; branches, of which the last tokens are scored
+Tree = tuple[
+    list[int], list[tuple[list[int], int]]
+]  # a prefix; continuations, of which the last tokens are scored
 
 
 class Pair(NamedTuple):
@@ -52,7 +54,9 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     inputs.write_json(folder / "trees.json", trees)
     inputs.write_json(folder / "texts.json", written)
     pairs = _pairs(folder)
-    distinct = sum(len(trunk) + sum(len(tokens) for tokens, _ in branches) for trunk, branches in trees)
+    distinct = sum(
+        len(prefix) + sum(len(tokens) for tokens, _ in continuations) for prefix, continuations in trees
+    )
     tokens = sum(len(pair.tokens) for pair in pairs)
     return {
         "inputs": texts.source,
@@ -64,29 +68,39 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
 
 
 def ours(folder: pathlib.Path) -> Once:
-    """Trees: each chunk is read once, its questions are branches."""
+    """Trees: each chunk is read once, its questions are continuations."""
     return _ours(folder, _trees(folder))
 
 
 def ours_apart(folder: pathlib.Path) -> Once:
     """Each pair reads its chunk anew: what is left of the lead is the speed of a token."""
-    return _ours(folder, [(trunk, [branch]) for trunk, branches in _trees(folder) for branch in branches])
+    return _ours(
+        folder,
+        [
+            (prefix, [continuation])
+            for prefix, continuations in _trees(folder)
+            for continuation in continuations
+        ],
+    )
 
 
 def _ours(folder: pathlib.Path, drawn: list[Tree]) -> Once:
     from benchmarks import inputs
     from radit_jax.config import MeshConfig, ScoreConfig
-    from radit_jax.data.batches.packing import Sequence, join, span
+    from radit_jax.data.batches.packing import PrefixTree, concatenate_spans, span
     from radit_jax.lm.scoring import PairScorer
     from radit_jax.runtime.distributed.mesh import make_mesh
 
     settings = ScoreConfig(batch_size=2, sequence_length=SEQUENCE_LENGTH)
     scorer = PairScorer(inputs.language_model(folder / "lm"), make_mesh(MeshConfig()), settings)
     trees = [
-        Sequence(
-            span(trunk), tuple(join(span(t[:-answer]), span(t[-answer:], 1.0)) for t, answer in branches)
+        PrefixTree(
+            span(prefix),
+            tuple(
+                concatenate_spans(span(t[:-answer]), span(t[-answer:], 1.0)) for t, answer in continuations
+            ),
         )
-        for trunk, branches in drawn
+        for prefix, continuations in drawn
     ]
 
     def once() -> Work:
@@ -160,12 +174,19 @@ def _trees(folder: pathlib.Path) -> list[Tree]:
 
 
 def _pairs(folder: pathlib.Path) -> list[Pair]:
-    return [Pair(trunk + tokens, answer) for trunk, branches in _trees(folder) for tokens, answer in branches]
+    return [
+        Pair(prefix + tokens, answer)
+        for prefix, continuations in _trees(folder)
+        for tokens, answer in continuations
+    ]
 
 
 def _plain(tree: Any) -> Tree:
-    branches = [(branch.tokens.tolist(), int((branch.weights > 0).sum())) for branch in tree.branches]
-    return tree.trunk.tokens.tolist(), branches
+    continuations = [
+        (continuation.tokens.tolist(), int((continuation.weights > 0).sum()))
+        for continuation in tree.continuations
+    ]
+    return tree.prefix.tokens.tolist(), continuations
 
 
 def _torch(folder: pathlib.Path, *, answer_rows: bool) -> Once:

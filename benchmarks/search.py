@@ -49,9 +49,9 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
 
 def ours(folder: pathlib.Path) -> Once:
     """The index of the index stage: ScaNN proposes, float32 scores decide."""
-    from radit_jax.retrieval.index import build
+    from radit_jax.retrieval.index import build_index
 
-    index = build(
+    index = build_index(
         np.load(folder / "vectors.npy"), np.load(folder / "tuning.npy"), kind="scann", target_recall=RECALL
     )
     return _once(folder, lambda queries: index.search(queries, K)[0])

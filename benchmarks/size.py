@@ -85,16 +85,16 @@ def _embedding(folder: pathlib.Path, times: int) -> Cost:
 
 
 def _building(folder: pathlib.Path, times: int) -> Cost:
-    from radit_jax.retrieval.index import build
+    from radit_jax.retrieval.index import build_index
 
     vectors, queries = _vectors(4000 * times), _vectors(200, seed=1)
-    return lambda: build(vectors, queries, kind="scann")
+    return lambda: build_index(vectors, queries, kind="scann")
 
 
 def _searching(folder: pathlib.Path, times: int) -> Cost:
-    from radit_jax.retrieval.index import build
+    from radit_jax.retrieval.index import build_index
 
-    index = build(_vectors(4000 * times), _vectors(200, seed=1), kind="scann")
+    index = build_index(_vectors(4000 * times), _vectors(200, seed=1), kind="scann")
     queries = _vectors(2000, seed=2)
     return lambda: index.search(queries, 10)
 
@@ -109,16 +109,20 @@ def _searching_exactly(folder: pathlib.Path, times: int) -> Cost:
 def _scoring(folder: pathlib.Path, times: int) -> Cost:
     """So many questions on each of a few chunks."""
     from radit_jax.config import MeshConfig, ScoreConfig
-    from radit_jax.data.batches.packing import Sequence, join, span
+    from radit_jax.data.batches.packing import PrefixTree, Span, concatenate_spans, span
     from radit_jax.lm.scoring import PairScorer
     from radit_jax.runtime.distributed.mesh import make_mesh
 
     settings = ScoreConfig(batch_size=2, sequence_length=512)
     scorer = PairScorer(inputs.language_model(folder / "lm"), make_mesh(MeshConfig()), settings)
     draw = np.random.default_rng(0)
-    question = lambda: join(span(draw.integers(3, 8000, 20)), span(draw.integers(3, 8000, 6), 1.0))  # noqa: E731
+
+    def question() -> Span:
+        return concatenate_spans(span(draw.integers(3, 8000, 20)), span(draw.integers(3, 8000, 6), 1.0))
+
     trees = [
-        Sequence(span(draw.integers(3, 8000, 160)), tuple(question() for _ in range(times))) for _ in range(8)
+        PrefixTree(span(draw.integers(3, 8000, 160)), tuple(question() for _ in range(times)))
+        for _ in range(8)
     ]
     return lambda: scorer.score_trees(trees)
 
@@ -129,15 +133,19 @@ def _training(folder: pathlib.Path, times: int) -> Cost:
     import optax
 
     from radit_jax.config import MeshConfig
-    from radit_jax.data.batches.packing import Sequence, join, span
+    from radit_jax.data.batches.packing import PrefixTree, Span, concatenate_spans, span
     from radit_jax.lm.training import PackedTrees
     from radit_jax.method.steps import init_state, make_lm_step
     from radit_jax.runtime.distributed.mesh import init_sharded, make_mesh, put_batch
 
     model, mesh = inputs.language_model(folder / "lm"), make_mesh(MeshConfig())
     length, draw = 256 * times, np.random.default_rng(0)
-    whole = lambda: join(span(draw.integers(3, 8000, length - 16)), span(draw.integers(3, 8000, 16), 1.0))  # noqa: E731
-    trees = [Sequence(span([]), (whole(),)) for _ in range(8 // times)]
+
+    def whole() -> Span:
+        context, answer = draw.integers(3, 8000, length - 16), draw.integers(3, 8000, 16)
+        return concatenate_spans(span(context), span(answer, 1.0))
+
+    trees = [PrefixTree(span([]), (whole(),)) for _ in range(8 // times)]
     packed = PackedTrees(trees, row_length=length, batch_size=8 // times, seed=0)
     tx = optax.adamw(0.0)
     state, shardings = init_sharded(lambda params: init_state(params, tx), mesh, model.params)

@@ -16,7 +16,7 @@ from typing import Any
 
 from radit_jax.config import EvaluateConfig
 from radit_jax.runtime.errors import exit_command, run_command
-from radit_jax.runtime.storage.stage_folder import PublishedFolder
+from radit_jax.runtime.storage.stage_folder import TopLevelFolder
 from radit_jax.text.printable import printable
 from radit_jax.text.prompts import question_prompt
 
@@ -46,7 +46,7 @@ def answer_command(options: argparse.Namespace) -> None:
     """What the command line asks for: one question shown, or a file of them answered in JSON lines."""
     if bool(options.question) == bool(options.file):
         raise ValueError("ask: give either a question or --file=questions.jsonl")
-    export = PublishedFolder(options.export or f"{options.workdir}/export")
+    export = TopLevelFolder(options.export or f"{options.workdir}/export")
     if not export.complete:
         raise ValueError(
             f"ask: {export.home} holds no finished export; run --stage=export, or name one by --export"
@@ -60,7 +60,7 @@ def answer_command(options: argparse.Namespace) -> None:
     show(options.question, found)
 
 
-def answer_file(export: PublishedFolder, name: str) -> None:
+def answer_file(export: TopLevelFolder, name: str) -> None:
     """A line of JSON for each question of the file; an error where none could be asked."""
     from etils import epath
 
@@ -83,7 +83,7 @@ def answer_file(export: PublishedFolder, name: str) -> None:
         print(f"warning: {path}: {len(errors):,} of {len(read):,} questions were too long", file=sys.stderr)
 
 
-def ask(export: PublishedFolder, questions: Sequence[str]) -> Iterator[dict[str, Any]]:
+def ask(export: TopLevelFolder, questions: Sequence[str]) -> Iterator[dict[str, Any]]:
     """For each question its answers and its chunks, by the tuned query encoder and by the base one.
 
     Where both encoders learnt, the exported vectors of chunks do not fit the base one, which is left out. A

@@ -19,15 +19,20 @@ from etils import epath
 from radit_jax.config import EvaluateConfig, MeshConfig
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.few_shot import SHOT_END, Shot, few_shot_prompt
-from radit_jax.lm.answering import Backgrounds, Retrieval, merged
-from radit_jax.method.decode import Stops, answer_questions, answer_questions_by_token, forced_log_probs
+from radit_jax.lm.answering import Backgrounds, Retrieval, merge_equal_texts
+from radit_jax.method.decode import (
+    Stops,
+    answer_questions,
+    answer_questions_by_token,
+    continuation_log_likelihood,
+)
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.distributed.memory import naming_remedy
 from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.errors import exit_command, run_command
 from radit_jax.runtime.pretrained.model_io import Model, open_model
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
-from radit_jax.runtime.storage.stage_folder import PublishedFolder
+from radit_jax.runtime.storage.stage_folder import TopLevelFolder
 
 LONGEST = 256  # tokens of an answer where the task does not say
 
@@ -118,7 +123,7 @@ class Radit:
             questions_per_batch=max(1, self.batch_size // backgrounds.log_probs.shape[1]),
         )
         read = lambda tokens: _before(tokenizer.decode(tokens), until)  # noqa: E731
-        return [merged(candidates, read)[0].text for candidates in found]
+        return [merge_equal_texts(candidates, read)[0].text for candidates in found]
 
     def _stops(self, until: tuple[str, ...]) -> Stops:
         """`<eos>` and the pieces that hold an end whole; where one spans pieces it is cut from the text."""
@@ -173,7 +178,7 @@ class Library:
     """An export's chunks, and the tuned query encoder over their index."""
 
     def __init__(self, path: str, num_chunks: int) -> None:
-        export = PublishedFolder(path)
+        export = TopLevelFolder(path)
         if not export.complete:
             raise ValueError(
                 f"harness: {path} holds no finished export, which retrieval needs; name one that "
@@ -294,7 +299,7 @@ def _round_up(size: int) -> int:
     return -(-size // 32) * 32
 
 
-_forced_log_probs: Callable[..., Any] = jax.jit(forced_log_probs, static_argnums=0)
+_forced_log_probs: Callable[..., Any] = jax.jit(continuation_log_likelihood, static_argnums=0)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from radit_jax.runtime.storage.stage_folder import StageFolder, Workdir, canonic
 
 FilesRead = Mapping[str, Callable[[], Sequence[epath.Path] | None]]  # by source; None: all of it
 
-UNSEEN = {  # settings of memory, which round results otherwise at most: fingerprints leave them out
+# Settings that change memory and speed, and results by rounding at most.
+NOT_IN_FINGERPRINT = {
     "embed": {"batch_size"},
     "lm_ft": {"accumulate_steps"},
     "score": {"batch_size"},
@@ -57,7 +58,7 @@ class Stage:
     sources: tuple[str, ...] = ()  # files and folders from outside the workdir
     files_read: FilesRead = field(default_factory=dict)  # of a source that is not here, all
     trains: bool = False  # it has a training loop, of which a trace may be asked for
-    by_one: bool = False  # it needs no devices: of several processes the first makes it
+    single_process: bool = False  # it needs no devices: of several processes the first makes it
 
     @property
     def kind(self) -> str:
@@ -216,7 +217,7 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
                 version=3,
                 sources=(data.folder,) if of_folder else (),
                 files_read={data.folder: functools.partial(folder.source_files, data)} if of_folder else {},
-                by_one=True,
+                single_process=True,
             ),
         )
     return (
@@ -237,7 +238,7 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
                     instructions.corpus_sources, data.passages, data.passages_format
                 )
             },
-            by_one=True,
+            single_process=True,
         ),
         Stage(
             "corpus",
@@ -252,7 +253,7 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
             version=5,
             sources=(data.datasets,),
             files_read={data.datasets: functools.partial(instructions.dataset_sources, data)},
-            by_one=True,
+            single_process=True,
         ),
     )
 
@@ -352,7 +353,7 @@ class Run:
         sources = {path: self._known_identity(stage, path) for path in stage.sources}
         # A source is its content: the same checkpoint in another folder is the same checkpoint.
         hashes = {str(number): sources[path] for number, path in enumerate(stage.sources)}
-        settings = _without_paths(_without_unseen(canonical(stage.settings)), sources)
+        settings = _without_paths(_fingerprinted(canonical(stage.settings)), sources)
         return fingerprint(stage.kind, stage.version, settings, parents, hashes)
 
     def _known_identity(self, stage: Stage, source: str) -> str:
@@ -372,7 +373,7 @@ class Run:
             folder = os.path.expanduser(folder) if stage.kind == "base" else folder  # as hub.find
             return commit or self.workdir.source_hash(folder, files)
 
-        return processes.by_first(f"the identity of {source}", identity)
+        return processes.on_process_zero(f"the identity of {source}", identity)
 
     def needed(self, kind: str) -> list[Stage]:
         """The stages of `kind` ('all': every stage) and all that they read, in order."""
@@ -397,7 +398,7 @@ class Run:
         asked."""
         named = {path for stage in self.stages.values() if stage.kind == "base" for path in stage.sources}
         if not named & self.absent.keys():
-            described.check_experiment(self.experiment)
+            described.check_checkpoints(self.experiment)
 
     def check_tasks(self, stages: Iterable[Stage]) -> None:
         """Refuse what these stages could not ask, before one of them runs; absent files are not asked."""
@@ -412,7 +413,7 @@ class Run:
         """Refuse to go on, before anything is trained, without the datasets or with too few chunks."""
         e = self.experiment
         if isinstance(e.data, Instructions) and not self.folders["corpus"].complete:
-            instructions.check(e.data)
+            instructions.check_files(e.data)
         asked = {
             "lm_ft.chunks_per_example": e.lm_ft.chunks_per_example,
             "retrieve.num_chunks": e.retrieve.num_chunks,
@@ -479,13 +480,13 @@ class Run:
             with naming_remedy(stage.kind):
                 return stage.function(inputs, output, **how, **stage.settings)
 
-        return processes.by_first(stage.name, run) if stage.by_one else run()
+        return processes.on_process_zero(stage.name, run) if stage.single_process else run()
 
 
-def _without_unseen(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _fingerprinted(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's settings without what changes no result, by sections."""
     seen = dict(settings)
-    for section, names in UNSEEN.items():
+    for section, names in NOT_IN_FINGERPRINT.items():
         if isinstance(own := seen.get(section), dict):
             seen[section] = {name: value for name, value in own.items() if name not in names}
     return seen

@@ -14,29 +14,29 @@ from collections.abc import Callable, Sequence
 import jax
 
 from radit_jax import config
-from radit_jax.planning.deployment import Counts, Site
-from radit_jax.planning.embed import embed
-from radit_jax.planning.evaluate import evaluate
-from radit_jax.planning.lm_ft import lm_ft
-from radit_jax.planning.r_ft import r_ft
-from radit_jax.planning.resources import Need, Number, judged
-from radit_jax.planning.retrieve import retrieve
-from radit_jax.planning.score import score
-from radit_jax.planning.storage import base, corpus, export, index
+from radit_jax.planning.deployment import Counts, Deployment
+from radit_jax.planning.embed import plan_embed
+from radit_jax.planning.evaluate import plan_evaluate
+from radit_jax.planning.lm_ft import plan_lm_ft
+from radit_jax.planning.r_ft import plan_r_ft
+from radit_jax.planning.resources import Number, ResourceEstimate, check_fits
+from radit_jax.planning.retrieve import plan_retrieve
+from radit_jax.planning.score import plan_score
+from radit_jax.planning.storage import plan_base, plan_corpus, plan_export, plan_index
 from radit_jax.runtime.distributed.accelerators import GIB, find_target
 from radit_jax.runtime.errors import exit_command, run_command
 
-STAGES: dict[str, Callable[[Site], Need]] = {
-    "corpus": corpus,
-    "base": base,
-    "embed": embed,
-    "index": index,
-    "retrieve": retrieve,
-    "lm_ft": lm_ft,
-    "score": score,
-    "r_ft": r_ft,
-    "evaluate": evaluate,
-    "export": export,
+STAGES: dict[str, Callable[[Deployment], ResourceEstimate]] = {
+    "corpus": plan_corpus,
+    "base": plan_base,
+    "embed": plan_embed,
+    "index": plan_index,
+    "retrieve": plan_retrieve,
+    "lm_ft": plan_lm_ft,
+    "score": plan_score,
+    "r_ft": plan_r_ft,
+    "evaluate": plan_evaluate,
+    "export": plan_export,
 }
 HEADER = (
     f"{'stage':9} {'parameters':>10} {'held/chip':>10} {'peak/chip':>10} {'FLOPs':>9} {'traffic':>9} "
@@ -65,25 +65,25 @@ def print_table(options: argparse.Namespace) -> int:
     """Print the table; 1 where a stage does not fit."""
     jax.config.update("jax_platforms", "cpu")  # nothing runs here
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # and no TPU is looked for
-    experiment = config.override(config.load(options.experiment), options.assignments)
-    config.check(experiment)
+    experiment = config.override_settings(config.load_experiment(options.experiment), options.assignments)
+    config.check_experiment(experiment)
     if options.questions < 1 or (options.chunks is not None and options.chunks < 1):
         raise ValueError(
             f"plan: expected --chunks and --questions >= 1, got {options.chunks} and {options.questions}."
         )
     target = find_target(options.target)
-    site = Site(experiment, target, Counts.of(experiment, options.chunks, options.questions))
+    site = Deployment(experiment, target, Counts.of(experiment, options.chunks, options.questions))
     print(f"{experiment.name} on {target.name}: {target.num_chips} chips on {target.num_hosts} hosts")
     print(HEADER, flush=True)
     fits = True
     for stage in [options.stage] if options.stage else STAGES:
-        need = judged(STAGES[stage](site), target, on_disk="://" not in options.workdir)
+        need = check_fits(STAGES[stage](site), target, on_disk="://" not in options.workdir)
         fits &= not need.faults
         print(line(need), flush=True)
     return int(not fits)
 
 
-def line(need: Need) -> str:
+def line(need: ResourceEstimate) -> str:
     """A row of the table: sizes in GiB, FLOPs and traffic of the whole stage, and whether it fits."""
 
     def size(value: Number, mark: str = "") -> str:

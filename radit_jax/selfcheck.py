@@ -21,7 +21,15 @@ import optax
 from jaxtyping import Array, Float
 
 from radit_jax.config import BertConfig, LlamaConfig
-from radit_jax.data.batches.packing import Sequence, Span, branch_places, pack, pack_texts, span, to_batch
+from radit_jax.data.batches.packing import (
+    PrefixTree,
+    Span,
+    continuation_places,
+    pack,
+    pack_texts,
+    span,
+    to_batch,
+)
 from radit_jax.method import likelihood, losses, steps
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
@@ -215,10 +223,10 @@ def _(models: "TinyModels") -> SupportsFloat:
 
 @prove("answers that share a prefix in a row score as they do alone", 1e-4)
 def _(models: "TinyModels") -> SupportsFloat:
-    places = branch_places(models.sequences, models.rows)
-    score = functools.partial(likelihood.branch_log_probs, models.llama, num_branches=NUM_ROWS)
+    places = continuation_places(models.sequences, models.rows)
+    score = functools.partial(likelihood.continuation_log_probs, models.llama, num_continuations=NUM_ROWS)
     sums = jax.jit(score)(models.llama_params, batch=models.packed)
-    reference = [branch.sum() for branch in models.branches_one_by_one(shift=0)]
+    reference = [continuation.sum() for continuation in models.continuations_one_by_one(shift=0)]
     return np.abs(np.asarray(sums)[places] - reference).max()
 
 
@@ -351,20 +359,20 @@ class TinyModels:
         return random_params(self.bert, jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool))
 
     @functools.cached_property
-    def sequences(self) -> list[Sequence]:
+    def sequences(self) -> list[PrefixTree]:
         """Prefixes that one to three answers share."""
         rng = np.random.default_rng(0)
 
-        def branch() -> Span:
+        def continuation() -> Span:
             tokens = rng.integers(1, LLAMA.vocab_size, rng.integers(4, 8)).astype(np.int32)
             weights = np.zeros(len(tokens), np.float32)
             weights[-rng.integers(1, 4) :] = 1.0
             return Span(tokens, weights)
 
         return [
-            Sequence(
+            PrefixTree(
                 span(rng.integers(1, LLAMA.vocab_size, rng.integers(2, 9))),
-                tuple(branch() for _ in range(1 + i % 3)),
+                tuple(continuation() for _ in range(1 + i % 3)),
             )
             for i in range(7)
         ]
@@ -382,7 +390,11 @@ class TinyModels:
     @functools.cached_property
     def unpacked(self) -> likelihood.LmBatch:
         """One answer, after its own copy of the prefix, in a row."""
-        alone = [Sequence(tree.trunk, (branch,)) for tree in self.sequences for branch in tree.branches]
+        alone = [
+            PrefixTree(tree.prefix, (continuation,))
+            for tree in self.sequences
+            for continuation in tree.continuations
+        ]
         return _lay_out(alone, [(i,) for i in range(len(alone))])
 
     @functools.cached_property
@@ -390,7 +402,7 @@ class TinyModels:
         """Of the answer tokens, in the order of the sequences."""
         score = jax.jit(functools.partial(likelihood.token_log_probs, self.llama))
         found = np.asarray(score(self.llama_params, self.packed))
-        places = zip(*branch_places(self.sequences, self.rows), strict=True)
+        places = zip(*continuation_places(self.sequences, self.rows), strict=True)
         batch = self.packed
         return np.concatenate(
             [
@@ -413,21 +425,21 @@ class TinyModels:
     def read_alone(self) -> Iterable[tuple[Array64, Array64, Array64, Array64]]:
         """Per answer: its tokens after the prefix, which of them count, and float64 hidden and log p."""
         for tree in self.sequences:
-            for branch in tree.branches:
-                tokens = np.concatenate([tree.trunk.tokens, branch.tokens])
+            for continuation in tree.continuations:
+                tokens = np.concatenate([tree.prefix.tokens, continuation.tokens])
                 # Attention is causal, so what is appended for the sake of one shape is not seen.
                 padded = np.pad(tokens, (0, ROW_LENGTH - len(tokens)))[None]
                 hidden, logits = (_float64(out[0]) for out in self.forward(self.llama_params, padded))
-                where = len(tree.trunk.tokens) + np.flatnonzero(branch.weights)
+                where = len(tree.prefix.tokens) + np.flatnonzero(continuation.weights)
                 yield tokens, where, hidden, np.log(_softmax64(logits))
 
-    def branches_one_by_one(self, shift: int) -> list[Array64]:
+    def continuations_one_by_one(self, shift: int) -> list[Array64]:
         """Each answer's token log-probabilities, token i read at position i − 1 (+ shift)."""
         return [log_p[where - 1 + shift, tokens[where]] for tokens, where, _, log_p in self.read_alone()]
 
     def log_probs_one_by_one(self, shift: int) -> Array64:
         """The same, end to end."""
-        return np.concatenate(self.branches_one_by_one(shift))
+        return np.concatenate(self.continuations_one_by_one(shift))
 
     def head_gradient64(self) -> Array64:
         """The gradient of the mean answer NLL with respect to the head."""
@@ -503,7 +515,7 @@ class TinyModels:
         return np.array(each) / 2
 
 
-def _lay_out(sequences: list[Sequence], rows: list[tuple[int, ...]]) -> likelihood.LmBatch:
+def _lay_out(sequences: list[PrefixTree], rows: list[tuple[int, ...]]) -> likelihood.LmBatch:
     return to_batch(sequences, rows, row_length=ROW_LENGTH, targets_per_row=TARGETS, num_rows=NUM_ROWS)
 
 

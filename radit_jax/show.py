@@ -13,10 +13,9 @@ from itertools import islice
 
 import numpy as np
 
-from radit_jax.data.batches.packing import Sequence as Tree
-from radit_jax.data.batches.packing import to_batch
+from radit_jax.data.batches.packing import PrefixTree, to_batch
 from radit_jax.data.batches.prefix_trees import LmTokenizer, lm_sequence
-from radit_jax.data.finetuning.datasets import TASKS, task_named
+from radit_jax.data.finetuning.datasets import DATASETS, task_named
 from radit_jax.data.finetuning.mixture import open_items
 from radit_jax.data.finetuning.templates import item_example
 from radit_jax.data.records import Example
@@ -31,7 +30,7 @@ EDGE = 12  # positions shown at both ends of a stretch without targets
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser("python -m radit_jax.show", description=(__doc__ or "").partition("\n")[0])
-    p.add_argument("name", metavar="NAME", help=f"of {', '.join(TASKS)}")
+    p.add_argument("name", metavar="NAME", help=f"of {', '.join(DATASETS)}")
     p.add_argument(
         "--data", required=True, metavar="FOLDER", help="holds NAME/ with the publisher's files, or builds"
     )
@@ -63,10 +62,10 @@ def print_examples(options: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else _own_tokenizer(examples)
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for example in examples:
-        print("\n".join(shown(tokenizer, example, options.passage, options.length, colour=colour)))
+        print("\n".join(example_lines(tokenizer, example, options.passage, options.length, colour=colour)))
 
 
-def shown(
+def example_lines(
     tokenizer: LmTokenizer, example: Example, passage: str | None, length: int, *, colour: bool
 ) -> Iterator[str]:
     """The lines that show an example: what it is, and a line per position of its row of `LmBatch`.
@@ -91,7 +90,7 @@ def shown(
         yield f"{mark}{line}{PLAIN}" if colour else line
 
 
-def _lines(tokenizer: LmTokenizer, sequence: Tree) -> Iterator[tuple[str, bool]]:
+def _lines(tokenizer: LmTokenizer, sequence: PrefixTree) -> Iterator[tuple[str, bool]]:
     """Each position's line, and whether something is predicted there."""
     size = sum(len(span.tokens) for span in sequence.spans)
     row = to_batch([sequence], [(0,)], row_length=size, targets_per_row=size)

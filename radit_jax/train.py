@@ -52,25 +52,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         try:
-            with processes.heeding_signals():
+            with processes.handling_signals():
                 start(options)
         finally:
-            processes.leave()
+            processes.shutdown()
 
     return run_command(body)
 
 
 def start(options: argparse.Namespace) -> None:
     """What the command line asks for, by this process or by several that meet."""
-    experiment = config.override(config.load(options.experiment), options.set)
+    experiment = config.override_settings(config.load_experiment(options.experiment), options.set)
     check_folders(options)
-    config.check(experiment)
+    config.check_experiment(experiment)
     workdir = Workdir(options.workdir or f"runs/{experiment.name}", options.scratch)
     check_wandb()
     if options.dry_run:
         print_plan(Run(experiment, workdir, plan_only=True), options.stage)
         return
-    join(options, workdir)
+    join_program(options, workdir)
     with only_first_prints():
         run_together(experiment, workdir, options)
 
@@ -89,26 +89,26 @@ def run_together(experiment: config.Experiment, workdir: Workdir, options: argpa
     run = Run(experiment, workdir)
     run.needed(options.stage)  # an unknown stage is an error before anything is written
     with contextlib.ExitStack() as held:
-        processes.by_first("the lock", lambda: held.enter_context(workdir.lock()))
+        processes.on_process_zero("the lock", lambda: held.enter_context(workdir.lock()))
         workdir.claim(experiment.name)
         if options.prune:
-            processes.by_first("prune", lambda: prune(run))
+            processes.on_process_zero("prune", lambda: prune(run))
         else:
             execute(run, options.stage)
 
 
-def join(options: argparse.Namespace, workdir: Workdir) -> None:
+def join_program(options: argparse.Namespace, workdir: Workdir) -> None:
     """Meet the other processes of the program, if there are any, before work that takes long."""
     place = processes.find_place(options.coordinator, options.num_processes, options.process_id)
     if place:
         check_scratch(options.workdir, options.scratch)
-        processes.join(place, None if workdir.in_bucket else str(workdir.path))
+        processes.join_processes(place, None if workdir.in_bucket else str(workdir.path))
 
 
 @contextlib.contextmanager
 def only_first_prints() -> Iterator[None]:
     """Of several processes, the first says how it goes; errors come from each that has one."""
-    if processes.is_first():
+    if processes.is_process_zero():
         yield
         return
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -126,15 +126,15 @@ def check_scratch(workdir: str | None, scratch: str | None) -> None:
 
 def execute(run: Run, kind: str) -> None:
     """Run what `kind` needs and lacks, then publish and show the results."""
-    names = processes.by_first("the plan", lambda: [stage.name for stage in run.missing(kind)])
+    names = processes.on_process_zero("the plan", lambda: [stage.name for stage in run.missing(kind)])
     missing = [run.stages[name] for name in names]
     unfinished = {run.folders[name].home for name in names}  # another role may have the same folder
     for stage in run.needed(kind):
         if run.folders[stage.name].home not in unfinished:
             run.drop_checkpoints(stage)
     if missing:
-        processes.by_first("the checkpoints", run.check_checkpoints)
-        processes.by_first("the tasks", lambda: run.check_tasks(missing))
+        processes.on_process_zero("the checkpoints", run.check_checkpoints)
+        processes.on_process_zero("the tasks", lambda: run.check_tasks(missing))
         prepare_jax(run.workdir)
     for stage in missing:
         run.check_corpus()
@@ -144,7 +144,7 @@ def execute(run: Run, kind: str) -> None:
     if not missing:
         print(f"{kind}: everything is current in {run.workdir.path}")
     if kind in ("evaluate", "all"):
-        processes.by_first("the results", lambda: publish(run))
+        processes.on_process_zero("the results", lambda: publish_results(run))
 
 
 def prepare_jax(workdir: Workdir) -> None:
@@ -161,13 +161,13 @@ def prepare_jax(workdir: Workdir) -> None:
     jax.devices()  # an error here, where it is one of JAX_PLATFORMS, and not in the middle of a stage
 
 
-def publish(run: Run) -> None:
+def publish_results(run: Run) -> None:
     """Put the current run's results at the workdir's top, and print the table."""
     from radit_jax.text import results_table
 
     folder = run.folders["evaluate"]
     run.workdir.publish(folder, PUBLISHED)
-    print(results_table.table(folder.read_json("results.json")))
+    print(results_table.results_table(folder.read_json("results.json")))
     print(f"results: {run.workdir.path / 'results.json'}")
 
 

@@ -21,19 +21,19 @@ import radit_jax
 from radit_jax import ask, config, plan, show, train
 from radit_jax.config import Folder
 from radit_jax.data.artifacts import corpus
-from radit_jax.data.eval_tasks.registry import BENCHMARKS
-from radit_jax.data.finetuning.datasets import TASKS, read_items
+from radit_jax.data.eval_tasks.registry import EVAL_TASKS
+from radit_jax.data.finetuning.datasets import DATASETS, read_items
 from radit_jax.data.readers import documents, questions
 from radit_jax.data.sources import folder
 from radit_jax.runtime.monitoring.progress import Metrics
 from radit_jax.runtime.pretrained import hf_config, licences, tensor_files, vectors
-from radit_jax.runtime.pretrained.hf_export import publish
+from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import load_model, save_model
 from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
 from radit_jax.runtime.storage import checkpoints
 from radit_jax.runtime.storage.files import read_json
 from radit_jax.runtime.storage.source_hashes import hash_file
-from radit_jax.runtime.storage.stage_folder import PublishedFolder, Workdir, canonical
+from radit_jax.runtime.storage.stage_folder import TopLevelFolder, Workdir, canonical
 from radit_jax.text import card, results_table
 
 FIXTURES = pathlib.Path(__file__).parent / "data" / "fixtures" / "raw"
@@ -130,7 +130,7 @@ def read_questions(name: str) -> Callable[[pathlib.Path], None]:
 
 
 def read_folder(path: pathlib.Path) -> None:
-    data = folder.read(Folder(folder=str(path)), seed=0)
+    data = folder.read_folder(Folder(folder=str(path)), seed=0)
     demand_text([list(data.chunks), data.questions])
 
 
@@ -188,13 +188,13 @@ def fixtures(name: str) -> Files:
 def read_dataset(name: str) -> Callable[[pathlib.Path], None]:
     def read(path: pathlib.Path) -> None:
         for on_error in ("skip", "stop"):
-            demand_text(list(read_items(TASKS[name], path / name, "train", on_error=on_error)))
+            demand_text(list(read_items(DATASETS[name], path / name, "train", on_error=on_error)))
 
     return read
 
 
 def read_task(name: str) -> Callable[[pathlib.Path], None]:
-    return lambda path: demand_text(BENCHMARKS[name].load(path, "official", Counter()))
+    return lambda path: demand_text(EVAL_TASKS[name].load(path, "official", Counter()))
 
 
 # ---- what a workdir holds ----
@@ -222,7 +222,7 @@ def read_stage(path: pathlib.Path) -> None:
 
 
 def read_published(path: pathlib.Path) -> None:
-    stage = PublishedFolder(path / "score")
+    stage = TopLevelFolder(path / "score")
     if stage.complete:
         stage.read_json("values.json")
 
@@ -270,7 +270,7 @@ RESULTS = {
 
 def read_results(path: pathlib.Path) -> None:
     results = read_json(path / "results.json", "Evaluate again.")
-    demand_text([results_table.table(results), card.measured(results)])
+    demand_text([results_table.results_table(results), card.measured(results)])
 
 
 def make_checkpoints(path: pathlib.Path) -> None:
@@ -317,8 +317,8 @@ def only(files: Callable[[], Files], *parts: str) -> Callable[[], Files]:
     return lambda: {path: data for path, data in files().items() if any(part in path for part in parts)}
 
 
-hf_llama = made_by(lambda path: publish(path, small.language_model(), shard_bytes=20_000))
-hf_bert = made_by(lambda path: publish(path, small.encoder()))
+hf_llama = made_by(lambda path: export_hf(path, small.language_model(), shard_bytes=20_000))
+hf_bert = made_by(lambda path: export_hf(path, small.encoder()))
 own_lm = made_by(lambda path: save_model(path, small.language_model()))
 
 # ---- settings and command lines ----
@@ -335,7 +335,7 @@ def assignments(settings: Any, path: str = "") -> list[str]:
     return found
 
 
-TINY = config.load(str(train.TINY))
+TINY = config.load_experiment(str(train.TINY))
 SETTINGS = {"settings": "\n".join(assignments(TINY)).replace("=None", "=").encode()}
 DATA = f"--data={FIXTURES}"
 COMMANDS: dict[str, tuple[Callable[..., int], list[str], list[str]]] = {  # main, arguments, and those added
@@ -363,8 +363,8 @@ COMMANDS: dict[str, tuple[Callable[..., int], list[str], list[str]]] = {  # main
 def read_settings(path: pathlib.Path) -> None:
     text = (path / "settings").read_bytes().decode(errors="surrogateescape")
     changed = set(text.split("\n")) - set(SETTINGS["settings"].decode().split("\n"))
-    experiment = config.override(TINY, sorted(changed))
-    config.check(experiment)
+    experiment = config.override_settings(TINY, sorted(changed))
+    config.check_experiment(experiment)
     json.dumps(canonical(experiment), allow_nan=False)
 
 
@@ -413,7 +413,8 @@ READERS: dict[str, Reader] = {
     "questions-beir": Reader(lambda: BEIR, read_questions("qrels/test.tsv"), 60),
     "folder": Reader(lambda: FOLDER, read_folder, 40),
     **{
-        f"dataset-{name}": Reader(functools.partial(fixtures, name), read_dataset(name), 20) for name in TASKS
+        f"dataset-{name}": Reader(functools.partial(fixtures, name), read_dataset(name), 20)
+        for name in DATASETS
     },
     **{
         f"task-{name}": Reader(lambda files=files: files, read_task(name.partition("-")[0]), 20)

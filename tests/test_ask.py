@@ -9,7 +9,7 @@ import pytest
 
 from radit_jax import ask
 from radit_jax.lm import answering
-from radit_jax.runtime.storage.stage_folder import PublishedFolder
+from radit_jax.runtime.storage.stage_folder import TopLevelFolder
 
 
 def test_ask_says_in_one_line_what_to_do_where_the_memory_is_too_small(
@@ -35,8 +35,8 @@ def test_ask_says_in_one_line_what_to_do_where_the_memory_is_too_small(
 def test_the_base_query_encoder_is_asked_only_where_the_chunks_vectors_are_its_own(
     exported, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, both: bool
 ) -> None:
-    read = PublishedFolder.read_json
-    monkeypatch.setattr(PublishedFolder, "read_json", lambda *a: {**read(*a), "both_encoders": both})
+    read = TopLevelFolder.read_json
+    monkeypatch.setattr(TopLevelFolder, "read_json", lambda *a: {**read(*a), "both_encoders": both})
     assert ask.main(["Who?", f"--export={exported}"]) == 0
     printed = capsys.readouterr().out
     assert "chunks after R-ft" in printed
@@ -82,12 +82,12 @@ def test_questions_come_in_any_form_and_need_no_answers(
 ) -> None:
     (tmp_path / name).write_text(text)
     monkeypatch.setattr(ask, "ask", lambda export, questions: ({"asked": q} for q in questions))
-    ask.answer_file(PublishedFolder(tmp_path), str(tmp_path / name))
+    ask.answer_file(TopLevelFolder(tmp_path), str(tmp_path / name))
     asked = [next(iter(set(line.values()) & {"Who?", "How?"})) for line in lines]
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert printed == [{**line, "asked": q} for line, q in zip(lines, asked, strict=True)]
     (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
-    ask.answer_file(PublishedFolder(tmp_path), str(tmp_path / f"{name}.gz"))
+    ask.answer_file(TopLevelFolder(tmp_path), str(tmp_path / f"{name}.gz"))
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == printed
 
 
@@ -109,6 +109,6 @@ def test_questions_come_in_any_form_and_need_no_answers(
 def test_what_is_no_question_is_named_with_its_line(tmp_path, text, message) -> None:
     (tmp_path / "q.jsonl").write_text(text)
     with pytest.raises(ValueError, match=rf"q\.jsonl:? {message}"):
-        ask.answer_file(PublishedFolder(tmp_path), str(tmp_path / "q.jsonl"))
+        ask.answer_file(TopLevelFolder(tmp_path), str(tmp_path / "q.jsonl"))
     with pytest.raises(ValueError, match="expected a file of questions, got no file"):
-        ask.answer_file(PublishedFolder(tmp_path), str(tmp_path / "absent.jsonl"))
+        ask.answer_file(TopLevelFolder(tmp_path), str(tmp_path / "absent.jsonl"))

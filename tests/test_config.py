@@ -9,19 +9,20 @@ TINY = str(pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py")
 
 
 def test_an_override_is_parsed_by_the_type_of_its_setting() -> None:
-    changed = config.override(
-        config.load(TINY), ["seed=3", "r_ft.tau=0.5", "lm_ft.force_gold=true", "r_ft.target=posterior"]
+    changed = config.override_settings(
+        config.load_experiment(TINY),
+        ["seed=3", "r_ft.tau=0.5", "lm_ft.force_gold=true", "r_ft.target=posterior"],
     )
     assert (changed.seed, changed.r_ft.tau, changed.lm_ft.force_gold) == (3, 0.5, True)
     assert changed.r_ft.target == "posterior"
 
 
 def test_names_of_tasks_stand_between_commas() -> None:
-    changed = config.override(
-        config.load(TINY), ["evaluate.tasks=nq, own.jsonl", "evaluate.tasks_folder=raw"]
+    changed = config.override_settings(
+        config.load_experiment(TINY), ["evaluate.tasks=nq, own.jsonl", "evaluate.tasks_folder=raw"]
     )
     assert changed.evaluate.tasks == ("nq", "own.jsonl")
-    config.check(changed)
+    config.check_experiment(changed)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_names_of_tasks_stand_between_commas() -> None:
 )
 def test_tasks_without_their_files_are_refused(assignments: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        config.check(config.override(config.load(TINY), assignments))
+        config.check_experiment(config.override_settings(config.load_experiment(TINY), assignments))
 
 
 @pytest.mark.parametrize(
@@ -51,33 +52,41 @@ def test_tasks_without_their_files_are_refused(assignments: list[str], message: 
 )
 def test_adapters_that_cannot_be_are_refused(assignment: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        config.check(config.override(config.load(TINY), [f"lm_ft.lora.{assignment}"]))
+        config.check_experiment(
+            config.override_settings(config.load_experiment(TINY), [f"lm_ft.lora.{assignment}"])
+        )
 
 
 def test_quantising_without_qwix_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = config.override(config.load(TINY), ["lm_ft.lora.rank=4", "lm_ft.lora.quantize=int8"])
+    asked = config.override_settings(
+        config.load_experiment(TINY), ["lm_ft.lora.rank=4", "lm_ft.lora.quantize=int8"]
+    )
     monkeypatch.setattr(config.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         ValueError, match=r"expected the package qwix for int8, got none\. pip install 'radit_jax\["
     ):
-        config.check(asked)
+        config.check_experiment(asked)
 
 
 def test_the_updates_to_trace_are_a_first_and_a_last() -> None:
     assert config.ProfileConfig().updates is None
-    assert config.override(config.load(TINY), ["profile.steps=10:15"]).profile.updates == (10, 15)
+    assert config.override_settings(
+        config.load_experiment(TINY), ["profile.steps=10:15"]
+    ).profile.updates == (10, 15)
 
 
 @pytest.mark.parametrize("steps", ["10", "15:10", "0:3", "1:2:3", "a:b", "-1:4"])
 def test_updates_that_cannot_be_traced_are_refused(steps: str) -> None:
     with pytest.raises(ValueError, match=r"^profile.steps: .* came, needed is FIRST:LAST, counted from 1"):
-        config.check(config.override(config.load(TINY), [f"profile.steps={steps}"]))
+        config.check_experiment(
+            config.override_settings(config.load_experiment(TINY), [f"profile.steps={steps}"])
+        )
 
 
 def test_an_override_reaches_nested_settings() -> None:
-    changed = config.override(config.load(TINY), ["base.lm.optimizer.steps=7"])
+    changed = config.override_settings(config.load_experiment(TINY), ["base.lm.optimizer.steps=7"])
     assert changed.base.lm.optimizer.steps == 7
-    assert changed.base.lm.model == config.load(TINY).base.lm.model
+    assert changed.base.lm.model == config.load_experiment(TINY).base.lm.model
 
 
 @pytest.mark.parametrize(
@@ -98,25 +107,25 @@ def test_an_override_reaches_nested_settings() -> None:
 )
 def test_a_wrong_override_says_what_would_be_right(assignment: str, message: str) -> None:
     with pytest.raises(ValueError, match="--set") as error:
-        config.override(config.load(TINY), [assignment])
+        config.override_settings(config.load_experiment(TINY), [assignment])
     assert message in str(error.value)
 
 
 def test_a_missing_experiment_file_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="no file"):
-        config.load(str(tmp_path / "absent.py"))
+        config.load_experiment(str(tmp_path / "absent.py"))
 
 
 def test_an_experiment_that_is_no_python_file_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "tiny.yaml").write_text("name: tiny\n")
     with pytest.raises(ValueError, match=r"tiny.yaml' does not end in .py"):
-        config.load(str(tmp_path / "tiny.yaml"))
+        config.load_experiment(str(tmp_path / "tiny.yaml"))
 
 
 def test_a_file_without_an_experiment_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(ValueError, match=r"defines no function experiment\(\)"):
-        config.load(str(tmp_path / "empty.py"))
+        config.load_experiment(str(tmp_path / "empty.py"))
 
 
 @pytest.mark.parametrize(
@@ -132,12 +141,12 @@ def test_a_file_without_an_experiment_is_named(tmp_path: pathlib.Path) -> None:
 )
 def test_settings_that_cannot_work_are_refused_before_any_stage(assignment: str) -> None:
     with pytest.raises(ValueError, match=assignment.partition("=")[0].partition(".")[0]):
-        config.check(config.override(config.load(TINY), [assignment]))
+        config.check_experiment(config.override_settings(config.load_experiment(TINY), [assignment]))
 
 
 def test_a_corpus_alone_teaches_r_ft_where_the_number_of_examples_is_given() -> None:
     settings = ["r_ft.num_examples=9", "r_ft.text_fraction=1"]
-    config.check(config.override(config.load(TINY), settings))
+    config.check_experiment(config.override_settings(config.load_experiment(TINY), settings))
 
 
 def test_candidates_are_not_refreshed_where_the_chunk_encoder_learns() -> None:
@@ -145,21 +154,21 @@ def test_candidates_are_not_refreshed_where_the_chunk_encoder_learns() -> None:
     with pytest.raises(
         ValueError, match="refresh_every: expected 0 with train_chunk_encoder.*got 9. Set one"
     ):
-        config.check(config.override(config.load(TINY), settings))
+        config.check_experiment(config.override_settings(config.load_experiment(TINY), settings))
 
 
 def test_names_are_given_with_commas_between_them() -> None:
-    experiment = config.load(str(pathlib.Path(TINY).parent / "radit_7b.py"))
-    data = config.override(experiment, ["data.lm_ft_datasets=gsm8k,coqa"]).data
+    experiment = config.load_experiment(str(pathlib.Path(TINY).parent / "radit_7b.py"))
+    data = config.override_settings(experiment, ["data.lm_ft_datasets=gsm8k,coqa"]).data
     assert isinstance(data, config.Instructions) and data.lm_ft_datasets == ("gsm8k", "coqa")
 
 
 def test_dialogues_and_text_leave_room_for_the_rest() -> None:
-    experiment = config.load(str(pathlib.Path(TINY).parent / "radit_7b.py"))
+    experiment = config.load_experiment(str(pathlib.Path(TINY).parent / "radit_7b.py"))
     with pytest.raises(
         ValueError, match=r"data.dialogue_fraction: expected a sum .* below 1, got 0.9 \+ 0.1"
     ):
-        config.check(config.override(experiment, ["data.dialogue_fraction=0.9"]))
+        config.check_experiment(config.override_settings(experiment, ["data.dialogue_fraction=0.9"]))
 
 
 def test_an_installed_package_can_hold_a_checkpoint() -> None:
@@ -170,7 +179,9 @@ def test_an_installed_package_can_hold_a_checkpoint() -> None:
 
 def test_a_batch_is_taken_in_equal_parts() -> None:
     with pytest.raises(ValueError, match="lm_ft.accumulate_steps: expected a divisor of .* 24, got 5"):
-        config.check(config.override(config.load(TINY), ["lm_ft.accumulate_steps=5"]))
+        config.check_experiment(
+            config.override_settings(config.load_experiment(TINY), ["lm_ft.accumulate_steps=5"])
+        )
 
 
 @pytest.mark.parametrize(
@@ -193,13 +204,13 @@ def test_a_batch_is_taken_in_equal_parts() -> None:
 )
 def test_settings_that_contradict_each_other_are_refused(assignment: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        config.check(config.override(config.load(TINY), [assignment]))
+        config.check_experiment(config.override_settings(config.load_experiment(TINY), [assignment]))
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a\nb"])
 def test_a_name_that_is_no_folders_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="^name: expected one name of a folder, got"):
-        config.check(dataclasses.replace(config.load(TINY), name=name))
+        config.check_experiment(dataclasses.replace(config.load_experiment(TINY), name=name))
 
 
 @pytest.mark.parametrize(
@@ -216,4 +227,4 @@ def test_a_name_that_is_no_folders_is_refused(name: str) -> None:
 def test_an_experiment_that_fails_says_where(tmp_path: pathlib.Path, text: str, message: str) -> None:
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(ValueError, match=rf"mine\.py.*{message}"):
-        config.load(str(tmp_path / "mine.py"))
+        config.load_experiment(str(tmp_path / "mine.py"))

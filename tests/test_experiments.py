@@ -15,7 +15,7 @@ EXPERIMENTS = sorted((ROOT.parent / "experiments").glob("*.py"))
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_the_settings_are_those_on_record(path: pathlib.Path) -> None:
     """After a wanted change: delete the file under tests/golden, run this twice, and commit what it wrote."""
-    settings = json.dumps(canonical(config.load(str(path))), indent=1) + "\n"
+    settings = json.dumps(canonical(config.load_experiment(str(path))), indent=1) + "\n"
     golden = ROOT / "golden" / f"{path.stem}.json"
     if not golden.exists():
         golden.write_text(settings)
@@ -25,15 +25,15 @@ def test_the_settings_are_those_on_record(path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_its_settings_fit_together_and_its_name_is_its_files(path: pathlib.Path) -> None:
-    experiment = config.load(str(path))
-    config.check(experiment)
+    experiment = config.load_experiment(str(path))
+    config.check_experiment(experiment)
     assert experiment.name == path.stem
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_stage_stands_behind_those_it_reads(path: pathlib.Path) -> None:
     seen: set[str] = set()
-    for stage in pipeline.stages(config.load(str(path))).values():
+    for stage in pipeline.stages(config.load_experiment(str(path))).values():
         assert set(stage.inputs.values()) <= seen
         assert stage.kind in pipeline.KINDS
         seen.add(stage.name)

@@ -12,11 +12,11 @@ from radit_jax.config import Folder, Instructions, LmConfig, MeshConfig, Profile
 from radit_jax.pipeline import KINDS, Run, Stage, stages
 from radit_jax.runtime.storage.stage_folder import Workdir, canonical
 
-TINY = config.load(str(train.TINY))
+TINY = config.load_experiment(str(train.TINY))
 
 
 def changed(*assignments):
-    return config.override(TINY, assignments)
+    return config.override_settings(TINY, assignments)
 
 
 def fingerprints(experiment, workdir):
@@ -428,9 +428,9 @@ def test_rows_too_short_for_a_tasks_answers_are_refused_before_anything_runs(tmp
     with pytest.raises(ValueError, match=r"evaluate\.sequence_length: expected more than 64 .* wow, got 64"):
         run.check_tasks(run.missing("all"))
     run.check_tasks(run.missing("lm_ft"))  # which asks no task
-    longer = Run(config.override(e, ["evaluate.sequence_length=65"]), Workdir(tmp_path / "w"))
+    longer = Run(config.override_settings(e, ["evaluate.sequence_length=65"]), Workdir(tmp_path / "w"))
     longer.check_tasks(longer.missing("all"))
-    absent = Run(config.override(e, ["evaluate.tasks=eli5"]), Workdir(tmp_path / "w"))
+    absent = Run(config.override_settings(e, ["evaluate.tasks=eli5"]), Workdir(tmp_path / "w"))
     with pytest.raises(ValueError, match=r"eli5: no kilt/eli5-dev-kilt\.jsonl"):
         absent.check_tasks(absent.missing("evaluate"))
 

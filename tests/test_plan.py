@@ -10,7 +10,7 @@ import pytest
 
 from radit_jax import config, plan
 from radit_jax.planning import deployment
-from radit_jax.planning.deployment import Counts, Site
+from radit_jax.planning.deployment import Counts, Deployment
 from radit_jax.planning.storage import BYTES_PER_WORD
 from radit_jax.runtime.distributed.accelerators import GIB, find_target
 
@@ -44,8 +44,8 @@ def small(tmp_path):
 
 
 def needs(path, target="h100-8", **counts):
-    experiment = config.load(path)
-    place = Site(experiment, find_target(target), Counts.of(experiment, None, 10))
+    experiment = config.load_experiment(path)
+    place = Deployment(experiment, find_target(target), Counts.of(experiment, None, 10))
     return {name: make(place) for name, make in plan.STAGES.items()}
 
 
@@ -77,16 +77,18 @@ def test_operations_are_those_of_the_examples(small):
 def test_every_program_compiles_where_its_target_has_a_compiler(small, monkeypatch, stage):
     """Eight devices of the host stand in for a slice, whose compiler is then the CPU's."""
     monkeypatch.setattr(deployment, "stand_in_devices", lambda topology: jax.devices())
-    experiment, slice_of_8 = config.load(small), replace(find_target("v5p-16"), topology="cpu")
+    experiment, slice_of_8 = config.load_experiment(small), replace(find_target("v5p-16"), topology="cpu")
     counts = Counts.of(experiment, None, 10)
-    need = plan.STAGES[stage](Site(experiment, slice_of_8, counts))
+    need = plan.STAGES[stage](Deployment(experiment, slice_of_8, counts))
     assert not need.estimated
     assert need.held < need.peak
 
 
 def test_adapters_leave_the_base_as_it_is_and_out_of_the_state(small):
-    experiment = config.override(config.load(small), ["lm_ft.lora.rank=2"])
-    found = plan.STAGES["lm_ft"](Site(experiment, find_target("h100-8"), Counts.of(experiment, None, 10)))
+    experiment = config.override_settings(config.load_experiment(small), ["lm_ft.lora.rank=2"])
+    found = plan.STAGES["lm_ft"](
+        Deployment(experiment, find_target("h100-8"), Counts.of(experiment, None, 10))
+    )
     whole = needs(small)
     assert found.params == whole["lm_ft"].params
     assert whole["score"].held < found.held < 2 * whole["score"].held  # the base once, and little more
@@ -94,8 +96,10 @@ def test_adapters_leave_the_base_as_it_is_and_out_of_the_state(small):
 
 def test_only_the_exported_forms_bring_a_whole_model_to_a_hosts_devices(small):
     assert needs(small)["export"].held == 4 * LM_PARAMS / 8
-    experiment = config.override(config.load(small), ["export.hf=false"])
-    found = plan.STAGES["export"](Site(experiment, find_target("h100-8"), Counts.of(experiment, None, 10)))
+    experiment = config.override_settings(config.load_experiment(small), ["export.hf=false"])
+    found = plan.STAGES["export"](
+        Deployment(experiment, find_target("h100-8"), Counts.of(experiment, None, 10))
+    )
     assert found.held == found.peak == 0
 
 

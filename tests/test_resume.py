@@ -48,7 +48,7 @@ def run(workdir: pathlib.Path) -> None:
 
 def kill_inside(stage: str, workdir: pathlib.Path) -> bool:
     """Start the command and kill it once `stage` has begun; whether the stage was not over by then."""
-    experiment = config.override(config.load(str(train.TINY)), SETTINGS)
+    experiment = config.override_settings(config.load_experiment(str(train.TINY)), SETTINGS)
     with subprocess.Popen(command(workdir), env=ENVIRONMENT, stdout=-3, stderr=-3) as process:
         while process.poll() is None:
             # Settings alone name the folders, so they are known before anything has run.
@@ -66,7 +66,7 @@ def kill_inside(stage: str, workdir: pathlib.Path) -> bool:
 def test_a_run_killed_in_every_stage_equals_one_that_was_not(tmp_path: pathlib.Path) -> None:
     run(tmp_path / "whole")
     killed = []
-    names = pipeline.stages(config.load(str(train.TINY)))
+    names = pipeline.stages(config.load_experiment(str(train.TINY)))
     for stage in names:
         done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/*/*/manifest.json")}
         if kill_inside(stage, tmp_path / "killed"):

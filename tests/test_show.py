@@ -6,7 +6,7 @@ import pytest
 
 from radit_jax.data.records import Example
 from radit_jax.runtime.pretrained.tokenizers import save_tokenizer, train_bpe
-from radit_jax.show import main, shown
+from radit_jax.show import example_lines, main
 
 FIXTURES = pathlib.Path(__file__).parent / "data" / "fixtures" / "raw"
 
@@ -31,7 +31,7 @@ def rows(lines):
 
 
 def test_targets_stand_beside_the_positions_that_predict_them():
-    lines = list(shown(Letters(), Example("e", "a", "a", "bc"), None, 10, colour=False))
+    lines = list(example_lines(Letters(), Example("e", "a", "a", "bc"), None, 10, colour=False))
     assert rows(lines) == [
         ["0", "1", "<bos>"],
         ["1", "97", "'a'", "98", "'b'", "1"],
@@ -44,22 +44,22 @@ def test_targets_stand_beside_the_positions_that_predict_them():
 def test_the_background_is_read_and_cut_to_the_row():
     example = Example("e", "", "a", "b", background="xyz")
     assert (
-        len(rows(list(shown(Letters(), example, None, 100, colour=False))))
+        len(rows(list(example_lines(Letters(), example, None, 100, colour=False))))
         == 1 + len("Background: xyz\n\nab") + 1
     )
-    lines = list(shown(Letters(), example, None, 18, colour=False))
+    lines = list(example_lines(Letters(), example, None, 18, colour=False))
     assert "cut to fit" in lines[2]
     assert len(rows(lines)) == 18
 
 
 def test_the_middle_of_a_long_context_is_left_out():
-    lines = list(shown(Letters(), Example("e", "", "a" * 50, "b"), None, 100, colour=False))
+    lines = list(example_lines(Letters(), Example("e", "", "a" * 50, "b"), None, 100, colour=False))
     assert lines[6 + 12].split() == ["…", "26", "more"]
     assert len(lines) == 6 + 12 + 1 + 12 + 3  # two ends, then b, <eos> and the last of the context
 
 
 def test_on_a_terminal_what_is_predicted_is_in_colour():
-    lines = list(shown(Letters(), Example("e", "a", "a", "b"), None, 10, colour=True))[6:]
+    lines = list(example_lines(Letters(), Example("e", "a", "a", "b"), None, 10, colour=True))[6:]
     assert [line.startswith("\033[1;32m") for line in lines] == [False, True, True, False]
     assert all(line.endswith("\033[0m") for line in lines)
 

@@ -428,7 +428,7 @@ class Experiment(Settings):
     keep_checkpoints: bool = False  # of a stage that has finished, which needs them no longer
 
 
-def load(path: str) -> Experiment:
+def load_experiment(path: str) -> Experiment:
     """The experiment that the Python file at `path` defines by its function `experiment()`."""
     if not os.path.isfile(path):
         raise ValueError(f"--experiment: no file {path!r}; name a Python file such as experiments/tiny.py")
@@ -464,7 +464,7 @@ def _where_it_failed(path: str, error: BaseException) -> str:
     return f"{path}:{own[-1] if own else 1}: {type(error).__name__}: {error}. Mend the experiment's file."
 
 
-def override(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
+def override_settings(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
     """`experiment` with each `section.field=value` of the command line put in its place.
 
     >>> tiny = load("experiments/tiny.py")
@@ -531,7 +531,7 @@ def _parse(text: str, kind: Any, assignment: str) -> Any:
     raise ValueError(f"--set {assignment}: {text!r} came; needed is {wanted}")
 
 
-def check(experiment: Experiment) -> None:
+def check_experiment(experiment: Experiment) -> None:
     """Refuse settings that are out of their range or cannot work together, before any stage runs."""
     e = experiment
     check_values(e)

@@ -13,7 +13,7 @@ from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.batches.examples import asked_prompt, question_example
 from radit_jax.data.batches.prefix_trees import LmTokenizer, answer_token_count, fits
 from radit_jax.data.records import Question
-from radit_jax.lm.answering import Retrieval, generate
+from radit_jax.lm.answering import Retrieval, generate_answers
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair
 from radit_jax.method.losses import ensemble_log_prob
 from radit_jax.runtime.monitoring.progress import Progress
@@ -25,7 +25,7 @@ CUTOFFS = (1, 5, 10)
 _ensemble: Any = jax.jit(ensemble_log_prob)
 
 
-class Sitting(NamedTuple):
+class SystemInputs(NamedTuple):
     """What a system brings to the exam: its language model, its chunks and their weights."""
 
     lm: str
@@ -54,7 +54,7 @@ def fitting(
 
 
 @dataclass(frozen=True)
-class Exam:
+class CorpusQuestionEval:
     """The corpus' own questions, and all that is needed to sit them."""
 
     output: StageFolder
@@ -78,7 +78,9 @@ class Exam:
             rows = np.random.default_rng([self.seed, 3]).integers(len(self.corpus.chunks), size=count)
         return np.asarray(rows)[:, None], np.zeros((count, 1), np.float32)
 
-    def sit(self, name: str, sitting: Sitting, all_sittings: Iterable[Sitting]) -> list[dict[str, Any]]:
+    def sit(
+        self, name: str, sitting: SystemInputs, all_sittings: Iterable[SystemInputs]
+    ) -> list[dict[str, Any]]:
         """Each question's answers and marks in one sitting; kept once made."""
         file = f"{name}.jsonl"
         if not self.output.has(file):
@@ -86,12 +88,14 @@ class Exam:
             retrieval = Retrieval(self.corpus.chunks, sitting.rows, sitting.log_probs)
             with Progress(len(prompts), f"evaluate {name}", "questions") as bar:
                 model = self.models[sitting.lm].model
-                answers, _ = generate(model, prompts, retrieval, self.settings, bar=bar)
+                answers, _ = generate_answers(model, prompts, retrieval, self.settings, bar=bar)
             nlls = self._answer_nll(sitting, all_sittings)
             self.output.write_jsonl(file, map(self._mark, self.questions, answers, nlls))
         return self.output.read_jsonl(file)
 
-    def _answer_nll(self, sitting: Sitting, all_sittings: Iterable[Sitting]) -> Float[np.ndarray, " Q"]:
+    def _answer_nll(
+        self, sitting: SystemInputs, all_sittings: Iterable[SystemInputs]
+    ) -> Float[np.ndarray, " Q"]:
         """−log p of each first gold answer under Eq. 2, in nats per answer token, without a terminator."""
         file = f"{sitting.lm}-pairs.npz"
         if not self.output.has(file):

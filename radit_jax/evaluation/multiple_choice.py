@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from radit_jax.data.batches.few_shot import Shot, few_shot_prompt
-from radit_jax.data.batches.packing import Sequence as Tree
-from radit_jax.data.batches.packing import span
-from radit_jax.data.eval_tasks.registry import PRIOR_PROMPT, Choice, Item, ScoringRule
+from radit_jax.data.batches.packing import PrefixTree, span
+from radit_jax.data.eval_tasks.registry import PRIOR_PROMPT, Choice, EvalExample, ScoringRule
 from radit_jax.lm.answering import Backgrounds, Retrieval
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.method.losses import ensemble_log_prob
@@ -25,7 +24,7 @@ Shots = Sequence[Shot]
 BLOCK = 256  # items whose prompts are in memory together
 
 
-class Chosen(NamedTuple):
+class ChoiceResult(NamedTuple):
     """What the language model makes of an item's C choices."""
 
     choice: int  # the one with the highest score, the first of equals
@@ -35,14 +34,14 @@ class Chosen(NamedTuple):
 
 def choose(
     scorer: PairScorer,
-    items: Sequence[Item],
+    items: Sequence[EvalExample],
     rule: ScoringRule,
     *,
     retrieval: Retrieval | None = None,
     concatenate: bool = False,
     shots: Sequence[Shots] | None = None,
     bar: Progress | None = None,
-) -> tuple[list[Chosen], Counter[str]]:
+) -> tuple[list[ChoiceResult], Counter[str]]:
     """Each item's choice; and how many prompts had their Background cut, how many shots they lost.
 
     Without `retrieval` items are asked without Background; with `concatenate` an item's chunks stand in one,
@@ -52,7 +51,7 @@ def choose(
         raise ValueError("choose: a task without choices came, needed is one with; generate its answers")
     retrieval = retrieval or Retrieval.none(len(items))
     own_shots = shots if shots is not None else [()] * len(items)
-    chosen: list[Chosen] = []
+    chosen: list[ChoiceResult] = []
     counts = Counter(shots_dropped=0, truncated=0)
     for start in range(0, len(items), BLOCK):
         some = slice(start, start + BLOCK)
@@ -62,7 +61,7 @@ def choose(
         priors = _priors(scorer, items[some]) if rule == "nll_compl" else {}
         for item, own in zip(items[some], log_probs, strict=True):
             scores = rule_scores(rule, own, item.choices, priors)
-            chosen.append(Chosen(int(np.argmax(scores)), scores, own))
+            chosen.append(ChoiceResult(int(np.argmax(scores)), scores, own))
     return chosen, counts
 
 
@@ -82,14 +81,14 @@ def rule_scores(
 
 def _log_probs(
     scorer: PairScorer,
-    items: Sequence[Item],
+    items: Sequence[EvalExample],
     backgrounds: Backgrounds,
     shots: Sequence[Shots],
     counts: Counter[str],
     bar: Progress | None,
 ) -> list[Float[np.ndarray, " _"]]:
     """log p(scored | prompt) of each item's choices, mixed over its Backgrounds."""
-    trees: list[Tree] = []
+    trees: list[PrefixTree] = []
     for item, own_passages, own_shots in zip(items, backgrounds.passages, shots, strict=True):
         for passage in own_passages:
             for choices in _with_one_prompt(item.choices):
@@ -109,25 +108,25 @@ def _with_one_prompt(choices: Sequence[Choice]) -> Iterable[Sequence[Choice]]:
 
 def _trees(
     scorer: PairScorer, choices: Sequence[Choice], passage: str | None, shots: Shots, counts: Counter[str]
-) -> list[Tree]:
-    """The prompt as a trunk with the choices as branches; one tree each where a row is too short."""
+) -> list[PrefixTree]:
+    """The prompt as a prefix with the choices as continuations; one tree each where a row is too short."""
     tokenizer, length = scorer.model.tokenizer, scorer.settings.sequence_length
-    branches = [span(tokenizer.encode(choice.scored), 1.0) for choice in choices]
-    sizes = [len(branch.tokens) for branch in branches]
+    continuations = [span(tokenizer.encode(choice.scored), 1.0) for choice in choices]
+    sizes = [len(continuation.tokens) for continuation in continuations]
     prompt = few_shot_prompt(tokenizer, shots, passage, choices[0].prompt, max_length=length - max(sizes))
     counts.update(shots_dropped=prompt.shots_dropped, truncated=prompt.truncated)
-    trunk = span(prompt.tokens)
+    prefix = span(prompt.tokens)
     if len(prompt.tokens) + sum(sizes) <= length and sum(sizes) <= scorer.targets_per_row:
-        return [Tree(trunk, tuple(branches))]
-    return [Tree(trunk, (branch,)) for branch in branches]
+        return [PrefixTree(prefix, tuple(continuations))]
+    return [PrefixTree(prefix, (continuation,)) for continuation in continuations]
 
 
-def _priors(scorer: PairScorer, items: Sequence[Item]) -> dict[str, float]:
+def _priors(scorer: PairScorer, items: Sequence[EvalExample]) -> dict[str, float]:
     """log p(scored | "Answer:") of every scored text."""
     tokenizer = scorer.model.tokenizer
     texts = list(dict.fromkeys(choice.scored for item in items for choice in item.choices))
-    trunk = span(tokenizer.encode_prompt(PRIOR_PROMPT))
-    trees = [Tree(trunk, (span(tokenizer.encode(text), 1.0),)) for text in texts]
+    prefix = span(tokenizer.encode_prompt(PRIOR_PROMPT))
+    trees = [PrefixTree(prefix, (span(tokenizer.encode(text), 1.0),)) for text in texts]
     return dict(zip(texts, scorer.score_trees(trees).tolist(), strict=True))
 
 

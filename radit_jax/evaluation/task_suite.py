@@ -16,28 +16,28 @@ from radit_jax.config import OWN_ANSWERS, EvaluateConfig, MeshConfig, ScoreConfi
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.few_shot import Shot
 from radit_jax.data.batches.prefix_trees import LmTokenizer
-from radit_jax.data.eval_tasks.registry import Benchmark, Item, draw_shots, find_task, sample
+from radit_jax.data.eval_tasks.registry import EvalExample, EvalTask, draw_shots, find_task, sample
 from radit_jax.data.readers.kilt_pages import PageOf
 from radit_jax.data.records import Chunk
 from radit_jax.evaluation.multiple_choice import choose
-from radit_jax.lm.answering import Retrieval, Retriever, generate
+from radit_jax.lm.answering import Retrieval, Retriever, generate_answers
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
 from radit_jax.runtime.distributed.mesh import make_mesh, row_layout
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.text.kilt import r_precision
 
-Mark = dict[str, Any]
+ExampleResult = dict[str, Any]
 TOO_LONG = "skipped_too_long"  # among a trial's counts
 
 
 @dataclass(frozen=True)
-class Trial:
+class LoadedTask:
     """A task's questions as they are asked: which of them, and behind which examples."""
 
-    task: Benchmark
-    items: Sequence[Item]
-    shots: Sequence[Sequence[Item]]  # each item's own, the nearest last
+    task: EvalTask
+    items: Sequence[EvalExample]
+    shots: Sequence[Sequence[EvalExample]]  # each item's own, the nearest last
     counts: Mapping[str, int] = field(default_factory=dict)  # of lines read and skipped
     split: str = "test"
     part: str = ""  # which questions the split has, in words
@@ -58,19 +58,19 @@ class Trial:
         return any(item.pages for item in self.items)
 
     @property
-    def shot_items(self) -> list[Item]:
+    def shot_items(self) -> list[EvalExample]:
         """Every example once."""
         return list({shot.id: shot for own in self.shots for shot in own}.values())
 
 
-class Sat(NamedTuple):
+class TaskResult(NamedTuple):
     """A language model's marks in a trial, and how many prompts were cut or lost shots."""
 
-    marks: list[Mark]
+    marks: list[ExampleResult]
     counts: dict[str, int]
 
 
-def load_trials(settings: EvaluateConfig, *, seed: int) -> list[Trial]:
+def load_tasks(settings: EvaluateConfig, *, seed: int) -> list[LoadedTask]:
     """The trials that `evaluate.tasks` names, each task once."""
     trials = [_load(find_task(name), settings, seed) for name in settings.tasks]
     names = Counter(trial.task.name for trial in trials)
@@ -79,16 +79,18 @@ def load_trials(settings: EvaluateConfig, *, seed: int) -> list[Trial]:
     return trials
 
 
-def _load(task: Benchmark, settings: EvaluateConfig, seed: int) -> Trial:
+def _load(task: EvalTask, settings: EvaluateConfig, seed: int) -> LoadedTask:
     counts = Counter[str]()
     items = task.load(settings.tasks_folder, settings.split, counts)
     if settings.questions_per_task:
         items = sample(items, settings.questions_per_task, seed=seed)
     part = task.describe(settings.tasks_folder, settings.split)
-    return Trial(task, items, _draw(task, items, settings, seed), counts, settings.split, part)
+    return LoadedTask(task, items, _draw(task, items, settings, seed), counts, settings.split, part)
 
 
-def _draw(task: Benchmark, items: Sequence[Item], settings: EvaluateConfig, seed: int) -> list[list[Item]]:
+def _draw(
+    task: EvalTask, items: Sequence[EvalExample], settings: EvaluateConfig, seed: int
+) -> list[list[EvalExample]]:
     """Each item's shots; where they come from the questions themselves, none is a question's own."""
     if not settings.shots:
         return [[] for _ in items]
@@ -110,7 +112,7 @@ def longest_answer(settings: EvaluateConfig) -> int:
     return settings.answering(max(1, *own)).max_new_tokens
 
 
-def without_too_long(trial: Trial, tokenizer: LmTokenizer, settings: EvaluateConfig) -> Trial:
+def without_too_long(trial: LoadedTask, tokenizer: LmTokenizer, settings: EvaluateConfig) -> LoadedTask:
     """The trial without the questions that no row holds even without a Background; they are counted and said.
 
     `settings` are those of `evaluate`, whichever stage asks.
@@ -136,7 +138,7 @@ def without_too_long(trial: Trial, tokenizer: LmTokenizer, settings: EvaluateCon
     return replace(trial, items=items, shots=shots, counts=counts)
 
 
-def _longest(task: Benchmark, item: Item, tokenizer: LmTokenizer, max_new_tokens: int) -> int:
+def _longest(task: EvalTask, item: EvalExample, tokenizer: LmTokenizer, max_new_tokens: int) -> int:
     """Tokens of prompt and answer, of the longest choice where there are any."""
     if task.generates:
         return len(tokenizer.encode(tokenizer.opening + item.prompt)) + max_new_tokens
@@ -146,16 +148,16 @@ def _longest(task: Benchmark, item: Item, tokenizer: LmTokenizer, max_new_tokens
     return max(len(tokenizer.encode(tokenizer.opening + p)) + answer for p, answer in prompts.items())
 
 
-class TrialChunks(NamedTuple):
+class TaskChunks(NamedTuple):
     """What was retrieved for a trial: chunks of its questions, and the Backgrounds of shots by their ids."""
 
     retrieval: Retrieval
     shot_passages: Mapping[str, str]
 
 
-def retrieve(
-    trial: Trial, searcher: Retriever, chunks: Chunks, settings: EvaluateConfig, temperature: float
-) -> TrialChunks:
+def retrieve_for_task(
+    trial: LoadedTask, searcher: Retriever, chunks: Chunks, settings: EvaluateConfig, temperature: float
+) -> TaskChunks:
     """Each question's k chunks with their weights p_R, and each shot's top one."""
     queries = [item.query for item in trial.items]
     rows, log_probs = searcher.retrieve(queries, settings.chunks_per_answer, temperature)
@@ -165,24 +167,24 @@ def retrieve(
         top, _ = searcher.search([shot.query for shot in shots], 1)
         found = chunks.take(top[:, 0])
         passages = {shot.id: chunk.passage for shot, chunk in zip(shots, found, strict=True)}
-    return TrialChunks(Retrieval(chunks, rows, log_probs), passages)
+    return TaskChunks(Retrieval(chunks, rows, log_probs), passages)
 
 
-def sit(
-    trial: Trial,
+def evaluate_task(
+    trial: LoadedTask,
     scorer: PairScorer,
     settings: EvaluateConfig,
     name: str,
     *,
-    found: TrialChunks | None = None,
+    found: TaskChunks | None = None,
     page_of: PageOf | None = None,
-) -> Sat:
+) -> TaskResult:
     """Every question's answer and mark, under what was `found` for it, or without Background.
 
     A mark has the task's metric and the ids of its chunks. Where a chunk's page is known it has the `pages`;
     with gold ones also `r_precision` and `kilt_…`, the metric where that is 1 and else 0.
     """
-    retrieval, passages = found or TrialChunks(Retrieval.none(len(trial.items)), {})
+    retrieval, passages = found or TaskChunks(Retrieval.none(len(trial.items)), {})
     shots = [[Shot(passages.get(shot.id), *shot.shot) for shot in own] for own in trial.shots]
     settings = settings.answering(trial.task.max_new_tokens)
     ask = _generated if trial.task.generates else _chosen
@@ -196,21 +198,21 @@ def sit(
             precision = r_precision(mark["pages"], item.pages)
             kilt = {f"kilt_{trial.task.metric}": mark[trial.task.metric] * (precision == 1)}
             mark.update(r_precision=precision, **kilt)
-    return Sat(marks, dict(counts))
+    return TaskResult(marks, dict(counts))
 
 
 def _generated(
-    trial: Trial,
+    trial: LoadedTask,
     scorer: PairScorer,
     settings: EvaluateConfig,
     name: str,
     retrieval: Retrieval,
     shots: Sequence[Sequence[Shot]],
-) -> tuple[list[Mark], Counter[str]]:
+) -> tuple[list[ExampleResult], Counter[str]]:
     prompts = [item.prompt for item in trial.items]
     with Progress(len(prompts), name, "questions") as bar:
         per_token = trial.task.scoring_rule == "nll_token"
-        found, counts = generate(
+        found, counts = generate_answers(
             scorer.model, prompts, retrieval, settings, shots=shots, per_token=per_token, bar=bar
         )
     marks = [
@@ -226,13 +228,13 @@ def _generated(
 
 
 def _chosen(
-    trial: Trial,
+    trial: LoadedTask,
     scorer: PairScorer,
     settings: EvaluateConfig,
     name: str,
     retrieval: Retrieval,
     shots: Sequence[Sequence[Shot]],
-) -> tuple[list[Mark], Counter[str]]:
+) -> tuple[list[ExampleResult], Counter[str]]:
     concatenate = settings.ensemble == "concatenate"
     prompts = 1 if concatenate else retrieval.rows.shape[1]
     with Progress(prompts * sum(len(item.choices) for item in trial.items), name, "choices") as bar:
@@ -267,19 +269,19 @@ def _chunks(retrieval: Retrieval) -> list[list[Chunk]]:
 
 
 def mean_metric(
-    trials: Sequence[Trial], found: Sequence[TrialChunks], scorer: PairScorer, settings: EvaluateConfig
+    trials: Sequence[LoadedTask], found: Sequence[TaskChunks], scorer: PairScorer, settings: EvaluateConfig
 ) -> float:
     """The mean over trials of their metrics' means."""
     means = []
     for trial, own in zip(trials, found, strict=True):
-        sat = sit(trial, scorer, settings, trial.task.name, found=own)
+        sat = evaluate_task(trial, scorer, settings, trial.task.name, found=own)
         means.append(float(np.mean([mark[trial.task.metric] for mark in sat.marks])))
     return float(np.mean(means))
 
 
 def kilt_validation(
-    trials: Sequence[Trial],
-    found: Sequence[TrialChunks],
+    trials: Sequence[LoadedTask],
+    found: Sequence[TaskChunks],
     model: Model,
     mesh: MeshConfig,
     settings: EvaluateConfig,

@@ -17,13 +17,13 @@ from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.few_shot import FewShotPrompt, Shot, few_shot_prompt
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.method.decode import (
-    Candidate,
+    AnswerCandidate,
+    DevicePlacement,
     Stops,
-    Transfer,
     answer_questions,
     answer_questions_by_token,
 )
-from radit_jax.runtime.distributed.mesh import gather, mesh_of, spread_like, ways
+from radit_jax.runtime.distributed.mesh import batch_placer, data_parallel_size, gather, mesh_of
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
@@ -123,11 +123,11 @@ def answer(
     texts = [question_prompt(question) for question in questions]
     retrieval = Retrieval(chunks, chunk_rows, retrieval_log_probs)
     with Progress(len(texts), name, "questions") as bar:
-        answers, _ = generate(model, texts, retrieval, settings, bar=bar)
+        answers, _ = generate_answers(model, texts, retrieval, settings, bar=bar)
     return answers
 
 
-def generate(
+def generate_answers(
     model: Model,
     prompts: Sequence[str],
     retrieval: Retrieval,
@@ -146,7 +146,7 @@ def generate(
     answers: list[list[Answer]] = [[] for _ in prompts]
     counts = Counter(shots_dropped=0, truncated=0)
     size = questions_per_batch(retrieval.rows.shape[1], settings)
-    order = neighbours(retrieval.rows, size)
+    order = group_by_shared_chunks(retrieval.rows, size)
     block = size * max(1, BLOCK // size)
     for start in range(0, len(prompts), block):
         some = order[start : start + block]
@@ -155,7 +155,7 @@ def generate(
         counts.update(shots_dropped=made.shots_dropped, truncated=made.truncated)
         for number, candidates in zip(some, _decode(model, made, settings), strict=True):
             read = lambda tokens: first_line(model.tokenizer.decode(tokens))  # noqa: E731
-            answers[number] = merged(candidates, read, per_token=per_token)
+            answers[number] = merge_equal_texts(candidates, read, per_token=per_token)
         if bar is not None:
             bar.advance(len(made.questions))
     return answers, counts
@@ -186,7 +186,7 @@ def make_prompts(
     return Prompts(made, found.log_probs)
 
 
-def neighbours(rows: Int[np.ndarray, "Q K"], size: int) -> list[int]:
+def group_by_shared_chunks(rows: Int[np.ndarray, "Q K"], size: int) -> list[int]:
     """The questions in an order in which those that share chunks stand together, `size` to a batch.
 
     A batch begins with the first question that is left; each next one is of those that share the most chunks
@@ -202,11 +202,11 @@ def neighbours(rows: Int[np.ndarray, "Q K"], size: int) -> list[int]:
     left = dict.fromkeys(range(len(rows)))
     order: list[int] = []
     while left:
-        order += _batch_of_neighbours(rows, asking, left, size)
+        order += _batch_sharing_chunks(rows, asking, left, size)
     return order
 
 
-def _batch_of_neighbours(
+def _batch_sharing_chunks(
     rows: Int[np.ndarray, "Q K"], asking: Mapping[int, Sequence[int]], left: dict[int, None], size: int
 ) -> list[int]:
     """The next batch, taken out of `left`; `asking` says which questions have a chunk."""
@@ -238,7 +238,7 @@ def questions_per_batch(prompts_per_question: int, settings: EvaluateConfig) -> 
     return max(1, settings.prompts_per_batch // prompts_per_question)
 
 
-def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[list[Candidate]]:
+def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[list[AnswerCandidate]]:
     mesh = mesh_of(model.params)
     decode = answer_questions_by_token if settings.ensemble == "token" else answer_questions
     return decode(
@@ -249,7 +249,7 @@ def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[li
         max_new_tokens=settings.max_new_tokens,
         stops=stops_of(model.tokenizer),
         questions_per_batch=questions_per_batch(prompts.log_probs.shape[1], settings),
-        transfer=Transfer(spread_like(model.params), gather, ways(mesh) if mesh else 1),
+        transfer=DevicePlacement(batch_placer(model.params), gather, data_parallel_size(mesh) if mesh else 1),
     )
 
 
@@ -268,8 +268,8 @@ def first_line(text: str) -> str:
     return text.partition("\n")[0].strip()
 
 
-def merged(
-    candidates: Sequence[Candidate], text_of: Callable[[Sequence[int]], str], *, per_token: bool = False
+def merge_equal_texts(
+    candidates: Sequence[AnswerCandidate], text_of: Callable[[Sequence[int]], str], *, per_token: bool = False
 ) -> list[Answer]:
     """A question's candidates as texts, the best first; what reads alike is one answer.
 
@@ -277,7 +277,7 @@ def merged(
     `per_token` answers are ranked by log p / n instead of log p, n being the tokens of the likeliest one:
     METHOD's `nll_token`, without which the shortest of long answers would win.
     """
-    alike: dict[str, list[Candidate]] = {}
+    alike: dict[str, list[AnswerCandidate]] = {}
     for candidate in candidates:
         alike.setdefault(text_of(candidate.tokens), []).append(candidate)
     scored = []

@@ -10,7 +10,7 @@ from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.records import Question
-from radit_jax.method.diagnostics import Diagnostics, Signal, diagnose, warnings
+from radit_jax.method.diagnostics import Diagnostics, LsrStatistics, diagnose, warnings
 from radit_jax.text.metrics import is_yes_no
 
 
@@ -26,12 +26,12 @@ def report(corpus: Corpus, retrieved: Retrieved, scores: Scores, settings: RFtCo
     return diagnostics
 
 
-def _signal(corpus: Corpus, retrieved: Retrieved, scores: Scores) -> Signal:
+def _signal(corpus: Corpus, retrieved: Retrieved, scores: Scores) -> LsrStatistics:
     questions = {question.id: question for question in corpus.questions("train")}
     # An example that was cut from the corpus has no gold chunk, and its answer is in none but its source.
     asked = [questions.get(example.id, Question(example.id, "", ())) for example in retrieved.examples]
     judged = _judged(asked)
-    return Signal(
+    return LsrStatistics(
         chunk_mask=scores.chunk_rows >= 0,
         retrieval_scores=scores.retrieval_scores,
         answer_log_probs=scores.answer_log_probs,

@@ -10,14 +10,21 @@ from jaxtyping import Bool, Float, Int
 
 from radit_jax.config import MeshConfig, ScoreConfig
 from radit_jax.data.artifacts.corpus import Chunks
-from radit_jax.data.batches.packing import Row, branch_places, fill, has_branches, pack, to_batch
-from radit_jax.data.batches.packing import Sequence as Tree
+from radit_jax.data.batches.packing import (
+    PrefixTree,
+    Row,
+    continuation_places,
+    fill,
+    has_continuations,
+    pack,
+    to_batch,
+)
 from radit_jax.data.batches.prefix_trees import shared_sequences
 from radit_jax.data.records import Example
-from radit_jax.method.likelihood import branch_log_probs
-from radit_jax.models.attention import most_segments
+from radit_jax.method.likelihood import continuation_log_probs
+from radit_jax.models.attention import max_segments
 from radit_jax.models.llama import Llama
-from radit_jax.runtime.distributed.mesh import fit_module, gather, make_mesh, put_batch, row_layout
+from radit_jax.runtime.distributed.mesh import configure_attention, gather, make_mesh, put_batch, row_layout
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.model_io import Model, load_model
 from radit_jax.runtime.storage.stage_folder import StageFolder, shard_name
@@ -105,7 +112,7 @@ class PairScorer:
     def load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
         devices = make_mesh(mesh, rows=settings.batch_size)
         model = load_model(path, dtype=settings.dtype, mesh=devices)
-        module = fit_module(model.module, devices, mesh, row_length=settings.sequence_length)
+        module = configure_attention(model.module, devices, mesh, row_length=settings.sequence_length)
         own = model.module.clone(layout=row_layout(devices))
         return cls(model._replace(module=own), devices, settings, module)
 
@@ -120,34 +127,38 @@ class PairScorer:
         if not len(pairs):
             return PairScores.empty(0)
         trees, owners, truncated = self._trees(examples, pairs, chunks)
-        lengths = [len(tree.trunk.tokens) + len(b.tokens) for tree in trees for b in tree.branches]
+        lengths = [len(tree.prefix.tokens) + len(b.tokens) for tree in trees for b in tree.continuations]
         scores = PairScores(self.score_trees(trees, bar), np.array(lengths), truncated[owners])
         found = PairScores.empty(len(pairs))
         found.put(owners, scores)
         return found
 
-    def score_trees(self, trees: Sequence[Tree], bar: Progress | None = None) -> Float[np.ndarray, " N"]:
-        """The log-probability of every branch of the trees in turn: nats, summed over its weighed tokens."""
-        # A kernel for rows of segments takes the trees of one branch each; the reference takes all there are.
+    def score_trees(
+        self, trees: Sequence[PrefixTree], bar: Progress | None = None
+    ) -> Float[np.ndarray, " N"]:
+        """Each continuation's log-probability, tree after tree, in nats, summed over its weighted tokens."""
+        # A kernel knows only segments, so it takes the trees of one continuation; the reference takes any.
         by_kernel = self.row_module.attention != "xla"
-        apart = np.array([by_kernel and not has_branches([tree]) for tree in trees], bool)
-        of_branch = np.repeat(apart, [len(tree.branches) for tree in trees])
-        found = np.zeros(len(of_branch), np.float32)
+        apart = np.array([by_kernel and not has_continuations([tree]) for tree in trees], bool)
+        of_continuation = np.repeat(apart, [len(tree.continuations) for tree in trees])
+        found = np.zeros(len(of_continuation), np.float32)
         for kind in (False, True):
             if some := [tree for tree, own in zip(trees, apart, strict=True) if own == kind]:
-                found[of_branch == kind] = self._score_alike(some, bar, branch_ids=not kind)
+                found[of_continuation == kind] = self._score_alike(some, bar, continuation_ids=not kind)
         return found
 
     def _score_alike(
-        self, trees: Sequence[Tree], bar: Progress | None, *, branch_ids: bool
+        self, trees: Sequence[PrefixTree], bar: Progress | None, *, continuation_ids: bool
     ) -> Float[np.ndarray, " N"]:
         length, targets = self.settings.sequence_length, self.targets_per_row
-        if any(sum(len(branch.tokens) for branch in tree.branches) > targets for tree in trees):
+        if any(
+            sum(len(continuation.tokens) for continuation in tree.continuations) > targets for tree in trees
+        ):
             targets = length  # an answer that is longer than what it continues
-        most = targets if branch_ids else most_segments(length) - 1
-        rows = pack(trees, row_length=length, targets_per_row=targets, branches_per_row=most)
+        most = targets if continuation_ids else max_segments(length) - 1
+        rows = pack(trees, row_length=length, targets_per_row=targets, continuations_per_row=most)
         self.filled.add(len(rows), fill(trees, rows, row_length=length))
-        return self._sums(trees, rows, targets, bar, branch_ids)[branch_places(trees, rows)]
+        return self._sums(trees, rows, targets, bar, continuation_ids)[continuation_places(trees, rows)]
 
     @property
     def row_module(self) -> Llama:
@@ -161,9 +172,9 @@ class PairScorer:
 
     def _trees(
         self, examples: Sequence[Example], pairs: Int[np.ndarray, "P 2"], chunks: Chunks
-    ) -> tuple[list[Tree], Int[np.ndarray, " P"], Bool[np.ndarray, " P"]]:
-        """Trees of all pairs, the pair that each branch in turn scores, and which pairs' chunks were cut."""
-        trees: list[Tree] = []
+    ) -> tuple[list[PrefixTree], Int[np.ndarray, " P"], Bool[np.ndarray, " P"]]:
+        """Trees of all pairs, the pair that each continuation scores, and which pairs' chunks were cut."""
+        trees: list[PrefixTree] = []
         owners: list[int] = []
         truncated = np.zeros(len(pairs), dtype=bool)
         order = np.argsort(pairs[:, 1], kind="stable")
@@ -186,13 +197,13 @@ class PairScorer:
 
     def _sums(
         self,
-        trees: Sequence[Tree],
+        trees: Sequence[PrefixTree],
         rows: Sequence[Row],
         targets: int,
         bar: Progress | None,
-        branch_ids: bool,
+        continuation_ids: bool,
     ) -> Float[np.ndarray, "R P"]:
-        """The branches' summed log-probabilities, a row of packed trees at a time."""
+        """The continuations' summed log-probabilities, a row of packed trees at a time."""
         size, results = self.settings.batch_size, []
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
@@ -202,10 +213,10 @@ class PairScorer:
                 row_length=self.settings.sequence_length,
                 targets_per_row=targets,
                 num_rows=size,
-                branch_ids=branch_ids,
+                continuation_ids=continuation_ids,
             )
             batch = put_batch(batch, self.mesh)
-            results.append(gather(branch_log_probs(self.row_module, self.model.params, batch, targets)))
+            results.append(gather(continuation_log_probs(self.row_module, self.model.params, batch, targets)))
             if bar is not None:
-                bar.advance(sum(len(trees[i].branches) for row in some for i in row))
+                bar.advance(sum(len(trees[i].continuations) for row in some for i in row))
         return np.concatenate(results)[: len(rows)]

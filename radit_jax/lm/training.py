@@ -10,15 +10,20 @@ import optax
 
 from radit_jax.config import LoraConfig, MeshConfig, OptimizerConfig, ProfileConfig
 from radit_jax.data.batches.order import shuffled
-from radit_jax.data.batches.packing import Sequence as Tree
-from radit_jax.data.batches.packing import fill, has_branches, pack, to_batch
+from radit_jax.data.batches.packing import PrefixTree, fill, has_continuations, pack, to_batch
 from radit_jax.method.likelihood import LmBatch, token_log_probs
 from radit_jax.method.steps import TrainState, init_state, make_lm_step, make_optimizer
-from radit_jax.models.attention import most_segments
+from radit_jax.models.attention import max_segments
 from radit_jax.models.flops import training_flops
 from radit_jax.models.llama import Llama
 from radit_jax.models.lora import adapted, init_adapters
-from radit_jax.runtime.distributed.mesh import fit_module, init_sharded, make_mesh, put_batch, put_params
+from radit_jax.runtime.distributed.mesh import (
+    configure_attention,
+    init_sharded,
+    make_mesh,
+    put_batch,
+    put_params,
+)
 from radit_jax.runtime.loop import train
 from radit_jax.runtime.monitoring.progress import Metrics
 from radit_jax.runtime.storage.checkpoints import Checkpoints
@@ -28,13 +33,15 @@ from radit_jax.runtime.storage.stage_folder import StageFolder
 class PackedTrees:
     """Trees in rows of one length, and batches of rows in an order that depends on the seed and step only."""
 
-    def __init__(self, trees: Sequence[Tree], *, row_length: int, batch_size: int, seed: int):
+    def __init__(self, trees: Sequence[PrefixTree], *, row_length: int, batch_size: int, seed: int):
         self._trees, self._row_length, self._batch_size = trees, row_length, batch_size
         self._targets = _most_targets(trees, row_length)
-        self._branched = has_branches(trees)
+        self._continuationed = has_continuations(trees)
         # A kernel for rows of segments has room for so many, the padding among them.
-        most = None if self._branched else most_segments(row_length) - 1
-        self.rows = pack(trees, row_length=row_length, targets_per_row=self._targets, branches_per_row=most)
+        most = None if self._continuationed else max_segments(row_length) - 1
+        self.rows = pack(
+            trees, row_length=row_length, targets_per_row=self._targets, continuations_per_row=most
+        )
         self.fill = fill(trees, self.rows, row_length=row_length)
         self._numbers = shuffled(len(self.rows), batch_size=batch_size, seed=seed)
 
@@ -62,7 +69,7 @@ class PackedTrees:
             row_length=self._row_length,
             targets_per_row=self._targets,
             num_rows=self._batch_size,
-            branch_ids=self._branched,
+            continuation_ids=self._continuationed,
         )
 
 
@@ -93,7 +100,7 @@ def train_lm(
     what is trained, kept in checkpoints and returned.
     """
     devices = make_mesh(mesh, rows=len(batch_at(0).tokens) // accumulate_steps)
-    module = fit_module(module, devices, mesh, row_length=batch_at(0).tokens.shape[1])
+    module = configure_attention(module, devices, mesh, row_length=batch_at(0).tokens.shape[1])
     learner = _learner(
         functools.partial(make_lm_step, module, accumulate_steps=accumulate_steps),
         put_params(params, devices),
@@ -191,7 +198,7 @@ def mean_log_prob(module: Llama, params: Any, trees: PackedTrees, devices: jax.s
 _token_log_probs: Callable[..., Any] = jax.jit(token_log_probs, static_argnums=0)
 
 
-def _most_targets(trees: Sequence[Tree], row_length: int) -> int:
+def _most_targets(trees: Sequence[PrefixTree], row_length: int) -> int:
     """Target slots in a row: twice its share of all tokens, and enough for any one tree."""
     targets = [sum(int((span.weights > 0).sum()) for span in tree.spans) for tree in trees]
     tokens = [sum(len(span.tokens) for span in tree.spans) for tree in trees]

@@ -9,8 +9,8 @@ ends (one of `Stops.closing`), or `max_new_tokens` tokens without either. So the
 sum to 1, and `New` has no advantage over `New York`.
 
 A prompt is read once. Its keys and values serve the decoding, and then the scoring, where the candidate
-answers are branches that continue the prompt. What several prompts of a batch begin with alike, such as a
-chunk that several questions retrieved, is read once for all of them (`cut_prompts`).
+answers are continuations of the prompt. A beginning that several prompts of a batch share, such as a chunk
+that several questions retrieved, is read once for all of them (`split_shared_prefixes`).
 
 `answer_questions_by_token` reads Eq. 2 token by token instead: the next token is the most probable one of
 
@@ -40,7 +40,7 @@ STOP = -1  # as a target: any of the ids in `Stops.alone`
 NOTHING = -2  # as a target: an unused slot
 STEPS = 8  # tokens between two looks at which answers go on
 ROWS = 32  # prompts that are read together: enough to keep a CPU busy, few enough to be of similar length
-TAIL = 32  # tokens behind the trunk of a prompt that shares none: as many as a row of tails has room for
+TAIL = 32  # tokens behind the prefix of a prompt that shares none: as many as a row of tails has room for
 SHARED = 32  # tokens that prompts begin with alike, if that is read once: for fewer there is no room to save
 
 Answer = tuple[int, ...]  # the tokens before the terminator
@@ -58,7 +58,7 @@ class Stops(NamedTuple):
     closing: tuple[int, ...] = ()  # pieces with text of the answer before their newline
 
 
-class Transfer(NamedTuple):
+class DevicePlacement(NamedTuple):
     """How arrays come to the devices that compute and back; the default is one process's one device."""
 
     spread: Callable[[Any], Any] = lambda rows: rows  # host arrays whose first axis counts rows
@@ -74,7 +74,7 @@ class Transfer(NamedTuple):
         return 1 if count % self.ways else self.ways
 
 
-ONE_DEVICE = Transfer()
+ONE_DEVICE = DevicePlacement()
 
 
 class Rows(NamedTuple):
@@ -87,19 +87,19 @@ class Rows(NamedTuple):
 class Prompt(NamedTuple):
     """A prompt in two: what others begin with as well, and at least one token of its own."""
 
-    trunk: Answer
+    prefix: Answer
     tail: Answer
 
 
-class Reading(NamedTuple):
-    """R prompts in W groups as `prefill_shared` reads them, each distinct trunk of a group once.
+class PrefillBatch(NamedTuple):
+    """R prompts in W groups as `prefill_shared` reads them, each distinct prefix of a group once.
 
-    Every group has S / W trunks, counted by `trunk_of`; where they are as many as its prompts, they are the
-    prompts' own in their order.
+    Every group has S / W prefixes, counted by `prefix_of`; where they are as many as its prompts, they are
+    the prompts' own in their order.
     """
 
-    trunks: Rows  # S of them; empty ones fill a group up
-    trunk_of: Int[np.ndarray, "W r"]
+    prefixes: Rows  # S of them; empty ones fill a group up
+    prefix_of: Int[np.ndarray, "W r"]
     tails: Rows  # R of them
 
 
@@ -111,7 +111,7 @@ class Prefilled(NamedTuple):
     logits: Float[Array, "R V"]  # of the token after each prompt
 
 
-class Decoding(NamedTuple):
+class DecodeState(NamedTuple):
     """U answers in the making, each under K prompts: those of a mixture, or one."""
 
     cache: KvCache  # of U · K rows, an answer's prompts side by side
@@ -122,34 +122,34 @@ class Decoding(NamedTuple):
     log_probs: Float[Array, " U"]  # of the answer in the mixture, with its terminator, nats
     done: Bool[Array, " U"]
 
-    def keep(self, answers: Int[Array, "W k"]) -> "Decoding":
+    def keep(self, answers: Int[Array, "W k"]) -> "DecodeState":
         """The same with these answers only, which `take_rows` gives."""
         chunks = self.weights.shape[1]
         rows = (answers[:, :, None] * chunks + jnp.arange(chunks)[None, None]).reshape(len(answers), -1)
         own = (take_rows(array, answers) for array in (self.tokens, self.weights, self.log_probs, self.done))
-        return Decoding(self.cache.take(rows), take_rows(self.lengths, rows), self.step, *own)
+        return DecodeState(self.cache.take(rows), take_rows(self.lengths, rows), self.step, *own)
 
 
 class PackedAnswers(NamedTuple):
-    """Up to U candidate answers for each of R prompts, end to end in C slots as branches of the prompt.
+    """Up to U candidate answers for each of R prompts, end to end in C slots as continuations of the prompt.
 
     Answers (5, 6) and (7,), where `max_new_tokens` is more than 2:
 
         first_targets    5  7               predicted by the prompt's last token
         tokens           5  6     7    0
         offsets          0  1     0    0    positions after the prompt
-        branch_ids       1  1     2    0    0 is an unused slot
+        continuation_ids       1  1     2    0    0 is an unused slot
         targets          6  STOP  STOP NOTHING
     """
 
     tokens: Int[Array, "R C"]
     offsets: Int[Array, "R C"]
-    branch_ids: Int[Array, "R C"]
+    continuation_ids: Int[Array, "R C"]
     targets: Int[Array, "R C"]
     first_targets: Int[Array, "R U"]
 
 
-class Candidate(NamedTuple):
+class AnswerCandidate(NamedTuple):
     """An answer to a question and log p_LM(y | x, C'), Eq. 2, in nats."""
 
     tokens: Answer
@@ -166,8 +166,8 @@ def answer_questions(
     max_new_tokens: int,
     stops: Stops,
     questions_per_batch: int = 16,
-    transfer: Transfer = ONE_DEVICE,
-) -> list[list[Candidate]]:
+    transfer: DevicePlacement = ONE_DEVICE,
+) -> list[list[AnswerCandidate]]:
     """The answers to each question by Eq. 2, the most probable first.
 
     `prompts[i][k]` is question i behind its k-th chunk, as token ids, and `retrieval_log_probs[i][k]` that
@@ -178,7 +178,7 @@ def answer_questions(
 
     def answer(
         texts: Sequence[Sequence[TokenIds]], weights: Float[np.ndarray, "B K"]
-    ) -> list[list[Candidate]]:
+    ) -> list[list[AnswerCandidate]]:
         return _answer_batch(module, params, texts, weights, max_new_tokens, stops, transfer)
 
     return _by_batches(prompts, retrieval_log_probs, questions_per_batch, answer)
@@ -193,8 +193,8 @@ def answer_questions_by_token(
     max_new_tokens: int,
     stops: Stops,
     questions_per_batch: int = 16,
-    transfer: Transfer = ONE_DEVICE,
-) -> list[list[Candidate]]:
+    transfer: DevicePlacement = ONE_DEVICE,
+) -> list[list[AnswerCandidate]]:
     """The greedy answer to each question by Eq. 2 at token level, alone in its list.
 
     Takes what `answer_questions` takes; `log_prob` is Eq. 2's of that answer, with its terminator.
@@ -203,12 +203,14 @@ def answer_questions_by_token(
 
     def answer(
         texts: Sequence[Sequence[TokenIds]], weights: Float[np.ndarray, "B K"]
-    ) -> list[list[Candidate]]:
+    ) -> list[list[AnswerCandidate]]:
         rows = np.arange(transfer.rows(len(weights)))
         numbers = np.minimum(rows, len(texts) - 1)  # what is missing repeats a question
         chunks = weights.shape[1]
         own = [[*texts[n], *[texts[n][0]] * (chunks - len(texts[n]))] for n in numbers]
-        reading = lay_out(cut_prompts([prompt for prompts in own for prompt in prompts]), transfer)
+        reading = build_prefill_batch(
+            split_shared_prefixes([prompt for prompts in own for prompt in prompts]), transfer
+        )
         prefilled = prefill_shared(module, params, *reading)
         tokens, log_probs = _generate(module, params, prefilled, weights[numbers], **options)
         found = zip(tokens.tolist(), log_probs.tolist(), strict=True)
@@ -222,12 +224,12 @@ def _by_batches(
     prompts: Sequence[Sequence[TokenIds]],
     retrieval_log_probs: Sequence[Sequence[float] | np.ndarray] | np.ndarray,
     questions_per_batch: int,
-    answer: Callable[..., list[list[Candidate]]],
-) -> list[list[Candidate]]:
+    answer: Callable[..., list[list[AnswerCandidate]]],
+) -> list[list[AnswerCandidate]]:
     """What `answer` gives for so many questions at a time; log p_R is −inf for what is missing."""
     _check_prompts(prompts)
     num_chunks = max(map(len, prompts), default=0)
-    answers: list[list[Candidate]] = []
+    answers: list[list[AnswerCandidate]] = []
     for batch in _batches(list(range(len(prompts))), questions_per_batch):
         weights = np.full((questions_per_batch, num_chunks), -np.inf, np.float32)
         for row, number in enumerate(batch):
@@ -251,15 +253,15 @@ def _answer_batch(
     retrieval_log_probs: Float[np.ndarray, "B K"],
     max_new_tokens: int,
     stops: Stops,
-    transfer: Transfer,
-) -> list[list[Candidate]]:
+    transfer: DevicePlacement,
+) -> list[list[AnswerCandidate]]:
     """`answer_questions` for at most B questions of at most K chunks; p_R is 0 for those that are missing."""
     places = [(question, chunk) for question, own in enumerate(prompts) for chunk in range(len(own))]
     texts = [prompts[question][chunk] for question, chunk in places]
     options = {"max_new_tokens": max_new_tokens, "stops": stops, "transfer": transfer}
     generated = np.zeros((*retrieval_log_probs.shape, max_new_tokens), np.int32)
     read = []
-    for numbers, reading in readings(texts, retrieval_log_probs.size, transfer):
+    for numbers, reading in prefill_batches(texts, retrieval_log_probs.size, transfer):
         part = np.array(places)[numbers]
         prefilled = prefill_shared(module, params, *reading)
         alone = np.zeros((len(part), 1), np.float32)
@@ -308,20 +310,20 @@ def prefill(module: Llama, params: Any, prompts: Int[Array, "R T"], lengths: Int
 
 @functools.partial(jax.jit, static_argnames="module")
 def prefill_shared(
-    module: Llama, params: Any, trunks: Rows, trunk_of: Int[Array, "W r"], tails: Rows
+    module: Llama, params: Any, prefixes: Rows, prefix_of: Int[Array, "W r"], tails: Rows
 ) -> Prefilled:
-    """`prefill` of the R prompts of a `Reading`: tails, none of them empty, each behind its trunk.
+    """`prefill` of the R prompts of a `Reading`: tails, none of them empty, each behind its prefix.
 
-    A trunk is read once; its keys and values are copied to its prompts. Trunks of no width are not there.
+    A prefix is read once; its keys and values are copied to its prompts. Trunks of no width are not there.
     """
-    if not trunks.tokens.shape[1]:
+    if not prefixes.tokens.shape[1]:
         return prefill(module, params, *tails)
-    _, cache = _extend_rows(module, params, trunks)
-    before = trunks.lengths
-    if len(before) < trunk_of.size:
-        before, cache = take_rows(before, trunk_of), cache.take(trunk_of)
+    _, cache = _extend_rows(module, params, prefixes)
+    before = prefixes.lengths
+    if len(before) < prefix_of.size:
+        before, cache = take_rows(before, prefix_of), cache.take(prefix_of)
     hidden, block = _extend_rows(module, params, tails, before, cache)
-    cache = cache.grow(tails.tokens.shape[1]).write(block, trunks.tokens.shape[1])
+    cache = cache.grow(tails.tokens.shape[1]).write(block, prefixes.tokens.shape[1])
     return Prefilled(cache, before + tails.lengths, _last_logits(module, params, hidden, tails.lengths))
 
 
@@ -330,19 +332,19 @@ def decode(
 ) -> Int[Array, "R {max_new_tokens}"]:
     """Generate greedily after prompts that have been read, until all rows have stopped: see `greedy`."""
     alone = jnp.zeros((len(prefilled.lengths), 1))
-    state = begin(prefilled, alone, max_new_tokens=max_new_tokens, stops=stops)
-    return advance(module, params, state, max_new_tokens, stops=stops).tokens
+    state = init_decode(prefilled, alone, max_new_tokens=max_new_tokens, stops=stops)
+    return decode_steps(module, params, state, max_new_tokens, stops=stops).tokens
 
 
 @functools.partial(jax.jit, static_argnames=("max_new_tokens", "stops"))
-def begin(
+def init_decode(
     prefilled: Prefilled, weights: Float[Array, "U K"], *, max_new_tokens: int, stops: Stops
-) -> Decoding:
+) -> DecodeState:
     """The first token of U answers, each under K prompts that have been read, with log-weights."""
     answers = len(weights)
     # Copies, for `advance` overwrites its state, and what was read is still to be scored with.
     cache, lengths = jax.tree.map(jnp.copy, (prefilled.cache.grow(max_new_tokens - 1), prefilled.lengths))
-    state = Decoding(
+    state = DecodeState(
         cache,
         lengths,
         jnp.int32(0),
@@ -355,17 +357,17 @@ def begin(
 
 
 @functools.partial(jax.jit, static_argnames=("module", "stops"), donate_argnames="state")
-def advance(
-    module: Llama, params: Any, state: Decoding, until: Int[Array, ""] | int, *, stops: Stops
-) -> Decoding:
+def decode_steps(
+    module: Llama, params: Any, state: DecodeState, until: Int[Array, ""] | int, *, stops: Stops
+) -> DecodeState:
     """Generate until the answers have `until` tokens or all of them have stopped; `state` is used up."""
     prompt_slots = state.cache.segment_ids.shape[1] - (state.tokens.shape[1] - 1)
     chunks = state.weights.shape[1]
 
-    def going_on(state: Decoding) -> Bool[Array, ""]:
+    def going_on(state: DecodeState) -> Bool[Array, ""]:
         return (state.step < until) & ~state.done.all()
 
-    def one_token(state: Decoding) -> Decoding:
+    def one_token(state: DecodeState) -> DecodeState:
         last = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
         positions = (state.lengths + state.step - 1)[:, None]
         hidden, block = _call(
@@ -377,7 +379,7 @@ def advance(
     return jax.lax.while_loop(going_on, one_token, state)
 
 
-def _take_token(state: Decoding, logits: Float[Array, "R V"], stops: Stops) -> Decoding:
+def _take_token(state: DecodeState, logits: Float[Array, "R V"], stops: Stops) -> DecodeState:
     """The most probable token of every answer's mixture; a stopped answer gets the first id that stops."""
     answers, chunks = state.weights.shape
     each = jax.nn.log_softmax(logits.reshape(answers, chunks, -1), axis=-1)
@@ -410,15 +412,15 @@ def _generate(
     *,
     max_new_tokens: int,
     stops: Stops,
-    transfer: Transfer,
+    transfer: DevicePlacement,
 ) -> tuple[Int[np.ndarray, "U A"], Float[np.ndarray, " U"]]:
     """Tokens and log-probabilities of the answers' mixtures; stopped answers leave the batch on the way."""
     tokens = np.zeros((len(weights), max_new_tokens), np.int32)
     log_probs = np.zeros(len(weights), np.float32)
     numbers = np.arange(len(weights))  # of the answers that are still in the batch
-    state = begin(prefilled, weights, max_new_tokens=max_new_tokens, stops=stops)
+    state = init_decode(prefilled, weights, max_new_tokens=max_new_tokens, stops=stops)
     for until in range(STEPS, max_new_tokens + STEPS, STEPS):
-        state = advance(module, params, state, min(until, max_new_tokens), stops=stops)
+        state = decode_steps(module, params, state, min(until, max_new_tokens), stops=stops)
         tokens[numbers], log_probs[numbers], done = map(
             transfer.gather, (state.tokens, state.log_probs, state.done)
         )
@@ -430,7 +432,7 @@ def _generate(
             size = alive.shape[1] // 4
             kept = np.stack([np.resize(np.flatnonzero(group), size) for group in alive])
             numbers = np.take_along_axis(numbers.reshape(alive.shape), kept, axis=1).ravel()
-            state = _keep(state, kept)
+            state = _gather_answers(state, kept)
     return tokens, log_probs
 
 
@@ -444,8 +446,8 @@ def answer_log_probs(
         "extend",
         answers.tokens,
         prefilled.lengths[:, None] + answers.offsets,
-        segment_ids=(answers.branch_ids > 0).astype(jnp.int32),
-        branch_ids=answers.branch_ids,
+        segment_ids=(answers.continuation_ids > 0).astype(jnp.int32),
+        continuation_ids=answers.continuation_ids,
         cache=prefilled.cache,
     )
     logits = _call(module, params, "logits", hidden)
@@ -453,7 +455,7 @@ def answer_log_probs(
     later = _target_log_probs(logits, answers.targets, stops)
     # Branch 0 gathers the unused slots.
     sums = jax.vmap(lambda values, ids: jax.ops.segment_sum(values, ids, first.shape[1] + 1))
-    return first + sums(later, answers.branch_ids)[:, 1:]
+    return first + sums(later, answers.continuation_ids)[:, 1:]
 
 
 def pack_answers(
@@ -466,7 +468,7 @@ def pack_answers(
     """
     outcomes = [[_outcome(answer, stops, max_new_tokens) for answer in group] for group in answers]
     slots = _round_up(max(sum(len(outcome) - 1 for outcome in group) for group in outcomes), unit=16)
-    tokens, offsets, branch_ids = np.zeros((3, len(answers), slots), np.int32)
+    tokens, offsets, continuation_ids = np.zeros((3, len(answers), slots), np.int32)
     targets = np.full((len(answers), slots), NOTHING, np.int32)
     first_targets = np.full((len(answers), num_answers), NOTHING, np.int32)
     for row, group in enumerate(outcomes):
@@ -477,12 +479,12 @@ def pack_answers(
             tokens[row, place] = outcome[:-1]
             targets[row, place] = outcome[1:]
             offsets[row, place] = np.arange(len(outcome) - 1)
-            branch_ids[row, place] = number + 1
-    arrays: Any = (tokens, offsets, branch_ids, targets, first_targets)
+            continuation_ids[row, place] = number + 1
+    arrays: Any = (tokens, offsets, continuation_ids, targets, first_targets)
     return PackedAnswers(*arrays)  # of the host: which devices read them is the caller's
 
 
-def forced_log_probs(
+def continuation_log_likelihood(
     module: Llama,
     params: Any,
     tokens: Int[Array, "B K T"],
@@ -508,7 +510,7 @@ def forced_log_probs(
     return jax.nn.logsumexp(retrieval_log_probs + own.sum(axis=2), axis=1), greedy
 
 
-_keep = jax.jit(Decoding.keep)
+_gather_answers = jax.jit(DecodeState.keep)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "stops"))
@@ -574,12 +576,12 @@ def _batches(items: list[Any], size: int) -> list[list[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def cut_prompts(prompts: Sequence[TokenIds]) -> list[Prompt]:
+def split_shared_prefixes(prompts: Sequence[TokenIds]) -> list[Prompt]:
     """Cut each prompt behind what it begins with alike with others: `SHARED` tokens and half of it at least.
 
     >>> passage = tuple(range(40))
     >>> for prompt in cut_prompts([passage + (7, 8), (1, 3), passage + (9,)]):
-    ...     print(len(prompt.trunk), prompt.tail)
+    ...     print(len(prompt.prefix), prompt.tail)
     40 (7, 8)
     0 (1, 3)
     40 (9,)
@@ -616,34 +618,34 @@ def _alike(a: Answer, b: Answer) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
-def readings(
-    prompts: Sequence[TokenIds], places: int, transfer: Transfer
-) -> Iterator[tuple[list[int], Reading]]:
+def prefill_batches(
+    prompts: Sequence[TokenIds], places: int, transfer: DevicePlacement
+) -> Iterator[tuple[list[int], PrefillBatch]]:
     """The numbers of prompts that are read together, and how; a batch has places for so many.
 
-    They come by trunk and its length, so that a part's are of similar length; the last repeats a prompt.
+    They come by prefix and its length, so that a part's are of similar length; the last repeats a prompt.
     """
-    cut, size = cut_prompts(prompts), transfer.rows(min(ROWS, places))
-    order = sorted(range(len(cut)), key=lambda n: (len(cut[n].trunk), cut[n]))
+    cut, size = split_shared_prefixes(prompts), transfer.rows(min(ROWS, places))
+    order = sorted(range(len(cut)), key=lambda n: (len(cut[n].prefix), cut[n]))
     for numbers in _batches(order + order[-1:] * (-len(order) % size), size):
-        yield numbers, lay_out([cut[number] for number in numbers], transfer)
+        yield numbers, build_prefill_batch([cut[number] for number in numbers], transfer)
 
 
-def lay_out(prompts: Sequence[Prompt], transfer: Transfer) -> Reading:
+def build_prefill_batch(prompts: Sequence[Prompt], transfer: DevicePlacement) -> PrefillBatch:
     """Prompts as they are read, spread over the devices."""
     groups = _batches(list(prompts), len(prompts) // transfer.groups(len(prompts)))
     size = len(groups[0])
-    own = [list(dict.fromkeys(prompt.trunk for prompt in group)) for group in groups]
+    own = [list(dict.fromkeys(prompt.prefix for prompt in group)) for group in groups]
     # An eighth of the prompts, a quarter, half or all: few numbers are compiled.
     most, eighth = max(map(len, own)), -(-size // 8)
     room = min(size, next(eighth * part for part in (1, 2, 4, 8) if most <= eighth * part))
     if room == size:
-        own = [[prompt.trunk for prompt in group] for group in groups]
-    trunk_of = [[own[g].index(p.trunk) for p in group] for g, group in enumerate(groups)]
-    trunks = [trunk for group in own for trunk in [*group, *[()] * (room - len(group))]]
-    rows = _pad_rows(trunks, 2 * TAIL)
+        own = [[prompt.prefix for prompt in group] for group in groups]
+    prefix_of = [[own[g].index(p.prefix) for p in group] for g, group in enumerate(groups)]
+    prefixes = [prefix for group in own for prefix in [*group, *[()] * (room - len(group))]]
+    rows = _pad_rows(prefixes, 2 * TAIL)
     tails = _pad_rows([prompt.tail for prompt in prompts], TAIL)
-    return Reading(transfer.spread(rows), np.array(trunk_of, np.int32), transfer.spread(tails))
+    return PrefillBatch(transfer.spread(rows), np.array(prefix_of, np.int32), transfer.spread(tails))
 
 
 def _pad_rows(prompts: Sequence[TokenIds], least: int) -> Rows:
@@ -657,8 +659,8 @@ def _pad_rows(prompts: Sequence[TokenIds], least: int) -> Rows:
     return Rows(*arrays)
 
 
-def _candidate(answer: Answer, log_prob: float, stops: Stops, max_new_tokens: int) -> Candidate:
-    return Candidate(answer, log_prob, len(_outcome(answer, stops, max_new_tokens)))
+def _candidate(answer: Answer, log_prob: float, stops: Stops, max_new_tokens: int) -> AnswerCandidate:
+    return AnswerCandidate(answer, log_prob, len(_outcome(answer, stops, max_new_tokens)))
 
 
 def _outcome(answer: Answer, stops: Stops, max_new_tokens: int) -> Answer:

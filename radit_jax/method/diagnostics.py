@@ -23,7 +23,7 @@ Diagnostics = dict[str, int | float | None]
 
 
 @dataclass(frozen=True)
-class Signal:
+class LsrStatistics:
     """E examples with K candidate chunks each; log-probabilities are nats, summed over an answer's tokens."""
 
     chunk_mask: Bool[np.ndarray, "E K"]
@@ -38,7 +38,7 @@ class Signal:
     judged: Bool[np.ndarray, " E"]  # the two above mean something: a question, and not one of yes or no
 
 
-def diagnose(signal: Signal, settings: RFtConfig) -> Diagnostics:
+def diagnose(signal: LsrStatistics, settings: RFtConfig) -> Diagnostics:
     """How much the scores can teach; a figure is None where no example has a say in it.
 
     Shares and means are over examples. The shapes of p_R and p_LSR are those of examples with two chunks or
@@ -95,7 +95,7 @@ def _other_form(settings: RFtConfig) -> str:
 
 
 def _distributions(
-    signal: Signal, settings: RFtConfig
+    signal: LsrStatistics, settings: RFtConfig
 ) -> tuple[Float[np.ndarray, "E K"], Float[np.ndarray, "E K"]]:
     """The logarithms of p_R (Eq. 2) and p_LSR (Eq. 4) under the settings of R-ft."""
     scores, log_probs, counts, mask = map(
@@ -127,7 +127,7 @@ def _shapes(
     }
 
 
-def _gain_over_no_chunk(signal: Signal) -> float | None:
+def _gain_over_no_chunk(signal: LsrStatistics) -> float | None:
     """Nats per answer token by which an example's chunks raise its answer over none, on average."""
     mask, tokens = signal.chunk_mask, np.maximum(signal.answer_token_counts, 1)
     gains = np.where(mask, signal.answer_log_probs - signal.no_chunk_log_probs[:, None], 0.0).sum(axis=1)
@@ -135,7 +135,7 @@ def _gain_over_no_chunk(signal: Signal) -> float | None:
 
 
 def _usefulness(
-    signal: Signal, retriever: Float[np.ndarray, "E K"], lm: Float[np.ndarray, "E K"]
+    signal: LsrStatistics, retriever: Float[np.ndarray, "E K"], lm: Float[np.ndarray, "E K"]
 ) -> Diagnostics:
     mask = signal.chunk_mask
     useful = (signal.holds_answer | signal.gold) & mask
@@ -188,7 +188,7 @@ def _first_is(
     return (first & useful).sum(axis=1) / first.sum(axis=1)
 
 
-def _supervised_tokens(signal: Signal) -> float | None:
+def _supervised_tokens(signal: LsrStatistics) -> float | None:
     read = int(signal.token_counts[signal.chunk_mask].sum())
     answers = int((signal.answer_token_counts * signal.chunk_mask.sum(axis=1)).sum())
     return answers / read if read else None

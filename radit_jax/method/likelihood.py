@@ -17,22 +17,23 @@ SLOTS = 64  # targets of a row whose logits exist at a time
 class LmBatch(NamedTuple):
     """Rows of packed trees (see `radit_jax.data.batches.packing`, which makes them and shows one in columns).
 
-    A row holds several *segments*, each a trunk that any number of branches continue. A token sees the
-    earlier tokens of its own segment that are in the trunk or in its own branch. The tokens that the model is
+    A row holds several *segments*, each a prefix with any number of continuations. A token sees the earlier
+    tokens of its own segment that are in the prefix or in its own continuation. The tokens that the model is
     to predict are listed apart, so that the head, most of a small model's work, runs on them alone.
 
-    Where no segment has two branches, segments alone say who sees whom. `branch_ids` is then left out, which
-    is part of the batch's structure: what is compiled for it may use an attention that knows only segments.
+    Where no segment has two continuations, segments alone say who sees whom. `continuation_ids` is then left
+    out, which is part of the batch's structure: what is compiled for it may use an attention that knows
+    only segments.
     """
 
     tokens: Int[Array, "B T"]
-    positions: Int[Array, "B T"]  # from 0 in each segment; every branch goes on from its trunk
+    positions: Int[Array, "B T"]  # from 0 in each segment; every continuation goes on from its prefix
     segment_ids: Int[Array, "B T"]  # from 1 in each row; 0 is padding
-    branch_ids: Int[Array, "B T"] | None  # from 1 in each segment; 0 is its trunk
+    continuation_ids: Int[Array, "B T"] | None  # from 1 in each segment; 0 is its prefix
     target_slots: Int[Array, "B A"]  # where in the row a target is predicted: at its predecessor
     targets: Int[Array, "B A"]
     target_weights: Float[Array, "B A"]  # 0 marks an unused slot
-    target_items: Int[Array, "B A"]  # the target's branch, counted from 0 along the row; -1 in a trunk
+    target_items: Int[Array, "B A"]  # the target's continuation, counted from 0 along the row; -1 in a prefix
 
 
 def batch_counts(batch: LmBatch) -> dict[str, Array]:
@@ -57,7 +58,7 @@ def token_log_probs(module: Llama, params: Any, batch: LmBatch) -> Float[Array, 
         batch.tokens,
         batch.positions,
         segment_ids=batch.segment_ids,
-        branch_ids=batch.branch_ids,
+        continuation_ids=batch.continuation_ids,
         method="hidden",
     )
     at_slots = jnp.take_along_axis(hidden, batch.target_slots[:, :, None], axis=1)
@@ -97,16 +98,16 @@ def _in_parts(
     return found.swapaxes(0, 1).reshape(len(targets), -1)[:, : targets.shape[1]]
 
 
-@functools.partial(jax.jit, static_argnames=("module", "num_branches"))
-def branch_log_probs(
-    module: Llama, params: Any, batch: LmBatch, num_branches: int
-) -> Float[Array, "B {num_branches}"]:
-    """Log p_LM of each branch's targets in nats, summed over its tokens: [B, num_branches].
+@functools.partial(jax.jit, static_argnames=("module", "num_continuations"))
+def continuation_log_probs(
+    module: Llama, params: Any, batch: LmBatch, num_continuations: int
+) -> Float[Array, "B {num_continuations}"]:
+    """Log p_LM of each continuation's targets in nats, summed over its tokens: [B, num_continuations].
 
     A weight says here only whether a token counts. Branches that a row does not have, or that have no target,
-    are 0; `num_branches` is the most that any row may have.
+    are 0; `num_continuations` is the most that any row may have.
     """
     counted = (batch.target_weights > 0) & (batch.target_items >= 0)
     log_probs = jnp.where(counted, token_log_probs(module, params, batch), 0.0)
-    sums = jax.vmap(lambda values, items: jax.ops.segment_sum(values, items, num_branches))
+    sums = jax.vmap(lambda values, items: jax.ops.segment_sum(values, items, num_continuations))
     return sums(log_probs, jnp.maximum(batch.target_items, 0))

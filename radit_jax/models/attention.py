@@ -109,7 +109,7 @@ def attend(
     return run(q, k, v, seen)
 
 
-def obstacle(
+def why_unsupported(
     kernel: Kernel, *, head_size: int, num_kv_heads: int, dtype: Any, row_length: int, tensor: int = 1
 ) -> str | None:
     """Why `kernel` cannot serve rows of `row_length` positions, heads cut `tensor` ways; None: it can."""
@@ -126,7 +126,7 @@ def obstacle(
     return _missing_cudnn()
 
 
-def most_segments(row_length: int) -> int:
+def max_segments(row_length: int) -> int:
     """Segments in a row, padding counted as one, that every kernel has room for."""
     return max(2, row_length // SEGMENT_TOKENS)
 
@@ -208,7 +208,7 @@ def _cudnn(
 ) -> Float[Array, "B T N H"]:
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-    offsets, lengths, fits = segment_bounds(segment_ids, most_segments(segment_ids.shape[1]))
+    offsets, lengths, fits = segment_bounds(segment_ids, max_segments(segment_ids.shape[1]))
     attended: Any = cudnn.dot_product_attention(
         q,
         k,
@@ -260,24 +260,26 @@ def _missing_cudnn() -> str | None:
     return None if cudnn.check_compute_capability("9.0") else "it packs segments from Hopper on only"
 
 
-def attention_mask(segment_ids: Int[Array, "B T"], branch_ids: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
+def attention_mask(
+    segment_ids: Int[Array, "B T"], continuation_ids: Int[Array, "B T"]
+) -> Bool[Array, "B T T"]:
     """True where position i sees position j of a row of packed trees (`data/batches/packing.py` draws one).
 
     It does where j is not after i, both are in the same segment, which is not 0 (padding), and j is in the
-    segment's trunk (branch 0) or in i's own branch.
+    segment's prefix (continuation 0) or in i's own continuation.
     """
     causal = jnp.tri(segment_ids.shape[1], dtype=bool)[None]
-    return causal & context_mask(segment_ids, branch_ids, segment_ids, branch_ids)
+    return causal & context_mask(segment_ids, continuation_ids, segment_ids, continuation_ids)
 
 
 def context_mask(
     segment_ids: Int[Array, "B T"],
-    branch_ids: Int[Array, "B T"],
+    continuation_ids: Int[Array, "B T"],
     context_segment_ids: Int[Array, "B S"],
-    context_branch_ids: Int[Array, "B S"],
+    context_continuation_ids: Int[Array, "B S"],
 ) -> Bool[Array, "B T S"]:
     """True where a position sees one of S others that all come before it in its row, such as cached ones."""
-    segment, branch = segment_ids[:, :, None], branch_ids[:, :, None]
-    context_segment, context_branch = context_segment_ids[:, None], context_branch_ids[:, None]
-    same_branch = (context_branch == 0) | (context_branch == branch)
-    return (context_segment == segment) & (segment != 0) & same_branch
+    segment, continuation = segment_ids[:, :, None], continuation_ids[:, :, None]
+    context_segment, context_continuation = context_segment_ids[:, None], context_continuation_ids[:, None]
+    same_continuation = (context_continuation == 0) | (context_continuation == continuation)
+    return (context_segment == segment) & (segment != 0) & same_continuation

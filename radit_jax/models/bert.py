@@ -49,8 +49,8 @@ class Bert(nn.Module):
     layout: Layout | None = None  # None: activations lie where the compiler puts them
 
     def setup(self) -> None:
-        self.embeddings = Embeddings(self.config, self.dtype)
-        self.encoder = Encoder(self.config, self.dtype, self.layout)
+        self.embeddings = BertEmbeddings(self.config, self.dtype)
+        self.encoder = BertLayers(self.config, self.dtype, self.layout)
 
     def __call__(self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
         """One float32 vector for each row; `mask` is True at its real tokens, the first of which is [CLS]."""
@@ -81,7 +81,7 @@ class Bert(nn.Module):
         return embedding[:, : self.config.truncate_dim]
 
 
-class Embeddings(nn.Module):
+class BertEmbeddings(nn.Module):
     config: BertConfig
     dtype: Any
 
@@ -97,7 +97,7 @@ class Embeddings(nn.Module):
         return _layer_norm(self.config, self.dtype)(words + types + places)
 
 
-class Encoder(nn.Module):
+class BertLayers(nn.Module):
     config: BertConfig
     dtype: Any
     layout: Layout | None
@@ -137,11 +137,11 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], seen: Bool[Array, "B T T"]) -> Float[Array, "B T D"]:
-        attended = SelfAttention(self.config, self.dtype, name="self")(x, seen)
+        attended = BertSelfAttention(self.config, self.dtype, name="self")(x, seen)
         return Output(self.config, self.dtype, name="output")(attended, x)
 
 
-class SelfAttention(nn.Module):
+class BertSelfAttention(nn.Module):
     config: BertConfig
     dtype: Any
 

@@ -58,7 +58,7 @@ class KvCache(NamedTuple):
     keys: Float[Array, "L B S M H"]
     values: Float[Array, "L B S M H"]
     segment_ids: Int[Array, "B S"]
-    branch_ids: Int[Array, "B S"]
+    continuation_ids: Int[Array, "B S"]
 
     def write(self, block: "KvCache", slot: Int[Array, ""] | int) -> "KvCache":
         """The same cache with `block` in the slots from `slot` on."""
@@ -66,7 +66,7 @@ class KvCache(NamedTuple):
         def put(name: str, axis: int) -> Array:
             return jax.lax.dynamic_update_slice_in_dim(getattr(self, name), getattr(block, name), slot, axis)
 
-        return KvCache(put("keys", 2), put("values", 2), put("segment_ids", 1), put("branch_ids", 1))
+        return KvCache(put("keys", 2), put("values", 2), put("segment_ids", 1), put("continuation_ids", 1))
 
     def take(self, rows: Int[Array, "W r"]) -> "KvCache":
         """The cache of the rows that `take_rows` gives."""
@@ -75,7 +75,7 @@ class KvCache(NamedTuple):
             return take_rows(array, rows, axis)
 
         return KvCache(
-            own(self.keys, 1), own(self.values, 1), own(self.segment_ids, 0), own(self.branch_ids, 0)
+            own(self.keys, 1), own(self.values, 1), own(self.segment_ids, 0), own(self.continuation_ids, 0)
         )
 
     def grow(self, slots: int) -> "KvCache":
@@ -85,7 +85,7 @@ class KvCache(NamedTuple):
             return jnp.pad(array, [(0, slots if i == axis else 0) for i in range(array.ndim)])
 
         return KvCache(
-            pad(self.keys, 2), pad(self.values, 2), pad(self.segment_ids, 1), pad(self.branch_ids, 1)
+            pad(self.keys, 2), pad(self.values, 2), pad(self.segment_ids, 1), pad(self.continuation_ids, 1)
         )
 
 
@@ -110,7 +110,7 @@ class Llama(nn.Module):
     config: LlamaConfig
     dtype: Any = jnp.float32
     remat: Remat = "none"
-    attention: Kernel = "xla"  # of rows without branches and without a cache
+    attention: Kernel = "xla"  # of rows without continuations and without a cache
     layout: Layout | None = None  # None: activations lie where the compiler puts them
 
     def setup(self) -> None:
@@ -123,49 +123,50 @@ class Llama(nn.Module):
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
-        branch_ids: Int[Array, "B T"] | None = None,
+        continuation_ids: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T V"]:
         """The logits of what follows each token. By default a row is one sequence, unpadded."""
-        return self.logits(self.hidden(tokens, positions, segment_ids, branch_ids))
+        return self.logits(self.hidden(tokens, positions, segment_ids, continuation_ids))
 
     def hidden(
         self,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
-        branch_ids: Int[Array, "B T"] | None = None,
+        continuation_ids: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
         """The states after the last norm: `logits` of those that matter gives the predictions."""
-        return self.extend(tokens, positions, segment_ids, branch_ids)[0]
+        return self.extend(tokens, positions, segment_ids, continuation_ids)[0]
 
     def extend(
         self,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
-        branch_ids: Int[Array, "B T"] | None = None,
+        continuation_ids: Int[Array, "B T"] | None = None,
         cache: KvCache | None = None,
     ) -> tuple[Float[Array, "B T D"], KvCache]:
         """`hidden` of tokens that go on from those in `cache`, and the cache of these tokens alone.
 
         The given cache stays as it is: `write` the result into it to decode on, or drop the result to try
-        several continuations (as branches) of one prompt. `positions` are those in the whole sequence.
-        Without `branch_ids` no two branches share a trunk: segments say who sees whom, and a kernel may run.
+        several continuations of one prompt. `positions` are those in the whole sequence.
+        Without `continuation_ids` no two continuations share a prefix: segments say who sees whom, and a
+        kernel may run.
         """
         batch, length = tokens.shape
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (batch, length))
         segment_ids = jnp.ones_like(tokens) if segment_ids is None else segment_ids
-        by_segments = branch_ids is None and cache is None and self.attention != "xla"
-        branch_ids = jnp.zeros_like(tokens) if branch_ids is None else branch_ids
-        seen = segment_ids if by_segments else attention_mask(segment_ids, branch_ids)
+        by_segments = continuation_ids is None and cache is None and self.attention != "xla"
+        continuation_ids = jnp.zeros_like(tokens) if continuation_ids is None else continuation_ids
+        seen = segment_ids if by_segments else attention_mask(segment_ids, continuation_ids)
         if cache is not None:
-            before = context_mask(segment_ids, branch_ids, cache.segment_ids, cache.branch_ids)
+            before = context_mask(segment_ids, continuation_ids, cache.segment_ids, cache.continuation_ids)
             seen = jnp.concatenate([before, seen], axis=-1)
         context = None if cache is None else (cache.keys, cache.values)
         rope = rotations(self.config, positions, wide(self.dtype))
         hidden, (keys, values) = self.model(tokens, rope, seen, context)
-        return hidden, KvCache(keys, values, segment_ids, branch_ids)
+        return hidden, KvCache(keys, values, segment_ids, continuation_ids)
 
     def logits(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
         """The head, in the `wide` dtype."""
@@ -231,7 +232,7 @@ class Block(nn.Module):
         context: tuple[Float[Array, "B C M H"], Float[Array, "B C M H"]] | None,
     ) -> tuple[Float[Array, "B T D"], tuple[Float[Array, "B T M H"], Float[Array, "B T M H"]]]:
         eps = self.config.rms_norm_eps
-        attention = SelfAttention(self.config, self.dtype, self.attention, self.layout, name="self_attn")
+        attention = LlamaSelfAttention(self.config, self.dtype, self.attention, self.layout, name="self_attn")
         attended, keys_values = attention(RmsNorm(eps, name="input_layernorm")(x), rope, seen, context)
         x = keep_rows(x + attended, self.layout)
         mlp = SwiGlu(self.config, self.dtype, name="mlp")
@@ -239,7 +240,7 @@ class Block(nn.Module):
         return keep_rows(x, self.layout), keys_values
 
 
-class SelfAttention(nn.Module):
+class LlamaSelfAttention(nn.Module):
     config: LlamaConfig
     dtype: Any
     attention: Kernel

@@ -78,7 +78,7 @@ def dequantized(matrix: Any) -> Float[Array, "*axes"]:
     return qwix.dequantize(matrix)
 
 
-def merged(params: Any, adapters: Any, lora: LoraConfig) -> Any:
+def merge_adapters(params: Any, adapters: Any, lora: LoraConfig) -> Any:
     """Plain parameters of the same function: W + α/r · A B, in the dtype of W, which is not quantised."""
     leaves: Leaves = flatten_dict(adapted(params, adapters, lora))
 

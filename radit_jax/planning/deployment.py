@@ -14,13 +14,13 @@ from radit_jax.models.llama import Llama
 from radit_jax.runtime.distributed.accelerators import Target, stand_in_devices
 from radit_jax.runtime.distributed.mesh import (
     AXES,
+    abstract_sharded,
     batch_sharding,
-    fit_module,
-    laid_out,
+    configure_attention,
+    data_parallel_size,
     make_mesh,
     mesh_shape,
     row_layout,
-    ways,
 )
 
 TOKENS_PER_WORD = 1.35  # of English, in LLaMA's and BERT's vocabularies
@@ -65,7 +65,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Site:
+class Deployment:
     """What the stages of `experiment` would compute with on `target`."""
 
     experiment: Experiment
@@ -91,7 +91,7 @@ class Site:
         """The language model as it reads packed rows of `length`."""
         settings = self.experiment.mesh
         if self.target.topology:
-            return fit_module(module, mesh, settings, row_length=length)
+            return configure_attention(module, mesh, settings, row_length=length)
         kernel = "cudnn" if settings.attention == "auto" else settings.attention
         return module.clone(attention=kernel, remat=settings.remat)  # to be estimated, not compiled
 
@@ -136,12 +136,14 @@ class Site:
 
 def placed(make: Callable[..., Any], mesh: Any, *arguments: Any) -> Any:
     """The shapes of what `make` gives for `arguments`, with their shardings on the mesh."""
-    return laid_out(jax.eval_shape(make, *arguments), mesh)
+    return abstract_sharded(jax.eval_shape(make, *arguments), mesh)
 
 
 def rows_of(mesh: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     """An array's shape, its rows spread over the mesh; where they do not divide, every chip has them all."""
-    sharding = NamedSharding(mesh, PartitionSpec()) if shape[0] % ways(mesh) else batch_sharding(mesh)
+    sharding = (
+        NamedSharding(mesh, PartitionSpec()) if shape[0] % data_parallel_size(mesh) else batch_sharding(mesh)
+    )
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 

@@ -9,15 +9,15 @@ from radit_jax.config import LoraConfig
 from radit_jax.method.likelihood import SLOTS, LmBatch
 from radit_jax.models.flops import projection_shapes, training_flops
 from radit_jax.planning.deployment import EXAMPLE_TOKENS, Counts, rows_of
-from radit_jax.planning.resources import count
-from radit_jax.runtime.distributed.mesh import ways
+from radit_jax.planning.resources import num_parameters
+from radit_jax.runtime.distributed.mesh import data_parallel_size
 
 
-def batch_of(mesh: Any, rows: int, length: int, targets: int, *, branches: bool = False) -> LmBatch:
-    """Rows with so many slots for targets, with or without sequences of several branches."""
+def batch_of(mesh: Any, rows: int, length: int, targets: int, *, continuations: bool = False) -> LmBatch:
+    """Rows with so many slots for targets, with or without sequences of several continuations."""
     tokens, slots = (rows_of(mesh, (rows, width), jnp.int32) for width in (length, targets))
     weights = rows_of(mesh, (rows, targets), jnp.float32)
-    shapes: Any = (tokens, tokens, tokens, tokens if branches else None, slots, slots, weights, slots)
+    shapes: Any = (tokens, tokens, tokens, tokens if continuations else None, slots, slots, weights, slots)
     return LmBatch(*shapes)
 
 
@@ -32,13 +32,13 @@ def flops_of(module: Any, counts: Counts, rows: int, length: int, lora: LoraConf
 
 def weights_of(module: Any, params: Any, mesh: Any) -> float:
     """Bytes that a chip reads to use every parameter once, in the dtype that it computes in."""
-    return count(params) * jnp.dtype(module.dtype).itemsize / mesh.shape["tensor"]
+    return num_parameters(params) * jnp.dtype(module.dtype).itemsize / mesh.shape["tensor"]
 
 
 def activations_of(module: Any, mesh: Any, rows: int, length: int, *, training: bool) -> float:
     """Bytes of a chip for activations, about: what layers keep, and what the widest one needs."""
     shape, tensor = module.config, mesh.shape["tensor"]
-    own_rows, width = rows / ways(mesh), module.dtype.itemsize
+    own_rows, width = rows / data_parallel_size(mesh), module.dtype.itemsize
     wide = (3 * shape.ffn_size + 4 * shape.num_heads * shape.head_size) / tensor
     layer = own_rows * length * (4 * shape.hidden_size + wide) * width
     kept = {"full": 1, "dots": 3, "none": 6}[module.remat] * shape.hidden_size

@@ -13,29 +13,29 @@ from radit_jax.evaluation.task_suite import longest_answer
 from radit_jax.lm.answering import questions_per_batch
 from radit_jax.method.decode import (
     STEPS,
-    Reading,
+    DevicePlacement,
+    PrefillBatch,
     Stops,
-    Transfer,
-    advance,
-    begin,
-    cut_prompts,
-    lay_out,
+    build_prefill_batch,
+    decode_steps,
+    init_decode,
     pack_answers,
+    prefill_batches,
     prefill_shared,
-    readings,
     score_answers,
+    split_shared_prefixes,
 )
 from radit_jax.models.flops import training_flops
-from radit_jax.planning.deployment import Site, rows_of
+from radit_jax.planning.deployment import Deployment, rows_of
 from radit_jax.planning.estimates import activations_of, weights_of
-from radit_jax.planning.resources import Call, Need, Program, need_of, size
+from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, num_bytes
 from radit_jax.planning.score import scoring_calls
-from radit_jax.runtime.distributed.mesh import row_layout, ways
+from radit_jax.runtime.distributed.mesh import data_parallel_size, row_layout
 
 STOPS = Stops((0, 1))  # which ones, no size depends on
 
 
-def evaluate(site: Site) -> Need:
+def plan_evaluate(site: Deployment) -> ResourceEstimate:
     """The base and the tuned model are on the devices together, beside what a batch's prompts leave."""
     settings = site.experiment.evaluate
     settings = settings.answering(longest_answer(settings))
@@ -47,9 +47,9 @@ def evaluate(site: Site) -> Need:
         module = module.clone(layout=row_layout(mesh))
     scoring = scoring_calls(site.fitted(module, mesh, length), params, packed, mesh, beside=params)
     parts = longest(settings, mesh)
-    caches = [size(prefill_shared.eval_shape(module, params, *part)) for part in parts]
+    caches = [num_bytes(prefill_shared.eval_shape(module, params, *part)) for part in parts]
     rows, usual = len(parts[0].tails.tokens), min(length, site.counts.pair_tokens)
-    program = Program(
+    program = StageProgram(
         calls=itertools.chain(answering_calls(module, params, parts, settings), scoring),
         held=(params, params),
         flops=training_flops(
@@ -58,31 +58,38 @@ def evaluate(site: Site) -> Need:
         / 3,
         traffic=(1 + settings.max_new_tokens) * weights_of(module, params, mesh),
         activations=(sum(caches) + caches[-1]) / site.target.num_chips
-        + activations_of(module, mesh, max(rows, ways(mesh)), length, training=False),
+        + activations_of(module, mesh, max(rows, data_parallel_size(mesh)), length, training=False),
         times=5 * site.counts.questions * settings.chunks_per_answer / rows,
     )
     host = site.embedded * site.searching  # the base retriever's index, and the tuned one's
     disk = 5e3 * site.counts.questions
-    return need_of("evaluate", program, params, site.target, host=host, disk=disk)
+    return estimate("evaluate", program, params, site.target, host=host, disk=disk)
 
 
-def longest(settings: EvaluateConfig, mesh: Any) -> list[Reading]:
+def longest(settings: EvaluateConfig, mesh: Any) -> list[PrefillBatch]:
     """The parts of the batch that takes the most memory, as shapes."""
-    transfer, chunks = Transfer(functools.partial(_shapes, mesh), ways=ways(mesh)), _chunks(settings)
+    transfer, chunks = (
+        DevicePlacement(functools.partial(_shapes, mesh), ways=data_parallel_size(mesh)),
+        _chunks(settings),
+    )
     questions, length = (
         questions_per_batch(chunks, settings),
         settings.sequence_length - settings.max_new_tokens,
     )
     if settings.ensemble == "token":
-        return [lay_out(cut_prompts(longest_prompts(chunks * transfer.rows(questions), length)), transfer)]
+        return [
+            build_prefill_batch(
+                split_shared_prefixes(longest_prompts(chunks * transfer.rows(questions), length)), transfer
+            )
+        ]
     prompts = longest_prompts(chunks * questions, length)
-    return [reading for _, reading in readings(prompts, len(prompts), transfer)]
+    return [reading for _, reading in prefill_batches(prompts, len(prompts), transfer)]
 
 
 def longest_prompts(count: int, length: int) -> list[list[int]]:
-    """Prompts of `length` that have trunks of their own; but for two, which share half.
+    """Prompts of `length` that have prefixes of their own; but for two, which share half.
 
-    So in the first part the slots of long tails stand behind those of long trunks.
+    So in the first part the slots of long tails stand behind those of long prefixes.
     """
     prompts = [[n] * length for n in range(count)]
     prompts[-1] = [*prompts[0][: -(-length // 2)], *prompts[-1][: length // 2]]
@@ -90,7 +97,7 @@ def longest_prompts(count: int, length: int) -> list[list[int]]:
 
 
 def answering_calls(
-    module: Any, params: Any, parts: Sequence[Reading], settings: EvaluateConfig
+    module: Any, params: Any, parts: Sequence[PrefillBatch], settings: EvaluateConfig
 ) -> Iterator[Call]:
     """What answers a batch: each part is read and decoded, and scored when all have been.
 
@@ -109,9 +116,9 @@ def answering_calls(
     mixed = chunks if by_token else 1
     weights = np.zeros((len(last.given.lengths) // mixed, mixed), np.float32)
     options = {**stops, "max_new_tokens": settings.max_new_tokens}
-    beginning = Call(begin, (last.given, weights), options, beside=(params, params, read[:-1]))
+    beginning = Call(init_decode, (last.given, weights), options, beside=(params, params, read[:-1]))
     yield beginning
-    yield Call(advance, (module, params, beginning.given, STEPS), stops, beside=(params, read))
+    yield Call(decode_steps, (module, params, beginning.given, STEPS), stops, beside=(params, read))
     if not by_token:
         answers = [[(n,) * settings.max_new_tokens for n in range(chunks)]]
         answers *= questions_per_batch(chunks, settings)

@@ -8,13 +8,13 @@ from radit_jax.config import LmFtConfig
 from radit_jax.lm.training import initial_state
 from radit_jax.method.steps import TrainState, make_lm_step, make_optimizer
 from radit_jax.models.lora import quantized
-from radit_jax.planning.deployment import Site, placed
+from radit_jax.planning.deployment import Deployment, placed
 from radit_jax.planning.estimates import activations_of, batch_of, flops_of, weights_of
-from radit_jax.planning.resources import Call, Need, Program, need_of, size
-from radit_jax.runtime.distributed.memory import share
+from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, num_bytes
+from radit_jax.runtime.distributed.memory import bytes_per_device
 
 
-def lm_ft(site: Site) -> Need:
+def plan_lm_ft(site: Deployment) -> ResourceEstimate:
     settings = site.experiment.lm_ft
     rows, length = settings.batch_size, settings.sequence_length
     mesh = site.mesh(settings.rows_at_a_time)
@@ -23,17 +23,18 @@ def lm_ft(site: Site) -> Need:
     call = training_call(module, params, settings, mesh)
     state, _, *frozen = call.arguments
     passes = 3 if module.remat == "none" else 4
-    program = Program(
+    program = StageProgram(
         calls=[call],
         held=(state, frozen, call.beside),
         flops=flops_of(module, site.counts, rows, length, settings.lora),
-        traffic=passes * weights_of(module, params, mesh) * settings.accumulate_steps + 2 * share(state),
-        activations=share(state.params)
+        traffic=passes * weights_of(module, params, mesh) * settings.accumulate_steps
+        + 2 * bytes_per_device(state),
+        activations=bytes_per_device(state.params)
         + activations_of(module, mesh, settings.rows_at_a_time, length, training=True),
         times=settings.optimizer.steps,
     )
-    kept = 2 * (size(state) + size(params))  # two checkpoints, the best and the result
-    return need_of("lm_ft", program, params, site.target, disk=kept)
+    kept = 2 * (num_bytes(state) + num_bytes(params))  # two checkpoints, the best and the result
+    return estimate("lm_ft", program, params, site.target, disk=kept)
 
 
 def training_call(module: Any, params: Any, settings: LmFtConfig, mesh: Any) -> Call:

@@ -17,15 +17,15 @@ from radit_jax.method.steps import (
 )
 from radit_jax.models.bert import PackedTexts
 from radit_jax.models.flops import encoder_flops
-from radit_jax.planning.deployment import Site, placed, rows_of
+from radit_jax.planning.deployment import Deployment, placed, rows_of
 from radit_jax.planning.estimates import activations_of, weights_of
-from radit_jax.planning.resources import Call, Need, Program, need_of, size
+from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, num_bytes
 from radit_jax.planning.score import scoring_calls
-from radit_jax.runtime.distributed.memory import share
-from radit_jax.runtime.distributed.mesh import ways
+from radit_jax.runtime.distributed.memory import bytes_per_device
+from radit_jax.runtime.distributed.mesh import data_parallel_size
 
 
-def r_ft(site: Site) -> Need:
+def plan_r_ft(site: Deployment) -> ResourceEstimate:
     """Scoring counts for the memory only: how many pairs are new, and so its time, only the run knows."""
     settings, mesh = site.experiment.r_ft, site.mesh()
     module, tower = site.encoder(mesh)
@@ -34,19 +34,19 @@ def r_ft(site: Site) -> Need:
     state, _ = training.arguments
     held = (state, params)
     scoring, scoring_peak = scoring_beside(site, during_scoring(site, state, params, tower))
-    program = Program(
+    program = StageProgram(
         calls=[training, *scoring],
         held=held,
         flops=3 * _flops(site, module),
-        traffic=3 * weights_of(module, params, mesh) + 2 * share(state),
-        activations=max(_activations(site, module, mesh), scoring_peak - share(held)),
+        traffic=3 * weights_of(module, params, mesh) + 2 * bytes_per_device(state),
+        activations=max(_activations(site, module, mesh), scoring_peak - bytes_per_device(held)),
         times=settings.optimizer.steps,
     )
-    kept = 2 * (size(state) + size(params))
-    return need_of("r_ft", program, params, site.target, host=site.searching, disk=kept)
+    kept = 2 * (num_bytes(state) + num_bytes(params))
+    return estimate("r_ft", program, params, site.target, host=site.searching, disk=kept)
 
 
-def training_call(site: Site, module: Any, params: Any, mesh: Any) -> Call:
+def training_call(site: Deployment, module: Any, params: Any, mesh: Any) -> Call:
     """A step on copies of the towers that learn; as they came they stay beside, to search and validate."""
     settings = site.experiment.r_ft
     tx = make_optimizer(settings.optimizer)
@@ -62,7 +62,7 @@ def training_call(site: Site, module: Any, params: Any, mesh: Any) -> Call:
     return Call(step, (state, _batch(site, mesh, module.config.vector_size)), beside=params)
 
 
-def during_scoring(site: Site, state: Any, params: Any, tower: Any) -> Any:
+def during_scoring(site: Deployment, state: Any, params: Any, tower: Any) -> Any:
     """What lies on the devices at the most while the language model scores; None where it never does.
 
     A refresh comes between steps. Development questions are scored before there is a state or a chunk
@@ -74,7 +74,7 @@ def during_scoring(site: Site, state: Any, params: Any, tower: Any) -> Any:
     return tower if isinstance(site.experiment.data, Instructions) else None
 
 
-def scoring_beside(site: Site, beside: Any) -> tuple[Sequence[Call], float]:
+def scoring_beside(site: Deployment, beside: Any) -> tuple[Sequence[Call], float]:
     """What scores pairs, and about the bytes of a chip that it takes; nothing for a `beside` of None."""
     if beside is None:
         return (), 0.0
@@ -83,11 +83,11 @@ def scoring_beside(site: Site, beside: Any) -> tuple[Sequence[Call], float]:
     mesh = site.mesh(rows)
     module, params = site.llama(mesh, settings.dtype)
     module = site.fitted(module, mesh, length)
-    peak = share((params, beside)) + activations_of(module, mesh, rows, length, training=False)
+    peak = bytes_per_device((params, beside)) + activations_of(module, mesh, rows, length, training=False)
     return scoring_calls(module, params, settings, mesh, beside=beside), peak
 
 
-def _batch(site: Site, mesh: Any, width: int) -> RftBatch | RftTextBatch:
+def _batch(site: Deployment, mesh: Any, width: int) -> RftBatch | RftTextBatch:
     """Queries with their chunks, as embeddings of `width` or as texts that are as long as they may be."""
     settings, retriever = site.experiment.r_ft, site.experiment.base.retriever
     rows, k = settings.batch_size, site.experiment.retrieve.num_chunks
@@ -103,7 +103,7 @@ def _batch(site: Site, mesh: Any, width: int) -> RftBatch | RftTextBatch:
     return RftTextBatch(queries, tokens, token_mask, target, mask)
 
 
-def _flops(site: Site, module: Any) -> float:
+def _flops(site: Deployment, module: Any) -> float:
     """Operations that read a batch once."""
     settings, retriever = site.experiment.r_ft, site.experiment.base.retriever
     rows, usual = settings.batch_size, min(retriever.chunk_length, site.counts.chunk_tokens)
@@ -112,9 +112,13 @@ def _flops(site: Site, module: Any) -> float:
     return queries + encoder_flops(module.config, rows=chunks, length=usual)
 
 
-def _activations(site: Site, module: Any, mesh: Any) -> float:
+def _activations(site: Deployment, module: Any, mesh: Any) -> float:
     """Bytes of a chip for what the backward pass reads, about."""
     settings, retriever, shape = site.experiment.r_ft, site.experiment.base.retriever, module.config
     chunks = site.experiment.retrieve.num_chunks * settings.train_chunk_encoder
-    tokens = settings.batch_size * (retriever.query_length + chunks * retriever.chunk_length) / ways(mesh)
+    tokens = (
+        settings.batch_size
+        * (retriever.query_length + chunks * retriever.chunk_length)
+        / data_parallel_size(mesh)
+    )
     return tokens * shape.num_layers * 16 * (4 * shape.hidden_size + shape.ffn_size)

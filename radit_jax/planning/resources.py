@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from radit_jax.runtime.distributed.accelerators import GIB, Target
-from radit_jax.runtime.distributed.memory import REMEDIES, share
+from radit_jax.runtime.distributed.memory import REMEDIES, bytes_per_device
 
 Number = float | int
 
@@ -41,7 +41,7 @@ class Call:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Program:
+class StageProgram:
     """What a stage computes again and again."""
 
     calls: Iterable[Call]
@@ -53,7 +53,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Need:
+class ResourceEstimate:
     """What a stage asks of the target, in bytes, operations and seconds."""
 
     stage: str
@@ -69,15 +69,17 @@ class Need:
     faults: tuple[str, ...] = ()
 
 
-def need_of(
-    stage: str, program: Program, params: Any, target: Target, *, host: Number = 0, disk: Number = 0
-) -> Need:
+def estimate(
+    stage: str, program: StageProgram, params: Any, target: Target, *, host: Number = 0, disk: Number = 0
+) -> ResourceEstimate:
     """Compile the stage's program for the target, or estimate, and count its turns."""
-    held, estimated = share(program.held), target.chip.kind != "tpu"
+    held, estimated = bytes_per_device(program.held), target.chip.kind != "tpu"
     peak = held + program.activations if estimated else compiled_peak(program.calls)
     flops, traffic = program.flops * program.times, program.traffic * program.times * target.num_chips
     seconds = max(flops / target.chip.flops, traffic / target.chip.bandwidth) / target.num_chips
-    return Need(stage, count(params), held, peak, estimated, flops, traffic, seconds, host, disk)
+    return ResourceEstimate(
+        stage, num_parameters(params), held, peak, estimated, flops, traffic, seconds, host, disk
+    )
 
 
 def compiled_peak(calls: Iterable[Call]) -> float:
@@ -94,14 +96,14 @@ def compiled_peak(calls: Iterable[Call]) -> float:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             asked = re.search(r"([0-9.]+)G[^0-9]*(exceeds|of|\()", str(error))
-            return max(most, float(asked[1]) * GIB + share(call.beside) if asked else math.inf)
+            return max(most, float(asked[1]) * GIB + bytes_per_device(call.beside) if asked else math.inf)
         results = call.results * (memory.output_size_in_bytes - memory.alias_size_in_bytes)
         own = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
-        most = max(most, float(own + share(call.beside)))
+        most = max(most, float(own + bytes_per_device(call.beside)))
     return most
 
 
-def judged(need: Need, target: Target, *, on_disk: bool) -> Need:
+def check_fits(need: ResourceEstimate, target: Target, *, on_disk: bool) -> ResourceEstimate:
     """`need` with what the target has too little of; a workdir in a bucket is on no disk."""
     chip = target.chip
     limits = (
@@ -113,11 +115,11 @@ def judged(need: Need, target: Target, *, on_disk: bool) -> Need:
     return replace(need, faults=tuple(faults))
 
 
-def count(tree: Any) -> int:
+def num_parameters(tree: Any) -> int:
     """Numbers in a tree."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def size(tree: Any) -> float:
+def num_bytes(tree: Any) -> float:
     """Bytes of a tree."""
     return float(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)))

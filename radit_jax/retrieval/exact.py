@@ -40,7 +40,7 @@ class ExactIndex:
         """
         check_search(queries, k, exclude, len(self.embeddings))
         exclude = np.full(len(queries), -1) if exclude is None else exclude
-        number, count = processes.share()
+        number, count = processes.process_index_and_count()
         rows = split(len(self.embeddings), count)[number]
         search = self._search_on_devices if self._devices else self._search_on_host
         return merge_hosts(search(queries, k, exclude, rows))

@@ -20,7 +20,7 @@ from radit_jax.config import IndexConfig
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors, as_embeddings
 from radit_jax.retrieval.exact import FACTS, ExactIndex, check_finite, check_search
 from radit_jax.retrieval.ranking import Ranked, merge_hosts, rank, split
-from radit_jax.retrieval.scann import MIN_CHUNKS, Trees, has_scann, num_leaves
+from radit_jax.retrieval.scann import MIN_CHUNKS, ScannShards, has_scann, num_leaves
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 SMALL_CORPUS = 20_000  # chunks below which exact search is as fast as ScaNN's
@@ -32,7 +32,7 @@ _SPARE = 4  # proposals beyond k: one may be excluded, and ScaNN's order is of i
 class ScannIndex:
     """Shards with a tree each, of which a query searches some leaves; what they propose is scored exactly."""
 
-    def __init__(self, exact: ExactIndex, trees: Trees, facts: dict[str, Any]):
+    def __init__(self, exact: ExactIndex, trees: ScannShards, facts: dict[str, Any]):
         self.embeddings, self.facts = exact.embeddings, facts
         self._trees, self._exact = trees, exact
 
@@ -69,7 +69,7 @@ class ScannIndex:
 Index = ExactIndex | ScannIndex
 
 
-def build(
+def build_index(
     embeddings: Embeddings | Vectors,
     held_out: Queries,
     *,
@@ -100,14 +100,14 @@ def build(
             f"index: shards of {min(map(len, shards))} chunks came, ScaNN needs {MIN_CHUNKS} or more; "
             "raise index.shard_size, or set index.kind=exact"
         )
-    trees = Trees(shards, folder)
+    trees = ScannShards(shards, folder)
     trees.build(embeddings)
     leaves = num_leaves(max(map(len, shards)))
     facts = {"kind": "scann", "num_chunks": len(embeddings), "shards": len(shards), "num_leaves": leaves}
     return _tune(ScannIndex(exact, trees, facts), exact, held_out, target_recall)
 
 
-def load(folder: StageFolder, embeddings: Embeddings | Vectors, devices: Sequence[Any] = ()) -> Index:
+def load_index(folder: StageFolder, embeddings: Embeddings | Vectors, devices: Sequence[Any] = ()) -> Index:
     """The index that was saved in `folder`, over the embeddings it was built from."""
     facts = folder.read_json(FACTS)
     numbers = ("num_chunks", "shards", "num_leaves", "leaves_to_search", "reorder")
@@ -126,7 +126,7 @@ def load(folder: StageFolder, embeddings: Embeddings | Vectors, devices: Sequenc
     exact = ExactIndex(embeddings, devices)
     if facts["kind"] == "exact" or not _can_use_scann():
         return exact
-    return ScannIndex(exact, Trees(split(len(embeddings), facts["shards"]), folder), facts)
+    return ScannIndex(exact, ScannShards(split(len(embeddings), facts["shards"]), folder), facts)
 
 
 def index_files(folder: StageFolder) -> list[str]:
@@ -134,7 +134,7 @@ def index_files(folder: StageFolder) -> list[str]:
     return [name for name in folder.manifest["files"] if name.startswith("index/")]
 
 
-def recall_at_k(found: Int[np.ndarray, "Q F"], wanted: Int[np.ndarray, "Q K"]) -> float:
+def neighbour_recall(found: Int[np.ndarray, "Q F"], wanted: Int[np.ndarray, "Q K"]) -> float:
     """The share of `wanted` rows that are among the `found` ones, mean over the queries.
 
     >>> recall_at_k(np.array([[1, 2], [5, 6]]), np.array([[2, 3], [6, 5]]))

@@ -77,7 +77,7 @@ def merge(*parts: Ranked) -> Ranked:
 
 def merge_hosts(found: Ranked) -> Ranked:
     """The k best chunks of what each process found in its own part; every process has the same then."""
-    if not processes.is_several():
+    if not processes.is_multiprocess():
         return found
     return merge(*map(Ranked, *map(gather_hosts, found)))
 

@@ -43,7 +43,7 @@ _BATCH = 32
 _LARGEST = 8  # batches searched as one: the queries share the reading of a leaf
 
 
-class Tree:
+class ScannShard:
     """The chunks of one shard, to be searched approximately."""
 
     def __init__(self, searcher: Any):
@@ -51,7 +51,7 @@ class Tree:
         searcher.set_num_threads(self._threads)
 
     @classmethod
-    def build(cls, vectors: Vectors) -> "Tree":
+    def build(cls, vectors: Vectors) -> "ScannShard":
         """Equal vectors give equal trees: there is no seed."""
         leaves = num_leaves(len(vectors))
         builder = (
@@ -72,7 +72,7 @@ class Tree:
             return cls(builder.build())
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> "Tree":
+    def load(cls, folder: str | os.PathLike[str]) -> "ScannShard":
         """The tree in `folder`, which may be of a stranger: ValueError where it would read anything else."""
         _check_inside(pathlib.Path(folder))
         with _quiet_stderr():
@@ -98,7 +98,7 @@ class Tree:
         return np.where(np.isnan(proposed), -1, rows.astype(np.int32))
 
 
-class Trees:
+class ScannShards:
     """The trees of a corpus' shards, which are dealt out to the processes: shard i to process i mod n.
 
     A tree is in memory once it was asked for; where there is a folder, it is kept there once it was built.
@@ -107,38 +107,38 @@ class Trees:
     def __init__(self, shards: list[range], folder: StageFolder | None = None):
         self.shards = shards
         self._folder = folder
-        self._in_memory: dict[int, Tree] = {}
+        self._in_memory: dict[int, ScannShard] = {}
 
     @property
     def own(self) -> range:
         """The numbers of this process's shards."""
-        number, count = processes.share()
+        number, count = processes.process_index_and_count()
         return range(number, len(self.shards), count)
 
-    def __getitem__(self, number: int) -> Tree:
+    def __getitem__(self, number: int) -> ScannShard:
         if number not in self._in_memory:
             assert self._folder is not None, "a tree without a folder is in memory"
-            self._in_memory[number] = Tree.load(self._folder.check_own(self._name(number)))
+            self._in_memory[number] = ScannShard.load(self._folder.check_own(self._name(number)))
         return self._in_memory[number]
 
     def build(self, embeddings: Embeddings) -> None:
         """Build this process's trees one by one, but those that a killed build left in the folder."""
         kept = [self._folder is not None and self._folder.has(self._name(n)) for n in range(len(self.shards))]
-        number, count = processes.share()
+        number, count = processes.process_index_and_count()
         for first in range(0, len(self.shards), count):
             own = first + number
             if own < len(self.shards) and not kept[own]:
                 self._build_one(own, embeddings)
-            processes.meet(f"tree {first}")
+            processes.barrier(f"tree {first}")
 
     def _build_one(self, number: int, embeddings: Embeddings) -> None:
         if self._folder is None:
-            self._in_memory[number] = Tree.build(embeddings.take(self.shards[number]))
+            self._in_memory[number] = ScannShard.build(embeddings.take(self.shards[number]))
             return
         # ScaNN has two copies of its own for a while; a third is in a file, which the system may put aside.
         file = self._folder.path / f"{self._name(number)}.npy"
         file.parent.mkdir(parents=True, exist_ok=True)
-        tree = Tree.build(embeddings.take(self.shards[number], file))
+        tree = ScannShard.build(embeddings.take(self.shards[number], file))
         file.unlink(missing_ok=True)
         self._keep(number, tree, self._folder)
 
@@ -147,11 +147,11 @@ class Trees:
         if self._folder is None:
             for number in self.own:
                 self._keep(number, self._in_memory[number], folder)
-            processes.meet(f"{folder} trees")
+            processes.barrier(f"{folder} trees")
 
-    def _keep(self, number: int, tree: Tree, folder: StageFolder) -> None:
+    def _keep(self, number: int, tree: ScannShard, folder: StageFolder) -> None:
         tree.save(folder.path / self._name(number))
-        folder.commit_own(self._name(number))
+        folder.commit_local(self._name(number))
 
     def _name(self, number: int) -> str:
         return f"index/{shard_name('tree', number, len(self.shards))}"

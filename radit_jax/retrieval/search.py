@@ -16,10 +16,17 @@ from radit_jax.method.losses import retrieval_log_prob
 from radit_jax.models.bert import Bert, encode
 from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.index import Index
-from radit_jax.retrieval.index import load as load_index
+from radit_jax.retrieval.index import load_index as load_index
 from radit_jax.retrieval.products import search_devices
 from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.distributed.mesh import gather, make_mesh, put_batch, put_params, row_layout, ways
+from radit_jax.runtime.distributed.mesh import (
+    data_parallel_size,
+    gather,
+    make_mesh,
+    put_batch,
+    put_params,
+    row_layout,
+)
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.model_io import Model, load_model
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -84,7 +91,9 @@ class Encoder:
     def _encoded(self, parts: Iterable[Sequence[str]], batch_size: int) -> Iterator["_Batch"]:
         """The batches of each part in order of length, dispatched when they are asked for."""
         module, (_, params, tokenizer) = self.module, self.model
-        batch_size = -(-batch_size // ways(self.mesh)) * ways(self.mesh)  # every device has its part
+        batch_size = -(-batch_size // data_parallel_size(self.mesh)) * data_parallel_size(
+            self.mesh
+        )  # every device has its part
         for ids in _ahead(map(self.token_ids, parts)):
             embeddings = np.empty((len(ids), module.config.vector_size), np.float32)
             by_length = np.argsort([len(row) for row in ids], kind="stable")

@@ -19,8 +19,7 @@ from radit_jax.config import BertConfig, LmConfig, MeshConfig, ProfileConfig, Re
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.batches.cloze import cloze_sequence
 from radit_jax.data.batches.order import shuffled
-from radit_jax.data.batches.packing import Sequence as Tree
-from radit_jax.data.batches.packing import span, to_batch
+from radit_jax.data.batches.packing import PrefixTree, span, to_batch
 from radit_jax.data.records import Chunk
 from radit_jax.lm.training import PackedTrees, train_lm
 from radit_jax.method.likelihood import LmBatch
@@ -33,7 +32,7 @@ from radit_jax.runtime.monitoring.progress import Metrics
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.described import SIDES, check_lm, check_retriever, tower_config
 from radit_jax.runtime.pretrained.licences import origin
-from radit_jax.runtime.pretrained.model_io import Model, num_parameters, open_model, save_model
+from radit_jax.runtime.pretrained.model_io import Model, count_parameters, open_model, save_model
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer, train_bpe, train_wordpiece
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -60,7 +59,7 @@ def run_lm(
         model, facts = _pretrain_lm(Corpus(inputs["corpus"]), output, lm, seed, mesh, profile)
     save_model(output.path / "lm", model)
     output.commit("lm")
-    return {"parameters": num_parameters(model.params), **facts}
+    return {"parameters": count_parameters(model.params), **facts}
 
 
 def _pretrain_lm(
@@ -121,12 +120,12 @@ def init_lm(module: Llama, init: str, seed: int) -> Any:
     return mimetic_init(params, module.config, jax.random.fold_in(key, 1)) if init == "mimetic" else params
 
 
-def document_tree(tokenizer: Tokenizer, text: str, max_length: int) -> Tree:
-    """A document as one branch: every token but `<bos>` is predicted."""
+def document_tree(tokenizer: Tokenizer, text: str, max_length: int) -> PrefixTree:
+    """A document as one continuation: every token but `<bos>` is predicted."""
     tokens = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id][:max_length]
     whole = span(tokens, 1.0)
     whole.weights[0] = 0.0
-    return Tree(span([]), (whole,))
+    return PrefixTree(span([]), (whole,))
 
 
 def run_retriever(
@@ -154,7 +153,7 @@ def run_retriever(
         save_model(output.path / f"{side}_encoder", tower)
         output.commit(f"{side}_encoder")
         facts[f"{side}_vectors"] = _vectors(tower.module.config)
-    return {"parameters": num_parameters(query.params), **facts}
+    return {"parameters": count_parameters(query.params), **facts}
 
 
 def _vectors(config: BertConfig) -> str:

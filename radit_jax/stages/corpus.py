@@ -35,10 +35,10 @@ def run(
 ) -> dict[str, Any]:
     """Read or generate the data, check it, and write chunks (ArrayRecord) and questions (JSON lines)."""
     if isinstance(data, GeneratedWorld):
-        corpus = generated_world.read(data, seed)
+        corpus = generated_world.generate_world(data, seed)
     else:
-        corpus = text_folder.read(data, seed)
-        _warn(text_folder.surprises(corpus))
+        corpus = text_folder.read_folder(data, seed)
+        _warn(text_folder.folder_warnings(corpus))
     return {"chunks": write_corpus(output, corpus), **_counts(corpus)}
 
 
@@ -77,8 +77,8 @@ def run_examples(
     """Draw the examples of D_L and D_R, and put them beside the chunks."""
     corpus = instructions.read_examples(data, text_fraction, instances_per_example, seed)
     facts = {name: inputs["chunks"].manifest.get(name, "") for name in ("chunks", "passages", "format")}
-    _warn(instructions.surprises(data, facts["chunks"], corpus))
-    output.adopt(inputs["chunks"], CHUNKS)
+    _warn(instructions.instruction_warnings(data, facts["chunks"], corpus))
+    output.copy_from(inputs["chunks"], CHUNKS)
     write_questions(output, corpus)
     sizes = {f"{mixture}_{split}_tasks": len(pairs) for (mixture, split), pairs in corpus.examples.items()}
     return {**facts, **sizes, **_counts(corpus)}

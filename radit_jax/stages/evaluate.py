@@ -16,15 +16,15 @@ from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
 from radit_jax.data.artifacts.corpus import Chunks, Corpus
 from radit_jax.data.eval_tasks.registry import KILT_DEVELOPMENT
 from radit_jax.data.readers.kilt_pages import PageOf, find_pages
-from radit_jax.evaluation.corpus_questions import CUTOFFS, Exam, Sitting, fitting
+from radit_jax.evaluation.corpus_questions import CUTOFFS, CorpusQuestionEval, SystemInputs, fitting
 from radit_jax.evaluation.task_suite import (
     TOO_LONG,
-    Sat,
-    Trial,
-    TrialChunks,
-    load_trials,
-    retrieve,
-    sit,
+    LoadedTask,
+    TaskChunks,
+    TaskResult,
+    evaluate_task,
+    load_tasks,
+    retrieve_for_task,
     without_too_long,
 )
 from radit_jax.lm.scoring import PairScorer
@@ -58,7 +58,7 @@ def run(
 ) -> dict[str, Any]:
     """Answer, score and rank; write `results.json` and predictions."""
     # Before models are loaded: a file may be missing.
-    trials = load_trials(evaluate, seed=seed)
+    trials = load_tasks(evaluate, seed=seed)
     page_of = find_pages(inputs["corpus"].manifest, evaluate.kilt_titles) if trials else None
     score = ScoreConfig(
         batch_size=evaluate.batch_size, sequence_length=evaluate.sequence_length, dtype=evaluate.dtype
@@ -81,12 +81,12 @@ def run(
     corpus, evaluate = Corpus(inputs["corpus"]), evaluate.answering()
     questions = corpus.questions(evaluate.split)
     kept = fitting(questions, models["base_lm"].model.tokenizer, evaluate)
-    exam = Exam(output, corpus, kept, evaluate, seed, models)
+    exam = CorpusQuestionEval(output, corpus, kept, evaluate, seed, models)
     found = {name: search(exam, searchers[name], temperature) for name in RETRIEVERS}
     return _run_exam(exam, found, too_long=len(questions) - len(kept))
 
 
-def _chose_checkpoint(inputs: Mapping[str, StageFolder], trials: Sequence[Trial]) -> frozenset[str]:
+def _chose_checkpoint(inputs: Mapping[str, StageFolder], trials: Sequence[LoadedTask]) -> frozenset[str]:
     """The tasks whose questions here are also those that LM-ft's checkpoint was chosen by.
 
     These are KILT's development tasks, or those that LM-ft learnt from, on their dev part.
@@ -99,7 +99,7 @@ def _chose_checkpoint(inputs: Mapping[str, StageFolder], trials: Sequence[Trial]
     return frozenset(trial.task.name for trial in trials if trial.task.name in asked and _has_dev(trial))
 
 
-def _has_dev(trial: Trial) -> bool:
+def _has_dev(trial: LoadedTask) -> bool:
     """Whether dev questions are among those asked: of KILT's whole file half are."""
     splits = trial.task.splits
     return trial.split == "dev" or trial.split == "official" and splits["official"].file == splits["dev"].file
@@ -110,7 +110,7 @@ def _has_dev(trial: Trial) -> bool:
 Found = tuple[Int[np.ndarray, "Q D"], Float[np.ndarray, "Q K"]]
 
 
-def _run_exam(exam: Exam, found: Mapping[str, Found], *, too_long: int = 0) -> dict[str, Any]:
+def _run_exam(exam: CorpusQuestionEval, found: Mapping[str, Found], *, too_long: int = 0) -> dict[str, Any]:
     sitting = sittings(exam, found)
     marks = {name: exam.sit(name, own, sitting.values()) for name, own in sitting.items()}
     results = {
@@ -142,22 +142,22 @@ def _run_exam(exam: Exam, found: Mapping[str, Found], *, too_long: int = 0) -> d
     }
 
 
-def search(exam: Exam, searcher: Searcher, temperature: float) -> Found:
+def search(exam: CorpusQuestionEval, searcher: Searcher, temperature: float) -> Found:
     """Each question's chunks under one of the retrievers, k or more, and log p_R of the first k."""
     k = exam.settings.chunks_per_answer
     rows, scores = searcher.search([question.question for question in exam.questions], max(k, *CUTOFFS))
     return rows, chunk_log_probs(scores[:, :k], temperature)
 
 
-def sittings(exam: Exam, found: Mapping[str, Found]) -> dict[str, Sitting]:
+def sittings(exam: CorpusQuestionEval, found: Mapping[str, Found]) -> dict[str, SystemInputs]:
     """The five systems, and both language models with one chunk of each kind."""
     given = {kind: exam.given(kind, found["base"][0][:, 0]) for kind in CONTEXTS}
     weights = {name: (rows[:, : log_probs.shape[1]], log_probs) for name, (rows, log_probs) in found.items()}
     systems = {
-        name: Sitting(lm, *(weights[retriever] if retriever else given["none"]))
+        name: SystemInputs(lm, *(weights[retriever] if retriever else given["none"]))
         for name, (lm, retriever) in SYSTEMS.items()
     }
-    contexts = {f"{lm}-{kind}": Sitting(lm, *given[kind]) for lm in LMS for kind in CONTEXTS}
+    contexts = {f"{lm}-{kind}": SystemInputs(lm, *given[kind]) for lm in LMS for kind in CONTEXTS}
     return systems | contexts
 
 
@@ -169,7 +169,7 @@ class TaskRun:
     """The five systems in every task."""
 
     output: StageFolder
-    trials: Sequence[Trial]
+    trials: Sequence[LoadedTask]
     chunks: Chunks
     searchers: Mapping[str, Searcher]
     settings: EvaluateConfig
@@ -178,7 +178,7 @@ class TaskRun:
     models: Mapping[str, PairScorer]
     chose_checkpoint: frozenset[str] = frozenset()  # tasks: see `_chose_checkpoint`
     page_of: PageOf | None = None  # None: the corpus' ids say nothing of KILT's pages
-    found: dict[tuple[str, str], TrialChunks] = field(default_factory=dict)  # by task and retriever
+    found: dict[tuple[str, str], TaskChunks] = field(default_factory=dict)  # by task and retriever
 
     def run(self) -> dict[str, Any]:
         """Sit all, write `results.json` and predictions, and say how it went."""
@@ -201,7 +201,7 @@ class TaskRun:
             "truncated": counts["truncated"],
         }
 
-    def sit_all(self, trial: Trial) -> dict[str, Sat]:
+    def sit_all(self, trial: LoadedTask) -> dict[str, TaskResult]:
         """Every system's marks; systems that read the same with the same model sit once."""
         asked = {
             system: (lm, retriever if trial.retrieves else None)
@@ -210,11 +210,11 @@ class TaskRun:
         sat = {pair: self._sit(trial, *pair) for pair in dict.fromkeys(asked.values())}
         return {system: sat[pair] for system, pair in asked.items()}
 
-    def _sit(self, trial: Trial, lm: str, retriever: str | None) -> Sat:
+    def _sit(self, trial: LoadedTask, lm: str, retriever: str | None) -> TaskResult:
         """The marks of one language model behind one retriever's chunks; kept once made."""
         name = f"{trial.task.name}/{lm}-{retriever or 'none'}"
         if not self.output.has(f"{name}.json"):
-            sat = sit(
+            sat = evaluate_task(
                 trial,
                 self.models[lm],
                 self.settings,
@@ -223,16 +223,16 @@ class TaskRun:
                 page_of=self.page_of,
             )
             self.output.write_json(f"{name}.json", sat._asdict())
-        return Sat(**self.output.read_json(f"{name}.json"))
+        return TaskResult(**self.output.read_json(f"{name}.json"))
 
-    def _retrieve(self, trial: Trial, retriever: str) -> TrialChunks:
+    def _retrieve(self, trial: LoadedTask, retriever: str) -> TaskChunks:
         key = (trial.task.name, retriever)
         if key not in self.found:
             searcher = self.searchers[retriever]
-            self.found[key] = retrieve(trial, searcher, self.chunks, self.settings, self.temperature)
+            self.found[key] = retrieve_for_task(trial, searcher, self.chunks, self.settings, self.temperature)
         return self.found[key]
 
-    def _results(self, trial: Trial, sat: Mapping[str, Sat]) -> dict[str, Any]:
+    def _results(self, trial: LoadedTask, sat: Mapping[str, TaskResult]) -> dict[str, Any]:
         metric = trial.task.metric
         about = {
             "metric": metric,
@@ -256,7 +256,7 @@ class TaskRun:
             },
         }
 
-    def _figures(self, trial: Trial, sat: Sat) -> dict[str, Figure]:
+    def _figures(self, trial: LoadedTask, sat: TaskResult) -> dict[str, Figure]:
         """The task's metric and, over the questions with gold pages, KILT's."""
         metrics = [trial.task.metric]
         if trial.has_pages:
@@ -271,7 +271,9 @@ class TaskRun:
             figures[metric] = bootstrap_interval(_values(sat, metric)[counted], groups, **self._bootstrap)
         return figures
 
-    def _average(self, trials: Sequence[Trial], sat: Mapping[str, Mapping[str, Sat]]) -> dict[str, Any]:
+    def _average(
+        self, trials: Sequence[LoadedTask], sat: Mapping[str, Mapping[str, TaskResult]]
+    ) -> dict[str, Any]:
         """The mean over tasks of each system's metric, each task weighing the same."""
         groups = [[item.id for item in trial.items] for trial in trials]
         values = {
@@ -292,7 +294,7 @@ class TaskRun:
     def _bootstrap(self) -> dict[str, int]:
         return {"samples": self.settings.bootstrap_samples, "seed": self.seed}
 
-    def _write_predictions(self, trial: Trial, sat: Mapping[str, Sat]) -> None:
+    def _write_predictions(self, trial: LoadedTask, sat: Mapping[str, TaskResult]) -> None:
         """RA-DIT's answers with the gold ones, each system's beside; of KILT's tasks also in its form."""
         marks = sat["radit"].marks
         lines = [
@@ -311,5 +313,5 @@ class TaskRun:
             self.output.write_jsonl(f"kilt-{trial.task.name}.jsonl", kilt)
 
 
-def _values(sat: Sat, metric: str) -> Float[np.ndarray, " Q"]:
+def _values(sat: TaskResult, metric: str) -> Float[np.ndarray, " Q"]:
     return np.array([mark[metric] for mark in sat.marks], np.float64)

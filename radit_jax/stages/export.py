@@ -30,10 +30,10 @@ from radit_jax.retrieval.index import index_files
 from radit_jax.retrieval.search import Searcher, tuned_inputs
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.mesh import make_mesh
-from radit_jax.runtime.pretrained.hf_export import ADAPTERS, publish
+from radit_jax.runtime.pretrained.hf_export import ADAPTERS, export_hf
 from radit_jax.runtime.pretrained.licences import origin
 from radit_jax.runtime.pretrained.model_io import load_model, save_model
-from radit_jax.runtime.storage.stage_folder import PublishedFolder, StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder, TopLevelFolder
 from radit_jax.text.card import Origin, model_card
 from radit_jax.text.exchange import flag_embedding, trec_qrels, trec_run
 
@@ -43,7 +43,7 @@ BLOCK = 1000  # examples whose passages are in memory at once
 
 def run(
     inputs: Mapping[str, StageFolder],
-    output: PublishedFolder,
+    output: TopLevelFolder,
     *,
     evaluate: EvaluateConfig,
     temperature: float,
@@ -54,19 +54,19 @@ def run(
 ) -> dict[str, Any]:
     """Copy the models and the searchable corpus into one folder that needs nothing else."""
     output.clear()
-    output.adopt(inputs["lm_ft"], "lm")
-    output.adopt(inputs["r_ft"], "query_encoder")
+    output.copy_from(inputs["lm_ft"], "lm")
+    output.copy_from(inputs["r_ft"], "query_encoder")
     searched = tuned_inputs(inputs)
-    output.adopt(searched["retriever"], "chunk_encoder")
+    output.copy_from(searched["retriever"], "chunk_encoder")
     save_model(output.path / "base_query_encoder", load_model(inputs["retriever"].check("query_encoder")))
     output.commit("base_query_encoder")
     for name in (*MODELS, "base_query_encoder"):
         output.commit_each(name)
-    output.adopt(inputs["corpus"], "chunks.array_record")
+    output.copy_from(inputs["corpus"], "chunks.array_record")
     for name in searched["embeddings"].manifest["files"]:
-        output.adopt(searched["embeddings"], name)
+        output.copy_from(searched["embeddings"], name)
     for name in index_files(searched["index"]):
-        output.adopt(searched["index"], name)
+        output.copy_from(searched["index"], name)
     how = {"evaluate": asdict(evaluate), "temperature": temperature, "both_encoders": "r_ft_index" in inputs}
     output.write_json("answering.json", how)
 
@@ -82,9 +82,7 @@ def run(
     return {"largest_errors": _publish(output, inputs["lm_ft"], export, card) if export.hf else {}}
 
 
-def _publish(
-    output: PublishedFolder, lm_ft: StageFolder, export: ExportConfig, card: str
-) -> dict[str, float]:
+def _publish(output: TopLevelFolder, lm_ft: StageFolder, export: ExportConfig, card: str) -> dict[str, float]:
     """Write hf/; the largest error of each model's parameters, read back."""
     errors = {}
     own = make_mesh(MeshConfig(), jax.local_devices())  # the host that writes has the whole on its devices
@@ -93,15 +91,15 @@ def _publish(
 
         def write(folder: Any = output.path / "hf" / name, model: Any = model) -> float:
             shard_bytes = int(export.shard_gigabytes * 1e9)
-            error = publish(folder, model, dtype=export.dtype, shard_bytes=shard_bytes)
+            error = export_hf(folder, model, dtype=export.dtype, shard_bytes=shard_bytes)
             (folder / "README.md").write_text(card)
             return error
 
-        errors[name] = processes.by_first(f"hf/{name}", write)
+        errors[name] = processes.on_process_zero(f"hf/{name}", write)
         output.commit(f"hf/{name}")
         output.commit_each(f"hf/{name}")
     if ADAPTERS in lm_ft.manifest["files"]:
-        output.adopt(lm_ft, ADAPTERS)
+        output.copy_from(lm_ft, ADAPTERS)
     return errors
 
 
@@ -128,7 +126,7 @@ def _origins(inputs: Mapping[str, StageFolder]) -> list[Origin]:
 
 
 def _write_runs(
-    inputs: Mapping[str, StageFolder], output: PublishedFolder, split: str, depth: int, mesh: MeshConfig
+    inputs: Mapping[str, StageFolder], output: TopLevelFolder, split: str, depth: int, mesh: MeshConfig
 ) -> None:
     """What the base and the tuned query encoder retrieve for a split's questions, and its gold chunks."""
     corpus = Corpus(inputs["corpus"])
@@ -149,7 +147,7 @@ def _write_runs(
 
 
 def _write_lsr_scores(
-    inputs: Mapping[str, StageFolder], output: PublishedFolder, form: losses.LmScoreForm, tau: float
+    inputs: Mapping[str, StageFolder], output: TopLevelFolder, form: losses.LmScoreForm, tau: float
 ) -> None:
     """Eq. 4's scores before the softmax, of every training example and its chunks; a line at a time."""
 
@@ -158,7 +156,7 @@ def _write_lsr_scores(
             for row in _lsr_rows(inputs, form, tau):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    processes.by_first("lsr_scores.jsonl", write)
+    processes.on_process_zero("lsr_scores.jsonl", write)
     output.commit("lsr_scores.jsonl")
 
 

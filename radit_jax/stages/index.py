@@ -9,7 +9,7 @@ from radit_jax.config import IndexConfig, MeshConfig
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.exact import ExactIndex
-from radit_jax.retrieval.index import build, recall_at_k
+from radit_jax.retrieval.index import build_index, neighbour_recall
 from radit_jax.retrieval.products import search_devices
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -34,7 +34,7 @@ def run(
 
     tuning, held_out = embed("train", TUNING_QUERIES), embed("dev", len(embeddings))
     devices = search_devices(encoder.mesh, len(embeddings))
-    built = build(
+    built = build_index(
         embeddings,
         tuning,
         kind=index.kind,
@@ -45,7 +45,7 @@ def run(
     )
     k = min(MEASURED_AT, len(embeddings))
     wanted, _ = ExactIndex(embeddings, devices).search(held_out, k)
-    recall = recall_at_k(built.search(held_out, k)[0], wanted)
+    recall = neighbour_recall(built.search(held_out, k)[0], wanted)
     built.save(output)
     return {
         **built.facts,

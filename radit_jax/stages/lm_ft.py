@@ -17,16 +17,16 @@ import numpy as np
 from radit_jax.config import EvaluateConfig, LmFtConfig, MeshConfig, ProfileConfig
 from radit_jax.data.artifacts.corpus import Chunks, Corpus
 from radit_jax.data.artifacts.retrieved import Retrieved
-from radit_jax.data.batches.packing import Sequence as Tree
+from radit_jax.data.batches.packing import PrefixTree
 from radit_jax.data.batches.prefix_trees import lm_sequence
-from radit_jax.evaluation.task_suite import kilt_validation, load_trials, retrieve, without_too_long
+from radit_jax.evaluation.task_suite import kilt_validation, load_tasks, retrieve_for_task, without_too_long
 from radit_jax.lm.training import PackedTrees, train_lm
-from radit_jax.models.lora import merged, quantized
+from radit_jax.models.lora import merge_adapters, quantized
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.mesh import gather, make_mesh
-from radit_jax.runtime.pretrained.hf_export import ADAPTERS, publish_adapters
-from radit_jax.runtime.pretrained.model_io import Model, load_model, num_parameters, save_model
+from radit_jax.runtime.pretrained.hf_export import ADAPTERS, export_peft
+from radit_jax.runtime.pretrained.model_io import Model, count_parameters, load_model, save_model
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 
@@ -85,16 +85,16 @@ def run(
         started=started,
     )
     if lm_ft.lora.rank:
-        facts["adapter_parameters"] = num_parameters(trained)
+        facts["adapter_parameters"] = count_parameters(trained)
         adapters = jax.tree.map(gather, trained)
-        processes.by_first(
+        processes.on_process_zero(
             "lm_ft's adapters",
-            lambda: publish_adapters(output.path / ADAPTERS, adapters, lm_ft.lora, _base_name(inputs["lm"])),
+            lambda: export_peft(output.path / ADAPTERS, adapters, lm_ft.lora, _base_name(inputs["lm"])),
         )
         output.commit(ADAPTERS)
         # As they are on disk: those that were trained over may be quantised.
         whole = load_model(inputs["lm"].check("lm"), mesh=devices).params
-        trained = merged(whole, trained, lm_ft.lora)
+        trained = merge_adapters(whole, trained, lm_ft.lora)
     save_model(output.path / "lm", model._replace(params=trained))
     output.commit("lm")
     seen = lm_ft.optimizer.steps * lm_ft.batch_size / len(packed["train"].rows)
@@ -117,16 +117,16 @@ def _validation(
     mesh: MeshConfig,
 ) -> Callable[[Any], dict[str, float]]:
     """What a checkpoint is selected by: KILT's development tasks, asked as `evaluate` will ask its tasks."""
-    loaded = load_trials(evaluate, seed=seed)
+    loaded = load_tasks(evaluate, seed=seed)
     trials = [without_too_long(trial, model.tokenizer, evaluate) for trial in loaded]
     searcher, chunks = Searcher.load(inputs, mesh), Chunks(inputs["corpus"])
-    found = [retrieve(trial, searcher, chunks, evaluate, temperature) for trial in trials]
+    found = [retrieve_for_task(trial, searcher, chunks, evaluate, temperature) for trial in trials]
     return kilt_validation(trials, found, model, mesh, evaluate, batch_size=batch_size)
 
 
 def instances(
     retrieved: Retrieved, chunks: Chunks, tokenizer: Any, max_length: int
-) -> tuple[list[Tree], int]:
+) -> tuple[list[PrefixTree], int]:
     """One tree per (example, chunk), −1 being no chunk, and how many chunks were cut to fit.
 
     An example with a Background of its own is one instance, under that; under none where it is "".

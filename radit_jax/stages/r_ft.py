@@ -41,7 +41,7 @@ from radit_jax.method.steps import (
 from radit_jax.models.bert import PackedTexts
 from radit_jax.retrieval.candidates import search_examples
 from radit_jax.retrieval.search import Encoder, Searcher
-from radit_jax.runtime.distributed.mesh import init_sharded, put_batch, ways
+from radit_jax.runtime.distributed.mesh import data_parallel_size, init_sharded, put_batch
 from radit_jax.runtime.loop import train
 from radit_jax.runtime.monitoring.progress import Metrics
 from radit_jax.runtime.pretrained.model_io import Model, save_model
@@ -72,7 +72,7 @@ def run(
     queries = Queries.fit(
         searcher.encoder.token_ids([example.query for example in candidates.examples]),
         map(order, range(r_ft.optimizer.steps)),
-        ways(searcher.encoder.mesh),
+        data_parallel_size(searcher.encoder.mesh),
     )
     development = Development.make(inputs, output, corpus, score, mesh)
     learner = QueryTower(searcher, corpus, queries, development)

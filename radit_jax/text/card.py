@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from radit_jax.text.results_table import asked_of, reading_results
-from radit_jax.text.statistics import shown
+from radit_jax.text.statistics import with_interval
 
 UNKNOWN = "unknown: look it up before you publish"
 
@@ -62,7 +62,7 @@ def _task(name: str, task: Mapping[str, Any]) -> str:
     metrics = list(dict.fromkeys(metric for figures in task["systems"].values() for metric in figures))
     head = [f"{name} ({task['num_questions']} questions)".strip(), *metrics]
     rows = [
-        [system, *(shown(figures[metric]) if metric in figures else "" for metric in metrics)]
+        [system, *(with_interval(figures[metric]) if metric in figures else "" for metric in metrics)]
         for system, figures in task["systems"].items()
     ]
     asked = asked_of(task)

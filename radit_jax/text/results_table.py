@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from radit_jax.text.statistics import shown
+from radit_jax.text.statistics import with_interval
 
 SYSTEMS = {
     "closed_book": "base LM, no chunks",
@@ -22,7 +22,7 @@ CONTEXTS = {
 }
 
 
-def table(results: Mapping[str, Any]) -> str:
+def results_table(results: Mapping[str, Any]) -> str:
     """`results.json` as aligned text: of the corpus' own questions, or of tasks."""
     with reading_results():
         return tasks_table(results) if "tasks" in results else ablation_table(results)
@@ -50,10 +50,10 @@ def tasks_table(results: Mapping[str, Any]) -> str:
             continue
         for metric in next(iter(task["systems"].values())):
             rows.append([f"{name} ({task['num_questions']})", metric.replace("_", " "), *_row(task, metric)])
-        gains.append([name, *map(shown, task["gains"].values())])
+        gains.append([name, *map(with_interval, task["gains"].values())])
     if average := results["average"]:
         rows.append(["average", "mean over tasks", *_row(average, "mean")])
-        gains.append(["average", *map(shown, average["gains"].values())])
+        gains.append(["average", *map(with_interval, average["gains"].values())])
     heads = [name.replace("-", " − ") for name in average["gains"]] if average else []
     parts = [_table(["task (questions)", "metric", *SYSTEMS.values()], rows)]
     parts += [_table(["gain", *heads], gains)] if average else []
@@ -78,26 +78,32 @@ def asked_of(task: Mapping[str, Any]) -> str:
 
 
 def _row(task: Mapping[str, Any], metric: str) -> list[str]:
-    return [shown(task["systems"][system][metric]) for system in SYSTEMS]
+    return [with_interval(task["systems"][system][metric]) for system in SYSTEMS]
 
 
 def ablation_table(results: Mapping[str, Any]) -> str:
     """`results.json` as aligned text: each figure with the low and high end of its 95 % interval."""
     systems = [
-        [title, *(shown(results["systems"][name][metric]) for metric in ("exact_match", "f1", "answer_nll"))]
+        [
+            title,
+            *(
+                with_interval(results["systems"][name][metric])
+                for metric in ("exact_match", "f1", "answer_nll")
+            ),
+        ]
         for name, title in SYSTEMS.items()
     ]
-    gains = [[name.replace("-", " − "), shown(gain)] for name, gain in results["gains"].items()]
+    gains = [[name.replace("-", " − "), with_interval(gain)] for name, gain in results["gains"].items()]
     metrics = ("gold_recall@1", "gold_recall@10", "answer_recall@1", "answer_recall@10", "mrr")
     retrieval = [
-        [title, *(shown(results["retrieval"][name][metric]) for metric in metrics)]
+        [title, *(with_interval(results["retrieval"][name][metric]) for metric in metrics)]
         for name, title in RETRIEVERS.items()
     ]
     context = [
         [
             title,
             *(
-                shown(results["context"][lm][name][metric])
+                with_interval(results["context"][lm][name][metric])
                 for lm in ("base_lm", "lm_ft_lm")
                 for metric in ("exact_match", "answer_nll")
             ),

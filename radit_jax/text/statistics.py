@@ -50,7 +50,7 @@ def average_interval(
     return _figure(value, np.mean(drawn, axis=0))
 
 
-def shown(figure: Mapping[str, float | None] | None) -> str:
+def with_interval(figure: Mapping[str, float | None] | None) -> str:
     """A figure with its interval as a person reads it.
 
     >>> shown({"value": 0.5, "low": 0.25, "high": 0.75}), shown({"value": 0.5, "low": None, "high": None})

@@ -57,7 +57,7 @@ def settings_by_class() -> dict[type, Any]:
 
     folder = pathlib.Path(__file__).parents[1] / "experiments"
     for name in ("tiny", "radit_7b", "radit_llama32_1b", "wiki_small"):
-        gather(config.load(str(folder / f"{name}.py")))
+        gather(config.load_experiment(str(folder / f"{name}.py")))
     return found
 
 
@@ -89,7 +89,7 @@ def test_an_inner_setting_is_named_by_its_path(settings_by_class: dict[type, Any
     tiny = settings_by_class[config.Experiment]
     optimizer = with_value(tiny.lm_ft.optimizer, "b1", math.nan)
     with pytest.raises(ValueError, match=r"^lm_ft\.optimizer\.b1: expected 0 <= x < 1, got nan\.$"):
-        config.check(with_value(tiny, "lm_ft", with_value(tiny.lm_ft, "optimizer", optimizer)))
+        config.check_experiment(with_value(tiny, "lm_ft", with_value(tiny.lm_ft, "optimizer", optimizer)))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from exact import assert_stored
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.records import Question
-from radit_jax.evaluation.corpus_questions import Exam, Sitting
+from radit_jax.evaluation.corpus_questions import CorpusQuestionEval, SystemInputs
 from radit_jax.lm.answering import Answer
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.runtime.storage.stage_folder import Workdir
@@ -27,7 +27,7 @@ def exam(inputs, tmp_path):
     def make(questions=FOUR, **changed):
         settings = EvaluateConfig(chunks_per_answer=2, bootstrap_samples=200, **changed)
         output, corpus = Workdir(tmp_path).folder("evaluate", "e"), Corpus(inputs["corpus"])
-        return Exam(output, corpus, questions, settings, seed=0, models={})
+        return CorpusQuestionEval(output, corpus, questions, settings, seed=0, models={})
 
     return make
 
@@ -46,7 +46,7 @@ def test_the_answers_likelihood_is_mixed_over_the_chunks_and_divided_by_its_toke
         answer_token_counts=np.array([2, 4]),
     )
     weights = np.log(np.array([[0.75, 0.25], [0.1, 0.9]], np.float32))
-    sitting = Sitting("base_lm", np.array([[4, 6], [7, 4]]), weights)
+    sitting = SystemInputs("base_lm", np.array([[4, 6], [7, 4]]), weights)
     wanted = [-np.log(0.75 * 0.5 + 0.25 * 0.1) / 2, -np.log(0.1 * 0.8 + 0.9 * 0.4) / 4]
     assert_stored(two._answer_nll(sitting, [sitting]), wanted)
 
@@ -69,9 +69,9 @@ def test_every_pair_of_a_language_model_is_scored_once_for_all_its_sittings(exam
     two.models["base_lm"] = Scorer()
     flat = np.zeros((2, 2), np.float32)
     sittings = [
-        Sitting("base_lm", np.array([[4, 6], [7, 4]]), flat),
-        Sitting("base_lm", np.array([[6, 4], [NO_CHUNK, 4]]), flat),
-        Sitting("lm_ft_lm", np.array([[9, 9], [9, 9]]), flat),
+        SystemInputs("base_lm", np.array([[4, 6], [7, 4]]), flat),
+        SystemInputs("base_lm", np.array([[6, 4], [NO_CHUNK, 4]]), flat),
+        SystemInputs("lm_ft_lm", np.array([[9, 9], [9, 9]]), flat),
     ]
     for sitting in sittings[:2]:
         two._answer_nll(sitting, sittings)
@@ -134,7 +134,10 @@ def test_gold_recall_counts_known_gold_and_answer_recall_leaves_yes_and_no_out(e
 
 def test_the_best_answer_is_the_one_that_is_marked():
     question = Question("q", "Who?", ("the Seine", "River Seine"))
-    mark = Exam._mark(question, [Answer("Seine.", 0.5), Answer("Loire", 0.2)], 0.25)
+    mark = CorpusQuestionEval._mark(question, [Answer("Seine.", 0.5), Answer("Loire", 0.2)], 0.25)
     assert (mark["exact_match"], mark["f1"], mark["answer_nll"]) == (1.0, 1.0, 0.25)
     assert mark["answers"][1] == {"answer": "Loire", "probability": 0.2}
-    assert Exam._mark(question, [Answer("Loire", 0.5), Answer("Seine", 0.2)], 0.25)["exact_match"] == 0.0
+    assert (
+        CorpusQuestionEval._mark(question, [Answer("Loire", 0.5), Answer("Seine", 0.2)], 0.25)["exact_match"]
+        == 0.0
+    )

@@ -13,7 +13,7 @@ from small import CHUNKS, LONG
 from radit_jax.config import MeshConfig, ScoreConfig
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.few_shot import Shot
-from radit_jax.data.eval_tasks.registry import BENCHMARKS, Choice, Item
+from radit_jax.data.eval_tasks.registry import EVAL_TASKS, Choice, EvalExample
 from radit_jax.evaluation import multiple_choice
 from radit_jax.evaluation.multiple_choice import choose
 from radit_jax.lm.answering import Retrieval
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def item(prompt, *answers):
-    return Item(
+    return EvalExample(
         prompt, prompt, choices=tuple(Choice(answer, prompt, f" {answer}") for answer in answers), label=0
     )
 
@@ -38,7 +38,7 @@ ITEMS = [
     item("Question: Who built Elm Tower?\nAnswer:", "Ada Finch", "Bo", "a very long list of builders"),
     item("Question: Where is Jay Tower?\nAnswer:", "Tarn", "in the old town of Upton", "Rusk", "Quay"),
     item("Is it a tower?", "yes", "no"),
-    Item(
+    EvalExample(
         "w",
         "Ed Swift built it because ",
         choices=(
@@ -171,14 +171,14 @@ def test_choices_that_do_not_fit_one_row_are_scored_in_several(hf, scorer):
 
 def test_a_task_without_choices_is_refused(scorer):
     with pytest.raises(ValueError, match="choose: a task without choices came"):
-        choose(scorer, [Item("q", "Who?")], "sum")
+        choose(scorer, [EvalExample("q", "Who?")], "sum")
 
 
 def test_real_boolq_and_piqa_are_chosen_as_transformers_does(hf, scorer, shared_data):
     """The first items whose passages are short enough for a quick test, by the tasks' own rule."""
     scorer = replace(scorer, settings=replace(scorer.settings, sequence_length=384))
     for name in ("boolq", "piqa"):
-        task = BENCHMARKS[name]
+        task = EVAL_TASKS[name]
         encode = scorer.model.tokenizer.encode
         items = [
             i

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from small import CHUNKS, TOWERS
 
-from radit_jax.config import OWN_ANSWERS, EvaluateConfig, MeshConfig, ScoreConfig, load
+from radit_jax.config import OWN_ANSWERS, EvaluateConfig, MeshConfig, ScoreConfig, load_experiment
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.eval_tasks.registry import KILT_DEVELOPMENT
 from radit_jax.evaluation import task_suite
 from radit_jax.evaluation.task_suite import (
     TOO_LONG,
-    TrialChunks,
+    TaskChunks,
+    evaluate_task,
     kilt_validation,
-    load_trials,
+    load_tasks,
     longest_answer,
-    retrieve,
-    sit,
+    retrieve_for_task,
     without_too_long,
 )
 from radit_jax.lm.answering import Answer, Retrieval
@@ -77,7 +77,7 @@ def folder(tmp_path_factory):
 
 
 def trial(folder, name, **changed):
-    [made] = load_trials(EvaluateConfig(tasks=(name,), tasks_folder=str(folder), **changed), seed=0)
+    [made] = load_tasks(EvaluateConfig(tasks=(name,), tasks_folder=str(folder), **changed), seed=0)
     return made
 
 
@@ -110,7 +110,7 @@ def test_a_question_is_no_shot_of_its_own(folder):
 def test_a_task_that_is_named_twice_is_refused(folder):
     settings = EvaluateConfig(tasks=("own.jsonl", "own.jsonl"), tasks_folder=str(folder))
     with pytest.raises(ValueError, match="evaluate.tasks: own came twice"):
-        load_trials(settings, seed=0)
+        load_tasks(settings, seed=0)
 
 
 def test_what_fits_exactly_is_asked_and_what_does_not_is_left_out_counted_and_said(folder, lm, capsys):
@@ -155,13 +155,13 @@ def test_of_long_answers_the_one_that_is_likeliest_per_token_is_given(folder, lm
     monkeypatch.setattr(task_suite, "generate", generate)
     scorer = PairScorer(lm, make_mesh(MeshConfig()), ScoreConfig())
     for name, settings in (("wow", EvaluateConfig()), ("hotpotqa", EvaluateConfig(max_new_tokens=5))):
-        sit(trial(folder, name, split="official"), scorer, settings, name)
+        evaluate_task(trial(folder, name, split="official"), scorer, settings, name)
     assert seen == {1: (True, 64), 3: (False, 5)}
 
 
 def kilt_settings(folder, **changed):
     """What the pipeline gives LM-ft, of an experiment whose evaluation has `changed` settings."""
-    e = load(str(ROOT / "experiments" / "tiny.py"))
+    e = load_experiment(str(ROOT / "experiments" / "tiny.py"))
     lm_ft = replace(e.lm_ft, select="kilt_dev", select_folder=str(folder), select_questions=2)
     e = replace(e, lm_ft=lm_ft, evaluate=replace(e.evaluate, **changed))
     return stages(e)["lm_ft"].settings["evaluate"]
@@ -183,7 +183,7 @@ def test_a_checkpoint_is_judged_by_the_settings_of_evaluation(folder):
 
 def test_a_checkpoint_is_measured_by_the_mean_over_kilts_development_tasks(folder, lm, inputs, monkeypatch):
     settings = kilt_settings(folder, dtype="bfloat16", sequence_length=192)
-    trials = load_trials(settings, seed=0)
+    trials = load_tasks(settings, seed=0)
     assert [made.task.name for made in trials] == list(KILT_DEVELOPMENT)
     chunks, seen = Chunks(inputs["corpus"]), []
 
@@ -194,7 +194,7 @@ def test_a_checkpoint_is_measured_by_the_mean_over_kilts_development_tasks(folde
 
     monkeypatch.setattr(task_suite, "generate", generate)
     found = [
-        TrialChunks(
+        TaskChunks(
             Retrieval(chunks, np.ones((len(made.items), 1), int), np.zeros((len(made.items), 1), np.float32)),
             {},
         )
@@ -215,9 +215,9 @@ def test_a_checkpoint_is_measured_by_the_mean_over_kilts_development_tasks(folde
 def test_shots_have_their_own_top_chunk_and_questions_their_k(folder, inputs, searcher):
     made, chunks = trial(folder, "own.jsonl", shots=2), Chunks(inputs["corpus"])
     settings = EvaluateConfig(chunks_per_answer=3, shots=2)
-    retrieval, passages = retrieve(made, searcher, chunks, settings, 0.5)
+    retrieval, passages = retrieve_for_task(made, searcher, chunks, settings, 0.5)
     assert retrieval.rows.shape == (5, 3)
     shots = made.shot_items
     top, _ = searcher.search([shot.query for shot in shots], 1)
     assert passages == {shot.id: chunks[int(row)].passage for shot, row in zip(shots, top[:, 0], strict=True)}
-    assert retrieve(made, searcher, chunks, replace(settings, shot_backgrounds=False), 0.5)[1] == {}
+    assert retrieve_for_task(made, searcher, chunks, replace(settings, shot_backgrounds=False), 0.5)[1] == {}

@@ -13,9 +13,16 @@ from small import CHUNKS, LONG, QUESTIONS
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.few_shot import Shot
-from radit_jax.lm.answering import Retrieval, answer, first_line, make_prompts, merged, neighbours
+from radit_jax.lm.answering import (
+    Retrieval,
+    answer,
+    first_line,
+    group_by_shared_chunks,
+    make_prompts,
+    merge_equal_texts,
+)
 from radit_jax.lm.scoring import NO_CHUNK
-from radit_jax.method.decode import Candidate
+from radit_jax.method.decode import AnswerCandidate
 from radit_jax.text.prompts import background, question_prompt
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -180,9 +187,9 @@ def by_words(*texts):
 
 def test_answers_that_read_alike_are_one_whose_probabilities_add_up():
     read = by_words(" Lyon", " Paris", ".", ".\n")
-    lyon, split = Candidate((0, 2), np.log(0.4), 3), Candidate((1, 2), np.log(0.25), 3)
-    joined = Candidate((1, 3), np.log(0.3), 2)
-    [first, second] = merged([lyon, joined, split], read)
+    lyon, split = AnswerCandidate((0, 2), np.log(0.4), 3), AnswerCandidate((1, 2), np.log(0.25), 3)
+    joined = AnswerCandidate((1, 3), np.log(0.3), 2)
+    [first, second] = merge_equal_texts([lyon, joined, split], read)
     assert (first.text, second.text) == ("Paris.", "Lyon.")
     assert (first.probability, second.probability) == pytest.approx((0.55, 0.4))
 
@@ -190,17 +197,20 @@ def test_answers_that_read_alike_are_one_whose_probabilities_add_up():
 def test_per_token_the_shortest_answer_does_not_win():
     """METHOD's figures: log p −4.16 of one token beats −6.55 of sixty by the sum alone."""
     read = by_words(" yes", " it is so because")
-    short, long = Candidate((0,), -4.16, 2), Candidate((1,) * 60, -6.55, 60)
-    assert merged([short, long], read)[0].text == "yes"
-    assert merged([short, long], read, per_token=True)[0].text.startswith("it is so")
-    alike = [Candidate((0, 0), -3.0, 3), Candidate((0, 0), -9.0, 30)]
-    assert merged([*alike, Candidate((1,), -1.5, 2)], read, per_token=True)[0].text == "it is so because"
+    short, long = AnswerCandidate((0,), -4.16, 2), AnswerCandidate((1,) * 60, -6.55, 60)
+    assert merge_equal_texts([short, long], read)[0].text == "yes"
+    assert merge_equal_texts([short, long], read, per_token=True)[0].text.startswith("it is so")
+    alike = [AnswerCandidate((0, 0), -3.0, 3), AnswerCandidate((0, 0), -9.0, 30)]
+    assert (
+        merge_equal_texts([*alike, AnswerCandidate((1,), -1.5, 2)], read, per_token=True)[0].text
+        == "it is so because"
+    )
 
 
 def test_neighbours_are_all_questions_and_share_more_chunks_than_the_order_they_came_in():
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 40, (200, 1)) * 6 + rng.permuted(np.tile(np.arange(8), (200, 1)), axis=1)[:, :4]
-    order = neighbours(rows, 8)
+    order = group_by_shared_chunks(rows, 8)
     assert sorted(order) == list(range(200))
 
     def distinct(order):
@@ -211,4 +221,4 @@ def test_neighbours_are_all_questions_and_share_more_chunks_than_the_order_they_
 
 def test_questions_that_share_no_chunk_keep_their_order():
     rows = np.array([[0, NO_CHUNK], [1, NO_CHUNK], [2, NO_CHUNK], [NO_CHUNK, NO_CHUNK]])
-    assert neighbours(rows, 2) == [0, 1, 2, 3]
+    assert group_by_shared_chunks(rows, 2) == [0, 1, 2, 3]

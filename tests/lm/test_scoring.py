@@ -11,7 +11,7 @@ from radit_jax.config import MeshConfig, ScoreConfig
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.examples import question_example
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, score_in_shards
-from radit_jax.runtime.distributed.mesh import fit_module, make_mesh, put_params
+from radit_jax.runtime.distributed.mesh import configure_attention, make_mesh, put_params
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.text.prompts import background
@@ -97,12 +97,14 @@ def test_shards_give_the_scores_of_all_pairs_at_once(scorer, chunks, scored, tmp
     assert sum(sizes) == len(PAIRS)
 
 
-def test_a_kernel_reads_the_trees_of_one_branch_and_the_reference_the_others(lm64, scorer, chunks):
+def test_a_kernel_reads_the_trees_of_one_continuation_and_the_reference_the_others(lm64, scorer, chunks):
     settings = ScoreConfig(batch_size=8, sequence_length=128)
     # Of the first chunk one example asks, of the second two.
     pairs = np.array([[0, 0], [1, 1], [2, 1]])
     with jax.enable_x64(False):  # the kernel computes in float32
-        module = fit_module(lm64.module.clone(dtype=jnp.float32), scorer.mesh, SPLASH, row_length=128)
+        module = configure_attention(
+            lm64.module.clone(dtype=jnp.float32), scorer.mesh, SPLASH, row_length=128
+        )
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), scorer.model.params)
         by_kernel = PairScorer(scorer.model._replace(params=params), scorer.mesh, settings, module)
         found = by_kernel.score(EXAMPLES, pairs, chunks).answer_log_probs

@@ -14,23 +14,25 @@ from flax.traverse_util import flatten_dict
 
 from radit_jax.config import Folder, LoraConfig, MeshConfig, OptimizerConfig
 from radit_jax.data.batches.examples import question_example
-from radit_jax.data.batches.packing import Sequence, join, span
+from radit_jax.data.batches.packing import PrefixTree, concatenate_spans, span
 from radit_jax.data.batches.prefix_trees import fits, lm_sequence
 from radit_jax.data.sources import folder
 from radit_jax.lm import training
 from radit_jax.lm.training import PackedTrees, train_lm
 from radit_jax.method.likelihood import token_log_probs
-from radit_jax.models.lora import merged
+from radit_jax.models.lora import merge_adapters
 from radit_jax.runtime.distributed import memory
-from radit_jax.runtime.distributed.memory import DoesNotFit, share
-from radit_jax.runtime.distributed.mesh import laid_out, make_mesh
+from radit_jax.runtime.distributed.memory import DoesNotFit, bytes_per_device
+from radit_jax.runtime.distributed.mesh import abstract_sharded, make_mesh
 from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 
 def tree(number, length=8):
     """A tree that fills a row of 8 by itself; its first token tells it from the others."""
-    return Sequence(span([number]), (join(span([number + 100] * (length - 3)), span([7, 9], 1.0)),))
+    return PrefixTree(
+        span([number]), (concatenate_spans(span([number + 100] * (length - 3)), span([7, 9], 1.0)),)
+    )
 
 
 def packed(seed=0, batch_size=2, count=5):
@@ -67,7 +69,7 @@ def test_in_order_reads_every_row_once_and_fills_the_last_batch_with_empty_rows(
 
 
 def test_rows_have_slots_for_the_tree_with_the_most_targets():
-    greedy = Sequence(span([1]), (span([5] * 7, 1.0),))
+    greedy = PrefixTree(span([1]), (span([5] * 7, 1.0),))
     trees = PackedTrees([tree(2), greedy], row_length=8, batch_size=2, seed=0)
     assert (trees.in_order(0).target_weights > 0).sum(axis=1).tolist() == [2, 7]
 
@@ -77,15 +79,15 @@ def test_the_fill_is_the_share_of_positions_that_hold_a_token():
     assert trees.facts == {"rows": 2, "fill": 0.875}
 
 
-def test_only_trees_with_branches_have_branch_ids():
-    branched = Sequence(span([1]), (span([2, 3], 1.0), span([4], 1.0)))
-    assert packed().shuffled(0).branch_ids is None
-    both = PackedTrees([tree(1), branched], row_length=8, batch_size=2, seed=0)
-    assert both.in_order(0).branch_ids is not None
+def test_only_trees_with_continuations_have_continuation_ids():
+    continuationed = PrefixTree(span([1]), (span([2, 3], 1.0), span([4], 1.0)))
+    assert packed().shuffled(0).continuation_ids is None
+    both = PackedTrees([tree(1), continuationed], row_length=8, batch_size=2, seed=0)
+    assert both.in_order(0).continuation_ids is not None
 
 
 def test_a_row_has_no_more_sequences_than_a_kernel_has_room_for():
-    short = [Sequence(span([]), (join(span([1]), span([2], 1.0)),)) for _ in range(12)]
+    short = [PrefixTree(span([]), (concatenate_spans(span([1]), span([2], 1.0)),)) for _ in range(12)]
     rows = PackedTrees(short, row_length=64, batch_size=2, seed=0).rows
     assert [len(row) for row in rows] == [3, 3, 3, 3]  # 64 / 16 runs, of which the padding may be one
 
@@ -94,7 +96,7 @@ def test_rows_of_examples_on_wikipedia_are_nearly_full(shared_data, tmp_path):
     """Each of 600 questions under its gold passage and two others, in LLaMA's tokens."""
     shutil.copy(shared_data / "tokenizers" / "llama_tokenizer.model", tmp_path / "tokenizer.model")
     tokenizer = load_tokenizer(tmp_path)
-    corpus = folder.read(Folder(folder=str(shared_data / "wiki"), train_questions=600), seed=0)
+    corpus = folder.read_folder(Folder(folder=str(shared_data / "wiki"), train_questions=600), seed=0)
     asked = corpus.questions["train"]
     wanted = {gold for question in asked for gold in question.gold_chunks[:1]}
     passages = {chunk.id: chunk.passage for chunk in corpus.chunks if chunk.id in wanted}
@@ -156,7 +158,7 @@ def compile_once(monkeypatch):
 
 
 def test_a_state_that_no_device_holds_is_refused_before_the_first_step(lm, tmp_path, monkeypatch):
-    model = share(laid_out(lm.params, make_mesh(MeshConfig())))
+    model = bytes_per_device(abstract_sharded(lm.params, make_mesh(MeshConfig())))
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": model + 100})
     monkeypatch.setattr(memory.jax, "local_devices", lambda: [device])
     with pytest.raises(DoesNotFit, match="the training state takes"):  # the model alone would have room
@@ -214,7 +216,7 @@ def test_a_killed_lora_run_that_resumes_equals_one_that_was_never_killed(lm, tmp
 
     def by_hand(params):
         exact = lm.module.clone(dtype=jnp.float64)
-        return token_log_probs(exact, merged(*params, lora), batch).sum() / 6
+        return token_log_probs(exact, merge_adapters(*params, lora), batch).sum() / 6
 
     assert_rounded(facts["dev_log_prob"], by_hand, (lm.params, whole))
 

@@ -14,13 +14,20 @@ from radit_jax.method.decode import (
     answer_log_probs,
     answer_questions,
     answer_questions_by_token,
-    cut_prompts,
     greedy,
     pack_answers,
     prefill,
+    split_shared_prefixes,
 )
 from radit_jax.models.llama import Llama
-from radit_jax.runtime.distributed.mesh import gather, make_mesh, put_params, row_layout, spread_like, ways
+from radit_jax.runtime.distributed.mesh import (
+    batch_placer,
+    data_parallel_size,
+    gather,
+    make_mesh,
+    put_params,
+    row_layout,
+)
 from radit_jax.runtime.pretrained.hf_weights import load_llama
 
 STOPS = (1, 2)
@@ -44,7 +51,7 @@ def params():
 
 
 @pytest.fixture
-def short_trunks(monkeypatch):
+def short_prefixs(monkeypatch):
     """Prompts as short as those of these tests share what they begin with."""
     monkeypatch.setattr(decode, "SHARED", 1)
 
@@ -146,7 +153,7 @@ def test_without_stop_ids_a_generation_has_its_full_length(params):
             assert token == next_log_probs(params, prompt + row[:step]).argmax()
 
 
-def test_answers_as_branches_of_a_cache_score_as_separate_sequences(params):
+def test_answers_as_continuations_of_a_cache_score_as_separate_sequences(params):
     answers = [[(3, 4), (), (5, 5, 3, 0)], [(0,)], [(3,), (4, 3, 5)], [(4,)]]
     got = fast_log_probs(params, PROMPTS, answers, max_new_tokens=4)
     for row, (prompt, group) in enumerate(zip(PROMPTS, answers, strict=True)):
@@ -298,8 +305,8 @@ def test_dropping_what_has_stopped_changes_no_answer_and_shrinks_the_batch(param
         sizes.append(len(state.done))
         return original(module, params, state, *rest, **named)
 
-    original = decode.advance
-    monkeypatch.setattr(decode, "advance", advance)
+    original = decode.decode_steps
+    monkeypatch.setattr(decode, "decode_steps", advance)
     monkeypatch.setattr(decode, "STEPS", 2)
     for before, after in zip(whole, answers(), strict=True):
         assert [candidate.tokens for candidate in before] == [candidate.tokens for candidate in after]
@@ -321,7 +328,7 @@ def sharing_prompts(rng, num_questions=6):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_sharing_what_prompts_begin_with_changes_no_number(params, short_trunks, monkeypatch, seed):
+def test_sharing_what_prompts_begin_with_changes_no_number(params, short_prefixs, monkeypatch, seed):
     prompts = sharing_prompts(np.random.default_rng(seed))
     weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
     options = {"max_new_tokens": 4, "stops": ENDS, "questions_per_batch": 3}
@@ -331,30 +338,32 @@ def test_sharing_what_prompts_begin_with_changes_no_number(params, short_trunks,
         return [*by_answer, *answer_questions_by_token(MODULE, params, prompts, weights, **options)]
 
     together = answers()
-    cut = cut_prompts([prompt for own in prompts[:3] for prompt in own])
-    assert len({prompt.trunk for prompt in cut}) < len(cut)
-    monkeypatch.setattr(decode, "cut_prompts", lambda texts: [decode.Prompt((), tuple(t)) for t in texts])
+    cut = split_shared_prefixes([prompt for own in prompts[:3] for prompt in own])
+    assert len({prompt.prefix for prompt in cut}) < len(cut)
+    monkeypatch.setattr(
+        decode, "split_shared_prefixes", lambda texts: [decode.Prompt((), tuple(t)) for t in texts]
+    )
     for shared, apart in zip(together, answers(), strict=True):
         assert [candidate.tokens for candidate in shared] == [candidate.tokens for candidate in apart]
         assert_stored([c.log_prob for c in shared], [c.log_prob for c in apart])
 
 
-def test_a_chunk_that_three_questions_share_is_read_once(params, short_trunks, monkeypatch):
+def test_a_chunk_that_three_questions_share_is_read_once(params, short_prefixs, monkeypatch):
     long = [[3] * 9 + [4], [5] * 9 + [0]]
     prompts = [[chunk + question for chunk in long] for question in ([3, 4], [5], [0, 0, 3])]
     seen = []
 
-    def read(module, params, trunks, trunk_of, tails):
-        seen.append((trunks.lengths.tolist(), trunk_of.tolist(), tails.lengths.tolist()))
-        return original(module, params, trunks, trunk_of, tails)
+    def read(module, params, prefixes, prefix_of, tails):
+        seen.append((prefixes.lengths.tolist(), prefix_of.tolist(), tails.lengths.tolist()))
+        return original(module, params, prefixes, prefix_of, tails)
 
     original = decode.prefill_shared
     monkeypatch.setattr(decode, "prefill_shared", read)
     weights = np.log(np.full((3, 2), 0.5))
     answer_questions(MODULE, params, prompts, weights, max_new_tokens=2, stops=ENDS, questions_per_batch=3)
-    [(lengths, trunk_of, tails)] = seen
+    [(lengths, prefix_of, tails)] = seen
     assert lengths == [10, 10]
-    assert trunk_of == [[0, 0, 0, 1, 1, 1]]
+    assert prefix_of == [[0, 0, 0, 1, 1, 1]]
     assert sorted(tails) == [1, 1, 2, 2, 3, 3]
 
 
@@ -362,11 +371,15 @@ def on_eight_devices(params):
     """The network with its rows pinned, parameters and transfer, on a mesh of eight."""
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
     laid = put_params(params, mesh)
-    return MODULE.clone(layout=row_layout(mesh)), laid, decode.Transfer(spread_like(laid), gather, ways(mesh))
+    return (
+        MODULE.clone(layout=row_layout(mesh)),
+        laid,
+        decode.DevicePlacement(batch_placer(laid), gather, data_parallel_size(mesh)),
+    )
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_eight_devices_answer_as_one_does(params, short_trunks, monkeypatch, seed):
+def test_eight_devices_answer_as_one_does(params, short_prefixs, monkeypatch, seed):
     """Also where answers leave the batch, of which each device drops its own."""
     prompts = sharing_prompts(np.random.default_rng(seed), num_questions=11)
     weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
@@ -381,55 +394,57 @@ def test_eight_devices_answer_as_one_does(params, short_trunks, monkeypatch, see
             assert_stored([c.log_prob for c in one], [c.log_prob for c in eight])
 
 
-def test_what_is_read_stays_with_its_rows_when_trunks_are_shared_and_answers_dropped(params):
+def test_what_is_read_stays_with_its_rows_when_prefixs_are_shared_and_answers_dropped(params):
     """A gather of any row from anywhere would bring every prompt's keys and values to every device."""
     module, laid, transfer = on_eight_devices(params)
-    prompts = [[n // 4] * 40 + [3, n % 4] for n in range(16)]  # four share a trunk, and a device
-    reading = decode.lay_out(cut_prompts(prompts), transfer)
-    assert len(reading.trunks.lengths) == 4
-    np.testing.assert_array_equal(reading.trunk_of, np.zeros((4, 4)))
+    prompts = [[n // 4] * 40 + [3, n % 4] for n in range(16)]  # four share a prefix, and a device
+    reading = decode.build_prefill_batch(split_shared_prefixes(prompts), transfer)
+    assert len(reading.prefixes.lengths) == 4
+    np.testing.assert_array_equal(reading.prefix_of, np.zeros((4, 4)))
     prefilled = decode.prefill_shared(module, laid, *reading)
     own = {shard.data.shape[1] for shard in prefilled.cache.keys.addressable_shards}
     assert own == {4}
-    state = decode.begin(prefilled, np.zeros((16, 1)), max_new_tokens=4, stops=ENDS)
-    kept = decode._keep(state, np.zeros((4, 1), np.int32))
+    state = decode.init_decode(prefilled, np.zeros((16, 1)), max_new_tokens=4, stops=ENDS)
+    kept = decode._gather_answers(state, np.zeros((4, 1), np.int32))
     np.testing.assert_array_equal(kept.tokens, state.tokens[::4])
     read = decode.prefill_shared.lower(module, laid, *reading).compile().as_text()
-    keep = decode._keep.lower(state, np.zeros((4, 1), np.int32)).compile().as_text()
+    keep = decode._gather_answers.lower(state, np.zeros((4, 1), np.int32)).compile().as_text()
     assert "f64[2,4,96,1," in read  # two layers, four prompts, 64 slots and 32
     assert not re.search(r"\[(2,)?16,\d+,1,\d+\]", read) and "all-gather" not in keep
 
 
 def test_a_beginning_of_few_tokens_is_read_with_each_prompt():
     questions = [[1] * (decode.SHARED - 1) + [n] for n in range(8)]
-    assert all(prompt.trunk == () for prompt in cut_prompts(questions))
+    assert all(prompt.prefix == () for prompt in split_shared_prefixes(questions))
     longer = [[1] * decode.SHARED + [n] for n in range(8)]
-    assert {prompt.trunk for prompt in cut_prompts(longer)} == {(1,) * decode.SHARED}
+    assert {prompt.prefix for prompt in split_shared_prefixes(longer)} == {(1,) * decode.SHARED}
 
 
-def test_equal_prompts_keep_a_token_each(short_trunks):
-    assert cut_prompts([[3, 4, 5]] * 2) == [((3, 4), (5,))] * 2
+def test_equal_prompts_keep_a_token_each(short_prefixs):
+    assert split_shared_prefixes([[3, 4, 5]] * 2) == [((3, 4), (5,))] * 2
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_cut_prompts_are_whole_and_a_shared_trunk_is_at_least_half_of_each(seed, short_trunks):
+def test_cut_prompts_are_whole_and_a_shared_prefix_is_at_least_half_of_each(seed, short_prefixs):
     rng = np.random.default_rng(seed)
     texts = [rng.integers(0, 2, rng.integers(1, 60)).tolist() for _ in range(12)]
     texts += [texts[0] + [1], texts[1] + [0, 1], texts[1]]
-    cut = cut_prompts(texts)
-    trunks = [prompt.trunk for prompt in cut]
+    cut = split_shared_prefixes(texts)
+    prefixes = [prompt.prefix for prompt in cut]
     for text, prompt in zip(texts, cut, strict=True):
-        assert list(prompt.trunk + prompt.tail) == text
+        assert list(prompt.prefix + prompt.tail) == text
         assert prompt.tail
-        alone = trunks.count(prompt.trunk) == 1
-        assert 2 * len(prompt.trunk) >= len(text) or len(prompt.tail) <= decode.TAIL
+        alone = prefixes.count(prompt.prefix) == 1
+        assert 2 * len(prompt.prefix) >= len(text) or len(prompt.tail) <= decode.TAIL
         assert not alone or len(prompt.tail) == min(len(text), decode.TAIL)
 
 
-def test_trunks_come_in_few_numbers_and_a_batch_without_any_reads_tails_only():
+def test_prefixs_come_in_few_numbers_and_a_batch_without_any_reads_tails_only():
     shapes = set()
     for distinct in range(33):
-        trunks = [(1 + number % distinct,) * 40 if distinct else () for number in range(32)]
-        reading = decode.lay_out([decode.Prompt(trunk, (5,)) for trunk in trunks], decode.ONE_DEVICE)
-        shapes.add(reading.trunks.tokens.shape)
+        prefixes = [(1 + number % distinct,) * 40 if distinct else () for number in range(32)]
+        reading = decode.build_prefill_batch(
+            [decode.Prompt(prefix, (5,)) for prefix in prefixes], decode.ONE_DEVICE
+        )
+        shapes.add(reading.prefixes.tokens.shape)
     assert shapes == {(4, 0), (4, 64), (8, 64), (16, 64), (32, 64)}

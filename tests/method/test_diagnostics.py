@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from radit_jax.config import OptimizerConfig, RFtConfig
-from radit_jax.method.diagnostics import Signal, diagnose, spearman, warnings
+from radit_jax.method.diagnostics import LsrStatistics, diagnose, spearman, warnings
 
 approx = functools.partial(pytest.approx, rel=1e-5)  # of logarithms and exponentials in float32
 SETTINGS = RFtConfig(OptimizerConfig(1, 1e-3), temperature=1.0, lm_score="sum_log_prob", tau=1.0)
@@ -28,7 +28,7 @@ def signal(retriever, lm, **changes):
         "gold": false,
         "judged": np.ones(len(lm), bool),
     }
-    return Signal(**fields | {name: np.array(value) for name, value in changes.items()})
+    return LsrStatistics(**fields | {name: np.array(value) for name, value in changes.items()})
 
 
 EVEN = [0.25, 0.25, 0.25, 0.25]

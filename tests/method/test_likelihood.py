@@ -9,7 +9,7 @@ import pytest
 from exact import assert_exact, assert_rounded, drawn_in_float64
 
 from radit_jax.config import LlamaConfig
-from radit_jax.data.batches.packing import Sequence, Span, branch_places, pack, span, to_batch
+from radit_jax.data.batches.packing import PrefixTree, Span, continuation_places, pack, span, to_batch
 from radit_jax.method import likelihood, losses
 from radit_jax.models.llama import Llama
 
@@ -28,8 +28,8 @@ def token_log_probs(params, batch):
 
 
 @jax.jit
-def branch_log_probs(params, batch):
-    return likelihood.branch_log_probs(MODULE, params, batch, 12)
+def continuation_log_probs(params, batch):
+    return likelihood.continuation_log_probs(MODULE, params, batch, 12)
 
 
 @jax.jit
@@ -43,17 +43,19 @@ def params():
 
 
 def random_sequences(seed=0, count=9):
-    """Trees of one to three branches, whose last tokens, at varied weights, are to be predicted."""
+    """Trees of one to three continuations, whose last tokens, at varied weights, are to be predicted."""
     rng = np.random.default_rng(seed)
 
-    def branch():
+    def continuation():
         tokens = rng.integers(1, 50, rng.integers(4, 8)).astype(np.int32)
         weights = np.zeros(len(tokens), np.float32)
         weights[-rng.integers(1, 4) :] = rng.choice([0.5, 1.0])
         return Span(tokens, weights)
 
     return [
-        Sequence(span(rng.integers(1, 50, rng.integers(1, 9))), tuple(branch() for _ in range(1 + i % 3)))
+        PrefixTree(
+            span(rng.integers(1, 50, rng.integers(1, 9))), tuple(continuation() for _ in range(1 + i % 3))
+        )
         for i in range(count)
     ]
 
@@ -68,16 +70,16 @@ def packed(sequences):
 
 
 def one_at_a_time(params, sequence, *, shift=0):
-    """Per branch, the float64 log-probabilities of its targets: token i is predicted at i - 1 (+ shift)."""
-    branches = []
-    for branch in sequence.branches:
-        tokens = np.concatenate([sequence.trunk.tokens, branch.tokens])
+    """Per continuation, its targets' float64 log-probabilities: token i is predicted at i - 1 (+ shift)."""
+    continuations = []
+    for continuation in sequence.continuations:
+        tokens = np.concatenate([sequence.prefix.tokens, continuation.tokens])
         # Attention is causal, so what is appended for the sake of one shape is not seen.
         log_probs = np.array(logits_of(params, np.pad(tokens, (0, 24 - len(tokens)))[None])[0])
         log_probs -= np.log(np.exp(log_probs).sum(axis=-1, keepdims=True))
-        targets = len(sequence.trunk.tokens) + np.flatnonzero(branch.weights > 0)
-        branches.append(log_probs[np.minimum(targets - 1 + shift, len(tokens) - 1), tokens[targets]])
-    return branches
+        targets = len(sequence.prefix.tokens) + np.flatnonzero(continuation.weights > 0)
+        continuations.append(log_probs[np.minimum(targets - 1 + shift, len(tokens) - 1), tokens[targets]])
+    return continuations
 
 
 def test_token_log_probs_are_aligned_with_the_tokens_they_predict(params):
@@ -91,31 +93,33 @@ def test_token_log_probs_are_aligned_with_the_tokens_they_predict(params):
         assert np.abs(found - shifted).max() > 0.1
 
 
-def test_branches_of_packed_trees_score_as_they_do_alone(params):
+def test_continuations_of_packed_trees_score_as_they_do_alone(params):
     sequences = random_sequences()
     rows, batch = packed(sequences)
     assert len(rows) < len(sequences)
-    sums = branch_log_probs(params, batch)
-    expected = [branch.sum() for sequence in sequences for branch in one_at_a_time(params, sequence)]
-    assert_exact(np.asarray(sums)[branch_places(sequences, rows)], np.array(expected))
+    sums = continuation_log_probs(params, batch)
+    expected = [
+        continuation.sum() for sequence in sequences for continuation in one_at_a_time(params, sequence)
+    ]
+    assert_exact(np.asarray(sums)[continuation_places(sequences, rows)], np.array(expected))
 
 
-def test_branches_that_a_row_does_not_have_are_zero(params):
+def test_continuations_that_a_row_does_not_have_are_zero(params):
     _, batch = packed(random_sequences()[:1])
-    sums = branch_log_probs(params, batch)[0]
+    sums = continuation_log_probs(params, batch)[0]
     assert sums[0] < 0 and (sums[1:] == 0).all()
 
 
-def test_a_trunks_targets_count_for_no_branch(params):
-    bare, weighed = (Sequence(span([3, 4, 5]), (span([6, 7], 1.0),)) for _ in range(2))
-    weighed.trunk.weights[1:] = 1.0
-    sums = [branch_log_probs(params, packed([s])[1]) for s in (bare, weighed)]
+def test_a_prefixs_targets_count_for_no_continuation(params):
+    bare, weighed = (PrefixTree(span([3, 4, 5]), (span([6, 7], 1.0),)) for _ in range(2))
+    weighed.prefix.weights[1:] = 1.0
+    sums = [continuation_log_probs(params, packed([s])[1]) for s in (bare, weighed)]
     assert_exact(sums[0], sums[1])
 
 
 def test_weights_select_what_is_scored_but_do_not_scale_it(params):
-    full, half = (Sequence(span([3, 4, 5]), (span([6, 7], weight),)) for weight in (1.0, 0.5))
-    sums = [branch_log_probs(params, packed([s])[1]) for s in (full, half)]
+    full, half = (PrefixTree(span([3, 4, 5]), (span([6, 7], weight),)) for weight in (1.0, 0.5))
+    sums = [continuation_log_probs(params, packed([s])[1]) for s in (full, half)]
     np.testing.assert_array_equal(*sums)
 
 
@@ -130,9 +134,9 @@ def test_unused_slots_are_zero_whatever_target_stands_in_them(params):
 
 def test_a_neighbour_in_the_row_is_not_seen(params):
     first, second = random_sequences()[:2]
-    changed = Sequence(span((first.trunk.tokens + 1) % 50), first.branches)
+    changed = PrefixTree(span((first.prefix.tokens + 1) % 50), first.continuations)
     before, after = (lay_out([s, second], [(0, 1)]) for s in (first, changed))
-    own = before.target_items[0] >= len(first.branches)
+    own = before.target_items[0] >= len(first.continuations)
     assert own.any()
     before, after = (np.asarray(token_log_probs(params, batch))[0] for batch in (before, after))
     np.testing.assert_array_equal(before[own], after[own])
@@ -149,22 +153,22 @@ def loss_and_grads(params, batch):
 def test_packed_equals_unpacked_in_loss_and_gradient(params):
     sequences = random_sequences()
     rows, batch = packed(sequences)
-    alone = [Sequence(s.trunk, (branch,)) for s in sequences for branch in s.branches]
+    alone = [PrefixTree(s.prefix, (continuation,)) for s in sequences for continuation in s.continuations]
     assert len(rows) < len(alone) == NUM_ROWS  # the one batch is mostly padding, the other has no empty row
     found = loss_and_grads(params, batch)
     reference = loss_and_grads(params, lay_out(alone, [(i,) for i in range(len(alone))]))
     assert_exact(found, reference)
 
 
-def test_rows_of_one_branch_each_may_leave_out_their_branch_ids_and_be_read_by_a_kernel(params):
-    sequences = [s for s in random_sequences(count=40) if len(s.branches) == 1]
+def test_rows_of_one_continuation_each_may_leave_out_their_continuation_ids_and_be_read_by_a_kernel(params):
+    sequences = [s for s in random_sequences(count=40) if len(s.continuations) == 1]
     limits = {"row_length": 128, "targets_per_row": 32}
     rows = pack(sequences, **limits)
     with_ids, without = (
-        jax.tree.map(jnp.asarray, to_batch(sequences, rows, branch_ids=ids, **limits))
+        jax.tree.map(jnp.asarray, to_batch(sequences, rows, continuation_ids=ids, **limits))
         for ids in (True, False)
     )
-    assert without.branch_ids is None
+    assert without.continuation_ids is None
 
     @functools.partial(jax.jit, static_argnums=0)
     @functools.partial(jax.value_and_grad, argnums=1)
@@ -195,7 +199,7 @@ def test_logits_made_in_parts_give_the_same_values_and_gradients(params, slots, 
 def test_parts_without_a_target_are_not_computed(params, monkeypatch):
     """The head would be most of a small model's work: an infinite one must not show in unused slots."""
     monkeypatch.setattr(likelihood, "SLOTS", 4)
-    sequences = [Sequence(span([1, 2]), (Span(np.array([3, 4]), np.array([0.0, 1.0], np.float32)),))]
+    sequences = [PrefixTree(span([1, 2]), (Span(np.array([3, 4]), np.array([0.0, 1.0], np.float32)),))]
     batch = lay_out(sequences, pack(sequences, **LIMITS))
     calls = []
     head = Llama.logits
@@ -208,10 +212,10 @@ def test_parts_without_a_target_are_not_computed(params, monkeypatch):
 
 
 def test_a_batchs_counts_are_those_of_its_tokens_and_of_what_they_see():
-    """A trunk of three with branches of two and one, beside a sequence of two, in rows of 40."""
+    """A prefix of three with continuations of two and one, beside a sequence of two, in rows of 40."""
     trees = [
-        Sequence(span([1, 2, 3]), (span([4, 5], 1.0), span([6], 1.0))),
-        Sequence(span([7]), (span([8], 1.0),)),
+        PrefixTree(span([1, 2, 3]), (span([4, 5], 1.0), span([6], 1.0))),
+        PrefixTree(span([7]), (span([8], 1.0),)),
     ]
     found = likelihood.batch_counts(lay_out(trees, [(0, 1)]))
     assert int(found["tokens"]) == 8 and int(found["answer_tokens"]) == 4

@@ -10,7 +10,7 @@ import pytest
 from exact import EXACT, STORED, assert_exact, drawn_in_float64
 
 from radit_jax.config import BertConfig, LlamaConfig, LoraConfig, OptimizerConfig
-from radit_jax.data.batches.packing import Sequence, join, pack_texts, span, to_batch
+from radit_jax.data.batches.packing import PrefixTree, concatenate_spans, pack_texts, span, to_batch
 from radit_jax.method import likelihood, losses, steps
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
@@ -52,9 +52,9 @@ def bert_params():
 def lm_batch():
     rng = np.random.default_rng(0)
     sequences = [
-        Sequence(
+        PrefixTree(
             span(rng.integers(1, 40, 5)),
-            (join(span(rng.integers(1, 40, 4)), span(rng.integers(1, 40, answer), 1.0)),),
+            (concatenate_spans(span(rng.integers(1, 40, 4)), span(rng.integers(1, 40, answer), 1.0)),),
         )
         for answer in (1, 4, 2)
     ]

@@ -14,7 +14,7 @@ from exact import assert_exact, assert_stored, drawn_in_float64
 from scipy.special import logsumexp
 
 from radit_jax.config import LlamaConfig
-from radit_jax.lm.answering import first_line, merged
+from radit_jax.lm.answering import first_line, merge_equal_texts
 from radit_jax.method.decode import (
     Stops,
     answer_log_probs,
@@ -128,7 +128,7 @@ def test_texts_have_the_sum_of_their_tokenisations_in_the_mixture(params, answer
         assert sum(text_sums(mixed, every).values()) == pytest.approx(1, abs=1e-9)
         own = [candidate.tokens for candidate in found]
         assert set(own) == {slow_greedy(params, prompt) for prompt in prompts}
-        told = merged(found, read)
+        told = merge_equal_texts(found, read)
         sums = text_sums(mixed, own)
         assert set(dict(told)) == set(sums)
         assert_stored([np.log(dict(told)[text]) for text in sums], np.log([*sums.values()]))
@@ -174,5 +174,5 @@ def test_what_a_model_would_say_after_the_newline_decides_nothing(params, answer
             own: logsumexp([slow_log_prob(params, prompt, own) for prompt in prompts] + WEIGHTS)
             for own in going_on
         }
-        changed += read(max(mixed, key=mixed.__getitem__)) != merged(found, read)[0].text
+        changed += read(max(mixed, key=mixed.__getitem__)) != merge_equal_texts(found, read)[0].text
     assert changed > 0

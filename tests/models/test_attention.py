@@ -13,9 +13,9 @@ from radit_jax.models.attention import (
     attend,
     attention_mask,
     context_mask,
-    most_segments,
-    obstacle,
+    max_segments,
     segment_bounds,
+    why_unsupported,
 )
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -26,9 +26,9 @@ def ids(*values: int) -> jnp.ndarray:
 
 
 def test_a_packed_row_of_trees_has_this_mask():
-    """A trunk with two branches, a plain sequence, and padding: the row that the packing module draws."""
+    """A prefix with two continuations, a plain sequence, and padding: the row that packing.py draws."""
     segments = ids(1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 0, 0)
-    branches = ids(0, 0, 1, 1, 2, 2, 2, 1, 1, 1, 0, 0)
+    continuations = ids(0, 0, 1, 1, 2, 2, 2, 1, 1, 1, 0, 0)
     expected = [
         [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
@@ -43,7 +43,7 @@ def test_a_packed_row_of_trees_has_this_mask():
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     ]
-    np.testing.assert_array_equal(attention_mask(segments, branches)[0].astype(int), expected)
+    np.testing.assert_array_equal(attention_mask(segments, continuations)[0].astype(int), expected)
 
 
 def test_one_sequence_has_the_causal_mask():
@@ -51,8 +51,8 @@ def test_one_sequence_has_the_causal_mask():
     np.testing.assert_array_equal(attention_mask(ids(1, 1, 1), ids(0, 0, 0))[0].astype(int), expected)
 
 
-def test_what_comes_before_is_seen_by_segment_and_branch():
-    """The cache holds two prompt tokens, a token of branch 1, padding, and a token of another segment."""
+def test_what_comes_before_is_seen_by_segment_and_continuation():
+    """The cache holds two prompt tokens, one of continuation 1, padding, and one of another segment."""
     seen = context_mask(ids(1, 1, 1, 0), ids(0, 1, 2, 0), ids(1, 1, 1, 0, 2), ids(0, 0, 1, 0, 0))
     expected = [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
     np.testing.assert_array_equal(seen[0].astype(int), expected)
@@ -156,7 +156,7 @@ def test_over_a_mesh_each_device_has_its_rows_and_heads():
 
 
 def test_cudnn_attends_as_the_reference_does():
-    problem = obstacle("cudnn", head_size=16, num_kv_heads=2, dtype=jnp.bfloat16, row_length=384)
+    problem = why_unsupported("cudnn", head_size=16, num_kv_heads=2, dtype=jnp.bfloat16, row_length=384)
     if jax.default_backend() != "gpu" or problem:
         pytest.skip(f"needs a GPU of Hopper or later, run with JAX_PLATFORMS=cuda: {problem}")
     assert_same_attention(packed_rows(jnp.bfloat16), "cudnn")
@@ -202,7 +202,7 @@ def test_segments_are_handed_over_by_their_starts_and_lengths():
 )
 def test_a_kernel_says_what_keeps_it_from_serving(kernel, changes, why):
     shape = {"head_size": 16, "num_kv_heads": 2, "dtype": jnp.bfloat16, "row_length": 256, **changes}
-    found = obstacle(kernel, **shape)
+    found = why_unsupported(kernel, **shape)
     assert found == why if why is None else found.startswith(why)
 
 
@@ -222,8 +222,8 @@ def _private_form(monkeypatch, form):
 def test_another_form_of_jaxs_private_module_is_said_and_not_called(monkeypatch, change, why):
     change(monkeypatch)
     shape = {"head_size": 16, "num_kv_heads": 2, "dtype": jnp.bfloat16, "row_length": 256}
-    assert why in obstacle("cudnn", **shape)
+    assert why in why_unsupported("cudnn", **shape)
 
 
 def test_the_room_for_segments_grows_with_the_row():
-    assert [most_segments(length) for length in (16, 384, 2048)] == [2, 24, 128]
+    assert [max_segments(length) for length in (16, 384, 2048)] == [2, 24, 128]

@@ -137,13 +137,13 @@ def test_packed_equals_unpacked(ours):
     assert jnp.isfinite(logits).all()
 
 
-def test_branches_equal_separate_sequences(ours):
-    trunk, first, second = random_tokens(1, 6), random_tokens(1, 4), random_tokens(1, 3)
-    row = np.concatenate([trunk, first, second], axis=1)
+def test_continuations_equal_separate_sequences(ours):
+    prefix, first, second = random_tokens(1, 6), random_tokens(1, 4), random_tokens(1, 3)
+    row = np.concatenate([prefix, first, second], axis=1)
     positions = np.array([[*range(6), *range(6, 10), *range(6, 9)]], np.int32)
-    branches = np.array([[0] * 6 + [1] * 4 + [2] * 3], np.int32)
-    logits = apply(ours, row, positions=positions, branch_ids=branches)
-    alone = [apply(ours, np.concatenate([trunk, branch], axis=1)) for branch in (first, second)]
+    continuations = np.array([[0] * 6 + [1] * 4 + [2] * 3], np.int32)
+    logits = apply(ours, row, positions=positions, continuation_ids=continuations)
+    alone = [apply(ours, np.concatenate([prefix, continuation], axis=1)) for continuation in (first, second)]
     assert_exact(logits[:, :10], alone[0])
     assert_exact(logits[:, 10:], alone[1][:, 6:])
 
@@ -186,20 +186,22 @@ def test_cached_decoding_equals_one_pass(ours):
         assert_exact(np.stack([state[row] for state in states]), expected)
 
 
-def test_branches_against_a_cache_equal_separate_sequences(ours):
+def test_continuations_against_a_cache_equal_separate_sequences(ours):
     lengths, prompts = np.array([5, 3], np.int32), random_tokens(2, 5)
     segments = (np.arange(5) < lengths[:, None]).astype(np.int32)
     _, cache = apply(ours, prompts, "extend", segment_ids=segments)
-    answers = random_tokens(2, 6)  # branches of 4 and 2 tokens
-    branches = np.array([[1, 1, 1, 1, 2, 2]] * 2, np.int32)
+    answers = random_tokens(2, 6)  # continuations of 4 and 2 tokens
+    continuations = np.array([[1, 1, 1, 1, 2, 2]] * 2, np.int32)
     positions = lengths[:, None] + np.array([[0, 1, 2, 3, 0, 1]], np.int32)
     cache = cache.grow(3)  # empty slots, which nobody sees
-    hidden, _ = apply(ours, answers, "extend", positions=positions, branch_ids=branches, cache=cache)
+    hidden, _ = apply(
+        ours, answers, "extend", positions=positions, continuation_ids=continuations, cache=cache
+    )
     for row, length in enumerate(lengths):
-        for branch in (slice(0, 4), slice(4, 6)):
-            whole = np.concatenate([prompts[row, :length], answers[row, branch]])[None]
+        for continuation in (slice(0, 4), slice(4, 6)):
+            whole = np.concatenate([prompts[row, :length], answers[row, continuation]])[None]
             expected = apply(ours, whole, "hidden")[0, length:]
-            assert_exact(hidden[row, branch], expected)
+            assert_exact(hidden[row, continuation], expected)
 
 
 @pytest.mark.parametrize("policy", ["dots", "full"])

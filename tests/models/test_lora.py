@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from radit_jax.config import PROJECTIONS, LlamaConfig, LoraConfig
 from radit_jax.models.llama import Llama
-from radit_jax.models.lora import adapted, dequantized, init_adapters, merged, quantized
+from radit_jax.models.lora import adapted, dequantized, init_adapters, merge_adapters, quantized
 from radit_jax.selfcheck import random_params
 
 MODULE = Llama(
@@ -89,7 +89,7 @@ def test_a_projection_adds_the_low_rank_path_by_hand(params, adapters):
 
 
 def test_merged_parameters_are_plain_and_the_same_function(params, adapters):
-    plain = merged(params, adapters, LORA)
+    plain = merge_adapters(params, adapters, LORA)
     assert jax.tree.structure(plain) == jax.tree.structure(params)
     assert_exact(logits(plain), logits(adapted(params, adapters, LORA)))
 
@@ -99,13 +99,15 @@ def test_what_has_no_adapter_is_not_copied(params, adapters):
     assert seen["embed_tokens"]["embedding"] is params["model"]["embed_tokens"]["embedding"]
     kernel = seen["layers"]["mlp"]["up_proj"]["kernel"]
     assert kernel is params["model"]["layers"]["mlp"]["up_proj"]["kernel"]
-    plain = merged(params, {"model": {}}, LORA)
+    plain = merge_adapters(params, {"model": {}}, LORA)
     assert plain["lm_head"]["kernel"] is params["lm_head"]["kernel"]
 
 
 def test_merging_keeps_the_kernels_dtype(params, adapters):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-    assert {leaf.dtype for leaf in jax.tree.leaves(merged(half, adapters, LORA))} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(merge_adapters(half, adapters, LORA))} == {
+        jnp.dtype("bfloat16")
+    }
 
 
 # ---- QLoRA ----

@@ -10,11 +10,11 @@ from radit_jax.planning.estimates import batch_of
 from radit_jax.runtime.distributed.mesh import make_mesh, put_batch
 
 
-@pytest.mark.parametrize("branches", [True, False])
-def test_a_planned_batch_is_one_of_the_run_in_shape_dtype_and_place(branches):
+@pytest.mark.parametrize("continuations", [True, False])
+def test_a_planned_batch_is_one_of_the_run_in_shape_dtype_and_place(continuations):
     mesh = make_mesh(MeshConfig())
-    empty = to_batch([], [], row_length=32, targets_per_row=12, num_rows=16, branch_ids=branches)
-    ran, planned = put_batch(empty, mesh), batch_of(mesh, 16, 32, 12, branches=branches)
+    empty = to_batch([], [], row_length=32, targets_per_row=12, num_rows=16, continuation_ids=continuations)
+    ran, planned = put_batch(empty, mesh), batch_of(mesh, 16, 32, 12, continuations=continuations)
     assert jax.tree.structure(ran) == jax.tree.structure(planned)
     for own, expected in zip(jax.tree.leaves(planned), jax.tree.leaves(ran), strict=True):
         assert (own.shape, own.dtype, own.sharding) == (expected.shape, expected.dtype, expected.sharding)

@@ -19,17 +19,17 @@ from radit_jax.config import (
     RFtConfig,
     ScoreConfig,
 )
-from radit_jax.method.likelihood import branch_log_probs
+from radit_jax.method.likelihood import continuation_log_probs
 from radit_jax.method.steps import RftBatch, RftTextBatch
 from radit_jax.models.flops import encoder_flops
 from radit_jax.planning import deployment, resources
-from radit_jax.planning.deployment import Counts, Site
-from radit_jax.planning.embed import embed
-from radit_jax.planning.evaluate import evaluate
-from radit_jax.planning.r_ft import r_ft
-from radit_jax.planning.storage import index
+from radit_jax.planning.deployment import Counts, Deployment
+from radit_jax.planning.embed import plan_embed
+from radit_jax.planning.evaluate import plan_evaluate
+from radit_jax.planning.r_ft import plan_r_ft
+from radit_jax.planning.storage import plan_index
 from radit_jax.runtime.distributed.accelerators import find_target
-from radit_jax.runtime.distributed.memory import share
+from radit_jax.runtime.distributed.memory import bytes_per_device
 
 TEN_STEPS = OptimizerConfig(steps=10, peak_lr=1e-4)
 LLAMA = LlamaConfig(
@@ -49,7 +49,7 @@ COUNTS = Counts(chunks=1000, chunk_words=100, examples=50, questions=10)
 
 def at(target="h100-8", data=SMALL.data, score=SMALL.score, **settings):
     experiment = replace(SMALL, data=data, score=score, r_ft=replace(SMALL.r_ft, **settings))
-    return Site(experiment, find_target(target), COUNTS)
+    return Deployment(experiment, find_target(target), COUNTS)
 
 
 @pytest.fixture
@@ -72,14 +72,14 @@ def calls_of(on_host, monkeypatch):
 
     def calls(**settings):
         found.clear()
-        r_ft(on_host(**settings))
+        plan_r_ft(on_host(**settings))
         return list(found)
 
     return calls
 
 
 def scoring(calls):
-    return [call for call in calls if call.function is branch_log_probs]
+    return [call for call in calls if call.function is continuation_log_probs]
 
 
 def test_the_query_tower_learns_over_embeddings_and_scores_nothing(calls_of):
@@ -99,7 +99,7 @@ def test_both_towers_learn_over_texts_of_the_longest_chunks(calls_of):
 
 
 def test_both_towers_need_more_than_the_query_tower(on_host):
-    both, query = (r_ft(on_host(train_chunk_encoder=kind)) for kind in (True, False))
+    both, query = (plan_r_ft(on_host(train_chunk_encoder=kind)) for kind in (True, False))
     assert both.params == 2 * query.params
     assert not both.estimated
     assert both.peak > query.peak
@@ -109,7 +109,7 @@ def test_both_towers_need_more_than_the_query_tower(on_host):
 
 
 def test_the_estimate_of_both_towers_is_higher_too():
-    both, query = (r_ft(at(train_chunk_encoder=kind)) for kind in (True, False))
+    both, query = (plan_r_ft(at(train_chunk_encoder=kind)) for kind in (True, False))
     assert both.estimated
     assert both.peak - both.held == pytest.approx((query.peak - query.held) * (64 + 10 * 256) / 64)
 
@@ -119,7 +119,9 @@ def test_a_refresh_scores_beside_the_whole_state(calls_of):
     assert rest == scoring(rest)
     assert rest
     for call in rest:
-        assert share(call.beside) == share(step.arguments[0]) + share(step.beside)
+        assert bytes_per_device(call.beside) == bytes_per_device(step.arguments[0]) + bytes_per_device(
+            step.beside
+        )
         assert call.arguments[2].tokens.shape == (8, 128)
 
 
@@ -127,7 +129,7 @@ def test_development_questions_of_instructions_are_scored_beside_the_query_tower
     step, *rest = calls_of(data=Instructions(), train_chunk_encoder=True)
     assert rest == scoring(rest)
     assert rest
-    assert share(rest[0].beside) == share(step.beside["query"])
+    assert bytes_per_device(rest[0].beside) == bytes_per_device(step.beside["query"])
 
 
 def test_a_refresh_that_never_comes_scores_nothing(calls_of):
@@ -138,24 +140,24 @@ def test_a_refresh_that_never_comes_scores_nothing(calls_of):
 def test_where_scoring_takes_the_most_it_decides(on_host, target):
     rows = ScoreConfig(batch_size=512, sequence_length=128)
     place = at if target == "h100-8" else on_host
-    refreshed, once = (r_ft(place(score=rows, refresh_every=every)) for every in (4, 0))
+    refreshed, once = (plan_r_ft(place(score=rows, refresh_every=every)) for every in (4, 0))
     assert refreshed.peak > once.peak
     assert refreshed.held == once.held
     assert refreshed.flops == once.flops
 
 
 def test_what_does_not_fit_is_told_to_lower_either_batch():
-    big = r_ft(at(score=ScoreConfig(batch_size=2**24), refresh_every=4))
-    (fault,) = resources.judged(big, find_target("h100-8"), on_disk=True).faults
+    big = plan_r_ft(at(score=ScoreConfig(batch_size=2**24), refresh_every=4))
+    (fault,) = resources.check_fits(big, find_target("h100-8"), on_disk=True).faults
     assert "r_ft.batch_size" in fault
     assert "score.batch_size" in fault
 
 
 def test_a_chunk_encoder_that_learnt_embeds_and_indexes_the_corpus_again():
     again, once = at(train_chunk_encoder=True), at()
-    assert embed(again).flops == 2 * embed(once).flops
-    assert embed(again).disk == 2 * embed(once).disk
-    assert embed(again).host == embed(once).host
-    assert index(again).disk == 2 * index(once).disk
-    assert index(again).host == index(once).host  # one is built after the other
-    assert evaluate(again).host == 2 * evaluate(once).host  # which searches both
+    assert plan_embed(again).flops == 2 * plan_embed(once).flops
+    assert plan_embed(again).disk == 2 * plan_embed(once).disk
+    assert plan_embed(again).host == plan_embed(once).host
+    assert plan_index(again).disk == 2 * plan_index(once).disk
+    assert plan_index(again).host == plan_index(once).host  # one is built after the other
+    assert plan_evaluate(again).host == 2 * plan_evaluate(once).host  # which searches both

@@ -9,9 +9,9 @@ from radit_jax.retrieval import exact as exact_module
 from radit_jax.retrieval import index as index_module
 from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.exact import ExactIndex
-from radit_jax.retrieval.index import ScannIndex, build, load, recall_at_k
+from radit_jax.retrieval.index import ScannIndex, build_index, load_index, neighbour_recall
 from radit_jax.retrieval.ranking import split
-from radit_jax.retrieval.scann import Tree
+from radit_jax.retrieval.scann import ScannShard
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 SMALL = 3000  # chunks
@@ -58,7 +58,7 @@ def queries(embeddings):
 @pytest.fixture(scope="module")
 def scann_index(embeddings):
     pytest.importorskip("scann")
-    return build(embeddings, near(embeddings, 100, seed=2), kind="scann", target_recall=0.95)
+    return build_index(embeddings, near(embeddings, 100, seed=2), kind="scann", target_recall=0.95)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def sharded_index(embeddings):
     """Three trees over mapped parts whose bounds are not the shards'."""
     pytest.importorskip("scann")
     parts = Embeddings([embeddings[:700], embeddings[700:1500], embeddings[1500:]])
-    return build(parts, near(embeddings, 100, seed=2), kind="scann", shard_size=1100)
+    return build_index(parts, near(embeddings, 100, seed=2), kind="scann", shard_size=1100)
 
 
 @pytest.fixture(params=["exact", "scann", "sharded"])
@@ -192,7 +192,7 @@ def test_the_whole_corpus_cannot_be_had_without_a_row_of_it(index, queries):
 
 def test_a_saved_index_finds_the_same(index, embeddings, queries, folder):
     index.save(folder)
-    loaded = load(folder, embeddings)
+    loaded = load_index(folder, embeddings)
     assert type(loaded) is type(index) and loaded.facts == index.facts
     assert_same(loaded.search(queries, 10), index.search(queries, 10))
 
@@ -202,7 +202,7 @@ def test_an_index_of_other_embeddings_is_refused(index, embeddings, folder):
     with pytest.raises(
         ValueError, match="an index of 3000 chunks came, needed is one of 2999; delete it and rerun"
     ):
-        load(folder, embeddings[:-1])
+        load_index(folder, embeddings[:-1])
 
 
 # ---- ScaNN ----
@@ -211,13 +211,15 @@ def test_an_index_of_other_embeddings_is_refused(index, embeddings, folder):
 def test_scann_reaches_the_recall_that_it_is_tuned_to(scann_index, embeddings, queries):
     wanted, _ = brute_force(embeddings, queries, 10)
     assert scann_index.facts["recall@10"] >= 0.95
-    assert recall_at_k(scann_index.search(queries, 10)[0], wanted) >= 0.95
+    assert neighbour_recall(scann_index.search(queries, 10)[0], wanted) >= 0.95
 
 
 def test_scann_searches_more_leaves_for_a_higher_recall(embeddings):
     pytest.importorskip("scann")
     noise = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)  # hard: near no cluster
-    few, many = (build(embeddings, noise, kind="scann", target_recall=recall).facts for recall in (0.3, 0.99))
+    few, many = (
+        build_index(embeddings, noise, kind="scann", target_recall=recall).facts for recall in (0.3, 0.99)
+    )
     assert few["leaves_to_search"] < many["leaves_to_search"]
     assert 0.3 <= few["recall@10"] < 0.99 <= many["recall@10"]
 
@@ -226,11 +228,11 @@ def test_scann_searches_no_leaf_more_than_the_recall_needs(embeddings):
     pytest.importorskip("scann")
     noise = np.random.default_rng(0).normal(size=(200, 32)).astype(np.float32)
     wanted, _ = brute_force(embeddings, noise, 10)
-    index = build(embeddings, noise, kind="scann", target_recall=0.8)
+    index = build_index(embeddings, noise, kind="scann", target_recall=0.8)
     for fewer, reached in ((0, True), (1, False)):
         index.facts["leaves_to_search"] -= fewer
         recalls = [
-            recall_at_k(*pair)
+            neighbour_recall(*pair)
             for pair in zip(*(x[:, None] for x in (index.search(noise, 10).rows, wanted)), strict=True)
         ]
         assert (np.mean(recalls) - 2 * np.std(recalls) / np.sqrt(200) >= 0.8) == reached
@@ -238,13 +240,13 @@ def test_scann_searches_no_leaf_more_than_the_recall_needs(embeddings):
 
 def test_scann_tuned_to_perfection_is_exact(embeddings, queries):
     pytest.importorskip("scann")
-    index = build(embeddings, queries, kind="scann", target_recall=1.0)
+    index = build_index(embeddings, queries, kind="scann", target_recall=1.0)
     assert index.facts["recall@10"] == 1.0
     assert_same(index.search(queries, 10), brute_force(embeddings, queries, 10))
 
 
 def test_two_builds_and_any_number_of_threads_find_the_same(scann_index, embeddings, queries):
-    again = build(embeddings, near(embeddings, 100, seed=2), kind="scann", target_recall=0.95)
+    again = build_index(embeddings, near(embeddings, 100, seed=2), kind="scann", target_recall=0.95)
     assert again.facts == scann_index.facts
     assert_same(again.search(queries, 10), scann_index.search(queries, 10))
     again._trees[0]._searcher.set_num_threads(1)
@@ -253,7 +255,7 @@ def test_two_builds_and_any_number_of_threads_find_the_same(scann_index, embeddi
 
 def test_queries_whose_leaves_hold_too_few_chunks_are_searched_exactly(embeddings, queries):
     pytest.importorskip("scann")
-    index = build(embeddings, queries, kind="scann", target_recall=0.1)
+    index = build_index(embeddings, queries, kind="scann", target_recall=0.1)
     index.facts["leaves_to_search"] = 1  # about 37 chunks
     assert_same(index.search(queries, 1000), brute_force(embeddings, queries, 1000))
 
@@ -281,7 +283,7 @@ def test_a_corpus_is_split_into_shards_of_like_size():
 def test_shards_reach_the_recall_that_they_are_tuned_to_together(sharded_index, embeddings, queries):
     assert sharded_index.facts["shards"] == 3 and sharded_index.facts["num_leaves"] == round(1.5 * 1000**0.5)
     wanted, _ = brute_force(embeddings, queries, 10)
-    assert recall_at_k(sharded_index.search(queries, 10)[0], wanted) >= 0.95
+    assert neighbour_recall(sharded_index.search(queries, 10)[0], wanted) >= 0.95
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +291,7 @@ def thorough_index():
     """Three trees of 40 chunks, of which every leaf is searched."""
     pytest.importorskip("scann")
     vectors = clustered(120, 8)
-    index = build(vectors, vectors, kind="scann", target_recall=1.0, shard_size=40)
+    index = build_index(vectors, vectors, kind="scann", target_recall=1.0, shard_size=40)
     index.facts |= {"leaves_to_search": 9, "reorder": 120}
     return vectors, index
 
@@ -305,7 +307,7 @@ def test_the_best_of_all_shards_are_those_of_one_index_also_where_a_shard_has_fe
 
 def test_a_build_that_was_killed_takes_up_behind_the_shards_that_were_finished(folder, monkeypatch):
     pytest.importorskip("scann")
-    vectors, built, build_tree = clustered(120, 8), [], Tree.build
+    vectors, built, build_tree = clustered(120, 8), [], ScannShard.build
 
     def build_one(some):
         built.append(some)
@@ -313,15 +315,15 @@ def test_a_build_that_was_killed_takes_up_behind_the_shards_that_were_finished(f
             raise KeyboardInterrupt
         return build_tree(some)
 
-    monkeypatch.setattr(Tree, "build", build_one)
+    monkeypatch.setattr(ScannShard, "build", build_one)
     with pytest.raises(KeyboardInterrupt):
-        build(vectors, vectors, kind="scann", shard_size=40, folder=folder)
-    index = build(vectors, vectors, kind="scann", shard_size=40, folder=folder)
+        build_index(vectors, vectors, kind="scann", shard_size=40, folder=folder)
+    index = build_index(vectors, vectors, kind="scann", shard_size=40, folder=folder)
     index.save(folder)
     np.testing.assert_array_equal(np.concatenate(built), np.concatenate([vectors, vectors[80:]]))
-    whole = build(vectors, vectors, kind="scann", shard_size=40)
+    whole = build_index(vectors, vectors, kind="scann", shard_size=40)
     assert index.facts == whole.facts
-    assert_same(load(folder, vectors).search(vectors, 10), whole.search(vectors, 10))
+    assert_same(load_index(folder, vectors).search(vectors, 10), whole.search(vectors, 10))
 
 
 def test_a_tree_that_was_altered_is_refused_when_it_is_searched(sharded_index, embeddings, queries, folder):
@@ -330,7 +332,7 @@ def test_a_tree_that_was_altered_is_refused_when_it_is_searched(sharded_index, e
     with pytest.raises(
         ValueError, match=r"tree-00002-of-00003: expected the \d+ bytes that were written, got \d+"
     ):
-        load(folder, embeddings).search(queries, 5)
+        load_index(folder, embeddings).search(queries, 5)
 
 
 # ---- which index ----
@@ -340,7 +342,7 @@ def test_a_tree_that_was_altered_is_refused_when_it_is_searched(sharded_index, e
 def test_the_corpus_size_chooses_the_index(embeddings, queries, size, kind, monkeypatch):
     pytest.importorskip("scann")
     monkeypatch.setattr(index_module, "SMALL_CORPUS", 51)
-    assert type(build(embeddings[:size], queries)) is kind
+    assert type(build_index(embeddings[:size], queries)) is kind
 
 
 def test_without_scann_exact_search_serves_with_one_line_that_says_so(
@@ -348,14 +350,14 @@ def test_without_scann_exact_search_serves_with_one_line_that_says_so(
 ):
     monkeypatch.setitem(sys.modules, "scann.scann_ops.py", None)
     with caplog.at_level(logging.WARNING):
-        index = build(embeddings, queries, kind="scann")
+        index = build_index(embeddings, queries, kind="scann")
     assert type(index) is ExactIndex
     assert caplog.messages == ["index: ScaNN has no package here, so exact search serves"]
 
 
 def test_an_empty_corpus_is_an_error(queries):
     with pytest.raises(ValueError, match="index: 0 chunks came, at least one is needed; look at the corpus"):
-        build(np.empty((0, 32), np.float32), queries)
+        build_index(np.empty((0, 32), np.float32), queries)
 
 
 def test_vectors_that_are_not_finite_are_an_error(index, embeddings, queries):
@@ -367,25 +369,25 @@ def test_vectors_that_are_not_finite_are_an_error(index, embeddings, queries):
     with pytest.raises(ValueError, match=message):
         index.search(broken, 5)
     with pytest.raises(ValueError, match="index: 2 of 60 chunks came with NaN or infinity"):
-        build(broken, queries)
+        build_index(broken, queries)
 
 
 def test_scann_cannot_be_tuned_without_queries(embeddings):
     pytest.importorskip("scann")
     with pytest.raises(ValueError, match="index: 0 queries to tune ScaNN with came"):
-        build(embeddings, embeddings[:0], kind="scann")
+        build_index(embeddings, embeddings[:0], kind="scann")
 
 
 @pytest.mark.parametrize(("chunks", "shard_size"), [(15, 100), (100, 16)])
 def test_shards_that_are_too_small_for_scann_are_an_error(embeddings, chunks, shard_size):
     pytest.importorskip("scann")
     with pytest.raises(ValueError, match=r"shards of 1[45] chunks came, ScaNN needs 16 or more; raise"):
-        build(embeddings[:chunks], embeddings, kind="scann", shard_size=shard_size)
+        build_index(embeddings[:chunks], embeddings, kind="scann", shard_size=shard_size)
 
 
 def test_recall_counts_the_wanted_rows_that_were_found():
-    assert recall_at_k(np.array([[1, 2], [5, 6]]), np.array([[2, 3], [6, 5]])) == 0.75
-    assert recall_at_k(np.array([[1, 2, 3]]), np.array([[3]])) == 1.0
+    assert neighbour_recall(np.array([[1, 2], [5, 6]]), np.array([[2, 3], [6, 5]])) == 0.75
+    assert neighbour_recall(np.array([[1, 2, 3]]), np.array([[3]])) == 1.0
 
 
 # ---- what strangers put into an index ----
@@ -400,7 +402,7 @@ def test_facts_of_another_form_are_one_error(tmp_path, facts):
     folder = StageFolder(tmp_path / "index" / ("a" * 12))
     folder.write_json(exact_module.FACTS, facts)
     with pytest.raises(ValueError, match="expected the facts of an index, got"):
-        load(folder, np.zeros((3, 2), np.float32))
+        load_index(folder, np.zeros((3, 2), np.float32))
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret.npy", "a/../../b", "..\\\\b"])
@@ -409,7 +411,7 @@ def test_a_tree_does_not_read_files_outside_its_folder(tmp_path, name):
         f'assets {{\n asset_path: "{name}"\n asset_type: DATASET_NPY\n}}\n'
     )
     with pytest.raises(ValueError, match="expected names of files inside the folder, got"):
-        Tree.load(tmp_path)
+        ScannShard.load(tmp_path)
 
 
 @pytest.mark.parametrize("names", [[], ["scann_assets.pbtxt", "scann_docids.pkl"]])
@@ -419,4 +421,4 @@ def test_a_tree_is_never_unpickled_nor_guessed(tmp_path, names):
     with pytest.raises(
         ValueError, match=r"expected a tree with scann_assets\.pbtxt and no scann_docids\.pkl"
     ):
-        Tree.load(tmp_path)
+        ScannShard.load(tmp_path)

@@ -17,7 +17,7 @@ from test_index import clustered
 
 from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.exact import ExactIndex
-from radit_jax.retrieval.index import build, recall_at_k
+from radit_jax.retrieval.index import build_index, neighbour_recall
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def test_two_processes_find_with_half_of_the_shards_each_what_one_finds(tmp_path
     for name, array in (("embeddings", embeddings), ("queries", queries), ("exclude", exclude)):
         np.save(tmp_path / f"{name}.npy", array)
     run_two(PROGRAM, [str(tmp_path), kind])
-    one = build(embeddings, queries, kind=kind, shard_size=40)
+    one = build_index(embeddings, queries, kind=kind, shard_size=40)
     wanted = [
         array for found in (one.search(queries, 7, exclude), one.search(queries, 60)) for array in found
     ]
@@ -162,13 +162,13 @@ def test_two_processes_with_two_shards_each_need_the_memory_of_one_and_find_what
         with np.load(tmp_path / f"found-{number}.npz") as found:
             np.testing.assert_array_equal(found["exact_rows"], wanted.rows)
             np.testing.assert_array_equal(found["exact_scores"], wanted.scores)
-            recall = recall_at_k(found["scann_rows"], wanted.rows)
+            recall = neighbour_recall(found["scann_rows"], wanted.rows)
     measured = [json.loads((tmp_path / f"memory-{number}.json").read_text()) for number in (0, 1)]
-    one, tuned = build(embeddings, tuning, kind="scann"), measured[0]["facts"]
+    one, tuned = build_index(embeddings, tuning, kind="scann"), measured[0]["facts"]
     # Two tunings stop where they may; the same share of leaves and depth of reordering are comparable.
     leaves = round(tuned["leaves_to_search"] / tuned["num_leaves"] * one.facts["num_leaves"])
     one.facts |= {"leaves_to_search": leaves, "reorder": tuned["reorder"]}
-    recall_of_one = recall_at_k(one.search(queries, 10).rows, wanted.rows)
+    recall_of_one = neighbour_recall(one.search(queries, 10).rows, wanted.rows)
     shard = 4 * WIDTH * CHUNKS // SHARDS
     for number, process in enumerate(measured):
         for phase, (held, resident) in process["over"].items():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.distributed.processes import Stopped, heeding_signals
+from radit_jax.runtime.distributed.processes import Stopped, handling_signals
 from radit_jax.runtime.loop import train
 from radit_jax.runtime.monitoring.progress import Metrics
 from radit_jax.runtime.storage.checkpoints import Checkpoints
@@ -242,7 +242,7 @@ def terminated_at(index):
 
 
 def test_a_run_that_was_told_to_stop_keeps_its_step_and_goes_on_as_if_it_had_not_been(tmp_path):
-    with pytest.raises(Stopped) as stop, heeding_signals():
+    with pytest.raises(Stopped) as stop, handling_signals():
         run(tmp_path / "stopped", 20, batch_at=terminated_at(6), validate=distance, validate_every=8)
     step_kept = Checkpoints(tmp_path / "stopped" / "checkpoints").latest()
     assert 7 <= step_kept <= 9  # that step, and those that were dispatched meanwhile
@@ -257,14 +257,14 @@ def test_a_run_that_was_told_to_stop_keeps_its_step_and_goes_on_as_if_it_had_not
 
 
 def test_a_run_that_is_told_to_stop_in_its_last_step_stops_behind_it(tmp_path):
-    with pytest.raises(Stopped, match="at what follows"), heeding_signals():
+    with pytest.raises(Stopped, match="at what follows"), handling_signals():
         run(tmp_path, 10, batch_at=terminated_at(9))
-        processes.meet("what follows")
+        processes.barrier("what follows")
     assert Checkpoints(tmp_path / "checkpoints").latest() == 10
 
 
 def test_a_run_that_is_told_to_stop_while_it_starts_loses_nothing(tmp_path):
-    with pytest.raises(Stopped), heeding_signals():
+    with pytest.raises(Stopped), handling_signals():
         run(tmp_path, 10, batch_at=terminated_at(0))
     assert Checkpoints(tmp_path / "checkpoints").latest() in (1, 2, 3)
 
@@ -275,7 +275,7 @@ def test_a_run_that_is_told_to_stop_while_it_validates_keeps_its_step_and_valida
 ):
     def validate(state):
         if int(state.step) == stopped_at and processes.stop_asked():
-            processes.meet("a long validation")
+            processes.barrier("a long validation")
         return distance(state)
 
     def told(state):
@@ -286,7 +286,7 @@ def test_a_run_that_is_told_to_stop_while_it_validates_keeps_its_step_and_valida
     options = {"validate_every": 4, "select": "quality", "checkpoint_every": 10}
     with (
         pytest.raises(Stopped, match=f"^in toy; the state after step {stopped_at} is kept"),
-        heeding_signals(),
+        handling_signals(),
     ):
         run(tmp_path / "stopped", 20, validate=told, **options)
     resumed = run(tmp_path / "stopped", 20, validate=validate, **options)

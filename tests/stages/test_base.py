@@ -14,7 +14,7 @@ import radit_jax
 from radit_jax.config import LmConfig, MeshConfig, RetrieverConfig
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.distributed.mesh import make_mesh
-from radit_jax.runtime.pretrained.hf_export import publish
+from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import load_model, save_model
 from radit_jax.runtime.storage.stage_folder import StageFolder, Workdir
 from radit_jax.stages import base
@@ -24,8 +24,8 @@ from radit_jax.stages import base
 def checkpoints(lm, tmp_path_factory):
     """A LLaMA and a BERT as others save them, the BERT with its licence."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    publish(folder / "lm", lm)
-    publish(folder / "bert", small.encoder())
+    export_hf(folder / "lm", lm)
+    export_hf(folder / "bert", small.encoder())
     (folder / "bert" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     return folder
 
@@ -172,7 +172,7 @@ def test_a_separator_in_a_query_is_the_token_and_in_a_passage_text(checkpoints, 
     for tower, marks in ((query, 2), (chunk, 1)):
         ids = Encoder(tower, make_mesh(MeshConfig())).token_ids([text])[0]
         assert ids.count(tower.tokenizer.sep_id) == marks
-        publish(tmp_path / "hf" / str(marks), tower)
+        export_hf(tmp_path / "hf" / str(marks), tower)
         theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf" / str(marks))
         assert theirs(text)["input_ids"] == ids
 
@@ -201,7 +201,7 @@ def test_a_checkpoint_without_a_tokeniser_is_refused_by_base_and_loads_elsewhere
 def test_encoders_of_different_widths_are_refused_with_both(checkpoints, tmp_path):
     wide = small.encoder()
     config = replace(wide.module.config, truncate_dim=8)
-    publish(tmp_path / "narrow", wide._replace(module=wide.module.clone(config=config)))
+    export_hf(tmp_path / "narrow", wide._replace(module=wide.module.clone(config=config)))
     with pytest.raises(
         ValueError, match="equally wide, got 16 numbers of .*bert and 8 of .*narrow. Name two"
     ):

@@ -14,16 +14,16 @@ from small import CHUNKS, QUESTIONS, TOWERS
 
 from radit_jax.config import EvaluateConfig, LlamaConfig, MeshConfig
 from radit_jax.data.artifacts.corpus import Corpus
-from radit_jax.data.eval_tasks.registry import BENCHMARKS, find_task
+from radit_jax.data.eval_tasks.registry import EVAL_TASKS, find_task
 from radit_jax.data.records import Question
 from radit_jax.evaluation import corpus_questions as exam_module
-from radit_jax.evaluation.corpus_questions import Exam, Sitting, fitting
-from radit_jax.evaluation.task_suite import Trial, sit
+from radit_jax.evaluation.corpus_questions import CorpusQuestionEval, SystemInputs, fitting
+from radit_jax.evaluation.task_suite import LoadedTask, evaluate_task
 from radit_jax.lm import scoring
 from radit_jax.lm.answering import Answer
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.models.llama import Llama
-from radit_jax.runtime.pretrained.hf_export import publish
+from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import Model, load_model, save_model
 from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
 from radit_jax.runtime.storage.stage_folder import Workdir
@@ -32,14 +32,14 @@ from radit_jax.stages import evaluate as stage
 from radit_jax.stages.evaluate import GAINS, LMS, SYSTEMS, run, search, sittings
 from radit_jax.text.card import model_card
 from radit_jax.text.prompts import background, question_prompt
-from radit_jax.text.results_table import table
+from radit_jax.text.results_table import results_table
 
 
 @pytest.fixture
 def exam(inputs, tmp_path):
     settings = EvaluateConfig(chunks_per_answer=2, bootstrap_samples=200)
     output, corpus = Workdir(tmp_path).folder("evaluate", "e"), Corpus(inputs["corpus"])
-    return Exam(output, corpus, QUESTIONS["test"], settings, seed=0, models={})
+    return CorpusQuestionEval(output, corpus, QUESTIONS["test"], settings, seed=0, models={})
 
 
 def test_each_system_reads_its_own_retrievers_chunks_and_closed_book_none(exam):
@@ -130,9 +130,9 @@ def test_a_question_is_asked_as_its_example_is_written(exam, lm, monkeypatch):
         return [[Answer("Flo Wren", 1.0)] for _ in prompts], {}
 
     monkeypatch.setattr(exam_module, "generate", generate)
-    monkeypatch.setattr(Exam, "_answer_nll", lambda *_: np.zeros(2))
+    monkeypatch.setattr(CorpusQuestionEval, "_answer_nll", lambda *_: np.zeros(2))
     own.models["base_lm"] = SimpleNamespace(model=lm)
-    none = Sitting("base_lm", np.full((2, 1), NO_CHUNK), np.zeros((2, 1), np.float32))
+    none = SystemInputs("base_lm", np.full((2, 1), NO_CHUNK), np.zeros((2, 1), np.float32))
     own.sit("asked", none, [none])
     assert asked == [prompt, question_prompt(QUESTIONS["test"][1].question)]
 
@@ -243,13 +243,13 @@ def test_results_the_table_and_the_card_say_which_questions_were_asked(finished)
         "towers": ("official", "all of towers.jsonl", False),
     }
     line = "hotpotqa: split official, all of kilt/hotpotqa-dev-kilt.jsonl"
-    assert line in table(results).splitlines()
+    assert line in results_table(results).splitlines()
     assert f"Questions of {line}." in model_card([], results)
 
 
 def test_questions_that_chose_the_checkpoint_are_marked_unless_they_are_the_other_half(tmp_path):
     def trials(split):
-        return [Trial(BENCHMARKS[name], [], [], split=split) for name in ("hotpotqa", "eli5", "piqa")]
+        return [LoadedTask(EVAL_TASKS[name], [], [], split=split) for name in ("hotpotqa", "eli5", "piqa")]
 
     def inputs(name, select, **data):
         folders = {stage: Workdir(tmp_path).folder(stage, name) for stage in ("lm_ft", "corpus")}
@@ -277,7 +277,7 @@ def test_hidden_questions_get_predictions_in_kilts_form_and_no_figure(stage_inpu
     assert (results["average"], results["tasks"]["hotpotqa"]["systems"]) == (None, {})
     assert facts["num_questions"] == 3 and "average" not in facts
     assert [line["id"] for line in output.read_jsonl("kilt-hotpotqa.jsonl")] == ["k2", "k5", "k6"]
-    assert "predictions only" in table(results) and "gain" not in table(results)
+    assert "predictions only" in results_table(results) and "gain" not in results_table(results)
     model_card([], results)
     with pytest.raises(ValueError, match="piqa: expected a split train, dev, test or official, got 'hidden'"):
         run_tasks(stage_inputs, output, task_settings(folder, "piqa", split="hidden"))
@@ -325,7 +325,9 @@ def test_a_corpus_with_other_ids_has_no_provenance_and_no_figure_that_needs_it(
     results = output.read_json("results.json")
     figures = results["tasks"]["hotpotqa"]["systems"]["radit"]
     assert figures["r_precision"]["value"] is figures["kilt_exact_match"]["value"] is None
-    kilt = [line for line in table(results).splitlines() if "r precision" in line or "kilt exact" in line]
+    kilt = [
+        line for line in results_table(results).splitlines() if "r precision" in line or "kilt exact" in line
+    ]
     assert len(kilt) == 2 and all(line.count("–") == len(SYSTEMS) for line in kilt)
     assert (
         figures["exact_match"]
@@ -342,7 +344,7 @@ def test_what_was_sat_before_a_kill_is_not_sat_again(finished, stage_inputs, fol
 
     def noted(trial, scorer, settings, name, **more):
         asked.append(name)
-        return sit(trial, scorer, settings, name, **more)
+        return evaluate_task(trial, scorer, settings, name, **more)
 
     monkeypatch.setattr(stage, "sit", noted)
     run_tasks(stage_inputs, output, task_settings(folder))
@@ -371,7 +373,7 @@ def test_a_question_that_no_row_holds_is_left_out_counted_and_said(stage_inputs,
     run_tasks(stage_inputs, output, task_settings(tmp_path, "towers.jsonl"))
     results = output.read_json("results.json")
     assert results["num_questions"] == 2 and results["tasks"]["towers"]["lines"]["skipped_too_long"] == 1
-    assert "; 1 too long for the row left out" in table(results)
+    assert "; 1 too long for the row left out" in results_table(results)
     assert "warning: towers: questions too long for the row" in capsys.readouterr().out
     assert len(output.read_jsonl("predictions-towers.jsonl")) == 2
 
@@ -406,7 +408,7 @@ def test_backgrounds_that_are_cut_and_shots_that_are_dropped_are_counted(stage_i
 
 def test_the_table_has_a_row_for_every_metric_and_the_average(finished):
     output, _ = finished
-    shown = table(output.read_json("results.json")).splitlines()
+    shown = results_table(output.read_json("results.json")).splitlines()
     assert [line.split("  ")[0] for line in shown[2:8]] == [
         "hotpotqa (3)",
         "hotpotqa (3)",
@@ -488,7 +490,7 @@ def test_boolq_and_piqa_are_answered_as_transformers_answers_them_with_the_expor
 
     stage_inputs, files = real
     output = official(real, tmp_path, "boolq", "piqa", questions_per_task=most, sequence_length=1536)
-    publish(tmp_path / "hf", load_model(stage_inputs["lm_ft"].path / "lm"))
+    export_hf(tmp_path / "hf", load_model(stage_inputs["lm_ft"].path / "lm"))
     hf = LlamaForCausalLM.from_pretrained(tmp_path / "hf").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
 

@@ -15,7 +15,7 @@ from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.batches.examples import question_example
 from radit_jax.models.lora import init_adapters
-from radit_jax.runtime.pretrained.hf_export import ADAPTERS, publish_adapters
+from radit_jax.runtime.pretrained.hf_export import ADAPTERS, export_peft
 from radit_jax.runtime.pretrained.model_io import save_model
 from radit_jax.runtime.storage.stage_folder import Workdir
 from radit_jax.stages import export
@@ -174,7 +174,7 @@ def test_adapters_of_lm_ft_are_exported_as_they_are(tuned, lm, tmp_path):
     lora = LoraConfig(rank=2)
     source = Workdir(tmp_path).folder("lm_ft", "adapted")
     save_model(source.path / "lm", lm)
-    publish_adapters(source.path / ADAPTERS, init_adapters(lm.params, lora, jax.random.key(0)), lora)
+    export_peft(source.path / ADAPTERS, init_adapters(lm.params, lora, jax.random.key(0)), lora)
     for name in ("lm", ADAPTERS):
         source.commit(name)
     source.finish()

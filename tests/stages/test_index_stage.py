@@ -6,7 +6,7 @@ from small import CHUNKS
 
 from radit_jax.config import IndexConfig, MeshConfig
 from radit_jax.retrieval.exact import ExactIndex
-from radit_jax.retrieval.index import index_files, recall_at_k
+from radit_jax.retrieval.index import index_files, neighbour_recall
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.storage.stage_folder import Workdir
 from radit_jax.stages import index
@@ -34,4 +34,4 @@ def test_the_index_of_the_stage_finds_what_the_embeddings_say(inputs, searcher, 
     wanted, _ = ExactIndex(embeddings).search(searcher.encoder.embed(PASSAGES), 10)
     if kind == "exact":
         np.testing.assert_array_equal(found, wanted)
-    assert recall_at_k(found, wanted) > 0.85
+    assert neighbour_recall(found, wanted) > 0.85

@@ -23,7 +23,7 @@ from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.batches.examples import question_example
 from radit_jax.evaluation import task_suite
-from radit_jax.evaluation.task_suite import load_trials, retrieve, sit, without_too_long
+from radit_jax.evaluation.task_suite import evaluate_task, load_tasks, retrieve_for_task, without_too_long
 from radit_jax.lm.answering import Answer
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.runtime.distributed.mesh import make_mesh
@@ -43,13 +43,13 @@ def test_an_example_is_an_instance_under_each_of_its_chunks_and_its_answer_ends_
     wanted = [(0, background(CHUNKS[4].passage)), (0, None), (1, background(CHUNKS[7].passage))]
     assert len(trees) == len(wanted)
     for tree, (number, passage) in zip(trees, wanted, strict=True):
-        [branch] = tree.branches
-        answer = branch.tokens[branch.weights > 0].tolist()
+        [continuation] = tree.continuations
+        answer = continuation.tokens[continuation.weights > 0].tolist()
         assert answer == [*lm.tokenizer.encode(examples[number].answer), lm.tokenizer.eos_id]
-        assert lm.tokenizer.decode(branch.tokens).startswith(examples[number].prompt)
-        assert passage is None or lm.tokenizer.decode(tree.trunk.tokens) == passage
-        assert not tree.trunk.weights.any()
-        assert len(tree.trunk.tokens) + len(branch.tokens) <= 64
+        assert lm.tokenizer.decode(continuation.tokens).startswith(examples[number].prompt)
+        assert passage is None or lm.tokenizer.decode(tree.prefix.tokens) == passage
+        assert not tree.prefix.weights.any()
+        assert len(tree.prefix.tokens) + len(continuation.tokens) <= 64
 
 
 def test_an_example_with_a_background_of_its_own_is_one_instance_under_that_or_under_none(inputs, lm):
@@ -59,7 +59,7 @@ def test_an_example_with_a_background_of_its_own_is_one_instance_under_that_or_u
     retrieved = Retrieved(examples, rows, np.zeros(rows.shape, np.float32))
     trees, truncated = instances(retrieved, Chunks(inputs["corpus"]), lm.tokenizer, max_length=200)
     assert (len(trees), truncated) == (2, 0)
-    own, none = (lm.tokenizer.decode(tree.trunk.tokens) for tree in trees)
+    own, none = (lm.tokenizer.decode(tree.prefix.tokens) for tree in trees)
     assert own == background("Its own context.")
     assert none == ""
 
@@ -96,9 +96,9 @@ def test_kilts_development_questions_judge_a_checkpoint_as_evaluation_will(
     )
     validate = _validation(inputs, lm, 8, evaluate, 0.05, 0, MeshConfig())
     scorer = PairScorer(lm, make_mesh(MeshConfig()), ScoreConfig())
-    trial = without_too_long(load_trials(evaluate, seed=0)[0], lm.tokenizer, evaluate)
-    found = retrieve(trial, searcher, Chunks(inputs["corpus"]), evaluate, 0.05)
-    marks = sit(trial, scorer, evaluate, "wow", found=found).marks
+    trial = without_too_long(load_tasks(evaluate, seed=0)[0], lm.tokenizer, evaluate)
+    found = retrieve_for_task(trial, searcher, Chunks(inputs["corpus"]), evaluate, 0.05)
+    marks = evaluate_task(trial, scorer, evaluate, "wow", found=found).marks
     assert len(marks) == 3
     assert validate(lm.params) == {"kilt_dev": np.mean([mark["f1"] for mark in marks])}
     assert calls[0] == calls[1] and calls[0][-1]

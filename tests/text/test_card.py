@@ -1,7 +1,7 @@
 import pytest
 
 from radit_jax.text.card import UNKNOWN, Origin, measured, model_card
-from radit_jax.text.results_table import table
+from radit_jax.text.results_table import results_table
 
 
 def figure(value):
@@ -36,7 +36,7 @@ def test_a_figure_of_no_question_and_one_without_an_interval_are_said_so():
     "results", [{}, {"systems": {"base": 1.5}}, {"tasks": {"nq": None}}, RESULTS["systems"]]
 )
 def test_results_of_another_form_are_one_error(results):
-    for show in (measured, table):
+    for show in (measured, results_table):
         with pytest.raises(
             ValueError, match=r"^results.json: expected the figures that evaluate writes, got "
         ):

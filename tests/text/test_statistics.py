@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from radit_jax.text import statistics
-from radit_jax.text.statistics import average_interval, bootstrap_interval, paired_gain, shown
+from radit_jax.text.statistics import average_interval, bootstrap_interval, paired_gain, with_interval
 
 
 def test_the_value_is_the_mean_over_questions_not_over_groups():
@@ -80,7 +80,7 @@ def test_one_group_of_questions_has_no_interval_and_neither_has_an_average_with_
     assert paired_gain(values, np.zeros(4), groups, seed=0) == alone
     both = average_interval([values, np.ones(2)], [groups, ["a", "b"]], samples=50, seed=0)
     assert both == {"value": 0.75, "low": None, "high": None}
-    assert shown(alone) == "0.500 [one group]"
+    assert with_interval(alone) == "0.500 [one group]"
 
 
 def test_an_interval_is_the_same_however_many_samples_are_in_memory_together(monkeypatch):

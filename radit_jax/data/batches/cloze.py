@@ -3,9 +3,9 @@
 Plain text hardly ever asks for what was said a moment ago, so a model of a few million parameters does not
 learn from it to look an answer up. Here every tree is a lookup exercise in the form that RA-DIT uses:
 
-    trunk     <bos>Background: Danube The Danube rises in the Black Forest. It is 2,850 km long.\\n\\n
-    branch    Q: Where Danube rises?\\nA: Black Forest<eos>
-    branch    Q: It how many long?\\nA: 2,850 km<eos>
+    prefix     <bos>Background: Danube The Danube rises in the Black Forest. It is 2,850 km long.\\n\\n
+    continuation    Q: Where Danube rises?\\nA: Black Forest<eos>
+    continuation    Q: It how many long?\\nA: 2,850 km<eos>
     ...       the other questions; none sees another
 
 A question is a sentence of the passage with a span taken out, a question word in its place or in front, and
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from radit_jax.data.batches.packing import Sequence, Span, join, span
+from radit_jax.data.batches.packing import PrefixTree, Span, concatenate_spans, span
 from radit_jax.data.batches.prefix_trees import LmTokenizer
 from radit_jax.data.records import Chunk
 from radit_jax.text.prompts import answer_text, background, question_prompt
@@ -53,7 +53,7 @@ class Cloze(NamedTuple):
     answer: str
 
 
-class Candidate(NamedTuple):
+class ClozeSpan(NamedTuple):
     """Words `start` to `stop` of a sentence, to be asked for."""
 
     start: int
@@ -63,7 +63,7 @@ class Candidate(NamedTuple):
 
 def cloze_sequence(
     passages: Seq[Chunk], tokenizer: LmTokenizer, seed: int, number: int, *, max_tokens: int, max_targets: int
-) -> Sequence:
+) -> PrefixTree:
     """Tree `number` of an endless series: a drawn passage, with as many questions on it as fit.
 
     Answers with their `<eos>` weigh 1, and `OTHER_WEIGHT` a drawn share of all other tokens, which keeps the
@@ -74,14 +74,16 @@ def cloze_sequence(
     for _ in range(100):
         passage = passages[int(rng.integers(len(passages)))]
         sentences = _window(passage, rng)
-        tree = Sequence(_trunk(passage.title, sentences, tokenizer, rng), ())
+        tree = PrefixTree(_prefix(passage.title, sentences, tokenizer, rng), ())
         for _ in range(MAX_QUESTIONS):
             if question := cloze(_draw(sentences, rng), passage.title, rng):
-                grown = tree._replace(branches=(*tree.branches, _branch(question, tokenizer, rng)))
+                grown = tree._replace(
+                    continuations=(*tree.continuations, _continuation(question, tokenizer, rng))
+                )
                 if not _fits(grown, max_tokens, max_targets):
                     break
                 tree = grown
-        if tree.branches:
+        if tree.continuations:
             return tree
     raise ValueError(
         f"cloze: none of 100 passages drawn from {len(passages)} gave a question that fits {max_tokens} "
@@ -89,19 +91,19 @@ def cloze_sequence(
     )
 
 
-def _fits(tree: Sequence, max_tokens: int, max_targets: int) -> bool:
+def _fits(tree: PrefixTree, max_tokens: int, max_targets: int) -> bool:
     tokens = sum(len(part.tokens) for part in tree.spans)
     return tokens <= max_tokens and sum(int((part.weights > 0).sum()) for part in tree.spans) <= max_targets
 
 
-def _trunk(title: str, sentences: Seq[Seq[str]], tokenizer: LmTokenizer, rng: np.random.Generator) -> Span:
+def _prefix(title: str, sentences: Seq[Seq[str]], tokenizer: LmTokenizer, rng: np.random.Generator) -> Span:
     text = " ".join([title, *(word for sentence in sentences for word in sentence)]).strip()
-    return join(span([tokenizer.bos_id]), _partly(tokenizer.encode(background(text)), rng))
+    return concatenate_spans(span([tokenizer.bos_id]), _partly(tokenizer.encode(background(text)), rng))
 
 
-def _branch(c: Cloze, tokenizer: LmTokenizer, rng: np.random.Generator) -> Span:
+def _continuation(c: Cloze, tokenizer: LmTokenizer, rng: np.random.Generator) -> Span:
     prompt = _partly(tokenizer.encode(question_prompt(c.question)), rng)
-    return join(prompt, span([*tokenizer.encode(answer_text(c.answer)), tokenizer.eos_id], 1.0))
+    return concatenate_spans(prompt, span([*tokenizer.encode(answer_text(c.answer)), tokenizer.eos_id], 1.0))
 
 
 def _partly(tokens: Seq[int], rng: np.random.Generator) -> Span:
@@ -154,7 +156,7 @@ def _thinned(words: Seq[str], drop: float, rng: np.random.Generator) -> list[str
 
 
 @functools.lru_cache(maxsize=64)
-def _candidates(sentence: tuple[str, ...]) -> list[Candidate]:
+def _candidates(sentence: tuple[str, ...]) -> list[ClozeSpan]:
     """Runs of capitalised words, numbers, and runs of up to three other content words."""
     kinds = [_kind(word, first=i == 0) for i, word in enumerate(sentence)]
     found = []
@@ -165,7 +167,7 @@ def _candidates(sentence: tuple[str, ...]) -> list[Candidate]:
         limit = {"name": 6, "number": 2, "phrase": 3}[kind]
         while stop - start < limit and stop < len(kinds) and _continues(sentence, kinds, stop - 1, kind):
             stop += 1
-        found.append(Candidate(start, stop, kind))
+        found.append(ClozeSpan(start, stop, kind))
     return found
 
 

@@ -7,7 +7,7 @@ from radit_jax.text.prompts import answer_text, question_prompt
 
 
 @runtime_checkable
-class Tokenizer(Protocol):
+class TextTokenizer(Protocol):
     """Anything that turns text into ids and back; `encode` adds no special tokens."""
 
     def encode(self, text: str) -> list[int]:
@@ -33,7 +33,7 @@ def asked_prompt(question: Question) -> str:
     return question.prompt or question_prompt(question.question)
 
 
-def lm_text_example(chunk: Chunk, tokenizer: Tokenizer) -> Example | None:
+def lm_text_example(chunk: Chunk, tokenizer: TextTokenizer) -> Example | None:
     """LM-ft's unsupervised text: the first half of a chunk's tokens is x, the second y; None if too short."""
     ids = tokenizer.encode(chunk.text)
     if len(ids) < 2:
@@ -42,7 +42,7 @@ def lm_text_example(chunk: Chunk, tokenizer: Tokenizer) -> Example | None:
     return Example(f"lm_text/{chunk.id}", prompt, prompt, answer, source_chunk=chunk.id)
 
 
-def r_text_example(chunk: Chunk, tokenizer: Tokenizer, num_tokens: int = 50) -> Example | None:
+def r_text_example(chunk: Chunk, tokenizer: TextTokenizer, num_tokens: int = 50) -> Example | None:
     """R-ft's corpus text: a chunk's first `num_tokens` tokens are x, its last y (the paper's 50 and 50).
 
     What lies between is in neither. None, to be skipped and counted, where the two would overlap.
@@ -55,7 +55,7 @@ def r_text_example(chunk: Chunk, tokenizer: Tokenizer, num_tokens: int = 50) -> 
     return Example(f"r_text/{chunk.id}", prompt, prompt, answer, source_chunk=chunk.id)
 
 
-def _cut(text: str, ids: list[int], count: int, tokenizer: Tokenizer) -> tuple[str, str]:
+def _cut(text: str, ids: list[int], count: int, tokenizer: TextTokenizer) -> tuple[str, str]:
     """`text` before and after its first `count` tokens.
 
     The second part is cut from the text itself, where decoding gives the text back: decoding it alone would

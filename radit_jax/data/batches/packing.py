@@ -1,30 +1,30 @@
 """Packing token sequences into the rows of an `LmBatch`.
 
-A *sequence* is a tree: a trunk, and branches that each continue it without seeing each other. A training
-example is one branch with an empty trunk; ten answers to be scored under one passage are ten branches whose
-trunk, the passage, is read once.
+A tree is a prefix and its continuations, which do not see each other. A training example is one continuation
+of an empty prefix; ten answers to be scored under one passage are ten continuations of one prefix, the
+passage, which is read once.
 
 Two sequences in a row of 12 positions:
 
-    trunk `<bos> sky`, branches `is blue` and `is not green`; weight 1 on blue, not and green, 0 on the rest
-    no trunk, one branch `<bos> who me`; weight 1 on me, 0 on the rest
+    prefix `<bos> sky`, continuations `is blue` and `is not green`; weight 1 on blue, not and green
+    no prefix, one continuation `<bos> who me`; weight 1 on me, 0 on the rest
 
     position in row    0      1     2    3     4    5    6      7      8    9    10   11
     tokens             <bos>  sky   is   blue  is   not  green  <bos>  who  me   0    0
     positions          0      1     2    3     2    3    4      0      1    2    0    0
     segment_ids        1      1     1    1     1    1    1      2      2    2    0    0
-    branch_ids         0      0     1    1     2    2    2      1      1    1    0    0
+    continuation_ids         0      0     1    1     2    2    2      1      1    1    0    0
 
     targets            blue   not   green  me
-    target_slots       2      4     5      8       the position before it in its own branch, or, for the first
-    target_items       0      1     1      2       token of a branch, the trunk's end; items number branches
+    target_slots       2      4     5      8       the token before it, of its continuation or its prefix
+    target_items       0      1     1      2       which continuation it belongs to
 
     attention          0 1 2 3 4 5 6 7 8 9 .
                     0  1 . . . . . . . . . .
                     1  1 1 . . . . . . . . .
                     2  1 1 1 . . . . . . . .
                     3  1 1 1 1 . . . . . . .
-                    4  1 1 . . 1 . . . . . .       the second branch does not see the first
+                    4  1 1 . . 1 . . . . . .       the second continuation does not see the first
                     5  1 1 . . 1 1 . . . . .
                     6  1 1 . . 1 1 1 . . . .
                     7  . . . . . . . 1 . . .
@@ -51,16 +51,16 @@ class Span(NamedTuple):
     weights: Float[np.ndarray, " n"]
 
 
-class Sequence(NamedTuple):
-    """A trunk, possibly empty, and the branches that continue it."""
+class PrefixTree(NamedTuple):
+    """A prefix, possibly empty, and the continuations that continue it."""
 
-    trunk: Span
-    branches: tuple[Span, ...]
+    prefix: Span
+    continuations: tuple[Span, ...]
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """The trunk and then the branches, the order in which they lie in a row."""
-        return (self.trunk, *self.branches)
+        """The prefix and then the continuations, the order in which they lie in a row."""
+        return (self.prefix, *self.continuations)
 
 
 def span(tokens: Seq[int] | Int[np.ndarray, " n"], weight: float = 0.0) -> Span:
@@ -68,27 +68,31 @@ def span(tokens: Seq[int] | Int[np.ndarray, " n"], weight: float = 0.0) -> Span:
     return Span(np.asarray(tokens, np.int32), np.full(len(tokens), weight, np.float32))
 
 
-def join(*spans: Span) -> Span:
-    """The spans end to end, as one: background, prompt and answer make a branch."""
+def concatenate_spans(*spans: Span) -> Span:
+    """The spans end to end, as one: background, prompt and answer make a continuation."""
     return Span(
         np.concatenate([part.tokens for part in spans]), np.concatenate([part.weights for part in spans])
     )
 
 
 def pack(
-    sequences: Seq[Sequence], *, row_length: int, targets_per_row: int, branches_per_row: int | None = None
+    sequences: Seq[PrefixTree],
+    *,
+    row_length: int,
+    targets_per_row: int,
+    continuations_per_row: int | None = None,
 ) -> list[Row]:
     """Distribute whole sequences over as few rows as best fit, longest first, finds.
 
     A row holds at most `row_length` tokens, `targets_per_row` predicted tokens and, where it is given,
-    `branches_per_row` branches. The result depends on nothing but the arguments. Rows, and the sequences in
-    a row, come in the order of their first sequence, so the shuffle of the input survives.
+    `continuations_per_row` continuations. The result depends on nothing but the arguments. Rows, and the
+    sequences in a row, come in the order of their first sequence, so the shuffle of the input survives.
 
     >>> five, three, two = (Sequence(span([]), (span(range(n), 1.0),)) for n in (5, 3, 2))
     >>> pack([three, five, five, two], row_length=8, targets_per_row=8)
     [(0, 1), (2, 3)]
     """
-    limits = np.array([row_length, targets_per_row, branches_per_row or np.iinfo(np.int64).max])
+    limits = np.array([row_length, targets_per_row, continuations_per_row or np.iinfo(np.int64).max])
     sizes = np.array([_size(sequence) for sequence in sequences], np.int64).reshape(-1, 3)
     _check_fit(sizes, limits)
     return _best_fit(sizes, limits)
@@ -131,21 +135,21 @@ def _best_fit(sizes: Int[np.ndarray, "N S"], limits: Int[np.ndarray, " S"]) -> l
 
 
 def to_batch(
-    sequences: Seq[Sequence],
+    sequences: Seq[PrefixTree],
     rows: Seq[Row],
     *,
     row_length: int,
     targets_per_row: int,
     num_rows: int | None = None,
-    branch_ids: bool = True,
+    continuation_ids: bool = True,
 ) -> LmBatch:
     """Lay the rows out as arrays on the host, with empty rows up to `num_rows`.
 
-    `branch_ids` may be False where no sequence has two branches: the batch then says so (see `LmBatch`).
+    `continuation_ids` may be False where no tree has two continuations; the batch says so (see `LmBatch`).
     """
     num_rows = len(rows) if num_rows is None else num_rows
-    if not branch_ids and has_branches([sequences[i] for row in rows for i in row]):
-        raise ValueError("to_batch: a sequence has two branches; leave branch_ids True")
+    if not continuation_ids and has_continuations([sequences[i] for row in rows for i in row]):
+        raise ValueError("to_batch: a sequence has two continuations; leave continuation_ids True")
     if len(rows) > num_rows:
         raise ValueError(f"to_batch: {len(rows)} rows, but num_rows is {num_rows}; give fewer rows")
     by_token = np.zeros((4, num_rows, row_length), np.int32)
@@ -156,78 +160,78 @@ def to_batch(
         by_token[:, number, : tokens.shape[1]] = tokens
         by_target[:, number, : targets.shape[1]] = targets
         weights[number, : len(target_weights)] = target_weights
-    tokens, positions, segments, branches = by_token
+    tokens, positions, segments, continuations = by_token
     slots, targets, items = by_target
     # A batch holds numpy's arrays until `put_batch` spreads it over the devices.
-    found = branches if branch_ids else None
+    found = continuations if continuation_ids else None
     arrays: Any = (tokens, positions, segments, found, slots, targets, weights, items)
     return LmBatch(*arrays)
 
 
-def has_branches(sequences: Seq[Sequence]) -> bool:
-    """Whether any sequence has branches that must not see each other."""
-    return any(len(sequence.branches) > 1 for sequence in sequences)
+def has_continuations(sequences: Seq[PrefixTree]) -> bool:
+    """Whether any sequence has continuations that must not see each other."""
+    return any(len(sequence.continuations) > 1 for sequence in sequences)
 
 
-def branch_places(
-    sequences: Seq[Sequence], rows: Seq[Row]
+def continuation_places(
+    sequences: Seq[PrefixTree], rows: Seq[Row]
 ) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
-    """The row and the item of every branch, in the order of the sequences: `sums[places]` undoes the packing.
+    """Every continuation's row and item, in the order of the trees: `sums[places]` undoes the packing.
 
-    `sums` is what `branch_log_probs` gives, [rows, branches].
+    `sums` is what `continuation_log_probs` gives, [rows, continuations].
     """
     places: dict[int, list[tuple[int, int]]] = {}
     for number, row in enumerate(rows):
-        counts = [len(sequences[i].branches) for i in row]
+        counts = [len(sequences[i].continuations) for i in row]
         for i, first, last in zip(row, np.cumsum([0, *counts[:-1]]), np.cumsum(counts), strict=True):
             places[i] = [(number, item) for item in range(first, last)]
     flat = np.array([place for i in range(len(sequences)) for place in places[i]], np.int64).reshape(-1, 2)
     return flat[:, 0], flat[:, 1]
 
 
-def fill(sequences: Seq[Sequence], rows: Seq[Row], *, row_length: int) -> float:
+def fill(sequences: Seq[PrefixTree], rows: Seq[Row], *, row_length: int) -> float:
     """The share of the rows' positions that hold a token."""
     used = sum(_size(sequences[i])[0] for row in rows for i in row)
     return used / max(1, row_length * len(rows))
 
 
-def _size(sequence: Sequence) -> tuple[int, int, int]:
-    """Tokens, targets and branches of a sequence."""
+def _size(sequence: PrefixTree) -> tuple[int, int, int]:
+    """Tokens, targets and continuations of a sequence."""
     tokens = sum(len(part.tokens) for part in sequence.spans)
     targets = sum(int((part.weights > 0).sum()) for part in sequence.spans)
-    return tokens, targets, len(sequence.branches)
+    return tokens, targets, len(sequence.continuations)
 
 
 def _check_fit(sizes: Int[np.ndarray, "N 3"], limits: Int[np.ndarray, " 3"]) -> None:
     for number, column in np.argwhere(sizes > limits)[:1]:
-        what = ("tokens", "predicted tokens", "branches")[column]
+        what = ("tokens", "predicted tokens", "continuations")[column]
         raise ValueError(
             f"pack: sequence {number} has {sizes[number, column]} {what}, but a row holds {limits[column]}; "
-            "truncate its background, split its branches or make the rows longer"
+            "truncate its background, split its continuations or make the rows longer"
         )
 
 
 def _lay_out(
-    sequences: Seq[Sequence],
+    sequences: Seq[PrefixTree],
 ) -> tuple[Int[np.ndarray, "4 n"], Int[np.ndarray, "3 m"], Float[np.ndarray, " m"]]:
-    """One row: (tokens, positions, segments, branches), (slots, targets, items) and the targets' weights."""
+    """One row: (tokens, positions, segments, continuations), (slots, targets, items), target weights."""
     tokens, targets, weights = [], [], []
     start, first_item = 0, 0
     for segment, sequence in enumerate(sequences, start=1):
-        trunk_end = start + len(sequence.trunk.tokens) - 1
-        for branch, part in enumerate(sequence.spans):
+        prefix_end = start + len(sequence.prefix.tokens) - 1
+        for continuation, part in enumerate(sequence.spans):
             length = len(part.tokens)
-            depth = len(sequence.trunk.tokens) if branch else 0
-            ids = np.broadcast_to([[segment], [branch]], (2, length))
+            depth = len(sequence.prefix.tokens) if continuation else 0
+            ids = np.broadcast_to([[segment], [continuation]], (2, length))
             tokens.append(np.vstack([part.tokens, depth + np.arange(length), ids]))
             before = np.arange(start - 1, start + length - 1)
-            before[:1] = trunk_end if depth else -1
+            before[:1] = prefix_end if depth else -1
             used = part.weights > 0
-            item = np.full(length, first_item + branch - 1 if branch else -1)
+            item = np.full(length, first_item + continuation - 1 if continuation else -1)
             targets.append(np.vstack([before, part.tokens, item])[:, used])
             weights.append(part.weights[used])
             start += length
-        first_item += len(sequence.branches)
+        first_item += len(sequence.continuations)
     slots_targets_items = np.hstack(targets)
     if (slots_targets_items[0] < 0).any():
         raise ValueError(

@@ -1,7 +1,7 @@
 r"""From an example and its chunk to the token tree that `packing` lays into rows.
 
-    trunk    <bos> Background: {passage} \n\n          weight 0
-    branch   {prompt}                                weight 0
+    prefix    <bos> Background: {passage} \n\n          weight 0
+    continuation   {prompt}                                weight 0
              {answer}  (<eos>)                       weight 1
 
 Where a row is too short for all of it, the passage gives way: the prompt and the answer are never cut.
@@ -13,14 +13,14 @@ stands behind `<bos>`, the Background or else the prompt, begins with the tokeni
 from collections.abc import Sequence as Seq
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from radit_jax.data.batches.examples import Tokenizer
-from radit_jax.data.batches.packing import Sequence, Span, join, span
+from radit_jax.data.batches.examples import TextTokenizer
+from radit_jax.data.batches.packing import PrefixTree, Span, concatenate_spans, span
 from radit_jax.data.records import Example
 from radit_jax.text.prompts import BACKGROUND_END, BACKGROUND_START, background
 
 
 @runtime_checkable
-class LmTokenizer(Tokenizer, Protocol):
+class LmTokenizer(TextTokenizer, Protocol):
     """A language model's tokeniser: ids that begin and end a sequence are put in by us, by id."""
 
     bos_id: int
@@ -33,22 +33,22 @@ class LmTokenizer(Tokenizer, Protocol):
 
 
 class SharedSequence(NamedTuple):
-    """A tree whose branches are several examples on one passage."""
+    """A tree whose continuations are several examples on one passage."""
 
-    sequence: Sequence
-    examples: tuple[int, ...]  # the branches' places in the list of examples that was given
+    sequence: PrefixTree
+    examples: tuple[int, ...]  # the continuations' places in the list of examples that was given
     truncated: bool  # the passage was cut
 
 
 def example_span(tokenizer: LmTokenizer, example: Example, *, terminator: bool, opens: bool = False) -> Span:
-    """An example as a branch: its prompt as context, then its answer, and `<eos>` with `terminator`.
+    """An example as a continuation: its prompt as context, then its answer, and `<eos>` with `terminator`.
 
     With `opens` nothing but `<bos>` stands before it.
     """
     prompt = tokenizer.opening + example.prompt if opens else example.prompt
     ids, start = tokenizer.encode_pair(prompt, example.answer)
     end = [tokenizer.eos_id] if terminator else []
-    return join(span(ids[:start]), span(ids[start:] + end, 1.0))
+    return concatenate_spans(span(ids[:start]), span(ids[start:] + end, 1.0))
 
 
 def answer_token_count(tokenizer: LmTokenizer, example: Example) -> int:
@@ -59,17 +59,19 @@ def answer_token_count(tokenizer: LmTokenizer, example: Example) -> int:
 
 def fits(tokenizer: LmTokenizer, example: Example, max_length: int) -> bool:
     """Whether `max_length` tokens hold the example with `<bos>` and `<eos>`, if need be without a passage."""
-    branch = example_span(tokenizer, example, terminator=True, opens=True)
-    return 1 + len(branch.tokens) <= max_length
+    continuation = example_span(tokenizer, example, terminator=True, opens=True)
+    return 1 + len(continuation.tokens) <= max_length
 
 
 def lm_sequence(
     tokenizer: LmTokenizer, passage: str | None, example: Example, *, max_length: int, terminator: bool
-) -> tuple[Sequence, bool]:
+) -> tuple[PrefixTree, bool]:
     """The tree of one example under one passage (None: closed book), and whether the passage was cut."""
-    branch = example_span(tokenizer, example, terminator=terminator, opens=passage is None)
-    trunk, truncated = _trunk(tokenizer, passage, max_length - len(branch.tokens), f"example {example.id}")
-    return Sequence(span(trunk), (branch,)), truncated
+    continuation = example_span(tokenizer, example, terminator=terminator, opens=passage is None)
+    prefix, truncated = _prefix(
+        tokenizer, passage, max_length - len(continuation.tokens), f"example {example.id}"
+    )
+    return PrefixTree(span(prefix), (continuation,)), truncated
 
 
 def prompt_tokens(
@@ -77,8 +79,8 @@ def prompt_tokens(
 ) -> tuple[list[int], bool]:
     """What generation starts from: `<bos>`, the passage and the prompt; and whether the passage was cut."""
     tokens = tokenizer.encode(tokenizer.opening + prompt if passage is None else prompt)
-    trunk, truncated = _trunk(tokenizer, passage, max_length - len(tokens), f"prompt {prompt[:40]!r}")
-    return trunk + tokens, truncated
+    prefix, truncated = _prefix(tokenizer, passage, max_length - len(tokens), f"prompt {prompt[:40]!r}")
+    return prefix + tokens, truncated
 
 
 def shared_sequences(
@@ -88,23 +90,25 @@ def shared_sequences(
     *,
     max_length: int,
     max_targets: int | None = None,
-    max_branches: int | None = None,
+    max_continuations: int | None = None,
     terminator: bool = False,
 ) -> list[SharedSequence]:
     """Trees that hold every example once, with the passage read once per tree instead of once per example.
 
     A tree is closed when the next example would take it beyond a limit (of tokens, predicted tokens,
-    branches). An example that fits only under a cut passage gets a tree of its own, so that each is scored as
-    `lm_sequence` would alone, whatever else is asked of the passage.
+    continuations). An example that fits only under a cut passage gets a tree of its own, so that each is
+    scored as `lm_sequence` would alone, whatever else is asked of the passage.
     """
-    whole = _whole_trunk(tokenizer, passage)
+    whole = _whole_prefix(tokenizer, passage)
     alone, together = [], []
     for number, example in enumerate(examples):
-        branch = example_span(tokenizer, example, terminator=terminator, opens=passage is None)
-        (together if len(whole) + len(branch.tokens) <= max_length else alone).append((number, branch))
+        continuation = example_span(tokenizer, example, terminator=terminator, opens=passage is None)
+        (together if len(whole) + len(continuation.tokens) <= max_length else alone).append(
+            (number, continuation)
+        )
     trees = [
-        SharedSequence(Sequence(span(whole), tuple(b for _, b in group)), tuple(n for n, _ in group), False)
-        for group in _groups(together, max_length - len(whole), max_targets, max_branches)
+        SharedSequence(PrefixTree(span(whole), tuple(b for _, b in group)), tuple(n for n, _ in group), False)
+        for group in _groups(together, max_length - len(whole), max_targets, max_continuations)
     ]
     for number, _ in alone:
         cut, truncated = lm_sequence(
@@ -115,30 +119,33 @@ def shared_sequences(
 
 
 def _groups(
-    branches: Seq[tuple[int, Span]], max_tokens: int, max_targets: int | None, max_branches: int | None
+    continuations: Seq[tuple[int, Span]],
+    max_tokens: int,
+    max_targets: int | None,
+    max_continuations: int | None,
 ) -> list[list[tuple[int, Span]]]:
-    """Runs of branches, as long as the limits allow."""
-    limits = (max_tokens, max_targets or float("inf"), max_branches or float("inf"))
+    """Runs of continuations, as long as the limits allow."""
+    limits = (max_tokens, max_targets or float("inf"), max_continuations or float("inf"))
     groups: list[list[tuple[int, Span]]] = []
     used = limits
-    for number, branch in branches:
-        size = (len(branch.tokens), int((branch.weights > 0).sum()), 1)
+    for number, continuation in continuations:
+        size = (len(continuation.tokens), int((continuation.weights > 0).sum()), 1)
         grown = tuple(a + b for a, b in zip(used, size, strict=True))
         if groups and all(a <= b for a, b in zip(grown, limits, strict=True)):
-            groups[-1].append((number, branch))
+            groups[-1].append((number, continuation))
             used = grown
         else:
-            groups.append([(number, branch)])
+            groups.append([(number, continuation)])
             used = size
     return groups
 
 
-def _whole_trunk(tokenizer: LmTokenizer, passage: str | None) -> list[int]:
+def _whole_prefix(tokenizer: LmTokenizer, passage: str | None) -> list[int]:
     text = "" if passage is None else tokenizer.opening + background(passage)
     return [tokenizer.bos_id, *tokenizer.encode(text)]
 
 
-def _trunk(tokenizer: LmTokenizer, passage: str | None, room: int, what: str) -> tuple[list[int], bool]:
+def _prefix(tokenizer: LmTokenizer, passage: str | None, room: int, what: str) -> tuple[list[int], bool]:
     """`<bos>` and the passage in at most `room` tokens, and whether the passage was cut.
 
     A cut passage keeps the blank line behind it, by which the model knows that the question follows. Where
@@ -149,9 +156,9 @@ def _trunk(tokenizer: LmTokenizer, passage: str | None, room: int, what: str) ->
             f"{what}: it is {1 - room} tokens too long for the row with <bos> alone; "
             "raise the stage's sequence_length or leave it out"
         )
-    trunk = _whole_trunk(tokenizer, passage)
-    if passage is None or len(trunk) <= room:
-        return trunk, False
+    prefix = _whole_prefix(tokenizer, passage)
+    if passage is None or len(prefix) <= room:
+        return prefix, False
     end = tokenizer.encode(BACKGROUND_END)
     text = tokenizer.opening + background(passage).removesuffix(BACKGROUND_END)
     kept = tokenizer.encode(text)[: max(0, room - 1 - len(end))]

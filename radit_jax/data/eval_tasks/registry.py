@@ -33,12 +33,12 @@ from etils import epath
 
 from radit_jax.config import EvaluateConfig, Experiment
 from radit_jax.data.readers.lines import (
-    as_object,
     demand,
     json_list,
     json_objects,
+    line_object,
     one_of,
-    shown,
+    quoted,
     table_rows,
     text_lines,
 )
@@ -67,7 +67,7 @@ class Choice(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Item:
+class EvalExample:
     """One question of a task."""
 
     id: str
@@ -88,7 +88,7 @@ class Item:
         return self.prompt, f" {self.target}"
 
 
-Reader = Callable[[epath.Path, Counter[str]], Iterator[Item]]
+Reader = Callable[[epath.Path, Counter[str]], Iterator[EvalExample]]
 Listing = Callable[[epath.Path], list[epath.Path]]
 
 
@@ -96,7 +96,7 @@ def _itself(path: epath.Path) -> list[epath.Path]:
     return [path]
 
 
-class Source(NamedTuple):
+class TaskFile(NamedTuple):
     """An official file, named as its publisher names it, below a folder of the task's or source's name."""
 
     path: str
@@ -104,13 +104,13 @@ class Source(NamedTuple):
     files: Listing = _itself  # all that `read` reads
 
 
-class Part(NamedTuple):
+class TaskPart(NamedTuple):
     """A split: an official file, by its name in `Benchmark.sources`, and the share of it that is asked."""
 
     file: str
     share: Share = "all"
 
-    def holds(self, item: Item) -> bool:
+    def holds(self, item: EvalExample) -> bool:
         """Whether the item is in this share. Halves go by a hash of the id, which KILT's items have; tenths
         by one of the question, so that a question that stands twice in a file stays on one side."""
         if self.share == "all":
@@ -125,19 +125,19 @@ def _hash(text: str) -> int:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class EvalTask:
     """A task. `sources` has the official files that will do, of which the first that is there is read."""
 
     name: str
     metric: str  # a name in METRICS; of a task with choices, accuracy of the choice
-    sources: Mapping[str, tuple[Source, ...]]
-    splits: Mapping[str, Part]  # train (for shots), dev, test, official; of KILT's tasks also hidden
+    sources: Mapping[str, tuple[TaskFile, ...]]
+    splits: Mapping[str, TaskPart]  # train (for shots), dev, test, official; of KILT's tasks also hidden
     scoring_rule: ScoringRule = "sum"  # by which generated candidates, or the task's choices, are compared
     max_new_tokens: int = 32  # of a generated answer; 0: the answer is chosen
 
     def load(
         self, folder: epath.PathLike, split: str = "test", counts: Counter[str] | None = None
-    ) -> list[Item]:
+    ) -> list[EvalExample]:
         """The items of a split, of the task's files in `folder`, or directly in it.
 
         `counts` gets how many of the file were `read`, how many `skipped_…` for which reason, and how many
@@ -175,7 +175,7 @@ class Benchmark:
         source, _ = self._find(epath.Path(folder), part.file)
         return f"{part.share} of {source.path}"
 
-    def _part(self, split: str) -> Part:
+    def _part(self, split: str) -> TaskPart:
         if split not in self.splits:
             raise ValueError(
                 f"{self.name}: expected a split {one_of(list(self.splits))}, got {split!r}. Set "
@@ -183,14 +183,14 @@ class Benchmark:
             )
         return self.splits[split]
 
-    def _found(self, folder: epath.Path, file: str) -> tuple[Source, epath.Path] | None:
+    def _found(self, folder: epath.Path, file: str) -> tuple[TaskFile, epath.Path] | None:
         for source in self.sources[file]:
             for path in (folder / source.path, folder / epath.Path(source.path).name):
                 if path.exists():
                     return source, path
         return None
 
-    def _find(self, folder: epath.Path, file: str) -> tuple[Source, epath.Path]:
+    def _find(self, folder: epath.Path, file: str) -> tuple[TaskFile, epath.Path]:
         if found := self._found(folder, file):
             return found
         names = one_of([source.path for source in self.sources[file]])
@@ -204,7 +204,7 @@ class Benchmark:
     @property
     def is_official(self) -> bool:
         """Whether it is a row of the table, and not a user's file."""
-        return BENCHMARKS.get(self.name) is self
+        return EVAL_TASKS.get(self.name) is self
 
     @property
     def is_kilt(self) -> bool:
@@ -213,25 +213,25 @@ class Benchmark:
 
     def answer(self, generated: str) -> str:
         """A generated text as the task's answers are written."""
-        return fever_label(generated) if self is BENCHMARKS["fever"] else generated.strip()
+        return fever_label(generated) if self is EVAL_TASKS["fever"] else generated.strip()
 
-    def mark(self, item: Item, generated: str) -> float:
+    def mark(self, item: EvalExample, generated: str) -> float:
         """The metric of a generated answer, 0 for an empty one."""
         return METRICS[self.metric](self.answer(generated), item.answers)
 
 
-def find_task(name: str) -> Benchmark:
+def find_task(name: str) -> EvalTask:
     """The task of this name, or, where the name is a file's, that file's questions, marked by exact match."""
-    if name in BENCHMARKS:
-        return BENCHMARKS[name]
+    if name in EVAL_TASKS:
+        return EVAL_TASKS[name]
     path = epath.Path(name)
     if path.suffix:
-        files = {"file": (Source(name, _read_own, question_files),)}
-        splits = {split: Part("file") for split in ("train", "dev", "test", "official")}
-        return Benchmark(path.stem, "exact_match", files, splits)
-    close = difflib.get_close_matches(name, BENCHMARKS, n=1)
+        files = {"file": (TaskFile(name, _read_own, question_files),)}
+        splits = {split: TaskPart("file") for split in ("train", "dev", "test", "official")}
+        return EvalTask(path.stem, "exact_match", files, splits)
+    close = difflib.get_close_matches(name, EVAL_TASKS, n=1)
     hint = (
-        f"did you mean {close[0]!r}?" if close else f"there are {one_of(list(BENCHMARKS))}, or a file's path"
+        f"did you mean {close[0]!r}?" if close else f"there are {one_of(list(EVAL_TASKS))}, or a file's path"
     )
     raise ValueError(f"evaluate: no task {name!r}; {hint}")
 
@@ -265,13 +265,13 @@ def development_tasks(experiment: Experiment) -> EvaluateConfig:
     return replace(evaluate, split="dev", tasks=KILT_DEVELOPMENT, tasks_folder=own, questions_per_task=limit)
 
 
-def sample(items: Sequence[Item], limit: int, *, seed: int) -> list[Item]:
+def sample(items: Sequence[EvalExample], limit: int, *, seed: int) -> list[EvalExample]:
     """At most `limit` of the items, drawn, in their order; a larger draw contains a smaller one."""
     order = np.random.default_rng([seed, *b"sample"]).permutation(len(items))
     return [items[number] for number in sorted(order[:limit].tolist())]
 
 
-def draw_shots(pool: Sequence[Item], count: int, *, seed: int, subject: str = "") -> list[Item]:
+def draw_shots(pool: Sequence[EvalExample], count: int, *, seed: int, subject: str = "") -> list[EvalExample]:
     """`count` examples of the pool, in its order; with a subject, of that subject's own."""
     own = [item for item in pool if item.subject == subject] if subject else list(pool)
     if len(own) < count:
@@ -289,7 +289,7 @@ def draw_shots(pool: Sequence[Item], count: int, *, seed: int, subject: str = ""
 def _kilt_reader(make: Callable[[Mapping[str, Any], str], Mapping[str, Any]]) -> Reader:
     """A reader of KILT's lines; `make` gives prompt, query and what else the task's items have."""
 
-    def read(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    def read(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
         for where, line in json_objects(path):
             demand(line, {"id": "a string", "input": "a string"}, where)
             counts["read"] += 1
@@ -299,7 +299,7 @@ def _kilt_reader(make: Callable[[Mapping[str, Any], str], Mapping[str, Any]]) ->
                 continue
             pages = kilt_provenance(line, where) if "output" in line else ()
             made = {"target": answers[0] if answers else "", **make(line, where)}
-            yield Item(id=line["id"], answers=answers, pages=pages, **made)
+            yield EvalExample(id=line["id"], answers=answers, pages=pages, **made)
 
     return read
 
@@ -320,8 +320,8 @@ def _zsre(line: Mapping[str, Any], where: str) -> dict[str, Any]:
     questions = meta.get("template_questions") if isinstance(meta, dict) else None
     if not isinstance(questions, list) or not questions or not isinstance(questions[0], str):
         raise ValueError(
-            f"{where}: expected a list of questions in meta.template_questions, got {shown(questions)}. Take "
-            "KILT's file with them."
+            f"{where}: expected a list of questions in meta.template_questions, got {quoted(questions)}. "
+            "Take KILT's file with them."
         )
     return {"prompt": question_prompt(questions[0]), "query": questions[0]}
 
@@ -336,7 +336,7 @@ def _aida(line: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not end:
         raise ValueError(
             f"{where}: expected a mention between [START_ENT] and [END_ENT] in 'input', got "
-            f"{shown(line['input'])}. Take KILT's file."
+            f"{quoted(line['input'])}. Take KILT's file."
         )
     return {"prompt": f"{line['input']}\n{AIDA_INSTRUCTION}\nA:", "query": mention.strip()}
 
@@ -365,35 +365,35 @@ def _claim(claim: str) -> dict[str, Any]:
     return {"prompt": f"Is this statement true? {claim}\nA:", "query": claim}
 
 
-def _kilt(name: str, make: Callable[[Mapping[str, Any], str], Mapping[str, Any]]) -> dict[str, Source]:
+def _kilt(name: str, make: Callable[[Mapping[str, Any], str], Mapping[str, Any]]) -> dict[str, TaskFile]:
     files = {"train": "train", "dev": "dev", "hidden": "test_without_answers"}
     return {
-        file: Source(f"kilt/{name}-{part}-kilt.jsonl", _kilt_reader(make)) for file, part in files.items()
+        file: TaskFile(f"kilt/{name}-{part}-kilt.jsonl", _kilt_reader(make)) for file, part in files.items()
     }
 
 
 # ---- original files of tasks with free answers ----
 
 
-def _read_nq(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+def _read_nq(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     for number, (where, line) in enumerate(json_objects(path), start=1):
         demand(line, {"question": "a string", "answer": "a list of strings"}, where)
         counts["read"] += 1
         yield _free(f"{path.name}:{number}", line["question"], tuple(line["answer"]))
 
 
-def _read_hotpotqa(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+def _read_hotpotqa(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     for where, line in json_list(path):
         demand(line, {"_id": "a string", "question": "a string", "answer": "a string"}, where)
         counts["read"] += 1
         yield _free(line["_id"], line["question"], (line["answer"],))
 
 
-def _read_trivia_qa(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+def _read_trivia_qa(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     """TriviaQA's own files; the aliases are gold answers too, the value itself is the one to show."""
     for where, line in json_list(path, "Data"):
         demand(line, {"QuestionId": "a string", "Question": "a string"}, where)
-        answer = as_object(line.get("Answer", {}), where)
+        answer = line_object(line.get("Answer", {}), where)
         counts["read"] += 1
         if "Value" not in answer:
             counts["skipped_without_answer"] += 1
@@ -405,7 +405,7 @@ def _read_trivia_qa(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
         yield _free(line["QuestionId"], line["Question"], tuple(aliases))
 
 
-def _read_own(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+def _read_own(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     """Questions in any of the forms of `questions.py`."""
     for asked in read_questions(path):
         counts["read"] += 1
@@ -415,13 +415,13 @@ def _read_own(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
             counts["skipped_without_answer"] += 1
 
 
-def _free(identifier: str, question: str, answers: tuple[str, ...]) -> Item:
-    return Item(
+def _free(identifier: str, question: str, answers: tuple[str, ...]) -> EvalExample:
+    return EvalExample(
         identifier, question_prompt(question), question, answers, target=answers[0] if answers else ""
     )
 
 
-def _read_fever(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+def _read_fever(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     for where, line in json_objects(path):
         demand(line, {"id": "a string or a number", "claim": "a string", "label": "a string"}, where)
         counts["read"] += 1
@@ -429,7 +429,7 @@ def _read_fever(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
             counts["skipped_not_enough_info"] += 1
             continue
         claim = _claim(line["claim"])
-        yield Item(str(line["id"]), **claim, answers=(line["label"],), target=_SPOKEN[line["label"]])
+        yield EvalExample(str(line["id"]), **claim, answers=(line["label"],), target=_SPOKEN[line["label"]])
 
 
 # ---- tasks with choices ----
@@ -437,21 +437,21 @@ def _read_fever(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
 
 def _chosen(
     identifier: str, prompt: str, answers: Sequence[str], label: int, where: str, **more: Any
-) -> Item:
+) -> EvalExample:
     """An item whose choices continue one prompt; `label` counts from 0."""
     if not 0 <= label < len(answers):
         raise ValueError(
             f"{where}: the label of choice {label + 1} came, there are {len(answers)}; correct the line"
         )
     choices = tuple(Choice(answer, prompt, f" {answer}") for answer in answers)
-    return Item(identifier, prompt, answers=(answers[label],), choices=choices, label=label, **more)
+    return EvalExample(identifier, prompt, answers=(answers[label],), choices=choices, label=label, **more)
 
 
 def _tables(path: epath.Path) -> list[epath.Path]:
     return sorted(file for file in path.iterdir() if file.suffix == ".csv")
 
 
-def _read_mmlu(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+def _read_mmlu(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     """All subjects of a folder: question, choices, the right letter. The query is question and choices."""
     for file in _tables(path):
         subject = file.stem.rpartition("_")[0]
@@ -469,7 +469,7 @@ def _read_mmlu(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
             )
 
 
-def _read_boolq(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+def _read_boolq(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     """Google's files name the answer `answer`, SuperGLUE's `label`."""
     for number, (where, line) in enumerate(json_objects(path), start=1):
         demand(line, {"question": "a string", "passage": "a string"}, where)
@@ -504,7 +504,7 @@ def _labelled(path: epath.Path, fields: Sequence[str]) -> Iterator[tuple[str, di
         yield where, line, int(label)
 
 
-def _read_piqa(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+def _read_piqa(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     for number, (where, line, label) in enumerate(_labelled(path, ("goal", "sol1", "sol2")), start=1):
         counts["read"] += 1
         prompt = f"Question: {line['goal']}\nAnswer:"
@@ -513,7 +513,7 @@ def _read_piqa(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
         )
 
 
-def _read_siqa(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+def _read_siqa(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     answers = ("answerA", "answerB", "answerC")
     for number, (where, line, label) in enumerate(
         _labelled(path, ("context", "question", *answers)), start=1
@@ -523,7 +523,7 @@ def _read_siqa(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
         yield _chosen(f"{path.name}:{number}", prompt, [line[name] for name in answers], label - 1, where)
 
 
-def _read_hellaswag(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+def _read_hellaswag(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     for number, (where, line) in enumerate(json_objects(path), start=1):
         demand(
             line, {"ctx": "a string", "endings": "a list of strings", "label": "a string or a number"}, where
@@ -552,7 +552,7 @@ def _hellaswag_text(text: str) -> str:
     return without_marks.replace("  ", " ")
 
 
-def _read_winogrande(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+def _read_winogrande(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     fields = ("qID", "sentence", "option1", "option2", "answer")
     for where, line in json_objects(path):
         demand(line, dict.fromkeys(fields, "a string"), where)
@@ -565,16 +565,16 @@ def _read_winogrande(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
         options = (line["option1"], line["option2"])
         choices = tuple(Choice(option, prefix + option, suffix) for option in options)
         label = _label(line["answer"], ["1", "2"], where)
-        yield Item(line["qID"], prefix, answers=(options[label],), choices=choices, label=label)
+        yield EvalExample(line["qID"], prefix, answers=(options[label],), choices=choices, label=label)
 
 
 def _science_reader(template: str) -> Reader:
     """A reader of the Allen Institute's multiple-choice lines; `template` has a `{}` for the question."""
 
-    def read(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+    def read(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
         for where, line in json_objects(path):
             demand(line, {"id": "a string", "answerKey": "a string"}, where)
-            question = as_object(line.get("question"), where)
+            question = line_object(line.get("question"), where)
             demand(question, {"stem": "a string", "choices": "a list of objects"}, where)
             choices = question["choices"]
             for choice in choices:
@@ -587,7 +587,7 @@ def _science_reader(template: str) -> Reader:
     return read
 
 
-def _read_obqa_table(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
+def _read_obqa_table(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     """OpenBookQA's table, whose choices stand in one column: `(A) the sun (B) the moon …`."""
     for number, (where, row) in enumerate(table_rows(path, delimiter="\t", num_columns=5)):
         if number == 0:
@@ -602,7 +602,7 @@ def _read_obqa_table(path: epath.Path, counts: Counter[str]) -> Iterator[Item]:
 def _label(key: str, names: Sequence[str], where: str) -> int:
     if key not in names:
         wanted = one_of(names) if names else "a choice"
-        raise ValueError(f"{where}: expected the right answer to be {wanted}, got {shown(key)}. Correct it.")
+        raise ValueError(f"{where}: expected the right answer to be {wanted}, got {quoted(key)}. Correct it.")
     return names.index(key)
 
 
@@ -610,42 +610,47 @@ def _label(key: str, names: Sequence[str], where: str) -> int:
 
 
 _TRAIN_AND_DEV = {  # the official test questions are those of the dev file
-    "train": Part("train", "nine tenths"),
-    "dev": Part("train", "a tenth"),
-    "test": Part("dev"),
-    "official": Part("dev"),
+    "train": TaskPart("train", "nine tenths"),
+    "dev": TaskPart("train", "a tenth"),
+    "test": TaskPart("dev"),
+    "official": TaskPart("dev"),
 }
-_THREE_FILES = {name: Part(name) for name in ("train", "dev", "test")} | {"official": Part("test")}
-_MMLU = {"train": Part("dev"), "dev": Part("val"), "test": Part("test"), "official": Part("test")}
+_THREE_FILES = {name: TaskPart(name) for name in ("train", "dev", "test")} | {"official": TaskPart("test")}
+_MMLU = {
+    "train": TaskPart("dev"),
+    "dev": TaskPart("val"),
+    "test": TaskPart("test"),
+    "official": TaskPart("test"),
+}
 _HALVES = {
-    "train": Part("train"),
-    "dev": Part("dev", "one half"),
-    "test": Part("dev", "the other half"),
-    "official": Part("dev"),
-    "hidden": Part("hidden"),
+    "train": TaskPart("train"),
+    "dev": TaskPart("dev", "one half"),
+    "test": TaskPart("dev", "the other half"),
+    "official": TaskPart("dev"),
+    "hidden": TaskPart("hidden"),
 }
 
 
-def _files(read: Reader, files: Listing = _itself, /, **paths: str) -> dict[str, Source]:
-    return {file: Source(path, read, files) for file, path in paths.items()}
+def _files(read: Reader, files: Listing = _itself, /, **paths: str) -> dict[str, TaskFile]:
+    return {file: TaskFile(path, read, files) for file, path in paths.items()}
 
 
 def _task(
     name: str,
     metric: str,
-    *sources: Mapping[str, Source],
-    splits: Mapping[str, Part] = _TRAIN_AND_DEV,
+    *sources: Mapping[str, TaskFile],
+    splits: Mapping[str, TaskPart] = _TRAIN_AND_DEV,
     rule: ScoringRule = "sum",
     tokens: int = 0,
-) -> Benchmark:
-    joined: dict[str, tuple[Source, ...]] = {}
+) -> EvalTask:
+    joined: dict[str, tuple[TaskFile, ...]] = {}
     for files in sources:
         for file, source in files.items():
             joined[file] = (*joined.get(file, ()), source)
-    return Benchmark(name, metric, joined, splits, rule, tokens)
+    return EvalTask(name, metric, joined, splits, rule, tokens)
 
 
-def _arc(part: str) -> dict[str, Source]:
+def _arc(part: str) -> dict[str, TaskFile]:
     names = {split: f"arc/ARC-{part}-{split.title()}.jsonl" for split in ("train", "dev", "test")}
     return _files(_science_reader("Question: {}\nAnswer:"), **names)
 
@@ -662,7 +667,7 @@ _TASKS = (
         "exact_match",
         _files(_read_nq, train="nq_open/NQ-open.train.jsonl", dev="nq_open/NQ-open.dev.jsonl"),
         _kilt("nq", _asked),
-        splits=_TRAIN_AND_DEV | {"hidden": Part("hidden")},
+        splits=_TRAIN_AND_DEV | {"hidden": TaskPart("hidden")},
         tokens=32,
     ),
     _task(
@@ -745,7 +750,7 @@ _TASKS = (
         rule="nll_compl",
     ),
 )
-BENCHMARKS = {task.name: task for task in _TASKS}
+EVAL_TASKS = {task.name: task for task in _TASKS}
 KILT_DEVELOPMENT = (
     "hotpotqa",
     "fever",

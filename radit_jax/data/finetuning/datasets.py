@@ -30,7 +30,7 @@ UNREADABLE = "unreadable"  # the reason for skipping what does not have the offi
 
 
 @dataclass(frozen=True)
-class Task:
+class Dataset:
     """A fine-tuning dataset."""
 
     name: str
@@ -75,18 +75,20 @@ _TABLE: tuple[tuple[str, Category, tuple[Mixture, ...], int, Metric], ...] = (
     ("competition_math", "chain_of_thought", LM_FT, 7_500, "exact_match"),
     ("strategyqa", "chain_of_thought", LM_FT, 2_290, "exact_match"),
 )
-TASKS = {row[0]: Task(*row, raw=RAW[row[0]], hub=HUB[row[0]]) for row in _TABLE}
+DATASETS = {row[0]: Dataset(*row, raw=RAW[row[0]], hub=HUB[row[0]]) for row in _TABLE}
 
 
-def task_named(name: str) -> Task:
+def task_named(name: str) -> Dataset:
     """The task of that name; another name is an error that lists them."""
-    if name not in TASKS:
-        raise ValueError(f"task {name!r} came, needed is one of {', '.join(sorted(TASKS))}; correct the name")
-    return TASKS[name]
+    if name not in DATASETS:
+        raise ValueError(
+            f"task {name!r} came, needed is one of {', '.join(sorted(DATASETS))}; correct the name"
+        )
+    return DATASETS[name]
 
 
 def read_items(
-    task: Task,
+    task: Dataset,
     folder: epath.PathLike,
     split: Split,
     *,
@@ -103,7 +105,7 @@ def read_items(
 
 
 def read_rows(
-    task: Task,
+    task: Dataset,
     rows: Iterable[Mapping[str, Any]],
     split: Split,
     *,
@@ -117,7 +119,7 @@ def read_rows(
     return _items(task, records, task.hub.items, form, on_error, counts)
 
 
-def hub_rows(task: Task, split: Split) -> Iterator[Mapping[str, Any]]:
+def hub_rows(task: Dataset, split: Split) -> Iterator[Mapping[str, Any]]:
     """A split's rows from the Hugging Face hub, configuration after configuration.
 
     `datasets` from version 4 runs no scripts, which some of these datasets are: of those the hub's own
@@ -136,7 +138,7 @@ def hub_rows(task: Task, split: Split) -> Iterator[Mapping[str, Any]]:
         yield from _hub_part(hub.load_dataset, task, config, split)
 
 
-def _hub_part(load: Callable[..., Any], task: Task, config: str | None, split: Split) -> Any:
+def _hub_part(load: Callable[..., Any], task: Dataset, config: str | None, split: Split) -> Any:
     """The rows of one configuration, as it is or in the hub's conversion."""
     part = task.hub.splits[split]
     try:
@@ -154,7 +156,7 @@ def _hub_part(load: Callable[..., Any], task: Task, config: str | None, split: S
         ) from error
 
 
-def split_files(task: Task, folder: epath.PathLike, split: Split) -> list[epath.Path]:
+def split_files(task: Dataset, folder: epath.PathLike, split: Split) -> list[epath.Path]:
     """The publisher's files of a split, in order."""
     root = epath.Path(folder)
     if split not in task.raw.files:
@@ -178,7 +180,7 @@ def _of_split(source: Raw, records: Iterable[Record], split: str) -> Iterator[Re
 
 
 def _items(
-    task: Task,
+    task: Dataset,
     records: Iterable[Record],
     convert: Callable[[Any, str], Items],
     form: str,

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from etils import epath
 
 from radit_jax.data.finetuning.datasets import (
-    TASKS,
+    DATASETS,
+    Dataset,
     Mixture,
     OnError,
-    Task,
     read_items,
     split_files,
     task_named,
@@ -50,7 +50,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """Where the datasets are read from, and what of them is left out."""
 
     folder: epath.PathLike  # as in `open_items`
@@ -59,7 +59,7 @@ class Reading:
     on_error: OnError = "stop"
     without: AskedElsewhere = field(default_factory=AskedElsewhere)
 
-    def items(self, task: Task, split: Split, counts: dict[str, Counter[str]]) -> Iterator[Item]:
+    def items(self, task: Dataset, split: Split, counts: dict[str, Counter[str]]) -> Iterator[Item]:
         """A split's items, but those that are in `without`, which are counted."""
         counts[task.name] = Counter(read=0, kept=0)
         return self._without(self._whole(task, split, counts[task.name]), counts[task.name])
@@ -71,7 +71,7 @@ class Reading:
             else:
                 yield item
 
-    def _whole(self, task: Task, split: Split, count: Counter[str]) -> Iterator[Item]:
+    def _whole(self, task: Dataset, split: Split, count: Counter[str]) -> Iterator[Item]:
         if split == "test" or not self.held_out or has_split(task, self.folder, "dev"):
             return open_items(task, self.folder, split, on_error=self.on_error, counts=count)
         items = open_items(task, self.folder, "train", on_error=self.on_error, counts=count)
@@ -87,7 +87,7 @@ class Reading:
                 yield item
 
 
-def asked_in_dev_and_test(reading: Reading, tasks: Iterable[Task]) -> AskedElsewhere:
+def asked_in_dev_and_test(reading: ReadOptions, tasks: Iterable[Dataset]) -> AskedElsewhere:
     """The questions of all dev and test parts that there are, none of which belongs into a train part.
 
     ECQA divides CommonsenseQA anew and MathQA annotates AQuA-RAT again, so one dataset's dev question may
@@ -103,7 +103,7 @@ def asked_in_dev_and_test(reading: Reading, tasks: Iterable[Task]) -> AskedElsew
 
 
 def lm_ft_tasks(
-    reading: Reading,
+    reading: ReadOptions,
     names: Sequence[str] | None = None,
     *,
     split: Split = "train",
@@ -121,7 +121,7 @@ def lm_ft_tasks(
     """
     weights = weights or {}
     tasks, counts = tasks_of("lm_ft", names), {}
-    drawn: list[tuple[Task, Item]] = []
+    drawn: list[tuple[Dataset, Item]] = []
     for task in (task for task in tasks if task.category != "dialogue"):
         found = _first(reading.items(task, split, counts), cap, reading.seed)
         drawn += [(task, item) for item in _repeated(found, weights.get(task.name, 1.0))]
@@ -139,7 +139,7 @@ def lm_ft_tasks(
 
 
 def r_ft_tasks(
-    reading: Reading,
+    reading: ReadOptions,
     names: Sequence[str] | None = None,
     *,
     split: Split = "train",
@@ -152,7 +152,7 @@ def r_ft_tasks(
     """
     weights = weights or {}
     counts: dict[str, Counter[str]] = {}
-    found: list[tuple[Task, Item]] = []
+    found: list[tuple[Dataset, Item]] = []
     for task in tasks_of("r_ft", names):
         items = list(reading.items(task, split, counts))
         if task.name in weights:
@@ -195,7 +195,7 @@ def share_count(others: int, share: float) -> int:
 
 
 def open_items(
-    task: Task, folder: epath.PathLike, split: Split, *, on_error: OnError, counts: Counter[str]
+    task: Dataset, folder: epath.PathLike, split: Split, *, on_error: OnError, counts: Counter[str]
 ) -> Iterator[Item]:
     """A split's items, of the ArrayRecord files that `tfds_builders` wrote into `folder`, or else of the
     publisher's files in `folder/{task.name}`. A split that the task does not have is empty."""
@@ -208,18 +208,18 @@ def open_items(
         yield from read_items(task, root / task.name, split, on_error=on_error, counts=counts)
 
 
-def tasks_of(mixture: Mixture, names: Sequence[str] | None) -> list[Task]:
+def tasks_of(mixture: Mixture, names: Sequence[str] | None) -> list[Dataset]:
     """The tasks to draw from, in the table's order: those named, or all of the mixture."""
-    members = [name for name, task in TASKS.items() if mixture in task.mixtures]
+    members = [name for name, task in DATASETS.items() if mixture in task.mixtures]
     for name in names or ():
         if mixture not in task_named(name).mixtures:
             raise ValueError(
                 f"{mixture}: task {name!r} came, needed is one of {', '.join(members)}; leave it out"
             )
-    return [TASKS[name] for name in members if names is None or name in names]
+    return [DATASETS[name] for name in members if names is None or name in names]
 
 
-def has_split(task: Task, folder: epath.PathLike, split: Split) -> bool:
+def has_split(task: Dataset, folder: epath.PathLike, split: Split) -> bool:
     """Whether `open_items` would find a split of the task in `folder`."""
     root = epath.Path(folder)
     if (root / f"radit_{task.name}").exists():
@@ -230,7 +230,7 @@ def has_split(task: Task, folder: epath.PathLike, split: Split) -> bool:
     return bool(pattern and files.exists()) and any((*files.glob(pattern), *files.glob(f"{pattern}.gz")))
 
 
-def files_read(task: Task, folder: epath.PathLike) -> list[epath.Path]:
+def files_read(task: Dataset, folder: epath.PathLike) -> list[epath.Path]:
     """The files that `open_items` reads for a task's splits, those that they are joined with among them."""
     root = epath.Path(folder)
     built = root / f"radit_{task.name}"
@@ -244,7 +244,7 @@ def files_read(task: Task, folder: epath.PathLike) -> list[epath.Path]:
     return list(dict.fromkeys(found))
 
 
-def _instances(task: Task, num_chunks: int) -> int:
+def _instances(task: Dataset, num_chunks: int) -> int:
     """What LM-ft trains on of one example of a task."""
     return 1 if task.category in ("reading", "summary") else num_chunks
 
@@ -267,7 +267,7 @@ def _place(name: str, seed: int, purpose: str = "draw") -> bytes:
 
 
 def _mixed(
-    drawn: Sequence[tuple[Task, Item]], mixture: Mixture, seed: int, counts: dict[str, Counter[str]]
+    drawn: Sequence[tuple[Dataset, Item]], mixture: Mixture, seed: int, counts: dict[str, Counter[str]]
 ) -> Drawn:
     for name, count in counts.items():
         count["drawn"] = sum(task.name == name for task, _ in drawn)

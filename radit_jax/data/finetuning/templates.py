@@ -12,7 +12,7 @@ choices below a multiple-choice question, and CoQA's earlier turns in the questi
 choices.
 """
 
-from radit_jax.data.finetuning.datasets import Mixture, Task
+from radit_jax.data.finetuning.datasets import Dataset, Mixture
 from radit_jax.data.records import Example, Item, Question
 from radit_jax.text.prompts import (
     Markers,
@@ -27,7 +27,7 @@ from radit_jax.text.prompts import (
 )
 
 
-def item_example(item: Item, task: Task, mixture: Mixture, seed: int) -> Example:
+def item_example(item: Item, task: Dataset, mixture: Mixture, seed: int) -> Example:
     """(x, y) of an item in D_L or D_R.
 
     LM-ft learns the first answer. R-ft's labels come from the shortest one, by which a language model tells

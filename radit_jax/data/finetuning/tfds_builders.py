@@ -24,9 +24,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from radit_jax.data.finetuning.datasets import (
-    TASKS,
+    DATASETS,
+    Dataset,
     OnError,
-    Task,
     hub_rows,
     read_items,
     read_rows,
@@ -50,7 +50,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         tfds.core.BuilderConfig(name="raw", description="the publisher's files"),
         tfds.core.BuilderConfig(name="hub", description="the Hugging Face hub"),
     ]
-    TASK: Task
+    TASK: Dataset
     on_error: OnError = "stop"
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -105,7 +105,7 @@ def _features() -> dict[str, Any]:
     }
 
 
-def _builder_class(task: Task) -> type[_Builder]:
+def _builder_class(task: Dataset) -> type[_Builder]:
     instructions = (
         f"{' and '.join(sorted(set(task.raw.files.values())))} in {task.name}/, from {task.raw.url}"
     )
@@ -113,15 +113,15 @@ def _builder_class(task: Task) -> type[_Builder]:
     return type(f"Radit{task.name.title().replace('_', '')}", (_Builder,), {**members, "name": _name(task)})
 
 
-def _name(task: Task) -> str:
+def _name(task: Dataset) -> str:
     return f"radit_{task.name}"
 
 
-BUILDERS = {name: _builder_class(task) for name, task in TASKS.items()}
+BUILDERS = {name: _builder_class(task) for name, task in DATASETS.items()}
 globals().update({builder.__name__: builder for builder in BUILDERS.values()})
 
 
-def build(
+def build_dataset(
     name: str,
     *,
     data_dir: epath.PathLike = DATA_DIR,
@@ -138,7 +138,7 @@ def build(
     if not hub and (manual_dir is None or not epath.Path(manual_dir).exists()):
         raise ValueError(
             f"{name}: --manual_dir={manual_dir} came, needed is a folder with {name}/ in it, or --hub; "
-            f"get the files from {TASKS[name].raw.url}"
+            f"get the files from {DATASETS[name].raw.url}"
         )
     builder: Any = BUILDERS[name](
         data_dir=data_dir, config="hub" if hub else "raw", file_format=tfds.core.FileFormat.ARRAY_RECORD
@@ -151,7 +151,9 @@ def build(
     return {split: dict(counts) for split, counts in builder.counts.items()}
 
 
-def built_items(task: Task, data_dir: epath.PathLike, split: Split, counts: Counter[str]) -> Iterator[Item]:
+def built_items(
+    task: Dataset, data_dir: epath.PathLike, split: Split, counts: Counter[str]
+) -> Iterator[Item]:
     """A split's items of what was built into `data_dir`, of the publisher's files before the hub's.
 
     A split that was not built is empty. They come in the order that TFDS shuffled them into.
@@ -163,12 +165,12 @@ def built_items(task: Task, data_dir: epath.PathLike, split: Split, counts: Coun
             yield _item(features)
 
 
-def built_splits(task: Task, data_dir: epath.PathLike) -> tuple[str, ...]:
+def built_splits(task: Dataset, data_dir: epath.PathLike) -> tuple[str, ...]:
     """The splits of what was built into `data_dir`."""
     return tuple(_builder(task, data_dir).info.splits)
 
 
-def _builder(task: Task, data_dir: epath.PathLike) -> Any:
+def _builder(task: Dataset, data_dir: epath.PathLike) -> Any:
     """The builder of what was built."""
     configs = [config for config in ("raw", "hub") if _built(task, data_dir, config)]
     if not configs:
@@ -179,7 +181,7 @@ def _builder(task: Task, data_dir: epath.PathLike) -> Any:
     return BUILDERS[task.name](data_dir=data_dir, config=configs[0])
 
 
-def _built(task: Task, data_dir: epath.PathLike, config: str) -> bool:
+def _built(task: Dataset, data_dir: epath.PathLike, config: str) -> bool:
     return (epath.Path(data_dir) / _name(task) / config / VERSION / "dataset_info.json").exists()
 
 
@@ -196,7 +198,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         "python -m radit_jax.data.finetuning.tfds_builders", description=(__doc__ or "").partition("\n")[0]
     )
-    p.add_argument("names", nargs="+", metavar="NAME", help=f"all, or of {', '.join(TASKS)}")
+    p.add_argument("names", nargs="+", metavar="NAME", help=f"all, or of {', '.join(DATASETS)}")
     p.add_argument("--manual_dir", metavar="FOLDER", help="holds NAME/ with the publisher's files")
     p.add_argument("--hub", action="store_true", help="read the Hugging Face hub instead")
     p.add_argument("--data_dir", default=DATA_DIR, metavar="FOLDER", help=f"default: {DATA_DIR}")
@@ -208,16 +210,16 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    return run_command(lambda: build_named(options))
+    return run_command(lambda: build_datasets(options))
 
 
-def build_named(options: argparse.Namespace) -> None:
+def build_datasets(options: argparse.Namespace) -> None:
     """Build the datasets that the command line names, and print what was counted.
 
     Of several one that fails keeps no other from being built: what is wrong with it is printed at once, and
     all that failed are in the error at the end.
     """
-    names = list(TASKS) if options.names == ["all"] else options.names
+    names = list(DATASETS) if options.names == ["all"] else options.names
     failed = []
     for name in names:
         try:
@@ -234,7 +236,7 @@ def build_named(options: argparse.Namespace) -> None:
 
 
 def _build_and_tell(name: str, options: argparse.Namespace) -> None:
-    counts = build(
+    counts = build_dataset(
         name,
         data_dir=options.data_dir,
         manual_dir=options.manual_dir,
@@ -244,7 +246,7 @@ def _build_and_tell(name: str, options: argparse.Namespace) -> None:
     for split, count in counts.items():
         print(f"{name} {split}: {', '.join(f'{reason} {n:,}' for reason, n in count.items())}")
     if not counts:
-        folder = epath.Path(options.data_dir) / _name(TASKS[name])
+        folder = epath.Path(options.data_dir) / _name(DATASETS[name])
         print(f"{name}: built before, in {folder}; delete that to build it anew")
 
 

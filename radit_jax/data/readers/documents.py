@@ -35,7 +35,7 @@ from radit_jax.data.readers.lines import (
     json_objects,
     one_of,
     plain_name,
-    shown,
+    quoted,
     table_rows,
     text_lines,
 )
@@ -248,7 +248,7 @@ class UniqueIds:
 
 def refuse_repeated_id(name: str, where: str, first: str) -> None:
     raise ValueError(
-        f"{where}: expected an id that no other passage or chunk has, got {shown(name)}, which is also that "
+        f"{where}: expected an id that no other passage or chunk has, got {quoted(name)}, which is also that "
         f"of {first}. Rename one; the chunks of a long passage P are named P#1, P#2 and so on."
     )
 
@@ -343,7 +343,7 @@ def _columns(first_row: Sequence[str], where: str) -> list[str]:
         return list(first_row)
     if len(first_row) == 3:
         raise ValueError(
-            f"{where}: expected the head id, text, title, got {shown(' '.join(first_row))}. Add it as the "
+            f"{where}: expected the head id, text, title, got {quoted(' '.join(first_row))}. Add it as the "
             "first line."
         )
     return ["id", "text"][-len(first_row) :]

@@ -139,7 +139,7 @@ def json_objects(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     for where, raw in numbered_lines(path):
         if raw.strip():
-            yield where, as_object(files.parse_json(raw, where, _JSON_LINE), where)
+            yield where, line_object(files.parse_json(raw, where, _JSON_LINE), where)
 
 
 def json_list(path: epath.Path, field: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -164,7 +164,7 @@ def _field_elements(path: epath.Path, field: str) -> Iterator[Any]:
     value = files.parse_json(data, str(path), _JSON_LIST)
     items = value.get(field) if isinstance(value, dict) else value
     if not isinstance(items, list):
-        raise ValueError(f"{path}: expected a list in {field!r}, got {shown(items)}. {_JSON_LIST}")
+        raise ValueError(f"{path}: expected a list in {field!r}, got {quoted(items)}. {_JSON_LIST}")
     yield from items
 
 
@@ -204,7 +204,7 @@ class _JsonText:
         """Take `mark`, or be at the end where it is none."""
         if self.next_mark() != mark:
             wanted = f"{mark!r} in a JSON list" if mark else "nothing after the JSON list"
-            got = shown(self._text[self._at : self._at + 60]) if self.next_mark() else "the end"
+            got = quoted(self._text[self._at : self._at + 60]) if self.next_mark() else "the end"
             raise ValueError(f"{self._path}: expected {wanted}, got {got}. {_JSON_LIST}")
         self._at += len(mark)
 
@@ -248,7 +248,7 @@ class _JsonText:
         return bool(data)
 
 
-def as_object(value: Any, where: str) -> dict[str, Any]:
+def line_object(value: Any, where: str) -> dict[str, Any]:
     """`value`, which must be a JSON object."""
     return files.as_object(value, where, _JSON_LINE)
 
@@ -269,7 +269,7 @@ def checked(line: Mapping[str, Any], name: str, kind: str, where: str) -> Any:
     value = line[name]
     if not KINDS[kind](value):
         raise ValueError(
-            f"{where}: expected field {name!r} to be {kind}, got {shown(value)}. Correct the line."
+            f"{where}: expected field {name!r} to be {kind}, got {quoted(value)}. Correct the line."
         )
     return value
 
@@ -297,7 +297,7 @@ KINDS = {
 }
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """The beginning of a value from a file, for a message: ASCII without control characters.
 
     >>> shown({"a": "é"})
@@ -382,7 +382,7 @@ class _QuotedFields:
             if found is None:
                 raise ValueError(
                     f"{where}: expected the quote that opens a field to close it in the same line, got "
-                    f"{shown(line[start:])}. {_CHOOSE_QUOTING}"
+                    f"{quoted(line[start:])}. {_CHOOSE_QUOTING}"
                 )
             around, plain, delimiter = found.groups()
             if around is not None:

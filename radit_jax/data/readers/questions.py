@@ -31,7 +31,7 @@ from radit_jax.data.readers.lines import (
     json_objects,
     one_of,
     plain_name,
-    shown,
+    quoted,
     table_rows,
 )
 from radit_jax.data.records import Question
@@ -244,7 +244,7 @@ def _relevant(path: epath.Path, quoting: Quoting) -> dict[str, dict[str, None]]:
         if not _GRADE.fullmatch(grade):
             if number == 1:
                 continue  # the head
-            raise ValueError(f"{where}: expected a grade that is a number, got {shown(grade)}. Correct it.")
+            raise ValueError(f"{where}: expected a grade that is a number, got {quoted(grade)}. Correct it.")
         if not query or not passage:
             raise ValueError(
                 f"{where}: expected the ids of a query and a passage, got an empty one. Correct the line."
@@ -258,7 +258,7 @@ def _beir_answers(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
     metadata = {} if line.get("metadata") is None else line["metadata"]
     if not isinstance(metadata, dict):
         raise ValueError(
-            f"{where}: expected field 'metadata' to be an object, got {shown(metadata)}. Correct the line."
+            f"{where}: expected field 'metadata' to be an object, got {quoted(metadata)}. Correct the line."
         )
     name = next((name for name in ("answers", "answer") if name in metadata), None)
     return _answers(metadata, name, where) if name else ()
@@ -281,7 +281,7 @@ def list_of_strings(text: str, where: str) -> list[str]:
     ['Mara', 'Mara and son']
     """
     inside = text.strip()
-    problem = ValueError(f"{where}: expected a list of strings, got {shown(text)}. Correct the line.")
+    problem = ValueError(f"{where}: expected a list of strings, got {quoted(text)}. Correct the line.")
     if not (inside.startswith("[") and inside.endswith("]")):
         raise problem
     found: list[str] = []

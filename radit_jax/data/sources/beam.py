@@ -46,7 +46,7 @@ from radit_jax.runtime.storage.files import read_json, write_whole
 PART_BYTES = 1 << 26
 
 
-class Part(NamedTuple):
+class FileRange(NamedTuple):
     """The lines of a file that begin at the bytes from `start` to before `end`."""
 
     number: int
@@ -101,7 +101,9 @@ def prepare(
     options = beam.options.pipeline_options.PipelineOptions(list(runner_flags), pipeline_type_check=False)
     with beam.Pipeline(options=options) as pipeline:
         parts = pipeline | beam.Create(find_parts(path, form, quoting)) | beam.Reshuffle()
-        counted, ids = parts | "count" >> beam.FlatMap(count, max_words).with_outputs("ids", main="counted")
+        counted, ids = parts | "count" >> beam.FlatMap(count_chunks, max_words).with_outputs(
+            "ids", main="counted"
+        )
         _ = ids | "by id" >> beam.GroupByKey() | beam.Map(refuse_repeated)
         facts = counted | beam.combiners.ToList() | "sum" >> beam.Map(summarise)
         _ = facts | "facts" >> beam.Map(write_facts, output)
@@ -118,15 +120,15 @@ def prepare(
 
 def find_parts(
     path: epath.Path, form: str = "auto", quoting: Quoting = "auto", part_bytes: int = PART_BYTES
-) -> list[Part]:
+) -> list[FileRange]:
     """The parts of a corpus' file, or of the texts in a folder, in order."""
     form = corpus_format(path) if form == "auto" else form
-    parts: list[Part] = []
+    parts: list[FileRange] = []
     for file in corpus_files(path, form):
         size = file.stat().length
         step = part_bytes if _may_be_cut(file, form, quoting) else max(size, 1)
         for start in range(0, size, step):
-            parts.append(Part(len(parts), str(file), form, start, min(start + step, size), quoting))
+            parts.append(FileRange(len(parts), str(file), form, start, min(start + step, size), quoting))
     return parts
 
 
@@ -143,7 +145,7 @@ def _may_be_cut(file: epath.Path, form: str, quoting: Quoting) -> bool:
     return not start.startswith(b"[")
 
 
-def part_lines(part: Part) -> Iterator[bytes]:
+def part_lines(part: FileRange) -> Iterator[bytes]:
     """The part's lines; a line that begins in it and goes on behind its end is whole."""
     with epath.Path(part.path).open("rb") as file:
         if part.form == "dpr" and part.start and is_head(head := file.readline()):
@@ -155,7 +157,7 @@ def part_lines(part: Part) -> Iterator[bytes]:
             yield line
 
 
-def part_documents(part: Part) -> Iterator[Document]:
+def part_documents(part: FileRange) -> Iterator[Document]:
     """The documents of a part, through the readers of `documents.py`, which know files."""
     with tempfile.TemporaryDirectory() as scratch:
         local = epath.Path(scratch) / epath.Path(part.path).name
@@ -172,7 +174,7 @@ def part_documents(part: Part) -> Iterator[Document]:
 # ---- what runs on the workers ----
 
 
-def count(part: Part, max_words: int) -> Iterator[Any]:
+def count_chunks(part: FileRange, max_words: int) -> Iterator[Any]:
     """The part's number, its chunks and what was read; and, as "ids", each id with its place."""
     beam = _import_beam()
     counts, num_chunks = Counter[str](), 0
@@ -208,7 +210,7 @@ def write_facts(facts: dict[str, Any], output: str) -> None:
 
 
 def number_chunks(
-    part: Part, max_words: int, facts: dict[str, Any]
+    part: FileRange, max_words: int, facts: dict[str, Any]
 ) -> Iterator[tuple[int, tuple[int, tuple[str, str, str]]]]:
     """Every chunk of the part with its row, under the number of the file that it belongs to."""
     row = facts["starts"][part.number]

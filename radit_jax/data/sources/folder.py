@@ -33,7 +33,7 @@ from radit_jax.data.readers.documents import (
     packed_or_plain,
     read_chunked,
 )
-from radit_jax.data.readers.lines import shown
+from radit_jax.data.readers.lines import quoted
 from radit_jax.data.readers.questions import Asked, question_files, read_questions
 from radit_jax.data.records import Chunk, Question
 from radit_jax.text.metrics import contains_answer, is_yes_no, question_key
@@ -84,7 +84,7 @@ def _question_files(settings: Folder, root: epath.Path) -> tuple[str, ...]:
     return BEIR if packed_or_plain(root, "queries.jsonl").exists() else (SINGLE,)
 
 
-def read(settings: Folder, seed: int) -> CorpusData:
+def read_folder(settings: Folder, seed: int) -> CorpusData:
     """Read, check, split and draw: the same files, settings and seed give the same data.
 
     The passages are read once here, for what the questions need of them, and again by who iterates over the
@@ -116,7 +116,7 @@ def read(settings: Folder, seed: int) -> CorpusData:
     return CorpusData(passages, questions, counts={**counts, "format": passages.format})
 
 
-def surprises(data: CorpusData) -> list[str]:
+def folder_warnings(data: CorpusData) -> list[str]:
     """What a person should know of the questions that were read, in words."""
     counts = data.counts
     asked = sum(map(len, data.questions.values())) - counts["drawn_questions_yes_no"]
@@ -165,7 +165,7 @@ def _read_questions(paths: Sequence[epath.Path], settings: Folder, counts: Count
             question = asked.question
             if question.id in seen:
                 raise ValueError(
-                    f"{asked.where}: expected an id that no other question has, got {shown(question.id)}, "
+                    f"{asked.where}: expected an id that no other question has, got {quoted(question.id)}, "
                     f"which is also that of {seen[question.id]}. Make ids unique."
                 )
             seen[question.id] = asked.where

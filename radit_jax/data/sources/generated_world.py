@@ -296,7 +296,7 @@ class Entity:
         return Chunk(f"{self.name.lower().replace(' ', '_')}_{passage}", self.name, self.texts[passage])
 
 
-def read(config: GeneratedWorld, seed: int) -> CorpusData:
+def generate_world(config: GeneratedWorld, seed: int) -> CorpusData:
     """The world of `seed`: the same settings and seed give the same data on every machine."""
     rng = random.Random(f"radit_jax world {seed}")
     sizes = (config.train_entities, config.dev_entities, config.test_entities, config.pretraining_entities)

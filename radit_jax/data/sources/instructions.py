@@ -19,11 +19,11 @@ from radit_jax.config import Instructions
 from radit_jax.data.artifacts.corpus import PREPARED, CorpusData
 from radit_jax.data.eval_tasks import registry
 from radit_jax.data.eval_tasks.registry import draw_shots, find_task
-from radit_jax.data.finetuning.datasets import TASKS, Mixture, Task
+from radit_jax.data.finetuning.datasets import DATASETS, Dataset, Mixture
 from radit_jax.data.finetuning.mixture import (
     ASKED_ELSEWHERE,
     Drawn,
-    Reading,
+    ReadOptions,
     asked_in_dev_and_test,
     files_read,
     has_split,
@@ -91,7 +91,7 @@ def dataset_sources(settings: Instructions) -> list[epath.Path]:
     return list(dict.fromkeys(found))
 
 
-def check(settings: Instructions) -> None:
+def check_files(settings: Instructions) -> None:
     """Refuse names of no dataset, and datasets without files, before the corpus is read."""
     for name in settings.lm_ft_benchmarks:
         find_task(name)
@@ -102,7 +102,7 @@ def check(settings: Instructions) -> None:
     for mixture in ("lm_ft", "r_ft"):
         members = tasks_of(mixture, None)
         for name in _weights(settings, mixture):
-            if TASKS[name] not in members or TASKS[name].category == "dialogue" and mixture == "lm_ft":
+            if DATASETS[name] not in members or DATASETS[name].category == "dialogue" and mixture == "lm_ft":
                 raise ValueError(
                     f"data.{mixture}_weights: expected a dataset whose share is its own, got {name!r}. Leave "
                     "it out; data.dialogue_fraction is the share of dialogues in LM-ft."
@@ -125,7 +125,7 @@ def read_examples(
 
     `instances_per_example` is how many instances LM-ft makes of an example that retrieves.
     """
-    reading = Reading(settings.datasets, seed, settings.held_out_fraction, settings.on_error)
+    reading = ReadOptions(settings.datasets, seed, settings.held_out_fraction, settings.on_error)
     mixtures = _Mixtures(settings, text_fraction, instances_per_example, seed)
     r_ft_dev, test = _apart(mixtures.r_ft(reading, "dev"), settings.r_ft_dev_examples)
     asked = asked_in_dev_and_test(reading, mixtures.tasks)
@@ -157,7 +157,7 @@ def read_examples(
     )
 
 
-def surprises(settings: Instructions, num_chunks: int, corpus: CorpusData) -> list[str]:
+def instruction_warnings(settings: Instructions, num_chunks: int, corpus: CorpusData) -> list[str]:
     """What was expected and did not come, in words."""
     kept = sum(count["kept"] for count in corpus.counts["r_ft_train"].values())
     pairs = (
@@ -186,13 +186,13 @@ class _Mixtures:
         return bool(self.settings.lm_ft_benchmarks) and not self.settings.lm_ft_datasets
 
     @property
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[Dataset]:
         """All datasets of either mixture, each once."""
         lm_ft = [] if self.on_benchmarks else tasks_of("lm_ft", self.settings.lm_ft_datasets or None)
         r_ft = tasks_of("r_ft", self.settings.r_ft_datasets or None)
         return list({task.name: task for task in (*lm_ft, *r_ft)}.values())
 
-    def lm_ft(self, reading: Reading, split: Split) -> Drawn:
+    def lm_ft(self, reading: ReadOptions, split: Split) -> Drawn:
         if self.on_benchmarks:
             return self._benchmarks(reading, split)
         is_train = split == "train"
@@ -207,7 +207,7 @@ class _Mixtures:
             num_chunks=self.instances_per_example,
         )
 
-    def r_ft(self, reading: Reading, split: Split) -> Drawn:
+    def r_ft(self, reading: ReadOptions, split: Split) -> Drawn:
         is_train = split == "train"
         return r_ft_tasks(
             reading,
@@ -217,7 +217,7 @@ class _Mixtures:
             weights=_weights(self.settings, "r_ft") if is_train else None,
         )
 
-    def _benchmarks(self, reading: Reading, split: Split) -> Drawn:
+    def _benchmarks(self, reading: ReadOptions, split: Split) -> Drawn:
         """So many examples of each task of the evaluation, from its train or dev part, but those left out."""
         drawn = Drawn([], [], [], {})
         for name in self.settings.lm_ft_benchmarks:
@@ -279,19 +279,19 @@ def _some(drawn: Drawn, numbers: Sequence[int]) -> Drawn:
     )
 
 
-def _benchmark_item(name: str, item: registry.Item) -> Item:
+def _benchmark_item(name: str, item: registry.EvalExample) -> Item:
     """A task's question in the form in which questions are compared."""
     # AIDA's query is a mention alone, which other questions have as well.
     question = item.prompt if name == "aida" else item.query or item.prompt
     return Item(f"{name}/{item.id}", question, item.answers)
 
 
-def _benchmark_example(name: str, item: registry.Item) -> Example:
+def _benchmark_example(name: str, item: registry.EvalExample) -> Example:
     prompt, answer = item.shot
     return Example(f"{name}/{item.id}", item.query, prompt, answer)
 
 
-def _benchmark_question(name: str, item: registry.Item) -> Question:
+def _benchmark_question(name: str, item: registry.EvalExample) -> Question:
     return Question(f"{name}/{item.id}", item.query, item.answers, prompt=item.prompt)
 
 

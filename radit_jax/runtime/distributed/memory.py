@@ -28,7 +28,7 @@ class DoesNotFit(ValueError):
     """What is to be put on the devices is more than one of them holds."""
 
 
-def share(tree: Any) -> int:
+def bytes_per_device(tree: Any) -> int:
     """The bytes that one device holds of a tree of arrays, or of shapes, with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -43,7 +43,7 @@ def check_room(what: str, shapes: Any) -> None:
     """
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
     known = [limit for limit in limits if limit]
-    if known and (needed := share(shapes)) > min(known):
+    if known and (needed := bytes_per_device(shapes)) > min(known):
         raise DoesNotFit(
             f"{what} takes {needed / GIB:.2f} GiB of each device, which has {min(known) / GIB:.2f} GiB"
         )

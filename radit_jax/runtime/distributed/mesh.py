@@ -21,7 +21,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from radit_jax.config import MeshConfig
-from radit_jax.models.attention import Kernel, Layout, obstacle
+from radit_jax.models.attention import Kernel, Layout, why_unsupported
 from radit_jax.models.llama import Llama
 from radit_jax.runtime.distributed.memory import check_room
 
@@ -77,19 +77,19 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None, *, rows:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def ways(mesh: AnyMesh) -> int:
+def data_parallel_size(mesh: AnyMesh) -> int:
     """Into how many parts the rows of a batch are spread."""
     return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
-def fit_module(module: Llama, mesh: Mesh, config: MeshConfig, *, row_length: int) -> Llama:
+def configure_attention(module: Llama, mesh: Mesh, config: MeshConfig, *, row_length: int) -> Llama:
     """`module` as it computes rows of `row_length` on `mesh`, with the attention and the remat of `config`.
 
     Where a kernel cannot serve, a line says why, and the reference takes its place.
     """
     own = KERNELS.get(mesh.devices.flat[0].platform, "xla")
     kernel = own if config.attention == "auto" else config.attention
-    why = obstacle(
+    why = why_unsupported(
         kernel,
         head_size=module.config.head_size,
         num_kv_heads=module.config.num_kv_heads,
@@ -119,14 +119,14 @@ def put_batch(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
     Every process has the whole batch, which is a pure function of the step, and hands its own devices their
     rows; so neither the batch nor its order depends on how many processes there are.
     """
-    sharding, unit = batch_sharding(mesh), ways(mesh) * parts
+    sharding, unit = batch_sharding(mesh), data_parallel_size(mesh) * parts
     for rows in {len(leaf) for leaf in jax.tree.leaves(batch) if len(leaf) % unit}:
         below = rows // unit * unit
         fitting = f"{below} or {below + unit}" if below else f"{unit}"
         taken = f", taken in {parts} parts," if parts > 1 else ""
         raise ValueError(
             f"mesh: a batch of {rows} rows{taken} does not divide over replica {mesh.shape['replica']} × "
-            f"fsdp {mesh.shape['fsdp']} = {ways(mesh)} devices; use a batch size of {fitting}"
+            f"fsdp {mesh.shape['fsdp']} = {data_parallel_size(mesh)} devices; use a batch size of {fitting}"
         )
 
     def spread(array: Any) -> jax.Array:
@@ -142,7 +142,7 @@ def tree_shardings(tree: Any, mesh: AnyMesh) -> Any:
     )
 
 
-def laid_out(tree: Any, mesh: AnyMesh) -> Any:
+def abstract_sharded(tree: Any, mesh: AnyMesh) -> Any:
     """The shapes of a tree of parameters or training state, with the shardings of `tree_shardings`."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -156,7 +156,7 @@ def put_params(params: Any, mesh: Mesh) -> Any:
 
     Of several processes each brings the whole of what is on its own device, or its part of what is on all.
     """
-    check_room("the model", laid_out(params, mesh))
+    check_room("the model", abstract_sharded(params, mesh))
     shardings = tree_shardings(params, mesh)
     if jax.process_count() == 1:
         return jax.device_put(params, shardings)
@@ -189,13 +189,13 @@ def mesh_of(params: Any) -> Mesh | None:
     return mesh if isinstance(mesh, Mesh) else None
 
 
-def spread_like(params: Any) -> Callable[[Any], Any]:
+def batch_placer(params: Any) -> Callable[[Any], Any]:
     """What lays host arrays, rows first, over the mesh of `params`, if their number divides; else it is the
     identity, and every device has them all."""
     mesh = mesh_of(params)
 
     def spread(rows: Any) -> Any:
-        if mesh is None or mesh.size == 1 or len(jax.tree.leaves(rows)[0]) % ways(mesh):
+        if mesh is None or mesh.size == 1 or len(jax.tree.leaves(rows)[0]) % data_parallel_size(mesh):
             return rows
         return put_batch(rows, mesh)
 
@@ -221,7 +221,7 @@ def init_sharded(init: Callable[..., Any], mesh: Mesh, *args: Any) -> tuple[Any,
 
     Without `out_shardings` jit would replicate the optimiser's moments, which are created out of nothing.
     """
-    shapes = laid_out(jax.eval_shape(init, *args), mesh)
+    shapes = abstract_sharded(jax.eval_shape(init, *args), mesh)
     check_room("the training state", shapes)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     return jax.jit(init, out_shardings=shardings)(*args), shardings

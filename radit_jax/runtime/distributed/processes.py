@@ -18,14 +18,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from radit_jax.runtime.distributed.rendezvous import TOKEN_FILE, Line, Place, Token, introduction, roll_call
+from radit_jax.runtime.distributed.rendezvous import (
+    TOKEN_FILE,
+    Line,
+    ProcessTopology,
+    Token,
+    introduction,
+    rendezvous,
+)
 from radit_jax.runtime.errors import Stopped, one_line
 
-Told = TypeVar("Told")
+T = TypeVar("T")
 
 JOIN_SECONDS = 45.0  # so that a program started on one host of many ends within a minute
 STOPPED = os.EX_TEMPFAIL  # the exit code of a program that SIGTERM stopped
-_HEEDED = (signal.SIGTERM, signal.SIGINT)
+_HANDLED = (signal.SIGTERM, signal.SIGINT)
 _STOPPING = b"\nstopping; the same command goes on. Ctrl-C again ends it at once.\n"
 _PORT = 8482  # of jax' coordinator on process 0's host; the roll call is at the next one
 _TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
@@ -39,7 +46,7 @@ def find_place(
     num_processes: int | None = None,
     process_id: int | None = None,
     environment: Mapping[str, str] = os.environ,
-) -> Place | None:
+) -> ProcessTopology | None:
     """This process's place by what the command says, else by SLURM's or the TPU's environment.
 
     None where the program is one process, which `num_processes=1` says of any machine.
@@ -53,7 +60,9 @@ def find_place(
     return place if place and place.num_processes > 1 else None
 
 
-def _told_place(coordinator: str | None, num_processes: int | None, process_id: int | None) -> Place:
+def _told_place(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> ProcessTopology:
     wanted = "needed are --coordinator=HOST:PORT, --num-processes=N and --process-id=0 to N-1"
     if coordinator is None or num_processes is None or process_id is None:
         raise ValueError(f"hosts: a part of the process's place came, {wanted}; give all three, or none")
@@ -61,10 +70,10 @@ def _told_place(coordinator: str | None, num_processes: int | None, process_id: 
     if not found or not 0 < int(found[1]) < 65_535 or not 0 <= process_id < num_processes:
         came = f"--coordinator={coordinator} --num-processes={num_processes} --process-id={process_id}"
         raise ValueError(f"hosts: {came} came, {wanted}; correct them")
-    return Place(coordinator, num_processes, process_id)
+    return ProcessTopology(coordinator, num_processes, process_id)
 
 
-def _slurm_place(environment: Mapping[str, str]) -> Place | None:
+def _slurm_place(environment: Mapping[str, str]) -> ProcessTopology | None:
     """By srun's variables. The shell of `salloc` has none, or is a step of one task: it runs alone."""
 
     def number(name: str) -> int:
@@ -92,7 +101,7 @@ def _slurm_place(environment: Mapping[str, str]) -> Place | None:
         )
     nodes = expand_nodes(environment["SLURM_STEP_NODELIST"])
     port = 61_000 + number("SLURM_JOB_ID") % 4_000  # two jobs on one node do not meet
-    return Place(
+    return ProcessTopology(
         f"{nodes[0]}:{port}",
         count,
         number("SLURM_PROCID"),
@@ -125,7 +134,7 @@ def _expand(names: str) -> list[str]:
     return found
 
 
-def _tpu_place(environment: Mapping[str, str]) -> Place | None:
+def _tpu_place(environment: Mapping[str, str]) -> ProcessTopology | None:
     """By what GKE sets, or by what a TPU VM's metadata server says; several slices are one program."""
     names, worker = environment.get("TPU_WORKER_HOSTNAMES"), environment.get("TPU_WORKER_ID")
     if names is None and any(Path(device).exists() for device in _TPU_DEVICES):
@@ -137,7 +146,7 @@ def _tpu_place(environment: Mapping[str, str]) -> Place | None:
     slices = int(environment.get("MEGASCALE_NUM_SLICES", "1"))
     first = environment.get("MEGASCALE_COORDINATOR_ADDRESS", hosts[0]).split(":")[0]
     number = int(environment.get("MEGASCALE_SLICE_ID", "0")) * len(hosts) + int(worker)
-    return Place(f"{first}:{_PORT}", len(hosts) * slices, number, hosts if slices == 1 else ())
+    return ProcessTopology(f"{first}:{_PORT}", len(hosts) * slices, number, hosts if slices == 1 else ())
 
 
 def _metadata(key: str) -> str | None:
@@ -156,7 +165,9 @@ def _metadata(key: str) -> str | None:
 # ---- joining ----
 
 
-def join(place: Place, workdir: str | None = None, timeout_seconds: float | None = None) -> None:
+def join_processes(
+    place: ProcessTopology, workdir: str | None = None, timeout_seconds: float | None = None
+) -> None:
     """Make this process one of the program's, before jax is used; RADIT_JOIN_SECONDS is the default patience.
 
     `workdir` is a folder that all processes see, if there is one: they know each other by a token in it,
@@ -166,8 +177,8 @@ def join(place: Place, workdir: str | None = None, timeout_seconds: float | None
     seconds = timeout_seconds or _seconds_to_join(os.environ)
     token = Token(Path(workdir) / TOKEN_FILE if workdir else None)
     own = introduction(place.process_id)
-    lines = roll_call(place, own, seconds, token, lambda: stop_if_asked("the roll call"))
-    _program.place, _program.lines = place, lines
+    lines = rendezvous(place, own, seconds, token, lambda: stop_if_asked("the roll call"))
+    _process_group.place, _process_group.lines = place, lines
     import jax
 
     # Detection is off: under SLURM it would leave a process that is alone on its host one of the GPUs.
@@ -179,8 +190,8 @@ def join(place: Place, workdir: str | None = None, timeout_seconds: float | None
         cluster_detection_method="deactivate",
         initialization_timeout=60,
     )
-    if signal.getsignal(signal.SIGTERM) == _program.heed:
-        _heed()  # again: jax takes SIGTERM for itself
+    if signal.getsignal(signal.SIGTERM) == _process_group.heed:
+        _note_signal()  # again: jax takes SIGTERM for itself
 
 
 def _seconds_to_join(environment: Mapping[str, str]) -> float:
@@ -195,10 +206,10 @@ def _seconds_to_join(environment: Mapping[str, str]) -> float:
 
 
 @dataclass
-class Program:
+class ProcessGroup:
     """This process among those of the program."""
 
-    place: Place | None = None
+    place: ProcessTopology | None = None
     lines: dict[int, Line] = field(default_factory=dict)
     alone: bool = False  # process 0 works while the others wait
     stop_signal: int = 0  # SIGTERM or SIGINT, once one was sent to this process
@@ -206,11 +217,11 @@ class Program:
     deferring: bool = False  # a training loop looks at `stop_signal` by itself, and keeps its state first
 
     @property
-    def is_first(self) -> bool:
+    def is_process_zero(self) -> bool:
         return self.place is None or self.place.process_id == 0
 
     @property
-    def is_several(self) -> bool:
+    def is_multiprocess(self) -> bool:
         return self.place is not None and not self.alone
 
     @property
@@ -222,29 +233,29 @@ class Program:
 
     def tell(self, where: str, value: Any = None) -> Any:
         """Process 0's value, on every process, once all are here; Stopped if one was asked to stop."""
-        if not self.is_several:
+        if not self.is_multiprocess:
             self.stop_if_asked(where)
             return value
         own = {"where": where, "stop": self.stop_signal}
-        said = self._gather(own, value) if self.is_first else self._ask(own)
+        said = self._gather(own, value) if self.is_process_zero else self._ask(own)
         if said["stop"] and not self.deferring:
             raise Stopped(f"at {where}; what was finished is kept", said["stop"])
         return said["value"]
 
     def stop_if_asked(self, where: str) -> None:
         """See `stop_if_asked` below."""
-        if self.stop_signal and not self.deferring and not self.is_several:
+        if self.stop_signal and not self.deferring and not self.is_multiprocess:
             raise Stopped(f"at {where}; what was finished is kept", self.stop_signal)
 
-    def by_first(self, where: str, function: Callable[[], Told]) -> Told:
+    def on_process_zero(self, where: str, function: Callable[[], T]) -> T:
         """What `function`, run by process 0 while the others wait, returns (JSON) or raises (ValueError).
 
         An error of another type that a person can cause is a ValueError of its line on all.
         """
-        if not self.is_several:
+        if not self.is_multiprocess:
             self.stop_if_asked(where)
             return function()
-        found = self.tell(where, self._outcome(function) if self.is_first else None)
+        found = self.tell(where, self._outcome(function) if self.is_process_zero else None)
         if found["fault"]:
             raise ValueError(found["fault"])
         return found["value"]
@@ -300,40 +311,40 @@ class Program:
             self.stop_if_asked(self.at_once)
 
 
-_program = Program()
+_process_group = ProcessGroup()
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Hang up: who waits for this process learns that it is gone, before jax waits for it at its exit."""
-    global _program
-    for line in _program.lines.values():
+    global _process_group
+    for line in _process_group.lines.values():
         line.__exit__()
-    _program = Program()
+    _process_group = ProcessGroup()
 
 
-def is_first() -> bool:
+def is_process_zero() -> bool:
     """Whether this process is the one that writes."""
-    return _program.is_first
+    return _process_group.is_process_zero
 
 
-def is_several() -> bool:
+def is_multiprocess() -> bool:
     """Whether other processes are at the same place of the program."""
-    return _program.is_several
+    return _process_group.is_multiprocess
 
 
-def share() -> tuple[int, int]:
+def process_index_and_count() -> tuple[int, int]:
     """Which of how many shares of some work is this process's: (0, 1) where no other is at it."""
-    return _program.share
+    return _process_group.share
 
 
-def meet(where: str) -> None:
+def barrier(where: str) -> None:
     """Wait until every process is here, which sees then what the others have written."""
-    _program.tell(where)
+    _process_group.tell(where)
 
 
-def by_first(where: str, function: Callable[[], Told]) -> Told:
-    """See `Program.by_first`. A decision that depends on files is process 0's, and is told."""
-    return _program.by_first(where, function)
+def on_process_zero(where: str, function: Callable[[], T]) -> T:
+    """See `Program.on_process_zero`. A decision that depends on files is process 0's, and is told."""
+    return _process_group.on_process_zero(where, function)
 
 
 def stop_if_asked(where: str) -> None:
@@ -341,11 +352,11 @@ def stop_if_asked(where: str) -> None:
 
     Of several processes, none stops here, for others may be elsewhere: they stop where all meet.
     """
-    _program.stop_if_asked(where)
+    _process_group.stop_if_asked(where)
 
 
 @contextlib.contextmanager
-def heeding_signals() -> Iterator[None]:
+def handling_signals() -> Iterator[None]:
     """Inside, SIGTERM and Ctrl-C ask for a stop; who looks by `stop_if_asked`, or meets, raises Stopped.
 
     A second Ctrl-C ends the process at once, as any program; what is written whole stays whole.
@@ -353,47 +364,47 @@ def heeding_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # to which signals do not come
         return
-    before = {number: signal.getsignal(number) for number in _HEEDED}
-    _heed()
+    before = {number: signal.getsignal(number) for number in _HANDLED}
+    _note_signal()
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
-        _program.stop_signal = 0
+        _process_group.stop_signal = 0
 
 
-def _heed() -> None:
-    for number in _HEEDED:
-        signal.signal(number, _program.heed)
+def _note_signal() -> None:
+    for number in _HANDLED:
+        signal.signal(number, _process_group.heed)
 
 
 @contextlib.contextmanager
 def stopping_at_once(where: str) -> Iterator[None]:
     """Inside, a signal raises Stopped in the middle of what a library does, if no other process waits."""
     stop_if_asked(where)
-    _program.at_once = where
+    _process_group.at_once = where
     try:
         yield
     finally:
-        _program.at_once = ""
+        _process_group.at_once = ""
 
 
 @contextlib.contextmanager
 def deferring_stops(deferring: bool = True) -> Iterator[None]:
     """Inside, nothing raises Stopped: a training loop looks at `stop_asked`, and keeps its state first."""
-    before, _program.deferring = _program.deferring, deferring
+    before, _process_group.deferring = _process_group.deferring, deferring
     try:
         yield
     finally:
-        _program.deferring = before
+        _process_group.deferring = before
 
 
 def stop_asked() -> bool:
     """Whether this process was asked to stop."""
-    return bool(_program.stop_signal)
+    return bool(_process_group.stop_signal)
 
 
 def stopped(where: str) -> Stopped:
     """What a loop raises that has kept its state; the signal may have been sent to another process."""
-    return Stopped(where, _program.stop_signal or signal.SIGTERM)
+    return Stopped(where, _process_group.stop_signal or signal.SIGTERM)

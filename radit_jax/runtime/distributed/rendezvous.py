@@ -40,7 +40,7 @@ _LOOK_SECONDS = 0.2  # how often a wait looks whether the program was asked to s
 Look = Callable[[], None]
 
 
-class Place(NamedTuple):
+class ProcessTopology(NamedTuple):
     """One process's place among those of the program."""
 
     coordinator: str  # host:port of process 0
@@ -165,8 +165,8 @@ def introduction(process_id: int) -> dict[str, Any]:
     return {"process": process_id, "host": socket.gethostname(), "versions": versions}
 
 
-def roll_call(
-    place: Place, own: Mapping[str, Any], seconds: float, token: Token, look: Look = lambda: None
+def rendezvous(
+    place: ProcessTopology, own: Mapping[str, Any], seconds: float, token: Token, look: Look = lambda: None
 ) -> dict[int, Line]:
     """Return on every process once all have come and agree; else raise the same ValueError on all.
 
@@ -208,7 +208,12 @@ def _bind(port: int) -> socket.socket:
 
 
 def _hear(
-    place: Place, own: Mapping[str, Any], server: socket.socket, seconds: float, token: str, look: Look
+    place: ProcessTopology,
+    own: Mapping[str, Any],
+    server: socket.socket,
+    seconds: float,
+    token: str,
+    look: Look,
 ) -> dict[int, Line]:
     """Process 0: hear everyone, and tell everyone the verdict, which is empty when all is well."""
     deadline = time.monotonic() + seconds
@@ -369,7 +374,7 @@ def _introduced(said: bytes, num_processes: int, token: str) -> dict[str, Any]:
     return found
 
 
-def _missing(place: Place, came: Mapping[int, Any], seconds: float, turned_away: list[str]) -> str:
+def _missing(place: ProcessTopology, came: Mapping[int, Any], seconds: float, turned_away: list[str]) -> str:
     missing = [place.name(number) for number in range(place.num_processes) if number not in came]
     if not missing:
         return ""

@@ -46,7 +46,7 @@ class Progress:
         self.total, self.name, self.unit, self.done = total, name, unit, done
         self._stops = stops
         self._stream, self._terminal = sys.stderr, sys.stderr.isatty()
-        self._hidden = not processes.is_first()
+        self._hidden = not processes.is_process_zero()
         self._first, self._drawn = done, -1
         self._started = time.monotonic()
         self._shown = self._started if not self._terminal else 0.0
@@ -72,7 +72,7 @@ class Progress:
         if not self._hidden and time.monotonic() - self._shown >= wait:
             self._show()
         if self._stops:
-            processes.meet(self.name)
+            processes.barrier(self.name)
 
     def _show(self) -> None:
         self._shown, self._drawn = time.monotonic(), self.done
@@ -130,11 +130,11 @@ class Metrics:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
-        self._silent = not processes.is_first()
+        self._silent = not processes.is_process_zero()
         self.tensorboard = self.path.parent / "tensorboard" / f"events.out.tfevents.0.{self.path.stem}"
         self._waiting: list[dict[str, Any]] = []
         self._flushed = time.monotonic()
-        processes.by_first(f"{self.path.name}", self._open)
+        processes.on_process_zero(f"{self.path.name}", self._open)
 
     def _open(self) -> None:
         self.tensorboard.parent.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ def is_ours(folder: epath.PathLike) -> bool:
     return path.exists() and "module" in read_json(path, REMEDY)
 
 
-def place(source: str) -> epath.Path:
+def locate(source: str) -> epath.Path:
     """The folder that `source` names with its small files at least; in a bucket it may be a model of ours."""
     return epath.Path(source if bucket.is_bucket(source) else hub.find_small(source))
 
@@ -66,7 +66,7 @@ def describe(
 
     `num_layers`, `pooling` and `normalize` are a BERT's, see `Vectors.settings`.
     """
-    own = place(source)
+    own = locate(source)
     if is_ours(own):
         values = read_json(own / "config.json", REMEDY)
         config, said = own_config(values, f"{own}/config.json"), Vectors()
@@ -166,7 +166,7 @@ def tower_config(config: BertConfig, retriever: RetrieverConfig, side: str, wher
     return with_side(config, side, prompt, where)
 
 
-def check_experiment(experiment: Experiment) -> None:
+def check_checkpoints(experiment: Experiment) -> None:
     """Refuse checkpoints that the settings do not fit.
 
     So with rows longer than the language model's window, and texts longer than the encoders' positions.

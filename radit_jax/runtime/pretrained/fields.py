@@ -43,7 +43,7 @@ def read_fields(
     }
 
 
-def shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """A value of a file of others as an error shows it: as JSON, on one line, cut short."""
     try:
         text = json.dumps(value, ensure_ascii=True)
@@ -60,6 +60,6 @@ def _value(value: Any, name: str, field: Field, where: str, remedy: str) -> Any:
     if not right:
         span = f" from {field.low:.12g} to {field.high:.12g}" if field.kind in (int, float) else ""
         raise ValueError(
-            f"{where}: expected {name} to be {_WORDS[field.kind]}{span}, got {shown(value)}. {remedy}"
+            f"{where}: expected {name} to be {_WORDS[field.kind]}{span}, got {shown_value(value)}. {remedy}"
         )
     return field.kind(value)

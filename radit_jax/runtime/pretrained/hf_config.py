@@ -7,7 +7,7 @@ from typing import Any, Literal
 from etils import epath
 
 from radit_jax.config import BertConfig, LlamaConfig, RopeScaling
-from radit_jax.runtime.pretrained.fields import REQUIRED, Field, read_fields, shown
+from radit_jax.runtime.pretrained.fields import REQUIRED, Field, read_fields, shown_value
 from radit_jax.runtime.storage.files import as_object, read_json
 
 Pooling = Literal["cls", "mean"]
@@ -74,7 +74,8 @@ def model_type(values: Mapping[str, Any], where: str, expected: str = "") -> Lit
     if found not in ([expected] if expected else titles):
         wanted = titles[expected] if expected else " or ".join(titles.values())
         raise ValueError(
-            f"{where}: expected {wanted}, got model_type {shown(named)}. Name a checkpoint of that network."
+            f"{where}: expected {wanted}, got model_type {shown_value(named)}. "
+            "Name a checkpoint of that network."
         )
     return "llama" if found == "llama" else "bert"
 
@@ -118,7 +119,7 @@ def _rope_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
         return None
     if kind != "llama3":
         raise ValueError(
-            f"{where}: expected rope type default or llama3, got {shown(kind)}. Use such a checkpoint."
+            f"{where}: expected rope type default or llama3, got {shown_value(kind)}. Use such a checkpoint."
         )
     return RopeScaling(**read_fields(rope, ROPE_FIELDS, f"{where}: RoPE of type llama3", REMEDY))
 
@@ -218,7 +219,7 @@ def _check_ids(values: Mapping[str, Any], where: str, remedy: str) -> None:
         numbers = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
             raise ValueError(
-                f"{where}: expected {name} to be an id or a list of ids, got {shown(value)}. {remedy}"
+                f"{where}: expected {name} to be an id or a list of ids, got {shown_value(value)}. {remedy}"
             )
 
 
@@ -234,7 +235,9 @@ def own_config(values: Mapping[str, Any], where: str) -> LlamaConfig | BertConfi
     """The settings in our own `config.json`, which `own_json` made."""
     named = values.get("module")
     if named not in ("Llama", "Bert"):
-        raise ValueError(f"{where}: expected module Llama or Bert, got {shown(named)}. {REMEDY_OF_OURS}")
+        raise ValueError(
+            f"{where}: expected module Llama or Bert, got {shown_value(named)}. {REMEDY_OF_OURS}"
+        )
     settings = as_object(values.get("config"), f"{where}: config", REMEDY_OF_OURS)
     if named == "Llama":
         fields = _by_our_names(settings, LLAMA_FIELDS | THETA, {"rope_scaling"}, where)
@@ -245,7 +248,7 @@ def own_config(values: Mapping[str, Any], where: str) -> LlamaConfig | BertConfi
     fields = _by_our_names(settings, BERT_FIELDS | VECTOR_FIELDS, {"prompts"}, where)
     if fields["pooling"] not in ("cls", "mean"):
         raise ValueError(
-            f"{where}: expected pooling cls or mean, got {shown(fields['pooling'])}. {REMEDY_OF_OURS}"
+            f"{where}: expected pooling cls or mean, got {shown_value(fields['pooling'])}. {REMEDY_OF_OURS}"
         )
     return _check_bert(BertConfig(**fields, prompts=_own_prompts(settings, where)), where)
 
@@ -259,7 +262,7 @@ def _by_our_names(
     }
     if strange := sorted(settings.keys() - own.keys() - others):
         raise ValueError(
-            f"{where}: expected settings of its network, got {shown(strange[0])}. {REMEDY_OF_OURS}"
+            f"{where}: expected settings of its network, got {shown_value(strange[0])}. {REMEDY_OF_OURS}"
         )
     return read_fields(settings, own, where, REMEDY_OF_OURS)
 
@@ -271,7 +274,9 @@ def _own_prompts(settings: Mapping[str, Any], where: str) -> tuple[tuple[str, st
         for pair in pairs
     )
     if not right:
-        raise ValueError(f"{where}: expected prompts as pairs of texts, got {shown(pairs)}. {REMEDY_OF_OURS}")
+        raise ValueError(
+            f"{where}: expected prompts as pairs of texts, got {shown_value(pairs)}. {REMEDY_OF_OURS}"
+        )
     return tuple((name, text) for name, text in pairs)
 
 
@@ -291,5 +296,6 @@ def _demand(values: Mapping[str, Any], where: str, **expected: Any) -> None:
     for name, value in expected.items():
         if values.get(name, value) != value:
             raise ValueError(
-                f"{where}: expected {name} {shown(value)}, got {shown(values[name])}. Use such a checkpoint."
+                f"{where}: expected {name} {shown_value(value)}, got {shown_value(values[name])}. "
+                "Use such a checkpoint."
             )

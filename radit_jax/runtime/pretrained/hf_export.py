@@ -28,7 +28,7 @@ NOT_THE_SAME = (
 PROBE = "Background: Zoë's 1,984 naïve cafés – 東京.\n\nQ: Where?\nA: "
 
 
-def publish(
+def export_hf(
     folder: epath.PathLike, model: Model, *, dtype: str = "float32", shard_bytes: int = SHARD_BYTES
 ) -> float:
     """Write `model` into `folder`; the largest error of a parameter that was read back.
@@ -48,7 +48,7 @@ def publish(
     return largest_error(folder, tensors)
 
 
-def publish_adapters(folder: epath.PathLike, adapters: Any, lora: LoraConfig, base: str = "") -> float:
+def export_peft(folder: epath.PathLike, adapters: Any, lora: LoraConfig, base: str = "") -> float:
     """Write adapters into `folder` as PEFT loads them; the largest error of one that was read back: 0.
 
     `base` names the checkpoint that they belong to, where there is one that others can find.

@@ -15,7 +15,7 @@ from typing import Any
 
 from radit_jax.config import checkpoint_folder
 from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.pretrained.fields import shown
+from radit_jax.runtime.pretrained.fields import shown_value
 
 _ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?")
 # Weights in Meta's own form and for other runtimes lie in folders of the same repositories.
@@ -110,7 +110,7 @@ def _local(source: str) -> Path:
         found = folder.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a zero byte
         raise ValueError(
-            f"checkpoint {shown(source)}: expected a folder, got {error}. Correct the path."
+            f"checkpoint {shown_value(source)}: expected a folder, got {error}. Correct the path."
         ) from None
     if not found:
         raise ValueError(

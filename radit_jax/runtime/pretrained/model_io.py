@@ -18,7 +18,7 @@ from radit_jax.models.llama import Llama
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.memory import DoesNotFit
 from radit_jax.runtime.pretrained import hub
-from radit_jax.runtime.pretrained.described import describe, describe_folder, is_ours, place
+from radit_jax.runtime.pretrained.described import describe, describe_folder, is_ours, locate
 from radit_jax.runtime.pretrained.hf_config import (
     REMEDY_OF_OURS,
     Pooling,
@@ -38,7 +38,7 @@ from radit_jax.runtime.pretrained.tokenizers import (
 from radit_jax.runtime.pretrained.vectors import transformer_folder
 from radit_jax.runtime.storage import checkpoints
 from radit_jax.runtime.storage.files import SEAL, parse_json, read_json, write_whole
-from radit_jax.runtime.storage.stage_folder import PublishedFolder
+from radit_jax.runtime.storage.stage_folder import TopLevelFolder
 
 MODULES: dict[Any, Any] = {LlamaConfig: Llama, BertConfig: Bert}
 
@@ -56,7 +56,7 @@ def save_model(path: epath.PathLike, model: Model) -> None:
     path = epath.Path(path)
     path.mkdir(parents=True, exist_ok=True)
     checkpoints.save_params(path / "params", model.params)
-    if not processes.is_first():
+    if not processes.is_process_zero():
         return
     settings = own_json(model.module.config)
     if model.tokenizer is not None:
@@ -164,7 +164,7 @@ def open_model(source: str, **options: Any) -> Model:
 
     What an export or a stage recorded is checked against its size and its hash first.
     """
-    path = place(source)
+    path = locate(source)
     _check_recorded(path)
     if not is_ours(path):
         return load_pretrained(source, **options)
@@ -181,7 +181,7 @@ def _check_recorded(path: epath.Path) -> None:
     ):
         if not _is_ours_or_damaged(home / "manifest.json"):
             continue
-        recorded = PublishedFolder(home)
+        recorded = TopLevelFolder(home)
         if recorded.complete and recorded.holds(name):
             recorded.check(name)
 
@@ -197,5 +197,5 @@ def _is_ours_or_damaged(manifest: epath.Path) -> bool:
     return isinstance(found, dict) and bool(found.keys() & {"stage", "fingerprint", SEAL})
 
 
-def num_parameters(params: Any) -> int:
+def count_parameters(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -24,7 +24,7 @@ from etils import epath
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.errors import naming
 from radit_jax.runtime.pretrained import hub
-from radit_jax.runtime.pretrained.fields import shown
+from radit_jax.runtime.pretrained.fields import shown_value
 from radit_jax.runtime.storage.files import as_object, read_json, write_whole
 
 Index = tuple[slice, ...]
@@ -69,8 +69,8 @@ def tensor_files(folder: epath.Path, stem: str, suffix: str) -> list[epath.Path]
     for name, file in weight_map.items():
         if not isinstance(file, str) or not re.fullmatch(r"[\w][\w.-]{0,200}", file):
             raise ValueError(
-                f"{index}: expected the name of a file beside it for {shown(name)}, got {shown(file)}. "
-                f"{REMEDY}"
+                f"{index}: expected the name of a file beside it for {shown_value(name)}, "
+                f"got {shown_value(file)}. {REMEDY}"
             )
     paths = [folder / name for name in sorted(set(weight_map.values()))]
     for path in paths:
@@ -113,7 +113,7 @@ def _reader(path: Path, name: str, part: Any) -> Callable[[Index], np.ndarray]:
 
     def refuse(index: Index) -> np.ndarray:
         raise ValueError(
-            f"{path}: expected {shown(name)} in {', '.join(FLOATS)}, got {part.get_dtype()}. Use the "
+            f"{path}: expected {shown_value(name)} in {', '.join(FLOATS)}, got {part.get_dtype()}. Use the "
             "checkpoint as it was before it was quantised."
         )
 
@@ -137,8 +137,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     for name, value in tensors.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise ValueError(
-                f"{path}: expected a model's state_dict, got {type(value).__name__} for {shown(name)}. Save "
-                "that."
+                f"{path}: expected a model's state_dict, got {type(value).__name__} for {shown_value(name)}. "
+                "Save that."
             )
     return {
         name: Tensor(tuple(tensor.shape), functools.partial(_read_torch, path, name, tensor))
@@ -151,7 +151,7 @@ def _read_torch(path: Path, name: str, tensor: Any, index: Index) -> np.ndarray:
 
     if not tensor.is_floating_point():
         raise ValueError(
-            f"{path}: expected {shown(name)} in floating-point numbers, got {tensor.dtype}. Use the "
+            f"{path}: expected {shown_value(name)} in floating-point numbers, got {tensor.dtype}. Use the "
             "checkpoint as it was before it was quantised."
         )
     part = tensor.detach()[index]

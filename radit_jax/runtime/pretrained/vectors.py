@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from radit_jax.config import BertConfig
-from radit_jax.runtime.pretrained.fields import Field, read_fields, shown
+from radit_jax.runtime.pretrained.fields import Field, read_fields, shown_value
 from radit_jax.runtime.pretrained.hf_config import REMEDY, SIZE, Pooling
 from radit_jax.runtime.storage.files import as_object, parse_json, read_json, write_whole
 
@@ -76,8 +76,8 @@ def with_side(config: BertConfig, side: str, prompt: str | None, where: str) -> 
     own = prompts.get(name) or config.prompt
     if prompt is not None and own and prompt != own:
         raise ValueError(
-            f"{where}: expected {side}_prompt {shown(prompt)}, as the experiment says, got {shown(own)} by "
-            f"its own files. Leave {side}_prompt unset, or name another checkpoint."
+            f"{where}: expected {side}_prompt {shown_value(prompt)}, as the experiment says, "
+            f"got {shown_value(own)} by its own files. Leave {side}_prompt unset, or name another checkpoint."
         )
     text = own or prompt or ""
     if text:
@@ -113,7 +113,7 @@ def _modules(path: epath.Path) -> list[tuple[str, epath.Path]]:
     """The kinds of the modules in a `modules.json`, and the folders of their settings."""
     modules = parse_json(path.read_bytes(), str(path), REMEDY)
     if not isinstance(modules, list):
-        raise ValueError(f"{path}: expected a list of modules, got {shown(modules)}. {REMEDY}")
+        raise ValueError(f"{path}: expected a list of modules, got {shown_value(modules)}. {REMEDY}")
     found = []
     table = {"type": Field("type", str), "path": Field("path", str)}
     for number, module in enumerate(modules):
@@ -122,7 +122,7 @@ def _modules(path: epath.Path) -> list[tuple[str, epath.Path]]:
         kind = fields["type"].rpartition(".")[2]
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise ValueError(
-                f"{path}: expected modules Transformer, Pooling and Normalize only, got {shown(kind)}. "
+                f"{path}: expected modules Transformer, Pooling and Normalize only, got {shown_value(kind)}. "
                 "Use such an encoder."
             )
         found.append((kind, path.parent / _inside(fields["path"], where)))
@@ -133,7 +133,9 @@ def _inside(name: str, where: str) -> str:
     """The name of a folder in a checkpoint, which leads nowhere else."""
     parts = name.split("/")
     if len(name) > 200 or not name.isprintable() or "\\" in name or ".." in parts or name.startswith("/"):
-        raise ValueError(f"{where}: expected the name of a folder beside it, got {shown(name)}. {REMEDY}")
+        raise ValueError(
+            f"{where}: expected the name of a folder beside it, got {shown_value(name)}. {REMEDY}"
+        )
     return name
 
 
@@ -153,7 +155,9 @@ def _read_pooling(path: epath.Path) -> tuple[Pooling, bool]:
         return "cls", True
     if modes in (["mean"], ["mean_tokens"]):
         return "mean", pools_prompt
-    raise ValueError(f"{path}: expected pooling by cls or mean, got {shown(modes)}. Use such an encoder.")
+    raise ValueError(
+        f"{path}: expected pooling by cls or mean, got {shown_value(modes)}. Use such an encoder."
+    )
 
 
 def _read_model(path: epath.Path) -> tuple[Vectors, bool]:
@@ -168,7 +172,7 @@ def _read_model(path: epath.Path) -> tuple[Vectors, bool]:
     if said["default_prompt"] and said["default_prompt"] not in texts:
         raise ValueError(
             f"{path}: expected default_prompt_name to be one of its prompts, got "
-            f"{shown(said['default_prompt'])}. {REMEDY}"
+            f"{shown_value(said['default_prompt'])}. {REMEDY}"
         )
     by_cosine = values.get("similarity_fn_name") == "cosine"
     return Vectors(prompts=tuple(texts.items()), **said), by_cosine

@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.memory import check_room
-from radit_jax.runtime.distributed.mesh import any_process, laid_out
+from radit_jax.runtime.distributed.mesh import abstract_sharded, any_process
 from radit_jax.runtime.storage import bucket, locks
 from radit_jax.runtime.storage.files import as_object, has_seal, parse_json, read_json, sealed, write_whole
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -87,7 +87,7 @@ def load_params(path: epath.PathLike, like: PyTree | None = None, mesh: Mesh | N
     path = _absolute(path)
     if like is None:
         found = ocp.metadata(path).metadata
-        like = jax.tree.map(_on_first_device, found) if mesh is None else laid_out(found, mesh)
+        like = jax.tree.map(_on_first_device, found) if mesh is None else abstract_sharded(found, mesh)
         check_room("the model", like)
     return ocp.load(path, _abstract(like))
 
@@ -172,7 +172,7 @@ class _Series:
     def __init__(self, folder: epath.Path, keep: int, copy: epath.Path | None):
         self.folder, self._keep, self._copy = folder, keep, copy
         self._checked: set[int] = set()  # steps whose bytes are known to be those that were written
-        found = processes.by_first(f"checkpoints in {folder.name}", self._open)
+        found = processes.on_process_zero(f"checkpoints in {folder.name}", self._open)
         self._records: dict[int, dict[str, Any]] = {int(step): record for step, record in found.items()}
 
     def newest(self) -> int | None:

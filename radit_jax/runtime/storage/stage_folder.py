@@ -124,7 +124,7 @@ class Workdir:
 
     def claim(self, experiment: str) -> None:
         """Make the folder this experiment's, under its lock; another experiment's folder is refused."""
-        processes.by_first("workdir.json", lambda: self._claim(experiment))
+        processes.on_process_zero("workdir.json", lambda: self._claim(experiment))
         if not (self.path / "workdir.json").exists():
             raise ValueError(
                 f"{self.path}: a folder came that {socket.gethostname()} has for itself, needed is one that "
@@ -160,9 +160,9 @@ class Workdir:
         """The folder of `stage` under these settings, whether or not it exists."""
         return StageFolder(self.path / stage / fingerprint, self.local / stage / fingerprint)
 
-    def published(self, stage: str, fingerprint: str) -> "PublishedFolder":
+    def published(self, stage: str, fingerprint: str) -> "TopLevelFolder":
         """The folder of a stage whose output stands at the workdir's top, where people look for it."""
-        return PublishedFolder(self.path / stage, fingerprint, self.local / stage)
+        return TopLevelFolder(self.path / stage, fingerprint, self.local / stage)
 
     def source_hash(
         self, path: str | os.PathLike[str], files: Sequence[os.PathLike[str]] | None = None
@@ -300,7 +300,7 @@ class StageFolder:
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file and then, which commits it, the sidecar with its size and hash."""
-        processes.by_first(f"{self} {name}", lambda: self._write(name, data))
+        processes.on_process_zero(f"{self} {name}", lambda: self._write(name, data))
 
     def _write(self, name: str, data: bytes) -> None:
         locks.check_held(self.home)
@@ -310,9 +310,9 @@ class StageFolder:
         self._send(name)
         self._commit(name, _measure_bytes(data))
 
-    def adopt(self, other: "StageFolder", name: str) -> None:
+    def copy_from(self, other: "StageFolder", name: str) -> None:
         """Copies a committed file or folder of another stage under its own name."""
-        processes.by_first(f"{self} {name}", lambda: self._adopt(other, name))
+        processes.on_process_zero(f"{self} {name}", lambda: self._adopt(other, name))
 
     def _adopt(self, other: "StageFolder", name: str) -> None:
         locks.check_held(self.home)
@@ -327,9 +327,9 @@ class StageFolder:
 
     def commit(self, name: str) -> None:
         """Commits a file or a folder that another library wrote under this folder."""
-        processes.by_first(f"{self} {name}", lambda: self._commit_written(name))
+        processes.on_process_zero(f"{self} {name}", lambda: self._commit_written(name))
 
-    def commit_own(self, name: str) -> None:
+    def commit_local(self, name: str) -> None:
         """Commits what this process wrote while the others write under other names.
 
         They may count on it once all have met.
@@ -366,7 +366,7 @@ class StageFolder:
         Raises ValueError where a finished stage's file is missing or of another size: that is damage, and
         whoever took it for "not made" would go on with other data.
         """
-        return processes.by_first(f"{self} {name}", lambda: self._has(name))
+        return processes.on_process_zero(f"{self} {name}", lambda: self._has(name))
 
     def _has(self, name: str) -> bool:
         record = self._record(name)
@@ -391,11 +391,11 @@ class StageFolder:
 
         Where processes share the folder of copies, the first fetches for all.
         """
-        if not processes.is_first():
-            processes.meet(f"{self} {name} fetched")
+        if not processes.is_process_zero():
+            processes.barrier(f"{self} {name} fetched")
         copy = self._fetch_own(name, record)
-        if processes.is_first():
-            processes.meet(f"{self} {name} fetched")
+        if processes.is_process_zero():
+            processes.barrier(f"{self} {name} fetched")
         return copy
 
     def check_own(self, name: str) -> epath.Path:
@@ -444,7 +444,7 @@ class StageFolder:
 
     def finish(self, **facts: Any) -> None:
         """Commits the stage: writes the manifest with its facts, files and versions, last of all."""
-        processes.by_first(f"{self} manifest.json", lambda: self._finish(facts))
+        processes.on_process_zero(f"{self} manifest.json", lambda: self._finish(facts))
 
     def _finish(self, facts: Mapping[str, Any]) -> None:
         locks.check_held(self.home)
@@ -464,7 +464,7 @@ class StageFolder:
 
     def clear(self) -> None:
         """Deletes the folder: its manifest, which vouches for the rest, first."""
-        processes.by_first(f"{self} clear", self._clear)
+        processes.on_process_zero(f"{self} clear", self._clear)
         self._manifest = None
 
     def _clear(self) -> None:
@@ -478,7 +478,7 @@ class StageFolder:
 
     def drop(self, name: str) -> None:
         """Delete a folder that a stage needed to go on, and that no manifest names."""
-        processes.by_first(f"{self} without {name}", lambda: self._drop(name))
+        processes.on_process_zero(f"{self} without {name}", lambda: self._drop(name))
 
     def _drop(self, name: str) -> None:
         locks.check_held(self.home)
@@ -491,13 +491,13 @@ class StageFolder:
     def keep_logs(self) -> None:
         """Sends up what is not committed, but should be there for people and for a run that goes on."""
         for name in _LOGS if self._is_copy else ():
-            if processes.is_first() and (self.path / name).exists():
+            if processes.is_process_zero() and (self.path / name).exists():
                 bucket.upload(self.path / name, self.home / name)
 
     def fetch_logs(self) -> None:
         """Takes over the logs of a run that may have been another machine's."""
         for name in _LOGS if self._is_copy else ():
-            if processes.is_first() and _size(self.home / name) >= 0:
+            if processes.is_process_zero() and _size(self.home / name) >= 0:
                 bucket.download(self.home / name, self.path / name)
 
     # -- typed files --
@@ -568,7 +568,7 @@ class StageFolder:
         return f"Delete the folder {self.home} and rerun --stage={self.stage}."
 
 
-class PublishedFolder(StageFolder):
+class TopLevelFolder(StageFolder):
     """A stage's folder at the workdir's top: it holds one fingerprint's output at a time."""
 
     def __init__(
@@ -588,7 +588,7 @@ class PublishedFolder(StageFolder):
 
     def commit_each(self, name: str) -> None:
         """Commits what is in a folder one by one, so that a person may put other files next to it."""
-        processes.by_first(f"{self} {name}/*", lambda: self._commit_each(name))
+        processes.on_process_zero(f"{self} {name}/*", lambda: self._commit_each(name))
 
     def _commit_each(self, name: str) -> None:
         locks.check_held(self.home)

@@ -44,7 +44,7 @@ def test_chunks_of_several_files_are_read_as_one(tmp_path, monkeypatch):
         assert read.take([7, 0, 4, 7]) == [CHUNKS[7], CHUNKS[0], CHUNKS[4], CHUNKS[7]]
     assert len(list((folder.path / "chunks.array_record").iterdir())) == 3
     export = Workdir(tmp_path).published("export", "a" * 12)
-    export.adopt(folder, "chunks.array_record")
+    export.copy_from(folder, "chunks.array_record")
     assert list(Chunks(export)) == list(CHUNKS[:9])
     with pytest.raises(IndexError, match="rows 2 to 9 came, there are 9"):
         read.take([2, 9])

@@ -34,9 +34,9 @@ def trees(tokenizer):
 
 def test_every_answer_stands_in_its_own_background(trees, tokenizer):
     for tree in trees:
-        background = tokenizer.decode(tree.trunk.tokens)
-        for branch in tree.branches:
-            question, answer = tokenizer.decode(branch.tokens).split("\nA: ")
+        background = tokenizer.decode(tree.prefix.tokens)
+        for continuation in tree.continuations:
+            question, answer = tokenizer.decode(continuation.tokens).split("\nA: ")
             assert question.startswith("Q: ") and question.endswith("?")
             assert answer and answer in background
 
@@ -44,7 +44,7 @@ def test_every_answer_stands_in_its_own_background(trees, tokenizer):
 def test_the_background_is_a_run_of_a_passage_with_its_title(trees, tokenizer):
     texts = set()
     for tree in trees:
-        text = tokenizer.decode(tree.trunk.tokens)
+        text = tokenizer.decode(tree.prefix.tokens)
         start, end = re.fullmatch(r"Background: (Danube|Marie Curie) (.*)\n\n", text).groups()
         assert any(p.title == start and end in p.text for p in PASSAGES)
         assert len(text.split()) <= MAX_WORDS + 1
@@ -55,14 +55,14 @@ def test_the_background_is_a_run_of_a_passage_with_its_title(trees, tokenizer):
 def test_answers_weigh_one_and_a_share_of_the_rest_half(trees, tokenizer):
     others = []
     for tree in trees:
-        assert tree.trunk.tokens[0] == tokenizer.bos_id and tree.trunk.weights[0] == 0
-        for branch in tree.branches:
-            answer = tokenizer.decode(branch.tokens).split("\nA:")[1]
+        assert tree.prefix.tokens[0] == tokenizer.bos_id and tree.prefix.weights[0] == 0
+        for continuation in tree.continuations:
+            answer = tokenizer.decode(continuation.tokens).split("\nA:")[1]
             size = len(tokenizer.encode(answer)) + 1
-            assert branch.tokens[-1] == tokenizer.eos_id
-            assert (branch.weights[-size:] == 1).all() and (branch.weights[:-size] != 1).all()
-            others.append(branch.weights[:-size])
-        others.append(tree.trunk.weights[1:])
+            assert continuation.tokens[-1] == tokenizer.eos_id
+            assert (continuation.weights[-size:] == 1).all() and (continuation.weights[:-size] != 1).all()
+            others.append(continuation.weights[:-size])
+        others.append(tree.prefix.weights[1:])
     others = np.concatenate(others)
     assert set(np.unique(others)) == {0, OTHER_WEIGHT}
     assert 0.25 < (others > 0).mean() < 0.35

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from radit_jax.data.batches.packing import (
-    Sequence,
-    branch_places,
+    PrefixTree,
+    concatenate_spans,
+    continuation_places,
     fill,
-    join,
     pack,
     pack_lengths,
     pack_texts,
@@ -16,24 +16,27 @@ from radit_jax.data.batches.packing import (
 )
 
 BOS, SKY, IS, BLUE, NOT, GREEN, WHO, ME = 1, 2, 3, 4, 5, 6, 7, 8
-SKY_TREE = Sequence(
+SKY_TREE = PrefixTree(
     span([BOS, SKY]),
-    (join(span([IS]), span([BLUE], 1.0)), join(span([IS]), span([NOT, GREEN], 1.0))),
+    (
+        concatenate_spans(span([IS]), span([BLUE], 1.0)),
+        concatenate_spans(span([IS]), span([NOT, GREEN], 1.0)),
+    ),
 )
-WHO_ME = Sequence(span([]), (join(span([BOS, WHO]), span([ME], 1.0)),))
+WHO_ME = PrefixTree(span([]), (concatenate_spans(span([BOS, WHO]), span([ME], 1.0)),))
 
 
 def plain(length, targets=1):
-    """A single branch of which the last `targets` tokens are to be predicted."""
+    """A single continuation of which the last `targets` tokens are to be predicted."""
     tokens = np.arange(1, length + 1)
     prompt, answer = np.split(tokens, [length - targets])
-    return Sequence(span([]), (join(span(prompt), span(answer, 1.0)),))
+    return PrefixTree(span([]), (concatenate_spans(span(prompt), span(answer, 1.0)),))
 
 
 def sizes(sequences, row):
     tokens = [len(part.tokens) for i in row for part in sequences[i].spans]
     targets = [int((part.weights > 0).sum()) for i in row for part in sequences[i].spans]
-    return sum(tokens), sum(targets), sum(len(sequences[i].branches) for i in row)
+    return sum(tokens), sum(targets), sum(len(sequences[i].continuations) for i in row)
 
 
 def test_the_worked_example_comes_out_as_the_docstring_shows_it():
@@ -44,7 +47,7 @@ def test_the_worked_example_comes_out_as_the_docstring_shows_it():
         "tokens": [BOS, SKY, IS, BLUE, IS, NOT, GREEN, BOS, WHO, ME, 0, 0],
         "positions": [0, 1, 2, 3, 2, 3, 4, 0, 1, 2, 0, 0],
         "segment_ids": [1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 0, 0],
-        "branch_ids": [0, 0, 1, 1, 2, 2, 2, 1, 1, 1, 0, 0],
+        "continuation_ids": [0, 0, 1, 1, 2, 2, 2, 1, 1, 1, 0, 0],
         "target_slots": [2, 4, 5, 8, 0],
         "targets": [BLUE, NOT, GREEN, ME, 0],
         "target_weights": [1, 1, 1, 1, 0],
@@ -54,15 +57,15 @@ def test_the_worked_example_comes_out_as_the_docstring_shows_it():
         np.testing.assert_array_equal(getattr(batch, name), [row], err_msg=name)
 
 
-def test_a_branchs_first_token_is_predicted_by_the_end_of_the_trunk():
-    tree = Sequence(span([BOS, SKY]), (span([IS, BLUE], 1.0), span([NOT], 1.0)))
+def test_a_continuations_first_token_is_predicted_by_the_end_of_the_prefix():
+    tree = PrefixTree(span([BOS, SKY]), (span([IS, BLUE], 1.0), span([NOT], 1.0)))
     batch = to_batch([tree], [(0,)], row_length=8, targets_per_row=4)
     np.testing.assert_array_equal(batch.target_slots, [[1, 2, 1, 0]])
     np.testing.assert_array_equal(batch.targets, [[IS, BLUE, NOT, 0]])
 
 
-def test_a_trunks_own_targets_belong_to_no_branch():
-    tree = Sequence(join(span([BOS]), span([SKY], 0.5)), (span([IS], 1.0),))
+def test_a_prefixs_own_targets_belong_to_no_continuation():
+    tree = PrefixTree(concatenate_spans(span([BOS]), span([SKY], 0.5)), (span([IS], 1.0),))
     batch = to_batch([tree], [(0,)], row_length=4, targets_per_row=2)
     np.testing.assert_array_equal(batch.target_items, [[-1, 0]])
     np.testing.assert_array_equal(batch.target_weights, [[0.5, 1.0]])
@@ -80,14 +83,14 @@ def test_every_target_stands_right_after_its_slot_in_a_plain_sequence():
 def test_every_sequence_lands_in_one_row_and_no_row_overflows(seed):
     rng = np.random.default_rng(seed)
     sequences = [
-        Sequence(span(range(int(trunk))), tuple(span(range(2), 1.0) for _ in range(int(branches))))
-        for trunk, branches in rng.integers(1, 12, (60, 2))
+        PrefixTree(span(range(int(prefix))), tuple(span(range(2), 1.0) for _ in range(int(continuations))))
+        for prefix, continuations in rng.integers(1, 12, (60, 2))
     ]
-    rows = pack(sequences, row_length=40, targets_per_row=24, branches_per_row=13)
+    rows = pack(sequences, row_length=40, targets_per_row=24, continuations_per_row=13)
     assert sorted(i for row in rows for i in row) == list(range(60))
     used = np.array([sizes(sequences, row) for row in rows])
     assert (used <= [40, 24, 13]).all()
-    assert rows == pack(sequences, row_length=40, targets_per_row=24, branches_per_row=13)
+    assert rows == pack(sequences, row_length=40, targets_per_row=24, continuations_per_row=13)
 
 
 def test_packing_fills_rows_well_and_reports_how_well():
@@ -106,9 +109,9 @@ def test_the_order_of_the_input_survives_packing():
     assert [row[0] for row in rows] == sorted(row[0] for row in rows)
 
 
-def test_branch_places_undo_the_packing():
+def test_continuation_places_undo_the_packing():
     sequences = [
-        Sequence(span([BOS] * (1 + i % 3)), tuple(span([100 * i + j], 1.0) for j in range(1 + i % 4)))
+        PrefixTree(span([BOS] * (1 + i % 3)), tuple(span([100 * i + j], 1.0) for j in range(1 + i % 4)))
         for i in range(20)
     ]
     rows = pack(sequences, row_length=16, targets_per_row=10)
@@ -122,7 +125,7 @@ def test_branch_places_undo_the_packing():
     ):
         found[row[weight > 0], item[weight > 0]] = target[weight > 0]
     expected = [100 * i + j for i in range(20) for j in range(1 + i % 4)]
-    np.testing.assert_array_equal(found[branch_places(sequences, rows)], expected)
+    np.testing.assert_array_equal(found[continuation_places(sequences, rows)], expected)
 
 
 def test_missing_rows_are_padding():
@@ -136,26 +139,31 @@ def test_missing_rows_are_padding():
     [
         (plain(13), "pack: sequence 1 has 13 tokens, but a row holds 12; truncate its background"),
         (plain(9, targets=6), "pack: sequence 1 has 6 predicted tokens, but a row holds 5"),
-        (Sequence(span([BOS]), (span([IS]),) * 4), "pack: sequence 1 has 4 branches, but a row holds 3"),
+        (
+            PrefixTree(span([BOS]), (span([IS]),) * 4),
+            "pack: sequence 1 has 4 continuations, but a row holds 3",
+        ),
     ],
 )
 def test_what_fits_no_row_is_named(sequence, message):
     with pytest.raises(ValueError, match=message):
-        pack([WHO_ME, sequence], row_length=12, targets_per_row=5, branches_per_row=3)
+        pack([WHO_ME, sequence], row_length=12, targets_per_row=5, continuations_per_row=3)
 
 
 def test_a_first_token_cannot_be_a_target():
     with pytest.raises(ValueError, match="first token has a weight, but nothing predicts it"):
-        to_batch([Sequence(span([]), (span([BOS, ME], 1.0),))], [(0,)], row_length=4, targets_per_row=4)
+        to_batch([PrefixTree(span([]), (span([BOS, ME], 1.0),))], [(0,)], row_length=4, targets_per_row=4)
     with pytest.raises(ValueError, match="first token has a weight"):
-        to_batch([Sequence(span([BOS], 1.0), ())], [(0,)], row_length=4, targets_per_row=4)
+        to_batch([PrefixTree(span([BOS], 1.0), ())], [(0,)], row_length=4, targets_per_row=4)
 
 
-def test_sequences_of_one_branch_each_may_leave_out_their_branch_ids():
-    batch = to_batch([WHO_ME], [(0,)], row_length=4, targets_per_row=2, branch_ids=False)
-    assert batch.branch_ids is None
-    with pytest.raises(ValueError, match="to_batch: a sequence has two branches; leave branch_ids True"):
-        to_batch([SKY_TREE], [(0,)], row_length=12, targets_per_row=5, branch_ids=False)
+def test_sequences_of_one_continuation_each_may_leave_out_their_continuation_ids():
+    batch = to_batch([WHO_ME], [(0,)], row_length=4, targets_per_row=2, continuation_ids=False)
+    assert batch.continuation_ids is None
+    with pytest.raises(
+        ValueError, match="to_batch: a sequence has two continuations; leave continuation_ids True"
+    ):
+        to_batch([SKY_TREE], [(0,)], row_length=12, targets_per_row=5, continuation_ids=False)
 
 
 def test_too_many_rows_for_the_batch_are_an_error():

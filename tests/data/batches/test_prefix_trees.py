@@ -36,7 +36,7 @@ class Words:
         return "".join(self.words[number] for number in ids)
 
 
-PASSAGE = "Emma is a novel"  # as a trunk: <bos> Background : Emma is a novel \n \n, 9 tokens
+PASSAGE = "Emma is a novel"  # as a prefix: <bos> Background : Emma is a novel \n \n, 9 tokens
 EXAMPLE = Example("e1", "query", "Q: who?\nA:", " Jane Austen")  # Q : who? \n A : Jane Austen, 8 tokens
 
 
@@ -52,14 +52,14 @@ def test_a_sequence_is_a_background_and_a_prompt_with_a_weighted_answer():
         "Q: who?\nA: Jane Austen<eos>",
     ]
     assert not truncated
-    assert sequence.trunk.weights.tolist() == [0.0] * 9
-    assert sequence.branches[0].weights.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 1]
-    assert sequence.trunk.tokens.dtype == np.int32
+    assert sequence.prefix.weights.tolist() == [0.0] * 9
+    assert sequence.continuations[0].weights.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 1]
+    assert sequence.prefix.tokens.dtype == np.int32
 
 
 def test_without_the_terminator_only_the_answer_is_predicted():
-    branch = example_span(Words(), EXAMPLE, terminator=False)
-    assert branch.weights.tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
+    continuation = example_span(Words(), EXAMPLE, terminator=False)
+    assert continuation.weights.tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
 
 
 def test_closed_book_has_no_background():
@@ -70,7 +70,7 @@ def test_closed_book_has_no_background():
 
 
 @pytest.mark.parametrize(
-    ("max_length", "trunk"),
+    ("max_length", "prefix"),
     [
         (17, "<bos>Background: Emma is a novel\n\n"),
         (16, "<bos>Background: Emma is a\n\n"),
@@ -80,10 +80,10 @@ def test_closed_book_has_no_background():
         (9, "<bos>"),
     ],
 )
-def test_a_background_gives_way_from_its_end_and_keeps_its_blank_line(max_length, trunk):
+def test_a_background_gives_way_from_its_end_and_keeps_its_blank_line(max_length, prefix):
     tokenizer = Words()
     sequence, truncated = lm_sequence(tokenizer, PASSAGE, EXAMPLE, max_length=max_length, terminator=False)
-    assert text_of(tokenizer, sequence) == [trunk, "Q: who?\nA: Jane Austen"]
+    assert text_of(tokenizer, sequence) == [prefix, "Q: who?\nA: Jane Austen"]
     assert truncated == (max_length < 17)
     assert sum(len(part.tokens) for part in sequence.spans) <= max_length
 
@@ -99,7 +99,7 @@ def test_generation_starts_from_what_training_conditioned_on():
     for length in (15, 13):
         tokens, truncated = prompt_tokens(tokenizer, PASSAGE, EXAMPLE.prompt, max_length=length)
         sequence, also = lm_sequence(tokenizer, PASSAGE, EXAMPLE, max_length=length + 2, terminator=False)
-        assert tokens == [*sequence.trunk.tokens, *sequence.branches[0].tokens[:-2]]
+        assert tokens == [*sequence.prefix.tokens, *sequence.continuations[0].tokens[:-2]]
         assert truncated == also == (length == 13)
 
 
@@ -128,7 +128,7 @@ def test_examples_on_one_passage_share_its_tokens():
     [
         ({"max_length": 9 + 21}, [(0, 1, 2)]),
         ({"max_length": 9 + 20}, [(0, 1), (2,)]),
-        ({"max_length": 99, "max_branches": 2}, [(0, 1), (2,)]),
+        ({"max_length": 99, "max_continuations": 2}, [(0, 1), (2,)]),
         ({"max_length": 99, "max_targets": 2}, [(0, 1), (2,)]),
         ({"max_length": 9 + 7}, [(0,), (1,), (2,)]),
     ],
@@ -141,16 +141,16 @@ def test_a_tree_is_split_where_a_row_would_overflow(limits, groups):
 def test_sharing_changes_no_example():
     tokenizer = Words()
     examples = examples_of("a b c", "a", "a b c d e", "a b", "a b c d e f")
-    trees = trees_of(tokenizer, examples, max_length=18, max_branches=2)
+    trees = trees_of(tokenizer, examples, max_length=18, max_continuations=2)
     assert sorted(n for tree in trees for n in tree.examples) == [0, 1, 2, 3, 4]
     for tree in trees:
-        for number, branch in zip(tree.examples, tree.sequence.branches, strict=True):
+        for number, continuation in zip(tree.examples, tree.sequence.continuations, strict=True):
             example = examples[number]
             single, truncated = lm_sequence(tokenizer, PASSAGE, example, max_length=18, terminator=False)
             assert tree.truncated == truncated
-            assert tree.sequence.trunk.tokens.tolist() == single.trunk.tokens.tolist()
-            assert branch.tokens.tolist() == single.branches[0].tokens.tolist()
-            assert branch.weights.tolist() == single.branches[0].weights.tolist()
+            assert tree.sequence.prefix.tokens.tolist() == single.prefix.tokens.tolist()
+            assert continuation.tokens.tolist() == single.continuations[0].tokens.tolist()
+            assert continuation.weights.tolist() == single.continuations[0].weights.tolist()
 
 
 def test_no_examples_make_no_trees():
@@ -163,7 +163,7 @@ def test_the_parts_of_an_input_are_the_tokens_of_its_text():
     sequence, _ = lm_sequence(tokenizer, PASSAGE, EXAMPLE, max_length=99, terminator=True)
     ids = np.concatenate([part.tokens for part in sequence.spans]).tolist()
     assert ids == [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
-    answer = sequence.branches[0].tokens[sequence.branches[0].weights > 0].tolist()
+    answer = sequence.continuations[0].tokens[sequence.continuations[0].weights > 0].tolist()
     assert answer == [*tokenizer.encode(" Jane Austen"), tokenizer.eos_id]
 
 
@@ -197,8 +197,8 @@ def test_a_piece_on_the_boundary_of_prompt_and_answer_is_predicted():
             return ids, len(self.encode(prompt)) - 1
 
     example = Example("e2", "query", "Q: who?\nA:", "\nJane")
-    branch = example_span(Merging(), example, terminator=False)
-    assert branch.weights.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
+    continuation = example_span(Merging(), example, terminator=False)
+    assert continuation.weights.tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
     assert answer_token_count(Merging(), example) == 3
 
 
@@ -212,5 +212,5 @@ def test_an_input_is_what_llamas_own_tokeniser_makes_of_its_text(shared_data, tm
         text = f"Background: {PASSAGE}\n\nQ: who?\nA:{answer}"
         theirs = tokenizer.hf(text, add_special_tokens=False)["input_ids"]
         assert ids == [tokenizer.bos_id, *theirs, tokenizer.eos_id]
-        predicted = sequence.branches[0].tokens[sequence.branches[0].weights > 0]
+        predicted = sequence.continuations[0].tokens[sequence.continuations[0].weights > 0]
         assert tokenizer.decode(predicted) == answer

@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 
 from radit_jax.data.eval_tasks.registry import (
-    BENCHMARKS,
+    EVAL_TASKS,
     KILT_DEVELOPMENT,
     METRICS,
-    Item,
+    EvalExample,
     draw_shots,
     find_task,
     sample,
@@ -128,7 +128,7 @@ def load(tmp_path, name, files, split="official", **options):
     for file, text in files.items():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text + "\n", encoding="utf-8")
-    return BENCHMARKS[name].load(tmp_path, split, **options)
+    return EVAL_TASKS[name].load(tmp_path, split, **options)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -255,7 +255,7 @@ def test_a_shot_is_the_prompt_with_what_should_be_generated(tmp_path):
 
 
 def test_shots_are_drawn_of_the_subject_in_their_order_and_the_same_for_a_seed():
-    pool = [Item(str(n), "", subject="xy"[n % 2]) for n in range(20)]
+    pool = [EvalExample(str(n), "", subject="xy"[n % 2]) for n in range(20)]
     drawn = draw_shots(pool, 5, seed=1)
     assert drawn == draw_shots(pool, 5, seed=1) != draw_shots(pool, 5, seed=2)
     assert [int(item.id) for item in drawn] == sorted(int(item.id) for item in drawn)
@@ -265,7 +265,7 @@ def test_shots_are_drawn_of_the_subject_in_their_order_and_the_same_for_a_seed()
 
 
 def test_a_task_is_found_by_name_and_a_file_is_a_task_too(tmp_path):
-    assert find_task("nq") is BENCHMARKS["nq"]
+    assert find_task("nq") is EVAL_TASKS["nq"]
     (tmp_path / "mine.jsonl").write_text(
         '{"query": "Who?", "response": "Mara"}\n{"query": "?", "response": ""}\n'
     )
@@ -280,7 +280,7 @@ def test_a_task_is_found_by_name_and_a_file_is_a_task_too(tmp_path):
 
 
 def test_a_sample_keeps_the_order_and_grows_with_its_limit():
-    items = [Item(str(n), "") for n in range(30)]
+    items = [EvalExample(str(n), "") for n in range(30)]
     few, more = (sample(items, size, seed=0) for size in (5, 12))
     assert [int(i.id) for i in few] == sorted(int(i.id) for i in few)
     assert {i.id for i in few} < {i.id for i in more}
@@ -288,16 +288,16 @@ def test_a_sample_keeps_the_order_and_grows_with_its_limit():
 
 
 def test_an_answer_is_marked_by_the_tasks_metric():
-    yes = Item("1", "", answers=("SUPPORTS",))
-    assert [BENCHMARKS["fever"].mark(yes, text) for text in ("True", "false", "")] == [1.0, 0.0, 0.0]
-    emma = Item("1", "", answers=("Emma",))
-    assert BENCHMARKS["zsre"].mark(emma, "emma") == 0.0 and BENCHMARKS["nq"].mark(emma, "the emma.") == 1.0
-    assert BENCHMARKS["wow"].mark(emma, "emma lives") == pytest.approx(2 / 3)
-    assert BENCHMARKS["eli5"].mark(emma, "Emma lives") == pytest.approx(2 / 3)
+    yes = EvalExample("1", "", answers=("SUPPORTS",))
+    assert [EVAL_TASKS["fever"].mark(yes, text) for text in ("True", "false", "")] == [1.0, 0.0, 0.0]
+    emma = EvalExample("1", "", answers=("Emma",))
+    assert EVAL_TASKS["zsre"].mark(emma, "emma") == 0.0 and EVAL_TASKS["nq"].mark(emma, "the emma.") == 1.0
+    assert EVAL_TASKS["wow"].mark(emma, "emma lives") == pytest.approx(2 / 3)
+    assert EVAL_TASKS["eli5"].mark(emma, "Emma lives") == pytest.approx(2 / 3)
 
 
 def test_the_tasks_are_the_papers_with_their_metrics_rules_and_lengths():
-    assert {n: (t.metric, t.scoring_rule, t.max_new_tokens) for n, t in BENCHMARKS.items()} == {
+    assert {n: (t.metric, t.scoring_rule, t.max_new_tokens) for n, t in EVAL_TASKS.items()} == {
         "mmlu": ("accuracy", "sum", 0),
         "nq": ("exact_match", "sum", 32),
         "trivia_qa": ("exact_match", "sum", 32),
@@ -317,9 +317,9 @@ def test_the_tasks_are_the_papers_with_their_metrics_rules_and_lengths():
         "arc_challenge": ("accuracy", "per_character", 0),
         "obqa": ("accuracy", "nll_compl", 0),
     }
-    assert {task.metric for task in BENCHMARKS.values()} <= set(METRICS)
-    assert set(KILT_DEVELOPMENT) <= set(BENCHMARKS)
-    assert find_task("mine.jsonl").generates and not BENCHMARKS["boolq"].generates
+    assert {task.metric for task in EVAL_TASKS.values()} <= set(METRICS)
+    assert set(KILT_DEVELOPMENT) <= set(EVAL_TASKS)
+    assert find_task("mine.jsonl").generates and not EVAL_TASKS["boolq"].generates
 
 
 BAD = [
@@ -423,7 +423,7 @@ def test_labels_that_do_not_match_their_lines_and_unknown_splits_are_errors(tmp_
     with pytest.raises(ValueError, match="2 labels came, needed is a number for each of the 1 lines"):
         load(tmp_path, "piqa", piqa)
     with pytest.raises(ValueError, match="expected a split train, dev, test or official, got 'hidden'"):
-        BENCHMARKS["piqa"].load(tmp_path, "hidden")
+        EVAL_TASKS["piqa"].load(tmp_path, "hidden")
 
 
 def test_kilts_dev_and_test_are_the_halves_of_its_dev_file(tmp_path):
@@ -452,7 +452,7 @@ def test_a_task_without_a_second_file_takes_its_dev_part_from_train(tmp_path):
 
 
 def test_no_two_splits_of_a_task_share_questions():
-    for task in BENCHMARKS.values():
+    for task in EVAL_TASKS.values():
         parts = [task.splits[name] for name in ("train", "dev", "test")]
         shares = {}
         for part in parts:
@@ -472,7 +472,7 @@ def test_the_docs_have_a_row_for_each_task():
 
 def task_rows():
     rows = []
-    for task in BENCHMARKS.values():
+    for task in EVAL_TASKS.values():
         length = task.max_new_tokens or "chooses"
         splits = [split_cell(task, name) for name in ("train", "dev", "test", "official", "hidden")]
         cells = [f"`{task.name}`", task.metric, f"`{task.scoring_rule}`", str(length), *splits]
@@ -512,17 +512,17 @@ REAL = {  # name -> split, items, kept of read, the first gold answer
 def test_a_real_file_is_read_whole(shared_data, name):
     split, count, first = REAL[name]
     counts = Counter()
-    items = BENCHMARKS[name].load(shared_data / "raw", split, counts)
+    items = EVAL_TASKS[name].load(shared_data / "raw", split, counts)
     assert len(items) == count == counts["read"]
     assert first is None or items[0].answers[0] == first
     assert all(item.prompt and item.answers for item in items)
-    if not BENCHMARKS[name].generates:
+    if not EVAL_TASKS[name].generates:
         assert all(item.choices[item.label].answer == item.answers[0] for item in items)
 
 
 def test_mmlus_real_files_have_57_subjects_with_five_shots_each(shared_data):
-    shots = Counter(item.subject for item in BENCHMARKS["mmlu"].load(shared_data / "raw", "train"))
-    questions = Counter(item.subject for item in BENCHMARKS["mmlu"].load(shared_data / "raw", "dev"))
+    shots = Counter(item.subject for item in EVAL_TASKS["mmlu"].load(shared_data / "raw", "train"))
+    questions = Counter(item.subject for item in EVAL_TASKS["mmlu"].load(shared_data / "raw", "dev"))
     assert len(shots) == 57 and set(shots.values()) == {5}
     assert set(questions) == set(shots)
 
@@ -530,14 +530,14 @@ def test_mmlus_real_files_have_57_subjects_with_five_shots_each(shared_data):
 def test_fevers_real_original_file_keeps_what_can_be_judged(shared_data, tmp_path):
     (tmp_path / "paper_dev.jsonl").symlink_to(shared_data / "raw" / "fever" / "paper_dev.jsonl")
     counts = Counter()
-    items = BENCHMARKS["fever"].load(tmp_path, "official", counts=counts)
+    items = EVAL_TASKS["fever"].load(tmp_path, "official", counts=counts)
     assert counts["read"] == 9999 == len(items) + counts["skipped_not_enough_info"]
     assert set(Counter(item.target for item in items)) == {"true", "false"}
 
 
 def test_kilts_real_test_files_are_read_without_answers(shared_data):
     for name in ("hotpotqa", "fever", "zsre", "trex", "wow", "eli5"):
-        items = BENCHMARKS[name].load(shared_data / "raw", "hidden")
+        items = EVAL_TASKS[name].load(shared_data / "raw", "hidden")
         assert len(items) == 5 and not any(item.answers for item in items)
 
 

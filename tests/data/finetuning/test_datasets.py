@@ -12,7 +12,7 @@ import pytest
 
 from radit_jax.data.batches.prefix_trees import lm_sequence
 from radit_jax.data.finetuning import raw
-from radit_jax.data.finetuning.datasets import TASKS, hub_rows, read_items, read_rows, task_named
+from radit_jax.data.finetuning.datasets import DATASETS, hub_rows, read_items, read_rows, task_named
 from radit_jax.data.finetuning.templates import item_example
 from radit_jax.data.readers import lines
 from radit_jax.data.records import Item
@@ -38,7 +38,7 @@ class Bytes:
 
 def read(name, split="train", folder=FIXTURES, **settings):
     counts = Counter()
-    return list(read_items(TASKS[name], folder / name, split, counts=counts, **settings)), counts
+    return list(read_items(DATASETS[name], folder / name, split, counts=counts, **settings)), counts
 
 
 # The first two items of every fixture, and what is skipped in it.
@@ -286,15 +286,15 @@ EXPECTED = {
 
 
 def test_the_table_is_the_papers():
-    assert len(TASKS) == 22
-    assert sum("lm_ft" in task.mixtures for task in TASKS.values()) == 20
-    r_ft = [task for task in TASKS.values() if "r_ft" in task.mixtures]
+    assert len(DATASETS) == 22
+    assert sum("lm_ft" in task.mixtures for task in DATASETS.values()) == 20
+    r_ft = [task for task in DATASETS.values() if "r_ft" in task.mixtures]
     assert len(r_ft) == 10
     assert sum(task.train_size for task in r_ft) == 286_118
-    assert set(EXPECTED) == set(TASKS)
+    assert set(EXPECTED) == set(DATASETS)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_an_official_file_gives_these_items(name):
     items, counts = read(name)
     *first, skipped = EXPECTED[name]
@@ -407,21 +407,21 @@ HUB_ITEMS = {
 }
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_the_hubs_rows_give_the_same_form(name):
     counts = Counter()
-    items = list(read_rows(TASKS[name], HUB_ROWS[name], "train", counts=counts))
+    items = list(read_rows(DATASETS[name], HUB_ROWS[name], "train", counts=counts))
     expected = HUB_ITEMS[name]
     assert items[-1] == Item(**{**vars(expected), "id": f"{name}/{expected.id}"})
     assert counts["read"] == counts["kept"] == len(items)
-    assert all(set(TASKS[name].hub.fields) <= set(row) for row in HUB_ROWS[name])
+    assert all(set(DATASETS[name].hub.fields) <= set(row) for row in HUB_ROWS[name])
 
 
 def test_a_hub_without_its_package_or_split_says_what_to_do():
     with pytest.raises(
         ValueError, match=r"gsm8k.*(radit_jax\[hub\]|it has no dev, needed is one of train, test)"
     ):
-        next(iter(hub_rows(TASKS["gsm8k"], "dev")))
+        next(iter(hub_rows(DATASETS["gsm8k"], "dev")))
 
 
 # ---- bad input ----
@@ -562,9 +562,9 @@ def test_a_missing_file_says_where_it_is_from():
     with pytest.raises(
         ValueError, match=r"no file train.jsonl came, needed is the train part of gsm8k; put .*https://"
     ):
-        list(read_items(TASKS["gsm8k"], FIXTURES / "coqa", "train"))
+        list(read_items(DATASETS["gsm8k"], FIXTURES / "coqa", "train"))
     with pytest.raises(ValueError, match="gsm8k: it has no dev, needed is one of train, test"):
-        list(read_items(TASKS["gsm8k"], FIXTURES / "gsm8k", "dev"))
+        list(read_items(DATASETS["gsm8k"], FIXTURES / "gsm8k", "dev"))
 
 
 def test_an_unknown_task_lists_the_known():
@@ -647,7 +647,7 @@ def test_a_line_that_never_ends_is_refused_before_it_fills_the_memory(tmp_path, 
 def test_a_printed_list_of_options_is_read_without_being_run():
     options = """['a ) 10', "b ) 1 , 200", 'c ) o\\'clock']"""
     row = {"Problem": "how many ?", "options": options, "correct": "c"}
-    (item,) = read_rows(TASKS["math_qa"], [row], "train")
+    (item,) = read_rows(DATASETS["math_qa"], [row], "train")
     assert (item.choices, item.answers) == (("10", "1 , 200", "o'clock"), ("o'clock",))
 
 
@@ -732,7 +732,7 @@ WHOLE = [
 def test_a_real_line_is_rendered_as_checked(
     shared_data, name, split, number, background_size, prompt_size, answer_size, digest
 ):
-    task = TASKS[name]
+    task = DATASETS[name]
     items = read_items(task, shared_data / "raw" / name, split)
     example = item_example(next(islice(items, number, None)), task, task.mixtures[0], seed=0)
     passage = background(example.background) if example.background else ""

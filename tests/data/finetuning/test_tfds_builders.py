@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
-from radit_jax.data.finetuning.datasets import TASKS, hub_rows, read_items
-from radit_jax.data.finetuning.mixture import Reading, lm_ft_tasks
-from radit_jax.data.finetuning.tfds_builders import BUILDERS, build, built_items, main
+from radit_jax.data.finetuning.datasets import DATASETS, hub_rows, read_items
+from radit_jax.data.finetuning.mixture import ReadOptions, lm_ft_tasks
+from radit_jax.data.finetuning.tfds_builders import BUILDERS, build_dataset, built_items, main
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
 
@@ -18,7 +18,10 @@ FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
-    counts = {name: build(name, data_dir=folder, manual_dir=FIXTURES) for name in ("gsm8k", "newsqa", "coqa")}
+    counts = {
+        name: build_dataset(name, data_dir=folder, manual_dir=FIXTURES)
+        for name in ("gsm8k", "newsqa", "coqa")
+    }
     return folder, counts
 
 
@@ -28,8 +31,8 @@ def by_id(items):
 
 @pytest.mark.parametrize(("name", "split"), [("gsm8k", "train"), ("newsqa", "dev"), ("coqa", "train")])
 def test_what_was_built_is_what_the_files_hold(built, name, split):
-    items = built_items(TASKS[name], built[0], split, Counter())
-    assert by_id(items) == by_id(read_items(TASKS[name], FIXTURES / name, split))
+    items = built_items(DATASETS[name], built[0], split, Counter())
+    assert by_id(items) == by_id(read_items(DATASETS[name], FIXTURES / name, split))
 
 
 def test_counts_come_by_split_and_reason(built):
@@ -40,17 +43,17 @@ def test_counts_come_by_split_and_reason(built):
 
 
 def test_a_split_that_was_not_built_is_empty(built):
-    assert list(built_items(TASKS["gsm8k"], built[0], "dev", Counter())) == []
+    assert list(built_items(DATASETS["gsm8k"], built[0], "dev", Counter())) == []
 
 
 def test_mixtures_read_what_was_built(built):
-    from_files = lm_ft_tasks(Reading(FIXTURES, 0), ["gsm8k", "coqa"])
-    assert lm_ft_tasks(Reading(built[0], 0), ["gsm8k", "coqa"]).examples == from_files.examples
+    from_files = lm_ft_tasks(ReadOptions(FIXTURES, 0), ["gsm8k", "coqa"])
+    assert lm_ft_tasks(ReadOptions(built[0], 0), ["gsm8k", "coqa"]).examples == from_files.examples
 
 
 def test_every_dataset_has_a_builder_under_its_own_name():
     assert {name: builder.name for name, builder in BUILDERS.items()} == {
-        name: f"radit_{name}" for name in TASKS
+        name: f"radit_{name}" for name in DATASETS
     }
 
 
@@ -84,7 +87,7 @@ def test_what_was_not_built_says_how_to(tmp_path):
         ValueError,
         match=r"radit_gsm8k: it holds no version 1.0.0, .* radit_jax.data.finetuning.tfds_builders gsm8k",
     ):
-        list(built_items(TASKS["gsm8k"], tmp_path, "train", Counter()))
+        list(built_items(DATASETS["gsm8k"], tmp_path, "train", Counter()))
 
 
 # ---- the hub, which a fake stands for ----
@@ -116,7 +119,7 @@ def hub(monkeypatch):
 
 
 def test_of_a_dataset_with_a_script_the_hubs_conversion_is_read(hub):
-    assert list(hub_rows(TASKS["math_qa"], "train")) == [ROW]
+    assert list(hub_rows(DATASETS["math_qa"], "train")) == [ROW]
     assert hub == [("allenai/math_qa", None), ("allenai/math_qa", "refs/convert/parquet")]
 
 
@@ -124,7 +127,7 @@ def test_a_gated_dataset_says_what_to_do(hub):
     with pytest.raises(
         ValueError, match=r"tau/commonsense_qa: expected its train .* gated .*hf auth login.*from http"
     ):
-        list(hub_rows(TASKS["commonsense_qa"], "train"))
+        list(hub_rows(DATASETS["commonsense_qa"], "train"))
 
 
 def test_a_dataset_that_fails_is_listed_at_the_end_and_the_others_are_built(hub, tmp_path, capsys):

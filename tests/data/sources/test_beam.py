@@ -104,7 +104,7 @@ def test_a_fault_in_a_part_is_named_by_the_file_and_where_the_part_begins(tmp_pa
     path.write_text(passage(1, random.Random(0)) + "\n" + '{"id": "x"\n')
     last = beam.find_parts(path, part_bytes=40)[-1]
     with pytest.raises(ValueError, match=rf"{path} from byte {last.start} line 1: expected JSON"):
-        list(beam.part_documents(beam.Part(0, str(path), "jsonl", last.start, last.end)))
+        list(beam.part_documents(beam.FileRange(0, str(path), "jsonl", last.start, last.end)))
 
 
 def test_an_id_that_came_twice_is_refused() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from radit_jax.config import Folder
-from radit_jax.data.sources.folder import folder_files, read, source_files, surprises
+from radit_jax.data.sources.folder import folder_files, folder_warnings, read_folder, source_files
 
 
 def passage(number, text="Some text."):
@@ -42,7 +42,7 @@ def ids(data, part):
 
 def test_a_pair_of_files_is_train_and_test_and_dev_is_held_out_of_train(tmp_path):
     settings = folder(tmp_path, train=[question(n, n) for n in range(20)], test=[question("t", 30)])
-    data = read(settings, 0)
+    data = read_folder(settings, 0)
     assert len(data.chunks) == 40
     assert ids(data, "test") == ["qt"]
     assert len(ids(data, "dev")) == 2
@@ -50,7 +50,7 @@ def test_a_pair_of_files_is_train_and_test_and_dev_is_held_out_of_train(tmp_path
 
 
 def test_a_single_file_is_split_ninety_to_ten(tmp_path):
-    data = read(folder(tmp_path, single=[question(n, n % 40) for n in range(40)]), 0)
+    data = read_folder(folder(tmp_path, single=[question(n, n % 40) for n in range(40)]), 0)
     assert len(ids(data, "test")) == 4
     assert len(ids(data, "dev")) == 4  # a tenth of 36, rounded
     assert len(ids(data, "train")) == 32
@@ -60,7 +60,7 @@ def test_questions_that_share_a_gold_passage_stay_on_one_side(tmp_path):
     # Passages 0 to 9 with three questions each; one more question links passages 0 and 1.
     asked = [question(f"{n}{letter}", n) for n in range(10) for letter in "abc"] + [question("link", 0, 1)]
     for seed in range(10):
-        data = read(folder(tmp_path, single=asked), seed)
+        data = read_folder(folder(tmp_path, single=asked), seed)
         side = {q.id: part for part, questions in data.questions.items() for q in questions}
         for n in range(10):
             assert len({side[f"q{n}{letter}"] for letter in "abc"}) == 1
@@ -78,7 +78,7 @@ def test_linked_questions_are_one_group_and_questions_without_passage_their_own(
         question("f"),
     ]
     settings = folder(tmp_path, train=[question(n, 20 + n) for n in range(10)], test=asked)
-    group = {q.id: q.group for q in read(settings, 0).questions["test"]}
+    group = {q.id: q.group for q in read_folder(settings, 0).questions["test"]}
     assert group["qa"] == group["qb"] == group["qc"]
     assert len({group["qa"], group["qd"], group["qe"], group["qf"]}) == 4
 
@@ -86,7 +86,7 @@ def test_linked_questions_are_one_group_and_questions_without_passage_their_own(
 def test_a_seed_draws_at_most_the_questions_asked_for(tmp_path):
     settings = folder(tmp_path, train=[question(n, n % 40) for n in range(200)])
     few = Folder(folder=settings.folder, train_questions=9, dev_questions=3, test_questions=1)
-    first, again, other = (read(few, seed) for seed in (0, 0, 1))
+    first, again, other = (read_folder(few, seed) for seed in (0, 0, 1))
     assert [len(ids(first, part)) for part in ("train", "dev", "test")] == [9, 3, 1]
     assert first == again
     assert ids(first, "train") != ids(other, "train")
@@ -95,7 +95,7 @@ def test_a_seed_draws_at_most_the_questions_asked_for(tmp_path):
 def test_more_dev_questions_do_not_change_the_train_questions(tmp_path):
     settings = folder(tmp_path, train=[question(n, n % 40) for n in range(200)])
     few, more = (
-        read(Folder(settings.folder, train_questions=9, dev_questions=size, test_questions=1), 0)
+        read_folder(Folder(settings.folder, train_questions=9, dev_questions=size, test_questions=1), 0)
         for size in (3, 8)
     )
     assert ids(few, "train") == ids(more, "train")
@@ -105,7 +105,7 @@ def test_more_dev_questions_do_not_change_the_train_questions(tmp_path):
 def test_chunks_keep_their_passages_id(tmp_path):
     passages = [passage(0, "one two three four five"), passage(1, "short")]
     settings = folder(tmp_path, passages=passages, train=[question(n, n) for n in range(9)])
-    data = read(Folder(settings.folder, max_words=4), 0)
+    data = read_folder(Folder(settings.folder, max_words=4), 0)
     assert [(c.id, c.title, c.text) for c in data.chunks] == [
         ("p0#1", "Title 0", "one two three"),
         ("p0#2", "Title 0", "four five"),
@@ -119,7 +119,7 @@ def gold_chunks(tmp_path, passages, asked):
     passages = [*passages, passage("other"), passage("other2")]
     train = [question("r1", "other"), question("r2", "other2")]
     settings = folder(tmp_path, passages=passages, train=train, test=[asked])
-    data = read(Folder(settings.folder, max_words=4), 0)
+    data = read_folder(Folder(settings.folder, max_words=4), 0)
     return data.questions["test"][0].gold_chunks, data.counts
 
 
@@ -153,7 +153,7 @@ def test_what_is_missing_is_counted(tmp_path):
 
 def test_a_question_without_an_answer_is_skipped_and_counted(tmp_path):
     without = [question("x", 1, answers=["", " "]), question("y", 1, answers=[])]
-    data = read(folder(tmp_path, train=[question(n, n) for n in range(20)] + without), 0)
+    data = read_folder(folder(tmp_path, train=[question(n, n) for n in range(20)] + without), 0)
     assert data.counts["questions_skipped_without_answer"] == 2
     assert not {"qx", "qy"} & {*ids(data, "train"), *ids(data, "dev")}
 
@@ -162,7 +162,7 @@ def test_one_gold_passage_may_be_a_single_id_or_unknown(tmp_path):
     train = [question(n, n) for n in range(20)]
     single = {"id": "s", "question": "Who?", "answers": ["text"], "positive_passage_id": "p30"}
     unknown = {"id": "u", "question": "What?", "answers": ["text"], "positive_passage_ids": None}
-    data = read(folder(tmp_path, train=train, test=[single, unknown]), 0)
+    data = read_folder(folder(tmp_path, train=train, test=[single, unknown]), 0)
     assert {q.id: q.gold_chunks for q in data.questions["test"]} == {"s": ("p30",), "u": ()}
 
 
@@ -214,21 +214,21 @@ def test_a_bad_folder_is_one_clear_error(tmp_path, files, message):
         files = {"train": GOOD} | files
     settings = folder(tmp_path, **files)
     with pytest.raises(ValueError, match=message):
-        read(settings, 0)
+        read_folder(settings, 0)
 
 
 @pytest.mark.parametrize("part", ("train", "dev", "test"))
 def test_a_part_of_no_questions_is_refused_before_anything_is_read(tmp_path, part):
     settings = replace(folder(tmp_path, single=GOOD), **{f"{part}_questions": 0})
     with pytest.raises(ValueError, match=rf"^data\.{part}_questions: expected at least 1, got 0"):
-        read(settings, seed=0)
+        read_folder(settings, seed=0)
 
 
 def test_text_that_is_not_utf8_is_an_error_with_its_line(tmp_path):
     settings = folder(tmp_path, train=GOOD)
     (tmp_path / "passages.jsonl").write_bytes(b'{"id": "p1", "title": "", "text": "caf\xe9"}\n')
     with pytest.raises(ValueError, match=r"passages\.jsonl line 1: expected UTF-8"):
-        read(settings, 0)
+        read_folder(settings, 0)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_missing_file_is_named_with_what_is_needed(tmp_path, present, missing)
 
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"folder .*nowhere: .* got no passages\.jsonl .* data\.folder=PATH"):
-        read(Folder(str(tmp_path / "nowhere")), 0)
+        read_folder(Folder(str(tmp_path / "nowhere")), 0)
 
 
 def test_files_of_other_names_and_forms_are_named_by_settings(tmp_path):
@@ -259,7 +259,7 @@ def test_files_of_other_names_and_forms_are_named_by_settings(tmp_path):
         tmp_path, "mine.jsonl", [{"query": f"Who wrote {n}?", "response": "Jane Austen"} for n in range(20)]
     )
     settings = Folder(str(tmp_path), passages_file="texts", train_file="mine.jsonl")
-    data = read(settings, 0)
+    data = read_folder(settings, 0)
     assert [(c.id, c.title, c.text) for c in data.chunks] == [
         ("emma#1", "emma", "Emma is a novel."),
         ("emma#2", "emma", "Jane Austen wrote it."),
@@ -294,7 +294,7 @@ def test_the_answers_chunk_of_a_page_is_gold_for_a_kilt_question(tmp_path):
     write(tmp_path, "kilt_knowledgesource.json", pages)
     write(tmp_path, "dev.jsonl", asked[:1])
     write(tmp_path, "train.jsonl", asked[1:] + [{"id": "k9", "input": "What?", "output": [{"answer": "a"}]}])
-    data = read(Folder(str(tmp_path), train_file="train.jsonl", test_file="dev.jsonl"), 0)
+    data = read_folder(Folder(str(tmp_path), train_file="train.jsonl", test_file="dev.jsonl"), 0)
     assert data.questions["test"][0].gold_chunks == ("7#2",)
     assert [chunk.passage for chunk in data.chunks] == [
         "Emma A novel.",
@@ -308,7 +308,7 @@ def test_questions_of_equal_text_stay_on_one_side(tmp_path):
         question(f"again-{n}", 20 + n) | {"question": f"what is the {n} ?!"} for n in range(20)
     ]
     for seed in range(5):
-        data = read(folder(tmp_path, single=asked), seed)
+        data = read_folder(folder(tmp_path, single=asked), seed)
         side = {q.id: part for part, questions in data.questions.items() for q in questions}
         assert len(set(side.values())) == 3
         assert all(side[f"q{n}"] == side[f"qagain-{n}"] for n in range(20))
@@ -316,17 +316,17 @@ def test_questions_of_equal_text_stay_on_one_side(tmp_path):
 
 def test_a_train_question_that_is_in_the_test_file_is_left_out_and_said(tmp_path):
     again = question("again", 31) | {"question": "what is 3"}
-    data = read(folder(tmp_path, train=[question(n, n) for n in range(20)], test=[again]), 0)
+    data = read_folder(folder(tmp_path, train=[question(n, n) for n in range(20)], test=[again]), 0)
     assert "q3" not in ids(data, "train") + ids(data, "dev")
     assert data.counts["questions_skipped_as_in_test"] == 1
-    assert "1 train questions are also in the test file; they are left out" in surprises(data)
+    assert "1 train questions are also in the test file; they are left out" in folder_warnings(data)
 
 
 def test_questions_mostly_without_a_gold_chunk_are_said(tmp_path):
     settings = folder(tmp_path, train=[question(n, n) for n in range(20)])
-    assert surprises(read(settings, 0)) == []
+    assert folder_warnings(read_folder(settings, 0)) == []
     settings = folder(tmp_path, train=[question(n, n, answers=["missing"]) for n in range(20)])
-    (said,) = surprises(read(settings, 0))
+    (said,) = folder_warnings(read_folder(settings, 0))
     assert said.startswith("20 of 21 questions have no gold chunk")
 
 
@@ -340,7 +340,7 @@ def test_gold_chunks_of_other_languages_are_found(tmp_path):
         train=[question(8, 8), question(9, 9)],
         test=asked,
     )
-    assert [q.gold_chunks for q in read(settings, 0).questions["test"]] == [("p0",), ("p1",), ("p2",)]
+    assert [q.gold_chunks for q in read_folder(settings, 0).questions["test"]] == [("p0",), ("p1",), ("p2",)]
 
 
 def test_ids_may_be_numbers_throughout(tmp_path):
@@ -351,7 +351,7 @@ def test_ids_may_be_numbers_throughout(tmp_path):
             {"id": n, "question": f"{n}?", "answers": ["text"], "positive_passage_ids": [n]} for n in range(9)
         ],
     )
-    data = read(settings, 0)
+    data = read_folder(settings, 0)
     assert {q.id: q.gold_chunks for part in data.questions.values() for q in part} == {
         str(n): (str(n),) for n in range(9)
     }
@@ -382,12 +382,12 @@ def test_the_sources_of_beirs_form_and_of_texts_are_all_files_that_are_read(tmp_
 
 def test_a_folder_of_compressed_files_is_found_and_read(tmp_path):
     settings = folder(tmp_path, train=[question(n, n) for n in range(20)])
-    plain = read(settings, 0)
+    plain = read_folder(settings, 0)
     chunks = list(plain.chunks)
     for file in list(tmp_path.iterdir()):
         (tmp_path / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
         file.unlink()
-    packed = read(settings, 0)
+    packed = read_folder(settings, 0)
     assert packed.questions == plain.questions
     assert list(packed.chunks) == chunks
 
@@ -406,7 +406,7 @@ def test_a_setting_says_what_quotes_in_a_corpus_mean(tmp_path, quoting, texts):
     write(tmp_path, "passages.tsv", ROWS)
     settings = folder(tmp_path, single=[question(n) for n in range(20)])
     settings = replace(settings, passages_file="passages.tsv", quoting=quoting)
-    assert [chunk.text for chunk in read(settings, 0).chunks] == texts
+    assert [chunk.text for chunk in read_folder(settings, 0).chunks] == texts
 
 
 @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ def test_quotes_that_are_not_clear_are_refused_where_they_open(tmp_path, rows, q
     write(tmp_path, "passages.tsv", rows)
     settings = folder(tmp_path, single=[question(n) for n in range(20)])
     with pytest.raises(ValueError, match=message):
-        read(replace(settings, passages_file="passages.tsv", quoting=quoting), 0)
+        read_folder(replace(settings, passages_file="passages.tsv", quoting=quoting), 0)
 
 
 def test_a_beir_folder_without_answers_says_that_beir_has_none(tmp_path):
@@ -446,7 +446,7 @@ def test_a_beir_folder_without_answers_says_that_beir_has_none(tmp_path):
     with pytest.raises(
         ValueError, match=r"test\.tsv: expected questions with answers, got 2 without\. BEIR's"
     ):
-        read(Folder(str(tmp_path)), 0)
+        read_folder(Folder(str(tmp_path)), 0)
 
 
 def test_a_beir_folder_is_read_as_it_is(tmp_path):
@@ -457,13 +457,13 @@ def test_a_beir_folder_is_read_as_it_is(tmp_path):
     head = "query-id\tcorpus-id\tscore"
     write(tmp_path, "qrels/train.tsv", [head, *(f"q{n}\td{n}\t1" for n in range(8))])
     write(tmp_path, "qrels/test.tsv", [head, "q8\td8\t1", "q8\td1\t0"])
-    data = read(Folder(str(tmp_path)), 0)
+    data = read_folder(Folder(str(tmp_path)), 0)
     assert [(q.id, q.gold_chunks) for q in data.questions["test"]] == [("q8", ("d8",))]
     assert len(data.questions["train"]) == 7
 
 
 def test_the_wiki_folder_gives_what_its_experiment_needs(shared_data):
-    data = read(Folder(str(shared_data / "wiki")), 0)
+    data = read_folder(Folder(str(shared_data / "wiki")), 0)
     assert {part: len(questions) for part, questions in data.questions.items()} == {
         "train": 5000,
         "dev": 500,

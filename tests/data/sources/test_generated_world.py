@@ -6,7 +6,13 @@ import pytest
 
 from radit_jax.config import GeneratedWorld
 from radit_jax.data.artifacts.corpus import CorpusData
-from radit_jax.data.sources.generated_world import ENTITIES_PER_GROUP, FIRST_NAMES, KINDS, LAST_NAMES, read
+from radit_jax.data.sources.generated_world import (
+    ENTITIES_PER_GROUP,
+    FIRST_NAMES,
+    KINDS,
+    LAST_NAMES,
+    generate_world,
+)
 
 SMALL = GeneratedWorld(
     train_entities=60,
@@ -20,7 +26,7 @@ SMALL = GeneratedWorld(
 
 @pytest.fixture(scope="module")
 def data() -> CorpusData:
-    return read(SMALL, seed=7)
+    return generate_world(SMALL, seed=7)
 
 
 def all_questions(data: CorpusData) -> list:
@@ -28,8 +34,8 @@ def all_questions(data: CorpusData) -> list:
 
 
 def test_the_same_seed_gives_the_same_world_and_another_seed_another(data: CorpusData) -> None:
-    assert read(SMALL, seed=7) == data
-    other = read(SMALL, seed=8)
+    assert generate_world(SMALL, seed=7) == data
+    other = generate_world(SMALL, seed=8)
     assert other.chunks != data.chunks and other.questions != data.questions
 
 
@@ -99,7 +105,9 @@ def test_the_entities_of_a_group_share_a_word_of_their_names(data: CorpusData) -
 def test_guessing_an_answer_is_nearly_always_wrong() -> None:
     """Even the most frequent answer of every attribute is right in less than one question in twenty."""
     answers: dict[str, Counter[str]] = defaultdict(Counter)
-    for question in read(dataclasses.replace(SMALL, train_entities=1000), seed=7).questions["train"]:
+    for question in generate_world(dataclasses.replace(SMALL, train_entities=1000), seed=7).questions[
+        "train"
+    ]:
         answers[question.id.rsplit("_", 1)[1]][question.answers[0]] += 1
     guesses = [counts.most_common(1)[0][1] / counts.total() for counts in answers.values()]
     assert len(guesses) == 18
@@ -115,9 +123,9 @@ def test_passages_are_short_and_begin_with_the_name(data: CorpusData) -> None:
 def test_more_entities_than_names_is_an_error() -> None:
     count = len(FIRST_NAMES) * len(LAST_NAMES)
     with pytest.raises(ValueError, match=f"a world has {count} names; ask for fewer"):
-        read(dataclasses.replace(SMALL, pretraining_entities=count), seed=0)
+        generate_world(dataclasses.replace(SMALL, pretraining_entities=count), seed=0)
 
 
 def test_too_few_pretraining_entities_for_groups_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"raise data\.pretraining_entities"):
-        read(dataclasses.replace(SMALL, pretraining_entities=2), seed=0)
+        generate_world(dataclasses.replace(SMALL, pretraining_entities=2), seed=0)

@@ -11,7 +11,7 @@ from radit_jax.config import Instructions
 from radit_jax.data.batches.examples import question_example
 from radit_jax.data.finetuning.mixture import ASKED_ELSEWHERE
 from radit_jax.data.overlap import letters_key
-from radit_jax.data.sources.instructions import check, read_chunks, read_examples, surprises
+from radit_jax.data.sources.instructions import check_files, instruction_warnings, read_chunks, read_examples
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
 SETTINGS = Instructions(
@@ -204,31 +204,31 @@ def test_no_example_or_none_that_can_be_evaluated_on_is_an_error(tmp_path):
 
 
 def test_datasets_without_files_and_unknown_names_are_errors_before_the_corpus_is_read(tmp_path):
-    check(SETTINGS)
+    check_files(SETTINGS)
     with pytest.raises(ValueError, match="no train part of ecqa, gsm8k came.*lm_ft_datasets="):
-        check(replace(SETTINGS, datasets=str(tmp_path), lm_ft_datasets=("gsm8k", "ecqa")))
+        check_files(replace(SETTINGS, datasets=str(tmp_path), lm_ft_datasets=("gsm8k", "ecqa")))
     with pytest.raises(ValueError, match="no train part of commonsense_qa, freebase_qa came.*r_ft_datasets="):
-        check(replace(SETTINGS, datasets=str(tmp_path), lm_ft_benchmarks=("nq",)))
+        check_files(replace(SETTINGS, datasets=str(tmp_path), lm_ft_benchmarks=("nq",)))
     with pytest.raises(ValueError, match="task 'gsm' came"):
-        check(replace(SETTINGS, lm_ft_datasets=("gsm",)))
+        check_files(replace(SETTINGS, lm_ft_datasets=("gsm",)))
     with pytest.raises(ValueError, match="data.lm_ft_weights: expected NAME=WEIGHT .* got 'gsm8k=-1'. Write"):
-        check(replace(SETTINGS, lm_ft_weights=("gsm8k=-1",)))
+        check_files(replace(SETTINGS, lm_ft_weights=("gsm8k=-1",)))
     for weights in ({"lm_ft_weights": ("oasst1=2",)}, {"r_ft_weights": ("gsm8k=2",)}):
         with pytest.raises(ValueError, match="_weights: expected a dataset whose share is its own, got"):
-            check(replace(SETTINGS, **weights))
+            check_files(replace(SETTINGS, **weights))
     with pytest.raises(ValueError, match="no task 'nqq'; did you mean 'nq'"):
-        check(replace(SETTINGS, lm_ft_benchmarks=("nqq",)))
+        check_files(replace(SETTINGS, lm_ft_benchmarks=("nqq",)))
 
 
 def test_other_counts_than_expected_are_said():
     data = read_examples(SETTINGS, 0.1, 3, seed=0)
-    assert surprises(SETTINGS, 12, data) == []
+    assert instruction_warnings(SETTINGS, 12, data) == []
     read = sum(count["kept"] for count in data.counts["r_ft_train"].values())
     expecting = replace(SETTINGS, expected_chunks=100, expected_r_ft_tasks=read)
-    assert surprises(expecting, 104, data) == []
-    assert surprises(expecting, 94, data) == []
-    assert surprises(expecting, 89, data) == ["expected 100 chunks (data.expected_chunks), got 89"]
-    [other] = surprises(replace(SETTINGS, expected_r_ft_tasks=286_118), 1, data)
+    assert instruction_warnings(expecting, 104, data) == []
+    assert instruction_warnings(expecting, 94, data) == []
+    assert instruction_warnings(expecting, 89, data) == ["expected 100 chunks (data.expected_chunks), got 89"]
+    [other] = instruction_warnings(replace(SETTINGS, expected_r_ft_tasks=286_118), 1, data)
     wanted = "expected 286,118 train examples of D_R's datasets (data.expected_r_ft_tasks)"
     assert other == f"{wanted}, got {read}"
 

@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from radit_jax.config import MeshConfig
 from radit_jax.runtime.distributed import memory
-from radit_jax.runtime.distributed.mesh import init_sharded, laid_out, make_mesh, put_params
+from radit_jax.runtime.distributed.mesh import abstract_sharded, init_sharded, make_mesh, put_params
 
 KERNEL = {
     "lm_head": {"kernel": jnp.zeros((16, 6)), "bias": jnp.zeros(6)}
@@ -30,8 +30,11 @@ def let_devices_have(monkeypatch, *limits):
 
 def test_a_devices_share_is_its_part_of_what_is_cut_and_all_of_the_rest():
     mesh = make_mesh(MeshConfig())
-    assert memory.share(laid_out(KERNEL, mesh)) == 72
-    assert memory.share(jax.device_put(KERNEL, NamedSharding(mesh, PartitionSpec()))) == 16 * 6 * 4 + 24
+    assert memory.bytes_per_device(abstract_sharded(KERNEL, mesh)) == 72
+    assert (
+        memory.bytes_per_device(jax.device_put(KERNEL, NamedSharding(mesh, PartitionSpec())))
+        == 16 * 6 * 4 + 24
+    )
 
 
 def test_parameters_beyond_a_devices_memory_are_refused(monkeypatch):

@@ -18,9 +18,9 @@ from jax.experimental import topologies
 from jax.sharding import PartitionSpec as P
 
 from radit_jax.config import BertConfig, LlamaConfig, LoraConfig, MeshConfig, OptimizerConfig
-from radit_jax.data.batches.packing import Sequence, join, pack, pack_texts, span, to_batch
+from radit_jax.data.batches.packing import PrefixTree, concatenate_spans, pack, pack_texts, span, to_batch
 from radit_jax.method import losses, steps
-from radit_jax.method.likelihood import branch_log_probs, token_log_probs
+from radit_jax.method.likelihood import continuation_log_probs, token_log_probs
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
 from radit_jax.models.lora import init_adapters, quantized
@@ -54,9 +54,9 @@ def lm_batch():
     """Rows whose numbers of answer tokens differ, the last one empty: a mean of means would be wrong."""
     rng = np.random.default_rng(0)
     sequences = [
-        Sequence(
+        PrefixTree(
             span(rng.integers(1, 46, 4)),
-            (join(span(rng.integers(1, 46, 3)), span(rng.integers(1, 46, 1 + i % 5), 1.0)),),
+            (concatenate_spans(span(rng.integers(1, 46, 3)), span(rng.integers(1, 46, 1 + i % 5), 1.0)),),
         )
         for i in range(20)
     ]
@@ -99,7 +99,7 @@ def lm_step(tx, shardings):
 
 
 def fitted(mesh):
-    return meshes.fit_module(LLAMA64, mesh, MeshConfig(), row_length=32)
+    return meshes.configure_attention(LLAMA64, mesh, MeshConfig(), row_length=32)
 
 
 def r_ft_step(tx, shardings):
@@ -132,7 +132,7 @@ def test_an_lm_ft_step_on_eight_devices_is_the_step_on_one(lm_alone, llama_param
 
 def test_no_logits_travel_between_devices_that_share_the_vocabulary(llama_params):
     mesh = meshes.make_mesh(MeshConfig(tensor=2))
-    module = meshes.fit_module(LLAMA, mesh, MeshConfig(), row_length=32)
+    module = meshes.configure_attention(LLAMA, mesh, MeshConfig(), row_length=32)
     loss = lambda params, batch: token_log_probs(module, params, batch).sum()  # noqa: E731
     params, batch = meshes.put_params(llama_params, mesh), meshes.put_batch(lm_batch(), mesh)
     assert params["lm_head"]["kernel"].sharding.spec == P("fsdp", "tensor")
@@ -154,7 +154,7 @@ def test_a_batch_taken_in_parts_gives_the_step_of_the_whole_on_eight_devices_too
 def test_eight_devices_score_and_embed_as_one_does(llama_params, bert_params, config):
     batch, widths = lm_batch(), np.array([[len(query)] for query in QUERIES])
     mask = np.arange(6) < widths
-    score = jax.jit(branch_log_probs, static_argnums=(0, 3))
+    score = jax.jit(continuation_log_probs, static_argnums=(0, 3))
     embed = jax.jit(lambda params, *texts: encode(BERT64, params, *texts))
 
     def on(mesh):
@@ -317,7 +317,7 @@ def test_the_attention_is_the_devices_own_or_says_why_not(
 ):
     monkeypatch.setitem(meshes.KERNELS, "cpu", {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla"))
     mesh, config = one_device(), MeshConfig(attention=setting)
-    module = meshes.fit_module(LLAMA, mesh, config, **{"row_length": 256, **changes})
+    module = meshes.configure_attention(LLAMA, mesh, config, **{"row_length": 256, **changes})
     assert module.attention == kernel
     assert (printed in capsys.readouterr().out) if printed else not capsys.readouterr().out
 
@@ -395,9 +395,9 @@ def test_an_lm_ft_step_compiles_for_a_tpu_with_splash_attention_in_it(monkeypatc
     state = jax.eval_shape(lambda params: steps.init_state(params, tx), params)
     shardings = meshes.tree_shardings(state, mesh)
     step = steps.make_lm_step(
-        meshes.fit_module(plain, mesh, config, row_length=512), tx, state_shardings=shardings
+        meshes.configure_attention(plain, mesh, config, row_length=512), tx, state_shardings=shardings
     )
-    batch = to_batch([], [], row_length=512, targets_per_row=128, num_rows=32, branch_ids=False)
+    batch = to_batch([], [], row_length=512, targets_per_row=128, num_rows=32, continuation_ids=False)
 
     def abstract(tree, shardings):
         place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
@@ -416,14 +416,14 @@ def test_an_lm_ft_step_compiles_for_a_tpu_with_splash_attention_in_it(monkeypatc
 
 def test_what_lies_over_the_mesh_comes_back_whole_and_rows_go_where_the_parameters_are():
     mesh = meshes.make_mesh(MeshConfig(fsdp=4, tensor=2))
-    spread = meshes.spread_like({"w": meshes.put_params(jnp.zeros(3), mesh)})
+    spread = meshes.batch_placer({"w": meshes.put_params(jnp.zeros(3), mesh)})
     rows = (np.arange(8.0).reshape(4, 2), np.arange(4))
     placed = spread(rows)
     assert {shard.data.shape for shard in placed[0].addressable_shards} == {(1, 2)}
     np.testing.assert_array_equal(meshes.gather(placed[0]), rows[0])
     assert spread((np.zeros((6, 2)),))[0].shape == (6, 2)  # 6 rows are on every device
     assert isinstance(spread((np.zeros((6, 2)),))[0], np.ndarray)
-    assert meshes.spread_like({"w": jnp.zeros(3)})(rows) is rows
+    assert meshes.batch_placer({"w": jnp.zeros(3)})(rows) is rows
 
 
 def test_a_flag_of_any_process_is_one_of_all():

@@ -20,12 +20,12 @@ from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.processes import (
     Line,
     Place,
-    Program,
+    ProcessGroup,
     Stopped,
     deferring_stops,
     expand_nodes,
     find_place,
-    heeding_signals,
+    handling_signals,
 )
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -164,10 +164,12 @@ def test_a_tpu_vm_learns_its_place_from_the_metadata_server(monkeypatch, tmp_pat
 
 
 @contextlib.contextmanager
-def programs(count: int = 3) -> Iterator[list[Program]]:
+def programs(count: int = 3) -> Iterator[list[ProcessGroup]]:
     """Processes that have met, process 0 first."""
     with contextlib.ExitStack() as lines:
-        first, *others = (Program(Place("h:1", count, number, ("a", "b", "c"))) for number in range(count))
+        first, *others = (
+            ProcessGroup(Place("h:1", count, number, ("a", "b", "c"))) for number in range(count)
+        )
         for number, other in enumerate(others, 1):
             first.lines[number], other.lines[0] = (lines.enter_context(Line(end)) for end in connected())
         yield [first, *others]
@@ -180,10 +182,10 @@ def connected() -> tuple[socket.socket, socket.socket]:
         return one, server.accept()[0]
 
 
-def all_do(processes: list[Program], act: Callable[[Program], Any]) -> list[Any]:
+def all_do(processes: list[ProcessGroup], act: Callable[[ProcessGroup], Any]) -> list[Any]:
     """What each returns or raises."""
 
-    def outcome(process: Program) -> Any:
+    def outcome(process: ProcessGroup) -> Any:
         try:
             return act(process)
         except (ValueError, Stopped) as error:
@@ -196,7 +198,9 @@ def all_do(processes: list[Program], act: Callable[[Program], Any]) -> list[Any]
 def test_the_first_works_and_all_know_what_it_found() -> None:
     calls = []
     with programs() as processes:
-        found = all_do(processes, lambda p: p.by_first("here", lambda: calls.append(1) or {"a": [0.1, None]}))
+        found = all_do(
+            processes, lambda p: p.on_process_zero("here", lambda: calls.append(1) or {"a": [0.1, None]})
+        )
     assert found == [{"a": [0.1, None]}] * 3
     assert calls == [1]
 
@@ -206,21 +210,24 @@ def test_what_the_first_cannot_do_is_an_error_on_all() -> None:
         raise ValueError("lock: in use")
 
     with programs() as processes:
-        assert all_do(processes, lambda p: p.by_first("here", fail)) == ["ValueError: lock: in use"] * 3
+        assert (
+            all_do(processes, lambda p: p.on_process_zero("here", fail)) == ["ValueError: lock: in use"] * 3
+        )
         assert all_do(processes, lambda p: p.tell("there", 5)) == [5] * 3
 
 
 def test_work_is_shared_by_all_but_what_the_first_does_by_itself() -> None:
-    assert Program().share == (0, 1)
+    assert ProcessGroup().share == (0, 1)
     with programs() as processes:
         assert [process.share for process in processes] == [(0, 3), (1, 3), (2, 3)]
-        assert all_do(processes, lambda p: p.by_first("here", lambda: list(p.share))) == [[0, 1]] * 3
+        assert all_do(processes, lambda p: p.on_process_zero("here", lambda: list(p.share))) == [[0, 1]] * 3
 
 
 def test_what_the_first_does_by_itself_waits_for_nobody() -> None:
     with programs() as processes:
         inner = all_do(
-            processes, lambda p: p.by_first("out", lambda: p.by_first("in", lambda: p.tell("x", 7)))
+            processes,
+            lambda p: p.on_process_zero("out", lambda: p.on_process_zero("in", lambda: p.tell("x", 7))),
         )
     assert inner == [7] * 3
 
@@ -242,7 +249,7 @@ def test_the_first_stops_between_units_of_its_own_work_and_all_with_it() -> None
             processes[0].heed(signal.SIGTERM)
 
     with programs() as processes:
-        stopped = all_do(processes, lambda p: p.by_first("corpus", work))
+        stopped = all_do(processes, lambda p: p.on_process_zero("corpus", work))
     assert stopped == ["Stopped: at corpus; what was finished is kept"] * 3
     assert done == [0]
 
@@ -256,7 +263,7 @@ def test_a_process_among_others_stops_only_where_all_meet() -> None:
 
 def test_what_the_system_refuses_the_first_is_a_line_on_all() -> None:
     with programs() as processes:
-        said = all_do(processes, lambda p: p.by_first("here", lambda: open("/no/such/file").close()))
+        said = all_do(processes, lambda p: p.on_process_zero("here", lambda: open("/no/such/file").close()))
     assert said == ["ValueError: /no/such/file: No such file or directory. Name a path that is there."] * 3
 
 
@@ -269,7 +276,7 @@ def test_a_process_that_is_gone_is_named_by_who_waits_for_it() -> None:
 
 def test_a_signal_stops_a_process_by_itself_where_it_looks() -> None:
     done = []
-    with pytest.raises(Stopped, match="at embed; what was finished is kept") as stop, heeding_signals():
+    with pytest.raises(Stopped, match="at embed; what was finished is kept") as stop, handling_signals():
         for unit in range(3):
             processes.stop_if_asked("embed")
             done.append(unit)
@@ -279,19 +286,19 @@ def test_a_signal_stops_a_process_by_itself_where_it_looks() -> None:
 
 
 def test_a_write_looks_too_and_a_training_loop_keeps_its_state_first() -> None:
-    with pytest.raises(Stopped), heeding_signals():
+    with pytest.raises(Stopped), handling_signals():
         signal.raise_signal(signal.SIGTERM)
         with deferring_stops():
             assert processes.stop_asked()
-            assert processes.by_first("a checkpoint", lambda: "kept") == "kept"
-        processes.by_first("a shard", lambda: pytest.fail("a write after a stop"))
+            assert processes.on_process_zero("a checkpoint", lambda: "kept") == "kept"
+        processes.on_process_zero("a shard", lambda: pytest.fail("a write after a stop"))
 
 
 def test_a_download_ends_where_a_signal_finds_it() -> None:
     where = "the download of a/b"
     with (
         pytest.raises(Stopped, match=f"^at {where};"),
-        heeding_signals(),
+        handling_signals(),
         processes.stopping_at_once(where),
     ):
         signal.raise_signal(signal.SIGTERM)
@@ -300,10 +307,10 @@ def test_a_download_ends_where_a_signal_finds_it() -> None:
 
 def test_ctrl_c_says_that_the_same_command_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT)  # ignored, where the tests run in a script's background
-    with pytest.raises(Stopped) as stop, heeding_signals():
+    with pytest.raises(Stopped) as stop, handling_signals():
         signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL  # the second ends the process at once
-        processes.meet("embed")
+        processes.barrier("embed")
     assert stop.value.code == 130
     assert stop.value.line == (
         "stopped by Ctrl-C at embed; what was finished is kept. The same command goes on."

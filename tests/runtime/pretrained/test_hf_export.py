@@ -23,11 +23,11 @@ from exact import (
 import radit_jax
 from radit_jax.config import PROJECTIONS, LoraConfig, MeshConfig, RopeScaling
 from radit_jax.models.llama import Llama
-from radit_jax.models.lora import adapted, init_adapters, merged
+from radit_jax.models.lora import adapted, init_adapters, merge_adapters
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained import hf_export as publishing
-from radit_jax.runtime.pretrained.hf_export import publish, publish_adapters
+from radit_jax.runtime.pretrained.hf_export import export_hf, export_peft
 from radit_jax.runtime.pretrained.model_io import Model, load_model, save_model
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.selfcheck import random_params
@@ -61,7 +61,7 @@ def logits_of(model, ids):
 
 
 def test_a_language_model_in_transformers_has_our_logits(language_model, tmp_path):
-    assert publish(tmp_path, language_model, shard_bytes=20_000) == 0
+    assert export_hf(tmp_path, language_model, shard_bytes=20_000) == 0
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert isinstance(theirs, transformers.LlamaForCausalLM) and theirs.dtype == torch.float32
@@ -78,7 +78,7 @@ def test_a_language_model_in_transformers_has_our_logits(language_model, tmp_pat
 
 
 def test_a_language_model_in_transformers_continues_as_ours_does(lm, lm64, tmp_path):
-    publish(tmp_path, lm)
+    export_hf(tmp_path, lm)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = np.array([[lm.tokenizer.bos_id, *lm.tokenizer.encode("Q: Who built Elm Tower?\nA:")]])
     with torch_in_float64():
@@ -89,7 +89,7 @@ def test_a_language_model_in_transformers_continues_as_ours_does(lm, lm64, tmp_p
 
 
 def test_a_language_models_config_is_what_vllm_looks_for(language_model, tmp_path):
-    publish(tmp_path, language_model, dtype="bfloat16", shard_bytes=20_000)
+    export_hf(tmp_path, language_model, dtype="bfloat16", shard_bytes=20_000)
     values = json.loads((tmp_path / "config.json").read_text())
     assert values["model_type"] == "llama" and values["architectures"] == ["LlamaForCausalLM"]
     assert values["torch_dtype"] == "bfloat16" and values["bos_token_id"] == 1 and values["eos_token_id"] == 2
@@ -101,7 +101,7 @@ def test_a_language_models_config_is_what_vllm_looks_for(language_model, tmp_pat
 
 
 def test_what_was_published_is_ours_again(language_model, tmp_path):
-    publish(tmp_path, language_model)
+    export_hf(tmp_path, language_model)
     module, params, tokenizer = radit_jax.load(str(tmp_path))
     assert module.config == language_model.module.config
     jax.tree.map(np.testing.assert_array_equal, params, language_model.params)
@@ -113,15 +113,15 @@ def test_a_tokeniser_or_a_config_that_is_not_the_models_own_when_read_back_is_re
 ):
     monkeypatch.setattr(publishing, "load_tokenizer", lambda folder, size: GivesSeven())
     with pytest.raises(ValueError, match=r"tokenizer\.json, .* got \[7\]\. This checkpoint .*hf=false"):
-        publish(tmp_path, lm)
+        export_hf(tmp_path, lm)
     other = dataclasses.replace(lm.module.config, rms_norm_eps=1e-3)
     monkeypatch.setattr(publishing, "describe_folder", lambda folder: (other, None))
     with pytest.raises(ValueError, match=r"config\.json: expected LlamaConfig.*hf=false"):
-        publish(tmp_path, lm)
+        export_hf(tmp_path, lm)
 
 
 def test_the_largest_error_of_bfloat16_is_its_rounding(lm, tmp_path):
-    error = publish(tmp_path, lm, dtype="bfloat16")
+    error = export_hf(tmp_path, lm, dtype="bfloat16")
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(lm.params))
     assert 0 < error <= largest / 2**8
 
@@ -136,10 +136,10 @@ def test_adapters_in_peft_have_our_logits(language_model, tmp_path, targets):
         lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape), jnp.float32),
         init_adapters(params, lora, jax.random.key(0)),
     )
-    publish(tmp_path / "base", language_model)
-    assert publish_adapters(tmp_path / "adapter", adapters, lora, base="org/base") == 0
-    plain = Model(module, merged(params, adapters, lora), tokenizer)
-    publish(tmp_path / "merged", plain)
+    export_hf(tmp_path / "base", language_model)
+    assert export_peft(tmp_path / "adapter", adapters, lora, base="org/base") == 0
+    plain = Model(module, merge_adapters(params, adapters, lora), tokenizer)
+    export_hf(tmp_path / "merged", plain)
 
     base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     ids = torch.tensor([[1, *tokenizer.encode("Elm Tower stands in Ostley.")]])
@@ -177,7 +177,7 @@ def test_special_ids_are_exported_as_they_came(hf_llama, tmp_path, config, gener
     if generation:
         (tmp_path / "in" / "generation_config.json").write_text(json.dumps(generation))
     save_model(tmp_path / "ours", Model(*radit_jax.load(str(tmp_path / "in"))))  # as a run keeps it
-    publish(tmp_path / "out", load_model(tmp_path / "ours"))
+    export_hf(tmp_path / "out", load_model(tmp_path / "ours"))
     written = declared(tmp_path / "out", "config.json")
     assert {name: written[name] for name in config} == config
     assert (tmp_path / "out" / "generation_config.json").exists() == bool(generation)
@@ -188,7 +188,7 @@ def test_special_ids_are_exported_as_they_came(hf_llama, tmp_path, config, gener
 def test_a_tokeniser_without_a_pad_is_exported_without_one(lm, tmp_path):
     bare = lm.tokenizer.reading_marks(False)
     bare.hf.pad_token = None
-    publish(tmp_path, lm._replace(tokenizer=Tokenizer(bare.hf)))
+    export_hf(tmp_path, lm._replace(tokenizer=Tokenizer(bare.hf)))
     assert declared(tmp_path, "config.json")["pad_token_id"] is None
     assert transformers.AutoTokenizer.from_pretrained(tmp_path).pad_token is None
 
@@ -197,7 +197,7 @@ def test_a_tokeniser_without_a_pad_is_exported_without_one(lm, tmp_path):
 def test_an_encoders_prompts_and_width_are_exported_as_they_came(tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     model = small.encoder()
-    publish(tmp_path / "in", model)
+    export_hf(tmp_path / "in", model)
     said = {"prompts": {"query": "tower ", "document": "builder "}, "default_prompt_name": "query"}
     path = tmp_path / "in" / "config_sentence_transformers.json"
     path.write_text(json.dumps(declared(tmp_path / "in", path.name) | said | {"truncate_dim": 8}))
@@ -206,7 +206,7 @@ def test_an_encoders_prompts_and_width_are_exported_as_they_came(tmp_path):
     )
     save_model(tmp_path / "ours", Model(*radit_jax.load(str(tmp_path / "in"))))
     model = load_model(tmp_path / "ours", mesh=make_mesh(MeshConfig()))
-    publish(tmp_path / "out", model)
+    export_hf(tmp_path / "out", model)
     written = declared(tmp_path / "out", "config_sentence_transformers.json")
     assert {name: written[name] for name in said} == said and written["truncate_dim"] == 8
     transformer = declared(tmp_path / "out", "sentence_bert_config.json")
@@ -235,7 +235,7 @@ def cosines(ours, theirs):
 
 
 def test_an_encoder_in_transformers_has_our_vectors(encoder, tmp_path):
-    assert publish(tmp_path, encoder) == 0
+    assert export_hf(tmp_path, encoder) == 0
     theirs = transformers.AutoModel.from_pretrained(tmp_path, add_pooling_layer=False)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for text, ours in zip(TEXTS, embed(encoder), strict=True):
@@ -250,7 +250,7 @@ def test_an_encoder_in_transformers_has_our_vectors(encoder, tmp_path):
 @pytest.mark.filterwarnings("ignore")  # of sentence-transformers and what it imports
 def test_an_encoder_in_sentence_transformers_has_our_vectors(encoder, tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    publish(tmp_path, encoder)
+    export_hf(tmp_path, encoder)
     theirs = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
     with torch_in_float64():
         vectors = theirs.double().encode(TEXTS)
@@ -262,7 +262,7 @@ def test_an_encoder_in_sentence_transformers_has_our_vectors(encoder, tmp_path):
 
 
 def test_an_encoder_is_ours_again_with_its_pooling_and_length(encoder, tmp_path):
-    publish(tmp_path, encoder)
+    export_hf(tmp_path, encoder)
     module, params, tokenizer = radit_jax.load(str(tmp_path))
     assert module.config == encoder.module.config
     assert tokenizer.hf.model_max_length == 48

@@ -17,7 +17,7 @@ from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage import bucket
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 from radit_jax.runtime.storage.source_hashes import SourceHashes
-from radit_jax.runtime.storage.stage_folder import PublishedFolder, StageFolder, Workdir
+from radit_jax.runtime.storage.stage_folder import StageFolder, TopLevelFolder, Workdir
 
 
 class Objects(MemoryFileSystem):
@@ -98,10 +98,12 @@ def write_params(folder: StageFolder) -> None:
 
 def test_what_processes_of_several_machines_commit_each_fetches_that_reads_it(machines, monkeypatch) -> None:
     for number, folder in enumerate(folders(machines)):
-        monkeypatch.setattr(processes, "_program", processes.Program(processes.Place("h:1", 2, number)))
+        monkeypatch.setattr(
+            processes, "_process_group", processes.ProcessGroup(processes.Place("h:1", 2, number))
+        )
         (folder.path / f"tree-{number}").mkdir(parents=True)
         (folder.path / f"tree-{number}" / "data").write_bytes(b"%d" % number)
-        folder.commit_own(f"tree-{number}")
+        folder.commit_local(f"tree-{number}")
     first, second = folders(machines)
     assert (second.check_own("tree-0") / "data").read_bytes() == b"0"
     assert not (first.path / "tree-1").exists()
@@ -218,11 +220,11 @@ def test_an_adopted_file_or_folder_is_there_for_others(machines) -> None:
     one, two = folders(machines)
     write_params(one)
     one.finish()
-    machines[1].published("export", "a" * 12).adopt(two, "params")
+    machines[1].published("export", "a" * 12).copy_from(two, "params")
     export = machines[0].published("export", "a" * 12)
     assert (export.check("params") / "d" / "data").read_bytes() == b"weights"
     export.finish()
-    assert PublishedFolder(export.home).fingerprint == "a" * 12
+    assert TopLevelFolder(export.home).fingerprint == "a" * 12
 
 
 def test_a_workdir_finds_what_it_holds_by_time(machines, objects) -> None:
@@ -349,7 +351,7 @@ def test_a_lease_that_was_given_back_is_free_at_once(machines, objects) -> None:
 
 def test_who_waits_for_a_lease_heeds_a_stop(machines, home, monkeypatch) -> None:
     bucket.put(f"{home}/lock/00000007", b'{"process": 3, "host": "gone", "beats": 4}')
-    monkeypatch.setattr(processes._program, "stop_signal", signal.SIGTERM)
+    monkeypatch.setattr(processes._process_group, "stop_signal", signal.SIGTERM)
     with pytest.raises(processes.Stopped), machines[0].lock():
         pass
 

@@ -12,8 +12,8 @@ import pytest
 
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.stage_folder import (
-    PublishedFolder,
     StageFolder,
+    TopLevelFolder,
     Workdir,
     canonical,
     fingerprint,
@@ -379,7 +379,7 @@ def test_a_manifest_of_another_form_is_one_error_with_the_remedy(folder, content
     with pytest.raises(
         ValueError, match=r"manifest\.json: expected .*, got .*\. Delete the folder .*0123456789ab"
     ):
-        _ = (PublishedFolder if published else StageFolder)(folder.path).complete
+        _ = (TopLevelFolder if published else StageFolder)(folder.path).complete
 
 
 def test_a_fact_that_was_altered_after_it_was_written_is_found(folder):
@@ -554,16 +554,16 @@ def test_a_folder_that_another_library_wrote_is_committed_and_checked_as_a_whole
 def test_processes_commit_what_each_wrote_and_check_what_each_reads(tmp_path, monkeypatch):
     folder = StageFolder(tmp_path / "index" / ("a" * 12))
     for number in (0, 1):
-        program = processes.Program(
+        program = processes.ProcessGroup(
             processes.Place("h:1", 2, number)
         )  # without lines: a wait would be an error
-        monkeypatch.setattr(processes, "_program", program)
+        monkeypatch.setattr(processes, "_process_group", program)
         name = f"tree-{number}"
         (folder.path / name).mkdir(parents=True)
         (folder.path / name / "data").write_bytes(b"leaves")
         with pytest.raises(ValueError, match=f"no whole file '{name}' came"):
             folder.check_own(name)
-        folder.commit_own(name)
+        folder.commit_local(name)
         assert (folder.check_own(name) / "data").read_bytes() == b"leaves"
 
 
@@ -575,7 +575,7 @@ def test_an_adopted_file_or_folder_is_the_other_stages(workdir, folder):
     folder.finish()
     export = workdir.published("export", "a" * 12)
     for name in ("shard", "params"):
-        export.adopt(folder, name)
+        export.copy_from(folder, name)
         export.check(name)
     assert (export.path / "params" / "d" / "data").read_bytes() == b"weights"
     export.finish()
@@ -586,7 +586,7 @@ def test_a_damaged_file_is_not_adopted(workdir, folder):
     make(folder)
     (folder.path / "shard").write_bytes(b"some bytez")
     with pytest.raises(ValueError, match="expected the bytes that were written, got altered bytes"):
-        workdir.published("export", "a" * 12).adopt(folder, "shard")
+        workdir.published("export", "a" * 12).copy_from(folder, "shard")
 
 
 def test_a_published_folder_is_complete_for_one_fingerprint_only(workdir):
@@ -594,7 +594,7 @@ def test_a_published_folder_is_complete_for_one_fingerprint_only(workdir):
     assert workdir.published("export", "a" * 12).complete
     other = workdir.published("export", "b" * 12)
     assert not other.complete
-    assert PublishedFolder(other.path).fingerprint == "a" * 12  # as a reader who knows no settings finds it
+    assert TopLevelFolder(other.path).fingerprint == "a" * 12  # as a reader who knows no settings finds it
     other.clear()
     assert not other.path.exists()
     make(other)
@@ -663,9 +663,9 @@ class FirstProcess:
 
 def test_another_process_than_the_first_writes_nothing_and_believes_the_first(tmp_path, monkeypatch):
     line = FirstProcess(True)
-    second = processes.Program(processes.Place("h:1", 2, 1))
+    second = processes.ProcessGroup(processes.Place("h:1", 2, 1))
     second.lines = {0: line}
-    monkeypatch.setattr(processes, "_program", second)
+    monkeypatch.setattr(processes, "_process_group", second)
     workdir = Workdir(tmp_path / "run")
     with pytest.raises(
         ValueError, match="has for itself, needed is one that all hosts see; name one on a sha"
