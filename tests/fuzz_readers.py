@@ -284,8 +284,8 @@ def read_checkpoints(path: pathlib.Path) -> None:
     if saved.latest() is not None:
         state, _ = saved.restore({"a": jnp.zeros(3)})
         assert state["a"].tolist() == [1, 1, 1]
-    if checkpoints.best() is not None:
-        assert checkpoints.restore_best({"a": jnp.zeros(3)})["a"].tolist() == [1, 1, 1]
+    if saved.best() is not None:
+        assert saved.restore_best({"a": jnp.zeros(3)})["a"].tolist() == [1, 1, 1]
 
 
 # ---- checkpoints of others, exports ----

@@ -192,7 +192,7 @@ def group_by_shared_chunks(rows: Int[np.ndarray, "Q K"], size: int) -> list[int]
     A batch begins with the first question that is left; each next one is of those that share the most chunks
     with the batch so far, or, where none shares any, again the first.
 
-    >>> neighbours(np.array([[0, 1], [2, 3], [1, 4], [3, 0]]), size=2)
+    >>> group_by_shared_chunks(np.array([[0, 1], [2, 3], [1, 4], [3, 0]]), size=2)
     [0, 2, 1, 3]
     """
     asking: dict[int, list[int]] = {}

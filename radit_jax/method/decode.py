@@ -580,7 +580,7 @@ def split_shared_prefixes(prompts: Sequence[TokenIds]) -> list[Prompt]:
     """Cut each prompt behind what it begins with alike with others: `SHARED` tokens and half of it at least.
 
     >>> passage = tuple(range(40))
-    >>> for prompt in cut_prompts([passage + (7, 8), (1, 3), passage + (9,)]):
+    >>> for prompt in split_shared_prefixes([passage + (7, 8), (1, 3), passage + (9,)]):
     ...     print(len(prompt.prefix), prompt.tail)
     40 (7, 8)
     0 (1, 3)

@@ -137,7 +137,7 @@ def index_files(folder: StageFolder) -> list[str]:
 def neighbour_recall(found: Int[np.ndarray, "Q F"], wanted: Int[np.ndarray, "Q K"]) -> float:
     """The share of `wanted` rows that are among the `found` ones, mean over the queries.
 
-    >>> recall_at_k(np.array([[1, 2], [5, 6]]), np.array([[2, 3], [6, 5]]))
+    >>> neighbour_recall(np.array([[1, 2], [5, 6]]), np.array([[2, 3], [6, 5]]))
     0.75
     """
     return float(_recalls(found, wanted).mean())

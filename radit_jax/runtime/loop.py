@@ -56,7 +56,7 @@ def train(
     from `started` (`time.monotonic`), by default from this call. A trace lies beside the metrics.
 
     Raises FloatingPointError, which names the step, when a loss is not finite. No checkpoint ever holds
-    the state after such a step. Raises hosts.Stopped where the program was asked to stop.
+    the state after such a step. Raises Stopped where the program was asked to stop.
     """
     started = time.monotonic() if started is None else started
     restored, extra = checkpoints.latest(), {}

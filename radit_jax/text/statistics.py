@@ -53,8 +53,10 @@ def average_interval(
 def with_interval(figure: Mapping[str, float | None] | None) -> str:
     """A figure with its interval as a person reads it.
 
-    >>> shown({"value": 0.5, "low": 0.25, "high": 0.75}), shown({"value": 0.5, "low": None, "high": None})
-    ('0.500 [0.250, 0.750]', '0.500 [one group]')
+    >>> with_interval({"value": 0.5, "low": 0.25, "high": 0.75})
+    '0.500 [0.250, 0.750]'
+    >>> with_interval({"value": 0.5, "low": None, "high": None})
+    '0.500 [one group]'
     """
     if figure is None or figure["value"] is None:  # no question was judged by it
         return "–"

@@ -55,7 +55,7 @@ def settings_by_class() -> dict[type, Any]:
             if dataclasses.is_dataclass(value := getattr(settings, field.name)):
                 gather(value)
 
-    folder = pathlib.Path(__file__).parents[1] / "experiments"
+    folder = pathlib.Path(__file__).parents[2] / "experiments"
     for name in ("tiny", "radit_7b", "radit_llama32_1b", "wiki_small"):
         gather(config.load_experiment(str(folder / f"{name}.py")))
     return found

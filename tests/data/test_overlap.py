@@ -88,7 +88,7 @@ def test_a_stop_is_noticed_while_candidates_are_read(tmp_path, monkeypatch):
     def stop(where):
         raise InterruptedError(where)
 
-    monkeypatch.setattr(overlap.hosts, "stop_if_asked", stop)
+    monkeypatch.setattr(overlap.processes, "stop_if_asked", stop)
     example = Example("e", "q", "a", " b", source_chunk="0")
     rows, scores = np.array([[1]]), np.zeros((1, 1), np.float32)
     chunks = Chunks.__new__(Chunks)  # none is read

@@ -152,7 +152,7 @@ def test_of_long_answers_the_one_that_is_likeliest_per_token_is_given(folder, lm
         seen[len(prompts)] = (per_token, settings.max_new_tokens)
         return [[Answer("Ada Finch", 1.0)] for _ in prompts], task_suite.Counter()
 
-    monkeypatch.setattr(task_suite, "generate", generate)
+    monkeypatch.setattr(task_suite, "generate_answers", generate)
     scorer = PairScorer(lm, make_mesh(MeshConfig()), ScoreConfig())
     for name, settings in (("wow", EvaluateConfig()), ("hotpotqa", EvaluateConfig(max_new_tokens=5))):
         evaluate_task(trial(folder, name, split="official"), scorer, settings, name)
@@ -192,7 +192,7 @@ def test_a_checkpoint_is_measured_by_the_mean_over_kilts_development_tasks(folde
         seen.append((model.params, str(model.module.dtype), per_token, settings.max_new_tokens))
         return [[Answer("Ada Finch", 1.0)] for _ in prompts], task_suite.Counter()
 
-    monkeypatch.setattr(task_suite, "generate", generate)
+    monkeypatch.setattr(task_suite, "generate_answers", generate)
     found = [
         TaskChunks(
             Retrieval(chunks, np.ones((len(made.items), 1), int), np.zeros((len(made.items), 1), np.float32)),

@@ -14,7 +14,7 @@ from radit_jax.planning import evaluate
 from radit_jax.runtime.distributed.mesh import make_mesh, put_params, row_layout
 
 SETTINGS = EvaluateConfig(chunks_per_answer=2, max_new_tokens=3, sequence_length=130, prompts_per_batch=24)
-FUNCTIONS = ("prefill_shared", "begin", "advance", "score_answers")
+FUNCTIONS = ("prefill_shared", "init_decode", "decode_steps", "score_answers")
 
 
 @pytest.fixture

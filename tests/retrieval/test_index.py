@@ -264,7 +264,7 @@ def test_scann_keeps_its_log_to_itself():
     pytest.importorskip("scann")
     code = """
 import numpy as np
-from radit_jax.retrieval.index import build
+from radit_jax.retrieval.index import build_index as build
 vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
 build(vectors, vectors, kind="scann")
 """

@@ -23,11 +23,11 @@ from radit_jax.runtime.storage.stage_folder import StageFolder
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import sys
-from radit_jax.runtime import hosts
+from radit_jax.runtime.distributed import processes
 folder, kind, port, number = sys.argv[1:]
-hosts.join(hosts.find_place("127.0.0.1:" + port, 2, int(number)))
+processes.join_processes(processes.find_place("127.0.0.1:" + port, 2, int(number)))
 import numpy as np
-from radit_jax.retrieval.index import build, load
+from radit_jax.retrieval.index import build_index as build, load_index as load
 from radit_jax.runtime.storage.stage_folder import StageFolder
 output = StageFolder(folder + "/index/0123456789ab")
 names = ("embeddings", "queries", "exclude")
@@ -37,7 +37,7 @@ output.finish()
 loaded = load(output, embeddings)
 found = [loaded.search(queries, 7, exclude), loaded.search(queries, 60)]
 np.savez(f"{folder}/{kind}-{number}.npz", *[array for one in found for array in one])
-hosts.leave()
+processes.shutdown()
 """
 
 
@@ -92,13 +92,13 @@ CHUNKS = int(os.environ.get("RADIT_INDEX_CHUNKS", 40_000))
 WIDTH, SHARDS, PARTS, QUERIES = 256, 4, 11, 500
 MEASURED = """
 import glob, json, pathlib, sys, threading, time
-from radit_jax.runtime import hosts
+from radit_jax.runtime.distributed import processes
 folder, shards, port, number = sys.argv[1:]
-hosts.join(hosts.find_place("127.0.0.1:" + port, 2, int(number)))
+processes.join_processes(processes.find_place("127.0.0.1:" + port, 2, int(number)))
 import numpy as np
 from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.exact import ExactIndex
-from radit_jax.retrieval.index import build
+from radit_jax.retrieval.index import build_index as build
 from radit_jax.runtime.distributed.mesh import gather_hosts
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
@@ -131,7 +131,7 @@ facts = {"over": over, "before": before, "seconds": seconds, "facts": index.fact
 pathlib.Path(f"{folder}/memory-{number}.json").write_text(json.dumps(facts))
 arrays = {"exact_rows": exact.rows, "exact_scores": exact.scores, "scann_rows": found.rows}
 np.savez(f"{folder}/found-{number}.npz", **arrays)
-hosts.leave()
+processes.shutdown()
 """
 
 

@@ -129,7 +129,7 @@ def test_a_question_is_asked_as_its_example_is_written(exam, lm, monkeypatch):
         asked.extend(prompts)
         return [[Answer("Flo Wren", 1.0)] for _ in prompts], {}
 
-    monkeypatch.setattr(exam_module, "generate", generate)
+    monkeypatch.setattr(exam_module, "generate_answers", generate)
     monkeypatch.setattr(CorpusQuestionEval, "_answer_nll", lambda *_: np.zeros(2))
     own.models["base_lm"] = SimpleNamespace(model=lm)
     none = SystemInputs("base_lm", np.full((2, 1), NO_CHUNK), np.zeros((2, 1), np.float32))
@@ -346,7 +346,7 @@ def test_what_was_sat_before_a_kill_is_not_sat_again(finished, stage_inputs, fol
         asked.append(name)
         return evaluate_task(trial, scorer, settings, name, **more)
 
-    monkeypatch.setattr(stage, "sit", noted)
+    monkeypatch.setattr(stage, "evaluate_task", noted)
     run_tasks(stage_inputs, output, task_settings(folder))
     assert asked == ["evaluate towers/base_lm-base"]
     assert output.read("results.json") == before
@@ -381,7 +381,7 @@ def test_a_question_that_no_row_holds_is_left_out_counted_and_said(stage_inputs,
 def test_no_question_that_fits_is_an_error_before_anything_is_decoded(
     stage_inputs, folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(stage, "sit", None)
+    monkeypatch.setattr(stage, "evaluate_task", None)
     output = Workdir(tmp_path).folder("evaluate", "e")
     settings = task_settings(folder, sequence_length=12, max_new_tokens=2)
     with pytest.raises(ValueError, match=r"hotpotqa: expected questions that fit, got none. .*_length 12"):

@@ -74,7 +74,7 @@ def test_kilts_development_questions_judge_a_checkpoint_as_evaluation_will(
         calls.append((prompts, retrieval.rows.tolist(), retrieval.log_probs.tolist(), settings, per_token))
         return [[Answer(f"{row[0]} Finch", 1.0)] for row in retrieval.rows], Counter()
 
-    monkeypatch.setattr(task_suite, "generate", generate)
+    monkeypatch.setattr(task_suite, "generate_answers", generate)
     (tmp_path / "kilt").mkdir()
     asked = [
         {

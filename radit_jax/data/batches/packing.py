@@ -88,7 +88,7 @@ def pack(
     `continuations_per_row` continuations. The result depends on nothing but the arguments. Rows, and the
     sequences in a row, come in the order of their first sequence, so the shuffle of the input survives.
 
-    >>> five, three, two = (Sequence(span([]), (span(range(n), 1.0),)) for n in (5, 3, 2))
+    >>> five, three, two = (PrefixTree(span([]), (span(range(n), 1.0),)) for n in (5, 3, 2))
     >>> pack([three, five, five, two], row_length=8, targets_per_row=8)
     [(0, 1), (2, 3)]
     """

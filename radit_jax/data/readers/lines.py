@@ -300,7 +300,7 @@ KINDS = {
 def quoted(value: Any) -> str:
     """The beginning of a value from a file, for a message: ASCII without control characters.
 
-    >>> shown({"a": "é"})
+    >>> quoted({"a": "é"})
     '{"a": "\\\\u00e9"}'
     """
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=True, default=str)

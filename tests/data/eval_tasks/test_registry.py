@@ -17,7 +17,7 @@ from radit_jax.data.eval_tasks.registry import (
 )
 
 LAMP = "Who tends the lamp?"
-TASKS_PAGE = pathlib.Path(__file__).parents[2] / "docs" / "tasks.md"
+TASKS_PAGE = pathlib.Path(__file__).parents[3] / "docs" / "tasks.md"
 
 
 def kilt(text, *answers, page="9", **more):

@@ -12,7 +12,7 @@ from radit_jax.data.finetuning.datasets import DATASETS, hub_rows, read_items
 from radit_jax.data.finetuning.mixture import ReadOptions, lm_ft_tasks
 from radit_jax.data.finetuning.tfds_builders import BUILDERS, build_dataset, built_items, main
 
-FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "raw"
 
 
 @pytest.fixture(scope="module")

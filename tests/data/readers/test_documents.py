@@ -284,8 +284,8 @@ def test_a_text_of_both_kinds_keeps_its_spaces():
 MEASURE = """
 import json, pathlib, resource, sys
 from radit_jax.config import Folder
-from radit_jax.data import corpus as stage
-from radit_jax.data.sources.folder import read
+from radit_jax.data.artifacts import corpus as stage
+from radit_jax.data.sources.folder import read_folder as read
 from radit_jax.runtime.storage.stage_folder import Workdir
 
 stage.CHUNKS_PER_FILE = 4096

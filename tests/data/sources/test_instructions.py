@@ -13,7 +13,7 @@ from radit_jax.data.finetuning.mixture import ASKED_ELSEWHERE
 from radit_jax.data.overlap import letters_key
 from radit_jax.data.sources.instructions import check_files, instruction_warnings, read_chunks, read_examples
 
-FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "raw"
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "raw"
 SETTINGS = Instructions(
     datasets=str(FIXTURES), r_ft_datasets=("commonsense_qa", "freebase_qa"), held_out_fraction=0.3
 )

@@ -350,7 +350,7 @@ def rows_read(processes, *, replica, tensor):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     flags = f"--xla_force_host_platform_device_count={4 // processes}"
-    root = pathlib.Path(meshes.__file__).parents[2]
+    root = pathlib.Path(meshes.__file__).parents[3]
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(root)}
     running = [
         subprocess.Popen(

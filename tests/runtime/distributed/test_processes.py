@@ -19,8 +19,8 @@ from ports import free_port
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.processes import (
     Line,
-    Place,
     ProcessGroup,
+    ProcessTopology,
     Stopped,
     deferring_stops,
     expand_nodes,
@@ -28,7 +28,7 @@ from radit_jax.runtime.distributed.processes import (
     handling_signals,
 )
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 SLURM = {
     "SLURM_JOB_ID": "4007",
     "SLURM_NTASKS": "3",
@@ -55,7 +55,7 @@ def test_a_machine_by_itself_has_no_place() -> None:
 
 
 def test_the_command_names_a_place_whatever_the_environment() -> None:
-    assert find_place("h:1", 4, 3, environment=SLURM) == Place("h:1", 4, 3)
+    assert find_place("h:1", 4, 3, environment=SLURM) == ProcessTopology("h:1", 4, 3)
     assert find_place(num_processes=1, environment=SLURM) is None
 
 
@@ -75,14 +75,14 @@ def test_a_place_that_is_none_is_refused(told, message) -> None:
 
 
 def test_slurm_gives_a_place_and_all_gpus_to_the_only_task_of_a_node() -> None:
-    expected = Place("gpu08:61007", 3, 2, ("gpu08", "gpu09", "gpu10"), None)
+    expected = ProcessTopology("gpu08:61007", 3, 2, ("gpu08", "gpu09", "gpu10"), None)
     assert find_place(environment=SLURM) == expected
     assert expected.name(1) == "process 1 (gpu09)"
 
 
 def test_slurm_gives_one_gpu_to_each_of_several_tasks_of_a_node() -> None:
     place = find_place(environment=SLURM | {"SLURM_STEP_NODELIST": "gpu7", "SLURM_LOCALID": "2"})
-    assert place == Place("gpu7:61007", 3, 2, (), 2)
+    assert place == ProcessTopology("gpu7:61007", 3, 2, (), 2)
     assert place.name(1) == "process 1"
 
 
@@ -128,12 +128,12 @@ def test_slurms_short_lists_of_nodes_are_expanded(short, names) -> None:
 
 
 def test_gke_gives_a_place() -> None:
-    assert find_place(environment=GKE) == Place("job-0.svc:8482", 2, 1, ("job-0.svc", "job-1.svc"))
+    assert find_place(environment=GKE) == ProcessTopology("job-0.svc:8482", 2, 1, ("job-0.svc", "job-1.svc"))
 
 
 def test_slices_are_one_program() -> None:
     several = {"MEGASCALE_NUM_SLICES": "3", "MEGASCALE_SLICE_ID": "2", "MEGASCALE_COORDINATOR_ADDRESS": "z:9"}
-    assert find_place(environment=GKE | several) == Place("z:8482", 6, 5)
+    assert find_place(environment=GKE | several) == ProcessTopology("z:8482", 6, 5)
 
 
 def test_a_tpu_vm_learns_its_place_from_the_metadata_server(monkeypatch, tmp_path) -> None:
@@ -154,7 +154,7 @@ def test_a_tpu_vm_learns_its_place_from_the_metadata_server(monkeypatch, tmp_pat
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
-        assert find_place(environment={}) == Place("10.0.0.7:8482", 2, 1, ("10.0.0.7", "10.0.0.8"))
+        assert find_place(environment={}) == ProcessTopology("10.0.0.7:8482", 2, 1, ("10.0.0.7", "10.0.0.8"))
         answers.clear()  # a machine with a TPU that is no cloud's
         assert find_place(environment={}) is None
         server.shutdown()
@@ -168,7 +168,7 @@ def programs(count: int = 3) -> Iterator[list[ProcessGroup]]:
     """Processes that have met, process 0 first."""
     with contextlib.ExitStack() as lines:
         first, *others = (
-            ProcessGroup(Place("h:1", count, number, ("a", "b", "c"))) for number in range(count)
+            ProcessGroup(ProcessTopology("h:1", count, number, ("a", "b", "c"))) for number in range(count)
         )
         for number, other in enumerate(others, 1):
             first.lines[number], other.lines[0] = (lines.enter_context(Line(end)) for end in connected())
@@ -323,10 +323,10 @@ def test_ctrl_c_says_that_the_same_command_goes_on(capfd: pytest.CaptureFixture[
 
 PROGRAM = """
 import pathlib, sys
-from radit_jax.runtime.distributed.processes import find_place, join
+from radit_jax.runtime.distributed.processes import find_place, join_processes
 place = find_place(sys.argv[1], 2, int(sys.argv[2]))
 assert "jax" not in sys.modules
-join(place)
+join_processes(place)
 import jax
 from jax.experimental import multihost_utils
 total = multihost_utils.process_allgather(jax.numpy.float32(jax.process_index() + 1)).sum()

@@ -30,8 +30,8 @@ BERT = {name: value for name, value in LLAMA.items() if name != "max_position_em
 
 SMALL = """
 from dataclasses import replace
-from radit_jax.config import RetrieverConfig, load
-tiny = load("experiments/tiny.py")
+from radit_jax.config import RetrieverConfig, load_experiment
+tiny = load_experiment("experiments/tiny.py")
 retriever = RetrieverConfig(checkpoint="{folder}", query_length=32, chunk_length=64)
 def experiment():
     return replace(tiny, base=replace(tiny.base, retriever=retriever))

@@ -99,7 +99,7 @@ def write_params(folder: StageFolder) -> None:
 def test_what_processes_of_several_machines_commit_each_fetches_that_reads_it(machines, monkeypatch) -> None:
     for number, folder in enumerate(folders(machines)):
         monkeypatch.setattr(
-            processes, "_process_group", processes.ProcessGroup(processes.Place("h:1", 2, number))
+            processes, "_process_group", processes.ProcessGroup(processes.ProcessTopology("h:1", 2, number))
         )
         (folder.path / f"tree-{number}").mkdir(parents=True)
         (folder.path / f"tree-{number}" / "data").write_bytes(b"%d" % number)

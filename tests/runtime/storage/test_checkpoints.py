@@ -19,7 +19,7 @@ from etils import epath
 
 from radit_jax.config import MeshConfig
 from radit_jax.runtime.distributed.mesh import make_mesh
-from radit_jax.runtime.storage import checkpoints
+from radit_jax.runtime.storage import checkpoints as module
 from radit_jax.runtime.storage.checkpoints import Checkpoints, load_params, save_params
 
 
@@ -130,7 +130,6 @@ def test_a_step_may_be_saved_again(tmp_path):
 def test_saving_is_silent(tmp_path):
     code = f"""
 import jax.numpy as jnp
-from radit_jax.runtime import checkpoint
 from radit_jax.runtime.storage.checkpoints import Checkpoints, load_params, save_params
 save_params({str(tmp_path / "params")!r}, {{"a": jnp.ones(3)}})
 load_params({str(tmp_path / "params")!r})
@@ -275,9 +274,7 @@ def test_a_kill_anywhere_in_a_save_leaves_what_was_there_before_or_what_is_new(
 
     checkpoints = Checkpoints(tmp_path, keep=1)
     saved(checkpoints, 1)
-    where = {"save": checkpoints.ocp, "write_whole": checkpoints, "_remove_but": checkpoints._Series}[
-        killed_in
-    ]
+    where = {"save": module.ocp, "write_whole": module, "_remove_but": module._Series}[killed_in]
     with monkeypatch.context() as context:
         context.setattr(where, killed_in, killed)
         with pytest.raises(KeyboardInterrupt):
@@ -296,11 +293,11 @@ def test_each_process_hashes_what_it_wrote(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(name)
     read = []
-    real = checkpoints._checksum
-    monkeypatch.setattr(checkpoints, "_checksum", lambda path: read.append(path.name) or real(path))
-    monkeypatch.setattr(checkpoints.multihost_utils, "sync_global_devices", lambda name: None)
+    real = module._checksum
+    monkeypatch.setattr(module, "_checksum", lambda path: read.append(path.name) or real(path))
+    monkeypatch.setattr(module.multihost_utils, "sync_global_devices", lambda name: None)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    series = checkpoints._Series(epath.Path(tmp_path / "latest"), 2, None)
+    series = module._Series(epath.Path(tmp_path / "latest"), 2, None)
     sums = {}
     for index, own in ((1, ["b"]), (0, ["_METADATA", "a"])):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
@@ -314,7 +311,6 @@ def test_each_process_hashes_what_it_wrote(tmp_path, monkeypatch):
 SAVER = """
 import sys
 import jax.numpy as jnp
-from radit_jax.runtime import checkpoint
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 checkpoints = Checkpoints(sys.argv[1])
 step = checkpoints.latest() or 0
@@ -346,7 +342,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_a_whole_checkpoint(tmp_path):
             assert (leaf == latest).all()
 
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def run_python(code: str) -> subprocess.CompletedProcess:

@@ -115,7 +115,7 @@ def test_shards_are_named_by_number_and_count():
 
 def test_the_store_imports_without_jax():
     code = "import sys, radit_jax.runtime.storage.stage_folder; assert 'jax' not in sys.modules, 'jax'"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=pathlib.Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=pathlib.Path(__file__).parents[3])
 
 
 # ---- the workdir ----
@@ -139,7 +139,7 @@ with Workdir({str(workdir.path)!r}).lock():
     sys.stdin.read()
 """
     command = [sys.executable, "-c", code]
-    root = pathlib.Path(__file__).parents[2]
+    root = pathlib.Path(__file__).parents[3]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
     ) as holder:
@@ -555,7 +555,7 @@ def test_processes_commit_what_each_wrote_and_check_what_each_reads(tmp_path, mo
     folder = StageFolder(tmp_path / "index" / ("a" * 12))
     for number in (0, 1):
         program = processes.ProcessGroup(
-            processes.Place("h:1", 2, number)
+            processes.ProcessTopology("h:1", 2, number)
         )  # without lines: a wait would be an error
         monkeypatch.setattr(processes, "_process_group", program)
         name = f"tree-{number}"
@@ -663,7 +663,7 @@ class FirstProcess:
 
 def test_another_process_than_the_first_writes_nothing_and_believes_the_first(tmp_path, monkeypatch):
     line = FirstProcess(True)
-    second = processes.ProcessGroup(processes.Place("h:1", 2, 1))
+    second = processes.ProcessGroup(processes.ProcessTopology("h:1", 2, 1))
     second.lines = {0: line}
     monkeypatch.setattr(processes, "_process_group", second)
     workdir = Workdir(tmp_path / "run")
