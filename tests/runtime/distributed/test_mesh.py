@@ -326,13 +326,13 @@ READ_ROWS = """
 import json, sys
 import jax, numpy as np
 from radit_jax.config import MeshConfig
-from radit_jax.data.batches.packing import Sequence, join, span
+from radit_jax.data.batches.packing import PrefixTree, concatenate_spans, span
 from radit_jax.lm.training import PackedTrees
 from radit_jax.runtime.distributed.mesh import make_mesh, put_batch
 number, count, port, replica, tensor = map(int, sys.argv[1:])
 if count > 1:
     jax.distributed.initialize(f"localhost:{port}", count, number)
-trees = [Sequence(span([i]), (join(span([9]), span([8], 1.0)),)) for i in range(1, 40)]
+trees = [PrefixTree(span([i]), (concatenate_spans(span([9]), span([8], 1.0)),)) for i in range(1, 40)]
 packed = PackedTrees(trees, row_length=16, batch_size=4, seed=3)
 mesh = make_mesh(MeshConfig(replica=replica, tensor=tensor))
 rows = {}

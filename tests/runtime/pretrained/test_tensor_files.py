@@ -221,7 +221,7 @@ import gc, re, sys, threading, time
 import jax, jax.numpy as jnp
 from radit_jax.config import LlamaConfig
 from radit_jax.models.llama import Llama
-from radit_jax.runtime import pretrained, tensorfiles
+from radit_jax.runtime.pretrained import hf_weights, tensor_files
 
 def anonymous():
     return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
@@ -253,12 +253,12 @@ class PeakBesideArrays(Peak):
 folder, copy = sys.argv[1:]
 jnp.zeros(3).block_until_ready()
 # Warm: what loading a small model of the same form imports and compiles is no part of it.
-pretrained._parameter_shapes(Llama(LlamaConfig(8, 8, 1, 1, 1, 8, 8)))
+hf_weights.parameter_shapes(Llama(LlamaConfig(8, 8, 1, 1, 1, 8, 8)))
 with PeakBesideArrays() as reading:
-    config, params = pretrained.load_llama(folder)
+    config, params = hf_weights.load_llama(folder)
 with Peak() as writing:
-    tensorfiles.write_tensors(copy, pretrained.to_hf(params), shard_bytes=120_000_000)
-assert tensorfiles.largest_error(copy, pretrained.to_hf(params)) == 0
+    tensor_files.write_tensors(copy, hf_weights.to_hf(params), shard_bytes=120_000_000)
+assert tensor_files.largest_error(copy, hf_weights.to_hf(params)) == 0
 largest = max(leaf.nbytes for leaf in jax.tree.leaves(params["model"]["layers"]))
 total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
 print(reading.peak, writing.peak, largest, total)
