@@ -16,6 +16,10 @@ if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) == signal.default_
 import os  # noqa: E402
 from typing import Any  # noqa: E402
 
+from radit_jax import renamed  # noqa: E402
+
+renamed.install()
+
 __version__ = "0.1.0"
 
 

@@ -9,6 +9,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "radit_jax"
 
 # A room may import from its own floor's line above and from every line before it, never from one after.
 FLOORS = (
+    ("renamed",),
     ("config",),
     ("text",),
     ("models",),
