@@ -14,10 +14,10 @@ VALUES = goals.measure(SOURCES)
 # What is reached of a goal that is not met yet. Tighten a bound when its measure improves; never loosen one.
 REACHED = {
     "nodes a code line": 10.8,
-    "nodes a code line, densest room": 13.3,
+    "nodes a code line, densest folder": 13.3,
     "nested comprehensions per 100 statements": 0.88,
     "comment lines, %": 3.8,
-    "comment lines, barest room, %": 0.7,
+    "comment lines, barest folder, %": 1.6,
     "longest function": 125,
     "longest file": 833,
     "most arguments": 17,
@@ -33,7 +33,9 @@ def test_the_package_keeps_what_it_has_reached(goal: goals.Goal) -> None:
     value = VALUES[goal.measure]
     bound = REACHED.get(goal.measure, goal.goal)
     keeps = value >= bound if goal.at_least else value <= bound
-    assert keeps, f"{goal.measure}: {value:.4g} passes the bound of {bound}. {goals.details(SOURCES)}"
+    assert keeps, (
+        f"{goal.measure}: {value:.4g} passes the bound of {bound}. `python tools/goals.py` says where."
+    )
 
 
 def test_a_bound_is_never_stricter_than_its_goal() -> None:
