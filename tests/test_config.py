@@ -1,3 +1,4 @@
+import importlib.util
 import dataclasses
 import pathlib
 
@@ -61,7 +62,7 @@ def test_quantising_without_qwix_names_what_to_install(monkeypatch: pytest.Monke
     asked = config.override_settings(
         config.load_experiment(TINY), ["lm_ft.lora.rank=4", "lm_ft.lora.quantize=int8"]
     )
-    monkeypatch.setattr(config.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         ValueError, match=r"expected the package qwix for int8, got none\. pip install 'radit_jax\["
     ):

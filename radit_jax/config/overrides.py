@@ -1,0 +1,117 @@
+"""An experiment from its Python file, and settings from the command line (`--set section.field=value`)."""
+
+import dataclasses
+import difflib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from radit_jax.config.settings import Experiment
+
+
+def load_experiment(path: str) -> Experiment:
+    """The experiment that the Python file at `path` defines by its function `experiment()`."""
+    if not os.path.isfile(path):
+        raise ValueError(f"--experiment: no file {path!r}; name a Python file such as experiments/tiny.py")
+    module_name = f"radit_experiment_{os.path.splitext(os.path.basename(path))[0]}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--experiment: {path!r} does not end in .py; name a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # A variant imports the experiment it varies from the file beside it.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+    try:
+        spec.loader.exec_module(module)
+        found = module.experiment() if hasattr(module, "experiment") else None
+    except SyntaxError as error:
+        raise ValueError(f"{error.filename or path}:{error.lineno}: {error.msg}. Mend this line.") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(_where_it_failed(path, error)) from error
+    finally:
+        sys.path.pop(0)
+    if not hasattr(module, "experiment"):
+        raise ValueError(f"{path}: it defines no function experiment(); add one that returns an Experiment")
+    if not isinstance(found, Experiment):
+        raise ValueError(
+            f"{path}: expected an Experiment from experiment(), got {type(found).__name__}. Return one."
+        )
+    return found
+
+
+def _where_it_failed(path: str, error: BaseException) -> str:
+    """A line on what the experiment's own code raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame.lineno for frame in frames if frame.filename == path]
+    return f"{path}:{own[-1] if own else 1}: {type(error).__name__}: {error}. Mend the experiment's file."
+
+
+def override_settings(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
+    """`experiment` with each `section.field=value` of the command line put in its place.
+
+    >>> tiny = load_experiment("experiments/tiny.py")
+    >>> override_settings(tiny, ["seed=3", "r_ft.tau=0.02"]).r_ft.tau
+    0.02
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"--set {assignment}: no value; write --set section.field=value")
+        experiment = _replace_at(experiment, path.split("."), text, assignment)
+    return experiment
+
+
+def _replace_at(settings: Any, path: Sequence[str], text: str, assignment: str) -> Any:
+    name, *rest = path
+    names = [
+        f.name
+        for f in dataclasses.fields(settings)
+        if f.name != "name" or not isinstance(settings, Experiment)
+    ]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(names)}"
+        raise ValueError(f"--set {assignment}: {type(settings).__name__} has no setting {name!r}; {hint}")
+    value = getattr(settings, name)
+    if rest:
+        if not dataclasses.is_dataclass(value):
+            raise ValueError(
+                f"--set {assignment}: {name!r} is {value!r}, without settings of its own; set it whole"
+            )
+        return replace(settings, **{name: _replace_at(value, rest, text, assignment)})
+    kind = get_type_hints(type(settings))[name]
+    return replace(settings, **{name: _parse(text, kind, assignment)})
+
+
+def _parse(text: str, kind: Any, assignment: str) -> Any:
+    """`text` as a value of the annotated type `kind`."""
+    wanted = ""
+    if get_origin(kind) in (Union, UnionType):
+        kinds = [one for one in get_args(kind) if one is not type(None)]
+        if text.lower() == "none" and not any(map(dataclasses.is_dataclass, kinds)):
+            return None
+        return _parse(text, kinds[0], assignment)
+    if get_origin(kind) is Literal:
+        if text in get_args(kind):
+            return text
+        wanted = "one of " + ", ".join(get_args(kind))
+    elif kind is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        wanted = "true or false"
+    elif kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            wanted = "a whole number" if kind is int else "a number"
+    elif kind is str:
+        return text
+    elif get_origin(kind) is tuple and get_args(kind)[0] is str:
+        return tuple(name.strip() for name in text.split(",") if name.strip())
+    else:
+        wanted = "one of its own settings (section.field=value), for it is not a single value"
+    raise ValueError(f"--set {assignment}: {text!r} came; needed is {wanted}")

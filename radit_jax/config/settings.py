@@ -1,0 +1,358 @@
+"""The settings of a run: a frozen dataclass per stage, gathered in an `Experiment`.
+
+An experiment is a Python file under `experiments/` with a function `experiment()` that returns an
+`Experiment`; a variant is `dataclasses.replace` of another. A number's type is its range (`ranges.py`).
+Nothing here imports jax, so that the command line can say what would run without starting an accelerator.
+"""
+
+import os
+import re
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+from radit_jax.config.ranges import (
+    Fraction,
+    FractionBelowOne,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    Range,
+    Seed,
+    Settings,
+    Temperature,
+)
+from radit_jax.config.shapes import PROJECTIONS, BertConfig, Direction, LlamaConfig, LmScoreForm
+
+MeshSize = Annotated[int, Range(-1, 1_000_000)]
+Words = Annotated[int, Range(2, 100_000)]  # a chunk has fewer
+TextLength = Annotated[int, Range(3, 10_000_000)]  # tokens; the two at a text's ends leave one of its own
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Settings):
+    """An optax optimiser with its learning-rate schedule.
+
+    The schedule warms up linearly over `warmup_steps`, holds `peak_lr` until `decay_from` (a fraction
+    of `steps`), and then decays to `end_lr` in the given shape at step `steps`.
+    """
+
+    steps: NonNegativeInt
+    peak_lr: NonNegativeFloat
+    end_lr: NonNegativeFloat = 0.0
+    warmup_steps: NonNegativeInt = 0
+    decay: Literal["cosine", "linear"] = "linear"
+    decay_from: Fraction = 0.0
+    name: Literal["adamw", "muon"] = "adamw"
+    adam_lr: NonNegativeFloat = 0.0  # muon only: the peak for embeddings, norms and heads, which Adam trains
+    b1: FractionBelowOne = 0.9
+    b2: FractionBelowOne = 0.95
+    weight_decay: NonNegativeFloat = 0.0
+    clip_norm: PositiveFloat = 1.0
+
+
+@dataclass(frozen=True)
+class MeshConfig(Settings):
+    """Sizes of the device mesh, and how its devices compute.
+
+    −1 takes the devices that are left. Where both `fsdp` and `tensor` do, each stage's `fsdp` is the largest
+    that divides its batch, and `tensor` is the rest. Nothing here changes a result beyond rounding, so no
+    fingerprint knows of it.
+    """
+
+    replica: MeshSize = 1
+    fsdp: MeshSize = -1
+    tensor: MeshSize = -1
+    attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # of packed rows; auto: what the device has
+    remat: Literal["none", "dots", "full"] = "none"  # of an LM's layers, what is computed again for gradients
+
+
+@dataclass(frozen=True)
+class GeneratedWorld(Settings):
+    """A fictional world, generated from the seed: entities, passages on them, questions with answers."""
+
+    train_entities: PositiveInt = 600
+    dev_entities: PositiveInt = 100
+    test_entities: PositiveInt = 150
+    pretraining_entities: PositiveInt = 2400
+    train_questions_per_entity: Annotated[int, Range(1, 6)] = 6  # of six facts
+    test_questions_per_entity: Annotated[int, Range(1, 6)] = 3  # of dev entities too
+    documents: PositiveInt = 12_000  # pre-training texts of the base language model, on other entities
+    encoder_groups: PositiveInt = 3000  # groups of (query, passage) pairs of the base dual encoder
+    fact_queries: Fraction = 0.03  # of those queries: they ask for a fact, the others for the entity as such
+
+
+@dataclass(frozen=True)
+class Folder(Settings):
+    """A folder of real text: `passages.jsonl` and questions (`data/sources/folder.py` has the form).
+
+    Files in other forms are found by their names, or named here, relative to `folder`.
+    """
+
+    folder: str = "data/wiki"
+    passages_file: str = ""  # or a folder of *.txt; empty: found by its name
+    passages_format: Literal["auto", "jsonl", "atlas", "dpr", "kilt", "beir", "text"] = "auto"
+    train_file: str = ""  # alone, a tenth of it becomes the test part
+    test_file: str = ""
+    questions_format: Literal["auto", "json", "beir", "table"] = "auto"
+    quoting: Literal["auto", "csv", "none"] = "auto"  # in tables; auto refuses what is not clear
+    train_questions: PositiveInt = 5000
+    dev_questions: PositiveInt = 500  # held out of the train questions, to choose checkpoints with
+    test_questions: PositiveInt = 1000
+    max_words: Words = 200  # a longer passage is split into equal chunks of fewer words
+
+
+@dataclass(frozen=True)
+class Instructions(Settings):
+    """The paper's data: a corpus, and the datasets of D_L and D_R (`data/sources/instructions.py`)."""
+
+    corpus: str = "data/corpus"  # a folder
+    passages_file: str = ""  # in it, or a folder of *.txt; empty: found by its name
+    passages_format: Literal["auto", "jsonl", "atlas", "dpr", "kilt", "beir", "text"] = "auto"
+    quoting: Literal["auto", "csv", "none"] = "auto"  # in tables; auto refuses what is not clear
+    max_words: Words = 200  # a longer section is split into equal chunks of fewer words
+    datasets: str = "data/raw"  # NAME/ with a publisher's files, or what finetuning.tfds_builders wrote
+    lm_ft_datasets: tuple[str, ...] = ()  # empty: all of D_L, or none beside lm_ft_benchmarks
+    r_ft_datasets: tuple[str, ...] = ()  # empty: all of D_R
+    lm_ft_benchmarks: tuple[
+        str, ...
+    ] = ()  # tasks of the evaluation to learn from (`data/eval_tasks/registry.py`)
+    benchmark_examples: PositiveInt = 64  # of each of them
+    lm_ft_cap: PositiveInt = 7500  # examples of each dataset of D_L but dialogues
+    lm_ft_weights: tuple[str, ...] = ()  # NAME=WEIGHT, how often a dataset's examples are seen; else once
+    r_ft_weights: tuple[str, ...] = ()  # likewise in D_R
+    dialogue_fraction: FractionBelowOne = (
+        0.05  # of LM-ft's instances, those of its unsupervised text among them
+    )
+    held_out_fraction: FractionBelowOne = (
+        0.01  # of the train part of a dataset without a dev part; it becomes that
+    )
+    lm_ft_dev_examples: PositiveInt = 50  # of each dataset of D_L
+    r_ft_dev_examples: PositiveInt = 1000  # of all datasets of D_R together; as many others are evaluated on
+    on_error: Literal["stop", "skip"] = "stop"  # at a line of a dataset that does not have its form
+    expected_chunks: NonNegativeInt = 0  # the corpus stage warns where another number came; 0: any
+    expected_r_ft_tasks: NonNegativeInt = 0  # likewise of the train examples of D_R's datasets
+
+    @property
+    def passages(self) -> str:
+        """The corpus: its file, or the folder in which it is found by its name."""
+        return os.path.join(self.corpus, self.passages_file) if self.passages_file else self.corpus
+
+
+@dataclass(frozen=True)
+class LmConfig(Settings):
+    """The base language model: a checkpoint, or one trained from scratch on the corpus' own text."""
+
+    checkpoint: str = (
+        ""  # Hugging Face's form (runtime/pretrained/hub.py) or an export of ours; empty: from scratch
+    )
+    model: LlamaConfig | None = None  # to be trained, or what the checkpoint has to be
+    init: Literal["normal", "mimetic"] = "normal"
+    optimizer: OptimizerConfig | None = None
+    batch_size: PositiveInt = 16  # rows
+    sequence_length: TextLength = 256  # tokens in a row
+
+
+@dataclass(frozen=True)
+class RetrieverConfig(Settings):
+    """A dual encoder: two parameter trees of one BERT, from checkpoints or trained from scratch.
+
+    How vectors are made, and what stands before texts, a checkpoint's own files say; a setting says it where
+    they do not, and one that says otherwise is refused. Where neither does it is [CLS]'s vector as it is.
+    """
+
+    checkpoint: str = ""  # in Hugging Face's form (runtime/pretrained/hub.py); empty: from scratch
+    chunk_checkpoint: str = ""  # empty: the chunk encoder starts as the query encoder does
+    num_layers: NonNegativeInt = 0  # keep the checkpoint's first layers only; 0: all
+    pooling: Literal["cls", "mean"] | None = None  # None: the checkpoint's, or `model`'s
+    normalize: bool | None = None  # likewise
+    query_prompt: str | None = None  # before every query ("query: "); None: the checkpoint's, if it has one
+    chunk_prompt: str | None = None  # before every chunk ("passage: "); likewise
+    model: BertConfig | None = None  # to be trained, or what the checkpoints have to be
+    optimizer: OptimizerConfig | None = None
+    groups_per_batch: PositiveInt = 16  # groups of hard negatives in an InfoNCE batch
+    temperature: Temperature = 1.0  # of the InfoNCE softmax
+    query_length: TextLength = 64  # tokens; longer queries are cut
+    chunk_length: TextLength = 256
+
+
+@dataclass(frozen=True)
+class BaseConfig(Settings):
+    """What RA-DIT starts from: the untuned language model and the untuned dual encoder."""
+
+    lm: LmConfig
+    retriever: RetrieverConfig
+
+
+@dataclass(frozen=True)
+class EmbedConfig(Settings):
+    batch_size: PositiveInt = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    shard_size: PositiveInt = 4096  # chunks in a shard: what a killed run loses at most
+
+
+@dataclass(frozen=True)
+class IndexConfig(Settings):
+    kind: Literal["auto", "exact", "scann"] = "auto"  # auto: ScaNN's tree for large corpora only
+    target_recall: PositiveFraction = 0.95  # recall@10 against exact search, on held-out queries
+    shard_size: PositiveInt = 2_000_000  # chunks in a ScaNN tree: 6 GB of 768 numbers, and more in its build
+
+
+@dataclass(frozen=True)
+class RetrieveConfig(Settings):
+    num_chunks: PositiveInt = 10  # |C'| of R-ft and of Eq. 2: the paper's 10
+
+
+@dataclass(frozen=True)
+class LoraConfig(Settings):
+    """LoRA (`models/lora.py`): adapters of a low rank learn, the network stays as it is."""
+
+    rank: NonNegativeInt = 0  # 0: no adapters, the network itself learns
+    alpha: PositiveFloat = 16.0  # adapters are scaled by alpha / rank
+    targets: tuple[str, ...] = PROJECTIONS  # what has an adapter, in every layer
+    quantize: Literal["none", "int8", "int4"] = "none"  # QLoRA: the frozen kernels, while adapters learn
+
+
+@dataclass(frozen=True)
+class LmFtConfig(Settings):
+    """LM-ft, Eq. 3. METHOD: k̃ = 3; 10 % of the examples are unsupervised text."""
+
+    optimizer: OptimizerConfig
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    batch_size: PositiveInt = 64  # rows
+    accumulate_steps: PositiveInt = (
+        1  # a batch is taken in so many parts, for memory; it changes nothing else
+    )
+    sequence_length: TextLength = 2048
+    dtype: Literal["float32", "bfloat16"] = "float32"  # to compute in; parameters and optimiser are float32
+    chunks_per_example: PositiveInt = 3
+    text_fraction: FractionBelowOne = 0.1
+    reading_fraction: Fraction = 0.0  # of the questions: a gold chunk is the Background, nothing is retrieved
+    retrieved_background: bool = True  # false: examples without a gold context have no Background
+    retriever: RetrieverConfig | None = None  # None: the base retriever
+    force_gold: bool = False  # put a gold chunk among each example's chunks
+    select: Literal["dev_log_prob", "kilt_dev"] = "dev_log_prob"  # what the kept checkpoint is the best in
+    select_folder: str = ""  # kilt_dev: KILT's development files
+    select_questions: PositiveInt = 2500  # kilt_dev: of each of its six tasks, at most
+    validate_every: NonNegativeInt = 100
+    checkpoint_every: NonNegativeInt = 100
+
+    @property
+    def rows_at_a_time(self) -> int:
+        """What the devices have of a batch at once."""
+        return self.batch_size // self.accumulate_steps
+
+
+@dataclass(frozen=True)
+class ScoreConfig(Settings):
+    """LSR scoring: answer log-probabilities under each chunk, from which Eq. 4 is made later."""
+
+    language_model: Literal["base", "lm_ft"] = "base"
+    batch_size: PositiveInt = 16  # rows
+    sequence_length: TextLength = 512
+    dtype: Literal["float32", "bfloat16"] = "float32"  # to compute in; log-probabilities are float32
+    shard_size: PositiveInt = 4096  # (example, chunk) pairs in a shard, about
+
+
+@dataclass(frozen=True)
+class RFtConfig(Settings):
+    """R-ft, Eq. 4 and 5."""
+
+    optimizer: OptimizerConfig
+    batch_size: PositiveInt = 64  # queries
+    temperature: Temperature = 1.0  # of p_R, in training and in Eq. 2
+    lm_score: LmScoreForm = "token_geomean"
+    tau: Temperature = 0.01
+    direction: Direction = "retrieval_to_lsr"
+    target: Literal["lsr", "posterior"] = "lsr"
+    text_fraction: Fraction = 0.95
+    text_tokens: PositiveInt = 50  # a chunk's first tokens are x, its last are y
+    num_examples: NonNegativeInt = 0  # of D_R, tasks and text; 0: all tasks, and text for its fraction
+    train_chunk_encoder: bool = False  # both encoders learn; the corpus is embedded anew for evaluation
+    refresh_every: NonNegativeInt = 0  # steps; 0: the candidates of the base retriever stay (the paper)
+    validate_every: NonNegativeInt = 100
+    checkpoint_every: NonNegativeInt = 100
+
+
+OWN_ANSWERS = 16  # tokens of an answer to the corpus' own questions, which are short
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Settings):
+    split: Literal["test", "dev", "official", "hidden"] = "test"  # tune on dev; docs/tasks.md has the others
+    chunks_per_answer: PositiveInt = 10  # k of Eq. 2
+    ensemble: Literal["answer", "token", "concatenate"] = (
+        "answer"  # over whole answers (the paper), or tokens
+    )
+    max_new_tokens: NonNegativeInt = 0  # of an answer; 0: each task's own, of the corpus' own OWN_ANSWERS
+    sequence_length: TextLength = 512  # tokens of Background, prompt and answer; a longer Background is cut
+    prompts_per_batch: PositiveInt = 160  # of which each is a question behind one chunk
+    batch_size: PositiveInt = 16  # rows of packed answers to be scored
+    dtype: Literal["float32", "bfloat16"] = "float32"  # to compute in, and of what is kept of prompts
+    bootstrap_samples: PositiveInt = 2000
+    tasks: tuple[
+        str, ...
+    ] = ()  # of data/eval_tasks/registry.py, or files of questions; none: the corpus' own
+    tasks_folder: str = ""  # the tasks' official files
+    kilt_titles: str = ""  # a table of titles and KILT's page ids, for a corpus whose ids are others
+    questions_per_task: NonNegativeInt = 0  # drawn from each; 0: all. The paper's development takes 2,500
+    shots: NonNegativeInt = 0  # examples in the prompt, each task's own
+    shot_backgrounds: bool = True  # each shot has its own top chunk before it
+
+    def answering(self, longest: int = OWN_ANSWERS) -> "EvaluateConfig":
+        """The same where answers have a length: the one that is set, else `longest`, a task's own."""
+        return replace(self, max_new_tokens=self.max_new_tokens or longest)
+
+
+@dataclass(frozen=True)
+class ExportConfig(Settings):
+    """What export leaves beside our own form of the models."""
+
+    hf: bool = True  # hf/: for transformers, vLLM and sentence-transformers
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of hf/
+    shard_gigabytes: PositiveFloat = 5.0  # of tensors in one file of hf/
+    run_depth: NonNegativeInt = 100  # chunks per question in runs/, in TREC's form; 0: no runs
+    lsr_scores: bool = False  # Eq. 4's scores of the training examples in FlagEmbedding's form
+    measured: bool = True  # the model card has evaluate's table, for which evaluate runs first
+
+
+@dataclass(frozen=True)
+class ProfileConfig(Settings):
+    """What to look at closely while it runs; it never changes a result."""
+
+    steps: str = ""  # updates of a training loop to trace for XProf: 10:15 is those from 10 to 15, from 1
+
+    @property
+    def updates(self) -> tuple[int, int] | None:
+        """The first and the last update to trace."""
+        if not self.steps:
+            return None
+        found = re.fullmatch(r"(\d+):(\d+)", self.steps)
+        first, last = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= first <= last:
+            raise ValueError(
+                f"profile.steps: {self.steps} came, needed is FIRST:LAST, counted from 1; write 10:15"
+            )
+        return first, last
+
+
+@dataclass(frozen=True)
+class Experiment(Settings):
+    """One run of RA-DIT, whole: its name, its seed, its data, and the settings of every stage."""
+
+    name: str
+    data: GeneratedWorld | Folder | Instructions
+    base: BaseConfig
+    lm_ft: LmFtConfig
+    r_ft: RFtConfig
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    retrieve: RetrieveConfig = field(default_factory=RetrieveConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    seed: Seed = 0
+    keep_checkpoints: bool = False  # of a stage that has finished, which needs them no longer
