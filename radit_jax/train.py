@@ -11,8 +11,9 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from radit_jax import config, pipeline
-from radit_jax.pipeline import Run
+from radit_jax import config
+from radit_jax.pipeline import graph
+from radit_jax.pipeline.runner import Run
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.errors import exit_command, run_command
 from radit_jax.runtime.monitoring.progress import check_wandb
@@ -26,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line, frozen by tests/test_train.py."""
     p = argparse.ArgumentParser("python -m radit_jax.train", description=(__doc__ or "").partition("\n")[0])
     p.add_argument(
-        "--stage", default="all", metavar="NAME", help=", ".join(pipeline.KINDS) + " or all (default)"
+        "--stage", default="all", metavar="NAME", help=", ".join(graph.KINDS) + " or all (default)"
     )
     p.add_argument("--experiment", default=str(TINY), metavar="FILE", help="default: experiments/tiny.py")
     p.add_argument("--workdir", metavar="FOLDER", help="gs:// or s3:// too; default: runs/<experiment>")

@@ -64,7 +64,7 @@ def rounding_error(function: Callable[[Any], Any], inputs: Any, dtype: Any = np.
 
 def drawn_in_float64(module: Any, *inputs: Any) -> Any:
     """The parameters that `random_params` draws, for a module that computes in float64."""
-    from radit_jax.selfcheck import random_params
+    from radit_jax.selfcheck.tiny_models import random_params
 
     return in_float64(random_params(module.clone(dtype=jnp.float32), *inputs))
 

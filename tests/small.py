@@ -16,7 +16,7 @@ from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained.model_io import Model, save_model
 from radit_jax.runtime.pretrained.tokenizers import train_bpe, train_wordpiece
 from radit_jax.runtime.storage.stage_folder import StageFolder, Workdir
-from radit_jax.selfcheck import random_params
+from radit_jax.selfcheck.tiny_models import random_params
 
 TOWERS = (
     ("Dray Tower", "Hob Crane", "Millford"),

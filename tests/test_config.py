@@ -1,5 +1,5 @@
-import importlib.util
 import dataclasses
+import importlib.util
 import pathlib
 
 import pytest

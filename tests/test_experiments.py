@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from radit_jax import config, pipeline
+from radit_jax import config
+from radit_jax.pipeline import graph
 from radit_jax.runtime.storage.stage_folder import canonical
 
 ROOT = pathlib.Path(__file__).parent
@@ -33,7 +34,7 @@ def test_its_settings_fit_together_and_its_name_is_its_files(path: pathlib.Path)
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_stage_stands_behind_those_it_reads(path: pathlib.Path) -> None:
     seen: set[str] = set()
-    for stage in pipeline.stages(config.load_experiment(str(path))).values():
+    for stage in graph.stages(config.load_experiment(str(path))).values():
         assert set(stage.inputs.values()) <= seen
-        assert stage.kind in pipeline.KINDS
+        assert stage.kind in graph.KINDS
         seen.add(stage.name)

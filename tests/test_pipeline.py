@@ -9,7 +9,8 @@ import pytest
 
 from radit_jax import config, train
 from radit_jax.config import Folder, Instructions, LmConfig, MeshConfig, ProfileConfig
-from radit_jax.pipeline import KINDS, Run, Stage, stages
+from radit_jax.pipeline.graph import KINDS, Stage, stages
+from radit_jax.pipeline.runner import Run
 from radit_jax.runtime.storage.stage_folder import Workdir, canonical
 
 TINY = config.load_experiment(str(train.TINY))

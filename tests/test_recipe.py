@@ -26,7 +26,7 @@ from radit_jax.config import (
 )
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.artifacts.retrieved import Retrieved
-from radit_jax.pipeline import Run
+from radit_jax.pipeline.runner import Run
 from radit_jax.runtime.pretrained.tokenizers import save_tokenizer
 from radit_jax.runtime.storage.stage_folder import Workdir
 

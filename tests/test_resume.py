@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from radit_jax import config, pipeline, train
+from radit_jax import config, train
+from radit_jax.pipeline import graph, runner
 from radit_jax.runtime.storage.stage_folder import Workdir
 
 pytestmark = pytest.mark.slow
@@ -52,13 +53,13 @@ def kill_inside(stage: str, workdir: pathlib.Path) -> bool:
     with subprocess.Popen(command(workdir), env=ENVIRONMENT, stdout=-3, stderr=-3) as process:
         while process.poll() is None:
             # Settings alone name the folders, so they are known before anything has run.
-            folder = pipeline.Run(experiment, Workdir(workdir)).folders[stage]
+            folder = runner.Run(experiment, Workdir(workdir)).folders[stage]
             if folder.half_written:
                 time.sleep(0.5)
             if folder.half_written or folder.complete:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                return not pipeline.Run(experiment, Workdir(workdir)).folders[stage].complete
+                return not runner.Run(experiment, Workdir(workdir)).folders[stage].complete
             time.sleep(0.02)
     return False
 
@@ -66,7 +67,7 @@ def kill_inside(stage: str, workdir: pathlib.Path) -> bool:
 def test_a_run_killed_in_every_stage_equals_one_that_was_not(tmp_path: pathlib.Path) -> None:
     run(tmp_path / "whole")
     killed = []
-    names = pipeline.stages(config.load_experiment(str(train.TINY)))
+    names = graph.stages(config.load_experiment(str(train.TINY)))
     for stage in names:
         done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/*/*/manifest.json")}
         if kill_inside(stage, tmp_path / "killed"):

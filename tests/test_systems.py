@@ -15,7 +15,7 @@ import pytest
 from test_kills import ROOT, SETTINGS, command, environment, results
 
 from radit_jax import ask, train
-from radit_jax.pipeline import KINDS
+from radit_jax.pipeline.graph import KINDS
 
 pytestmark = pytest.mark.slow
 

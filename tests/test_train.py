@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import radit_jax
-from radit_jax import ask, config, pipeline, train
+from radit_jax import ask, config, train
+from radit_jax.pipeline import runner
 from radit_jax.runtime.storage.stage_folder import Workdir
 
 SMALL = [
@@ -318,7 +319,7 @@ def test_prune_shows_what_it_would_delete_and_asks(
     stale = workdir.folder("embed", "a" * 12)
     stale.write("shard", bytes(2_500_000))
     monkeypatch.setattr("builtins.input", lambda question: answer)
-    train.prune(pipeline.Run(config.load_experiment(str(train.TINY)), workdir))
+    train.prune(runner.Run(config.load_experiment(str(train.TINY)), workdir))
     assert f"{tmp_path}/embed/{'a' * 12}: 2.5 MB\n" in capsys.readouterr().out
     assert stale.path.exists() == left
 
@@ -331,7 +332,7 @@ def test_prune_without_anybody_to_answer_is_an_error(
     stale.write("shard", b"x")
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     with pytest.raises(ValueError, match=r"--prune: expected an answer on .*, got the end of the input"):
-        train.prune(pipeline.Run(config.load_experiment(str(train.TINY)), workdir))
+        train.prune(runner.Run(config.load_experiment(str(train.TINY)), workdir))
     assert stale.path.exists()
 
 
@@ -395,10 +396,8 @@ def test_a_workdir_that_was_cut_short_in_its_first_moments_takes_its_own_command
 
 
 def test_a_finished_stage_drops_its_training_state_unless_it_is_to_be_kept(tmp_path: pathlib.Path) -> None:
-    stages = pipeline.Run(config.load_experiment(str(train.TINY)), Workdir(tmp_path))
-    kept = pipeline.Run(
-        config.override_settings(stages.experiment, ["keep_checkpoints=true"]), stages.workdir
-    )
+    stages = runner.Run(config.load_experiment(str(train.TINY)), Workdir(tmp_path))
+    kept = runner.Run(config.override_settings(stages.experiment, ["keep_checkpoints=true"]), stages.workdir)
     output = stages.folders["lm_ft"]
     (output.path / "checkpoints").mkdir(parents=True)
     output.finish()
@@ -411,7 +410,7 @@ def test_a_finished_stage_drops_its_training_state_unless_it_is_to_be_kept(tmp_p
 def test_keeping_training_state_leaves_what_is_finished_current(tmp_path: pathlib.Path) -> None:
     tiny = config.load_experiment(str(train.TINY))
     one, other = (
-        {name: folder.fingerprint for name, folder in pipeline.Run(e, Workdir(tmp_path)).folders.items()}
+        {name: folder.fingerprint for name, folder in runner.Run(e, Workdir(tmp_path)).folders.items()}
         for e in (tiny, config.override_settings(tiny, ["keep_checkpoints=true"]))
     )
     assert one == other

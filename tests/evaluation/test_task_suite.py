@@ -24,7 +24,7 @@ from radit_jax.evaluation.task_suite import (
 )
 from radit_jax.lm.answering import Answer, Retrieval
 from radit_jax.lm.scoring import PairScorer
-from radit_jax.pipeline import stages
+from radit_jax.pipeline.graph import stages
 from radit_jax.runtime.distributed.mesh import make_mesh
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

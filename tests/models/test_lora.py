@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from radit_jax.config import PROJECTIONS, LlamaConfig, LoraConfig
 from radit_jax.models.llama import Llama
 from radit_jax.models.lora import adapted, dequantized, init_adapters, merge_adapters, quantized
-from radit_jax.selfcheck import random_params
+from radit_jax.selfcheck.tiny_models import random_params
 
 MODULE = Llama(
     LlamaConfig(

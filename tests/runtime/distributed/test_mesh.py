@@ -25,7 +25,7 @@ from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
 from radit_jax.models.lora import init_adapters, quantized
 from radit_jax.runtime.distributed import mesh as meshes
-from radit_jax.selfcheck import random_params
+from radit_jax.selfcheck.tiny_models import random_params
 
 LLAMA = Llama(
     LlamaConfig(

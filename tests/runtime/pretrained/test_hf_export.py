@@ -30,7 +30,7 @@ from radit_jax.runtime.pretrained import hf_export as publishing
 from radit_jax.runtime.pretrained.hf_export import export_hf, export_peft
 from radit_jax.runtime.pretrained.model_io import Model, load_model, save_model
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
-from radit_jax.selfcheck import random_params
+from radit_jax.selfcheck.tiny_models import random_params
 
 pytestmark = pytest.mark.usefixtures("float64")
 TEXTS = ["Who built Dray Tower?", "Elm Tower stands in Ostley.", "tower " * 60]
