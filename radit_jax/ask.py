@@ -16,7 +16,7 @@ from typing import Any
 
 from radit_jax.config import EvaluateConfig
 from radit_jax.runtime.errors import exit_command, run_command
-from radit_jax.runtime.storage.stage_folder import TopLevelFolder
+from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.text.printable import printable
 from radit_jax.text.prompts import question_prompt
 

@@ -32,7 +32,7 @@ from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.errors import exit_command, run_command
 from radit_jax.runtime.pretrained.model_io import Model, open_model
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
-from radit_jax.runtime.storage.stage_folder import TopLevelFolder
+from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 
 LONGEST = 256  # tokens of an answer where the task does not say
 

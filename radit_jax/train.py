@@ -17,7 +17,7 @@ from radit_jax.pipeline.runner import Run
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.errors import exit_command, run_command
 from radit_jax.runtime.monitoring.progress import check_wandb
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 
 TINY = pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py"
 PUBLISHED = ("results.json", "predictions*.jsonl", "kilt-*.jsonl")  # of evaluate, for people

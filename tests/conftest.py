@@ -131,7 +131,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, lm, searcher):
 def exported(inputs, tmp_path_factory):
     """An export of the small models, which answers with two chunks."""
     from radit_jax.config import EvaluateConfig, ExportConfig, MeshConfig
-    from radit_jax.runtime.storage.stage_folder import Workdir
+    from radit_jax.runtime.storage.workdir import Workdir
     from radit_jax.stages import export
 
     output = Workdir(tmp_path_factory.mktemp("export")).published("export", "0" * 12)

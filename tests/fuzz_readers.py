@@ -32,8 +32,10 @@ from radit_jax.runtime.pretrained.model_io import load_model, save_model
 from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
 from radit_jax.runtime.storage import checkpoints
 from radit_jax.runtime.storage.files import read_json
+from radit_jax.runtime.storage.fingerprints import canonical
 from radit_jax.runtime.storage.source_hashes import hash_file
-from radit_jax.runtime.storage.stage_folder import TopLevelFolder, Workdir, canonical
+from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
+from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.text import card, results_table
 
 FIXTURES = pathlib.Path(__file__).parent / "data" / "fixtures" / "raw"

@@ -9,7 +9,7 @@ import pytest
 
 from radit_jax import ask
 from radit_jax.lm import answering
-from radit_jax.runtime.storage.stage_folder import TopLevelFolder
+from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 
 
 def test_ask_says_in_one_line_what_to_do_where_the_memory_is_too_small(

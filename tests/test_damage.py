@@ -213,7 +213,7 @@ def stop_in(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def facts(workdir: pathlib.Path, stage: str) -> list[dict]:
     """What a stage's manifests say of its result."""
-    from radit_jax.runtime.storage.stage_folder import Workdir
+    from radit_jax.runtime.storage.workdir import Workdir
 
     manifests = Workdir(workdir).manifests(stage)
     return [

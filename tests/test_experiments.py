@@ -7,7 +7,7 @@ import pytest
 
 from radit_jax import config
 from radit_jax.pipeline import graph
-from radit_jax.runtime.storage.stage_folder import canonical
+from radit_jax.runtime.storage.fingerprints import canonical
 
 ROOT = pathlib.Path(__file__).parent
 EXPERIMENTS = sorted((ROOT.parent / "experiments").glob("*.py"))

@@ -11,7 +11,8 @@ from radit_jax import config, train
 from radit_jax.config import Folder, Instructions, LmConfig, MeshConfig, ProfileConfig
 from radit_jax.pipeline.graph import KINDS, Stage, stages
 from radit_jax.pipeline.runner import Run
-from radit_jax.runtime.storage.stage_folder import Workdir, canonical
+from radit_jax.runtime.storage.fingerprints import canonical
+from radit_jax.runtime.storage.workdir import Workdir
 
 TINY = config.load_experiment(str(train.TINY))
 

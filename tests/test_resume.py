@@ -12,7 +12,7 @@ import pytest
 
 from radit_jax import config, train
 from radit_jax.pipeline import graph, runner
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ import pytest
 import radit_jax
 from radit_jax import ask, config, train
 from radit_jax.pipeline import runner
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 
 SMALL = [
     "data.train_entities=12",

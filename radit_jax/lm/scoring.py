@@ -27,7 +27,8 @@ from radit_jax.models.llama import Llama
 from radit_jax.runtime.distributed.mesh import configure_attention, gather, make_mesh, put_batch, row_layout
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.model_io import Model, load_model
-from radit_jax.runtime.storage.stage_folder import StageFolder, shard_name
+from radit_jax.runtime.storage.fingerprints import shard_name
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 NO_CHUNK = -1  # in the place of a chunk's row: the answer is scored without a Background
 

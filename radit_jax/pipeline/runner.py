@@ -17,7 +17,9 @@ from radit_jax.data.sources import instructions
 from radit_jax.pipeline.graph import KINDS, Stage, stages
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.pretrained import described, hub
-from radit_jax.runtime.storage.stage_folder import StageFolder, Workdir, canonical, fingerprint
+from radit_jax.runtime.storage.fingerprints import canonical, fingerprint
+from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.workdir import Workdir
 
 # Settings that change memory and speed, and results by rounding at most.
 NOT_IN_FINGERPRINT = {

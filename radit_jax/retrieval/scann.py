@@ -19,7 +19,8 @@ from jaxtyping import Int
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.files import read_text
-from radit_jax.runtime.storage.stage_folder import StageFolder, shard_name
+from radit_jax.runtime.storage.fingerprints import shard_name
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 _LEAVES_SAMPLE, _CODES_SAMPLE = 100_000, 20_000  # vectors that leaves and codes are learnt from at most
 

@@ -7,7 +7,8 @@ from radit_jax.config import EmbedConfig, MeshConfig
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.monitoring.progress import Progress
-from radit_jax.runtime.storage.stage_folder import StageFolder, shard_name
+from radit_jax.runtime.storage.fingerprints import shard_name
+from radit_jax.runtime.storage.stage_folder import StageFolder
 
 
 def run(

@@ -33,7 +33,8 @@ from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained.hf_export import ADAPTERS, export_hf
 from radit_jax.runtime.pretrained.licences import origin
 from radit_jax.runtime.pretrained.model_io import load_model, save_model
-from radit_jax.runtime.storage.stage_folder import StageFolder, TopLevelFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.text.card import Origin, model_card
 from radit_jax.text.exchange import flag_embedding, trec_qrels, trec_run
 

@@ -13,7 +13,7 @@ import pytest
 
 from radit_jax import config
 from radit_jax.config.ranges import Range, Seed, Settings, Temperature, check_values
-from radit_jax.runtime.storage.stage_folder import canonical
+from radit_jax.runtime.storage.fingerprints import canonical
 
 SETTINGS = [
     kind for kind in vars(config).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)

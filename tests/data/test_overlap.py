@@ -12,7 +12,7 @@ from radit_jax.data import overlap
 from radit_jax.data.artifacts.corpus import Chunks, write_chunks
 from radit_jax.data.overlap import AskedElsewhere, division_key, letters_key, without_copies
 from radit_jax.data.records import Chunk, Example, Item
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 
 
 def item(question, context="", turns=(), name="i"):

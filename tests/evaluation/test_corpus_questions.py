@@ -12,7 +12,7 @@ from radit_jax.data.records import Question
 from radit_jax.evaluation.corpus_questions import CorpusQuestionEval, SystemInputs
 from radit_jax.lm.answering import Answer
 from radit_jax.lm.scoring import NO_CHUNK
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 
 FOUR = [
     Question("q6", "Who built Jay Tower?", ("Flo Wren",), ("c6",), group="jay"),

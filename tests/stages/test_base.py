@@ -16,7 +16,8 @@ from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import load_model, save_model
-from radit_jax.runtime.storage.stage_folder import StageFolder, Workdir
+from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import base
 
 

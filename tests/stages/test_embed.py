@@ -6,7 +6,7 @@ from exact import assert_rounded
 from small import CHUNKS
 
 from radit_jax.config import EmbedConfig, MeshConfig
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import embed
 
 SETTINGS = EmbedConfig(batch_size=2, shard_size=4)  # ten chunks: shards of 4, 4 and 2

@@ -17,7 +17,7 @@ from radit_jax.data.batches.examples import question_example
 from radit_jax.models.lora import init_adapters
 from radit_jax.runtime.pretrained.hf_export import ADAPTERS, export_peft
 from radit_jax.runtime.pretrained.model_io import save_model
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import export
 
 EXAMPLES = [question_example(question, question.answers[0]) for question in QUESTIONS["train"][:2]]

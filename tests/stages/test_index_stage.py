@@ -8,7 +8,7 @@ from radit_jax.config import IndexConfig, MeshConfig
 from radit_jax.retrieval.exact import ExactIndex
 from radit_jax.retrieval.index import index_files, neighbour_recall
 from radit_jax.retrieval.search import Searcher
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import index
 
 PASSAGES = [chunk.passage for chunk in CHUNKS]

@@ -15,7 +15,7 @@ from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.batches.examples import question_example
 from radit_jax.data.records import Example, Question
 from radit_jax.lm.scoring import PairScores
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import r_ft
 
 K = 3

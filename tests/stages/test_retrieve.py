@@ -13,7 +13,8 @@ from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.records import Question
 from radit_jax.retrieval.exact import ExactIndex
 from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
-from radit_jax.runtime.storage.stage_folder import StageFolder, Workdir
+from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import retrieve
 
 ROW = {chunk.id: row for row, chunk in enumerate(CHUNKS)}

@@ -10,7 +10,7 @@ from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.batches.examples import question_example
 from radit_jax.lm.scoring import PairScorer
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import score
 
 ROWS = np.array([[0, 1], [1, 2], [2, 8], [3, 0]])

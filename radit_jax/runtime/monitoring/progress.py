@@ -19,7 +19,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.errors import naming
 from radit_jax.runtime.storage.files import write_whole
-from radit_jax.runtime.storage.stage_folder import parse_jsonl
+from radit_jax.runtime.storage.manifests import parse_jsonl
 from radit_jax.text.printable import printable
 
 Item = TypeVar("Item")

@@ -38,7 +38,7 @@ from radit_jax.runtime.pretrained.tokenizers import (
 from radit_jax.runtime.pretrained.vectors import transformer_folder
 from radit_jax.runtime.storage import checkpoints
 from radit_jax.runtime.storage.files import SEAL, parse_json, read_json, write_whole
-from radit_jax.runtime.storage.stage_folder import TopLevelFolder
+from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 
 MODULES: dict[Any, Any] = {LlamaConfig: Llama, BertConfig: Bert}
 

@@ -12,7 +12,7 @@ from radit_jax.data.artifacts.corpus import SPLITS, Chunks, Corpus, write_corpus
 from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.records import Example, Question
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,9 @@ from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage import bucket
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 from radit_jax.runtime.storage.source_hashes import SourceHashes
-from radit_jax.runtime.storage.stage_folder import StageFolder, TopLevelFolder, Workdir
+from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
+from radit_jax.runtime.storage.workdir import Workdir
 
 
 class Objects(MemoryFileSystem):

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from radit_jax.runtime.storage import bucket, locks
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 
 
 @pytest.fixture

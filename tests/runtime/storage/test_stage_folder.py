@@ -11,15 +11,11 @@ import numpy as np
 import pytest
 
 from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.storage.stage_folder import (
-    StageFolder,
-    TopLevelFolder,
-    Workdir,
-    canonical,
-    fingerprint,
-    parse_jsonl,
-    shard_name,
-)
+from radit_jax.runtime.storage.fingerprints import canonical, fingerprint, shard_name
+from radit_jax.runtime.storage.manifests import parse_jsonl
+from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
+from radit_jax.runtime.storage.workdir import Workdir
 
 
 @dataclass(frozen=True)
