@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from radit_jax import config
 from radit_jax.pipeline import graph
 from radit_jax.pipeline.runner import Run
-from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed import processes, topology
 from radit_jax.runtime.errors import exit_command, run_command
-from radit_jax.runtime.monitoring.progress import check_wandb
+from radit_jax.runtime.monitoring.metrics import check_wandb
 from radit_jax.runtime.storage.workdir import Workdir
 
 TINY = pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py"
@@ -100,7 +100,7 @@ def run_together(experiment: config.Experiment, workdir: Workdir, options: argpa
 
 def join_program(options: argparse.Namespace, workdir: Workdir) -> None:
     """Meet the other processes of the program, if there are any, before work that takes long."""
-    place = processes.find_place(options.coordinator, options.num_processes, options.process_id)
+    place = topology.find_topology(options.coordinator, options.num_processes, options.process_id)
     if place:
         check_scratch(options.workdir, options.scratch)
         processes.join_processes(place, None if workdir.in_bucket else str(workdir.path))

@@ -25,7 +25,7 @@ from radit_jax.data.eval_tasks.registry import EVAL_TASKS
 from radit_jax.data.finetuning.datasets import DATASETS, read_items
 from radit_jax.data.readers import documents, questions
 from radit_jax.data.sources import folder
-from radit_jax.runtime.monitoring.progress import Metrics
+from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.pretrained import hf_config, licences, tensor_files, vectors
 from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import load_model, save_model

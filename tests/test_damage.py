@@ -24,7 +24,7 @@ from test_kills import results
 
 import radit_jax
 from radit_jax import ask, train
-from radit_jax.runtime.monitoring.progress import Metrics
+from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 pytestmark = pytest.mark.slow

@@ -25,7 +25,7 @@ from radit_jax.runtime.distributed.mesh import (
     put_params,
 )
 from radit_jax.runtime.loop import train
-from radit_jax.runtime.monitoring.progress import Metrics
+from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 from radit_jax.runtime.storage.stage_folder import StageFolder
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from radit_jax.config import ProfileConfig
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.mesh import any_process
-from radit_jax.runtime.monitoring.progress import Metrics, Progress
+from radit_jax.runtime.monitoring.metrics import Metrics
+from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.monitoring.throughput import Tracer, Values, Watch
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 

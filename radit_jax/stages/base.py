@@ -28,7 +28,7 @@ from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama, mimetic_init
 from radit_jax.runtime.distributed.mesh import init_sharded, make_mesh, put_batch, row_layout
 from radit_jax.runtime.loop import train
-from radit_jax.runtime.monitoring.progress import Metrics
+from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.described import SIDES, check_lm, check_retriever, tower_config
 from radit_jax.runtime.pretrained.licences import origin

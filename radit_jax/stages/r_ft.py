@@ -43,7 +43,7 @@ from radit_jax.retrieval.candidates import search_examples
 from radit_jax.retrieval.search import Encoder, Searcher
 from radit_jax.runtime.distributed.mesh import data_parallel_size, init_sharded, put_batch
 from radit_jax.runtime.loop import train
-from radit_jax.runtime.monitoring.progress import Metrics
+from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.pretrained.model_io import Model, save_model
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 from radit_jax.runtime.storage.stage_folder import StageFolder

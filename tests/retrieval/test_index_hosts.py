@@ -25,7 +25,7 @@ PROGRAM = """
 import sys
 from radit_jax.runtime.distributed import processes
 folder, kind, port, number = sys.argv[1:]
-processes.join_processes(processes.find_place("127.0.0.1:" + port, 2, int(number)))
+processes.join_processes(processes.find_topology("127.0.0.1:" + port, 2, int(number)))
 import numpy as np
 from radit_jax.retrieval.index import build_index as build, load_index as load
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -94,7 +94,7 @@ MEASURED = """
 import glob, json, pathlib, sys, threading, time
 from radit_jax.runtime.distributed import processes
 folder, shards, port, number = sys.argv[1:]
-processes.join_processes(processes.find_place("127.0.0.1:" + port, 2, int(number)))
+processes.join_processes(processes.find_topology("127.0.0.1:" + port, 2, int(number)))
 import numpy as np
 from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.exact import ExactIndex

@@ -11,7 +11,7 @@ import pytest
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.processes import Stopped, handling_signals
 from radit_jax.runtime.loop import train
-from radit_jax.runtime.monitoring.progress import Metrics
+from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 
 

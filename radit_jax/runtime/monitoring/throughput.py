@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from radit_jax.runtime.monitoring.progress import Metrics
+from radit_jax.runtime.monitoring.metrics import Metrics
 
 Values = Mapping[str, float]
 

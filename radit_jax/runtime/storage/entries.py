@@ -1,3 +1,5 @@
+"""Files and folders inside a stage's folder: listing, measuring, moving aside, removing."""
+
 import fnmatch
 import hashlib
 import os

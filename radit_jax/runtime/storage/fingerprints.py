@@ -1,3 +1,5 @@
+"""What names a stage's output: its settings in a canonical form, its sources and its inputs."""
+
 import contextlib
 import dataclasses
 import hashlib

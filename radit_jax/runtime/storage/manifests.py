@@ -1,3 +1,5 @@
+"""Reads the records that stages leave: manifests, the sidecars of files, JSON lines."""
+
 import os
 import pathlib
 from collections.abc import Iterable

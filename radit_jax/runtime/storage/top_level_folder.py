@@ -1,3 +1,5 @@
+"""What a stage leaves at the workdir's top: an export, in which people also put files of their own."""
+
 import os
 import pathlib
 from collections.abc import Mapping

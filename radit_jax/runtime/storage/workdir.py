@@ -1,3 +1,5 @@
+"""The folder of one experiment, on a disk or in a bucket: its stages' folders, its lock, its sources' hashes."""
+
 import contextlib
 import json
 import os

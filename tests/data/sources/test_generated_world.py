@@ -6,13 +6,8 @@ import pytest
 
 from radit_jax.config import GeneratedWorld
 from radit_jax.data.artifacts.corpus import CorpusData
-from radit_jax.data.sources.generated_world import (
-    ENTITIES_PER_GROUP,
-    FIRST_NAMES,
-    KINDS,
-    LAST_NAMES,
-    generate_world,
-)
+from radit_jax.data.sources.generated_world import ENTITIES_PER_GROUP, generate_world
+from radit_jax.data.sources.world_vocabulary import ENTITY_KINDS, FIRST_NAMES, LAST_NAMES
 
 SMALL = GeneratedWorld(
     train_entities=60,
@@ -84,8 +79,10 @@ def test_pretraining_text_is_on_other_entities_and_never_has_the_background_form
 
 
 def test_asked_wordings_are_in_pretraining_text_without_a_passage_only(data: CorpusData) -> None:
-    wordings = {w for kind in KINDS.values() for attribute in kind.values() for w in attribute.questions}
-    faqs = {w for kind in KINDS.values() for attribute in kind.values() for w in attribute.faqs}
+    wordings = {
+        w for kind in ENTITY_KINDS.values() for attribute in kind.values() for w in attribute.questions
+    }
+    faqs = {w for kind in ENTITY_KINDS.values() for attribute in kind.values() for w in attribute.faqs}
     assert wordings.isdisjoint(faqs)
     closed_book = [text for text in data.documents if text.startswith("Q: ")]
     others = [text for text in data.documents if not text.startswith("Q: ")]

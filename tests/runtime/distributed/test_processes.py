@@ -16,17 +16,16 @@ from typing import Any
 import pytest
 from ports import free_port
 
-from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed import processes, topology
 from radit_jax.runtime.distributed.processes import (
     Line,
     ProcessGroup,
     ProcessTopology,
     Stopped,
     deferring_stops,
-    expand_nodes,
-    find_place,
     handling_signals,
 )
+from radit_jax.runtime.distributed.topology import expand_nodes, find_topology
 
 ROOT = pathlib.Path(__file__).parents[3]
 SLURM = {
@@ -49,14 +48,14 @@ def coordinator() -> str:
 
 
 def test_a_machine_by_itself_has_no_place() -> None:
-    assert find_place(environment={}) is None
-    assert find_place(environment={"SLURM_NTASKS": "1"}) is None
-    assert find_place(environment={"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}) is None
+    assert find_topology(environment={}) is None
+    assert find_topology(environment={"SLURM_NTASKS": "1"}) is None
+    assert find_topology(environment={"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}) is None
 
 
 def test_the_command_names_a_place_whatever_the_environment() -> None:
-    assert find_place("h:1", 4, 3, environment=SLURM) == ProcessTopology("h:1", 4, 3)
-    assert find_place(num_processes=1, environment=SLURM) is None
+    assert find_topology("h:1", 4, 3, environment=SLURM) == ProcessTopology("h:1", 4, 3)
+    assert find_topology(num_processes=1, environment=SLURM) is None
 
 
 @pytest.mark.parametrize(
@@ -71,40 +70,40 @@ def test_the_command_names_a_place_whatever_the_environment() -> None:
 )
 def test_a_place_that_is_none_is_refused(told, message) -> None:
     with pytest.raises(ValueError, match=message):
-        find_place(*told, environment={})
+        find_topology(*told, environment={})
 
 
 def test_slurm_gives_a_place_and_all_gpus_to_the_only_task_of_a_node() -> None:
     expected = ProcessTopology("gpu08:61007", 3, 2, ("gpu08", "gpu09", "gpu10"), None)
-    assert find_place(environment=SLURM) == expected
+    assert find_topology(environment=SLURM) == expected
     assert expected.name(1) == "process 1 (gpu09)"
 
 
 def test_slurm_gives_one_gpu_to_each_of_several_tasks_of_a_node() -> None:
-    place = find_place(environment=SLURM | {"SLURM_STEP_NODELIST": "gpu7", "SLURM_LOCALID": "2"})
+    place = find_topology(environment=SLURM | {"SLURM_STEP_NODELIST": "gpu7", "SLURM_LOCALID": "2"})
     assert place == ProcessTopology("gpu7:61007", 3, 2, (), 2)
     assert place.name(1) == "process 1"
 
 
 def test_a_batch_script_without_srun_is_refused() -> None:
     with pytest.raises(ValueError, match="SLURM gave 3 tasks, but this process is none of them; start it"):
-        find_place(environment={"SLURM_NTASKS": "3", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0"})
+        find_topology(environment={"SLURM_NTASKS": "3", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0"})
 
 
 def test_a_shell_of_salloc_runs_alone() -> None:
-    assert find_place(environment={"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2"}) is None
+    assert find_topology(environment={"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2"}) is None
     interactive = SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "gpu08"}
-    assert find_place(environment=interactive) is None
+    assert find_topology(environment=interactive) is None
 
 
 def test_a_step_has_as_many_processes_as_its_own_tasks() -> None:
     step = SLURM | {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "3"}
-    assert find_place(environment=step) == find_place(environment=SLURM)
+    assert find_topology(environment=step) == find_topology(environment=SLURM)
 
 
 def test_a_variable_of_slurms_that_is_no_number_is_named() -> None:
     with pytest.raises(ValueError, match="expected a number in SLURM's SLURM_PROCID, got 'x'. Start"):
-        find_place(environment=SLURM | {"SLURM_PROCID": "x"})
+        find_topology(environment=SLURM | {"SLURM_PROCID": "x"})
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "soon", "1e9"])
@@ -128,12 +127,14 @@ def test_slurms_short_lists_of_nodes_are_expanded(short, names) -> None:
 
 
 def test_gke_gives_a_place() -> None:
-    assert find_place(environment=GKE) == ProcessTopology("job-0.svc:8482", 2, 1, ("job-0.svc", "job-1.svc"))
+    assert find_topology(environment=GKE) == ProcessTopology(
+        "job-0.svc:8482", 2, 1, ("job-0.svc", "job-1.svc")
+    )
 
 
 def test_slices_are_one_program() -> None:
     several = {"MEGASCALE_NUM_SLICES": "3", "MEGASCALE_SLICE_ID": "2", "MEGASCALE_COORDINATOR_ADDRESS": "z:9"}
-    assert find_place(environment=GKE | several) == ProcessTopology("z:8482", 6, 5)
+    assert find_topology(environment=GKE | several) == ProcessTopology("z:8482", 6, 5)
 
 
 def test_a_tpu_vm_learns_its_place_from_the_metadata_server(monkeypatch, tmp_path) -> None:
@@ -150,13 +151,15 @@ def test_a_tpu_vm_learns_its_place_from_the_metadata_server(monkeypatch, tmp_pat
         def log_message(self, *_: object) -> None: ...
 
     (tmp_path / "accel0").touch()
-    monkeypatch.setattr(processes, "_TPU_DEVICES", (str(tmp_path / "accel0"),))
+    monkeypatch.setattr(topology, "_TPU_DEVICES", (str(tmp_path / "accel0"),))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
-        assert find_place(environment={}) == ProcessTopology("10.0.0.7:8482", 2, 1, ("10.0.0.7", "10.0.0.8"))
+        assert find_topology(environment={}) == ProcessTopology(
+            "10.0.0.7:8482", 2, 1, ("10.0.0.7", "10.0.0.8")
+        )
         answers.clear()  # a machine with a TPU that is no cloud's
-        assert find_place(environment={}) is None
+        assert find_topology(environment={}) is None
         server.shutdown()
 
 
@@ -323,8 +326,8 @@ def test_ctrl_c_says_that_the_same_command_goes_on(capfd: pytest.CaptureFixture[
 
 PROGRAM = """
 import pathlib, sys
-from radit_jax.runtime.distributed.processes import find_place, join_processes
-place = find_place(sys.argv[1], 2, int(sys.argv[2]))
+from radit_jax.runtime.distributed.processes import find_topology, join_processes
+place = find_topology(sys.argv[1], 2, int(sys.argv[2]))
 assert "jax" not in sys.modules
 join_processes(place)
 import jax

@@ -9,7 +9,8 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util import tensor_util
 
-from radit_jax.runtime.monitoring.progress import Metrics, Progress, check_wandb, progress
+from radit_jax.runtime.monitoring.metrics import Metrics, check_wandb
+from radit_jax.runtime.monitoring.progress import Progress, progress
 
 
 @pytest.fixture(params=[False])

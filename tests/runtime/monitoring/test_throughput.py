@@ -12,7 +12,7 @@ import pytest
 from radit_jax.config import ProfileConfig
 from radit_jax.runtime.loop import train
 from radit_jax.runtime.monitoring import throughput
-from radit_jax.runtime.monitoring.progress import Metrics
+from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.monitoring.throughput import Tracer, Watch, peak_flops
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 
