@@ -93,13 +93,14 @@ def test_a_bucket_that_does_not_exist_is_one_clear_error(scheme: str) -> None:
 TWO = """
 import sys
 import jax, numpy as np
-from radit_jax.runtime.distributed.processes import find_topology, join_processes
+from radit_jax.runtime.distributed.processes import join_processes
+from radit_jax.runtime.distributed.topology import find_topology
 scheme, scratch, coordinator, number = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 join_processes(find_topology(coordinator, 2, number))
 from jax.experimental.multihost_utils import sync_global_devices
 from jax.sharding import NamedSharding, PartitionSpec
 from radit_jax.runtime.storage.checkpoints import Checkpoints, load_params, save_params
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 
 whole = np.arange(32, dtype=np.float32).reshape(8, 4)
 sharding = NamedSharding(jax.make_mesh((4,), ("x",)), PartitionSpec("x"))

@@ -23,9 +23,9 @@ from radit_jax.runtime.storage.stage_folder import StageFolder
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import sys
-from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed import processes, topology
 folder, kind, port, number = sys.argv[1:]
-processes.join_processes(processes.find_topology("127.0.0.1:" + port, 2, int(number)))
+processes.join_processes(topology.find_topology("127.0.0.1:" + port, 2, int(number)))
 import numpy as np
 from radit_jax.retrieval.index import build_index as build, load_index as load
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -92,9 +92,9 @@ CHUNKS = int(os.environ.get("RADIT_INDEX_CHUNKS", 40_000))
 WIDTH, SHARDS, PARTS, QUERIES = 256, 4, 11, 500
 MEASURED = """
 import glob, json, pathlib, sys, threading, time
-from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed import processes, topology
 folder, shards, port, number = sys.argv[1:]
-processes.join_processes(processes.find_topology("127.0.0.1:" + port, 2, int(number)))
+processes.join_processes(topology.find_topology("127.0.0.1:" + port, 2, int(number)))
 import numpy as np
 from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.exact import ExactIndex

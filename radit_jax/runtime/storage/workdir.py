@@ -1,4 +1,4 @@
-"""The folder of one experiment, on a disk or in a bucket: its stages' folders, its lock, its sources' hashes."""
+"""The folder of one experiment, on a disk or in a bucket: its stages, its lock, its sources' hashes."""
 
 import contextlib
 import json

@@ -286,7 +286,7 @@ import json, pathlib, resource, sys
 from radit_jax.config import Folder
 from radit_jax.data.artifacts import corpus as stage
 from radit_jax.data.sources.folder import read_folder as read
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 
 stage.CHUNKS_PER_FILE = 4096
 

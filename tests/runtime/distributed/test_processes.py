@@ -326,7 +326,8 @@ def test_ctrl_c_says_that_the_same_command_goes_on(capfd: pytest.CaptureFixture[
 
 PROGRAM = """
 import pathlib, sys
-from radit_jax.runtime.distributed.processes import find_topology, join_processes
+from radit_jax.runtime.distributed.processes import join_processes
+from radit_jax.runtime.distributed.topology import find_topology
 place = find_topology(sys.argv[1], 2, int(sys.argv[2]))
 assert "jax" not in sys.modules
 join_processes(place)

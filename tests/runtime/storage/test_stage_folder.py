@@ -129,7 +129,7 @@ def test_a_workdir_belongs_to_one_experiment(workdir):
 def test_a_lock_held_by_another_process_names_that_process(workdir):
     code = f"""
 import sys
-from radit_jax.runtime.storage.stage_folder import Workdir
+from radit_jax.runtime.storage.workdir import Workdir
 with Workdir({str(workdir.path)!r}).lock():
     print("held", flush=True)
     sys.stdin.read()
