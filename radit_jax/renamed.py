@@ -116,7 +116,10 @@ MOVED = {
     "data.scores": Moved(("data.artifacts.lsr_scores",), {}),
     "data.sequences": Moved(("data.batches.prefix_trees",), {}),
     "data.shots": Moved(("data.batches.few_shot",), {}),
-    "data.world": Moved(("data.sources.generated_world",), {"read": "generate_world"}),
+    "data.world": Moved(
+        ("data.sources.generated_world", "data.sources.world_vocabulary"),
+        {"KINDS": "ENTITY_KINDS", "read": "generate_world"},
+    ),
     "harness": Moved(("lm_eval",), {}),
     "lm.benchmarking": Moved(
         ("evaluation.task_suite",),
@@ -160,11 +163,12 @@ MOVED = {
     "runtime.files": Moved(("runtime.storage.files",), {}),
     "runtime.hf_config": Moved(("runtime.pretrained.hf_config",), {}),
     "runtime.hosts": Moved(
-        ("runtime.distributed.processes",),
+        ("runtime.distributed.processes", "runtime.distributed.topology"),
         {
             "Program": "ProcessGroup",
             "Told": "T",
             "by_first": "on_process_zero",
+            "find_place": "find_topology",
             "heeding_signals": "handling_signals",
             "is_first": "is_process_zero",
             "is_several": "is_multiprocess",
@@ -188,7 +192,7 @@ MOVED = {
         },
     ),
     "runtime.models": Moved(("runtime.pretrained.model_io",), {"num_parameters": "count_parameters"}),
-    "runtime.progress": Moved(("runtime.monitoring.progress",), {}),
+    "runtime.progress": Moved(("runtime.monitoring.progress", "runtime.monitoring.metrics"), {}),
     "runtime.publish": Moved(
         ("runtime.pretrained.hf_export",), {"publish": "export_hf", "publish_adapters": "export_peft"}
     ),
@@ -197,7 +201,16 @@ MOVED = {
     ),
     "runtime.sources": Moved(("runtime.storage.source_hashes",), {}),
     "runtime.speed": Moved(("runtime.monitoring.throughput",), {}),
-    "runtime.store": Moved(("runtime.storage.stage_folder",), {"PublishedFolder": "TopLevelFolder"}),
+    "runtime.store": Moved(
+        (
+            "runtime.storage.stage_folder",
+            "runtime.storage.top_level_folder",
+            "runtime.storage.workdir",
+            "runtime.storage.fingerprints",
+            "runtime.storage.manifests",
+        ),
+        {"PublishedFolder": "TopLevelFolder"},
+    ),
     "runtime.targets": Moved(("runtime.distributed.accelerators",), {}),
     "runtime.tensorfiles": Moved(("runtime.pretrained.tensor_files",), {}),
     "runtime.tokenizers": Moved(("runtime.pretrained.tokenizers",), {}),
