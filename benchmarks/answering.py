@@ -42,7 +42,7 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     """The prompts as tokens, and the language model in Hugging Face's form."""
     from benchmarks import inputs
     from radit_jax.data.batches.prefix_trees import prompt_tokens
-    from radit_jax.lm.answering import group_by_shared_chunks
+    from radit_jax.lm.prefix_sharing import group_by_shared_chunks
     from radit_jax.text.prompts import question_prompt
 
     texts = inputs.texts()
@@ -87,7 +87,7 @@ def _ours(folder: pathlib.Path, dtype: str) -> Once:
 
     from benchmarks import inputs
     from radit_jax.lm.answering import stops_of
-    from radit_jax.method.decode import answer_questions
+    from radit_jax.lm.ensemble import answer_questions
 
     model = inputs.language_model(folder / "lm")
     module = model.module.clone(dtype=jnp.dtype(dtype))

@@ -47,7 +47,7 @@ def generate(module: Any, params: Any, ids: Any, max_new_tokens: int, stop_ids: 
     """
     import jax.numpy as jnp
 
-    from radit_jax.method.decode import greedy
+    from radit_jax.method.generation import greedy
 
     prompts = jnp.asarray(ids, jnp.int32)
     lengths = jnp.full(prompts.shape[:1], prompts.shape[1], jnp.int32)

@@ -4,9 +4,8 @@
 in the prompt, whose Background holds them all (`concatenate`).
 """
 
-import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,14 +14,10 @@ from jaxtyping import Float, Int
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.few_shot import FewShotPrompt, Shot, few_shot_prompt
+from radit_jax.lm.ensemble import AnswerCandidate, answer_questions, answer_questions_by_token
+from radit_jax.lm.prefix_sharing import DevicePlacement, group_by_shared_chunks
 from radit_jax.lm.scoring import NO_CHUNK
-from radit_jax.method.decode import (
-    AnswerCandidate,
-    DevicePlacement,
-    Stops,
-    answer_questions,
-    answer_questions_by_token,
-)
+from radit_jax.method.generation import Stops
 from radit_jax.runtime.distributed.mesh import batch_placer, data_parallel_size, gather, mesh_of
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.model_io import Model
@@ -186,53 +181,6 @@ def make_prompts(
     return Prompts(made, found.log_probs)
 
 
-def group_by_shared_chunks(rows: Int[np.ndarray, "Q K"], size: int) -> list[int]:
-    """The questions in an order in which those that share chunks stand together, `size` to a batch.
-
-    A batch begins with the first question that is left; each next one is of those that share the most chunks
-    with the batch so far, or, where none shares any, again the first.
-
-    >>> group_by_shared_chunks(np.array([[0, 1], [2, 3], [1, 4], [3, 0]]), size=2)
-    [0, 2, 1, 3]
-    """
-    asking: dict[int, list[int]] = {}
-    for number, own in enumerate(rows.tolist()):
-        for row in set(own) - {NO_CHUNK}:
-            asking.setdefault(row, []).append(number)
-    left = dict.fromkeys(range(len(rows)))
-    order: list[int] = []
-    while left:
-        order += _batch_sharing_chunks(rows, asking, left, size)
-    return order
-
-
-def _batch_sharing_chunks(
-    rows: Int[np.ndarray, "Q K"], asking: Mapping[int, Sequence[int]], left: dict[int, None], size: int
-) -> list[int]:
-    """The next batch, taken out of `left`; `asking` says which questions have a chunk."""
-    batch: list[int] = []
-    seen = {NO_CHUNK}
-    shared: Counter[int] = Counter()
-    heap: list[tuple[int, int]] = []  # (− chunks shared, question), also with counts that have grown since
-    while left and len(batch) < size:
-        number = next((own for own in _popped(heap) if own in left), None)
-        number = next(iter(left)) if number is None else number
-        del left[number]
-        batch.append(number)
-        new = set(rows[number].tolist()) - seen
-        seen |= new
-        for other in (other for row in sorted(new) for other in asking[row] if other in left):
-            shared[other] += 1
-            heapq.heappush(heap, (-shared[other], other))
-    return batch
-
-
-def _popped(heap: list[tuple[int, int]]) -> Iterator[int]:
-    """The questions of a heap, the best first, each taken from it."""
-    while heap:
-        yield heapq.heappop(heap)[1]
-
-
 def questions_per_batch(prompts_per_question: int, settings: EvaluateConfig) -> int:
     """How many questions are answered together."""
     return max(1, settings.prompts_per_batch // prompts_per_question)
@@ -240,16 +188,17 @@ def questions_per_batch(prompts_per_question: int, settings: EvaluateConfig) -> 
 
 def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[list[AnswerCandidate]]:
     mesh = mesh_of(model.params)
+    num_groups = data_parallel_size(mesh) if mesh else 1
     decode = answer_questions_by_token if settings.ensemble == "token" else answer_questions
     return decode(
         model.module,
         model.params,
-        [[prompt.tokens for prompt in own] for own in prompts.questions],
+        [[prompt.tokens for prompt in by_chunk] for by_chunk in prompts.questions],
         prompts.log_probs.tolist(),
         max_new_tokens=settings.max_new_tokens,
         stops=stops_of(model.tokenizer),
         questions_per_batch=questions_per_batch(prompts.log_probs.shape[1], settings),
-        transfer=DevicePlacement(batch_placer(model.params), gather, data_parallel_size(mesh) if mesh else 1),
+        placement=DevicePlacement(batch_placer(model.params), gather, num_groups),
     )
 
 

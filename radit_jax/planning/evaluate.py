@@ -11,19 +11,20 @@ import numpy as np
 from radit_jax.config import EvaluateConfig, ScoreConfig
 from radit_jax.evaluation.task_suite import longest_answer
 from radit_jax.lm.answering import questions_per_batch
-from radit_jax.method.decode import (
-    STEPS,
+from radit_jax.lm.ensemble import STEPS_PER_CALL, pack_answers
+from radit_jax.lm.prefix_sharing import (
     DevicePlacement,
+    build_prefill_batch,
+    prefill_batches,
+    split_shared_prefixes,
+)
+from radit_jax.method.generation import (
     PrefillBatch,
     Stops,
-    build_prefill_batch,
     decode_steps,
     init_decode,
-    pack_answers,
-    prefill_batches,
     prefill_shared,
     score_answers,
-    split_shared_prefixes,
 )
 from radit_jax.models.flops import training_flops
 from radit_jax.planning.deployment import Deployment, rows_of
@@ -48,7 +49,7 @@ def plan_evaluate(site: Deployment) -> ResourceEstimate:
     scoring = scoring_calls(site.fitted(module, mesh, length), params, packed, mesh, beside=params)
     parts = longest(settings, mesh)
     caches = [num_bytes(prefill_shared.eval_shape(module, params, *part)) for part in parts]
-    rows, usual = len(parts[0].tails.tokens), min(length, site.counts.pair_tokens)
+    rows, usual = len(parts[0].suffixes.tokens), min(length, site.counts.pair_tokens)
     program = StageProgram(
         calls=itertools.chain(answering_calls(module, params, parts, settings), scoring),
         held=(params, params),
@@ -68,22 +69,15 @@ def plan_evaluate(site: Deployment) -> ResourceEstimate:
 
 def longest(settings: EvaluateConfig, mesh: Any) -> list[PrefillBatch]:
     """The parts of the batch that takes the most memory, as shapes."""
-    transfer, chunks = (
-        DevicePlacement(functools.partial(_shapes, mesh), ways=data_parallel_size(mesh)),
-        _chunks(settings),
-    )
-    questions, length = (
-        questions_per_batch(chunks, settings),
-        settings.sequence_length - settings.max_new_tokens,
-    )
+    placement = DevicePlacement(functools.partial(_shapes, mesh), data_parallel_size=data_parallel_size(mesh))
+    chunks = _chunks(settings)
+    questions = questions_per_batch(chunks, settings)
+    length = settings.sequence_length - settings.max_new_tokens
     if settings.ensemble == "token":
-        return [
-            build_prefill_batch(
-                split_shared_prefixes(longest_prompts(chunks * transfer.rows(questions), length)), transfer
-            )
-        ]
+        prompts = longest_prompts(chunks * placement.num_rows(questions), length)
+        return [build_prefill_batch(split_shared_prefixes(prompts), placement)]
     prompts = longest_prompts(chunks * questions, length)
-    return [reading for _, reading in prefill_batches(prompts, len(prompts), transfer)]
+    return [batch for _, batch in prefill_batches(prompts, len(prompts), placement)]
 
 
 def longest_prompts(count: int, length: int) -> list[list[int]]:
@@ -118,7 +112,7 @@ def answering_calls(
     options = {**stops, "max_new_tokens": settings.max_new_tokens}
     beginning = Call(init_decode, (last.given, weights), options, beside=(params, params, read[:-1]))
     yield beginning
-    yield Call(decode_steps, (module, params, beginning.given, STEPS), stops, beside=(params, read))
+    yield Call(decode_steps, (module, params, beginning.given, STEPS_PER_CALL), stops, beside=(params, read))
     if not by_token:
         answers = [[(n,) * settings.max_new_tokens for n in range(chunks)]]
         answers *= questions_per_batch(chunks, settings)

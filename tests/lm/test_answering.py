@@ -17,12 +17,11 @@ from radit_jax.lm.answering import (
     Retrieval,
     answer,
     first_line,
-    group_by_shared_chunks,
     make_prompts,
     merge_equal_texts,
 )
+from radit_jax.lm.ensemble import AnswerCandidate
 from radit_jax.lm.scoring import NO_CHUNK
-from radit_jax.method.decode import AnswerCandidate
 from radit_jax.text.prompts import background, question_prompt
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -205,20 +204,3 @@ def test_per_token_the_shortest_answer_does_not_win():
         merge_equal_texts([*alike, AnswerCandidate((1,), -1.5, 2)], read, per_token=True)[0].text
         == "it is so because"
     )
-
-
-def test_neighbours_are_all_questions_and_share_more_chunks_than_the_order_they_came_in():
-    rng = np.random.default_rng(0)
-    rows = rng.integers(0, 40, (200, 1)) * 6 + rng.permuted(np.tile(np.arange(8), (200, 1)), axis=1)[:, :4]
-    order = group_by_shared_chunks(rows, 8)
-    assert sorted(order) == list(range(200))
-
-    def distinct(order):
-        return sum(len(np.unique(rows[order[start : start + 8]])) for start in range(0, 200, 8))
-
-    assert distinct(order) < 0.7 * distinct(np.arange(200))
-
-
-def test_questions_that_share_no_chunk_keep_their_order():
-    rows = np.array([[0, NO_CHUNK], [1, NO_CHUNK], [2, NO_CHUNK], [NO_CHUNK, NO_CHUNK]])
-    assert group_by_shared_chunks(rows, 2) == [0, 1, 2, 3]

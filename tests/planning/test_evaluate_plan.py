@@ -8,8 +8,7 @@ import pytest
 
 from radit_jax.config import EvaluateConfig, MeshConfig
 from radit_jax.data.batches.few_shot import FewShotPrompt
-from radit_jax.lm import answering
-from radit_jax.method import decode
+from radit_jax.lm import answering, ensemble, prefix_sharing
 from radit_jax.planning import evaluate
 from radit_jax.runtime.distributed.mesh import make_mesh, put_params, row_layout
 
@@ -41,10 +40,10 @@ def slots(call):
     return sum(np.prod(shape) for shape, dtype in call[1][-5:] if dtype == np.int32)
 
 
-@pytest.mark.parametrize("ensemble", ["answer", "token", "concatenate"])
-def test_a_plan_compiles_what_answering_its_longest_prompts_calls(spread, monkeypatch, ensemble):
-    settings = replace(SETTINGS, ensemble=ensemble)
-    monkeypatch.setattr(decode, "ROWS", 8)
+@pytest.mark.parametrize("mixing", ["answer", "token", "concatenate"])
+def test_a_plan_compiles_what_answering_its_longest_prompts_calls(spread, monkeypatch, mixing):
+    settings = replace(SETTINGS, ensemble=mixing)
+    monkeypatch.setattr(prefix_sharing, "PROMPTS_PER_PREFILL", 8)
     mesh, run, names = make_mesh(MeshConfig(fsdp=4, tensor=2)), set(), {}
     calls = evaluate.answering_calls(spread.module, spread.params, evaluate.longest(settings, mesh), settings)
     planned = [(call.function, call.arguments, call.options) for call in calls]
@@ -57,9 +56,9 @@ def test_a_plan_compiles_what_answering_its_longest_prompts_calls(spread, monkey
         return call
 
     for name in FUNCTIONS:
-        names[getattr(decode, name)] = name
-        monkeypatch.setattr(decode, name, spy(name, getattr(decode, name)))
-    k = 1 if ensemble == "concatenate" else 2
+        names[getattr(ensemble, name)] = name
+        monkeypatch.setattr(ensemble, name, spy(name, getattr(ensemble, name)))
+    k = 1 if mixing == "concatenate" else 2
     texts = evaluate.longest_prompts(24, 127)
     questions = [[FewShotPrompt(text, 0, False) for text in texts[n : n + k]] for n in range(0, 24, k)]
     answering._decode(spread, answering.Prompts(questions, np.zeros((24 // k, k), np.float32)), settings)

@@ -1,0 +1,391 @@
+"""Reading prompts, decoding greedily after them and scoring answers: the jitted half of answering.
+
+Everything here is pure. `lm/ensemble.py` calls it on the host: it batches questions, collects the answers and
+ranks them by Eq. 2. `lm/prefix_sharing.py` finds the prefixes that prompts share.
+
+    prefill, prefill_shared          prompts → keys, values and the logits of the next token (`Prefilled`)
+    init_decode, decode_steps        Prefilled → tokens, one at a time (`DecodeState`)
+    answer_log_probs, score_answers  Prefilled and candidates (`PackedAnswers`) → log p_LM(y | prompt)
+
+A prompt is read once. Its keys and values serve the decoding, and then the scoring, where the candidate
+answers are continuations of the prompt.
+
+The next token of an answer is the most probable one of a mixture over the answer's prompts,
+
+    p(y_t | y_<t) = Σ_c w_c,t p_LM(y_t | c∘x, y_<t)        w_c,t ∝ p_R(c | x) p_LM(y_<t | c∘x)
+
+With these weights, the posterior over the chunks, the product over t is Eq. 2's probability of the whole
+answer. Ordinary greedy decoding is the mixture over one prompt.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from radit_jax.method.losses import ensemble_log_prob
+from radit_jax.models.llama import KvCache, Llama, take_rows
+
+STOP = -1  # as a target: any of the ids in `Stops.alone`
+NOTHING = -2  # as a target: an unused slot
+
+Answer = tuple[int, ...]  # the tokens before the terminator
+TokenIds = Sequence[int] | np.ndarray
+
+
+class Stops(NamedTuple):
+    r"""The token ids that end an answer.
+
+    A newline ends an answer, and a byte-level BPE has pieces that hold text and then a newline. Take the
+    answer `Paris.\n` in the pieces `Paris` and `.\n`: the second piece is a closing one. It is scored as part
+    of the answer, and no terminator is scored after it.
+    """
+
+    alone: tuple[int, ...]  # `<eos>` and newlines: alternatives of each other, not part of the answer
+    closing: tuple[int, ...] = ()  # pieces that hold text of the answer before their newline
+
+
+class TokenRows(NamedTuple):
+    """Token ids, padded on the right."""
+
+    tokens: Int[Array, "R T"]
+    lengths: Int[Array, " R"]
+
+
+class PrefillBatch(NamedTuple):
+    """R prompts, each a prefix and a suffix, in W groups of r; a group keeps each distinct prefix once.
+
+    Each group has S / W prefixes. Prompt j of group g continues prefix `prefix_of[g, j]` of that group. A
+    group that has as many prefixes as prompts lists them in the order of the prompts.
+    """
+
+    prefixes: TokenRows  # S rows, group after group; empty rows fill a group up
+    prefix_of: Int[np.ndarray, "W r"]
+    suffixes: TokenRows  # R rows, none of them empty
+
+
+class Prefilled(NamedTuple):
+    """R prompts that a model has read: all that decoding and scoring need of them."""
+
+    cache: KvCache  # keys and values of the prompts' tokens
+    lengths: Int[Array, " R"]
+    logits: Float[Array, "R V"]  # of the token after each prompt
+
+
+class DecodeState(NamedTuple):
+    """U answers that are being decoded, each under K prompts: the prompts of a mixture, or one."""
+
+    cache: KvCache  # of R = U · K rows, an answer's prompts next to each other
+    lengths: Int[Array, " R"]  # of the prompts
+    step: Int[Array, ""]  # tokens generated so far
+    tokens: Int[Array, "U A"]  # of which `step` are generated; the rest is filler
+    weights: Float[Array, "U K"]  # log w_c,t: the posterior over the prompts given the tokens so far
+    log_probs: Float[Array, " U"]  # of the answer in the mixture, terminator included, in nats
+    done: Bool[Array, " U"]  # a terminator or a closing piece has ended the answer
+
+
+class PackedAnswers(NamedTuple):
+    """Up to U candidate answers for each of R prompts, end to end in C slots as continuations of the prompt.
+
+    Answers (5, 6) and (7,), where `max_new_tokens` is more than 2:
+
+        first_targets    5  7               predicted by the prompt's last token
+        tokens           5  6     7    0
+        offsets          0  1     0    0    positions after the prompt
+        continuation_ids 1  1     2    0    0 is an unused slot
+        targets          6  STOP  STOP NOTHING
+    """
+
+    tokens: Int[Array, "R C"]
+    offsets: Int[Array, "R C"]
+    continuation_ids: Int[Array, "R C"]
+    targets: Int[Array, "R C"]
+    first_targets: Int[Array, "R U"]
+
+
+# ---- reading prompts ----
+
+
+def prefill(module: Llama, params: Any, prompts: Int[Array, "R T"], lengths: Int[Array, " R"]) -> Prefilled:
+    """Read prompts that are padded on the right to T tokens; none of them is empty."""
+    hidden, cache = _extend_rows(module, params, TokenRows(prompts, lengths))
+    return Prefilled(cache, lengths, _last_logits(module, params, hidden, lengths))
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def prefill_shared(
+    module: Llama,
+    params: Any,
+    prefixes: TokenRows,
+    prefix_of: Int[Array, "W r"],
+    suffixes: TokenRows,
+) -> Prefilled:
+    """`prefill` of the R prompts of a `PrefillBatch`; a prefix that several prompts share is read once.
+
+    Prefixes of width 0 mean that no prompt has one.
+    """
+    if not prefixes.tokens.shape[1]:
+        return prefill(module, params, *suffixes)
+
+    # 1) Read each distinct prefix.
+    _, cache = _extend_rows(module, params, prefixes)
+    prefix_lengths = prefixes.lengths
+
+    # 2) Copy its keys and values to its prompts, unless every prompt has its own.
+    if len(prefix_lengths) < prefix_of.size:
+        prefix_lengths = take_rows(prefix_lengths, prefix_of)
+        cache = cache.take(prefix_of)
+
+    # 3) Read the suffixes after them.
+    hidden, suffix_block = _extend_rows(module, params, suffixes, prefix_lengths, cache)
+    cache = cache.grow(suffixes.tokens.shape[1])
+    cache = cache.write(suffix_block, prefixes.tokens.shape[1])
+    lengths = prefix_lengths + suffixes.lengths
+    return Prefilled(cache, lengths, _last_logits(module, params, hidden, suffixes.lengths))
+
+
+def _extend_rows(
+    module: Llama,
+    params: Any,
+    rows: TokenRows,
+    cached_lengths: Int[Array, " R"] | None = None,
+    cache: KvCache | None = None,
+) -> tuple[Float[Array, "R T D"], KvCache]:
+    """Hidden states of rows that continue the `cached_lengths` tokens in `cache`, and the rows' own keys."""
+    slots = jnp.arange(rows.tokens.shape[1])[None]
+    segment_ids = (slots < rows.lengths[:, None]).astype(jnp.int32)
+    positions = None if cached_lengths is None else cached_lengths[:, None] + slots
+    return _call(module, params, "extend", rows.tokens, positions, segment_ids=segment_ids, cache=cache)
+
+
+def _last_logits(
+    module: Llama, params: Any, hidden: Float[Array, "R T D"], lengths: Int[Array, " R"]
+) -> Float[Array, "R V"]:
+    """The logits at each row's last real token."""
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    return _call(module, params, "logits", last)
+
+
+# ---- decoding ----
+
+
+@functools.partial(jax.jit, static_argnames=("module", "max_new_tokens", "stop_ids"))
+def greedy(
+    module: Llama,
+    params: Any,
+    prompts: Int[Array, "R T"],
+    lengths: Int[Array, " R"],
+    *,
+    max_new_tokens: int,
+    stop_ids: tuple[int, ...],
+) -> Int[Array, "R {max_new_tokens}"]:
+    """Generate the most probable next token, again and again: [R, max_new_tokens].
+
+    `prompts` are padded on the right to `lengths`. A generation holds the stop token that ended it, and after
+    it the first of `stop_ids` to the end. Without stop ids every generation has its full length.
+    """
+    prefilled = prefill(module, params, prompts, lengths)
+    return decode(module, params, prefilled, max_new_tokens=max_new_tokens, stops=Stops(stop_ids))
+
+
+def decode(
+    module: Llama, params: Any, prefilled: Prefilled, *, max_new_tokens: int, stops: Stops
+) -> Int[Array, "R {max_new_tokens}"]:
+    """Generate greedily after prompts that have been read, until all rows have stopped: see `greedy`."""
+    weights = jnp.zeros((len(prefilled.lengths), 1))
+    state = init_decode(prefilled, weights, max_new_tokens=max_new_tokens, stops=stops)
+    return decode_steps(module, params, state, max_new_tokens, stops=stops).tokens
+
+
+@functools.partial(jax.jit, static_argnames=("max_new_tokens", "stops"))
+def init_decode(
+    prefilled: Prefilled, weights: Float[Array, "U K"], *, max_new_tokens: int, stops: Stops
+) -> DecodeState:
+    """The state of U answers after their first token; `weights` are log p_R of each answer's K prompts."""
+    num_answers = len(weights)
+    filler = stops.alone[0] if stops.alone else 0
+    # Copies: `decode_steps` overwrites its state, and scoring still needs what was read.
+    cache, lengths = jax.tree.map(jnp.copy, (prefilled.cache.grow(max_new_tokens - 1), prefilled.lengths))
+    state = DecodeState(
+        cache,
+        lengths,
+        jnp.int32(0),
+        jnp.full((num_answers, max_new_tokens), filler, jnp.int32),
+        jax.nn.log_softmax(weights.astype(prefilled.logits.dtype), axis=1),
+        jnp.zeros(num_answers, prefilled.logits.dtype),
+        jnp.zeros(num_answers, bool),
+    )
+    return _take_token(state, prefilled.logits, stops)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "stops"), donate_argnames="state")
+def decode_steps(
+    module: Llama, params: Any, state: DecodeState, until: Int[Array, ""] | int, *, stops: Stops
+) -> DecodeState:
+    """Generate until the answers have `until` tokens or all of them have stopped; `state` is donated."""
+    prompt_slots = state.cache.segment_ids.shape[1] - (state.tokens.shape[1] - 1)
+    num_chunks = state.weights.shape[1]
+
+    def unfinished(state: DecodeState) -> Bool[Array, ""]:
+        return (state.step < until) & ~state.done.all()
+
+    def one_token(state: DecodeState) -> DecodeState:
+        # Every prompt of an answer reads the answer's newest token.
+        newest = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
+        newest = jnp.repeat(newest, num_chunks, axis=0)
+        positions = (state.lengths + state.step - 1)[:, None]
+        hidden, block = _call(module, params, "extend", newest, positions, cache=state.cache)
+        cache = state.cache.write(block, prompt_slots + state.step - 1)
+        logits = _call(module, params, "logits", hidden[:, 0])
+        return _take_token(state._replace(cache=cache), logits, stops)
+
+    return jax.lax.while_loop(unfinished, one_token, state)
+
+
+def _take_token(state: DecodeState, logits: Float[Array, "R V"], stops: Stops) -> DecodeState:
+    """Append the most probable token of every answer's mixture; an answer that is done gets filler."""
+    num_answers, num_chunks = state.weights.shape
+    by_chunk = jax.nn.log_softmax(logits.reshape(num_answers, num_chunks, -1), axis=-1)
+    mixed = jax.nn.logsumexp(state.weights[:, :, None] + by_chunk, axis=1)
+
+    token = jnp.argmax(mixed, axis=-1).astype(jnp.int32)
+    alone = jnp.array(stops.alone, jnp.int32)
+    stopping = jnp.isin(token, alone)
+    closing = jnp.isin(token, jnp.array(stops.closing, jnp.int32))
+
+    # The log-probability of the token, or where it is a terminator that of any terminator.
+    taken = jnp.take_along_axis(mixed, token[:, None], axis=1)[:, 0]
+    stopped = jax.nn.logsumexp(mixed[:, alone], axis=-1)
+    log_prob = jnp.where(state.done, 0.0, jnp.where(stopping, stopped, taken))
+
+    # The posterior over the chunks, normalised: log w + log p(token | chunk) − log p(token).
+    taken_by_chunk = jnp.take_along_axis(by_chunk, token[:, None, None], axis=2)[..., 0]
+    posterior = state.weights + taken_by_chunk - taken[:, None]
+
+    appended = jnp.where(state.done, state.tokens[:, -1], token)  # the last column is still filler
+    return state._replace(
+        step=state.step + 1,
+        tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, appended[:, None], state.step, axis=1),
+        weights=posterior,
+        log_probs=state.log_probs + log_prob,
+        done=state.done | stopping | closing,
+    )
+
+
+@jax.jit
+def gather_answers(state: DecodeState, answers: Int[Array, "W k"]) -> DecodeState:
+    """The state of some answers only: in each of W device groups those that `answers` numbers.
+
+    `take_rows` keeps every row in its group, so that nothing moves between devices.
+    """
+    num_chunks = state.weights.shape[1]
+    prompts = answers[:, :, None] * num_chunks + jnp.arange(num_chunks)[None, None]
+    prompts = prompts.reshape(len(answers), -1)
+    return DecodeState(
+        state.cache.take(prompts),
+        take_rows(state.lengths, prompts),
+        state.step,
+        take_rows(state.tokens, answers),
+        take_rows(state.weights, answers),
+        take_rows(state.log_probs, answers),
+        take_rows(state.done, answers),
+    )
+
+
+# ---- scoring answers ----
+
+
+@functools.partial(jax.jit, static_argnames=("module", "stops"))
+def score_answers(
+    module: Llama,
+    params: Any,
+    prefilled: Prefilled,
+    answers: PackedAnswers,
+    questions: Int[Array, " R"],
+    *,
+    stops: Stops,
+) -> Float[Array, "R U"]:
+    """`answer_log_probs` where row i of `answers` holds question i's, and `questions` is each prompt's."""
+    by_prompt = jax.tree.map(lambda array: array[questions], answers)
+    return answer_log_probs(module, params, prefilled, by_prompt, stops=stops)
+
+
+def answer_log_probs(
+    module: Llama, params: Any, prefilled: Prefilled, answers: PackedAnswers, *, stops: Stops
+) -> Float[Array, "R U"]:
+    """log p_LM(y | prompt) of each candidate in nats, with its terminator; 0 where there is no candidate."""
+    hidden, _ = _call(
+        module,
+        params,
+        "extend",
+        answers.tokens,
+        prefilled.lengths[:, None] + answers.offsets,
+        segment_ids=(answers.continuation_ids > 0).astype(jnp.int32),
+        continuation_ids=answers.continuation_ids,
+        cache=prefilled.cache,
+    )
+    logits = _call(module, params, "logits", hidden)
+    first = _target_log_probs(prefilled.logits[:, None], answers.first_targets, stops)
+    later = _target_log_probs(logits, answers.targets, stops)
+    # Sum by continuation. Number 0 collects the unused slots and is dropped.
+    sums = jax.vmap(lambda values, ids: jax.ops.segment_sum(values, ids, first.shape[1] + 1))
+    return first + sums(later, answers.continuation_ids)[:, 1:]
+
+
+def _target_log_probs(
+    logits: Float[Array, "R C V"], targets: Int[Array, "R U"], stops: Stops
+) -> Float[Array, "R U"]:
+    """Each target's log-probability in nats: of all terminators for STOP, 0 for NOTHING.
+
+    C is U, or 1 where the same position predicts all targets of a row.
+    """
+    chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[:, :, None], axis=-1)[..., 0]
+    stopped = jax.nn.logsumexp(logits[..., jnp.array(stops.alone, jnp.int32)], axis=-1)
+    log_probs = jnp.where(targets == STOP, stopped, chosen) - jax.nn.logsumexp(logits, axis=-1)
+    return jnp.where(targets == NOTHING, 0.0, log_probs)
+
+
+@jax.jit
+def mix_over_chunks(
+    log_probs: Float[Array, "B K U"], retrieval_log_probs: Float[Array, "B K"]
+) -> Float[Array, "B U"]:
+    """Eq. 2 for B questions, each with U candidates; a chunk with log p_R = −inf does not exist."""
+    over_answers = jax.vmap(ensemble_log_prob, in_axes=(2, None, None), out_axes=1)
+    return over_answers(log_probs, retrieval_log_probs, jnp.isfinite(retrieval_log_probs))
+
+
+def continuation_log_likelihood(
+    module: Llama,
+    params: Any,
+    tokens: Int[Array, "B K T"],
+    slots: Int[Array, "B K A"],
+    targets: Int[Array, "B A"],
+    used: Bool[Array, "B A"],
+    retrieval_log_probs: Float[Array, "B K"],
+) -> tuple[Float[Array, " B"], Bool[Array, " B"]]:
+    """log p(y | x, C') of given answers, Eq. 2, in nats, and whether greedy decoding would give them.
+
+    `tokens[b, k]` is question b's prompt under chunk k, then its answer, then padding. `targets[b]` is the
+    answer; `slots[b, k]` are the positions that predict it, `used` its real entries. Greedy decoding is that
+    of the mixture at token level.
+    """
+    shape = tokens.shape[:2]
+    hidden = _call(module, params, "hidden", tokens.reshape(-1, tokens.shape[-1]))
+    at_slots = jnp.take_along_axis(hidden.reshape(*shape, *hidden.shape[1:]), slots[..., None], axis=2)
+    log_probs = jax.nn.log_softmax(_call(module, params, "logits", at_slots))
+    of_targets = jnp.take_along_axis(log_probs, targets[:, None, :, None], axis=-1)[..., 0]
+    of_targets = jnp.where(used[:, None], of_targets, 0.0)
+
+    # log p_R plus log p of the targets before each position: the unnormalised weights of the mixture there.
+    weights = retrieval_log_probs[:, :, None] + jnp.cumsum(of_targets, axis=2) - of_targets
+    mixed = jax.nn.logsumexp(weights[..., None] + log_probs, axis=1)
+    is_greedy = jnp.all((jnp.argmax(mixed, axis=-1) == targets) | ~used, axis=1)
+    return jax.nn.logsumexp(retrieval_log_probs + of_targets.sum(axis=2), axis=1), is_greedy
+
+
+def _call(module: Llama, params: Any, method: str, *inputs: Any, **named_inputs: Any) -> Any:
+    return module.apply({"params": params}, *inputs, **named_inputs, method=method)

@@ -1,0 +1,263 @@
+import itertools
+
+import numpy as np
+import pytest
+from exact import assert_stored
+from scipy.special import logsumexp
+from uncached import ENDS, MODULE, PROMPTS, STOPS, next_log_probs, sharp_params, slow_greedy, slow_log_prob
+
+from radit_jax.config import MeshConfig
+from radit_jax.lm import ensemble, prefix_sharing
+from radit_jax.lm.ensemble import answer_questions, answer_questions_by_token
+from radit_jax.lm.prefix_sharing import (
+    DevicePlacement,
+    Prompt,
+    split_shared_prefixes,
+)
+from radit_jax.method.generation import (
+    decode_steps,
+    prefill_shared,
+)
+from radit_jax.runtime.distributed.mesh import (
+    batch_placer,
+    data_parallel_size,
+    gather,
+    make_mesh,
+    put_params,
+    row_layout,
+)
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.fixture(scope="module")
+def params():
+    return sharp_params()
+
+
+@pytest.fixture
+def short_prefixes(monkeypatch):
+    """Prompts as short as those of these tests share what they begin with."""
+    monkeypatch.setattr(prefix_sharing, "MIN_SHARED_PREFIX", 1)
+
+
+def brute_force(params, prompts, weights, max_new_tokens):
+    answers = dict.fromkeys(slow_greedy(params, prompt, max_new_tokens) for prompt in prompts)
+    for answer in answers:
+        log_probs = [slow_log_prob(params, prompt, answer, max_new_tokens) for prompt in prompts]
+        answers[answer] = logsumexp(np.array(log_probs) + weights)
+    return sorted(answers.items(), key=lambda item: -item[1])
+
+
+def test_answers_are_ranked_by_equation_2(params):
+    """Three questions in batches of two, with 3, 1 and 2 chunks, against sums in float64."""
+    prompts = [PROMPTS[:3], PROMPTS[3:], [PROMPTS[2], PROMPTS[0]]]
+    weights = [np.log([0.2, 0.5, 0.3]), np.log([1.0]), np.log([0.6, 0.4])]
+    answers = answer_questions(
+        MODULE, params, prompts, weights, max_new_tokens=5, stops=ENDS, questions_per_batch=2
+    )
+    for got, chunks, weight in zip(answers, prompts, weights, strict=True):
+        expected = brute_force(params, chunks, weight, 5)
+        assert [candidate.tokens for candidate in got] == [answer for answer, _ in expected]
+        assert_stored([c.log_prob for c in got], [value for _, value in expected])
+
+
+def test_neither_the_order_of_chunks_nor_another_question_changes_an_answer(params):
+    weights = np.log([0.1, 0.2, 0.3, 0.4])
+    options = {"max_new_tokens": 5, "stops": ENDS}
+    (there,) = answer_questions(MODULE, params, [PROMPTS], [weights], **options, questions_per_batch=2)
+    back, other = answer_questions(
+        MODULE, params, [PROMPTS[::-1], PROMPTS[:1]], [weights[::-1], [0.0]], **options, questions_per_batch=2
+    )
+    assert [candidate.tokens for candidate in there] == [candidate.tokens for candidate in back]
+    assert_stored([c.log_prob for c in there], [c.log_prob for c in back])
+    assert len(other) == 1
+
+
+def test_no_questions_have_no_answers_and_a_question_needs_a_prompt(params):
+    options = {"max_new_tokens": 5, "stops": ENDS}
+    assert answer_questions(MODULE, params, [], [], **options) == []
+    with pytest.raises(
+        ValueError,
+        match="answer_questions: expected a prompt .* got question 0 with none or an empty one. Ask",
+    ):
+        answer_questions(MODULE, params, [[]], [[]], **options)
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """Every generation of at most 3 of the 4 tokens that are no stop: 1 + 4 + 16 ended, 64 cut off."""
+    return [answer for length in range(4) for answer in itertools.product((0, 3, 4, 5), repeat=length)]
+
+
+# ---- both readings of Eq. 2, by enumeration ----
+
+
+def enumerated(params, prompts, weights, outcomes):
+    """The probability of every outcome: Σ_c p_R(c) Π_t p(y_t | c, y_<t), in float64."""
+    each = [[slow_log_prob(params, prompt, outcome, 3) for prompt in prompts] for outcome in outcomes]
+    return dict(zip(outcomes, np.exp(logsumexp(np.array(each) + weights, axis=1)).tolist(), strict=True))
+
+
+def slow_mixture(params, prompts, weights, max_new_tokens):
+    """Token by token: the argmax of Σ_c w_c,t p(y_t | c, y_<t), and the product of those probabilities."""
+    answer, posterior, total = (), np.array(weights, np.float64), 1.0
+    while len(answer) < max_new_tokens:
+        each = np.stack([next_log_probs(params, prompt + list(answer)) for prompt in prompts])
+        mixed = np.exp(posterior) @ np.exp(each)
+        token = int(mixed.argmax())
+        if token in STOPS:
+            return answer, total * mixed[list(STOPS)].sum()
+        total *= mixed[token]
+        posterior = posterior + each[:, token]
+        posterior -= logsumexp(posterior)
+        answer += (token,)
+    return answer, total
+
+
+MIXTURES = [
+    (PROMPTS[:3], np.log([0.2, 0.5, 0.3])),
+    (PROMPTS[3:], np.log([1.0])),
+    ([PROMPTS[2], PROMPTS[0]], np.log([0.6, 0.4])),
+    (PROMPTS, np.log([0.1, 0.2, 0.3, 0.4])),
+]
+
+
+def test_both_readings_give_an_answer_its_enumerated_probability(params, outcomes):
+    prompts, weights = zip(*MIXTURES, strict=True)
+    options = {"max_new_tokens": 3, "stops": ENDS, "questions_per_batch": 3}
+    by_answer = answer_questions(MODULE, params, prompts, weights, **options)
+    by_token = answer_questions_by_token(MODULE, params, prompts, weights, **options)
+    for number, (own, weight) in enumerate(MIXTURES):
+        probability = enumerated(params, own, weight, outcomes)
+        assert sum(probability.values()) == pytest.approx(1, abs=1e-9)
+        for candidate in (*by_answer[number], *by_token[number]):
+            assert_stored(candidate.log_prob, np.log(probability[candidate.tokens]))
+        wanted, product = slow_mixture(params, own, weight, 3)
+        [found] = by_token[number]
+        assert found.tokens == wanted
+        assert_stored(found.log_prob, np.log(product))
+
+
+def test_an_answer_of_the_mixture_can_be_one_that_no_chunk_alone_leads_to(params):
+    """Of 60 random mixtures of two prompts some agree on what is nobody's first choice."""
+    rng, new = np.random.default_rng(1), 0
+    prompts = [[rng.integers(0, 6, 4).tolist() for _ in range(2)] for _ in range(60)]
+    weights = np.log(np.full((60, 2), 0.5))
+    options = {"max_new_tokens": 3, "stops": ENDS}
+    for own, [found] in zip(
+        prompts, answer_questions_by_token(MODULE, params, prompts, weights, **options), strict=True
+    ):
+        alone = {slow_greedy(params, prompt, 3) for prompt in own}
+        assert found.tokens == slow_mixture(params, own, np.log([0.5, 0.5]), 3)[0]
+        new += found.tokens not in alone
+    assert new > 0
+
+
+def test_dropping_what_has_stopped_changes_no_answer_and_shrinks_the_batch(params, monkeypatch):
+    rng = np.random.default_rng(3)
+    prompts = [[rng.integers(0, 6, length).tolist() for length in (5, 6)] for _ in range(16)]
+    weights = np.log(np.tile([0.7, 0.3], (16, 1)))
+    options = {"max_new_tokens": 12, "stops": ENDS}
+
+    def answers():
+        return [
+            *answer_questions(MODULE, params, prompts, weights, **options),
+            *answer_questions_by_token(MODULE, params, prompts, weights, **options),
+        ]
+
+    monkeypatch.setattr(ensemble, "STEPS_PER_CALL", 12)
+    whole = answers()
+    sizes = []
+
+    def advance(module, params, state, *rest, **named):
+        sizes.append(len(state.done))
+        return original(module, params, state, *rest, **named)
+
+    original = decode_steps
+    monkeypatch.setattr(ensemble, "decode_steps", advance)
+    monkeypatch.setattr(ensemble, "STEPS_PER_CALL", 2)
+    for before, after in zip(whole, answers(), strict=True):
+        assert [candidate.tokens for candidate in before] == [candidate.tokens for candidate in after]
+        assert_stored([c.log_prob for c in before], [c.log_prob for c in after])
+    assert min(sizes) < max(sizes)
+    assert any(len(candidate.tokens) == 12 for own in whole for candidate in own)
+
+
+# ---- what prompts begin with alike ----
+
+
+def sharing_prompts(rng, num_questions=6):
+    """Questions behind three chunks of five each, some of which are another's beginning."""
+    chunks = [rng.integers(0, 6, length).tolist() for length in (7, 9, 12)]
+    chunks += [chunks[2][:8], chunks[1]]
+    questions = [rng.integers(0, 6, length).tolist() for length in rng.integers(1, 5, num_questions)]
+    own = [rng.choice(5, 3, replace=False) for _ in questions]
+    return [[chunks[c] + question for c in rows] for rows, question in zip(own, questions, strict=True)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sharing_what_prompts_begin_with_changes_no_number(params, short_prefixes, monkeypatch, seed):
+    prompts = sharing_prompts(np.random.default_rng(seed))
+    weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
+    options = {"max_new_tokens": 4, "stops": ENDS, "questions_per_batch": 3}
+
+    def answers():
+        by_answer = answer_questions(MODULE, params, prompts, weights, **options)
+        return [*by_answer, *answer_questions_by_token(MODULE, params, prompts, weights, **options)]
+
+    together = answers()
+    cut = split_shared_prefixes([prompt for own in prompts[:3] for prompt in own])
+    assert len({prompt.prefix for prompt in cut}) < len(cut)
+    monkeypatch.setattr(
+        ensemble, "split_shared_prefixes", lambda texts: [Prompt((), tuple(t)) for t in texts]
+    )
+    for shared, apart in zip(together, answers(), strict=True):
+        assert [candidate.tokens for candidate in shared] == [candidate.tokens for candidate in apart]
+        assert_stored([c.log_prob for c in shared], [c.log_prob for c in apart])
+
+
+def test_a_chunk_that_three_questions_share_is_read_once(params, short_prefixes, monkeypatch):
+    long = [[3] * 9 + [4], [5] * 9 + [0]]
+    prompts = [[chunk + question for chunk in long] for question in ([3, 4], [5], [0, 0, 3])]
+    seen = []
+
+    def read(module, params, prefixes, prefix_of, suffixes):
+        seen.append((prefixes.lengths.tolist(), prefix_of.tolist(), suffixes.lengths.tolist()))
+        return original(module, params, prefixes, prefix_of, suffixes)
+
+    original = prefill_shared
+    monkeypatch.setattr(ensemble, "prefill_shared", read)
+    weights = np.log(np.full((3, 2), 0.5))
+    answer_questions(MODULE, params, prompts, weights, max_new_tokens=2, stops=ENDS, questions_per_batch=3)
+    [(lengths, prefix_of, suffixes)] = seen
+    assert lengths == [10, 10]
+    assert prefix_of == [[0, 0, 0, 1, 1, 1]]
+    assert sorted(suffixes) == [1, 1, 2, 2, 3, 3]
+
+
+def on_eight_devices(params):
+    """The network with its rows pinned, parameters and placement, on a mesh of eight."""
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    laid = put_params(params, mesh)
+    return (
+        MODULE.clone(layout=row_layout(mesh)),
+        laid,
+        DevicePlacement(batch_placer(laid), gather, data_parallel_size(mesh)),
+    )
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_eight_devices_answer_as_one_does(params, short_prefixes, monkeypatch, seed):
+    """Also where answers leave the batch, of which each device drops its own."""
+    prompts = sharing_prompts(np.random.default_rng(seed), num_questions=11)
+    weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
+    options = {"max_new_tokens": 6, "stops": ENDS, "questions_per_batch": 10}
+    module, laid, placement = on_eight_devices(params)
+    monkeypatch.setattr(ensemble, "STEPS_PER_CALL", 2)
+    for answer in (answer_questions, answer_questions_by_token):
+        alone = answer(MODULE, params, prompts, weights, **options)
+        spread = answer(module, laid, prompts, weights, **options, placement=placement)
+        for one, eight in zip(alone, spread, strict=True):
+            assert [candidate.tokens for candidate in one] == [candidate.tokens for candidate in eight]
+            assert_stored([c.log_prob for c in one], [c.log_prob for c in eight])
