@@ -78,7 +78,12 @@ def _find(old: str, moved: Moved, name: str) -> Any:
 MOVED = {
     "data.beam": Moved(("data.sources.beam",), {"Part": "FileRange", "count": "count_chunks"}),
     "data.benchmarks": Moved(
-        ("data.eval_tasks.registry",),
+        (
+            "data.eval_tasks.registry",
+            "data.eval_tasks.kilt",
+            "data.eval_tasks.task",
+            "data.eval_tasks.multiple_choice",
+        ),
         {
             "BENCHMARKS": "EVAL_TASKS",
             "Benchmark": "EvalTask",
@@ -138,6 +143,21 @@ MOVED = {
         ("evaluation.corpus_questions",), {"Exam": "CorpusQuestionEval", "Sitting": "SystemInputs"}
     ),
     "lm.signal": Moved(("lm.lsr_diagnostics",), {}),
+    "method.decode": Moved(
+        ("method.generation", "lm.ensemble", "lm.prefix_sharing"),
+        {
+            "Candidate": "AnswerCandidate",
+            "Decoding": "DecodeState",
+            "Reading": "PrefillBatch",
+            "Transfer": "DevicePlacement",
+            "advance": "decode_steps",
+            "begin": "init_decode",
+            "cut_prompts": "split_shared_prefixes",
+            "forced_log_probs": "continuation_log_likelihood",
+            "lay_out": "build_prefill_batch",
+            "readings": "prefill_batches",
+        },
+    ),
     "method.lm": Moved(("method.likelihood",), {"branch_log_probs": "continuation_log_probs"}),
     "planning.need": Moved(
         ("planning.resources",),

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from radit_jax.data.batches.few_shot import Shot, few_shot_prompt
 from radit_jax.data.batches.packing import PrefixTree, span
-from radit_jax.data.eval_tasks.registry import PRIOR_PROMPT, Choice, EvalExample, ScoringRule
+from radit_jax.data.eval_tasks.task import PRIOR_PROMPT, Choice, EvalExample, ScoringRule
 from radit_jax.lm.answering import Backgrounds, Retrieval
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.method.losses import ensemble_log_prob

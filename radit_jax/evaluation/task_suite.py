@@ -16,7 +16,8 @@ from radit_jax.config import OWN_ANSWERS, EvaluateConfig, MeshConfig, ScoreConfi
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.few_shot import Shot
 from radit_jax.data.batches.prefix_trees import LmTokenizer
-from radit_jax.data.eval_tasks.registry import EvalExample, EvalTask, draw_shots, find_task, sample
+from radit_jax.data.eval_tasks.registry import find_task
+from radit_jax.data.eval_tasks.task import EvalExample, EvalTask, draw_shots, sample
 from radit_jax.data.readers.kilt_pages import PageOf
 from radit_jax.data.records import Chunk
 from radit_jax.evaluation.multiple_choice import choose

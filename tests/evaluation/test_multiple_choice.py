@@ -13,7 +13,8 @@ from small import CHUNKS, LONG
 from radit_jax.config import MeshConfig, ScoreConfig
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.few_shot import Shot
-from radit_jax.data.eval_tasks.registry import EVAL_TASKS, Choice, EvalExample
+from radit_jax.data.eval_tasks.registry import EVAL_TASKS
+from radit_jax.data.eval_tasks.task import Choice, EvalExample
 from radit_jax.evaluation import multiple_choice
 from radit_jax.evaluation.multiple_choice import choose
 from radit_jax.lm.answering import Retrieval

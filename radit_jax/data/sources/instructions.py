@@ -17,8 +17,8 @@ from etils import epath
 
 from radit_jax.config import Instructions
 from radit_jax.data.artifacts.corpus import PREPARED, CorpusData
-from radit_jax.data.eval_tasks import registry
-from radit_jax.data.eval_tasks.registry import draw_shots, find_task
+from radit_jax.data.eval_tasks.registry import find_task
+from radit_jax.data.eval_tasks.task import EvalExample, draw_shots
 from radit_jax.data.finetuning.datasets import DATASETS, Dataset, Mixture
 from radit_jax.data.finetuning.mixture import (
     ASKED_ELSEWHERE,
@@ -279,19 +279,19 @@ def _some(drawn: Drawn, numbers: Sequence[int]) -> Drawn:
     )
 
 
-def _benchmark_item(name: str, item: registry.EvalExample) -> Item:
+def _benchmark_item(name: str, item: EvalExample) -> Item:
     """A task's question in the form in which questions are compared."""
     # AIDA's query is a mention alone, which other questions have as well.
     question = item.prompt if name == "aida" else item.query or item.prompt
     return Item(f"{name}/{item.id}", question, item.answers)
 
 
-def _benchmark_example(name: str, item: registry.EvalExample) -> Example:
+def _benchmark_example(name: str, item: EvalExample) -> Example:
     prompt, answer = item.shot
     return Example(f"{name}/{item.id}", item.query, prompt, answer)
 
 
-def _benchmark_question(name: str, item: registry.EvalExample) -> Question:
+def _benchmark_question(name: str, item: EvalExample) -> Question:
     return Question(f"{name}/{item.id}", item.query, item.answers, prompt=item.prompt)
 
 

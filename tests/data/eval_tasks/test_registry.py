@@ -6,15 +6,8 @@ from collections import Counter
 
 import pytest
 
-from radit_jax.data.eval_tasks.registry import (
-    EVAL_TASKS,
-    KILT_DEVELOPMENT,
-    METRICS,
-    EvalExample,
-    draw_shots,
-    find_task,
-    sample,
-)
+from radit_jax.data.eval_tasks.registry import EVAL_TASKS, KILT_DEVELOPMENT, find_task
+from radit_jax.data.eval_tasks.task import METRICS, EvalExample, draw_shots, sample
 
 LAMP = "Who tends the lamp?"
 TASKS_PAGE = pathlib.Path(__file__).parents[3] / "docs" / "tasks.md"
