@@ -148,7 +148,12 @@ MOVED = {
         {
             "Candidate": "AnswerCandidate",
             "Decoding": "DecodeState",
+            "ROWS": "PROMPTS_PER_PREFILL",
             "Reading": "PrefillBatch",
+            "Rows": "TokenRows",
+            "SHARED": "MIN_SHARED_PREFIX",
+            "STEPS": "STEPS_PER_CALL",
+            "TAIL": "SUFFIX_SLOTS",
             "Transfer": "DevicePlacement",
             "advance": "decode_steps",
             "begin": "init_decode",
