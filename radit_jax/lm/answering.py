@@ -1,11 +1,12 @@
-"""Answering with Eq. 2: questions, their chunks and their weights in, answers by probability out.
+"""Answering with Eq. 2: from questions, their chunks and log p_R to answer texts with probabilities.
 
 `evaluate.ensemble` says how the chunks are mixed: over whole answers (`answer`), token by token (`token`), or
-in the prompt, whose Background holds them all (`concatenate`).
+in the prompt, whose Background holds all of them (`concatenate`).
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,7 +25,7 @@ from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.text.prompts import question_prompt
 
-BLOCK = 160  # questions between two reports of progress, if whole batches
+QUESTIONS_PER_BLOCK = 160  # whose prompts are in memory together; rounded down to whole batches
 
 
 class Answer(NamedTuple):
@@ -35,25 +36,29 @@ class Answer(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    """What the language model reads: for each question a prompt for each chunk, or one for all of them."""
+    """The prompts of Q questions: one for each chunk of a question, or one for all of its chunks."""
 
     questions: list[list[FewShotPrompt]]
-    log_probs: Float[np.ndarray, "Q K"]  # of the prompts' weights
+    log_probs: Float[np.ndarray, "Q K"]  # log-weight of each prompt in Eq. 2
 
     @property
     def shots_dropped(self) -> int:
         """How many shots did not fit, over all prompts."""
-        return sum(prompt.shots_dropped for own in self.questions for prompt in own)
+        return sum(prompt.shots_dropped for prompt in self._all_prompts)
 
     @property
     def truncated(self) -> int:
         """How many prompts had their Background cut."""
-        return sum(prompt.truncated for own in self.questions for prompt in own)
+        return sum(prompt.truncated for prompt in self._all_prompts)
+
+    @property
+    def _all_prompts(self) -> Iterator[FewShotPrompt]:
+        return itertools.chain.from_iterable(self.questions)
 
 
 @runtime_checkable
 class Retriever(Protocol):
-    """What finds chunks of texts: `retrieval.search.Searcher`."""
+    """Finds the chunks for a text, as `retrieval.search.Searcher` does."""
 
     def search(self, queries: Sequence[str], k: int) -> tuple[Int[np.ndarray, "Q K"], Any]:
         """The rows of each query's k best chunks, and their scores."""
@@ -67,39 +72,44 @@ class Retriever(Protocol):
 
 
 class Retrieval(NamedTuple):
-    """The chunks behind each of Q questions, and their weights."""
+    """The chunks retrieved for each of Q questions, and their weights."""
 
-    chunks: Chunks | None  # None where no row is of a chunk
-    rows: Int[np.ndarray, "Q K"]  # NO_CHUNK: no Background
+    chunks: Chunks | None  # None where every row is NO_CHUNK
+    rows: Int[np.ndarray, "Q K"]  # of the chunks; NO_CHUNK: the prompt gets no Background
     log_probs: Float[np.ndarray, "Q K"]  # log p_R
 
     @classmethod
     def none(cls, num_questions: int) -> "Retrieval":
-        """Closed book."""
+        """Closed book: one prompt a question, without a Background."""
         return cls(None, np.full((num_questions, 1), NO_CHUNK), np.zeros((num_questions, 1), np.float32))
 
-    def part(self, some: slice | list[int]) -> "Retrieval":
-        """Of some of the questions."""
-        return Retrieval(self.chunks, self.rows[some], self.log_probs[some])
+    def part(self, questions: slice | list[int]) -> "Retrieval":
+        """The retrieval of some of the questions."""
+        return Retrieval(self.chunks, self.rows[questions], self.log_probs[questions])
 
     def concatenated(self) -> "Backgrounds":
         """All chunks of a question as one Background, the best first, with all the weight."""
-        passages, _ = self.backgrounds()
-        joined = [["\n".join(text for text in own if text is not None) or None] for own in passages]
+        joined: list[list[str | None]] = []
+        for passages in self.backgrounds().passages:
+            text = "\n".join(passage for passage in passages if passage is not None)
+            joined.append([text or None])
         return Backgrounds(joined, np.zeros((len(joined), 1), np.float32))
 
     def backgrounds(self) -> "Backgrounds":
         """Each chunk as a Background of its own."""
-        wanted = np.unique(self.rows[self.rows != NO_CHUNK])
-        passages: dict[int, str | None] = {NO_CHUNK: None}
+        distinct = np.unique(self.rows[self.rows != NO_CHUNK])
+        passage_of: dict[int, str | None] = {NO_CHUNK: None}
         if self.chunks is not None:
-            found = self.chunks.take(wanted)
-            passages |= zip(wanted.tolist(), (chunk.passage for chunk in found), strict=True)
-        return Backgrounds([[passages[row] for row in rows] for rows in self.rows.tolist()], self.log_probs)
+            passages = [chunk.passage for chunk in self.chunks.take(distinct)]
+            passage_of |= zip(distinct.tolist(), passages, strict=True)
+        by_question = []
+        for rows in self.rows.tolist():
+            by_question.append([passage_of[row] for row in rows])
+        return Backgrounds(by_question, self.log_probs)
 
 
 class Backgrounds(NamedTuple):
-    """What stands before each of Q questions (None: nothing), one for each prompt, and the weights."""
+    """The Background of each prompt of Q questions, None where it has none, and the prompts' weights."""
 
     passages: list[list[str | None]]
     log_probs: Float[np.ndarray, "Q K"]
@@ -132,27 +142,36 @@ def generate_answers(
     per_token: bool = False,
     bar: Progress | None = None,
 ) -> tuple[list[list[Answer]], Counter[str]]:
-    """Each prompt's answers with their probabilities in the mixture, best first; one at token level.
+    """Each prompt's answers with their probabilities in the mixture, the best first.
 
-    And how many prompts had their Background cut, how many shots they lost. `shots`, the nearest last, are
-    each prompt's own; with `per_token` the best is the one that `merged` finds so.
+    Also returns how many prompts had their Background cut (`truncated`) and how many shots did not fit
+    (`shots_dropped`). `shots[i]` are prompt i's examples, the nearest last. With `per_token` the best answer
+    is chosen by log p per token, see `merge_equal_texts`. Mixing token by token gives one answer a prompt.
     """
-    own_shots = shots if shots is not None else [()] * len(prompts)
+    shots = shots if shots is not None else [()] * len(prompts)
     answers: list[list[Answer]] = [[] for _ in prompts]
     counts = Counter(shots_dropped=0, truncated=0)
-    size = questions_per_batch(retrieval.rows.shape[1], settings)
-    order = group_by_shared_chunks(retrieval.rows, size)
-    block = size * max(1, BLOCK // size)
-    for start in range(0, len(prompts), block):
-        some = order[start : start + block]
-        texts, examples = [prompts[number] for number in some], [own_shots[number] for number in some]
-        made = make_prompts(model, texts, retrieval.part(some), settings, examples)
+    batch_size = questions_per_batch(retrieval.rows.shape[1], settings)
+    order = group_by_shared_chunks(retrieval.rows, batch_size)
+    block_size = batch_size * max(1, QUESTIONS_PER_BLOCK // batch_size)
+
+    def text_of(tokens: Sequence[int]) -> str:
+        return first_line(model.tokenizer.decode(tokens))
+
+    for start in range(0, len(prompts), block_size):
+        block = order[start : start + block_size]
+        made = make_prompts(
+            model,
+            [prompts[number] for number in block],
+            retrieval.part(block),
+            settings,
+            [shots[number] for number in block],
+        )
         counts.update(shots_dropped=made.shots_dropped, truncated=made.truncated)
-        for number, candidates in zip(some, _decode(model, made, settings), strict=True):
-            read = lambda tokens: first_line(model.tokenizer.decode(tokens))  # noqa: E731
-            answers[number] = merge_equal_texts(candidates, read, per_token=per_token)
+        for number, candidates in zip(block, _decode(model, made, settings), strict=True):
+            answers[number] = merge_equal_texts(candidates, text_of, per_token=per_token)
         if bar is not None:
-            bar.advance(len(made.questions))
+            bar.advance(len(block))
     return answers, counts
 
 
@@ -163,22 +182,24 @@ def make_prompts(
     settings: EvaluateConfig,
     shots: Sequence[Sequence[Shot]] | None = None,
 ) -> Prompts:
-    """Each prompt behind its chunks, which are its Background, and behind its own shots, the nearest last.
+    """Each prompt as the model reads it: its shots, the nearest last, then its Background, then the prompt.
 
-    Concatenated chunks stand in one Background, the best first, so that what does not fit is of the worst.
+    A prompt is made for each chunk. Concatenated chunks are one Background, the best first, so that what does
+    not fit is cut from the worst.
     """
-    found = retrieval.concatenated() if settings.ensemble == "concatenate" else retrieval.backgrounds()
-    room = settings.sequence_length - settings.max_new_tokens
-    made = [
-        [
-            few_shot_prompt(model.tokenizer, own_shots, passage, prompt, max_length=room)
-            for passage in passages
-        ]
-        for prompt, passages, own_shots in zip(
-            prompts, found.passages, shots or [()] * len(prompts), strict=True
-        )
-    ]
-    return Prompts(made, found.log_probs)
+    concatenate = settings.ensemble == "concatenate"
+    backgrounds = retrieval.concatenated() if concatenate else retrieval.backgrounds()
+    max_length = settings.sequence_length - settings.max_new_tokens
+    shots = shots or [()] * len(prompts)
+    questions = []
+    for prompt, passages, own_shots in zip(prompts, backgrounds.passages, shots, strict=True):
+        by_chunk = []
+        for passage in passages:
+            by_chunk.append(
+                few_shot_prompt(model.tokenizer, own_shots, passage, prompt, max_length=max_length)
+            )
+        questions.append(by_chunk)
+    return Prompts(questions, backgrounds.log_probs)
 
 
 def questions_per_batch(prompts_per_question: int, settings: EvaluateConfig) -> int:
@@ -203,13 +224,14 @@ def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[li
 
 
 def stops_of(tokenizer: Tokenizer) -> Stops:
-    """What ends an answer: `<eos>`, or the first newline of its text, whatever piece holds it."""
+    """The ids that end an answer: `<eos>`, and every piece that holds a newline."""
     closing = set(tokenizer.closing_ids)
-    return Stops(tuple(i for i in tokenizer.stop_ids if i not in closing), tokenizer.closing_ids)
+    alone = tuple(token for token in tokenizer.stop_ids if token not in closing)
+    return Stops(alone, tokenizer.closing_ids)
 
 
 def first_line(text: str) -> str:
-    r"""What an answer is read as: its last piece may be one such as `.\n`.
+    r"""The text of an answer: what is before its first newline, which may be inside its last piece.
 
     >>> first_line(" Paris.\n\n")
     'Paris.'
@@ -220,19 +242,19 @@ def first_line(text: str) -> str:
 def merge_equal_texts(
     candidates: Sequence[AnswerCandidate], text_of: Callable[[Sequence[int]], str], *, per_token: bool = False
 ) -> list[Answer]:
-    """A question's candidates as texts, the best first; what reads alike is one answer.
+    """A question's candidates as texts, the best first; candidates with the same text are one answer.
 
     The probability of a text is the sum of its tokenisations', under every chunk and so in the mixture. With
-    `per_token` answers are ranked by log p / n instead of log p, n being the tokens of the likeliest one:
-    METHOD's `nll_token`, without which the shortest of long answers would win.
+    `per_token` answers are ranked by log p / n instead of log p, n being the tokens of the likeliest
+    tokenisation: METHOD's `nll_token`, without which the shortest of long answers would win.
     """
-    alike: dict[str, list[AnswerCandidate]] = {}
+    by_text: dict[str, list[AnswerCandidate]] = {}
     for candidate in candidates:
-        alike.setdefault(text_of(candidate.tokens), []).append(candidate)
+        by_text.setdefault(text_of(candidate.tokens), []).append(candidate)
     scored = []
-    for text, own in alike.items():
-        log_prob = float(np.logaddexp.reduce([candidate.log_prob for candidate in own]))
-        likeliest = max(own, key=lambda candidate: candidate.log_prob)
+    for text, tokenisations in by_text.items():
+        log_prob = float(np.logaddexp.reduce([candidate.log_prob for candidate in tokenisations]))
+        likeliest = max(tokenisations, key=lambda candidate: candidate.log_prob)
         score = log_prob / likeliest.num_tokens if per_token else log_prob
         scored.append((score, Answer(text, float(np.exp(log_prob)))))
     return [answer for _, answer in sorted(scored, key=lambda pair: -pair[0])]

@@ -1,4 +1,4 @@
-"""The diagnostics of LSR scores, gathered from what retrieve and score left."""
+"""The diagnostics of LSR scores, from the files that the stages retrieve and score left."""
 
 from collections.abc import Sequence
 
@@ -15,22 +15,21 @@ from radit_jax.text.metrics import is_yes_no
 
 
 def report(corpus: Corpus, retrieved: Retrieved, scores: Scores, settings: RFtConfig) -> Diagnostics:
-    """Diagnose `scores` under R-ft's settings and print what was found, warnings last."""
-    diagnostics = diagnose(_signal(corpus, retrieved, scores), settings)
-    print(
-        "   signal: " + ", ".join(f"{name} {_number(value)}" for name, value in diagnostics.items()),
-        flush=True,
-    )
+    """Diagnose `scores` under R-ft's settings and print the figures, then the warnings."""
+    diagnostics = diagnose(_statistics(corpus, retrieved, scores), settings)
+    figures = ", ".join(f"{name} {_format(value)}" for name, value in diagnostics.items())
+    print(f"   signal: {figures}", flush=True)
     for warning in warnings(diagnostics, settings):
         print(f"   warning: {warning}", flush=True)
     return diagnostics
 
 
-def _signal(corpus: Corpus, retrieved: Retrieved, scores: Scores) -> LsrStatistics:
-    questions = {question.id: question for question in corpus.questions("train")}
-    # An example that was cut from the corpus has no gold chunk, and its answer is in none but its source.
-    asked = [questions.get(example.id, Question(example.id, "", ())) for example in retrieved.examples]
-    judged = _judged(asked)
+def _statistics(corpus: Corpus, retrieved: Retrieved, scores: Scores) -> LsrStatistics:
+    question_of = {question.id: question for question in corpus.questions("train")}
+    # An example that was cut from the corpus is not one of its questions. It has no gold chunk, and no chunk
+    # but its source holds its answer, so it is represented by a question without answers.
+    questions = [question_of.get(example.id, Question(example.id, "", ())) for example in retrieved.examples]
+    judged = np.array([_is_judged(question) for question in questions], bool)
     return LsrStatistics(
         chunk_mask=scores.chunk_rows >= 0,
         retrieval_scores=scores.retrieval_scores,
@@ -39,29 +38,29 @@ def _signal(corpus: Corpus, retrieved: Retrieved, scores: Scores) -> LsrStatisti
         answer_token_counts=scores.answer_token_counts,
         token_counts=scores.token_counts,
         truncated=scores.truncated,
-        holds_answer=_holds_answer(corpus, asked, scores.chunk_rows, judged),
-        gold=corpus.is_gold(asked, scores.chunk_rows),
+        holds_answer=_holds_answer(corpus, questions, scores.chunk_rows, judged),
+        gold=corpus.is_gold(questions, scores.chunk_rows),
         judged=judged,
     )
 
 
+def _is_judged(question: Question) -> bool:
+    """Whether a chunk can be said to hold the answer: there is one, and it is more than yes or no."""
+    return bool(question.answers) and not is_yes_no(question.answers)
+
+
 def _holds_answer(
     corpus: Corpus,
-    asked: Sequence[Question],
+    questions: Sequence[Question],
     rows: Int[np.ndarray, "E K"],
     judged: Bool[np.ndarray, " E"],
 ) -> Bool[np.ndarray, "E K"]:
-    """Which chunks hold an answer, of the judged questions alone: for the others none is read."""
-    found = np.zeros(rows.shape, bool)
-    found[judged] = corpus.holds_answer(
-        [question for question, is_judged in zip(asked, judged, strict=True) if is_judged], rows[judged]
-    )
-    return found
+    """Which chunks hold an answer; False for questions that are not judged, whose chunks are not read."""
+    holds_answer = np.zeros(rows.shape, bool)
+    judged_questions = [questions[number] for number in np.flatnonzero(judged).tolist()]
+    holds_answer[judged] = corpus.holds_answer(judged_questions, rows[judged])
+    return holds_answer
 
 
-def _judged(asked: Sequence[Question]) -> Bool[np.ndarray, " E"]:
-    return np.array([bool(q.answers) and not is_yes_no(q.answers) for q in asked], bool)
-
-
-def _number(value: float | int | None) -> str:
+def _format(value: float | int | None) -> str:
     return "–" if value is None else f"{value:.4g}"

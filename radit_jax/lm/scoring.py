@@ -1,6 +1,17 @@
-"""LSR scoring: log p_LM(y | c∘x) of (example, chunk) pairs, each chunk read once for all its examples."""
+"""LSR scoring: log p_LM(y | c∘x) of (example, chunk) pairs, each chunk read once for all its examples.
 
-from collections.abc import Callable, Sequence
+Pairs pass through three layouts on their way to the model. Two examples of chunk 7 and one of chunk 4:
+
+    pairs           (0, 7)   (1, 4)   (1, 7)      numbered 0, 1, 2 in the caller's order
+    prefix trees    chunk 4: pair 1;  chunk 7: pairs 0 and 2          a continuation for each pair
+    rows            [chunk 7, chunk 4]                                whole trees, as they fit
+
+`PairTrees.pair_of_continuation` leads from the trees to the pairs: (1, 0, 2). `Packing` combines it with the
+layout of the rows, so that one assignment takes the scores from the rows to their pairs.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,7 +32,7 @@ from radit_jax.data.batches.packing import (
 )
 from radit_jax.data.batches.prefix_trees import shared_sequences
 from radit_jax.data.records import Example
-from radit_jax.method.likelihood import continuation_log_probs
+from radit_jax.method.likelihood import LmBatch, continuation_log_probs
 from radit_jax.models.attention import max_segments
 from radit_jax.models.llama import Llama
 from radit_jax.runtime.distributed.mesh import configure_attention, gather, make_mesh, put_batch, row_layout
@@ -30,12 +41,18 @@ from radit_jax.runtime.pretrained.model_io import Model, load_model
 from radit_jax.runtime.storage.fingerprints import shard_name
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
-NO_CHUNK = -1  # in the place of a chunk's row: the answer is scored without a Background
+NO_CHUNK = -1  # in place of a chunk's row: the answer is scored without a Background
 
 
 def every_pair(rows: Int[np.ndarray, "E K"]) -> Int[np.ndarray, "E*K 2"]:
     """Each example's number with each of its chunks' rows, as `PairScorer.score` takes them."""
-    return np.stack([np.repeat(np.arange(len(rows)), rows.shape[1]), rows.ravel()], axis=1)
+    examples = np.repeat(np.arange(len(rows)), rows.shape[1])
+    return np.stack([examples, rows.ravel()], axis=1)
+
+
+def _order_by_chunk(pairs: Int[np.ndarray, "P 2"]) -> Int[np.ndarray, " P"]:
+    """The numbers of the pairs, those of a chunk next to each other."""
+    return np.argsort(pairs[:, 1], kind="stable")
 
 
 class PairScores(NamedTuple):
@@ -47,13 +64,13 @@ class PairScores(NamedTuple):
 
     @classmethod
     def empty(cls, *shape: int) -> "PairScores":
-        """Room for the scores of so many pairs."""
+        """Zeros for pairs of this shape, to be filled by `put`."""
         return cls(np.zeros(shape, np.float32), np.zeros(shape, np.int32), np.zeros(shape, bool))
 
     def put(self, places: Any, scores: "PairScores") -> None:
         """Write `scores` into `places`."""
-        for mine, new in zip(self, scores, strict=True):
-            mine[places] = new
+        for array, new in zip(self, scores, strict=True):
+            array[places] = new
 
 
 def score_in_shards(
@@ -67,11 +84,11 @@ def score_in_shards(
 ) -> PairScores:
     """The scores of all `pairs`, which `score` makes a shard at a time and `folder` keeps as `name`-….
 
-    A run that was killed loses the shard it was at; the next one, of the same pairs, takes up the others.
+    A run that is killed loses the shard that it was scoring; the next run of the same pairs reads the others.
     """
-    order = np.argsort(pairs[:, 1], kind="stable")  # so that most chunks are read in one shard alone
+    order = _order_by_chunk(pairs)  # so that most chunks are read in one shard only
     shards = np.array_split(order, max(1, -(-len(order) // shard_size)))
-    found = PairScores.empty(len(pairs))
+    scores = PairScores.empty(len(pairs))
     with Progress(len(pairs), title, "pairs") as bar:
         for number, shard in enumerate(shards if len(pairs) else ()):
             file = shard_name(name, number, len(shards))
@@ -79,18 +96,90 @@ def score_in_shards(
                 bar.advance(len(shard))
             else:
                 folder.write_arrays(file, **score(pairs[shard], bar)._asdict())
-            found.put(shard, PairScores(**folder.read_arrays(file)))
-    return found
+            scores.put(shard, PairScores(**folder.read_arrays(file)))
+    return scores
+
+
+class PairTrees(NamedTuple):
+    """The prefix trees that score P pairs: a chunk, then the prompt and answer of each of its examples."""
+
+    trees: list[PrefixTree]
+    pair_of_continuation: Int[np.ndarray, " P"]  # tree after tree: the number of the pair that it scores
+    token_counts: Int[np.ndarray, " P"]  # by pair: chunk, prompt and answer
+    truncated: Bool[np.ndarray, " P"]  # by pair: the chunk was cut to fit the row
+
+
+class Packing(NamedTuple):
+    """Prefix trees packed into rows, and where the score of each of their N continuations belongs."""
+
+    trees: Sequence[PrefixTree]
+    numbers: Int[np.ndarray, " N"]  # tree after tree: the place of each continuation in the result
+    rows: Sequence[Row]
+    row_length: int
+    targets_per_row: int
+    continuation_ids: bool  # False: no tree has two continuations, and the batches need no numbers for them
+
+    @classmethod
+    def pack(
+        cls,
+        trees: Sequence[PrefixTree],
+        numbers: Int[np.ndarray, " N"],
+        *,
+        row_length: int,
+        targets_per_row: int,
+        continuation_ids: bool,
+    ) -> "Packing":
+        """Pack the trees; rows get room for `row_length` targets where a tree needs more than usual."""
+        if any(_num_continuation_tokens(tree) > targets_per_row for tree in trees):
+            targets_per_row = row_length
+        # A kernel that knows only segments has room for a limited number of them, padding included.
+        continuations_per_row = targets_per_row if continuation_ids else max_segments(row_length) - 1
+        rows = pack(
+            trees,
+            row_length=row_length,
+            targets_per_row=targets_per_row,
+            continuations_per_row=continuations_per_row,
+        )
+        return cls(trees, numbers, rows, row_length, targets_per_row, continuation_ids)
+
+    @property
+    def fill(self) -> float:
+        """The share of the rows' positions that hold a token."""
+        return fill(self.trees, self.rows, row_length=self.row_length)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[LmBatch, int]]:
+        """The rows, `batch_size` at a time, with the number of continuations in them."""
+        for start in range(0, len(self.rows), batch_size):
+            rows = self.rows[start : start + batch_size]
+            batch = to_batch(
+                self.trees,
+                rows,
+                row_length=self.row_length,
+                targets_per_row=self.targets_per_row,
+                num_rows=batch_size,
+                continuation_ids=self.continuation_ids,
+            )
+            tree_numbers = itertools.chain.from_iterable(rows)
+            yield batch, sum(len(self.trees[number].continuations) for number in tree_numbers)
+
+    def put_scores(self, row_scores: Float[np.ndarray, "R C"], scores: Float[np.ndarray, " _"]) -> None:
+        """Write `row_scores`, [row, continuation in the row], to the continuations' places in `scores`."""
+        scores[self.numbers] = row_scores[continuation_places(self.trees, self.rows)]
+
+
+def _num_continuation_tokens(tree: PrefixTree) -> int:
+    return sum(len(continuation.tokens) for continuation in tree.continuations)
 
 
 @dataclass
-class Filled:
+class RowFill:
     """How much of the rows that were scored is tokens."""
 
     rows: int = 0
-    full_rows: float = 0.0  # as many of these hold the same tokens
+    full_rows: float = 0.0  # the number of rows without padding that would hold the same tokens
 
     def add(self, rows: int, share: float) -> None:
+        """Count `rows`, of whose positions `share` hold a token."""
         self.rows += rows
         self.full_rows += rows * share
 
@@ -106,16 +195,27 @@ class PairScorer:
     model: Model
     mesh: Mesh
     settings: ScoreConfig
-    module: Llama | None = None  # reads rows, where the model's own module does not
-    filled: Filled = field(default_factory=Filled, compare=False)
+    module: Llama | None = None  # reads packed rows, where it differs from the model's own module
+    filled: RowFill = field(default_factory=RowFill, compare=False)
 
     @classmethod
     def load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
+        """Load the model at `path` on the devices of `mesh`."""
         devices = make_mesh(mesh, rows=settings.batch_size)
         model = load_model(path, dtype=settings.dtype, mesh=devices)
-        module = configure_attention(model.module, devices, mesh, row_length=settings.sequence_length)
-        own = model.module.clone(layout=row_layout(devices))
-        return cls(model._replace(module=own), devices, settings, module)
+        row_module = configure_attention(model.module, devices, mesh, row_length=settings.sequence_length)
+        generating_module = model.module.clone(layout=row_layout(devices))
+        return cls(model._replace(module=generating_module), devices, settings, row_module)
+
+    @property
+    def row_module(self) -> Llama:
+        """The module that reads packed rows. Generation, with rows of any length, takes the model's own."""
+        return self.model.module if self.module is None else self.module
+
+    @property
+    def targets_per_row(self) -> int:
+        """How many tokens are predicted in a row, unless one tree alone has more."""
+        return self.settings.sequence_length // 2
 
     def score(
         self,
@@ -124,100 +224,88 @@ class PairScorer:
         chunks: Chunks,
         bar: Progress | None = None,
     ) -> PairScores:
-        """Score `pairs` of (place in `examples`, row of `chunks` or NO_CHUNK), in any order."""
+        """Score `pairs` of (number in `examples`, row of `chunks` or NO_CHUNK), in any order."""
         if not len(pairs):
             return PairScores.empty(0)
-        trees, owners, truncated = self._trees(examples, pairs, chunks)
-        lengths = [len(tree.prefix.tokens) + len(b.tokens) for tree in trees for b in tree.continuations]
-        scores = PairScores(self.score_trees(trees, bar), np.array(lengths), truncated[owners])
-        found = PairScores.empty(len(pairs))
-        found.put(owners, scores)
-        return found
+        trees = self._pair_trees(examples, pairs, chunks)
+        log_probs = self._score(trees.trees, trees.pair_of_continuation, bar)
+        return PairScores(log_probs, trees.token_counts, trees.truncated)
 
     def score_trees(
         self, trees: Sequence[PrefixTree], bar: Progress | None = None
     ) -> Float[np.ndarray, " N"]:
         """Each continuation's log-probability, tree after tree, in nats, summed over its weighted tokens."""
-        # A kernel knows only segments, so it takes the trees of one continuation; the reference takes any.
-        by_kernel = self.row_module.attention != "xla"
-        apart = np.array([by_kernel and not has_continuations([tree]) for tree in trees], bool)
-        of_continuation = np.repeat(apart, [len(tree.continuations) for tree in trees])
-        found = np.zeros(len(of_continuation), np.float32)
-        for kind in (False, True):
-            if some := [tree for tree, own in zip(trees, apart, strict=True) if own == kind]:
-                found[of_continuation == kind] = self._score_alike(some, bar, continuation_ids=not kind)
-        return found
+        num_continuations = sum(len(tree.continuations) for tree in trees)
+        return self._score(trees, np.arange(num_continuations), bar)
 
-    def _score_alike(
-        self, trees: Sequence[PrefixTree], bar: Progress | None, *, continuation_ids: bool
-    ) -> Float[np.ndarray, " N"]:
-        length, targets = self.settings.sequence_length, self.targets_per_row
-        if any(
-            sum(len(continuation.tokens) for continuation in tree.continuations) > targets for tree in trees
-        ):
-            targets = length  # an answer that is longer than what it continues
-        most = targets if continuation_ids else max_segments(length) - 1
-        rows = pack(trees, row_length=length, targets_per_row=targets, continuations_per_row=most)
-        self.filled.add(len(rows), fill(trees, rows, row_length=length))
-        return self._sums(trees, rows, targets, bar, continuation_ids)[continuation_places(trees, rows)]
-
-    @property
-    def row_module(self) -> Llama:
-        """What reads packed rows; generating, whose rows are of any length, is the model's own module's."""
-        return self.model.module if self.module is None else self.module
-
-    @property
-    def targets_per_row(self) -> int:
-        """How many tokens are predicted in a row, unless one tree alone has more."""
-        return self.settings.sequence_length // 2
-
-    def _trees(
+    def _pair_trees(
         self, examples: Sequence[Example], pairs: Int[np.ndarray, "P 2"], chunks: Chunks
-    ) -> tuple[list[PrefixTree], Int[np.ndarray, " P"], Bool[np.ndarray, " P"]]:
-        """Trees of all pairs, the pair that each continuation scores, and which pairs' chunks were cut."""
+    ) -> PairTrees:
         trees: list[PrefixTree] = []
-        owners: list[int] = []
-        truncated = np.zeros(len(pairs), dtype=bool)
-        order = np.argsort(pairs[:, 1], kind="stable")
-        wanted, starts = np.unique(pairs[order, 1], return_index=True)
-        passages = iter(chunks.take(wanted[wanted != NO_CHUNK]))
-        for row, numbers in zip(wanted, np.split(order, starts[1:]), strict=True):
-            passage = None if row == NO_CHUNK else next(passages).passage
+        pair_of_continuation: list[int] = []
+        token_counts = np.zeros(len(pairs), np.int32)
+        truncated = np.zeros(len(pairs), bool)
+
+        order = _order_by_chunk(pairs)
+        chunk_rows, starts = np.unique(pairs[order, 1], return_index=True)
+        loaded_chunks = iter(chunks.take(chunk_rows[chunk_rows != NO_CHUNK]))
+        for chunk_row, pair_numbers in zip(chunk_rows, np.split(order, starts[1:]), strict=True):
             shared = shared_sequences(
                 self.model.tokenizer,
-                passage,
-                [examples[pairs[number, 0]] for number in numbers],
+                None if chunk_row == NO_CHUNK else next(loaded_chunks).passage,
+                [examples[number] for number in pairs[pair_numbers, 0]],
                 max_length=self.settings.sequence_length,
                 max_targets=self.targets_per_row,
             )
-            for tree in shared:
-                trees.append(tree.sequence)
-                owners.extend(numbers[list(tree.examples)])
-                truncated[numbers[list(tree.examples)]] = tree.truncated
-        return trees, np.array(owners), truncated
+            for tree, example_numbers, is_cut in shared:
+                tree_pairs = pair_numbers[list(example_numbers)]
+                prefix_length = len(tree.prefix.tokens)
+                trees.append(tree)
+                pair_of_continuation += tree_pairs.tolist()
+                token_counts[tree_pairs] = [prefix_length + len(own.tokens) for own in tree.continuations]
+                truncated[tree_pairs] = is_cut
+        return PairTrees(trees, np.array(pair_of_continuation), token_counts, truncated)
 
-    def _sums(
-        self,
-        trees: Sequence[PrefixTree],
-        rows: Sequence[Row],
-        targets: int,
-        bar: Progress | None,
-        continuation_ids: bool,
-    ) -> Float[np.ndarray, "R P"]:
-        """The continuations' summed log-probabilities, a row of packed trees at a time."""
-        size, results = self.settings.batch_size, []
-        for start in range(0, len(rows), size):
-            some = rows[start : start + size]
-            batch = to_batch(
-                trees,
-                some,
-                row_length=self.settings.sequence_length,
-                targets_per_row=targets,
-                num_rows=size,
-                continuation_ids=continuation_ids,
+    def _score(
+        self, trees: Sequence[PrefixTree], numbers: Int[np.ndarray, " N"], bar: Progress | None
+    ) -> Float[np.ndarray, " N"]:
+        """Score the trees' N continuations; `numbers` says where each one's score belongs in the result."""
+        scores = np.zeros(len(numbers), np.float32)
+        for packing in self._packings(trees, numbers):
+            self.filled.add(len(packing.rows), packing.fill)
+            packing.put_scores(self._row_scores(packing, bar), scores)
+        return scores
+
+    def _packings(self, trees: Sequence[PrefixTree], numbers: Int[np.ndarray, " N"]) -> Iterator[Packing]:
+        """The trees in rows: those that an attention kernel can read in one packing, all others in another.
+
+        A kernel knows segments only, so it takes trees of one continuation; the reference takes any.
+        """
+        has_kernel = self.row_module.attention != "xla"
+        by_kernel = np.array([has_kernel and not has_continuations([tree]) for tree in trees], bool)
+        of_continuation = np.repeat(by_kernel, [len(tree.continuations) for tree in trees])
+        for kernel in (False, True):
+            chosen = [
+                tree for tree, is_by_kernel in zip(trees, by_kernel, strict=True) if is_by_kernel == kernel
+            ]
+            if chosen:
+                yield Packing.pack(
+                    chosen,
+                    numbers[of_continuation == kernel],
+                    row_length=self.settings.sequence_length,
+                    targets_per_row=self.targets_per_row,
+                    continuation_ids=not kernel,
+                )
+
+    def _row_scores(self, packing: Packing, bar: Progress | None) -> Float[np.ndarray, "R C"]:
+        """The continuations' summed log-probabilities, as they lie in the rows."""
+        results = []
+        for batch, num_continuations in packing.batches(self.settings.batch_size):
+            on_devices = put_batch(batch, self.mesh)
+            sums = continuation_log_probs(
+                self.row_module, self.model.params, on_devices, packing.targets_per_row
             )
-            batch = put_batch(batch, self.mesh)
-            results.append(gather(continuation_log_probs(self.row_module, self.model.params, batch, targets)))
+            results.append(gather(sums))
             if bar is not None:
-                bar.advance(sum(len(trees[i].continuations) for row in some for i in row))
-        return np.concatenate(results)[: len(rows)]
+                bar.advance(num_continuations)
+        return np.concatenate(results)[: len(packing.rows)]

@@ -1,7 +1,7 @@
-"""Training a language model on token trees: pre-training a base model and LM-ft are this with other trees."""
+"""Training a language model on prefix trees: LM-ft, and with other trees the pre-training of a base model."""
 
-import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import optax
 
 from radit_jax.config import LoraConfig, MeshConfig, OptimizerConfig, ProfileConfig
 from radit_jax.data.batches.order import shuffled
-from radit_jax.data.batches.packing import PrefixTree, fill, has_continuations, pack, to_batch
+from radit_jax.data.batches.packing import PrefixTree, Span, fill, has_continuations, pack, to_batch
 from radit_jax.method.likelihood import LmBatch, token_log_probs
 from radit_jax.method.steps import TrainState, init_state, make_lm_step, make_optimizer
 from radit_jax.models.attention import max_segments
@@ -29,21 +29,23 @@ from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
+Validate = Callable[[Any], dict[str, float]]  # parameters to figures by name
+
 
 class PackedTrees:
     """Trees in rows of one length, and batches of rows in an order that depends on the seed and step only."""
 
     def __init__(self, trees: Sequence[PrefixTree], *, row_length: int, batch_size: int, seed: int):
         self._trees, self._row_length, self._batch_size = trees, row_length, batch_size
-        self._targets = _most_targets(trees, row_length)
-        self._continuationed = has_continuations(trees)
-        # A kernel for rows of segments has room for so many, the padding among them.
-        most = None if self._continuationed else max_segments(row_length) - 1
+        self._targets = _targets_per_row(trees, row_length)
+        self._has_continuations = has_continuations(trees)
+        # An attention kernel has room for a limited number of segments in a row, padding included.
+        most = None if self._has_continuations else max_segments(row_length) - 1
         self.rows = pack(
             trees, row_length=row_length, targets_per_row=self._targets, continuations_per_row=most
         )
         self.fill = fill(trees, self.rows, row_length=row_length)
-        self._numbers = shuffled(len(self.rows), batch_size=batch_size, seed=seed)
+        self._row_numbers = shuffled(len(self.rows), batch_size=batch_size, seed=seed)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -56,21 +58,57 @@ class PackedTrees:
 
     def shuffled(self, step: int) -> LmBatch:
         """The batch of training step `step`; epochs follow each other in fresh orders."""
-        return self._batch(self._numbers(step))
+        return self._batch(self._row_numbers(step))
 
     def in_order(self, number: int) -> LmBatch:
+        """Batch `number` of the rows in their own order."""
         start = number * self._batch_size
         return self._batch(range(start, min(start + self._batch_size, len(self.rows))))
 
-    def _batch(self, numbers: Sequence[int]) -> LmBatch:
+    def _batch(self, row_numbers: Sequence[int]) -> LmBatch:
         return to_batch(
             self._trees,
-            [self.rows[number] for number in numbers],
+            [self.rows[number] for number in row_numbers],
             row_length=self._row_length,
             targets_per_row=self._targets,
             num_rows=self._batch_size,
-            continuation_ids=self._continuationed,
+            continuation_ids=self._has_continuations,
         )
+
+
+def _targets_per_row(trees: Sequence[PrefixTree], row_length: int) -> int:
+    """Target slots in a row: twice the targets' share of all tokens, and enough for any one tree."""
+    targets = [sum(_num_targets(span) for span in tree.spans) for tree in trees]
+    tokens = [sum(len(span.tokens) for span in tree.spans) for tree in trees]
+    share = sum(targets) / max(1, sum(tokens))
+    return max(max(targets), min(row_length, round(2 * share * row_length)))
+
+
+def _num_targets(span: Span) -> int:
+    return int((span.weights > 0).sum())
+
+
+@dataclass(frozen=True)
+class LmTraining:
+    """How a language model is trained, whatever it is trained on."""
+
+    optimizer: OptimizerConfig
+    mesh: MeshConfig
+    checkpoint_every: int  # steps
+    accumulate_steps: int = 1  # parts of a batch whose gradients are added
+    lora: LoraConfig = field(default_factory=LoraConfig)  # with rank 0 all parameters are trained
+    seed: int = 0  # draws the adapters
+    profile: ProfileConfig | None = None
+
+
+@dataclass(frozen=True)
+class LmValidation:
+    """What a model in training is measured on, and which parameters are kept."""
+
+    trees: PackedTrees  # whose targets' mean log-probability is `dev_log_prob`
+    every: int  # steps between two measurements; 0: before the first step and after the last only
+    select: str = "dev_log_prob"  # parameters with the highest value of this figure are kept
+    more_figures: Validate | None = None  # figures besides `dev_log_prob`
 
 
 def train_lm(
@@ -80,95 +118,88 @@ def train_lm(
     batch_at: Callable[[int], LmBatch],
     output: StageFolder,
     *,
-    optimizer: OptimizerConfig,
-    mesh: MeshConfig,
-    checkpoint_every: int,
-    accumulate_steps: int = 1,
-    lora: LoraConfig | None = None,
-    seed: int = 0,
-    profile: ProfileConfig | None = None,
+    training: LmTraining,
+    validation: LmValidation | None = None,
     started: float | None = None,
-    development: PackedTrees | None = None,
-    validate: Callable[[Any], dict[str, float]] | None = None,
-    validate_every: int = 0,
-    select: str = "dev_log_prob",
 ) -> tuple[Any, dict[str, Any]]:
-    """Parameters after `optimizer.steps` steps, or the best on `development`; and facts for the manifest.
+    """Parameters after the last step, or the best ones under `validation`; and facts for the manifest.
 
-    The best have the highest `select`: `dev_log_prob`, or one of the values that `validate` gives for
-    parameters. With a `lora` of some rank `params` stay as they are, and adapters, which `seed` draws, are
-    what is trained, kept in checkpoints and returned.
+    `batch_at` gives the batch of a step. With LoRA `params` stay as they are, and the adapters to them are
+    what is trained, kept in checkpoints and returned. `started` (`time.monotonic`) is when the stage began.
     """
-    devices = make_mesh(mesh, rows=len(batch_at(0).tokens) // accumulate_steps)
-    module = configure_attention(module, devices, mesh, row_length=batch_at(0).tokens.shape[1])
-    learner = _learner(
-        functools.partial(make_lm_step, module, accumulate_steps=accumulate_steps),
-        put_params(params, devices),
-        make_optimizer(optimizer),
-        lora,
-        seed,
-        devices,
-    )
+    first_batch = batch_at(0)
+    num_rows, row_length = first_batch.tokens.shape
+    devices = make_mesh(training.mesh, rows=num_rows // training.accumulate_steps)
+    module = configure_attention(module, devices, training.mesh, row_length=row_length)
+    learner = _learner(module, put_params(params, devices), training, devices)
     checkpoints = Checkpoints(output.path / "checkpoints")
 
-    def measure(state: Any) -> dict[str, float]:
-        assert development is not None
-        whole = learner.whole(state.params)
-        own = {"dev_log_prob": mean_log_prob(module, whole, development, devices)}
-        return own | (validate(whole) if validate else {})
+    def validate(state: Any) -> dict[str, float]:
+        assert validation is not None
+        network_params = learner.network_params(state.params)
+        figures = {"dev_log_prob": mean_log_prob(module, network_params, validation.trees, devices)}
+        return figures | (validation.more_figures(network_params) if validation.more_figures else {})
+
+    def flops(values: Any) -> float:
+        return training_flops(
+            module.config,
+            tokens=values["tokens"],
+            attended=values["attended"],
+            targets=values["answer_tokens"],
+            lora=training.lora,
+        )
 
     state = train(
         name=name,
         step=learner.step,
         state=learner.state,
-        batch_at=lambda step: put_batch(batch_at(step), devices, accumulate_steps),
-        num_steps=optimizer.steps,
+        batch_at=lambda step: put_batch(batch_at(step), devices, training.accumulate_steps),
+        num_steps=training.optimizer.steps,
         checkpoints=checkpoints,
         metrics=Metrics(output.path / "metrics.jsonl"),
-        flops=lambda values: training_flops(
-            module.config,
-            tokens=values["tokens"],
-            attended=values["attended"],
-            targets=values["answer_tokens"],
-            lora=lora,
-        ),
-        profile=profile,
+        flops=flops,
+        profile=training.profile,
         started=started,
-        checkpoint_every=checkpoint_every,
-        validate=measure if development is not None else None,
-        validate_every=validate_every,
-        select=select,
+        checkpoint_every=training.checkpoint_every,
+        validate=validate if validation else None,
+        validate_every=validation.every if validation else 0,
+        select=validation.select if validation else "",
     )
-    facts = {"steps": optimizer.steps}
-    if development is None:
+    facts: dict[str, Any] = {"steps": training.optimizer.steps}
+    if validation is None:
         return state.params, facts
     best = checkpoints.best()
     assert best is not None, "the last step is always validated"
-    return checkpoints.restore_best(state.params), {**facts, "best_step": best[0], select: best[1]}
+    best_step, best_value = best
+    facts |= {"best_step": best_step, validation.select: best_value}
+    return checkpoints.restore_best(state.params), facts
 
 
 class _Learner(NamedTuple):
-    """What is trained, how, and the network's parameters of it."""
+    """A training step with its first state: of the network's parameters, or of adapters to them."""
 
     state: TrainState
     step: Callable[[TrainState, LmBatch], tuple[TrainState, Any]]
-    whole: Callable[[Any], Any]
+    network_params: Callable[[Any], Any]  # from the state's parameters to the network's
 
 
-def _learner(
-    make_step: Callable[..., Any],
-    params: Any,
-    tx: optax.GradientTransformation,
-    lora: LoraConfig | None,
-    seed: int,
-    devices: jax.sharding.Mesh,
-) -> _Learner:
-    state, shardings = init_sharded(initial_state(tx, lora, seed), devices, params)
-    if lora is None or not lora.rank:
-        return _Learner(state, make_step(tx, state_shardings=shardings), lambda params: params)
-    step = make_step(tx, lora=lora, state_shardings=shardings)
+def _learner(module: Llama, params: Any, training: LmTraining, devices: jax.sharding.Mesh) -> _Learner:
+    tx = make_optimizer(training.optimizer)
+    lora = training.lora if training.lora.rank else None
+    state, shardings = init_sharded(initial_state(tx, lora, training.seed), devices, params)
+    step = make_lm_step(
+        module,
+        tx,
+        lora=lora,
+        accumulate_steps=training.accumulate_steps,
+        state_shardings=shardings,
+    )
+    if lora is None:
+        return _Learner(state, step, lambda trained: trained)
     return _Learner(
-        state, lambda state, batch: step(state, batch, params), lambda found: adapted(params, found, lora)
+        state,
+        lambda state, batch: step(state, batch, params),
+        lambda adapters: adapted(params, adapters, lora),
     )
 
 
@@ -190,17 +221,10 @@ def mean_log_prob(module: Llama, params: Any, trees: PackedTrees, devices: jax.s
     total, count = 0.0, 0
     for number in range(len(trees)):
         batch = trees.in_order(number)
-        total += float(_token_log_probs(module, params, put_batch(batch, devices)).sum())
+        log_probs = _token_log_probs(module, params, put_batch(batch, devices))
+        total += float(log_probs.sum())
         count += int((np.asarray(batch.target_weights) > 0).sum())
     return total / max(1, count)
 
 
 _token_log_probs: Callable[..., Any] = jax.jit(token_log_probs, static_argnums=0)
-
-
-def _most_targets(trees: Sequence[PrefixTree], row_length: int) -> int:
-    """Target slots in a row: twice its share of all tokens, and enough for any one tree."""
-    targets = [sum(int((span.weights > 0).sum()) for span in tree.spans) for tree in trees]
-    tokens = [sum(len(span.tokens) for span in tree.spans) for tree in trees]
-    share = sum(targets) / max(1, sum(tokens))
-    return max(max(targets), min(row_length, round(2 * share * row_length)))

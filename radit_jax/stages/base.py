@@ -21,7 +21,7 @@ from radit_jax.data.batches.cloze import cloze_sequence
 from radit_jax.data.batches.order import shuffled
 from radit_jax.data.batches.packing import PrefixTree, span, to_batch
 from radit_jax.data.records import Chunk
-from radit_jax.lm.training import PackedTrees, train_lm
+from radit_jax.lm.training import LmTraining, PackedTrees, train_lm
 from radit_jax.method.likelihood import LmBatch
 from radit_jax.method.steps import ContrastiveBatch, init_state, make_contrastive_step, make_optimizer
 from radit_jax.models.bert import Bert
@@ -88,10 +88,7 @@ def _pretrain_lm(
         init_lm(module, lm.init, seed),
         batch_at,
         output,
-        optimizer=lm.optimizer,
-        mesh=mesh,
-        checkpoint_every=CHECKPOINT_EVERY,
-        profile=profile,
+        training=LmTraining(lm.optimizer, mesh, checkpoint_every=CHECKPOINT_EVERY, profile=profile),
         started=started,
     )
     return Model(module, params, tokenizer), {**facts, **trained}

@@ -20,7 +20,7 @@ from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.batches.packing import PrefixTree
 from radit_jax.data.batches.prefix_trees import lm_sequence
 from radit_jax.evaluation.task_suite import kilt_validation, load_tasks, retrieve_for_task, without_too_long
-from radit_jax.lm.training import PackedTrees, train_lm
+from radit_jax.lm.training import LmTraining, LmValidation, PackedTrees, train_lm
 from radit_jax.models.lora import merge_adapters, quantized
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.distributed import processes
@@ -71,17 +71,18 @@ def run(
         model.params,
         packed["train"].shuffled,
         output,
-        optimizer=lm_ft.optimizer,
-        mesh=mesh,
-        checkpoint_every=lm_ft.checkpoint_every,
-        accumulate_steps=lm_ft.accumulate_steps,
-        development=packed["dev"],
-        validate=validate,
-        validate_every=lm_ft.validate_every,
-        select=lm_ft.select,
-        lora=lm_ft.lora,
-        seed=seed,
-        profile=profile,
+        training=LmTraining(
+            lm_ft.optimizer,
+            mesh,
+            checkpoint_every=lm_ft.checkpoint_every,
+            accumulate_steps=lm_ft.accumulate_steps,
+            lora=lm_ft.lora,
+            seed=seed,
+            profile=profile,
+        ),
+        validation=LmValidation(
+            packed["dev"], every=lm_ft.validate_every, select=lm_ft.select, more_figures=validate
+        ),
         started=started,
     )
     if lm_ft.lora.rank:

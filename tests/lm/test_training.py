@@ -18,7 +18,7 @@ from radit_jax.data.batches.packing import PrefixTree, concatenate_spans, span
 from radit_jax.data.batches.prefix_trees import fits, lm_sequence
 from radit_jax.data.sources import folder
 from radit_jax.lm import training
-from radit_jax.lm.training import PackedTrees, train_lm
+from radit_jax.lm.training import LmTraining, LmValidation, PackedTrees, train_lm
 from radit_jax.method.likelihood import token_log_probs
 from radit_jax.models.lora import merge_adapters
 from radit_jax.runtime.distributed import memory
@@ -118,11 +118,14 @@ def test_rows_of_examples_on_wikipedia_are_nearly_full(shared_data, tmp_path):
         assert packed.fill == held / (len(packed.rows) * row_length) > 0.95
 
 
+NO_LORA = LoraConfig()
+
+
 class Killed(Exception):
     pass
 
 
-def train(lm, folder, killed_before=None, **options):
+def train(lm, folder, killed_before=None, lora=NO_LORA, **validation):
     """Four steps with a checkpoint after every second one."""
     trees = packed(batch_size=8, count=9)
 
@@ -137,11 +140,13 @@ def train(lm, folder, killed_before=None, **options):
         lm.params,
         batch_at,
         StageFolder(folder),
-        optimizer=OptimizerConfig(steps=4, peak_lr=0.05, decay="cosine", weight_decay=0.1),
-        mesh=MeshConfig(),
-        checkpoint_every=2,
-        development=packed(batch_size=8, count=3),
-        **{"validate_every": 4, **options},
+        training=LmTraining(
+            OptimizerConfig(steps=4, peak_lr=0.05, decay="cosine", weight_decay=0.1),
+            MeshConfig(),
+            checkpoint_every=2,
+            lora=lora,
+        ),
+        validation=LmValidation(packed(batch_size=8, count=3), **{"every": 4, **validation}),
     )
 
 
@@ -228,6 +233,6 @@ def test_another_measure_may_select_the_parameters(lm, tmp_path):
         seen.append(jax.tree.map(np.asarray, params))
         return {"measure": [0.1, 0.7, 0.7][len(seen) - 1]}
 
-    kept, facts = train(lm, tmp_path, validate=validate, validate_every=2, select="measure")
+    kept, facts = train(lm, tmp_path, more_figures=validate, every=2, select="measure")
     assert facts == {"steps": 4, "best_step": 2, "measure": pytest.approx(0.7)}  # the earliest of equals
     jax.tree.map(np.testing.assert_array_equal, kept, seen[1])
