@@ -65,7 +65,8 @@ def ours(folder: pathlib.Path) -> Once:
     """The step of the r_ft stage over mapped vectors."""
     from benchmarks import inputs
     from radit_jax.config import OptimizerConfig
-    from radit_jax.method.steps import RftBatch, init_state, make_optimizer, make_r_ft_step
+    from radit_jax.method.optimizers import make_optimizer
+    from radit_jax.method.steps import RftBatch, init_state, make_r_ft_step
     from radit_jax.runtime.distributed.mesh import init_sharded, put_batch
     from radit_jax.stages.r_ft import Queries
 

@@ -12,7 +12,8 @@ from radit_jax.config import LoraConfig, MeshConfig, OptimizerConfig, ProfileCon
 from radit_jax.data.batches.order import shuffled
 from radit_jax.data.batches.packing import PrefixTree, Span, fill, has_continuations, pack, to_batch
 from radit_jax.method.likelihood import LmBatch, token_log_probs
-from radit_jax.method.steps import TrainState, init_state, make_lm_step, make_optimizer
+from radit_jax.method.optimizers import make_optimizer
+from radit_jax.method.steps import TrainState, init_state, make_lm_step
 from radit_jax.models.attention import max_segments
 from radit_jax.models.flops import training_flops
 from radit_jax.models.llama import Llama

@@ -2,7 +2,7 @@
 
 R-ft moves p_R(c|x) to p_LSR(c|x, y). It learns nothing where the target is flat, where p_R is so sharp that
 its softmax passes no gradient, or where the language model chooses no better than the retriever does. Where
-p_R is almost uniform, as of cosines at temperature 1, Eq. 2 mixes all chunks alike whatever was learnt.
+p_R is almost uniform, as for cosines at temperature 1, Eq. 2 weighs all chunks the same whatever was learnt.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from radit_jax.method.losses import SATURATED, lsr_log_prob, retrieval_log_prob
 
 FLAT = 0.9  # a target is flat where its effective number of chunks is above this share of all its chunks
 SHARP = 0.99  # a target is one-hot where one chunk has more than this
-MOST = 0.5  # the share of examples from which on a warning is due
-UNIFORM = 0.05  # of the way from 1/k to 1: where p_R's highest stands on average below it, a warning is due
+WARNING_SHARE = 0.5  # a warning is given where more than this share of the examples is concerned
+UNIFORM = 0.05  # of the way from 1/k to 1: where max p_R is below it on average, a warning is given
 
 Diagnostics = dict[str, int | float | None]
 
@@ -35,56 +35,58 @@ class LsrStatistics:
     truncated: Bool[np.ndarray, "E K"]  # the chunk was cut to fit the row
     holds_answer: Bool[np.ndarray, "E K"]
     gold: Bool[np.ndarray, "E K"]
-    judged: Bool[np.ndarray, " E"]  # the two above mean something: a question, and not one of yes or no
+    judged: Bool[np.ndarray, " E"]  # has an answer other than yes or no, so that the two above mean something
 
 
-def diagnose(signal: LsrStatistics, settings: RFtConfig) -> Diagnostics:
-    """How much the scores can teach; a figure is None where no example has a say in it.
+def diagnose(statistics: LsrStatistics, settings: RFtConfig) -> Diagnostics:
+    """How much the scores can teach; a figure is None where it is over no example.
 
     Shares and means are over examples. The shapes of p_R and p_LSR are those of examples with two chunks or
     more: `highest_p_R` is the mean of max p_R, and `lead_of_highest` the mean of where that stands between
     1/k (0) and 1 (1), whatever an example's k. A chunk is *useful* if it is gold or holds an answer;
     `useful_*` and `mixed_*` are over the judged examples, `mixed_*` over those of them whose candidates are
-    neither all useful nor all useless, the ones that have something to rank. Chunks that tie for the first
+    neither all useful nor all useless, so that there is something to rank. Chunks that tie for the first
     place share it.
+
     `supervised_tokens` is the share of answer tokens in all that the language model reads with a chunk.
     """
-    mask = signal.chunk_mask
-    retriever, lm = _distributions(signal, settings)
+    mask = statistics.chunk_mask
+    retriever, lm = _distributions(statistics, settings)
     return {
         "examples": len(mask),
         **_shapes(retriever, lm, mask),
-        "gain_over_no_chunk": _gain_over_no_chunk(signal),
-        **_usefulness(signal, retriever, lm),
-        "truncated_pairs": int((signal.truncated & mask).sum()),
-        "truncated_examples": int((signal.truncated & mask).any(axis=1).sum()),
-        "supervised_tokens": _supervised_tokens(signal),
+        "gain_over_no_chunk": _gain_over_no_chunk(statistics),
+        **_usefulness(statistics, retriever, lm),
+        "truncated_pairs": int((statistics.truncated & mask).sum()),
+        "truncated_examples": int((statistics.truncated & mask).any(axis=1).sum()),
+        "supervised_tokens": _supervised_tokens(statistics),
     }
 
 
 def warnings(diagnostics: Diagnostics, settings: RFtConfig) -> list[str]:
-    """What to change, by the setting's name, where most targets are flat or most p_R saturated."""
-    found = []
-    if (diagnostics["flat_targets"] or 0) > MOST:
-        found.append(
-            f"score: {diagnostics['flat_targets']:.0%} of the targets p_LSR are flat "
-            f"({diagnostics['effective_chunks']:.1f} effective chunks), needed is a preference among chunks; "
-            f"lower r_ft.tau, now {settings.tau:g}{_other_form(settings)}"
+    """What to change, by the setting's name, where most targets are flat, or p_R is saturated or uniform."""
+    messages = []
+    if (diagnostics["flat_targets"] or 0) > WARNING_SHARE:
+        messages.append(
+            "score: expected targets p_LSR that prefer some chunks, got "
+            f"{diagnostics['flat_targets']:.0%} flat ones "
+            f"({diagnostics['effective_chunks']:.1f} effective chunks). "
+            f"Lower r_ft.tau, now {settings.tau:g}{_other_form(settings)}."
         )
-    if (diagnostics["saturated_queries"] or 0) > MOST:
-        found.append(
-            f"score: p_R is above {SATURATED} on one chunk for {diagnostics['saturated_queries']:.0%} "
-            "of the queries, where it passes no gradient, needed is a softer one; "
-            f"raise the score temperature r_ft.temperature, now {settings.temperature:g}"
+    if (diagnostics["saturated_queries"] or 0) > WARNING_SHARE:
+        messages.append(
+            f"score: expected a p_R that passes a gradient, got one above {SATURATED} on one chunk for "
+            f"{diagnostics['saturated_queries']:.0%} of the queries. "
+            f"Raise the score temperature r_ft.temperature, now {settings.temperature:g}."
         )
     lead = diagnostics["lead_of_highest"]
     if lead is not None and lead < UNIFORM:
-        found.append(
+        messages.append(
             f"score: expected p_R to prefer some chunks, got an almost uniform one: its highest is "
             f"{diagnostics['highest_p_R']:.3f} on average. Lower the score temperature r_ft.temperature, now "
             f"{settings.temperature:g}; cosines need about 0.05."
         )
-    return found
+    return messages
 
 
 def _other_form(settings: RFtConfig) -> str:
@@ -95,13 +97,13 @@ def _other_form(settings: RFtConfig) -> str:
 
 
 def _distributions(
-    signal: LsrStatistics, settings: RFtConfig
+    statistics: LsrStatistics, settings: RFtConfig
 ) -> tuple[Float[np.ndarray, "E K"], Float[np.ndarray, "E K"]]:
     """The logarithms of p_R (Eq. 2) and p_LSR (Eq. 4) under the settings of R-ft."""
-    scores, log_probs, counts, mask = map(
-        jnp.asarray,
-        (signal.retrieval_scores, signal.answer_log_probs, signal.answer_token_counts, signal.chunk_mask),
-    )
+    mask = jnp.asarray(statistics.chunk_mask)
+    scores = jnp.asarray(statistics.retrieval_scores)
+    log_probs = jnp.asarray(statistics.answer_log_probs)
+    counts = jnp.asarray(statistics.answer_token_counts)
     retriever = retrieval_log_prob(scores, mask, settings.temperature)
     lm = lsr_log_prob(log_probs, counts, mask, form=settings.lm_score, tau=settings.tau)
     return np.asarray(retriever), np.asarray(lm)
@@ -110,42 +112,45 @@ def _distributions(
 def _shapes(
     retriever: Float[np.ndarray, "E K"], lm: Float[np.ndarray, "E K"], mask: Bool[np.ndarray, "E K"]
 ) -> Diagnostics:
-    number = mask.sum(axis=1)
-    choice = number >= 2
+    num_chunks = mask.sum(axis=1)
+    has_choice = num_chunks >= 2
     effective = np.exp(_entropy(lm))
     highest = np.exp(retriever).max(axis=1)
-    lead = (number * highest - 1) / np.maximum(number - 1, 1)
+    lead = (num_chunks * highest - 1) / np.maximum(num_chunks - 1, 1)
     correlation = spearman(retriever, lm, mask)
     return {
-        "effective_chunks": _mean(effective, choice),
-        "flat_targets": _mean(effective > FLAT * number, choice),
-        "one_hot_targets": _mean(np.exp(lm).max(axis=1) > SHARP, choice),
-        "highest_p_R": _mean(highest, choice),
-        "lead_of_highest": _mean(lead, choice),
-        "saturated_queries": _mean(highest > SATURATED, choice),
+        "effective_chunks": _mean(effective, has_choice),
+        "flat_targets": _mean(effective > FLAT * num_chunks, has_choice),
+        "one_hot_targets": _mean(np.exp(lm).max(axis=1) > SHARP, has_choice),
+        "highest_p_R": _mean(highest, has_choice),
+        "lead_of_highest": _mean(lead, has_choice),
+        "saturated_queries": _mean(highest > SATURATED, has_choice),
         "spearman": _mean(correlation, np.isfinite(correlation)),
     }
 
 
-def _gain_over_no_chunk(signal: LsrStatistics) -> float | None:
+def _gain_over_no_chunk(statistics: LsrStatistics) -> float | None:
     """Nats per answer token by which an example's chunks raise its answer over none, on average."""
-    mask, tokens = signal.chunk_mask, np.maximum(signal.answer_token_counts, 1)
-    gains = np.where(mask, signal.answer_log_probs - signal.no_chunk_log_probs[:, None], 0.0).sum(axis=1)
-    return _mean(gains / np.maximum(mask.sum(axis=1), 1) / tokens, np.any(mask, axis=1))
+    mask = statistics.chunk_mask
+    num_tokens = np.maximum(statistics.answer_token_counts, 1)
+    num_chunks = np.maximum(mask.sum(axis=1), 1)
+    gains = statistics.answer_log_probs - statistics.no_chunk_log_probs[:, None]
+    gains = np.where(mask, gains, 0.0).sum(axis=1)
+    return _mean(gains / num_chunks / num_tokens, np.any(mask, axis=1))
 
 
 def _usefulness(
-    signal: LsrStatistics, retriever: Float[np.ndarray, "E K"], lm: Float[np.ndarray, "E K"]
+    statistics: LsrStatistics, retriever: Float[np.ndarray, "E K"], lm: Float[np.ndarray, "E K"]
 ) -> Diagnostics:
-    mask = signal.chunk_mask
-    useful = (signal.holds_answer | signal.gold) & mask
-    judged = signal.judged & mask.any(axis=1)
+    mask = statistics.chunk_mask
+    useful = (statistics.holds_answer | statistics.gold) & mask
+    judged = statistics.judged & mask.any(axis=1)
     mixed = judged & useful.any(axis=1) & (mask & ~useful).any(axis=1)
     by_lm, by_retriever = _first_is(useful, lm), _first_is(useful, retriever)
     return {
         "judged_examples": int(judged.sum()),
-        "gold_among_candidates": _mean(np.any(signal.gold & mask, axis=1), judged),
-        "answer_among_candidates": _mean(np.any(signal.holds_answer & mask, axis=1), judged),
+        "gold_among_candidates": _mean(np.any(statistics.gold & mask, axis=1), judged),
+        "answer_among_candidates": _mean(np.any(statistics.holds_answer & mask, axis=1), judged),
         "useful_lm_first": _mean(by_lm, judged),
         "useful_retriever_first": _mean(by_retriever, judged),
         "mixed_examples": int(mixed.sum()),
@@ -182,15 +187,15 @@ def _first_is(
 ) -> Float[np.ndarray, " E"]:
     """The share of useful ones among the chunks that have the row's highest probability.
 
-    Of a flat target the first by position would be the retriever's choice, and count as the LM's.
+    Taking the first by position would credit the LM with the retriever's choice where a target is flat.
     """
     first = log_probs == log_probs.max(axis=1, keepdims=True)
     return (first & useful).sum(axis=1) / first.sum(axis=1)
 
 
-def _supervised_tokens(signal: LsrStatistics) -> float | None:
-    read = int(signal.token_counts[signal.chunk_mask].sum())
-    answers = int((signal.answer_token_counts * signal.chunk_mask.sum(axis=1)).sum())
+def _supervised_tokens(statistics: LsrStatistics) -> float | None:
+    read = int(statistics.token_counts[statistics.chunk_mask].sum())
+    answers = int((statistics.answer_token_counts * statistics.chunk_mask.sum(axis=1)).sum())
     return answers / read if read else None
 
 

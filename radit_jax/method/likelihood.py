@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from radit_jax.models.attention import wide
 from radit_jax.models.llama import Llama
 
-SLOTS = 64  # targets of a row whose logits exist at a time
+TARGETS_PER_PART = 64  # targets of a row whose logits exist at the same time
 
 
 class LmBatch(NamedTuple):
@@ -19,11 +19,11 @@ class LmBatch(NamedTuple):
 
     A row holds several *segments*, each a prefix with any number of continuations. A token sees the earlier
     tokens of its own segment that are in the prefix or in its own continuation. The tokens that the model is
-    to predict are listed apart, so that the head, most of a small model's work, runs on them alone.
+    to predict are listed separately, so that the head, most of a small model's work, runs only for them.
 
-    Where no segment has two continuations, segments alone say who sees whom. `continuation_ids` is then left
-    out, which is part of the batch's structure: what is compiled for it may use an attention that knows
-    only segments.
+    Where no segment has two continuations, the segments alone determine which tokens see each other.
+    `continuation_ids` is then None, so that a program compiled for such a batch may use an attention kernel
+    that knows only segments.
     """
 
     tokens: Int[Array, "B T"]
@@ -37,10 +37,10 @@ class LmBatch(NamedTuple):
 
 
 def batch_counts(batch: LmBatch) -> dict[str, Array]:
-    """What there is to do in a batch, as numbers.
+    """The work in a batch: counts of its targets, its tokens and its attended pairs.
 
-    `attended` counts the pairs of a token and one that it sees, itself included: a token sees as many as its
-    position has before it. `fill` is the share of the rows that are no padding.
+    `attended` counts pairs of a token and one that it sees, itself included: at position p it sees p + 1.
+    `fill` is the share of positions that hold a token.
     """
     real = batch.segment_ids > 0
     return {
@@ -69,33 +69,41 @@ def token_log_probs(module: Llama, params: Any, batch: LmBatch) -> Float[Array, 
         chosen = jnp.take_along_axis(logits, targets[:, :, None], axis=-1)[..., 0]
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 
-    return jnp.where(used, _in_parts(log_probs, at_slots, batch.targets, used), 0.0)
+    return jnp.where(used, _by_parts(log_probs, at_slots, batch.targets, used), 0.0)
 
 
-def _in_parts(
+def _by_parts(
     log_probs: Callable[..., Float[Array, "B c"]],
     hidden: Float[Array, "B A D"],
     targets: Int[Array, "B A"],
     used: Bool[Array, "B A"],
 ) -> Float[Array, "B A"]:
-    """`log_probs` of `SLOTS` slots at a time, which no more logits exist of; parts without a target are free.
+    """`log_probs` for `TARGETS_PER_PART` target slots at a time, so that no more logits exist than for those.
 
-    The used slots of a row come first, so the last parts serve its longest rows only.
+    A part in which no row has a target costs nothing. The used slots of a row come first, so the last parts
+    serve only the rows with the most targets.
     """
-    if (num_parts := -(-targets.shape[1] // SLOTS)) == 1:
+    num_parts = -(-targets.shape[1] // TARGETS_PER_PART)
+    if num_parts == 1:
         return log_probs(hidden, targets)
 
-    def parts(x: Array) -> Array:
-        padding = [(0, num_parts * SLOTS - x.shape[1]) if axis == 1 else (0, 0) for axis in range(x.ndim)]
-        return jnp.pad(x, padding).reshape(len(x), num_parts, SLOTS, *x.shape[2:]).swapaxes(0, 1)
+    def split(x: Array) -> Array:
+        """[B, A, ...] to [parts, B, TARGETS_PER_PART, ...], padded with zeros."""
+        missing = num_parts * TARGETS_PER_PART - x.shape[1]
+        padding = [(0, missing if axis == 1 else 0) for axis in range(x.ndim)]
+        parts = jnp.pad(x, padding).reshape(len(x), num_parts, TARGETS_PER_PART, *x.shape[2:])
+        return parts.swapaxes(0, 1)
 
-    def part(x: tuple[Array, Array, Array]) -> Array:
-        hidden, targets, used = x
-        zeros = lambda hidden, targets: jnp.zeros(targets.shape, wide(hidden.dtype))  # noqa: E731
+    def zeros(hidden: Array, targets: Array) -> Array:
+        return jnp.zeros(targets.shape, wide(hidden.dtype))
+
+    def part_log_probs(part: tuple[Array, Array, Array]) -> Array:
+        hidden, targets, used = part
+        # The logits are computed again for the gradient, so that they need not be kept.
         return jax.lax.cond(used.any(), jax.checkpoint(log_probs), zeros, hidden, targets)
 
-    found = jax.lax.map(part, (parts(hidden), parts(targets), parts(used)))
-    return found.swapaxes(0, 1).reshape(len(targets), -1)[:, : targets.shape[1]]
+    by_part = jax.lax.map(part_log_probs, (split(hidden), split(targets), split(used)))
+    return by_part.swapaxes(0, 1).reshape(len(targets), -1)[:, : targets.shape[1]]
 
 
 @functools.partial(jax.jit, static_argnames=("module", "num_continuations"))
@@ -104,8 +112,8 @@ def continuation_log_probs(
 ) -> Float[Array, "B {num_continuations}"]:
     """Log p_LM of each continuation's targets in nats, summed over its tokens: [B, num_continuations].
 
-    A weight says here only whether a token counts. Branches that a row does not have, or that have no target,
-    are 0; `num_continuations` is the most that any row may have.
+    A token counts where its weight is above 0, whatever the weight. Continuations that a row does not have,
+    or that have no target, are 0; `num_continuations` is the most that any row may have.
     """
     counted = (batch.target_weights > 0) & (batch.target_items >= 0)
     log_probs = jnp.where(counted, token_log_probs(module, params, batch), 0.0)

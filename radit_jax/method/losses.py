@@ -8,9 +8,11 @@
     Eq. 5   L(D_R)         = KL(p_R ‖ p_LSR)                              r_ft_loss
 
 Every probability is a logarithm in nats, in float32 at least, every loss a value per example, which the
-caller reduces. `chunk_mask` is True where a chunk is real. What stands in a masked entry, even NaN, touches
-neither value nor gradient; a distribution is -inf there. Without a chunk loss and gradient are 0.
+caller reduces. `chunk_mask` is True where a chunk is real. A masked entry, even NaN, changes neither value
+nor gradient; a distribution is -inf there. An example without chunks has loss and gradient 0.
 """
+
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from radit_jax.config.shapes import Direction, LmScoreForm
 from radit_jax.models.attention import widened
 
-SATURATED = 0.999  # a query's max p_R above which the paper's direction of the KL has next to no gradient
+SATURATED = 0.999  # a query's max p_R above which the paper's direction of the KL has almost no gradient
 
 
 def retrieval_score(
@@ -47,7 +49,7 @@ def retrieval_log_prob(
 def lm_score(
     answer_log_probs: Float[Array, "B K"], answer_token_counts: Int[Array, " B"], *, form: LmScoreForm
 ) -> Float[Array, "B K"]:
-    """What stands for p_LM(y | c∘x) in Eq. 4, from log p_LM(y | c∘x) summed over the answer's tokens.
+    """The form of p_LM(y | c∘x) that Eq. 4 takes, from log p_LM(y | c∘x) summed over the answer's tokens.
 
     The paper does not say how it treats length. Its literal `prob` underflows for long answers, so that p_LSR
     becomes uniform; `token_geomean`, exp of the mean log-probability of a token, does not. `mean_log_prob`
@@ -64,7 +66,10 @@ def lm_score(
             return per_token
         case "sum_log_prob":
             return log_probs
-    raise ValueError(f"lm_score: form is {form!r}; choose token_geomean, prob, mean_log_prob or sum_log_prob")
+    raise ValueError(
+        f"lm_score: expected a form among {', '.join(get_args(LmScoreForm))}, got {form!r}. "
+        "Choose one of them."
+    )
 
 
 def lsr_log_prob(
@@ -117,7 +122,8 @@ def r_ft_loss(
         case "symmetric":
             return (forward + backward) / 2
     raise ValueError(
-        f"r_ft_loss: direction is {direction!r}; choose retrieval_to_lsr, lsr_to_retrieval or symmetric"
+        f"r_ft_loss: expected a direction among {', '.join(get_args(Direction))}, got {direction!r}. "
+        "Choose one of them."
     )
 
 

@@ -1,8 +1,8 @@
-"""Training: the state, the optimiser, and one jit-compiled step for each loss.
+"""Training: the state, and one jit-compiled step for each loss.
 
-A step is `step(state, batch) -> (state, metrics)`; it gives up the old state's memory to the new one.
-Where the arrays lie decides where it runs; pass `state_shardings` (`runtime/distributed/mesh.py` makes them)
-so that the state comes back where it was.
+A step is `step(state, batch) -> (state, metrics)`; the old state is donated.
+It runs where its arrays are; pass `state_shardings` (`runtime/distributed/mesh.py` makes them)
+so that the new state has the shardings of the old one.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from radit_jax.config import LoraConfig, OptimizerConfig
+from radit_jax.config import LoraConfig
 from radit_jax.method import losses
 from radit_jax.method.likelihood import LmBatch, batch_counts, token_log_probs
 from radit_jax.models.bert import Bert, PackedTexts, encode, encode_packed
@@ -69,36 +69,6 @@ def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipping by the global norm, then AdamW, or Muon on the layers' matrices and Adam on all else."""
-    schedule = learning_rate(config, config.peak_lr)
-    if config.name == "adamw":
-        optimizer = optax.adamw(
-            schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=_kernels
-        )
-    else:
-        optimizer = _muon(config, schedule)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-
-
-def learning_rate(config: OptimizerConfig, peak: float) -> Callable[[Any], Array]:
-    """The schedule of `config`, scaled so that it peaks at `peak`: step, counted from 0, to learning rate.
-
-    The first step already moves: warm-up reaches the peak in step `warmup_steps - 1`.
-    """
-    end = peak * config.end_lr / config.peak_lr if config.peak_lr else 0.0
-    decay_start = max(config.warmup_steps, config.decay_from * config.steps)
-
-    def schedule(step: Any) -> Array:
-        warm = jnp.minimum(1.0, (step + 1) / max(1, config.warmup_steps))
-        done = jnp.clip((step - decay_start) / max(1, config.steps - decay_start), 0.0, 1.0)
-        if config.decay == "cosine":
-            done = (1 - jnp.cos(jnp.pi * done)) / 2
-        return warm * (peak + (end - peak) * done)
-
-    return schedule
-
-
 def make_lm_step(
     module: Llama,
     tx: optax.GradientTransformation,
@@ -110,9 +80,9 @@ def make_lm_step(
     """A step on Eq. 3: the answers' weighted negative log-likelihood per unit of weight in the whole batch.
 
     LM-ft and the pre-training of a base model differ in their batches only. With `lora` the parameters in
-    the state are adapters, and the step takes those of the network, which stay, as a third argument. With
-    `accumulate_steps` the batch is taken in so many parts of its rows, one after the other, of which the
-    activations exist one at a time; the sum of their gradients is the gradient of the whole.
+    the state are adapters, and the step takes those of the network, which do not change, as a third argument.
+    `accumulate_steps` divides the rows of the batch into parts that are computed one after the other, so that
+    the activations of one part exist at a time; their gradients add up to the gradient of the whole batch.
     """
 
     def loss(trained: Any, batch: LmBatch, weight: Array, *base: Any) -> Array:
@@ -138,7 +108,7 @@ def make_lm_step(
 
 
 def _parts(batch: Any, count: int) -> Any:
-    """[B, ...] to [count, B / count, ...], every count-th row, so that rows stay on their devices."""
+    """[B, ...] to [count, B / count, ...]; a part is every count-th row: rows stay on their devices."""
 
     def cut(array: Array) -> Array:
         return array.reshape(-1, count, *array.shape[1:]).swapaxes(0, 1)
@@ -154,10 +124,10 @@ def make_r_ft_step(
     direction: losses.Direction = "retrieval_to_lsr",
     state_shardings: Any = None,
 ) -> Callable[[TrainState, RftBatch], tuple[TrainState, Metrics]]:
-    """A step on Eq. 5 that trains the query tower, the only parameters there are in the state.
+    """A step on Eq. 5 that trains the query tower, whose parameters are all that the state holds.
 
     The loss is the mean over the queries that have a chunk. `saturated_queries` is the share of them with
-    max p_R > losses.SATURATED: there the paper's direction of the KL has next to no gradient.
+    max p_R > losses.SATURATED: there the paper's direction of the KL has almost no gradient.
     """
 
     def loss(params: Any, batch: RftBatch) -> tuple[Array, Metrics]:
@@ -210,7 +180,7 @@ def query_log_prob(
 ) -> Float[Array, "B K"]:
     """Log p_R(c | x) of the batch's chunks under a query tower: Eq. 1, then its softmax."""
     queries = encode_packed(module, query_params, batch.queries, len(batch.chunk_mask))
-    # The gradient for a query multiplies by its chunks' embeddings, also by those that are not there.
+    # A query's gradient multiplies by all K embeddings, so that NaN in a masked one would reach it.
     chunks = jnp.where(batch.chunk_mask[:, :, None], batch.chunk_embeddings, 0.0)
     scores = losses.retrieval_score(queries, chunks)
     return losses.retrieval_log_prob(scores, batch.chunk_mask, temperature)
@@ -239,7 +209,7 @@ def _make_step(
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    # The step's number is on every device, and so are the metrics.
+    # The metrics are replicated over the devices, as the step's number is.
     out = None if state_shardings is None else (state_shardings, state_shardings.step)
     return jax.jit(step, donate_argnums=0, out_shardings=out)
 
@@ -247,31 +217,3 @@ def _make_step(
 def _divide(total: Array, count: Array) -> Array:
     """Total / count, and 0 for a batch of padding only."""
     return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0.0)
-
-
-def _muon(config: OptimizerConfig, schedule: Callable[[Any], Array]) -> optax.GradientTransformation:
-    if not config.adam_lr:
-        raise ValueError(
-            "optimizer: name is 'muon', but adam_lr is 0, which would leave embeddings, norms and heads as "
-            "they are; set adam_lr to their peak learning rate"
-        )
-    return optax.contrib.muon(
-        schedule,
-        weight_decay=config.weight_decay,
-        adam_b1=config.b1,
-        adam_b2=config.b2,
-        adam_learning_rate=learning_rate(config, config.adam_lr),
-        muon_weight_dimension_numbers=_layer_matrices,
-    )
-
-
-def _layer_matrices(params: Any) -> Any:
-    """Muon's part of the parameters: (layer, in, out) are stacked (in, out) matrices; None is Adam's."""
-    matrices = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
-    return jax.tree.map(lambda leaf: matrices if leaf.ndim == 3 else None, params)
-
-
-def _kernels(params: Any) -> Any:
-    """True for the matrices, which weight decay shrinks; biases, norms and embeddings it leaves alone."""
-    matrices = ("kernel", "lora_a", "lora_b")
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in matrices, params)

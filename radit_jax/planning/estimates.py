@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from radit_jax.config import LoraConfig
-from radit_jax.method.likelihood import SLOTS, LmBatch
+from radit_jax.method.likelihood import TARGETS_PER_PART, LmBatch
 from radit_jax.models.flops import projection_shapes, training_flops
 from radit_jax.planning.deployment import EXAMPLE_TOKENS, Counts, rows_of
 from radit_jax.planning.resources import num_parameters
@@ -47,6 +47,6 @@ def activations_of(module: Any, mesh: Any, rows: int, length: int, *, training: 
     scores = 0.0
     if module.attention == "xla":
         scores = own_rows * shape.num_heads / tensor * length**2 * 4 * (2 if training else 1)
-    logits = own_rows * SLOTS * shape.vocab_size * 4 / tensor * (3 if training else 1)
+    logits = own_rows * TARGETS_PER_PART * shape.vocab_size * 4 / tensor * (3 if training else 1)
     gathered = 2 * 2 * sum(map(math.prod, projection_shapes(shape).values())) / tensor * width
     return kept + 2 * layer + scores + logits + gathered

@@ -6,7 +6,8 @@ import jax
 
 from radit_jax.config import LmFtConfig
 from radit_jax.lm.training import initial_state
-from radit_jax.method.steps import TrainState, make_lm_step, make_optimizer
+from radit_jax.method.optimizers import make_optimizer
+from radit_jax.method.steps import TrainState, make_lm_step
 from radit_jax.models.lora import quantized
 from radit_jax.planning.deployment import Deployment, placed
 from radit_jax.planning.estimates import activations_of, batch_of, flops_of, weights_of

@@ -7,14 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from radit_jax.config import Instructions
-from radit_jax.method.steps import (
-    RftBatch,
-    RftTextBatch,
-    init_state,
-    make_optimizer,
-    make_r_ft_step,
-    make_r_ft_text_step,
-)
+from radit_jax.method.optimizers import make_optimizer
+from radit_jax.method.steps import RftBatch, RftTextBatch, init_state, make_r_ft_step, make_r_ft_text_step
 from radit_jax.models.bert import PackedTexts
 from radit_jax.models.flops import encoder_flops
 from radit_jax.planning.deployment import Deployment, placed, rows_of

@@ -23,7 +23,8 @@ from radit_jax.data.batches.packing import PrefixTree, span, to_batch
 from radit_jax.data.records import Chunk
 from radit_jax.lm.training import LmTraining, PackedTrees, train_lm
 from radit_jax.method.likelihood import LmBatch
-from radit_jax.method.steps import ContrastiveBatch, init_state, make_contrastive_step, make_optimizer
+from radit_jax.method.optimizers import make_optimizer
+from radit_jax.method.steps import ContrastiveBatch, init_state, make_contrastive_step
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama, mimetic_init
 from radit_jax.runtime.distributed.mesh import init_sharded, make_mesh, put_batch, row_layout

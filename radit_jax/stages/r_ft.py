@@ -30,14 +30,8 @@ from radit_jax.data.records import Example, Question
 from radit_jax.lm.lsr_diagnostics import report
 from radit_jax.lm.scoring import PairScorer, PairScores, every_pair, score_in_shards
 from radit_jax.method import losses
-from radit_jax.method.steps import (
-    RftBatch,
-    RftTextBatch,
-    init_state,
-    make_optimizer,
-    make_r_ft_step,
-    make_r_ft_text_step,
-)
+from radit_jax.method.optimizers import make_optimizer
+from radit_jax.method.steps import RftBatch, RftTextBatch, init_state, make_r_ft_step, make_r_ft_text_step
 from radit_jax.models.bert import PackedTexts
 from radit_jax.retrieval.candidates import search_examples
 from radit_jax.retrieval.search import Encoder, Searcher

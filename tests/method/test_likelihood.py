@@ -189,7 +189,7 @@ def test_logits_made_in_parts_give_the_same_values_and_gradients(params, slots, 
     batch = lay_out(sequences, pack(sequences, **LIMITS))
 
     def value_and_grad(size):
-        monkeypatch.setattr(likelihood, "SLOTS", size)
+        monkeypatch.setattr(likelihood, "TARGETS_PER_PART", size)
         loss = lambda p: (likelihood.token_log_probs(MODULE, p, batch) * batch.target_weights).sum()  # noqa: E731
         return jax.jit(jax.value_and_grad(loss))(params)
 
@@ -198,7 +198,7 @@ def test_logits_made_in_parts_give_the_same_values_and_gradients(params, slots, 
 
 def test_parts_without_a_target_are_not_computed(params, monkeypatch):
     """The head would be most of a small model's work: an infinite one must not show in unused slots."""
-    monkeypatch.setattr(likelihood, "SLOTS", 4)
+    monkeypatch.setattr(likelihood, "TARGETS_PER_PART", 4)
     sequences = [PrefixTree(span([1, 2]), (Span(np.array([3, 4]), np.array([0.0, 1.0], np.float32)),))]
     batch = lay_out(sequences, pack(sequences, **LIMITS))
     calls = []

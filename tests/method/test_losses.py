@@ -137,9 +137,13 @@ def test_the_literal_probability_is_flat_for_long_answers_and_the_geometric_mean
 
 
 def test_unknown_choices_are_named():
-    with pytest.raises(ValueError, match=r"lm_score: form is 'mean'; choose token_geomean, prob"):
+    with pytest.raises(
+        ValueError, match=r"lm_score: expected a form among token_geomean, prob.*, got 'mean'. Choose"
+    ):
         losses.lm_score.__wrapped__(log([0.5, 0.5]), jnp.array([1]), form="mean")
-    with pytest.raises(ValueError, match=r"r_ft_loss: direction is 'reverse'; choose retrieval_to_lsr"):
+    with pytest.raises(
+        ValueError, match=r"r_ft_loss: expected a direction among retrieval_to_lsr.*, got 'reverse'. Choose"
+    ):
         losses.r_ft_loss.__wrapped__(log([0.5, 0.5]), log([0.5, 0.5]), ALL, direction="reverse")
 
 

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from radit_jax.config import BertConfig, LlamaConfig, LoraConfig, MeshConfig, OptimizerConfig
 from radit_jax.data.batches.packing import PrefixTree, concatenate_spans, pack, pack_texts, span, to_batch
-from radit_jax.method import losses, steps
+from radit_jax.method import losses, optimizers, steps
 from radit_jax.method.likelihood import continuation_log_probs, token_log_probs
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.llama import Llama
@@ -220,7 +220,7 @@ def largest_share(tree):
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_parameters_and_optimiser_state_start_sharded(llama_params, name):
-    tx = steps.make_optimizer(OptimizerConfig(steps=9, peak_lr=0.1, adam_lr=0.1, name=name))
+    tx = optimizers.make_optimizer(OptimizerConfig(steps=9, peak_lr=0.1, adam_lr=0.1, name=name))
     mesh = meshes.make_mesh(MeshConfig())
     state, _ = meshes.init_sharded(lambda params: steps.init_state(params, tx), mesh, llama_params)
     assert largest_share(state.params) < 1 / 7
@@ -391,7 +391,7 @@ def test_an_lm_ft_step_compiles_for_a_tpu_with_splash_attention_in_it(monkeypatc
     )
     plain = Llama(shape, dtype=jnp.bfloat16)
     params = jax.eval_shape(plain.init, jax.random.key(0), *LLAMA_ARGS)["params"]
-    tx = steps.make_optimizer(OptimizerConfig(steps=9, peak_lr=1e-5))
+    tx = optimizers.make_optimizer(OptimizerConfig(steps=9, peak_lr=1e-5))
     state = jax.eval_shape(lambda params: steps.init_state(params, tx), params)
     shardings = meshes.tree_shardings(state, mesh)
     step = steps.make_lm_step(
