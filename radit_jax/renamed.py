@@ -138,9 +138,12 @@ MOVED = {
             "sit": "evaluate_task",
         },
     ),
-    "lm.choosing": Moved(("evaluation.multiple_choice",), {"Chosen": "ChoiceResult"}),
+    "lm.choosing": Moved(
+        ("evaluation.multiple_choice",), {"BLOCK": "ITEMS_PER_BLOCK", "Chosen": "ChoiceResult"}
+    ),
     "lm.exam": Moved(
-        ("evaluation.corpus_questions",), {"Exam": "CorpusQuestionEval", "Sitting": "SystemInputs"}
+        ("evaluation.corpus_questions",),
+        {"Exam": "CorpusQuestionEval", "Sitting": "SystemInputs", "fitting": "questions_that_fit"},
     ),
     "lm.signal": Moved(("lm.lsr_diagnostics",), {}),
     "method.decode": Moved(
@@ -163,7 +166,10 @@ MOVED = {
             "readings": "prefill_batches",
         },
     ),
-    "method.lm": Moved(("method.likelihood",), {"branch_log_probs": "continuation_log_probs"}),
+    "method.lm": Moved(
+        ("method.likelihood",),
+        {"SLOTS": "TARGETS_PER_PART", "branch_log_probs": "continuation_log_probs"},
+    ),
     "planning.need": Moved(
         ("planning.resources",),
         {
@@ -240,5 +246,13 @@ MOVED = {
     "runtime.tensorfiles": Moved(("runtime.pretrained.tensor_files",), {}),
     "runtime.tokenizers": Moved(("runtime.pretrained.tokenizers",), {}),
     "runtime.vectors": Moved(("runtime.pretrained.vectors",), {}),
-    "text.report": Moved(("text.results_table",), {"table": "results_table"}),
+    "text.report": Moved(
+        ("text.results_table",),
+        {
+            "CONTEXTS": "CONTEXT_TITLES",
+            "RETRIEVERS": "RETRIEVER_TITLES",
+            "SYSTEMS": "SYSTEM_TITLES",
+            "table": "results_table",
+        },
+    ),
 }

@@ -4,6 +4,7 @@ The rules are those of `data/eval_tasks/registry.py`. Where chunks are retrieved
 mixed over them by Eq. 2 before the rule is applied. No terminator is scored.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -21,13 +22,13 @@ from radit_jax.method.losses import ensemble_log_prob
 from radit_jax.runtime.monitoring.progress import Progress
 
 Shots = Sequence[Shot]
-BLOCK = 256  # items whose prompts are in memory together
+ITEMS_PER_BLOCK = 256  # whose prompts are in memory together
 
 
 class ChoiceResult(NamedTuple):
-    """What the language model makes of an item's C choices."""
+    """The language model's choice among an item's C choices, and what it is based on."""
 
-    choice: int  # the one with the highest score, the first of equals
+    choice: int  # the number of the one with the highest score, the first of equals
     scores: Float[np.ndarray, " C"]  # by the rule
     log_probs: Float[np.ndarray, " C"]  # log p(scored | prompt) in nats, mixed over the chunks
 
@@ -42,27 +43,27 @@ def choose(
     shots: Sequence[Shots] | None = None,
     bar: Progress | None = None,
 ) -> tuple[list[ChoiceResult], Counter[str]]:
-    """Each item's choice; and how many prompts had their Background cut, how many shots they lost.
+    """Each item's choice; and how many prompts had their Background cut, and how many shots did not fit.
 
-    Without `retrieval` items are asked without Background; with `concatenate` an item's chunks stand in one,
-    and nothing is mixed. `shots`, the nearest last, are each item's own.
+    Without `retrieval` items are asked without a Background; with `concatenate` an item's chunks are one
+    Background, and nothing is mixed. `shots`, the nearest last, are each item's own.
     """
     if not all(item.choices for item in items):
-        raise ValueError("choose: a task without choices came, needed is one with; generate its answers")
+        raise ValueError("choose: expected items with choices, got one without. Generate its answers.")
     retrieval = retrieval or Retrieval.none(len(items))
-    own_shots = shots if shots is not None else [()] * len(items)
-    chosen: list[ChoiceResult] = []
+    shots = shots if shots is not None else [()] * len(items)
+    results: list[ChoiceResult] = []
     counts = Counter(shots_dropped=0, truncated=0)
-    for start in range(0, len(items), BLOCK):
-        some = slice(start, start + BLOCK)
-        part = retrieval.part(some)
-        found = part.concatenated() if concatenate else part.backgrounds()
-        log_probs = _log_probs(scorer, items[some], found, own_shots[some], counts, bar)
-        priors = _priors(scorer, items[some]) if rule == "nll_compl" else {}
-        for item, own in zip(items[some], log_probs, strict=True):
-            scores = rule_scores(rule, own, item.choices, priors)
-            chosen.append(ChoiceResult(int(np.argmax(scores)), scores, own))
-    return chosen, counts
+    for start in range(0, len(items), ITEMS_PER_BLOCK):
+        block = slice(start, start + ITEMS_PER_BLOCK)
+        part = retrieval.part(block)
+        backgrounds = part.concatenated() if concatenate else part.backgrounds()
+        log_probs = _log_probs(scorer, items[block], backgrounds, shots[block], counts, bar)
+        priors = _priors(scorer, items[block]) if rule == "nll_compl" else {}
+        for item, of_choices in zip(items[block], log_probs, strict=True):
+            scores = rule_scores(rule, of_choices, item.choices, priors)
+            results.append(ChoiceResult(int(np.argmax(scores)), scores, of_choices))
+    return results, counts
 
 
 def rule_scores(
@@ -89,21 +90,27 @@ def _log_probs(
 ) -> list[Float[np.ndarray, " _"]]:
     """log p(scored | prompt) of each item's choices, mixed over its Backgrounds."""
     trees: list[PrefixTree] = []
-    for item, own_passages, own_shots in zip(items, backgrounds.passages, shots, strict=True):
-        for passage in own_passages:
+    for item, passages, own_shots in zip(items, backgrounds.passages, shots, strict=True):
+        for passage in passages:
             for choices in _with_one_prompt(item.choices):
                 trees += _trees(scorer, choices, passage, own_shots, counts)
-    scored = iter(scorer.score_trees(trees, bar))
-    each = [
-        np.array([[next(scored) for _ in item.choices] for _ in own_passages], np.float32)
-        for item, own_passages in zip(items, backgrounds.passages, strict=True)
-    ]
-    return [_mixed(own, weights) for own, weights in zip(each, backgrounds.log_probs, strict=True)]
+    scores = scorer.score_trees(trees, bar)
+
+    # Scores are in the order of items, Backgrounds and choices.
+    mixed, start = [], 0
+    for item, passages, weights in zip(items, backgrounds.passages, backgrounds.log_probs, strict=True):
+        shape = (len(passages), len(item.choices))
+        end = start + shape[0] * shape[1]
+        mixed.append(_mixed(scores[start:end].reshape(shape), weights))
+        start = end
+    return mixed
 
 
 def _with_one_prompt(choices: Sequence[Choice]) -> Iterable[Sequence[Choice]]:
     """The choices as groups that share their prompt: all of them, or each by itself."""
-    return [choices] if len({choice.prompt for choice in choices}) == 1 else [[choice] for choice in choices]
+    if len({choice.prompt for choice in choices}) == 1:
+        return [choices]
+    return [[choice] for choice in choices]
 
 
 def _trees(
@@ -124,14 +131,15 @@ def _trees(
 def _priors(scorer: PairScorer, items: Sequence[EvalExample]) -> dict[str, float]:
     """log p(scored | "Answer:") of every scored text."""
     tokenizer = scorer.model.tokenizer
-    texts = list(dict.fromkeys(choice.scored for item in items for choice in item.choices))
+    choices = itertools.chain.from_iterable(item.choices for item in items)
+    texts = list(dict.fromkeys(choice.scored for choice in choices))
     prefix = span(tokenizer.encode_prompt(PRIOR_PROMPT))
     trees = [PrefixTree(prefix, (span(tokenizer.encode(text), 1.0),)) for text in texts]
     return dict(zip(texts, scorer.score_trees(trees).tolist(), strict=True))
 
 
-def _mixed(each: Float[np.ndarray, "K C"], log_probs: Float[np.ndarray, " K"]) -> Float[np.ndarray, " C"]:
-    """Eq. 2 for every choice."""
-    weights = np.broadcast_to(log_probs[None], each.T.shape)
-    mixed = ensemble_log_prob(jnp.asarray(each.T), jnp.asarray(weights), jnp.ones(each.T.shape, bool))
+def _mixed(by_chunk: Float[np.ndarray, "K C"], log_probs: Float[np.ndarray, " K"]) -> Float[np.ndarray, " C"]:
+    """Eq. 2 for every choice: its log-probabilities under K chunks, mixed by `log_probs`, log p_R."""
+    weights = np.broadcast_to(log_probs[None], by_chunk.T.shape)
+    mixed = ensemble_log_prob(jnp.asarray(by_chunk.T), jnp.asarray(weights), jnp.ones(by_chunk.T.shape, bool))
     return np.asarray(mixed)

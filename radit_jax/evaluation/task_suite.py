@@ -1,9 +1,10 @@
-"""Sitting a task: its questions and shots, a language model's answers, and their marks.
+"""Evaluating a language model on a task: its questions and shots, the answers, and their marks.
 
-Evaluation asks every task of an experiment this way, and LM-ft, where it is told to, KILT's development tasks
-to choose its checkpoint by.
+Evaluation asks every task of an experiment this way. LM-ft, with `lm_ft.select=kilt_dev`, asks KILT's
+development tasks to choose its checkpoint.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,12 +30,12 @@ from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.text.kilt import r_precision
 
 ExampleResult = dict[str, Any]
-TOO_LONG = "skipped_too_long"  # among a trial's counts
+TOO_LONG = "skipped_too_long"  # among a task's counts
 
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task's questions as they are asked: which of them, and behind which examples."""
+    """A task's questions as they are asked: which of them, and after which examples."""
 
     task: EvalTask
     items: Sequence[EvalExample]
@@ -61,23 +62,24 @@ class LoadedTask:
     @property
     def shot_items(self) -> list[EvalExample]:
         """Every example once."""
-        return list({shot.id: shot for own in self.shots for shot in own}.values())
+        all_shots = itertools.chain.from_iterable(self.shots)
+        return list({shot.id: shot for shot in all_shots}.values())
 
 
 class TaskResult(NamedTuple):
-    """A language model's marks in a trial, and how many prompts were cut or lost shots."""
+    """A language model's marks in a task, and how many prompts were cut or lost shots."""
 
     marks: list[ExampleResult]
     counts: dict[str, int]
 
 
 def load_tasks(settings: EvaluateConfig, *, seed: int) -> list[LoadedTask]:
-    """The trials that `evaluate.tasks` names, each task once."""
-    trials = [_load(find_task(name), settings, seed) for name in settings.tasks]
-    names = Counter(trial.task.name for trial in trials)
+    """The tasks that `evaluate.tasks` names, none of them twice."""
+    tasks = [_load(find_task(name), settings, seed) for name in settings.tasks]
+    names = Counter(loaded.task.name for loaded in tasks)
     if twice := [name for name, count in names.items() if count > 1]:
-        raise ValueError(f"evaluate.tasks: {twice[0]} came twice, needed is each once; name it once")
-    return trials
+        raise ValueError(f"evaluate.tasks: expected each task once, got {twice[0]} twice. Name it once.")
+    return tasks
 
 
 def _load(task: EvalTask, settings: EvaluateConfig, seed: int) -> LoadedTask:
@@ -97,46 +99,48 @@ def _draw(
         return [[] for _ in items]
     pool = task.load(settings.tasks_folder, "train")
     spare = int(task.splits["train"] == task.splits[settings.split])
-    drawn = {
-        subject: draw_shots(pool, settings.shots + spare, seed=seed, subject=subject)
-        for subject in {item.subject for item in items}
-    }
-    return [
-        [shot for shot in drawn[item.subject] if not spare or shot.id != item.id][: settings.shots]
-        for item in items
-    ]
+    drawn = {}
+    for subject in {item.subject for item in items}:
+        drawn[subject] = draw_shots(pool, settings.shots + spare, seed=seed, subject=subject)
+    shots = []
+    for item in items:
+        others = [shot for shot in drawn[item.subject] if not spare or shot.id != item.id]
+        shots.append(others[: settings.shots])
+    return shots
 
 
 def longest_answer(settings: EvaluateConfig) -> int:
     """The most tokens of any answer that `settings` ask for, which is at least 1."""
-    own = [find_task(name).max_new_tokens for name in settings.tasks] or [OWN_ANSWERS]
-    return settings.answering(max(1, *own)).max_new_tokens
+    longest = [find_task(name).max_new_tokens for name in settings.tasks] or [OWN_ANSWERS]
+    return settings.answering(max(1, *longest)).max_new_tokens
 
 
-def without_too_long(trial: LoadedTask, tokenizer: LmTokenizer, settings: EvaluateConfig) -> LoadedTask:
-    """The trial without the questions that no row holds even without a Background; they are counted and said.
+def without_too_long(loaded: LoadedTask, tokenizer: LmTokenizer, settings: EvaluateConfig) -> LoadedTask:
+    """The task without the questions that do not fit into a row even without a Background.
+
+    They are counted, and a warning is printed.
 
     `settings` are those of `evaluate`, whichever stage asks.
     """
-    longest = settings.answering(trial.task.max_new_tokens).max_new_tokens
-    kept, sizes = [], {}
-    for number, item in enumerate(trial.items):
-        sizes[item.id] = 1 + _longest(trial.task, item, tokenizer, longest)
+    longest = settings.answering(loaded.task.max_new_tokens).max_new_tokens
+    fitting, sizes = [], {}
+    for number, item in enumerate(loaded.items):
+        sizes[item.id] = 1 + _longest(loaded.task, item, tokenizer, longest)
         if sizes[item.id] <= settings.sequence_length:
-            kept.append(number)
-    if len(kept) == len(trial.items):
-        return trial
-    left_out, worst = len(trial.items) - len(kept), max(sizes, key=sizes.__getitem__)
-    told = (
+            fitting.append(number)
+    if len(fitting) == len(loaded.items):
+        return loaded
+    left_out, worst = len(loaded.items) - len(fitting), max(sizes, key=sizes.__getitem__)
+    message = (
         f"questions too long for the row of evaluate.sequence_length {settings.sequence_length}: {left_out}; "
         f"{worst} has {sizes[worst]} tokens with <bos> and its answer"
     )
-    if not kept:
-        raise ValueError(f"{trial.task.name}: expected questions that fit, got none. {told}. Raise it.")
-    print(f"   warning: {trial.task.name}: {told}; left out", flush=True)
-    counts = {**trial.counts, TOO_LONG: left_out}
-    items, shots = [trial.items[n] for n in kept], [trial.shots[n] for n in kept]
-    return replace(trial, items=items, shots=shots, counts=counts)
+    if not fitting:
+        raise ValueError(f"{loaded.task.name}: expected questions that fit, got none. {message}. Raise it.")
+    print(f"   warning: {loaded.task.name}: {message}; left out", flush=True)
+    counts = {**loaded.counts, TOO_LONG: left_out}
+    items, shots = [loaded.items[n] for n in fitting], [loaded.shots[n] for n in fitting]
+    return replace(loaded, items=items, shots=shots, counts=counts)
 
 
 def _longest(task: EvalTask, item: EvalExample, tokenizer: LmTokenizer, max_new_tokens: int) -> int:
@@ -150,19 +154,19 @@ def _longest(task: EvalTask, item: EvalExample, tokenizer: LmTokenizer, max_new_
 
 
 class TaskChunks(NamedTuple):
-    """What was retrieved for a trial: chunks of its questions, and the Backgrounds of shots by their ids."""
+    """What was retrieved for a task: chunks of its questions, and the Backgrounds of shots by their ids."""
 
     retrieval: Retrieval
     shot_passages: Mapping[str, str]
 
 
 def retrieve_for_task(
-    trial: LoadedTask, searcher: Retriever, chunks: Chunks, settings: EvaluateConfig, temperature: float
+    loaded: LoadedTask, searcher: Retriever, chunks: Chunks, settings: EvaluateConfig, temperature: float
 ) -> TaskChunks:
     """Each question's k chunks with their weights p_R, and each shot's top one."""
-    queries = [item.query for item in trial.items]
+    queries = [item.query for item in loaded.items]
     rows, log_probs = searcher.retrieve(queries, settings.chunks_per_answer, temperature)
-    shots = trial.shot_items if settings.shot_backgrounds else []
+    shots = loaded.shot_items if settings.shot_backgrounds else []
     passages = {}
     if shots:
         top, _ = searcher.search([shot.query for shot in shots], 1)
@@ -172,64 +176,71 @@ def retrieve_for_task(
 
 
 def evaluate_task(
-    trial: LoadedTask,
+    loaded: LoadedTask,
     scorer: PairScorer,
     settings: EvaluateConfig,
     name: str,
     *,
-    found: TaskChunks | None = None,
+    retrieved: TaskChunks | None = None,
     page_of: PageOf | None = None,
 ) -> TaskResult:
-    """Every question's answer and mark, under what was `found` for it, or without Background.
+    """Every question's answer and mark, under the chunks `retrieved` for it, or without a Background.
 
     A mark has the task's metric and the ids of its chunks. Where a chunk's page is known it has the `pages`;
     with gold ones also `r_precision` and `kilt_…`, the metric where that is 1 and else 0.
     """
-    retrieval, passages = found or TaskChunks(Retrieval.none(len(trial.items)), {})
-    shots = [[Shot(passages.get(shot.id), *shot.shot) for shot in own] for own in trial.shots]
-    settings = settings.answering(trial.task.max_new_tokens)
-    ask = _generated if trial.task.generates else _chosen
-    marks, counts = ask(trial, scorer, settings, name, retrieval, shots)
-    for item, mark, chunks in zip(trial.items, marks, _chunks(retrieval), strict=True):
+    retrieval, passages = retrieved or TaskChunks(Retrieval.none(len(loaded.items)), {})
+    shots = [_with_passages(examples, passages) for examples in loaded.shots]
+    settings = settings.answering(loaded.task.max_new_tokens)
+    ask = _generated if loaded.task.generates else _chosen
+    marks, counts = ask(loaded, scorer, settings, name, retrieval, shots)
+    for item, mark, chunks in zip(loaded.items, marks, _chunks(retrieval), strict=True):
         mark["chunks"] = [chunk.id for chunk in chunks]
         if page_of is None:
             continue
         mark["pages"] = [page for page in map(page_of, chunks) if page]
-        if trial.has_pages:
+        if loaded.has_pages:
             precision = r_precision(mark["pages"], item.pages)
-            kilt = {f"kilt_{trial.task.metric}": mark[trial.task.metric] * (precision == 1)}
+            kilt = {f"kilt_{loaded.task.metric}": mark[loaded.task.metric] * (precision == 1)}
             mark.update(r_precision=precision, **kilt)
     return TaskResult(marks, dict(counts))
 
 
+def _with_passages(examples: Sequence[EvalExample], passages: Mapping[str, str]) -> list[Shot]:
+    """The examples as shots, each with its Background where one was retrieved."""
+    return [Shot(passages.get(example.id), *example.shot) for example in examples]
+
+
 def _generated(
-    trial: LoadedTask,
+    loaded: LoadedTask,
     scorer: PairScorer,
     settings: EvaluateConfig,
     name: str,
     retrieval: Retrieval,
     shots: Sequence[Sequence[Shot]],
 ) -> tuple[list[ExampleResult], Counter[str]]:
-    prompts = [item.prompt for item in trial.items]
+    prompts = [item.prompt for item in loaded.items]
     with Progress(len(prompts), name, "questions") as bar:
-        per_token = trial.task.scoring_rule == "nll_token"
-        found, counts = generate_answers(
+        per_token = loaded.task.scoring_rule == "nll_token"
+        answers_of, counts = generate_answers(
             scorer.model, prompts, retrieval, settings, shots=shots, per_token=per_token, bar=bar
         )
-    marks = [
-        {
-            "id": item.id,
-            "answer": trial.task.answer(answers[0].text),
-            trial.task.metric: trial.task.mark(item, answers[0].text),
-            "answers": [{"answer": text, "probability": probability} for text, probability in answers],
-        }
-        for item, answers in zip(trial.items, found, strict=True)
-    ]
+    marks = []
+    for item, answers in zip(loaded.items, answers_of, strict=True):
+        best = answers[0].text
+        marks.append(
+            {
+                "id": item.id,
+                "answer": loaded.task.answer(best),
+                loaded.task.metric: loaded.task.mark(item, best),
+                "answers": [{"answer": text, "probability": probability} for text, probability in answers],
+            }
+        )
     return marks, counts
 
 
 def _chosen(
-    trial: LoadedTask,
+    loaded: LoadedTask,
     scorer: PairScorer,
     settings: EvaluateConfig,
     name: str,
@@ -238,58 +249,62 @@ def _chosen(
 ) -> tuple[list[ExampleResult], Counter[str]]:
     concatenate = settings.ensemble == "concatenate"
     prompts = 1 if concatenate else retrieval.rows.shape[1]
-    with Progress(prompts * sum(len(item.choices) for item in trial.items), name, "choices") as bar:
-        found, counts = choose(
+    with Progress(prompts * sum(len(item.choices) for item in loaded.items), name, "choices") as bar:
+        results, counts = choose(
             scorer,
-            trial.items,
-            trial.task.scoring_rule,
+            loaded.items,
+            loaded.task.scoring_rule,
             retrieval=retrieval,
             concatenate=concatenate,
             shots=shots,
             bar=bar,
         )
-    marks = [
-        {
-            "id": item.id,
-            "answer": item.choices[chosen.choice].answer,
-            trial.task.metric: float(chosen.choice == item.label),
-            "scores": [float(score) for score in chosen.scores],
-        }
-        for item, chosen in zip(trial.items, found, strict=True)
-    ]
+    marks = []
+    for item, result in zip(loaded.items, results, strict=True):
+        marks.append(
+            {
+                "id": item.id,
+                "answer": item.choices[result.choice].answer,
+                loaded.task.metric: float(result.choice == item.label),
+                "scores": [float(score) for score in result.scores],
+            }
+        )
     return marks, counts
 
 
 def _chunks(retrieval: Retrieval) -> list[list[Chunk]]:
-    """Of each question, the best first."""
+    """The chunks of each question, the best first."""
     if retrieval.chunks is None:
         return [[] for _ in retrieval.rows]
-    wanted = np.unique(retrieval.rows[retrieval.rows != NO_CHUNK])
-    chunk_at = dict(zip(wanted.tolist(), retrieval.chunks.take(wanted), strict=True))
-    return [[chunk_at[row] for row in rows if row != NO_CHUNK] for rows in retrieval.rows.tolist()]
+    distinct = np.unique(retrieval.rows[retrieval.rows != NO_CHUNK])
+    chunk_at = dict(zip(distinct.tolist(), retrieval.chunks.take(distinct), strict=True))
+    by_question = []
+    for rows in retrieval.rows.tolist():
+        by_question.append([chunk_at[row] for row in rows if row != NO_CHUNK])
+    return by_question
 
 
 def mean_metric(
-    trials: Sequence[LoadedTask], found: Sequence[TaskChunks], scorer: PairScorer, settings: EvaluateConfig
+    tasks: Sequence[LoadedTask], chunks: Sequence[TaskChunks], scorer: PairScorer, settings: EvaluateConfig
 ) -> float:
-    """The mean over trials of their metrics' means."""
+    """The mean over tasks of each task's mean metric."""
     means = []
-    for trial, own in zip(trials, found, strict=True):
-        sat = evaluate_task(trial, scorer, settings, trial.task.name, found=own)
-        means.append(float(np.mean([mark[trial.task.metric] for mark in sat.marks])))
+    for loaded, retrieved in zip(tasks, chunks, strict=True):
+        result = evaluate_task(loaded, scorer, settings, loaded.task.name, retrieved=retrieved)
+        means.append(float(np.mean([mark[loaded.task.metric] for mark in result.marks])))
     return float(np.mean(means))
 
 
 def kilt_validation(
-    trials: Sequence[LoadedTask],
-    found: Sequence[TaskChunks],
+    tasks: Sequence[LoadedTask],
+    chunks: Sequence[TaskChunks],
     model: Model,
     mesh: MeshConfig,
     settings: EvaluateConfig,
     *,
     batch_size: int,
 ) -> Callable[[Any], dict[str, float]]:
-    """What `train_lm` validates with: parameters to `kilt_dev`, the mean metric of the trials.
+    """What `train_lm` validates with: parameters to `kilt_dev`, the mean metric of the tasks.
 
     `settings` are evaluation's, which will judge the checkpoint. Rows come in batches of the training's size,
     so that they are read where the parameters are.
@@ -300,6 +315,6 @@ def kilt_validation(
 
     def validate(params: Any) -> dict[str, float]:
         scorer = PairScorer(model._replace(module=module, params=params), devices, score)
-        return {"kilt_dev": mean_metric(trials, found, scorer, settings)}
+        return {"kilt_dev": mean_metric(tasks, chunks, scorer, settings)}
 
     return validate

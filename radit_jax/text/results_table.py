@@ -6,15 +6,16 @@ from typing import Any
 
 from radit_jax.text.statistics import with_interval
 
-SYSTEMS = {
+LM_TITLES = {"base_lm": "base LM", "lm_ft_lm": "LM-ft"}
+SYSTEM_TITLES = {
     "closed_book": "base LM, no chunks",
     "base": "base LM + base retriever",
     "lm_ft": "LM-ft + base retriever",
     "r_ft": "base LM + R-ft",
     "radit": "RA-DIT: LM-ft + R-ft",
 }
-RETRIEVERS = {"base": "base retriever", "r_ft": "R-ft"}
-CONTEXTS = {
+RETRIEVER_TITLES = {"base": "base retriever", "r_ft": "R-ft"}
+CONTEXT_TITLES = {
     "gold": "a gold chunk",
     "retrieved": "the top chunk",
     "random": "a random chunk",
@@ -46,7 +47,9 @@ def tasks_table(results: Mapping[str, Any]) -> str:
     rows, gains = [], []
     for name, task in results["tasks"].items():
         if not task["systems"]:
-            rows.append([f"{name} ({task['num_questions']})", "predictions only", *["–"] * len(SYSTEMS)])
+            rows.append(
+                [f"{name} ({task['num_questions']})", "predictions only", *["–"] * len(SYSTEM_TITLES)]
+            )
             continue
         for metric in next(iter(task["systems"].values())):
             rows.append([f"{name} ({task['num_questions']})", metric.replace("_", " "), *_row(task, metric)])
@@ -55,7 +58,7 @@ def tasks_table(results: Mapping[str, Any]) -> str:
         rows.append(["average", "mean over tasks", *_row(average, "mean")])
         gains.append(["average", *map(with_interval, average["gains"].values())])
     heads = [name.replace("-", " − ") for name in average["gains"]] if average else []
-    parts = [_table(["task (questions)", "metric", *SYSTEMS.values()], rows)]
+    parts = [_table(["task (questions)", "metric", *SYSTEM_TITLES.values()], rows)]
     parts += [_table(["gain", *heads], gains)] if average else []
     asked = [f"{name}: {line}" for name, task in results["tasks"].items() if (line := asked_of(task))]
     return "\n\n".join([*parts, "\n".join(asked)]).rstrip()
@@ -78,7 +81,7 @@ def asked_of(task: Mapping[str, Any]) -> str:
 
 
 def _row(task: Mapping[str, Any], metric: str) -> list[str]:
-    return [with_interval(task["systems"][system][metric]) for system in SYSTEMS]
+    return [with_interval(task["systems"][system][metric]) for system in SYSTEM_TITLES]
 
 
 def ablation_table(results: Mapping[str, Any]) -> str:
@@ -91,24 +94,24 @@ def ablation_table(results: Mapping[str, Any]) -> str:
                 for metric in ("exact_match", "f1", "answer_nll")
             ),
         ]
-        for name, title in SYSTEMS.items()
+        for name, title in SYSTEM_TITLES.items()
     ]
     gains = [[name.replace("-", " − "), with_interval(gain)] for name, gain in results["gains"].items()]
     metrics = ("gold_recall@1", "gold_recall@10", "answer_recall@1", "answer_recall@10", "mrr")
     retrieval = [
         [title, *(with_interval(results["retrieval"][name][metric]) for metric in metrics)]
-        for name, title in RETRIEVERS.items()
+        for name, title in RETRIEVER_TITLES.items()
     ]
     context = [
         [
             title,
             *(
                 with_interval(results["context"][lm][name][metric])
-                for lm in ("base_lm", "lm_ft_lm")
+                for lm in LM_TITLES
                 for metric in ("exact_match", "answer_nll")
             ),
         ]
-        for name, title in CONTEXTS.items()
+        for name, title in CONTEXT_TITLES.items()
     ]
     return "\n\n".join(
         [

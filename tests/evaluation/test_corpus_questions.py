@@ -1,4 +1,4 @@
-"""The exam's figures: means, gains and likelihoods by hand."""
+"""The evaluation's figures: means, gains and likelihoods by hand."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ FOUR = [
 
 
 @pytest.fixture
-def exam(inputs, tmp_path):
+def evaluation(inputs, tmp_path):
     def make(questions=FOUR, **changed):
         settings = EvaluateConfig(chunks_per_answer=2, bootstrap_samples=200, **changed)
         output, corpus = Workdir(tmp_path).folder("evaluate", "e"), Corpus(inputs["corpus"])
@@ -36,8 +36,8 @@ def marks(*exact_matches):
     return [{"exact_match": mark, "f1": mark / 2} for mark in exact_matches]
 
 
-def test_the_answers_likelihood_is_mixed_over_the_chunks_and_divided_by_its_tokens(exam):
-    two = exam(FOUR[:2])
+def test_the_answers_likelihood_is_mixed_over_the_chunks_and_divided_by_its_tokens(evaluation):
+    two = evaluation(FOUR[:2])
     probabilities = {(0, 4): 0.5, (0, 6): 0.1, (1, NO_CHUNK): 0.3, (1, 4): 0.4, (1, 7): 0.8}
     two.output.write_arrays(
         "base_lm-pairs.npz",
@@ -46,12 +46,12 @@ def test_the_answers_likelihood_is_mixed_over_the_chunks_and_divided_by_its_toke
         answer_token_counts=np.array([2, 4]),
     )
     weights = np.log(np.array([[0.75, 0.25], [0.1, 0.9]], np.float32))
-    sitting = SystemInputs("base_lm", np.array([[4, 6], [7, 4]]), weights)
+    system = SystemInputs("base_lm", np.array([[4, 6], [7, 4]]), weights)
     wanted = [-np.log(0.75 * 0.5 + 0.25 * 0.1) / 2, -np.log(0.1 * 0.8 + 0.9 * 0.4) / 4]
-    assert_stored(two._answer_nll(sitting, [sitting]), wanted)
+    assert_stored(two._answer_nll(system, [system]), wanted)
 
 
-def test_every_pair_of_a_language_model_is_scored_once_for_all_its_sittings(exam, lm):
+def test_every_pair_of_a_language_model_is_scored_once_for_all_its_systems(evaluation, lm):
     asked = []
 
     class Scorer:
@@ -65,60 +65,60 @@ def test_every_pair_of_a_language_model_is_scored_once_for_all_its_sittings(exam
         def __init__(self, answer_log_probs):
             self.answer_log_probs = answer_log_probs
 
-    two = exam(FOUR[:2])
+    two = evaluation(FOUR[:2])
     two.models["base_lm"] = Scorer()
     flat = np.zeros((2, 2), np.float32)
-    sittings = [
+    systems = [
         SystemInputs("base_lm", np.array([[4, 6], [7, 4]]), flat),
         SystemInputs("base_lm", np.array([[6, 4], [NO_CHUNK, 4]]), flat),
         SystemInputs("lm_ft_lm", np.array([[9, 9], [9, 9]]), flat),
     ]
-    for sitting in sittings[:2]:
-        two._answer_nll(sitting, sittings)
+    for system in systems[:2]:
+        two._answer_nll(system, systems)
     assert sorted(asked) == [(0, 4), (0, 6), (1, NO_CHUNK), (1, 4), (1, 7)]
     counts = two.output.read_arrays("base_lm-pairs.npz")["answer_token_counts"]
     assert counts.tolist() == [len(lm.tokenizer.encode(" " + answer)) for answer in ("Flo Wren", "Gil Teal")]
 
 
-def test_a_figure_is_the_mean_over_questions(exam):
-    figures = exam().figures(marks(1.0, 0.0, 0.0, 0.0), ("exact_match", "f1"))
+def test_a_figure_is_the_mean_over_questions(evaluation):
+    figures = evaluation().figures(marks(1.0, 0.0, 0.0, 0.0), ("exact_match", "f1"))
     assert figures["exact_match"]["value"] == 0.25
     assert figures["f1"]["value"] == 0.125
     assert figures["exact_match"]["low"] == 0.0 < 0.25 < figures["exact_match"]["high"]
 
 
-def test_a_gain_is_after_minus_before_on_the_same_questions(exam):
+def test_a_gain_is_after_minus_before_on_the_same_questions(evaluation):
     before, after = marks(0.0, 1.0, 0.0, 0.0), marks(1.0, 1.0, 0.0, 0.0)
-    assert exam().gain(after, before)["value"] == 0.25
-    assert exam().gain(before, after)["value"] == -0.25
+    assert evaluation().gain(after, before)["value"] == 0.25
+    assert evaluation().gain(before, after)["value"] == -0.25
     # Unpaired, two systems that agree on every question would differ by chance.
-    assert exam().gain(after, after) == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert evaluation().gain(after, after) == {"value": 0.0, "low": 0.0, "high": 0.0}
 
 
-def test_questions_of_a_group_are_drawn_together(exam):
+def test_questions_of_a_group_are_drawn_together(evaluation):
     same = [Question(q.id, q.question, q.answers, q.gold_chunks, group="one") for q in FOUR]
-    assert exam(same).figures(marks(1.0, 0.0, 0.0, 0.0), ("exact_match",))["exact_match"] == {
+    assert evaluation(same).figures(marks(1.0, 0.0, 0.0, 0.0), ("exact_match",))["exact_match"] == {
         "value": 0.25,
         "low": None,
         "high": None,
     }
 
 
-def test_questions_whose_data_name_no_group_are_drawn_apart(exam):
-    apart = exam([replace(question, group="") for question in FOUR])
+def test_questions_whose_data_name_no_group_are_drawn_apart(evaluation):
+    apart = evaluation([replace(question, group="") for question in FOUR])
     figure = apart.figures(marks(1.0, 0.0, 0.0, 0.0), ("exact_match",))["exact_match"]
     assert (figure["low"], figure["value"], figure["high"]) == (0.0, 0.25, 0.75)
     gain = apart.gain(marks(1.0, 0.0, 0.0, 0.0), marks(0.0, 0.0, 0.0, 0.0))
     assert gain["low"] < gain["value"] < gain["high"]
 
 
-def test_gold_recall_counts_known_gold_and_answer_recall_leaves_yes_and_no_out(exam):
+def test_gold_recall_counts_known_gold_and_answer_recall_leaves_yes_and_no_out(evaluation):
     rows = np.zeros((4, 10), int) + 9  # a chunk that holds nothing
     rows[0, 0] = 6  # gold, and holds the answer
     rows[1, 4] = 8  # holds the answer, but is not its gold chunk
     rows[2, 0] = 1  # the gold chunk of the question that is answered by yes
     rows[3, 1] = 3  # holds the answer of the question without a gold chunk
-    found = {name: figure["value"] for name, figure in exam().retrieval(rows).items()}
+    found = {name: figure["value"] for name, figure in evaluation().retrieval_figures(rows).items()}
     assert found == pytest.approx(
         {
             "gold_recall@1": 2 / 3,
@@ -134,10 +134,12 @@ def test_gold_recall_counts_known_gold_and_answer_recall_leaves_yes_and_no_out(e
 
 def test_the_best_answer_is_the_one_that_is_marked():
     question = Question("q", "Who?", ("the Seine", "River Seine"))
-    mark = CorpusQuestionEval._mark(question, [Answer("Seine.", 0.5), Answer("Loire", 0.2)], 0.25)
+    mark = CorpusQuestionEval._question_result(question, [Answer("Seine.", 0.5), Answer("Loire", 0.2)], 0.25)
     assert (mark["exact_match"], mark["f1"], mark["answer_nll"]) == (1.0, 1.0, 0.25)
     assert mark["answers"][1] == {"answer": "Loire", "probability": 0.2}
     assert (
-        CorpusQuestionEval._mark(question, [Answer("Loire", 0.5), Answer("Seine", 0.2)], 0.25)["exact_match"]
+        CorpusQuestionEval._question_result(question, [Answer("Loire", 0.5), Answer("Seine", 0.2)], 0.25)[
+            "exact_match"
+        ]
         == 0.0
     )

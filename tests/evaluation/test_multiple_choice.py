@@ -149,7 +149,7 @@ def test_concatenated_chunks_are_one_background_of_a_choice(hf, scorer, inputs):
 
 
 def test_shots_stand_before_the_question_and_what_does_not_fit_is_counted(hf, scorer, inputs, monkeypatch):
-    monkeypatch.setattr(multiple_choice, "BLOCK", 3)
+    monkeypatch.setattr(multiple_choice, "ITEMS_PER_BLOCK", 3)
     shot = Shot(None, "Is it a town?", " no")
     far = Shot("Tarn " * 200, "Is it a town?", " no")
     found, counts = choose(scorer, ITEMS, "sum", shots=[(far, shot)] * 4)
@@ -171,7 +171,7 @@ def test_choices_that_do_not_fit_one_row_are_scored_in_several(hf, scorer):
 
 
 def test_a_task_without_choices_is_refused(scorer):
-    with pytest.raises(ValueError, match="choose: a task without choices came"):
+    with pytest.raises(ValueError, match="choose: expected items with choices, got one without"):
         choose(scorer, [EvalExample("q", "Who?")], "sum")
 
 

@@ -109,7 +109,7 @@ def test_a_question_is_no_shot_of_its_own(folder):
 
 def test_a_task_that_is_named_twice_is_refused(folder):
     settings = EvaluateConfig(tasks=("own.jsonl", "own.jsonl"), tasks_folder=str(folder))
-    with pytest.raises(ValueError, match="evaluate.tasks: own came twice"):
+    with pytest.raises(ValueError, match="evaluate.tasks: expected each task once, got own twice"):
         load_tasks(settings, seed=0)
 
 

@@ -16,8 +16,14 @@ from radit_jax.config import EvaluateConfig, LlamaConfig, MeshConfig
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.eval_tasks.registry import EVAL_TASKS, find_task
 from radit_jax.data.records import Question
-from radit_jax.evaluation import corpus_questions as exam_module
-from radit_jax.evaluation.corpus_questions import CorpusQuestionEval, SystemInputs, fitting
+from radit_jax.evaluation import corpus_questions, task_ablation
+from radit_jax.evaluation.corpus_questions import (
+    CorpusQuestionEval,
+    RetrievedChunks,
+    SystemInputs,
+    questions_that_fit,
+)
+from radit_jax.evaluation.systems import GAINS, LMS, SYSTEMS
 from radit_jax.evaluation.task_suite import LoadedTask, evaluate_task
 from radit_jax.lm import scoring
 from radit_jax.lm.answering import Answer
@@ -29,26 +35,30 @@ from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
 from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.selfcheck.tiny_models import random_params
 from radit_jax.stages import evaluate as stage
-from radit_jax.stages.evaluate import GAINS, LMS, SYSTEMS, run, search, sittings
+from radit_jax.stages.evaluate import run
 from radit_jax.text.card import model_card
 from radit_jax.text.prompts import background, question_prompt
 from radit_jax.text.results_table import results_table
 
 
 @pytest.fixture
-def exam(inputs, tmp_path):
+def evaluation(inputs, tmp_path):
     settings = EvaluateConfig(chunks_per_answer=2, bootstrap_samples=200)
     output, corpus = Workdir(tmp_path).folder("evaluate", "e"), Corpus(inputs["corpus"])
     return CorpusQuestionEval(output, corpus, QUESTIONS["test"], settings, seed=0, models={})
 
 
-def test_each_system_reads_its_own_retrievers_chunks_and_closed_book_none(exam):
+def test_each_system_reads_its_own_retrievers_chunks_and_closed_book_none(evaluation):
     base, r_ft = np.tile(np.arange(10), (2, 1)), np.tile(np.arange(9, -1, -1), (2, 1))
     weights = {
         "base": np.log(np.full((2, 2), 0.5, np.float32)),
         "r_ft": np.log(np.tile(np.float32([0.9, 0.1]), (2, 1))),
     }
-    made = sittings(exam, {"base": (base, weights["base"]), "r_ft": (r_ft, weights["r_ft"])})
+    retrieved = {
+        "base": RetrievedChunks(base, weights["base"]),
+        "r_ft": RetrievedChunks(r_ft, weights["r_ft"]),
+    }
+    made = evaluation.system_inputs(retrieved)
     lms = {name: made[name].lm for name in SYSTEMS}
     assert lms == {
         "closed_book": "base_lm",
@@ -75,7 +85,8 @@ def test_each_system_reads_its_own_retrievers_chunks_and_closed_book_none(exam):
 
 
 def test_gains_of_one_stage_hold_the_other_models_fixed():
-    pairs = {gain: [SYSTEMS[name] for name in gain.split("-")] for gain in GAINS}
+    pairs = {gain: [SYSTEMS[name][1:] for name in pair] for gain, pair in GAINS.items()}
+    assert all(gain == "-".join(pair) for gain, pair in GAINS.items())
     fixed = {gain: [new == old for new, old in zip(*pair, strict=True)] for gain, pair in pairs.items()}
     assert fixed == {  # the language model, the retriever
         "lm_ft-base": [False, True],
@@ -85,23 +96,25 @@ def test_gains_of_one_stage_hold_the_other_models_fixed():
     }
 
 
-def test_a_search_is_deep_enough_for_every_cutoff_and_weighs_the_chunks_of_eq_2_only(exam, searcher):
-    rows, log_probs = search(exam, searcher, 0.05)
+def test_a_search_is_deep_enough_for_every_cutoff_and_weighs_the_chunks_of_eq_2_only(evaluation, searcher):
+    rows, log_probs = evaluation.retrieve(searcher, 0.05)
     assert rows.shape == (2, 10)
     assert log_probs.shape == (2, 2)
-    _, scores = searcher.search([question.question for question in exam.questions], 2)
+    _, scores = searcher.search([question.question for question in evaluation.questions], 2)
     rounding = STORED * (1 + np.abs(scores / 0.05).max())  # of what the softmax is of, so a share of each p
     np.testing.assert_allclose(np.exp(log_probs.astype(float)).sum(axis=1), 1, rtol=rounding)
 
 
-def test_a_question_that_no_row_holds_is_left_out_of_the_corpus_own(exam, lm, capsys):
-    kept = fitting([question("Who built it?"), question("Was it " + "very " * 200)], lm.tokenizer, FITTING)
+def test_a_question_that_no_row_holds_is_left_out_of_the_corpus_own(evaluation, lm, capsys):
+    kept = questions_that_fit(
+        [question("Who built it?"), question("Was it " + "very " * 200)], lm.tokenizer, FITTING
+    )
     assert [q.question for q in kept] == ["Who built it?"]
     assert "evaluate.sequence_length 128: 1; left out" in capsys.readouterr().out
     long_answer = question("Who built it?", "Hob " * 130)
     for none in ([question("very " * 200)], [long_answer]):
         with pytest.raises(ValueError, match="evaluate: expected questions that fit, got none"):
-            fitting(none, lm.tokenizer, FITTING)
+            questions_that_fit(none, lm.tokenizer, FITTING)
 
 
 FITTING = EvaluateConfig(sequence_length=128).answering()
@@ -111,29 +124,29 @@ def question(text, answer="Hob Crane"):
     return Question(text[:20], text, (answer,))
 
 
-def test_what_is_known_of_gold_chunks_alone_counts_where_one_is_given(exam):
-    none = replace(exam, questions=[replace(q, gold_chunks=()) for q in QUESTIONS["test"]])
+def test_what_is_known_of_gold_chunks_alone_counts_where_one_is_given(evaluation):
+    none = replace(evaluation, questions=[replace(q, gold_chunks=()) for q in QUESTIONS["test"]])
     marks = [{"exact_match": 1.0}, {"exact_match": 0.0}]
     assert none.figures(marks, ("exact_match",), none.with_gold)["exact_match"]["value"] is None
-    one = replace(exam, questions=[none.questions[0], QUESTIONS["test"][1]])
+    one = replace(evaluation, questions=[none.questions[0], QUESTIONS["test"][1]])
     assert one.figures(marks, ("exact_match",), one.with_gold)["exact_match"]["value"] == 0.0
 
 
-def test_a_question_is_asked_as_its_example_is_written(exam, lm, monkeypatch):
+def test_a_question_is_asked_as_its_example_is_written(evaluation, lm, monkeypatch):
     """With the choices of a multiple-choice question."""
     prompt = "Who built Jay Tower?\nA. Flo Wren\nB. Hob Crane\nA:"
-    own = replace(exam, questions=[replace(QUESTIONS["test"][0], prompt=prompt), QUESTIONS["test"][1]])
+    own = replace(evaluation, questions=[replace(QUESTIONS["test"][0], prompt=prompt), QUESTIONS["test"][1]])
     asked = []
 
     def generate(model, prompts, retrieval, settings, *, bar):
         asked.extend(prompts)
         return [[Answer("Flo Wren", 1.0)] for _ in prompts], {}
 
-    monkeypatch.setattr(exam_module, "generate_answers", generate)
+    monkeypatch.setattr(corpus_questions, "generate_answers", generate)
     monkeypatch.setattr(CorpusQuestionEval, "_answer_nll", lambda *_: np.zeros(2))
     own.models["base_lm"] = SimpleNamespace(model=lm)
     none = SystemInputs("base_lm", np.full((2, 1), NO_CHUNK), np.zeros((2, 1), np.float32))
-    own.sit("asked", none, [none])
+    own.evaluate("asked", none, [none])
     assert asked == [prompt, question_prompt(QUESTIONS["test"][1].question)]
 
 
@@ -259,13 +272,13 @@ def test_questions_that_chose_the_checkpoint_are_marked_unless_they_are_the_othe
 
     by_kilt = inputs("kilt", "kilt_dev")
     for split, marked in (("official", {"hotpotqa"}), ("dev", {"hotpotqa"}), ("test", set())):
-        assert stage._chose_checkpoint(by_kilt, trials(split)) == marked
+        assert stage._tasks_that_chose_checkpoint(by_kilt, trials(split)) == marked
     by_loss = inputs("loss", "dev_log_prob", lm_ft_benchmarks=[])
-    assert stage._chose_checkpoint(by_loss, trials("official")) == set()
+    assert stage._tasks_that_chose_checkpoint(by_loss, trials("official")) == set()
     # Of the tasks that LM-ft learns from, the dev part chooses: of PIQA's official file that is none.
     learnt = inputs("learnt", "dev_log_prob", lm_ft_benchmarks=["eli5", "piqa"])
     for split, marked in (("official", {"eli5"}), ("dev", {"eli5", "piqa"}), ("test", set())):
-        assert stage._chose_checkpoint(learnt, trials(split)) == marked
+        assert stage._tasks_that_chose_checkpoint(learnt, trials(split)) == marked
 
 
 def test_hidden_questions_get_predictions_in_kilts_form_and_no_figure(stage_inputs, folder, tmp_path):
@@ -283,7 +296,7 @@ def test_hidden_questions_get_predictions_in_kilts_form_and_no_figure(stage_inpu
         run_tasks(stage_inputs, output, task_settings(folder, "piqa", split="hidden"))
 
 
-def test_a_task_without_queries_is_sat_once_by_each_language_model(finished):
+def test_a_task_without_queries_is_evaluated_once_by_each_language_model(finished):
     output, _ = finished
     assert sorted(file.name for file in (output.path / "piqa").glob("*.json")) == [
         "base_lm-none.json",
@@ -335,18 +348,18 @@ def test_a_corpus_with_other_ids_has_no_provenance_and_no_figure_that_needs_it(
     )
 
 
-def test_what_was_sat_before_a_kill_is_not_sat_again(finished, stage_inputs, folder, monkeypatch):
+def test_what_was_evaluated_before_a_kill_is_not_evaluated_again(finished, stage_inputs, folder, monkeypatch):
     output, _ = finished
     before = output.read("results.json")
     (output.path / "results.json").unlink()
     (output.path / "towers" / "base_lm-base.json").unlink()
     asked = []
 
-    def noted(trial, scorer, settings, name, **more):
+    def noted(loaded, scorer, settings, name, **more):
         asked.append(name)
-        return evaluate_task(trial, scorer, settings, name, **more)
+        return evaluate_task(loaded, scorer, settings, name, **more)
 
-    monkeypatch.setattr(stage, "evaluate_task", noted)
+    monkeypatch.setattr(task_ablation, "evaluate_task", noted)
     run_tasks(stage_inputs, output, task_settings(folder))
     assert asked == ["evaluate towers/base_lm-base"]
     assert output.read("results.json") == before
@@ -381,7 +394,7 @@ def test_a_question_that_no_row_holds_is_left_out_counted_and_said(stage_inputs,
 def test_no_question_that_fits_is_an_error_before_anything_is_decoded(
     stage_inputs, folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(stage, "evaluate_task", None)
+    monkeypatch.setattr(task_ablation, "evaluate_task", None)
     output = Workdir(tmp_path).folder("evaluate", "e")
     settings = task_settings(folder, sequence_length=12, max_new_tokens=2)
     with pytest.raises(ValueError, match=r"hotpotqa: expected questions that fit, got none. .*_length 12"):
