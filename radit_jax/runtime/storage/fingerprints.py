@@ -74,7 +74,7 @@ def package_versions() -> dict[str, str]:
 
 def commit_of_source() -> str | None:
     """The git commit that the package was run from; `None` for an installed package."""
-    checkout = pathlib.Path(__file__).parents[2]
+    checkout = pathlib.Path(__file__).parents[3]
     if not (checkout / ".git").exists():
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
