@@ -25,6 +25,7 @@ from radit_jax.data.eval_tasks.registry import EVAL_TASKS
 from radit_jax.data.finetuning.datasets import DATASETS, read_items
 from radit_jax.data.readers import documents, questions
 from radit_jax.data.sources import folder
+from radit_jax.evaluation import systems
 from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.pretrained import hf_config, licences, tensor_files, vectors
 from radit_jax.runtime.pretrained.hf_export import export_hf
@@ -254,18 +255,16 @@ def read_metrics(path: pathlib.Path) -> None:
 
 
 FIGURE = {"value": 0.5, "low": 0.25, "high": 0.75}
-SYSTEMS = {
-    name: {"exact_match": FIGURE, "f1": FIGURE, "answer_nll": FIGURE} for name in results_table.SYSTEMS
-}
+SYSTEMS = {name: {"exact_match": FIGURE, "f1": FIGURE, "answer_nll": FIGURE} for name in systems.SYSTEMS}
 RECALLS = dict.fromkeys(
     ("gold_recall@1", "gold_recall@10", "answer_recall@1", "answer_recall@10", "mrr"), FIGURE
 )
-CONTEXT = {name: {"exact_match": FIGURE, "answer_nll": FIGURE} for name in results_table.CONTEXTS}
+CONTEXT = {name: {"exact_match": FIGURE, "answer_nll": FIGURE} for name in systems.CONTEXTS}
 RESULTS = {
     "num_questions": 4,
     "systems": SYSTEMS,
     "gains": {"radit-base": FIGURE},
-    "retrieval": dict.fromkeys(results_table.RETRIEVERS, RECALLS),
+    "retrieval": dict.fromkeys(systems.RETRIEVERS, RECALLS),
     "context": {"base_lm": CONTEXT, "lm_ft_lm": CONTEXT},
 }
 

@@ -221,8 +221,11 @@ def test_a_signal_after_the_end_of_main_changes_nothing() -> None:
 
 def test_ctrl_c_while_modules_load_ends_a_command_without_a_traceback(tmp_path: pathlib.Path) -> None:
     (tmp_path / "jax.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    # Tests that a script starts in the background ignore Ctrl-C, and would hand that down.
+    launcher = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    launcher += "os.execv(sys.executable, [sys.executable, '-m', 'radit_jax.plan'])"
     ended = subprocess.run(
-        [sys.executable, "-m", "radit_jax.plan"],
+        [sys.executable, "-c", launcher],
         capture_output=True,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"{tmp_path}"},
