@@ -214,7 +214,7 @@ def barrier(where: str) -> None:
 
 
 def on_process_zero(where: str, function: Callable[[], T]) -> T:
-    """See `Program.on_process_zero`. A decision that depends on files is process 0's, and is told."""
+    """See `ProcessGroup.on_process_zero`. A decision that depends on files is process 0's, and is told."""
     return _process_group.on_process_zero(where, function)
 
 
