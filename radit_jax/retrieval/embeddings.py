@@ -10,12 +10,12 @@ from numpy.lib.format import open_memmap
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
-Vectors = Float[np.ndarray, "V D"]
-Queries = Float[np.ndarray, "Q D"]
+Vectors = Float[np.ndarray, "V D"]  # chunk embeddings
+Queries = Float[np.ndarray, "Q D"]  # query embeddings
 
 
 class Embeddings:
-    """Vectors [C, D] in parts that follow each other; what is asked for is read, and nothing else.
+    """Chunk embeddings [num_chunks, D] in consecutive parts; only the rows that are asked for are read.
 
     >>> embeddings = Embeddings([np.eye(3, dtype=np.float32)[:2], np.eye(3, dtype=np.float32)[2:]])
     >>> embeddings.shape, embeddings[np.array([2, 0])].tolist()
@@ -29,10 +29,14 @@ class Embeddings:
     @classmethod
     def load(cls, folder: StageFolder) -> "Embeddings":
         """All shards of the embed stage, in the order of the corpus."""
-        names = sorted(name for name in folder.manifest["files"] if name.startswith("embeddings-"))
-        parts = [folder.map_array(name) for name in names]
+        names = [name for name in folder.manifest["files"] if name.startswith("embeddings-")]
+        parts = [folder.map_array(name) for name in sorted(names)]
+
+        # The stage may be another's: its shards need not fit each other.
         shapes = [part.shape for part in parts]
-        if not parts or len({shape[1:] for shape in shapes}) > 1 or any(len(shape) != 2 for shape in shapes):
+        are_matrices = all(len(shape) == 2 for shape in shapes)
+        widths = {shape[1:] for shape in shapes}
+        if not are_matrices or len(widths) != 1:
             raise ValueError(
                 f"{folder.home}: expected shards of vectors of one width, got {shapes[:3]}. "
                 f"Delete the folder and rerun --stage={folder.stage}."
@@ -44,33 +48,51 @@ class Embeddings:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The number of chunks and their width."""
-        return len(self), self._parts[0].shape[1]
+        """The number of chunks, and the width D of their embeddings."""
+        width = self._parts[0].shape[1]
+        return len(self), width
 
     def __getitem__(self, rows: Int[np.ndarray, "*some"]) -> Float[np.ndarray, "*some D"]:
         """The embeddings of chunks by their rows; −1 is the last one, as in any array."""
-        if rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
-            raise IndexError(f"rows from {rows.min()} to {rows.max()} of {len(self)} embeddings")
+        num_chunks, width = self.shape
+        if rows.size and not -num_chunks <= rows.min() <= rows.max() < num_chunks:
+            raise IndexError(
+                f"embeddings: expected rows from {-num_chunks} to {num_chunks - 1}, "
+                f"got {rows.min()} to {rows.max()} of {num_chunks} embeddings. "
+                f"Pass rows of the corpus that was embedded."
+            )
         if len(self._parts) == 1:
             return self._parts[0][rows]
-        wanted = np.where(rows < 0, rows + len(self), rows).ravel()
-        order = np.argsort(wanted, kind="stable")  # so that each part is read once, and forwards
-        bounds = np.searchsorted(wanted[order], self._starts)
-        found = np.empty((len(wanted), self.shape[1]), np.float32)
-        for number in np.flatnonzero(np.diff(bounds)):
-            some = order[bounds[number] : bounds[number + 1]]
-            found[some] = self._parts[number][wanted[some] - self._starts[number]]
-        return found.reshape(*rows.shape, self.shape[1])
+
+        # Sort the rows, so that each part is read once, and forwards.
+        flat_rows = np.where(rows < 0, rows + num_chunks, rows).ravel()
+        order = np.argsort(flat_rows, kind="stable")
+        bounds = np.searchsorted(flat_rows[order], self._starts)
+
+        # Gather from the parts that hold any of the rows.
+        gathered = np.empty((len(flat_rows), width), np.float32)
+        for part in np.flatnonzero(np.diff(bounds)):
+            places = order[bounds[part] : bounds[part + 1]]
+            rows_of_part = flat_rows[places] - self._starts[part]
+            gathered[places] = self._parts[part][rows_of_part]
+        return gathered.reshape(*rows.shape, width)
 
     def blocks(self, rows: range, size: int) -> Iterator[tuple[int, Vectors]]:
-        """The chunks of `rows` in blocks of at most `size`, each with its first row; none is copied."""
-        for first, part in zip(self._starts, self._parts, strict=False):
-            begin, end = max(rows.start - first, 0), min(rows.stop - first, len(part))
-            for start in range(int(begin), int(end), size):
+        """The embeddings of `rows` in blocks of at most `size`, each after its first row; none is copied."""
+        for first_row, part in zip(self._starts.tolist(), self._parts, strict=False):
+            # What of the part lies in `rows`, counted from the part's own start.
+            begin = max(rows.start - first_row, 0)
+            end = min(rows.stop - first_row, len(part))
+            for start in range(begin, end, size):
                 processes.stop_if_asked("a block of embeddings")
-                yield int(first) + start, part[start : min(start + size, int(end))]
+                stop = min(start + size, end)
+                yield first_row + start, part[start:stop]
 
-    def take(self, rows: range, into: str | os.PathLike[str] | None = None) -> Vectors:
+    def take(
+        self,
+        rows: range,
+        into: str | os.PathLike[str] | None = None,
+    ) -> Vectors:
         """The embeddings of `rows`: mapped where one part has them all, else a copy.
 
         With `into` the copy is mapped too, from that `.npy` file.
@@ -78,14 +100,20 @@ class Embeddings:
         blocks = [block for _, block in self.blocks(rows, len(self))]
         if len(blocks) == 1:
             return blocks[0]
-        shape, filled = (len(rows), self.shape[1]), 0
-        taken = np.empty(shape, np.float32) if into is None else open_memmap(into, "w+", np.float32, shape)
+
+        # Make room in memory or in the file, and fill it block by block.
+        shape = len(rows), self.shape[1]
+        joined = np.empty(shape, np.float32) if into is None else open_memmap(into, "w+", np.float32, shape)
+        start = 0
         for block in blocks:
-            taken[filled : filled + len(block)] = block
-            filled += len(block)
-        return taken
+            stop = start + len(block)
+            joined[start:stop] = block
+            start = stop
+        return joined
 
 
 def as_embeddings(embeddings: Embeddings | Vectors) -> Embeddings:
-    """One array as embeddings of one part."""
-    return embeddings if isinstance(embeddings, Embeddings) else Embeddings([embeddings])
+    """`embeddings`; an array becomes embeddings of one part."""
+    if isinstance(embeddings, Embeddings):
+        return embeddings
+    return Embeddings([embeddings])

@@ -13,113 +13,169 @@ from jaxtyping import Bool, Float, Int
 
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors, as_embeddings
 from radit_jax.retrieval.products import DeviceProducts
-from radit_jax.retrieval.ranking import Ranked, merge_hosts, rank, split
+from radit_jax.retrieval.ranking import Candidates, Ranked, merge_hosts, rank, split
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
-_QUERY_BLOCK, _CHUNK_BLOCK = 512, 16_384  # one block of scores takes 32 MB
-_FIRST = 1024  # chunks whose best k are a first bound of what may be among all chunks' best
-_SPARE = 16  # products that devices give beside the k best: few queries have more that are as good
 FACTS = "index/index.json"  # of any index, in a stage's folder
+ExcludedRows = Int[np.ndarray, " Q"]  # for each query a row that it must not get; −1 excludes none
+
+_QUERY_BLOCK = 512
+_CHUNK_BLOCK = 16_384  # with the queries above, one block of products takes 32 MB
+_NUM_FIRST = 1024  # chunks whose best k are a first bound of what may be among all chunks' best
+_NUM_SPARE = 16  # products that devices give beyond the k best: few queries have more that are as good
 
 
 class ExactIndex:
-    """Exact search of all chunks; each of several processes takes its share of them."""
+    """Exact search of all chunks; each of several processes takes its share of them.
 
-    def __init__(self, embeddings: Embeddings | Vectors, devices: Sequence[Any] = ()):
-        """On `devices`, which are this process's; by numpy where there are none."""
+    `facts` say what the index is: its kind, its number of chunks, and its recall, which is 1.
+    """
+
+    def __init__(
+        self,
+        embeddings: Embeddings | Vectors,
+        devices: Sequence[Any] = (),
+    ):
+        """Search on `devices`, which are this process's; by numpy where there are none."""
         self.embeddings = as_embeddings(embeddings)
-        self.facts: dict[str, Any] = {"kind": "exact", "num_chunks": len(self.embeddings), "recall@10": 1.0}
+        self.facts: dict[str, Any] = {
+            "kind": "exact",
+            "num_chunks": len(self.embeddings),
+            "recall@10": 1.0,
+        }
         self._devices = tuple(devices)
-        self._placed: DeviceProducts | None = None
+        self._device_products: DeviceProducts | None = None
 
-    def search(self, queries: Queries, k: int, exclude: Int[np.ndarray, " Q"] | None = None) -> Ranked:
-        """Rows and float32 scores of each query's k best chunks.
-
-        `exclude` names one row for each query that must not be returned; −1 excludes none.
-        """
+    def search(
+        self,
+        queries: Queries,
+        k: int,
+        exclude: ExcludedRows | None = None,
+    ) -> Ranked:
+        """Rows and float32 scores of each query's k best chunks, without its row of `exclude`."""
         check_search(queries, k, exclude, len(self.embeddings))
-        exclude = np.full(len(queries), -1) if exclude is None else exclude
-        number, count = processes.process_index_and_count()
-        rows = split(len(self.embeddings), count)[number]
+        if exclude is None:
+            exclude = np.full(len(queries), -1)
+
+        # Each process searches its own range of rows.
+        process, num_processes = processes.process_index_and_count()
+        rows = split(len(self.embeddings), num_processes)[process]
         search = self._search_on_devices if self._devices else self._search_on_host
         return merge_hosts(search(queries, k, exclude, rows))
 
     def save(self, folder: StageFolder) -> None:
-        """Writes what `index.load` needs beside the embeddings."""
+        """Write what `load_index` needs besides the embeddings."""
         folder.write_json(FACTS, self.facts)
 
     def _search_on_host(
-        self, queries: Queries, k: int, exclude: Int[np.ndarray, " Q"], rows: range
+        self,
+        queries: Queries,
+        k: int,
+        exclude: ExcludedRows,
+        rows: range,
     ) -> Ranked:
-        found = Ranked.empty(len(queries), k)
+        """The k best of `rows`, from products that numpy makes."""
+        ranked = Ranked.empty(len(queries), k)
         for start in range(0, len(queries), _QUERY_BLOCK):
-            some = slice(start, start + _QUERY_BLOCK)
-            margin = self._rounding_bound(queries[some])
-            near = _near_best(self.embeddings, queries[some], k, exclude[some], rows, margin)
-            found.put(some, rank(self.embeddings, queries[some], near, k))
-        return found
+            block = slice(start, start + _QUERY_BLOCK)
+            candidates = _near_best(
+                self.embeddings,
+                queries[block],
+                k,
+                exclude[block],
+                rows,
+                self._rounding_bound(queries[block]),
+            )
+            ranked.put(block, rank(self.embeddings, queries[block], candidates, k))
+        return ranked
 
     def _search_on_devices(
-        self, queries: Queries, k: int, exclude: Int[np.ndarray, " Q"], rows: range
+        self,
+        queries: Queries,
+        k: int,
+        exclude: ExcludedRows,
+        rows: range,
     ) -> Ranked:
-        if self._placed is None or self._placed.rows != rows:
-            self._placed = DeviceProducts(self.embeddings, rows, self._devices)
-        nearest, products = self._placed.best(queries, min(k + 1 + _SPARE, len(rows)))
-        real = (nearest != exclude[:, None]) & np.isfinite(products)
-        found = rank(self.embeddings, queries, np.where(real, nearest, -1), k)
-        unsure = np.flatnonzero(self._may_miss(queries, k, products, real, rows))
-        found.put(unsure, self._search_on_host(queries[unsure], k, exclude[unsure], rows))
-        return found
+        """The k best of `rows`, from products that the devices make."""
+        if self._device_products is None or self._device_products.rows != rows:
+            self._device_products = DeviceProducts(self.embeddings, rows, self._devices)
+
+        # Rank what the devices propose. One proposal more makes up for the excluded row.
+        num_proposed = min(k + 1 + _NUM_SPARE, len(rows))
+        proposed, products = self._device_products.best(queries, num_proposed)
+        is_real = (proposed != exclude[:, None]) & np.isfinite(products)
+        candidates = np.where(is_real, proposed, -1)
+        ranked = rank(self.embeddings, queries, candidates, k)
+
+        # Where rounding may have hidden a chunk, the host searches once more.
+        may_miss = self._may_miss(queries, k, products, is_real, rows)
+        unsure = np.flatnonzero(may_miss)
+        ranked.put(unsure, self._search_on_host(queries[unsure], k, exclude[unsure], rows))
+        return ranked
 
     def _may_miss(
         self,
         queries: Queries,
         k: int,
         products: Float[np.ndarray, "Q m"],
-        real: Bool[np.ndarray, "Q m"],
+        is_real: Bool[np.ndarray, "Q m"],
         rows: range,
     ) -> Bool[np.ndarray, " Q"]:
-        """Whether a row that the devices left out, whose product is at most the last, may be of the best."""
-        if products.shape[1] == len(rows):
+        """Whether a row that the devices left out may be one of the best: its product is at most the last."""
+        if products.shape[1] == len(rows):  # none was left out
             return np.zeros(len(queries), bool)
-        kth = -np.sort(np.where(real, -products, np.inf), axis=1)[:, k - 1]
+        real_products = np.where(is_real, products, -np.inf)
+        kth_best = -np.sort(-real_products, axis=1)[:, k - 1]
         # A TPU makes a float32 product of several of bfloat16, which round a little more than one.
-        return products[:, -1] >= kth - 2 * self._rounding_bound(queries)
+        return products[:, -1] >= kth_best - 2 * self._rounding_bound(queries)
 
     def _rounding_bound(self, queries: Queries) -> Float[np.ndarray, " Q"]:
         """How far apart two float32 products of a query can be whose exact values are equal."""
         width = queries.shape[1]
-        return width * np.finfo(np.float32).eps * np.linalg.norm(queries, axis=1) * self._longest
+        epsilon = np.finfo(np.float32).eps
+        lengths = np.linalg.norm(queries, axis=1)
+        return width * epsilon * lengths * self._longest
 
     @functools.cached_property
     def _longest(self) -> float:
         """The length of the longest embedding."""
-        blocks = self.embeddings.blocks(range(len(self.embeddings)), _CHUNK_BLOCK)
-        return max(float(np.sqrt(np.einsum("cd,cd->c", block, block).max())) for _, block in blocks)
+        all_rows = range(len(self.embeddings))
+        longest_of_blocks = []
+        for _, block in self.embeddings.blocks(all_rows, _CHUNK_BLOCK):
+            squares = np.einsum("cd,cd->c", block, block)
+            longest_of_blocks.append(float(np.sqrt(squares.max())))
+        return max(longest_of_blocks)
 
 
-def check_search(queries: Queries, k: int, exclude: np.ndarray | None, num_chunks: int) -> None:
-    """Refuse a search that has no answer."""
-    available = num_chunks - (exclude is not None and bool((exclude >= 0).any()))
+def check_search(
+    queries: Queries,
+    k: int,
+    exclude: ExcludedRows | None,
+    num_chunks: int,
+) -> None:
+    """Raise ValueError where a query cannot have k chunks, or is not finite."""
+    excludes_any = exclude is not None and bool((exclude >= 0).any())
+    available = num_chunks - excludes_any
     if not 0 < k <= available:
         raise ValueError(
-            f"index: {k} chunks a query came, needed are 1 to {available} of a corpus of {num_chunks}; "
-            f"lower the number of chunks to retrieve"
+            f"index: expected 1 to {available} chunks a query of a corpus of {num_chunks}, got {k}. "
+            f"Lower the number of chunks to retrieve."
         )
     check_finite("queries", as_embeddings(queries))
 
 
 def check_finite(what: str, vectors: Embeddings) -> None:
-    bad = [
-        start + row
-        for start, block in vectors.blocks(range(len(vectors)), _CHUNK_BLOCK)
-        for row in np.flatnonzero(~np.isfinite(block).all(axis=1))
-    ]
-    if bad:
+    """Raise ValueError, with `what` they are, where any of the vectors holds NaN or infinity."""
+    bad_rows: list[int] = []
+    for start, block in vectors.blocks(range(len(vectors)), _CHUNK_BLOCK):
+        is_finite = np.isfinite(block).all(axis=1)
+        bad_places = np.flatnonzero(~is_finite)
+        bad_rows += (start + bad_places).tolist()
+    if bad_rows:
         raise ValueError(
-            f"index: {len(bad)} of {len(vectors)} {what} came with NaN or infinity "
-            f"(the first is row {bad[0]}), finite vectors are needed; look at the encoder"
+            f"index: expected finite {what}, got NaN or infinity in {len(bad_rows)} of {len(vectors)}, "
+            f"the first in row {bad_rows[0]}. Look at the encoder."
         )
 
 
@@ -127,45 +183,72 @@ def _near_best(
     embeddings: Embeddings,
     queries: Queries,
     k: int,
-    exclude: Int[np.ndarray, " Q"],
+    exclude: ExcludedRows,
     rows: range,
     margin: Float[np.ndarray, " Q"],
-) -> Int[np.ndarray, "Q M"]:
+) -> Candidates:
     """For a block of queries, every row whose product is at most `margin` below the query's k-th best.
 
-    −1 fills up. Only of the first rows are the best sorted out: of the others few are near those.
+    −1 fills up. The best are sorted out of the first rows alone: few of the others come near those.
     """
-    best = np.full((len(queries), k), -np.inf, np.float32)  # the k highest products so far
-    floor = best[:, 0]
-    query_index, found, products = [np.empty(0, int)], [np.empty(0, int)], [np.empty(0, np.float32)]
-    for start, block in embeddings.blocks(rows, _CHUNK_BLOCK):
-        scores = queries @ block.T
-        own = np.flatnonzero((exclude >= start) & (exclude < start + len(block)))
-        scores[own, exclude[own] - start] = -np.inf
-        if not len(found[1:]):
-            floor = _top(np.concatenate([best, scores[:, :_FIRST]], axis=1), k).min(axis=1)
-        of, at = np.divmod(np.flatnonzero(scores >= (floor - margin)[:, None]), len(block))
-        query_index.append(of)
-        found.append(at + start)
-        products.append(scores[of, at])
-        best = _top(np.concatenate([best, _table(of, products[-1], len(queries), -np.inf)], axis=1), k)
+    num_queries = len(queries)
+    best = np.full((num_queries, k), -np.inf, np.float32)  # the k highest products so far
+    floor = best[:, 0]  # the lowest of them
+    # What is near the best so far, as three arrays a block: the query, the chunk's row, the product.
+    near_queries = [np.empty(0, int)]
+    near_rows = [np.empty(0, int)]
+    near_products = [np.empty(0, np.float32)]
+
+    for number, (start, block) in enumerate(embeddings.blocks(rows, _CHUNK_BLOCK)):
+        products = queries @ block.T
+        is_here = (exclude >= start) & (exclude < start + len(block))
+        excluding = np.flatnonzero(is_here)
+        products[excluding, exclude[excluding] - start] = -np.inf
+        if number == 0:
+            first = np.concatenate([best, products[:, :_NUM_FIRST]], axis=1)
+            floor = _top(first, k).min(axis=1)
+
+        # Keep what is near, and raise the floor by it.
+        is_near = products >= (floor - margin)[:, None]
+        query, place = np.divmod(np.flatnonzero(is_near), len(block))
+        near_queries.append(query)
+        near_rows.append(place + start)
+        near_products.append(products[query, place])
+        table = _table(query, near_products[-1], num_queries, -np.inf)
+        best = _top(np.concatenate([best, table], axis=1), k)
         floor = best.min(axis=1)
-    of, at, product = np.concatenate(query_index), np.concatenate(found), np.concatenate(products)
-    kept = (product >= (floor - margin)[of]) & np.isfinite(product)
-    order = np.argsort(of[kept], kind="stable")
-    return _table(of[kept][order], at[kept][order].astype(np.int32), len(queries), -1)
+
+    # What was near an early floor may be far below the last one.
+    query = np.concatenate(near_queries)
+    row = np.concatenate(near_rows)
+    product = np.concatenate(near_products)
+    is_near = (product >= (floor - margin)[query]) & np.isfinite(product)
+    query, row = query[is_near], row[is_near]
+    order = np.argsort(query, kind="stable")
+    return _table(query[order], row[order].astype(np.int32), num_queries, -1)
 
 
 def _table(
-    query_index: Int[np.ndarray, " n"], values: np.ndarray, num_queries: int, fill: int | float
+    query_index: Int[np.ndarray, " n"],
+    values: np.ndarray,
+    num_queries: int,
+    fill: int | float,
 ) -> np.ndarray:
-    """Each query's values in a row of its own; the values come by query."""
+    """Each query's values in a row of its own, `fill` after the last; `query_index` is sorted.
+
+    >>> _table(np.array([0, 2, 2]), np.array([5, 6, 7]), 3, fill=-1).tolist()
+    [[5, -1], [-1, -1], [6, 7]]
+    """
     counts = np.bincount(query_index, minlength=num_queries)
+    starts = np.cumsum(counts) - counts
+    columns = np.arange(len(values)) - starts[query_index]
     table = np.full((num_queries, counts.max(initial=0)), fill, values.dtype)
-    table[query_index, np.arange(len(values)) - (np.cumsum(counts) - counts)[query_index]] = values
+    table[query_index, columns] = values
     return table
 
 
 def _top(scores: Float[np.ndarray, "Q n"], k: int) -> Float[np.ndarray, "Q m"]:
     """The k highest of each row, in any order; all of a shorter row."""
-    return scores if scores.shape[1] <= k else np.partition(scores, -k, axis=1)[:, -k:]
+    if scores.shape[1] <= k:
+        return scores
+    return np.partition(scores, -k, axis=1)[:, -k:]

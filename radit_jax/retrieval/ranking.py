@@ -1,6 +1,6 @@
 """The best of candidate chunks by exact scores of the stored embeddings, and the best of several such.
 
-Where fewer than k chunks are known the places left over have row −1 and score −inf. The order, highest score
+Where fewer than k chunks are known, the places left over have row −1 and score −inf. The order, highest score
 first and the lower row first among equals, is total: it does not matter in how many parts the best are found.
 """
 
@@ -15,76 +15,113 @@ from radit_jax.retrieval.embeddings import Embeddings, Queries
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.mesh import gather_hosts
 
+Rows = Int[np.ndarray, "Q K"]  # each query's chunks, as rows of the corpus
+Scores = Float[np.ndarray, "Q K"]  # s(q, c) of those chunks
+Candidates = Int[np.ndarray, "Q M"]  # rows to choose from, −1 where there is none
+
 _BLOCK = 1024  # candidates whose products are made at once: few enough to stay in a cache
-_LEAST = 64  # queries that are worth a thread
+_MIN_QUERIES_PER_THREAD = 64
 
 
 class Ranked(NamedTuple):
     """For each query k chunks, best first: their rows and float32 scores."""
 
-    rows: Int[np.ndarray, "Q K"]
-    scores: Float[np.ndarray, "Q K"]
+    rows: Rows
+    scores: Scores
 
     @classmethod
     def empty(cls, num_queries: int, k: int) -> "Ranked":
-        shape = (num_queries, k)
-        return cls(np.full(shape, -1, np.int32), np.full(shape, -np.inf, np.float32))
+        """No chunks yet: rows of −1, scores of −inf."""
+        shape = num_queries, k
+        rows = np.full(shape, -1, np.int32)
+        scores = np.full(shape, -np.inf, np.float32)
+        return cls(rows, scores)
 
-    def put(self, queries: Int[np.ndarray, " n"] | slice, found: "Ranked") -> None:
-        """Sets what some of the queries found."""
-        self.rows[queries], self.scores[queries] = found
+    def put(self, queries: Int[np.ndarray, " n"] | slice, ranked: "Ranked") -> None:
+        """Set what the queries at these places get, in their order."""
+        self.rows[queries] = ranked.rows
+        self.scores[queries] = ranked.scores
 
 
-def rank(embeddings: Embeddings, queries: Queries, candidates: Int[np.ndarray, "Q M"], k: int) -> Ranked:
-    """The k best of each query's candidate rows, which come once each; −1 is none.
+def rank(
+    embeddings: Embeddings,
+    queries: Queries,
+    candidates: Candidates,
+    k: int,
+) -> Ranked:
+    """The k best of each query's candidate rows, all different; −1 is no candidate.
 
-    Scores are summed in float64 and rounded once: the same wherever and in whatever company.
+    Scores are summed in float64 and rounded once: a chunk's score is the same wherever and next to whatever
+    others it is computed.
     """
+    num_queries = len(queries)
     scores = np.full(candidates.shape, -np.inf, np.float32)
     width = max(1, candidates.shape[1])
+    height = max(1, _BLOCK // width)  # queries of a block
 
-    def score(own: range) -> None:
-        height = max(1, _BLOCK // width)
-        for start in range(own.start, own.stop, height):
-            some = slice(start, min(start + height, own.stop))
+    def score(query_range: range) -> None:
+        """Fill in the scores of consecutive queries, block by block."""
+        for start in range(query_range.start, query_range.stop, height):
+            query_block = slice(start, min(start + height, query_range.stop))
             for slot in range(0, width, _BLOCK):
-                rows = candidates[some, slot : slot + _BLOCK]
-                if (rows >= 0).any():
-                    products = np.einsum("qd,qmd->qm", queries[some], embeddings[rows], dtype=np.float64)
-                    scores[some, slot : slot + _BLOCK] = np.where(rows >= 0, products, -np.inf)
+                block = query_block, slice(slot, slot + _BLOCK)
+                rows = candidates[block]
+                is_real = rows >= 0
+                if is_real.any():
+                    vectors = embeddings[rows]
+                    products = np.einsum(
+                        "qd,qmd->qm",
+                        queries[query_block],
+                        vectors,
+                        dtype=np.float64,
+                    )
+                    scores[block] = np.where(is_real, products, -np.inf)
 
-    cores = min(os.cpu_count() or 1, max(1, len(queries) // _LEAST))
-    with ThreadPoolExecutor(cores) as threads:  # numpy lets several run
-        list(threads.map(score, split(len(queries), cores)))
+    # Several threads are of use, because numpy releases Python's lock.
+    num_cores = os.cpu_count() or 1
+    num_threads = min(num_cores, max(1, num_queries // _MIN_QUERIES_PER_THREAD))
+    with ThreadPoolExecutor(num_threads) as threads:
+        results = threads.map(score, split(num_queries, num_threads))
+        list(results)  # raises what a thread raised
     return _best(candidates, scores, k)
 
 
 def split(count: int, parts: int) -> list[range]:
-    """So many consecutive ranges of like length, which together are `range(count)`.
+    """`range(count)` cut into `parts` consecutive ranges of like length.
 
     >>> split(8, 3)
     [range(0, 2), range(2, 5), range(5, 8)]
     """
-    bounds = [count * number // parts for number in range(parts + 1)]
-    return [range(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
+    bounds = [count * part // parts for part in range(parts + 1)]
+    return [range(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
 
 
 def merge(*parts: Ranked) -> Ranked:
-    """The k best chunks of what was found in each of several parts of the corpus, k in each."""
-    rows, scores = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
-    return _best(rows, scores, parts[0].rows.shape[1])
+    """The k best chunks of several parts of the corpus, from the k best of each part."""
+    k = parts[0].rows.shape[1]
+    rows = np.concatenate([part.rows for part in parts], axis=1)
+    scores = np.concatenate([part.scores for part in parts], axis=1)
+    return _best(rows, scores, k)
 
 
-def merge_hosts(found: Ranked) -> Ranked:
-    """The k best chunks of what each process found in its own part; every process has the same then."""
+def merge_hosts(ranked: Ranked) -> Ranked:
+    """The k best chunks of all processes, each with its own part's best; every process gets the same."""
     if not processes.is_multiprocess():
-        return found
-    return merge(*map(Ranked, *map(gather_hosts, found)))
+        return ranked
+    rows = gather_hosts(ranked.rows)
+    scores = gather_hosts(ranked.scores)
+    return merge(*map(Ranked, rows, scores))
 
 
-def _best(rows: Int[np.ndarray, "Q M"], scores: Float[np.ndarray, "Q M"], k: int) -> Ranked:
+def _best(
+    rows: Candidates,
+    scores: Float[np.ndarray, "Q M"],
+    k: int,
+) -> Ranked:
     """The k best, highest score first and the lower row first among equals."""
-    best, order = Ranked.empty(len(rows), k), np.lexsort((rows, -scores))[:, :k]
-    for kept, array in zip(best, (rows, scores), strict=True):
-        kept[:, : order.shape[1]] = np.take_along_axis(array, order, axis=1)
+    best = Ranked.empty(len(rows), k)
+    order = np.lexsort((rows, -scores))[:, :k]
+    filled = slice(None), slice(order.shape[1])
+    best.rows[filled] = np.take_along_axis(rows, order, axis=1)
+    best.scores[filled] = np.take_along_axis(scores, order, axis=1)
     return best

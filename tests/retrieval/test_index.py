@@ -179,13 +179,13 @@ def test_no_queries_get_no_chunks(index, queries):
 
 @pytest.mark.parametrize("k", [0, SMALL + 1])
 def test_more_chunks_than_the_corpus_has_are_an_error(index, queries, k):
-    message = rf"index: {k} chunks a query came, needed are 1 to 3000 of a corpus of 3000; lower the number"
+    message = rf"index: expected 1 to 3000 chunks a query of a corpus of 3000, got {k}\. Lower the number"
     with pytest.raises(ValueError, match=message):
         index.search(queries, k)
 
 
 def test_the_whole_corpus_cannot_be_had_without_a_row_of_it(index, queries):
-    with pytest.raises(ValueError, match="3000 chunks a query came, needed are 1 to 2999"):
+    with pytest.raises(ValueError, match="expected 1 to 2999 chunks a query of a corpus of 3000, got 3000"):
         index.search(queries, SMALL, np.zeros(60, int))
     index.search(queries, SMALL, np.full(60, -1))
 
@@ -363,12 +363,10 @@ def test_an_empty_corpus_is_an_error(queries):
 def test_vectors_that_are_not_finite_are_an_error(index, embeddings, queries):
     broken = queries.copy()
     broken[[3, 7], 0] = np.nan, np.inf
-    message = (
-        r"index: 2 of 60 queries came with NaN or infinity \(the first is row 3\), finite vectors are needed"
-    )
+    message = r"index: expected finite queries, got NaN or infinity in 2 of 60, the first in row 3\. Look at"
     with pytest.raises(ValueError, match=message):
         index.search(broken, 5)
-    with pytest.raises(ValueError, match="index: 2 of 60 chunks came with NaN or infinity"):
+    with pytest.raises(ValueError, match="index: expected finite chunks, got NaN or infinity in 2 of 60"):
         build_index(broken, queries)
 
 

@@ -37,7 +37,7 @@ def test_a_score_is_the_same_bits_in_any_block_and_on_any_number_of_cores(monkey
     candidates = np.array([rng.permutation(90)[:40] for _ in queries], np.int32)
     candidates[:, 5:] = np.where(rng.random((11, 35)) < 0.5, candidates[:, 5:], -1)
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(ranking, "_LEAST", 1)
+    monkeypatch.setattr(ranking, "_MIN_QUERIES_PER_THREAD", 1)
     wanted = {
         (q, row): np.float32(np.dot(queries[q].astype(np.float64), vectors[row].astype(np.float64)))
         for q in range(11)
