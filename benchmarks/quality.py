@@ -121,9 +121,9 @@ def ours(folder: pathlib.Path) -> Once:
     from radit_jax.method.optimizers import make_optimizer
     from radit_jax.method.steps import RftBatch, init_state, make_r_ft_step
     from radit_jax.retrieval.exact import ExactIndex
+    from radit_jax.retrieval.tuning import PackedQueries
     from radit_jax.runtime.distributed.mesh import init_sharded, put_batch
     from radit_jax.runtime.pretrained.hf_export import export_hf
-    from radit_jax.stages.r_ft import Queries
 
     encoder, texts, signal = _encoder(folder, BASE), _read(folder), np.load(folder / "signal.npz")
     vectors = np.load(folder / "vectors.npy", mmap_mode="r")
@@ -136,7 +136,7 @@ def ours(folder: pathlib.Path) -> Once:
         start, taken = time.perf_counter(), 0
         rows, log_probs = signal["rows"], signal["log_probs"]
         index, oracle = ExactIndex(vectors), Oracle(texts["passages"], texts["train"])
-        queries = Queries.fit(ids, map(numbers, range(MOST_STEPS)), unit=1)
+        queries = PackedQueries.fit(ids, map(numbers, range(MOST_STEPS)), unit=1)
         state, shardings = init_sharded(lambda p: init_state(p, tx), encoder.mesh, encoder.model.params)
         step: Any = make_r_ft_step(encoder.module, tx, temperature=TEMPERATURE, state_shardings=shardings)
         while taken < MOST_STEPS and time.perf_counter() - start < SECONDS:

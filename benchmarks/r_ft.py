@@ -67,13 +67,13 @@ def ours(folder: pathlib.Path) -> Once:
     from radit_jax.config import OptimizerConfig
     from radit_jax.method.optimizers import make_optimizer
     from radit_jax.method.steps import RftBatch, init_state, make_r_ft_step
+    from radit_jax.retrieval.tuning import PackedQueries
     from radit_jax.runtime.distributed.mesh import init_sharded, put_batch
-    from radit_jax.stages.r_ft import Queries
 
     encoder, (tokens, mask, rows, log_probs) = inputs.encoder(), _steps(folder)
     vectors = np.load(folder / "vectors.npy", mmap_mode="r")
     ids = [row[seen].tolist() for row, seen in zip(tokens, mask, strict=True)]
-    queries = Queries.fit(ids, [range(len(ids))[some] for some in _batches()], unit=1)
+    queries = PackedQueries.fit(ids, [range(len(ids))[some] for some in _batches()], unit=1)
     tx = make_optimizer(OptimizerConfig(steps=10**9, peak_lr=PEAK, b1=B1, b2=B2, clip_norm=CLIP))
     state, shardings = init_sharded(lambda p: init_state(p, tx), encoder.mesh, encoder.model.params)
     step: Any = make_r_ft_step(encoder.module, tx, temperature=TEMPERATURE, state_shardings=shardings)

@@ -19,7 +19,6 @@ from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import r_ft
 
 K = 3
-NO_QUERIES = r_ft.Queries([], 1, 1)
 
 
 def settings(steps=10, **changed):
@@ -119,7 +118,7 @@ def first(searcher):
 
 @pytest.fixture
 def candidates(inputs, first, searcher, tmp_path):
-    """Makes the candidates anew, as a resumed run does."""
+    """Makes new candidates, as a resumed run does."""
     workdir = Workdir(tmp_path)
     retrieved, scores = workdir.folder("retrieve", "r"), workdir.folder("score", "s")
     first[0].save(retrieved, "train")
@@ -130,8 +129,9 @@ def candidates(inputs, first, searcher, tmp_path):
     corpus = Corpus(inputs["corpus"])
 
     def make(name="o", **score):
-        output, settings = workdir.folder("r_ft", name), ScoreConfig(**score)
-        return r_ft.Candidates(folders, output, corpus, searcher, settings, MeshConfig())
+        output = workdir.folder("r_ft", name)
+        scorer = r_ft.ShardedScorer(folders["lm"], output, corpus, ScoreConfig(**score), MeshConfig())
+        return r_ft.Candidates(folders, output, corpus, searcher, scorer)
 
     return make
 
@@ -262,70 +262,6 @@ def test_a_refresh_that_retrieves_nothing_new_asks_the_language_model_for_nothin
     np.testing.assert_array_equal(scores.answer_log_probs, first[1].answer_log_probs)
 
 
-def test_validation_is_the_mrr_of_chunks_that_hold_an_answer(inputs, searcher):
-    questions = QUESTIONS["dev"]
-    development = r_ft.Development(questions, np.full(len(questions), -1))
-    tower = r_ft.QueryTower(searcher, Corpus(inputs["corpus"]), NO_QUERIES, development)
-    found = tower.validate(tower.params)
-    rows, _ = searcher.search([question.question for question in questions], 10)
-    # Each answer is in its own chunk and in the long one.
-    ranks = [
-        min(row.tolist().index(own), row.tolist().index(8)) + 1 for row, own in zip(rows, (4, 5), strict=True)
-    ]
-    assert found["mrr@10"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
-    assert found["answer_recall@1"] == np.mean([rank == 1 for rank in ranks])
-    assert found["answer_recall@10"] == 1.0
-
-
-def test_without_any_hit_no_checkpoint_is_chosen():
-    assert r_ft.demand_a_hit((0, 0.1)) == (0, 0.1)
-    with pytest.raises(
-        ValueError, match=r"r_ft: expected a development question .* got none at any .* Raise"
-    ):
-        r_ft.demand_a_hit((0, 0.0))
-
-
-def test_nothing_is_trained_where_no_development_question_can_have_a_hit(inputs, searcher, monkeypatch):
-    """Its answer is in no chunk; one question whose answer is in some chunk is enough."""
-    corpus, searched = Corpus(inputs["corpus"]), []
-
-    def search(self, texts, depth):
-        searched.append(depth)
-        return np.tile(np.arange(depth), (len(texts), 1)), None
-
-    monkeypatch.setattr(type(searcher), "search", search)
-
-    def check(*questions):
-        development = r_ft.Development(questions, np.full(len(questions), -1))
-        r_ft.demand_within_reach(r_ft.QueryTower(searcher, corpus, NO_QUERIES, development))
-
-    lost = replace(QUESTIONS["dev"][0], answers=("Nobody",))
-    check(lost, QUESTIONS["dev"][1])
-    assert searched == [10]
-    with pytest.raises(ValueError, match=r"got none among the first 100 of any of the 1, .* Raise data.dev"):
-        check(lost)
-    assert searched == [10, 10, 10]  # there are ten chunks
-
-
-def test_one_shape_of_rows_holds_the_queries_of_every_batch():
-    ids = [list(range(1, 1 + length)) for length in (3, 40, 9, 17, 5, 12, 30, 8)]
-    batches = [[0, 1, 2], [3, 4, 5], [6, 7, 0], [1, 6, 3]]
-    queries = r_ft.Queries.fit(ids, batches, unit=1)
-    # The last batch has queries of 40, 30 and 17: three rows of 40, or two of 64, or one of 128.
-    assert (queries.num_rows, queries.row_length) == (3, 40)
-    for some in batches:
-        packed = queries.batch(some)
-        assert packed.tokens.shape == (3, 40)
-        for number, query in enumerate(some):
-            assert packed.tokens[packed.texts == number].tolist() == ids[query]
-
-
-def test_rows_of_queries_divide_over_the_devices_and_are_no_longer_than_that_takes():
-    ids = [[1] * 20] * 16
-    assert r_ft.Queries.fit(ids, [range(16)], unit=8) == r_ft.Queries(ids, 16, 20)
-    assert r_ft.Queries.fit(ids, [range(16)], unit=3).num_rows % 3 == 0
-
-
 def drawn(inputs, tmp_path, questions):
     """The folders of a run whose development questions were drawn with examples."""
     workdir = Workdir(tmp_path)
@@ -346,9 +282,10 @@ def test_where_no_candidate_holds_an_answer_the_one_that_helps_most_is_the_hit(i
     yes_no = Question("yes", "Is it a tower?", ("yes",))
     folders = drawn(inputs, tmp_path, [held, without, yes_no])
     corpus, output = Corpus(folders["corpus"]), Workdir(tmp_path).folder("r_ft", "o")
-    made = r_ft.Development.make(folders, output, corpus, ScoreConfig(), MeshConfig())
+    scorer = r_ft.ShardedScorer(folders["lm"], output, corpus, ScoreConfig(), MeshConfig())
+    made = r_ft.development_questions(folders, output, corpus, scorer)
     # `log_prob` falls with the chunk's row, so the lowest row helps most.
-    assert made.helpful.tolist() == [-1, 0, 5]
+    assert made.helpful_rows.tolist() == [-1, 0, 5]
     assert len(asked) == 9
     rows = np.array([[4, 8, -1], [1, 0, -1], [6, 7, 5]])
     assert made.hits(corpus, rows).tolist() == [
@@ -356,11 +293,12 @@ def test_where_no_candidate_holds_an_answer_the_one_that_helps_most_is_the_hit(i
         [False, True, False],
         [False, False, True],
     ]
-    r_ft.Development.make(folders, output, corpus, ScoreConfig(), MeshConfig())
+    r_ft.development_questions(folders, output, corpus, scorer)
     assert len(asked) == 9  # read back
 
 
 def test_questions_without_drawn_examples_are_judged_by_their_answers_alone(inputs, tmp_path):
     corpus, output = Corpus(inputs["corpus"]), Workdir(tmp_path).folder("r_ft", "o")
-    made = r_ft.Development.make(inputs, output, corpus, ScoreConfig(), MeshConfig())
-    assert (made.questions, made.helpful.tolist()) == (QUESTIONS["dev"], [-1, -1])
+    scorer = r_ft.ShardedScorer(inputs["lm"], output, corpus, ScoreConfig(), MeshConfig())
+    made = r_ft.development_questions(inputs, output, corpus, scorer)
+    assert (made.questions, made.helpful_rows.tolist()) == (QUESTIONS["dev"], [-1, -1])
