@@ -1,5 +1,6 @@
-"""The model card of an export: what was measured, what it was made of, and what those licences ask."""
+"""The model card of an export: its measured figures, what it was made of, and what those licences ask."""
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,8 +10,8 @@ from radit_jax.text.statistics import with_interval
 
 UNKNOWN = "unknown: look it up before you publish"
 
-# What a licence asks of who passes on a model that was made of the work. The first key counts that begins
-# a word of the licence's name.
+# What a licence asks of a person who passes on a model that was made of the work. The first key with which
+# a word of the licence's name begins is the one that counts.
 ASKS = {
     "llama": (
         "Show “Built with Llama” where you show or offer the model, pass its licence on with the files, and "
@@ -29,66 +30,87 @@ class Origin(NamedTuple):
 
     role: str  # "language model", "query encoder", "chunk encoder", "data"
     name: str
-    licence: str  # its short name in lower case; empty: not found
-    source: str = ""  # where the licence was found
+    licence: str  # its short name in lower case; empty where none was found
+    source: str = ""  # where the licence was found; empty for this program's own words
 
 
 def model_card(origins: Sequence[Origin], results: Mapping[str, Any] | None) -> str:
-    """Markdown with the hub's metadata at the head; `results` is `results.json`, None where not measured."""
-    built = ["**Built with Llama.**"] if any("llama" in origin.licence for origin in origins) else []
-    parts = [
+    """Markdown with the hub's metadata first; `results` is `results.json`, None if nothing was measured."""
+    # Llama's licence asks for this line wherever the model is shown.
+    is_built_with_llama = any("llama" in origin.licence for origin in origins)
+    built_with = ["**Built with Llama.**"] if is_built_with_llama else []
+    sections = [
         "---\nlicense: other\ntags: [retrieval-augmented-generation, radit_jax]\n---",
         "# RA-DIT",
         "A language model and a dual encoder that were tuned for each other by retrieval-augmented dual "
         "instruction tuning (arXiv 2310.01352), with radit_jax.",
-        *built,
+        *built_with,
         "## Measured",
         measured(results) if results else "Nothing was measured before this export.",
         "## Made of",
         _origins(origins),
         "The strictest of these licences binds what was made of them.",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(sections) + "\n"
 
 
 def measured(results: Mapping[str, Any]) -> str:
     """The systems' figures with their 95 % intervals, a Markdown table per task."""
     with reading_results():
+        # The results on the corpus' questions have the form of one task without a name.
         tasks = results.get("tasks") or {"": results}
-        return "\n\n".join(_task(name, task) for name, task in tasks.items())
+        tables = [_task_table(name, task) for name, task in tasks.items()]
+        return "\n\n".join(tables)
 
 
-def _task(name: str, task: Mapping[str, Any]) -> str:
-    metrics = list(dict.fromkeys(metric for figures in task["systems"].values() for metric in figures))
-    head = [f"{name} ({task['num_questions']} questions)".strip(), *metrics]
-    rows = [
-        [system, *(with_interval(figures[metric]) if metric in figures else "" for metric in metrics)]
-        for system, figures in task["systems"].items()
-    ]
+def _task_table(name: str, task: Mapping[str, Any]) -> str:
+    """A row for each system, a column for each metric that any system has, and which questions were asked."""
+    systems = task["systems"]
+    metrics = list(dict.fromkeys(itertools.chain.from_iterable(systems.values())))
+    title = f"{name} ({task['num_questions']} questions)".strip()
+    rows = [[title, *metrics]]
+    for system, figures in systems.items():
+        cells = [with_interval(figures[metric]) if metric in figures else "" for metric in metrics]
+        rows.append([system, *cells])
+
+    table = _markdown_table(rows)
     asked = asked_of(task)
-    return _table([head, *rows]) + (f"\n\nQuestions of {name}: {asked}." if asked else "")
+    return f"{table}\n\nQuestions of {name}: {asked}." if asked else table
 
 
 def _origins(origins: Sequence[Origin]) -> str:
-    rows = [[o.role, o.name, _licence(o), _asks(o.licence)] for o in origins]
-    return _table([["as", "what", "licence", "which asks"], *rows])
+    rows = [["as", "what", "licence", "which asks"]]
+    for origin in origins:
+        rows.append([origin.role, origin.name, _licence(origin), _asks(origin.licence)])
+    return _markdown_table(rows)
 
 
 def _licence(origin: Origin) -> str:
-    if not origin.source:  # our own words
+    if not origin.source:
         return origin.licence or UNKNOWN
     return f"{_quoted(origin.licence)} (by {_quoted(origin.source)})"
 
 
 def _quoted(text: str) -> str:
-    """A text of others as it is, whatever Markdown or HTML it may hold; a plain one without quotes."""
-    return text if re.fullmatch(r"[\w .,()+/-]*", text) else "`" + text.replace("`", "'") + "`"
+    """Text that others wrote, as code, so that Markdown and HTML in it do nothing; plain text as it is."""
+    if re.fullmatch(r"[\w .,()+/-]*", text):
+        return text
+    without_backticks = text.replace("`", "'")
+    return f"`{without_backticks}`"
 
 
 def _asks(licence: str) -> str:
-    return next((asks for name, asks in ASKS.items() if re.search(rf"\b{name}", licence)), "Read it.")
+    for name, asks in ASKS.items():
+        if re.search(rf"\b{name}", licence):
+            return asks
+    return "Read it."
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose first row is the head."""
+    lines = []
+    for row in rows:
+        cells = [cell.replace("|", "\\|") for cell in row]
+        lines.append(f"| {' | '.join(cells)} |")
+    rule = "|" + " --- |" * len(rows[0])
+    return "\n".join([lines[0], rule, *lines[1:]])

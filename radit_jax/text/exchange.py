@@ -6,17 +6,24 @@ from typing import Any
 from urllib.parse import quote
 
 
-def trec_run(question: str, chunks: Iterable[str], scores: Iterable[float], tag: str) -> str:
+def trec_run(
+    question: str,
+    chunks: Iterable[str],
+    scores: Iterable[float],
+    tag: str,
+) -> str:
     r"""A question's chunks, best first, as lines of a TREC run: `question Q0 chunk rank score tag`.
 
     >>> trec_run("q1", ["c7", "c 2"], [1.5, 0.25], "r_ft")
     'q1 Q0 c7 1 1.5 r_ft\nq1 Q0 c%202 2 0.25 r_ft\n'
     """
-    ranked = enumerate(zip(chunks, scores, strict=True), 1)
-    return "".join(
-        f"{trec_id(question)} Q0 {trec_id(chunk)} {rank} {float(score):.9g} {tag}\n"
-        for rank, (chunk, score) in ranked
-    )
+    lines = []
+    scored_chunks = zip(chunks, scores, strict=True)
+    for rank, (chunk, score) in enumerate(scored_chunks, start=1):
+        # Nine significant digits tell any two float32 apart.
+        fields = (trec_id(question), "Q0", trec_id(chunk), str(rank), f"{float(score):.9g}", tag)
+        lines.append(" ".join(fields) + "\n")
+    return "".join(lines)
 
 
 def trec_qrels(question: str, chunks: Iterable[str]) -> str:
@@ -25,32 +32,39 @@ def trec_qrels(question: str, chunks: Iterable[str]) -> str:
     >>> trec_qrels("q1", ["c7"])
     'q1 0 c7 1\n'
     """
-    return "".join(f"{trec_id(question)} 0 {trec_id(chunk)} 1\n" for chunk in chunks)
+    query = trec_id(question)
+    return "".join(f"{query} 0 {trec_id(chunk)} 1\n" for chunk in chunks)
 
 
 def trec_id(name: str) -> str:
-    """An id without white space, which parts the fields: it is written as in a URL, and so is `%`.
+    """An id without white space, which separates TREC's fields: it and `%` are escaped as in a URL.
 
     >>> trec_id("New York#3")
     'New%20York#3'
     """
-    return re.sub(r"[\s%]", lambda found: quote(found[0]), name)
+    return re.sub(r"[\s%]", lambda match: quote(match[0]), name)
 
 
-def flag_embedding(query: str, passages: Sequence[str], scores: Sequence[float]) -> dict[str, Any]:
-    """A query with a teacher's scores: the passage of the highest as `pos`, the others as `neg`.
+def flag_embedding(
+    query: str,
+    passages: Sequence[str],
+    scores: Sequence[float],
+) -> dict[str, Any]:
+    """A query with a teacher's scores: the passage with the highest as `pos`, the others as `neg`.
 
-    FlagEmbedding learns their softmax. With Eq. 4's scores, divided by τ, that is p_LSR.
+    FlagEmbedding trains towards the softmax of the scores. Of Eq. 4's scores divided by τ that is p_LSR.
 
     >>> flag_embedding("q", ["a", "b"], [-2.0, -1.0])
     {'query': 'q', 'pos': ['b'], 'neg': ['a'], 'pos_scores': [-1.0], 'neg_scores': [-2.0]}
     """
+    # The sort is stable: passages with equal scores keep their order.
     ranked = sorted(zip(scores, passages, strict=True), key=lambda pair: -pair[0])
-    (best, positive), others = ranked[0], ranked[1:]
+    ranked_scores = [float(score) for score, _ in ranked]
+    ranked_passages = [passage for _, passage in ranked]
     return {
         "query": query,
-        "pos": [positive],
-        "neg": [passage for _, passage in others],
-        "pos_scores": [float(best)],
-        "neg_scores": [float(score) for score, _ in others],
+        "pos": ranked_passages[:1],
+        "neg": ranked_passages[1:],
+        "pos_scores": ranked_scores[:1],
+        "neg_scores": ranked_scores[1:],
     }

@@ -20,33 +20,50 @@ def fever_label(generated: str) -> str:
     >>> fever_label(" True."), fever_label("maybe")
     ('SUPPORTS', 'maybe')
     """
-    return FEVER_LABELS.get(generated.strip().rstrip(".").lower(), generated.strip())
+    stripped = generated.strip()
+    word = stripped.rstrip(".").lower()
+    return FEVER_LABELS.get(word, stripped)
 
 
-def prediction(question_id: str, answer: str, pages: Sequence[str]) -> dict[str, Any]:
-    """A line of KILT's prediction file: one answer, with its pages, the most relevant first, each once."""
+def prediction(
+    question_id: str,
+    answer: str,
+    pages: Sequence[str],
+) -> dict[str, Any]:
+    """A line of KILT's prediction file: one answer with its pages, the most relevant first, each once."""
     provenance = [{"wikipedia_id": page} for page in dict.fromkeys(pages)]
-    return {"id": question_id, "output": [{"answer": answer, "provenance": provenance}]}
+    output = {"answer": answer, "provenance": provenance}
+    return {"id": question_id, "output": [output]}
 
 
 def r_precision(pages: Sequence[str], gold: Sequence[Sequence[str]]) -> float:
-    """The share of a gold set's R pages among the first R retrieved; the best over the sets.
+    """The share of a gold set's R pages that are among the first R retrieved pages; the best over the sets.
 
-    `pages` are those of the retrieved chunks, in their order, in which a page counts once.
+    `pages` are those of the retrieved chunks, best chunk first; a page counts at its first place only.
 
     >>> r_precision(["a", "a", "b", "c"], [["a", "c"], ["d"]])
     0.5
     """
     ranked = list(dict.fromkeys(page.strip() for page in pages))
-    shares = (len(set(pages) & set(ranked[: len(pages)])) / len(pages) for pages in map(set, gold) if pages)
-    return max(shares, default=0.0)
+    best = 0.0
+    for gold_set in gold:
+        gold_pages = set(gold_set)
+        size = len(gold_pages)
+        if size:
+            hits = gold_pages.intersection(ranked[:size])
+            best = max(best, len(hits) / size)
+    return best
 
 
 def kilt_scores(
-    answer: str, answers: Sequence[str], pages: Sequence[str], gold: Sequence[Sequence[str]]
+    answer: str,
+    answers: Sequence[str],
+    pages: Sequence[str],
+    gold: Sequence[Sequence[str]],
 ) -> dict[str, float]:
     """A question's `accuracy`, `em`, `f1`, `rougel`, `Rprec`; the `KILT-…` of each is 0 unless Rprec is 1."""
-    plain = {name: metric(answer, answers) for name, metric in METRICS.items()}
+    downstream = {name: metric(answer, answers) for name, metric in METRICS.items()}
     precision = r_precision(pages, gold)
-    kilt = {f"KILT-{name}": score * (precision == 1) for name, score in plain.items()}
-    return {**plain, "Rprec": precision, **kilt}
+    is_supported = precision == 1  # all the pages of a gold set are ranked first
+    kilt = {f"KILT-{name}": score * is_supported for name, score in downstream.items()}
+    return {**downstream, "Rprec": precision, **kilt}

@@ -1,10 +1,11 @@
 """How an answer and a ranking are judged: exact match, F1, ROUGE-L, containment, recall@k, MRR."""
 
 import functools
+import itertools
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import regex
@@ -14,11 +15,14 @@ from radit_jax.text.words import characters_apart, folded, is_spaced, words
 
 _ARTICLES = frozenset(("a", "an", "the"))
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
-_ARTICLE_BESIDE_MARKS = regex.compile(r"(?<![\w\p{M}])(?:a|an|the)(?![\w\p{M}])")
+# `re` counts no combining mark among a word's characters, so it would see an article before one.
+_UNMARKED_ARTICLE = regex.compile(r"(?<![\w\p{M}])(?:a|an|the)(?![\w\p{M}])")
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _PUNCTUATION = regex.compile(r"\p{P}")
 _MARK = regex.compile(r"\p{M}")
-_OF_INDIA = re.compile(r"[\u0900-\u0dff]")  # words have spaces there, punctuation is not ASCII's
+# The scripts of India put spaces between words, but their punctuation is not ASCII's.
+_INDIC = re.compile(r"[\u0900-\u0dff]")
+# A decimal point, a sign of calculation, or a word.
 _KEY_PART = regex.compile(r"(?<=\d)\.(?=\d)|[+*/^=<>%×÷√]|[\p{L}\p{N}][\p{L}\p{N}\p{M}]*")
 
 
@@ -26,29 +30,35 @@ def normalize(text: str) -> str:
     """`text` as SQuAD compares it: lower case, no ASCII punctuation, no articles, single spaces.
 
     A text of nothing but articles and punctuation would vanish; it is kept in lower case instead, so that
-    blood type "A" can be answered, and only by "a". SQuAD knows English: text is composed first (NFC), an
-    article beside a combining mark is part of a word, and where a script has no spaces, or is one of
-    India's, all punctuation goes and characters stand apart, as in MLQA.
+    blood type "A" can be answered, and only by "a". SQuAD's rules are for English. For other languages, text
+    is composed first (NFC), and an article next to a combining mark is part of a word. In scripts without
+    spaces and in India's, all punctuation is removed; in the former, characters stand apart as in MLQA.
 
     >>> normalize("The  U.S.-led coalition!"), normalize("长江。")
     ('usled coalition', '长 江')
     """
     text = folded(text)
     bare = text.translate(_DELETE_PUNCTUATION)
+
+    # English, and most of what is compared.
     if text.isascii():
-        return " ".join(_ARTICLE.sub(" ", bare).split() or text.split())
-    if not is_spaced(bare) or _OF_INDIA.search(bare):
+        remaining_words = _ARTICLE.sub(" ", bare).split()
+        return " ".join(remaining_words or text.split())
+
+    # Other scripts have punctuation of their own, and articles next to combining marks.
+    if not is_spaced(bare) or _INDIC.search(bare):
         bare = _PUNCTUATION.sub("", bare)
-    article = _ARTICLE_BESIDE_MARKS if _MARK.search(bare) else _ARTICLE
-    return characters_apart(article.sub(" ", bare)) or " ".join(text.split())
+    article = _UNMARKED_ARTICLE if _MARK.search(bare) else _ARTICLE
+    without_articles = article.sub(" ", bare)
+    return characters_apart(without_articles) or " ".join(text.split())
 
 
 def question_key(question: str) -> str:
-    """What two questions have in common that count as the same: letters, digits and signs of calculation.
+    """A key that is equal for two forms of one question: its letters, digits and signs of calculation.
 
-    Case, spaces, other punctuation and articles do not count, for one dataset's copy of another's question
-    differs in them. Equal keys must not stand on two sides of a split. `data.overlap.letters_key`, between
-    datasets that write signs differently, drops those too.
+    Case, spaces, other punctuation and articles do not count, because one dataset's copy of another's
+    question differs in them. Questions with equal keys must not stand on two sides of a split.
+    `data.overlap.letters_key` compares datasets that write the signs differently, and drops those too.
 
     >>> question_key("What is 3.5 + x, Tom's sum?") == question_key("what is 3.5 +x , tom ' s sum ?")
     True
@@ -57,6 +67,7 @@ def question_key(question: str) -> str:
     """
     text = folded(question)
     parts = [part for part in _KEY_PART.findall(text) if part not in _ARTICLES]
+    # A question of articles and punctuation alone keeps its whole text.
     return "".join(parts) or " ".join(text.split())
 
 
@@ -67,7 +78,9 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
     1.0
     """
     predicted = normalize(prediction)
-    return float(bool(predicted) and any(predicted == normalize(answer) for answer in answers))
+    if not predicted:
+        return 0.0
+    return float(any(predicted == normalize(answer) for answer in answers))
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
@@ -78,7 +91,19 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
     >>> f1("River Seine", ["the Seine"])  # precision 1/2, recall 1
     0.6666666666666666
     """
-    return max((_word_f1(normalize(prediction), normalize(answer)) for answer in answers), default=0.0)
+    predicted = normalize(prediction)
+    scores = [_word_f1(predicted, normalize(answer)) for answer in answers]
+    return max(scores, default=0.0)
+
+
+def _word_f1(prediction: str, answer: str) -> float:
+    """F1 of two normalised texts as bags of words."""
+    predicted_words = Counter(prediction.split())
+    answer_words = Counter(answer.split())
+    common = (predicted_words & answer_words).total()
+    if not common:
+        return 0.0
+    return 2 * common / (predicted_words.total() + answer_words.total())
 
 
 def strict_accuracy(prediction: str, answers: Sequence[str]) -> float:
@@ -88,55 +113,74 @@ def strict_accuracy(prediction: str, answers: Sequence[str]) -> float:
     (1.0, 0.0)
     """
     stripped = prediction.strip()
-    return float(bool(stripped) and any(stripped == answer.strip() for answer in answers))
+    if not stripped:
+        return 0.0
+    return float(any(stripped == answer.strip() for answer in answers))
 
 
 def rouge_l(prediction: str, answers: Sequence[str]) -> float:
     """ROUGE-L's F as KILT takes it from the `rouge` package, the best over the gold answers.
 
-    That package's form has its own ways, which are kept: sentences end at full stops, words are counted once
-    however often they come, and what the sentences' longest common subsequences have in common is united.
+    The package's own rules are followed: sentences end at full stops, a word is counted once however often
+    it occurs, and the longest common subsequences of all pairs of sentences are united.
     """
-    return max((_sentences_rouge_l(prediction, answer) for answer in answers), default=0.0)
+    scores = [_summary_rouge_l(prediction, answer) for answer in answers]
+    return max(scores, default=0.0)
 
 
-def _sentences_rouge_l(prediction: str, answer: str) -> float:
-    predicted, wanted = (
-        [sentence.split() or [""] for sentence in text.split(".") if sentence]
-        for text in (prediction, answer)
-    )
-    if not predicted or not wanted or not prediction.strip():
+def _summary_rouge_l(prediction: str, answer: str) -> float:
+    """ROUGE-L of one prediction and one answer, both as lists of sentences."""
+    predicted = _rouge_sentences(prediction)
+    gold = _rouge_sentences(answer)
+    if not predicted or not gold or not prediction.strip():
         return 0.0
-    common = {word for gold in wanted for sentence in predicted for word in _common_words(gold, sentence)}
-    precision = len(common) / len({word for sentence in predicted for word in sentence})
-    recall = len(common) / len({word for sentence in wanted for word in sentence})
+
+    common: set[str] = set()
+    for gold_sentence, predicted_sentence in itertools.product(gold, predicted):
+        common |= _common_words(gold_sentence, predicted_sentence)
+
+    precision = len(common) / _num_distinct_words(predicted)
+    recall = len(common) / _num_distinct_words(gold)
     return 2 * precision * recall / (precision + recall + 1e-8)
+
+
+def _rouge_sentences(text: str) -> list[list[str]]:
+    """The words of each sentence; a sentence of white space has one empty word, as in the package."""
+    sentences = [sentence for sentence in text.split(".") if sentence]
+    return [sentence.split() or [""] for sentence in sentences]
+
+
+def _num_distinct_words(sentences: Iterable[Sequence[str]]) -> int:
+    return len(set(itertools.chain.from_iterable(sentences)))
 
 
 def _common_words(gold: Sequence[str], predicted: Sequence[str]) -> set[str]:
     """The words of a longest common subsequence; of several the one that the package finds."""
+    gold_column = np.array(gold, object)[:, None]
+    predicted_row = np.array(predicted, object)[None]
+    same = gold_column == predicted_row
+
+    # 1) Fill in lengths[i, j], the length for the first i gold and the first j predicted words.
     lengths = np.zeros((len(gold) + 1, len(predicted) + 1), np.int32)
-    same = np.array(gold, object)[:, None] == np.array(predicted, object)[None]
     for i in range(len(gold)):
-        taken = np.where(same[i], lengths[i, :-1] + 1, lengths[i, 1:])
+        without_last = lengths[i, 1:]
+        with_last = lengths[i, :-1] + 1
+        taken = np.where(same[i], with_last, without_last)
         lengths[i + 1, 1:] = np.maximum.accumulate(taken)
+
+    # 2) Walk back from the end and collect the words of one subsequence of that length.
     words: set[str] = set()
     i, j = len(gold), len(predicted)
     while i and j:
         if same[i - 1, j - 1]:
             words.add(gold[i - 1])
-            i, j = i - 1, j - 1
+            i -= 1
+            j -= 1
         elif lengths[i - 1, j] > lengths[i, j - 1]:
             i -= 1
         else:
             j -= 1
     return words
-
-
-def _word_f1(prediction: str, answer: str) -> float:
-    predicted, wanted = Counter(prediction.split()), Counter(answer.split())
-    common = (predicted & wanted).total()
-    return 2 * common / (predicted.total() + wanted.total()) if common else 0.0
 
 
 def contains_answer(text: str, answers: Sequence[str]) -> bool:
@@ -145,8 +189,8 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
     Words are runs of letters and digits in lower case, in a script without spaces single characters;
     everything else is a boundary. That differs from `normalize`, which deletes punctuation: "Franco-Prussian
     war[2]" has to contain "Prussian War", and "1970s" must not contain "1970". The articles of an answer
-    count, or "The Who" would be in every text with "who"; those of the text do not where the answer has none.
-    An answer without words, or of articles alone, is in no text.
+    count, or "The Who" would be in every text with "who"; the articles of the text are ignored where the
+    answer has none. An answer without words, or of articles alone, is in no text.
 
     >>> contains_answer("The Franco-Prussian war[2] began.", ["Prussian War"])
     True
@@ -154,44 +198,60 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
     (False, True)
     """
     text = folded(text)
-    # Most texts hold no answer, and a search for its words says so without cutting the text.
-    likely = [found for a in answers if (found := _answer_words(a)) and all(word in text for word in found)]
-    if not likely:
+    # Most texts hold no answer, and a search for its words says so without cutting the text into words.
+    candidates = []
+    for answer in answers:
+        answer_words = _answer_words(answer)
+        if answer_words and all(word in text for word in answer_words):
+            candidates.append(answer_words)
+    if not candidates:
         return False
-    in_text = words(text)
-    whole = f" {' '.join(in_text)} "
-    without_articles = f" {' '.join(word for word in in_text if word not in _ARTICLES)} "
-    return any(
-        f" {' '.join(answer)} " in (without_articles if _ARTICLES.isdisjoint(answer) else whole)
-        for answer in likely
-    )
+
+    # Spaces around every word make a substring a run of whole words.
+    text_words = words(text)
+    whole_text = _between_spaces(text_words)
+    without_articles = _between_spaces([word for word in text_words if word not in _ARTICLES])
+    for answer_words in candidates:
+        has_article = not _ARTICLES.isdisjoint(answer_words)
+        searched = whole_text if has_article else without_articles
+        if _between_spaces(answer_words) in searched:
+            return True
+    return False
+
+
+def _between_spaces(text_words: Iterable[str]) -> str:
+    return f" {' '.join(text_words)} "
 
 
 @functools.lru_cache(1 << 14)
 def _answer_words(answer: str) -> tuple[str, ...]:
     """An answer's words, articles among them; none where it has no others."""
-    found = tuple(words(folded(answer)))
-    return () if _ARTICLES.issuperset(found) else found
+    answer_words = tuple(words(folded(answer)))
+    return () if _ARTICLES.issuperset(answer_words) else answer_words
 
 
 def is_yes_no(answers: Sequence[str]) -> bool:
     """Whether every answer is yes or no.
 
     A passage that says "no" somewhere does not thereby answer the question, so containment means nothing
-    here: such a question has no gold chunk and stays out of answer recall.
+    here: such a question has no gold chunk, and answer recall leaves it out.
     """
     return all(normalize(answer) in ("yes", "no") for answer in answers)
 
 
 def recall_at_k(hits: Bool[np.ndarray, "B K"], k: int) -> Float[np.ndarray, " B"]:
     """1.0 for each question that has a hit among its first `k` chunks (best first), else 0.0."""
-    if not 1 <= k <= hits.shape[1]:
+    num_ranked = hits.shape[1]
+    if not 1 <= k <= num_ranked:
         raise ValueError(
-            f"recall@{k}: {hits.shape[1]} chunks were ranked; ask for a k from 1 to {hits.shape[1]}"
+            f"recall@{k}: expected a k of at most the chunks ranked, got {num_ranked} chunks. Use a k from 1 "
+            f"to {num_ranked}."
         )
     return np.any(hits[:, :k], axis=1).astype(np.float64)
 
 
 def reciprocal_ranks(hits: Bool[np.ndarray, "B K"]) -> Float[np.ndarray, " B"]:
     """1 / rank of each question's first hit, 0.0 without one; the mean is the MRR at K."""
-    return np.where(hits.any(axis=1), 1.0 / (hits.argmax(axis=1) + 1), 0.0)
+    has_hit = hits.any(axis=1)
+    first_hit_rank = hits.argmax(axis=1) + 1  # argmax of a Boolean row is its first True
+    return np.where(has_hit, 1.0 / first_hit_rank, 0.0)

@@ -1,10 +1,11 @@
-"""What the language model reads around a passage, a question and an answer.
+"""The text that the language model reads around a passage, a question and an answer.
 
-Its input is `background(passage) + prompt + answer`, tokenised in these three parts, so that the boundary
-between prompt and answer is the same in training, scoring and decoding.
+Its input is `background(passage) + prompt + answer`. These three parts are tokenised separately, so that the
+boundary between prompt and answer is the same in training, scoring and decoding.
 """
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ BACKGROUND_END = "\n\n"
 
 
 def background(passage: str) -> str:
-    r"""What a retrieved chunk puts before the prompt; the form is the paper's.
+    r"""A retrieved chunk as it stands before the prompt, in the paper's form.
 
     >>> background("Emma A novel by Jane Austen.")
     'Background: Emma A novel by Jane Austen.\n\n'
@@ -44,34 +45,43 @@ SUMMARIZE = "Summarize this article:"
 
 
 class Markers(NamedTuple):
-    """What stands before the question and before the answer: `<inst_s>` and `<answer_s>`."""
+    """The paper's `<inst_s>` and `<answer_s>`: the texts before a question and before its answer."""
 
     question: str
     answer: str
 
 
 def draw_markers(seed: int, example_id: str) -> Markers:
-    """The markers of one example, at random, whatever the order in which examples are read.
+    """The markers of one example, at random, and independent of the order in which examples are read.
 
     >>> draw_markers(0, "gsm8k/train-1")
     Markers(question='', answer='A: ')
     """
-    number = int.from_bytes(hashlib.sha256(f"{seed} {example_id}".encode()).digest()[:8])
-    number, question = divmod(number, len(QUESTION_MARKERS))
-    return Markers(QUESTION_MARKERS[question], ANSWER_MARKERS[number % len(ANSWER_MARKERS)])
+    # A number that depends on the example alone, read as two digits in mixed radix.
+    digest = hashlib.sha256(f"{seed} {example_id}".encode()).digest()
+    random_number = int.from_bytes(digest[:8])
+    rest, question = divmod(random_number, len(QUESTION_MARKERS))
+    answer = rest % len(ANSWER_MARKERS)
+    return Markers(QUESTION_MARKERS[question], ANSWER_MARKERS[answer])
 
 
-def marked_prompt(question: str, markers: Markers, turns: Sequence[str] = ()) -> str:
-    r"""A question between its markers; earlier questions and answers, in turn, come before it in the same.
+def marked_prompt(
+    question: str,
+    markers: Markers,
+    turns: Sequence[str] = (),
+) -> str:
+    r"""A question between its markers, after the earlier `turns`: questions and answers alternately.
 
     >>> marked_prompt("Who else?", Markers("Q: ", "A: "), ("Who wrote Emma?", "Jane Austen."))
     'Q: Who wrote Emma?\nA: Jane Austen.\nQ: Who else?\nA:'
     """
-    before = "".join(
-        f"{markers.question}{asked}\n{markers.answer}{answered}\n"
-        for asked, answered in zip(turns[::2], turns[1::2], strict=True)
-    )
-    return f"{before}{markers.question}{question}\n{markers.answer}".rstrip(" ")
+    lines = []
+    for asked, answered in zip(turns[::2], turns[1::2], strict=True):
+        lines.append(markers.question + asked)
+        lines.append(markers.answer + answered)
+    lines += [markers.question + question, markers.answer]
+    # The space after the last marker is the first character of the answer.
+    return "\n".join(lines).rstrip(" ")
 
 
 def with_choices(question: str, choices: Sequence[str]) -> str:
@@ -80,21 +90,29 @@ def with_choices(question: str, choices: Sequence[str]) -> str:
     >>> with_choices("Which is a fruit?", ("oak", "pear"))
     'Which is a fruit?\nA. oak\nB. pear'
     """
-    return "\n".join([question, *(f"{chr(ord('A') + n)}. {choice}" for n, choice in enumerate(choices))])
+    lines = [question]
+    for number, choice in enumerate(choices):
+        letter = chr(ord("A") + number)
+        lines.append(f"{letter}. {choice}")
+    return "\n".join(lines)
 
 
 def summary_prompt(markers: Markers) -> str:
-    """What asks for a summary of the article that stands as the Background."""
+    """The prompt that asks for a summary of the article given as the Background."""
     return f"{SUMMARIZE}\n{markers.answer}".rstrip(" ")
 
 
 def reasoning_prompt(question: str, markers: Markers) -> str:
-    """A question that reasoning follows, not yet an answer: it ends where the reasoning starts."""
+    """A question that is followed by reasoning before its answer: it ends where the reasoning starts."""
     return f"{markers.question}{question}\n"
 
 
-def reasoned_answer(reasoning: str, answer: str, markers: Markers) -> str:
-    r"""The reasoning and then, on a line of its own, the answer after its marker.
+def reasoned_answer(
+    reasoning: str,
+    answer: str,
+    markers: Markers,
+) -> str:
+    r"""The reasoning and then, on the next line, the answer after its marker.
 
     >>> reasoned_answer("Two and two is four.", "4", Markers("", "A: "))
     'Two and two is four.\nA: 4'
@@ -103,10 +121,11 @@ def reasoned_answer(reasoning: str, answer: str, markers: Markers) -> str:
 
 
 def dialogue_prompt(turns: Sequence[str]) -> str:
-    """The turns of a user (first and last) and of an assistant, up to where the assistant's next one starts.
+    """The turns of a user (first and last) and of an assistant, up to where the assistant's answer starts.
 
     >>> dialogue_prompt(("Hi!", "Hello.", "How are you?"))
     'Q: Hi! A: Hello. Q: How are you? A:'
     """
-    marked = (f"{'A' if number % 2 else 'Q'}: {turn}" for number, turn in enumerate(turns))
+    speakers = itertools.cycle("QA")
+    marked = [f"{speaker}: {turn}" for speaker, turn in zip(speakers, turns, strict=False)]
     return " ".join([*marked, "A:"])

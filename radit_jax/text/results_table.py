@@ -1,11 +1,12 @@
-"""The ablation table that a run ends with."""
+"""`results.json` as text: the tables that a run prints at its end."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from radit_jax.text.statistics import with_interval
 
+# The keys are those of `results.json`, in the order in which rows and columns are printed.
 LM_TITLES = {"base_lm": "base LM", "lm_ft_lm": "LM-ft"}
 SYSTEM_TITLES = {
     "closed_book": "base LM, no chunks",
@@ -15,6 +16,7 @@ SYSTEM_TITLES = {
     "radit": "RA-DIT: LM-ft + R-ft",
 }
 RETRIEVER_TITLES = {"base": "base retriever", "r_ft": "R-ft"}
+# Which one chunk a language model is given, to see how it uses a chunk.
 CONTEXT_TITLES = {
     "gold": "a gold chunk",
     "retrieved": "the top chunk",
@@ -24,116 +26,172 @@ CONTEXT_TITLES = {
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """`results.json` as aligned text: of the corpus' own questions, or of tasks."""
+    """`results.json` as aligned text, of the corpus' own questions or of tasks."""
     with reading_results():
         return tasks_table(results) if "tasks" in results else ablation_table(results)
 
 
 @contextlib.contextmanager
 def reading_results() -> Iterator[None]:
-    """Say in one line that a `results.json` has not the form that evaluate writes."""
+    """Turn any error in a `results.json` into one line: it has not the form that evaluate writes."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        first = str(error).partition("\n")[0]
+        first_line = str(error).partition("\n")[0]
         raise ValueError(
             f"results.json: expected the figures that evaluate writes, got another form "
-            f"({type(error).__name__}: {first}). Run --stage=evaluate again."
+            f"({type(error).__name__}: {first_line}). Run --stage=evaluate again."
         ) from None
 
 
 def tasks_table(results: Mapping[str, Any]) -> str:
-    """Tasks by systems in each task's metric, with KILT's scores below, and what RA-DIT gains."""
-    rows, gains = [], []
-    for name, task in results["tasks"].items():
-        if not task["systems"]:
-            rows.append(
-                [f"{name} ({task['num_questions']})", "predictions only", *["–"] * len(SYSTEM_TITLES)]
-            )
+    """Tasks by systems in each task's metric, with KILT's scores below, then gains, then the questions asked.
+
+    The gains are there where the results have an average, which is where any task has gold answers.
+    """
+    tasks = results["tasks"]
+    average = results["average"]
+    tables = [_task_figures(tasks, average)]
+    if average:
+        tables.append(_task_gains(tasks, average))
+
+    # Which questions the figures are of, a line for each task.
+    asked_lines = []
+    for name, task in tasks.items():
+        asked = asked_of(task)
+        if asked:
+            asked_lines.append(f"{name}: {asked}")
+    return "\n\n".join([*tables, "\n".join(asked_lines)]).rstrip()
+
+
+def _task_figures(tasks: Mapping[str, Any], average: Mapping[str, Any] | None) -> str:
+    """A row for each metric of each task, a column for each system."""
+    rows = []
+    for name, task in tasks.items():
+        title = f"{name} ({task['num_questions']})"
+        if not task["systems"]:  # no gold answers: nothing was scored
+            empty = ["–"] * len(SYSTEM_TITLES)
+            rows.append([title, "predictions only", *empty])
             continue
-        for metric in next(iter(task["systems"].values())):
-            rows.append([f"{name} ({task['num_questions']})", metric.replace("_", " "), *_row(task, metric)])
-        gains.append([name, *map(with_interval, task["gains"].values())])
-    if average := results["average"]:
-        rows.append(["average", "mean over tasks", *_row(average, "mean")])
-        gains.append(["average", *map(with_interval, average["gains"].values())])
-    heads = [name.replace("-", " − ") for name in average["gains"]] if average else []
-    parts = [_table(["task (questions)", "metric", *SYSTEM_TITLES.values()], rows)]
-    parts += [_table(["gain", *heads], gains)] if average else []
-    asked = [f"{name}: {line}" for name, task in results["tasks"].items() if (line := asked_of(task))]
-    return "\n\n".join([*parts, "\n".join(asked)]).rstrip()
+        # Every system has the same metrics.
+        metrics = next(iter(task["systems"].values()))
+        for metric in metrics:
+            rows.append([title, _spaced(metric), *_systems_row(task, metric)])
+    if average:
+        rows.append(["average", "mean over tasks", *_systems_row(average, "mean")])
+    return _table(["task (questions)", "metric", *SYSTEM_TITLES.values()], rows)
+
+
+def _task_gains(tasks: Mapping[str, Any], average: Mapping[str, Any]) -> str:
+    """A row for each scored task and one for the average, a column for each pair of systems."""
+    rows = []
+    for name, task in tasks.items():
+        if task["systems"]:
+            rows.append([name, *map(with_interval, task["gains"].values())])
+    rows.append(["average", *map(with_interval, average["gains"].values())])
+    return _table(["gain", *map(_minus, average["gains"])], rows)
 
 
 def asked_of(task: Mapping[str, Any]) -> str:
     """Which questions a task's figures are of, in words; "" where a file of an older run does not say.
 
-    Those that no row holds are left out of them, and counted.
+    Questions too long for a row are left out of the figures, and counted here.
 
     >>> asked_of({"split": "official", "questions": "all of dev.jsonl", "chose_checkpoint": True})
     "split official, all of dev.jsonl; LM-ft's checkpoint was chosen by some of them"
     """
     if "split" not in task:
         return ""
-    chosen = "; LM-ft's checkpoint was chosen by some of them" if task.get("chose_checkpoint") else ""
+    asked = f"split {task['split']}, {task['questions']}"
+    if task.get("chose_checkpoint"):
+        asked += "; LM-ft's checkpoint was chosen by some of them"
     left_out = task.get("lines", {}).get("skipped_too_long", 0)
-    without = f"; {left_out} too long for the row left out" if left_out else ""
-    return f"split {task['split']}, {task['questions']}{chosen}{without}"
+    if left_out:
+        asked += f"; {left_out} too long for the row left out"
+    return asked
 
 
-def _row(task: Mapping[str, Any], metric: str) -> list[str]:
-    return [with_interval(task["systems"][system][metric]) for system in SYSTEM_TITLES]
+def _systems_row(task: Mapping[str, Any], metric: str) -> list[str]:
+    systems = task["systems"]
+    return [with_interval(systems[system][metric]) for system in SYSTEM_TITLES]
 
 
 def ablation_table(results: Mapping[str, Any]) -> str:
-    """`results.json` as aligned text: each figure with the low and high end of its 95 % interval."""
-    systems = [
-        [
-            title,
-            *(
-                with_interval(results["systems"][name][metric])
-                for metric in ("exact_match", "f1", "answer_nll")
-            ),
-        ]
-        for name, title in SYSTEM_TITLES.items()
-    ]
-    gains = [[name.replace("-", " − "), with_interval(gain)] for name, gain in results["gains"].items()]
-    metrics = ("gold_recall@1", "gold_recall@10", "answer_recall@1", "answer_recall@10", "mrr")
-    retrieval = [
-        [title, *(with_interval(results["retrieval"][name][metric]) for metric in metrics)]
-        for name, title in RETRIEVER_TITLES.items()
-    ]
-    context = [
-        [
-            title,
-            *(
-                with_interval(results["context"][lm][name][metric])
-                for lm in LM_TITLES
-                for metric in ("exact_match", "answer_nll")
-            ),
-        ]
-        for name, title in CONTEXT_TITLES.items()
-    ]
-    return "\n\n".join(
-        [
-            _table(
-                [_asked(results), "exact match", "F1", "NLL per answer token"],
-                systems,
-            ),
-            _table(["gain in exact match", "points of 1"], gains),
-            _table(["retrieval", *(metric.replace("_", " ") for metric in metrics)], retrieval),
-            _table(["given", "base LM: EM", "NLL", "LM-ft: EM", "NLL"], context),
-        ]
+    """The results on the corpus' own questions: each figure with the ends of its 95 % interval."""
+    tables = (
+        _system_figures(results),
+        _gain_figures(results["gains"]),
+        _retrieval_figures(results["retrieval"]),
+        _context_figures(results["context"]),
     )
+    return "\n\n".join(tables)
 
 
-def _asked(results: Mapping[str, Any]) -> str:
+def _system_figures(results: Mapping[str, Any]) -> str:
+    """A row for each system: exact match, F1 and −log p of the gold answer."""
+    num_questions = f"{results['num_questions']} questions"
     left_out = results.get("skipped_too_long", 0)
-    return f"{results['num_questions']} questions" + (f", {left_out} too long left out" if left_out else "")
+    if left_out:
+        num_questions += f", {left_out} too long left out"
+    metrics = ("exact_match", "f1", "answer_nll")
+    rows = _metric_rows(results["systems"], SYSTEM_TITLES, metrics)
+    return _table([num_questions, "exact match", "F1", "NLL per answer token"], rows)
+
+
+def _gain_figures(gains: Mapping[str, Any]) -> str:
+    """A row for each pair of systems: what exact match gains from one to the other."""
+    rows = [[_minus(name), with_interval(gain)] for name, gain in gains.items()]
+    return _table(["gain in exact match", "points of 1"], rows)
+
+
+def _retrieval_figures(retrieval: Mapping[str, Any]) -> str:
+    """A row for each retriever: recall of gold chunks and of chunks that hold an answer, and MRR@10."""
+    metrics = ("gold_recall@1", "gold_recall@10", "answer_recall@1", "answer_recall@10", "mrr")
+    rows = _metric_rows(retrieval, RETRIEVER_TITLES, metrics)
+    return _table(["retrieval", *map(_spaced, metrics)], rows)
+
+
+def _context_figures(context: Mapping[str, Any]) -> str:
+    """A row for each kind of chunk: what either language model makes of one of it."""
+    rows = []
+    for kind, title in CONTEXT_TITLES.items():
+        row = [title]
+        for lm in LM_TITLES:
+            figures = context[lm][kind]
+            row += [with_interval(figures["exact_match"]), with_interval(figures["answer_nll"])]
+        rows.append(row)
+    return _table(["given", "base LM: EM", "NLL", "LM-ft: EM", "NLL"], rows)
+
+
+def _metric_rows(
+    figures: Mapping[str, Any],
+    titles: Mapping[str, str],
+    metrics: Sequence[str],
+) -> list[list[str]]:
+    """A row for each key of `titles`, with its title and its figures in these metrics."""
+    rows = []
+    for name, title in titles.items():
+        cells = [with_interval(figures[name][metric]) for metric in metrics]
+        rows.append([title, *cells])
+    return rows
+
+
+def _spaced(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _minus(gain: str) -> str:
+    """The name of a gain, `after-before`, as a difference."""
+    return gain.replace("-", " − ")
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]
-    ]
-    return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])
+    """Columns as wide as their widest cell, two spaces apart, with a rule below the head."""
+    columns = zip(head, *rows, strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for row in [head, *rows]:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells))
+    rule = "  ".join("─" * width for width in widths)
+    return "\n".join([lines[0], rule, *lines[1:]])

@@ -1,33 +1,41 @@
-"""95 % intervals by the bootstrap, resampling whole groups of questions."""
+"""95 % bootstrap intervals: percentiles of the mean when whole groups of questions are resampled."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-Figure = dict[str, float | None]
-_AT_ONCE = 1 << 23  # numbers of draws in memory together, 64 MiB
+Figure = dict[str, float | None]  # "value", "low" and "high"
+# Entries of the matrix (samples, groups) that are in memory at once: 64 MiB of int64.
+_AT_ONCE = 1 << 23
 
 
 def bootstrap_interval(
-    values: Float[np.ndarray, " B"], groups: Sequence[str], *, samples: int = 1000, seed: int
+    values: Float[np.ndarray, " B"],
+    groups: Sequence[str],
+    *,
+    samples: int = 1000,
+    seed: int,
 ) -> Figure:
-    """The mean over questions with its 95 % percentile interval: `{"value", "low", "high"}`.
+    """The mean over B questions with its 95 % percentile interval: `{"value", "low", "high"}`.
 
-    Questions on one entity or passage stand or fall together, so whole groups are drawn, with replacement;
-    a sample's mean is over the questions of its groups. Without questions every entry is None; a single group
-    says nothing of how much groups differ, so it has a value and no interval.
+    Results of questions on one entity or passage depend on each other, so whole groups are drawn, with
+    replacement; a sample's mean is over the questions of its groups. `groups` names each question's group.
+    Without questions every entry is None. A single group says nothing of how much groups differ, so it has a
+    value and no interval.
     """
     if len(values) != len(groups):
         raise ValueError(
-            f"bootstrap_interval: {len(values)} values but {len(groups)} groups; give one per value"
+            f"bootstrap_interval: expected a group for every value, got {len(groups)} groups for "
+            f"{len(values)} values. Name each value's group."
         )
     if not len(values):
         return {"value": None, "low": None, "high": None}
     value = float(np.mean(values))
     if len(set(groups)) == 1:
         return {"value": value, "low": None, "high": None}
-    return _figure(value, _sample_means(values, groups, samples, np.random.default_rng(seed)))
+    rng = np.random.default_rng(seed)
+    return _figure(value, _sample_means(values, groups, samples, rng))
 
 
 def average_interval(
@@ -37,17 +45,22 @@ def average_interval(
     samples: int = 1000,
     seed: int,
 ) -> Figure:
-    """The mean of several sets' means, each set weighing the same, with its 95 % percentile interval.
+    """The mean of several sets' means, each set with the same weight, with its 95 % percentile interval.
 
-    Each set is resampled by itself, so the interval is that of these sets and not of sets like them. Where a
-    set is a single group there is none.
+    Each set is resampled by itself, so the interval says how these sets' questions vary, not how sets vary.
+    There is no interval where a set is a single group.
     """
-    value = float(np.mean([np.mean(own) for own in values]))
-    if any(len(set(own)) == 1 for own in groups):
+    set_means = [np.mean(set_values) for set_values in values]
+    value = float(np.mean(set_means))
+    if any(len(set(set_groups)) == 1 for set_groups in groups):
         return {"value": value, "low": None, "high": None}
+
+    # Sets have random numbers of their own, so that their samples are independent.
     rngs = np.random.default_rng(seed).spawn(len(values))
-    drawn = [_sample_means(v, g, samples, rng) for v, g, rng in zip(values, groups, rngs, strict=True)]
-    return _figure(value, np.mean(drawn, axis=0))
+    sample_means = []
+    for set_values, set_groups, rng in zip(values, groups, rngs, strict=True):
+        sample_means.append(_sample_means(set_values, set_groups, samples, rng))
+    return _figure(value, np.mean(sample_means, axis=0))
 
 
 def with_interval(figure: Mapping[str, float | None] | None) -> str:
@@ -58,11 +71,12 @@ def with_interval(figure: Mapping[str, float | None] | None) -> str:
     >>> with_interval({"value": 0.5, "low": None, "high": None})
     '0.500 [one group]'
     """
-    if figure is None or figure["value"] is None:  # no question was judged by it
+    if figure is None or figure["value"] is None:  # no question has this metric
         return "–"
-    if figure["low"] is None:
-        return f"{figure['value']:.3f} [one group]"
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+    value, low, high = figure["value"], figure["low"], figure["high"]
+    if low is None:
+        return f"{value:.3f} [one group]"
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _figure(value: float, sample_means: Float[np.ndarray, " S"]) -> Figure:
@@ -71,18 +85,27 @@ def _figure(value: float, sample_means: Float[np.ndarray, " S"]) -> Figure:
 
 
 def _sample_means(
-    values: Float[np.ndarray, " B"], groups: Sequence[str], samples: int, rng: np.random.Generator
+    values: Float[np.ndarray, " B"],
+    groups: Sequence[str],
+    samples: int,
+    rng: np.random.Generator,
 ) -> Float[np.ndarray, " S"]:
-    """The mean over questions in each bootstrap sample of groups."""
-    _, members = np.unique(np.asarray(groups), return_inverse=True)
-    sizes = np.bincount(members).astype(np.float64)
-    sums = np.bincount(members, weights=values)
-    alike, block = np.full(len(sizes), 1 / len(sizes)), max(1, _AT_ONCE // len(sizes))
+    """The mean over questions in each of S bootstrap samples of groups."""
+    # A group enters a mean by its number of questions and their sum.
+    _, group_of_value = np.unique(np.asarray(groups), return_inverse=True)
+    group_sizes = np.bincount(group_of_value).astype(np.float64)
+    group_sums = np.bincount(group_of_value, weights=values)
+    num_groups = len(group_sizes)
+
+    # Samples are drawn in blocks that fit into memory; the generator goes on from block to block.
+    equal_chances = np.full(num_groups, 1 / num_groups)
+    block_size = max(1, _AT_ONCE // num_groups)
     means = []
-    for start in range(0, samples, block):
-        # Row s says how often each group was drawn into sample s; blocks go on with the same random numbers.
-        draws = rng.multinomial(len(sizes), alike, size=min(block, samples - start))
-        means.append((draws @ sums) / (draws @ sizes))
+    for start in range(0, samples, block_size):
+        num_samples = min(block_size, samples - start)
+        # draws[s, g]: how often group g was drawn into sample s.
+        draws = rng.multinomial(num_groups, equal_chances, size=num_samples)
+        means.append((draws @ group_sums) / (draws @ group_sizes))
     return np.concatenate(means)
 
 
@@ -96,6 +119,6 @@ def paired_gain(
 ) -> Figure:
     """The mean of `after − before` on the same questions, with its interval.
 
-    Both are resampled together, so what makes a question easy for both systems does not widen the interval.
+    Both are resampled together, so questions that are easy for both systems do not widen the interval.
     """
     return bootstrap_interval(after - before, groups, samples=samples, seed=seed)

@@ -164,7 +164,7 @@ def test_recall_counts_questions_with_a_hit_among_the_first_k():
 
 
 def test_recall_deeper_than_the_ranking_is_an_error():
-    with pytest.raises(ValueError, match="recall@5: 4 chunks were ranked"):
+    with pytest.raises(ValueError, match="recall@5: expected a k of at most the chunks ranked, got 4 chunks"):
         recall_at_k(HITS, 5)
 
 

@@ -57,8 +57,8 @@ def test_a_gain_is_after_minus_before():
     assert figure["value"] == pytest.approx(1 / 3)
 
 
-def test_a_group_for_every_value_is_needed():
-    with pytest.raises(ValueError, match="3 values but 2 groups"):
+def test_every_value_has_a_group():
+    with pytest.raises(ValueError, match="a group for every value, got 2 groups for 3 values"):
         bootstrap_interval(np.zeros(3), ["a", "b"], seed=0)
 
 
