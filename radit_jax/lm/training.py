@@ -1,6 +1,6 @@
 """Training a language model on prefix trees: LM-ft, and with other trees the pre-training of a base model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,12 +25,12 @@ from radit_jax.runtime.distributed.mesh import (
     put_batch,
     put_params,
 )
-from radit_jax.runtime.loop import train
+from radit_jax.runtime.loop import Reporting, Saving, Validation, train
 from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
-Validate = Callable[[Any], dict[str, float]]  # parameters to figures by name
+Figures = Callable[[Any], dict[str, float]]  # parameters to figures by name
 
 
 class PackedTrees:
@@ -109,7 +109,7 @@ class LmValidation:
     trees: PackedTrees  # whose targets' mean log-probability is `dev_log_prob`
     every: int  # steps between two measurements; 0: before the first step and after the last only
     select: str = "dev_log_prob"  # parameters with the highest value of this figure are kept
-    more_figures: Validate | None = None  # figures besides `dev_log_prob`
+    more_figures: Figures | None = None  # figures besides `dev_log_prob`
 
 
 def train_lm(
@@ -134,14 +134,9 @@ def train_lm(
     module = configure_attention(module, devices, training.mesh, row_length=row_length)
     learner = _learner(module, put_params(params, devices), training, devices)
     checkpoints = Checkpoints(output.path / "checkpoints")
+    metrics = Metrics(output.path / "metrics.jsonl")
 
-    def validate(state: Any) -> dict[str, float]:
-        assert validation is not None
-        network_params = learner.network_params(state.params)
-        figures = {"dev_log_prob": mean_log_prob(module, network_params, validation.trees, devices)}
-        return figures | (validation.more_figures(network_params) if validation.more_figures else {})
-
-    def flops(values: Any) -> float:
+    def flops(values: Mapping[str, float]) -> float:
         return training_flops(
             module.config,
             tokens=values["tokens"],
@@ -156,24 +151,34 @@ def train_lm(
         state=learner.state,
         batch_at=lambda step: put_batch(batch_at(step), devices, training.accumulate_steps),
         num_steps=training.optimizer.steps,
-        checkpoints=checkpoints,
-        metrics=Metrics(output.path / "metrics.jsonl"),
-        flops=flops,
-        profile=training.profile,
-        started=started,
-        checkpoint_every=training.checkpoint_every,
-        validate=validate if validation else None,
-        validate_every=validation.every if validation else 0,
-        select=validation.select if validation else "",
+        saving=Saving(checkpoints, training.checkpoint_every),
+        reporting=Reporting(metrics, flops, training.profile, started),
+        validation=_loop_validation(validation, module, learner, devices) if validation else None,
     )
     facts: dict[str, Any] = {"steps": training.optimizer.steps}
     if validation is None:
         return state.params, facts
+
+    # Return the parameters that validation chose.
     best = checkpoints.best()
     assert best is not None, "the last step is always validated"
     best_step, best_value = best
     facts |= {"best_step": best_step, validation.select: best_value}
     return checkpoints.restore_best(state.params), facts
+
+
+def _loop_validation(
+    validation: LmValidation, module: Llama, learner: "_Learner", devices: jax.sharding.Mesh
+) -> Validation:
+    """The training loop's form of `validation`, which measures the network of a state."""
+
+    def figures(state: TrainState) -> dict[str, float]:
+        params = learner.network_params(state.params)
+        log_prob = mean_log_prob(module, params, validation.trees, devices)
+        more = validation.more_figures(params) if validation.more_figures else {}
+        return {"dev_log_prob": log_prob, **more}
+
+    return Validation(figures, validation.every, validation.select)
 
 
 class _Learner(NamedTuple):

@@ -23,9 +23,35 @@ from radit_jax.runtime.storage.checkpoints import Checkpoints
 
 State = Any  # a pytree with `step`, the number of updates done, and `params`
 Batch = Any
-Validate = Callable[[State], Mapping[str, Any]]
 
 _STEPS_AHEAD = 2  # steps that are dispatched before the first one's metrics are waited for
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where the state is kept, and how often."""
+
+    checkpoints: Checkpoints
+    every: int  # updates between two checkpoints; 0: after the last update only
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a state is measured by, and which figure chooses the parameters that are kept as the best."""
+
+    figures: Callable[[State], Mapping[str, Any]]
+    every: int = 0  # updates between two measurements; 0: before the first update and after the last only
+    select: str = ""  # the figure whose highest value is kept, the earliest of equals; "": none is kept
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """Where the figures of each update go, and what else is told of how fast the run is."""
+
+    metrics: Metrics
+    flops: Callable[[Values], float] | None = None  # an update's operations by its metrics, for the MFU
+    profile: ProfileConfig | None = None  # the updates to trace; the trace lies next to the metrics
+    started: float | None = None  # `time.monotonic` from which start-up counts; None: the call of `train`
 
 
 def train(
@@ -35,35 +61,29 @@ def train(
     state: State,
     batch_at: Callable[[int], Batch],
     num_steps: int,
-    checkpoints: Checkpoints,
-    metrics: Metrics,
-    checkpoint_every: int,
-    validate: Validate | None = None,
-    validate_every: int = 0,
-    select: str = "",
-    flops: Callable[[Values], float] | None = None,
-    profile: ProfileConfig | None = None,
-    started: float | None = None,
+    saving: Saving,
+    reporting: Reporting,
+    validation: Validation | None = None,
 ) -> State:
     """The state after `num_steps` updates, taken up from the latest checkpoint where there is one.
 
     Update s, counted from 1, is `step(state, batch_at(s - 1))`; its metrics, `loss` among them, are
     written as step s. `batch_at` depends on its argument alone, so that a run which was killed and resumed
-    equals one which was not. `validate` sees the state after 0, `validate_every`, ... and `num_steps`
-    updates; the parameters with the highest `select` of its values are kept as the checkpoints' best,
-    the earliest of equals. Called again with more steps, it goes on from where the last call ended.
-
-    `flops` tells a step's operations by its metrics, for the share of the devices' peak. Start-up is counted
-    from `started` (`time.monotonic`), by default from this call. A trace lies beside the metrics.
+    equals one which was not. `validation` sees the state after 0, `validation.every`, ... and `num_steps`
+    updates. Called again with more steps, it goes on from where the last call ended.
 
     Raises FloatingPointError, which names the step, when a loss is not finite. No checkpoint ever holds
     the state after such a step. Raises Stopped where the program was asked to stop.
     """
-    started = time.monotonic() if started is None else started
-    restored, extra = checkpoints.latest(), {}
+    started = time.monotonic() if reporting.started is None else reporting.started
+
+    # Take up the latest checkpoint, and drop the metrics of what is computed again.
+    metrics = reporting.metrics
+    restored, extra = saving.checkpoints.latest(), {}
     if restored is not None:
-        state, extra = checkpoints.restore(state)
-    start, unvalidated = int(state.step), bool(extra.get("unvalidated"))
+        state, extra = saving.checkpoints.restore(state)
+    start = int(state.step)
+    unvalidated = bool(extra.get("unvalidated"))
     metrics.drop_after(start if restored is not None else -1, name)
     if unvalidated:
         metrics.drop_after(start - 1, f"{name}/validation")
@@ -71,112 +91,135 @@ def train(
         return state
 
     with processes.deferring_stops(), Progress(num_steps, name, "steps", done=start, stops=False) as bar:
-        watch = Watch(name, metrics, flops, started)
+        watch = Watch(name, metrics, reporting.flops, started)
+        profile = reporting.profile
         tracer = Tracer(profile.updates if profile else None, metrics.path.parent / "profile")
-        run = _Run(name, checkpoints, metrics, bar, watch)
+        run = _Run(name, num_steps, saving, validation, metrics, bar, watch, tracer)
         try:
-            for number in range(start, num_steps + 1):
-                # What is due at a restored step was done before that checkpoint was written, but for a
+            for done in range(start, num_steps + 1):
+                # What is due at a restored step was done before that checkpoint was written, except for a
                 # validation that was stopped.
-                if number != restored or unvalidated:
-                    if validate and _due(number, validate_every, num_steps):
-                        run.validate(validate, state, number, select)
-                    if number and (unvalidated or _due(number, checkpoint_every, num_steps)):
-                        run.save(state, number)
+                if done != restored or unvalidated:
+                    run.validate_and_save(state, done, unvalidated)
                     unvalidated = False
-                if number < num_steps:
+                if done < num_steps:
                     if run.stopping:
-                        run.leave(state, number)
-                    if tracer.starts(number + 1):
-                        run.trace(tracer.start)
-                    with watch.on("data_wait"):
-                        batch = batch_at(number)
-                    state, values = watch.dispatch(step, state, batch)
-                    run.pending.append((number + 1, values, any_process(processes.stop_asked())))
-                    run.settle(ahead=_STEPS_AHEAD)
-                    if tracer.stops(number + 1):
-                        run.trace(tracer.stop)
+                        run.leave(state, done)
+                    state = run.update(step, state, batch_at, done)
         finally:
             tracer.stop()
         watch.write_time(num_steps)
     return state
 
 
-def _due(number: int, every: int, num_steps: int) -> bool:
-    return number == num_steps or (every > 0 and number % every == 0)
-
-
 @dataclass
 class _Run:
-    """What happens beside the updates: looking at losses, validating, saving."""
+    """One call of `train`: its updates, and what happens between them."""
 
     name: str
-    checkpoints: Checkpoints
+    num_steps: int
+    saving: Saving
+    validation: Validation | None
     metrics: Metrics
     bar: Progress
     watch: Watch
+    tracer: Tracer
     # Dispatched steps, and whether a process had been asked to stop by then.
     pending: deque[tuple[int, Mapping[str, jax.Array], Any]] = field(default_factory=deque)
-    stopping: bool = False  # the same on all processes, for they settle the same steps
+    stopping: bool = False  # the same on all processes, because they settle the same steps
 
-    def settle(self, ahead: int = 0) -> None:
-        """Writes the metrics of all dispatched steps but the last `ahead`, and demands finite losses."""
+    def update(
+        self, step: Callable[..., Any], state: State, batch_at: Callable[[int], Batch], done: int
+    ) -> State:
+        """Dispatch the update after `done`, and settle one that was dispatched before it."""
+        number = done + 1
+        if self.tracer.starts(number):
+            self._trace(self.tracer.start)
+        with self.watch.on("data_wait"):
+            batch = batch_at(done)
+        state, values = self.watch.dispatch(step, state, batch)
+        self.pending.append((number, values, any_process(processes.stop_asked())))
+        self._settle(ahead=_STEPS_AHEAD)
+        if self.tracer.stops(number):
+            self._trace(self.tracer.stop)
+        return state
+
+    def validate_and_save(self, state: State, done: int, unvalidated: bool) -> None:
+        """Do what is due after `done` updates; a state whose validation was stopped is saved again."""
+        validation = self.validation
+        if validation and self._is_due(done, validation.every):
+            self._validate(validation, state, done)
+        if done and (unvalidated or self._is_due(done, self.saving.every)):
+            self._save(state, done)
+
+    def leave(self, state: State, done: int) -> NoReturn:
+        """Keep the state after `done` updates, and end the program."""
+        if self.saving.checkpoints.latest() != done:
+            self._save(state, done)
+        raise processes.stopped(f"in {self.name}; the state after step {done} is kept")
+
+    def _is_due(self, done: int, every: int) -> bool:
+        return done == self.num_steps or (every > 0 and done % every == 0)
+
+    def _settle(self, ahead: int = 0) -> None:
+        """Write the metrics of all dispatched steps but the last `ahead`, and demand finite losses."""
         while len(self.pending) > ahead:
-            number, values, stop = self.pending.popleft()
+            number, arrays, stop = self.pending.popleft()
             self.stopping |= bool(stop)
-            values = {key: float(value) for key, value in jax.device_get(values).items()}
+            values = {key: float(value) for key, value in jax.device_get(arrays).items()}
             self.metrics.write(number, self.name, values)
-            if not math.isfinite(values["loss"]):
-                self.stop(f"the loss of step {number} is {values['loss']}")
-            self.bar.advance(loss=values["loss"])
+            loss = values["loss"]
+            if not math.isfinite(loss):
+                self._fail(f"a finite loss of step {number}", str(loss))
+            self.bar.advance(loss=loss)
             self.watch.ended(number, values)
 
-    def validate(self, validate: Validate, state: State, number: int, select: str) -> None:
-        self.settle()
+    def _validate(self, validation: Validation, state: State, done: int) -> None:
+        self._settle()
         try:
             with self.watch.on("validation"), processes.deferring_stops(False):
-                values = {key: float(value) for key, value in validate(state).items()}
+                values = {key: float(value) for key, value in validation.figures(state).items()}
         except processes.Stopped:
-            self.save(state, number, unvalidated=True)
-            raise processes.stopped(f"in {self.name}; the state after step {number} is kept") from None
-        self.metrics.write(number, f"{self.name}/validation", values)
-        best = self.checkpoints.best()
-        if select and values[select] > (best[1] if best else -math.inf):
+            self._save(state, done, unvalidated=True)
+            raise processes.stopped(f"in {self.name}; the state after step {done} is kept") from None
+        self.metrics.write(done, f"{self.name}/validation", values)
+
+        # Keep the parameters where they are better than all before.
+        if not validation.select:
+            return
+        figure = values[validation.select]
+        best = self.saving.checkpoints.best()
+        if figure > (best[1] if best else -math.inf):
             with self.watch.on("checkpoint"):
-                self.checkpoints.save_best(number, state.params, values[select])
+                self.saving.checkpoints.save_best(done, state.params, figure)
 
-    def save(self, state: State, number: int, **extra: bool) -> None:
-        self.settle()
+    def _save(self, state: State, done: int, **extra: bool) -> None:
+        self._settle()
         self.metrics.flush()
-        # A step's loss is that before its update, so the last update may have gone wrong unseen.
+        # A step's loss is the loss before its update, so the last update may have gone wrong unseen.
         if not bool(_all_finite(state)):
-            self.stop(f"the update of step {number} is not finite")
+            self._fail(f"a finite update of step {done}", "one that is not")
         with self.watch.on("checkpoint"):
-            self.checkpoints.save(number, state, extra)
+            self.saving.checkpoints.save(done, state, extra)
 
-    def leave(self, state: State, number: int) -> NoReturn:
-        """Keeps the state after `number` updates, and ends the program."""
-        if self.checkpoints.latest() != number:
-            self.save(state, number)
-        raise processes.stopped(f"in {self.name}; the state after step {number} is kept")
-
-    def trace(self, start_or_stop: Callable[[], None]) -> None:
-        """The steps that were dispatched end before a trace starts or stops."""
-        self.settle()
+    def _trace(self, start_or_stop: Callable[[], None]) -> None:
+        """Start or stop a trace after the dispatched steps have ended."""
+        self._settle()
         with self.watch.on("profile"):
             start_or_stop()
 
-    def stop(self, fault: str) -> NoReturn:
+    def _fail(self, expected: str, got: str) -> NoReturn:
         self.metrics.flush()
-        last = self.checkpoints.latest()
+        last = self.saving.checkpoints.latest()
         kept = "no checkpoint was due before" if last is None else f"the checkpoint of step {last} is kept"
         raise FloatingPointError(
-            f"{self.name}: {fault}, a finite one is needed ({kept}); "
-            f"lower the peak_lr of {self.name}, or look at the examples of that step"
+            f"{self.name}: expected {expected}, got {got} ({kept}). "
+            f"Lower the peak_lr of {self.name}, or look at the examples of that step."
         )
 
 
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+    are_finite = [jnp.isfinite(leaf).all() for leaf in leaves]
+    return jnp.stack(are_finite).all()

@@ -28,7 +28,7 @@ from radit_jax.method.steps import ContrastiveBatch, init_state, make_contrastiv
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama, mimetic_init
 from radit_jax.runtime.distributed.mesh import init_sharded, make_mesh, put_batch, row_layout
-from radit_jax.runtime.loop import train
+from radit_jax.runtime.loop import Reporting, Saving, train
 from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.described import SIDES, check_lm, check_retriever, tower_config
@@ -233,11 +233,8 @@ def _pretrain_retriever(
         state=state,
         batch_at=_contrastive_batches(_prompted(groups, towers), tokenizer, retriever, seed, devices),
         num_steps=retriever.optimizer.steps,
-        checkpoints=Checkpoints(output.path / "checkpoints"),
-        metrics=Metrics(output.path / "metrics.jsonl"),
-        checkpoint_every=CHECKPOINT_EVERY,
-        profile=profile,
-        started=started,
+        saving=Saving(Checkpoints(output.path / "checkpoints"), CHECKPOINT_EVERY),
+        reporting=Reporting(Metrics(output.path / "metrics.jsonl"), profile=profile, started=started),
     )
     query, chunk = (Model(module.clone(config=towers[side]), state.params[side], tokenizer) for side in SIDES)
     return query, chunk, {"steps": retriever.optimizer.steps}

@@ -43,7 +43,7 @@ from radit_jax.retrieval.tuning import (
     check_within_reach,
 )
 from radit_jax.runtime.distributed.mesh import data_parallel_size, init_sharded
-from radit_jax.runtime.loop import train
+from radit_jax.runtime.loop import Reporting, Saving, Validation, train
 from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.pretrained.model_io import save_model
 from radit_jax.runtime.storage.checkpoints import Checkpoints
@@ -81,6 +81,9 @@ def run(
     step = learner.make_step(tx, r_ft, shardings)
 
     checkpoints = Checkpoints(output.path / "checkpoints")
+    validation = Validation(
+        lambda state: learner.validate(state.params), r_ft.validate_every, select="mrr@10"
+    )
     signals = []
     for round_number, end in enumerate(_round_ends(r_ft)):
         # A resumed run retrieves a round's candidates with the query encoder that it has come to.
@@ -94,14 +97,9 @@ def run(
             state=state,
             batch_at=_batches(scores, learner, r_ft, order),
             num_steps=end,
-            checkpoints=checkpoints,
-            metrics=Metrics(output.path / "metrics.jsonl"),
-            checkpoint_every=r_ft.checkpoint_every,
-            validate=lambda state: learner.validate(state.params),
-            validate_every=r_ft.validate_every,
-            select="mrr@10",
-            profile=profile,
-            started=started,
+            saving=Saving(checkpoints, r_ft.checkpoint_every),
+            reporting=Reporting(Metrics(output.path / "metrics.jsonl"), profile=profile, started=started),
+            validation=validation,
         )
         started = time.monotonic()  # a round's start-up is its new candidates
 

@@ -10,7 +10,7 @@ import pytest
 
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.processes import Stopped, handling_signals
-from radit_jax.runtime.loop import train
+from radit_jax.runtime.loop import Reporting, Saving, Validation, train
 from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 
@@ -48,15 +48,25 @@ def distance(state):
     return {"quality": -float(jnp.abs(state.params["w"] - 0.1).sum())}
 
 
-def run(folder, num_steps, **changes):
-    settings = {"step": step, "batch_at": batch_at, "checkpoint_every": 5} | changes
+def run(
+    folder,
+    num_steps,
+    step=step,
+    batch_at=batch_at,
+    checkpoint_every=5,
+    validate=None,
+    validate_every=0,
+    select="",
+):
     return train(
         name="toy",
+        step=step,
         state=new_state(),
+        batch_at=batch_at,
         num_steps=num_steps,
-        checkpoints=Checkpoints(folder / "checkpoints"),
-        metrics=Metrics(folder / "metrics.jsonl"),
-        **settings,
+        saving=Saving(Checkpoints(folder / "checkpoints"), checkpoint_every),
+        reporting=Reporting(Metrics(folder / "metrics.jsonl")),
+        validation=validate and Validation(validate, validate_every, select),
     )
 
 
@@ -169,9 +179,7 @@ def test_the_best_is_the_earliest_with_the_highest_selected_value(tmp_path, valu
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_last_good_checkpoint(tmp_path, bad):
     kept = bad // 5 * 5
     hint = f"the checkpoint of step {kept} is kept" if kept else "no checkpoint was due before"
-    message = (
-        rf"^toy: the loss of step {bad + 1} is nan, a finite one is needed \({hint}\); lower the peak_lr"
-    )
+    message = rf"^toy: expected a finite loss of step {bad + 1}, got nan \({hint}\). Lower the peak_lr of toy"
     with pytest.raises(FloatingPointError, match=message):
         run(tmp_path, 12, batch_at=poisoned_at(bad))
     assert Checkpoints(tmp_path / "checkpoints").latest() == (kept or None)
@@ -186,13 +194,13 @@ def test_an_update_that_is_not_finite_is_never_saved(tmp_path):
         bad = jnp.where(state.step == 10, jnp.inf, 0)
         return state._replace(momentum={"w": state.momentum["w"] + bad}), metrics
 
-    with pytest.raises(FloatingPointError, match=r"toy: the update of step 10 is not finite.*step 5 is kept"):
+    with pytest.raises(FloatingPointError, match=r"toy: expected a finite update of step 10.*step 5 is kept"):
         run(tmp_path, 12, step=step_with_bad_update)
     assert Checkpoints(tmp_path / "checkpoints").latest() == 5
 
 
 def test_an_infinite_loss_stops_too(tmp_path):
-    with pytest.raises(FloatingPointError, match="the loss of step 3 is inf"):
+    with pytest.raises(FloatingPointError, match="expected a finite loss of step 3, got inf"):
         run(
             tmp_path, 12, batch_at=lambda i: batch_at(i) * (np.float32("inf") if i == 2 else 1), step=infinite
         )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from radit_jax.config import ProfileConfig
-from radit_jax.runtime.loop import train
+from radit_jax.runtime.loop import Reporting, Saving, train
 from radit_jax.runtime.monitoring import throughput
 from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.monitoring.throughput import Tracer, Watch, peak_flops
@@ -129,10 +129,8 @@ def run(folder, batch_at=lambda number: jnp.ones(()), num_steps=6, **options):
         state=State(step=jnp.int32(0), params=jnp.zeros(())),
         batch_at=batch_at,
         num_steps=num_steps,
-        checkpoints=Checkpoints(folder / "checkpoints"),
-        metrics=Metrics(folder / "metrics.jsonl"),
-        checkpoint_every=0,
-        **options,
+        saving=Saving(Checkpoints(folder / "checkpoints"), every=0),
+        reporting=Reporting(Metrics(folder / "metrics.jsonl"), **options),
     )
 
 
@@ -162,9 +160,8 @@ def test_compiling_and_saving_are_no_part_of_a_step(tmp_path):
         state=State(step=jnp.int32(0), params=jnp.zeros(())),
         batch_at=lambda number: jnp.ones(()),
         num_steps=3,
-        checkpoints=Checkpoints(tmp_path / "checkpoints"),
-        metrics=Metrics(tmp_path / "metrics.jsonl"),
-        checkpoint_every=0,
+        saving=Saving(Checkpoints(tmp_path / "checkpoints"), every=0),
+        reporting=Reporting(Metrics(tmp_path / "metrics.jsonl")),
     )
     [line] = lines_of(tmp_path, "toy/time")
     assert line["compile_seconds"] >= 0.4 and line["checkpoint_seconds"] > 0
