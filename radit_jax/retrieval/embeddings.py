@@ -29,6 +29,7 @@ class Embeddings:
     @classmethod
     def load(cls, folder: StageFolder) -> "Embeddings":
         """All shards of the embed stage, in the order of the corpus."""
+        # The names of shards sort by their numbers.
         names = [name for name in folder.manifest["files"] if name.startswith("embeddings-")]
         parts = [folder.map_array(name) for name in sorted(names)]
 

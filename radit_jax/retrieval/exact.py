@@ -76,6 +76,7 @@ class ExactIndex:
         rows: range,
     ) -> Ranked:
         """The k best of `rows`, from products that numpy makes."""
+        # Blocks of queries keep the products in memory small.
         ranked = Ranked.empty(len(queries), k)
         for start in range(0, len(queries), _QUERY_BLOCK):
             block = slice(start, start + _QUERY_BLOCK)
@@ -98,6 +99,7 @@ class ExactIndex:
         rows: range,
     ) -> Ranked:
         """The k best of `rows`, from products that the devices make."""
+        # The embeddings stay on the devices from one search to the next.
         if self._device_products is None or self._device_products.rows != rows:
             self._device_products = DeviceProducts(self.embeddings, rows, self._devices)
 
@@ -125,6 +127,7 @@ class ExactIndex:
         """Whether a row that the devices left out may be one of the best: its product is at most the last."""
         if products.shape[1] == len(rows):  # none was left out
             return np.zeros(len(queries), bool)
+        # Rounding may have kept out a row whose product is this near the k-th best.
         real_products = np.where(is_real, products, -np.inf)
         kth_best = -np.sort(-real_products, axis=1)[:, k - 1]
         # A TPU makes a float32 product of several of bfloat16, which round a little more than one.
@@ -132,6 +135,7 @@ class ExactIndex:
 
     def _rounding_bound(self, queries: Queries) -> Float[np.ndarray, " Q"]:
         """How far apart two float32 products of a query can be whose exact values are equal."""
+        # Either product is off by at most D ε/2 times |q| |c|.
         width = queries.shape[1]
         epsilon = np.finfo(np.float32).eps
         lengths = np.linalg.norm(queries, axis=1)
@@ -140,6 +144,7 @@ class ExactIndex:
     @functools.cached_property
     def _longest(self) -> float:
         """The length of the longest embedding."""
+        # A block at a time, since the embeddings may not fit into memory.
         all_rows = range(len(self.embeddings))
         longest_of_blocks = []
         for _, block in self.embeddings.blocks(all_rows, _CHUNK_BLOCK):
@@ -155,6 +160,7 @@ def check_search(
     num_chunks: int,
 ) -> None:
     """Raise ValueError where a query cannot have k chunks, or is not finite."""
+    # With a row excluded there is one chunk fewer.
     excludes_any = exclude is not None and bool((exclude >= 0).any())
     available = num_chunks - excludes_any
     if not 0 < k <= available:
@@ -201,10 +207,11 @@ def _near_best(
 
     for number, (start, block) in enumerate(embeddings.blocks(rows, _CHUNK_BLOCK)):
         products = queries @ block.T
+        # An excluded row is near nothing.
         is_here = (exclude >= start) & (exclude < start + len(block))
         excluding = np.flatnonzero(is_here)
         products[excluding, exclude[excluding] - start] = -np.inf
-        if number == 0:
+        if number == 0:  # a floor to begin with, from a sort of few products
             first = np.concatenate([best, products[:, :_NUM_FIRST]], axis=1)
             floor = _top(first, k).min(axis=1)
 
@@ -239,6 +246,7 @@ def _table(
     >>> _table(np.array([0, 2, 2]), np.array([5, 6, 7]), 3, fill=-1).tolist()
     [[5, -1], [-1, -1], [6, 7]]
     """
+    # A value's column is its place among the values of its query.
     counts = np.bincount(query_index, minlength=num_queries)
     starts = np.cumsum(counts) - counts
     columns = np.arange(len(values)) - starts[query_index]

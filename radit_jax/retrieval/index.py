@@ -4,8 +4,8 @@ Both return the same thing: for each query the k chunks with the highest retriev
 first and the lower row first among equals, with the scores themselves. ScaNN only proposes rows; scores
 and order always come from the stored embeddings, so that nothing downstream sees its approximations.
 
-A large corpus is an index of shards. Each has a tree of its own, and a query's answer is the best of what all
-find. Of several processes each searches its own shards, and all have the same answer.
+An index of a large corpus has several shards. Each shard has its own tree, and a query's answer is the best
+of what all of them find. Each of several processes searches its own shards, and all get the same answer.
 """
 
 import logging
@@ -18,50 +18,78 @@ from jaxtyping import Float, Int
 
 from radit_jax.config import IndexConfig
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors, as_embeddings
-from radit_jax.retrieval.exact import FACTS, ExactIndex, check_finite, check_search
-from radit_jax.retrieval.ranking import Ranked, merge_hosts, rank, split
+from radit_jax.retrieval.exact import FACTS, ExactIndex, ExcludedRows, check_finite, check_search
+from radit_jax.retrieval.ranking import Candidates, Ranked, Rows, merge_hosts, rank, split
 from radit_jax.retrieval.scann import MIN_CHUNKS, ScannShards, has_scann, num_leaves
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
+FoundRows = Int[np.ndarray, "Q F"]
 SMALL_CORPUS = 20_000  # chunks below which exact search is as fast as ScaNN's
+
 _TUNING_K = 10  # the k of the recall that ScaNN is tuned to
-_REORDERED = 70  # chunks whose codes are put in order by finer products, unless that is too few
-_SPARE = 4  # proposals beyond k: one may be excluded, and ScaNN's order is of int8
+_NUM_REORDERED = 70  # chunks whose codes are put in order by finer products, unless that is too few
+_NUM_SPARE = 4  # proposals beyond k: one may be excluded, and ScaNN's order is of int8
+# Facts of an index that are positive integers; an exact one has only the first.
+_COUNTS = ("num_chunks", "shards", "num_leaves", "leaves_to_search", "reorder")
 
 
 class ScannIndex:
-    """Shards with a tree each, of which a query searches some leaves; what they propose is scored exactly."""
+    """Shards with a tree each. A query searches some leaves of each; what they propose is scored exactly.
+
+    `facts` say what was built (`kind`, `num_chunks`, `shards`, `num_leaves` of the largest shard), how it is
+    searched (`leaves_to_search`, `reorder`: how many chunks are put in order by finer products), and how well
+    (`recall@10` on `held_out_queries` queries).
+    """
 
     def __init__(self, exact: ExactIndex, trees: ScannShards, facts: dict[str, Any]):
-        self.embeddings, self.facts = exact.embeddings, facts
-        self._trees, self._exact = trees, exact
+        self.embeddings = exact.embeddings
+        self.facts = facts
+        self._trees = trees
+        self._exact = exact
 
-    def search(self, queries: Queries, k: int, exclude: Int[np.ndarray, " Q"] | None = None) -> Ranked:
+    def search(
+        self,
+        queries: Queries,
+        k: int,
+        exclude: ExcludedRows | None = None,
+    ) -> Ranked:
         """As `ExactIndex.search`, but a query may miss a chunk: see `facts["recall@10"]`."""
         check_search(queries, k, exclude, len(self.embeddings))
-        if not len(queries):  # which ScaNN refuses
+        num_queries = len(queries)
+        if not num_queries:  # ScaNN refuses these
             return Ranked.empty(0, k)
-        exclude = np.full(len(queries), -1) if exclude is None else exclude
-        proposed = [self._propose(number, queries, k) for number in self._trees.own]
-        candidates = np.hstack([np.empty((len(queries), 0), np.int32), *proposed])
-        candidates[candidates == exclude[:, None]] = -1
-        found = merge_hosts(rank(self.embeddings, queries, candidates, k))
-        short = np.flatnonzero(found.rows[:, -1] < 0)
-        if len(short):
-            found.put(short, self._exact.search(queries[short], k, exclude[short]))
-        return found
+        if exclude is None:
+            exclude = np.full(num_queries, -1)
 
-    def _propose(self, number: int, queries: Queries, k: int) -> Int[np.ndarray, "Q M"]:
+        # Rank what this process's shards propose, and merge it with what other processes ranked.
+        no_rows = np.empty((num_queries, 0), np.int32)  # for a process without a shard
+        proposed = [self._propose(number, queries, k) for number in self._trees.own]
+        candidates = np.hstack([no_rows, *proposed])
+        candidates[candidates == exclude[:, None]] = -1
+        ranked = merge_hosts(rank(self.embeddings, queries, candidates, k))
+
+        # Where the searched leaves held fewer than k chunks, search exactly.
+        short = np.flatnonzero(ranked.rows[:, -1] < 0)
+        if len(short):
+            ranked.put(short, self._exact.search(queries[short], k, exclude[short]))
+        return ranked
+
+    def _propose(self, number: int, queries: Queries, k: int) -> Candidates:
         """Rows of one shard for each query; −1 where its leaves hold too few."""
+        # A small shard has fewer leaves, and may have fewer chunks, than the facts are about.
         shard = self._trees.shards[number]
-        wanted = min(k + _SPARE, len(shard))
-        leaves = min(self.facts["leaves_to_search"], num_leaves(len(shard)))
-        reorder = max(self.facts["reorder"], 4 * wanted)
-        rows = self._trees[number].near(queries, wanted, leaves, reorder)
+        num_proposed = min(k + _NUM_SPARE, len(shard))
+        rows = self._trees[number].search(
+            queries,
+            num_proposed,
+            leaves=min(self.facts["leaves_to_search"], num_leaves(len(shard))),
+            reorder=max(self.facts["reorder"], 4 * num_proposed),
+        )
+        # The tree counts from the shard's start.
         return np.where(rows < 0, rows, rows + shard.start)
 
     def save(self, folder: StageFolder) -> None:
-        """Writes what `load` needs beside the embeddings."""
+        """Write what `load_index` needs besides the embeddings."""
         self._trees.save(folder)
         folder.write_json(FACTS, self.facts)
 
@@ -81,103 +109,155 @@ def build_index(
 ) -> Index:
     """An index of the chunks, tuned until recall@10 on the `held_out` queries reaches the target.
 
-    `auto` takes ScaNN from 20,000 chunks on. The index' `facts` say what was built and its recall. There
+    `auto` takes ScaNN from 20,000 chunks on. The index's `facts` say what was built and its recall. There
     is no seed: equal embeddings and queries give equal indexes. With a `folder` no more than one shard of at
-    most `shard_size` chunks is in memory while trees are built, and those that a killed build left are taken.
+    most `shard_size` chunks is in memory while trees are built, and trees that a killed build left are used.
     """
     embeddings = as_embeddings(embeddings)
-    if not len(embeddings):
-        raise ValueError("index: 0 chunks came, at least one is needed; look at the corpus")
+    num_chunks = len(embeddings)
+    if not num_chunks:
+        raise ValueError("index: expected at least one chunk, got 0. Look at the corpus.")
     check_finite("chunks", embeddings)
+
+    # A small corpus is searched exactly; so is a large one where ScaNN is not installed.
     exact = ExactIndex(embeddings, devices)
-    if kind == "exact" or (kind == "auto" and len(embeddings) < SMALL_CORPUS) or not _can_use_scann():
+    is_exact = kind == "exact" or (kind == "auto" and num_chunks < SMALL_CORPUS)
+    if is_exact or not _can_use_scann():
         return exact
+
+    # Cut the corpus into as few shards of like length as the shard size allows.
     if not len(held_out):
-        raise ValueError("index: 0 queries to tune ScaNN with came, some are needed; set index.kind=exact")
-    shards = split(len(embeddings), -(-len(embeddings) // shard_size))
-    if min(map(len, shards)) < MIN_CHUNKS:
+        raise ValueError("index: expected queries to tune ScaNN with, got 0. Set index.kind=exact.")
+    num_shards = -(-num_chunks // shard_size)
+    shards = split(num_chunks, num_shards)
+    sizes = [len(shard) for shard in shards]
+    if min(sizes) < MIN_CHUNKS:
         raise ValueError(
-            f"index: shards of {min(map(len, shards))} chunks came, ScaNN needs {MIN_CHUNKS} or more; "
-            "raise index.shard_size, or set index.kind=exact"
+            f"index: expected shards of {MIN_CHUNKS} chunks or more for ScaNN, got {min(sizes)}. "
+            f"Raise index.shard_size, or set index.kind=exact."
         )
+
+    # Build a tree of each shard, and tune how all of them are searched.
     trees = ScannShards(shards, folder)
     trees.build(embeddings)
-    leaves = num_leaves(max(map(len, shards)))
-    facts = {"kind": "scann", "num_chunks": len(embeddings), "shards": len(shards), "num_leaves": leaves}
-    return _tune(ScannIndex(exact, trees, facts), exact, held_out, target_recall)
+    facts = {
+        "kind": "scann",
+        "num_chunks": num_chunks,
+        "shards": num_shards,
+        "num_leaves": num_leaves(max(sizes)),
+    }
+    index = ScannIndex(exact, trees, facts)
+    _tune(index, exact, held_out, target_recall)
+    return index
 
 
-def load_index(folder: StageFolder, embeddings: Embeddings | Vectors, devices: Sequence[Any] = ()) -> Index:
+def load_index(
+    folder: StageFolder,
+    embeddings: Embeddings | Vectors,
+    devices: Sequence[Any] = (),
+) -> Index:
     """The index that was saved in `folder`, over the embeddings it was built from."""
+    # The facts may be another's, or of another corpus.
     facts = folder.read_json(FACTS)
-    numbers = ("num_chunks", "shards", "num_leaves", "leaves_to_search", "reorder")
-    known = isinstance(facts, dict) and facts.get("kind") in ("exact", "scann")
-    wanted = numbers if known and facts["kind"] == "scann" else numbers[:1]
-    if not known or not all(type(facts.get(name)) is int and facts[name] > 0 for name in wanted):
+    if not _are_facts(facts):
         raise ValueError(
             f"{folder.home / FACTS}: expected the facts of an index, got {str(facts)[:80]}. "
             f"Delete the folder and rerun --stage=index."
         )
-    if facts["num_chunks"] != len(embeddings):
+    num_chunks = len(embeddings)
+    if facts["num_chunks"] != num_chunks:
         raise ValueError(
-            f"{folder}: an index of {facts['num_chunks']} chunks came, needed is one of {len(embeddings)}; "
-            f"delete it and rerun --stage=index"
+            f"{folder}: expected an index of {num_chunks} chunks, got one of {facts['num_chunks']}. "
+            f"Delete it and rerun --stage=index."
         )
+
+    # The shards follow from their number.
     exact = ExactIndex(embeddings, devices)
     if facts["kind"] == "exact" or not _can_use_scann():
         return exact
-    return ScannIndex(exact, ScannShards(split(len(embeddings), facts["shards"]), folder), facts)
+    shards = split(num_chunks, facts["shards"])
+    return ScannIndex(exact, ScannShards(shards, folder), facts)
 
 
 def index_files(folder: StageFolder) -> list[str]:
-    """The names of what `load` reads from a finished stage's folder."""
+    """The names of what `load_index` reads from a finished stage's folder."""
     return [name for name in folder.manifest["files"] if name.startswith("index/")]
 
 
-def neighbour_recall(found: Int[np.ndarray, "Q F"], wanted: Int[np.ndarray, "Q K"]) -> float:
-    """The share of `wanted` rows that are among the `found` ones, mean over the queries.
+def neighbour_recall(found: FoundRows, nearest: Rows) -> float:
+    """The share of the `nearest` rows that are among the `found` ones, mean over the queries.
 
     >>> neighbour_recall(np.array([[1, 2], [5, 6]]), np.array([[2, 3], [6, 5]]))
     0.75
     """
-    return float(_recalls(found, wanted).mean())
+    return float(_recalls(found, nearest).mean())
 
 
-def _recalls(found: Int[np.ndarray, "Q F"], wanted: Int[np.ndarray, "Q K"]) -> Float[np.ndarray, " Q"]:
-    return (wanted[:, :, None] == found[:, None, :]).any(axis=2).mean(axis=1)
+def _recalls(found: FoundRows, nearest: Rows) -> Float[np.ndarray, " Q"]:
+    """Each query's share of the `nearest` rows that are among the `found` ones."""
+    # [Q, K, F]: every nearest row next to every found one.
+    is_same = nearest[:, :, None] == found[:, None, :]
+    return is_same.any(axis=2).mean(axis=1)
 
 
-def _tune(index: ScannIndex, exact: ExactIndex, held_out: Queries, target_recall: float) -> ScannIndex:
-    """The fewest leaves that reach the recall; where all of them do not, a deeper reordering.
+def _tune(
+    index: ScannIndex,
+    exact: ExactIndex,
+    held_out: Queries,
+    target_recall: float,
+) -> None:
+    """Set the fewest leaves that reach the recall; where all of them do not, a deeper reordering.
 
     The recall has to be two standard errors above the target, so that other queries reach it too.
     """
-    k = min(_TUNING_K, len(index.embeddings))
-    wanted = exact.search(held_out, k).rows
+    num_chunks = len(index.embeddings)
+    all_leaves = index.facts["num_leaves"]
+    k = min(_TUNING_K, num_chunks)
+    nearest = exact.search(held_out, k).rows
 
     def reaches(leaves: int, reorder: int) -> bool:
+        """Set both, measure the recall, and compare it with the target."""
         index.facts |= {"leaves_to_search": leaves, "reorder": reorder}
-        recalls = _recalls(index.search(held_out, k).rows, wanted)
-        index.facts |= {"recall@10": float(recalls.mean()), "held_out_queries": len(held_out)}
-        return bool(recalls.mean() - 2 * recalls.std() / math.sqrt(len(recalls)) >= target_recall)
+        recalls = _recalls(index.search(held_out, k).rows, nearest)
+        recall = recalls.mean()
+        index.facts |= {"recall@10": float(recall), "held_out_queries": len(held_out)}
+        standard_error = recalls.std() / math.sqrt(len(recalls))
+        return bool(recall - 2 * standard_error >= target_recall)
 
-    num_leaves, most = index.facts["num_leaves"], len(index.embeddings)
-    too_few, leaves, reorder = 0, max(1, num_leaves // 20), _REORDERED
+    # Raise the leaves by a fifth until they suffice, then double the reordering.
+    too_few = 0
+    leaves = max(1, all_leaves // 20)
+    reorder = _NUM_REORDERED
     while not reaches(leaves, reorder):
-        if leaves == num_leaves and reorder >= most:
-            return index
-        if leaves < num_leaves:
-            too_few, leaves = leaves, min(num_leaves, math.ceil(leaves * 1.2))
+        if leaves == all_leaves and reorder >= num_chunks:
+            return
+        if leaves < all_leaves:
+            too_few = leaves
+            leaves = min(all_leaves, math.ceil(leaves * 1.2))
         else:
             reorder *= 2
+
+    # Halve the distance to what was too few, down to 2 % of the leaves.
     while leaves - too_few > max(1, leaves // 50):
         between = (too_few + leaves) // 2
-        too_few, leaves = (too_few, between) if reaches(between, reorder) else (between, leaves)
+        if reaches(between, reorder):
+            leaves = between
+        else:
+            too_few = between
     reaches(leaves, reorder)
-    return index
+
+
+def _are_facts(facts: Any) -> bool:
+    """Whether `facts` say all that an index of their kind is loaded by."""
+    if not isinstance(facts, dict) or facts.get("kind") not in ("exact", "scann"):
+        return False
+    names = _COUNTS if facts["kind"] == "scann" else _COUNTS[:1]
+    return all(type(facts.get(name)) is int and facts[name] > 0 for name in names)
 
 
 def _can_use_scann() -> bool:
-    if not has_scann():
-        logging.getLogger(__name__).warning("index: ScaNN has no package here, so exact search serves")
-    return has_scann()
+    """Whether ScaNN is installed; a warning where it is not."""
+    if has_scann():
+        return True
+    logging.getLogger(__name__).warning("index: ScaNN has no package here, so exact search serves")
+    return False

@@ -64,6 +64,7 @@ class DeviceProducts:
 
     def best(self, queries: Queries, k: int) -> Ranked:
         """The k highest products of each query, highest first, as devices round them; −inf fills up."""
+        # Merge each turn's best into the best so far.
         best = Ranked.empty(len(queries), k)
         for rows, placed in self._turns():
             for start in range(0, len(queries), _QUERY_BLOCK):
@@ -100,6 +101,7 @@ class DeviceProducts:
 
     def _turns(self) -> Iterator[tuple[range, Float[Array, "n D"]]]:
         """The rows of each turn, and their embeddings on the devices."""
+        # All rows at once, which have been on the devices since the start.
         if self._resident is not None:
             yield self.rows, self._resident
             return
@@ -115,6 +117,7 @@ class DeviceProducts:
 
         def part(index: Any) -> Vectors:
             """What one device has."""
+            # The last turn may have fewer rows than places.
             places = range(self._rows_per_turn)[index[0]]
             start = min(rows.start + places.start, rows.stop)
             stop = min(rows.start + places.stop, rows.stop)
@@ -139,6 +142,7 @@ def _best_products(
         queries: Float[Array, "Q D"],
         embeddings: Float[Array, "m D"],
     ) -> tuple[Float[Array, "Q _"], Int[Array, "Q _"]]:
+        # Places count over all devices; those after the last row hold zeros and must not win.
         first = jax.lax.axis_index("rows") * len(embeddings)
         places = first + jnp.arange(len(embeddings))
         products = jnp.matmul(

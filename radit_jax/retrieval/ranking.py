@@ -54,6 +54,7 @@ def rank(
     Scores are summed in float64 and rounded once: a chunk's score is the same wherever and next to whatever
     others it is computed.
     """
+    # Blocks of about as many candidates, however many a query has.
     num_queries = len(queries)
     scores = np.full(candidates.shape, -np.inf, np.float32)
     width = max(1, candidates.shape[1])
@@ -108,6 +109,7 @@ def merge_hosts(ranked: Ranked) -> Ranked:
     """The k best chunks of all processes, each with its own part's best; every process gets the same."""
     if not processes.is_multiprocess():
         return ranked
+    # Both are [num_processes, Q, K] after this.
     rows = gather_hosts(ranked.rows)
     scores = gather_hosts(ranked.scores)
     return merge(*map(Ranked, rows, scores))
@@ -119,6 +121,7 @@ def _best(
     k: int,
 ) -> Ranked:
     """The k best, highest score first and the lower row first among equals."""
+    # The last key of `lexsort` comes first: by score, then by row.
     best = Ranked.empty(len(rows), k)
     order = np.lexsort((rows, -scores))[:, :k]
     filled = slice(None), slice(order.shape[1])

@@ -15,9 +15,10 @@ from radit_jax.config import MeshConfig
 from radit_jax.method.losses import retrieval_log_prob
 from radit_jax.models.bert import Bert, encode
 from radit_jax.retrieval.embeddings import Embeddings
-from radit_jax.retrieval.index import Index
-from radit_jax.retrieval.index import load_index as load_index
+from radit_jax.retrieval.exact import ExcludedRows
+from radit_jax.retrieval.index import Index, load_index
 from radit_jax.retrieval.products import search_devices
+from radit_jax.retrieval.ranking import Rows, Scores
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.mesh import (
     data_parallel_size,
@@ -32,7 +33,7 @@ from radit_jax.runtime.pretrained.model_io import Model, load_model
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 BATCH_SIZE = 64  # texts that are encoded at once where no setting says otherwise
-WIDTH = 16  # what the widths of their batches are multiples of: few shapes are compiled, little is padding
+WIDTH = 16  # batches are as wide as a multiple of it: few shapes are compiled, and little is padding
 IN_FLIGHT = 2  # batches that the devices have been given beyond the one that is waited for
 T = TypeVar("T")
 
@@ -46,63 +47,98 @@ class Encoder:
 
     @classmethod
     def load(cls, path: Any, mesh: MeshConfig, dtype: str = "float32") -> "Encoder":
+        """The encoder in folder `path`, its parameters over the mesh of devices."""
         devices = make_mesh(mesh)
-        return cls(load_model(path, dtype=dtype, mesh=devices), devices)
+        model = load_model(path, dtype=dtype, mesh=devices)
+        return cls(model, devices)
 
     @property
     def module(self) -> Bert:
-        """The network, whose activations stay with the rows of their devices."""
+        """The network. Its activations lie on the devices of their rows."""
         return self.model.module.clone(layout=row_layout(self.mesh))
 
     def with_params(self, params: Any) -> "Encoder":
         """The same tower with other parameters, from wherever they are."""
-        return replace(self, model=self.model._replace(params=put_params(params, self.mesh)))
+        placed = put_params(params, self.mesh)
+        return replace(self, model=self.model._replace(params=placed))
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "E T"], Bool[np.ndarray, "E T"]]:
-        """Token ids and their mask, padded to the longest text."""
+    def tokenize(
+        self,
+        texts: Sequence[str],
+    ) -> tuple[Int[np.ndarray, "E T"], Bool[np.ndarray, "E T"]]:
+        """Token ids and their mask, padded to the longest text; the mask is True at tokens."""
         return self.model.tokenizer.pad(self.token_ids(texts))
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of `texts` behind the encoder's prompt, if it has one, cut to what the encoder reads."""
-        tokenizer, prompt = self.model.tokenizer, self.model.module.config.prompt
-        return tokenizer.encode_all([prompt + text for text in texts], tokenizer.hf.model_max_length)
+        """Token ids of `texts` after the encoder's prompt, if it has one, cut to what the encoder reads."""
+        # Some encoders, such as E5, were trained with "query: " before each query.
+        tokenizer = self.model.tokenizer
+        prompt = self.model.module.config.prompt
+        prompted = [prompt + text for text in texts]
+        return tokenizer.encode_all(prompted, tokenizer.hf.model_max_length)
 
     def embed(
-        self, texts: Sequence[str], batch_size: int = BATCH_SIZE, bar: Progress | None = None
+        self,
+        texts: Sequence[str],
+        batch_size: int = BATCH_SIZE,
+        bar: Progress | None = None,
     ) -> Float[np.ndarray, "E D"]:
         """Float32 embeddings of `texts`; batches hold texts of like length, so that little is padding."""
         (embeddings,) = self.embed_each([texts], batch_size, bar)
         return embeddings
 
     def embed_each(
-        self, parts: Iterable[Sequence[str]], batch_size: int = BATCH_SIZE, bar: Progress | None = None
+        self,
+        parts: Iterable[Sequence[str]],
+        batch_size: int = BATCH_SIZE,
+        bar: Progress | None = None,
     ) -> Iterator[Float[np.ndarray, "E D"]]:
-        """`embed` of each part. The devices do not wait for the host: the next part is read and tokenised
-        meanwhile, and its first batches are on their way when a part is handed out."""
-        for batch in _behind(self._encoded(parts, batch_size), IN_FLIGHT):
-            batch.embeddings[batch.rows] = gather(batch.vectors)[: len(batch.rows)]
+        """`embed` of each part.
+
+        The devices do not wait for the host: the next part is read and tokenised meanwhile, and its first
+        batches are on their way when a part is handed out.
+        """
+        for batch in _delayed(self._dispatched(parts, batch_size), IN_FLIGHT):
+            # Wait for the batch's vectors, and put them where their texts stand in the part.
+            num_texts = len(batch.rows)
+            batch.embeddings[batch.rows] = gather(batch.vectors)[:num_texts]
             if bar is None:
                 processes.stop_if_asked("an embedding")
             else:
-                bar.advance(len(batch.rows))
+                bar.advance(num_texts)
             if batch.is_last:
                 yield batch.embeddings
 
-    def _encoded(self, parts: Iterable[Sequence[str]], batch_size: int) -> Iterator["_Batch"]:
-        """The batches of each part in order of length, dispatched when they are asked for."""
-        module, (_, params, tokenizer) = self.module, self.model
-        batch_size = -(-batch_size // data_parallel_size(self.mesh)) * data_parallel_size(
-            self.mesh
-        )  # every device has its part
-        for ids in _ahead(map(self.token_ids, parts)):
-            embeddings = np.empty((len(ids), module.config.vector_size), np.float32)
-            by_length = np.argsort([len(row) for row in ids], kind="stable")
-            for start in range(0, len(ids), batch_size):
-                rows = by_length[start : start + batch_size]
-                padded = tokenizer.pad([ids[i] for i in rows], rows=batch_size, multiple=WIDTH)
-                vectors = encode_batch(module, params, *put_batch(padded, self.mesh))
-                yield _Batch(embeddings, rows, vectors, start + batch_size >= len(ids))
-            if not ids:
+    def _dispatched(
+        self,
+        parts: Iterable[Sequence[str]],
+        batch_size: int,
+    ) -> Iterator["_Batch"]:
+        """The batches of each part in order of length, dispatched to the devices when they are asked for."""
+        module = self.module
+        params, tokenizer = self.model.params, self.model.tokenizer
+
+        # Round the batch up: every device gets the same number of texts.
+        num_devices = data_parallel_size(self.mesh)
+        texts_per_device = -(-batch_size // num_devices)
+        batch_size = texts_per_device * num_devices
+
+        for token_ids in _prefetched(map(self.token_ids, parts)):
+            # Sort the part's texts, so that those of a batch have like length.
+            num_texts = len(token_ids)
+            embeddings = np.empty((num_texts, module.config.vector_size), np.float32)
+            lengths = [len(ids) for ids in token_ids]
+            by_length = np.argsort(lengths, kind="stable")
+            # Hand the devices a batch, always of the same number of rows.
+            for start in range(0, num_texts, batch_size):
+                stop = start + batch_size
+                rows = by_length[start:stop]
+                batch_ids = [token_ids[row] for row in rows]
+                padded = tokenizer.pad(batch_ids, rows=batch_size, multiple=WIDTH)
+                placed = put_batch(padded, self.mesh)
+                vectors = encode_batch(module, params, *placed)
+                yield _Batch(embeddings, rows, vectors, is_last=stop >= num_texts)
+            if not num_texts:  # such a part is handed out too
                 yield _Batch(embeddings, by_length, embeddings, is_last=True)
 
 
@@ -110,29 +146,30 @@ class _Batch(NamedTuple):
     """Texts of a part that are encoded together."""
 
     embeddings: Float[np.ndarray, "E D"]  # of the whole part, to be filled
-    rows: Int[np.ndarray, " b"]  # the batch's, in it
-    vectors: Any  # on the devices, with padding behind them
-    is_last: bool  # of its part
+    rows: Int[np.ndarray, " b"]  # of the batch's texts in their part
+    vectors: Any  # on the devices, with padding after the batch's own
+    is_last: bool  # whether the part has no batch after it
 
 
 encode_batch: Callable[..., Any] = jax.jit(encode, static_argnums=0)
 
 
-def _ahead(items: Iterable[T]) -> Iterator[T]:
-    """`items`, the next of which is made in a thread while one is used."""
+def _prefetched(items: Iterable[T]) -> Iterator[T]:
+    """`items`; a thread makes the next one while one is used."""
+    # `None` says that there is no next item.
     rest = iter(items)
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, rest, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, rest, None)
+        next_item = thread.submit(next, rest, None)
+        while (item := next_item.result()) is not None:
+            next_item = thread.submit(next, rest, None)
             yield item
 
 
-def _behind(items: Iterable[T], count: int) -> Iterator[T]:
+def _delayed(items: Iterable[T], count: int) -> Iterator[T]:
     """`items`, each when `count` more have been made.
 
     >>> made = (print("made", number) or number for number in range(3))
-    >>> for number in _behind(made, 1):
+    >>> for number in _delayed(made, 1):
     ...     print("used", number)
     made 0
     made 1
@@ -159,6 +196,7 @@ class Searcher:
     @classmethod
     def load(cls, inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> "Searcher":
         """From a stage's inputs `retriever`, `embeddings` and `index`."""
+        # The query tower, the chunks' embeddings, and the index over them.
         encoder = Encoder.load(inputs["retriever"].check("query_encoder"), mesh)
         embeddings = Embeddings.load(inputs["embeddings"])
         devices = search_devices(encoder.mesh, len(embeddings))
@@ -170,37 +208,58 @@ class Searcher:
         return self.index.embeddings
 
     def tuned(self, inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> "Searcher":
-        """The searcher after R-ft, of a stage's input `r_ft`; where both encoders learnt, over the chunks
-        embedded anew, its inputs `r_ft_embeddings` and `r_ft_index`."""
+        """The searcher after R-ft, from a stage's input `r_ft`.
+
+        Where both encoders learnt, it searches the chunks as the tuned tower embeds them, from the inputs
+        `r_ft_embeddings` and `r_ft_index`.
+        """
+        # R-ft leaves new embeddings only where it has trained the chunk tower too.
         if "r_ft_index" in inputs:
             return Searcher.load(tuned_inputs(inputs), mesh)
-        return self.with_params(load_model(inputs["r_ft"].check("query_encoder")).params)
+        query_encoder = load_model(inputs["r_ft"].check("query_encoder"))
+        return self.with_params(query_encoder.params)
 
     def with_params(self, query_params: Any) -> "Searcher":
-        return replace(self, encoder=self.encoder.with_params(query_params))
+        """The same search with other parameters of the query tower."""
+        encoder = self.encoder.with_params(query_params)
+        return replace(self, encoder=encoder)
 
     def search(
-        self, queries: Sequence[str], k: int, exclude: Int[np.ndarray, " Q"] | None = None
-    ) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
+        self,
+        queries: Sequence[str],
+        k: int,
+        exclude: ExcludedRows | None = None,
+    ) -> tuple[Rows, Scores]:
         """Rows and scores of each query's top k chunks, best first, without its `exclude` (−1: none)."""
-        return self.index.search(self.encoder.embed(queries), k, exclude)
+        embedded = self.encoder.embed(queries)
+        return self.index.search(embedded, k, exclude)
 
     def retrieve(
-        self, queries: Sequence[str], k: int, temperature: float
-    ) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
+        self,
+        queries: Sequence[str],
+        k: int,
+        temperature: float,
+    ) -> tuple[Rows, Scores]:
         """Rows of each query's top k chunks, best first, and their log p_R."""
         rows, scores = self.search(queries, k)
         return rows, chunk_log_probs(scores, temperature)
 
-    def score(self, queries: Sequence[str], rows: Int[np.ndarray, "Q K"]) -> Float[np.ndarray, "Q K"]:
+    def score(self, queries: Sequence[str], rows: Rows) -> Scores:
         """s(q, c), Eq. 1, of given chunks."""
         embedded = self.encoder.embed(queries)
-        return np.stack([self.embeddings[found] @ query for query, found in zip(embedded, rows, strict=True)])
+        # One query at a time, so that only its chunks are in memory.
+        scores = []
+        for query, query_rows in zip(embedded, rows, strict=True):
+            scores.append(self.embeddings[query_rows] @ query)
+        return np.stack(scores)
 
 
-def chunk_log_probs(scores: Float[np.ndarray, "Q K"], temperature: float) -> Float[np.ndarray, "Q K"]:
-    """log p_R of retrieved chunks, of which none is missing."""
-    return np.asarray(_log_probs(scores, np.ones(scores.shape, bool), temperature=temperature))
+def chunk_log_probs(scores: Scores, temperature: float) -> Scores:
+    """log p_R [Q, K] of retrieved chunks, none of which is missing; s(q, c) is divided by `temperature`."""
+    # Every chunk is real.
+    mask = np.ones(scores.shape, bool)
+    log_probs = _log_probs(scores, mask, temperature=temperature)
+    return np.asarray(log_probs)
 
 
 _log_probs: Callable[..., Any] = jax.jit(retrieval_log_prob, static_argnames="temperature")

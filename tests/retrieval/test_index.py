@@ -199,9 +199,8 @@ def test_a_saved_index_finds_the_same(index, embeddings, queries, folder):
 
 def test_an_index_of_other_embeddings_is_refused(index, embeddings, folder):
     index.save(folder)
-    with pytest.raises(
-        ValueError, match="an index of 3000 chunks came, needed is one of 2999; delete it and rerun"
-    ):
+    message = r"expected an index of 2999 chunks, got one of 3000\. Delete it and rerun"
+    with pytest.raises(ValueError, match=message):
         load_index(folder, embeddings[:-1])
 
 
@@ -356,7 +355,7 @@ def test_without_scann_exact_search_serves_with_one_line_that_says_so(
 
 
 def test_an_empty_corpus_is_an_error(queries):
-    with pytest.raises(ValueError, match="index: 0 chunks came, at least one is needed; look at the corpus"):
+    with pytest.raises(ValueError, match=r"index: expected at least one chunk, got 0\. Look at the corpus"):
         build_index(np.empty((0, 32), np.float32), queries)
 
 
@@ -372,14 +371,16 @@ def test_vectors_that_are_not_finite_are_an_error(index, embeddings, queries):
 
 def test_scann_cannot_be_tuned_without_queries(embeddings):
     pytest.importorskip("scann")
-    with pytest.raises(ValueError, match="index: 0 queries to tune ScaNN with came"):
+    with pytest.raises(ValueError, match="index: expected queries to tune ScaNN with, got 0"):
         build_index(embeddings, embeddings[:0], kind="scann")
 
 
 @pytest.mark.parametrize(("chunks", "shard_size"), [(15, 100), (100, 16)])
 def test_shards_that_are_too_small_for_scann_are_an_error(embeddings, chunks, shard_size):
     pytest.importorskip("scann")
-    with pytest.raises(ValueError, match=r"shards of 1[45] chunks came, ScaNN needs 16 or more; raise"):
+    with pytest.raises(
+        ValueError, match=r"expected shards of 16 chunks or more for ScaNN, got 1[45]\. Raise"
+    ):
         build_index(embeddings[:chunks], embeddings, kind="scann", shard_size=shard_size)
 
 
