@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from radit_jax.config import EvaluateConfig
-from radit_jax.runtime.errors import exit_command, run_command
+from radit_jax.errors import exit_command, run_command
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.text.printable import printable
 from radit_jax.text.prompts import question_prompt
@@ -108,10 +108,10 @@ def ask(export: TopLevelFolder, questions: Sequence[str]) -> Iterator[dict[str, 
     with naming_remedy("ask"):
         searcher = Searcher.load({"retriever": export, "embeddings": export, "index": export}, MeshConfig())
         if not stored.get("both_encoders"):
-            base = searcher.with_params(load_model(export.check("base_query_encoder")).params)
+            base = searcher.with_params(load_model(export.verified_path("base_query_encoder")).params)
             found["base_chunks"] = base.retrieve(questions, k, temperature)
         found["chunks"] = searcher.retrieve(questions, k, temperature)
-        lm = load_model(export.check("lm"), dtype=settings.dtype, mesh=mesh)
+        lm = load_model(export.verified_path("lm"), dtype=settings.dtype, mesh=mesh)
         lm = lm._replace(module=lm.module.clone(layout=row_layout(mesh)))
         errors = {n: _too_long(question, lm.tokenizer, settings) for n, question in enumerate(questions)}
         fitting = [n for n, error in errors.items() if not error]

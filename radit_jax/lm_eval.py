@@ -19,13 +19,13 @@ from etils import epath
 from radit_jax.config import EvaluateConfig, MeshConfig
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.few_shot import SHOT_END, Shot, few_shot_prompt
+from radit_jax.errors import exit_command, run_command
 from radit_jax.lm.answering import Backgrounds, Retrieval, merge_equal_texts
 from radit_jax.lm.ensemble import answer_questions, answer_questions_by_token
 from radit_jax.method.generation import Stops, continuation_log_likelihood
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.distributed.memory import naming_remedy
 from radit_jax.runtime.distributed.mesh import make_mesh
-from radit_jax.runtime.errors import exit_command, run_command
 from radit_jax.runtime.pretrained.model_io import Model, open_model
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from radit_jax import config
+from radit_jax.errors import exit_command, run_command
 from radit_jax.planning.deployment import Counts, Deployment
 from radit_jax.planning.embed import plan_embed
 from radit_jax.planning.evaluate import plan_evaluate
@@ -24,7 +25,6 @@ from radit_jax.planning.retrieve import plan_retrieve
 from radit_jax.planning.score import plan_score
 from radit_jax.planning.storage import plan_base, plan_corpus, plan_export, plan_index
 from radit_jax.runtime.distributed.accelerators import GIB, find_target
-from radit_jax.runtime.errors import exit_command, run_command
 
 STAGES: dict[str, Callable[[Deployment], ResourceEstimate]] = {
     "corpus": plan_corpus,

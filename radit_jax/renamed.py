@@ -185,11 +185,16 @@ MOVED = {
     "planning.site": Moved(("planning.deployment",), {"Site": "Deployment"}),
     "ranges": Moved(("config.ranges",), {}),
     "retrieval.trees": Moved(("retrieval.scann",), {"Tree": "ScannShard", "Trees": "ScannShards"}),
-    "runtime.bucket": Moved(("runtime.storage.bucket",), {}),
+    "runtime.bucket": Moved(
+        ("runtime.storage.bucket",),
+        {"modified": "last_modified", "remove": "delete_objects", "subfolders": "list_prefixes"},
+    ),
     "runtime.checkpoint": Moved(("runtime.storage.checkpoints",), {}),
     "runtime.described": Moved(
-        ("runtime.pretrained.described",), {"check_experiment": "check_checkpoints", "place": "locate"}
+        ("runtime.pretrained.checkpoint_info",),
+        {"Described": "CheckpointInfo", "check_experiment": "check_checkpoints", "place": "locate"},
     ),
+    "runtime.errors": Moved(("errors",), {}),
     "runtime.fields": Moved(("runtime.pretrained.fields",), {"shown": "shown_value"}),
     "runtime.files": Moved(("runtime.storage.files",), {}),
     "runtime.hf_config": Moved(("runtime.pretrained.hf_config",), {}),
@@ -228,10 +233,16 @@ MOVED = {
         ("runtime.pretrained.hf_export",), {"publish": "export_hf", "publish_adapters": "export_peft"}
     ),
     "runtime.rendezvous": Moved(
-        ("runtime.distributed.rendezvous",), {"Place": "ProcessTopology", "roll_call": "rendezvous"}
+        ("runtime.distributed.rendezvous", "runtime.distributed.join_token"),
+        {
+            "Place": "ProcessTopology",
+            "TOKEN": "TOKEN_VARIABLE",
+            "Token": "JoinToken",
+            "roll_call": "rendezvous",
+        },
     ),
     "runtime.sources": Moved(("runtime.storage.source_hashes",), {}),
-    "runtime.speed": Moved(("runtime.monitoring.throughput",), {}),
+    "runtime.speed": Moved(("runtime.monitoring.throughput", "runtime.distributed.accelerators"), {}),
     "runtime.store": Moved(
         (
             "runtime.storage.stage_folder",

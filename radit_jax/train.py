@@ -12,10 +12,10 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from radit_jax import config
+from radit_jax.errors import exit_command, run_command
 from radit_jax.pipeline import graph
 from radit_jax.pipeline.runner import Run
 from radit_jax.runtime.distributed import processes, topology
-from radit_jax.runtime.errors import exit_command, run_command
 from radit_jax.runtime.monitoring.metrics import check_wandb
 from radit_jax.runtime.storage.workdir import Workdir
 

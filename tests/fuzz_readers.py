@@ -219,7 +219,7 @@ def read_stage(path: pathlib.Path) -> None:
     workdir.superseded([])
     stage = workdir.folder("score", FINGERPRINT)
     if stage.has("values.json"):
-        stage.check("values.json")
+        stage.verified_path("values.json")
         stage.read_json("values.json")
     stage.read_arrays("arrays.npz")
 

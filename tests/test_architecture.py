@@ -12,6 +12,7 @@ FLOORS = (
     ("renamed",),
     ("config",),
     ("text",),
+    ("errors",),
     ("models",),
     ("method",),
     ("runtime",),

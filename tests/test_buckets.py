@@ -117,7 +117,7 @@ again = Checkpoints(folder.path / "checkpoints")
 assert again.latest() == 3, again.latest()
 for shard in again.restore(state)[0]["w"].addressable_shards:
     np.testing.assert_array_equal(shard.data, whole[shard.index])
-np.testing.assert_array_equal(load_params(folder.check("lm") / "params")["w"], whole)
+np.testing.assert_array_equal(load_params(folder.verified_path("lm") / "params")["w"], whole)
 """
 
 

@@ -98,7 +98,7 @@ def finished(recipe, tmp_path_factory) -> Run:
 
 def test_training_reaches_both_tuned_models(finished):
     for stage, model in (("lm_ft", "lm"), ("r_ft", "query_encoder")):
-        radit_jax.load(str(finished.folders[stage].check(model)))
+        radit_jax.load(str(finished.folders[stage].verified_path(model)))
     assert 0 <= finished.folders["r_ft"].manifest["dev_mrr@10"] <= 1
     held_out = Corpus(finished.folders["corpus"]).questions("dev")
     scored = finished.folders["r_ft"].read_arrays("development.npz")["log_probs"]

@@ -16,7 +16,7 @@ from radit_jax.data.readers.kilt_pages import read_titles
 from radit_jax.data.sources import instructions
 from radit_jax.pipeline.graph import KINDS, Stage, stages
 from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.pretrained import described, hub
+from radit_jax.runtime.pretrained import checkpoint_info, hub
 from radit_jax.runtime.storage.fingerprints import canonical, fingerprint
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.runtime.storage.workdir import Workdir
@@ -98,7 +98,7 @@ class Run:
         asked."""
         named = {path for stage in self.stages.values() if stage.kind == "base" for path in stage.sources}
         if not named & self.absent.keys():
-            described.check_checkpoints(self.experiment)
+            checkpoint_info.check_checkpoints(self.experiment)
 
     def check_tasks(self, stages: Iterable[Stage]) -> None:
         """Refuse what these stages could not ask, before one of them runs; absent files are not asked."""

@@ -197,7 +197,7 @@ class Searcher:
     def load(cls, inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> "Searcher":
         """From a stage's inputs `retriever`, `embeddings` and `index`."""
         # The query tower, the chunks' embeddings, and the index over them.
-        encoder = Encoder.load(inputs["retriever"].check("query_encoder"), mesh)
+        encoder = Encoder.load(inputs["retriever"].verified_path("query_encoder"), mesh)
         embeddings = Embeddings.load(inputs["embeddings"])
         devices = search_devices(encoder.mesh, len(embeddings))
         return cls(encoder, load_index(inputs["index"], embeddings, devices))
@@ -216,7 +216,7 @@ class Searcher:
         # R-ft leaves new embeddings only where it has trained the chunk tower too.
         if "r_ft_index" in inputs:
             return Searcher.load(tuned_inputs(inputs), mesh)
-        query_encoder = load_model(inputs["r_ft"].check("query_encoder"))
+        query_encoder = load_model(inputs["r_ft"].verified_path("query_encoder"))
         return self.with_params(query_encoder.params)
 
     def with_params(self, query_params: Any) -> "Searcher":

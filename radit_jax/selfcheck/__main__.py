@@ -22,9 +22,9 @@ from radit_jax.data.batches.packing import (
     continuation_places,
     pack_texts,
 )
+from radit_jax.errors import exit_command, run_command
 from radit_jax.method import likelihood, losses, steps
 from radit_jax.models.bert import encode
-from radit_jax.runtime.errors import exit_command, run_command
 from radit_jax.selfcheck.reference import (
     Array64,
     all_real,

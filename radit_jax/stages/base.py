@@ -31,7 +31,7 @@ from radit_jax.runtime.distributed.mesh import init_sharded, make_mesh, put_batc
 from radit_jax.runtime.loop import Reporting, Saving, train
 from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.pretrained import hub
-from radit_jax.runtime.pretrained.described import SIDES, check_lm, check_retriever, tower_config
+from radit_jax.runtime.pretrained.checkpoint_info import SIDES, check_lm, check_retriever, tower_config
 from radit_jax.runtime.pretrained.licences import origin
 from radit_jax.runtime.pretrained.model_io import Model, count_parameters, open_model, save_model
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer, train_bpe, train_wordpiece

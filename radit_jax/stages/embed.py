@@ -16,7 +16,7 @@ def run(
 ) -> dict[str, Any]:
     """Embed every chunk; shards that a killed run finished are kept."""
     chunks = Corpus(inputs["corpus"]).chunks
-    encoder = Encoder.load(inputs["retriever"].check("chunk_encoder"), mesh, dtype=embed.dtype)
+    encoder = Encoder.load(inputs["retriever"].verified_path("chunk_encoder"), mesh, dtype=embed.dtype)
     rows = [
         range(start, min(start + embed.shard_size, len(chunks)))
         for start in range(0, len(chunks), embed.shard_size)

@@ -69,7 +69,7 @@ def _load_models(
     )
     models = {}
     for lm, stage in STAGE_OF_LM.items():
-        models[lm] = PairScorer.load(inputs[stage].check("lm"), score, mesh)
+        models[lm] = PairScorer.load(inputs[stage].verified_path("lm"), score, mesh)
     return models
 
 

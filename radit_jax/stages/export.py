@@ -59,7 +59,8 @@ def run(
     output.copy_from(inputs["r_ft"], "query_encoder")
     searched = tuned_inputs(inputs)
     output.copy_from(searched["retriever"], "chunk_encoder")
-    save_model(output.path / "base_query_encoder", load_model(inputs["retriever"].check("query_encoder")))
+    base_query_encoder = load_model(inputs["retriever"].verified_path("query_encoder"))
+    save_model(output.path / "base_query_encoder", base_query_encoder)
     output.commit("base_query_encoder")
     for name in (*MODELS, "base_query_encoder"):
         output.commit_each(name)
@@ -88,7 +89,7 @@ def _publish(output: TopLevelFolder, lm_ft: StageFolder, export: ExportConfig, c
     errors = {}
     own = make_mesh(MeshConfig(), jax.local_devices())  # the host that writes has the whole on its devices
     for name in MODELS:
-        model = load_model(output.check(name), mesh=own)
+        model = load_model(output.verified_path(name), mesh=own)
 
         def write(folder: Any = output.path / "hf" / name, model: Any = model) -> float:
             shard_bytes = int(export.shard_gigabytes * 1e9)

@@ -27,7 +27,7 @@ def run(
     """
     corpus = Corpus(inputs["corpus"])
     embeddings = Embeddings.load(inputs["embeddings"])
-    encoder = Encoder.load(inputs["retriever"].check("query_encoder"), mesh)
+    encoder = Encoder.load(inputs["retriever"].verified_path("query_encoder"), mesh)
 
     def embed(split: str, most: int) -> np.ndarray:
         return encoder.embed([question.question for question in corpus.questions(split)[:most]])

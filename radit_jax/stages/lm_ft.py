@@ -47,7 +47,7 @@ def run(
     """
     started = time.monotonic()
     devices = make_mesh(mesh, rows=lm_ft.rows_at_a_time)
-    model = load_model(inputs["lm"].check("lm"), dtype=lm_ft.dtype, mesh=devices)
+    model = load_model(inputs["lm"].verified_path("lm"), dtype=lm_ft.dtype, mesh=devices)
     if lm_ft.lora.quantize != "none":
         model = model._replace(params=quantized(model.params, lm_ft.lora))
     chunks = Corpus(inputs["corpus"]).chunks
@@ -94,7 +94,7 @@ def run(
         )
         output.commit(ADAPTERS)
         # As they are on disk: those that were trained over may be quantised.
-        whole = load_model(inputs["lm"].check("lm"), mesh=devices).params
+        whole = load_model(inputs["lm"].verified_path("lm"), mesh=devices).params
         trained = merge_adapters(whole, trained, lm_ft.lora)
     save_model(output.path / "lm", model._replace(params=trained))
     output.commit("lm")

@@ -73,7 +73,7 @@ def run(
     development = development_questions(inputs, output, corpus, scorer)
     learner: Learner = QueryTower(searcher, corpus, queries, development)
     if r_ft.train_chunk_encoder:
-        chunk_encoder = Encoder.load(inputs["retriever"].check("chunk_encoder"), mesh)
+        chunk_encoder = Encoder.load(inputs["retriever"].verified_path("chunk_encoder"), mesh)
         learner = BothTowers(searcher, corpus, queries, development, chunk_encoder)
     check_within_reach(learner)
     tx = make_optimizer(r_ft.optimizer)
@@ -178,7 +178,7 @@ class ShardedScorer:
         """Score `pairs` in shards that the output keeps as `name`."""
         # The model is loaded when the first pair needs it, and for this call alone: between two rounds
         # training has the devices' memory.
-        load = functools.cache(lambda: PairScorer.load(self.lm.check("lm"), self.settings, self.mesh))
+        load = functools.cache(lambda: PairScorer.load(self.lm.verified_path("lm"), self.settings, self.mesh))
         return score_in_shards(
             self.output,
             name,

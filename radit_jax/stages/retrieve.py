@@ -44,7 +44,7 @@ def run_lm_ft(
 
     An example that brings its own Background retrieves nothing.
     """
-    corpus, tokenizer = Corpus(inputs["corpus"]), load_own_tokenizer(inputs["lm"].check("lm"))
+    corpus, tokenizer = Corpus(inputs["corpus"]), load_own_tokenizer(inputs["lm"].verified_path("lm"))
     searcher, facts = Searcher.load(inputs, mesh), {}
     per_chunks = chunks_per_example if retrieved_background else 1  # instances of one example
     for split in ("train", "dev"):
@@ -97,7 +97,7 @@ def run_r_ft(
 
     Drawn examples have their development part too, by which R-ft's checkpoint is chosen.
     """
-    corpus, tokenizer = Corpus(inputs["corpus"]), load_own_tokenizer(inputs["lm"].check("lm"))
+    corpus, tokenizer = Corpus(inputs["corpus"]), load_own_tokenizer(inputs["lm"].verified_path("lm"))
     searcher, facts = Searcher.load(inputs, mesh), {}
     for split in ("train", "dev") if corpus.examples("r_ft", "dev") is not None else ("train",):
         asked = _asked(corpus, "r_ft", split, lambda question: min(question.answers, key=len))

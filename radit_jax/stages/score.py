@@ -23,7 +23,7 @@ def run(
 ) -> dict[str, Any]:
     """Score every (example, chunk) pair, in shards ordered by chunk so that each chunk is read once."""
     retrieved, chunks = Retrieved.load(inputs["retrieved"], "train"), Corpus(inputs["corpus"]).chunks
-    scorer = PairScorer.load(inputs["lm"].check("lm"), score, mesh)
+    scorer = PairScorer.load(inputs["lm"].verified_path("lm"), score, mesh)
     examples, (num_examples, k) = retrieved.examples, retrieved.chunk_rows.shape
     rows = np.concatenate([retrieved.chunk_rows, np.full((num_examples, 1), NO_CHUNK)], axis=1)
     pairs = every_pair(rows)

@@ -35,7 +35,7 @@ def test_a_checkpoint_is_the_base_language_model(checkpoints, lm, tmp_path):
     output = Workdir(tmp_path).folder("base", "0" * 12)
     settings = LmConfig(checkpoint=str(checkpoints / "lm"))
     facts = base.run_lm({}, output, lm=settings, seed=0, mesh=MeshConfig())
-    model = load_model(output.check("lm"))
+    model = load_model(output.verified_path("lm"))
     assert model.module.config == lm.module.config
     jax.tree.map(np.testing.assert_array_equal, model.params, lm.params)
     assert facts["origin"] == {
@@ -52,7 +52,7 @@ def test_checkpoints_are_the_base_towers_with_their_own_pooling_and_the_settings
     output = Workdir(tmp_path).folder("base", "0" * 12)
     settings = RetrieverConfig(checkpoint=str(checkpoints / "bert"), query_length=16, chunk_length=32)
     facts = base.run_retriever({}, output, retriever=settings, seed=0, mesh=MeshConfig())
-    query, chunk = (load_model(output.check(name)) for name in ("query_encoder", "chunk_encoder"))
+    query, chunk = (load_model(output.verified_path(name)) for name in ("query_encoder", "chunk_encoder"))
     assert query.module.config == chunk.module.config == small.encoder().module.config
     assert facts["query_vectors"] == facts["chunk_vectors"] == "mean, normalised"
     assert (query.tokenizer.hf.model_max_length, chunk.tokenizer.hf.model_max_length) == (16, 32)

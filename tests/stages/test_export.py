@@ -97,7 +97,7 @@ def test_the_manifest_has_every_form_and_its_largest_error(whole):
     names = {"README.md", "hf/lm/config.json", "hf/query_encoder/tokenizer.json", "runs/r_ft.trec"}
     assert names | {"lm/config.json", "lsr_scores.jsonl"} <= set(whole.manifest["files"])
     for name in whole.manifest["files"]:
-        whole.check(name)
+        whole.verified_path(name)
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_adapters_of_lm_ft_are_exported_as_they_are(tuned, lm, tmp_path):
     source.finish()
     output = run({**tuned, "lm_ft": source}, tmp_path / "out", run_depth=0)
     for file in ("adapter_config.json", "adapter_model.safetensors"):
-        exported = output.check("hf/lm_adapter") / file
+        exported = output.verified_path("hf/lm_adapter") / file
         assert exported.read_bytes() == (source.path / ADAPTERS / file).read_bytes()
 
 

@@ -125,8 +125,8 @@ def test_lora_leaves_the_adapters_and_a_language_model_in_which_they_are_merged(
     output = run_with_lora(inputs, tmp_path)
     # One layer: q, k, v and o are 16 × 16, gate, up and down 16 × 32, each with 2 ranks.
     assert output.manifest["adapter_parameters"] == 2 * (4 * (16 + 16) + 3 * (16 + 32))
-    written = open_tensors(output.check("hf/lm_adapter"))
-    params = load_model(output.check("lm")).params
+    written = open_tensors(output.verified_path("hf/lm_adapter"))
+    params = load_model(output.verified_path("lm")).params
     prefix, layers = "base_model.model.model.layers.0.mlp.up_proj.lora_", "model layers mlp up_proj kernel"
     kernel, before = (reduce(getitem, layers.split(), tree)[0] for tree in (params, lm.params))
     a, b = (written[f"{prefix}{name}.weight"].whole() for name in "AB")
@@ -139,14 +139,14 @@ def test_lora_leaves_the_adapters_and_a_language_model_in_which_they_are_merged(
 def test_qlora_merges_into_the_kernels_as_they_were(inputs, lm, tmp_path):
     pytest.importorskip("qwix")
     output = run_with_lora(inputs, tmp_path, quantize="int4")
-    written = open_tensors(output.check("hf/lm_adapter"))
+    written = open_tensors(output.verified_path("hf/lm_adapter"))
     a, b = (
         written[f"base_model.model.model.layers.0.self_attn.v_proj.lora_{name}.weight"].whole()
         for name in "AB"
     )
     kernel, before = (
         params["model"]["layers"]["self_attn"]["v_proj"]["kernel"][0]
-        for params in (load_model(output.check("lm")).params, lm.params)
+        for params in (load_model(output.verified_path("lm")).params, lm.params)
     )
     assert np.abs(b).max() > 1e-3
     assert_stored(kernel, before + 16 / 2 * (b @ a.astype(np.float64)).T)

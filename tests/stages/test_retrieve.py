@@ -104,7 +104,7 @@ def test_text_examples_are_the_given_fraction_of_all(inputs, tmp_path, fraction,
 def test_a_question_too_long_for_a_row_is_left_out_with_its_chunks_and_counted(inputs, tmp_path):
     facts, whole = run_r_ft(inputs, tmp_path / "whole")
     assert facts["questions_too_long"] == 0
-    tokenizer = load_tokenizer(inputs["lm"].check("lm") / "tokenizer")
+    tokenizer = load_tokenizer(inputs["lm"].verified_path("lm") / "tokenizer")
     lengths = [2 + len(tokenizer.encode(e.prompt) + tokenizer.encode(e.answer)) for e in whole.examples]
     facts, cut = run_r_ft(inputs, tmp_path / "cut", max_length=max(lengths) - 1)
     kept = np.array(lengths) < max(lengths)

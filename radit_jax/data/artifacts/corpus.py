@@ -156,7 +156,7 @@ class Chunks:
     """The corpus' chunks by row, read from ArrayRecord files when asked for."""
 
     def __init__(self, folder: StageFolder):
-        files = sorted(folder.check(CHUNKS).iterdir())
+        files = sorted(folder.verified_path(CHUNKS).iterdir())
         self._where = str(folder.home / CHUNKS)
         self._readers = [_open_chunks(file, f"{self._where}/{file.name}", _AGAIN) for file in files]
         self._num_chunks = sum(reader.num_records() for reader in self._readers)

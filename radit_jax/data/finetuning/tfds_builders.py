@@ -34,7 +34,7 @@ from radit_jax.data.finetuning.datasets import (
 )
 from radit_jax.data.finetuning.sources import Split
 from radit_jax.data.records import Item
-from radit_jax.runtime.errors import exit_command, run_command
+from radit_jax.errors import exit_command, run_command
 
 DATA_DIR = "data/tfds"
 VERSION = "1.0.0"

@@ -40,7 +40,7 @@ from radit_jax.data.readers.documents import (
 from radit_jax.data.readers.lines import Quoting, is_compressed
 from radit_jax.data.records import Chunk
 from radit_jax.data.sources.instructions import corpus_path
-from radit_jax.runtime.errors import exit_command, run_command
+from radit_jax.errors import exit_command, run_command
 from radit_jax.runtime.storage.files import read_json, write_whole
 
 PART_BYTES = 1 << 26

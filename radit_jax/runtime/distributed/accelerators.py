@@ -1,4 +1,4 @@
-"""Machines that a run can be planned for: what a chip and its host have, and stand-ins for their devices."""
+"""Chips and their hosts: peak FLOP/s, memory, the machines to plan for, and stand-ins for their devices."""
 
 import functools
 import re
@@ -22,19 +22,49 @@ class Chip:
 
 GB, GIB, TERA = 1e9, float(1 << 30), 1e12
 
-# Google's pages on Cloud TPU's versions and machine types (v4, v5e, v5p, v6e; hosts of a slice with several),
-# the 100 GB of a TPU VM's boot disk; NVIDIA's data sheets (dense), Google's a2-ultragpu-8g, a3-highgpu-8g and
-# a3-ultragpu-8g with their local disks. What a program can use of a TPU's memory is what its compiler allows.
-CHIPS = {
-    "v4": Chip("tpu", 31.75 * GIB, 275 * TERA, 1228 * GB, 4, 407 * GB, 100 * GB),
-    "v5e": Chip("tpu", 15.75 * GIB, 197 * TERA, 819 * GB, 4, 192 * GB, 100 * GB),
-    "v5p": Chip("tpu", 95.74 * GIB, 459 * TERA, 2765 * GB, 4, 448 * GB, 100 * GB),
-    "v6e": Chip("tpu", 31.25 * GIB, 918 * TERA, 1640 * GB, 4, 720 * GB, 100 * GB),
-    "a100": Chip("gpu", 0.92 * 80 * GB, 312 * TERA, 2039 * GB, 8, 1360 * GB, 3000 * GB),
-    "h100": Chip("gpu", 0.92 * 80 * GB, 989 * TERA, 3350 * GB, 8, 1872 * GB, 6000 * GB),
-    "h200": Chip("gpu", 0.92 * 141 * GB, 989 * TERA, 4800 * GB, 8, 2952 * GB, 12_000 * GB),
+# Peak bfloat16 operations per second of one chip, dense. TPUs: Google's pages on Cloud TPU's versions. GPUs:
+# NVIDIA's data sheets, half of what is printed there for sparse matrices.
+PEAK_FLOPS = {
+    "v4": 275 * TERA,
+    "v5e": 197 * TERA,
+    "v5p": 459 * TERA,
+    "v6e": 918 * TERA,
+    "a100": 312 * TERA,
+    "h100": 989 * TERA,
+    "h100-pcie": 756 * TERA,
+    "h200": 989 * TERA,
+    "gh200": 989 * TERA,
+    "l4": 121 * TERA,
 }
-CORES_PER_CHIP = {"v4": 2, "v5p": 2}  # whose names count cores: v5p-16 has 8 chips
+# What jax calls a device, as a pattern, and its chip. TPUs before v4 are left out: there a device is a core.
+CHIP_OF_DEVICE_KIND = {
+    r"TPU v4": "v4",
+    r"TPU v5( lite|e)": "v5e",
+    r"TPU v5p?": "v5p",
+    r"TPU v6( lite|e)": "v6e",
+    r"NVIDIA A100.*": "a100",
+    r"NVIDIA H100 PCIe": "h100-pcie",
+    r"NVIDIA H100 80GB HBM3": "h100",
+    r"NVIDIA H200.*": "h200",
+    r"NVIDIA GH200.*": "gh200",
+    r"NVIDIA L4": "l4",
+}
+
+# Memory, bandwidth and hosts. TPUs: Google's pages on Cloud TPU's versions and machine types; hosts are those
+# of a slice with several; the disk is a TPU VM's boot disk. GPUs: NVIDIA's data sheets, and Google's
+# a2-ultragpu-8g, a3-highgpu-8g and a3-ultragpu-8g with their local disks. A TPU's memory is what its compiler
+# lets a program use.
+CHIPS = {
+    "v4": Chip("tpu", 31.75 * GIB, PEAK_FLOPS["v4"], 1228 * GB, 4, 407 * GB, 100 * GB),
+    "v5e": Chip("tpu", 15.75 * GIB, PEAK_FLOPS["v5e"], 819 * GB, 4, 192 * GB, 100 * GB),
+    "v5p": Chip("tpu", 95.74 * GIB, PEAK_FLOPS["v5p"], 2765 * GB, 4, 448 * GB, 100 * GB),
+    "v6e": Chip("tpu", 31.25 * GIB, PEAK_FLOPS["v6e"], 1640 * GB, 4, 720 * GB, 100 * GB),
+    "a100": Chip("gpu", 0.92 * 80 * GB, PEAK_FLOPS["a100"], 2039 * GB, 8, 1360 * GB, 3000 * GB),
+    "h100": Chip("gpu", 0.92 * 80 * GB, PEAK_FLOPS["h100"], 3350 * GB, 8, 1872 * GB, 6000 * GB),
+    "h200": Chip("gpu", 0.92 * 141 * GB, PEAK_FLOPS["h200"], 4800 * GB, 8, 2952 * GB, 12_000 * GB),
+}
+CORES_PER_CHIP = {"v4": 2, "v5p": 2}  # of TPUs whose slices are named by cores: v5p-16 has 8 chips
+# Chips of a slice, and its topology as libtpu names it.
 SQUARES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 CUBES = {
     1: "1x1x1",
@@ -50,9 +80,21 @@ CUBES = {
 SHAPES = {"v4": CUBES, "v5p": CUBES, "v5e": SQUARES, "v6e": SQUARES}
 
 
+def peak_flops(device_kind: str) -> float | None:
+    """Peak operations per second of a device by jax's name for its kind; None where it is not listed.
+
+    >>> peak_flops("TPU v5 lite"), peak_flops("cpu")
+    (197000000000000.0, None)
+    """
+    for pattern, chip in CHIP_OF_DEVICE_KIND.items():
+        if re.fullmatch(pattern, device_kind):
+            return PEAK_FLOPS[chip]
+    return None
+
+
 @dataclass(frozen=True)
 class Target:
-    """So many chips of one kind."""
+    """A number of chips of one kind, which a run can be planned for."""
 
     name: str
     chip: Chip
@@ -65,7 +107,7 @@ class Target:
 
 
 def find_target(name: str) -> Target:
-    """The target that `name` says: a TPU slice by its accelerator type, or GPUs by kind and number.
+    """The target of that name: a TPU slice by its accelerator type, or GPUs by kind and number.
 
     >>> find_target("v5p-16").num_chips, find_target("v5e-256").topology, find_target("h100-8").num_hosts
     (8, 'v5e:16x16', 1)
@@ -73,20 +115,22 @@ def find_target(name: str) -> Target:
     match = re.fullmatch(r"(\w+)-(\d+)", name)
     if not match or match[1] not in CHIPS:
         raise ValueError(
-            f"--target: {name!r} came, needed is KIND-NUMBER such as v5e-256 or h100-8; kinds are "
-            f"{', '.join(CHIPS)}"
+            f"--target: expected KIND-NUMBER of a kind among {', '.join(CHIPS)}, got {name!r}. "
+            "Write it like v5e-256 or h100-8."
         )
     kind, number = match[1], int(match[2])
-    cores = CORES_PER_CHIP.get(kind, 1)
-    num_chips, shapes = number // cores, SHAPES.get(kind)
-    if shapes is None:
-        if not number:
-            raise ValueError(f"--target: {name!r} has no chips; name one or more")
-        return Target(name, CHIPS[kind], num_chips)
-    if number % cores or num_chips not in shapes:
-        sizes = ", ".join(f"{kind}-{size * cores}" for size in shapes)
-        raise ValueError(f"--target: there is no slice {name}; needed is one of {sizes}")
-    return Target(name, CHIPS[kind], num_chips, f"{kind}:{shapes[num_chips]}")
+    topologies = SHAPES.get(kind)
+    if topologies is None:
+        if number == 0:
+            raise ValueError(f"--target: expected at least one chip, got {name!r}. Name {kind}-1 or more.")
+        return Target(name, CHIPS[kind], number)
+    # A TPU comes in slices of certain sizes only.
+    cores_per_chip = CORES_PER_CHIP.get(kind, 1)
+    num_chips = number // cores_per_chip
+    if number % cores_per_chip or num_chips not in topologies:
+        slices = ", ".join(f"{kind}-{size * cores_per_chip}" for size in topologies)
+        raise ValueError(f"--target: expected one of the slices {slices}, got {name}. Name one of them.")
+    return Target(name, CHIPS[kind], num_chips, f"{kind}:{topologies[num_chips]}")
 
 
 @functools.cache
@@ -101,6 +145,6 @@ def stand_in_devices(topology: str) -> Sequence[Any]:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except Exception as error:  # libtpu's own, of many kinds
         raise ValueError(
-            f"plan: compiling for {topology} needs libtpu, which gave {str(error).splitlines()[0]}; pip "
-            "install 'radit_jax[tpu]', and let one program at a time use it"
+            f"plan: expected libtpu, to compile for {topology}, got {str(error).splitlines()[0]}. "
+            "pip install 'radit_jax[tpu]', and let one program at a time use it."
         ) from error

@@ -15,15 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from radit_jax.errors import Stopped, one_line
+from radit_jax.runtime.distributed.join_token import TOKEN_FILE, JoinToken
 from radit_jax.runtime.distributed.rendezvous import (
-    TOKEN_FILE,
     Line,
     ProcessTopology,
-    Token,
     introduction,
     rendezvous,
 )
-from radit_jax.runtime.errors import Stopped, one_line
 
 T = TypeVar("T")
 
@@ -46,7 +45,7 @@ def join_processes(
     runs other versions.
     """
     seconds = timeout_seconds or _seconds_to_join(os.environ)
-    token = Token(Path(workdir) / TOKEN_FILE if workdir else None)
+    token = JoinToken(Path(workdir) / TOKEN_FILE if workdir else None)
     own = introduction(place.process_id)
     lines = rendezvous(place, own, seconds, token, lambda: stop_if_asked("the roll call"))
     _process_group.place, _process_group.lines = place, lines

@@ -14,22 +14,17 @@ import contextlib
 import hmac
 import importlib.metadata
 import json
-import os
 import platform
-import secrets
 import selectors
 import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from radit_jax.runtime.distributed.join_token import TOKEN_FILE, TOKEN_VARIABLE, JoinToken
 from radit_jax.text.printable import printable
-
-TOKEN = "RADIT_JOIN_TOKEN"
-TOKEN_FILE = "join-token"  # in the workdir
 
 _SECONDS_TO_SPEAK = 5.0
 _MAX_BYTES = 16_384  # of an introduction
@@ -107,50 +102,6 @@ def _readable(connection: socket.socket, deadline: float, look: Look | None) -> 
     return False
 
 
-# ---- the token ----
-
-
-class Token:
-    """What the program's processes know and others do not; `path` is where process 0 leaves it for them."""
-
-    def __init__(self, path: Path | None, environment: Mapping[str, str] = os.environ):
-        self._given = environment.get(TOKEN, "")
-        self._path = None if self._given else path
-
-    @property
-    def is_known(self) -> bool:
-        """Whether there is one; without, the program trusts its network."""
-        return bool(self._given) or self._path is not None
-
-    def publish(self) -> str:
-        """Process 0's: the token, which the others can read from now on where they were not given it."""
-        if self._path is None:
-            return self._given
-        token = secrets.token_hex(16)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(token)
-        fresh.replace(self._path)
-        return token
-
-    def read(self) -> str:
-        """The others': the token as it is now; "" where process 0 has left none yet."""
-        if self._path is None:
-            return self._given
-        with contextlib.suppress(FileNotFoundError):
-            return self._path.read_text(errors="replace").strip()
-        return ""
-
-    def take_back(self) -> None:
-        """Process 0's, once all have come: the file goes, with the folder if that holds nothing else."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                self._path.parent.rmdir()
-
-
 # ---- the roll call ----
 
 
@@ -166,7 +117,11 @@ def introduction(process_id: int) -> dict[str, Any]:
 
 
 def rendezvous(
-    place: ProcessTopology, own: Mapping[str, Any], seconds: float, token: Token, look: Look = lambda: None
+    place: ProcessTopology,
+    own: Mapping[str, Any],
+    seconds: float,
+    token: JoinToken,
+    look: Look = lambda: None,
 ) -> dict[int, Line]:
     """Return on every process once all have come and agree; else raise the same ValueError on all.
 
@@ -179,7 +134,8 @@ def rendezvous(
         return {0: _report(own, address, seconds, token, look)}
     if not token.is_known:
         print(
-            f"hosts: no {TOKEN} and no workdir that all see: whoever reaches port {address[1]} may join",
+            f"hosts: no {TOKEN_VARIABLE} and no workdir that all see: whoever reaches port {address[1]} "
+            "may join",
             file=sys.stderr,
         )
     with _bind(address[1]) as server:
@@ -190,7 +146,7 @@ def rendezvous(
             server.listen(_MAX_VISITORS)
             return _hear(place, own, server, seconds, known, look)
         finally:
-            token.take_back()
+            token.remove()
 
 
 def _bind(port: int) -> socket.socket:
@@ -401,7 +357,7 @@ def _differing(came: Mapping[int, Mapping[str, Any]]) -> str:
 
 
 def _report(
-    own: Mapping[str, Any], address: tuple[str, int], seconds: float, token: Token, look: Look
+    own: Mapping[str, Any], address: tuple[str, int], seconds: float, token: JoinToken, look: Look
 ) -> Line:
     """Any other process: report to process 0, and hear its verdict.
 
@@ -438,7 +394,8 @@ def _verdict(said: Any) -> str:
     raise _TurnedAway
 
 
-def _token_remedy(token: Token) -> str:
+def _token_remedy(token: JoinToken) -> str:
     if token.is_known and not token.read():
-        return f", with a {TOKEN_FILE} in the workdir, which all hosts have to see (or set {TOKEN} on all)"
+        remedy = f"(or set {TOKEN_VARIABLE} on all)"
+        return f", with a {TOKEN_FILE} in the workdir, which all hosts have to see {remedy}"
     return ""

@@ -15,8 +15,8 @@ from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAt
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from radit_jax.errors import naming
 from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.errors import naming
 from radit_jax.runtime.storage.files import write_whole
 from radit_jax.runtime.storage.manifests import parse_jsonl
 

@@ -5,7 +5,6 @@ about the whole call. Both say how a run went on its machine: another run of the
 """
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,25 +12,11 @@ from typing import Any
 
 import jax
 
+from radit_jax.runtime.distributed.accelerators import peak_flops
 from radit_jax.runtime.monitoring.metrics import Metrics
 
 Values = Mapping[str, float]
 
-# The most bfloat16 operations per second of one device, dense, by what jax calls its kind. Google's figures
-# are those of its pages on Cloud TPU's versions, per chip; NVIDIA's are those of its data sheets, half of
-# what is printed there for sparse matrices. A device is a chip, but for v3 and before, which are left out.
-PEAK_FLOPS: tuple[tuple[str, float], ...] = (
-    (r"TPU v4", 275e12),
-    (r"TPU v5( lite|e)", 197e12),
-    (r"TPU v5p?", 459e12),
-    (r"TPU v6( lite|e)", 918e12),
-    (r"NVIDIA A100.*", 312e12),
-    (r"NVIDIA H100 PCIe", 756e12),
-    (r"NVIDIA H100 80GB HBM3", 989e12),
-    (r"NVIDIA H200.*", 989e12),
-    (r"NVIDIA GH200.*", 989e12),
-    (r"NVIDIA L4", 121e12),
-)
 LINE_SECONDS = 1.0  # the least that a line of speed is about
 NOT_STEPS = ("compile", "checkpoint", "validation", "profile")  # what the steps' own time leaves out
 
@@ -44,15 +29,6 @@ def _note_compilation(event: str, duration_secs: float, **kwargs: Any) -> None:
 
 
 jax.monitoring.register_event_duration_secs_listener(_note_compilation)
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Operations per second by `PEAK_FLOPS`; None for what is not in it.
-
-    >>> peak_flops("TPU v5 lite"), peak_flops("cpu")
-    (197000000000000.0, None)
-    """
-    return next((peak for kind, peak in PEAK_FLOPS if re.fullmatch(kind, device_kind)), None)
 
 
 class Watch:

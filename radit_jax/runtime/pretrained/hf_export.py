@@ -13,7 +13,7 @@ from tokenizers import processors
 
 from radit_jax.config import BertConfig, LlamaConfig, LoraConfig
 from radit_jax.runtime.pretrained import hf_config
-from radit_jax.runtime.pretrained.described import describe_folder
+from radit_jax.runtime.pretrained.checkpoint_info import describe_folder
 from radit_jax.runtime.pretrained.hf_weights import adapters_to_peft, to_hf
 from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.runtime.pretrained.tensor_files import SHARD_BYTES, largest_error, write_tensors

@@ -24,7 +24,7 @@ from radit_jax.config import BertConfig, LlamaConfig
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
 from radit_jax.runtime.distributed.mesh import tree_shardings
-from radit_jax.runtime.pretrained.described import describe_folder
+from radit_jax.runtime.pretrained.checkpoint_info import describe_folder
 from radit_jax.runtime.pretrained.hf_config import Pooling, llama_config, read_config
 from radit_jax.runtime.pretrained.tensor_files import Index, Tensor, open_tensors
 from radit_jax.runtime.pretrained.vectors import transformer_folder

@@ -18,7 +18,7 @@ from radit_jax.models.llama import Llama
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.memory import DoesNotFit
 from radit_jax.runtime.pretrained import hub
-from radit_jax.runtime.pretrained.described import describe, describe_folder, is_ours, locate
+from radit_jax.runtime.pretrained.checkpoint_info import describe, describe_folder, is_ours, locate
 from radit_jax.runtime.pretrained.hf_config import (
     REMEDY_OF_OURS,
     Pooling,
@@ -183,7 +183,7 @@ def _check_recorded(path: epath.Path) -> None:
             continue
         recorded = TopLevelFolder(home)
         if recorded.complete and recorded.holds(name):
-            recorded.check(name)
+            recorded.verified_path(name)
 
 
 def _is_ours_or_damaged(manifest: epath.Path) -> bool:

@@ -21,8 +21,8 @@ import numpy as np
 import safetensors
 from etils import epath
 
+from radit_jax.errors import naming
 from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.errors import naming
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.fields import shown_value
 from radit_jax.runtime.storage.files import as_object, read_json, write_whole

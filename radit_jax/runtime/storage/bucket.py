@@ -116,12 +116,12 @@ def checksums(path: epath.PathLike) -> dict[str, list[Any]]:
     return sums
 
 
-def subfolders(path: epath.PathLike) -> list[epath.Path]:
+def list_prefixes(path: epath.PathLike) -> list[epath.Path]:
     """What has objects under it, directly below `path`."""
     return [epath.Path(path) / name for name in sorted({n.split("/")[0] for n in sizes(path) if "/" in n})]
 
 
-def modified(path: epath.PathLike) -> float:
+def last_modified(path: epath.PathLike) -> float:
     """When an object was put, in seconds since 1970."""
     fs, key = _store(path)
     return fs.modified(key).timestamp()
@@ -155,7 +155,7 @@ def get(path: epath.PathLike) -> bytes | None:
         return None
 
 
-def remove(path: epath.PathLike, keep: frozenset[str] = frozenset()) -> None:
+def delete_objects(path: epath.PathLike, keep: frozenset[str] = frozenset()) -> None:
     """Removes an object, or all under a folder, but for the names in `keep`; it need not be there."""
     fs, key = _store(path)
     gone = [f"{key}/{name}" if name else key for name in sizes(path) if name not in keep]
@@ -168,7 +168,7 @@ def upload(local: epath.PathLike, home: epath.PathLike) -> None:
     local, (fs, key) = epath.Path(local), _store(home)
     names = _names(local)
     if local.is_dir():
-        remove(home, keep=frozenset(names))
+        delete_objects(home, keep=frozenset(names))
     _transfer(lambda name: fs.put_file(os.fspath(local / name if name else local), _join(key, name)), names)
 
 
@@ -230,7 +230,7 @@ def check_access(workdir: epath.PathLike, write: bool) -> None:
         sizes(epath.Path(workdir) / "workdir.json")
         if write:
             put(probe, b"")
-            remove(probe)
+            delete_objects(probe)
     except ValueError:
         raise
     except Exception as error:  # of gcsfs, s3fs, botocore, google.auth: they have no common class
@@ -283,7 +283,7 @@ def _take(folder: epath.Path) -> int:
         raise ValueError(in_use(folder.parent, _told(get(folder / f"{last + 1:08d}"))))
     for number in _numbers(folder):
         if number <= last:
-            remove(folder / f"{number:08d}")
+            delete_objects(folder / f"{number:08d}")
     return last + 1
 
 

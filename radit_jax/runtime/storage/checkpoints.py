@@ -283,7 +283,7 @@ class _Series:
 
     def _remove(self, path: epath.Path) -> None:
         if bucket.is_bucket(path):
-            bucket.remove(path)
+            bucket.delete_objects(path)
         elif path.is_dir():
             path.rmtree()
         else:
@@ -362,12 +362,12 @@ def _send(folder: epath.Path, home: epath.Path, kept: set[int]) -> None:
     for step in wanted:
         record = (folder / f"{step}.json").read_bytes()
         if there.get(step) != record:
-            bucket.remove(home / f"{step}.json")
+            bucket.delete_objects(home / f"{step}.json")
             bucket.upload(folder / step, home / step)
             bucket.put(home / f"{step}.json", record)
     for step in set(there) - set(wanted):
-        bucket.remove(home / f"{step}.json")
-        bucket.remove(home / step)
+        bucket.delete_objects(home / f"{step}.json")
+        bucket.delete_objects(home / step)
 
 
 def _records_in(home: epath.Path) -> dict[str, bytes]:

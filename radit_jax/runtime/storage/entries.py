@@ -36,7 +36,7 @@ def sync(path: epath.Path) -> None:
 
 def subfolders(path: epath.Path) -> list[epath.Path]:
     if bucket.is_bucket(path):
-        return bucket.subfolders(path)
+        return bucket.list_prefixes(path)
     return [child for child in path.iterdir() if child.is_dir()] if path.exists() else []
 
 
@@ -58,7 +58,7 @@ def committed_names(folder: epath.Path) -> list[str]:
 def remove(path: epath.Path) -> None:
     """Removes a file, which need not be there."""
     if bucket.is_bucket(path):
-        bucket.remove(path)
+        bucket.delete_objects(path)
     else:
         path.unlink(missing_ok=True)
 
@@ -86,7 +86,7 @@ def move_aside(path: epath.Path, why: str = "this run did not write it") -> None
 
 def modified(path: epath.Path) -> float:
     """When a file was written last, in seconds since 1970."""
-    return bucket.modified(path) if bucket.is_bucket(path) else float(path.stat().mtime)
+    return bucket.last_modified(path) if bucket.is_bucket(path) else float(path.stat().mtime)
 
 
 def num_bytes_of(path: epath.Path) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from radit_jax.runtime.errors import naming
+from radit_jax.errors import naming
 from radit_jax.runtime.storage import bucket
 
 SEAL = "seal"  # the key of an object's hash of itself

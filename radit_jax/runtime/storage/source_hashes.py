@@ -82,7 +82,7 @@ class SourceHashes:
         return self._remembered(self._host, str(file.resolve()), state, memory)
 
     def _object_hash(self, path: os.PathLike[str], size: int, memory: Memory) -> str:
-        return self._remembered(_EVERYWHERE, os.fspath(path), [size, bucket.modified(path)], memory)
+        return self._remembered(_EVERYWHERE, os.fspath(path), [size, bucket.last_modified(path)], memory)
 
     def _remembered(self, host: str, path: str, state: list[Any], memory: Memory) -> str:
         """The hash of what is at `path`: the remembered one if `state` is, too."""

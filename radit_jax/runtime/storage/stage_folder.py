@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from radit_jax.errors import naming
 from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.errors import naming
 from radit_jax.runtime.storage import bucket, locks
 from radit_jax.runtime.storage.entries import (
     committed_names,
@@ -130,7 +130,7 @@ class StageFolder:
 
     def _adopt(self, other: "StageFolder", name: str) -> None:
         locks.check_held(self.home)
-        source = other.check(name)
+        source = other.verified_path(name)
         for file in files_under(source) if source.is_dir() else [source]:
             copy = self.path / os.path.relpath(file, other.path)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ class StageFolder:
             self._demand_size(name, size, record)
         return size == record["size"]
 
-    def check(self, name: str) -> epath.Path:
+    def verified_path(self, name: str) -> epath.Path:
         """The path of a committed file or folder whose bytes are those that were written."""
         record = self._committed(name)
         if self._is_copy:
@@ -212,9 +212,9 @@ class StageFolder:
             processes.barrier(f"{self} {name} fetched")
         return copy
 
-    def check_own(self, name: str) -> epath.Path:
+    def verified_local_path(self, name: str) -> epath.Path:
         """As `check`, of what this process reads and the others do not."""
-        return self._fetch_own(name, self._committed(name)) if self._is_copy else self.check(name)
+        return self._fetch_own(name, self._committed(name)) if self._is_copy else self.verified_path(name)
 
     def _fetch_own(self, name: str, record: dict[str, Any]) -> epath.Path:
         copy = self.path / name
@@ -228,7 +228,7 @@ class StageFolder:
     def read(self, name: str) -> bytes:
         """The bytes of a committed file, checked against their size and hash."""
         if self._is_copy:
-            return self.check(name).read_bytes()
+            return self.verified_path(name).read_bytes()
         record = self._committed(name)
         data = (self.path / name).read_bytes() if (self.path / name).exists() else b""
         self._demand_size(name, len(data), record)
@@ -285,7 +285,7 @@ class StageFolder:
         locks.check_held(self.home)
         remove(self.home / "manifest.json")
         if self._is_copy:
-            bucket.remove(self.home)
+            bucket.delete_objects(self.home)
         if self.path.exists():
             with naming(self.path):
                 self.path.rmtree()
@@ -298,7 +298,7 @@ class StageFolder:
         locks.check_held(self.home)
         for folder in {self.home / name, self.path / name}:
             if bucket.is_bucket(folder):
-                bucket.remove(folder)
+                bucket.delete_objects(folder)
             elif folder.exists():
                 folder.rmtree()
 
@@ -352,7 +352,7 @@ class StageFolder:
 
     def map_array(self, name: str) -> np.ndarray:
         """A `.npy` file's array, checked once and then read from disk as it is used."""
-        path = self.check(name)
+        path = self.verified_path(name)
         with self._no_array_file(name):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             if not isinstance(array, np.ndarray):

@@ -46,7 +46,7 @@ class TopLevelFolder(StageFolder):
         """Whether the finished folder's manifest names a file, or a folder or files in it."""
         return any(f"{one}/".startswith(f"{name}/") for one in self.manifest["files"])
 
-    def check(self, name: str) -> epath.Path:
+    def verified_path(self, name: str) -> epath.Path:
         """The path of a file or folder whose bytes are those that were written.
 
         Of a folder whose content is committed one by one nothing else is checked, nor a README.md: people
@@ -56,8 +56,8 @@ class TopLevelFolder(StageFolder):
         inside = [one for one in names if one.startswith(f"{name}/")]
         for one in inside:
             if not one.endswith("/README.md"):
-                super().check(one)
-        return self.path / name if inside else super().check(name)
+                super().verified_path(one)
+        return self.path / name if inside else super().verified_path(name)
 
     def _clear(self) -> None:
         """Deletes the folder; one in which a person has put something is kept whole, under another name."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from radit_jax.runtime.distributed.accelerators import CHIPS, GIB, find_target
+from radit_jax.runtime.distributed.accelerators import CHIPS, GIB, find_target, peak_flops
 
 
 @pytest.mark.parametrize(
@@ -25,11 +25,11 @@ def test_a_target_is_named_as_it_is_rented(name, chips, hosts, topology):
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("v5e", "'v5e' came, needed is KIND-NUMBER"),
-        ("tpu-8", "kinds are v4, v5e"),
-        ("v5e-12", "there is no slice v5e-12; needed is one of v5e-1, v5e-4"),
-        ("v5p-3", "there is no slice v5p-3"),
-        ("h100-0", "'h100-0' has no chips"),
+        ("v5e", "expected KIND-NUMBER of a kind among v4, v5e, v5p, v6e, a100, h100, h200, got 'v5e'"),
+        ("tpu-8", "kind among v4, v5e, .*, got 'tpu-8'"),
+        ("v5e-12", "one of the slices v5e-1, v5e-4, .*, got v5e-12"),
+        ("v5p-3", "one of the slices v5p-2, v5p-8, .*, got v5p-3"),
+        ("h100-0", "expected at least one chip, got 'h100-0'"),
     ],
 )
 def test_a_target_that_does_not_exist_is_refused(name, match):
@@ -41,3 +41,11 @@ def test_a_chip_never_offers_more_memory_than_is_built_in():
     built_in = {"v4": 32, "v5e": 16, "v5p": 96, "v6e": 32, "a100": 80, "h100": 80, "h200": 141}
     assert all(CHIPS[kind].memory < size * GIB for kind, size in built_in.items())
     assert set(built_in) == set(CHIPS)
+
+
+def test_the_peak_of_a_device_is_that_of_its_chip():
+    assert peak_flops("TPU v5 lite") == peak_flops("TPU v5e") == CHIPS["v5e"].flops == 197e12
+    assert peak_flops("TPU v5") == peak_flops("TPU v5p") == CHIPS["v5p"].flops == 459e12
+    assert peak_flops("NVIDIA H200") == peak_flops("NVIDIA H100 80GB HBM3") == CHIPS["h100"].flops == 989e12
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert [peak_flops(kind) for kind in ("cpu", "TPU v3", "NVIDIA GeForce RTX 4090")] == [None] * 3

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 import pytest
 from ports import free_port
 
+from radit_jax.errors import Stopped
 from radit_jax.runtime.distributed import rendezvous as module
-from radit_jax.runtime.distributed.rendezvous import Line, ProcessTopology, Token, introduction, rendezvous
-from radit_jax.runtime.errors import Stopped
+from radit_jax.runtime.distributed.join_token import JoinToken
+from radit_jax.runtime.distributed.rendezvous import Line, ProcessTopology, introduction, rendezvous
 
-SECRET = Token(None, {"RADIT_JOIN_TOKEN": "the token of this program"})
+SECRET = JoinToken(None, {"RADIT_JOIN_TOKEN": "the token of this program"})
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def coordinator() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
-def call(place: ProcessTopology, seconds: float = 20.0, token: Token = SECRET, **changes: str) -> str:
+def call(place: ProcessTopology, seconds: float = 20.0, token: JoinToken = SECRET, **changes: str) -> str:
     """The fault that this process hears; '' where all came."""
     own = introduction(place.process_id)
     own = own | {"host": f"host-{place.process_id}", "versions": own["versions"] | changes}
@@ -99,7 +100,7 @@ def test_processes_know_each_other_by_a_file_in_the_workdir(coordinator, tmp_pat
     path.write_text("left by a run that was killed")
     seen: list[int] = []
 
-    class Watched(Token):
+    class Watched(JoinToken):
         def read(self) -> str:
             seen.append(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0)
             return super().read()
@@ -107,7 +108,7 @@ def test_processes_know_each_other_by_a_file_in_the_workdir(coordinator, tmp_pat
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         late = pool.submit(call, ProcessTopology(coordinator, 2, 1), token=Watched(path, {}))
         time.sleep(0.3)
-        assert call(ProcessTopology(coordinator, 2, 0), token=Token(path, {})) == ""
+        assert call(ProcessTopology(coordinator, 2, 0), token=JoinToken(path, {})) == ""
         assert late.result() == ""
     assert seen[-1] == 0o600
     assert not path.parent.exists()  # nothing else was in it
@@ -116,32 +117,32 @@ def test_processes_know_each_other_by_a_file_in_the_workdir(coordinator, tmp_pat
 def test_nobody_reaches_the_first_process_before_its_token_can_be_read(
     coordinator, tmp_path: pathlib.Path, monkeypatch
 ) -> None:
-    port, publish = int(coordinator.split(":")[1]) + 1, Token.publish
+    port, publish = int(coordinator.split(":")[1]) + 1, JoinToken.publish
 
-    def knock(token: Token) -> str:
+    def knock(token: JoinToken) -> str:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=5)
         return publish(token)
 
-    monkeypatch.setattr(Token, "publish", knock)
-    token = Token(tmp_path / "join-token", {})
+    monkeypatch.setattr(JoinToken, "publish", knock)
+    token = JoinToken(tmp_path / "join-token", {})
     assert call_all([ProcessTopology(coordinator, 2, number) for number in (0, 1)], token=token) == ["", ""]
 
 
 def test_hosts_that_do_not_see_the_workdir_are_told(coordinator, tmp_path: pathlib.Path) -> None:
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         first = pool.submit(
-            call, ProcessTopology(coordinator, 2, 0), 1.0, Token(tmp_path / "a" / "join-token", {})
+            call, ProcessTopology(coordinator, 2, 0), 1.0, JoinToken(tmp_path / "a" / "join-token", {})
         )
         second = pool.submit(
-            call, ProcessTopology(coordinator, 2, 1), 0.6, Token(tmp_path / "b" / "join-token", {})
+            call, ProcessTopology(coordinator, 2, 1), 0.6, JoinToken(tmp_path / "b" / "join-token", {})
         )
         assert "with a join-token in the workdir, which all hosts have to see (or set" in second.result()
         assert "missing: process 1 (turned away: 127.0.0.1:" in first.result()
 
 
 def test_a_program_without_a_token_says_that_it_trusts_its_network(coordinator, capsys) -> None:
-    trusting = Token(None, {})
+    trusting = JoinToken(None, {})
     assert call_all([ProcessTopology(coordinator, 2, number) for number in (0, 1)], token=trusting) == [
         "",
         "",

@@ -107,7 +107,7 @@ def test_what_processes_of_several_machines_commit_each_fetches_that_reads_it(ma
         (folder.path / f"tree-{number}" / "data").write_bytes(b"%d" % number)
         folder.commit_local(f"tree-{number}")
     first, second = folders(machines)
-    assert (second.check_own("tree-0") / "data").read_bytes() == b"0"
+    assert (second.verified_local_path("tree-0") / "data").read_bytes() == b"0"
     assert not (first.path / "tree-1").exists()
 
 
@@ -125,7 +125,7 @@ def test_what_one_machine_writes_another_reads(machines) -> None:
     assert two.read_jsonl("rows.jsonl") == [{"text": "é"}]
     np.testing.assert_array_equal(two.read_arrays("arrays.npz")["ids"], [0, 1, 2])
     assert isinstance(two.map_array("sub/matrix.npy"), np.memmap)
-    assert (two.check("params") / "d" / "data").read_bytes() == b"weights"
+    assert (two.verified_path("params") / "d" / "data").read_bytes() == b"weights"
     assert sorted(two.manifest["files"]) == [
         "arrays.npz",
         "facts.json",
@@ -204,7 +204,7 @@ def test_a_damaged_copy_on_this_machine_comes_down_again(machines) -> None:
         (folder.path / "params").mkdir(parents=True, exist_ok=True)
         (folder.path / "params" / "stray").write_bytes(b"")
         (folder.path / "params" / "_METADATA").write_bytes(b"[]")
-        folder.check("params")
+        folder.verified_path("params")
         assert (folder.path / "params" / "_METADATA").read_bytes() == b"{}"
         assert not (folder.path / "params" / "stray").exists()
 
@@ -214,7 +214,7 @@ def test_a_folder_that_is_committed_again_loses_what_it_no_longer_has(machines, 
     write_params(one)
     (one.path / "params" / "_METADATA").unlink()
     one.commit("params")
-    two.check("params")
+    two.verified_path("params")
     assert [name for name in objects if name.endswith("_METADATA")] == []
 
 
@@ -224,7 +224,7 @@ def test_an_adopted_file_or_folder_is_there_for_others(machines) -> None:
     one.finish()
     machines[1].published("export", "a" * 12).copy_from(two, "params")
     export = machines[0].published("export", "a" * 12)
-    assert (export.check("params") / "d" / "data").read_bytes() == b"weights"
+    assert (export.verified_path("params") / "d" / "data").read_bytes() == b"weights"
     export.finish()
     assert TopLevelFolder(export.home).fingerprint == "a" * 12
 

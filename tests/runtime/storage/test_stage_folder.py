@@ -497,7 +497,7 @@ def test_a_truncated_or_altered_file_is_named_with_the_remedy(folder, data, faul
     message = (
         rf"embed/0123456789ab/shard: {fault}\. Delete the folder .*0123456789ab and rerun --stage=embed\."
     )
-    for read in (folder.read, folder.check):
+    for read in (folder.read, folder.verified_path):
         with pytest.raises(ValueError, match=message):
             read("shard")
 
@@ -536,12 +536,12 @@ def test_a_folder_that_another_library_wrote_is_committed_and_checked_as_a_whole
     folder.commit("params")
     folder.finish()
     finished = StageFolder(folder.path)
-    assert finished.has("params") and finished.check("params") == params
+    assert finished.has("params") and finished.verified_path("params") == params
     assert list(finished.manifest["files"]) == ["params"]
 
     (params / "d" / "data").write_bytes(b"weightz")
     with pytest.raises(ValueError, match="params: expected the bytes that were written, got altered bytes"):
-        finished.check("params")
+        finished.verified_path("params")
     (params / "d" / "data").unlink()
     with pytest.raises(ValueError, match=r"params: expected the 9 bytes that were written, got 2"):
         finished.has("params")
@@ -558,9 +558,9 @@ def test_processes_commit_what_each_wrote_and_check_what_each_reads(tmp_path, mo
         (folder.path / name).mkdir(parents=True)
         (folder.path / name / "data").write_bytes(b"leaves")
         with pytest.raises(ValueError, match=f"no whole file '{name}' came"):
-            folder.check_own(name)
+            folder.verified_local_path(name)
         folder.commit_local(name)
-        assert (folder.check_own(name) / "data").read_bytes() == b"leaves"
+        assert (folder.verified_local_path(name) / "data").read_bytes() == b"leaves"
 
 
 def test_an_adopted_file_or_folder_is_the_other_stages(workdir, folder):
@@ -572,7 +572,7 @@ def test_an_adopted_file_or_folder_is_the_other_stages(workdir, folder):
     export = workdir.published("export", "a" * 12)
     for name in ("shard", "params"):
         export.copy_from(folder, name)
-        export.check(name)
+        export.verified_path(name)
     assert (export.path / "params" / "d" / "data").read_bytes() == b"weights"
     export.finish()
     assert export.manifest["files"] == folder.manifest["files"]
@@ -713,7 +713,7 @@ def test_a_folder_committed_file_by_file_is_checked_but_for_its_card_and_what_wa
     assert export.holds("hf/lm") and not export.holds("hf/l")
     for name in ("README.md", ".gitattributes", "notes.txt"):
         (lm / name).write_text("mine")
-    assert export.check("hf/lm") == lm
+    assert export.verified_path("hf/lm") == lm
     (lm / "config.json").write_text("[]")
     with pytest.raises(ValueError, match=r"config\.json: expected the bytes that were written"):
-        export.check("hf/lm")
+        export.verified_path("hf/lm")

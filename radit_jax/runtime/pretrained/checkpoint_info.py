@@ -30,7 +30,7 @@ from radit_jax.runtime.storage.files import read_json
 SIDES: tuple[str, ...] = ("query", "chunk")
 
 
-class Described(NamedTuple):
+class CheckpointInfo(NamedTuple):
     """A checkpoint before its weights are read."""
 
     folder: epath.Path
@@ -61,7 +61,7 @@ def describe(
     num_layers: int | None = None,
     pooling: Pooling | None = None,
     normalize: bool | None = None,
-) -> Described:
+) -> CheckpointInfo:
     """The checkpoint that `source` names. `expected` is the network that it has to be: llama or bert.
 
     `num_layers`, `pooling` and `normalize` are a BERT's, see `Vectors.settings`.
@@ -74,9 +74,9 @@ def describe(
             model_type({"model_type": values["module"].lower()}, f"{own}/config.json", expected)
         if isinstance(config, BertConfig):  # it says both, so that a caller who says otherwise is refused
             Vectors(config.pooling, config.normalize).settings(str(own), pooling, normalize)
-        return Described(own, config, said, is_ours=True)
+        return CheckpointInfo(own, config, said, is_ours=True)
     config, said = describe_folder(own, expected, num_layers, pooling, normalize)
-    return Described(own, config, said, is_ours=False)
+    return CheckpointInfo(own, config, said, is_ours=False)
 
 
 def describe_folder(
@@ -126,7 +126,7 @@ def check_lm(lm: LmConfig) -> LlamaConfig | None:
     return described.config
 
 
-def check_retriever(retriever: RetrieverConfig) -> dict[str, Described]:
+def check_retriever(retriever: RetrieverConfig) -> dict[str, CheckpointInfo]:
     """Both towers' checkpoints, with the settings that each tower has; refused where they do not fit."""
     found = {}
     for side, checkpoint in (

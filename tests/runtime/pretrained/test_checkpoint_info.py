@@ -9,7 +9,7 @@ import pytest
 
 from radit_jax import config, train
 from radit_jax.config import BaseConfig, LmConfig, RetrieverConfig
-from radit_jax.runtime.pretrained.described import check_checkpoints, check_retriever, describe
+from radit_jax.runtime.pretrained.checkpoint_info import check_checkpoints, check_retriever, describe
 from radit_jax.runtime.pretrained.hf_config import own_json
 
 TINY = config.load_experiment("experiments/tiny.py")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from radit_jax.runtime.errors import (
+from radit_jax.errors import (
     Stopped,
     exit_command,
     naming,
@@ -165,9 +165,7 @@ def test_output_that_the_terminal_cannot_encode_is_replaced(monkeypatch: pytest.
     assert terminal.buffer.getvalue() == b"?? ??d? ?\n"  # type: ignore[attr-defined]
 
 
-IN_A_PROCESS = (
-    "import sys\nfrom radit_jax.runtime.errors import run_command\nsys.exit(run_command(lambda: {}))"
-)
+IN_A_PROCESS = "import sys\nfrom radit_jax.errors import run_command\nsys.exit(run_command(lambda: {}))"
 
 
 def test_a_reader_that_has_gone_and_a_full_disk_end_a_command_quietly_or_with_a_line() -> None:
@@ -211,7 +209,7 @@ def test_a_platform_that_jax_lacks_names_the_variable() -> None:
 def test_a_signal_after_the_end_of_main_changes_nothing() -> None:
     code = (
         "import atexit, os\n"
-        "from radit_jax.runtime.errors import exit_command\n"
+        "from radit_jax.errors import exit_command\n"
         "atexit.register(lambda: [os.kill(os.getpid(), number) for number in (2, 15)])\n"
         "exit_command(lambda: 3)"
     )
