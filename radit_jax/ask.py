@@ -1,17 +1,16 @@
 """Ask a trained system: `python -m radit_jax.ask "Who built Dray Tower?" --workdir=runs/tiny`.
 
 Shows the chunks that were retrieved before and after R-ft with their weights p_R, and the answers of Eq. 2.
-`--export=PATH` needs nothing but an export; `--file=questions.jsonl` answers many, a line of JSON each. A
-question that is too long for the language model's row has an `error` in the place of its answers.
+`--export=PATH` needs nothing but an export. `--file=questions.jsonl` answers many questions, each with a line
+of JSON; one that is too long for the language model's row has an `error` in place of its answers.
 """
 
 import argparse
-import functools
 import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from radit_jax.config import EvaluateConfig
@@ -20,11 +19,9 @@ from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.text.printable import printable
 from radit_jax.text.prompts import question_prompt
 
-# A passage has up to four lines; --file writes it whole.
-fill = functools.partial(textwrap.fill, subsequent_indent=" " * 9, max_lines=4, placeholder=" …")
-
 
 def parser() -> argparse.ArgumentParser:
+    """The command line of `ask`."""
     p = argparse.ArgumentParser("python -m radit_jax.ask", description=(__doc__ or "").partition("\n")[0])
     p.add_argument("question", nargs="?", help="a question in plain words")
     p.add_argument(
@@ -38,30 +35,42 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
     options = parser().parse_args(arguments)
     return run_command(lambda: answer_command(options))
 
 
 def answer_command(options: argparse.Namespace) -> None:
-    """What the command line asks for: one question shown, or a file of them answered in JSON lines."""
+    """Show one question's answers, or answer a file of questions in JSON lines.
+
+    Raises ValueError where there is no question, or no export to ask.
+    """
     if bool(options.question) == bool(options.file):
-        raise ValueError("ask: give either a question or --file=questions.jsonl")
+        raise ValueError(
+            "ask: expected a question or --file, got both or neither. Give one, as in --file=questions.jsonl."
+        )
     export = TopLevelFolder(options.export or f"{options.workdir}/export")
     if not export.complete:
         raise ValueError(
-            f"ask: {export.home} holds no finished export; run --stage=export, or name one by --export"
+            f"ask: expected a finished export, got none in {export.home}. "
+            "Run --stage=export, or name one with --export."
         )
+    # A file's results are for programs, a single question's for a person.
     if options.file:
         answer_file(export, options.file)
         return
-    found = next(ask(export, [options.question]))
-    if "error" in found:
-        raise ValueError(f"ask: {found['error']} Ask a shorter question.")
-    show(options.question, found)
+
+    result = next(ask(export, [options.question]))
+    if "error" in result:
+        raise ValueError(f"ask: {result['error']} Ask a shorter question.")
+    show(options.question, result)
 
 
 def answer_file(export: TopLevelFolder, name: str) -> None:
-    """A line of JSON for each question of the file; an error where none could be asked."""
+    """Print a line of JSON for each question of the file `name`: its own fields, then the answers.
+
+    A question that is too long has an `error` instead. Raises ValueError where no question can be asked.
+    """
     from etils import epath
 
     from radit_jax.data.readers.questions import read_asked
@@ -69,25 +78,34 @@ def answer_file(export: TopLevelFolder, name: str) -> None:
     path = epath.Path(name)
     if not path.is_file():
         raise ValueError(f"ask: expected a file of questions, got no file {path}. Correct its path.")
-    read = list(read_asked(path))
-    if not read:
+    lines_and_questions = list(read_asked(path))
+    if not lines_and_questions:
         raise ValueError(f"{path}: expected questions, got none. Write one a line.")
-    in_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+    # 1) Ask them all, and print each result after the fields of its line.
+    # A terminal or pipe of another encoding gets escapes for what it may not have.
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     errors = []
-    for (line, _), found in zip(read, ask(export, [question for _, question in read]), strict=True):
-        print(json.dumps({**line, **found}, ensure_ascii=not in_utf8))
-        errors += [found["error"]] if "error" in found else []
-    if len(errors) == len(read):
+    results = ask(export, [question for _, question in lines_and_questions])
+    for (line, _), result in zip(lines_and_questions, results, strict=True):
+        print(json.dumps({**line, **result}, ensure_ascii=not is_utf8))
+        if "error" in result:
+            errors.append(result["error"])
+
+    # 2) Say how many were too long.
+    num_questions = len(lines_and_questions)
+    if len(errors) == num_questions:
         raise ValueError(f"{path}: expected questions that fit, got none. {errors[0]}")
     if errors:
-        print(f"warning: {path}: {len(errors):,} of {len(read):,} questions were too long", file=sys.stderr)
+        warning = f"warning: {path}: {len(errors):,} of {num_questions:,} questions were too long"
+        print(warning, file=sys.stderr)
 
 
 def ask(export: TopLevelFolder, questions: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """For each question its answers and its chunks, by the tuned query encoder and by the base one.
+    """Each question's `answers`, the `chunks` by the tuned query encoder and `base_chunks` by the base one.
 
     Where both encoders learnt, the exported vectors of chunks do not fit the base one, which is left out. A
-    question that no row holds with its answer has an `error` instead, and costs no other its answers.
+    question that no row holds with its answer has only an `error`; the others are answered all the same.
     """
     import numpy as np
 
@@ -99,45 +117,59 @@ def ask(export: TopLevelFolder, questions: Sequence[str]) -> Iterator[dict[str, 
     from radit_jax.runtime.distributed.mesh import make_mesh, row_layout
     from radit_jax.runtime.pretrained.model_io import load_model
 
+    # The export says how it was evaluated; its tasks are not asked here.
     stored = export.read_json("answering.json")
     settings = EvaluateConfig(**{**stored["evaluate"], "tasks": ()}).answering()
     temperature = stored["temperature"]
-    chunks, mesh = Chunks(export), make_mesh(MeshConfig())
+    chunks = Chunks(export)
+    mesh = make_mesh(MeshConfig())
     k = min(settings.chunks_per_answer, len(chunks))
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    retrieved: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # rows of chunks, and log p_R
     with naming_remedy("ask"):
+        # 1) Retrieve with both query encoders.
         searcher = Searcher.load({"retriever": export, "embeddings": export, "index": export}, MeshConfig())
         if not stored.get("both_encoders"):
-            base = searcher.with_params(load_model(export.verified_path("base_query_encoder")).params)
-            found["base_chunks"] = base.retrieve(questions, k, temperature)
-        found["chunks"] = searcher.retrieve(questions, k, temperature)
+            base_params = load_model(export.verified_path("base_query_encoder")).params
+            base_searcher = searcher.with_params(base_params)
+            retrieved["base_chunks"] = base_searcher.retrieve(questions, k, temperature)
+        retrieved["chunks"] = searcher.retrieve(questions, k, temperature)
+
+        # 2) Answer those of the questions that fit.
         lm = load_model(export.verified_path("lm"), dtype=settings.dtype, mesh=mesh)
         lm = lm._replace(module=lm.module.clone(layout=row_layout(mesh)))
-        errors = {n: _too_long(question, lm.tokenizer, settings) for n, question in enumerate(questions)}
-        fitting = [n for n, error in errors.items() if not error]
-        asked, (rows, log_probs) = [questions[n] for n in fitting], found["chunks"]
-        made = answer(lm, asked, rows[fitting], log_probs[fitting], chunks, settings, "ask") if asked else []
-        answers = dict(zip(fitting, made, strict=True))
-    for number, error in errors.items():
+        errors = [_too_long(question, lm.tokenizer, settings) for question in questions]
+        fitting = [number for number, error in enumerate(errors) if not error]
+        answers: dict[int, list[Any]] = {}
+        if fitting:
+            rows, log_probs = retrieved["chunks"]
+            texts = [questions[number] for number in fitting]
+            answered = answer(lm, texts, rows[fitting], log_probs[fitting], chunks, settings, "ask")
+            answers = dict(zip(fitting, answered, strict=True))
+
+    # 3) Give the results in the order of the questions.
+    for number, error in enumerate(errors):
         if error:
             yield {"error": error}
             continue
-        yield {
-            "answers": [candidate._asdict() for candidate in answers[number]],
-            **{
-                name: [
-                    {"p_R": float(p), "title": chunk.title, "text": chunk.text}
-                    for p, chunk in zip(np.exp(log_probs[number]), chunks.take(rows[number]), strict=True)
-                ]
-                for name, (rows, log_probs) in found.items()
-            },
-        }
+        result: dict[str, Any] = {"answers": [candidate._asdict() for candidate in answers[number]]}
+        for name, (rows, log_probs) in retrieved.items():
+            probabilities = np.exp(log_probs[number])
+            result[name] = _chunk_entries(chunks.take(rows[number]), probabilities)
+        yield result
+
+
+def _chunk_entries(chunks: Iterable[Any], probabilities: Any) -> list[dict[str, Any]]:
+    """A question's chunks with their p_R, as JSON holds them."""
+    entries = []
+    for chunk, probability in zip(chunks, probabilities, strict=True):
+        entries.append({"p_R": float(probability), "title": chunk.title, "text": chunk.text})
+    return entries
 
 
 def _too_long(question: str, tokenizer: Any, settings: EvaluateConfig) -> str:
-    """What is wrong with a question that no row holds even without a Background, as `evaluate` judges it."""
+    """The error of a question that no row holds even without a Background; empty for one that fits."""
     prompt = tokenizer.encode(tokenizer.opening + question_prompt(question))
-    room = settings.sequence_length - settings.max_new_tokens - 1
+    room = settings.sequence_length - settings.max_new_tokens - 1  # for <bos>
     if len(prompt) <= room:
         return ""
     return (
@@ -146,19 +178,33 @@ def _too_long(question: str, tokenizer: Any, settings: EvaluateConfig) -> str:
     )
 
 
-def show(question: str, found: Mapping[str, Any]) -> None:
-    """One question's answers and chunks for a person to read."""
+def show(question: str, result: Mapping[str, Any]) -> None:
+    """Print one question's answers and chunks for a person to read."""
     print(f"{printable(question)}\n")
-    for candidate in found["answers"]:
+    for candidate in result["answers"]:
         print(f"  {candidate['probability']:.3f}  {printable(candidate['text'])}")
+
     for name, title in (("chunks", "chunks after R-ft"), ("base_chunks", "chunks before R-ft")):
-        if name not in found:
+        if name not in result:
             continue
         print(f"\n{title} (p_R)")
-        for chunk in found[name]:
-            passage = f"{chunk['title']}: {chunk['text']}" if chunk["title"] else chunk["text"]
-            passage = printable(passage)
-            print(fill(passage, shutil.get_terminal_size().columns, initial_indent=f"  {chunk['p_R']:.3f}  "))
+        for chunk in result[name]:
+            print(_passage(chunk))
+
+
+def _passage(chunk: Mapping[str, Any]) -> str:
+    """A chunk's p_R, title and text, wrapped for the terminal."""
+    passage = f"{chunk['title']}: {chunk['text']}" if chunk["title"] else chunk["text"]
+    columns = shutil.get_terminal_size().columns
+    # A passage has up to four lines; --file writes it whole.
+    return textwrap.fill(
+        printable(passage),
+        columns,
+        initial_indent=f"  {chunk['p_R']:.3f}  ",
+        subsequent_indent=" " * 9,
+        max_lines=4,
+        placeholder=" …",
+    )
 
 
 if __name__ == "__main__":

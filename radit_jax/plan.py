@@ -1,10 +1,10 @@
-"""What a run needs, before anything is rented: `python -m radit_jax.plan --experiment=… --target=v5e-256`.
+"""Plan a run before renting anything: `python -m radit_jax.plan --experiment=… --target=v5e-256`.
 
-A line per stage: parameters; what a chip holds between steps, and at its peak; arithmetic, traffic between
-chips and their memory, and the time below which no machine of the kind can do either; a host's memory and the
-workdir's disk. A stage's programs are those that it runs (`planning/`), at the experiment's batch and length.
-For a TPU they are compiled, ahead of time and without one, and the peak is the compiler's; for GPUs the peak
-is an estimate, marked by ~. Exits with 1 where something does not fit.
+Prints a line per stage: its parameters; what a chip holds between steps and at its peak; the arithmetic, the
+traffic between chips and their memory, and the least time that either takes; a host's memory and the
+workdir's disk. The programs are those that the stages run (`planning/`), at the experiment's batch size and
+length. For a TPU they are compiled, ahead of time and without a TPU, and the compiler gives the peak. For
+GPUs the peak is an estimate, marked by ~. Exits with 1 where something does not fit.
 """
 
 import argparse
@@ -38,13 +38,21 @@ STAGES: dict[str, Callable[[Deployment], ResourceEstimate]] = {
     "evaluate": plan_evaluate,
     "export": plan_export,
 }
-HEADER = (
-    f"{'stage':9} {'parameters':>10} {'held/chip':>10} {'peak/chip':>10} {'FLOPs':>9} {'traffic':>9} "
-    f"{'at least':>9} {'host RAM':>11} {'disk':>11}"
-)
+STAGE_WIDTH = 9
+WIDTHS = {  # of the other columns
+    "parameters": 10,
+    "held/chip": 10,
+    "peak/chip": 10,
+    "FLOPs": 9,
+    "traffic": 9,
+    "at least": 9,
+    "host RAM": 11,
+    "disk": 11,
+}
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line of `plan`."""
     p = argparse.ArgumentParser("python -m radit_jax.plan", description=(__doc__ or "").partition("\n")[0])
     p.add_argument("--experiment", required=True, metavar="FILE", help="a Python file, as for train")
     p.add_argument("--target", required=True, metavar="KIND-NUMBER", help="v5e-256, v5p-128, h100-8, …")
@@ -57,55 +65,77 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
     options = parser().parse_args(arguments)
     return run_command(lambda: print_table(options))
 
 
 def print_table(options: argparse.Namespace) -> int:
-    """Print the table; 1 where a stage does not fit."""
-    jax.config.update("jax_platforms", "cpu")  # nothing runs here
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # and no TPU is looked for
-    experiment = config.override_settings(config.load_experiment(options.experiment), options.assignments)
+    """Print the table; returns 1 where a stage does not fit, and else 0."""
+    # Nothing runs here, and libtpu need not ask the network for a TPU.
+    jax.config.update("jax_platforms", "cpu")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+
+    experiment = config.load_experiment(options.experiment)
+    experiment = config.override_settings(experiment, options.assignments)
     config.check_experiment(experiment)
     if options.questions < 1 or (options.chunks is not None and options.chunks < 1):
         raise ValueError(
             f"plan: expected --chunks and --questions >= 1, got {options.chunks} and {options.questions}."
         )
     target = find_target(options.target)
-    site = Deployment(experiment, target, Counts.of(experiment, options.chunks, options.questions))
+    counts = Counts.of(experiment, options.chunks, options.questions)
+    deployment = Deployment(experiment, target, counts)
+
+    # Each line is printed as soon as it is known: a stage can take minutes to compile.
     print(f"{experiment.name} on {target.name}: {target.num_chips} chips on {target.num_hosts} hosts")
-    print(HEADER, flush=True)
-    fits = True
+    print(_columns("stage", list(WIDTHS)), flush=True)
+    workdir_is_on_disk = "://" not in options.workdir
+    all_fit = True
     for stage in [options.stage] if options.stage else STAGES:
-        need = check_fits(STAGES[stage](site), target, on_disk="://" not in options.workdir)
-        fits &= not need.faults
+        need = STAGES[stage](deployment)
+        need = check_fits(need, target, on_disk=workdir_is_on_disk)
+        all_fit &= not need.faults
         print(line(need), flush=True)
-    return int(not fits)
+    return 0 if all_fit else 1
 
 
 def line(need: ResourceEstimate) -> str:
     """A row of the table: sizes in GiB, FLOPs and traffic of the whole stage, and whether it fits."""
-
-    def size(value: Number, mark: str = "") -> str:
-        return f"{mark}{value / GIB:.2f} GiB" if value else "-"
-
-    cells = (
+    mark = "~" if need.estimated else ""
+    cells = [
         f"{need.params / 1e6:,.1f} M" if need.params else "-",
-        size(need.held),
-        size(need.peak, "~" if need.estimated else ""),
+        _size(need.held),
+        _size(need.peak, mark),
         f"{need.flops:.1e}" if need.flops else "-",
         f"{need.traffic:.1e}" if need.traffic else "-",
         _duration(need.seconds) if need.seconds else "-",
-        size(need.host),
-        size(need.disk),
-    )
-    widths = (10, 10, 10, 9, 9, 9, 11, 11)
+        _size(need.host),
+        _size(need.disk),
+    ]
     verdict = f"does not fit: {'; '.join(need.faults)}" if need.faults else "fits"
-    return " ".join([f"{need.stage:9}", *(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)), verdict])
+    return f"{_columns(need.stage, cells)} {verdict}"
+
+
+def _columns(stage: str, cells: Sequence[str]) -> str:
+    """The stage's name, and the cells in columns."""
+    columns = [f"{stage:{STAGE_WIDTH}}"]
+    for cell, width in zip(cells, WIDTHS.values(), strict=True):
+        columns.append(f"{cell:>{width}}")
+    return " ".join(columns)
+
+
+def _size(value: Number, mark: str = "") -> str:
+    """Bytes in GiB after `mark`."""
+    return f"{mark}{value / GIB:.2f} GiB" if value else "-"
 
 
 def _duration(seconds: Number) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{max(0.1, seconds / 60):.1f} min"
+    """Hours, or minutes where it is less than one."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    minutes = max(0.1, seconds / 60)
+    return f"{minutes:.1f} min"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Shows a dataset's examples as the model sees them: `python -m radit_jax.show gsm8k --data=data/raw`.
+"""Show a dataset's examples as the model sees them: `python -m radit_jax.show gsm8k --data=data/raw`.
 
-The tokens, whether each is to be predicted, and what is predicted where, from the arrays that training reads;
-in colour on a terminal. Chunks are retrieved later: `--passage` stands in for one.
+Prints the tokens, which of them are predicted, and from which positions, out of the arrays that training
+reads; in colour on a terminal. Chunks are retrieved later: `--passage` stands in for one.
 """
 
 import argparse
@@ -24,11 +24,13 @@ from radit_jax.runtime.pretrained.tokenizers import Tokenizer, load_tokenizer, t
 from radit_jax.text.printable import printable
 from radit_jax.text.prompts import background
 
+# Escape sequences of a terminal: faint, bold green, and back to plain.
 CONTEXT, ANSWER, PLAIN = "\033[2m", "\033[1;32m", "\033[0m"
 EDGE = 12  # positions shown at both ends of a stretch without targets
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line of `show`."""
     p = argparse.ArgumentParser("python -m radit_jax.show", description=(__doc__ or "").partition("\n")[0])
     p.add_argument("name", metavar="NAME", help=f"of {', '.join(DATASETS)}")
     p.add_argument(
@@ -47,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
     options = parser().parse_args(arguments)
     return run_command(lambda: print_examples(options))
 
@@ -62,7 +65,8 @@ def print_examples(options: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else _own_tokenizer(examples)
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for example in examples:
-        print("\n".join(example_lines(tokenizer, example, options.passage, options.length, colour=colour)))
+        lines = example_lines(tokenizer, example, options.passage, options.length, colour=colour)
+        print("\n".join(lines))
 
 
 def example_lines(
@@ -73,77 +77,96 @@ def example_lines(
     Columns are the position, the token there with its id, and, where the loss is taken, the target, which is
     the next token, with its id and weight. Of a long stretch without targets only the ends are shown.
     """
-    source = "left out: chunks are retrieved later"
+    # A Background that comes with the example takes the place of a retrieved chunk.
+    origin = "left out: chunks are retrieved later"
     if example.background is not None:
-        source, passage = "the gold context" if example.background else "none", example.background or None
+        origin = "the gold context" if example.background else "none"
+        passage = example.background or None
     elif passage is not None:
-        source = "a stand-in for a retrieved chunk"
-    sequence, cut = lm_sequence(tokenizer, passage, example, max_length=length, terminator=True)
+        origin = "a stand-in for a retrieved chunk"
+    tree, is_cut = lm_sequence(tokenizer, passage, example, max_length=length, terminator=True)
+
     yield f"── {printable(example.id)}"
     yield f"   query       {example.query!r}"
-    yield f"   Background  {source}{', cut to fit' if cut else ''}"
+    yield f"   Background  {origin}{', cut to fit' if is_cut else ''}"
     yield f"   prompt      {example.prompt!r}"
     yield f"   answer      {example.answer!r}"
     yield f"   {'position':>8}  {'id':>6}  {'token':<22}  {'id':>6}  {'target':<22}  weight"
-    for line, predicts in _lines(tokenizer, sequence):
-        mark = ANSWER if predicts else CONTEXT
+    for line, has_target in _position_lines(tokenizer, tree):
+        mark = ANSWER if has_target else CONTEXT
         yield f"{mark}{line}{PLAIN}" if colour else line
 
 
-def _lines(tokenizer: LmTokenizer, sequence: PrefixTree) -> Iterator[tuple[str, bool]]:
+def _position_lines(tokenizer: LmTokenizer, tree: PrefixTree) -> Iterator[tuple[str, bool]]:
     """Each position's line, and whether something is predicted there."""
-    size = sum(len(span.tokens) for span in sequence.spans)
-    row = to_batch([sequence], [(0,)], row_length=size, targets_per_row=size)
+    # A batch of one row that is just long enough.
+    size = sum(len(span.tokens) for span in tree.spans)
+    row = to_batch([tree], [(0,)], row_length=size, targets_per_row=size)
     tokens = np.asarray(row.tokens[0]).tolist()
-    spelt = _spelt(tokenizer, tokens)
-    weight_at = {
-        int(slot): float(weight)
-        for slot, weight in zip(row.target_slots[0], row.target_weights[0], strict=True)
-        if weight > 0
-    }
-    target_at = dict(
-        zip(np.asarray(row.target_slots[0]).tolist(), np.asarray(row.targets[0]).tolist(), strict=True)
-    )
-    context = size - len(weight_at) - 1
-    for place, token in enumerate(tokens):
-        if place == EDGE and context > 2 * EDGE:
+    texts = _token_texts(tokenizer, tokens)
+
+    target_at: dict[int, tuple[int, float]] = {}  # by position: the target's id and weight
+    slots = np.asarray(row.target_slots[0]).tolist()
+    targets = np.asarray(row.targets[0]).tolist()
+    weights = np.asarray(row.target_weights[0]).tolist()
+    for slot, target, weight in zip(slots, targets, weights, strict=True):
+        if weight > 0:
+            target_at[slot] = (target, weight)
+
+    # The context, which is before the first target, is shown up to EDGE positions at both ends.
+    context = size - len(target_at) - 1
+    for position, token in enumerate(tokens):
+        if position == EDGE and context > 2 * EDGE:
             yield f"   {'…':>8}  {context - 2 * EDGE} more", False
-        if EDGE <= place < context - EDGE:
+        if EDGE <= position < context - EDGE:
             continue
-        line = f"   {place:>8}  {token:>6}  {spelt[place]:<22}"
-        if place in weight_at:
-            line += f"  {target_at[place]:>6}  {spelt[place + 1]:<22}  {weight_at[place]:g}"
-        yield line, place in weight_at
+        line = f"   {position:>8}  {token:>6}  {texts[position]:<22}"
+        if position in target_at:
+            target, weight = target_at[position]
+            line += f"  {target:>6}  {texts[position + 1]:<22}  {weight:g}"
+        yield line, position in target_at
 
 
-def _spelt(tokenizer: LmTokenizer, tokens: Sequence[int]) -> list[str]:
+def _token_texts(tokenizer: LmTokenizer, tokens: Sequence[int]) -> list[str]:
     """What each token adds to the text of the one before it; special tokens by name."""
     names = {tokenizer.bos_id: "<bos>", tokenizer.eos_id: "<eos>"}
-    pairs = zip([tokens[0], *tokens], tokens, strict=False)
-    texts = [tokenizer.decode([a, b]).removeprefix(tokenizer.decode([a])) for a, b in pairs]
-    return [names.get(token) or repr(text) for token, text in zip(tokens, texts, strict=True)]
+    texts = []
+    previous = tokens[0]
+    for token in tokens:
+        # A token alone may decode to other text, so it is decoded after the one before it.
+        before = tokenizer.decode([previous])
+        text = tokenizer.decode([previous, token]).removeprefix(before)
+        texts.append(names.get(token) or repr(text))
+        previous = token
+    return texts
 
 
 def _examples(options: argparse.Namespace) -> list[Example]:
     """The first examples of the split."""
-    task = task_named(options.name)
-    mixture = options.mixture or task.mixtures[0]
-    if mixture not in task.mixtures:
+    dataset = task_named(options.name)
+    mixture = options.mixture or dataset.mixtures[0]
+    if mixture not in dataset.mixtures:
         raise ValueError(
-            f"{task.name}: --mixture={mixture} came, needed is {' or '.join(task.mixtures)}; leave it out"
+            f"{dataset.name}: expected --mixture={' or '.join(dataset.mixtures)}, got {mixture}. "
+            "Leave the option out."
         )
-    items = open_items(task, options.data, options.split, on_error="stop", counts=Counter())
-    examples = [item_example(item, task, mixture, options.seed) for item in islice(items, options.count)]
+    items = open_items(dataset, options.data, options.split, on_error="stop", counts=Counter())
+    first_items = islice(items, options.count)
+    examples = [item_example(item, dataset, mixture, options.seed) for item in first_items]
     if not examples:
         raise ValueError(
-            f"{task.name}: no {options.split} examples came from {options.data}; name another --split"
+            f"{dataset.name}: expected examples of {options.split} in {options.data}, got none. "
+            "Name another --split."
         )
     return examples
 
 
 def _own_tokenizer(examples: Sequence[Example]) -> Tokenizer:
+    """A small BPE trained on the examples themselves."""
     print("tokeniser: a BPE of these examples; name the language model's own by --tokenizer")
-    texts = [background(e.background or "") + e.prompt + e.answer for e in examples]
+    texts = []
+    for example in examples:
+        texts.append(background(example.background or "") + example.prompt + example.answer)
     return train_bpe(texts, vocab_size=1024)
 
 

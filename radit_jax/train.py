@@ -1,4 +1,4 @@
-"""Train with RA-DIT: `python -m radit_jax.train --stage=r_ft` runs what r_ft needs, then r_ft.
+"""Train with RA-DIT: `python -m radit_jax.train --stage=r_ft` runs what r_ft depends on, then r_ft.
 
 python -m radit_jax.train --stage=all                                    # the tiny experiment, minutes
 python -m radit_jax.train --stage=all --experiment=experiments/wiki_small.py --set data.folder=PATH
@@ -20,7 +20,7 @@ from radit_jax.runtime.monitoring.metrics import check_wandb
 from radit_jax.runtime.storage.workdir import Workdir
 
 TINY = pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py"
-PUBLISHED = ("results.json", "predictions*.jsonl", "kilt-*.jsonl")  # of evaluate, for people
+PUBLISHED = ("results.json", "predictions*.jsonl", "kilt-*.jsonl")  # files of evaluate, for people
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
     options = parser().parse_args(arguments)
 
     def body() -> None:
@@ -62,8 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def start(options: argparse.Namespace) -> None:
-    """What the command line asks for, by this process or by several that meet."""
-    experiment = config.override_settings(config.load_experiment(options.experiment), options.set)
+    """Do what the command line asks for, in this process or together with the other ones."""
+    # 1) Refuse wrong settings before anything is written.
+    experiment = config.load_experiment(options.experiment)
+    experiment = config.override_settings(experiment, options.set)
     check_folders(options)
     config.check_experiment(experiment)
     workdir = Workdir(options.workdir or f"runs/{experiment.name}", options.scratch)
@@ -71,13 +74,15 @@ def start(options: argparse.Namespace) -> None:
     if options.dry_run:
         print_plan(Run(experiment, workdir, plan_only=True), options.stage)
         return
+
+    # 2) Run, with the other processes where there are any.
     join_program(options, workdir)
     with only_first_prints():
         run_together(experiment, workdir, options)
 
 
 def check_folders(options: argparse.Namespace) -> None:
-    """Refuse a workdir or a scratch that can be none; addresses are refused where the workdir is opened."""
+    """Refuse a --workdir or --scratch that names no folder; a wrong address is refused when it is opened."""
     for option, path in (("--workdir", options.workdir), ("--scratch", options.scratch)):
         if path is not None and not path.strip():
             raise ValueError(f"{option}: expected a folder, got {path!r}. Name one, or leave the option out.")
@@ -86,7 +91,7 @@ def check_folders(options: argparse.Namespace) -> None:
 
 
 def run_together(experiment: config.Experiment, workdir: Workdir, options: argparse.Namespace) -> None:
-    """What every process of the program does."""
+    """Make the stages, or prune the workdir, while process 0 holds the workdir's lock."""
     run = Run(experiment, workdir)
     run.needed(options.stage)  # an unknown stage is an error before anything is written
     with contextlib.ExitStack() as held:
@@ -99,16 +104,17 @@ def run_together(experiment: config.Experiment, workdir: Workdir, options: argpa
 
 
 def join_program(options: argparse.Namespace, workdir: Workdir) -> None:
-    """Meet the other processes of the program, if there are any, before work that takes long."""
-    place = topology.find_topology(options.coordinator, options.num_processes, options.process_id)
-    if place:
+    """Join the other processes of the program, if there are any, before work that takes long."""
+    found = topology.find_topology(options.coordinator, options.num_processes, options.process_id)
+    if found:
         check_scratch(options.workdir, options.scratch)
-        processes.join_processes(place, None if workdir.in_bucket else str(workdir.path))
+        shared_folder = None if workdir.in_bucket else str(workdir.path)
+        processes.join_processes(found, shared_folder)
 
 
 @contextlib.contextmanager
 def only_first_prints() -> Iterator[None]:
-    """Of several processes, the first says how it goes; errors come from each that has one."""
+    """Of several processes, let only process 0 print progress; any process prints its errors."""
     if processes.is_process_zero():
         yield
         return
@@ -117,22 +123,27 @@ def only_first_prints() -> Iterator[None]:
 
 
 def check_scratch(workdir: str | None, scratch: str | None) -> None:
-    """Refuse several hosts that would each save their part of a model where the others do not see it."""
+    """Refuse several hosts that would each save a part of a model where the others do not see it."""
     if (workdir or "").startswith("s3://") and not scratch:
         raise ValueError(
-            f"--workdir={workdir}: several hosts came, on s3:// they need a folder that all of them see to "
-            "save a model together; name one on a shared filesystem with --scratch, or use gs://"
+            f"--workdir={workdir}: expected --scratch with several hosts on s3://, got none. "
+            "Name a folder on a shared filesystem, in which they save a model together, or use gs://."
         )
 
 
 def execute(run: Run, kind: str) -> None:
     """Run what `kind` needs and lacks, then publish and show the results."""
+    # 1) Find what is missing. Process 0 decides, so that all processes make the same stages.
     names = processes.on_process_zero("the plan", lambda: [stage.name for stage in run.missing(kind)])
     missing = [run.stages[name] for name in names]
-    unfinished = {run.folders[name].home for name in names}  # another role may have the same folder
+
+    # 2) Drop the checkpoints of finished stages. Another role may have the same folder.
+    unfinished = {run.folders[name].home for name in names}
     for stage in run.needed(kind):
         if run.folders[stage.name].home not in unfinished:
             run.drop_checkpoints(stage)
+
+    # 3) Check the files that stages will read, then make the stages.
     if missing:
         processes.on_process_zero("the checkpoints", run.check_checkpoints)
         processes.on_process_zero("the tasks", lambda: run.check_tasks(missing))
@@ -140,6 +151,8 @@ def execute(run: Run, kind: str) -> None:
     for stage in missing:
         run.check_corpus()
         run.make(stage)
+
+    # 4) Show what there is to see.
     if kind == "score":
         show_signal(run)
     if not missing:
@@ -149,17 +162,18 @@ def execute(run: Run, kind: str) -> None:
 
 
 def prepare_jax(workdir: Workdir) -> None:
-    """Settings of jax that serve every stage: compiled programs are kept between runs.
+    """Let jax keep compiled programs between runs.
 
-    All of them, also those that compile in a moment, of which a stage has a hundred: a stage that goes on
-    compiles nothing again.
+    It keeps all of them, also those that compile in a moment, because a stage has a hundred of these: a stage
+    that resumes compiles nothing again.
     """
     import jax
 
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.abspath(workdir.local / "compiled"))
+    default_cache = os.path.abspath(workdir.local / "compiled")
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", default_cache)
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.devices()  # an error here, where it is one of JAX_PLATFORMS, and not in the middle of a stage
+    jax.devices()  # a wrong JAX_PLATFORMS is an error here, and not in the middle of a stage
 
 
 def publish_results(run: Run) -> None:
@@ -173,7 +187,7 @@ def publish_results(run: Run) -> None:
 
 
 def show_signal(run: Run) -> None:
-    """What the scores can teach under the present settings of R-ft."""
+    """Print the diagnostics of the scores under the present settings of R-ft."""
     from radit_jax.data.artifacts.corpus import Corpus
     from radit_jax.data.artifacts.lsr_scores import Scores
     from radit_jax.data.artifacts.retrieved import Retrieved
@@ -185,7 +199,7 @@ def show_signal(run: Run) -> None:
 
 
 def print_plan(run: Run, kind: str) -> None:
-    """One line for each needed stage: done, or that it would run and why; then what is not there to read."""
+    """Print each stage that `kind` depends on, as done or as what would run and why, then missing files."""
     missing = {stage.name for stage in run.missing(kind)}
     for stage in run.needed(kind):
         folder = run.folders[stage.name]
@@ -195,13 +209,16 @@ def print_plan(run: Run, kind: str) -> None:
             print(f"done       {stage.name:22} {folder.home}")
     for problem in run.absent.values():
         print(f"missing    {problem}")
+
+    # Raise the errors that a run would begin with.
     run.check_checkpoints()
     run.check_tasks(run.stages[name] for name in sorted(missing))
 
 
 def prune(run: Run) -> None:
     """Delete the outputs that the current settings do not name, after asking for each."""
-    for folder in run.workdir.superseded(list(run.folders.values())):
+    current = list(run.folders.values())
+    for folder in run.workdir.superseded(current):
         print(f"{folder.home}: {folder.size / 1e6:,.1f} MB")
         try:
             with processes.stopping_at_once("the question"):

@@ -134,10 +134,10 @@ def test_an_experiment_without_sizes_is_refused(tmp_path, capsys):
         (
             "expected_chunks=1_000_000, ",
             "",
-            "small does not say how many chunks its corpus has; give --chunks=N",
+            "expected the number of chunks of small's corpus, got none. Give --chunks=N.",
         ),
-        ("model=llama", "", "base.lm.model is not set"),
-        ("model=bert", "", "base.retriever.model is not set"),
+        ("model=llama", "", "expected the checkpoint's shape in base.lm.model, got None. Set base.lm.model."),
+        ("model=bert", "", "expected the checkpoint's shape in base.retriever.model, got None."),
     ):
         assert old in SMALL
         (tmp_path / "e.py").write_text(SMALL.replace(old, new))

@@ -78,8 +78,8 @@ def test_the_command_shows_a_dataset_with_a_tokeniser_of_its_own_or_a_given_one(
     ("arguments", "message"),
     [
         (["gsm"], "task 'gsm' came"),
-        (["gsm8k", "--mixture=r_ft"], "gsm8k: --mixture=r_ft came, needed is lm_ft"),
-        (["gsm8k", "--split=dev"], "gsm8k: no dev examples came"),
+        (["gsm8k", "--mixture=r_ft"], "gsm8k: expected --mixture=lm_ft, got r_ft."),
+        (["gsm8k", "--split=dev"], "gsm8k: expected examples of dev in "),
         (["gsm8k", "--tokenizer=/nowhere"], "/nowhere: expected a tokenizer.json"),
     ],
 )

@@ -1,4 +1,4 @@
-"""An experiment on a target: its counts, its meshes, and its models as shapes that lie where they would."""
+"""An experiment on a target: its counts, its meshes, and its models as shapes with their shardings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,9 @@ from radit_jax.runtime.distributed.mesh import (
 )
 
 TOKENS_PER_WORD = 1.35  # of English, in LLaMA's and BERT's vocabularies
-EXAMPLE_TOKENS = 100  # of an instruction and its answer, beside its Background
+EXAMPLE_TOKENS = 100  # of an instruction and its answer, without its Background
+GENERATED_CHUNK_WORDS = 24  # of a chunk of the generated world
+USUAL_VECTOR_SIZE = 768  # of BERT base, where the experiment gives no shape
 
 INDEX_SHARE = 0.75  # of the embeddings: ScaNN's bfloat16 copy, and codes in two leaves each (SOAR)
 BUILD_SHARE = 2.5  # of a shard, while its tree is built: measured with 250,000 vectors of 256
@@ -32,7 +34,7 @@ BUILD_SHARE = 2.5  # of a shard, while its tree is built: measured with 250,000 
 
 @dataclass(frozen=True)
 class Counts:
-    """How much there is of everything."""
+    """How many chunks, words a chunk, examples and questions a run has."""
 
     chunks: int
     chunk_words: int
@@ -41,26 +43,36 @@ class Counts:
 
     @classmethod
     def of(cls, experiment: Experiment, chunks: int | None, questions: int) -> "Counts":
-        """What `experiment` says, or else the caller."""
+        """The counts of `experiment`; `chunks`, where given, overrides its number of chunks.
+
+        Raises ValueError where neither says how many chunks there are.
+        """
         data, r_ft = experiment.data, experiment.r_ft
-        tasks = getattr(data, "train_questions", 0)
+        num_tasks = getattr(data, "train_questions", 0)
         if isinstance(data, Instructions):
-            chunks, tasks = chunks or data.expected_chunks, data.expected_r_ft_tasks
+            chunks = chunks or data.expected_chunks
+            num_tasks = data.expected_r_ft_tasks
         if not chunks:
             raise ValueError(
-                f"plan: {experiment.name} does not say how many chunks its corpus has; give --chunks=N"
+                f"plan: expected the number of chunks of {experiment.name}'s corpus, got none. "
+                "Give --chunks=N."
             )
-        words = 24 if isinstance(data, GeneratedWorld) else data.max_words
-        examples = r_ft.num_examples or round(tasks / max(1e-9, 1 - r_ft.text_fraction)) or chunks
+
+        is_generated = isinstance(data, GeneratedWorld)
+        words = GENERATED_CHUNK_WORDS if is_generated else data.max_words
+        # The rest of R-ft's examples are cut from the corpus' own text.
+        task_fraction = max(1e-9, 1 - r_ft.text_fraction)
+        examples = r_ft.num_examples or round(num_tasks / task_fraction) or chunks
         return cls(chunks, words, examples, questions)
 
     @property
     def chunk_tokens(self) -> int:
+        """Tokens of a chunk, on average."""
         return round(self.chunk_words * TOKENS_PER_WORD)
 
     @property
     def pair_tokens(self) -> int:
-        """Of an example behind one of its chunks."""
+        """Tokens of a chunk and an example after it, on average."""
         return self.chunk_tokens + EXAMPLE_TOKENS
 
 
@@ -74,79 +86,104 @@ class Deployment:
 
     def mesh(self, rows: int = 0) -> Any:
         """The mesh for batches of `rows` (0: of any number)."""
+        settings = self.experiment.mesh
         if self.target.topology:
-            return make_mesh(self.experiment.mesh, stand_in_devices(self.target.topology), rows=rows)
-        shape = mesh_shape(self.experiment.mesh, self.target.num_chips, rows=rows)
-        return AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+            devices = stand_in_devices(self.target.topology)
+            return make_mesh(settings, devices, rows=rows)
+        shape = mesh_shape(settings, self.target.num_chips, rows=rows)
+        axis_types = (AxisType.Auto,) * len(AXES)
+        return AbstractMesh(shape, AXES, axis_types=axis_types)
 
     def llama(self, mesh: Any, dtype: str) -> tuple[Any, Any]:
         """The language model that computes in `dtype`, and its float32 parameters' shapes."""
         shape = self.experiment.base.lm.model
         if shape is None:
-            raise ValueError("plan: base.lm.model is not set, needed is the shape of the checkpoint; set it")
-        module, tokens = Llama(shape, dtype=jnp.dtype(dtype)), jnp.zeros((1, 8), jnp.int32)
-        return module, placed(lambda key: module.init(key, tokens)["params"], mesh, jax.random.key(0))
+            raise ValueError(
+                "plan: expected the checkpoint's shape in base.lm.model, got None. Set base.lm.model."
+            )
+        module = Llama(shape, dtype=jnp.dtype(dtype))
+        tokens = jnp.zeros((1, 8), jnp.int32)
+
+        def init(key: Any) -> Any:
+            return module.init(key, tokens)["params"]
+
+        return module, placed(init, mesh, jax.random.key(0))
 
     def fitted(self, module: Any, mesh: Any, length: int) -> Any:
-        """The language model as it reads packed rows of `length`."""
+        """The language model `module` as it reads packed rows of `length` tokens."""
         settings = self.experiment.mesh
         if self.target.topology:
             return configure_attention(module, mesh, settings, row_length=length)
+        # Nothing is compiled here, so the kernel only has to be the one whose memory is estimated.
         kernel = "cudnn" if settings.attention == "auto" else settings.attention
-        return module.clone(attention=kernel, remat=settings.remat)  # to be estimated, not compiled
+        return module.clone(attention=kernel, remat=settings.remat)
 
     def encoder(self, mesh: Any, dtype: str = "float32") -> tuple[Any, Any]:
         """A tower that computes in `dtype`, and its float32 parameters' shapes."""
         shape = self.experiment.base.retriever.model
         if shape is None:
             raise ValueError(
-                "plan: base.retriever.model is not set, needed is the shape of the checkpoint; set it"
+                "plan: expected the checkpoint's shape in base.retriever.model, got None. "
+                "Set base.retriever.model."
             )
         layout = row_layout(mesh) if self.target.topology else None
-        module, tokens = Bert(shape, jnp.dtype(dtype), layout), jnp.zeros((1, 8), jnp.int32)
-        make = lambda key: module.init(key, tokens, tokens == 0)["params"]  # noqa: E731
-        return module, placed(make, mesh, jax.random.key(0))
+        module = Bert(shape, jnp.dtype(dtype), layout)
+        tokens = jnp.zeros((1, 8), jnp.int32)
+
+        def init(key: Any) -> Any:
+            return module.init(key, tokens, tokens == 0)["params"]
+
+        return module, placed(init, mesh, jax.random.key(0))
 
     @property
     def embeddings(self) -> float:
-        """Bytes of the corpus in float32."""
+        """Bytes of the corpus' embeddings in float32."""
         shape = self.experiment.base.retriever.model
-        return 4.0 * self.counts.chunks * (shape.vector_size if shape else 768)
+        vector_size = shape.vector_size if shape else USUAL_VECTOR_SIZE
+        return 4.0 * self.counts.chunks * vector_size
 
     @property
     def embedded(self) -> int:
-        """How often the corpus is embedded and indexed: anew where R-ft tunes the chunk encoder too."""
+        """How often the corpus is embedded and indexed: twice where R-ft tunes the chunk encoder too."""
         return 1 + self.experiment.r_ft.train_chunk_encoder
 
     @property
     def searching(self) -> float:
-        """Bytes of a host that searches its share of the index."""
-        own = -(-self._shards // self.target.num_hosts) / self._shards
-        return INDEX_SHARE * self.embeddings * own
+        """Bytes of a host that searches its part of the index."""
+        shards_per_host = -(-self._num_shards // self.target.num_hosts)
+        host_share = shards_per_host / self._num_shards
+        return INDEX_SHARE * self.embeddings * host_share
 
     @property
     def indexing(self) -> float:
         """Bytes of a host that builds the trees of its shards one by one, and then searches them."""
-        return max(self.searching, BUILD_SHARE * self.embeddings / self._shards)
+        building = BUILD_SHARE * self.embeddings / self._num_shards
+        return max(self.searching, building)
 
     @property
-    def _shards(self) -> int:
+    def _num_shards(self) -> int:
+        """Shards of the index, in all hosts together."""
         return -(-self.counts.chunks // self.experiment.index.shard_size)
 
 
 def placed(make: Callable[..., Any], mesh: Any, *arguments: Any) -> Any:
-    """The shapes of what `make` gives for `arguments`, with their shardings on the mesh."""
-    return abstract_sharded(jax.eval_shape(make, *arguments), mesh)
+    """The shapes of what `make` returns for `arguments`, with their shardings on the mesh."""
+    shapes = jax.eval_shape(make, *arguments)
+    return abstract_sharded(shapes, mesh)
 
 
 def rows_of(mesh: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """An array's shape, its rows spread over the mesh; where they do not divide, every chip has them all."""
-    sharding = (
-        NamedSharding(mesh, PartitionSpec()) if shape[0] % data_parallel_size(mesh) else batch_sharding(mesh)
-    )
+    """The abstract array of `shape` with its rows spread over the mesh.
+
+    Where the mesh does not divide the rows, every chip has all of them.
+    """
+    is_divisible = shape[0] % data_parallel_size(mesh) == 0
+    sharding = batch_sharding(mesh) if is_divisible else NamedSharding(mesh, PartitionSpec())
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
 def texts_of(mesh: Any, rows: int, length: int) -> tuple[Any, Any]:
-    """Tokens of texts and their mask."""
-    return rows_of(mesh, (rows, length), jnp.int32), rows_of(mesh, (rows, length), bool)
+    """Abstract tokens of texts and their mask, both (rows, length)."""
+    tokens = rows_of(mesh, (rows, length), jnp.int32)
+    mask = rows_of(mesh, (rows, length), bool)
+    return tokens, mask

@@ -8,26 +8,42 @@ from radit_jax.retrieval.search import encode_batch
 from radit_jax.runtime.distributed.mesh import data_parallel_size
 
 
-def plan_embed(site: Deployment) -> ResourceEstimate:
-    settings, length = site.experiment.embed, site.experiment.base.retriever.chunk_length
-    texts = site.embedded * site.counts.chunks
-    program = encoding(site, settings.dtype, settings.batch_size, length, site.counts.chunk_tokens, texts)
-    host = site.embeddings / site.counts.chunks * settings.shard_size
-    return estimate(
-        "embed", program, program.held, site.target, host=host, disk=site.embedded * site.embeddings
+def plan_embed(deployment: Deployment) -> ResourceEstimate:
+    """The chunk tower reads the corpus once, or twice where R-ft tunes it too."""
+    settings = deployment.experiment.embed
+    counts = deployment.counts
+    program = encoding(
+        deployment,
+        settings.dtype,
+        rows=settings.batch_size,
+        length=deployment.experiment.base.retriever.chunk_length,
+        usual_length=counts.chunk_tokens,
+        num_texts=deployment.embedded * counts.chunks,
     )
+    # A host holds the embeddings of one shard until they are written.
+    host = deployment.embeddings / counts.chunks * settings.shard_size
+    disk = deployment.embedded * deployment.embeddings
+    return estimate("embed", program, program.held, deployment.target, host=host, disk=disk)
 
 
-def encoding(site: Deployment, dtype: str, rows: int, length: int, usual: int, texts: int) -> StageProgram:
-    """So many texts of up to `length` tokens, of which they have `usual`, in batches of at least `rows`."""
-    mesh = site.mesh()
-    rows = -(-rows // data_parallel_size(mesh)) * data_parallel_size(mesh)  # every chip has its part
-    module, params = site.encoder(mesh, dtype)
+def encoding(
+    deployment: Deployment, dtype: str, *, rows: int, length: int, usual_length: int, num_texts: int
+) -> StageProgram:
+    """`num_texts` texts through a tower, in batches of at least `rows`.
+
+    A text has up to `length` tokens, which its row is padded to, and on average `usual_length`.
+    """
+    mesh = deployment.mesh()
+    num_groups = data_parallel_size(mesh)
+    rows_per_group = -(-rows // num_groups)
+    rows = rows_per_group * num_groups  # every chip has its part
+    module, params = deployment.encoder(mesh, dtype)
+    encode = Call(encode_batch, (module, params, *texts_of(mesh, rows, length)))
     return StageProgram(
-        calls=[Call(encode_batch, (module, params, *texts_of(mesh, rows, length)))],
+        calls=[encode],
         held=params,
-        flops=encoder_flops(module.config, rows=rows, length=min(length, usual)),
+        flops=encoder_flops(module.config, rows=rows, length=min(length, usual_length)),
         traffic=weights_of(module, params, mesh),
-        activations=rows / data_parallel_size(mesh) * length * 8 * module.config.ffn_size,
-        times=texts / rows,
+        activations=rows / num_groups * length * 8 * module.config.ffn_size,
+        times=num_texts / rows,
     )

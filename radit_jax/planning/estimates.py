@@ -1,4 +1,4 @@
-"""Packed rows of a LLaMA: their batch as shapes, their arithmetic, and about what they take of a chip."""
+"""Packed rows of a LLaMA: their batch as shapes, their arithmetic, and about how much memory they take."""
 
 import math
 from typing import Any
@@ -12,41 +12,88 @@ from radit_jax.planning.deployment import EXAMPLE_TOKENS, Counts, rows_of
 from radit_jax.planning.resources import num_parameters
 from radit_jax.runtime.distributed.mesh import data_parallel_size
 
+# Arrays of (tokens, hidden size) that a layer keeps for the backward pass, by `mesh.remat`.
+KEPT_PER_LAYER = {"full": 1, "dots": 3, "none": 6}
+
 
 def batch_of(mesh: Any, rows: int, length: int, targets: int, *, continuations: bool = False) -> LmBatch:
-    """Rows with so many slots for targets, with or without sequences of several continuations."""
-    tokens, slots = (rows_of(mesh, (rows, width), jnp.int32) for width in (length, targets))
+    """The abstract batch of `rows` rows with `length` tokens and `targets` target slots each.
+
+    With `continuations` it has ids for segments of several continuations.
+    """
+    tokens = rows_of(mesh, (rows, length), jnp.int32)
+    slots = rows_of(mesh, (rows, targets), jnp.int32)
     weights = rows_of(mesh, (rows, targets), jnp.float32)
-    shapes: Any = (tokens, tokens, tokens, tokens if continuations else None, slots, slots, weights, slots)
-    return LmBatch(*shapes)
+    return LmBatch(
+        tokens=tokens,
+        positions=tokens,
+        segment_ids=tokens,
+        continuation_ids=tokens if continuations else None,
+        target_slots=slots,
+        targets=slots,
+        target_weights=weights,
+        target_items=slots,
+    )
 
 
 def flops_of(module: Any, counts: Counts, rows: int, length: int, lora: LoraConfig | None = None) -> float:
-    """Operations of a training step on rows of examples behind their chunks, half of each the answer."""
-    pair = min(length, counts.pair_tokens)
+    """Operations of a training step on full rows of (chunk, example) pairs.
+
+    Half of an example is its answer, and so targets.
+    """
     tokens = rows * length
-    targets = tokens / pair * EXAMPLE_TOKENS / 2
-    attended = tokens * (pair + 1) / 2
+    pair_length = min(length, counts.pair_tokens)
+    num_pairs = tokens / pair_length
+    targets = num_pairs * EXAMPLE_TOKENS / 2
+    # A token sees the earlier ones of its pair, and itself.
+    attended = tokens * (pair_length + 1) / 2
     return training_flops(module.config, tokens=tokens, attended=attended, targets=targets, lora=lora)
 
 
 def weights_of(module: Any, params: Any, mesh: Any) -> float:
     """Bytes that a chip reads to use every parameter once, in the dtype that it computes in."""
-    return num_parameters(params) * jnp.dtype(module.dtype).itemsize / mesh.shape["tensor"]
+    bytes_per_number = jnp.dtype(module.dtype).itemsize
+    return num_parameters(params) * bytes_per_number / mesh.shape["tensor"]
 
 
 def activations_of(module: Any, mesh: Any, rows: int, length: int, *, training: bool) -> float:
-    """Bytes of a chip for activations, about: what layers keep, and what the widest one needs."""
-    shape, tensor = module.config, mesh.shape["tensor"]
-    own_rows, width = rows / data_parallel_size(mesh), module.dtype.itemsize
+    """Bytes of a chip for activations, estimated.
+
+    The sum of what all layers keep for the backward pass, two layers' activations, attention's scores where
+    the reference computes them, the logits of one part of the targets, and gathered weights.
+    """
+    shape = module.config
+    tensor = mesh.shape["tensor"]
+    rows_per_chip = rows / data_parallel_size(mesh)
+    tokens = rows_per_chip * length
+    bytes_per_number = module.dtype.itemsize
+
+    # 1) One layer. Tensor parallelism divides the wide arrays: the feed-forward network's and the heads'.
     wide = (3 * shape.ffn_size + 4 * shape.num_heads * shape.head_size) / tensor
-    layer = own_rows * length * (4 * shape.hidden_size + wide) * width
-    kept = {"full": 1, "dots": 3, "none": 6}[module.remat] * shape.hidden_size
-    kept += 0 if module.remat == "full" else wide
-    kept = own_rows * length * kept * width * shape.num_layers if training else 0.0
+    layer_width = 4 * shape.hidden_size + wide
+    layer = tokens * layer_width * bytes_per_number
+
+    # 2) What each layer keeps for the backward pass.
+    kept = 0.0
+    if training:
+        width = KEPT_PER_LAYER[module.remat] * shape.hidden_size
+        width += 0 if module.remat == "full" else wide
+        kept = tokens * width * bytes_per_number * shape.num_layers
+
+    # 3) Attention's scores in float32, of every position for every position; a kernel keeps none.
     scores = 0.0
     if module.attention == "xla":
-        scores = own_rows * shape.num_heads / tensor * length**2 * 4 * (2 if training else 1)
-    logits = own_rows * TARGETS_PER_PART * shape.vocab_size * 4 / tensor * (3 if training else 1)
-    gathered = 2 * 2 * sum(map(math.prod, projection_shapes(shape).values())) / tensor * width
+        copies = 2 if training else 1
+        heads_per_chip = rows_per_chip * shape.num_heads / tensor
+        scores = heads_per_chip * length**2 * 4 * copies
+
+    # 4) Logits in float32, with their gradients.
+    copies = 3 if training else 1
+    num_targets = rows_per_chip * TARGETS_PER_PART
+    logits = num_targets * shape.vocab_size * 4 / tensor * copies
+
+    # 5) Weights that are gathered from all chips, of four layers at most.
+    kernels = projection_shapes(shape).values()
+    layer_parameters = sum(math.prod(kernel) for kernel in kernels)
+    gathered = 2 * 2 * layer_parameters / tensor * bytes_per_number
     return kept + 2 * layer + scores + logits + gathered

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from radit_jax.config import EvaluateConfig, ScoreConfig
+from radit_jax.evaluation.systems import SYSTEMS
 from radit_jax.evaluation.task_suite import longest_answer
 from radit_jax.lm.answering import questions_per_batch
 from radit_jax.lm.ensemble import STEPS_PER_CALL, pack_answers
@@ -33,100 +34,127 @@ from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, e
 from radit_jax.planning.score import scoring_calls
 from radit_jax.runtime.distributed.mesh import data_parallel_size, row_layout
 
-STOPS = Stops((0, 1))  # which ones, no size depends on
+STOPS = Stops((0, 1))  # no size depends on which ids these are
+DISK_BYTES_PER_QUESTION = 5e3  # its predictions in all systems
 
 
-def plan_evaluate(site: Deployment) -> ResourceEstimate:
-    """The base and the tuned model are on the devices together, beside what a batch's prompts leave."""
-    settings = site.experiment.evaluate
+def plan_evaluate(deployment: Deployment) -> ResourceEstimate:
+    """The base and the tuned model are on the devices together, with what a batch's prompts leave."""
+    settings = deployment.experiment.evaluate
     settings = settings.answering(longest_answer(settings))
+    counts = deployment.counts
     length = settings.sequence_length
     packed = ScoreConfig(batch_size=settings.batch_size, sequence_length=length, dtype=settings.dtype)
-    mesh = site.mesh(packed.batch_size)
-    module, params = site.llama(mesh, packed.dtype)
-    if site.target.topology:
+    mesh = deployment.mesh(packed.batch_size)
+    module, params = deployment.llama(mesh, packed.dtype)
+    if deployment.target.topology:
         module = module.clone(layout=row_layout(mesh))
-    scoring = scoring_calls(site.fitted(module, mesh, length), params, packed, mesh, beside=params)
+
+    # 1) The calls: answering the longest prompts, then scoring next to the other model.
     parts = longest(settings, mesh)
+    answering = answering_calls(module, params, parts, settings)
+    row_module = deployment.fitted(module, mesh, length)
+    scoring = scoring_calls(row_module, params, packed, mesh, beside=params)
+
+    # 2) Memory: the caches of all parts, and those of the last part again while its answers are decoded.
     caches = [num_bytes(prefill_shared.eval_shape(module, params, *part)) for part in parts]
-    rows, usual = len(parts[0].suffixes.tokens), min(length, site.counts.pair_tokens)
+    cache_bytes = (sum(caches) + caches[-1]) / deployment.target.num_chips
+    rows = len(parts[0].suffixes.tokens)
+    rows_read = max(rows, data_parallel_size(mesh))
+    activations = activations_of(module, mesh, rows_read, length, training=False)
+
+    # 3) One turn answers `rows` prompts of usual length. It reads the weights for every token.
+    usual_length = min(length, counts.pair_tokens)
+    tokens = rows * usual_length
+    attended = tokens * (usual_length + 1) / 2
+    step_flops = training_flops(module.config, tokens=tokens, attended=attended, targets=rows)
+    num_prompts = len(SYSTEMS) * counts.questions * settings.chunks_per_answer
     program = StageProgram(
-        calls=itertools.chain(answering_calls(module, params, parts, settings), scoring),
+        calls=itertools.chain(answering, scoring),
         held=(params, params),
-        flops=training_flops(
-            module.config, tokens=rows * usual, attended=rows * usual * (usual + 1) / 2, targets=rows
-        )
-        / 3,
+        flops=step_flops / 3,  # the forward pass's
         traffic=(1 + settings.max_new_tokens) * weights_of(module, params, mesh),
-        activations=(sum(caches) + caches[-1]) / site.target.num_chips
-        + activations_of(module, mesh, max(rows, data_parallel_size(mesh)), length, training=False),
-        times=5 * site.counts.questions * settings.chunks_per_answer / rows,
+        activations=cache_bytes + activations,
+        times=num_prompts / rows,
     )
-    host = site.embedded * site.searching  # the base retriever's index, and the tuned one's
-    disk = 5e3 * site.counts.questions
-    return estimate("evaluate", program, params, site.target, host=host, disk=disk)
+    # The base retriever's index, and the tuned one's where it has another.
+    host = deployment.embedded * deployment.searching
+    disk = DISK_BYTES_PER_QUESTION * counts.questions
+    return estimate("evaluate", program, params, deployment.target, host=host, disk=disk)
 
 
 def longest(settings: EvaluateConfig, mesh: Any) -> list[PrefillBatch]:
     """The parts of the batch that takes the most memory, as shapes."""
-    placement = DevicePlacement(functools.partial(_shapes, mesh), data_parallel_size=data_parallel_size(mesh))
-    chunks = _chunks(settings)
-    questions = questions_per_batch(chunks, settings)
+    num_groups = data_parallel_size(mesh)
+    placement = DevicePlacement(functools.partial(_shapes, mesh), data_parallel_size=num_groups)
+    num_prompts = _prompts_per_question(settings)
+    num_questions = questions_per_batch(num_prompts, settings)
     length = settings.sequence_length - settings.max_new_tokens
     if settings.ensemble == "token":
-        prompts = longest_prompts(chunks * placement.num_rows(questions), length)
+        # Mixing by token decodes all prompts of a batch in one part.
+        prompts = longest_prompts(num_prompts * placement.num_rows(num_questions), length)
         return [build_prefill_batch(split_shared_prefixes(prompts), placement)]
-    prompts = longest_prompts(chunks * questions, length)
+    prompts = longest_prompts(num_prompts * num_questions, length)
     return [batch for _, batch in prefill_batches(prompts, len(prompts), placement)]
 
 
 def longest_prompts(count: int, length: int) -> list[list[int]]:
-    """Prompts of `length` that have prefixes of their own; but for two, which share half.
+    """`count` prompts of `length` tokens whose prefixes differ, except for two that share half.
 
-    So in the first part the slots of long tails stand behind those of long prefixes.
+    So the first part has both the widest prefixes and the widest suffixes.
     """
-    prompts = [[n] * length for n in range(count)]
-    prompts[-1] = [*prompts[0][: -(-length // 2)], *prompts[-1][: length // 2]]
+    prompts = [[number] * length for number in range(count)]
+    shared_half = prompts[0][: -(-length // 2)]
+    prompts[-1] = [*shared_half, *prompts[-1][: length // 2]]
     return prompts
 
 
 def answering_calls(
     module: Any, params: Any, parts: Sequence[PrefillBatch], settings: EvaluateConfig
 ) -> Iterator[Call]:
-    """What answers a batch: each part is read and decoded, and scored when all have been.
+    """The calls that answer a batch: each part is read and decoded, and all are scored at the end.
 
-    Of several parts the first is the widest, and while the last is decoded the others are held. A call takes
-    what the one before gave, which lies where its compiler put it.
+    The first of several parts is the widest, and the others are held while the last is decoded. A call takes
+    the results of the one before, with the shardings that its compiler chose.
     """
+    # 1) Read the first part and the last.
     first = last = Call(prefill_shared, (module, params, *parts[0]), beside=params)
     yield first
-    if others := len(parts) - 1:
+    num_others = len(parts) - 1
+    if num_others:
         beside = (params, first.given)
-        last = Call(prefill_shared, (module, params, *parts[-1]), beside=beside, results=others)
+        last = Call(prefill_shared, (module, params, *parts[-1]), beside=beside, results=num_others)
         yield last
-    read = [first.given, *[last.given] * others]
+    prefilled = [first.given, *[last.given] * num_others]
 
-    by_token, chunks, stops = settings.ensemble == "token", _chunks(settings), {"stops": STOPS}
-    mixed = chunks if by_token else 1
-    weights = np.zeros((len(last.given.lengths) // mixed, mixed), np.float32)
+    # 2) Decode the last part.
+    by_token = settings.ensemble == "token"
+    num_prompts = _prompts_per_question(settings)
+    stops = {"stops": STOPS}
+    num_mixed = num_prompts if by_token else 1
+    weights = np.zeros((len(last.given.lengths) // num_mixed, num_mixed), np.float32)
     options = {**stops, "max_new_tokens": settings.max_new_tokens}
-    beginning = Call(init_decode, (last.given, weights), options, beside=(params, params, read[:-1]))
-    yield beginning
-    yield Call(decode_steps, (module, params, beginning.given, STEPS_PER_CALL), stops, beside=(params, read))
-    if not by_token:
-        answers = [[(n,) * settings.max_new_tokens for n in range(chunks)]]
-        answers *= questions_per_batch(chunks, settings)
-        packed = pack_answers(answers, STOPS, max_new_tokens=settings.max_new_tokens, num_answers=chunks)
-        asked = np.zeros(len(first.given.lengths), np.int64)
-        yield Call(
-            score_answers, (module, params, first.given, packed, asked), stops, beside=(params, read[1:])
-        )
+    init = Call(init_decode, (last.given, weights), options, beside=(params, params, prefilled[:-1]))
+    yield init
+    decode_arguments = (module, params, init.given, STEPS_PER_CALL)
+    yield Call(decode_steps, decode_arguments, stops, beside=(params, prefilled))
+    if by_token:
+        return
+
+    # 3) Score the longest answers after each prompt of the first part.
+    answers = [[(number,) * settings.max_new_tokens for number in range(num_prompts)]]
+    answers *= questions_per_batch(num_prompts, settings)
+    packed = pack_answers(answers, STOPS, max_new_tokens=settings.max_new_tokens, num_answers=num_prompts)
+    questions = np.zeros(len(first.given.lengths), np.int64)
+    score_arguments = (module, params, first.given, packed, questions)
+    yield Call(score_answers, score_arguments, stops, beside=(params, prefilled[1:]))
 
 
-def _chunks(settings: EvaluateConfig) -> int:
-    """Prompts of a question."""
+def _prompts_per_question(settings: EvaluateConfig) -> int:
+    """One for each chunk, or one with all of them."""
     return 1 if settings.ensemble == "concatenate" else settings.chunks_per_answer
 
 
 def _shapes(mesh: Any, rows: Any) -> Any:
+    """The abstract arrays of a tree of host arrays, their rows spread over the mesh."""
     return jax.tree.map(lambda array: rows_of(mesh, array.shape, array.dtype), rows)

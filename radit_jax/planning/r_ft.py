@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from radit_jax.config import Instructions
+from radit_jax.config import Experiment, Instructions
 from radit_jax.method.optimizers import make_optimizer
 from radit_jax.method.steps import RftBatch, RftTextBatch, init_state, make_r_ft_step, make_r_ft_text_step
 from radit_jax.models.bert import PackedTexts
@@ -19,30 +19,45 @@ from radit_jax.runtime.distributed.memory import bytes_per_device
 from radit_jax.runtime.distributed.mesh import data_parallel_size
 
 
-def plan_r_ft(site: Deployment) -> ResourceEstimate:
-    """Scoring counts for the memory only: how many pairs are new, and so its time, only the run knows."""
-    settings, mesh = site.experiment.r_ft, site.mesh()
-    module, tower = site.encoder(mesh)
+def plan_r_ft(deployment: Deployment) -> ResourceEstimate:
+    """Training on the encoders; scoring counts for its memory only.
+
+    How many pairs are new, and so the time that scoring takes, is known only in the run.
+    """
+    settings = deployment.experiment.r_ft
+    mesh = deployment.mesh()
+    module, tower = deployment.encoder(mesh)
     params = {"query": tower, "chunk": tower} if settings.train_chunk_encoder else tower
-    training = training_call(site, module, params, mesh)
+    training = training_call(deployment, module, params, mesh)
     state, _ = training.arguments
     held = (state, params)
-    scoring, scoring_peak = scoring_beside(site, during_scoring(site, state, params, tower))
+
+    # Whichever takes more decides: the step's activations, or scoring beyond what is held.
+    beside = during_scoring(deployment, state, params, tower)
+    scoring, scoring_peak = scoring_beside(deployment, beside)
+    step_activations = _activations(deployment, module, mesh)
+    activations = max(step_activations, scoring_peak - bytes_per_device(held))
+
+    # A step reads the weights for its forward pass and twice for its backward pass, and rewrites the state.
+    weights = weights_of(module, params, mesh)
+    traffic = 3 * weights + 2 * bytes_per_device(state)
     program = StageProgram(
         calls=[training, *scoring],
         held=held,
-        flops=3 * _flops(site, module),
-        traffic=3 * weights_of(module, params, mesh) + 2 * bytes_per_device(state),
-        activations=max(_activations(site, module, mesh), scoring_peak - bytes_per_device(held)),
+        flops=3 * _flops(deployment, module),
+        traffic=traffic,
+        activations=activations,
         times=settings.optimizer.steps,
     )
-    kept = 2 * (num_bytes(state) + num_bytes(params))
-    return estimate("r_ft", program, params, site.target, host=site.searching, disk=kept)
+    # Two checkpoints, the best and the result.
+    disk = 2 * (num_bytes(state) + num_bytes(params))
+    host = deployment.searching
+    return estimate("r_ft", program, params, deployment.target, host=host, disk=disk)
 
 
-def training_call(site: Deployment, module: Any, params: Any, mesh: Any) -> Call:
-    """A step on copies of the towers that learn; as they came they stay beside, to search and validate."""
-    settings = site.experiment.r_ft
+def training_call(deployment: Deployment, module: Any, params: Any, mesh: Any) -> Call:
+    """A step on copies of the towers that learn; the untrained ones stay, to search and validate with."""
+    settings = deployment.experiment.r_ft
     tx = make_optimizer(settings.optimizer)
     state = placed(lambda tree: init_state(tree, tx), mesh, params)
     make_step = make_r_ft_text_step if settings.train_chunk_encoder else make_r_ft_step
@@ -53,66 +68,90 @@ def training_call(site: Deployment, module: Any, params: Any, mesh: Any) -> Call
         direction=settings.direction,
         state_shardings=jax.tree.map(lambda leaf: leaf.sharding, state),
     )
-    return Call(step, (state, _batch(site, mesh, module.config.vector_size)), beside=params)
+    batch = _batch(deployment, mesh, module.config.vector_size)
+    # The untrained towers are no argument of the step, and the devices hold them all the same.
+    return Call(step, (state, batch), beside=params)
 
 
-def during_scoring(site: Deployment, state: Any, params: Any, tower: Any) -> Any:
-    """What lies on the devices at the most while the language model scores; None where it never does.
+def during_scoring(deployment: Deployment, state: Any, params: Any, tower: Any) -> Any:
+    """The most that is on the devices while the language model scores; None where it never does.
 
     A refresh comes between steps. Development questions are scored before there is a state or a chunk
     encoder, and only those of instructions are.
     """
-    settings = site.experiment.r_ft
+    settings = deployment.experiment.r_ft
     if 0 < settings.refresh_every < settings.optimizer.steps:
         return state, params
-    return tower if isinstance(site.experiment.data, Instructions) else None
+    return tower if isinstance(deployment.experiment.data, Instructions) else None
 
 
-def scoring_beside(site: Deployment, beside: Any) -> tuple[Sequence[Call], float]:
-    """What scores pairs, and about the bytes of a chip that it takes; nothing for a `beside` of None."""
+def scoring_beside(deployment: Deployment, beside: Any) -> tuple[Sequence[Call], float]:
+    """The calls that score pairs while `beside` is on the devices, and an estimate of a chip's peak bytes.
+
+    Both are empty where `beside` is None.
+    """
     if beside is None:
         return (), 0.0
-    settings = site.experiment.score
+    settings = deployment.experiment.score
     rows, length = settings.batch_size, settings.sequence_length
-    mesh = site.mesh(rows)
-    module, params = site.llama(mesh, settings.dtype)
-    module = site.fitted(module, mesh, length)
-    peak = bytes_per_device((params, beside)) + activations_of(module, mesh, rows, length, training=False)
+    mesh = deployment.mesh(rows)
+    module, params = deployment.llama(mesh, settings.dtype)
+    module = deployment.fitted(module, mesh, length)
+    activations = activations_of(module, mesh, rows, length, training=False)
+    peak = bytes_per_device((params, beside)) + activations
     return scoring_calls(module, params, settings, mesh, beside=beside), peak
 
 
-def _batch(site: Deployment, mesh: Any, width: int) -> RftBatch | RftTextBatch:
-    """Queries with their chunks, as embeddings of `width` or as texts that are as long as they may be."""
-    settings, retriever = site.experiment.r_ft, site.experiment.base.retriever
-    rows, k = settings.batch_size, site.experiment.retrieve.num_chunks
-    # Queries share rows; how many it takes only they know, and a row each is the most.
+def _batch(deployment: Deployment, mesh: Any, vector_size: int) -> RftBatch | RftTextBatch:
+    """Abstract queries with their chunks, as embeddings or, where the chunk tower learns, as texts.
+
+    Texts have the greatest length. Queries are packed; only they know into how many rows, and the most is a
+    row for each.
+    """
+    experiment = deployment.experiment
+    retriever = experiment.base.retriever
+    rows = experiment.r_ft.batch_size
+    num_chunks = experiment.retrieve.num_chunks
+
     query = rows_of(mesh, (rows, retriever.query_length), jnp.int32)
     queries = PackedTexts(*(query for _ in PackedTexts._fields))
-    target, mask = (rows_of(mesh, (rows, k), dtype) for dtype in (jnp.float32, bool))
-    if not settings.train_chunk_encoder:
-        return RftBatch(queries, rows_of(mesh, (rows, k, width), jnp.float32), target, mask)
-    tokens, token_mask = (
-        rows_of(mesh, (rows, k, retriever.chunk_length), dtype) for dtype in (jnp.int32, bool)
-    )
+    target = rows_of(mesh, (rows, num_chunks), jnp.float32)
+    mask = rows_of(mesh, (rows, num_chunks), bool)
+    if not experiment.r_ft.train_chunk_encoder:
+        embeddings = rows_of(mesh, (rows, num_chunks, vector_size), jnp.float32)
+        return RftBatch(queries, embeddings, target, mask)
+
+    text_shape = (rows, num_chunks, retriever.chunk_length)
+    tokens = rows_of(mesh, text_shape, jnp.int32)
+    token_mask = rows_of(mesh, text_shape, bool)
     return RftTextBatch(queries, tokens, token_mask, target, mask)
 
 
-def _flops(site: Deployment, module: Any) -> float:
-    """Operations that read a batch once."""
-    settings, retriever = site.experiment.r_ft, site.experiment.base.retriever
-    rows, usual = settings.batch_size, min(retriever.chunk_length, site.counts.chunk_tokens)
-    chunks = rows * site.experiment.retrieve.num_chunks * settings.train_chunk_encoder
+def _flops(deployment: Deployment, module: Any) -> float:
+    """Operations of a forward pass over a batch."""
+    experiment = deployment.experiment
+    retriever = experiment.base.retriever
+    rows = experiment.r_ft.batch_size
+    num_chunks = rows * _chunks_read(experiment)
+    usual_length = min(retriever.chunk_length, deployment.counts.chunk_tokens)
     queries = encoder_flops(module.config, rows=rows, length=retriever.query_length)
-    return queries + encoder_flops(module.config, rows=chunks, length=usual)
+    chunks = encoder_flops(module.config, rows=num_chunks, length=usual_length)
+    return queries + chunks
 
 
-def _activations(site: Deployment, module: Any, mesh: Any) -> float:
-    """Bytes of a chip for what the backward pass reads, about."""
-    settings, retriever, shape = site.experiment.r_ft, site.experiment.base.retriever, module.config
-    chunks = site.experiment.retrieve.num_chunks * settings.train_chunk_encoder
-    tokens = (
-        settings.batch_size
-        * (retriever.query_length + chunks * retriever.chunk_length)
-        / data_parallel_size(mesh)
-    )
-    return tokens * shape.num_layers * 16 * (4 * shape.hidden_size + shape.ffn_size)
+def _activations(deployment: Deployment, module: Any, mesh: Any) -> float:
+    """Bytes of a chip for what the backward pass reads, estimated."""
+    experiment = deployment.experiment
+    retriever = experiment.base.retriever
+    chunk_tokens = _chunks_read(experiment) * retriever.chunk_length
+    tokens_per_query = retriever.query_length + chunk_tokens
+    tokens = experiment.r_ft.batch_size * tokens_per_query / data_parallel_size(mesh)
+    # A layer keeps four arrays as wide as the hidden state, and one as wide as the feed-forward network.
+    shape = module.config
+    bytes_per_token = 16 * (4 * shape.hidden_size + shape.ffn_size)
+    return tokens * shape.num_layers * bytes_per_token
+
+
+def _chunks_read(experiment: Experiment) -> int:
+    """Chunks of a query that a step reads as text: none where only the query tower learns."""
+    return experiment.retrieve.num_chunks if experiment.r_ft.train_chunk_encoder else 0

@@ -20,35 +20,37 @@ class Call:
     """One jit-compiled function of a stage, and what it is called with."""
 
     function: Any
-    arguments: Sequence[Any]  # shapes with shardings; what is static as it is
-    options: Mapping[str, Any] = field(default_factory=dict)  # arguments that are static and named
-    beside: Any = ()  # shapes of what lies on the devices meanwhile and is no argument
+    arguments: Sequence[Any]  # shapes with shardings, and static arguments as they are
+    options: Mapping[str, Any] = field(default_factory=dict)  # static keyword arguments
+    beside: Any = ()  # shapes of what else is on the devices during the call
     results: int = 1  # how many of its results the devices hold at a time
 
     @functools.cached_property
     def compiled(self) -> Any:
-        return self.function.lower(*self.arguments, **self.options).compile()
+        """The function compiled for the arguments."""
+        lowered = self.function.lower(*self.arguments, **self.options)
+        return lowered.compile()
 
     @property
     def given(self) -> Any:
         """The shapes of its results, with the shardings that the compiler chose."""
         shapes = self.function.eval_shape(*self.arguments, **self.options)
-        return jax.tree.map(
-            lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-            shapes,
-            self.compiled.output_shardings,
-        )
+
+        def with_sharding(shape: Any, sharding: Any) -> Any:
+            return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+        return jax.tree.map(with_sharding, shapes, self.compiled.output_shardings)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageProgram:
-    """What a stage computes again and again."""
+    """What a stage computes again and again: one turn of it, and the number of turns."""
 
     calls: Iterable[Call]
-    held: Any  # shapes of what stays on the devices between them
+    held: Any  # shapes of what stays on the devices between calls
     flops: Number  # of one turn, on all chips
     traffic: Number  # bytes that a chip must at least read and write in a turn
-    activations: Number  # bytes of a chip beside what is held: an estimate, for where nothing is compiled
+    activations: Number  # bytes of a chip besides `held`, estimated: used where nothing is compiled
     times: Number  # turns
 
 
@@ -57,69 +59,92 @@ class ResourceEstimate:
     """What a stage asks of the target, in bytes, operations and seconds."""
 
     stage: str
-    params: int = 0
-    held: Number = 0.0  # of a chip, between steps
-    peak: Number = 0.0  # of a chip
-    estimated: bool = False  # is `peak`
+    params: int = 0  # how many parameters
+    held: Number = 0.0  # bytes of a chip, between steps
+    peak: Number = 0.0  # bytes of a chip
+    estimated: bool = False  # whether `peak` is an estimate and not the compiler's figure
     flops: Number = 0.0  # of the whole stage
-    traffic: Number = 0.0  # of the whole stage
+    traffic: Number = 0.0  # bytes, of the whole stage
     seconds: Number = 0.0  # of the whole stage, at least
-    host: Number = 0.0  # of a host's memory
-    disk: Number = 0.0  # of the workdir
-    faults: tuple[str, ...] = ()
+    host: Number = 0.0  # bytes of a host's memory
+    disk: Number = 0.0  # bytes of the workdir
+    faults: tuple[str, ...] = ()  # what the target has too little of, with the remedies
 
 
 def estimate(
     stage: str, program: StageProgram, params: Any, target: Target, *, host: Number = 0, disk: Number = 0
 ) -> ResourceEstimate:
-    """Compile the stage's program for the target, or estimate, and count its turns."""
-    held, estimated = bytes_per_device(program.held), target.chip.kind != "tpu"
-    peak = held + program.activations if estimated else compiled_peak(program.calls)
-    flops, traffic = program.flops * program.times, program.traffic * program.times * target.num_chips
-    seconds = max(flops / target.chip.flops, traffic / target.chip.bandwidth) / target.num_chips
+    """What `program` asks of `target`: compiled where there is a compiler for it, and estimated elsewhere.
+
+    The seconds are those below which no chip of the kind can do the arithmetic, or move the bytes.
+    """
+    chip = target.chip
+    held = bytes_per_device(program.held)
+    is_estimated = chip.kind != "tpu"
+    peak = held + program.activations if is_estimated else compiled_peak(program.calls)
+    flops = program.flops * program.times
+    traffic = program.traffic * program.times * target.num_chips
+    seconds = max(flops / chip.flops, traffic / chip.bandwidth) / target.num_chips
     return ResourceEstimate(
-        stage, num_parameters(params), held, peak, estimated, flops, traffic, seconds, host, disk
+        stage,
+        params=num_parameters(params),
+        held=held,
+        peak=peak,
+        estimated=is_estimated,
+        flops=flops,
+        traffic=traffic,
+        seconds=seconds,
+        host=host,
+        disk=disk,
     )
 
 
 def compiled_peak(calls: Iterable[Call]) -> float:
-    """The bytes of a chip that the compiler gives the call that takes the most, or would have to.
+    """Peak bytes of a chip over `calls`, as the compiler reports it.
 
-    Arguments, temporaries and the results that are not written over arguments, and what lies beside. One that
-    it refuses is the last that is tried: others may take its results.
+    A call takes its arguments, its temporaries, the results that are not written over arguments, and what
+    lies beside it. If the compiler refuses a call for lack of memory, the bytes that it names count (infinite
+    where it names none), and no later call is tried: later ones may take its results.
     """
-    most = 0.0
+    peak = 0.0
     for call in calls:
+        beside = bytes_per_device(call.beside)
         try:
             memory = call.compiled.memory_analysis()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            asked = re.search(r"([0-9.]+)G[^0-9]*(exceeds|of|\()", str(error))
-            return max(most, float(asked[1]) * GIB + bytes_per_device(call.beside) if asked else math.inf)
-        results = call.results * (memory.output_size_in_bytes - memory.alias_size_in_bytes)
-        own = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
-        most = max(most, float(own + bytes_per_device(call.beside)))
-    return most
+            return max(peak, _refused_bytes(str(error)) + beside)
+        result = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        taken = memory.argument_size_in_bytes + memory.temp_size_in_bytes + call.results * result
+        peak = max(peak, float(taken + beside))
+    return peak
+
+
+def _refused_bytes(message: str) -> float:
+    """The bytes that a program would need, from the compiler's refusal; infinite where it does not say."""
+    match = re.search(r"([0-9.]+)G[^0-9]*(exceeds|of|\()", message)
+    return float(match[1]) * GIB if match else math.inf
 
 
 def check_fits(need: ResourceEstimate, target: Target, *, on_disk: bool) -> ResourceEstimate:
-    """`need` with what the target has too little of; a workdir in a bucket is on no disk."""
+    """`need` with its faults: what the target has too little of. A workdir in a bucket needs no disk."""
     chip = target.chip
+    disk = need.disk if on_disk else 0
     limits = (
         (need.peak, chip.memory, REMEDIES.get(need.stage, "")),
         (need.host, chip.host_memory, "a host has {:.0f} GiB of memory: take hosts that have more"),
-        (need.disk * on_disk, chip.host_disk, "a host has {:.0f} GiB of disk: --workdir in a bucket"),
+        (disk, chip.host_disk, "a host has {:.0f} GiB of disk: --workdir in a bucket"),
     )
-    faults = (cure.format(most / GIB) for came, most, cure in limits if came > most)
+    faults = [remedy.format(limit / GIB) for asked, limit, remedy in limits if asked > limit]
     return replace(need, faults=tuple(faults))
 
 
 def num_parameters(tree: Any) -> int:
-    """Numbers in a tree."""
+    """How many numbers the arrays of a tree have."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def num_bytes(tree: Any) -> float:
-    """Bytes of a tree."""
+    """Bytes of the arrays of a tree, on all chips together."""
     return float(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)))

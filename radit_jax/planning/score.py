@@ -9,33 +9,51 @@ from radit_jax.planning.deployment import Deployment
 from radit_jax.planning.estimates import activations_of, batch_of, flops_of, weights_of
 from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate
 
+HOST_BYTES_PER_PAIR = 32.0  # while pairs are ordered and their scores collected
+DISK_BYTES_PER_PAIR = 16.0
 
-def plan_score(site: Deployment) -> ResourceEstimate:
-    settings = site.experiment.score
+
+def plan_score(deployment: Deployment) -> ResourceEstimate:
+    """Each example is scored with each of its chunks, and once without any."""
+    settings = deployment.experiment.score
+    counts = deployment.counts
     rows, length = settings.batch_size, settings.sequence_length
-    mesh = site.mesh(rows)
-    module, params = site.llama(mesh, settings.dtype)
-    fitted = site.fitted(module, mesh, length)
-    per_row = length / min(length, site.counts.pair_tokens)
-    num_pairs = site.counts.examples * (site.experiment.retrieve.num_chunks + 1)
+    mesh = deployment.mesh(rows)
+    module, params = deployment.llama(mesh, settings.dtype)
+    row_module = deployment.fitted(module, mesh, length)
+
+    # The pairs' number gives the turns, a turn being a batch of full rows.
+    pairs_per_row = length / min(length, counts.pair_tokens)
+    pairs_per_example = deployment.experiment.retrieve.num_chunks + 1
+    num_pairs = counts.examples * pairs_per_example
+    forward_flops = flops_of(module, counts, rows, length) / 3
     program = StageProgram(
-        calls=scoring_calls(fitted, params, settings, mesh),
+        calls=scoring_calls(row_module, params, settings, mesh),
         held=params,
-        flops=flops_of(module, site.counts, rows, length) / 3,
+        flops=forward_flops,
         traffic=weights_of(module, params, mesh),
-        activations=activations_of(module, mesh, rows, length, training=False),  # the reference's
-        times=num_pairs / (rows * per_row),
+        # The module with reference attention is the one that takes more.
+        activations=activations_of(module, mesh, rows, length, training=False),
+        times=num_pairs / (rows * pairs_per_row),
     )
-    return estimate("score", program, params, site.target, host=32.0 * num_pairs, disk=16.0 * num_pairs)
+    host = HOST_BYTES_PER_PAIR * num_pairs
+    disk = DISK_BYTES_PER_PAIR * num_pairs
+    return estimate("score", program, params, deployment.target, host=host, disk=disk)
 
 
 def scoring_calls(
     module: Any, params: Any, settings: ScoreConfig, mesh: Any, beside: Any = ()
 ) -> Sequence[Call]:
-    """Trees of several continuations go to the reference, those of one to a kernel if there is one."""
-    length, targets = settings.sequence_length, settings.sequence_length // 2
+    """The calls that score packed rows while `beside` is on the devices too.
+
+    Trees of several continuations go to reference attention. Trees of one go to a kernel, if there is one.
+    """
+    length = settings.sequence_length
+    targets = length // 2
     kinds = (True,) if module.attention == "xla" else (True, False)
-    batches = (batch_of(mesh, settings.batch_size, length, targets, continuations=kind) for kind in kinds)
-    return [
-        Call(continuation_log_probs, (module, params, batch, targets), beside=beside) for batch in batches
-    ]
+    calls = []
+    for continuations in kinds:
+        batch = batch_of(mesh, settings.batch_size, length, targets, continuations=continuations)
+        arguments = (module, params, batch, targets)
+        calls.append(Call(continuation_log_probs, arguments, beside=beside))
+    return calls

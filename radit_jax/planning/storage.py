@@ -9,45 +9,73 @@ from radit_jax.planning.resources import ResourceEstimate, num_bytes, num_parame
 from radit_jax.runtime.distributed.accelerators import GIB
 from radit_jax.runtime.distributed.memory import bytes_per_device
 
-BYTES_PER_WORD = 6.0
+BYTES_PER_WORD = 6.0  # of English text, its space included
+BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2}
 
 
-def plan_corpus(site: Deployment) -> ResourceEstimate:
-    return ResourceEstimate("corpus", disk=site.counts.chunks * site.counts.chunk_words * BYTES_PER_WORD)
+def plan_corpus(deployment: Deployment) -> ResourceEstimate:
+    """The chunks' text is written, and nothing is computed."""
+    counts = deployment.counts
+    disk = counts.chunks * counts.chunk_words * BYTES_PER_WORD
+    return ResourceEstimate("corpus", disk=disk)
 
 
-def plan_base(site: Deployment) -> ResourceEstimate:
+def plan_base(deployment: Deployment) -> ResourceEstimate:
     """A checkpoint is read a layer at a time, straight to its shards."""
-    params, tower = _models(site)
-    layer = max(num_bytes(leaf) / leaf.shape[0] for leaf in jax.tree.leaves(params) if len(leaf.shape) == 3)
-    held = bytes_per_device(params) + 2 * bytes_per_device(tower)
-    disk = num_bytes(params) + 2 * num_bytes(tower)
+    lm, tower = _models(deployment)
+    # Layers are stacked on the leading axis of three-dimensional kernels.
+    stacked = [leaf for leaf in jax.tree.leaves(lm) if len(leaf.shape) == 3]
+    largest_layer = max(num_bytes(leaf) / leaf.shape[0] for leaf in stacked)
+    # The retriever has two towers.
+    params = num_parameters(lm) + 2 * num_parameters(tower)
+    disk = num_bytes(lm) + 2 * num_bytes(tower)
+    held = bytes_per_device(lm) + 2 * bytes_per_device(tower)
     return ResourceEstimate(
         "base",
-        num_parameters(params) + 2 * num_parameters(tower),
-        held,
-        held,
-        host=1.3 * layer + GIB / 4,
+        params=params,
+        held=held,
+        peak=held,
+        host=1.3 * largest_layer + GIB / 4,
         disk=disk,
     )
 
 
-def plan_index(site: Deployment) -> ResourceEstimate:
-    return ResourceEstimate("index", host=site.indexing, disk=site.embedded * INDEX_SHARE * site.embeddings)
+def plan_index(deployment: Deployment) -> ResourceEstimate:
+    """ScaNN's trees over the embeddings, built on the hosts."""
+    disk = deployment.embedded * INDEX_SHARE * deployment.embeddings
+    return ResourceEstimate("index", host=deployment.indexing, disk=disk)
 
 
-def plan_export(site: Deployment) -> ResourceEstimate:
-    """Our form of the models and Hugging Face's, chunks and their embeddings; a host reads a whole model."""
-    params, tower = _models(site)
-    numbers, settings = num_parameters(params) + 3 * num_parameters(tower), site.experiment.export
-    width = 4 + settings.hf * {"float32": 4, "bfloat16": 2}[settings.dtype]
-    host = max(map(num_bytes, jax.tree.leaves(params))) + GIB / 4
-    disk = numbers * width + site.embeddings + plan_corpus(site).disk
-    held = settings.hf * num_bytes(params) / min(site.target.num_chips, site.target.chip.chips_per_host)
-    return ResourceEstimate("export", numbers, held, held, host=host, disk=disk)
+def plan_export(deployment: Deployment) -> ResourceEstimate:
+    """The models in our form and Hugging Face's, the chunks, and their embeddings.
+
+    A host reads a whole model for Hugging Face's form, and only for that.
+    """
+    settings = deployment.experiment.export
+    lm, tower = _models(deployment)
+    # Three towers: the base query encoder and both of the tuned retriever.
+    params = num_parameters(lm) + 3 * num_parameters(tower)
+    bytes_per_number = 4
+    held = 0.0
+    if settings.hf:
+        target = deployment.target
+        bytes_per_number += BYTES_PER_NUMBER[settings.dtype]
+        held = num_bytes(lm) / min(target.num_chips, target.chip.chips_per_host)
+    largest_array = max(map(num_bytes, jax.tree.leaves(lm)))
+    disk = params * bytes_per_number + deployment.embeddings + plan_corpus(deployment).disk
+    return ResourceEstimate(
+        "export",
+        params=params,
+        held=held,
+        peak=held,
+        host=largest_array + GIB / 4,
+        disk=disk,
+    )
 
 
-def _models(site: Deployment) -> tuple[Any, Any]:
-    """The shapes of the language model and of a tower."""
-    mesh = site.mesh()
-    return site.llama(mesh, "float32")[1], site.encoder(mesh)[1]
+def _models(deployment: Deployment) -> tuple[Any, Any]:
+    """The parameters' shapes of the language model, and of one tower."""
+    mesh = deployment.mesh()
+    _, lm = deployment.llama(mesh, "float32")
+    _, tower = deployment.encoder(mesh)
+    return lm, tower
