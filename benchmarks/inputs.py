@@ -16,7 +16,8 @@ from etils import epath
 from jaxtyping import Float, Int
 
 from radit_jax.config import GeneratedWorld, LlamaConfig, MeshConfig
-from radit_jax.data.readers.documents import read_documents, split_document
+from radit_jax.data.readers.chunking import split_document
+from radit_jax.data.readers.documents import read_documents
 from radit_jax.data.readers.questions import read_questions
 from radit_jax.data.records import Question
 from radit_jax.data.sources import generated_world

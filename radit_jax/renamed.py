@@ -97,7 +97,9 @@ MOVED = {
     ),
     "data.cloze": Moved(("data.batches.cloze",), {"Candidate": "ClozeSpan"}),
     "data.corpus": Moved(("data.artifacts.corpus",), {}),
-    "data.documents": Moved(("data.readers.documents",), {}),
+    "data.documents": Moved(
+        ("data.readers.documents", "data.readers.chunking", "data.readers.unique_ids"), {}
+    ),
     "data.examples": Moved(("data.batches.examples",), {"Tokenizer": "TextTokenizer"}),
     "data.finetuning.tasks": Moved(("data.finetuning.datasets",), {"TASKS": "DATASETS", "Task": "Dataset"}),
     "data.folder": Moved(("data.sources.folder",), {"read": "read_folder", "surprises": "folder_warnings"}),
@@ -105,8 +107,11 @@ MOVED = {
         ("data.sources.instructions",), {"check": "check_files", "surprises": "instruction_warnings"}
     ),
     "data.kilt_pages": Moved(("data.readers.kilt_pages",), {}),
-    "data.lines": Moved(("data.readers.lines",), {"as_object": "line_object", "shown": "quoted"}),
+    "data.lines": Moved(
+        ("data.readers.lines", "data.readers.tables"), {"as_object": "line_object", "shown": "quoted"}
+    ),
     "data.order": Moved(("data.batches.order",), {}),
+    "data.overlap": Moved(("data.finetuning.asked_elsewhere", "retrieval.copied_answers"), {}),
     "data.packing": Moved(
         ("data.batches.packing",),
         {

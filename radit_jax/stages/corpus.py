@@ -19,7 +19,7 @@ from radit_jax.data.artifacts.corpus import (
     write_questions,
 )
 from radit_jax.data.readers.documents import corpus_format
-from radit_jax.data.readers.lines import Quoting
+from radit_jax.data.readers.tables import Quoting
 from radit_jax.data.sources import folder as text_folder
 from radit_jax.data.sources import generated_world, instructions
 from radit_jax.runtime.storage.stage_folder import StageFolder

@@ -58,7 +58,7 @@ def question_key(question: str) -> str:
 
     Case, spaces, other punctuation and articles do not count, because one dataset's copy of another's
     question differs in them. Questions with equal keys must not stand on two sides of a split.
-    `data.overlap.letters_key` compares datasets that write the signs differently, and drops those too.
+    `asked_elsewhere.letters_key` compares datasets that write the signs differently, and drops those too.
 
     >>> question_key("What is 3.5 + x, Tom's sum?") == question_key("what is 3.5 +x , tom ' s sum ?")
     True

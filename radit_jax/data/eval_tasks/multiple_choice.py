@@ -8,15 +8,8 @@ from typing import Any
 from etils import epath
 
 from radit_jax.data.eval_tasks.task import Choice, EvalExample, Reader
-from radit_jax.data.readers.lines import (
-    demand,
-    json_objects,
-    line_object,
-    one_of,
-    quoted,
-    table_rows,
-    text_lines,
-)
+from radit_jax.data.readers.lines import demand, json_objects, line_object, one_of, quoted, text_lines
+from radit_jax.data.readers.tables import table_rows
 
 LETTERS = "ABCD"
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from etils import epath
 
+from radit_jax.data.finetuning.asked_elsewhere import AskedElsewhere, division_key
 from radit_jax.data.finetuning.datasets import (
     DATASETS,
     Dataset,
@@ -31,7 +32,6 @@ from radit_jax.data.finetuning.datasets import (
 )
 from radit_jax.data.finetuning.sources import Split
 from radit_jax.data.finetuning.templates import item_example, item_question
-from radit_jax.data.overlap import AskedElsewhere, division_key
 from radit_jax.data.records import Example, Item, Question
 from radit_jax.runtime.distributed import processes
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from etils import epath
 
-from radit_jax.data.readers.documents import document_id
-from radit_jax.data.readers.lines import table_rows
+from radit_jax.data.readers.chunking import document_id
+from radit_jax.data.readers.tables import table_rows
 from radit_jax.data.records import Chunk
 
 PageOf = Callable[[Chunk], str]  # "": no page of KILT's

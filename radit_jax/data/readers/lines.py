@@ -6,7 +6,6 @@ no element of a JSON list, is longer than `MAX_LINE_BYTES`, so that a small file
 
 import codecs
 import contextlib
-import csv
 import gzip
 import importlib
 import io
@@ -15,7 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from etils import epath
 
@@ -26,20 +25,9 @@ MAX_FILE_BYTES = 1 << 31  # of what is read whole, unpacked
 COMPRESSED = (".gz", ".zst")
 
 BinaryFile = Any  # opened by Python, by etils or by one who unpacks; no type is common to all
-Quoting = Literal["auto", "csv", "none"]
-"""What a quotation mark means in a table whose fields are parted by tabs or commas.
-
-    csv     a field that begins with one ends with one, and may hold line ends and, doubled, quotes
-    none    a character like others
-    auto    as csv, but a field ends in its line, and no field without quotes around it has one inside
-"""
 
 _JSON_LINE = "Write one JSON object per line."
 _JSON_LIST = "Write a JSON list of objects."
-_CHOOSE_QUOTING = (
-    "Set data.quoting=none if quotes are characters like others there, or data.quoting=csv if a field may "
-    "hold line ends."
-)
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how files of these forms begin
 _WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -305,100 +293,6 @@ def quoted(value: Any) -> str:
     """
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=True, default=str)
     return ascii(text[:60]) if isinstance(value, str) else text[:60]
-
-
-# ---- tables ----
-
-
-def table_rows(
-    path: epath.Path, *, delimiter: str, num_columns: int | Sequence[int], quoting: Quoting = "auto"
-) -> Iterator[tuple[str, list[str]]]:
-    """(`FILE line N`, the fields) of every row of a table; a row over several lines is where it begins.
-
-    `num_columns` are the numbers of fields that will do; every row has as many as the first.
-    """
-    wanted = [num_columns] if isinstance(num_columns, int) else list(num_columns)
-    rows = _csv_rows(path, delimiter) if quoting == "csv" else _line_rows(path, delimiter, quoting)
-    for where, row in rows:
-        if len(row) not in wanted:
-            raise ValueError(
-                f"{where}: expected {one_of(list(map(str, wanted)))} columns separated by {delimiter!r}, got "
-                f"{len(row)}. Correct the line, or name the file's format."
-            )
-        wanted = [len(row)]
-        yield where, row
-
-
-def _csv_rows(path: epath.Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
-    """Rows whose fields may hold line ends."""
-    begins = ""  # where the row that is being read does
-
-    def lines() -> Iterator[str]:
-        nonlocal begins
-        for where, text in text_lines(path):
-            begins = begins or where
-            yield text
-
-    csv.field_size_limit(MAX_LINE_BYTES)  # Python's own of 131,072 is less than an article
-    rows = csv.reader(lines(), delimiter=delimiter, strict=True)
-    while True:
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            raise ValueError(
-                f"{begins}: expected quotes around whole fields, doubled inside, got others ({error}). "
-                "Close the quotes that open in this row."
-            ) from None
-        if row is None:
-            return
-        if row:
-            yield begins, row
-        begins = ""
-
-
-def _line_rows(path: epath.Path, delimiter: str, quoting: Quoting) -> Iterator[tuple[str, list[str]]]:
-    """Rows of one line each."""
-    fields = _QuotedFields(delimiter)
-    for where, text in text_lines(path):
-        line = text.removesuffix("\n").removesuffix("\r")
-        if line:
-            plain = quoting == "none" or '"' not in line
-            yield where, line.split(delimiter) if plain else fields.of(line, where)
-
-
-class _QuotedFields:
-    """The fields of lines with quotation marks, which must have one meaning in all of a table."""
-
-    def __init__(self, delimiter: str):
-        d = re.escape(delimiter)
-        self._field = re.compile(rf'(?:"([^"]*+(?:""[^"]*+)*+)"|([^"{d}][^{d}]*+|))({d}|\Z)')
-        self._around = self._inside = ""  # the line in which quotes stood first around, inside a field
-
-    def of(self, line: str, where: str) -> list[str]:
-        fields: list[str] = []
-        start = 0
-        while True:
-            found = self._field.match(line, start)
-            if found is None:
-                raise ValueError(
-                    f"{where}: expected the quote that opens a field to close it in the same line, got "
-                    f"{quoted(line[start:])}. {_CHOOSE_QUOTING}"
-                )
-            around, plain, delimiter = found.groups()
-            if around is not None:
-                self._around = self._around or where
-            elif '"' in plain:
-                self._inside = self._inside or where
-            fields.append(plain if around is None else around.replace('""', '"'))
-            start = found.end()
-            if not delimiter:
-                break
-        if self._around and self._inside:
-            raise ValueError(
-                f"{where}: expected one meaning of quotes, got a field in quotes ({self._around}) and quotes "
-                f"inside a field without ({self._inside}). {_CHOOSE_QUOTING}"
-            )
-        return fields
 
 
 def one_of(names: Sequence[str]) -> str:

@@ -23,17 +23,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from radit_jax.data.readers.documents import packed_or_plain
-from radit_jax.data.readers.lines import (
-    Quoting,
-    checked,
-    demand,
-    identifier,
-    json_objects,
-    one_of,
-    plain_name,
-    quoted,
-    table_rows,
-)
+from radit_jax.data.readers.lines import checked, demand, identifier, json_objects, one_of, plain_name, quoted
+from radit_jax.data.readers.tables import Quoting, table_rows
 from radit_jax.data.records import Question
 
 _GRADE = re.compile(r"-?[0-9]+(\.[0-9]*)?")

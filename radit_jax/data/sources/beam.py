@@ -27,17 +27,11 @@ from typing import Any, NamedTuple, get_args
 from etils import epath
 
 from radit_jax.data.artifacts.corpus import CHUNKS, CHUNKS_PER_FILE, PREPARED, write_chunk_file
-from radit_jax.data.readers.documents import (
-    Document,
-    corpus_files,
-    corpus_format,
-    is_head,
-    own_ids,
-    read_documents,
-    refuse_repeated_id,
-    split_document,
-)
-from radit_jax.data.readers.lines import Quoting, is_compressed
+from radit_jax.data.readers.chunking import Document, own_ids, split_document
+from radit_jax.data.readers.documents import corpus_files, corpus_format, is_head, read_documents
+from radit_jax.data.readers.lines import is_compressed
+from radit_jax.data.readers.tables import Quoting
+from radit_jax.data.readers.unique_ids import refuse_repeated_id
 from radit_jax.data.records import Chunk
 from radit_jax.data.sources.instructions import corpus_path
 from radit_jax.errors import exit_command, run_command
@@ -189,10 +183,10 @@ def count_chunks(part: FileRange, max_words: int) -> Iterator[Any]:
     yield part.number, num_chunks, dict(counts)
 
 
-def refuse_repeated(found: tuple[str, Iterable[str]]) -> None:
-    name, places = found[0], sorted(found[1])
-    if len(places) > 1:
-        refuse_repeated_id(name, places[1], places[0])
+def refuse_repeated(places_of_id: tuple[str, Iterable[str]]) -> None:
+    """`refuse_repeated_id` for an id and all its places, in whatever order the workers found them."""
+    name, places = places_of_id
+    refuse_repeated_id(name, sorted(places))
 
 
 def summarise(counted: Iterable[tuple[int, int, dict[str, int]]]) -> dict[str, Any]:

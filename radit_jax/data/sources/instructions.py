@@ -19,6 +19,7 @@ from radit_jax.config import Instructions
 from radit_jax.data.artifacts.corpus import PREPARED, CorpusData
 from radit_jax.data.eval_tasks.registry import find_task
 from radit_jax.data.eval_tasks.task import EvalExample, draw_shots
+from radit_jax.data.finetuning.asked_elsewhere import AskedElsewhere
 from radit_jax.data.finetuning.datasets import DATASETS, Dataset, Mixture
 from radit_jax.data.finetuning.mixture import (
     ASKED_ELSEWHERE,
@@ -33,9 +34,8 @@ from radit_jax.data.finetuning.mixture import (
     tasks_of,
 )
 from radit_jax.data.finetuning.sources import Split
-from radit_jax.data.overlap import AskedElsewhere
 from radit_jax.data.readers.documents import corpus_files, find_corpus, read_chunked
-from radit_jax.data.readers.lines import Quoting
+from radit_jax.data.readers.tables import Quoting
 from radit_jax.data.records import Chunk, Example, Item, Question
 
 SHORT_ANSWER = 5  # words: what may be evaluated by exact match

@@ -9,19 +9,16 @@ import unicodedata
 import pytest
 from etils import epath
 
+from radit_jax.data.readers.chunking import Document, document_id, split_document, split_passage
 from radit_jax.data.readers.documents import (
     FORMATS,
-    Document,
-    UniqueIds,
     corpus_files,
     corpus_format,
-    document_id,
     find_corpus,
     read_chunked,
     read_documents,
-    split_document,
-    split_passage,
 )
+from radit_jax.data.readers.unique_ids import UniqueIds
 
 FILES = {
     "passages.jsonl": ['{"id": "a", "title": "Tern", "text": "A sea bird.", "section": "not ours"}', ""],
@@ -200,7 +197,7 @@ def test_two_corpora_in_a_folder_are_ambiguous(tmp_path):
 
 
 def test_ids_that_come_twice_are_found_whatever_their_number(monkeypatch):
-    monkeypatch.setattr("radit_jax.data.readers.documents._HASHES_AT_ONCE", 16)
+    monkeypatch.setattr("radit_jax.data.readers.unique_ids._HASHES_AT_ONCE", 16)
     named = [(str(n), f"line {n}") for n in range(100)]
     with UniqueIds() as ids:
         for name, _ in named:

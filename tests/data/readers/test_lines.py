@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from radit_jax.data.readers import lines
-from radit_jax.data.readers.lines import json_list, json_objects, open_bytes, table_rows, text_lines
+from radit_jax.data.readers.lines import json_list, json_objects, open_bytes, text_lines
 
 
 def write(tmp_path, name, data):
@@ -30,15 +30,6 @@ def test_a_line_longer_than_the_limit_is_refused_unread(tmp_path, monkeypatch):
         ValueError, match=r"line 1: expected a line of at most 1,000 bytes|item 1: expected at"
     ):
         list(json_list(bomb))
-
-
-def test_a_field_of_any_length_within_a_line_is_read(tmp_path):
-    text = "word " * 50_000  # Python's csv stops at 131,072 characters
-    for quoting in ("auto", "csv", "none"):
-        file = write(tmp_path, "t.tsv", f"1\t{text}\n".encode())
-        assert [row for _, row in table_rows(file, delimiter="\t", num_columns=2, quoting=quoting)] == [
-            ["1", text]
-        ]
 
 
 def packed(change):
@@ -114,23 +105,6 @@ def test_a_list_is_read_element_by_element_however_it_is_laid_out(tmp_path, inde
 def test_a_list_that_is_wrong_is_one_error(tmp_path, data, message):
     with pytest.raises(ValueError, match=message):
         list(json_list(write(tmp_path, "a.json", data)))
-
-
-def test_quotes_may_stand_around_fields_of_a_line(tmp_path):
-    file = write(tmp_path, "t.tsv", b'a\t"b ""c""\td"\t""\n"x"\t\ty\r\n\n')
-    rows = [row for _, row in table_rows(file, delimiter="\t", num_columns=3)]
-    assert rows == [["a", 'b "c"\td', ""], ["x", "", "y"]]
-
-
-def test_an_error_is_at_the_line_in_which_the_quote_opened(tmp_path):
-    file = write(tmp_path, "t.csv", b'a,b\n"c\nd",e\n"f,g\nh\ni,j\n')
-    rows = table_rows(file, delimiter=",", num_columns=2, quoting="csv")
-    assert [next(rows) for _ in range(2)] == [
-        (f"{file} line 1", ["a", "b"]),
-        (f"{file} line 2", ["c\nd", "e"]),
-    ]
-    with pytest.raises(ValueError, match=r"t\.csv line 4: expected quotes around whole fields"):
-        next(rows)
 
 
 def test_bytes_of_a_plain_file_are_as_they_are(tmp_path):

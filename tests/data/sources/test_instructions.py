@@ -9,8 +9,8 @@ import pytest
 
 from radit_jax.config import Instructions
 from radit_jax.data.batches.examples import question_example
+from radit_jax.data.finetuning.asked_elsewhere import letters_key
 from radit_jax.data.finetuning.mixture import ASKED_ELSEWHERE
-from radit_jax.data.overlap import letters_key
 from radit_jax.data.sources.instructions import check_files, instruction_warnings, read_chunks, read_examples
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "raw"

@@ -1,4 +1,4 @@
-"""Which questions count as the same, and which passages give an answer away."""
+"""Which passages give an answer away."""
 
 import random
 import re
@@ -8,52 +8,11 @@ import numpy as np
 import pytest
 from small import FACTS
 
-from radit_jax.data import overlap
 from radit_jax.data.artifacts.corpus import Chunks, write_chunks
-from radit_jax.data.overlap import AskedElsewhere, division_key, letters_key, without_copies
-from radit_jax.data.records import Chunk, Example, Item
+from radit_jax.data.records import Chunk, Example
+from radit_jax.retrieval import copied_answers
+from radit_jax.retrieval.copied_answers import without_copies
 from radit_jax.runtime.storage.workdir import Workdir
-
-
-def item(question, context="", turns=(), name="i"):
-    return Item(name, question, ("x",), context=context, turns=turns)
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("A train runs at 60 km / hr .", "a train runs at 60 km/hr", True),
-        ("What's  it?", "what s it", True),
-        ("Cafe\u0301?", "CAFÉ", True),  # both normal forms
-        ("60 km", "61 km", False),
-        ("कि", "की", False),  # they differ in a combining mark alone
-        ("東京はどこ？", "東京は どこ", True),
-    ],
-)
-def test_questions_are_compared_by_their_letters_digits_and_marks(one, other, same):
-    assert (letters_key(one) == letters_key(other)) == same
-
-
-def test_a_question_that_is_asked_elsewhere_is_known_whatever_its_form():
-    asked = AskedElsewhere()
-    asked.add(item("Where does snow stay longest?"))
-    asked.add(item("Who won?", context="Dray won."))
-    asked.add(item("And then?", turns=("How do I boil an egg?", "Boil it.")))
-    asked.add(item("", context="An article."))
-    assert item("where does snow stay longest") in asked
-    assert item("Where does snow stay longest?", context="Snow.") in asked
-    assert item("Who won ?", context="dray won") in asked
-    assert item("Who won?") in asked  # without a passage it may be the same
-    assert item("Who won?", context="Lune won.") not in asked
-    assert item("Thanks?", turns=("how do I boil an egg", "Fry it.")) in asked  # of the same tree
-    assert item("", context="an article") in asked and item("", context="Another.") not in asked
-
-
-def test_replies_of_a_tree_and_questions_of_a_passage_stay_together():
-    first, later = item("How?"), item("And then?", turns=("How?", "So."))
-    assert division_key(first) == division_key(later) != division_key(item("And then?"))
-    assert division_key(item("a?", context="P.")) == division_key(item("b?", context="P."))
-
 
 WORDS = [f"w{n}" for n in range(40)]
 TEXT = " ".join(WORDS)
@@ -88,7 +47,7 @@ def test_a_stop_is_noticed_while_candidates_are_read(tmp_path, monkeypatch):
     def stop(where):
         raise InterruptedError(where)
 
-    monkeypatch.setattr(overlap.processes, "stop_if_asked", stop)
+    monkeypatch.setattr(copied_answers.processes, "stop_if_asked", stop)
     example = Example("e", "q", "a", " b", source_chunk="0")
     rows, scores = np.array([[1]]), np.zeros((1, 1), np.float32)
     chunks = Chunks.__new__(Chunks)  # none is read
@@ -109,7 +68,7 @@ def test_words_of_english_are_the_runs_of_letters_and_digits():
     for _ in range(500):
         text = "".join(draw.choices(string.printable + "éüçÉœ“”’–—€½…", k=60))
         runs = re.findall(r"[^\W_]+", text.casefold())
-        assert overlap._joined(text) == f" {' '.join(runs)} "
+        assert copied_answers._joined(text) == f" {' '.join(runs)} "
 
 
 @pytest.mark.parametrize(
@@ -122,6 +81,6 @@ def test_words_of_english_are_the_runs_of_letters_and_digits():
     ],
 )
 def test_a_copy_is_found_in_every_script_and_either_normal_form(answer, other_form):
-    runs = overlap._shared_runs(answer)
-    assert runs and any(run in overlap._joined(f"x {other_form}") for run in runs)
-    assert not any(run in overlap._joined(other_form[:5]) for run in runs)
+    runs = copied_answers._shared_runs(answer)
+    assert runs and any(run in copied_answers._joined(f"x {other_form}") for run in runs)
+    assert not any(run in copied_answers._joined(other_form[:5]) for run in runs)
