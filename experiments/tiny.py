@@ -63,7 +63,7 @@ def experiment() -> Experiment:
             optimizer=OptimizerConfig(steps=200, peak_lr=1e-3, warmup_steps=20),
             batch_size=24,
             sequence_length=128,
-            reading_fraction=0.5,
+            gold_context_fraction=0.5,
         ),
         score=ScoreConfig(batch_size=32, sequence_length=256),
         r_ft=RFtConfig(

@@ -7,10 +7,21 @@ import pytest
 
 from radit_jax import config
 from radit_jax.pipeline import graph
+from radit_jax.pipeline.runner import Run
 from radit_jax.runtime.storage.fingerprints import canonical
+from radit_jax.runtime.storage.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parent
 EXPERIMENTS = sorted((ROOT.parent / "experiments").glob("*.py"))
+FINGERPRINTS = ROOT / "golden" / "fingerprints.json"  # as release 0.1 made them
+FRACTIONS = ["lm_ft.gold_context_fraction=0.25", "lm_ft.text_fraction=0.2", "r_ft.text_fraction=0.3"]
+VARIANTS = {
+    "tiny, both encoders": ("tiny", ["r_ft.train_chunk_encoder=true"]),
+    "tiny, selected on KILT": ("tiny", ["lm_ft.select=kilt_dev", "lm_ft.select_folder=kilt"]),
+    "tiny, temperature 0.9": ("tiny", ["r_ft.temperature=0.9"]),
+    "tiny, other fractions": ("tiny", FRACTIONS),
+    "radit_7b, other fractions": ("radit_7b", FRACTIONS),
+}
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -22,6 +33,21 @@ def test_the_settings_are_those_on_record(path: pathlib.Path) -> None:
         golden.write_text(settings)
         pytest.fail(f"{golden} was missing and has been written; read it, commit it and run again")
     assert settings == golden.read_text()
+
+
+def test_the_fingerprints_are_those_on_record(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another fingerprint makes that stage run again in every workdir: change one with a version only."""
+    monkeypatch.setattr(Run, "_known_identity", lambda self, stage, source: "absent")
+    experiments = {path.stem: config.load_experiment(str(path)) for path in EXPERIMENTS}
+    for name, (stem, assignments) in VARIANTS.items():
+        experiments[name] = config.override_settings(experiments[stem], assignments)
+    fingerprints = {}
+    for name, experiment in experiments.items():
+        folders = Run(experiment, Workdir(tmp_path)).folders
+        fingerprints[name] = {stage: folder.fingerprint for stage, folder in folders.items()}
+    assert fingerprints == json.loads(FINGERPRINTS.read_text())
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

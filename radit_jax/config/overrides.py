@@ -6,11 +6,13 @@ import importlib.util
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from radit_jax.config.renamed_settings import RENAMED, RenamedSettingWarning, notice
 from radit_jax.config.settings import Experiment
 
 
@@ -26,8 +28,10 @@ def load_experiment(path: str) -> Experiment:
     # A variant imports the experiment it varies from the file beside it.
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     try:
-        spec.loader.exec_module(module)
-        found = module.experiment() if hasattr(module, "experiment") else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", RenamedSettingWarning)  # Python hides it outside of __main__
+            spec.loader.exec_module(module)
+            found = module.experiment() if hasattr(module, "experiment") else None
     except SyntaxError as error:
         raise ValueError(f"{error.filename or path}:{error.lineno}: {error.msg}. Mend this line.") from error
     except (Exception, SystemExit) as error:
@@ -57,12 +61,31 @@ def override_settings(experiment: Experiment, assignments: Sequence[str]) -> Exp
     >>> override_settings(tiny, ["seed=3", "r_ft.tau=0.02"]).r_ft.tau
     0.02
     """
+    by_old_name = _assigned_by_old_name(assignments)
+    for old, assignment in by_old_name.items():
+        print(f"warning: --set {assignment}: {notice(old)}.", file=sys.stderr)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set {assignment}: no value; write --set section.field=value")
-        experiment = _replace_at(experiment, path.split("."), text, assignment)
+        experiment = _replace_at(experiment, RENAMED.get(path, path).split("."), text, assignment)
     return experiment
+
+
+def _assigned_by_old_name(assignments: Sequence[str]) -> dict[str, str]:
+    """The old names among the assigned settings, each with its assignment.
+
+    Raises ValueError where a setting is assigned by both of its names.
+    """
+    assignment_of = {assignment.partition("=")[0]: assignment for assignment in assignments}
+    by_old_name = {old: assignment_of[old] for old in RENAMED if old in assignment_of}
+    for old, assignment in by_old_name.items():
+        if RENAMED[old] in assignment_of:
+            raise ValueError(
+                f"--set {assignment}: expected one name of the setting, got {RENAMED[old]} too. "
+                "Leave the old name out."
+            )
+    return by_old_name
 
 
 def _replace_at(settings: Any, path: Sequence[str], text: str, assignment: str) -> Any:

@@ -23,6 +23,7 @@ from radit_jax.config.ranges import (
     Settings,
     Temperature,
 )
+from radit_jax.config.renamed_settings import accept_old_names
 from radit_jax.config.shapes import PROJECTIONS, BertConfig, Direction, LlamaConfig, LmScoreForm
 
 MeshSize = Annotated[int, Range(-1, 1_000_000)]
@@ -214,6 +215,7 @@ class LoraConfig(Settings):
     quantize: Literal["none", "int8", "int4"] = "none"  # QLoRA: the frozen kernels, while adapters learn
 
 
+@accept_old_names("lm_ft")
 @dataclass(frozen=True)
 class LmFtConfig(Settings):
     """LM-ft, Eq. 3. METHOD: k̃ = 3; 10 % of the examples are unsupervised text."""
@@ -228,7 +230,7 @@ class LmFtConfig(Settings):
     dtype: Literal["float32", "bfloat16"] = "float32"  # to compute in; parameters and optimiser are float32
     chunks_per_example: PositiveInt = 3
     text_fraction: FractionBelowOne = 0.1
-    reading_fraction: Fraction = 0.0  # of the questions: a gold chunk is the Background, nothing is retrieved
+    gold_context_fraction: Fraction = 0.0  # of questions, whose Background is a gold chunk, not retrieved
     retrieved_background: bool = True  # false: examples without a gold context have no Background
     retriever: RetrieverConfig | None = None  # None: the base retriever
     force_gold: bool = False  # put a gold chunk among each example's chunks

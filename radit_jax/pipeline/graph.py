@@ -82,7 +82,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             {
                 "chunks_per_example": e.lm_ft.chunks_per_example,
                 "text_fraction": e.lm_ft.text_fraction,
-                "reading_fraction": e.lm_ft.reading_fraction,
+                "gold_context_fraction": e.lm_ft.gold_context_fraction,
                 "force_gold": e.lm_ft.force_gold,
                 "retrieved_background": e.lm_ft.retrieved_background,
                 "max_length": e.lm_ft.sequence_length,

@@ -6,11 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from radit_jax.config import (
-    Experiment,
-    Instructions,
-    checkpoint_folder,
-)
+from radit_jax.config import Experiment, Instructions, checkpoint_folder
+from radit_jax.config.renamed_settings import with_new_names, with_old_names
 from radit_jax.data.eval_tasks import registry
 from radit_jax.data.readers.kilt_pages import read_titles
 from radit_jax.data.sources import instructions
@@ -53,7 +50,7 @@ class Run:
         sources = {path: self._known_identity(stage, path) for path in stage.sources}
         # A source is its content: the same checkpoint in another folder is the same checkpoint.
         hashes = {str(number): sources[path] for number, path in enumerate(stage.sources)}
-        settings = _without_paths(_fingerprinted(canonical(stage.settings)), sources)
+        settings = _without_paths(_fingerprinted(with_old_names(canonical(stage.settings))), sources)
         return fingerprint(stage.kind, stage.version, settings, parents, hashes)
 
     def _known_identity(self, stage: Stage, source: str) -> str:
@@ -136,12 +133,9 @@ class Run:
         folder = self.folders[stage.name]
         if folder.half_written:
             return "was interrupted; resumes"
-        known = [manifest.get("settings") for manifest in self.workdir.manifests(stage.kind)]
-        earlier = [
-            settings
-            for settings in known
-            if isinstance(settings, dict) and settings.keys() == stage.settings.keys()
-        ]
+        recorded = [manifest.get("settings") for manifest in self.workdir.manifests(stage.kind)]
+        known = [with_new_names(settings) for settings in recorded if isinstance(settings, dict)]
+        earlier = [settings for settings in known if settings.keys() == stage.settings.keys()]
         if not earlier:
             return "was never run"
         changes = differences(earlier[-1], canonical(stage.settings))

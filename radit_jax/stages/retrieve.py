@@ -33,7 +33,7 @@ def run_lm_ft(
     *,
     chunks_per_example: int,
     text_fraction: float,
-    reading_fraction: float,
+    gold_context_fraction: float,
     force_gold: bool,
     retrieved_background: bool,
     max_length: int,
@@ -51,8 +51,8 @@ def run_lm_ft(
         asked = _asked(corpus, "lm_ft", split, lambda question: question.answers[0])
         questions, tasks = _fitting(asked, tokenizer, max_length)
         read = np.zeros(len(tasks), bool)
-        if split == "train" and reading_fraction:
-            drawn = np.random.default_rng([seed, 4]).random(len(tasks)) < reading_fraction
+        if split == "train" and gold_context_fraction:
+            drawn = np.random.default_rng([seed, 4]).random(len(tasks)) < gold_context_fraction
             read = drawn & np.array([bool(question.gold_chunks) for question in questions], bool)
         # Shares are of instances: of an example under its own Background there is one.
         alone = read | np.array([example.background is not None for example in tasks], bool)

@@ -22,9 +22,14 @@ TRAIN = QUESTIONS["train"]
 
 
 def run_lm_ft(inputs, folder, **changed):
-    settings = {"chunks_per_example": 2, "text_fraction": 0.0, "reading_fraction": 0.0, "force_gold": False}
-    settings["max_length"] = 500
-    settings |= {"retrieved_background": True}
+    settings = {
+        "chunks_per_example": 2,
+        "text_fraction": 0.0,
+        "gold_context_fraction": 0.0,
+        "force_gold": False,
+        "retrieved_background": True,
+        "max_length": 500,
+    }
     output = StageFolder(folder)
     facts = retrieve.run_lm_ft(inputs, output, **{**settings, "seed": 0, **changed}, mesh=MeshConfig())
     return facts, Retrieved.load(output, "train"), Retrieved.load(output, "dev")
@@ -76,7 +81,7 @@ def test_a_question_to_be_read_has_its_first_gold_chunk_and_no_other():
 
 
 def test_of_reading_only_train_questions_are_read(inputs, tmp_path):
-    _, retrieved, dev = run_lm_ft(inputs, tmp_path / "out", reading_fraction=1.0, text_fraction=0.5)
+    _, retrieved, dev = run_lm_ft(inputs, tmp_path / "out", gold_context_fraction=1.0, text_fraction=0.5)
     assert retrieved.chunk_rows[:3].tolist() == [[0, -1], [1, -1], [2, -1]]
     assert (retrieved.chunk_rows[3:] >= 0).all()  # no gold chunk is known of the question, none is of a text
     assert (dev.chunk_rows >= 0).all()
@@ -146,7 +151,7 @@ def test_fewer_texts_than_asked_for_are_said_with_their_share(inputs, tmp_path, 
 
 def test_lm_fts_shares_are_of_instances(inputs, tmp_path):
     """Of four questions three are read, under one chunk each; the fourth has two chunks, as texts have."""
-    facts, retrieved, _ = run_lm_ft(inputs, tmp_path / "out", reading_fraction=1.0, text_fraction=0.5)
+    facts, retrieved, _ = run_lm_ft(inputs, tmp_path / "out", gold_context_fraction=1.0, text_fraction=0.5)
     assert facts["text_examples"] == 2  # 5 instances of questions ask for as many of texts: 2.5 examples
     instances = (retrieved.chunk_rows >= 0).sum(axis=1)
     assert (instances[:4].sum(), instances[4:].sum()) == (5, 4)

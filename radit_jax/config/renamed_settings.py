@@ -1,0 +1,99 @@
+"""Settings that have new names: `--set`, constructors and manifests take the old ones until release 0.3.
+
+Fingerprints are made under the old names, so that a stage which an earlier release finished stays current.
+"""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+# Old path in an Experiment -> new path.
+RENAMED = {
+    "lm_ft.reading_fraction": "lm_ft.gold_context_fraction",
+}
+
+# A stage takes some settings as arguments of its own, which have the names of the settings' fields.
+_FIELDS = {old.rpartition(".")[2]: new.rpartition(".")[2] for old, new in RENAMED.items()}
+
+SettingsClass = TypeVar("SettingsClass", bound=type)
+
+
+class RenamedSettingWarning(DeprecationWarning):
+    """A setting was given, or read, by its old name."""
+
+
+def notice(old: str) -> str:
+    """What a person is told who uses the old path of a setting."""
+    return f"{old} was renamed {RENAMED[old]}; the old name works until release 0.3"
+
+
+def accept_old_names(section: str) -> Callable[[SettingsClass], SettingsClass]:
+    """Let a dataclass, which is `section` of an Experiment, be made and read by its fields' old names too.
+
+    Both warn. A constructor that is given a setting by both names raises ValueError.
+    """
+    new_names = _renamed_in(section)
+
+    def decorate(settings_class: SettingsClass) -> SettingsClass:
+        init = settings_class.__init__
+        all_fields = {field.name for field in dataclasses.fields(settings_class)}
+
+        @functools.wraps(init)
+        def init_by_any_name(self: Any, *values: Any, **named: Any) -> None:
+            # `dataclasses.replace` gives every field, so there the old name changes the value under the new.
+            is_replace = not values and named.keys() >= all_fields
+            for old, new in new_names.items():
+                if old not in named:
+                    continue
+                if new in named and not is_replace:
+                    raise ValueError(
+                        f"{section}.{old}: expected one name of the setting, got {section}.{new} too. "
+                        "Leave the old name out."
+                    )
+                warnings.warn(notice(f"{section}.{old}"), RenamedSettingWarning, stacklevel=2)
+                named[new] = named.pop(old)
+            init(self, *values, **named)
+
+        def read_by_old_name(self: Any, name: str) -> Any:
+            if name not in new_names:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            warnings.warn(notice(f"{section}.{name}"), RenamedSettingWarning, stacklevel=2)
+            return getattr(self, new_names[name])
+
+        # Set here and not written in a base class: a type checker still knows which names there are.
+        type.__setattr__(settings_class, "__init__", init_by_any_name)
+        type.__setattr__(settings_class, "__getattr__", read_by_old_name)
+        return settings_class
+
+    return decorate
+
+
+def with_old_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's settings, in their canonical form, under the names that fingerprints are made with."""
+    return _with_fields_renamed(settings, {new: old for old, new in _FIELDS.items()})
+
+
+def with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's settings, as a manifest of any release has them, under today's names."""
+    return _with_fields_renamed(settings, _FIELDS)
+
+
+def _with_fields_renamed(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """`settings` and their sections with the fields renamed that `names` has."""
+    renamed = {}
+    for name, value in settings.items():
+        section = _with_fields_renamed(value, names) if isinstance(value, dict) else value
+        renamed[names.get(name, name)] = section
+    return renamed
+
+
+def _renamed_in(section: str) -> dict[str, str]:
+    """The old names of a section's fields, with their new ones."""
+    names = {}
+    for old, new in RENAMED.items():
+        old_section, _, old_field = old.partition(".")
+        if old_section == section:
+            names[old_field] = new.partition(".")[2]
+    return names
