@@ -2,8 +2,8 @@
 
 One line per property: what was measured, what it had to be, and what is proved. The equations are compared
 with float64 loops over chunks and over tokens read one sequence at a time, their gradients with central
-differences or closed forms. The device computes in float32, so a bound has room for several times what
-rounding was seen to do; a mistake misses it a hundredfold. The exit status is 0 only if all properties hold.
+differences or closed forms. The device computes in float32, so a bound is several times what rounding was
+seen to do; a mistake misses it a hundredfold. The exit status is 0 only if all properties hold.
 """
 
 import dataclasses
@@ -18,10 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from radit_jax.data.batches.packing import (
-    continuation_places,
-    pack_texts,
-)
+from radit_jax.data.batches.packing import continuation_places, pack_texts
 from radit_jax.errors import exit_command, run_command
 from radit_jax.method import likelihood, losses, steps
 from radit_jax.models.bert import encode
@@ -47,7 +44,8 @@ from radit_jax.selfcheck.tiny_models import (
     random_scores,
 )
 
-Measure = Callable[["TinyModels"], SupportsFloat]
+Measure = Callable[[TinyModels], SupportsFloat]
+DIRECTIONS = ("retrieval_to_lsr", "lsr_to_retrieval", "symmetric")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +58,17 @@ class Property:
     at_least: bool
 
     def holds(self, measured: float) -> bool:
-        """NaN never holds."""
-        return bool(measured >= self.bound if self.at_least else measured <= self.bound)
+        """Whether the measurement keeps to the bound; NaN never does."""
+        if self.at_least:
+            return bool(measured >= self.bound)
+        return bool(measured <= self.bound)
 
 
 PROPERTIES: list[Property] = []
 
 
 def prove(name: str, bound: float, *, at_least: bool = False) -> Callable[..., Any]:
-    """Add a measurement, by default of an error, to the properties."""
+    """Add a measurement to the properties: by default an error, which may be at most `bound`."""
 
     def register(measure: Measure) -> Measure:
         PROPERTIES.append(Property(name, measure, bound, at_least))
@@ -79,55 +79,67 @@ def prove(name: str, bound: float, *, at_least: bool = False) -> Callable[..., A
 
 def main(properties: Iterable[Property] = PROPERTIES) -> NoReturn:
     """Check each property on fresh models, print a line for each, and exit: 0 if they all hold, else 1."""
-    jax.devices()  # an error here, where it is one of JAX_PLATFORMS
-    models, failures, start = TinyModels(), 0, time.monotonic()
+    # Fail here, and not in a property, where JAX_PLATFORMS names no device.
+    jax.devices()
+    models = TinyModels()
+    start = time.monotonic()
+    num_failed = 0
     for prop in properties:
-        with jax.default_matmul_precision("highest"):  # an accelerator's float32 may be less by default
+        # An accelerator multiplies float32 less precisely by default.
+        with jax.default_matmul_precision("highest"):
             measured = float(prop.measure(models))
-        held = prop.holds(measured)
-        failures += not held
+        holds = prop.holds(measured)
+        num_failed += not holds
+        verdict = "ok  " if holds else "FAIL"
         relation = "≥" if prop.at_least else "≤"
-        print(
-            f"{'ok  ' if held else 'FAIL'} {measured:8.1e} {relation} {prop.bound:<7.0e} {prop.name}",
-            flush=True,
-        )
-    print(f"{failures} failed; jax {jax.__version__}, {time.monotonic() - start:.0f} s")
-    sys.exit(1 if failures else 0)
+        print(f"{verdict} {measured:8.1e} {relation} {prop.bound:<7.0e} {prop.name}", flush=True)
+    seconds = time.monotonic() - start
+    print(f"{num_failed} failed; jax {jax.__version__}, {seconds:.0f} s")
+    sys.exit(1 if num_failed else 0)
 
 
 # --- Eq. 1, 2, 4 and 5 on numbers ---------------------------------------------------------------------
 
 
 @prove("Eq. 1: dot products in float32 of bfloat16 embeddings", 1e-5)
-def _(models: "TinyModels") -> SupportsFloat:
+def _(models: TinyModels) -> SupportsFloat:
+    # Products around 768, where a sum in bfloat16 would be off by several units.
     rng = np.random.default_rng(0)
-    query, chunks = (jnp.asarray(rng.normal(1, 1, shape), jnp.bfloat16) for shape in ((3, 768), (3, 5, 768)))
+    query = jnp.asarray(rng.normal(1, 1, (3, 768)), jnp.bfloat16)
+    chunks = jnp.asarray(rng.normal(1, 1, (3, 5, 768)), jnp.bfloat16)
+    scores = losses.retrieval_score(query, chunks)
     reference = np.einsum("bd,bkd->bk", float64(query), float64(chunks))
-    return np.abs(losses.retrieval_score(query, chunks) / reference - 1).max()
+    return np.abs(scores / reference - 1).max()
 
 
 @prove("Eq. 2: mixture over chunks against float64, value and gradient", 1e-5)
-def _(models: "TinyModels") -> SupportsFloat:
+def _(models: TinyModels) -> SupportsFloat:
+    # log Σ_c p_R(c|x) p_LM(y|c∘x)
     def mixture(scores: Array, answers: Array) -> Array:
         log_probs = losses.retrieval_log_prob(scores, all_real(scores), TEMPERATURE)
         return losses.ensemble_log_prob(answers, log_probs, all_real(scores))
 
     def mixture64(scores: Array64, answers: Array64) -> Array64:
-        return np.log([p @ np.exp(a) for p, a in zip(softmax64(scores / TEMPERATURE), answers, strict=True)])
+        retrieval = softmax64(scores / TEMPERATURE)
+        mixed = [p @ np.exp(log_p) for p, log_p in zip(retrieval, answers, strict=True)]
+        return np.log(mixed)
 
     return deviation(mixture, mixture64, *random_scores())
 
 
 @prove("Eq. 2: an answer at e^-800 keeps its probability", 1e-7)
-def _(models: "TinyModels") -> SupportsFloat:
-    mixed = losses.ensemble_log_prob(
-        jnp.array([[-800.0, -801.0]]), jnp.log(jnp.array([[0.5, 0.5]])), jnp.ones((1, 2), bool)
-    )
-    return abs(float(mixed[0]) / (-800 + np.log((1 + np.exp(-1)) / 2)) - 1)
+def _(models: TinyModels) -> SupportsFloat:
+    # exp(-800) is 0, even in float64.
+    answers = jnp.array([[-800.0, -801.0]])
+    retrieval = jnp.log(jnp.array([[0.5, 0.5]]))
+    mixed = losses.ensemble_log_prob(answers, retrieval, all_real(answers))
+    reference = -800 + np.log((1 + np.exp(-1)) / 2)
+    return abs(float(mixed[0]) / reference - 1)
 
 
 @prove("Eq. 4: p_LSR in its four forms against float64, value and gradient", 1e-5)
-def _(models: "TinyModels") -> SupportsFloat:
+def _(models: TinyModels) -> SupportsFloat:
+    # The LM score of each form, by its definition.
     counts = TOKEN_COUNTS[:, None]
     forms = {
         "token_geomean": lambda a: np.exp(a / counts),
@@ -136,48 +148,66 @@ def _(models: "TinyModels") -> SupportsFloat:
         "sum_log_prob": lambda a: a,
     }
 
+    # log p_LSR of each example's first chunk.
     def first(answers: Array, form: Any) -> Array:
-        counts = jnp.asarray(TOKEN_COUNTS)
-        return losses.lsr_log_prob(answers, counts, all_real(answers), form=form, tau=TAU)[:, 0]
+        log_probs = losses.lsr_log_prob(
+            answers,
+            jnp.asarray(TOKEN_COUNTS),
+            all_real(answers),
+            form=form,
+            tau=TAU,
+        )
+        return log_probs[:, 0]
 
     def first64(answers: Array64, score: Callable[[Array64], Array64]) -> Array64:
-        return np.log(softmax64(score(answers) / TAU)[:, 0])
+        probs = softmax64(score(answers) / TAU)
+        return np.log(probs[:, 0])
 
     _, answers = random_scores()
-    return max(
-        deviation(functools.partial(first, form=form), functools.partial(first64, score=score), answers)
-        for form, score in forms.items()
-    )
+    deviations = []
+    for form, score in forms.items():
+        function = functools.partial(first, form=form)
+        reference = functools.partial(first64, score=score)
+        deviations.append(deviation(function, reference, answers))
+    return max(deviations)
 
 
 @prove("Eq. 5: KL in its three directions against float64, value and gradient", 1e-5)
-def _(models: "TinyModels") -> SupportsFloat:
+def _(models: TinyModels) -> SupportsFloat:
+    # The target is a distribution from other scores, so that its gradient is tested too.
     def loss(scores: Array, target: Array, direction: Any) -> Array:
-        p, q = (losses.retrieval_log_prob(s, all_real(s), TEMPERATURE) for s in (scores, target))
-        return losses.r_ft_loss(p, q, all_real(p), direction=direction)
+        mask = all_real(scores)
+        p = losses.retrieval_log_prob(scores, mask, TEMPERATURE)
+        q = losses.retrieval_log_prob(target, mask, TEMPERATURE)
+        return losses.r_ft_loss(p, q, mask, direction=direction)
 
     def loss64(scores: Array64, target: Array64, direction: Any) -> Array64:
-        p, q = softmax64(scores / TEMPERATURE), softmax64(target / TEMPERATURE)
-        forward, backward = kl64(p, q), kl64(q, p)
-        return {
+        p = softmax64(scores / TEMPERATURE)
+        q = softmax64(target / TEMPERATURE)
+        forward = kl64(p, q)
+        backward = kl64(q, p)
+        by_direction = {
             "retrieval_to_lsr": forward,
             "lsr_to_retrieval": backward,
             "symmetric": (forward + backward) / 2,
-        }[direction]
+        }
+        return by_direction[direction]
 
-    return max(
-        deviation(
-            functools.partial(loss, direction=d), functools.partial(loss64, direction=d), *random_scores()
-        )
-        for d in ("retrieval_to_lsr", "lsr_to_retrieval", "symmetric")
-    )
+    deviations = []
+    for direction in DIRECTIONS:
+        function = functools.partial(loss, direction=direction)
+        reference = functools.partial(loss64, direction=direction)
+        deviations.append(deviation(function, reference, *random_scores()))
+    return max(deviations)
 
 
 @prove("Eq. 5: both gradients against their closed forms, p(log p/q − KL) and p − q", 1e-5)
-def _(models: "TinyModels") -> SupportsFloat:
+def _(models: TinyModels) -> SupportsFloat:
     scores, target = (jnp.asarray(numbers, jnp.float32) for numbers in random_scores())
-    p, q = softmax64(float64(scores)), softmax64(float64(target))
-    closed = {
+    # d KL(p ‖ q) / ds and d KL(q ‖ p) / ds where p = softmax(s)
+    p = softmax64(float64(scores))
+    q = softmax64(float64(target))
+    closed_forms = {
         "retrieval_to_lsr": p * (np.log(p / q) - kl64(p, q)[:, None]),
         "lsr_to_retrieval": p - q,
     }
@@ -185,134 +215,188 @@ def _(models: "TinyModels") -> SupportsFloat:
     def gradient(direction: Any) -> Array:
         def loss(scores: Array) -> Array:
             mask = all_real(scores)
-            p, q = (losses.retrieval_log_prob(s, mask) for s in (scores, target))
+            p = losses.retrieval_log_prob(scores, mask)
+            q = losses.retrieval_log_prob(target, mask)
             return losses.r_ft_loss(p, q, mask, direction=direction).sum()
 
         return jax.grad(loss)(scores)
 
-    return max(np.abs(gradient(direction) - form).max() for direction, form in closed.items())
+    errors = []
+    for direction, closed_form in closed_forms.items():
+        errors.append(np.abs(gradient(direction) - closed_form).max())
+    return max(errors)
 
 
 @prove("the KL to the posterior has the gradient of the marginal likelihood", 1e-5)
-def _(models: "TinyModels") -> SupportsFloat:
+def _(models: TinyModels) -> SupportsFloat:
     scores, answers = (jnp.asarray(numbers, jnp.float32) for numbers in random_scores())
     mask = all_real(scores)
-    counts = jnp.asarray(TOKEN_COUNTS)
-    lsr = losses.lsr_log_prob(answers, counts, mask, form="sum_log_prob", tau=1.0)
-    posterior = losses.posterior_log_prob(losses.retrieval_log_prob(scores, mask), lsr, mask)
+
+    # The posterior ∝ p_R · p_LM is the target; no gradient passes through it.
+    lsr = losses.lsr_log_prob(
+        answers,
+        jnp.asarray(TOKEN_COUNTS),
+        mask,
+        form="sum_log_prob",
+        tau=1.0,
+    )
+    retrieval = losses.retrieval_log_prob(scores, mask)
+    posterior = losses.posterior_log_prob(retrieval, lsr, mask)
 
     def kl(scores: Array) -> Array:
         p = losses.retrieval_log_prob(scores, mask)
         return losses.r_ft_loss(p, posterior, mask, direction="lsr_to_retrieval").sum()
 
-    def marginal(scores: Array) -> Array:
-        return -losses.ensemble_log_prob(answers, losses.retrieval_log_prob(scores, mask), mask).sum()
+    def negative_marginal(scores: Array) -> Array:
+        p = losses.retrieval_log_prob(scores, mask)
+        return -losses.ensemble_log_prob(answers, p, mask).sum()
 
-    return np.abs(jax.grad(kl)(scores) - jax.grad(marginal)(scores)).max()
+    difference = jax.grad(kl)(scores) - jax.grad(negative_marginal)(scores)
+    return np.abs(difference).max()
 
 
 # --- Eq. 3 on a tiny LLaMA ----------------------------------------------------------------------------
 
 
 @prove("answer log-probabilities are those of each token given all before it", 1e-4)
-def _(models: "TinyModels") -> SupportsFloat:
-    return np.abs(models.packed_log_probs - models.log_probs_one_by_one(shift=0)).max()
+def _(models: TinyModels) -> SupportsFloat:
+    reference = models.log_probs_one_by_one(shift=0)
+    return np.abs(models.packed_log_probs - reference).max()
 
 
 @prove("a reference that is shifted by one token disagrees", 0.1, at_least=True)
-def _(models: "TinyModels") -> SupportsFloat:
-    shifted = (models.log_probs_one_by_one(shift=shift) for shift in (-1, 1))
-    return min(np.abs(models.packed_log_probs - reference).max() for reference in shifted)
+def _(models: TinyModels) -> SupportsFloat:
+    # The property before this one would notice a target that is read one position off.
+    errors = []
+    for shift in (-1, 1):
+        reference = models.log_probs_one_by_one(shift=shift)
+        errors.append(np.abs(models.packed_log_probs - reference).max())
+    return min(errors)
 
 
 @prove("answers that share a prefix in a row score as they do alone", 1e-4)
-def _(models: "TinyModels") -> SupportsFloat:
-    places = continuation_places(models.sequences, models.rows)
-    score = functools.partial(likelihood.continuation_log_probs, models.llama, num_continuations=NUM_ROWS)
+def _(models: TinyModels) -> SupportsFloat:
+    # Each row's sums by continuation, put in the order of the trees.
+    score = functools.partial(
+        likelihood.continuation_log_probs,
+        models.llama,
+        num_continuations=NUM_ROWS,
+    )
     sums = jax.jit(score)(models.llama_params, batch=models.packed)
-    reference = [continuation.sum() for continuation in models.continuations_one_by_one(shift=0)]
-    return np.abs(np.asarray(sums)[places] - reference).max()
+    places = continuation_places(models.trees, models.rows)
+    in_order = np.asarray(sums)[places]
+    reference = [log_probs.sum() for log_probs in models.continuations_one_by_one(shift=0)]
+    return np.abs(in_order - reference).max()
 
 
 @prove("Eq. 3: LM-ft loss against float64, over the answer tokens of the whole batch", 1e-5)
-def _(models: "TinyModels") -> SupportsFloat:
+def _(models: TinyModels) -> SupportsFloat:
+    # Every answer token counts once, whatever row it is in.
+    _, metrics = models.lm_step_on(models.packed)
     reference = -models.log_probs_one_by_one(shift=0).mean()
-    return abs(models.lm_step_on(models.packed)[1]["loss"] / reference - 1)
+    return abs(metrics["loss"] / reference - 1)
 
 
 @prove("Eq. 3: its gradient for the head against float64, Σ (p − y) h per answer token", 1e-5)
-def _(models: "TinyModels") -> SupportsFloat:
+def _(models: TinyModels) -> SupportsFloat:
     gradient, _ = models.lm_step_on(models.packed)
     reference = models.head_gradient64()
-    return np.abs(gradient["lm_head"]["kernel"] - reference).max() / np.linalg.norm(reference)
+    error = np.abs(gradient["lm_head"]["kernel"] - reference)
+    return error.max() / np.linalg.norm(reference)
 
 
 @prove("packed equals unpacked in loss", 1e-5)
-def _(models: "TinyModels") -> SupportsFloat:
-    packed, unpacked = (models.lm_step_on(batch)[1]["loss"] for batch in (models.packed, models.unpacked))
-    return abs(packed / unpacked - 1)
+def _(models: TinyModels) -> SupportsFloat:
+    _, packed = models.lm_step_on(models.packed)
+    _, unpacked = models.lm_step_on(models.unpacked)
+    return abs(packed["loss"] / unpacked["loss"] - 1)
 
 
 @prove("packed equals unpacked in gradient", 1e-5)
-def _(models: "TinyModels") -> SupportsFloat:
-    packed, unpacked = (models.lm_step_on(batch)[0] for batch in (models.packed, models.unpacked))
+def _(models: TinyModels) -> SupportsFloat:
+    # Rows hold another number of answers each, which must not weigh them.
+    packed, _ = models.lm_step_on(models.packed)
+    unpacked, _ = models.lm_step_on(models.unpacked)
     return gradient_distance(packed, unpacked)
 
 
 @prove("the LM-ft gradient does not depend on prompt labels", 0.0)
-def _(models: "TinyModels") -> SupportsFloat:
+def _(models: TinyModels) -> SupportsFloat:
+    batch = models.packed
+
     def with_labels(label: int) -> Any:
-        free = models.packed.target_weights == 0
-        targets = np.where(free, label, models.packed.targets)
-        slots = np.where(free, np.arange(TARGETS) % 4, models.packed.target_slots)
-        return models.lm_step_on(models.packed._replace(targets=targets, target_slots=slots))[0]
+        """The gradient with this target, and another position, wherever the target has no weight."""
+        is_prompt = batch.target_weights == 0
+        targets = np.where(is_prompt, label, batch.targets)
+        slots = np.where(is_prompt, np.arange(TARGETS) % 4, batch.target_slots)
+        relabelled = batch._replace(targets=targets, target_slots=slots)
+        gradient, _ = models.lm_step_on(relabelled)
+        return gradient
 
     return gradient_distance(with_labels(3), with_labels(17))
 
 
 @prove("what stands in a row's padding changes no gradient", 0.0)
-def _(models: "TinyModels") -> SupportsFloat:
-    tokens = np.where(models.packed.segment_ids == 0, 11, models.packed.tokens)
-    batches = (models.packed, models.packed._replace(tokens=tokens))
-    return gradient_distance(*(models.lm_step_on(batch)[0] for batch in batches))
+def _(models: TinyModels) -> SupportsFloat:
+    # Segment 0 is padding.
+    batch = models.packed
+    is_padding = batch.segment_ids == 0
+    other_tokens = np.where(is_padding, 11, batch.tokens)
+    gradient, _ = models.lm_step_on(batch)
+    other_gradient, _ = models.lm_step_on(batch._replace(tokens=other_tokens))
+    return gradient_distance(gradient, other_gradient)
 
 
 # --- R-ft on a tiny BERT ------------------------------------------------------------------------------
 
 
 @prove("every query-encoder parameter gets a gradient (key biases have none by nature)", 1e-5, at_least=True)
-def _(models: "TinyModels") -> SupportsFloat:
+def _(models: TinyModels) -> SupportsFloat:
     gradient, _ = models.r_ft_step_on(models.queries)
-    leaves = jax.tree_util.tree_leaves_with_path(gradient)
-    sizes = [np.abs(leaf).max() for path, leaf in leaves if "key/bias" not in path_name(path)]
+    sizes = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        # A key bias adds the same to all of a query's attention scores, which softmax does not see.
+        if "key/bias" not in path_name(path):
+            sizes.append(np.abs(leaf).max())
     return min(sizes) / norm(gradient)
 
 
 @prove("Eq. 1 and 5: R-ft gradient against float64 differences through the encoder", 1e-5)
-def _(models: "TinyModels") -> SupportsFloat:
-    batch, module, params = models.queries, models.bert, models.bert_params
-
+def _(models: TinyModels) -> SupportsFloat:
+    # The queries have a row each: packing must not matter.
     def queries(params: Any) -> Array:
-        return encode(module, params, *models.padded_queries)  # a row each: packing must not matter
+        return encode(models.bert, params, *models.padded_queries)
 
-    by_query = central_differences(models.r_ft_loss64, float64(jax.jit(queries)(params)))
-    [reference] = jax.jit(lambda p, out: jax.vjp(queries, p)[1](out))(params, np.float32(by_query))
-    return gradient_distance(models.r_ft_step_on(batch)[0], reference)
+    def through_encoder(params: Any, query_gradient: Array) -> Any:
+        """What a gradient for the query embeddings is for the encoder's parameters."""
+        _, pull_back = jax.vjp(queries, params)
+        (gradient,) = pull_back(query_gradient)
+        return gradient
+
+    # The loss as a function of the query embeddings is differentiated in float64, the encoder by JAX.
+    params = models.bert_params
+    embedded = float64(jax.jit(queries)(params))
+    query_gradient = central_differences(models.r_ft_loss64, embedded)
+    reference = jax.jit(through_encoder)(params, np.float32(query_gradient))
+    gradient, _ = models.r_ft_step_on(models.queries)
+    return gradient_distance(gradient, reference)
 
 
 @prove("R-ft leaves the LM, the chunk encoder and the stored embeddings bit for bit as they were", 0.0)
-def _(models: "TinyModels") -> SupportsFloat:
+def _(models: TinyModels) -> SupportsFloat:
     # The query encoder starts from the chunk encoder's very arrays, which a step may not take for itself.
     frozen = (models.llama_params, models.bert_params, models.queries.chunk_embeddings)
-    before = [np.array(leaf) for leaf in jax.tree.leaves(frozen)]
+    before = [np.array(leaf).tobytes() for leaf in jax.tree.leaves(frozen)]
     models.r_ft_step_on(models.queries)
-    pairs = zip(before, jax.tree.leaves(frozen), strict=True)
-    return float(sum(old.tobytes() != np.asarray(new).tobytes() for old, new in pairs))
+    after = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(frozen)]
+    return sum(old != new for old, new in zip(before, after, strict=True))
 
 
 @prove("the order of the chunks changes neither loss nor gradient", 1e-5)
-def _(models: "TinyModels") -> SupportsFloat:
-    batch, order = models.queries, np.array([3, 0, 4, 2, 1])
+def _(models: TinyModels) -> SupportsFloat:
+    # The chunks change places with their targets and their mask.
+    batch = models.queries
+    order = np.array([3, 0, 4, 2, 1])
     moved = batch._replace(
         chunk_embeddings=batch.chunk_embeddings[:, order],
         target_log_probs=batch.target_log_probs[:, order],
@@ -322,26 +406,32 @@ def _(models: "TinyModels") -> SupportsFloat:
 
 
 @prove("NaN in masked chunks and other tokens in pads change neither loss nor gradient", 0.0)
-def _(models: "TinyModels") -> SupportsFloat:
+def _(models: TinyModels) -> SupportsFloat:
+    # Pads have text −1.
     batch = models.queries
+    queries = batch.queries
+    is_pad = queries.texts < 0
+    other_tokens = np.where(is_pad, 9, queries.tokens)
+    chunk_mask = batch.chunk_mask
     garbage = batch._replace(
-        queries=batch.queries._replace(tokens=np.where(batch.queries.texts < 0, 9, batch.queries.tokens)),
-        chunk_embeddings=np.where(batch.chunk_mask[:, :, None], batch.chunk_embeddings, np.nan),
-        target_log_probs=np.where(batch.chunk_mask, batch.target_log_probs, np.nan),
+        queries=queries._replace(tokens=other_tokens),
+        chunk_embeddings=np.where(chunk_mask[:, :, None], batch.chunk_embeddings, np.nan),
+        target_log_probs=np.where(chunk_mask, batch.target_log_probs, np.nan),
     )
     return models.r_ft_difference(batch, garbage)
 
 
 @prove("masked chunks and pads are as good as cut off", 1e-5)
-def _(models: "TinyModels") -> SupportsFloat:
+def _(models: TinyModels) -> SupportsFloat:
+    # Rows of 6 instead of 8, two instead of three, and without the chunk that is masked everywhere.
     batch = models.queries
-    small = steps.RftBatch(
+    cut = steps.RftBatch(
         pack_texts(models.query_ids, row_length=6, num_rows=2),
         batch.chunk_embeddings[:, :4],
         batch.target_log_probs[:, :4],
         batch.chunk_mask[:, :4],
     )
-    return models.r_ft_difference(batch, small)
+    return models.r_ft_difference(batch, cut)
 
 
 if __name__ == "__main__":
