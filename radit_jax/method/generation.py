@@ -28,7 +28,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from radit_jax.method.losses import ensemble_log_prob
-from radit_jax.models.llama import KvCache, Llama, take_rows
+from radit_jax.models.kv_cache import KvCache, take_rows
+from radit_jax.models.llama import Llama
 
 STOP = -1  # as a target: any of the ids in `Stops.alone`
 NOTHING = -2  # as a target: an unused slot

@@ -26,7 +26,8 @@ from radit_jax.method.likelihood import LmBatch
 from radit_jax.method.optimizers import make_optimizer
 from radit_jax.method.steps import ContrastiveBatch, init_state, make_contrastive_step
 from radit_jax.models.bert import Bert
-from radit_jax.models.llama import Llama, mimetic_init
+from radit_jax.models.llama import Llama
+from radit_jax.models.mimetic_init import mimetic_init
 from radit_jax.runtime.distributed.mesh import init_sharded, make_mesh, put_batch, row_layout
 from radit_jax.runtime.loop import Reporting, Saving, train
 from radit_jax.runtime.monitoring.metrics import Metrics

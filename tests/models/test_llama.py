@@ -9,7 +9,7 @@ import transformers
 from exact import assert_exact, in_float64, torch_in_float64, torch_model_in_float64
 
 from radit_jax.config import LlamaConfig, RopeScaling
-from radit_jax.models.llama import Llama, mimetic_init, rope_frequencies
+from radit_jax.models.llama import Llama, rope_frequencies
 from radit_jax.runtime.pretrained.hf_weights import load_llama
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -224,45 +224,3 @@ def test_in_bfloat16_the_logits_are_float32_and_as_close_as_rounded_parameters_g
     rounded = in_float64(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params))
     unavoidable = jnp.linalg.norm(exact - apply((module, rounded), tokens))
     assert jnp.linalg.norm(exact - in_bfloat16) < 4 * unavoidable < 0.2 * jnp.linalg.norm(exact)
-
-
-@pytest.fixture(scope="module")
-def mimetic():
-    config = LlamaConfig(
-        vocab_size=300, hidden_size=64, num_layers=4, num_heads=2, num_kv_heads=2, head_size=32, ffn_size=64
-    )
-    with jax.enable_x64(True):
-        plain = initial_params(Llama(config))
-        params = jax.jit(mimetic_init, static_argnums=1)(plain, config, jax.random.key(1))
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, plain)
-    return Llama(config), params
-
-
-def test_mimetic_attention_gathers_then_matches_and_copies(mimetic):
-    params = jax.tree.map(np.asarray, mimetic[1])  # drawn in float64
-    kernels = {name: entry["kernel"] for name, entry in params["model"]["layers"]["self_attn"].items()}
-    copied = kernels["v_proj"] @ kernels["o_proj"]
-    embedding = params["model"]["embed_tokens"]["embedding"]
-    assert embedding.std() == pytest.approx(0.08, rel=0.1)
-    for layer in (0, 1):
-        assert_exact(copied[layer], np.eye(64))
-    for layer in (2, 3):
-        match = kernels["q_proj"][layer]
-        np.testing.assert_array_equal(match, kernels["k_proj"][layer])
-        assert_exact(match @ match.T, np.eye(64))
-        # What the upper layers write, the head reads as half of the embedding that was copied.
-        read = copied[layer] @ params["lm_head"]["kernel"]
-        assert_exact(read, 0.5 * embedding.T)
-
-
-def test_an_untrained_mimetic_model_expects_the_words_of_its_context(mimetic):
-    tokens = np.random.default_rng(0).permutation(300)[:20][None].astype(np.int32)
-    logits = apply(mimetic, tokens)[0, -1]
-    in_context = np.isin(np.arange(300), tokens)
-    assert logits[in_context].mean() > logits[~in_context].mean() + logits[~in_context].std()
-
-
-def test_mimetic_initialisation_refuses_grouped_queries():
-    config = dataclasses.replace(SHAPE, num_kv_heads=2)
-    with pytest.raises(ValueError, match=r"mimetic_init: .*num_kv_heads=2.* came; needed are"):
-        mimetic_init({}, config, jax.random.key(0))
