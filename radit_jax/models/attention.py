@@ -1,7 +1,7 @@
-"""Attention: who sees whom, and the weighted sum over what is seen.
+"""Attention: which position sees which, and the weighted sum over what it sees.
 
-`attend` is the one function. Its reference, `xla`, takes any mask and runs anywhere; the kernels know rows of
-segments only, in each of which a position sees those before it:
+`attend` is the function that networks call. Its reference, `xla`, takes any mask and runs anywhere. The
+kernels take only rows of segments, in each of which a position sees itself and those before it:
 
     xla      every score in memory                       any mask, any device, any dtype
     splash   TPU, a block of scores at a time (Pallas)   rows of a multiple of 128 positions
@@ -21,13 +21,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-# So few layers are compiled one by one: a loop would copy their activations in and out.
+# Up to this number of layers, each is compiled by itself: a loop would copy the activations in and out.
 UNROLLED = 8
 MASKED = -1e30  # added to a score; so large that float32 forgets the score, and finite
 LANES = 128  # splash: positions in the smallest block of a row
-BLOCK = 512  # splash: positions in a block where the row divides into such
-BLOCKS = 8  # xla: blocks of queries at most, none of fewer than `LANES`
-SEGMENT_TOKENS = 16  # cudnn: a row has room for one segment per so many positions
+BLOCK = 512  # splash: positions in a block, if the row divides into such blocks
+BLOCKS = 8  # xla: the most blocks of queries in a row; each has at least `LANES` positions
+SEGMENT_TOKENS = 16  # cudnn: a row of T positions has room for T / SEGMENT_TOKENS segments
 
 Kernel = Literal["xla", "splash", "cudnn"]
 
@@ -41,28 +41,33 @@ class Layout:
     tensor_axis: str
 
     def keep_rows(self, x: Float[Array, "B *rest"]) -> Float[Array, "B *rest"]:
-        """`x` with its rows where they are: a device that cut another axis instead would need all of them.
+        """`x` with its rows where they are: devices that cut another axis would each need all rows.
 
-        Rows that do not divide over the devices are left to the compiler.
+        If the rows do not divide over the devices, the compiler decides.
         """
-        if len(x) % math.prod(self.mesh.shape[axis] for axis in self.row_axes):
+        num_devices = math.prod(self.mesh.shape[axis] for axis in self.row_axes)
+        if len(x) % num_devices:
             return x
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, P(self.row_axes)))
+        sharding = NamedSharding(self.mesh, P(self.row_axes))
+        return jax.lax.with_sharding_constraint(x, sharding)
 
     @property
     def platform(self) -> str:
+        """The kind of the mesh's devices: `cpu`, `gpu` or `tpu`."""
         return self.mesh.devices.flat[0].platform
 
 
 def keep_rows(x: Float[Array, "B *rest"], layout: Layout | None) -> Float[Array, "B *rest"]:
-    """`Layout.keep_rows`; without a layout `x` lies where the compiler puts it."""
-    return x if layout is None else layout.keep_rows(x)
+    """`Layout.keep_rows`; without a layout, `x` lies where the compiler puts it."""
+    if layout is None:
+        return x
+    return layout.keep_rows(x)
 
 
 def wide(dtype: Any) -> Any:
-    """What a network of `dtype` sums, normalises and divides in: float32, or its own float64.
+    """The dtype that a network of `dtype` sums, normalises and divides in: float32, or float64 for float64.
 
-    Nothing trains in float64. Tests do, under `jax_enable_x64`, to prove what is equal but for rounding.
+    Only tests compute in float64, under `jax_enable_x64`: they prove what is equal but for rounding.
 
     >>> wide(jnp.bfloat16), wide(jnp.float32), wide(jnp.float64)
     (dtype('float32'), dtype('float32'), dtype('float64'))
@@ -79,7 +84,7 @@ def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S M H"],
     v: Float[Array, "B S M H"],
-    seen: Bool[Array, "B T S"] | Int[Array, "B T"],
+    mask_or_segment_ids: Bool[Array, "B T S"] | Int[Array, "B T"],
     kernel: Kernel = "xla",
     layout: Layout | None = None,
     *,
@@ -87,47 +92,70 @@ def attend(
 ) -> Float[Array, "B T N H"]:
     """Scaled dot-product attention of T queries over S keys, its softmax in float32.
 
-    N query heads share M key heads, N / M neighbours each (grouped-query attention). `seen` is a mask, True
-    where a query sees a key, which takes the reference, whatever the kernel; or the segment ids of rows
-    (S = T) of which a position sees the earlier ones of its segment. A query that sees nothing, as padding
-    does, gives numbers that are finite and mean nothing. A mask is `causal` if the last T keys are those of
-    the queries' own positions, of which none sees a later one: then about half of the scores are not made.
+    N query heads share M key heads, N / M neighbours each (grouped-query attention). A mask is True where a
+    query sees a key; it is computed by the reference, whatever the kernel. Segment ids are those of rows
+    (S = T) in which a position sees itself and the earlier positions of its segment. A query that sees
+    nothing, as padding does, gives finite numbers without a meaning.
+
+    A mask is `causal` if the last T keys are those of the queries' own positions, and no query sees a later
+    one: then about half of the scores are never computed.
     """
-    if seen.ndim == 3:
-        return _causal_reference(q, k, v, seen) if causal else _reference(q, k, v, seen)
+    if mask_or_segment_ids.ndim == 3:
+        by_mask = _causal_reference if causal else _reference
+        return by_mask(q, k, v, mask_or_segment_ids)
+    segment_ids = mask_or_segment_ids
     if kernel == "xla":
-        return _causal_reference(q, k, v, attention_mask(seen, jnp.zeros_like(seen)))
-    platform = jax.default_backend() if layout is None else layout.platform
+        mask = attention_mask(segment_ids, jnp.zeros_like(segment_ids))
+        return _causal_reference(q, k, v, mask)
+
     run: Callable[..., Any] = _cudnn
     if kernel == "splash":
-        run = functools.partial(_splash, interpret=platform == "cpu")  # step by step, to be tested
-    if layout is not None:  # the compiler cannot cut a kernel: each device is handed its rows and heads
-        rows, heads = P(layout.row_axes), P(layout.row_axes, None, layout.tensor_axis, None)
-        specs = (heads, heads, heads, rows)
-        # Kernels do not say over which axes their outputs vary.
-        run = jax.shard_map(run, mesh=layout.mesh, in_specs=specs, out_specs=heads, check_vma=False)
-    return run(q, k, v, seen)
+        # On a CPU, where only tests run it, the kernel is interpreted step by step.
+        platform = jax.default_backend() if layout is None else layout.platform
+        run = functools.partial(_splash, interpret=platform == "cpu")
+
+    # The compiler cannot cut a kernel: each device is handed its rows and heads.
+    if layout is not None:
+        rows = P(layout.row_axes)
+        heads = P(layout.row_axes, None, layout.tensor_axis, None)
+        run = jax.shard_map(
+            run,
+            mesh=layout.mesh,
+            in_specs=(heads, heads, heads, rows),
+            out_specs=heads,
+            check_vma=False,  # kernels do not say over which axes their outputs vary
+        )
+    return run(q, k, v, segment_ids)
 
 
 def why_unsupported(
-    kernel: Kernel, *, head_size: int, num_kv_heads: int, dtype: Any, row_length: int, tensor: int = 1
+    kernel: Kernel,
+    *,
+    head_size: int,
+    num_kv_heads: int,
+    dtype: Any,
+    row_length: int,
+    tensor: int = 1,
 ) -> str | None:
-    """Why `kernel` cannot serve rows of `row_length` positions, heads cut `tensor` ways; None: it can."""
+    """Why `kernel` cannot serve rows of `row_length` positions, heads over `tensor` devices; None: it can."""
     if kernel == "xla":
         return None
     if num_kv_heads % tensor:
         return f"{num_kv_heads} key heads do not divide over {tensor} devices"
+    if kernel == "splash" and row_length % LANES:
+        return f"rows of {row_length} are not a multiple of {LANES}"
     if kernel == "splash":
-        return f"rows of {row_length} are no multiple of {LANES}" if row_length % LANES else None
+        return None
+    # What is left is cudnn.
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         return f"it computes in bfloat16, not in {jnp.dtype(dtype)}"
     if head_size % 8 or head_size > 256:
-        return f"heads of {head_size} are no multiple of 8 up to 256"
+        return f"heads of {head_size} are not a multiple of 8 up to 256"
     return _missing_cudnn()
 
 
 def max_segments(row_length: int) -> int:
-    """Segments in a row, padding counted as one, that every kernel has room for."""
+    """The number of segments in a row, padding counted as one, that every kernel has room for."""
     return max(2, row_length // SEGMENT_TOKENS)
 
 
@@ -138,13 +166,18 @@ def _causal_reference(
     mask: Bool[Array, "B T S"],
 ) -> Float[Array, "B T N H"]:
     """`_reference` by blocks of queries, each over the keys up to its own end."""
-    length, before = q.shape[1], k.shape[1] - q.shape[1]
+    length = q.shape[1]
+    num_earlier_keys = k.shape[1] - length
     block = max(LANES, -(-length // BLOCKS))
-    parts = []
+    outputs = []
     for start in range(0, length, block):
-        rows, ends = slice(start, start + block), before + min(start + block, length)
-        parts.append(_reference(q[:, rows], k[:, :ends], v[:, :ends], mask[:, rows, :ends]))
-    return jnp.concatenate(parts, axis=1)
+        stop = min(start + block, length)
+        num_keys = num_earlier_keys + stop
+        queries = q[:, start:stop]
+        keys, values = k[:, :num_keys], v[:, :num_keys]
+        block_mask = mask[:, start:stop, :num_keys]
+        outputs.append(_reference(queries, keys, values, block_mask))
+    return jnp.concatenate(outputs, axis=1)
 
 
 def _reference(
@@ -153,22 +186,35 @@ def _reference(
     v: Float[Array, "B S M H"],
     mask: Bool[Array, "B T S"],
 ) -> Float[Array, "B T N H"]:
+    batch, length, num_heads, head_size = q.shape
+    num_groups = k.shape[2]
+    group_size = num_heads // num_groups
+
     # Heads first, and those that share a key head as further rows of one matrix: a batch of plain products,
     # which XLA's CPU backend computes several times faster than the same ones over strided heads.
-    batch, length, num_heads, head_size = q.shape
-    groups, sharing = k.shape[2], num_heads // k.shape[2]
-    queries = q.reshape(batch, length, groups, sharing, head_size).transpose(0, 2, 3, 1, 4)
-    queries = queries.reshape(batch, groups, sharing * length, head_size)
+    queries = q.reshape(batch, length, num_groups, group_size, head_size)
+    queries = queries.transpose(0, 2, 3, 1, 4)
+    queries = queries.reshape(batch, num_groups, group_size * length, head_size)
     keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
+
     scores = jnp.einsum("bmth,bmsh->bmts", queries, keys, preferred_element_type=wide(q.dtype))
-    scores = scores * head_size**-0.5 + jnp.where(jnp.tile(mask, (1, sharing, 1)), 0.0, MASKED)[:, None]
-    # The softmax is divided by its sum behind the second product, where there are H numbers instead of S.
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    scores = scores * head_size**-0.5
+    bias = jnp.where(jnp.tile(mask, (1, group_size, 1)), 0.0, MASKED)
+    scores = scores + bias[:, None]
+
+    # The softmax is divided by its sum after the second product, where there are H numbers instead of S.
+    peak = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    weights = jnp.exp(scores - peak)
     weighted = jnp.einsum(
-        "bmts,bmsh->bmth", weights.astype(v.dtype), values, preferred_element_type=wide(v.dtype)
+        "bmts,bmsh->bmth",
+        weights.astype(v.dtype),
+        values,
+        preferred_element_type=wide(v.dtype),
     )
     attended = (weighted / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
-    attended = attended.reshape(batch, groups, sharing, length, head_size)
+
+    # Back to positions first.
+    attended = attended.reshape(batch, num_groups, group_size, length, head_size)
     return attended.transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 
@@ -184,19 +230,25 @@ def _splash(
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     length, num_heads, head_size = q.shape[1:]
+
+    # The same block everywhere: the largest that the row divides into.
     block = next(size for size in (BLOCK, 2 * LANES, LANES) if length % size == 0)
     sizes = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     blocks: Any = {f"block_{size}": block for size in sizes}
+    causal_masks = [masks.CausalMask((length, length))] * num_heads
     kernel = splash.make_splash_mha(
-        masks.MultiHeadMask([masks.CausalMask((length, length))] * num_heads),
+        masks.MultiHeadMask(causal_masks),
         block_sizes=splash.BlockSizes(**blocks),
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,
     )
+
+    # The kernel does not scale the scores, and its arrays have the heads first.
     scaled = (q.astype(jnp.float32) * head_size**-0.5).astype(q.dtype)
     heads_first = (x.swapaxes(1, 2) for x in (scaled, k, v))
-    attended: Any = jax.vmap(kernel)(*heads_first, splash.SegmentIds(segment_ids, segment_ids))
+    segments = splash.SegmentIds(segment_ids, segment_ids)
+    attended: Any = jax.vmap(kernel)(*heads_first, segments)
     return attended.swapaxes(1, 2)
 
 
@@ -208,7 +260,8 @@ def _cudnn(
 ) -> Float[Array, "B T N H"]:
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-    offsets, lengths, fits = segment_bounds(segment_ids, max_segments(segment_ids.shape[1]))
+    room = max_segments(segment_ids.shape[1])
+    offsets, lengths, fits = segment_bounds(segment_ids, room)
     attended: Any = cudnn.dot_product_attention(
         q,
         k,
@@ -220,52 +273,67 @@ def _cudnn(
         scale=q.shape[-1] ** -0.5,
         mask_type=cudnn.MaskType.PADDING_CAUSAL,
     )
-    # A row that was packed for another kernel must not pass unseen: its loss is not finite.
+    # A row that was packed for another kernel must not go unnoticed: its loss is not finite.
     return jnp.where(fits[:, None, None, None], attended, jnp.nan)
 
 
 def segment_bounds(
-    segment_ids: Int[Array, "B T"], room: int
+    segment_ids: Int[Array, "B T"],
+    room: int,
 ) -> tuple[Int[Array, "B {room}+1"], Int[Array, "B {room}"], Bool[Array, " B"]]:
-    """Where the runs of equal ids start in each row, how long they are, and whether there is room for all.
+    """Where the runs of equal ids start in each row, how long they are, and whether `room` runs suffice.
 
-    Padding is a run as well, so that what is computed for it is finite. −1 stands where there is no run.
+    Padding is a run as well, so that what is computed for it is finite. −1 fills the places without a run.
     """
     length = segment_ids.shape[1]
-    first = jnp.diff(segment_ids, axis=1, prepend=segment_ids[:, :1] - 1) != 0
+    before_first = segment_ids[:, :1] - 1
+    is_start = jnp.diff(segment_ids, axis=1, prepend=before_first) != 0
+
+    # One start more than there is room for: the last run ends where the next one would start.
     find = functools.partial(jnp.flatnonzero, size=room + 1, fill_value=length)
-    starts = jax.vmap(find)(first).astype(jnp.int32)
+    starts = jax.vmap(find)(is_start).astype(jnp.int32)
     lengths = jnp.diff(starts, axis=1)
-    return (
-        jnp.where(starts < length, starts, -1),
-        jnp.where(lengths > 0, lengths, -1),
-        first.sum(axis=1) <= room,
-    )
+
+    offsets = jnp.where(starts < length, starts, -1)
+    lengths = jnp.where(lengths > 0, lengths, -1)
+    fits = is_start.sum(axis=1) <= room
+    return offsets, lengths, fits
 
 
 def _missing_cudnn() -> str | None:
-    """What this jax's cuDNN attention, which is private to jax, lacks of what `_cudnn` calls."""
+    """What `_cudnn` calls and this machine's jax, cuDNN or GPU does not have; None if nothing is missing.
+
+    The function is private to jax, so that another release may have it in another form.
+    """
     try:
         from jax._src.cudnn import fused_attention_stablehlo as cudnn
     except ImportError as error:
-        return f"this jax has it no more ({error})"
-    wanted = {"q_seqlen", "kv_seqlen", "q_offsets", "kv_offsets", "scale", "mask_type"}
-    lacking = wanted - set(inspect.signature(cudnn.dot_product_attention).parameters)
-    if lacking or not hasattr(cudnn.MaskType, "PADDING_CAUSAL"):
-        return f"this jax's form of it does not take {', '.join(sorted(lacking) or ['a causal mask'])}"
+        return f"this jax does not have it ({error})"
+
+    parameters = inspect.signature(cudnn.dot_product_attention).parameters
+    used = {"q_seqlen", "kv_seqlen", "q_offsets", "kv_offsets", "scale", "mask_type"}
+    lacking = sorted(used - set(parameters))
+    if not hasattr(cudnn.MaskType, "PADDING_CAUSAL"):
+        lacking = lacking or ["a causal mask"]
+    if lacking:
+        return f"this jax's form of it does not take {', '.join(lacking)}"
+
     try:
         cudnn.check_cudnn_version()
     except RuntimeError as error:
         return str(error)
-    return None if cudnn.check_compute_capability("9.0") else "it packs segments from Hopper on only"
+    if not cudnn.check_compute_capability("9.0"):
+        return "it packs segments only on Hopper or later"
+    return None
 
 
 def attention_mask(
-    segment_ids: Int[Array, "B T"], continuation_ids: Int[Array, "B T"]
+    segment_ids: Int[Array, "B T"],
+    continuation_ids: Int[Array, "B T"],
 ) -> Bool[Array, "B T T"]:
     """True where position i sees position j of a row of packed trees (`data/batches/packing.py` draws one).
 
-    It does where j is not after i, both are in the same segment, which is not 0 (padding), and j is in the
+    It does if j is not after i, both are in the same segment, which is not 0 (padding), and j is in the
     segment's prefix (continuation 0) or in i's own continuation.
     """
     causal = jnp.tri(segment_ids.shape[1], dtype=bool)[None]
@@ -279,7 +347,12 @@ def context_mask(
     context_continuation_ids: Int[Array, "B S"],
 ) -> Bool[Array, "B T S"]:
     """True where a position sees one of S others that all come before it in its row, such as cached ones."""
+    # Axes: positions, then those that they may see.
     segment, continuation = segment_ids[:, :, None], continuation_ids[:, :, None]
-    context_segment, context_continuation = context_segment_ids[:, None], context_continuation_ids[:, None]
-    same_continuation = (context_continuation == 0) | (context_continuation == continuation)
-    return (context_segment == segment) & (segment != 0) & same_continuation
+    context_segment = context_segment_ids[:, None]
+    context_continuation = context_continuation_ids[:, None]
+
+    in_prefix = context_continuation == 0
+    in_own_continuation = context_continuation == continuation
+    in_segment = (context_segment == segment) & (segment != 0)
+    return in_segment & (in_prefix | in_own_continuation)

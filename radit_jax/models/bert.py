@@ -1,7 +1,7 @@
 """BERT as an encoder of texts into single vectors: post-norm layers, erf GELU, learnt positions.
 
-Texts come one to a row (`encode`), or several to a row (`encode_packed`), where short ones would be padding
-for the most part.
+A row holds one text (`encode`), or several (`encode_packed`), where rows of one short text each would be
+mostly padding.
 
 Modules have Hugging Face's names. The layers are one scanned block whose parameters are stacked on a leading
 axis L; kernels are (in, out):
@@ -26,15 +26,12 @@ from radit_jax.models.attention import UNROLLED, Layout, attend, keep_rows, wide
 
 _init = nn.initializers.normal(0.02)
 
-
-# Products of bfloat16 stay in float32 until the next one: more exact, and XLA's CPU backend has a kernel for
-# it, while it turns the factors of products that are to be bfloat16 into float32 first.
-def _dot(x: Array, *args: Any, **options: Any) -> Array:
-    return jax.lax.dot_general(x, *args, **options | {"preferred_element_type": wide(x.dtype)})
+Hidden = Float[Array, "B T D"]  # the states of a text's tokens
+AttentionMask = Bool[Array, "B T T"]  # True where a token sees another
 
 
 class PackedTexts(NamedTuple):
-    """Texts that share rows, none of which sees another."""
+    """Texts that share rows; no text sees another."""
 
     tokens: Int[Array, "R T"]
     positions: Int[Array, "R T"]  # of each token in its text
@@ -54,113 +51,158 @@ class Bert(nn.Module):
 
     def __call__(self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
         """One float32 vector for each row; `mask` is True at its real tokens, the first of which is [CLS]."""
-        seen = jnp.broadcast_to(mask[:, None], (*mask.shape, mask.shape[1]))
-        hidden = self._hidden(tokens, jnp.arange(tokens.shape[1])[None], seen)
-        return self._finish(hidden[:, 0] if self.config.pooling == "cls" else masked_mean(hidden, mask))
+        batch, length = mask.shape
+        attention_mask = jnp.broadcast_to(mask[:, None], (batch, length, length))
+        positions = jnp.arange(length)[None]
+        hidden = self._hidden(tokens, positions, attention_mask)
+        if self.config.pooling == "cls":
+            return self._finish(hidden[:, 0])
+        return self._finish(masked_mean(hidden, mask))
 
     def packed(self, packed: PackedTexts, num_texts: int) -> Float[Array, "N D"]:
         """One float32 vector for each of the texts 0 to N − 1, wherever they lie; 0 where there is none."""
+        # A token sees the tokens of its own text.
         texts = packed.texts
-        seen = (texts[:, :, None] == texts[:, None, :]) & (texts >= 0)[:, None, :]
-        hidden = self._hidden(packed.tokens, packed.positions, seen)
+        same_text = texts[:, :, None] == texts[:, None, :]
+        attention_mask = same_text & (texts >= 0)[:, None, :]
+        hidden = self._hidden(packed.tokens, packed.positions, attention_mask)
+
+        # A text's vector is the mean of its tokens, or the first of them.
         pooled = texts[None] == jnp.arange(num_texts)[:, None, None]
         if self.config.pooling == "cls":
             pooled &= packed.positions[None] == 0
-        weights = pooled / jnp.maximum(pooled.sum(axis=(1, 2), keepdims=True), 1)
-        # A product, which devices do for their own rows; at full precision, for it only picks and adds.
-        vectors = jnp.einsum("nrt,rtd->nd", weights, hidden, precision=jax.lax.Precision.HIGHEST)
+        counts = pooled.sum(axis=(1, 2), keepdims=True)
+        weights = pooled / jnp.maximum(counts, 1)
+        # A product, which devices compute for their own rows; at full precision, as it only picks and adds.
+        exact = jax.lax.Precision.HIGHEST
+        vectors = jnp.einsum("nrt,rtd->nd", weights, hidden, precision=exact)
         return self._finish(keep_rows(vectors, self.layout))
 
     def _hidden(
-        self, tokens: Int[Array, "B T"], positions: Int[Array, "b T"], seen: Bool[Array, "B T T"]
-    ) -> Float[Array, "B T D"]:
-        return widened(self.encoder(self.embeddings(tokens, positions), seen))
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "b T"],
+        attention_mask: AttentionMask,
+    ) -> Hidden:
+        embedded = self.embeddings(tokens, positions)
+        return widened(self.encoder(embedded, attention_mask))
 
-    def _finish(self, embedding: Float[Array, "N D"]) -> Float[Array, "N E"]:
-        embedding = l2_normalize(embedding) if self.config.normalize else embedding
-        return embedding[:, : self.config.truncate_dim]
+    def _finish(self, vectors: Float[Array, "N D"]) -> Float[Array, "N E"]:
+        if self.config.normalize:
+            vectors = l2_normalize(vectors)
+        return vectors[:, : self.config.truncate_dim]
 
 
 class BertEmbeddings(nn.Module):
+    """The sum of a token's word, position and type embeddings, normalised; all tokens are of type 0."""
+
     config: BertConfig
     dtype: Any
 
     @nn.compact
-    def __call__(self, tokens: Int[Array, "B T"], positions: Int[Array, "b T"]) -> Float[Array, "B T D"]:
-        def embed(name: str, size: int, ids: Int[Array, "b T"]) -> Float[Array, "b T D"]:
-            table = nn.Embed(size, self.config.hidden_size, dtype=self.dtype, embedding_init=_init, name=name)
+    def __call__(self, tokens: Int[Array, "B T"], positions: Int[Array, "b T"]) -> Hidden:
+        config = self.config
+
+        def embed(name: str, num_embeddings: int, ids: Int[Array, "b T"]) -> Float[Array, "b T D"]:
+            table = nn.Embed(
+                num_embeddings,
+                config.hidden_size,
+                dtype=self.dtype,
+                embedding_init=_init,
+                name=name,
+            )
             return table(ids)
 
-        words = embed("word_embeddings", self.config.vocab_size, tokens)
-        places = embed("position_embeddings", self.config.max_length, positions)
-        types = embed("token_type_embeddings", self.config.type_vocab_size, jnp.zeros_like(tokens))
-        return _layer_norm(self.config, self.dtype)(words + types + places)
+        words = embed("word_embeddings", config.vocab_size, tokens)
+        places = embed("position_embeddings", config.max_length, positions)
+        types = embed("token_type_embeddings", config.type_vocab_size, jnp.zeros_like(tokens))
+        return _layer_norm(config, self.dtype)(words + types + places)
 
 
 class BertLayers(nn.Module):
+    """The L layers, as one scanned block."""
+
     config: BertConfig
     dtype: Any
     layout: Layout | None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], seen: Bool[Array, "B T T"]) -> Float[Array, "B T D"]:
+    def __call__(self, x: Hidden, attention_mask: AttentionMask) -> Hidden:
+        num_layers = self.config.num_layers
         layers = nn.scan(
             Layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
-            length=self.config.num_layers,
-            unroll=self.config.num_layers if self.config.num_layers <= UNROLLED else 1,
+            length=num_layers,
+            unroll=num_layers if num_layers <= UNROLLED else 1,
         )
         stack = layers(self.config, self.dtype, self.layout, name="layer")
-        return stack(keep_rows(x, self.layout), seen)[0]
+        hidden, _ = stack(keep_rows(x, self.layout), attention_mask)
+        return hidden
 
 
 class Layer(nn.Module):
+    """One layer: (hidden, mask) → (hidden, nothing), the form that `nn.scan` expects."""
+
     config: BertConfig
     dtype: Any
     layout: Layout | None
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B T D"], seen: Bool[Array, "B T T"]
-    ) -> tuple[Float[Array, "B T D"], None]:
-        x = Attention(self.config, self.dtype, name="attention")(x, seen)
-        wide = Intermediate(self.config, self.dtype, name="intermediate")(x)
-        x = Output(self.config, self.dtype, name="output")(wide, x)
+    def __call__(self, x: Hidden, attention_mask: AttentionMask) -> tuple[Hidden, None]:
+        attention = Attention(self.config, self.dtype, name="attention")
+        intermediate = Intermediate(self.config, self.dtype, name="intermediate")
+        output = Output(self.config, self.dtype, name="output")
+
+        x = attention(x, attention_mask)
+        x = output(intermediate(x), x)
         return keep_rows(x, self.layout), None
 
 
 class Attention(nn.Module):
+    """Self-attention and its way back to the residual stream."""
+
     config: BertConfig
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], seen: Bool[Array, "B T T"]) -> Float[Array, "B T D"]:
-        attended = BertSelfAttention(self.config, self.dtype, name="self")(x, seen)
-        return Output(self.config, self.dtype, name="output")(attended, x)
+    def __call__(self, x: Hidden, attention_mask: AttentionMask) -> Hidden:
+        self_attention = BertSelfAttention(self.config, self.dtype, name="self")
+        output = Output(self.config, self.dtype, name="output")
+        return output(self_attention(x, attention_mask), x)
 
 
 class BertSelfAttention(nn.Module):
+    """N heads, each with its own keys and values."""
+
     config: BertConfig
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], seen: Bool[Array, "B T T"]) -> Float[Array, "B T D"]:
-        def project(name: str) -> Float[Array, "B T N H"]:
-            flat = _dense(x.shape[-1], self.dtype, name=name)(x)
-            return flat.reshape(*x.shape[:2], self.config.num_heads, -1)
+    def __call__(self, x: Hidden, attention_mask: AttentionMask) -> Hidden:
+        batch, length, width = x.shape
 
-        return attend(project("query"), project("key"), project("value"), seen).reshape(x.shape)
+        def project(name: str) -> Float[Array, "B T N H"]:
+            flat = _dense(width, self.dtype, name=name)(x)
+            return flat.reshape(batch, length, self.config.num_heads, -1)
+
+        queries = project("query")
+        keys = project("key")
+        values = project("value")
+        return attend(queries, keys, values, attention_mask).reshape(x.shape)
 
 
 class Intermediate(nn.Module):
+    """The first half of the feed-forward part: GELU(x W + b), with the exact GELU by erf."""
+
     config: BertConfig
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
-        return jax.nn.gelu(_dense(self.config.ffn_size, self.dtype, name="dense")(x), approximate=False)
+    def __call__(self, x: Hidden) -> Float[Array, "B T F"]:
+        dense = _dense(self.config.ffn_size, self.dtype, name="dense")
+        return jax.nn.gelu(dense(x), approximate=False)
 
 
 class Output(nn.Module):
@@ -170,20 +212,29 @@ class Output(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T F"], residual: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        projected = _dense(self.config.hidden_size, self.dtype, name="dense")(x)
-        return _layer_norm(self.config, self.dtype)(projected + residual)
+    def __call__(self, x: Float[Array, "B T F"], residual: Hidden) -> Hidden:
+        dense = _dense(self.config.hidden_size, self.dtype, name="dense")
+        layer_norm = _layer_norm(self.config, self.dtype)
+        return layer_norm(dense(x) + residual)
 
 
 def encode(
-    module: Bert, params: Any, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+    module: Bert,
+    params: Any,
+    tokens: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
 ) -> Float[Array, "B D"]:
-    """A vector for each text: E_q or E_d, whose parameters `params` are."""
+    """A vector for each text: E_q or E_d, as `params` are those of one or the other."""
     vectors: Any = module.apply({"params": params}, tokens, mask)
     return vectors
 
 
-def encode_packed(module: Bert, params: Any, packed: PackedTexts, num_texts: int) -> Float[Array, "N D"]:
+def encode_packed(
+    module: Bert,
+    params: Any,
+    packed: PackedTexts,
+    num_texts: int,
+) -> Float[Array, "N D"]:
     """`encode` of N texts that share rows: the same vectors."""
     vectors: Any = module.apply({"params": params}, packed, num_texts, method="packed")
     return vectors
@@ -192,18 +243,31 @@ def encode_packed(module: Bert, params: Any, packed: PackedTexts, num_texts: int
 def masked_mean(hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
     """The mean over the real tokens; 0 where there are none."""
     total = jnp.where(mask[:, :, None], hidden, 0.0).sum(axis=1)
-    return total / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
+    count = mask.sum(axis=1, keepdims=True)
+    return total / jnp.maximum(count, 1)
 
 
 def l2_normalize(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
-    """X at length 1; the zero vector, with a finite gradient, stays zero."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-24))
+    """X at length 1; the zero vector stays zero, with a finite gradient."""
+    square = jnp.square(x).sum(axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 def _dense(features: int, dtype: Any, name: str) -> nn.Dense:
-    return nn.Dense(features, dtype=dtype, kernel_init=_init, dot_general=_dot, name=name)
+    return nn.Dense(features, dtype=dtype, kernel_init=_init, dot_general=_dot_general, name=name)
+
+
+def _dot_general(inputs: Float[Array, "..."], *args: Any, **options: Any) -> Float[Array, "..."]:
+    # Products of bfloat16 stay in float32 until the next product. That is more exact, and XLA's CPU backend
+    # has a kernel for it; for a result in bfloat16 it would first turn both factors into float32.
+    options["preferred_element_type"] = wide(inputs.dtype)
+    return jax.lax.dot_general(inputs, *args, **options)
 
 
 def _layer_norm(config: BertConfig, dtype: Any) -> nn.LayerNorm:
-    # The fast variance E[x²] − E[x]² loses the digits that parity needs.
-    return nn.LayerNorm(config.layer_norm_eps, dtype=dtype, use_fast_variance=False, name="LayerNorm")
+    return nn.LayerNorm(
+        config.layer_norm_eps,
+        dtype=dtype,
+        use_fast_variance=False,  # E[x²] − E[x]² would lose the digits that parity with the original needs
+        name="LayerNorm",
+    )

@@ -11,36 +11,54 @@ def training_flops(
     targets: float | int,
     lora: LoraConfig | None = None,
 ) -> float:
-    """The floating-point operations of a LLaMA's training step, of which a multiply-add is two.
+    """The floating-point operations of a LLaMA's training step; a multiply-add is two.
 
-    Counted are matrix products: the projections for each of `tokens`; attention's two for each of `attended`,
-    the pairs of a token and one that it sees, itself included, so that a row of T tokens has T (T + 1) / 2
-    and what a mask hides has none; the head for each of `targets`. The backward pass takes as much as the
-    forward pass for the inputs' gradients, and again for the weights'. Under `lora` the network's weights
-    have none, and the adapters come in. Padding, what rematerialisation computes again and all that is no
-    matrix product count nothing.
+    Only matrix products count: the projections for each of `tokens`; attention's two for each of `attended`;
+    the head for each of `targets`. `attended` counts pairs of a token and one that it sees, itself included:
+    a row of T tokens has T (T + 1) / 2, and what a mask hides adds none.
+
+    The backward pass takes as much as the forward pass for the gradients of the inputs, and as much again for
+    those of the weights. Under `lora` the network's weights have no gradients, and the adapters are added.
+    Padding and what rematerialisation computes again count nothing.
     """
     shapes = projection_shapes(config)
-    frozen = lora is not None and lora.rank > 0
-    kernels = tokens * config.num_layers * sum(rows * columns for rows, columns in shapes.values())
+    is_frozen = lora is not None and lora.rank > 0
+    passes = 2 if is_frozen else 3
+
+    # Multiply-adds of one forward pass.
+    elements = sum(size_in * size_out for size_in, size_out in shapes.values())
+    kernels = tokens * config.num_layers * elements
     head = targets * config.hidden_size * config.vocab_size
     pairs = attended * config.num_layers * 2 * config.num_heads * config.head_size
     adapters = 0.0
-    if lora is not None and frozen:
-        adapters = tokens * config.num_layers * lora.rank * sum(sum(shapes[name]) for name in lora.targets)
-    return 2.0 * ((2 if frozen else 3) * (kernels + head) + 3 * (pairs + adapters))
+    if lora is not None and is_frozen:
+        sizes = sum(sum(shapes[name]) for name in lora.targets)
+        adapters = tokens * config.num_layers * lora.rank * sizes
+
+    return 2.0 * (passes * (kernels + head) + 3 * (pairs + adapters))
 
 
 def encoder_flops(config: BertConfig, *, rows: int, length: int) -> float:
     """The operations of a BERT that reads `rows` texts of `length` tokens, counted likewise."""
-    kernels = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.ffn_size
-    return 2.0 * rows * length * config.num_layers * (kernels + 2 * length * config.hidden_size)
+    size = config.hidden_size
+    kernels = 4 * size**2 + 2 * size * config.ffn_size
+    attention = 2 * length * size
+    return 2.0 * rows * length * config.num_layers * (kernels + attention)
 
 
 def projection_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
-    """(in, out) of a layer's kernels."""
-    size, heads = config.hidden_size, config.num_heads * config.head_size
+    """(in, out) of the kernels of a layer, by the projection's name."""
+    size = config.hidden_size
+    heads = config.num_heads * config.head_size
     kv_heads = config.num_kv_heads * config.head_size
-    shapes = (size, heads), (size, kv_heads), (size, kv_heads), (heads, size)
-    feed_forward = (size, config.ffn_size), (size, config.ffn_size), (config.ffn_size, size)
-    return dict(zip(PROJECTIONS, (*shapes, *feed_forward), strict=True))
+    ffn = config.ffn_size
+    shapes = (
+        (size, heads),
+        (size, kv_heads),
+        (size, kv_heads),
+        (heads, size),
+        (size, ffn),
+        (size, ffn),
+        (ffn, size),
+    )
+    return dict(zip(PROJECTIONS, shapes, strict=True))

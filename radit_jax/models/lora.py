@@ -1,16 +1,17 @@
-"""LoRA (arXiv 2106.09685): a frozen network with a low-rank path beside its projections, x W + α/r · x A B.
+"""LoRA (arXiv 2106.09685): a frozen network whose projections have a low-rank path, x W + α/r · x A B.
 
-Adapters are a tree of their own, in which each lies where the kernel that it adapts lies among the
-parameters. R is the rank:
+Adapters are a tree of their own. Each lies where the kernel that it adapts lies among the parameters; R is
+the rank:
 
     model/layers/self_attn/q_proj/lora_a         L D R
     model/layers/self_attn/q_proj/lora_b         L R (heads · H)
 
 `adapted` shows the network both trees as one. Nothing is copied, so a step holds the kernels once, and a
-gradient with respect to the adapters alone never forms one of a kernel.
+gradient with respect to the adapters alone never forms the gradient of a kernel.
 
-QLoRA (arXiv 2305.14314) is this over kernels that `quantized` keeps in 8 or 4 bits, through qwix: here whole
-numbers times a float32 scale, there a data type of its own. The network multiplies by what they stand for.
+QLoRA (arXiv 2305.14314) is LoRA over kernels that `quantized` keeps in 8 or 4 bits, through qwix. Here they
+are whole numbers times a float32 scale, there a data type of its own. The network multiplies by the numbers
+that they stand for.
 """
 
 from typing import Any
@@ -24,55 +25,64 @@ from radit_jax.config import PROJECTIONS, LoraConfig
 from radit_jax.models.attention import widened
 
 QUANTIZED_TOGETHER = 64  # inputs that share a scale in 4 bits, as in QLoRA
-Leaves = dict[tuple[str, ...], Any]
+
+Path = tuple[str, ...]  # the keys that lead to a leaf
+Leaves = dict[Path, Any]
 
 
 def init_adapters(params: Any, lora: LoraConfig, rng: PRNGKeyArray) -> Any:
-    """Float32 adapters of the kernels that `lora` names; B is 0, so that the network is what it was.
+    """Float32 adapters of the kernels that `lora` names; B is 0, so that the function stays what it was.
 
     An element of A has variance 1 / D: then x A is about as large as x.
     """
     kernels: Leaves = flatten_dict(params)
+    targets = sorted(path for path in kernels if _is_target(path, lora))
     adapters: Leaves = {}
-    for number, path in enumerate(sorted(path for path in kernels if _is_target(path, lora))):
-        num_layers, size_in, size_out = kernels[path].shape
+    for number, (*module, _) in enumerate(targets):
+        num_layers, size_in, size_out = kernels[*module, "kernel"].shape
         key = jax.random.fold_in(rng, number)
-        adapters[*path[:-1], "lora_a"] = (
-            jax.random.normal(key, (num_layers, size_in, lora.rank)) / size_in**0.5
-        )
-        adapters[*path[:-1], "lora_b"] = jnp.zeros((num_layers, lora.rank, size_out))
+        normal = jax.random.normal(key, (num_layers, size_in, lora.rank))
+        adapters[*module, "lora_a"] = normal / size_in**0.5
+        adapters[*module, "lora_b"] = jnp.zeros((num_layers, lora.rank, size_out))
     return unflatten_dict(adapters)
 
 
 def adapted(params: Any, adapters: Any, lora: LoraConfig) -> Any:
-    """What the network reads: the parameters as they are, A and α/r · B beside the kernels."""
-    leaves: Leaves = flatten_dict(params) | flatten_dict(adapters)
+    """What the network reads: the parameters as they are, with A and α/r · B next to the kernels."""
     scale = lora.alpha / lora.rank
-    return unflatten_dict({p: leaf * scale if p[-1] == "lora_b" else leaf for p, leaf in leaves.items()})
+    leaves: Leaves = flatten_dict(params) | flatten_dict(adapters)
+    for path, leaf in leaves.items():
+        if path[-1] == "lora_b":
+            leaves[path] = leaf * scale
+    return unflatten_dict(leaves)
 
 
 def quantized(params: Any, lora: LoraConfig) -> Any:
-    """The parameters with every projection's kernel as a `qwix.QArray` of `lora.quantize`.
+    """The parameters with the kernel of every projection as a `qwix.QArray` of `lora.quantize`.
 
-    A scale serves the D inputs of an output in 8 bits, `QUANTIZED_TOGETHER` of them in 4; all D where that
-    does not divide them.
+    In 8 bits, the D inputs of an output share a scale. In 4 bits, `QUANTIZED_TOGETHER` of them do, or all D
+    if that does not divide them.
     """
     import qwix
 
-    def quantize(path: tuple[str, ...], leaf: Array) -> Any:
-        if len(path) < 2 or path[-2] not in PROJECTIONS:
-            return leaf
-        tiled = lora.quantize == "int4" and leaf.shape[1] % QUANTIZED_TOGETHER == 0
-        together = QUANTIZED_TOGETHER if tiled else leaf.shape[1]
-        dtype = jnp.dtype(lora.quantize)
-        return qwix.quantize(leaf, dtype, channelwise_axes=(0, 2), tiled_axes={1: together})
+    dtype = jnp.dtype(lora.quantize)
+
+    def quantize(kernel: Float[Array, "L D F"]) -> Any:
+        size_in = kernel.shape[1]
+        is_tiled = lora.quantize == "int4" and size_in % QUANTIZED_TOGETHER == 0
+        together = QUANTIZED_TOGETHER if is_tiled else size_in
+        # Each layer and each output has scales of its own.
+        return qwix.quantize(kernel, dtype, channelwise_axes=(0, 2), tiled_axes={1: together})
 
     leaves: Leaves = flatten_dict(params)
-    return unflatten_dict({path: quantize(path, leaf) for path, leaf in leaves.items()})
+    for path, leaf in leaves.items():
+        if len(path) > 1 and path[-2] in PROJECTIONS:
+            leaves[path] = quantize(leaf)
+    return unflatten_dict(leaves)
 
 
 def dequantized(matrix: Any) -> Float[Array, "*axes"]:
-    """What a `qwix.QArray` stands for, in float32."""
+    """The numbers that a `qwix.QArray` stands for, in float32."""
     import qwix
 
     return qwix.dequantize(matrix)
@@ -81,21 +91,27 @@ def dequantized(matrix: Any) -> Float[Array, "*axes"]:
 def merge_adapters(params: Any, adapters: Any, lora: LoraConfig) -> Any:
     """Plain parameters of the same function: W + α/r · A B, in the dtype of W, which is not quantised."""
     leaves: Leaves = flatten_dict(adapted(params, adapters, lora))
+    merged: Leaves = {}
+    for path, leaf in leaves.items():
+        *module, name = path
+        if name in ("lora_a", "lora_b"):
+            continue
+        lora_a = leaves.get((*module, "lora_a"))
+        lora_b = leaves.get((*module, "lora_b"))
+        has_adapter = name == "kernel" and lora_a is not None
+        merged[path] = _add_product(leaf, lora_a, lora_b) if has_adapter else leaf
+    return unflatten_dict(merged)
 
-    def whole(path: tuple[str, ...]) -> Float[Array, "..."]:
-        a, b = (leaves.get((*path[:-1], name)) for name in ("lora_a", "lora_b"))
-        return leaves[path] if a is None or path[-1] != "kernel" else _add(leaves[path], a, b)
 
-    return unflatten_dict({path: whole(path) for path in leaves if path[-1] not in ("lora_a", "lora_b")})
-
-
-def _is_target(path: tuple[str, ...], lora: LoraConfig) -> bool:
+def _is_target(path: Path, lora: LoraConfig) -> bool:
     return path[-1] == "kernel" and path[-2] in lora.targets
 
 
 @jax.jit
-def _add(
-    kernel: Float[Array, "L D F"], a: Float[Array, "L D R"], b: Float[Array, "L R F"]
+def _add_product(
+    kernel: Float[Array, "L D F"],
+    lora_a: Float[Array, "L D R"],
+    lora_b: Float[Array, "L R F"],
 ) -> Float[Array, "L D F"]:
-    product = jnp.einsum("ldr,lrf->ldf", a, b, precision="highest")
+    product = jnp.einsum("ldr,lrf->ldf", lora_a, lora_b, precision="highest")
     return (widened(kernel) + product).astype(kernel.dtype)

@@ -31,25 +31,29 @@ def mimetic_init(params: Any, config: LlamaConfig, rng: PRNGKeyArray) -> Any:
     value = jax.random.orthogonal(value_key, size, (num_layers,))
     match = jax.random.orthogonal(match_key, size, (num_layers,))
 
-    # Lower layers gather; upper layers match, and copy into the subspace that R turns to.
     layers = params["model"]["layers"]
     attention = layers["self_attn"]
     is_upper = (jnp.arange(num_layers) >= num_layers // 2)[:, None, None]
     gather = value.swapaxes(1, 2)
-    copy = COPY_SCALE * gather @ turn[None]
-    kernels = {
-        "q_proj": jnp.where(is_upper, match, attention["q_proj"]["kernel"]),
-        "k_proj": jnp.where(is_upper, match, attention["k_proj"]["kernel"]),
-        "v_proj": value,
-        "o_proj": jnp.where(is_upper, copy, gather),
-    }
 
-    # All other parameters stay as they are, but for the head, which turns back.
-    projections = {name: {"kernel": kernel} for name, kernel in kernels.items()}
-    layers = layers | {"self_attn": projections}
+    # Queries meet equal keys in the upper layers only.
+    queries = jnp.where(is_upper, match, attention["q_proj"]["kernel"])
+    keys = jnp.where(is_upper, match, attention["k_proj"]["kernel"])
+
+    # Lower layers gather; upper layers copy into the subspace that R turns to.
+    copy = COPY_SCALE * gather @ turn[None]
+    outputs = jnp.where(is_upper, copy, gather)
+
+    # Norms and feed-forward parts stay as they are; the head applies R before the embedding.
+    projections = {
+        "q_proj": {"kernel": queries},
+        "k_proj": {"kernel": keys},
+        "v_proj": {"kernel": value},
+        "o_proj": {"kernel": outputs},
+    }
     model = params["model"] | {
         "embed_tokens": {"embedding": embedding},
-        "layers": layers,
+        "layers": layers | {"self_attn": projections},
     }
     head = turn.T @ embedding.T
     return {"model": model, "lm_head": {"kernel": head}}

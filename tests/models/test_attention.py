@@ -194,10 +194,10 @@ def test_segments_are_handed_over_by_their_starts_and_lengths():
     [
         ("xla", {"row_length": 7}, None),
         ("splash", {}, None),
-        ("splash", {"row_length": 200}, "rows of 200 are no multiple of 128"),
+        ("splash", {"row_length": 200}, "rows of 200 are not a multiple of 128"),
         ("splash", {"tensor": 4}, "2 key heads do not divide over 4 devices"),
         ("cudnn", {"dtype": jnp.float32}, "it computes in bfloat16, not in float32"),
-        ("cudnn", {"head_size": 20}, "heads of 20 are no multiple of 8"),
+        ("cudnn", {"head_size": 20}, "heads of 20 are not a multiple of 8"),
     ],
 )
 def test_a_kernel_says_what_keeps_it_from_serving(kernel, changes, why):
@@ -214,7 +214,7 @@ def _private_form(monkeypatch, form):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda m: m.setitem(sys.modules, "jax._src.cudnn", None), "this jax has it no more"),
+        (lambda m: m.setitem(sys.modules, "jax._src.cudnn", None), "this jax does not have it"),
         (lambda m: _private_form(m, lambda query, key, value: query), "does not take kv_offsets, kv_seqlen"),
         (lambda m: m.setattr(cudnn, "cuda_versions", None), "cuDNN is not detected"),
     ],
