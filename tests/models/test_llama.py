@@ -51,7 +51,7 @@ def hf_config(config: LlamaConfig) -> transformers.LlamaConfig:
         tie_word_embeddings=config.tie_embeddings,
         rope_parameters=rope,
         initializer_range=0.3,  # so that attention and positions matter
-        attn_implementation="eager",
+        attn_implementation="eager",  # pyright: ignore[reportCallIssue]
     )
 
 
