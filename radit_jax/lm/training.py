@@ -107,7 +107,7 @@ class LmValidation:
     """What a model in training is measured on, and which parameters are kept."""
 
     trees: PackedTrees  # whose targets' mean log-probability is `dev_log_prob`
-    every: int  # steps between two measurements; 0: before the first step and after the last only
+    every: int  # steps between two measurements; 0: after the last step only
     select: str = "dev_log_prob"  # parameters with the highest value of this figure are kept
     more_figures: Figures | None = None  # figures besides `dev_log_prob`
 

@@ -40,21 +40,43 @@ DISK_BYTES_PER_QUESTION = 5e3  # its predictions in all systems
 
 def plan_evaluate(deployment: Deployment) -> ResourceEstimate:
     """The base and the tuned model are on the devices together, with what a batch's prompts leave."""
-    settings = deployment.experiment.evaluate
+    settings, num_questions = deployment.experiment.evaluate, deployment.counts.questions
+    mesh = deployment.mesh(settings.batch_size)
+    module, params = deployment.llama(mesh, settings.dtype)
+    program = answering_program(
+        deployment, settings, mesh, module, params, held=params, num_questions=len(SYSTEMS) * num_questions
+    )
+    # The base retriever's index, and the tuned one's where it has another.
+    host = deployment.embedded * deployment.searching
+    disk = DISK_BYTES_PER_QUESTION * num_questions
+    return estimate("evaluate", program, params, deployment.target, host=host, disk=disk)
+
+
+def answering_program(
+    deployment: Deployment,
+    settings: EvaluateConfig,
+    mesh: Any,
+    module: Any,
+    params: Any,
+    *,
+    held: Any,
+    num_questions: int,
+) -> StageProgram:
+    """Answer questions with a language model, and score (example, chunk) pairs with it.
+
+    `held` are the shapes of what else is on the devices meanwhile, but for what a batch's prompts leave.
+    """
     settings = settings.answering(longest_answer(settings))
-    counts = deployment.counts
     length = settings.sequence_length
     packed = ScoreConfig(batch_size=settings.batch_size, sequence_length=length, dtype=settings.dtype)
-    mesh = deployment.mesh(packed.batch_size)
-    module, params = deployment.llama(mesh, packed.dtype)
     if deployment.target.topology:
         module = module.clone(layout=row_layout(mesh))
 
-    # 1) The calls: answering the longest prompts, then scoring next to the other model.
+    # 1) The calls: answering the longest prompts, then scoring.
     parts = longest(settings, mesh)
-    answering = answering_calls(module, params, parts, settings)
+    answering = answering_calls(module, params, parts, settings, held=held)
     row_module = deployment.fitted(module, mesh, length)
-    scoring = scoring_calls(row_module, params, packed, mesh, beside=params)
+    scoring = scoring_calls(row_module, params, packed, mesh, beside=held)
 
     # 2) Memory: the caches of all parts, and those of the last part again while its answers are decoded.
     caches = [num_bytes(prefill_shared.eval_shape(module, params, *part)) for part in parts]
@@ -64,23 +86,18 @@ def plan_evaluate(deployment: Deployment) -> ResourceEstimate:
     activations = activations_of(module, mesh, rows_read, length, training=False)
 
     # 3) One turn answers `rows` prompts of usual length. It reads the weights for every token.
-    usual_length = min(length, counts.pair_tokens)
+    usual_length = min(length, deployment.counts.pair_tokens)
     tokens = rows * usual_length
     attended = tokens * (usual_length + 1) / 2
     step_flops = training_flops(module.config, tokens=tokens, attended=attended, targets=rows)
-    num_prompts = len(SYSTEMS) * counts.questions * settings.chunks_per_answer
-    program = StageProgram(
+    return StageProgram(
         calls=itertools.chain(answering, scoring),
-        held=(params, params),
+        held=(params, held),
         flops=step_flops / 3,  # the forward pass's
         traffic=(1 + settings.max_new_tokens) * weights_of(module, params, mesh),
         activations=cache_bytes + activations,
-        times=num_prompts / rows,
+        times=num_questions * settings.chunks_per_answer / rows,
     )
-    # The base retriever's index, and the tuned one's where it has another.
-    host = deployment.embedded * deployment.searching
-    disk = DISK_BYTES_PER_QUESTION * counts.questions
-    return estimate("evaluate", program, params, deployment.target, host=host, disk=disk)
 
 
 def longest(settings: EvaluateConfig, mesh: Any) -> list[PrefillBatch]:
@@ -110,19 +127,20 @@ def longest_prompts(count: int, length: int) -> list[list[int]]:
 
 
 def answering_calls(
-    module: Any, params: Any, parts: Sequence[PrefillBatch], settings: EvaluateConfig
+    module: Any, params: Any, parts: Sequence[PrefillBatch], settings: EvaluateConfig, *, held: Any
 ) -> Iterator[Call]:
     """The calls that answer a batch: each part is read and decoded, and all are scored at the end.
 
-    The first of several parts is the widest, and the others are held while the last is decoded. A call takes
-    the results of the one before, with the shardings that its compiler chose.
+    `held` is on the devices all the while, besides the model that answers. The first of several parts is the
+    widest, and the others are held while the last is decoded. A call takes the results of the one before,
+    with the shardings that its compiler chose.
     """
     # 1) Read the first part and the last.
-    first = last = Call(prefill_shared, (module, params, *parts[0]), beside=params)
+    first = last = Call(prefill_shared, (module, params, *parts[0]), beside=held)
     yield first
     num_others = len(parts) - 1
     if num_others:
-        beside = (params, first.given)
+        beside = (held, first.given)
         last = Call(prefill_shared, (module, params, *parts[-1]), beside=beside, results=num_others)
         yield last
     prefilled = [first.given, *[last.given] * num_others]
@@ -134,10 +152,10 @@ def answering_calls(
     num_mixed = num_prompts if by_token else 1
     weights = np.zeros((len(last.given.lengths) // num_mixed, num_mixed), np.float32)
     options = {**stops, "max_new_tokens": settings.max_new_tokens}
-    init = Call(init_decode, (last.given, weights), options, beside=(params, params, prefilled[:-1]))
+    init = Call(init_decode, (last.given, weights), options, beside=(params, held, prefilled[:-1]))
     yield init
     decode_arguments = (module, params, init.given, STEPS_PER_CALL)
-    yield Call(decode_steps, decode_arguments, stops, beside=(params, prefilled))
+    yield Call(decode_steps, decode_arguments, stops, beside=(held, prefilled))
     if by_token:
         return
 
@@ -147,7 +165,7 @@ def answering_calls(
     packed = pack_answers(answers, STOPS, max_new_tokens=settings.max_new_tokens, num_answers=num_prompts)
     questions = np.zeros(len(first.given.lengths), np.int64)
     score_arguments = (module, params, first.given, packed, questions)
-    yield Call(score_answers, score_arguments, stops, beside=(params, prefilled[1:]))
+    yield Call(score_answers, score_arguments, stops, beside=(held, prefilled[1:]))
 
 
 def _prompts_per_question(settings: EvaluateConfig) -> int:

@@ -1,41 +1,81 @@
-"""lm_ft: the training step, of a full fine-tuning or of adapters."""
+"""lm_ft: the training step, of a full fine-tuning or of adapters, and the tasks that select a checkpoint."""
 
+import functools
+import math
+from dataclasses import replace
 from typing import Any
 
 import jax
 
 from radit_jax.config import LmFtConfig
+from radit_jax.data.eval_tasks.registry import development_tasks
 from radit_jax.lm.training import initial_state
 from radit_jax.method.optimizers import make_optimizer
 from radit_jax.method.steps import TrainState, make_lm_step
-from radit_jax.models.lora import quantized
+from radit_jax.models.lora import adapted, quantized
 from radit_jax.planning.deployment import Deployment, placed
 from radit_jax.planning.estimates import activations_of, batch_of, flops_of, weights_of
-from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, num_bytes
+from radit_jax.planning.evaluate import answering_program
+from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, in_turn, num_bytes
 from radit_jax.runtime.distributed.memory import bytes_per_device
 
 
-def plan_lm_ft(site: Deployment) -> ResourceEstimate:
-    settings = site.experiment.lm_ft
+def plan_lm_ft(deployment: Deployment) -> ResourceEstimate:
+    """Training steps, and where KILT's questions select the checkpoint, their answers in between."""
+    settings = deployment.experiment.lm_ft
     rows, length = settings.batch_size, settings.sequence_length
-    mesh = site.mesh(settings.rows_at_a_time)
-    module, params = site.llama(mesh, settings.dtype)
-    module = site.fitted(module, mesh, length)
-    call = training_call(module, params, settings, mesh)
-    state, _, *frozen = call.arguments
+    mesh = deployment.mesh(settings.rows_at_a_time)
+    module, params = deployment.llama(mesh, settings.dtype)
+    module = deployment.fitted(module, mesh, length)
+    step = training_call(module, params, settings, mesh)
+    state, _, *frozen = step.arguments
+
+    # A step reads the weights forward and backward, and again where it recomputes activations.
     passes = 3 if module.remat == "none" else 4
+    weight_bytes = passes * weights_of(module, params, mesh) * settings.accumulate_steps
+    gradients = bytes_per_device(state.params)
+    activations = activations_of(module, mesh, settings.rows_at_a_time, length, training=True)
     program = StageProgram(
-        calls=[call],
-        held=(state, frozen, call.beside),
-        flops=flops_of(module, site.counts, rows, length, settings.lora),
-        traffic=passes * weights_of(module, params, mesh) * settings.accumulate_steps
-        + 2 * bytes_per_device(state),
-        activations=bytes_per_device(state.params)
-        + activations_of(module, mesh, settings.rows_at_a_time, length, training=True),
+        calls=[step],
+        held=(state, frozen, step.beside),
+        flops=flops_of(module, deployment.counts, rows, length, settings.lora),
+        traffic=weight_bytes + 2 * bytes_per_device(state),
+        activations=gradients + activations,
         times=settings.optimizer.steps,
     )
-    kept = 2 * (num_bytes(state) + num_bytes(params))  # two checkpoints, the best and the result
-    return estimate("lm_ft", program, params, site.target, disk=kept)
+    disk = 2 * (num_bytes(state) + num_bytes(params))  # two checkpoints, the best parameters and the result
+    training = estimate("lm_ft", program, params, deployment.target, disk=disk)
+    if settings.select != "kilt_dev":
+        return training
+    return in_turn(training, _plan_validation(deployment, step, mesh))
+
+
+def _plan_validation(deployment: Deployment, step: Call, mesh: Any) -> ResourceEstimate:
+    """KILT's development questions, answered by the model in training while its optimiser's state waits."""
+    settings = deployment.experiment.lm_ft
+    tasks = replace(development_tasks(deployment.experiment), batch_size=settings.rows_at_a_time)
+    module, _ = deployment.llama(mesh, tasks.dtype)
+    state: TrainState = step.arguments[0]
+    if settings.lora.rank:
+        # The frozen parameters are read where they are, with the adapters between them.
+        frozen = step.arguments[2]
+        params = placed(functools.partial(adapted, lora=settings.lora), mesh, frozen, state.params)
+        held: Any = state
+    else:
+        params = state.params
+        held = (state._replace(params=()), step.beside)
+    num_questions = num_validations(settings) * len(tasks.tasks) * tasks.questions_per_task  # at most
+    program = answering_program(
+        deployment, tasks, mesh, module, params, held=held, num_questions=num_questions
+    )
+    return estimate("lm_ft", program, params, deployment.target, host=deployment.searching)
+
+
+def num_validations(settings: LmFtConfig) -> int:
+    """How often LM-ft validates: before the first step, every `validate_every` steps, and after the last."""
+    if not settings.validate_every:
+        return 1  # after the last step only
+    return 1 + math.ceil(settings.optimizer.steps / settings.validate_every)
 
 
 def training_call(module: Any, params: Any, settings: LmFtConfig, mesh: Any) -> Call:

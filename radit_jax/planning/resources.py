@@ -99,6 +99,18 @@ def estimate(
     )
 
 
+def in_turn(first: ResourceEstimate, second: ResourceEstimate) -> ResourceEstimate:
+    """A stage that does both, one after the other; parameters, `held` and disk are the first's."""
+    return replace(
+        first,
+        peak=max(first.peak, second.peak),
+        flops=first.flops + second.flops,
+        traffic=first.traffic + second.traffic,
+        seconds=first.seconds + second.seconds,
+        host=max(first.host, second.host),
+    )
+
+
 def compiled_peak(calls: Iterable[Call]) -> float:
     """Peak bytes of a chip over `calls`, as the compiler reports it.
 

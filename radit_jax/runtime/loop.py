@@ -40,7 +40,7 @@ class Validation:
     """What a state is measured by, and which figure chooses the parameters that are kept as the best."""
 
     figures: Callable[[State], Mapping[str, Any]]
-    every: int = 0  # updates between two measurements; 0: before the first update and after the last only
+    every: int = 0  # updates between two measurements; 0: after the last only
     select: str = ""  # the figure whose highest value is kept, the earliest of equals; "": none is kept
 
 

@@ -45,7 +45,9 @@ def test_a_plan_compiles_what_answering_its_longest_prompts_calls(spread, monkey
     settings = replace(SETTINGS, ensemble=mixing)
     monkeypatch.setattr(prefix_sharing, "PROMPTS_PER_PREFILL", 8)
     mesh, run, names = make_mesh(MeshConfig(fsdp=4, tensor=2)), set(), {}
-    calls = evaluate.answering_calls(spread.module, spread.params, evaluate.longest(settings, mesh), settings)
+    calls = evaluate.answering_calls(
+        spread.module, spread.params, evaluate.longest(settings, mesh), settings, held=spread.params
+    )
     planned = [(call.function, call.arguments, call.options) for call in calls]
 
     def spy(name, function):
