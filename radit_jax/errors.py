@@ -1,7 +1,7 @@
-"""Errors in every command: a line for what a person can cause, a traceback for a fault of ours.
+"""The end of every command: a line for an error that a person can cause, a traceback for a bug of ours.
 
 Exit codes: 0 done; 1 an error; 2 a wrong command line (argparse); 75 stopped by SIGTERM and 130 by Ctrl-C,
-both resumed by the same command; 141 the reader of the output has gone. RADIT_TRACEBACK=1: all tracebacks.
+which the same command resumes; 141 the reader of the output has gone. RADIT_TRACEBACK=1 shows all tracebacks.
 """
 
 import contextlib
@@ -19,7 +19,9 @@ from typing import NoReturn
 
 from radit_jax.text.printable import printable
 
-_NO_READER = 128 + signal.SIGPIPE
+_NO_READER = 128 + signal.SIGPIPE  # the exit code that shells give to a program without a reader
+_CTRL_C = 128 + signal.SIGINT
+# What a person can do about an error of the system.
 _REMEDIES = {
     errno.ENOSPC: "Make room on that disk",
     errno.EDQUOT: "Make room in that quota",
@@ -37,9 +39,9 @@ _REMEDIES = {
 
 
 class Stopped(BaseException):
-    """A signal asked the program to stop, and it has stopped where it says; the same command goes on.
+    """A signal asked the program to stop, and it stopped at `where`. The same command resumes it.
 
-    No Exception: what handles any fault of a library must not take it for one.
+    Not an Exception: code that handles any fault of a library must not catch it.
     """
 
     def __init__(self, where: str, signal_number: int):
@@ -48,18 +50,18 @@ class Stopped(BaseException):
 
     @property
     def code(self) -> int:
-        """The exit code: 130, as shells have it for Ctrl-C, or EX_TEMPFAIL of sysexits.h."""
-        return 130 if self.signal_number == signal.SIGINT else os.EX_TEMPFAIL
+        """The exit code: 130 for Ctrl-C, as in shells, else EX_TEMPFAIL of sysexits.h."""
+        return _CTRL_C if self.signal_number == signal.SIGINT else os.EX_TEMPFAIL
 
     @property
     def line(self) -> str:
-        """What to tell the person who stopped it."""
+        """The message for the person who stopped it."""
         name = "Ctrl-C" if self.signal_number == signal.SIGINT else "SIGTERM"
         return f"stopped by {name} {self}. The same command goes on."
 
 
 def run_command(body: Callable[[], int | None]) -> int:
-    """The exit code of a command that does `body`; an error that a person can cause is a line on stderr."""
+    """Run `body` and return the command's exit code. An error that a person can cause is a line on stderr."""
     open_closed()
     replace_unencodable()
     try:
@@ -71,7 +73,7 @@ def run_command(body: Callable[[], int | None]) -> int:
         return stop.code
     except KeyboardInterrupt:
         print("stopped by Ctrl-C. The same command starts again.", file=sys.stderr)
-        return 130
+        return _CTRL_C
     except (Exception, *_panics()) as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             return _NO_READER
@@ -83,11 +85,12 @@ def run_command(body: Callable[[], int | None]) -> int:
 
 
 def exit_command(main: Callable[[], int]) -> NoReturn:
-    """End the program with the code of `main`; once it has returned, Ctrl-C and SIGTERM change nothing.
+    """End the program with the code of `main`. Once `main` has returned, Ctrl-C and SIGTERM change nothing.
 
-    A library's handler at the exit would print a traceback though all is done. SIGQUIT still ends it.
+    A library's handler at exit would otherwise print a traceback when all is done. SIGQUIT still works.
     """
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as radit_jax/__init__.py has it until here
+    # radit_jax/__init__.py sets the default action for the time of imports.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(main())
@@ -97,41 +100,44 @@ def exit_command(main: Callable[[], int]) -> NoReturn:
 
 
 def one_line(error: BaseException) -> str | None:
-    """What `error` says to a person, in a line without control characters; None for a fault of our own."""
-    words = _words(error)
-    return None if words is None else printable(" ".join(words.split()))
+    """An error's message in one line without control characters; None for a bug of ours."""
+    message = _message(error)
+    return None if message is None else printable(" ".join(message.split()))
 
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let the system's errors from inside name a path.
+    """Let errors of the system inside name `path`.
 
-    Those of a write, to a full disk say, name none, and those of removing a folder a bare name inside it.
+    The error of a write, for example to a full disk, names no path, and that of a folder's removal names a
+    file without its folder.
     """
     try:
         yield
     except OSError as error:
-        known = error.filename if isinstance(error.filename, str | bytes) else ""
-        if not os.path.dirname(known) and error.errno is not None:
+        named = error.filename if isinstance(error.filename, str | bytes) else ""
+        if not os.path.dirname(named) and error.errno is not None:
             error.filename = os.fspath(path)
         raise
 
 
-def _words(error: BaseException) -> str | None:
-    if _is_from_jaxs_start(error):
-        return _no_device(error)
+# ---- messages ----
+
+
+def _message(error: BaseException) -> str | None:
+    if _is_from_start_of_jax(error):
+        return _no_device_message(error)
     if isinstance(error, UnicodeError):
         return f"expected text in UTF-8, got {error}. Convert what was read."
     if isinstance(error, ValueError | FloatingPointError):
         return str(error)
     if isinstance(error, OSError):
-        return _of_the_system(error)
+        return _system_message(error)
     if isinstance(error, EOFError | zlib.error | lzma.LZMAError):
         return f"expected a whole compressed file, got a damaged one ({error}). Fetch it again."
     if isinstance(error, MemoryError):
-        return (
-            f"this machine's memory is too small ({str(error) or 'no more was given'}). Use a larger machine."
-        )
+        reason = str(error) or "no more was given"
+        return f"this machine's memory is too small ({reason}). Use a larger machine."
     if isinstance(error, RecursionError):
         return f"expected input of a usual depth, got one too deep ({error}). Look at what was read last."
     if isinstance(error, _panics()):
@@ -139,55 +145,64 @@ def _words(error: BaseException) -> str | None:
     return None
 
 
-def _of_the_system(error: OSError) -> str:
-    """What the system refused: the paths, the reason, and what to do where the reason tells it."""
+def _system_message(error: OSError) -> str:
+    """What the system refused: the paths, the reason, and a remedy where the reason suggests one."""
     paths = [os.fsdecode(path) for path in (error.filename, error.filename2) if isinstance(path, str | bytes)]
-    reason = error.strerror if isinstance(error.strerror, str) else str(error) or type(error).__name__
+    where = " and ".join(paths) or "the system"
+    # A library's own OSError has no reason from the system.
+    from_system = isinstance(error.strerror, str)
+    reason = error.strerror if from_system else str(error) or type(error).__name__
     remedy = _REMEDIES.get(error.errno or 0)
-    return f"{' and '.join(paths) or 'the system'}: {reason}." + (f" {remedy}." if remedy else "")
+    return f"{where}: {reason}. {remedy}." if remedy else f"{where}: {reason}."
 
 
-def _is_from_jaxs_start(error: BaseException) -> bool:
-    """Whether jax raised `error` while it looked for its devices."""
+def _is_from_start_of_jax(error: BaseException) -> bool:
+    """Whether jax raised `error` when it looked for its devices."""
+    if isinstance(error, ValueError | OSError):
+        return False
     frames = traceback.walk_tb(error.__traceback__)
-    names = {frame.f_globals.get("__name__") for frame, _ in frames}
-    return "jax._src.xla_bridge" in names and not isinstance(error, ValueError | OSError)
+    return any(frame.f_globals.get("__name__") == "jax._src.xla_bridge" for frame, _ in frames)
 
 
-def _no_device(error: BaseException) -> str:
-    said = " ".join(str(error).split()) or type(error).__name__
+def _no_device_message(error: BaseException) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
     platforms = os.environ.get("JAX_PLATFORMS")
     if platforms:
         return (
-            f"JAX_PLATFORMS: expected platforms that this installation of jax has, got {platforms} ({said}). "
-            "Unset it, or install jax for that platform."
+            f"JAX_PLATFORMS: expected platforms that this installation of jax has, got {platforms} "
+            f"({reason}). Unset it, or install jax for that platform."
         )
-    return f"jax found no device ({said}). End what else uses it, or set JAX_PLATFORMS=cpu."
+    return f"jax found no device ({reason}). End what else uses it, or set JAX_PLATFORMS=cpu."
 
 
 def _panics() -> tuple[type[BaseException], ...]:
-    """What Rust's libraries raise where they give up: no Exception, and of a type that no module offers."""
+    """The classes of panics of Rust libraries: none is an Exception, and no module exports them."""
     return tuple(kind for kind in BaseException.__subclasses__() if kind.__name__ == "PanicException")
 
 
+# ---- standard streams ----
+
+
 def open_closed() -> None:
-    """Let a standard stream that the command was started without (`2>&-`) be an empty one, not None."""
+    """Open an empty stream in place of a standard stream that the command lacks (`2>&-`)."""
+    # Python has None for such a stream, and every print would fail.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the program
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the program ends
 
 
 def replace_unencodable() -> None:
-    """Let output show a mark where its encoding lacks a character, instead of ending the program."""
+    """Print a mark for a character that the output's encoding lacks, instead of raising an error."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 def _reader_is_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads; what is left to write then goes nowhere."""
+    """Whether standard output is a pipe that nobody reads. If so, further output is discarded."""
     output = select.poll()
     output.register(sys.stdout.fileno(), 0)
-    gone = any(event & select.POLLERR for _, event in output.poll(0))
-    if gone:
+    is_gone = any(event & select.POLLERR for _, event in output.poll(0))
+    if is_gone:
+        # Python flushes the stream at exit, and would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return gone
+    return is_gone

@@ -240,6 +240,7 @@ MOVED = {
     "runtime.rendezvous": Moved(
         ("runtime.distributed.rendezvous", "runtime.distributed.join_token"),
         {
+            "Line": "JsonConnection",
             "Place": "ProcessTopology",
             "TOKEN": "TOKEN_VARIABLE",
             "Token": "JoinToken",

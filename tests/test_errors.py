@@ -24,7 +24,7 @@ from radit_jax.errors import (
     run_command,
 )
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def raised(act: Callable[[], Any]) -> BaseException:

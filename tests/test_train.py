@@ -194,7 +194,7 @@ def test_an_unknown_stage_is_refused(tmp_path: pathlib.Path) -> None:
 def test_a_part_of_a_place_among_processes_is_refused(tmp_path: pathlib.Path) -> None:
     code, _, err = run(tmp_path / "new", "--coordinator=host:1")
     assert code == 1
-    assert "needed are --coordinator=HOST:PORT, --num-processes=N and --process-id" in err
+    assert "expected --coordinator=HOST:PORT, --num-processes=N and --process-id=0 to N-1, got only" in err
     assert not (tmp_path / "new").exists()
 
 
@@ -207,7 +207,7 @@ def test_a_program_on_one_host_of_many_names_the_others_and_writes_nothing(
     code, _, err = run(tmp_path / "new")
     assert code == 1
     assert err.startswith(
-        "error: hosts: 1 of 2 processes came within 0.3 s, missing: process 1 (worker-1.pod)"
+        "error: hosts: expected 2 processes within 0.3 s, got 1, without process 1 (worker-1.pod)"
     )
     assert not (tmp_path / "new").exists()
 

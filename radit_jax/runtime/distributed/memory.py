@@ -1,4 +1,4 @@
-"""The devices' memory: what a tree takes of it, and errors that say what to set where it is too small."""
+"""The devices' memory: the bytes that a tree takes, and errors that say what to set where they do not fit."""
 
 import contextlib
 import math
@@ -9,7 +9,8 @@ import jax
 
 from radit_jax.runtime.distributed.accelerators import GIB
 
-REMEDIES = {  # of each stage and command: what takes less of a device
+# By stage or command: what takes less of a device's memory.
+REMEDIES = {
     "base": "take more devices",
     "embed": "lower embed.batch_size",
     "lm_ft": "raise lm_ft.accumulate_steps, set mesh.remat=full or lm_ft.lora.rank, or take more devices",
@@ -25,36 +26,40 @@ REMEDIES = {  # of each stage and command: what takes less of a device
 
 
 class DoesNotFit(ValueError):
-    """What is to be put on the devices is more than one of them holds."""
+    """A tree takes more of a device than its whole memory."""
 
 
 def bytes_per_device(tree: Any) -> int:
     """The bytes that one device holds of a tree of arrays, or of shapes, with shardings."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shard_shape = leaf.sharding.shard_shape(leaf.shape)
+        total += math.prod(shard_shape) * leaf.dtype.itemsize
+    return total
 
 
 def check_room(what: str, shapes: Any) -> None:
-    """Refuse, before any of it is allocated, a tree of which a device's part is more than its whole memory.
+    """Refuse a tree whose part for a device is more than the device's memory, before any is allocated.
 
-    A device that does not say how much it has, as a CPU, is not asked.
+    Devices that do not tell their memory, such as CPUs, are not checked.
     """
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
-    known = [limit for limit in limits if limit]
-    if known and (needed := bytes_per_device(shapes)) > min(known):
+    known_limits = [limit for limit in limits if limit]
+    if not known_limits:
+        return
+    num_bytes, limit = bytes_per_device(shapes), min(known_limits)
+    if num_bytes > limit:
         raise DoesNotFit(
-            f"{what} takes {needed / GIB:.2f} GiB of each device, which has {min(known) / GIB:.2f} GiB"
+            f"{what} takes {num_bytes / GIB:.2f} GiB of each device, which has {limit / GIB:.2f} GiB"
         )
 
 
 @contextlib.contextmanager
 def naming_remedy(stage: str) -> Iterator[None]:
-    """Turns a lack of the devices' memory, whoever sees it, into a ValueError that says what to set.
+    """Turn a lack of device memory inside into a ValueError that says what to set.
 
-    A TPU's compiler refuses a program that does not fit; a GPU refuses the program's memory as its first run
-    begins. So in a training loop the error comes before the first step is done.
+    A TPU's compiler refuses a program that does not fit, and a GPU refuses its memory when its first run
+    begins. So a training loop fails before its first step is done.
     """
     try:
         yield
@@ -63,4 +68,7 @@ def naming_remedy(stage: str) -> Iterator[None]:
             raise
         fault = str(error).strip().splitlines()[0]
         remedy = REMEDIES.get(stage, "take more devices")
-        raise ValueError(f"{stage}: the devices' memory is too small: {fault}; {remedy}") from error
+        raise ValueError(
+            f"{stage}: expected a program that fits the devices' memory, got one that does not ({fault}). "
+            f"{remedy[0].upper()}{remedy[1:]}."
+        ) from error

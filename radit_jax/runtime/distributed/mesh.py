@@ -1,9 +1,9 @@
-"""Devices: the mesh, and where batches, parameters and optimiser state lie on it.
+"""The mesh of devices, and how batches, parameters and optimiser state are sharded over it.
 
-The axes are `replica` (whole copies of the model), `fsdp` (one copy cut over the devices) and `tensor`. The
+The axes are `replica` (whole copies of the model), `fsdp` (each copy is cut over the axis) and `tensor`. The
 rows of a batch are spread over the first two. The sizes never change a result, only where it is computed.
 
-The axis types are Auto: the compiler places what no one has placed. Under Explicit axes, jax's default, every
+The axis types are Auto: the compiler places what nobody has placed. Under Explicit axes, jax's default, every
 gather, linen's `Embed` among them, would have to name its output's sharding.
 """
 
@@ -26,14 +26,14 @@ from radit_jax.models.llama import Llama
 from radit_jax.runtime.distributed.memory import check_room
 
 AXES = ("replica", "fsdp", "tensor")
-KERNELS: dict[str, Kernel] = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}  # what `auto` is where
 ROW_AXES = ("replica", "fsdp")
-AnyMesh = Mesh | AbstractMesh  # the latter has no devices: sizes can be planned on it
+KERNELS: dict[str, Kernel] = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}  # `auto` by platform
+AnyMesh = Mesh | AbstractMesh  # an AbstractMesh has no devices: a plan can be made on it
 
-# The first pattern found in a parameter's path decides; what none matches, norms and biases, is on every
-# device. An optimiser's moment has its parameter's path at the end of its own, so one table serves both.
-# Kernels are (layer, in, out): a pair of them, such as up and down, meets on the axis that `tensor` cuts.
-# Of a quantised one both parts, kernel/qvalue and kernel/scale, lie as it would.
+# The first pattern that is found in a parameter's path decides. A path that none matches (norms, biases) is
+# on every device. The path of an optimiser's moment ends with its parameter's, so one table serves both.
+# Kernels are (layer, in, out): two that follow each other, such as up and down, are cut on the axis between
+# them. Both parts of a quantised kernel, kernel/qvalue and kernel/scale, are sharded as the kernel.
 PARTITIONS: tuple[tuple[str, P], ...] = (
     (r"embed_tokens/embedding$", P("tensor", "fsdp")),
     (r"(q|k|v|gate|up)_proj/kernel\b", P(None, "fsdp", "tensor")),
@@ -50,46 +50,53 @@ PARTITIONS: tuple[tuple[str, P], ...] = (
 
 
 def mesh_shape(config: MeshConfig, num_devices: int, *, rows: int = 0) -> tuple[int, int, int]:
-    """The sizes of `AXES` over so many devices, for batches of `rows` (0: of any number).
+    """The sizes of `AXES` on `num_devices` devices, for batches of `rows` rows (0: any number).
 
-    Where `config` leaves both sizes open, `fsdp` is the largest that divides the batch, `tensor` the rest.
+    A size of −1 is open. If both are, `fsdp` is the largest that divides the batch, and `tensor` the rest.
     """
-    left = num_devices // config.replica
+    devices_per_replica = num_devices // config.replica
     fsdp, tensor = config.fsdp, config.tensor
     if fsdp == -1 and tensor == -1:
-        divisors = (n for n in range(1, left + 1) if left % n == 0 and rows % (config.replica * n) == 0)
-        fsdp = max(divisors, default=1)
-    fsdp = left // tensor if fsdp == -1 else fsdp
-    tensor = left // fsdp if tensor == -1 else tensor
+        fsdp = 1
+        for size in range(1, devices_per_replica + 1):
+            if devices_per_replica % size == 0 and rows % (config.replica * size) == 0:
+                fsdp = size
+    if fsdp == -1:
+        fsdp = devices_per_replica // tensor
+    if tensor == -1:
+        tensor = devices_per_replica // fsdp
+
     if config.replica * fsdp * tensor != num_devices:
         sizes = " × ".join(f"{axis} {getattr(config, axis)}" for axis in AXES)
         raise ValueError(
-            f"mesh: {sizes} does not make {num_devices} devices; set mesh.fsdp=-1 and let "
-            "mesh.replica × mesh.tensor divide their number"
+            f"mesh: expected replica × fsdp × tensor to be the {num_devices} devices, got {sizes}. Set "
+            "mesh.fsdp=-1, and let mesh.replica × mesh.tensor divide the number of devices."
         )
     return config.replica, fsdp, tensor
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None, *, rows: int = 0) -> Mesh:
-    """The mesh of `config` over all devices, or over `devices`; its sizes are those of `mesh_shape`."""
+    """The mesh of `config` over `devices` (None: all of them), with the sizes of `mesh_shape`."""
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(config, len(devices), rows=rows)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    axis_types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices)
 
 
 def data_parallel_size(mesh: AnyMesh) -> int:
-    """Into how many parts the rows of a batch are spread."""
+    """The number of parts into which the rows of a batch are spread."""
     return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
 def configure_attention(module: Llama, mesh: Mesh, config: MeshConfig, *, row_length: int) -> Llama:
-    """`module` as it computes rows of `row_length` on `mesh`, with the attention and the remat of `config`.
+    """`module` with the attention kernel and remat of `config`, for rows of `row_length` tokens on `mesh`.
 
-    Where a kernel cannot serve, a line says why, and the reference takes its place.
+    Where the kernel cannot compute them, a line says why, and the reference takes its place.
     """
-    own = KERNELS.get(mesh.devices.flat[0].platform, "xla")
-    kernel = own if config.attention == "auto" else config.attention
-    why = why_unsupported(
+    kernel = config.attention
+    if kernel == "auto":
+        kernel = KERNELS.get(mesh.devices.flat[0].platform, "xla")
+    reason = why_unsupported(
         kernel,
         head_size=module.config.head_size,
         num_kv_heads=module.config.num_kv_heads,
@@ -97,73 +104,98 @@ def configure_attention(module: Llama, mesh: Mesh, config: MeshConfig, *, row_le
         row_length=row_length,
         tensor=mesh.shape["tensor"],
     )
-    if why is not None:
-        print(f"   attention: xla in the place of {kernel}: {why}", flush=True)
+    if reason is not None:
+        print(f"   attention: xla in the place of {kernel}: {reason}", flush=True)
         kernel = "xla"
     return module.clone(attention=kernel, layout=row_layout(mesh), remat=config.remat)
 
 
 def row_layout(mesh: Mesh) -> Layout:
-    """What pins a network's activations to the rows of their devices."""
+    """The layout that keeps a network's activations on the devices of their rows."""
     return Layout(mesh, ROW_AXES, "tensor")
 
 
 def batch_sharding(mesh: AnyMesh) -> NamedSharding:
-    """The sharding of any array whose first axis counts examples or rows."""
+    """The sharding of an array whose first axis is the batch's."""
     return NamedSharding(mesh, P(ROW_AXES))
 
 
 def put_batch(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
-    """A batch, host arrays with examples first, as arrays spread over the mesh; a step takes it in `parts`.
+    """Spread a batch (a tree of host arrays, rows first) over the mesh; a step takes it in `parts` parts.
 
-    Every process has the whole batch, which is a pure function of the step, and hands its own devices their
-    rows; so neither the batch nor its order depends on how many processes there are.
+    Every process has the whole batch, which is a pure function of the step, and gives its own devices their
+    rows. So neither the batch nor its order depends on the number of processes.
     """
-    sharding, unit = batch_sharding(mesh), data_parallel_size(mesh) * parts
-    for rows in {len(leaf) for leaf in jax.tree.leaves(batch) if len(leaf) % unit}:
-        below = rows // unit * unit
-        fitting = f"{below} or {below + unit}" if below else f"{unit}"
-        taken = f", taken in {parts} parts," if parts > 1 else ""
-        raise ValueError(
-            f"mesh: a batch of {rows} rows{taken} does not divide over replica {mesh.shape['replica']} × "
-            f"fsdp {mesh.shape['fsdp']} = {data_parallel_size(mesh)} devices; use a batch size of {fitting}"
-        )
+    for leaf in jax.tree.leaves(batch):
+        _check_rows(len(leaf), mesh, parts)
+    sharding = batch_sharding(mesh)
 
-    def spread(array: Any) -> jax.Array:
+    def put(array: Any) -> jax.Array:
         return jax.make_array_from_callback(array.shape, sharding, lambda rows: array[rows])
 
-    return jax.tree.map(spread, batch)
+    return jax.tree.map(put, batch)
+
+
+def _check_rows(num_rows: int, mesh: Mesh, parts: int) -> None:
+    """Refuse a batch whose rows, or those of its parts, do not divide over the mesh."""
+    num_groups = data_parallel_size(mesh)
+    unit = num_groups * parts
+    if num_rows % unit == 0:
+        return
+    below = num_rows // unit * unit
+    fitting = f"{below} or {below + unit}" if below else f"{unit}"
+    of_parts = f" in each of {parts} parts" if parts > 1 else ""
+    raise ValueError(
+        f"mesh: expected rows that divide over replica {mesh.shape['replica']} × fsdp {mesh.shape['fsdp']} = "
+        f"{num_groups} devices{of_parts}, got {num_rows}. Use a batch size of {fitting}."
+    )
 
 
 def tree_shardings(tree: Any, mesh: AnyMesh) -> Any:
-    """A `NamedSharding` for each leaf (an array or its shape) of a tree of parameters or training state."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, _partition(path, leaf.shape, mesh)), tree
-    )
+    """The `NamedSharding` of each leaf (array or shape) of a tree of parameters or training state."""
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, _partition(path, leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def _partition(path: tuple[Any, ...], shape: tuple[int, ...], mesh: AnyMesh) -> P:
+    """The `PartitionSpec` of a leaf by `PARTITIONS`."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    spec = next((spec for pattern, spec in PARTITIONS if re.search(pattern, name)), P())
+    if len(spec) != len(shape):
+        return P()  # a scalar that an optimiser keeps with its moments
+    # A dimension that does not divide stays whole: a vocabulary of 790 pieces over 8 devices.
+    axes = []
+    for axis, size in zip(spec, shape, strict=True):
+        divides = axis is not None and size % mesh.shape[axis] == 0
+        axes.append(axis if divides else None)
+    return P(*axes)
 
 
 def abstract_sharded(tree: Any, mesh: AnyMesh) -> Any:
     """The shapes of a tree of parameters or training state, with the shardings of `tree_shardings`."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        tree,
-        tree_shardings(tree, mesh),
-    )
+
+    def abstract(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(abstract, tree, tree_shardings(tree, mesh))
 
 
 def put_params(params: Any, mesh: Mesh) -> Any:
-    """Parameters that came from a file or a single device, laid out over the mesh.
+    """Spread parameters from a file, or from one device, over the mesh.
 
-    Of several processes each brings the whole of what is on its own device, or its part of what is on all.
+    Each of several processes has every array whole on its own device, or its part of an array on all devices.
     """
     check_room("the model", abstract_sharded(params, mesh))
     shardings = tree_shardings(params, mesh)
     if jax.process_count() == 1:
         return jax.device_put(params, shardings)
-    return jax.tree.map(_put, params, shardings)
+    return jax.tree.map(_put_array, params, shardings)
 
 
-def _put(array: Any, sharding: NamedSharding) -> jax.Array:
+def _put_array(array: Any, sharding: NamedSharding) -> jax.Array:
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return jax.jit(lambda same: same, out_shardings=sharding)(array)
     # device_put would send every array around to see that all processes have the same.
@@ -171,67 +203,67 @@ def _put(array: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def gather(array: Any) -> np.ndarray:
-    """An array of the mesh on the host: the whole of it, on every process."""
-    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
-        array = multihost_utils.process_allgather(array, tiled=True)
-    return np.asarray(array)
+    """The whole of an array that is spread over the mesh, on the host of every process."""
+    if not isinstance(array, jax.Array):
+        return np.asarray(array)
+    is_here = array.is_fully_addressable or array.is_fully_replicated
+    return np.asarray(array if is_here else multihost_utils.process_allgather(array, tiled=True))
 
 
 def gather_hosts(array: np.ndarray) -> np.ndarray:
-    """What each of several processes has, an array of one shape everywhere, one behind the other."""
+    """The arrays of all processes, which have one shape, stacked in the processes' order."""
     return np.asarray(multihost_utils.process_allgather(array, tiled=False))
 
 
 def mesh_of(params: Any) -> Mesh | None:
-    """The mesh that parameters are laid out over, if they are."""
-    shardings = [leaf.sharding for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
-    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
-    return mesh if isinstance(mesh, Mesh) else None
+    """The mesh that parameters are spread over, or None."""
+    for leaf in jax.tree.leaves(params):
+        if isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding):
+            mesh = leaf.sharding.mesh
+            return mesh if isinstance(mesh, Mesh) else None
+    return None
 
 
 def batch_placer(params: Any) -> Callable[[Any], Any]:
-    """What lays host arrays, rows first, over the mesh of `params`, if their number divides; else it is the
-    identity, and every device has them all."""
+    """A function that spreads a batch of host arrays, rows first, over the mesh of `params`.
+
+    Where there is no mesh, or the rows do not divide over it, it returns the batch, and every device has all.
+    """
     mesh = mesh_of(params)
 
-    def spread(rows: Any) -> Any:
-        if mesh is None or mesh.size == 1 or len(jax.tree.leaves(rows)[0]) % data_parallel_size(mesh):
-            return rows
-        return put_batch(rows, mesh)
+    def place(batch: Any) -> Any:
+        if mesh is None or mesh.size == 1:
+            return batch
+        num_rows = len(jax.tree.leaves(batch)[0])
+        divides = num_rows % data_parallel_size(mesh) == 0
+        return put_batch(batch, mesh) if divides else batch
 
-    return spread
+    return place
 
 
 def any_process(flag: bool) -> Any:
-    """Whether any process has the flag; true or false, waited for only where it is read."""
+    """Whether any process has the flag: true or false, perhaps still on the devices until it is read."""
     if jax.process_count() == 1:
         return flag
-    spread, any_of = _all_devices()
-    return any_of(jax.make_array_from_callback((jax.device_count(),), spread, lambda _: np.full(1, flag)))
+    sharding, any_of = _any_of_devices()
+    flags = jax.make_array_from_callback((jax.device_count(),), sharding, lambda _: np.full(1, flag))
+    return any_of(flags)
 
 
 @functools.cache
-def _all_devices() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
+def _any_of_devices() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
+    """The sharding of one flag a device, and the compiled OR over them."""
     mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,))
-    return NamedSharding(mesh, P("all")), jax.jit(jnp.any, out_shardings=NamedSharding(mesh, P()))
+    one_each, everywhere = NamedSharding(mesh, P("all")), NamedSharding(mesh, P())
+    return one_each, jax.jit(jnp.any, out_shardings=everywhere)
 
 
 def init_sharded(init: Callable[..., Any], mesh: Mesh, *args: Any) -> tuple[Any, Any]:
-    """`init(*args)` computed in place on the mesh, and its shardings, for the step's `state_shardings`.
+    """`init(*args)`, computed on the mesh, and its shardings, which are the step's `state_shardings`.
 
-    Without `out_shardings` jit would replicate the optimiser's moments, which are created out of nothing.
+    Without `out_shardings` jit would replicate the optimiser's moments, which no input has shardings for.
     """
     shapes = abstract_sharded(jax.eval_shape(init, *args), mesh)
     check_room("the training state", shapes)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     return jax.jit(init, out_shardings=shardings)(*args), shardings
-
-
-def _partition(path: tuple[Any, ...], shape: tuple[int, ...], mesh: AnyMesh) -> P:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    spec = next((spec for pattern, spec in PARTITIONS if re.search(pattern, name)), P())
-    if len(spec) != len(shape):
-        return P()  # a scalar that an optimiser keeps beside the moments
-    # An axis that does not divide stays whole: a vocabulary of 790 pieces over 8 devices.
-    whole = [axis is None or size % mesh.shape[axis] for axis, size in zip(spec, shape, strict=True)]
-    return P(*(None if keep else axis for axis, keep in zip(spec, whole, strict=True)))

@@ -1,9 +1,9 @@
-"""Several processes as one program: who they are, a roll call, then jax.distributed, and how they keep step.
+"""Several processes as one program: the rendezvous, then jax.distributed, and how they keep step.
 
-Nothing here imports jax before the roll call (`rendezvous.py`) is over. All processes run the same program,
-and every one knows every result; process 0 alone writes. The lines of the roll call stay open: over them
-processes wait for each other, for hours if need be, process 0 tells the others what it found on disk, and one
-that was told to stop says so. A process by itself is process 0 of one.
+Nothing here imports jax before the rendezvous is over. All processes run the same program, and each has every
+result; process 0 alone writes. The rendezvous' connections stay open. Over them processes wait for each
+other, for hours if they have to, process 0 tells the others what it found on disk, and a process that was
+asked to stop tells the others. A single process is process 0 of one.
 """
 
 import contextlib
@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from radit_jax.errors import Stopped, one_line
+from radit_jax.runtime.distributed.connection import JsonConnection
 from radit_jax.runtime.distributed.join_token import TOKEN_FILE, JoinToken
-from radit_jax.runtime.distributed.rendezvous import (
-    Line,
-    ProcessTopology,
-    introduction,
-    rendezvous,
-)
+from radit_jax.runtime.distributed.rendezvous import introduction, rendezvous
+from radit_jax.runtime.distributed.topology import ProcessTopology
 
 T = TypeVar("T")
 
-JOIN_SECONDS = 45.0  # so that a program started on one host of many ends within a minute
+JOIN_SECONDS = 45.0  # so that a program that was started on one host of many ends within a minute
+MAX_JOIN_SECONDS = 86_400
 STOPPED = os.EX_TEMPFAIL  # the exit code of a program that SIGTERM stopped
 _HANDLED = (signal.SIGTERM, signal.SIGINT)
 _STOPPING = b"\nstopping; the same command goes on. Ctrl-C again ends it at once.\n"
@@ -36,40 +34,48 @@ _STOPPING = b"\nstopping; the same command goes on. Ctrl-C again ends it at once
 
 
 def join_processes(
-    place: ProcessTopology, workdir: str | None = None, timeout_seconds: float | None = None
+    topology: ProcessTopology, workdir: str | None = None, timeout_seconds: float | None = None
 ) -> None:
-    """Make this process one of the program's, before jax is used; RADIT_JOIN_SECONDS is the default patience.
+    """Make this process one of the program's, before jax is used.
 
-    `workdir` is a folder that all processes see, if there is one: they know each other by a token in it,
-    where none is in the environment. Raises ValueError on every process that came, when one is missing or
-    runs other versions.
+    `workdir` is a folder that all processes see, if there is one. A token in it tells the program's processes
+    from strangers, where the environment has none. The default timeout is RADIT_JOIN_SECONDS.
+
+    Raises ValueError on every process that joined, where one is missing or runs other versions.
     """
-    seconds = timeout_seconds or _seconds_to_join(os.environ)
+    if timeout_seconds is None:
+        timeout_seconds = _seconds_to_join(os.environ)
     token = JoinToken(Path(workdir) / TOKEN_FILE if workdir else None)
-    own = introduction(place.process_id)
-    lines = rendezvous(place, own, seconds, token, lambda: stop_if_asked("the roll call"))
-    _process_group.place, _process_group.lines = place, lines
+    own_introduction = introduction(topology.process_id)
+    _process_group.connections = rendezvous(
+        topology, own_introduction, timeout_seconds, token, lambda: stop_if_asked("the roll call")
+    )
+    _process_group.topology = topology
+
     import jax
 
     # Detection is off: under SLURM it would leave a process that is alone on its host one of the GPUs.
     jax.distributed.initialize(
-        place.coordinator,
-        place.num_processes,
-        place.process_id,
-        None if place.local_device is None else [place.local_device],
+        topology.coordinator,
+        topology.num_processes,
+        topology.process_id,
+        None if topology.local_device is None else [topology.local_device],
         cluster_detection_method="deactivate",
         initialization_timeout=60,
     )
-    if signal.getsignal(signal.SIGTERM) == _process_group.heed:
-        _note_signal()  # again: jax takes SIGTERM for itself
+    if signal.getsignal(signal.SIGTERM) == _process_group.note_signal:
+        _install_handlers()  # again: jax takes SIGTERM for itself
 
 
 def _seconds_to_join(environment: Mapping[str, str]) -> float:
     text = environment.get("RADIT_JOIN_SECONDS", str(JOIN_SECONDS))
     with contextlib.suppress(ValueError):
-        if 0 < float(text) <= 86_400:
+        if 0 < float(text) <= MAX_JOIN_SECONDS:
             return float(text)
-    raise ValueError(f"RADIT_JOIN_SECONDS: expected 0 < x <= 86400, got {text!r}.")
+    raise ValueError(
+        f"RADIT_JOIN_SECONDS: expected 0 < x <= {MAX_JOIN_SECONDS}, got {text!r}. Set it to a number of "
+        "seconds, or unset it."
+    )
 
 
 # ---- keeping step ----
@@ -77,40 +83,40 @@ def _seconds_to_join(environment: Mapping[str, str]) -> float:
 
 @dataclass
 class ProcessGroup:
-    """This process among those of the program."""
+    """This process among those of the program, with a connection to each that it talks to."""
 
-    place: ProcessTopology | None = None
-    lines: dict[int, Line] = field(default_factory=dict)
+    topology: ProcessTopology | None = None  # None: a single process
+    connections: dict[int, JsonConnection] = field(default_factory=dict)  # by process number
     alone: bool = False  # process 0 works while the others wait
-    stop_signal: int = 0  # SIGTERM or SIGINT, once one was sent to this process
-    at_once: str = ""  # what a signal interrupts, where it does
-    deferring: bool = False  # a training loop looks at `stop_signal` by itself, and keeps its state first
+    stop_signal: int = 0  # SIGTERM or SIGINT, once it was sent to this process
+    interruptible: str = ""  # the work that a signal interrupts at once, if any
+    deferring: bool = False  # a training loop looks at `stop_signal` by itself, and saves its state first
 
     @property
     def is_process_zero(self) -> bool:
-        return self.place is None or self.place.process_id == 0
+        return self.topology is None or self.topology.process_id == 0
 
     @property
     def is_multiprocess(self) -> bool:
-        return self.place is not None and not self.alone
+        return self.topology is not None and not self.alone
 
     @property
-    def share(self) -> tuple[int, int]:
-        """Which of so many shares of the work is this process's; the only one, where it works by itself."""
-        if self.place is None or self.alone:
+    def index_and_count(self) -> tuple[int, int]:
+        """Which part of the work is this process's, of how many: (0, 1) where it works alone."""
+        if self.topology is None or self.alone:
             return 0, 1
-        return self.place.process_id, self.place.num_processes
+        return self.topology.process_id, self.topology.num_processes
 
-    def tell(self, where: str, value: Any = None) -> Any:
-        """Process 0's value, on every process, once all are here; Stopped if one was asked to stop."""
+    def broadcast(self, where: str, value: Any = None) -> Any:
+        """Process 0's value (JSON) on every process, once all are here; Stopped if one was asked to stop."""
         if not self.is_multiprocess:
             self.stop_if_asked(where)
             return value
-        own = {"where": where, "stop": self.stop_signal}
-        said = self._gather(own, value) if self.is_process_zero else self._ask(own)
-        if said["stop"] and not self.deferring:
-            raise Stopped(f"at {where}; what was finished is kept", said["stop"])
-        return said["value"]
+        report = {"where": where, "stop": self.stop_signal}
+        reply = self._collect(report, value) if self.is_process_zero else self._ask(report)
+        if reply["stop"] and not self.deferring:
+            raise Stopped(f"at {where}; what was finished is kept", reply["stop"])
+        return reply["value"]
 
     def stop_if_asked(self, where: str) -> None:
         """See `stop_if_asked` below."""
@@ -118,77 +124,86 @@ class ProcessGroup:
             raise Stopped(f"at {where}; what was finished is kept", self.stop_signal)
 
     def on_process_zero(self, where: str, function: Callable[[], T]) -> T:
-        """What `function`, run by process 0 while the others wait, returns (JSON) or raises (ValueError).
+        """Run `function` on process 0 while the others wait: all return its result (JSON) or raise its error.
 
-        An error of another type that a person can cause is a ValueError of its line on all.
+        An error of another type that a person can cause is a ValueError of one line on all.
         """
         if not self.is_multiprocess:
             self.stop_if_asked(where)
             return function()
-        found = self.tell(where, self._outcome(function) if self.is_process_zero else None)
-        if found["fault"]:
-            raise ValueError(found["fault"])
-        return found["value"]
+        outcome = self.broadcast(where, self._outcome(function) if self.is_process_zero else None)
+        if outcome["fault"]:
+            raise ValueError(outcome["fault"])
+        return outcome["value"]
 
     def _outcome(self, function: Callable[[], Any]) -> dict[str, Any]:
+        """Process 0: what `function` returns, or its error as one line."""
         value, fault = None, ""
         self.alone = True
         try:
             value = function()
         except Stopped:
-            pass  # `tell` says so to all
+            pass  # `broadcast` stops all
         except Exception as error:
-            if (line := one_line(error)) is None:
+            line = one_line(error)
+            if line is None:
                 raise
             fault = line
         finally:
             self.alone = False
         return {"value": value, "fault": fault}
 
-    def _gather(self, own: Mapping[str, Any], value: Any) -> dict[str, Any]:
-        stop = own["stop"]
-        for number, line in self.lines.items():
-            said = self._speak(number, line.receive)
-            assert said["where"] == own["where"], f"process {number} is at {said}, process 0 at {own}"
-            stop = stop or said["stop"]
-        said = {"value": value, "stop": stop}
-        for number, line in self.lines.items():
-            self._speak(number, lambda line=line: line.send(said))
-        return said
+    def _collect(self, own_report: Mapping[str, Any], value: Any) -> dict[str, Any]:
+        """Process 0: wait for all reports, then send `value`, and the first stop signal, to all."""
+        stop = own_report["stop"]
+        for number, connection in self.connections.items():
+            report = self._talk(number, connection.receive)
+            assert report["where"] == own_report["where"], (
+                f"process {number} is at {report}, process 0 at {own_report}"
+            )
+            stop = stop or report["stop"]
+        reply = {"value": value, "stop": stop}
+        for number, connection in self.connections.items():
+            self._talk(number, lambda connection=connection: connection.send(reply))
+        return reply
 
-    def _ask(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        self._speak(0, lambda: self.lines[0].send(own))
-        return self._speak(0, self.lines[0].receive)
+    def _ask(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Any other process: report to process 0, and wait for its reply."""
+        self._talk(0, lambda: self.connections[0].send(report))
+        return self._talk(0, self.connections[0].receive)
 
-    def _speak(self, number: int, act: Callable[[], Any]) -> Any:
+    def _talk(self, number: int, act: Callable[[], Any]) -> Any:
+        """What `act` returns; an error that names process `number` where its connection is gone."""
         try:
             return act()
         except OSError:
-            assert self.place is not None
+            assert self.topology is not None
             raise ValueError(
-                f"hosts: {self.place.name(number)} is gone, needed are all {self.place.num_processes}; look "
-                "at what it printed last, and start the same command again on every host"
+                f"hosts: expected all {self.topology.num_processes} processes, got no answer from "
+                f"{self.topology.name(number)}, which is gone. Look at what it printed last, and start the "
+                "same command again on every host."
             ) from None
 
-    def heed(self, signal_number: int, *_: object) -> None:
-        """What SIGTERM and Ctrl-C do: a note, for an exception here could be caught by any library."""
+    def note_signal(self, signal_number: int, *_: object) -> None:
+        """The handler of SIGTERM and Ctrl-C. It takes a note, for any library could catch an exception."""
         self.stop_signal = self.stop_signal or signal_number
         if signal_number == signal.SIGINT:
+            # A second Ctrl-C ends the process.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             with contextlib.suppress(OSError):
                 os.write(2, _STOPPING)
-        if self.at_once:
-            self.stop_if_asked(self.at_once)
+        if self.interruptible:
+            self.stop_if_asked(self.interruptible)
 
 
 _process_group = ProcessGroup()
 
 
 def shutdown() -> None:
-    """Hang up: who waits for this process learns that it is gone, before jax waits for it at its exit."""
+    """Close this process's connections, so that others see that it is gone before jax waits for it."""
     global _process_group
-    for line in _process_group.lines.values():
-        line.__exit__()
+    for connection in _process_group.connections.values():
+        connection.close()
     _process_group = ProcessGroup()
 
 
@@ -198,44 +213,47 @@ def is_process_zero() -> bool:
 
 
 def is_multiprocess() -> bool:
-    """Whether other processes are at the same place of the program."""
+    """Whether other processes do the same work now; not while process 0 works alone."""
     return _process_group.is_multiprocess
 
 
 def process_index_and_count() -> tuple[int, int]:
-    """Which of how many shares of some work is this process's: (0, 1) where no other is at it."""
-    return _process_group.share
+    """Which part of the work is this process's, of how many: (0, 1) where no other process does it."""
+    return _process_group.index_and_count
 
 
 def barrier(where: str) -> None:
-    """Wait until every process is here, which sees then what the others have written."""
-    _process_group.tell(where)
+    """Wait until every process is here; then each sees what the others have written."""
+    _process_group.broadcast(where)
 
 
 def on_process_zero(where: str, function: Callable[[], T]) -> T:
-    """See `ProcessGroup.on_process_zero`. A decision that depends on files is process 0's, and is told."""
+    """Run `function` on process 0 and return its result (JSON), or raise its error, on every process.
+
+    A decision that depends on files is process 0's: others may see a shared disk's changes later.
+    """
     return _process_group.on_process_zero(where, function)
 
 
 def stop_if_asked(where: str) -> None:
     """Raise Stopped, between two units of work, where this process was asked to stop.
 
-    Of several processes, none stops here, for others may be elsewhere: they stop where all meet.
+    One of several processes does not stop here, for others may be elsewhere: they stop together at a barrier.
     """
     _process_group.stop_if_asked(where)
 
 
 @contextlib.contextmanager
 def handling_signals() -> Iterator[None]:
-    """Inside, SIGTERM and Ctrl-C ask for a stop; who looks by `stop_if_asked`, or meets, raises Stopped.
+    """Inside, SIGTERM and Ctrl-C ask for a stop: the next `stop_if_asked` or barrier raises Stopped.
 
-    A second Ctrl-C ends the process at once, as any program; what is written whole stays whole.
+    A second Ctrl-C ends the process at once; files are whole even then.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # to which signals do not come
+        yield  # signals go to the main thread only
         return
     before = {number: signal.getsignal(number) for number in _HANDLED}
-    _note_signal()
+    _install_handlers()
     try:
         yield
     finally:
@@ -244,26 +262,27 @@ def handling_signals() -> Iterator[None]:
         _process_group.stop_signal = 0
 
 
-def _note_signal() -> None:
+def _install_handlers() -> None:
     for number in _HANDLED:
-        signal.signal(number, _process_group.heed)
+        signal.signal(number, _process_group.note_signal)
 
 
 @contextlib.contextmanager
 def stopping_at_once(where: str) -> Iterator[None]:
-    """Inside, a signal raises Stopped in the middle of what a library does, if no other process waits."""
+    """Inside, a signal raises Stopped in the middle of a library's work, if no other process waits."""
     stop_if_asked(where)
-    _process_group.at_once = where
+    _process_group.interruptible = where
     try:
         yield
     finally:
-        _process_group.at_once = ""
+        _process_group.interruptible = ""
 
 
 @contextlib.contextmanager
 def deferring_stops(deferring: bool = True) -> Iterator[None]:
-    """Inside, nothing raises Stopped: a training loop looks at `stop_asked`, and keeps its state first."""
-    before, _process_group.deferring = _process_group.deferring, deferring
+    """Inside, nothing raises Stopped: a training loop looks at `stop_asked`, and saves its state first."""
+    before = _process_group.deferring
+    _process_group.deferring = deferring
     try:
         yield
     finally:
@@ -276,5 +295,6 @@ def stop_asked() -> bool:
 
 
 def stopped(where: str) -> Stopped:
-    """What a loop raises that has kept its state; the signal may have been sent to another process."""
+    """The error of a loop that has saved its state."""
+    # The signal may have been sent to another process.
     return Stopped(where, _process_group.stop_signal or signal.SIGTERM)

@@ -1,13 +1,13 @@
-"""The roll call: a program's processes meet over TCP before jax does, and know each other by a token.
+"""The rendezvous, or roll call: the program's processes find each other over TCP before jax starts.
 
-jax ends a process in its C++ when another is missing, without saying which one. So every process first
-reports to process 0, at the port next to the coordinator's, with its number, host and versions; process 0
-hears all, or says to all who is missing or differs. The lines stay open for the program's own use.
+jax ends a process in its C++ when another is missing, and does not say which one. So every process first
+reports to process 0, at the port after the coordinator's, with its number, host and versions. Process 0 waits
+for all of them, or tells all who is missing or differs. The connections stay open for the program's own use.
 
-Whoever else reaches that port is named and turned away. It can say what it likes, as slowly as it likes, and
-as often: a line has a limit of length and of time, and only so many may be on their way at once. The token is
-in RADIT_JOIN_TOKEN, where launch/ puts it, or in a file that process 0 leaves in a workdir that all see. It
-guards this roll call; jax's own port and the lines, once they stand, trust the network.
+Any program can reach that port. A stranger is named and turned away. It can send anything, as slowly and as
+often as it likes: a line is limited in length and time, and so is the number of connections that have not
+introduced themselves. The join token (`join_token.py`) guards this roll call only: jax's own port and the
+open connections trust the network.
 """
 
 import contextlib
@@ -19,96 +19,31 @@ import selectors
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from radit_jax.runtime.distributed.connection import LOOK_SECONDS, JsonConnection, Look
 from radit_jax.runtime.distributed.join_token import TOKEN_FILE, TOKEN_VARIABLE, JoinToken
+from radit_jax.runtime.distributed.topology import ProcessTopology
 from radit_jax.text.printable import printable
 
-_SECONDS_TO_SPEAK = 5.0
+_COMPARED_PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "libtpu")
+_SECONDS_TO_SPEAK = 5.0  # for a visitor's introduction
+_SECONDS_TO_CONNECT = 5.0
+_VERDICT_GRACE_SECONDS = 10.0  # process 0 may start to wait later than the process that asks it
 _MAX_BYTES = 16_384  # of an introduction
-_MAX_VISITORS = 64  # who have not spoken yet
-_MAX_NAMED = 5  # of those who were turned away
-_LOOK_SECONDS = 0.2  # how often a wait looks whether the program was asked to stop
+_MAX_HOST_LENGTH = 255
+_MAX_VISITORS = 64  # connections that have not introduced themselves
+_MAX_NAMED = 5  # visitors turned away that are named
 
-Look = Callable[[], None]
-
-
-class ProcessTopology(NamedTuple):
-    """One process's place among those of the program."""
-
-    coordinator: str  # host:port of process 0
-    num_processes: int
-    process_id: int
-    hosts: tuple[str, ...] = ()  # by process where there is one process a host and their names are known
-    local_device: int | None = None  # the only device of this process; None: all of its host's
-
-    def name(self, process_id: int) -> str:
-        """For example `process 3 (worker-3)`."""
-        host = f" ({self.hosts[process_id]})" if len(self.hosts) == self.num_processes else ""
-        return f"process {process_id}{host}"
-
-
-class Line:
-    """A connection of two processes, over which JSON goes both ways."""
-
-    def __init__(self, connection: socket.socket, received: bytes = b""):
-        self.connection = connection
-        self._received = bytearray(received)
-        connection.settimeout(None)
-        # Who waits for hours sends nothing, and networks forget connections that are silent.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_KEEPIDLE"):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-
-    def __enter__(self) -> "Line":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.connection.close()
-
-    def send(self, value: Any) -> None:
-        self.connection.sendall(json.dumps(value).encode() + b"\n")
-
-    def receive(self, deadline: float | None = None, look: Look | None = None) -> Any:
-        """What the other process sent; OSError where it is gone, or has sent nothing by `deadline`."""
-        start = 0
-        while (end := self._received.find(b"\n", start)) < 0:
-            start = len(self._received)
-            if deadline is not None and not _readable(self.connection, deadline, look):
-                raise TimeoutError("nothing was said in time")
-            received = self.connection.recv(1 << 16)
-            if not received:
-                raise ConnectionError("the line is dead")
-            self._received += received
-        said = bytes(self._received[:end])
-        del self._received[: end + 1]
-        try:
-            return json.loads(said)
-        except (ValueError, RecursionError):
-            raise ConnectionError("what was said is no JSON: another program's line") from None
-
-
-def _readable(connection: socket.socket, deadline: float, look: Look | None) -> bool:
-    """Whether there is something to read before the deadline."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(connection, selectors.EVENT_READ)
-        while (left := deadline - time.monotonic()) > 0:
-            if selector.select(min(left, _LOOK_SECONDS)):
-                return True
-            if look is not None:
-                look()
-    return False
-
-
-# ---- the roll call ----
+Introduction = Mapping[str, Any]  # process, host, versions
 
 
 def introduction(process_id: int) -> dict[str, Any]:
-    """What a process says of itself; `versions` must be the same everywhere."""
+    """What a process says of itself: its number, its host, and versions, which must be equal everywhere."""
     versions = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for package in ("jax", "jaxlib", "flax", "orbax-checkpoint", "libtpu"):
+    for package in _COMPARED_PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -117,21 +52,21 @@ def introduction(process_id: int) -> dict[str, Any]:
 
 
 def rendezvous(
-    place: ProcessTopology,
-    own: Mapping[str, Any],
-    seconds: float,
+    topology: ProcessTopology,
+    own_introduction: Introduction,
+    timeout_seconds: float,
     token: JoinToken,
     look: Look = lambda: None,
-) -> dict[int, Line]:
-    """Return on every process once all have come and agree; else raise the same ValueError on all.
+) -> dict[int, JsonConnection]:
+    """Return on every process once all have joined and agree; else raise the same ValueError on all.
 
-    What it returns are open lines: process 0's to all others by their numbers, any other's to process 0.
-    `look` is called while it waits, and may raise.
+    Returns open connections by process number: process 0's to all others, another's to process 0. `look` is
+    called during the wait, and may raise.
     """
-    host, port = place.coordinator.rsplit(":", 1)
+    host, port = topology.coordinator.rsplit(":", 1)
     address = (host, int(port) + 1)
-    if place.process_id:
-        return {0: _report(own, address, seconds, token, look)}
+    if topology.process_id != 0:
+        return {0: _report(own_introduction, address, timeout_seconds, token, look)}
     if not token.is_known:
         print(
             f"hosts: no {TOKEN_VARIABLE} and no workdir that all see: whoever reaches port {address[1]} "
@@ -140,79 +75,128 @@ def rendezvous(
         )
     with _bind(address[1]) as server:
         try:
-            known = (
-                token.publish()
-            )  # first: who reached process 0 and found none would look again late, on NFS
+            # Before anyone can connect: on NFS, a process that found no token would see it only much later.
+            secret = token.publish()
             server.listen(_MAX_VISITORS)
-            return _hear(place, own, server, seconds, known, look)
+            return _call_roll(topology, own_introduction, server, timeout_seconds, secret, look)
         finally:
             token.remove()
+
+
+# ---- process 0 ----
 
 
 def _bind(port: int) -> socket.socket:
     server = socket.socket()
     try:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a run that has just ended had it
+        # A run that has just ended leaves its port in a state that refuses others for a minute.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind(("", port))
         return server
     except OSError as error:
         server.close()
         raise ValueError(
-            f"hosts: port {port}, at which processes report to process 0, is taken ({error.strerror}); "
-            "end the program that runs here already, or name another --coordinator port"
+            f"hosts: expected port {port}, at which processes report to process 0, to be free, got "
+            f"{error.strerror!r}. End the program that uses it, or name another --coordinator port."
         ) from None
 
 
-def _hear(
-    place: ProcessTopology,
-    own: Mapping[str, Any],
+def _call_roll(
+    topology: ProcessTopology,
+    own_introduction: Introduction,
     server: socket.socket,
-    seconds: float,
-    token: str,
+    timeout_seconds: float,
+    secret: str,
     look: Look,
-) -> dict[int, Line]:
-    """Process 0: hear everyone, and tell everyone the verdict, which is empty when all is well."""
-    deadline = time.monotonic() + seconds
+) -> dict[int, JsonConnection]:
+    """Wait for all processes, and send each the verdict, which is "" when all is well."""
+    deadline = time.monotonic() + timeout_seconds
     with contextlib.ExitStack() as undo:
-        door = undo.enter_context(_Door(server, place.num_processes, token))
-        while len(door.lines) < place.num_processes - 1 and not door.fault:
-            left = deadline - time.monotonic()
-            if left <= 0:
+        # 1) Let processes in until all are here, one is wrong, or the time is over.
+        door = undo.enter_context(_Door(server, topology.num_processes, secret))
+        while len(door.connections) < topology.num_processes - 1 and not door.fault:
+            seconds_left = deadline - time.monotonic()
+            if seconds_left <= 0:
                 break
-            door.open_for(min(left, _LOOK_SECONDS))
+            door.open_for(min(seconds_left, LOOK_SECONDS))
             look()
-        came = {0: own, **door.introductions}
-        fault = door.fault or _missing(place, came, seconds, door.turned_away) or _differing(came)
-        for line in door.lines.values():
-            with contextlib.suppress(OSError):  # it is gone, which who speaks to it next will notice
-                line.send({"fault": fault})
+
+        # 2) Tell the verdict to all who came.
+        introductions = {0: own_introduction, **door.introductions}
+        fault = (
+            door.fault
+            or _missing_fault(topology, introductions, timeout_seconds, door.turned_away)
+            or _version_fault(introductions)
+        )
+        for connection in door.connections.values():
+            with contextlib.suppress(OSError):  # whoever speaks to a process that is gone notices it then
+                connection.send({"fault": fault})
         if fault:
             raise ValueError(fault)
+
+        # 3) Keep the connections open.
         undo.pop_all()
         door.close_to_strangers()
-        return dict(door.lines)
+        return dict(door.connections)
+
+
+def _missing_fault(
+    topology: ProcessTopology,
+    introductions: Mapping[int, Introduction],
+    timeout_seconds: float,
+    turned_away: list[str],
+) -> str:
+    """The fault that names processes which did not report; "" where all did."""
+    missing = [
+        topology.name(number) for number in range(topology.num_processes) if number not in introductions
+    ]
+    if not missing:
+        return ""
+    strangers = f" (turned away: {', '.join(turned_away[:_MAX_NAMED])})" if turned_away else ""
+    return (
+        f"hosts: expected {topology.num_processes} processes within {timeout_seconds:g} s, got "
+        f"{len(introductions)}, without {', '.join(missing)}{strangers}. Start the same command on every "
+        "host (launch/ does), or set RADIT_JOIN_SECONDS if hosts start far apart."
+    )
+
+
+def _version_fault(introductions: Mapping[int, Introduction]) -> str:
+    """The fault that names the first process with other versions than process 0's; "" where all agree."""
+    first = introductions[0]
+    for number, other in sorted(introductions.items()):
+        for package, version in first["versions"].items():
+            other_version = other["versions"].get(package)
+            if other_version != version:
+                return (
+                    f"hosts: expected {package} {version} everywhere, as on {first['host']}, got "
+                    f"{other_version} from {other['host']} (process {number}). Install the same versions "
+                    "(-c constraints.txt)."
+                )
+    return ""
 
 
 @dataclass
 class _Visitor:
-    """A connection over which nobody has introduced himself yet."""
+    """A connection that has not introduced itself."""
 
     connection: socket.socket
     name: str  # its address
-    deadline: float
-    said: bytearray = field(default_factory=bytearray)
+    deadline: float  # for its introduction, by `time.monotonic`
+    received: bytearray = field(default_factory=bytearray)
 
 
 class _Door:
-    """Where process 0 lets the others in, and turns strangers away; it waits for none of them."""
+    """Process 0's open port: lets the program's processes in, turns strangers away, and waits for no one."""
 
-    def __init__(self, server: socket.socket, num_processes: int, token: str):
-        self.introductions: dict[int, Mapping[str, Any]] = {}
-        self.lines: dict[int, Line] = {}
+    def __init__(self, server: socket.socket, num_processes: int, secret: str):
+        self.introductions: dict[int, Introduction] = {}
+        self.connections: dict[int, JsonConnection] = {}
         self.turned_away: list[str] = []
         self.fault = ""
-        self._server, self._num_processes, self._token = server, num_processes, token
-        self._visitors: dict[socket.socket, _Visitor] = {}  # the first is the one that came first
+        self._server = server
+        self._num_processes = num_processes
+        self._secret = secret
+        self._visitors: dict[socket.socket, _Visitor] = {}  # the longest here first
         self._selector = selectors.DefaultSelector()
         server.setblocking(False)
         self._selector.register(server, selectors.EVENT_READ)
@@ -222,24 +206,26 @@ class _Door:
 
     def __exit__(self, *exception: object) -> None:
         self.close_to_strangers()
-        for line in self.lines.values():
-            line.connection.close()
+        for connection in self.connections.values():
+            connection.close()
 
     def close_to_strangers(self) -> None:
-        for connection in self._visitors:
-            connection.close()
+        """Drop whoever has not introduced itself, and keep the processes that are in."""
+        for visitor_socket in self._visitors:
+            visitor_socket.close()
         self._visitors.clear()
         self._selector.close()
-        if len(self.turned_away) > _MAX_NAMED:
-            print(f"hosts: turned away {len(self.turned_away) - _MAX_NAMED} more", file=sys.stderr)
+        num_unnamed = len(self.turned_away) - _MAX_NAMED
+        if num_unnamed > 0:
+            print(f"hosts: turned away {num_unnamed} more", file=sys.stderr)
 
     def open_for(self, seconds: float) -> None:
-        """Hear who comes or speaks within `seconds`."""
+        """Handle new connections and introductions for at most `seconds`."""
         for key, _ in self._selector.select(seconds):
             if key.fileobj is self._server:
                 self._let_in()
             elif visitor := self._visitors.get(key.fileobj):  # type: ignore[arg-type]
-                self._hear(visitor)
+                self._read(visitor)
         for visitor in list(self._visitors.values()):
             if visitor.deadline < time.monotonic():
                 self._turn_away(visitor, f"said nothing whole within {_SECONDS_TO_SPEAK:g} s")
@@ -247,53 +233,58 @@ class _Door:
     def _let_in(self) -> None:
         try:
             connection, address = self._server.accept()
-        except OSError:  # it hung up, or this process has too many files open
-            if self._visitors:
-                self._turn_away(next(iter(self._visitors.values())), "came with too many others")
+        except OSError:  # the visitor hung up, or this process has too many files open
+            self._turn_oldest_away()
             return
-        if len(self._visitors) >= _MAX_VISITORS:  # who speaks at once, as ours do, is not among the oldest
-            self._turn_away(next(iter(self._visitors.values())), "came with too many others")
+        # The program's own processes speak at once, so the oldest visitor is a stranger.
+        if len(self._visitors) >= _MAX_VISITORS:
+            self._turn_oldest_away()
         connection.setblocking(False)
         name = f"{address[0]}:{address[1]}"
         self._visitors[connection] = _Visitor(connection, name, time.monotonic() + _SECONDS_TO_SPEAK)
         self._selector.register(connection, selectors.EVENT_READ)
 
-    def _hear(self, visitor: _Visitor) -> None:
+    def _read(self, visitor: _Visitor) -> None:
         try:
-            received = visitor.connection.recv(4096)
+            block = visitor.connection.recv(4096)
         except BlockingIOError:
             return
         except OSError:
-            received = b""
-        visitor.said += received
-        line, end, rest = visitor.said.partition(b"\n")
-        if end and len(line) <= _MAX_BYTES:
-            self._judge(visitor, bytes(line), bytes(rest))
-        elif not received:
+            block = b""
+        visitor.received += block
+        line, newline, rest = visitor.received.partition(b"\n")
+        if newline and len(line) <= _MAX_BYTES:
+            self._admit(visitor, bytes(line), bytes(rest))
+        elif not block:
             self._turn_away(visitor, "hung up")
-        elif len(visitor.said) > _MAX_BYTES:
+        elif len(visitor.received) > _MAX_BYTES:
             self._turn_away(visitor, f"said more than {_MAX_BYTES} bytes")
 
-    def _judge(self, visitor: _Visitor, said: bytes, rest: bytes) -> None:
-        """Take a process of ours in; a second one of its number is a fault of ours too."""
+    def _admit(self, visitor: _Visitor, line: bytes, rest: bytes) -> None:
+        """Admit a process of this program; a second one with its number makes the program's start a fault."""
         try:
-            found = _introduced(said, self._num_processes, self._token)
+            introduced = _parse_introduction(line, self._num_processes, self._secret)
         except ValueError as reason:
             self._turn_away(visitor, str(reason))
             return
         self._forget(visitor)
-        number = found["process"]
-        line = Line(visitor.connection, rest)
-        if number in self.lines:
-            first = self.introductions[number]["host"]
+        number = introduced["process"]
+        connection = JsonConnection(visitor.connection, rest)
+        if number in self.connections:
+            first_host = self.introductions[number]["host"]
             self.fault = (
-                f"hosts: process {number} came twice, from {first} and {found['host']}; "
-                "start each number once, and no second program on these hosts"
+                f"hosts: expected each process once, got process {number} twice, from {first_host} and "
+                f"{introduced['host']}. Start each number once, and no second program on these hosts."
             )
-            with contextlib.suppress(OSError), line:
-                line.send({"fault": self.fault})
+            with contextlib.suppress(OSError), connection:
+                connection.send({"fault": self.fault})
             return
-        self.introductions[number], self.lines[number] = found, line
+        self.introductions[number] = introduced
+        self.connections[number] = connection
+
+    def _turn_oldest_away(self) -> None:
+        if self._visitors:
+            self._turn_away(next(iter(self._visitors.values())), "was one of too many at once")
 
     def _turn_away(self, visitor: _Visitor, reason: str) -> None:
         self._forget(visitor)
@@ -309,93 +300,82 @@ class _Door:
         del self._visitors[visitor.connection]
 
 
-def _introduced(said: bytes, num_processes: int, token: str) -> dict[str, Any]:
-    """An introduction that is one of ours, in form and by its token; ValueError says why it is none."""
+def _parse_introduction(line: bytes, num_processes: int, secret: str) -> dict[str, Any]:
+    """The introduction of a process of this program, without its token; ValueError says what is wrong."""
     try:
-        found = json.loads(said)
+        introduced = json.loads(line)
     except (ValueError, RecursionError):
         raise ValueError("said what is no introduction") from None
-    if not isinstance(found, dict) or set(found) != {"process", "host", "versions", "token"}:
+    if not isinstance(introduced, dict) or set(introduced) != {"process", "host", "versions", "token"}:
         raise ValueError("said what is no introduction")
-    known = found.pop("token")
-    if not isinstance(known, str) or not hmac.compare_digest(known.encode(errors="replace"), token.encode()):
+
+    # The token first: a stranger learns nothing from the other checks.
+    token = introduced.pop("token")
+    is_known = isinstance(token, str) and hmac.compare_digest(token.encode(errors="replace"), secret.encode())
+    if not is_known:
         raise ValueError("has another token")
-    number, host, versions = found["process"], found["host"], found["versions"]
+
+    number, host, versions = introduced["process"], introduced["host"], introduced["versions"]
     if type(number) is not int or not 1 <= number < num_processes:
         raise ValueError(f"is process {number!r:.20}, expected 1 to {num_processes - 1}")
-    if not isinstance(host, str) or len(host) > 255:
+    if not isinstance(host, str) or len(host) > _MAX_HOST_LENGTH:
         raise ValueError("names no host")
     if not isinstance(versions, dict) or not all(isinstance(version, str) for version in versions.values()):
         raise ValueError("names no versions")
-    return found
+    return introduced
 
 
-def _missing(place: ProcessTopology, came: Mapping[int, Any], seconds: float, turned_away: list[str]) -> str:
-    missing = [place.name(number) for number in range(place.num_processes) if number not in came]
-    if not missing:
-        return ""
-    others = f" (turned away: {', '.join(turned_away[:_MAX_NAMED])})" if turned_away else ""
-    return (
-        f"hosts: {len(came)} of {place.num_processes} processes came within {seconds:g} s, missing: "
-        f"{', '.join(missing)}{others}; start the same command on every host (launch/ does), and if hosts "
-        "start far apart, set RADIT_JOIN_SECONDS"
-    )
-
-
-def _differing(came: Mapping[int, Mapping[str, Any]]) -> str:
-    first = came[0]
-    for number in sorted(came):
-        other = came[number]
-        for package, version in first["versions"].items():
-            if other["versions"].get(package) != version:
-                return (
-                    f"hosts: expected {package} {version} everywhere, as on {first['host']}, got "
-                    f"{other['versions'].get(package)} from {other['host']} (process {number}). Install the "
-                    "same versions (-c constraints.txt)."
-                )
-    return ""
-
-
-def _report(
-    own: Mapping[str, Any], address: tuple[str, int], seconds: float, token: JoinToken, look: Look
-) -> Line:
-    """Any other process: report to process 0, and hear its verdict.
-
-    Who is turned away, or finds nobody, tries again: process 0 may have just left another token.
-    """
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        look()
-        with contextlib.ExitStack() as undo, contextlib.suppress(OSError, _TurnedAway):
-            line = undo.enter_context(Line(socket.create_connection(address, timeout=5)))
-            line.send({**own, "token": token.read()})
-            # Process 0 may have just begun to wait.
-            fault = _verdict(line.receive(time.monotonic() + seconds + 10, look))
-            if fault:
-                raise ValueError(printable(fault))
-            undo.pop_all()
-            return line
-        time.sleep(_LOOK_SECONDS)
-    raise ValueError(
-        f"hosts: process {own['process']} on {own['host']} came, missing for {seconds:g} s: process 0 at "
-        f"{address[0]}:{address[1]}{_token_remedy(token)}; start the same command on every host (launch/ "
-        "does), and let them reach that port"
-    )
+# ---- every other process ----
 
 
 class _TurnedAway(Exception):
-    """Process 0 knows another token, or had too many visitors."""
+    """Process 0 has another token, or had too many visitors."""
 
 
-def _verdict(said: Any) -> str:
-    """Process 0's fault, "" where all is well; what is no verdict is another program's."""
-    if isinstance(said, dict) and isinstance(said.get("fault"), str):
-        return said["fault"]
+def _report(
+    own_introduction: Introduction,
+    address: tuple[str, int],
+    timeout_seconds: float,
+    token: JoinToken,
+    look: Look,
+) -> JsonConnection:
+    """Report to process 0, and return the connection once its verdict is that all is well.
+
+    A process that is turned away, or reaches no one, tries again: process 0 may start later, or may have
+    just written another token.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        look()
+        with contextlib.ExitStack() as undo, contextlib.suppress(OSError, _TurnedAway):
+            opened = socket.create_connection(address, timeout=_SECONDS_TO_CONNECT)
+            connection = undo.enter_context(JsonConnection(opened))
+            connection.send({**own_introduction, "token": token.read()})
+            verdict_deadline = time.monotonic() + timeout_seconds + _VERDICT_GRACE_SECONDS
+            fault = _parse_verdict(connection.receive(verdict_deadline, look))
+            if fault:
+                raise ValueError(printable(fault))
+            undo.pop_all()
+            return connection
+        time.sleep(LOOK_SECONDS)
+    raise ValueError(
+        f"hosts: expected process 0 at {address[0]}:{address[1]} within {timeout_seconds:g} s, got no "
+        f"answer to process {own_introduction['process']} on {own_introduction['host']}. "
+        f"{_token_remedy(token)}Start the same command on every host (launch/ does), and let them reach that "
+        "port."
+    )
+
+
+def _parse_verdict(answer: Any) -> str:
+    """Process 0's fault, "" where all is well; any other answer is another program's."""
+    if isinstance(answer, dict) and isinstance(answer.get("fault"), str):
+        return answer["fault"]
     raise _TurnedAway
 
 
 def _token_remedy(token: JoinToken) -> str:
     if token.is_known and not token.read():
-        remedy = f"(or set {TOKEN_VARIABLE} on all)"
-        return f", with a {TOKEN_FILE} in the workdir, which all hosts have to see {remedy}"
+        return (
+            f"Name a workdir that all hosts see, for its file {TOKEN_FILE}, or set {TOKEN_VARIABLE} on all. "
+        )
     return ""

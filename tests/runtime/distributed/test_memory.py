@@ -66,7 +66,10 @@ def test_devices_that_do_not_say_how_much_they_have_are_not_asked(monkeypatch):
 
 def test_what_the_runtime_refuses_is_said_with_the_stages_remedy():
     with (
-        pytest.raises(ValueError, match=r"^score: the devices' .*Out of memory.*; lower score.batch_size or"),
+        pytest.raises(
+            ValueError,
+            match=r"^score: expected .* the devices' memory, .*Out of memory.*\). Lower score.batch_size or",
+        ),
         memory.naming_remedy("score"),
     ):
         jnp.zeros((1 << 40, 1 << 10)).block_until_ready()
@@ -76,7 +79,9 @@ def test_what_we_refuse_is_said_with_the_stages_remedy(monkeypatch):
     mesh = make_mesh(MeshConfig())
     let_devices_have(monkeypatch, 71)
     with (
-        pytest.raises(ValueError, match=r"^lm_ft: .*the model takes .*; raise lm_ft.accumulate_steps, set "),
+        pytest.raises(
+            ValueError, match=r"^lm_ft: .*the model takes .*\). Raise lm_ft.accumulate_steps, set "
+        ),
         memory.naming_remedy("lm_ft"),
     ):
         put_params(KERNEL, mesh)

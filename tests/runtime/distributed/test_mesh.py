@@ -276,21 +276,23 @@ def test_sizes_that_are_left_open_follow_from_the_devices_and_the_batch(config, 
     "config", [MeshConfig(replica=3), MeshConfig(fsdp=4, tensor=1), MeshConfig(replica=16)]
 )
 def test_a_mesh_that_the_devices_cannot_make_is_an_error(config):
-    with pytest.raises(ValueError, match=r"mesh: replica .* does not make 8 devices; set mesh.fsdp=-1"):
+    with pytest.raises(
+        ValueError, match=r"mesh: expected .* to be the 8 devices, got replica .* Set mesh.fsdp=-1"
+    ):
         meshes.make_mesh(config)
 
 
 @pytest.mark.parametrize(("rows", "fitting"), [(12, "8 or 16"), (3, "8")])
 def test_a_batch_that_does_not_divide_names_sizes_that_would(rows, fitting):
     mesh = meshes.make_mesh(MeshConfig(replica=2))
-    message = rf"a batch of {rows} rows .* replica 2 × fsdp 4 = 8 devices; use a batch size of {fitting}$"
+    message = rf"over replica 2 × fsdp 4 = 8 devices, got {rows}. Use a batch size of {fitting}.$"
     with pytest.raises(ValueError, match=message):
         meshes.put_batch({"tokens": np.zeros((rows, 4), np.int32)}, mesh)
 
 
 def test_the_parts_of_a_batch_have_to_divide_too():
     mesh = meshes.make_mesh(MeshConfig())
-    message = r"a batch of 24 rows, taken in 2 parts, .* = 8 devices; use a batch size of 16 or 32$"
+    message = r" = 8 devices in each of 2 parts, got 24. Use a batch size of 16 or 32.$"
     with pytest.raises(ValueError, match=message):
         meshes.put_batch({"tokens": np.zeros((24, 4), np.int32)}, mesh, parts=2)
 

@@ -17,8 +17,8 @@ import pytest
 from ports import free_port
 
 from radit_jax.runtime.distributed import processes, topology
+from radit_jax.runtime.distributed.connection import JsonConnection
 from radit_jax.runtime.distributed.processes import (
-    Line,
     ProcessGroup,
     ProcessTopology,
     Stopped,
@@ -61,11 +61,11 @@ def test_the_command_names_a_place_whatever_the_environment() -> None:
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        (("h:1", None, 0), "a part of the process's place came, needed are --coordinator=HOST:PORT"),
-        (("h:1", 2, 2), "--num-processes=2 --process-id=2 came, needed are"),
+        (("h:1", None, 0), "expected --coordinator=HOST:PORT, .*, got only a part of them. Give all three"),
+        (("h:1", 2, 2), "got --coordinator=h:1 --num-processes=2 --process-id=2. Number"),
         (("h:65535", 2, 0), "--coordinator=h:65535 --num-processes=2"),
         (("h:0", 2, 0), "--coordinator=h:0 --num-processes=2"),
-        (("h", 2, 0), "--coordinator=h --num-processes=2 --process-id=0 came, needed are"),
+        (("h", 2, 0), "got --coordinator=h --num-processes=2 --process-id=0. Number"),
     ],
 )
 def test_a_place_that_is_none_is_refused(told, message) -> None:
@@ -86,7 +86,9 @@ def test_slurm_gives_one_gpu_to_each_of_several_tasks_of_a_node() -> None:
 
 
 def test_a_batch_script_without_srun_is_refused() -> None:
-    with pytest.raises(ValueError, match="SLURM gave 3 tasks, but this process is none of them; start it"):
+    with pytest.raises(
+        ValueError, match="expected this process to be one of SLURM's 3 tasks, got .* Start it with srun"
+    ):
         find_topology(environment={"SLURM_NTASKS": "3", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0"})
 
 
@@ -169,12 +171,14 @@ def test_a_tpu_vm_learns_its_place_from_the_metadata_server(monkeypatch, tmp_pat
 @contextlib.contextmanager
 def programs(count: int = 3) -> Iterator[list[ProcessGroup]]:
     """Processes that have met, process 0 first."""
-    with contextlib.ExitStack() as lines:
+    with contextlib.ExitStack() as connections:
         first, *others = (
             ProcessGroup(ProcessTopology("h:1", count, number, ("a", "b", "c"))) for number in range(count)
         )
         for number, other in enumerate(others, 1):
-            first.lines[number], other.lines[0] = (lines.enter_context(Line(end)) for end in connected())
+            first.connections[number], other.connections[0] = (
+                connections.enter_context(JsonConnection(end)) for end in connected()
+            )
         yield [first, *others]
 
 
@@ -216,29 +220,32 @@ def test_what_the_first_cannot_do_is_an_error_on_all() -> None:
         assert (
             all_do(processes, lambda p: p.on_process_zero("here", fail)) == ["ValueError: lock: in use"] * 3
         )
-        assert all_do(processes, lambda p: p.tell("there", 5)) == [5] * 3
+        assert all_do(processes, lambda p: p.broadcast("there", 5)) == [5] * 3
 
 
 def test_work_is_shared_by_all_but_what_the_first_does_by_itself() -> None:
-    assert ProcessGroup().share == (0, 1)
+    assert ProcessGroup().index_and_count == (0, 1)
     with programs() as processes:
-        assert [process.share for process in processes] == [(0, 3), (1, 3), (2, 3)]
-        assert all_do(processes, lambda p: p.on_process_zero("here", lambda: list(p.share))) == [[0, 1]] * 3
+        assert [process.index_and_count for process in processes] == [(0, 3), (1, 3), (2, 3)]
+        assert (
+            all_do(processes, lambda p: p.on_process_zero("here", lambda: list(p.index_and_count)))
+            == [[0, 1]] * 3
+        )
 
 
 def test_what_the_first_does_by_itself_waits_for_nobody() -> None:
     with programs() as processes:
         inner = all_do(
             processes,
-            lambda p: p.on_process_zero("out", lambda: p.on_process_zero("in", lambda: p.tell("x", 7))),
+            lambda p: p.on_process_zero("out", lambda: p.on_process_zero("in", lambda: p.broadcast("x", 7))),
         )
     assert inner == [7] * 3
 
 
 def test_all_stop_where_one_was_asked_to() -> None:
     with programs() as processes:
-        processes[2].heed(signal.SIGTERM)
-        stopped = all_do(processes, lambda p: p.tell("embed/ab"))
+        processes[2].note_signal(signal.SIGTERM)
+        stopped = all_do(processes, lambda p: p.broadcast("embed/ab"))
     assert stopped == ["Stopped: at embed/ab; what was finished is kept"] * 3
 
 
@@ -249,7 +256,7 @@ def test_the_first_stops_between_units_of_its_own_work_and_all_with_it() -> None
         for unit in range(3):
             processes[0].stop_if_asked("corpus")
             done.append(unit)
-            processes[0].heed(signal.SIGTERM)
+            processes[0].note_signal(signal.SIGTERM)
 
     with programs() as processes:
         stopped = all_do(processes, lambda p: p.on_process_zero("corpus", work))
@@ -259,9 +266,11 @@ def test_the_first_stops_between_units_of_its_own_work_and_all_with_it() -> None
 
 def test_a_process_among_others_stops_only_where_all_meet() -> None:
     with programs() as processes:
-        processes[1].heed(signal.SIGTERM)
+        processes[1].note_signal(signal.SIGTERM)
         processes[1].stop_if_asked("its own shard")
-        assert {said.partition(":")[0] for said in all_do(processes, lambda p: p.tell("x"))} == {"Stopped"}
+        assert {said.partition(":")[0] for said in all_do(processes, lambda p: p.broadcast("x"))} == {
+            "Stopped"
+        }
 
 
 def test_what_the_system_refuses_the_first_is_a_line_on_all() -> None:
@@ -272,9 +281,11 @@ def test_what_the_system_refuses_the_first_is_a_line_on_all() -> None:
 
 def test_a_process_that_is_gone_is_named_by_who_waits_for_it() -> None:
     with programs(2) as (first, second):
-        second.lines[0].__exit__()
-        [fault] = all_do([first], lambda p: p.tell("here"))
-    assert fault.startswith("ValueError: hosts: process 1 is gone, needed are all 2; look at what it printed")
+        second.connections[0].close()
+        [fault] = all_do([first], lambda p: p.broadcast("here"))
+    assert fault.startswith(
+        "ValueError: hosts: expected all 2 processes, got no answer from process 1, which is gone. Look"
+    )
 
 
 def test_a_signal_stops_a_process_by_itself_where_it_looks() -> None:

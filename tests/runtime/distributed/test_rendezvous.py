@@ -15,8 +15,10 @@ from ports import free_port
 
 from radit_jax.errors import Stopped
 from radit_jax.runtime.distributed import rendezvous as module
+from radit_jax.runtime.distributed.connection import JsonConnection
 from radit_jax.runtime.distributed.join_token import JoinToken
-from radit_jax.runtime.distributed.rendezvous import Line, ProcessTopology, introduction, rendezvous
+from radit_jax.runtime.distributed.rendezvous import introduction, rendezvous
+from radit_jax.runtime.distributed.topology import ProcessTopology
 
 SECRET = JoinToken(None, {"RADIT_JOIN_TOKEN": "the token of this program"})
 
@@ -52,7 +54,9 @@ def test_all_who_come_go_on(coordinator) -> None:
 def test_a_missing_process_is_named_to_all_who_came(coordinator) -> None:
     places = [ProcessTopology(coordinator, 3, number, ("w-0", "w-1", "w-2")) for number in (0, 2)]
     faults = call_all(places, seconds=0.6)
-    message = "hosts: 2 of 3 processes came within 0.6 s, missing: process 1 (w-1); start the same command"
+    message = (
+        "hosts: expected 3 processes within 0.6 s, got 2, without process 1 (w-1). Start the same command"
+    )
     assert faults[0] == faults[1]
     assert faults[0].startswith(message)
 
@@ -60,7 +64,9 @@ def test_a_missing_process_is_named_to_all_who_came(coordinator) -> None:
 def test_a_missing_first_process_is_named(coordinator) -> None:
     fault = call(ProcessTopology(coordinator, 2, 1), seconds=0.3)
     port = int(coordinator.split(":")[1]) + 1
-    assert f"process 1 on host-1 came, missing for 0.3 s: process 0 at 127.0.0.1:{port}; start" in fault
+    assert fault.startswith(
+        f"hosts: expected process 0 at 127.0.0.1:{port} within 0.3 s, got no answer to process 1 on host-1."
+    )
 
 
 def test_other_versions_are_an_error_on_every_host(coordinator) -> None:
@@ -74,12 +80,13 @@ def test_other_versions_are_an_error_on_every_host(coordinator) -> None:
 
 def test_a_number_that_comes_twice_is_refused(coordinator) -> None:
     faults = call_all([ProcessTopology(coordinator, 3, number) for number in (0, 1, 1)], seconds=5.0)
-    assert {"process 1 came twice, from host-1 and host-1" in fault for fault in faults} == {True}
+    assert {"got process 1 twice, from host-1 and host-1" in fault for fault in faults} == {True}
 
 
 def test_a_taken_port_is_said(coordinator) -> None:
     with socket.create_server(("", int(coordinator.split(":")[1]) + 1)):
-        assert "at which processes report to process 0, is taken" in call(ProcessTopology(coordinator, 2, 0))
+        fault = call(ProcessTopology(coordinator, 2, 0))
+        assert "at which processes report to process 0, to be free, got 'Address already in use'" in fault
 
 
 def test_a_wait_ends_where_the_program_is_asked_to_stop(coordinator) -> None:
@@ -137,8 +144,11 @@ def test_hosts_that_do_not_see_the_workdir_are_told(coordinator, tmp_path: pathl
         second = pool.submit(
             call, ProcessTopology(coordinator, 2, 1), 0.6, JoinToken(tmp_path / "b" / "join-token", {})
         )
-        assert "with a join-token in the workdir, which all hosts have to see (or set" in second.result()
-        assert "missing: process 1 (turned away: 127.0.0.1:" in first.result()
+        assert (
+            "Name a workdir that all hosts see, for its file join-token, or set RADIT_JOIN_TOKEN on"
+            in second.result()
+        )
+        assert "without process 1 (turned away: 127.0.0.1:" in first.result()
 
 
 def test_a_program_without_a_token_says_that_it_trusts_its_network(coordinator, capsys) -> None:
@@ -241,7 +251,7 @@ def test_a_flood_keeps_nobody_out(coordinator, capsys) -> None:
             knock()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == module._MAX_NAMED + 1
-    assert "came with too many others" in said[0] and said[-1].startswith("hosts: turned away 12")
+    assert "was one of too many at once" in said[0] and said[-1].startswith("hosts: turned away 12")
 
 
 def test_control_characters_of_a_stranger_are_shown_escaped(coordinator, capsys) -> None:
@@ -266,7 +276,9 @@ def test_one_who_answers_in_the_place_of_the_first_process_is_none(coordinator, 
                     connection.close()
 
         threading.Thread(target=answer, daemon=True).start()
-        assert "missing for 0.5 s: process 0" in call(ProcessTopology(coordinator, 2, 1), seconds=0.5)
+        assert "within 0.5 s, got no answer to process 1" in call(
+            ProcessTopology(coordinator, 2, 1), seconds=0.5
+        )
 
 
 # ---- lines ----
@@ -274,7 +286,7 @@ def test_one_who_answers_in_the_place_of_the_first_process_is_none(coordinator, 
 
 def test_what_is_sent_in_pieces_is_received_whole() -> None:
     one, other = connected()
-    with Line(one) as line, other:
+    with JsonConnection(one) as line, other:
         threading.Thread(
             target=lambda: [other.sendall(piece) for piece in (b'{"a"', b": 1}\n[2", b"]\n")]
         ).start()
