@@ -1,11 +1,10 @@
-"""What a person sees of a long loop: a progress bar on stderr, and metrics on disk."""
+"""What a person sees of a long loop: a progress bar, or lines, on stderr."""
 
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import TypeVar
 
-# protobuf makes its classes when they are imported, unseen by a type checker.
 from radit_jax.runtime.distributed import processes
 from radit_jax.text.printable import printable
 
@@ -17,73 +16,82 @@ _LINE_SECONDS = 10.0  # elsewhere, where every report is a line that stays
 
 
 class Progress:
-    """How far a loop is, its rate and the time left, on a terminal one line that is redrawn.
+    """The progress of a loop, its rate and the time left; on a terminal, one line that is redrawn.
 
-    Elsewhere plain lines: the last one always, before it at most one each ten seconds. Of several processes
-    the first shows it, and all advance it alike.
+    Elsewhere these are plain lines: always the last one, and before it at most one every ten seconds. All
+    processes advance it alike, and process 0 shows it.
 
-    A loop that advances it ends there, by Stopped, where the program was asked to stop; with `stops=False`
-    the loop looks at that by itself.
+    Where the program was asked to stop, `advance` raises Stopped; with `stops=False` the loop checks for a
+    stop by itself. `done` units were done by an earlier run.
     """
 
     def __init__(self, total: int, name: str, unit: str, done: int = 0, stops: bool = True):
-        self.total, self.name, self.unit, self.done = total, name, unit, done
+        self.total = total
+        self.name = name
+        self.unit = unit
+        self.done = done
         self._stops = stops
-        self._stream, self._terminal = sys.stderr, sys.stderr.isatty()
-        self._hidden = not processes.is_process_zero()
-        self._first, self._drawn = done, -1
-        self._started = time.monotonic()
-        self._shown = self._started if not self._terminal else 0.0
+        self._is_hidden = not processes.is_process_zero()
+        self._stream = sys.stderr
+        self._is_terminal = sys.stderr.isatty()
+        self._done_before = done
+        self._done_shown = -1
+        self._start_time = time.monotonic()
+        # A terminal shows the first step at once; elsewhere the first line comes after ten seconds.
+        self._shown_time = 0.0 if self._is_terminal else self._start_time
         self._facts: Mapping[str, float] = {}
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._hidden:
+        if self._is_hidden:
             return
-        if self._terminal or self._drawn != self.done:
+        if self._is_terminal or self._done_shown != self.done:
             self._show()
-        if self._terminal:
+        if self._is_terminal:
             self._stream.write("\n")
             self._stream.flush()
 
     def advance(self, count: int = 1, **facts: float) -> None:
-        """Counts `count` more units as done; `facts` are numbers to show beside the bar."""
+        """Count `count` more units as done; `facts` are numbers to show after the bar."""
         self.done += count
         self._facts = facts or self._facts
-        wait = _REDRAW_SECONDS if self._terminal else _LINE_SECONDS
-        if not self._hidden and time.monotonic() - self._shown >= wait:
+        wait = _REDRAW_SECONDS if self._is_terminal else _LINE_SECONDS
+        if not self._is_hidden and time.monotonic() - self._shown_time >= wait:
             self._show()
         if self._stops:
             processes.barrier(self.name)
 
     def _show(self) -> None:
-        self._shown, self._drawn = time.monotonic(), self.done
-        line = self._line(self._shown - self._started)
-        self._stream.write(f"\r{line}\x1b[K" if self._terminal else f"{line}\n")
+        self._shown_time = time.monotonic()
+        self._done_shown = self.done
+        line = self._line(self._shown_time - self._start_time)
+        # The escape clears the rest of a longer line.
+        self._stream.write(f"\r{line}\x1b[K" if self._is_terminal else f"{line}\n")
         self._stream.flush()
 
     def _line(self, seconds: float) -> str:
         """For example `lm_ft  [######------]  200/400 steps  12.3 steps/s  0:16 left  loss 1.204`."""
-        rate = (self.done - self._first) / max(seconds, 1e-9)
-        parts = [
-            printable(self.name),
-            f"{self.done:,}/{self.total:,} {self.unit}",
-            f"{rate:.3g} {self.unit}/s",
-        ]
-        if self._terminal:
-            full = _BAR_WIDTH * self.done // max(self.total, 1)
-            parts.insert(1, f"[{'#' * full}{'-' * (_BAR_WIDTH - full)}]")
+        parts = [printable(self.name)]
+        if self._is_terminal:
+            filled = _BAR_WIDTH * self.done // max(self.total, 1)
+            parts.append(f"[{'#' * filled}{'-' * (_BAR_WIDTH - filled)}]")
+        rate = (self.done - self._done_before) / max(seconds, 1e-9)
+        parts.append(f"{self.done:,}/{self.total:,} {self.unit}")
+        parts.append(f"{rate:.3g} {self.unit}/s")
         if self.done >= self.total:
             parts.append(f"in {_clock(seconds)}")
         elif rate > 0:
-            parts.append(f"{_clock((self.total - self.done) / rate)} left")
-        return "  ".join(parts + [f"{name} {value:.4g}" for name, value in self._facts.items()])
+            seconds_left = (self.total - self.done) / rate
+            parts.append(f"{_clock(seconds_left)} left")
+        for name, value in self._facts.items():
+            parts.append(f"{name} {value:.4g}")
+        return "  ".join(parts)
 
 
 def progress(items: Iterable[Item], name: str, unit: str, total: int | None = None) -> Iterator[Item]:
-    """Yields `items` while showing how many are done; `total` where `items` has no length."""
+    """Yield `items` and show how many are done; give `total` where `items` has no length."""
     if total is None:
         total = len(items) if isinstance(items, Sized) else 0
     with Progress(total, name, unit) as bar:
@@ -98,6 +106,8 @@ def _clock(seconds: float) -> str:
     >>> _clock(75.2), _clock(3700.0)
     ('1:15', '1:01:40')
     """
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+    all_minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(all_minutes, 60)
+    if hours:
+        return f"{hours}:{minute:02d}:{second:02d}"
+    return f"{minute}:{second:02d}"

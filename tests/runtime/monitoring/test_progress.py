@@ -237,5 +237,7 @@ def test_weights_and_biases_are_left_alone_where_no_project_is_named(wandb, tmp_
 def test_a_project_without_the_package_is_refused(monkeypatch):
     monkeypatch.setenv("WANDB_PROJECT", "radit")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="^WANDB_PROJECT: radit came, needed is the package wandb; pip"):
+    with pytest.raises(
+        ValueError, match="^WANDB_PROJECT: expected the package wandb, to log to radit, got none. pip"
+    ):
         check_wandb()
