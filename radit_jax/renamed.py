@@ -191,7 +191,7 @@ MOVED = {
     "ranges": Moved(("config.ranges",), {}),
     "retrieval.trees": Moved(("retrieval.scann",), {"Tree": "ScannShard", "Trees": "ScannShards"}),
     "runtime.bucket": Moved(
-        ("runtime.storage.bucket",),
+        ("runtime.storage.bucket", "runtime.storage.lease"),
         {"modified": "last_modified", "remove": "delete_objects", "subfolders": "list_prefixes"},
     ),
     "runtime.checkpoint": Moved(("runtime.storage.checkpoints",), {}),

@@ -1,20 +1,15 @@
 """Workdirs in a bucket, `gs://…` or `s3://…`: what an object store does otherwise than a disk.
 
-An object is put whole or not at all; there are no folders, renames or appends. So what stages make lies in a
-folder of this machine, the scratch, and goes up file by file; who reads it fetches it into theirs. The
-packages for it are gcsfs and s3fs (extras `gcs` and `s3`), imported only when such a path comes.
+An object is written whole or not at all. There are no folders, renames or appends. So a stage works in a
+folder of this machine, the local copy. Its files are uploaded one by one, and a reader downloads them into
+its own local copy. The packages for stores are gcsfs and s3fs (extras `gcs` and `s3`), imported on use.
 """
 
 import concurrent.futures
 import contextlib
-import json
 import os
-import socket
-import sys
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from etils import epath
@@ -22,18 +17,18 @@ from etils import epath
 from radit_jax.runtime.distributed import processes
 
 SCHEMES = ("gs", "s3")
-BEAT_SECONDS = 15.0
-PATIENCE_SECONDS = 60.0  # without a beat, after which a lease may be taken over
-_TRANSFERS = 16  # files on their way at once
+_NUM_TRANSFERS = 16  # files that are transferred at once
+_DELETES_PER_CALL = 500
 _homes: dict[str, epath.Path] = {}  # folder on this machine -> the folder in a bucket that it is a copy of
 
 
 def is_bucket(path: epath.PathLike) -> bool:
+    """Whether `path` has a scheme, as `gs://lab/run`."""
     return "://" in os.fspath(path)
 
 
 def check_path(path: epath.PathLike) -> None:
-    """Refuse a bucket's path that no store here has, or whose copy would lie outside the scratch."""
+    """Refuse a bucket's path with an unknown scheme, or with a local copy outside of the scratch folder."""
     scheme, separator, rest = os.fspath(path).partition("://")
     if not separator:
         return
@@ -47,24 +42,29 @@ def check_path(path: epath.PathLike) -> None:
 
 
 def local_copy(home: epath.PathLike, scratch: epath.PathLike | None = None) -> epath.Path:
-    """The folder of this machine in which what belongs to `home` is written and read: itself on a disk."""
+    """The folder of this machine in which files of `home` are written and read.
+
+    That is `home` itself on a disk; else a folder in `scratch`, by default in the user's cache.
+    """
     check_path(home)
     home = epath.Path(home)
     if not is_bucket(home):
         return home
-    root = epath.Path(scratch or os.environ.get("XDG_CACHE_HOME") or epath.Path("~/.cache").expanduser())
-    local = epath.Path(os.path.abspath(root / ("radit_jax" if scratch is None else "")))
-    local = local / os.fspath(home).replace("://", "/")
+    if scratch is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or epath.Path("~/.cache").expanduser()
+        scratch = epath.Path(cache) / "radit_jax"
+    local = epath.Path(os.path.abspath(scratch)) / os.fspath(home).replace("://", "/")
     _homes[os.fspath(local)] = home
     return local
 
 
 def home_of(local: epath.PathLike) -> epath.Path | None:
-    """The path in a bucket of a path under a `local_copy`; None for any other path."""
-    local = epath.Path(os.path.abspath(local) if not is_bucket(local) else local)
+    """The path in a bucket of a path inside a local copy; None for any other path."""
+    local = epath.Path(local if is_bucket(local) else os.path.abspath(local))
     for parent in (local, *local.parents):
-        if os.fspath(parent) in _homes:
-            return _homes[os.fspath(parent)] / os.path.relpath(local, parent)
+        home = _homes.get(os.fspath(parent))
+        if home is not None:
+            return home / os.path.relpath(local, parent)
     return None
 
 
@@ -73,67 +73,80 @@ def home_of(local: epath.PathLike) -> epath.Path | None:
 
 def _store(path: epath.PathLike) -> tuple[Any, str]:
     """fsspec's filesystem of a path, and the path's key in it."""
-    scheme = os.fspath(path).partition("://")[0]
     try:
         import fsspec.config
         import fsspec.core
-
-        for protocol in ("gs", "gcs", "s3"):  # else what others write after a listing stays unseen
-            fsspec.config.conf.setdefault(protocol, {})["use_listings_cache"] = False
-        # gcsfs asks each bucket for its kind over gRPC, for a minute where there is none.
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    except ImportError:
+        raise _no_package(path) from None
+    # With listings from a cache, what others write after a listing would stay unseen.
+    for protocol in ("gs", "gcs", "s3"):
+        fsspec.config.conf.setdefault(protocol, {})["use_listings_cache"] = False
+    # gcsfs asks each bucket for its kind over gRPC, which takes a minute where there is none.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    try:
         return fsspec.core.url_to_fs(os.fspath(path))
     except ImportError:
-        extra = {"gs": "gcs"}.get(scheme, scheme)
-        raise ValueError(
-            f"{path}: no package for {scheme}:// is installed, one is needed; "
-            f"pip install 'radit_jax[{extra}]'"
-        ) from None
+        raise _no_package(path) from None
+
+
+def _no_package(path: epath.PathLike) -> ValueError:
+    scheme = os.fspath(path).partition("://")[0]
+    extra = {"gs": "gcs"}.get(scheme, scheme)
+    return ValueError(
+        f"{path}: expected a package for {scheme}://, got none. pip install 'radit_jax[{extra}]'."
+    )
+
+
+def _find_files(path: epath.PathLike) -> tuple[str, dict[str, Any]]:
+    """The key of `path`, and what the store says of each object under it, by key."""
+    fs, key = _store(path)
+    entries: Any = {}
+    with contextlib.suppress(FileNotFoundError):
+        entries = fs.find(key, detail=True)
+    return key, {os.fspath(name): info for name, info in entries.items() if info["type"] == "file"}
 
 
 def sizes(path: epath.PathLike) -> dict[str, int]:
-    """Bytes of every object under `path` by its name behind it; of the object `path` itself, as ''."""
-    fs, key = _store(path)
-    found: Any = {}
-    with contextlib.suppress(FileNotFoundError):
-        found = fs.find(key, detail=True)
-    names = {os.fspath(name): info["size"] for name, info in found.items() if info["type"] == "file"}
-    inside = {name: size for name, size in names.items() if name == key or name.startswith(f"{key}/")}
-    return {name[len(key) :].lstrip("/"): size for name, size in inside.items()}
+    """Bytes of every object under `path` by its name relative to it; of the object `path` itself, as ''."""
+    key, infos = _find_files(path)
+    by_name = {}
+    for name, info in infos.items():
+        # A store finds prefixes: `run2/x` has the prefix `run`.
+        if name == key or name.startswith(f"{key}/"):
+            by_name[name[len(key) :].lstrip("/")] = info["size"]
+    return by_name
 
 
 def checksums(path: epath.PathLike) -> dict[str, list[Any]]:
-    """Bytes of every object under a folder by name, and what the store computed from them, where it did."""
-    fs, key = _store(path)
-    found: Any = {}
-    with contextlib.suppress(FileNotFoundError):
-        found = fs.find(key, detail=True)
-    sums = {}
-    for name, info in found.items():
-        if info["type"] == "file":
-            digest = info.get("crc32c") or info.get("ETag") or info.get("etag")
-            sums[os.path.relpath(os.fspath(name), key)] = [info["size"], digest]
-    return sums
+    """[bytes, the store's checksum or None] of every object under a folder, by relative name."""
+    key, infos = _find_files(path)
+    by_name = {}
+    for name, info in infos.items():
+        digest = info.get("crc32c") or info.get("ETag") or info.get("etag")
+        by_name[os.path.relpath(name, key)] = [info["size"], digest]
+    return by_name
 
 
 def list_prefixes(path: epath.PathLike) -> list[epath.Path]:
-    """What has objects under it, directly below `path`."""
-    return [epath.Path(path) / name for name in sorted({n.split("/")[0] for n in sizes(path) if "/" in n})]
+    """The names directly under `path` that have objects under them, as a folder has."""
+    prefixes = {name.split("/")[0] for name in sizes(path) if "/" in name}
+    return [epath.Path(path) / prefix for prefix in sorted(prefixes)]
 
 
 def last_modified(path: epath.PathLike) -> float:
-    """When an object was put, in seconds since 1970."""
+    """When an object was written, in seconds since 1970."""
     fs, key = _store(path)
     return fs.modified(key).timestamp()
 
 
 def put(path: epath.PathLike, data: bytes) -> None:
+    """Write an object."""
     fs, key = _store(path)
     fs.pipe_file(key, data)
 
 
 def put_new(path: epath.PathLike, data: bytes) -> bool:
-    """Puts an object that nobody has put before; False where one is there, whoever was first."""
+    """Write an object or a file that does not exist; False where it does, whoever wrote it first."""
     try:
         if is_bucket(path):
             fs, key = _store(path)
@@ -156,35 +169,50 @@ def get(path: epath.PathLike) -> bytes | None:
 
 
 def delete_objects(path: epath.PathLike, keep: frozenset[str] = frozenset()) -> None:
-    """Removes an object, or all under a folder, but for the names in `keep`; it need not be there."""
+    """Delete an object, if it exists, or all under a folder except the relative names in `keep`."""
     fs, key = _store(path)
-    gone = [f"{key}/{name}" if name else key for name in sizes(path) if name not in keep]
-    for start in range(0, len(gone), 500):
-        fs.rm(gone[start : start + 500])
+    keys = [_join(key, name) for name in sizes(path) if name not in keep]
+    for start in range(0, len(keys), _DELETES_PER_CALL):
+        fs.rm(keys[start : start + _DELETES_PER_CALL])
+
+
+# ---- files ----
 
 
 def upload(local: epath.PathLike, home: epath.PathLike) -> None:
-    """Makes `home` what `local`, a file or folder, is; each file with one write."""
-    local, (fs, key) = epath.Path(local), _store(home)
-    names = _names(local)
+    """Make `home` in the bucket what `local`, a file or a folder, is; each file with one write."""
+    local = epath.Path(local)
+    fs, key = _store(home)
+    names = _relative_names(local)
     if local.is_dir():
         delete_objects(home, keep=frozenset(names))
-    _transfer(lambda name: fs.put_file(os.fspath(local / name if name else local), _join(key, name)), names)
+
+    def upload_one(name: str) -> None:
+        fs.put_file(os.fspath(_below(local, name)), _join(key, name))
+
+    _transfer(upload_one, names)
 
 
 def download(home: epath.PathLike, local: epath.PathLike) -> None:
-    """Makes `local` what `home` is."""
-    local, (fs, key) = epath.Path(local), _store(home)
-    if local.exists():
-        local.rmtree() if local.is_dir() else local.unlink()
+    """Make `local` what `home` in the bucket is."""
+    local = epath.Path(local)
+    fs, key = _store(home)
+    if local.is_dir():
+        local.rmtree()
+    elif local.exists():
+        local.unlink()
     names = list(sizes(home))
     for name in names:
-        (local / name if name else local).parent.mkdir(parents=True, exist_ok=True)
-    _transfer(lambda name: fs.get_file(_join(key, name), os.fspath(local / name if name else local)), names)
+        _below(local, name).parent.mkdir(parents=True, exist_ok=True)
+
+    def download_one(name: str) -> None:
+        fs.get_file(_join(key, name), os.fspath(_below(local, name)))
+
+    _transfer(download_one, names)
 
 
 def put_file(local: epath.PathLike, target: epath.PathLike) -> None:
-    """Copies a file of this machine to where it is wanted, in a bucket or on a disk."""
+    """Copy a file of this machine to `target`, in a bucket or on a disk."""
     if is_bucket(target):
         upload(local, target)
     else:
@@ -193,38 +221,46 @@ def put_file(local: epath.PathLike, target: epath.PathLike) -> None:
 
 
 def get_file(source: epath.PathLike, local: epath.PathLike) -> None:
-    """Copies a file from a bucket or a disk to this machine."""
+    """Copy a file from a bucket or a disk to this machine."""
     if is_bucket(source):
         download(source, local)
     else:
         epath.Path(source).copy(local, overwrite=True)
 
 
-def _names(local: epath.Path) -> list[str]:
+def _relative_names(local: epath.Path) -> list[str]:
+    """Names of the files in a folder; of a file, ''."""
     if not local.is_dir():
         return [""]
-    folders = os.walk(local)
-    return [os.path.relpath(os.path.join(folder, f), local) for folder, _, files in folders for f in files]
+    names = []
+    for folder, _, files in os.walk(local):
+        for file in files:
+            names.append(os.path.relpath(os.path.join(folder, file), local))
+    return names
+
+
+def _below(folder: epath.Path, name: str) -> epath.Path:
+    return folder / name if name else folder
 
 
 def _join(key: str, name: str) -> str:
     return f"{key}/{name}" if name else key
 
 
-def _transfer(one: Any, names: list[str]) -> None:
+def _transfer(transfer_one: Callable[[str], None], names: list[str]) -> None:
     def unless_stopped(name: str) -> None:
         processes.stop_if_asked(f"the transfer of {name}")
-        one(name)
+        transfer_one(name)
 
-    with concurrent.futures.ThreadPoolExecutor(_TRANSFERS) as pool:
+    with concurrent.futures.ThreadPoolExecutor(_NUM_TRANSFERS) as pool:
         list(pool.map(unless_stopped, names))
 
 
-# ---- whether it can be used ----
+# ---- access ----
 
 
 def check_access(workdir: epath.PathLike, write: bool) -> None:
-    """Refuse a bucket that this machine may not list and read, or write and delete in."""
+    """Refuse a bucket that this machine may not list and read, or may not write and delete in."""
     probe = epath.Path(workdir) / f"probe-{uuid.uuid4().hex}"
     try:
         sizes(epath.Path(workdir) / "workdir.json")
@@ -233,112 +269,11 @@ def check_access(workdir: epath.PathLike, write: bool) -> None:
             delete_objects(probe)
     except ValueError:
         raise
-    except Exception as error:  # of gcsfs, s3fs, botocore, google.auth: they have no common class
-        came = " ".join(str(error).split())[:200] or type(error).__name__
+    except Exception as error:  # gcsfs, s3fs, botocore and google.auth have no error class in common
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         what = "write and delete" if write else "list and read"
         raise ValueError(
-            f"{workdir}: {came} came, needed is the permission to {what} objects in a bucket that exists; "
-            "log in with an account that has it (gcloud auth application-default login, or AWS's "
-            "credentials), or name another --workdir"
+            f"{workdir}: expected a bucket in which this account may {what} objects, got {reason}. Log in "
+            "with an account that may (gcloud auth application-default login, or AWS's credentials), or name "
+            "another --workdir."
         ) from error
-
-
-# ---- the lease: one run at a time ----
-
-
-@contextlib.contextmanager
-def lease(workdir: epath.PathLike, name: str = "lock") -> Iterator[Callable[[], bool]]:
-    """Keeps other runs out while the context lasts: the lease is the last of numbered objects under `name/`.
-
-    Its holder rewrites it every 15 s. Who comes takes the next number, put by one of many at most, once the
-    last is given back, or has stood unchanged for a minute of the comer's own clock. What it yields says
-    whether the lease is still this process's, which one that stood still for a minute may have lost.
-    """
-    folder = epath.Path(workdir) / name
-    if not is_bucket(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    number = _take(folder)
-    stop = threading.Event()
-    beating = threading.Thread(target=_beat, args=(folder, number, stop), daemon=True)
-    beating.start()
-
-    def still_ours() -> bool:
-        return max(_numbers(folder), default=0) == number
-
-    try:
-        yield still_ours
-    finally:
-        stop.set()
-        beating.join()
-        if still_ours():
-            put(folder / f"{number:08d}", b"")
-
-
-def _take(folder: epath.Path) -> int:
-    last = max(_numbers(folder), default=0)
-    holder = get(folder / f"{last:08d}") if last else b""
-    if holder:
-        _wait_for_silence(folder / f"{last:08d}", holder)
-    if not put_new(folder / f"{last + 1:08d}", _sign(0)):
-        raise ValueError(in_use(folder.parent, _told(get(folder / f"{last + 1:08d}"))))
-    for number in _numbers(folder):
-        if number <= last:
-            delete_objects(folder / f"{number:08d}")
-    return last + 1
-
-
-def _wait_for_silence(path: epath.Path, holder: bytes) -> None:
-    until = time.monotonic() + PATIENCE_SECONDS
-    print(f"{path.parent.parent}: {_told(holder)} had it; waiting for a minute's silence", file=sys.stderr)
-    while time.monotonic() < until:
-        processes.stop_if_asked("the workdir's lock")
-        time.sleep(min(1.0, PATIENCE_SECONDS / 10))
-        now = get(path)
-        if not now:
-            return
-        if now != holder:
-            raise ValueError(in_use(path.parent.parent, _told(now)))
-
-
-def _beat(folder: epath.Path, number: int, stop: threading.Event) -> None:
-    beats = 0
-    while not stop.wait(BEAT_SECONDS):
-        beats += 1
-        try:
-            if max(_numbers(folder), default=number) > number:
-                # We were silent for too long, and another run is writing here.
-                print(
-                    f"error: {folder.parent}: another run took the workdir over", file=sys.stderr, flush=True
-                )
-                os._exit(1)
-            put(folder / f"{number:08d}", _sign(beats))
-        except Exception as error:  # whatever the network does: the next beat may come through
-            print(f"{folder}: a beat was lost ({error})", file=sys.stderr)
-
-
-def _numbers(folder: epath.Path) -> list[int]:
-    return [int(name) for name in sizes(folder) if name.isdigit()]
-
-
-def _sign(beats: int) -> bytes:
-    started = {"process": os.getpid(), "host": socket.gethostname(), "beats": beats, "id": _ME}
-    return json.dumps(started).encode()
-
-
-_ME = uuid.uuid4().hex
-
-
-def _told(holder: bytes | None) -> str:
-    try:
-        told = json.loads(holder or b"")
-        return f"process {told['process']} on {told['host']}"
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return "another process"
-
-
-def in_use(workdir: epath.PathLike, holder: str) -> str:
-    """The error of a run that finds another one in its workdir."""
-    return (
-        f"{workdir}: in use by {holder}; needed is a workdir of our own; "
-        "wait for it to end, or name another with --workdir"
-    )

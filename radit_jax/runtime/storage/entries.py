@@ -1,4 +1,4 @@
-"""Files and folders inside a stage's folder: listing, measuring, moving aside, removing."""
+"""Files and folders inside a stage's folder, on a disk or in a bucket: list, measure, move aside, remove."""
 
 import fnmatch
 import hashlib
@@ -10,18 +10,97 @@ from typing import Any
 from etils import epath
 
 from radit_jax.runtime.storage import bucket
-from radit_jax.runtime.storage.files import (
-    sync_folder,
-    write_whole,
-)
+from radit_jax.runtime.storage.files import sync_folder, write_whole
 from radit_jax.runtime.storage.source_hashes import hash_file, hash_listing
+
+SIDECAR_SUFFIX = ".sha256"  # of the file with another file's size and hash
+
+
+# ---- list ----
 
 
 def bytes_or_none(path: epath.Path) -> bytes | None:
+    """A file's bytes; None where there is no file."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+
+
+def subfolders(path: epath.Path) -> list[epath.Path]:
+    """The folders directly under `path`; none where there is no such folder."""
+    if bucket.is_bucket(path):
+        return bucket.list_prefixes(path)
+    children = path.iterdir() if path.exists() else ()
+    return [child for child in children if child.is_dir()]
+
+
+def files_under(path: epath.Path) -> list[epath.Path]:
+    """Every file under the folder `path`, in order."""
+    children = sorted(path.iterdir()) if path.exists() else []
+    files = []
+    for child in children:
+        files += files_under(child) if child.is_dir() else [child]
+    return files
+
+
+def committed_names(folder: epath.Path) -> list[str]:
+    """Names with a sidecar. A committed folder's sidecar stands for all that is in it."""
+    if bucket.is_bucket(folder):
+        names = list(bucket.sizes(folder))
+    else:
+        names = [os.path.relpath(file, folder) for file in files_under(folder)]
+    return [name.removesuffix(SIDECAR_SUFFIX) for name in names if name.endswith(SIDECAR_SUFFIX)]
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name matches one of the shell patterns."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def is_link(path: epath.Path) -> bool:
+    """Whether `path` is a symbolic link; a bucket has none."""
+    return not bucket.is_bucket(path) and os.path.islink(path)
+
+
+# ---- measure ----
+
+
+def modified(path: epath.Path) -> float:
+    """When a file was written last, in seconds since 1970."""
+    if bucket.is_bucket(path):
+        return bucket.last_modified(path)
+    return float(path.stat().mtime)
+
+
+def num_bytes_of(path: epath.Path) -> int:
+    """Bytes of a file, or of all files under a folder; −1 where there is neither."""
+    if bucket.is_bucket(path):
+        sizes = bucket.sizes(path)
+        return sum(sizes.values()) if sizes else -1
+    if not path.exists():
+        return -1
+    if path.is_dir():
+        return sum(file.stat().length for file in files_under(path))
+    return path.stat().length
+
+
+def size_and_hash(path: epath.Path) -> dict[str, Any]:
+    """`{"size": bytes, "sha256": hash}` of a file; of a folder, the hash of its files' names and hashes."""
+    if not path.is_dir():
+        return {"size": path.stat().length, "sha256": hash_file(path)}
+    files = files_under(path)
+    names = [os.path.relpath(file, path) for file in files]
+    hashes = [hash_file(file) for file in files]
+    return {"size": num_bytes_of(path), "sha256": hash_listing(hashes, names)}
+
+
+def size_and_hash_of_bytes(data: bytes) -> dict[str, Any]:
+    """`size_and_hash` of a file that holds `data`."""
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+# ---- change ----
 
 
 def sync(path: epath.Path) -> None:
@@ -30,49 +109,21 @@ def sync(path: epath.Path) -> None:
     for file in files:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
+    # Their names, too.
     for folder in {file.parent for file in files}:
         sync_folder(folder)
 
 
-def subfolders(path: epath.Path) -> list[epath.Path]:
-    if bucket.is_bucket(path):
-        return bucket.list_prefixes(path)
-    return [child for child in path.iterdir() if child.is_dir()] if path.exists() else []
-
-
-def files_under(path: epath.Path) -> list[epath.Path]:
-    """Every file under the folder `path`, in order."""
-    children = sorted(path.iterdir()) if path.exists() else []
-    return [file for child in children for file in (files_under(child) if child.is_dir() else [child])]
-
-
-def committed_names(folder: epath.Path) -> list[str]:
-    """Names with a sidecar; what lies inside a committed folder is covered by that folder's sidecar."""
-    if bucket.is_bucket(folder):
-        names = [*bucket.sizes(folder)]
-    else:
-        names = [os.path.relpath(file, folder) for file in files_under(folder)]
-    return [name.removesuffix(".sha256") for name in names if name.endswith(".sha256")]
-
-
 def remove(path: epath.Path) -> None:
-    """Removes a file, which need not be there."""
+    """Remove a file, if it exists."""
     if bucket.is_bucket(path):
         bucket.delete_objects(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def is_link(path: epath.Path) -> bool:
-    return not bucket.is_bucket(path) and os.path.islink(path)
-
-
 def move_aside(path: epath.Path, why: str = "this run did not write it") -> None:
-    """Give a file that is not ours a name with a number behind it, and say so."""
+    """Rename a file that is not this run's to `NAME.1`, or the next free number, and say so on stderr."""
     number = 1
     while (aside := path.parent / f"{path.name}.{number}").exists():
         number += 1
@@ -82,33 +133,3 @@ def move_aside(path: epath.Path, why: str = "this run did not write it") -> None
     else:
         os.rename(path, aside)
     print(f"{path}: {why}, so it was kept as {aside.name}", file=sys.stderr)
-
-
-def modified(path: epath.Path) -> float:
-    """When a file was written last, in seconds since 1970."""
-    return bucket.last_modified(path) if bucket.is_bucket(path) else float(path.stat().mtime)
-
-
-def num_bytes_of(path: epath.Path) -> int:
-    """Bytes of a file, or of all files under a folder; −1 where there is neither."""
-    if bucket.is_bucket(path):
-        found = bucket.sizes(path)
-        return sum(found.values()) if found else -1
-    if not path.exists():
-        return -1
-    if path.is_dir():
-        return sum(file.stat().length for file in files_under(path))
-    return path.stat().length
-
-
-def size_and_hash(path: epath.Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file; of a folder, over the names and hashes of its files."""
-    if not path.is_dir():
-        return {"size": path.stat().length, "sha256": hash_file(path)}
-    files = files_under(path)
-    names = [os.path.relpath(file, path) for file in files]
-    return {"size": num_bytes_of(path), "sha256": hash_listing([hash_file(file) for file in files], names)}
-
-
-def size_and_hash_of_bytes(data: bytes) -> dict[str, Any]:
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -1,7 +1,7 @@
-"""Files that a reader takes for whole: there whole or not at all, and read with errors that say where.
+"""Files that are written whole or not at all, and read with errors that name the file.
 
-A text is UTF-8, with or without a byte order mark. JSON has a limit on its depth, and every string in it can
-be written again: half of a surrogate pair, which JSON can spell and UTF-8 cannot, is refused.
+Text is UTF-8, with or without a byte order mark. The depth of JSON is limited. A string in it that UTF-8
+cannot write, because JSON spells half of a surrogate pair, is refused.
 """
 
 import hashlib
@@ -18,19 +18,21 @@ from etils import epath
 from radit_jax.errors import naming
 from radit_jax.runtime.storage import bucket
 
-SEAL = "seal"  # the key of an object's hash of itself
-MAX_DEPTH = 100  # lists and objects inside each other; the deepest real file has about ten
-_UMASK = os.umask(0o077)  # it is read by setting it: once, before other threads make files
+SEAL = "seal"  # the key for the hash of an object's other keys
+MAX_DEPTH = 100  # of lists and objects inside each other; the deepest real file has about ten
+_MAX_SHOWN = 60  # bytes of a wrong text in an error
+# The umask can be read only by setting it: once, before other threads make files.
+_UMASK = os.umask(0o077)
 os.umask(_UMASK)
 _HALF_OF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Write a file so that no reader, and no restart after a kill, ever meets a part of it.
+    """Write a file so that no reader, and no restart after a kill, sees a part of it.
 
-    On a disk the bytes go to a file beside `path` and reach the disk before they take its name; a failed
-    write leaves the old file as it was. In a bucket one write is one object. A symbolic link is replaced,
-    never followed.
+    On a disk the bytes go to another file in the same folder, and reach the disk before that file takes the
+    name `path`. A failed write leaves the old file as it was. In a bucket one write is one object. A symbolic
+    link is replaced, not followed.
     """
     content = data.encode() if isinstance(data, str) else data
     if bucket.is_bucket(path):
@@ -38,16 +40,17 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> None:
         return
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, beside = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
+    descriptor, new_file = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
     try:
         with naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(beside, 0o666 & ~_UMASK)
-        os.replace(beside, target)
+        # mkstemp gives permissions to this user only.
+        os.chmod(new_file, 0o666 & ~_UMASK)
+        os.replace(new_file, target)
     except BaseException:
-        pathlib.Path(beside).unlink(missing_ok=True)
+        pathlib.Path(new_file).unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
 
@@ -59,7 +62,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError:  # some network filesystems cannot; the write itself is done
+    except OSError:  # some network filesystems refuse; the file's own bytes are written
         pass
     finally:
         os.close(descriptor)
@@ -77,12 +80,13 @@ def read_text(path: str | os.PathLike[str], remedy: str = "Convert the file to U
 
 
 def read_json(path: str | os.PathLike[str], remedy: str) -> dict[str, Any]:
-    """The JSON object in a file; anything else is a ValueError that names the file and says `remedy`."""
-    return as_object(parse_json(epath.Path(path).read_bytes(), str(path), remedy), str(path), remedy)
+    """The JSON object in a file; for anything else a ValueError that names the file and the `remedy`."""
+    value = parse_json(epath.Path(path).read_bytes(), str(path), remedy)
+    return as_object(value, str(path), remedy)
 
 
 def parse_json(data: bytes | str, where: str, remedy: str) -> Any:
-    """The value that JSON text spells; `where` and `remedy` are for the ValueError of text that spells none.
+    """The value of a JSON text. `where` and `remedy` begin and end the ValueError for a text without one.
 
     >>> parse_json('{"a": [1, 2]}', "here", "Write JSON.")
     {'a': [1, 2]}
@@ -102,7 +106,7 @@ def parse_json(data: bytes | str, where: str, remedy: str) -> Any:
             f"{where}: expected JSON of at most {MAX_DEPTH} levels, got more. {remedy}"
         ) from None
     except ValueError as error:  # JSONDecodeError, or an integer of thousands of digits
-        shown = raw[:60].decode(errors="replace")
+        shown = raw[:_MAX_SHOWN].decode(errors="replace")
         raise ValueError(f"{where}: expected JSON, got {shown!r} ({error}). {remedy}") from None
     if _deeper_than(value, MAX_DEPTH):
         raise ValueError(f"{where}: expected JSON of at most {MAX_DEPTH} levels, got more. {remedy}")
@@ -112,15 +116,15 @@ def parse_json(data: bytes | str, where: str, remedy: str) -> Any:
 
 
 def as_object(value: Any, where: str, remedy: str) -> dict[str, Any]:
-    """`value`, which must be a JSON object."""
+    """`value` if it is a JSON object, else a ValueError."""
     if not isinstance(value, Mapping):
-        shown = json.dumps(value, ensure_ascii=True)[:60]
+        shown = json.dumps(value, ensure_ascii=True)[:_MAX_SHOWN]
         raise ValueError(f"{where}: expected a JSON object, got {shown}. {remedy}")
     return dict(value)
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """`value` as JSON has it, with a hash of all the rest under the key `seal`.
+    """`value` in JSON's types, with a hash of all other keys under the key `seal`.
 
     >>> has_seal(sealed({"a": (1, 2)})), has_seal({**sealed({"a": 1}), "a": 2}), has_seal({"a": 1})
     (True, False, False)
@@ -130,7 +134,7 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_seal(value: Mapping[str, Any]) -> bool:
-    """Whether what was read has a seal, and is what was sealed."""
+    """Whether an object has a seal, and its other keys are what was sealed."""
     return value.get(SEAL) == _hash_of_rest(value)
 
 
@@ -140,22 +144,26 @@ def _hash_of_rest(value: Mapping[str, Any]) -> str:
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
-    """Whether lists and objects stand inside each other more than `levels` deep, found level by level."""
-    here = [value]
+    """Whether lists and objects lie more than `levels` deep in each other.
+
+    It goes level by level: a recursion of that depth could fail by itself.
+    """
+    level = [value]
     for _ in range(levels + 1):
-        inside: list[Any] = []
-        for one in here:
-            if isinstance(one, dict):
-                inside.extend(one.values())
-            elif isinstance(one, list):
-                inside.extend(one)
-        if not inside:
+        next_level: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                next_level.extend(node.values())
+            elif isinstance(node, list):
+                next_level.extend(node)
+        if not next_level:
             return False
-        here = inside
-    return any(isinstance(one, dict | list) for one in here)
+        level = next_level
+    return any(isinstance(node, dict | list) for node in level)
 
 
 def _refuse_lone_surrogates(value: Any, where: str, remedy: str) -> None:
+    """Raise ValueError for a string that UTF-8 cannot write."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""What names a stage's output: its settings in a canonical form, its sources and its inputs."""
+"""A stage's fingerprint, which names its output: a hash of its settings, sources and parent stages."""
 
 import contextlib
 import dataclasses
@@ -10,22 +10,25 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-# ---- fingerprints ----
+FINGERPRINT_DIGITS = 12
+_PACKAGES = ("radit_jax", "jax", "flax", "numpy")  # whose versions a manifest names
 
 
 def canonical(settings: Any) -> Any:
-    """`settings` as plain JSON: equal exactly when the settings mean the same.
+    """`settings` as plain JSON, equal exactly where settings mean the same.
 
-    A dataclass carries its class' name, which tells the members of a union apart; a tuple is a list; a
-    whole float is an int, because `1` and `1.0` are one setting.
+    A dataclass has its class's name, which tells the members of a union apart. A tuple is a list. A whole
+    float is an int, because `1` and `1.0` are one setting.
 
     >>> from radit_jax.config import RetrieveConfig
     >>> canonical({"retrieve": RetrieveConfig(num_chunks=3), "rates": (1.0, 0.5)})
     {'retrieve': {'class': 'RetrieveConfig', 'num_chunks': 3}, 'rates': [1, 0.5]}
     """
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
-        fields = {f.name: canonical(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
-        return {"class": type(settings).__name__, **fields}
+        values = {"class": type(settings).__name__}
+        for field in dataclasses.fields(settings):
+            values[field.name] = canonical(getattr(settings, field.name))
+        return values
     if isinstance(settings, Mapping):
         return {str(key): canonical(value) for key, value in settings.items()}
     if isinstance(settings, tuple | list):
@@ -34,7 +37,10 @@ def canonical(settings: Any) -> Any:
         return int(settings)
     if settings is None or isinstance(settings, bool | int | float | str):
         return settings
-    raise TypeError(f"a setting of type {type(settings).__name__} has no canonical form: {settings!r}")
+    raise TypeError(
+        f"fingerprint: expected settings of dataclasses, mappings, lists, numbers and texts, got a "
+        f"{type(settings).__name__}: {settings!r}. Give the setting one of these types."
+    )
 
 
 def fingerprint(
@@ -42,8 +48,8 @@ def fingerprint(
 ) -> str:
     """Twelve hex digits that name what `stage` makes from these settings, parent stages and sources.
 
-    `parents` maps stage names to their fingerprints, `sources` maps what the stage reads from outside to
-    its identity: a revision, or a hash (`Workdir.source_hash`).
+    `version` is that of the stage's code. `parents` maps names of stages to their fingerprints. `sources`
+    maps what the stage reads from outside to its identity: a revision, or a hash (`Workdir.source_hash`).
     """
     identity = {
         "stage": stage,
@@ -52,7 +58,8 @@ def fingerprint(
         "parents": dict(parents),
         "sources": dict(sources),
     }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
 def shard_name(name: str, index: int, count: int) -> str:
@@ -65,15 +72,16 @@ def shard_name(name: str, index: int, count: int) -> str:
 
 
 def package_versions() -> dict[str, str]:
+    """Versions of this package and the main ones that it uses, by name."""
     versions = {}
-    for package in ("radit_jax", "jax", "flax", "numpy"):
+    for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from a checkout
             versions[package] = importlib.metadata.version(package)
     return versions
 
 
 def commit_of_source() -> str | None:
-    """The git commit that the package was run from; `None` for an installed package."""
+    """The git commit that the package runs from, with `-dirty` after edits; None for an installed package."""
     checkout = pathlib.Path(__file__).parents[3]
     if not (checkout / ".git").exists():
         return None

@@ -1,8 +1,8 @@
 """One run at a time in a workdir, and no write by a run that has lost its lock.
 
-On a disk the system holds the lock and frees it however the process ends. In a bucket, and on a filesystem
-without locks, it is a lease (`bucket.lease`). A run that was frozen can be overtaken, and a workdir can be
-removed or replaced under a run: so whoever commits something calls `check_held` first.
+On a disk the system holds the lock, and frees it however the process ends. In a bucket, and on a filesystem
+without locks, it is a lease (`lease.py`). A run that was frozen can lose a lease, and a workdir can be
+removed or replaced during a run. So every commit calls `check_held` first.
 """
 
 import contextlib
@@ -17,17 +17,19 @@ from typing import IO
 from etils import epath
 
 from radit_jax.runtime.storage import bucket
+from radit_jax.runtime.storage.lease import in_use, lease
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
-_held: dict[str, Callable[[], bool]] = {}  # workdir -> whether this process still holds its lock
+# Which locks this process took: workdir -> whether it still holds the lock.
+_held: dict[str, Callable[[], bool]] = {}
 
 
 @contextlib.contextmanager
 def hold(folder: epath.Path) -> Iterator[None]:
-    """Keep other runs out of `folder` while the context lasts; ValueError where one is in it."""
-    locked = bucket.lease(folder) if bucket.is_bucket(folder) else _locked(folder)
-    with locked as still_ours:
-        _held[os.fspath(folder)] = still_ours
+    """Keep other runs out of `folder` inside; ValueError where one is in it."""
+    lock = lease(folder) if bucket.is_bucket(folder) else _system_lock(folder)
+    with lock as is_held:
+        _held[os.fspath(folder)] = is_held
         try:
             yield
         finally:
@@ -35,9 +37,10 @@ def hold(folder: epath.Path) -> Iterator[None]:
 
 
 def check_held(path: epath.PathLike) -> None:
-    """Refuse to write at `path` where it lies in a folder whose lock this process held and has lost."""
-    for folder, still_ours in _held.items():
-        if f"{os.fspath(path)}/".startswith(f"{folder}/") and not still_ours():
+    """Refuse to write at `path` in a folder whose lock this process took and has lost."""
+    for folder, is_held in _held.items():
+        is_inside = f"{os.fspath(path)}/".startswith(f"{folder}/")
+        if is_inside and not is_held():
             raise ValueError(
                 f"{folder}: expected the lock that this run took, got another run's, or none: the folder was "
                 "removed, or this machine stood still. Nothing more is written; start the same command again."
@@ -45,9 +48,9 @@ def check_held(path: epath.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: epath.Path) -> Iterator[Callable[[], bool]]:
+def _system_lock(folder: epath.Path) -> Iterator[Callable[[], bool]]:
     """The system's lock on the file `lock`, or a lease where the filesystem has no locks."""
-    import fcntl  # Unix only, like the stages' other dependencies; planning works without
+    import fcntl  # Unix only; planning works without it
 
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "a+") as file:
@@ -56,25 +59,27 @@ def _locked(folder: epath.Path) -> Iterator[Callable[[], bool]]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "a process that is just starting"
-            raise ValueError(bucket.in_use(folder, holder)) from None
+            raise ValueError(in_use(folder, holder)) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
             print(f"{folder}: this filesystem has no locks; a lease is used instead", file=sys.stderr)
-            with bucket.lease(folder, "lease") as still_ours:
-                yield still_ours
+            with lease(folder, "lease") as is_held:
+                yield is_held
             return
+
+        # The file says who holds it, for the error of the next run.
         file.truncate(0)
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         file.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}\n")
         file.flush()
         try:
-            yield lambda: _names(folder / "lock", file)
+            yield lambda: _is_name_of(folder / "lock", file)
         finally:
             file.truncate(0)
 
 
-def _names(path: epath.Path, file: IO[str]) -> bool:
+def _is_name_of(path: epath.Path, file: IO[str]) -> bool:
     """Whether `path` is still the name of the open file."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))

@@ -15,6 +15,7 @@ from fsspec.registry import register_implementation
 
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage import bucket
+from radit_jax.runtime.storage import lease as leases
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 from radit_jax.runtime.storage.source_hashes import SourceHashes
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -267,7 +268,7 @@ def test_a_source_in_a_bucket_is_its_content_as_on_a_disk(machines, tmp_path, mo
         assert machines[1].source_hash("gs://lab/source") == first
     bucket.put("gs://lab/source/a", b"six")
     assert machines[0].source_hash("gs://lab/source") != first
-    with pytest.raises(ValueError, match="gs://lab/nowhere: no such file or folder"):
+    with pytest.raises(ValueError, match="gs://lab/nowhere: expected a file or a folder, got none"):
         machines[0].source_hash("gs://lab/nowhere")
 
 
@@ -290,7 +291,7 @@ def test_logs_follow_a_run_to_another_machine(machines) -> None:
 
 def test_a_bucket_that_may_not_be_written_is_one_clear_error(machines, home) -> None:
     Objects.fails = "probe-"
-    message = f"{home}: /lab/.*: denied came, needed is the permission to write and delete objects"
+    message = f"{home}: expected .* this account may write and delete objects, got /lab/.*: denied. Log in"
     with pytest.raises(ValueError, match=message), machines[0].lock():
         pass
 
@@ -300,7 +301,7 @@ def test_a_bucket_that_may_not_be_read_is_one_clear_error(monkeypatch, home) -> 
         raise OSError("Forbidden: storage.objects.list")
 
     monkeypatch.setattr(Objects, "find", find)
-    message = f"{home}: Forbidden: storage.objects.list came, needed is the permission to list and read"
+    message = f"{home}: expected .* may list and read objects, got Forbidden: storage.objects.list. Log in"
     with pytest.raises(ValueError, match=message):
         Workdir(home)
 
@@ -311,7 +312,9 @@ def test_a_missing_package_is_named(monkeypatch, scheme, extra) -> None:
         raise ImportError("no module")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", missing)
-    with pytest.raises(ValueError, match=rf"no package for {scheme}://.*pip install 'radit_jax\[{extra}\]'"):
+    with pytest.raises(
+        ValueError, match=rf"expected a package for {scheme}://, got none. pip .*'radit_jax\[{extra}\]'"
+    ):
         Workdir(f"{scheme}://lab/run")
 
 
@@ -334,12 +337,12 @@ def test_what_is_neither_a_folder_nor_a_bucket_is_refused(path) -> None:
 
 @pytest.fixture
 def quick(monkeypatch) -> None:
-    monkeypatch.setattr(bucket, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(bucket, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(leases, "PATIENCE_SECONDS", 0.5)
 
 
 def test_a_lease_that_beats_keeps_others_out(machines, quick) -> None:
-    message = f"lab/runs/tiny: in use by process {os.getpid()} on .*; needed is a workdir of our own"
+    message = f"lab/runs/tiny: expected .*, got one in use by process {os.getpid()} on .*. Wait for it"
     with machines[0].lock(), pytest.raises(ValueError, match=message), machines[1].lock():
         pass
 
@@ -367,10 +370,10 @@ def test_a_lease_whose_holder_was_killed_is_taken_over(machines, quick, capsys, 
 
 def test_of_two_who_take_over_one_wins(machines, quick, monkeypatch, home) -> None:
     def silence(path, holder) -> None:  # while it lasts, another comes first
-        bucket.put(f"{home}/lock/00000002", bucket._sign(0))
+        bucket.put(f"{home}/lock/00000002", leases._signature(0))
 
     bucket.put(f"{home}/lock/00000001", b"{}")
-    monkeypatch.setattr(bucket, "_wait_for_silence", silence)
+    monkeypatch.setattr(leases, "_wait_for_silence", silence)
     with pytest.raises(ValueError, match="in use by process"), machines[0].lock():
         pass
 
@@ -379,7 +382,7 @@ def test_a_holder_that_was_silent_too_long_ends(machines, quick, monkeypatch, ca
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
     with machines[0].lock():
-        bucket.put(f"{home}/lock/00000002", bucket._sign(0))
+        bucket.put(f"{home}/lock/00000002", leases._signature(0))
         until = time.monotonic() + 5
         while not ended and time.monotonic() < until:
             time.sleep(0.01)
@@ -387,7 +390,7 @@ def test_a_holder_that_was_silent_too_long_ends(machines, quick, monkeypatch, ca
             machines[0].folder("embed", NAME).write("shard", b"late")
     assert ended and ended[0] == 1
     assert bucket.sizes(home).keys() == {"lock/00000001", "lock/00000002"}
-    assert bucket.get(f"{home}/lock/00000002") == bucket._sign(0)
+    assert bucket.get(f"{home}/lock/00000002") == leases._signature(0)
     assert f"{home}: another run took the workdir over" in capsys.readouterr().err
 
 

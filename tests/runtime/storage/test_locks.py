@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from radit_jax.runtime.storage import bucket, locks
+from radit_jax.runtime.storage import lease as leases
+from radit_jax.runtime.storage import locks
 from radit_jax.runtime.storage.workdir import Workdir
 
 
@@ -17,7 +18,7 @@ def workdir(tmp_path):
 
 def test_a_second_run_is_told_who_has_the_workdir(workdir):
     with workdir.lock():
-        message = rf"run: in use by process {os.getpid()} on .*; needed is a workdir of our own"
+        message = rf"run: expected a workdir .*, got one in use by process {os.getpid()} on .*. Wait for it"
         with pytest.raises(ValueError, match=message), workdir.lock():
             pass
     with workdir.lock():
@@ -66,11 +67,11 @@ def test_where_the_filesystem_has_no_locks_a_lease_keeps_others_out(workdir, mon
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refused)
-    monkeypatch.setattr(bucket, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(bucket, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(leases, "PATIENCE_SECONDS", 0.5)
     with workdir.lock():
         assert "run: this filesystem has no locks; a lease is used instead" in capsys.readouterr().err
-        with pytest.raises(ValueError, match="run: in use by process"), workdir.lock():
+        with pytest.raises(ValueError, match="run: expected .*, got one in use by process"), workdir.lock():
             pass
         workdir.folder("embed", "0123456789ab").write("one", b"1")
     with workdir.lock():

@@ -162,6 +162,6 @@ def test_loops_of_links_end(file, tmp_path):
 
 def test_a_missing_source_is_an_error(file, tmp_path):
     with pytest.raises(
-        ValueError, match="nowhere: no such file or folder, needed as a source; correct its path"
+        ValueError, match="nowhere: expected a file or a folder, got none of that name. Correct the path"
     ):
         SourceHashes(file).of(tmp_path / "nowhere")

@@ -101,7 +101,7 @@ def test_equal_settings_have_one_fingerprint_however_they_are_written():
 
 
 def test_a_setting_without_canonical_form_is_refused():
-    with pytest.raises(TypeError, match="a setting of type PosixPath has no canonical form"):
+    with pytest.raises(TypeError, match="fingerprint: expected settings .*, got a PosixPath: "):
         canonical({"path": pathlib.PosixPath("x")})
 
 
@@ -141,9 +141,7 @@ with Workdir({str(workdir.path)!r}).lock():
     ) as holder:
         assert holder.stdout.readline() == "held\n"
         date = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
-        message = (
-            rf"run: in use by process {holder.pid} on \S+, started {date}; needed is a workdir of our own"
-        )
+        message = rf"run: expected .*, got one in use by process {holder.pid} on \S+, started {date}. Wait"
         with pytest.raises(ValueError, match=message), workdir.lock():
             pass
         holder.kill()
@@ -414,7 +412,7 @@ def test_a_sidecar_of_another_form_vouches_for_nothing(folder, content):
     folder.write("shard", b"some bytes")
     (folder.path / "shard.sha256").write_bytes(content)
     assert not folder.has("shard")
-    with pytest.raises(ValueError, match="no whole file 'shard' came"):
+    with pytest.raises(ValueError, match="expected a whole file 'shard', got none"):
         folder.finish()
     folder.write("shard", b"again")
     folder.finish()
@@ -426,7 +424,7 @@ def test_a_half_written_stage_is_not_complete_and_says_so(folder):
     (folder.path / "manifest.json").write_text("")  # as a power cut may leave it
     assert not folder.complete and folder.half_written
     with pytest.raises(
-        ValueError, match=r"embed/0123456789ab: half-written or not there, .* run --stage=embed"
+        ValueError, match=r"embed/0123456789ab: expected a finished stage, got .* Run --stage=embed"
     ):
         _ = folder.manifest
 
@@ -523,7 +521,7 @@ def test_an_altered_memory_mapped_array_is_refused(folder):
 def test_a_file_that_was_never_committed_cannot_be_read(folder):
     (folder.path).mkdir(parents=True)
     (folder.path / "stray").write_bytes(b"bytes")
-    with pytest.raises(ValueError, match="no whole file 'stray' came, which is needed; run --stage=embed"):
+    with pytest.raises(ValueError, match="expected a whole file 'stray', got none. Run --stage=embed"):
         folder.read("stray")
 
 
@@ -557,7 +555,7 @@ def test_processes_commit_what_each_wrote_and_check_what_each_reads(tmp_path, mo
         name = f"tree-{number}"
         (folder.path / name).mkdir(parents=True)
         (folder.path / name / "data").write_bytes(b"leaves")
-        with pytest.raises(ValueError, match=f"no whole file '{name}' came"):
+        with pytest.raises(ValueError, match=f"expected a whole file '{name}', got none"):
             folder.verified_local_path(name)
         folder.commit_local(name)
         assert (folder.verified_local_path(name) / "data").read_bytes() == b"leaves"
