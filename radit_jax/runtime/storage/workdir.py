@@ -1,4 +1,4 @@
-"""The folder of one experiment, on a disk or in a bucket: its stages, its lock, its sources' hashes."""
+"""The workdir: the folder of one experiment, on a disk or in a bucket, with its stages' output."""
 
 import contextlib
 import json
@@ -22,21 +22,16 @@ from radit_jax.runtime.storage.entries import (
     size_and_hash,
     subfolders,
 )
-from radit_jax.runtime.storage.files import (
-    as_object,
-    parse_json,
-    write_whole,
-)
+from radit_jax.runtime.storage.files import as_object, parse_json, write_whole
 from radit_jax.runtime.storage.manifests import read_manifest
 from radit_jax.runtime.storage.source_hashes import SourceHashes
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
+# What a stage writes first, by which its folder is known to be one.
 _LEFT_BY_STAGES = ("manifest.json", "*.sha256", "metrics.jsonl", "checkpoints")
-
-
-# ---- the workdir ----
+_REMEDY = "Delete it, or name another --workdir."
 
 
 class Workdir:
@@ -45,124 +40,146 @@ class Workdir:
     def __init__(self, path: str | os.PathLike[str], scratch: str | os.PathLike[str] | None = None):
         bucket.check_path(path)
         self.path = epath.Path(path)
-        self.local = bucket.local_copy(self.path, scratch)  # the same folder, where it is no bucket
+        self.local = bucket.local_copy(self.path, scratch)  # `path` itself, unless it is in a bucket
         self.in_bucket = bucket.is_bucket(self.path)
         self._hashes = SourceHashes(self.path / "sources.json")
         if self.in_bucket:
             bucket.check_access(self.path, write=False)
 
     def claim(self, experiment: str) -> None:
-        """Make the folder this experiment's, under its lock; another experiment's folder is refused."""
+        """Make the folder this experiment's; ValueError where it is another's. The caller holds the lock."""
         processes.on_process_zero("workdir.json", lambda: self._claim(experiment))
         if not (self.path / "workdir.json").exists():
             raise ValueError(
-                f"{self.path}: a folder came that {socket.gethostname()} has for itself, needed is one that "
-                "all hosts see; name one on a shared filesystem with --workdir, or use gs://"
+                f"{self.path}: expected a folder that all hosts see, got one that only "
+                f"{socket.gethostname()} has. Name one on a shared filesystem with --workdir, or use gs://."
             )
 
     def _claim(self, experiment: str) -> None:
-        identity, remedy = self.path / "workdir.json", "Delete it, or name another --workdir."
-        written = bytes_or_none(identity)
-        if not written or not written.strip():  # a power cut may leave a name without bytes
+        identity = self.path / "workdir.json"
+        data = bytes_or_none(identity)
+        if not data or not data.strip():  # a power cut may leave an empty file
             write_whole(identity, json.dumps({"experiment": experiment}) + "\n")
-            written = identity.read_bytes()
-        found = as_object(parse_json(written, str(identity), remedy), str(identity), remedy)
-        if found.get("experiment") != experiment:
+            data = identity.read_bytes()
+        claim = as_object(parse_json(data, str(identity), _REMEDY), str(identity), _REMEDY)
+        if claim.get("experiment") != experiment:
             raise ValueError(
-                f"{self.path}: it holds the experiment {found.get('experiment')!r}, needed is one of "
-                f"{experiment!r}; name another folder with --workdir"
+                f"{self.path}: expected a workdir of the experiment {experiment!r}, got one of "
+                f"{claim.get('experiment')!r}. Name another folder with --workdir."
             )
         self._hashes.save()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps other processes out while the context lasts, and makes the folder.
+        """Keep other runs out of the folder inside, and make it if it does not exist.
 
-        The system frees it however we end; a lease, in a bucket, is free a minute after a holder was killed.
+        On a disk the lock is free when the process ends; in a bucket, a minute after its holder was killed.
         """
         if self.in_bucket:
             bucket.check_access(self.path, write=True)
         with locks.hold(self.path):
             yield
 
-    def folder(self, stage: str, fingerprint: str) -> "StageFolder":
-        """The folder of `stage` under these settings, whether or not it exists."""
+    def folder(self, stage: str, fingerprint: str) -> StageFolder:
+        """The folder of `stage` for a fingerprint, whether or not it exists."""
         return StageFolder(self.path / stage / fingerprint, self.local / stage / fingerprint)
 
-    def published(self, stage: str, fingerprint: str) -> "TopLevelFolder":
-        """The folder of a stage whose output stands at the workdir's top, where people look for it."""
+    def published(self, stage: str, fingerprint: str) -> TopLevelFolder:
+        """The folder of a stage whose output is at the workdir's top, where people look for it."""
         return TopLevelFolder(self.path / stage, fingerprint, self.local / stage)
 
     def source_hash(
         self, path: str | os.PathLike[str], files: Sequence[os.PathLike[str]] | None = None
     ) -> str:
-        """SHA-256 of a file's bytes, or of a folder's file names and their bytes (`SourceHashes.of`).
+        """SHA-256 of a file's bytes, or of the names and bytes of a folder's files (`SourceHashes.of`).
 
-        What was read is remembered once the folder is claimed.
+        It is remembered once the workdir is claimed.
         """
         return self._hashes.of(path, files)
 
-    def publish(self, folder: "StageFolder", patterns: Sequence[str]) -> None:
-        """Copy a finished stage's files of these patterns to the top, in place of its earlier runs'.
+    def publish(self, folder: StageFolder, patterns: Sequence[str]) -> None:
+        """Copy a finished stage's files that match `patterns` to the top, in place of its earlier runs'.
 
-        What no run of the stage wrote is a person's: it stays, under another name where ours takes its own.
+        A file that no run of the stage wrote is a person's. It stays, under another name where a published
+        file takes its own.
         """
         locks.check_held(self.path)
-        files = [manifest["files"].items() for manifest in self.manifests(folder.stage)]
-        ours = {(name, record["sha256"]) for run in files for name, record in run}
-        record, remembered = self.path / folder.stage / "published.json", self._published(folder.stage)
-        ours |= {(name, digest) for name, digests in remembered.items() for digest in digests}
-        names = [name for name in folder.manifest["files"] if matches(name, patterns)]
-        # First of all, so that a kill leaves no file of ours that the record does not name.
+        records = folder.manifest["files"]
+        names = [name for name in records if matches(name, patterns)]
+
+        # 1) What runs of the stage have written, by their manifests and by the record of earlier calls.
+        published = self._published_hashes(folder.stage)
+        written = {(name, digest) for name, digests in published.items() for digest in digests}
+        for manifest in self.manifests(folder.stage):
+            for name, record in manifest["files"].items():
+                written.add((name, record["sha256"]))
+
+        # 2) The record first, so that a kill leaves no file at the top that it does not name.
         for name in names:
-            remembered[name] = sorted({*remembered.get(name, ()), folder.manifest["files"][name]["sha256"]})
-        write_whole(record, json.dumps(remembered, indent=1) + "\n")
+            digests = {*published.get(name, ()), records[name]["sha256"]}
+            published[name] = sorted(digests)
+        write_whole(self._published_file(folder.stage), json.dumps(published, indent=1) + "\n")
+
+        # 3) Make room: a person's file moves aside, a file of an earlier run goes.
         for file in list(self.path.iterdir()):
             if not matches(file.name, patterns) or is_link(file):
                 continue
-            if (file.name, size_and_hash(file)["sha256"]) not in ours:
-                if file.name in names:
-                    move_aside(file)
-            elif file.name not in names:
+            is_ours = (file.name, size_and_hash(file)["sha256"]) in written
+            if not is_ours and file.name in names:
+                move_aside(file)
+            elif is_ours and file.name not in names:
                 remove(file)
+
+        # 4) Copy.
         for name in names:
             write_whole(self.path / name, folder.read(name))
 
-    def _published(self, stage: str) -> dict[str, list[str]]:
-        """The hashes of each file that `publish` has written, of runs that were deleted since as well."""
+    def _published_file(self, stage: str) -> epath.Path:
+        return self.path / stage / "published.json"
+
+    def _published_hashes(self, stage: str) -> dict[str, list[str]]:
+        """The hashes of each file that `publish` has written, also of runs that were deleted since."""
+        data = bytes_or_none(self._published_file(stage)) or b"{}"
         try:
-            found = parse_json(bytes_or_none(self.path / stage / "published.json") or b"{}", stage, "")
+            saved = parse_json(data, stage, "")
         except ValueError:
             return {}
-        values = found.items() if isinstance(found, dict) else ()
-        return {name: digests for name, digests in values if isinstance(digests, list)}
+        if not isinstance(saved, dict):
+            return {}
+        return {name: digests for name, digests in saved.items() if isinstance(digests, list)}
 
     def manifests(self, stage: str) -> list[dict[str, Any]]:
         """The manifests of all finished runs of `stage`, the latest last."""
         files = [run / "manifest.json" for run in subfolders(self.path / stage)]
-        written = sorted((modified(file), file) for file in files if file.exists())
-        found = []
-        for _, file in written:
-            with contextlib.suppress(ValueError):  # who reads that stage is told
-                found.append(read_manifest(file))
-        return [manifest for manifest in found if manifest is not None]
+        by_time = sorted((modified(file), file) for file in files if file.exists())
+        manifests = []
+        for _, file in by_time:
+            # Whoever reads that stage gets the error of a damaged one.
+            with contextlib.suppress(ValueError):
+                manifest = read_manifest(file)
+                if manifest is not None:
+                    manifests.append(manifest)
+        return manifests
 
-    def superseded(self, current: Iterable["StageFolder"]) -> "list[StageFolder]":
-        """The stage folders, whole or half-written, that no current setting asks for.
+    def superseded(self, current: Iterable[StageFolder]) -> list[StageFolder]:
+        """The stage folders, complete or half-written, that no current setting asks for.
 
-        Only what looks like this program's own: a folder below a stage's, named by a fingerprint, with
+        Only folders that look like this program's: in a stage's folder, named by a fingerprint, with
         something in it that a stage leaves. Nothing that a symbolic link leads to.
         """
-        kept = {os.fspath(folder.home) for folder in current}
+        current_paths = {os.fspath(folder.home) for folder in current}
         stages = {folder.stage for folder in current}
         stale = []
-        for stage in subfolders(self.path):
-            for run in subfolders(stage) if stage.name in stages and not is_link(stage) else ():
-                if os.fspath(run) not in kept and _FINGERPRINT.fullmatch(run.name) and _is_ours(run):
+        for stage_folder in subfolders(self.path):
+            if stage_folder.name not in stages or is_link(stage_folder):
+                continue
+            for run in subfolders(stage_folder):
+                is_current = os.fspath(run) in current_paths
+                if not is_current and _FINGERPRINT.fullmatch(run.name) and _is_stage_output(run):
                     stale.append(run)
         return [self.folder(run.parent.name, run.name) for run in sorted(stale)]
 
 
-def _is_ours(run: epath.Path) -> bool:
+def _is_stage_output(run: epath.Path) -> bool:
     """Whether a stage began to fill the folder."""
     return not is_link(run) and any(matches(child.name, _LEFT_BY_STAGES) for child in run.iterdir())

@@ -431,6 +431,6 @@ def test_what_lies_over_the_mesh_comes_back_whole_and_rows_go_where_the_paramete
 def test_a_flag_of_any_process_is_one_of_all():
     assert meshes.any_process(True) is True  # by itself a process needs no device to know
     assert meshes.any_process(False) is False
-    spread, any_of = meshes._all_devices()
+    spread, any_of = meshes._any_of_devices()
     for flags in (np.zeros(8, bool), np.arange(8) == 5):
         assert bool(any_of(meshes.jax.device_put(flags, spread))) == flags.any()

@@ -249,7 +249,7 @@ def test_a_workdir_finds_what_it_holds_by_time(machines, objects) -> None:
 
 def test_a_workdir_belongs_to_one_experiment(machines) -> None:
     machines[0].claim("tiny")
-    with pytest.raises(ValueError, match="it holds the experiment 'tiny', needed is one of 'wiki'"):
+    with pytest.raises(ValueError, match="expected a workdir of the experiment 'wiki', got one of 'tiny'"):
         machines[1].claim("wiki")
 
 

@@ -121,7 +121,7 @@ def test_a_workdir_belongs_to_one_experiment(workdir):
     workdir.claim("tiny")
     workdir.claim("tiny")
     with pytest.raises(
-        ValueError, match=r"it holds the experiment 'tiny', needed is one of 'wiki'; name another"
+        ValueError, match=r"expected a workdir of the experiment 'wiki', got one of 'tiny'. Name another"
     ):
         workdir.claim("wiki")
 
@@ -658,11 +658,11 @@ class FirstProcess:
 def test_another_process_than_the_first_writes_nothing_and_believes_the_first(tmp_path, monkeypatch):
     line = FirstProcess(True)
     second = processes.ProcessGroup(processes.ProcessTopology("h:1", 2, 1))
-    second.lines = {0: line}
+    second.connections = {0: line}
     monkeypatch.setattr(processes, "_process_group", second)
     workdir = Workdir(tmp_path / "run")
     with pytest.raises(
-        ValueError, match="has for itself, needed is one that all hosts see; name one on a sha"
+        ValueError, match="expected a folder that all hosts see, got one that only .* has. Name one on a sha"
     ):
         workdir.claim("tiny")
     folder = workdir.folder("score", "a" * 12)
