@@ -19,7 +19,7 @@ from etils import epath
 
 from radit_jax.config import MeshConfig
 from radit_jax.runtime.distributed.mesh import make_mesh
-from radit_jax.runtime.storage import checkpoints as module
+from radit_jax.runtime.storage import checkpoint_files, checkpoint_series
 from radit_jax.runtime.storage.checkpoints import Checkpoints, load_params, save_params
 
 
@@ -259,7 +259,7 @@ def test_training_goes_on_with_better_parameters_than_its_checkpoint_knew(tmp_pa
     assert reopened.best() == (3, 0.75)
 
 
-@pytest.mark.parametrize("killed_in", ["save", "write_whole", "_remove_but"])
+@pytest.mark.parametrize("killed_in", ["save", "write_whole", "_remove_others"])
 @pytest.mark.parametrize("kind", ["latest", "best"])
 def test_a_kill_anywhere_in_a_save_leaves_what_was_there_before_or_what_is_new(
     tmp_path, monkeypatch, killed_in, kind
@@ -274,14 +274,18 @@ def test_a_kill_anywhere_in_a_save_leaves_what_was_there_before_or_what_is_new(
 
     checkpoints = Checkpoints(tmp_path, keep=1)
     saved(checkpoints, 1)
-    where = {"save": module.ocp, "write_whole": module, "_remove_but": module._Series}[killed_in]
+    where = {
+        "save": checkpoint_series.ocp,
+        "write_whole": checkpoint_series,
+        "_remove_others": checkpoint_series.CheckpointSeries,
+    }[killed_in]
     with monkeypatch.context() as context:
         context.setattr(where, killed_in, killed)
         with pytest.raises(KeyboardInterrupt):
             saved(checkpoints, 2)
     reopened = Checkpoints(tmp_path, keep=1)
     found = reopened.latest() if kind == "latest" else reopened.best()[0]
-    assert found == (2 if killed_in == "_remove_but" else 1)
+    assert found == (2 if killed_in == "_remove_others" else 1)
     saved(reopened, 3)
     assert sorted(os.listdir(tmp_path / kind)) == ["3", "3.json"]
 
@@ -293,16 +297,16 @@ def test_each_process_hashes_what_it_wrote(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(name)
     read = []
-    real = module._checksum
-    monkeypatch.setattr(module, "_checksum", lambda path: read.append(path.name) or real(path))
-    monkeypatch.setattr(module.multihost_utils, "sync_global_devices", lambda name: None)
+    real = checkpoint_files._checksum
+    monkeypatch.setattr(checkpoint_files, "_checksum", lambda path: read.append(path.name) or real(path))
+    monkeypatch.setattr(checkpoint_series.multihost_utils, "sync_global_devices", lambda name: None)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    series = module._Series(epath.Path(tmp_path / "latest"), 2, None)
+    series = checkpoint_series.CheckpointSeries(epath.Path(tmp_path / "latest"), 2, None)
     sums = {}
     for index, own in ((1, ["b"]), (0, ["_METADATA", "a"])):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
         read.clear()
-        sums = series._sums(1)
+        sums = series._checksums(1)
         assert sorted(read) == own
     assert sums["state/ocdbt.process_1/d/b"] == [25, zlib.crc32(b"state/ocdbt.process_1/d/b")]
     assert len(sums) == 3 and os.listdir(tmp_path / "latest") == ["1"]

@@ -1,0 +1,211 @@
+"""Checkpoints by their steps, through Orbax's v1 API: each counts once its record exists."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Set
+from typing import Any
+
+import absl.logging
+import jax
+import orbax.checkpoint.experimental.v1 as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed.mesh import any_process
+from radit_jax.runtime.storage import bucket
+from radit_jax.runtime.storage.checkpoint_files import (
+    Checksums,
+    download_checkpoints,
+    file_checksums,
+    file_names,
+    first_difference,
+    read_record,
+    record_file,
+    upload_checkpoints,
+    writer_of,
+)
+from radit_jax.runtime.storage.files import sealed, write_whole
+
+PyTree = Any
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of what Orbax has not finished
+_REFUSED = re.compile(r"\"([^\"]+)\".*\[os_error_code='(\d+)'", re.DOTALL)  # in TensorStore's messages
+
+# Orbax reports every phase of a save, and each of its threads that fails; what fails is raised as well.
+absl.logging.set_verbosity(absl.logging.FATAL)
+logging.getLogger("orbax").setLevel(logging.ERROR)
+
+
+def save_tree(path: epath.Path, tree: PyTree) -> None:
+    """Write a tree of arrays to the folder `path`, which is replaced if it exists."""
+    with _errors_of_the_system():
+        ocp.save(path, tree, overwrite=True)
+
+
+def load_tree(path: epath.Path, like: PyTree) -> PyTree:
+    """The tree of arrays in the folder `path`, with the structure, dtypes and shardings of `like`."""
+
+    def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+
+    return ocp.load(path, jax.tree.map(abstract, like))
+
+
+@contextlib.contextmanager
+def _errors_of_the_system() -> Iterator[None]:
+    """Raise an error of the system, which TensorStore hides in a message, as OSError with its file."""
+    try:
+        yield
+    except ValueError as error:
+        match = _REFUSED.search(str(error))
+        if match is None:
+            raise
+        file, number = match[1], int(match[2])
+        raise OSError(number, os.strerror(number), file) from None
+
+
+class CheckpointSeries:
+    """Checkpoints by their steps: `<step>/`, which Orbax writes, and its record `<step>.json`, written last.
+
+    The record holds the checkpoint's facts (JSON), and the size and checksum of each of its files. A
+    checkpoint without a record does not count. At the start process 0 reads the records and tells the others,
+    so all processes know the same checkpoints. Each process computes the checksums of the files that it
+    wrote. A checkpoint of an earlier run is verified before it is used. In gs:// the checksums are the
+    store's, of the bytes that reached it.
+
+    `num_kept` is the number of checkpoints to keep; `copy` is the folder in s3:// that they are copied to.
+    """
+
+    def __init__(self, folder: epath.Path, num_kept: int, copy: epath.Path | None):
+        self.folder = folder
+        self._num_kept = num_kept
+        self._copy = copy
+        self._verified: set[int] = set()  # steps whose bytes are known to be those that were written
+        records = processes.on_process_zero(f"checkpoints in {folder.name}", self._read_records)
+        self._records: dict[int, dict[str, Any]] = {int(step): record for step, record in records.items()}
+
+    def newest(self) -> int | None:
+        """The newest step that is whole. A damaged one is named on stderr, and not looked at again."""
+        for step in sorted(self._records, reverse=True):
+            if step in self._verified:
+                return step
+            fault = self._fault(step)
+            if fault:
+                print(f"{fault}; the checkpoint is not used", file=sys.stderr, flush=True)
+            # Each process verifies a part of the files.
+            if not any_process(bool(fault)):
+                self._verified.add(step)
+                return step
+            del self._records[step]
+        return None
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """The facts that `save` got with the checkpoint."""
+        return self._records[step]["facts"]
+
+    def load(self, step: int, like: PyTree) -> PyTree:
+        """The tree of arrays at `step`, with the structure and shardings of `like`."""
+        return load_tree(self.folder / str(step), like)
+
+    def save(self, step: int, tree: PyTree, facts: dict[str, Any]) -> None:
+        """Write a checkpoint, then its record, and then remove those that are too old to keep."""
+        is_first = jax.process_index() == 0
+        # 1) The checkpoint. An old record must not vouch for its bytes.
+        if is_first:
+            self._remove(record_file(self.folder, step))
+        save_tree(self.folder / str(step), tree)
+
+        # 2) Its record, which commits it.
+        record = {"step": step, "facts": facts, "files": self._checksums(step)}
+        if is_first:
+            write_whole(record_file(self.folder, step), json.dumps(sealed(record)))
+        self._records[step] = json.loads(json.dumps(record))
+        self._verified.add(step)
+
+        # 3) Forget the others. A step after this one is from a run that went further and was resumed from an
+        # earlier step: this run writes it again.
+        steps = sorted((saved for saved in self._records if saved <= step), reverse=True)
+        kept_steps = set(steps[: self._num_kept])
+        self._records = {kept: self._records[kept] for kept in kept_steps}
+        if is_first:
+            if self._copy:
+                upload_checkpoints(self.folder, self._copy, kept_steps)
+            self._remove_others(kept_steps)
+
+    # -- files --
+
+    def _read_records(self) -> dict[str, dict[str, Any]]:
+        """The records in the folder, by step; says on stderr which checkpoints have none."""
+        if self._copy:
+            download_checkpoints(self._copy, self.folder)
+        steps = []
+        for child in self.folder.iterdir() if self.folder.exists() else ():
+            # The workdir's lock makes this run the only writer, so the writer of an unfinished one is gone.
+            if _UNFINISHED in child.name:
+                self._remove(child)
+            elif child.name.isdigit():
+                steps.append(int(child.name))
+        records = {}
+        for step in sorted(steps):
+            record = read_record(record_file(self.folder, step), step)
+            if record is not None:
+                records[str(step)] = record
+            else:
+                checkpoint = self.folder / str(step)
+                print(f"{checkpoint}: no record of its files, so it is not used", file=sys.stderr)
+        return records
+
+    def _checksums(self, step: int) -> Checksums:
+        """Checksums of a checkpoint's files, all of them on process 0; each process reads what it wrote."""
+        folder = self.folder / str(step)
+        index, count = jax.process_index(), jax.process_count()
+        if bucket.is_bucket(folder):
+            return bucket.checksums(folder) if index == 0 else {}
+        own_names = [name for name in file_names(folder) if writer_of(name) % count == index]
+        checksums = file_checksums(folder, own_names)
+        if count == 1:
+            return checksums
+
+        # Processes exchange them as files, which process 0 joins and removes.
+        parts = [self.folder / f"{step}.part-{number}.json" for number in range(count)]
+        write_whole(parts[index], json.dumps(checksums))
+        multihost_utils.sync_global_devices(f"checksums of {folder}")
+        if index != 0:
+            return {}
+        for part in parts[1:]:
+            checksums |= json.loads(part.read_bytes())
+        for part in parts:
+            part.unlink()
+        return checksums
+
+    def _fault(self, step: int) -> str:
+        """What is wrong with this process's part of a checkpoint's files; "" where nothing is."""
+        folder = self.folder / str(step)
+        expected = self._records[step]["files"]
+        index, count = jax.process_index(), jax.process_count()
+        if bucket.is_bucket(folder):
+            found = bucket.checksums(folder) if index == 0 else expected
+        else:
+            own_names = sorted(expected)[index::count]
+            expected = {name: expected[name] for name in own_names}
+            found = file_checksums(folder, own_names)
+        return first_difference(folder, expected, found)
+
+    def _remove_others(self, kept_steps: Set[int]) -> None:
+        """Remove all checkpoints except those of `kept_steps`: first the records, which vouch for them."""
+        kept_names = {str(step) for step in kept_steps} | {f"{step}.json" for step in kept_steps}
+        others = [child for child in self.folder.iterdir() if child.name not in kept_names]
+        for child in sorted(others, key=lambda child: child.name.isdigit()):
+            self._remove(child)
+
+    def _remove(self, path: epath.Path) -> None:
+        if bucket.is_bucket(path):
+            bucket.delete_objects(path)
+        elif path.is_dir():
+            path.rmtree()
+        else:
+            path.unlink(missing_ok=True)
