@@ -14,7 +14,7 @@ from radit_jax.retrieval.exact import ExactIndex
 from radit_jax.retrieval.search import Encoder, Searcher
 from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained.model_io import Model, save_model
-from radit_jax.runtime.pretrained.tokenizers import train_bpe, train_wordpiece
+from radit_jax.runtime.pretrained.tokenizer_training import train_bpe, train_wordpiece
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.selfcheck.tiny_models import random_params

@@ -154,7 +154,7 @@ def test_a_chunk_checkpoint_may_be_a_copy_of_the_query_checkpoint(tmp_path):
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere: no such file or folder"):
+    with pytest.raises(ValueError, match="nowhere: expected a file or a folder, got none"):
         Run(with_checkpoints(lm=str(tmp_path / "nowhere")), Workdir(tmp_path / "run"))
 
 
@@ -162,7 +162,7 @@ def test_a_plan_needs_no_source_and_lists_those_that_are_not_there(tmp_path):
     run = Run(with_checkpoints(lm=str(tmp_path / "nowhere")), Workdir(tmp_path / "run"), plan_only=True)
     assert [stage.name for stage in run.missing("all")] == list(run.stages)
     assert list(run.absent) == [str(tmp_path / "nowhere")]
-    assert "no such file or folder" in run.absent[str(tmp_path / "nowhere")]
+    assert "expected a file or a folder, got none" in run.absent[str(tmp_path / "nowhere")]
     assert not (tmp_path / "run").exists()
 
 

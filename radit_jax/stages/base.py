@@ -35,7 +35,8 @@ from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.checkpoint_info import SIDES, check_lm, check_retriever, tower_config
 from radit_jax.runtime.pretrained.licences import origin
 from radit_jax.runtime.pretrained.model_io import Model, count_parameters, open_model, save_model
-from radit_jax.runtime.pretrained.tokenizers import Tokenizer, train_bpe, train_wordpiece
+from radit_jax.runtime.pretrained.tokenizer_training import train_bpe, train_wordpiece
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 from radit_jax.runtime.storage.stage_folder import StageFolder
 

@@ -7,7 +7,7 @@ import pytest
 
 from radit_jax.data.batches.cloze import MAX_WORDS, OTHER_WEIGHT, Cloze, cloze, cloze_sequence
 from radit_jax.data.records import Chunk
-from radit_jax.runtime.pretrained.tokenizers import train_bpe
+from radit_jax.runtime.pretrained.tokenizer_training import train_bpe
 
 PASSAGES = [
     Chunk(

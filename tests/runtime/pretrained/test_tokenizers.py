@@ -16,14 +16,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from radit_jax.config import BertConfig, LlamaConfig, checkpoint_folder
 from radit_jax.lm.answering import stops_of
 from radit_jax.lm_eval import stops_at
+from radit_jax.runtime.pretrained.tokenizer_training import train_bpe, train_wordpiece
 from radit_jax.runtime.pretrained.tokenizers import (
     LM_SPECIALS,
     Tokenizer,
     check_tokenizer,
     load_tokenizer,
     save_tokenizer,
-    train_bpe,
-    train_wordpiece,
 )
 from radit_jax.text.prompts import answer_text, background, question_prompt
 
@@ -75,7 +74,8 @@ def test_text_that_spells_a_special_token_is_ordinary_text(bpe, wordpiece, tmp_p
 def test_training_again_in_another_process_gives_the_same_tokenizer(bpe, wordpiece):
     # Rust seeds its hash maps anew in every process, so ties could fall differently.
     code = (
-        "import hashlib; from radit_jax.runtime.pretrained.tokenizers import train_bpe, train_wordpiece;"
+        "import hashlib\n"
+        "from radit_jax.runtime.pretrained.tokenizer_training import train_bpe, train_wordpiece\n"
         f"texts = {TEXTS!r}; trained = train_bpe(texts, 320), train_wordpiece(texts, 120);"
         "print(*(hashlib.sha256(t.hf.backend_tokenizer.to_str().encode()).hexdigest() for t in trained))"
     )

@@ -474,7 +474,7 @@ def test_a_kill_in_any_write_leaves_a_stage_that_can_be_gone_on_with(folder, mon
 
 def test_a_kill_while_overwriting_leaves_no_sidecar_that_vouches_for_the_new_bytes(folder, monkeypatch):
     folder.write("shard", b"old bytes")
-    monkeypatch.setattr(StageFolder, "_commit", lambda *args: None)  # the kill comes before the commit
+    monkeypatch.setattr(StageFolder, "_write_sidecar", lambda *args: None)  # the kill comes before the commit
     folder.write("shard", b"new bytes")
     assert not folder.has("shard")
 
