@@ -102,7 +102,7 @@ def test_what_greedy_decoding_gives_is_said_to_be_greedy(open_book, lm64):
     while len(answer) < 3:
         each = [next_log_probs(lm64, [*c, *answer])[len(c) + len(answer) - 1] for c in contexts]
         seen = [by_hand(lm64, [c], [1.0], answer)[0] for c in contexts]
-        answer.append(int((weights * np.exp(seen) @ np.exp(each)).argmax()))
+        answer.append(int((weights * np.exp(np.array(seen)) @ np.exp(each)).argmax()))
     asked = lm_eval.Forced(contexts, answer, np.log(weights).tolist())
     other = lm_eval.Forced(contexts, [*answer[:2], (answer[2] + 1) % 400], np.log(weights).tolist())
     assert [greedy for _, greedy in open_book._score([asked, other])] == [True, False]
@@ -200,7 +200,7 @@ def test_lm_evaluation_harness_runs_local_tasks_with_and_without_retrieval(
     exported, open_book, tmp_path, monkeypatch
 ):
     lm_eval = pytest.importorskip("lm_eval")
-    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))

@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,9 @@ LLAMA = Llama(
     )
 )
 BERT = Bert(BertConfig(vocab_size=46, hidden_size=32, num_layers=2, num_heads=4, ffn_size=64, max_length=16))
-LLAMA64, BERT64 = (module.clone(dtype=jnp.float64) for module in (LLAMA, BERT))  # for what is to be equal
+# For what is to be equal.
+LLAMA64 = LLAMA.clone(dtype=jnp.float64)
+BERT64 = BERT.clone(dtype=jnp.float64)
 LLAMA_ARGS = (jnp.zeros((1, 4), jnp.int32),)
 BERT_ARGS = (jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool))
 READS_GRADIENT = optax.sgd(0.1, momentum=0.9)  # after one step its trace is the gradient
@@ -60,22 +63,25 @@ def lm_batch():
         )
         for i in range(20)
     ]
-    limits = {"row_length": 32, "targets_per_row": 16}
-    return to_batch(sequences, pack(sequences, **limits), num_rows=8, **limits)
+    packed = pack(sequences, row_length=32, targets_per_row=16)
+    return to_batch(sequences, packed, num_rows=8, row_length=32, targets_per_row=16)
 
 
 QUERIES = [list(range(1, length)) for length in (3, 7, 5, 2, 4, 6, 3, 5)]
 
 
 def r_ft_batch():
+    """A batch of host arrays, which `put_batch` spreads."""
     rng = np.random.default_rng(0)
-    chunk_mask = rng.random((8, 5)) < 0.8
+    chunk_mask: Any = rng.random((8, 5)) < 0.8
     chunk_mask[3] = False
     target = jnp.asarray(rng.normal(size=(8, 5)))
+    embeddings: Any = rng.normal(size=(8, 5, 32))
+    log_probs: Any = np.asarray(losses.retrieval_log_prob(target, jnp.asarray(chunk_mask), 0.5))
     return steps.RftBatch(
         queries=pack_texts(QUERIES, row_length=6, num_rows=8),
-        chunk_embeddings=rng.normal(size=(8, 5, 32)),
-        target_log_probs=np.asarray(losses.retrieval_log_prob(target, jnp.asarray(chunk_mask), 0.5)),
+        chunk_embeddings=embeddings,
+        target_log_probs=log_probs,
         chunk_mask=chunk_mask,
     )
 
@@ -136,7 +142,7 @@ def test_no_logits_travel_between_devices_that_share_the_vocabulary(llama_params
     loss = lambda params, batch: token_log_probs(module, params, batch).sum()  # noqa: E731
     params, batch = meshes.put_params(llama_params, mesh), meshes.put_batch(lm_batch(), mesh)
     assert params["lm_head"]["kernel"].sharding.spec == P("fsdp", "tensor")
-    program = jax.jit(jax.grad(loss)).lower(params, batch).compile().as_text()
+    program = jax.jit(jax.grad(loss)).lower(params, batch).compile().as_text() or ""
     sent = re.findall(r"= \(?f32\[([\d,]*)\]\S* (?:all|reduce|collective)-", program)
     assert sent
     assert not [shape for shape in sent if re.search(r"\d+,\d+,(23|46)$", shape)]  # of 46 pieces
@@ -406,7 +412,8 @@ def test_an_lm_ft_step_compiles_for_a_tpu_with_splash_attention_in_it(monkeypatc
         return jax.tree.map(place, tree, shardings)
 
     rows = jax.tree.map(lambda _: meshes.batch_sharding(mesh), batch)
-    compiled = step.lower(abstract(state, shardings), abstract(batch, rows)).compile()
+    lower: Any = step.lower  # pyright: ignore[reportFunctionMemberAccess]
+    compiled = lower(abstract(state, shardings), abstract(batch, rows)).compile()
     program = compiled.as_text()
     assert "splash_mha_fwd" in program and "splash_mha_dkv" in program and "splash_mha_dq" in program
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

@@ -82,7 +82,7 @@ def test_slurm_gives_a_place_and_all_gpus_to_the_only_task_of_a_node() -> None:
 def test_slurm_gives_one_gpu_to_each_of_several_tasks_of_a_node() -> None:
     place = find_topology(environment=SLURM | {"SLURM_STEP_NODELIST": "gpu7", "SLURM_LOCALID": "2"})
     assert place == ProcessTopology("gpu7:61007", 3, 2, (), 2)
-    assert place.name(1) == "process 1"
+    assert place is not None and place.name(1) == "process 1"
 
 
 def test_a_batch_script_without_srun_is_refused() -> None:
@@ -150,7 +150,7 @@ def test_a_tpu_vm_learns_its_place_from_the_metadata_server(monkeypatch, tmp_pat
             self.end_headers()
             self.wfile.write(answers.get(name, "").encode())
 
-        def log_message(self, *_: object) -> None: ...
+        def log_message(self, format: str, *_: object) -> None: ...
 
     (tmp_path / "accel0").touch()
     monkeypatch.setattr(topology, "_TPU_DEVICES", (str(tmp_path / "accel0"),))

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 import types
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -209,7 +210,7 @@ def wandb(monkeypatch):
     run = types.SimpleNamespace(
         log=lambda values: calls.append(values), define_metric=lambda name, **how: calls.append((name, how))
     )
-    module = types.ModuleType("wandb")
+    module: Any = types.ModuleType("wandb")
     module.init = lambda **options: calls.append(options) or run
     module.__spec__ = types.SimpleNamespace()
     monkeypatch.setitem(sys.modules, "wandb", module)

@@ -33,7 +33,7 @@ class Objects(MemoryFileSystem):
     def _strip_protocol(cls, path: str) -> str:
         return "/" + str(path).split("://")[-1].strip("/")
 
-    def _open(self, path, mode="rb", **options):
+    def _open(self, path, mode="rb", **options):  # pyright: ignore[reportIncompatibleMethodOverride]
         assert "a" not in mode, f"append to {path}"
         return super()._open(path, mode, **options)
 
@@ -42,11 +42,11 @@ class Objects(MemoryFileSystem):
             raise PermissionError(f"{path}: denied")
         super().pipe_file(path, value, mode=mode, **options)
 
-    def put_file(self, local, path, **options):
+    def put_file(self, local, path, **options):  # pyright: ignore[reportIncompatibleMethodOverride]
         self.pipe_file(path, open_bytes(local))
 
-    def mv(self, source, target, **options):
-        raise AssertionError(f"rename of {source}")
+    def mv(self, path1, path2, **kwargs):
+        raise AssertionError(f"rename of {path1}")
 
     rename = move = mv
 

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,7 +96,8 @@ def test_stage_version_parents_and_sources_change_the_fingerprint(change):
 
 
 def test_equal_settings_have_one_fingerprint_however_they_are_written():
-    assert name_of(Drawing(shape=Circle(1), colours=["red", "blue"])) == name_of(Drawing())
+    listed: Any = ["red", "blue"]
+    assert name_of(Drawing(shape=Circle(1), colours=listed)) == name_of(Drawing())
     reordered = name_of(Drawing(), parents={"b": "2", "a": "1"})
     assert reordered == name_of(Drawing(), parents={"a": "1", "b": "2"})
 
@@ -139,7 +141,7 @@ with Workdir({str(workdir.path)!r}).lock():
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
     ) as holder:
-        assert holder.stdout.readline() == "held\n"
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         date = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
         message = rf"run: expected .*, got one in use by process {holder.pid} on \S+, started {date}. Wait"
         with pytest.raises(ValueError, match=message), workdir.lock():
@@ -290,7 +292,7 @@ def test_what_was_written_is_read_back_before_and_after_the_manifest(folder):
     rows = [{"id": "a", "text": "é\nline"}, {"id": "b", "n": 1.5}]
     folder.write_json("facts.json", {"k": [1, 2]})
     folder.write_jsonl("rows.jsonl", rows)
-    folder.write_arrays("arrays.npz", ids=np.arange(6).reshape(2, 3), scores=np.float32([0.1]))
+    folder.write_arrays("arrays.npz", ids=np.arange(6).reshape(2, 3), scores=np.array([0.1], np.float32))
     folder.write_array("sub/matrix.npy", np.eye(3, dtype=np.float16))
     for reader in (folder, None):
         if reader is None:
@@ -453,6 +455,7 @@ def test_a_kill_in_any_write_leaves_a_stage_that_can_be_gone_on_with(folder, mon
         return real(*args)
 
     monkeypatch.setattr(os, killed_in, killed)
+    number = 0
     for number in range(100):
         left[0] = number
         reopened = StageFolder(folder.path)
@@ -656,7 +659,7 @@ class FirstProcess:
 
 
 def test_another_process_than_the_first_writes_nothing_and_believes_the_first(tmp_path, monkeypatch):
-    line = FirstProcess(True)
+    line: Any = FirstProcess(True)
     second = processes.ProcessGroup(processes.ProcessTopology("h:1", 2, 1))
     second.connections = {0: line}
     monkeypatch.setattr(processes, "_process_group", second)
