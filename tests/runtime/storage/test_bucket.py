@@ -45,7 +45,7 @@ class Objects(MemoryFileSystem):
     def put_file(self, local, path, **options):  # pyright: ignore[reportIncompatibleMethodOverride]
         self.pipe_file(path, open_bytes(local))
 
-    def mv(self, path1, path2, **kwargs):
+    def mv(self, path1, path2, *args, **kwargs):  # pyright: ignore[reportIncompatibleMethodOverride]
         raise AssertionError(f"rename of {path1}")
 
     rename = move = mv
