@@ -1,11 +1,12 @@
-"""lm-evaluation-harness on a model of ours: its whole command line, with `radit` beside its own models.
+"""lm-evaluation-harness on a model of ours: its whole command line, with `radit` among its models.
 
     python -m radit_jax.lm_eval --model radit --model_args path=runs/tiny/export,retrieval=true --tasks piqa
 
-`path` is an export, or any LLaMA that `radit_jax.load` opens; only an export can retrieve. The query is what
-stands behind the last blank line of the harness's prompt, the question as it knows it; what stands before are
-examples. The Background comes between them, and where the window is short first examples and then the
-Background give way. Answers are mixed over the chunks by Eq. 2. In Python `register()` makes the name known.
+`path` is an export, or any LLaMA that `radit_jax.load` opens; only an export can retrieve. The query is the
+text after the last blank line of the harness's prompt, which is the question as the harness knows it. The
+texts before it are examples, and the Background comes between them. Where the window is short, examples are
+left out first, and then the Background is cut. Answers are mixed over the chunks by Eq. 2. In Python,
+`register()` adds the name.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,21 +31,23 @@ from radit_jax.runtime.pretrained.model_io import Model, open_model
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 
-LONGEST = 256  # tokens of an answer where the task does not say
+DEFAULT_ANSWER_TOKENS = 256  # at most, where the task does not say
+LENGTH_UNIT = 32  # lengths are rounded up to a multiple of it, so that few shapes are compiled
 
 
-class Forced(NamedTuple):
-    """An answer whose probability is asked: the contexts it may stand behind, and its tokens."""
+class ContinuationRequest(NamedTuple):
+    """A continuation whose probability is asked: its tokens, and the contexts that it may follow."""
 
-    contexts: list[list[int]]
-    answer: list[int]
+    contexts: list[list[int]]  # one a chunk
+    continuation: list[int]
     log_probs: list[float]  # log p_R of each context's chunk
 
 
 class Radit:
     """The harness's three requests, answered by a language model with or without retrieved chunks.
 
-    `max_length` is the window in tokens; `chunks` is k of Eq. 2, by default the export's own.
+    `max_length` is the window in tokens; `chunks` is k of Eq. 2, by default the export's own. `device` and
+    `max_batch_size` are the harness's options; they change nothing here.
     """
 
     @naming_remedy("harness")
@@ -59,9 +62,13 @@ class Radit:
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.batch_size = int(batch_size) if str(batch_size).isdigit() else 8  # "auto" is the harness's word
+        # The harness also says "auto".
+        self.batch_size = int(batch_size) if str(batch_size).isdigit() else 8
+
+        # An export has its language model in a folder of its own.
         inner = epath.Path(path) / "lm"
-        source, mesh = str(inner) if inner.exists() else path, make_mesh(MeshConfig())
+        source = str(inner) if inner.exists() else path
+        mesh = make_mesh(MeshConfig())
         self.model: Model = open_model(source, mesh=mesh)
         self.max_length = min(max_length, self.model.module.config.max_length)
         self.library = Library(path, chunks) if retrieval else None
@@ -69,57 +76,92 @@ class Radit:
 
     @naming_remedy("harness")
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """log p of each continuation of its context in nats, and whether greedy decoding gives it."""
-        pairs = [_split(*request.args) for request in requests]
+        """log p of each continuation after its context in nats, and whether greedy decoding gives it."""
+        # Retrieve once for all, then make token ids of each continuation and its contexts.
+        pairs = [_split_at_space(*request.args) for request in requests]
         backgrounds = self._backgrounds([context for context, _ in pairs])
-        asked = [
-            self._forced(context, answer, *own)
-            for (context, answer), own in zip(
-                pairs, zip(backgrounds.passages, backgrounds.log_probs, strict=True), strict=True
-            )
-        ]
-        return self._score(asked)
+        continuations = []
+        for pair, passages, log_probs in zip(pairs, *backgrounds, strict=True):
+            continuations.append(self._continuation_request(*pair, passages, log_probs))
+        return self._score(continuations)
 
     @naming_remedy("harness")
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """log p of each text in nats, in windows with as much context as fits; nothing is retrieved."""
+        # Score the windows of all texts together.
         tokenizer = self.model.tokenizer
-        texts = [tokenizer.encode_prompt(request.args[0]) for request in requests]
-        parts = [[Forced([c], a, [0.0]) for c, a in windows(text, self.max_length)] for text in texts]
-        scored = iter(self._score([part for own in parts for part in own]))
-        return [sum(next(scored)[0] for _ in own) for own in parts]
+        all_windows = []
+        windows_per_text = []
+        for request in requests:
+            tokens = tokenizer.encode_prompt(request.args[0])
+            text_windows = windows(tokens, self.max_length)
+            windows_per_text.append(len(text_windows))
+            for context, continuation in text_windows:
+                all_windows.append(ContinuationRequest([context], continuation, [0.0]))
+        scores = iter(self._score(all_windows))
+
+        # Add up what belongs to one text.
+        totals = []
+        for num_windows in windows_per_text:
+            log_probs = [next(scores)[0] for _ in range(num_windows)]
+            totals.append(sum(log_probs))
+        return totals
 
     @naming_remedy("harness")
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """The greedy answer of the mixture, cut before the first of the task's `until`."""
-        texts: list[str] = [""] * len(requests)
-        kinds: dict[tuple[tuple[str, ...], int], list[int]] = {}
+        # Requests with the same options are generated together.
+        by_options: dict[tuple[tuple[str, ...], int], list[int]] = {}
         for number, request in enumerate(requests):
-            kinds.setdefault(_generation(request.args[1]), []).append(number)
-        for (until, longest), numbers in kinds.items():
-            found = self._generate([requests[n].args[0] for n in numbers], until, longest)
-            for number, text in zip(numbers, found, strict=True):
+            options = _generation_options(request.args[1])
+            by_options.setdefault(options, []).append(number)
+
+        # Put the answers in the order of the requests.
+        texts: list[str] = [""] * len(requests)
+        for (until, max_new_tokens), numbers in by_options.items():
+            contexts = [requests[number].args[0] for number in numbers]
+            answers = self._generate(contexts, until, max_new_tokens)
+            for number, text in zip(numbers, answers, strict=True):
                 texts[number] = text
         return texts
 
-    def _generate(self, contexts: Sequence[str], until: tuple[str, ...], longest: int) -> list[str]:
-        tokenizer, backgrounds = self.model.tokenizer, self._backgrounds(contexts)
-        prompts = [
-            [self._prompt(context, passage, self.max_length - longest) for passage in own]
-            for context, own in zip(contexts, backgrounds.passages, strict=True)
-        ]
+    def _generate(
+        self,
+        contexts: Sequence[str],
+        until: tuple[str, ...],
+        max_new_tokens: int,
+    ) -> list[str]:
+        """The answer after each context."""
+        # A prompt for each context and chunk, with room for the answer.
+        backgrounds = self._backgrounds(contexts)
+        room = self.max_length - max_new_tokens
+        prompts = []
+        for context, passages in zip(contexts, backgrounds.passages, strict=True):
+            prompts.append([self._prompt(context, passage, room) for passage in passages])
+
+        # The mixture is made of whole answers, or token by token.
         by_token = self.library is not None and self.library.settings.ensemble == "token"
-        found = (answer_questions_by_token if by_token else answer_questions)(
+        answer = answer_questions_by_token if by_token else answer_questions
+        num_chunks = backgrounds.log_probs.shape[1]
+        candidates_of_questions = answer(
             self.model.module,
             self.model.params,
             prompts,
             backgrounds.log_probs,
-            max_new_tokens=longest,
+            max_new_tokens=max_new_tokens,
             stops=self._stops(until),
-            questions_per_batch=max(1, self.batch_size // backgrounds.log_probs.shape[1]),
+            questions_per_batch=max(1, self.batch_size // num_chunks),
         )
-        read = lambda tokens: _before(tokenizer.decode(tokens), until)  # noqa: E731
-        return [merge_equal_texts(candidates, read)[0].text for candidates in found]
+
+        def text_of(tokens: Sequence[int]) -> str:
+            return _before_ends(self.model.tokenizer.decode(tokens), until)
+
+        # Tokenisations of one text are one answer; the likeliest comes first.
+        texts = []
+        for candidates in candidates_of_questions:
+            best = merge_equal_texts(candidates, text_of)[0]
+            texts.append(best.text)
+        return texts
 
     def _stops(self, until: tuple[str, ...]) -> Stops:
         """`<eos>` and the pieces that hold an end whole; where one spans pieces it is cut from the text."""
@@ -128,46 +170,64 @@ class Radit:
         return self._known_stops[until]
 
     def _backgrounds(self, contexts: Sequence[str]) -> Backgrounds:
+        """What is retrieved for the question at each context's end, or no Background at all."""
         if self.library is None:
             return Retrieval.none(len(contexts)).backgrounds()
-        return self.library.find([context.rpartition(SHOT_END)[2].strip() for context in contexts])
+        questions = [context.rpartition(SHOT_END)[2].strip() for context in contexts]
+        return self.library.find(questions)
 
     def _prompt(self, context: str, passage: str | None, room: int) -> list[int]:
-        """`<bos>`, the examples that fit, the Background and the question."""
-        *before, question = context.split(SHOT_END)
-        needed = len(self.model.tokenizer.encode_prompt(question))
-        if needed > room:
-            raise ValueError(
-                f"harness: the prompt {question[:40]!r} has {needed} tokens with <bos>, and max_length "
-                f"{self.max_length} leaves {room} beside its answer; raise max_length in --model_args"
-            )
-        shots = [Shot(None, text, "") for text in before]
-        return few_shot_prompt(self.model.tokenizer, shots, passage, question, max_length=room).tokens
-
-    def _forced(
-        self, context: str, answer: str, passages: Sequence[str | None], log_probs: np.ndarray
-    ) -> Forced:
+        """`<bos>`, the examples that fit, the Background and the question: at most `room` tokens."""
+        *examples, question = context.split(SHOT_END)
         tokenizer = self.model.tokenizer
+        num_tokens = len(tokenizer.encode_prompt(question))
+        if num_tokens > room:
+            raise ValueError(
+                f"harness: expected prompts of at most {room} tokens, since max_length is {self.max_length}, "
+                f"got {num_tokens} with <bos> in {question[:40]!r}. Raise max_length in --model_args."
+            )
+        shots = [Shot(None, text, "") for text in examples]
+        prompt = few_shot_prompt(tokenizer, shots, passage, question, max_length=room)
+        return prompt.tokens
+
+    def _continuation_request(
+        self,
+        context: str,
+        continuation: str,
+        passages: Sequence[str | None],
+        log_probs: np.ndarray,
+    ) -> ContinuationRequest:
+        """Token ids of a continuation and of its context with each passage."""
+        tokenizer = self.model.tokenizer
+        # Without context or passage, the continuation follows `<bos>` as the first words of a text do.
         if not context and passages == [None]:
-            tokens = tokenizer.encode(tokenizer.opening + answer)
-            return Forced([[tokenizer.bos_id]], tokens, [0.0])
-        tokens = tokenizer.encode(answer)
+            tokens = tokenizer.encode(tokenizer.opening + continuation)
+            return ContinuationRequest([[tokenizer.bos_id]], tokens, [0.0])
+        # All contexts leave room for the continuation.
+        tokens = tokenizer.encode(continuation)
         room = self.max_length - len(tokens)
         contexts = [self._prompt(context, passage, room) for passage in passages]
-        return Forced(contexts, tokens, log_probs.tolist())
+        return ContinuationRequest(contexts, tokens, log_probs.tolist())
 
-    def _score(self, asked: Sequence[Forced]) -> list[tuple[float, bool]]:
-        """Those of similar length together."""
-        order = sorted(range(len(asked)), key=lambda n: max(map(len, asked[n].contexts)))
-        size = max(1, self.batch_size // max((len(own.contexts) for own in asked), default=1))
-        found: list[tuple[float, bool]] = [(0.0, True)] * len(asked)
+    def _score(self, requests: Sequence[ContinuationRequest]) -> list[tuple[float, bool]]:
+        """log p of each continuation, and whether it is the greedy one, in the order of the requests."""
+
+        def longest_context(number: int) -> int:
+            return max(map(len, requests[number].contexts))
+
+        # Requests of similar length share a batch, which is little padded then.
+        order = sorted(range(len(requests)), key=longest_context)
+        num_chunks = max((len(request.contexts) for request in requests), default=1)
+        size = max(1, self.batch_size // num_chunks)
+        scores: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         for start in range(0, len(order), size):
             numbers = order[start : start + size]
-            batch = _batch([asked[number] for number in numbers], size)
-            log_probs, greedy = _forced_log_probs(self.model.module, self.model.params, *batch)
-            for number, *pair in zip(numbers, np.asarray(log_probs), np.asarray(greedy), strict=False):
-                found[number] = float(pair[0]), bool(pair[1])
-        return found
+            batch = _to_batch([requests[number] for number in numbers], size)
+            outputs = _log_likelihood(self.model.module, self.model.params, *batch)
+            log_probs, is_greedy = map(np.asarray, outputs)
+            for row, number in enumerate(numbers):
+                scores[number] = float(log_probs[row]), bool(is_greedy[row])
+        return scores
 
 
 class Library:
@@ -177,41 +237,47 @@ class Library:
         export = TopLevelFolder(path)
         if not export.complete:
             raise ValueError(
-                f"harness: {path} holds no finished export, which retrieval needs; name one that "
-                "--stage=export wrote, or leave retrieval=true out"
+                f"harness: expected a finished export to retrieve from, got {path}. "
+                f"Name a folder that --stage=export wrote, or leave retrieval=true out."
             )
+        # How the run answered: its settings and the temperature of p_R.
         stored = export.read_json("answering.json")
         self.settings = EvaluateConfig(**{**stored["evaluate"], "tasks": ()})
         self.temperature = stored["temperature"]
+
         self.chunks = Chunks(export)
-        self.searcher = Searcher.load(
-            {"retriever": export, "embeddings": export, "index": export}, MeshConfig()
-        )
-        self.num_chunks = min(num_chunks or self.settings.chunks_per_answer, len(self.chunks))
+        inputs = {"retriever": export, "embeddings": export, "index": export}
+        self.searcher = Searcher.load(inputs, MeshConfig())
+        num_chunks = num_chunks or self.settings.chunks_per_answer
+        self.num_chunks = min(num_chunks, len(self.chunks))
 
     def find(self, queries: Sequence[str]) -> Backgrounds:
+        """The chunks of each query, each as its own Background or all as one."""
         rows, log_probs = self.searcher.retrieve(queries, self.num_chunks, self.temperature)
         retrieval = Retrieval(self.chunks, rows, log_probs)
-        concatenate = self.settings.ensemble == "concatenate"
-        return retrieval.concatenated() if concatenate else retrieval.backgrounds()
+        if self.settings.ensemble == "concatenate":
+            return retrieval.concatenated()
+        return retrieval.backgrounds()
 
 
 def windows(tokens: Sequence[int], length: int) -> list[tuple[list[int], list[int]]]:
-    """Contexts and what is predicted after them: every token but the first once, behind as many as fit.
+    """Contexts with what is predicted after them: every token but the first once, after as many as fit.
 
     >>> windows([0, 1, 2, 3, 4, 5], 4)
     [([0], [1, 2, 3, 4]), ([1, 2, 3, 4], [5])]
     """
-    found = []
+    pairs = []
     for start in range(1, len(tokens), length):
         end = min(start + length, len(tokens))
         # The last token is predicted, not read.
-        found.append((list(tokens[max(0, end - 1 - length) : start]), list(tokens[start:end])))
-    return found
+        first = max(0, end - 1 - length)
+        context = list(tokens[first:start])
+        pairs.append((context, list(tokens[start:end])))
+    return pairs
 
 
 def register() -> type:
-    """The harness's model `radit`, made known to it under this name."""
+    """The harness's model `radit`, made known to it under this name; ValueError where there is no harness."""
     try:
         # The import fills the registry, which is left alone once it has an entry.
         import lm_eval.models  # noqa: F401  # pyright: ignore[reportMissingImports]
@@ -219,14 +285,17 @@ def register() -> type:
         from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(
-            "harness: lm-evaluation-harness is not installed, which is needed; "
-            "pip install 'radit_jax[lm_eval]'"
+            "harness: expected lm-evaluation-harness, got no module lm_eval. "
+            "Install it with: pip install 'radit_jax[lm_eval]'"
         ) from None
-    # Its own interface stands last, so that its abstract methods are the ones above.
-    return register_model("radit")(type("RaditLM", (Radit, LM), {}))
+    # The harness's own class is the last base, so that `Radit` has the methods that it leaves abstract.
+    model = type("RaditLM", (Radit, LM), {})
+    return register_model("radit")(model)
 
 
 def main() -> int:
+    """The harness's command line; returns the exit status."""
+
     def body() -> None:
         register()
         from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
@@ -236,66 +305,93 @@ def main() -> int:
     return run_command(body)
 
 
-def _split(context: str, answer: str) -> tuple[str, str]:
-    """Space at the end of the context goes to the answer, whose first piece it belongs to."""
-    kept = context.rstrip(" ")
-    return kept, context[len(kept) :] + answer
+def _split_at_space(context: str, continuation: str) -> tuple[str, str]:
+    """Both, with the spaces at the context's end moved to the continuation, whose first piece they are in."""
+    stripped = context.rstrip(" ")
+    spaces = context[len(stripped) :]
+    return stripped, spaces + continuation
 
 
-def _generation(options: dict[str, Any]) -> tuple[tuple[str, ...], int]:
-    """The texts that end an answer, and its most tokens."""
+def _generation_options(options: dict[str, Any]) -> tuple[tuple[str, ...], int]:
+    """The texts that end an answer, and the most tokens that it may have."""
     if options.get("do_sample") or options.get("temperature"):
         raise ValueError(
-            f"harness: sampling came ({options}), needed is greedy decoding; "
-            "take do_sample and temperature out"
+            f"harness: expected a task with greedy decoding, got sampling ({options}). "
+            f"Take do_sample and temperature out."
         )
     until = options.get("until") or ()
     ends = (until,) if isinstance(until, str) else tuple(until)
-    return ends, int(options.get("max_gen_toks") or LONGEST)
+    max_new_tokens = options.get("max_gen_toks") or DEFAULT_ANSWER_TOKENS
+    return ends, int(max_new_tokens)
 
 
 def stops_at(tokenizer: Tokenizer, until: Sequence[str]) -> Stops:
     """`<eos>` and every piece with one of the texts `until`, those with text before it as closing ones."""
-    alone, closing = list(tokenizer.eos_ids), []
-    for number in range(tokenizer.vocab_size) if any(until) else ():
-        text = tokenizer.decode([number])
-        if number not in tokenizer.eos_ids and (head := _before(text, until)) != text:
-            (closing if head else alone).append(number)
+    alone: list[int] = list(tokenizer.eos_ids)
+    closing: list[int] = []
+    if not any(until):
+        return Stops(tuple(alone), ())
+    # A piece ends an answer where its text holds one of the ends.
+    for piece in range(tokenizer.vocab_size):
+        text = tokenizer.decode([piece])
+        before = _before_ends(text, until)
+        if before == text or piece in tokenizer.eos_ids:
+            continue
+        if before:
+            closing.append(piece)
+        else:
+            alone.append(piece)
     return Stops(tuple(alone), tuple(closing))
 
 
-def _before(text: str, until: Sequence[str]) -> str:
+def _before_ends(text: str, until: Sequence[str]) -> str:
+    """`text` up to the first of the ends in it."""
     for end in until:
-        text = text.partition(end)[0] if end else text
+        if end:
+            text = text.partition(end)[0]
     return text
 
 
-def _batch(asked: Sequence[Forced], size: int) -> tuple[jax.Array, ...]:
-    """The arrays of `forced_log_probs` for `size` answers, of which the last repeat one."""
-    asked = [*asked, *[asked[-1]] * (size - len(asked))]
-    num_chunks = max(len(own.contexts) for own in asked)
-    num_targets = _round_up(max(len(own.answer) for own in asked))
-    longest = _round_up(max(len(c) + len(own.answer) for own in asked for c in own.contexts))
-    tokens = np.zeros((size, num_chunks, longest), np.int32)
+def _to_batch(requests: Sequence[ContinuationRequest], size: int) -> tuple[jax.Array, ...]:
+    """The arrays of `continuation_log_likelihood` for `size` requests; the last one fills up the batch."""
+    num_missing = size - len(requests)
+    requests = [*requests, *[requests[-1]] * num_missing]
+
+    # Make room for the most chunks, the longest text and the longest continuation.
+    num_chunks = max(len(request.contexts) for request in requests)
+    num_targets = _round_up(max(len(request.continuation) for request in requests))
+    length = _round_up(max(map(_longest_text, requests)))
+    tokens = np.zeros((size, num_chunks, length), np.int32)
     slots = np.zeros((size, num_chunks, num_targets), np.int32)
-    targets, used = np.zeros((size, num_targets), np.int32), np.zeros((size, num_targets), bool)
+    targets = np.zeros((size, num_targets), np.int32)
+    is_target = np.zeros((size, num_targets), bool)
     log_probs = np.full((size, num_chunks), -np.inf, np.float32)
-    for row, own in enumerate(asked):
-        count = len(own.answer)
-        targets[row, :count], used[row, :count] = own.answer, True
-        log_probs[row, : len(own.contexts)] = own.log_probs
-        for chunk, context in enumerate(own.contexts):
-            text = [*context, *own.answer]
+
+    for row, request in enumerate(requests):
+        count = len(request.continuation)
+        targets[row, :count] = request.continuation
+        is_target[row, :count] = True
+        log_probs[row, : len(request.contexts)] = request.log_probs
+        for chunk, context in enumerate(request.contexts):
+            text = [*context, *request.continuation]
             tokens[row, chunk, : len(text)] = text
+            # The logits at a position predict the token after it.
             slots[row, chunk, :count] = np.arange(len(context) - 1, len(text) - 1)
-    return tuple(map(jnp.asarray, (tokens, slots, targets, used, log_probs)))
+    return tuple(map(jnp.asarray, (tokens, slots, targets, is_target, log_probs)))
 
 
-def _round_up(size: int) -> int:
-    return -(-size // 32) * 32
+def _longest_text(request: ContinuationRequest) -> int:
+    """Tokens of the longest context with the continuation."""
+    longest_context = max(map(len, request.contexts))
+    return longest_context + len(request.continuation)
 
 
-_forced_log_probs: Callable[..., Any] = jax.jit(continuation_log_likelihood, static_argnums=0)
+def _round_up(length: int) -> int:
+    """The multiple of `LENGTH_UNIT` at or above."""
+    return -(-length // LENGTH_UNIT) * LENGTH_UNIT
+
+
+_log_likelihood: Callable[..., Any] = jax.jit(continuation_log_likelihood, static_argnums=0)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,10 @@ MOVED = {
         ("data.sources.generated_world", "data.sources.world_vocabulary"),
         {"KINDS": "ENTITY_KINDS", "read": "generate_world"},
     ),
-    "harness": Moved(("lm_eval",), {}),
+    "harness": Moved(
+        ("lm_eval",),
+        {"Forced": "ContinuationRequest", "LONGEST": "DEFAULT_ANSWER_TOKENS"},
+    ),
     "lm.benchmarking": Moved(
         ("evaluation.task_suite",),
         {

@@ -103,8 +103,10 @@ def test_what_greedy_decoding_gives_is_said_to_be_greedy(open_book, lm64):
         each = [next_log_probs(lm64, [*c, *answer])[len(c) + len(answer) - 1] for c in contexts]
         seen = [by_hand(lm64, [c], [1.0], answer)[0] for c in contexts]
         answer.append(int((weights * np.exp(np.array(seen)) @ np.exp(each)).argmax()))
-    asked = lm_eval.Forced(contexts, answer, np.log(weights).tolist())
-    other = lm_eval.Forced(contexts, [*answer[:2], (answer[2] + 1) % 400], np.log(weights).tolist())
+    asked = lm_eval.ContinuationRequest(contexts, answer, np.log(weights).tolist())
+    other = lm_eval.ContinuationRequest(
+        contexts, [*answer[:2], (answer[2] + 1) % 400], np.log(weights).tolist()
+    )
     assert [greedy for _, greedy in open_book._score([asked, other])] == [True, False]
 
 
@@ -140,17 +142,19 @@ def test_a_generated_answer_ends_before_what_the_task_says(closed, lm64):
 
 
 def test_a_prompt_without_room_for_its_answer_is_named(closed):
-    needed = "the prompt 'Q: Who built Elm Tower.*' has .* max_length 128 leaves 8 beside its answer; raise"
-    with pytest.raises(ValueError, match=needed):
+    message = (
+        r"at most 8 tokens, since max_length is 128, got .* in 'Q: Who built Elm Tower.*'\. Raise max_length"
+    )
+    with pytest.raises(ValueError, match=message):
         closed.generate_until(requests((QUESTION, {"until": [], "max_gen_toks": 120})))
 
 
 def test_sampling_and_retrieval_without_an_export_are_refused(closed, inputs):
-    with pytest.raises(ValueError, match="sampling came .* needed is greedy decoding"):
+    with pytest.raises(ValueError, match="expected a task with greedy decoding, got sampling"):
         closed.generate_until(requests((QUESTION, {"do_sample": True})))
     folder = str(inputs["lm"].path / "lm")
     assert Radit(folder).library is None
-    with pytest.raises(ValueError, match="holds no finished export, which retrieval needs"):
+    with pytest.raises(ValueError, match="expected a finished export to retrieve from, got"):
         Radit(folder, retrieval=True)
 
 
@@ -183,7 +187,7 @@ def test_a_lack_of_memory_is_one_error_that_says_what_to_set(exported, closed, m
     def refuse(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 GiB.")
 
-    monkeypatch.setattr(lm_eval, "_forced_log_probs", refuse)
+    monkeypatch.setattr(lm_eval, "_log_likelihood", refuse)
     monkeypatch.setattr(lm_eval, "answer_questions", refuse)
     options = {"until": ["\n"], "max_gen_toks": 4}
     for ask, args in (
