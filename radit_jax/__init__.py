@@ -8,8 +8,8 @@ ids = radit_jax.generate(module, params, [prompt], max_new_tokens=16, stop_ids=t
 import signal
 import sys
 
-# `python -m radit_jax.train`, not a program that imports the package: while modules load, Ctrl-C ends the
-# command without a traceback. `exit_command` gives Ctrl-C its KeyboardInterrupt back.
+# Under `python -m radit_jax.train`, but not in a program that imports the package, Ctrl-C ends the command
+# without a traceback while modules load. `exit_command` then gives Ctrl-C its KeyboardInterrupt back.
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -23,32 +23,52 @@ renamed.install()
 __version__ = "0.1.0"
 
 
-def load(
-    path: str | os.PathLike[str], pooling: str | None = None, normalize: bool | None = None
-) -> tuple[Any, Any, Any]:
-    """The model that `path` names: (module, params, tokenizer), the parameters bit for bit in float32.
+# `load` and `generate` import what they need when they are called, so that `import radit_jax` is quick.
 
-    It is a folder that export wrote, or a LLaMA or BERT in Hugging Face's form: a folder, or a repository of
-    its hub (`hub:ORG/NAME`). How a BERT's vectors are made (`pooling` "cls" or "mean", `normalize`) its
-    sentence-transformers layout says; saying otherwise is refused. Where it has none and you say nothing they
-    are [CLS]'s, as they are. What an export's manifest vouches for is checked against it. A folder without a
-    tokeniser has None for it. Whatever is wrong is a ValueError that says what to do.
+
+def load(
+    path: str | os.PathLike[str],
+    pooling: str | None = None,
+    normalize: bool | None = None,
+) -> tuple[Any, Any, Any]:
+    """The model at `path`, as (module, params, tokenizer); the parameters are exact copies in float32.
+
+    `path` is a folder that export wrote, or a LLaMA or BERT in Hugging Face's form: a folder, or a repository
+    of its hub (`hub:ORG/NAME`). Files that an export's manifest lists are checked against it. The tokenizer
+    is None where the folder has none. Any fault is a ValueError that says what to do.
+
+    `pooling` ("cls" or "mean") and `normalize` say how a BERT makes vectors. A sentence-transformers layout
+    says it too, and contradicting it is an error. Without either, vectors are those of [CLS] as they are.
     """
     from radit_jax.runtime.pretrained.model_io import open_model
 
     return open_model(os.fspath(path), pooling=pooling, normalize=normalize)
 
 
-def generate(module: Any, params: Any, ids: Any, max_new_tokens: int, stop_ids: tuple[int, ...] = ()) -> Any:
-    r"""Greedy continuations of prompts without padding, ids [B, T] → [B, max_new_tokens].
+def generate(
+    module: Any,
+    params: Any,
+    ids: Any,
+    max_new_tokens: int,
+    stop_ids: tuple[int, ...] = (),
+) -> Any:
+    r"""Greedy continuations of B prompts of one length, without padding: ids [B, T] → [B, max_new_tokens].
 
-    `tokenizer.encode_prompt` gives a prompt's ids. What follows the first of `stop_ids` means nothing. That
-    id may be one of `tokenizer.closing_ids`, such as `.\n`, whose text before the newline is the answer's.
+    `tokenizer.encode_prompt` gives a prompt's ids. Ids after the first of `stop_ids` have no meaning. If that
+    first one is in `tokenizer.closing_ids`, such as `.\n`, its text before the newline belongs to the answer.
     """
     import jax.numpy as jnp
 
     from radit_jax.method.generation import greedy
 
     prompts = jnp.asarray(ids, jnp.int32)
-    lengths = jnp.full(prompts.shape[:1], prompts.shape[1], jnp.int32)
-    return greedy(module, params, prompts, lengths, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
+    batch_size, length = prompts.shape
+    lengths = jnp.full((batch_size,), length, jnp.int32)
+    return greedy(
+        module,
+        params,
+        prompts,
+        lengths,
+        max_new_tokens=max_new_tokens,
+        stop_ids=stop_ids,
+    )

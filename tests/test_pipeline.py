@@ -433,7 +433,7 @@ def test_rows_too_short_for_a_tasks_answers_are_refused_before_anything_runs(tmp
     longer = Run(config.override_settings(e, ["evaluate.sequence_length=65"]), Workdir(tmp_path / "w"))
     longer.check_tasks(longer.missing("all"))
     absent = Run(config.override_settings(e, ["evaluate.tasks=eli5"]), Workdir(tmp_path / "w"))
-    with pytest.raises(ValueError, match=r"eli5: no kilt/eli5-dev-kilt\.jsonl"):
+    with pytest.raises(ValueError, match=r"eli5: expected kilt/eli5-dev-kilt\.jsonl in .*, got none"):
         absent.check_tasks(absent.missing("evaluate"))
 
 
@@ -462,7 +462,7 @@ def test_a_users_own_questions_are_their_bytes_too(tmp_path):
 
 
 def test_an_unknown_task_is_named_before_any_stage_runs(tmp_path):
-    with pytest.raises(ValueError, match="no task 'hotpot'; did you mean 'hotpotqa'"):
+    with pytest.raises(ValueError, match="got 'hotpot'. Did you mean 'hotpotqa'"):
         Run(changed("evaluate.tasks=hotpot", f"evaluate.tasks_folder={tmp_path}"), Workdir(tmp_path / "w"))
 
 

@@ -1,7 +1,7 @@
 """Choosing an answer: the language model's log-probabilities of each choice, under one of four rules.
 
-The rules are those of `data/eval_tasks/registry.py`. Where chunks are retrieved, a choice's probability is
-mixed over them by Eq. 2 before the rule is applied. No terminator is scored.
+The rules are those of `data/eval_tasks/task.py`. Where chunks are retrieved, a choice's probability is mixed
+over them by Eq. 2 before the rule is applied. No terminator is scored.
 """
 
 import itertools
@@ -45,24 +45,40 @@ def choose(
 ) -> tuple[list[ChoiceResult], Counter[str]]:
     """Each item's choice; and how many prompts had their Background cut, and how many shots did not fit.
 
-    Without `retrieval` items are asked without a Background; with `concatenate` an item's chunks are one
-    Background, and nothing is mixed. `shots`, the nearest last, are each item's own.
+    Without `retrieval` items are asked without a Background. With `concatenate` an item's chunks are one
+    Background, and nothing is mixed. `shots[i]` are those of item i, the nearest last.
     """
     if not all(item.choices for item in items):
         raise ValueError("choose: expected items with choices, got one without. Generate its answers.")
-    retrieval = retrieval or Retrieval.none(len(items))
-    shots = shots if shots is not None else [()] * len(items)
+    if retrieval is None:
+        retrieval = Retrieval.none(len(items))
+    if shots is None:
+        shots = [()] * len(items)
+
     results: list[ChoiceResult] = []
     counts = Counter(shots_dropped=0, truncated=0)
     for start in range(0, len(items), ITEMS_PER_BLOCK):
         block = slice(start, start + ITEMS_PER_BLOCK)
+        block_items = items[block]
+
+        # 1) log p of every choice, mixed over the item's Backgrounds.
         part = retrieval.part(block)
         backgrounds = part.concatenated() if concatenate else part.backgrounds()
-        log_probs = _log_probs(scorer, items[block], backgrounds, shots[block], counts, bar)
-        priors = _priors(scorer, items[block]) if rule == "nll_compl" else {}
-        for item, of_choices in zip(items[block], log_probs, strict=True):
-            scores = rule_scores(rule, of_choices, item.choices, priors)
-            results.append(ChoiceResult(int(np.argmax(scores)), scores, of_choices))
+        log_probs = _log_probs(
+            scorer,
+            block_items,
+            backgrounds,
+            shots[block],
+            counts,
+            bar,
+        )
+
+        # 2) The rule's scores, and the best choice by them.
+        priors = _priors(scorer, block_items) if rule == "nll_compl" else {}
+        for item, item_log_probs in zip(block_items, log_probs, strict=True):
+            scores = rule_scores(rule, item_log_probs, item.choices, priors)
+            choice = int(np.argmax(scores))
+            results.append(ChoiceResult(choice, scores, item_log_probs))
     return results, counts
 
 
@@ -74,9 +90,11 @@ def rule_scores(
 ) -> Float[np.ndarray, " C"]:
     """The scores by which choices are compared; `priors` are log p(scored | "Answer:")."""
     if rule == "per_character":
-        return log_probs / np.array([max(1, len(choice.scored.strip())) for choice in choices], np.float32)
+        num_characters = [max(1, len(choice.scored.strip())) for choice in choices]
+        return log_probs / np.array(num_characters, np.float32)
     if rule == "nll_compl":
-        return log_probs - np.array([priors[choice.scored] for choice in choices], np.float32)
+        choice_priors = [priors[choice.scored] for choice in choices]
+        return log_probs - np.array(choice_priors, np.float32)
     return log_probs
 
 
@@ -89,57 +107,94 @@ def _log_probs(
     bar: Progress | None,
 ) -> list[Float[np.ndarray, " _"]]:
     """log p(scored | prompt) of each item's choices, mixed over its Backgrounds."""
+    # 1) Score all choices under all Backgrounds, in the order of items, Backgrounds and choices.
     trees: list[PrefixTree] = []
-    for item, passages, own_shots in zip(items, backgrounds.passages, shots, strict=True):
-        for passage in passages:
-            for choices in _with_one_prompt(item.choices):
-                trees += _trees(scorer, choices, passage, own_shots, counts)
+    for item, passages, item_shots in zip(items, backgrounds.passages, shots, strict=True):
+        groups = _with_one_prompt(item.choices)
+        for passage, choices in itertools.product(passages, groups):
+            trees += _trees(scorer, choices, passage, item_shots, counts)
     scores = scorer.score_trees(trees, bar)
 
-    # Scores are in the order of items, Backgrounds and choices.
-    mixed, start = [], 0
+    # 2) Cut the scores into one matrix (Backgrounds, choices) an item, and mix each by Eq. 2.
+    mixed = []
+    start = 0
     for item, passages, weights in zip(items, backgrounds.passages, backgrounds.log_probs, strict=True):
         shape = (len(passages), len(item.choices))
         end = start + shape[0] * shape[1]
-        mixed.append(_mixed(scores[start:end].reshape(shape), weights))
+        item_scores = scores[start:end].reshape(shape)
+        mixed.append(_mixed(item_scores, weights))
         start = end
     return mixed
 
 
 def _with_one_prompt(choices: Sequence[Choice]) -> Iterable[Sequence[Choice]]:
     """The choices as groups that share their prompt: all of them, or each by itself."""
-    if len({choice.prompt for choice in choices}) == 1:
+    # WinoGrande's options are in the prompt, other tasks' choices come after it.
+    prompts = {choice.prompt for choice in choices}
+    if len(prompts) == 1:
         return [choices]
     return [[choice] for choice in choices]
 
 
 def _trees(
-    scorer: PairScorer, choices: Sequence[Choice], passage: str | None, shots: Shots, counts: Counter[str]
+    scorer: PairScorer,
+    choices: Sequence[Choice],
+    passage: str | None,
+    shots: Shots,
+    counts: Counter[str],
 ) -> list[PrefixTree]:
     """The prompt as a prefix with the choices as continuations; one tree each where a row is too short."""
-    tokenizer, length = scorer.model.tokenizer, scorer.settings.sequence_length
+    tokenizer = scorer.model.tokenizer
+    row_length = scorer.settings.sequence_length
+
+    # A continuation's tokens count with weight 1, the prefix's with 0.
     continuations = [span(tokenizer.encode(choice.scored), 1.0) for choice in choices]
     sizes = [len(continuation.tokens) for continuation in continuations]
-    prompt = few_shot_prompt(tokenizer, shots, passage, choices[0].prompt, max_length=length - max(sizes))
+    max_length = row_length - max(sizes)
+    prompt = few_shot_prompt(
+        tokenizer,
+        shots,
+        passage,
+        choices[0].prompt,
+        max_length=max_length,
+    )
     counts.update(shots_dropped=prompt.shots_dropped, truncated=prompt.truncated)
     prefix = span(prompt.tokens)
-    if len(prompt.tokens) + sum(sizes) <= length and sum(sizes) <= scorer.targets_per_row:
+
+    # A row limits the tokens of a tree, and how many of them may be scored.
+    num_scored = sum(sizes)
+    if len(prompt.tokens) + num_scored <= row_length and num_scored <= scorer.targets_per_row:
         return [PrefixTree(prefix, tuple(continuations))]
     return [PrefixTree(prefix, (continuation,)) for continuation in continuations]
 
 
-def _priors(scorer: PairScorer, items: Sequence[EvalExample]) -> dict[str, float]:
+def _priors(
+    scorer: PairScorer,
+    items: Sequence[EvalExample],
+) -> dict[str, float]:
     """log p(scored | "Answer:") of every scored text."""
     tokenizer = scorer.model.tokenizer
     choices = itertools.chain.from_iterable(item.choices for item in items)
     texts = list(dict.fromkeys(choice.scored for choice in choices))
+
+    # Many items have the same choices, such as yes and no: each text is scored once.
     prefix = span(tokenizer.encode_prompt(PRIOR_PROMPT))
-    trees = [PrefixTree(prefix, (span(tokenizer.encode(text), 1.0),)) for text in texts]
-    return dict(zip(texts, scorer.score_trees(trees).tolist(), strict=True))
+    trees = []
+    for text in texts:
+        continuation = span(tokenizer.encode(text), 1.0)
+        trees.append(PrefixTree(prefix, (continuation,)))
+    log_probs = scorer.score_trees(trees).tolist()
+    return dict(zip(texts, log_probs, strict=True))
 
 
-def _mixed(by_chunk: Float[np.ndarray, "K C"], log_probs: Float[np.ndarray, " K"]) -> Float[np.ndarray, " C"]:
+def _mixed(
+    by_chunk: Float[np.ndarray, "K C"],
+    log_probs: Float[np.ndarray, " K"],
+) -> Float[np.ndarray, " C"]:
     """Eq. 2 for every choice: its log-probabilities under K chunks, mixed by `log_probs`, log p_R."""
-    weights = np.broadcast_to(log_probs[None], by_chunk.T.shape)
-    mixed = ensemble_log_prob(jnp.asarray(by_chunk.T), jnp.asarray(weights), jnp.ones(by_chunk.T.shape, bool))
+    # `ensemble_log_prob` mixes over the last axis.
+    by_choice = by_chunk.T
+    weights = np.broadcast_to(log_probs[None], by_choice.shape)
+    chunk_mask = jnp.ones(by_choice.shape, bool)
+    mixed = ensemble_log_prob(jnp.asarray(by_choice), jnp.asarray(weights), chunk_mask)
     return np.asarray(mixed)

@@ -1,4 +1,4 @@
-"""The five systems of the ablation, what they are made of, and which of them are compared.
+"""The five systems of the ablation, their parts, and which of them are compared.
 
 Titles are those of `text/results_table.py`, which prints them; the names are the keys of `results.json`.
 """
@@ -9,7 +9,7 @@ from radit_jax.text.results_table import CONTEXT_TITLES, LM_TITLES, RETRIEVER_TI
 
 LMS = tuple(LM_TITLES)  # base_lm, and lm_ft_lm after LM-ft
 RETRIEVERS = tuple(RETRIEVER_TITLES)  # base, and r_ft after R-ft
-CONTEXTS = tuple(CONTEXT_TITLES)  # which one chunk a language model is given, to see what it makes of it
+CONTEXTS = tuple(CONTEXT_TITLES)  # which one chunk a language model is given, to see how it uses a chunk
 STAGE_OF_LM = {"base_lm": "base_lm", "lm_ft_lm": "lm_ft"}  # the stage whose folder holds a language model
 
 
@@ -21,19 +21,14 @@ class System(NamedTuple):
     retriever: str | None  # of RETRIEVERS; None: closed book
 
 
-def _system(name: str, lm: str, retriever: str | None) -> tuple[str, System]:
-    return name, System(SYSTEM_TITLES[name], lm, retriever)
-
-
-SYSTEMS = dict(
-    [
-        _system("closed_book", "base_lm", None),
-        _system("base", "base_lm", "base"),
-        _system("lm_ft", "lm_ft_lm", "base"),
-        _system("r_ft", "base_lm", "r_ft"),
-        _system("radit", "lm_ft_lm", "r_ft"),
-    ]
-)
+_PARTS = {  # name -> language model, retriever
+    "closed_book": ("base_lm", None),
+    "base": ("base_lm", "base"),
+    "lm_ft": ("lm_ft_lm", "base"),
+    "r_ft": ("base_lm", "r_ft"),
+    "radit": ("lm_ft_lm", "r_ft"),
+}
+SYSTEMS = {name: System(SYSTEM_TITLES[name], lm, retriever) for name, (lm, retriever) in _PARTS.items()}
 
 GAINS = {  # name -> the system after a change, the system before it
     "lm_ft-base": ("lm_ft", "base"),

@@ -31,7 +31,7 @@ UNKNOWN: Figure = {"value": None, "low": None, "high": None}
 
 @dataclass(frozen=True)
 class TaskAblation:
-    """The five systems in every task; each task under each language model and retriever is kept once made."""
+    """The five systems in every task. Results are stored by task, language model and retriever when made."""
 
     output: StageFolder
     tasks: Sequence[LoadedTask]
@@ -41,36 +41,40 @@ class TaskAblation:
     settings: EvaluateConfig
     temperature: float  # of p_R
     seed: int  # of the bootstrap
-    chose_checkpoint: frozenset[str] = (
-        frozenset()
-    )  # tasks some of whose questions LM-ft's checkpoint was chosen by
+    # Names of the tasks some of whose questions LM-ft's checkpoint was chosen by.
+    chose_checkpoint: frozenset[str] = frozenset()
     page_of: PageOf | None = None  # None: the corpus' ids do not name KILT's pages
     retrieved: dict[tuple[str, str], TaskChunks] = field(default_factory=dict)  # by task and retriever
 
     def run(self) -> dict[str, Any]:
         """Evaluate all, write `results.json` and predictions, and return facts for the manifest."""
+        # 1) The answers of all systems in all tasks, which take nearly all the time.
         by_task = {loaded.task.name: self.evaluate_systems(loaded) for loaded in self.tasks}
-        for loaded in self.tasks:
-            self._write_predictions(loaded, by_task[loaded.task.name])
-        marked = [loaded for loaded in self.tasks if loaded.is_marked]
+
+        # 2) Each task's predictions and figures.
         task_results = {}
         for loaded in self.tasks:
-            task_results[loaded.task.name] = self._task_results(loaded, by_task[loaded.task.name])
+            name = loaded.task.name
+            self._write_predictions(loaded, by_task[name])
+            task_results[name] = self._task_results(loaded, by_task[name])
+
+        # 3) The average over the tasks whose answers are known.
+        with_answers = [loaded for loaded in self.tasks if loaded.has_answers]
+        average = self._average(with_answers, by_task) if with_answers else None
+        num_questions = sum(len(loaded.items) for loaded in self.tasks)
         results = {
             "fingerprint": self.output.fingerprint,
             "tasks": task_results,
-            "average": self._average(marked, by_task) if marked else None,
-            "num_questions": sum(len(loaded.items) for loaded in self.tasks),
+            "average": average,
+            "num_questions": num_questions,
         }
         self.output.write_json("results.json", results)
 
-        counts = Counter[str]()
-        for systems in by_task.values():
-            for result in systems.values():
-                counts.update(result.counts)
-        facts = {"num_questions": results["num_questions"]}
-        if marked:
-            facts["average"] = results["average"]["systems"]["radit"]["mean"]["value"]
+        # 4) The manifest says what a person asks first.
+        facts = {"num_questions": num_questions}
+        if average is not None:
+            facts["average"] = average["systems"]["radit"]["mean"]["value"]
+        counts = _prompt_counts(by_task)
         return {
             **facts,
             "shots_dropped": counts["shots_dropped"],
@@ -79,37 +83,61 @@ class TaskAblation:
 
     def evaluate_systems(self, loaded: LoadedTask) -> dict[str, TaskResult]:
         """Every system's results; systems with the same model and the same prompts are evaluated once."""
-        made_of: dict[str, tuple[str, str | None]] = {}
+        # In a task without queries the retriever makes no difference.
+        parts: dict[str, tuple[str, str | None]] = {}
         for name, system in SYSTEMS.items():
-            made_of[name] = (system.lm, system.retriever if loaded.retrieves else None)
-        results = {pair: self._evaluate(loaded, *pair) for pair in dict.fromkeys(made_of.values())}
-        return {name: results[pair] for name, pair in made_of.items()}
+            retriever = system.retriever if loaded.retrieves else None
+            parts[name] = (system.lm, retriever)
 
-    def _evaluate(self, loaded: LoadedTask, lm: str, retriever: str | None) -> TaskResult:
-        """The results of one language model with one retriever's chunks; kept once made."""
+        results: dict[tuple[str, str | None], TaskResult] = {}
+        for lm, retriever in parts.values():
+            if (lm, retriever) not in results:
+                results[lm, retriever] = self._evaluate(loaded, lm, retriever)
+        return {name: results[pair] for name, pair in parts.items()}
+
+    def _evaluate(
+        self,
+        loaded: LoadedTask,
+        lm: str,
+        retriever: str | None,
+    ) -> TaskResult:
+        """The results of one language model with one retriever's chunks, from their file if it is there."""
         name = f"{loaded.task.name}/{lm}-{retriever or 'none'}"
-        if not self.output.has(f"{name}.json"):
+        file = f"{name}.json"
+        if not self.output.has(file):
+            retrieved = self._retrieve(loaded, retriever) if retriever else None
             result = evaluate_task(
                 loaded,
                 self.models[lm],
                 self.settings,
                 f"evaluate {name}",
-                retrieved=self._retrieve(loaded, retriever) if retriever else None,
+                retrieved=retrieved,
                 page_of=self.page_of,
             )
-            self.output.write_json(f"{name}.json", result._asdict())
-        return TaskResult(**self.output.read_json(f"{name}.json"))
+            self.output.write_json(file, result.to_json())
+        return TaskResult.from_json(self.output.read_json(file))
 
     def _retrieve(self, loaded: LoadedTask, retriever: str) -> TaskChunks:
+        """The retriever's chunks for a task, which both language models are asked with."""
+        # A task's chunks are small next to the time that a search of the corpus takes.
         key = (loaded.task.name, retriever)
         if key not in self.retrieved:
             self.retrieved[key] = retrieve_for_task(
-                loaded, self.searchers[retriever], self.chunks, self.settings, self.temperature
+                loaded,
+                self.searchers[retriever],
+                self.chunks,
+                self.settings,
+                self.temperature,
             )
         return self.retrieved[key]
 
-    def _task_results(self, loaded: LoadedTask, by_system: SystemResults) -> dict[str, Any]:
+    def _task_results(
+        self,
+        loaded: LoadedTask,
+        by_system: SystemResults,
+    ) -> dict[str, Any]:
         """A task's entry of `results.json`."""
+        # What was asked, which hidden questions have too.
         metric = loaded.task.metric
         about = {
             "metric": metric,
@@ -120,23 +148,36 @@ class TaskAblation:
             "lines": dict(loaded.counts),
             "prompts": {name: result.counts for name, result in by_system.items()},
         }
-        if not loaded.is_marked:
+        if not loaded.has_answers:
             return {**about, "systems": {}, "gains": {}}
+
+        # Every question is a group by itself.
         groups = [item.id for item in loaded.items]
         values = {name: _values(result, metric) for name, result in by_system.items()}
         gains = {}
         for name, (after, before) in GAINS.items():
-            gains[name] = paired_gain(values[after], values[before], groups, **self._bootstrap)
+            gains[name] = paired_gain(
+                values[after],
+                values[before],
+                groups,
+                **self._bootstrap,
+            )
         systems = {name: self._figures(loaded, result) for name, result in by_system.items()}
         return {**about, "systems": systems, "gains": gains}
 
-    def _figures(self, loaded: LoadedTask, result: TaskResult) -> dict[str, Figure]:
+    def _figures(
+        self,
+        loaded: LoadedTask,
+        result: TaskResult,
+    ) -> dict[str, Figure]:
         """The task's metric over all its questions, and KILT's metrics over those with gold pages."""
         metric = loaded.task.metric
         groups = [item.id for item in loaded.items]
         figures = {metric: bootstrap_interval(_values(result, metric), groups, **self._bootstrap)}
         if not loaded.has_pages:
             return figures
+
+        # KILT's metrics are over the questions with gold pages, and unknown where chunks name no page.
         with_pages = [number for number, item in enumerate(loaded.items) if item.pages]
         groups = [loaded.items[number].id for number in with_pages]
         for kilt_metric in ("r_precision", f"kilt_{metric}"):
@@ -144,18 +185,28 @@ class TaskAblation:
                 figures[kilt_metric] = dict(UNKNOWN)
             else:
                 values = _values(result, kilt_metric)[with_pages]
-                figures[kilt_metric] = bootstrap_interval(values, groups, **self._bootstrap)
+                figures[kilt_metric] = bootstrap_interval(
+                    values,
+                    groups,
+                    **self._bootstrap,
+                )
         return figures
 
-    def _average(self, marked: Sequence[LoadedTask], by_task: Mapping[str, SystemResults]) -> dict[str, Any]:
+    def _average(
+        self,
+        with_answers: Sequence[LoadedTask],
+        by_task: Mapping[str, SystemResults],
+    ) -> dict[str, Any]:
         """The mean over tasks of each system's metric and of each gain, each task with the same weight."""
+        # values[system][t] are the metric's values of the questions of task t.
         groups = []
         values: dict[str, list[Float[np.ndarray, " _"]]] = {name: [] for name in SYSTEMS}
-        for loaded in marked:
+        for loaded in with_answers:
             groups.append([item.id for item in loaded.items])
             for name, result in by_task[loaded.task.name].items():
                 values[name].append(_values(result, loaded.task.metric))
 
+        # Each task is resampled by itself; gains are taken question by question.
         systems = {}
         for name in SYSTEMS:
             systems[name] = {"mean": average_interval(values[name], groups, **self._bootstrap)}
@@ -169,26 +220,49 @@ class TaskAblation:
     def _bootstrap(self) -> dict[str, int]:
         return {"samples": self.settings.bootstrap_samples, "seed": self.seed}
 
-    def _write_predictions(self, loaded: LoadedTask, by_system: SystemResults) -> None:
+    def _write_predictions(
+        self,
+        loaded: LoadedTask,
+        by_system: SystemResults,
+    ) -> None:
         """RA-DIT's answers with the gold ones and each system's; for KILT's tasks also in KILT's form."""
-        marks = by_system["radit"].marks
+        # One line a question: what was asked, RA-DIT's whole result, and the others' answers.
+        task = loaded.task
+        radit_results = by_system["radit"].results
         lines = []
-        for number, item in enumerate(loaded.items):
-            answers = {name: result.marks[number]["answer"] for name, result in by_system.items()}
+        for number, (item, radit_result) in enumerate(zip(loaded.items, radit_results, strict=True)):
+            answers = {name: result.results[number]["answer"] for name, result in by_system.items()}
             lines.append(
                 {
                     "id": item.id,
                     "prompt": item.prompt,
                     "gold": list(item.answers),
-                    **marks[number],
+                    **radit_result,
                     "systems": answers,
                 }
             )
-        self.output.write_jsonl(f"predictions-{loaded.task.name}.jsonl", lines)
-        if loaded.has_pages or loaded.task.is_kilt and not loaded.is_marked:
-            kilt = (prediction(mark["id"], mark["answer"], mark.get("pages", ())) for mark in marks)
-            self.output.write_jsonl(f"kilt-{loaded.task.name}.jsonl", kilt)
+        self.output.write_jsonl(f"predictions-{task.name}.jsonl", lines)
+
+        # KILT's leaderboard takes the hidden questions' answers in its own form.
+        is_hidden = task.is_kilt and not loaded.has_answers
+        if not loaded.has_pages and not is_hidden:
+            return
+        kilt_lines = []
+        for result in radit_results:
+            pages = result.get("pages", ())
+            kilt_lines.append(prediction(result["id"], result["answer"], pages))
+        self.output.write_jsonl(f"kilt-{task.name}.jsonl", kilt_lines)
 
 
 def _values(result: TaskResult, metric: str) -> Float[np.ndarray, " Q"]:
-    return np.array([mark[metric] for mark in result.marks], np.float64)
+    """The metric's value for every question of a task."""
+    return np.array([example[metric] for example in result.results], np.float64)
+
+
+def _prompt_counts(by_task: Mapping[str, SystemResults]) -> Counter[str]:
+    """How many prompts were cut and how many shots did not fit, over all systems and tasks."""
+    counts = Counter[str]()
+    for by_system in by_task.values():
+        for result in by_system.values():
+            counts.update(result.counts)
+    return counts

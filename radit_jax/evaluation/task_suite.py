@@ -1,7 +1,7 @@
-"""Evaluating a language model on a task: its questions and shots, the answers, and their marks.
+"""Evaluating a language model on a task: its questions and shots, the answers, and their metrics.
 
-Evaluation asks every task of an experiment this way. LM-ft, with `lm_ft.select=kilt_dev`, asks KILT's
-development tasks to choose its checkpoint.
+Evaluation asks every task of an experiment this way. With `lm_ft.select=kilt_dev` LM-ft asks KILT's
+development tasks in the same way, to choose its checkpoint.
 """
 
 import itertools
@@ -29,7 +29,7 @@ from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.text.kilt import r_precision
 
-ExampleResult = dict[str, Any]
+ExampleResult = dict[str, Any]  # a question's id, answer and metrics
 TOO_LONG = "skipped_too_long"  # among a task's counts
 
 
@@ -39,19 +39,19 @@ class LoadedTask:
 
     task: EvalTask
     items: Sequence[EvalExample]
-    shots: Sequence[Sequence[EvalExample]]  # each item's own, the nearest last
+    shots: Sequence[Sequence[EvalExample]]  # the examples before each item, the nearest last
     counts: Mapping[str, int] = field(default_factory=dict)  # of lines read and skipped
     split: str = "test"
     part: str = ""  # which questions the split has, in words
 
     @property
-    def is_marked(self) -> bool:
+    def has_answers(self) -> bool:
         """Whether gold answers are known: KILT's hidden test questions get predictions only."""
         return any(item.answers for item in self.items)
 
     @property
     def retrieves(self) -> bool:
-        """Whether chunks are retrieved: the commonsense tasks have no query."""
+        """Whether chunks are retrieved, which the commonsense tasks have no query for."""
         return any(item.query for item in self.items)
 
     @property
@@ -61,118 +61,190 @@ class LoadedTask:
 
     @property
     def shot_items(self) -> list[EvalExample]:
-        """Every example once."""
+        """Every example that any question is asked after, once."""
         all_shots = itertools.chain.from_iterable(self.shots)
-        return list({shot.id: shot for shot in all_shots}.values())
+        by_id = {shot.id: shot for shot in all_shots}
+        return list(by_id.values())
 
 
 class TaskResult(NamedTuple):
-    """A language model's marks in a task, and how many prompts were cut or lost shots."""
+    """A language model's results on a task's questions, and how many prompts were cut or lost shots."""
 
-    marks: list[ExampleResult]
+    results: list[ExampleResult]
     counts: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that the stage's file of these results holds."""
+        # The key is part of the file format: files of earlier runs have it.
+        return {"marks": self.results, "counts": self.counts}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "TaskResult":
+        """The results that `to_json` made an object of."""
+        return cls(stored["marks"], stored["counts"])
 
 
 def load_tasks(settings: EvaluateConfig, *, seed: int) -> list[LoadedTask]:
     """The tasks that `evaluate.tasks` names, none of them twice."""
     tasks = [_load(find_task(name), settings, seed) for name in settings.tasks]
-    names = Counter(loaded.task.name for loaded in tasks)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise ValueError(f"evaluate.tasks: expected each task once, got {twice[0]} twice. Name it once.")
+
+    # Two files may have one name; results are stored by the task's name.
+    seen = set()
+    for loaded in tasks:
+        name = loaded.task.name
+        if name in seen:
+            raise ValueError(f"evaluate.tasks: expected each task once, got {name} twice. Name it once.")
+        seen.add(name)
     return tasks
 
 
-def _load(task: EvalTask, settings: EvaluateConfig, seed: int) -> LoadedTask:
+def _load(
+    task: EvalTask,
+    settings: EvaluateConfig,
+    seed: int,
+) -> LoadedTask:
+    """A task's questions, or a sample of them, and the shots of each."""
+    folder, split = settings.tasks_folder, settings.split
     counts = Counter[str]()
-    items = task.load(settings.tasks_folder, settings.split, counts)
+    items = task.load(folder, split, counts)
     if settings.questions_per_task:
         items = sample(items, settings.questions_per_task, seed=seed)
-    part = task.describe(settings.tasks_folder, settings.split)
-    return LoadedTask(task, items, _draw(task, items, settings, seed), counts, settings.split, part)
+    shots = _draw_for_items(task, items, settings, seed)
+    part = task.describe(folder, split)
+    return LoadedTask(task, items, shots, counts, split, part)
 
 
-def _draw(
-    task: EvalTask, items: Sequence[EvalExample], settings: EvaluateConfig, seed: int
+def _draw_for_items(
+    task: EvalTask,
+    items: Sequence[EvalExample],
+    settings: EvaluateConfig,
+    seed: int,
 ) -> list[list[EvalExample]]:
-    """Each item's shots; where they come from the questions themselves, none is a question's own."""
+    """The shots of each item, all from the train split; no item is among its own shots."""
     if not settings.shots:
         return [[] for _ in items]
+
+    # Where questions and shots are from one split, one more is drawn in place of the item itself.
     pool = task.load(settings.tasks_folder, "train")
-    spare = int(task.splits["train"] == task.splits[settings.split])
-    drawn = {}
+    shares_split = task.splits["train"] == task.splits[settings.split]
+    num_drawn = settings.shots + int(shares_split)
+    by_subject = {}
     for subject in {item.subject for item in items}:
-        drawn[subject] = draw_shots(pool, settings.shots + spare, seed=seed, subject=subject)
+        by_subject[subject] = draw_shots(pool, num_drawn, seed=seed, subject=subject)
+
+    # All questions of a subject have the same shots, except the one that is a shot itself.
     shots = []
     for item in items:
-        others = [shot for shot in drawn[item.subject] if not spare or shot.id != item.id]
-        shots.append(others[: settings.shots])
+        drawn = by_subject[item.subject]
+        if shares_split:
+            drawn = [shot for shot in drawn if shot.id != item.id]
+        shots.append(drawn[: settings.shots])
     return shots
 
 
 def longest_answer(settings: EvaluateConfig) -> int:
     """The most tokens of any answer that `settings` ask for, which is at least 1."""
-    longest = [find_task(name).max_new_tokens for name in settings.tasks] or [OWN_ANSWERS]
-    return settings.answering(max(1, *longest)).max_new_tokens
+    # Without tasks the corpus' own questions are asked.
+    longest = OWN_ANSWERS
+    if settings.tasks:
+        longest = max(find_task(name).max_new_tokens for name in settings.tasks)
+    return settings.answering(max(1, longest)).max_new_tokens
 
 
-def without_too_long(loaded: LoadedTask, tokenizer: LmTokenizer, settings: EvaluateConfig) -> LoadedTask:
+def without_too_long(
+    loaded: LoadedTask,
+    tokenizer: LmTokenizer,
+    settings: EvaluateConfig,
+) -> LoadedTask:
     """The task without the questions that do not fit into a row even without a Background.
 
-    They are counted, and a warning is printed.
-
-    `settings` are those of `evaluate`, whichever stage asks.
+    They are counted, and a warning is printed; if no question fits, that is an error. `settings` are those of
+    `evaluate`, whichever stage asks.
     """
-    longest = settings.answering(loaded.task.max_new_tokens).max_new_tokens
+    # The prompt and the answer have to fit; a Background is cut to the room that remains.
+    task, row_length = loaded.task, settings.sequence_length
+    max_new_tokens = settings.answering(task.max_new_tokens).max_new_tokens
     fitting, sizes = [], {}
     for number, item in enumerate(loaded.items):
-        sizes[item.id] = 1 + _longest(loaded.task, item, tokenizer, longest)
-        if sizes[item.id] <= settings.sequence_length:
+        size = 1 + _num_tokens(task, item, tokenizer, max_new_tokens)  # one for <bos>
+        sizes[item.id] = size
+        if size <= row_length:
             fitting.append(number)
-    if len(fitting) == len(loaded.items):
+    left_out = len(loaded.items) - len(fitting)
+    if not left_out:
         return loaded
-    left_out, worst = len(loaded.items) - len(fitting), max(sizes, key=sizes.__getitem__)
+
+    # Say how many are too long, and how long the longest is: that tells by how much to raise the setting.
+    longest = max(sizes, key=sizes.__getitem__)
     message = (
-        f"questions too long for the row of evaluate.sequence_length {settings.sequence_length}: {left_out}; "
-        f"{worst} has {sizes[worst]} tokens with <bos> and its answer"
+        f"questions too long for the row of evaluate.sequence_length {row_length}: {left_out}; "
+        f"{longest} has {sizes[longest]} tokens with <bos> and its answer"
     )
     if not fitting:
-        raise ValueError(f"{loaded.task.name}: expected questions that fit, got none. {message}. Raise it.")
-    print(f"   warning: {loaded.task.name}: {message}; left out", flush=True)
-    counts = {**loaded.counts, TOO_LONG: left_out}
-    items, shots = [loaded.items[n] for n in fitting], [loaded.shots[n] for n in fitting]
-    return replace(loaded, items=items, shots=shots, counts=counts)
+        raise ValueError(f"{task.name}: expected questions that fit, got none. {message}. Raise it.")
+    print(f"   warning: {task.name}: {message}; left out", flush=True)
+    return replace(
+        loaded,
+        items=[loaded.items[number] for number in fitting],
+        shots=[loaded.shots[number] for number in fitting],
+        counts={**loaded.counts, TOO_LONG: left_out},
+    )
 
 
-def _longest(task: EvalTask, item: EvalExample, tokenizer: LmTokenizer, max_new_tokens: int) -> int:
-    """Tokens of prompt and answer, of the longest choice where there are any."""
+def _num_tokens(
+    task: EvalTask,
+    item: EvalExample,
+    tokenizer: LmTokenizer,
+    max_new_tokens: int,
+) -> int:
+    """Tokens of prompt and answer; where there are choices, the most of any of them."""
     if task.generates:
-        return len(tokenizer.encode(tokenizer.opening + item.prompt)) + max_new_tokens
-    prompts = {choice.prompt: 0 for choice in item.choices}
+        prompt = tokenizer.encode(tokenizer.opening + item.prompt)
+        return len(prompt) + max_new_tokens
+
+    # Most choices share their prompt, which is long: each prompt is tokenised once.
+    longest_scored = {choice.prompt: 0 for choice in item.choices}
     for choice in item.choices:
-        prompts[choice.prompt] = max(prompts[choice.prompt], len(tokenizer.encode(choice.scored)))
-    return max(len(tokenizer.encode(tokenizer.opening + p)) + answer for p, answer in prompts.items())
+        num_scored = len(tokenizer.encode(choice.scored))
+        longest_scored[choice.prompt] = max(longest_scored[choice.prompt], num_scored)
+    sizes = []
+    for prompt, num_scored in longest_scored.items():
+        prompt_tokens = tokenizer.encode(tokenizer.opening + prompt)
+        sizes.append(len(prompt_tokens) + num_scored)
+    return max(sizes)
 
 
 class TaskChunks(NamedTuple):
-    """What was retrieved for a task: chunks of its questions, and the Backgrounds of shots by their ids."""
+    """The chunks retrieved for a task: those of its questions, and the Backgrounds of shots by their ids."""
 
     retrieval: Retrieval
     shot_passages: Mapping[str, str]
 
 
 def retrieve_for_task(
-    loaded: LoadedTask, searcher: Retriever, chunks: Chunks, settings: EvaluateConfig, temperature: float
+    loaded: LoadedTask,
+    searcher: Retriever,
+    chunks: Chunks,
+    settings: EvaluateConfig,
+    temperature: float,
 ) -> TaskChunks:
     """Each question's k chunks with their weights p_R, and each shot's top one."""
     queries = [item.query for item in loaded.items]
-    rows, log_probs = searcher.retrieve(queries, settings.chunks_per_answer, temperature)
+    rows, log_probs = searcher.retrieve(
+        queries,
+        settings.chunks_per_answer,
+        temperature,
+    )
+    retrieval = Retrieval(chunks, rows, log_probs)
+
+    # A shot gets one Background, whatever a question gets.
     shots = loaded.shot_items if settings.shot_backgrounds else []
-    passages = {}
-    if shots:
-        top, _ = searcher.search([shot.query for shot in shots], 1)
-        found = chunks.take(top[:, 0])
-        passages = {shot.id: chunk.passage for shot, chunk in zip(shots, found, strict=True)}
-    return TaskChunks(Retrieval(chunks, rows, log_probs), passages)
+    if not shots:
+        return TaskChunks(retrieval, {})
+    top_rows, _ = searcher.search([shot.query for shot in shots], 1)
+    top_chunks = chunks.take(top_rows[:, 0])
+    passages = {shot.id: chunk.passage for shot, chunk in zip(shots, top_chunks, strict=True)}
+    return TaskChunks(retrieval, passages)
 
 
 def evaluate_task(
@@ -184,29 +256,38 @@ def evaluate_task(
     retrieved: TaskChunks | None = None,
     page_of: PageOf | None = None,
 ) -> TaskResult:
-    """Every question's answer and mark, under the chunks `retrieved` for it, or without a Background.
+    """Every question's answer and metric, under the chunks `retrieved` for it, or without a Background.
 
-    A mark has the task's metric and the ids of its chunks. Where a chunk's page is known it has the `pages`;
-    with gold ones also `r_precision` and `kilt_…`, the metric where that is 1 and else 0.
+    A result has the ids of the question's chunks. With `page_of`, which names a chunk's Wikipedia page, it
+    has their `pages`. Where gold pages are known it also has `r_precision`, and `kilt_…`: the task's metric
+    if R-precision is 1, else 0.
     """
+    # 1) Ask.
+    task = loaded.task
     retrieval, passages = retrieved or TaskChunks(Retrieval.none(len(loaded.items)), {})
     shots = [_with_passages(examples, passages) for examples in loaded.shots]
-    settings = settings.answering(loaded.task.max_new_tokens)
-    ask = _generated if loaded.task.generates else _chosen
-    marks, counts = ask(loaded, scorer, settings, name, retrieval, shots)
-    for item, mark, chunks in zip(loaded.items, marks, _chunks(retrieval), strict=True):
-        mark["chunks"] = [chunk.id for chunk in chunks]
+    settings = settings.answering(task.max_new_tokens)
+    ask = _generated if task.generates else _chosen
+    results, counts = ask(loaded, scorer, settings, name, retrieval, shots)
+
+    # 2) Say what each answer was based on, and score that by KILT's rules.
+    for item, result, chunks in zip(loaded.items, results, _chunks(retrieval), strict=True):
+        result["chunks"] = [chunk.id for chunk in chunks]
         if page_of is None:
             continue
-        mark["pages"] = [page for page in map(page_of, chunks) if page]
+        pages = [page for page in map(page_of, chunks) if page]
+        result["pages"] = pages
         if loaded.has_pages:
-            precision = r_precision(mark["pages"], item.pages)
-            kilt = {f"kilt_{loaded.task.metric}": mark[loaded.task.metric] * (precision == 1)}
-            mark.update(r_precision=precision, **kilt)
-    return TaskResult(marks, dict(counts))
+            precision = r_precision(pages, item.pages)
+            result["r_precision"] = precision
+            result[f"kilt_{task.metric}"] = result[task.metric] * (precision == 1)
+    return TaskResult(results, dict(counts))
 
 
-def _with_passages(examples: Sequence[EvalExample], passages: Mapping[str, str]) -> list[Shot]:
+def _with_passages(
+    examples: Sequence[EvalExample],
+    passages: Mapping[str, str],
+) -> list[Shot]:
     """The examples as shots, each with its Background where one was retrieved."""
     return [Shot(passages.get(example.id), *example.shot) for example in examples]
 
@@ -219,24 +300,33 @@ def _generated(
     retrieval: Retrieval,
     shots: Sequence[Sequence[Shot]],
 ) -> tuple[list[ExampleResult], Counter[str]]:
+    """Results of the answers that the language model writes; its other candidates are in `answers`."""
+    task = loaded.task
     prompts = [item.prompt for item in loaded.items]
     with Progress(len(prompts), name, "questions") as bar:
-        per_token = loaded.task.scoring_rule == "nll_token"
-        answers_of, counts = generate_answers(
-            scorer.model, prompts, retrieval, settings, shots=shots, per_token=per_token, bar=bar
+        answers_of_items, counts = generate_answers(
+            scorer.model,
+            prompts,
+            retrieval,
+            settings,
+            shots=shots,
+            per_token=task.scoring_rule == "nll_token",
+            bar=bar,
         )
-    marks = []
-    for item, answers in zip(loaded.items, answers_of, strict=True):
+
+    # The best answer counts; the others and their probabilities are stored for inspection.
+    results = []
+    for item, answers in zip(loaded.items, answers_of_items, strict=True):
         best = answers[0].text
-        marks.append(
+        results.append(
             {
                 "id": item.id,
-                "answer": loaded.task.answer(best),
-                loaded.task.metric: loaded.task.mark(item, best),
+                "answer": task.answer(best),
+                task.metric: task.metric_value(item, best),
                 "answers": [{"answer": text, "probability": probability} for text, probability in answers],
             }
         )
-    return marks, counts
+    return results, counts
 
 
 def _chosen(
@@ -247,10 +337,13 @@ def _chosen(
     retrieval: Retrieval,
     shots: Sequence[Sequence[Shot]],
 ) -> tuple[list[ExampleResult], Counter[str]]:
+    """Results of the choices that the language model makes, with the scores of all choices."""
     concatenate = settings.ensemble == "concatenate"
-    prompts = 1 if concatenate else retrieval.rows.shape[1]
-    with Progress(prompts * sum(len(item.choices) for item in loaded.items), name, "choices") as bar:
-        results, counts = choose(
+    prompts_per_choice = 1 if concatenate else retrieval.rows.shape[1]
+    num_choices = sum(len(item.choices) for item in loaded.items)
+    # Each choice is scored under every chunk, or under all chunks as one Background.
+    with Progress(prompts_per_choice * num_choices, name, "choices") as bar:
+        chosen, counts = choose(
             scorer,
             loaded.items,
             loaded.task.scoring_rule,
@@ -259,39 +352,52 @@ def _chosen(
             shots=shots,
             bar=bar,
         )
-    marks = []
-    for item, result in zip(loaded.items, results, strict=True):
-        marks.append(
+
+    results = []
+    for item, choice_result in zip(loaded.items, chosen, strict=True):
+        choice = choice_result.choice
+        results.append(
             {
                 "id": item.id,
-                "answer": item.choices[result.choice].answer,
-                loaded.task.metric: float(result.choice == item.label),
-                "scores": [float(score) for score in result.scores],
+                "answer": item.choices[choice].answer,
+                loaded.task.metric: float(choice == item.label),
+                "scores": [float(score) for score in choice_result.scores],
             }
         )
-    return marks, counts
+    return results, counts
 
 
 def _chunks(retrieval: Retrieval) -> list[list[Chunk]]:
     """The chunks of each question, the best first."""
     if retrieval.chunks is None:
         return [[] for _ in retrieval.rows]
-    distinct = np.unique(retrieval.rows[retrieval.rows != NO_CHUNK])
-    chunk_at = dict(zip(distinct.tolist(), retrieval.chunks.take(distinct), strict=True))
+
+    # Questions share chunks: each is read from the corpus once.
+    is_chunk = retrieval.rows != NO_CHUNK
+    distinct_rows = np.unique(retrieval.rows[is_chunk])
+    distinct_chunks = retrieval.chunks.take(distinct_rows)
+    chunk_at = dict(zip(distinct_rows.tolist(), distinct_chunks, strict=True))
     by_question = []
     for rows in retrieval.rows.tolist():
-        by_question.append([chunk_at[row] for row in rows if row != NO_CHUNK])
+        chunks = [chunk_at[row] for row in rows if row != NO_CHUNK]
+        by_question.append(chunks)
     return by_question
 
 
 def mean_metric(
-    tasks: Sequence[LoadedTask], chunks: Sequence[TaskChunks], scorer: PairScorer, settings: EvaluateConfig
+    tasks: Sequence[LoadedTask],
+    chunks: Sequence[TaskChunks],
+    scorer: PairScorer,
+    settings: EvaluateConfig,
 ) -> float:
     """The mean over tasks of each task's mean metric."""
+    # A task counts once, however many questions it has.
     means = []
     for loaded, retrieved in zip(tasks, chunks, strict=True):
-        result = evaluate_task(loaded, scorer, settings, loaded.task.name, retrieved=retrieved)
-        means.append(float(np.mean([mark[loaded.task.metric] for mark in result.marks])))
+        task = loaded.task
+        result = evaluate_task(loaded, scorer, settings, task.name, retrieved=retrieved)
+        values = [example[task.metric] for example in result.results]
+        means.append(float(np.mean(values)))
     return float(np.mean(means))
 
 
@@ -304,17 +410,23 @@ def kilt_validation(
     *,
     batch_size: int,
 ) -> Callable[[Any], dict[str, float]]:
-    """What `train_lm` validates with: parameters to `kilt_dev`, the mean metric of the tasks.
+    """The function that `train_lm` validates with: from parameters to `kilt_dev`, the tasks' mean metric.
 
-    `settings` are evaluation's, which will judge the checkpoint. Rows come in batches of the training's size,
-    so that they are read where the parameters are.
+    `settings` are evaluation's, which will judge the checkpoint. Batches have the size of training's, so that
+    rows are on the same devices as the parameters.
     """
-    score = ScoreConfig(batch_size=batch_size, sequence_length=settings.sequence_length, dtype=settings.dtype)
+    score = ScoreConfig(
+        batch_size=batch_size,
+        sequence_length=settings.sequence_length,
+        dtype=settings.dtype,
+    )
     devices = make_mesh(mesh, rows=batch_size)
+    # The network computes in evaluation's dtype, whatever training's is.
     module = model.module.clone(dtype=jnp.dtype(settings.dtype), layout=row_layout(devices))
 
     def validate(params: Any) -> dict[str, float]:
-        scorer = PairScorer(model._replace(module=module, params=params), devices, score)
+        tuned = model._replace(module=module, params=params)
+        scorer = PairScorer(tuned, devices, score)
         return {"kilt_dev": mean_metric(tasks, chunks, scorer, settings)}
 
     return validate

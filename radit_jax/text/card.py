@@ -34,7 +34,10 @@ class Origin(NamedTuple):
     source: str = ""  # where the licence was found; empty for this program's own words
 
 
-def model_card(origins: Sequence[Origin], results: Mapping[str, Any] | None) -> str:
+def model_card(
+    origins: Sequence[Origin],
+    results: Mapping[str, Any] | None,
+) -> str:
     """Markdown with the hub's metadata first; `results` is `results.json`, None if nothing was measured."""
     # Llama's licence asks for this line wherever the model is shown.
     is_built_with_llama = any("llama" in origin.licence for origin in origins)
@@ -108,6 +111,7 @@ def _asks(licence: str) -> str:
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose first row is the head."""
+    # A bar ends a cell, so a bar in a cell is escaped.
     lines = []
     for row in rows:
         cells = [cell.replace("|", "\\|") for cell in row]

@@ -32,6 +32,7 @@ def trec_qrels(question: str, chunks: Iterable[str]) -> str:
     >>> trec_qrels("q1", ["c7"])
     'q1 0 c7 1\n'
     """
+    # The second field is unused, the last is the grade: relevant or not.
     query = trec_id(question)
     return "".join(f"{query} 0 {trec_id(chunk)} 1\n" for chunk in chunks)
 

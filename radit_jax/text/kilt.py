@@ -8,8 +8,14 @@ from typing import Any
 
 from radit_jax.text.metrics import exact_match, f1, rouge_l, strict_accuracy
 
+# Metrics of an answer against the gold answers, by KILT's names for them.
 Metric = Callable[[str, Sequence[str]], float]
-METRICS: dict[str, Metric] = {"accuracy": strict_accuracy, "em": exact_match, "f1": f1, "rougel": rouge_l}
+METRICS: dict[str, Metric] = {
+    "accuracy": strict_accuracy,
+    "em": exact_match,
+    "f1": f1,
+    "rougel": rouge_l,
+}
 
 FEVER_LABELS = {"true": "SUPPORTS", "false": "REFUTES"}
 
@@ -44,6 +50,7 @@ def r_precision(pages: Sequence[str], gold: Sequence[Sequence[str]]) -> float:
     >>> r_precision(["a", "a", "b", "c"], [["a", "c"], ["d"]])
     0.5
     """
+    # Several chunks may be from one page.
     ranked = list(dict.fromkeys(page.strip() for page in pages))
     best = 0.0
     for gold_set in gold:

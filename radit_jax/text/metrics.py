@@ -65,6 +65,7 @@ def question_key(question: str) -> str:
     >>> question_key("What is 2 + 3?") == question_key("What is 2 * 3?")
     False
     """
+    # Decimal points are kept, and so are the signs of calculation: they change the question.
     text = folded(question)
     parts = [part for part in _KEY_PART.findall(text) if part not in _ARTICLES]
     # A question of articles and punctuation alone keeps its whole text.
@@ -80,7 +81,8 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
     predicted = normalize(prediction)
     if not predicted:
         return 0.0
-    return float(any(predicted == normalize(answer) for answer in answers))
+    gold = [normalize(answer) for answer in answers]
+    return float(predicted in gold)
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
@@ -91,6 +93,7 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
     >>> f1("River Seine", ["the Seine"])  # precision 1/2, recall 1
     0.6666666666666666
     """
+    # Articles and punctuation are gone from both before words are counted.
     predicted = normalize(prediction)
     scores = [_word_f1(predicted, normalize(answer)) for answer in answers]
     return max(scores, default=0.0)
@@ -98,12 +101,14 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
 
 def _word_f1(prediction: str, answer: str) -> float:
     """F1 of two normalised texts as bags of words."""
+    # The intersection of two bags has each word as often as the bag with fewer of it.
     predicted_words = Counter(prediction.split())
     answer_words = Counter(answer.split())
-    common = (predicted_words & answer_words).total()
-    if not common:
+    num_common = (predicted_words & answer_words).total()
+    if not num_common:
         return 0.0
-    return 2 * common / (predicted_words.total() + answer_words.total())
+    num_words = predicted_words.total() + answer_words.total()
+    return 2 * num_common / num_words
 
 
 def strict_accuracy(prediction: str, answers: Sequence[str]) -> float:
@@ -115,7 +120,8 @@ def strict_accuracy(prediction: str, answers: Sequence[str]) -> float:
     stripped = prediction.strip()
     if not stripped:
         return 0.0
-    return float(any(stripped == answer.strip() for answer in answers))
+    gold = [answer.strip() for answer in answers]
+    return float(stripped in gold)
 
 
 def rouge_l(prediction: str, answers: Sequence[str]) -> float:
@@ -130,11 +136,13 @@ def rouge_l(prediction: str, answers: Sequence[str]) -> float:
 
 def _summary_rouge_l(prediction: str, answer: str) -> float:
     """ROUGE-L of one prediction and one answer, both as lists of sentences."""
+    # The package refuses empty texts, which KILT then counts as 0.
     predicted = _rouge_sentences(prediction)
     gold = _rouge_sentences(answer)
     if not predicted or not gold or not prediction.strip():
         return 0.0
 
+    # Every gold sentence may have its words in any of the predicted ones.
     common: set[str] = set()
     for gold_sentence, predicted_sentence in itertools.product(gold, predicted):
         common |= _common_words(gold_sentence, predicted_sentence)
@@ -161,8 +169,9 @@ def _common_words(gold: Sequence[str], predicted: Sequence[str]) -> set[str]:
     same = gold_column == predicted_row
 
     # 1) Fill in lengths[i, j], the length for the first i gold and the first j predicted words.
-    lengths = np.zeros((len(gold) + 1, len(predicted) + 1), np.int32)
-    for i in range(len(gold)):
+    num_gold, num_predicted = same.shape
+    lengths = np.zeros((num_gold + 1, num_predicted + 1), np.int32)
+    for i in range(num_gold):
         without_last = lengths[i, 1:]
         with_last = lengths[i, :-1] + 1
         taken = np.where(same[i], with_last, without_last)
@@ -170,7 +179,7 @@ def _common_words(gold: Sequence[str], predicted: Sequence[str]) -> set[str]:
 
     # 2) Walk back from the end and collect the words of one subsequence of that length.
     words: set[str] = set()
-    i, j = len(gold), len(predicted)
+    i, j = num_gold, num_predicted
     while i and j:
         if same[i - 1, j - 1]:
             words.add(gold[i - 1])
@@ -236,10 +245,14 @@ def is_yes_no(answers: Sequence[str]) -> bool:
     A passage that says "no" somewhere does not thereby answer the question, so containment means nothing
     here: such a question has no gold chunk, and answer recall leaves it out.
     """
-    return all(normalize(answer) in ("yes", "no") for answer in answers)
+    normalized = {normalize(answer) for answer in answers}
+    return normalized <= {"yes", "no"}
 
 
-def recall_at_k(hits: Bool[np.ndarray, "B K"], k: int) -> Float[np.ndarray, " B"]:
+def recall_at_k(
+    hits: Bool[np.ndarray, "B K"],
+    k: int,
+) -> Float[np.ndarray, " B"]:
     """1.0 for each question that has a hit among its first `k` chunks (best first), else 0.0."""
     num_ranked = hits.shape[1]
     if not 1 <= k <= num_ranked:
@@ -247,7 +260,8 @@ def recall_at_k(hits: Bool[np.ndarray, "B K"], k: int) -> Float[np.ndarray, " B"
             f"recall@{k}: expected a k of at most the chunks ranked, got {num_ranked} chunks. Use a k from 1 "
             f"to {num_ranked}."
         )
-    return np.any(hits[:, :k], axis=1).astype(np.float64)
+    has_hit = np.any(hits[:, :k], axis=1)
+    return has_hit.astype(np.float64)
 
 
 def reciprocal_ranks(hits: Bool[np.ndarray, "B K"]) -> Float[np.ndarray, " B"]:

@@ -38,6 +38,7 @@ def answer_text(answer: str) -> str:
 
 # ---- the templates of fine-tuning data ----
 
+# One of each is drawn for every example, so that the model does not learn one form only.
 QUESTION_MARKERS = ("Q: ", "Question: ", "")
 ANSWER_MARKERS = ("A: ", "Answer: ")
 UNANSWERABLE = "I don't know"  # the answer to a question that its context does not answer
@@ -90,6 +91,7 @@ def with_choices(question: str, choices: Sequence[str]) -> str:
     >>> with_choices("Which is a fruit?", ("oak", "pear"))
     'Which is a fruit?\nA. oak\nB. pear'
     """
+    # Letters start at A, whatever the dataset's own labels are.
     lines = [question]
     for number, choice in enumerate(choices):
         letter = chr(ord("A") + number)
@@ -126,6 +128,7 @@ def dialogue_prompt(turns: Sequence[str]) -> str:
     >>> dialogue_prompt(("Hi!", "Hello.", "How are you?"))
     'Q: Hi! A: Hello. Q: How are you? A:'
     """
+    # The user speaks first and last, and the assistant's turn is next.
     speakers = itertools.cycle("QA")
     marked = [f"{speaker}: {turn}" for speaker, turn in zip(speakers, turns, strict=False)]
     return " ".join([*marked, "A:"])

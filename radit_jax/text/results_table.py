@@ -7,7 +7,10 @@ from typing import Any
 from radit_jax.text.statistics import with_interval
 
 # The keys are those of `results.json`, in the order in which rows and columns are printed.
-LM_TITLES = {"base_lm": "base LM", "lm_ft_lm": "LM-ft"}
+LM_TITLES = {
+    "base_lm": "base LM",
+    "lm_ft_lm": "LM-ft",
+}
 SYSTEM_TITLES = {
     "closed_book": "base LM, no chunks",
     "base": "base LM + base retriever",
@@ -15,7 +18,10 @@ SYSTEM_TITLES = {
     "r_ft": "base LM + R-ft",
     "radit": "RA-DIT: LM-ft + R-ft",
 }
-RETRIEVER_TITLES = {"base": "base retriever", "r_ft": "R-ft"}
+RETRIEVER_TITLES = {
+    "base": "base retriever",
+    "r_ft": "R-ft",
+}
 # Which one chunk a language model is given, to see how it uses a chunk.
 CONTEXT_TITLES = {
     "gold": "a gold chunk",
@@ -64,7 +70,10 @@ def tasks_table(results: Mapping[str, Any]) -> str:
     return "\n\n".join([*tables, "\n".join(asked_lines)]).rstrip()
 
 
-def _task_figures(tasks: Mapping[str, Any], average: Mapping[str, Any] | None) -> str:
+def _task_figures(
+    tasks: Mapping[str, Any],
+    average: Mapping[str, Any] | None,
+) -> str:
     """A row for each metric of each task, a column for each system."""
     rows = []
     for name, task in tasks.items():
@@ -77,19 +86,24 @@ def _task_figures(tasks: Mapping[str, Any], average: Mapping[str, Any] | None) -
         metrics = next(iter(task["systems"].values()))
         for metric in metrics:
             rows.append([title, _spaced(metric), *_systems_row(task, metric)])
+
+    # Only a task's own metric enters the average, KILT's scores do not.
     if average:
         rows.append(["average", "mean over tasks", *_systems_row(average, "mean")])
-    return _table(["task (questions)", "metric", *SYSTEM_TITLES.values()], rows)
+    head = ["task (questions)", "metric", *SYSTEM_TITLES.values()]
+    return _table(head, rows)
 
 
 def _task_gains(tasks: Mapping[str, Any], average: Mapping[str, Any]) -> str:
     """A row for each scored task and one for the average, a column for each pair of systems."""
+    # Tasks without gold answers have predictions only, and no gains.
     rows = []
     for name, task in tasks.items():
         if task["systems"]:
-            rows.append([name, *map(with_interval, task["gains"].values())])
-    rows.append(["average", *map(with_interval, average["gains"].values())])
-    return _table(["gain", *map(_minus, average["gains"])], rows)
+            rows.append([name, *_gains_row(task)])
+    rows.append(["average", *_gains_row(average)])
+    head = ["gain", *map(_minus, average["gains"])]
+    return _table(head, rows)
 
 
 def asked_of(task: Mapping[str, Any]) -> str:
@@ -102,6 +116,7 @@ def asked_of(task: Mapping[str, Any]) -> str:
     """
     if "split" not in task:
         return ""
+    # A checkpoint that was chosen by these questions makes their figures too good: the reader has to know.
     asked = f"split {task['split']}, {task['questions']}"
     if task.get("chose_checkpoint"):
         asked += "; LM-ft's checkpoint was chosen by some of them"
@@ -114,6 +129,10 @@ def asked_of(task: Mapping[str, Any]) -> str:
 def _systems_row(task: Mapping[str, Any], metric: str) -> list[str]:
     systems = task["systems"]
     return [with_interval(systems[system][metric]) for system in SYSTEM_TITLES]
+
+
+def _gains_row(task: Mapping[str, Any]) -> list[str]:
+    return [with_interval(gain) for gain in task["gains"].values()]
 
 
 def ablation_table(results: Mapping[str, Any]) -> str:
@@ -129,6 +148,7 @@ def ablation_table(results: Mapping[str, Any]) -> str:
 
 def _system_figures(results: Mapping[str, Any]) -> str:
     """A row for each system: exact match, F1 and −log p of the gold answer."""
+    # The head says over how many questions the figures are.
     num_questions = f"{results['num_questions']} questions"
     left_out = results.get("skipped_too_long", 0)
     if left_out:
@@ -146,19 +166,27 @@ def _gain_figures(gains: Mapping[str, Any]) -> str:
 
 def _retrieval_figures(retrieval: Mapping[str, Any]) -> str:
     """A row for each retriever: recall of gold chunks and of chunks that hold an answer, and MRR@10."""
-    metrics = ("gold_recall@1", "gold_recall@10", "answer_recall@1", "answer_recall@10", "mrr")
+    metrics = (
+        "gold_recall@1",
+        "gold_recall@10",
+        "answer_recall@1",
+        "answer_recall@10",
+        "mrr",
+    )
     rows = _metric_rows(retrieval, RETRIEVER_TITLES, metrics)
     return _table(["retrieval", *map(_spaced, metrics)], rows)
 
 
 def _context_figures(context: Mapping[str, Any]) -> str:
     """A row for each kind of chunk: what either language model makes of one of it."""
+    # Both language models' columns are next to each other, to be compared in one row.
     rows = []
     for kind, title in CONTEXT_TITLES.items():
         row = [title]
         for lm in LM_TITLES:
             figures = context[lm][kind]
-            row += [with_interval(figures["exact_match"]), with_interval(figures["answer_nll"])]
+            row.append(with_interval(figures["exact_match"]))
+            row.append(with_interval(figures["answer_nll"]))
         rows.append(row)
     return _table(["given", "base LM: EM", "NLL", "LM-ft: EM", "NLL"], rows)
 
@@ -187,6 +215,7 @@ def _minus(gain: str) -> str:
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
     """Columns as wide as their widest cell, two spaces apart, with a rule below the head."""
+    # A font of one width, as in a terminal, is assumed.
     columns = zip(head, *rows, strict=True)
     widths = [max(map(len, column)) for column in columns]
     lines = []

@@ -30,10 +30,10 @@ def bootstrap_interval(
             f"{len(values)} values. Name each value's group."
         )
     if not len(values):
-        return {"value": None, "low": None, "high": None}
+        return _without_interval(None)
     value = float(np.mean(values))
     if len(set(groups)) == 1:
-        return {"value": value, "low": None, "high": None}
+        return _without_interval(value)
     rng = np.random.default_rng(seed)
     return _figure(value, _sample_means(values, groups, samples, rng))
 
@@ -50,10 +50,11 @@ def average_interval(
     Each set is resampled by itself, so the interval says how these sets' questions vary, not how sets vary.
     There is no interval where a set is a single group.
     """
+    # Not the mean over all questions: a large set would outweigh the others.
     set_means = [np.mean(set_values) for set_values in values]
     value = float(np.mean(set_means))
     if any(len(set(set_groups)) == 1 for set_groups in groups):
-        return {"value": value, "low": None, "high": None}
+        return _without_interval(value)
 
     # Sets have random numbers of their own, so that their samples are independent.
     rngs = np.random.default_rng(seed).spawn(len(values))
@@ -79,7 +80,12 @@ def with_interval(figure: Mapping[str, float | None] | None) -> str:
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def _without_interval(value: float | None) -> Figure:
+    return {"value": value, "low": None, "high": None}
+
+
 def _figure(value: float, sample_means: Float[np.ndarray, " S"]) -> Figure:
+    # 95 % of the samples are between these two.
     low, high = np.percentile(sample_means, [2.5, 97.5])
     return {"value": value, "low": float(low), "high": float(high)}
 
@@ -105,7 +111,9 @@ def _sample_means(
         num_samples = min(block_size, samples - start)
         # draws[s, g]: how often group g was drawn into sample s.
         draws = rng.multinomial(num_groups, equal_chances, size=num_samples)
-        means.append((draws @ group_sums) / (draws @ group_sizes))
+        sums = draws @ group_sums
+        num_values = draws @ group_sizes
+        means.append(sums / num_values)
     return np.concatenate(means)
 
 

@@ -26,7 +26,9 @@ _WORD = regex.compile(
     rf"(?=[\p{{L}}\p{{N}}]){_UNSPACED}\p{{M}}*"  # a character of a script without spaces, with its marks
     rf"|{_OF_SPACED_WORD}(?:{_OF_SPACED_WORD}|(?!{_UNSPACED})\p{{M}})*"
 )
+# A character of a script without spaces, or a run of others up to white space.
 _CHARACTER_OR_RUN = regex.compile(rf"{_UNSPACED}|(?:(?!{_UNSPACED})\S)+")
+# The same with the space before it, and with the marks and punctuation after a character.
 _PIECE = regex.compile(rf" ?(?:{_UNSPACED}[\p{{M}}\p{{P}}]*|(?:(?!{_UNSPACED})\S)+)")
 
 

@@ -32,8 +32,8 @@ def evaluation(inputs, tmp_path):
     return make
 
 
-def marks(*exact_matches):
-    return [{"exact_match": mark, "f1": mark / 2} for mark in exact_matches]
+def results_of(*exact_matches):
+    return [{"exact_match": value, "f1": value / 2} for value in exact_matches]
 
 
 def test_the_answers_likelihood_is_mixed_over_the_chunks_and_divided_by_its_tokens(evaluation):
@@ -47,8 +47,8 @@ def test_the_answers_likelihood_is_mixed_over_the_chunks_and_divided_by_its_toke
     )
     weights = np.log(np.array([[0.75, 0.25], [0.1, 0.9]], np.float32))
     system = SystemInputs("base_lm", np.array([[4, 6], [7, 4]]), weights)
-    wanted = [-np.log(0.75 * 0.5 + 0.25 * 0.1) / 2, -np.log(0.1 * 0.8 + 0.9 * 0.4) / 4]
-    assert_stored(two._answer_nll(system, [system]), wanted)
+    expected = [-np.log(0.75 * 0.5 + 0.25 * 0.1) / 2, -np.log(0.1 * 0.8 + 0.9 * 0.4) / 4]
+    assert_stored(two._answer_nll(system, [system]), expected)
 
 
 def test_every_pair_of_a_language_model_is_scored_once_for_all_its_systems(evaluation, lm):
@@ -81,14 +81,14 @@ def test_every_pair_of_a_language_model_is_scored_once_for_all_its_systems(evalu
 
 
 def test_a_figure_is_the_mean_over_questions(evaluation):
-    figures = evaluation().figures(marks(1.0, 0.0, 0.0, 0.0), ("exact_match", "f1"))
+    figures = evaluation().figures(results_of(1.0, 0.0, 0.0, 0.0), ("exact_match", "f1"))
     assert figures["exact_match"]["value"] == 0.25
     assert figures["f1"]["value"] == 0.125
     assert figures["exact_match"]["low"] == 0.0 < 0.25 < figures["exact_match"]["high"]
 
 
 def test_a_gain_is_after_minus_before_on_the_same_questions(evaluation):
-    before, after = marks(0.0, 1.0, 0.0, 0.0), marks(1.0, 1.0, 0.0, 0.0)
+    before, after = results_of(0.0, 1.0, 0.0, 0.0), results_of(1.0, 1.0, 0.0, 0.0)
     assert evaluation().gain(after, before)["value"] == 0.25
     assert evaluation().gain(before, after)["value"] == -0.25
     # Unpaired, two systems that agree on every question would differ by chance.
@@ -97,7 +97,7 @@ def test_a_gain_is_after_minus_before_on_the_same_questions(evaluation):
 
 def test_questions_of_a_group_are_drawn_together(evaluation):
     same = [Question(q.id, q.question, q.answers, q.gold_chunks, group="one") for q in FOUR]
-    assert evaluation(same).figures(marks(1.0, 0.0, 0.0, 0.0), ("exact_match",))["exact_match"] == {
+    assert evaluation(same).figures(results_of(1.0, 0.0, 0.0, 0.0), ("exact_match",))["exact_match"] == {
         "value": 0.25,
         "low": None,
         "high": None,
@@ -106,9 +106,9 @@ def test_questions_of_a_group_are_drawn_together(evaluation):
 
 def test_questions_whose_data_name_no_group_are_drawn_apart(evaluation):
     apart = evaluation([replace(question, group="") for question in FOUR])
-    figure = apart.figures(marks(1.0, 0.0, 0.0, 0.0), ("exact_match",))["exact_match"]
+    figure = apart.figures(results_of(1.0, 0.0, 0.0, 0.0), ("exact_match",))["exact_match"]
     assert (figure["low"], figure["value"], figure["high"]) == (0.0, 0.25, 0.75)
-    gain = apart.gain(marks(1.0, 0.0, 0.0, 0.0), marks(0.0, 0.0, 0.0, 0.0))
+    gain = apart.gain(results_of(1.0, 0.0, 0.0, 0.0), results_of(0.0, 0.0, 0.0, 0.0))
     assert gain["low"] < gain["value"] < gain["high"]
 
 
@@ -132,14 +132,12 @@ def test_gold_recall_counts_known_gold_and_answer_recall_leaves_yes_and_no_out(e
     )
 
 
-def test_the_best_answer_is_the_one_that_is_marked():
+def test_the_best_answer_is_the_one_that_is_scored():
     question = Question("q", "Who?", ("the Seine", "River Seine"))
-    mark = CorpusQuestionEval._question_result(question, [Answer("Seine.", 0.5), Answer("Loire", 0.2)], 0.25)
-    assert (mark["exact_match"], mark["f1"], mark["answer_nll"]) == (1.0, 1.0, 0.25)
-    assert mark["answers"][1] == {"answer": "Loire", "probability": 0.2}
-    assert (
-        CorpusQuestionEval._question_result(question, [Answer("Loire", 0.5), Answer("Seine", 0.2)], 0.25)[
-            "exact_match"
-        ]
-        == 0.0
+    result = CorpusQuestionEval._question_result(
+        question, [Answer("Seine.", 0.5), Answer("Loire", 0.2)], 0.25
     )
+    assert (result["exact_match"], result["f1"], result["answer_nll"]) == (1.0, 1.0, 0.25)
+    assert result["answers"][1] == {"answer": "Loire", "probability": 0.2}
+    loire = CorpusQuestionEval._question_result(question, [Answer("Loire", 0.5), Answer("Seine", 0.2)], 0.25)
+    assert loire["exact_match"] == 0.0

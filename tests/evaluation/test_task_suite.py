@@ -1,4 +1,4 @@
-"""Which questions a trial asks behind which shots, what does not fit, and a checkpoint's measure."""
+"""Which questions a task asks after which shots, what does not fit, and how a checkpoint is measured."""
 
 import json
 import pathlib
@@ -76,35 +76,35 @@ def folder(tmp_path_factory):
     return path
 
 
-def trial(folder, name, **changed):
+def loaded_task(folder, name, **changed):
     [made] = load_tasks(EvaluateConfig(tasks=(name,), tasks_folder=str(folder), **changed), seed=0)
     return made
 
 
 def test_the_development_split_is_asked_where_settings_are_tuned(folder):
-    assert len(trial(folder, "mmlu").items) == 10
-    assert len(trial(folder, "mmlu", split="dev").items) == 6
+    assert len(loaded_task(folder, "mmlu").items) == 10
+    assert len(loaded_task(folder, "mmlu", split="dev").items) == 6
 
 
 def test_a_sample_is_of_the_asked_size_and_in_order(folder):
-    ids = [item.id for item in trial(folder, "mmlu").items]
-    some = [item.id for item in trial(folder, "mmlu", questions_per_task=4).items]
+    ids = [item.id for item in loaded_task(folder, "mmlu").items]
+    some = [item.id for item in loaded_task(folder, "mmlu", questions_per_task=4).items]
     assert len(some) == 4 and some == [i for i in ids if i in some]
 
 
 def test_a_subject_has_shots_of_its_own(folder):
-    made = trial(folder, "mmlu", shots=3)
+    made = loaded_task(folder, "mmlu", shots=3)
     for item, shots in zip(made.items, made.shots, strict=True):
         assert [shot.subject for shot in shots] == [item.subject] * 3
     assert len(made.shot_items) == 6
 
 
 def test_a_question_is_no_shot_of_its_own(folder):
-    made = trial(folder, "own.jsonl", shots=4)
+    made = loaded_task(folder, "own.jsonl", shots=4)
     for item, shots in zip(made.items, made.shots, strict=True):
         assert len(shots) == 4 and item.id not in [shot.id for shot in shots]
-    with pytest.raises(ValueError, match="5 examples came, needed are 6; ask for fewer shots"):
-        trial(folder, "own.jsonl", shots=5)
+    with pytest.raises(ValueError, match="expected 6 examples, got 5. Ask for fewer shots"):
+        loaded_task(folder, "own.jsonl", shots=5)
 
 
 def test_a_task_that_is_named_twice_is_refused(folder):
@@ -114,7 +114,7 @@ def test_a_task_that_is_named_twice_is_refused(folder):
 
 
 def test_what_fits_exactly_is_asked_and_what_does_not_is_left_out_counted_and_said(folder, lm, capsys):
-    made, encode = trial(folder, "mmlu"), lm.tokenizer.encode
+    made, encode = loaded_task(folder, "mmlu"), lm.tokenizer.encode
     letter = max(len(encode(f" {letter}")) for letter in "ABCD")
     sizes = [1 + len(encode(item.prompt)) + letter for item in made.items]
     assert without_too_long(made, lm.tokenizer, EvaluateConfig(sequence_length=max(sizes))) is made
@@ -131,7 +131,7 @@ def test_what_fits_exactly_is_asked_and_what_does_not_is_left_out_counted_and_sa
 
 
 def test_a_generated_answer_is_as_long_as_its_task_says_unless_the_settings_do(folder, lm):
-    made, encode = trial(folder, "wow", split="official"), lm.tokenizer.encode
+    made, encode = loaded_task(folder, "wow", split="official"), lm.tokenizer.encode
     asked = 1 + len(encode(made.items[0].prompt))
     assert made.task.max_new_tokens == 64
     without_too_long(made, lm.tokenizer, EvaluateConfig(sequence_length=asked + 64))
@@ -155,7 +155,7 @@ def test_of_long_answers_the_one_that_is_likeliest_per_token_is_given(folder, lm
     monkeypatch.setattr(task_suite, "generate_answers", generate)
     scorer = PairScorer(lm, make_mesh(MeshConfig()), ScoreConfig())
     for name, settings in (("wow", EvaluateConfig()), ("hotpotqa", EvaluateConfig(max_new_tokens=5))):
-        evaluate_task(trial(folder, name, split="official"), scorer, settings, name)
+        evaluate_task(loaded_task(folder, name, split="official"), scorer, settings, name)
     assert seen == {1: (True, 64), 3: (False, 5)}
 
 
@@ -183,8 +183,8 @@ def test_a_checkpoint_is_judged_by_the_settings_of_evaluation(folder):
 
 def test_a_checkpoint_is_measured_by_the_mean_over_kilts_development_tasks(folder, lm, inputs, monkeypatch):
     settings = kilt_settings(folder, dtype="bfloat16", sequence_length=192)
-    trials = load_tasks(settings, seed=0)
-    assert [made.task.name for made in trials] == list(KILT_DEVELOPMENT)
+    tasks = load_tasks(settings, seed=0)
+    assert [made.task.name for made in tasks] == list(KILT_DEVELOPMENT)
     chunks, seen = Chunks(inputs["corpus"]), []
 
     def generate(model, prompts, retrieval, settings, *, shots, per_token, bar):
@@ -198,22 +198,22 @@ def test_a_checkpoint_is_measured_by_the_mean_over_kilts_development_tasks(folde
             Retrieval(chunks, np.ones((len(made.items), 1), int), np.zeros((len(made.items), 1), np.float32)),
             {},
         )
-        for made in trials
+        for made in tasks
     ]
-    validate = kilt_validation(trials, found, lm, MeshConfig(), settings, batch_size=16)
-    right = [np.mean([item.answers[0] == "Ada Finch" for item in made.items]) for made in trials]
+    validate = kilt_validation(tasks, found, lm, MeshConfig(), settings, batch_size=16)
+    right = [np.mean([item.answers[0] == "Ada Finch" for item in made.items]) for made in tasks]
     right[-1] = 2 * 0.5 / 1.5  # F1 with "Ada Finch built it"
     assert validate("tuned") == {"kilt_dev": pytest.approx(np.mean(right))}
     assert {params for params, *_ in seen} == {"tuned"}
     assert [(rule, length) for _, _, rule, length in seen] == [
-        (made.task.name == "wow", made.task.max_new_tokens) for made in trials
+        (made.task.name == "wow", made.task.max_new_tokens) for made in tasks
     ]
     assert all("bfloat16" in dtype for _, dtype, *_ in seen)
     assert CHUNKS[1].title == "Elm Tower"
 
 
 def test_shots_have_their_own_top_chunk_and_questions_their_k(folder, inputs, searcher):
-    made, chunks = trial(folder, "own.jsonl", shots=2), Chunks(inputs["corpus"])
+    made, chunks = loaded_task(folder, "own.jsonl", shots=2), Chunks(inputs["corpus"])
     settings = EvaluateConfig(chunks_per_answer=3, shots=2)
     retrieval, passages = retrieve_for_task(made, searcher, chunks, settings, 0.5)
     assert retrieval.rows.shape == (5, 3)

@@ -98,9 +98,9 @@ def test_kilts_development_questions_judge_a_checkpoint_as_evaluation_will(
     scorer = PairScorer(lm, make_mesh(MeshConfig()), ScoreConfig())
     trial = without_too_long(load_tasks(evaluate, seed=0)[0], lm.tokenizer, evaluate)
     found = retrieve_for_task(trial, searcher, Chunks(inputs["corpus"]), evaluate, 0.05)
-    marks = evaluate_task(trial, scorer, evaluate, "wow", retrieved=found).marks
-    assert len(marks) == 3
-    assert validate(lm.params) == {"kilt_dev": np.mean([mark["f1"] for mark in marks])}
+    results = evaluate_task(trial, scorer, evaluate, "wow", retrieved=found).results
+    assert len(results) == 3
+    assert validate(lm.params) == {"kilt_dev": np.mean([result["f1"] for result in results])}
     assert calls[0] == calls[1] and calls[0][-1]
 
 

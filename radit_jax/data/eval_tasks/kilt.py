@@ -1,4 +1,4 @@
-"""Readers of KILT's lines, a function per task for prompt and query, and of FEVER's own files."""
+"""Readers of KILT's lines, with a function per task for prompt and query, and of FEVER's own files."""
 
 import itertools
 from collections import Counter
@@ -8,12 +8,7 @@ from typing import Any
 from etils import epath
 
 from radit_jax.data.eval_tasks.task import EvalExample, Reader, TaskFile
-from radit_jax.data.readers.lines import (
-    demand,
-    json_objects,
-    one_of,
-    quoted,
-)
+from radit_jax.data.readers.lines import demand, json_objects, one_of, quoted
 from radit_jax.data.readers.questions import kilt_answers, kilt_provenance
 from radit_jax.text.kilt import FEVER_LABELS
 from radit_jax.text.prompts import question_prompt
@@ -24,42 +19,67 @@ AIDA_INSTRUCTION = (
 )
 
 
-# ---- KILT ----
+# From a line of a task and its place to `EvalExample`'s fields of that task: prompt, query, perhaps target.
+LineFields = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 
 
-def _kilt_reader(make: Callable[[Mapping[str, Any], str], Mapping[str, Any]]) -> Reader:
-    """A reader of KILT's lines; `make` gives prompt, query and what else the task's items have."""
+# ---- KILT's files ----
+
+
+def kilt_files(name: str, fields_of: LineFields) -> dict[str, TaskFile]:
+    """A task's files in KILT's form: train, dev, and hidden, which has no answers."""
+    read = _kilt_reader(fields_of)
+    parts = {"train": "train", "dev": "dev", "hidden": "test_without_answers"}
+    return {file: TaskFile(f"kilt/{name}-{part}-kilt.jsonl", read) for file, part in parts.items()}
+
+
+def _kilt_reader(fields_of: LineFields) -> Reader:
+    """A reader of KILT's lines, which makes a task's prompt and query by `fields_of`."""
 
     def read(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
         for where, line in json_objects(path):
             demand(line, {"id": "a string", "input": "a string"}, where)
             counts["read"] += 1
-            answers = _gold(line, where)
-            if "output" in line and not answers:
-                counts["skipped_without_answer"] += 1
-                continue
-            pages = kilt_provenance(line, where) if "output" in line else ()
-            made = {"target": answers[0] if answers else "", **make(line, where)}
-            yield EvalExample(id=line["id"], answers=answers, pages=pages, **made)
+
+            # The hidden test questions have no output; any other question has to have an answer.
+            answers, pages = (), ()
+            if "output" in line:
+                answers = _gold(line, where)
+                if not answers:
+                    counts["skipped_without_answer"] += 1
+                    continue
+                pages = kilt_provenance(line, where)
+
+            target = answers[0] if answers else ""
+            fields = {"target": target, **fields_of(line, where)}
+            yield EvalExample(id=line["id"], answers=answers, pages=pages, **fields)
 
     return read
 
 
 def _gold(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """The distinct gold answers of a line, without the white space around some of them."""
-    found = kilt_answers(line, where) if "output" in line else ()
-    return tuple(dict.fromkeys(answer.strip() for answer in found))
+    if "output" not in line:
+        return ()
+    answers = [answer.strip() for answer in kilt_answers(line, where)]
+    return tuple(dict.fromkeys(answers))
+
+
+# ---- prompt and query of each task ----
 
 
 def as_asked(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The input is a question, and the query too: NQ, HotpotQA, ELI5."""
     return {"prompt": question_prompt(line["input"]), "query": line["input"]}
 
 
 def zero_shot_re(line: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The first of the questions into which KILT puts the entity and the relation (`ours`)."""
+    # The input itself is `entity [SEP] relation`, as T-REx's.
     meta = line.get("meta")
     questions = meta.get("template_questions") if isinstance(meta, dict) else None
-    if not isinstance(questions, list) or not questions or not isinstance(questions[0], str):
+    is_list = isinstance(questions, list)
+    if not is_list or not questions or not isinstance(questions[0], str):
         raise ValueError(
             f"{where}: expected a list of questions in meta.template_questions, got {quoted(questions)}. "
             "Take KILT's file with them."
@@ -68,57 +88,73 @@ def zero_shot_re(line: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def trex(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The input is an entity and a relation, `Lamp [SEP] maker`, and no question."""
     return {"prompt": f"{line['input']}\nA:", "query": line["input"]}
 
 
 def aida(line: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The query is the mention between the marks (`ours`)."""
-    mention, end, _ = line["input"].partition("[START_ENT]")[2].partition("[END_ENT]")
+    """The query is the mention between [START_ENT] and [END_ENT] (`ours`)."""
+    # The input is a whole document; the mention alone finds the entity's page.
+    text = line["input"]
+    _, _, from_mention = text.partition("[START_ENT]")
+    mention, end, _ = from_mention.partition("[END_ENT]")
     if not end:
         raise ValueError(
             f"{where}: expected a mention between [START_ENT] and [END_ENT] in 'input', got "
-            f"{quoted(line['input'])}. Take KILT's file."
+            f"{quoted(text)}. Take KILT's file."
         )
-    return {"prompt": f"{line['input']}\n{AIDA_INSTRUCTION}\nA:", "query": mention.strip()}
+    return {"prompt": f"{text}\n{AIDA_INSTRUCTION}\nA:", "query": mention.strip()}
 
 
 def wizard_of_wikipedia(line: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Turns alternate and the last is the one to be answered, so the first is an answer if they are even."""
+    """The dialogue up to the turn that is asked for; the query is the same turns without speakers."""
+    # Turns alternate and the last is a question, so of an even number the first is an answer.
     turns = line["input"].split("\n")
     speakers = itertools.cycle("QA" if len(turns) % 2 else "AQ")
-    dialogue = [f"{speaker}: {turn}\n" for speaker, turn in zip(speakers, turns, strict=False)]
-    return {"prompt": "".join(dialogue) + "A:", "query": " ".join(turns)}
+    lines = [f"{speaker}: {turn}\n" for speaker, turn in zip(speakers, turns, strict=False)]
+    dialogue = "".join(lines)
+    return {"prompt": f"{dialogue}A:", "query": " ".join(turns)}
 
 
-_SPOKEN = {label: word for word, label in FEVER_LABELS.items()}
+# ---- FEVER ----
+
+# The language model says true or false; the answers in the files are SUPPORTS and REFUTES.
+_WORD_OF_LABEL = {label: word for word, label in FEVER_LABELS.items()}
 
 
 def fever(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The input is a claim. A shot answers it by true or false, the gold answer is FEVER's label."""
     answers = _gold(line, where)
-    if answers and answers[0] not in _SPOKEN:
-        raise ValueError(
-            f"{where}: the answer {answers[0]!r} came, needed is {one_of(list(_SPOKEN))}; correct it"
-        )
-    return {**_claim(line["input"]), "target": _SPOKEN[answers[0]] if answers else ""}
+    fields = _claim_fields(line["input"])
+    if not answers:
+        return {**fields, "target": ""}
+    label = answers[0]
+    if label not in _WORD_OF_LABEL:
+        labels = one_of(list(_WORD_OF_LABEL))
+        raise ValueError(f"{where}: expected the answer {labels}, got {quoted(label)}. Take KILT's file.")
+    return {**fields, "target": _WORD_OF_LABEL[label]}
 
 
-def _claim(claim: str) -> dict[str, Any]:
+def _claim_fields(claim: str) -> dict[str, Any]:
     return {"prompt": f"Is this statement true? {claim}\nA:", "query": claim}
 
 
-def kilt_files(name: str, make: Callable[[Mapping[str, Any], str], Mapping[str, Any]]) -> dict[str, TaskFile]:
-    files = {"train": "train", "dev": "dev", "hidden": "test_without_answers"}
-    return {
-        file: TaskFile(f"kilt/{name}-{part}-kilt.jsonl", _kilt_reader(make)) for file, part in files.items()
-    }
-
-
 def read_fever(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
+    """FEVER's own files, without the claims that have not enough information."""
     for where, line in json_objects(path):
-        demand(line, {"id": "a string or a number", "claim": "a string", "label": "a string"}, where)
+        demand(
+            line,
+            {"id": "a string or a number", "claim": "a string", "label": "a string"},
+            where,
+        )
         counts["read"] += 1
-        if line["label"] not in _SPOKEN:
+        label = line["label"]
+        if label not in _WORD_OF_LABEL:
             counts["skipped_not_enough_info"] += 1
             continue
-        claim = _claim(line["claim"])
-        yield EvalExample(str(line["id"]), **claim, answers=(line["label"],), target=_SPOKEN[line["label"]])
+        yield EvalExample(
+            str(line["id"]),
+            answers=(label,),
+            target=_WORD_OF_LABEL[label],
+            **_claim_fields(line["claim"]),
+        )

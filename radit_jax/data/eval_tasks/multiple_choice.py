@@ -1,4 +1,4 @@
-"""Readers of the tasks whose answer is chosen: MMLU, ARC, BoolQ, OpenBookQA, and four of commonsense."""
+"""Readers of the tasks with choices: MMLU, ARC, BoolQ, OpenBookQA, and four commonsense tasks."""
 
 import re
 from collections import Counter
@@ -14,40 +14,77 @@ from radit_jax.data.readers.tables import table_rows
 LETTERS = "ABCD"
 
 
-# ---- tasks with choices ----
+# ---- one item ----
 
 
 def _with_choices(
-    identifier: str, prompt: str, answers: Sequence[str], label: int, where: str, **more: Any
+    identifier: str,
+    prompt: str,
+    answers: Sequence[str],
+    label: int,
+    where: str,
+    **more: Any,
 ) -> EvalExample:
     """An item whose choices continue one prompt; `label` counts from 0."""
     if not 0 <= label < len(answers):
         raise ValueError(
-            f"{where}: the label of choice {label + 1} came, there are {len(answers)}; correct the line"
+            f"{where}: expected the right answer to be choice 1 to {len(answers)}, got choice {label + 1}. "
+            "Take the publisher's file."
         )
     choices = tuple(Choice(answer, prompt, f" {answer}") for answer in answers)
-    return EvalExample(identifier, prompt, answers=(answers[label],), choices=choices, label=label, **more)
+    return EvalExample(
+        identifier,
+        prompt,
+        answers=(answers[label],),
+        choices=choices,
+        label=label,
+        **more,
+    )
+
+
+def _label(
+    key: str,
+    names: Sequence[str],
+    where: str,
+) -> int:
+    """The number of the choice with this name, counted from 0."""
+    if key not in names:
+        expected = one_of(names) if names else "a choice"
+        raise ValueError(
+            f"{where}: expected the right answer to be {expected}, got {quoted(key)}. Take the publisher's "
+            "file."
+        )
+    return names.index(key)
+
+
+# ---- MMLU and BoolQ ----
 
 
 def mmlu_tables(path: epath.Path) -> list[epath.Path]:
+    """The tables of a split's folder, one for each subject, sorted by name."""
     return sorted(file for file in path.iterdir() if file.suffix == ".csv")
 
 
 def read_mmlu(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     """All subjects of a folder: question, choices, the right letter. The query is question and choices."""
     for file in mmlu_tables(path):
-        subject = file.stem.rpartition("_")[0]
-        for number, (where, row) in enumerate(
-            table_rows(file, delimiter=",", num_columns=6, quoting="csv"), start=1
-        ):
+        subject, _, _ = file.stem.rpartition("_")  # NAME_test.csv
+        rows = table_rows(file, delimiter=",", num_columns=6, quoting="csv")
+        for number, (where, row) in enumerate(rows, start=1):
             question, *options, letter = row
             counts["read"] += 1
-            listed = "".join(f"{name}. {option}\n" for name, option in zip(LETTERS, options, strict=True))
-            prompt = f"Question: {question}\n{listed}A:"
-            query = " ".join([question, *options])
-            label = LETTERS.find(letter.strip() or "?")
+
+            # The options are in the prompt, and the choices are their letters.
+            lines = [f"{name}. {option}\n" for name, option in zip(LETTERS, options, strict=True)]
+            listed = "".join(lines)
             yield _with_choices(
-                f"{file.stem}:{number}", prompt, LETTERS, label, where, query=query, subject=subject
+                f"{file.stem}:{number}",
+                f"Question: {question}\n{listed}A:",
+                LETTERS,
+                LETTERS.find(letter.strip() or "?"),  # -1, which is refused, for any other text
+                where,
+                query=" ".join([question, *options]),
+                subject=subject,
             )
 
 
@@ -59,67 +96,112 @@ def read_boolq(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
         answer = line.get("answer", line.get("label"))
         if not isinstance(answer, bool):
             raise ValueError(
-                f"{where}: the answer {answer!r} came, needed is true or false; correct the line"
+                f"{where}: expected the answer true or false, got {quoted(answer)}. Take the publisher's "
+                "file."
             )
+        # The files leave the question mark out.
         question = line["question"].rstrip("? ") + "?"
-        prompt = f"{line['passage']}\nQuestion: {question}\nAnswer:"
-        yield _with_choices(f"{path.name}:{number}", prompt, ("yes", "no"), 0 if answer else 1, where)
+        yield _with_choices(
+            f"{path.name}:{number}",
+            f"{line['passage']}\nQuestion: {question}\nAnswer:",
+            ("yes", "no"),
+            0 if answer else 1,
+            where,
+        )
+
+
+# ---- commonsense: PIQA, SIQA, HellaSwag, WinoGrande ----
 
 
 def file_and_labels(path: epath.Path) -> list[epath.Path]:
+    """`NAME.jsonl`, and `NAME-labels.lst` in the same folder."""
     return [path, path.parent / f"{path.stem}-labels.lst"]
 
 
-def _labelled(path: epath.Path, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], int]]:
-    """The lines of `NAME.jsonl` with the labels in `NAME-labels.lst`, one for each."""
-    _, labels = file_and_labels(path)
-    if not labels.exists():
-        raise ValueError(f"{path}: no {labels.name} beside it, needed are its labels; download them there")
-    lines, wanted = list(json_objects(path)), [text.strip() for _, text in text_lines(labels) if text.strip()]
-    if len(lines) != len(wanted) or not all(re.fullmatch("[0-9]{1,3}", label) for label in wanted):
+def _labelled(
+    path: epath.Path,
+    fields: Sequence[str],
+) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """(place, line, label) of each line of `NAME.jsonl`; `NAME-labels.lst` has the labels in that order."""
+    _, labels_file = file_and_labels(path)
+    if not labels_file.exists():
         raise ValueError(
-            f"{labels}: {len(wanted)} labels came, needed is a number for each of the {len(lines)} lines of "
-            f"{path.name}; take both files from one release"
+            f"{path}: expected its labels next to it, in {labels_file.name}, got no such file. Download it "
+            "there."
         )
-    for (where, line), label in zip(lines, wanted, strict=True):
+    lines = list(json_objects(path))
+    texts = [text.strip() for _, text in text_lines(labels_file)]
+    labels = [text for text in texts if text]
+
+    # Files of two releases do not fit each other.
+    are_numbers = all(re.fullmatch("[0-9]{1,3}", label) for label in labels)
+    if len(lines) != len(labels) or not are_numbers:
+        raise ValueError(
+            f"{labels_file}: expected a number for each of the {len(lines)} lines of {path.name}, got "
+            f"{len(labels)} labels. Take both files from one release."
+        )
+    for (where, line), label in zip(lines, labels, strict=True):
         demand(line, dict.fromkeys(fields, "a string"), where)
         yield where, line, int(label)
 
 
 def read_piqa(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
-    for number, (where, line, label) in enumerate(_labelled(path, ("goal", "sol1", "sol2")), start=1):
+    """PIQA: a goal and two solutions, without the white space around some of them."""
+    lines = _labelled(path, ("goal", "sol1", "sol2"))
+    for number, (where, line, label) in enumerate(lines, start=1):
         counts["read"] += 1
-        prompt = f"Question: {line['goal']}\nAnswer:"
         yield _with_choices(
-            f"{path.name}:{number}", prompt, (line["sol1"].strip(), line["sol2"].strip()), label, where
+            f"{path.name}:{number}",
+            f"Question: {line['goal']}\nAnswer:",
+            (line["sol1"].strip(), line["sol2"].strip()),
+            label,
+            where,
         )
 
 
 def read_siqa(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
+    """Social IQa: a context, a question and three answers, whose labels count from 1."""
+    # The first of the three has label 1.
     answers = ("answerA", "answerB", "answerC")
-    for number, (where, line, label) in enumerate(
-        _labelled(path, ("context", "question", *answers)), start=1
-    ):
+    lines = _labelled(path, ("context", "question", *answers))
+    for number, (where, line, label) in enumerate(lines, start=1):
         counts["read"] += 1
-        prompt = f"{line['context']} Q: {line['question']} A:"
         yield _with_choices(
-            f"{path.name}:{number}", prompt, [line[name] for name in answers], label - 1, where
+            f"{path.name}:{number}",
+            f"{line['context']} Q: {line['question']} A:",
+            [line[name] for name in answers],
+            label - 1,
+            where,
         )
 
 
-def read_hellaswag(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
+def read_hellaswag(
+    path: epath.Path,
+    counts: Counter[str],
+) -> Iterator[EvalExample]:
+    """HellaSwag: a context and four endings of it, cleaned."""
+    kinds = {
+        "ctx": "a string",
+        "endings": "a list of strings",
+        "label": "a string or a number",
+    }
     for number, (where, line) in enumerate(json_objects(path), start=1):
-        demand(
-            line, {"ctx": "a string", "endings": "a list of strings", "label": "a string or a number"}, where
-        )
+        demand(line, kinds, where)
         counts["read"] += 1
-        label = _label(str(line["label"]), [str(n) for n in range(len(line["endings"]))], where)
         endings = [_hellaswag_text(ending) for ending in line["endings"]]
-        yield _with_choices(f"{path.name}:{number}", _hellaswag_context(line, where), endings, label, where)
+        names = [str(n) for n in range(len(endings))]
+        yield _with_choices(
+            f"{path.name}:{number}",
+            _hellaswag_context(line, where),
+            endings,
+            _label(str(line["label"]), names, where),
+            where,
+        )
 
 
 def _hellaswag_context(line: Mapping[str, Any], where: str) -> str:
-    """The context, whose second sentence is cut off behind its first words, with a capital there."""
+    """The context: a sentence and the first words of a second one, which begins with a capital."""
+    # `ctx` has the two halves as one, with a small letter between them; some copies have it alone.
     if "ctx_a" not in line or "ctx_b" not in line:
         return _hellaswag_text(line["ctx"])
     demand(line, {"ctx_a": "a string", "ctx_b": "a string"}, where)
@@ -127,64 +209,95 @@ def _hellaswag_context(line: Mapping[str, Any], where: str) -> str:
 
 
 def _hellaswag_text(text: str) -> str:
-    """Text without WikiHow's marks in square brackets, as lm-evaluation-harness cleans it.
+    """Text without WikiHow's tags in square brackets, as lm-evaluation-harness cleans it.
 
     >>> _hellaswag_text("How to hide [title] Find a bush. [step] Crouch.")
     'How to hide. Find a bush. Crouch.'
     """
-    without_marks = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
-    return without_marks.replace("  ", " ")
+    # The title ends like a sentence; what a removed tag leaves is one space too many.
+    with_full_stops = text.strip().replace(" [title]", ". ")
+    without_tags = re.sub(r"\[.*?\]", "", with_full_stops)
+    return without_tags.replace("  ", " ")
 
 
-def read_winogrande(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
+def read_winogrande(
+    path: epath.Path,
+    counts: Counter[str],
+) -> Iterator[EvalExample]:
+    """WinoGrande: a sentence with a blank `_` and two options; what follows the blank is scored."""
     fields = ("qID", "sentence", "option1", "option2", "answer")
     for where, line in json_objects(path):
         demand(line, dict.fromkeys(fields, "a string"), where)
         counts["read"] += 1
-        prefix, blank, suffix = line["sentence"].partition("_")
+        sentence = line["sentence"]
+        prefix, blank, suffix = sentence.partition("_")
         if not blank or not suffix.strip():
             raise ValueError(
-                f"{where}: 'sentence' has no _ with words behind it, needed is one; correct the line"
+                f"{where}: expected a _ with words after it in 'sentence', got {quoted(sentence)}. Take the "
+                "publisher's file."
             )
+        # Each option makes a prompt of its own, and the same words are scored after either.
         options = (line["option1"], line["option2"])
         choices = tuple(Choice(option, prefix + option, suffix) for option in options)
         label = _label(line["answer"], ["1", "2"], where)
-        yield EvalExample(line["qID"], prefix, answers=(options[label],), choices=choices, label=label)
+        yield EvalExample(
+            line["qID"],
+            prefix,
+            answers=(options[label],),
+            choices=choices,
+            label=label,
+        )
+
+
+# ---- science: ARC, OpenBookQA ----
 
 
 def science_reader(template: str) -> Reader:
     """A reader of the Allen Institute's multiple-choice lines; `template` has a `{}` for the question."""
+    texts = dict.fromkeys(("text", "label"), "a string")
 
     def read(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
         for where, line in json_objects(path):
             demand(line, {"id": "a string", "answerKey": "a string"}, where)
             question = line_object(line.get("question"), where)
-            demand(question, {"stem": "a string", "choices": "a list of objects"}, where)
+            demand(
+                question,
+                {"stem": "a string", "choices": "a list of objects"},
+                where,
+            )
             choices = question["choices"]
             for choice in choices:
-                demand(choice, {"text": "a string", "label": "a string"}, where)
+                demand(choice, texts, where)
             counts["read"] += 1
-            label = _label(line["answerKey"], [choice["label"] for choice in choices], where)
-            answers = [choice["text"] for choice in choices]
-            yield _with_choices(line["id"], template.format(question["stem"]), answers, label, where)
+
+            # The labels are letters in most questions, and digits in others.
+            labels = [choice["label"] for choice in choices]
+            yield _with_choices(
+                line["id"],
+                template.format(question["stem"]),
+                [choice["text"] for choice in choices],
+                _label(line["answerKey"], labels, where),
+                where,
+            )
 
     return read
 
 
-def read_openbookqa_table(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
-    """OpenBookQA's table, whose choices stand in one column: `(A) the sun (B) the moon …`."""
-    for number, (where, row) in enumerate(table_rows(path, delimiter="\t", num_columns=5)):
-        if number == 0:
+def read_openbookqa_table(
+    path: epath.Path,
+    counts: Counter[str],
+) -> Iterator[EvalExample]:
+    """OpenBookQA's table, which has the choices in one column: `(A) the sun (B) the moon …`."""
+    rows = table_rows(path, delimiter="\t", num_columns=5)
+    for number, (where, row) in enumerate(rows):
+        if number == 0:  # the head
             continue
         identifier, stem, listed, _, key = row
         counts["read"] += 1
+
+        # The text before (A), then letters and choices in turn.
         _, *parts = re.split(r"\(([A-D])\) ", listed)
+        letters = parts[::2]
         answers = [text.strip() for text in parts[1::2]]
-        yield _with_choices(identifier, stem, answers, _label(key, parts[::2], where), where)
-
-
-def _label(key: str, names: Sequence[str], where: str) -> int:
-    if key not in names:
-        wanted = one_of(names) if names else "a choice"
-        raise ValueError(f"{where}: expected the right answer to be {wanted}, got {quoted(key)}. Correct it.")
-    return names.index(key)
+        label = _label(key, letters, where)
+        yield _with_choices(identifier, stem, answers, label, where)

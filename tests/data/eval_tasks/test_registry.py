@@ -253,7 +253,7 @@ def test_shots_are_drawn_of_the_subject_in_their_order_and_the_same_for_a_seed()
     assert drawn == draw_shots(pool, 5, seed=1) != draw_shots(pool, 5, seed=2)
     assert [int(item.id) for item in drawn] == sorted(int(item.id) for item in drawn)
     assert {item.subject for item in draw_shots(pool, 10, seed=0, subject="y")} == {"y"}
-    with pytest.raises(ValueError, match="draw_shots: 10 examples came of y, needed are 11; ask for fewer"):
+    with pytest.raises(ValueError, match="draw_shots: expected 11 examples of y, got 10. Ask for fewer"):
         draw_shots(pool, 11, seed=0, subject="y")
 
 
@@ -266,9 +266,11 @@ def test_a_task_is_found_by_name_and_a_file_is_a_task_too(tmp_path):
     (item,) = mine.load("elsewhere", counts=counts)
     assert (mine.name, item.prompt, item.query, item.answers) == ("mine", "Q: Who?\nA:", "Who?", ("Mara",))
     assert counts == {"read": 2, "skipped_without_answer": 1}
-    with pytest.raises(ValueError, match="evaluate: no task 'hotpot'; did you mean 'hotpotqa'?"):
+    with pytest.raises(
+        ValueError, match="evaluate: expected a task, .*, got 'hotpot'. Did you mean 'hotpotqa'?"
+    ):
         find_task("hotpot")
-    with pytest.raises(ValueError, match="no task 'x'; there are mmlu, nq, .*or a file's path"):
+    with pytest.raises(ValueError, match="expected a task, mmlu, nq, .* or a file's path, got 'x'"):
         find_task("x")
 
 
@@ -280,13 +282,14 @@ def test_a_sample_keeps_the_order_and_grows_with_its_limit():
     assert sample(items, 100, seed=0) == items
 
 
-def test_an_answer_is_marked_by_the_tasks_metric():
+def test_an_answer_is_scored_by_the_tasks_metric():
     yes = EvalExample("1", "", answers=("SUPPORTS",))
-    assert [EVAL_TASKS["fever"].mark(yes, text) for text in ("True", "false", "")] == [1.0, 0.0, 0.0]
+    assert [EVAL_TASKS["fever"].metric_value(yes, text) for text in ("True", "false", "")] == [1.0, 0.0, 0.0]
     emma = EvalExample("1", "", answers=("Emma",))
-    assert EVAL_TASKS["zsre"].mark(emma, "emma") == 0.0 and EVAL_TASKS["nq"].mark(emma, "the emma.") == 1.0
-    assert EVAL_TASKS["wow"].mark(emma, "emma lives") == pytest.approx(2 / 3)
-    assert EVAL_TASKS["eli5"].mark(emma, "Emma lives") == pytest.approx(2 / 3)
+    assert EVAL_TASKS["zsre"].metric_value(emma, "emma") == 0.0
+    assert EVAL_TASKS["nq"].metric_value(emma, "the emma.") == 1.0
+    assert EVAL_TASKS["wow"].metric_value(emma, "emma lives") == pytest.approx(2 / 3)
+    assert EVAL_TASKS["eli5"].metric_value(emma, "Emma lives") == pytest.approx(2 / 3)
 
 
 def test_the_tasks_are_the_papers_with_their_metrics_rules_and_lengths():
@@ -332,7 +335,7 @@ BAD = [
         "fever",
         "fever-dev-kilt.jsonl",
         kilt("So.", "MAYBE"),
-        "the answer 'MAYBE' came, needed is SUPPORTS or REF",
+        "expected the answer SUPPORTS or REFUTES, got 'MAYBE'",
     ),
     ("hotpotqa", "hotpotqa-dev-kilt.jsonl", '{"id": "1", "output": []}', "line 1: .* got no field 'input'"),
     ("hotpotqa", "hotpotqa-dev-kilt.jsonl", kilt(LAMP), "expected a question of hotpotqa in all of it"),
@@ -340,14 +343,19 @@ BAD = [
         "boolq",
         "dev.jsonl",
         '{"question": "a", "passage": "b", "answer": "no"}',
-        "the answer 'no' came, needed is true",
+        "expected the answer true or false, got 'no'",
     ),
-    ("piqa", "valid.jsonl", '{"goal": "a", "sol1": "b", "sol2": "c"}', "no valid-labels.lst beside it"),
+    (
+        "piqa",
+        "valid.jsonl",
+        '{"goal": "a", "sol1": "b", "sol2": "c"}',
+        "its labels next to it, in valid-labels.lst, got no",
+    ),
     (
         "winogrande",
         "dev.jsonl",
         json.dumps(dict.fromkeys(("qID", "sentence", "option1", "option2", "answer"), "x")),
-        "'sentence' has no _ with words behind it",
+        "expected a _ with words after it in 'sentence', got 'x'",
     ),
     (
         "arc_easy",
@@ -361,7 +369,7 @@ BAD = [
         '{"id": "1", "answerKey": "A", "question": {}}',
         "expected the fields stem, choices, got no",
     ),
-    ("mmlu", "test/lamps_test.csv", "What?,oil,ash,mud,sand,E", "the label of choice 0 came, there are 4"),
+    ("mmlu", "test/lamps_test.csv", "What?,oil,ash,mud,sand,E", "to be choice 1 to 4, got choice 0"),
     ("mmlu", "test/lamps_test.csv", "What?,oil,ash,mud", "expected 6 columns .* got 4"),
     ("trivia_qa", "unfiltered-web-dev.json", "{}", "expected a list in 'Data', got null"),
     (
@@ -400,7 +408,7 @@ BAD = [
         "nq",
         "other.jsonl",
         "{}",
-        r"nq: no nq_open/NQ-open.dev.jsonl or kilt/nq-dev-kilt.jsonl in .*download it",
+        r"nq: expected nq_open/NQ-open.dev.jsonl or kilt/nq-dev-kilt.jsonl in .*, got none. Download it",
     ),
 ]
 
@@ -413,7 +421,9 @@ def test_a_line_of_another_form_is_one_clear_error(tmp_path, name, file, text, m
 
 def test_labels_that_do_not_match_their_lines_and_unknown_splits_are_errors(tmp_path):
     piqa = {"valid.jsonl": '{"goal": "a", "sol1": "b", "sol2": "c"}', "valid-labels.lst": "0\n1"}
-    with pytest.raises(ValueError, match="2 labels came, needed is a number for each of the 1 lines"):
+    with pytest.raises(
+        ValueError, match="expected a number for each of the 1 lines of valid.jsonl, got 2 labels"
+    ):
         load(tmp_path, "piqa", piqa)
     with pytest.raises(ValueError, match="expected a split train, dev, test or official, got 'hidden'"):
         EVAL_TASKS["piqa"].load(tmp_path, "hidden")

@@ -151,7 +151,7 @@ def test_benchmarks_give_so_many_examples_of_each_in_the_prompts_of_the_evaluati
     assert example.prompt == f"Q: {question.question}\nA:" and example.query == question.question
     assert example.answer == f" {question.answers[0]}" and example.background is None
     assert pairs[-1][1].answer == " true"
-    with pytest.raises(ValueError, match="draw_shots: 20 examples came, needed are 21"):
+    with pytest.raises(ValueError, match="draw_shots: expected 21 examples, got 20"):
         read_examples(replace(settings, benchmark_examples=21), 0.0, 3, seed=0)
 
 
@@ -216,7 +216,7 @@ def test_datasets_without_files_and_unknown_names_are_errors_before_the_corpus_i
     for weights in ({"lm_ft_weights": ("oasst1=2",)}, {"r_ft_weights": ("gsm8k=2",)}):
         with pytest.raises(ValueError, match="_weights: expected a dataset whose share is its own, got"):
             check_files(replace(SETTINGS, **weights))
-    with pytest.raises(ValueError, match="no task 'nqq'; did you mean 'nq'"):
+    with pytest.raises(ValueError, match="got 'nqq'. Did you mean 'nq'"):
         check_files(replace(SETTINGS, lm_ft_benchmarks=("nqq",)))
 
 
