@@ -383,18 +383,18 @@ class CorpusQuestionEval:
     ) -> list[dict[str, Any]]:
         """RA-DIT's answers with the chunks that they are from, and each system's best answer."""
         lines = []
-        for number, question in enumerate(self.questions):
+        for index, question in enumerate(self.questions):
             best_answers = {}
             for name, results in by_system.items():
-                best_answers[name] = results[number]["answers"][0]["answer"]
+                best_answers[name] = results[index]["answers"][0]["answer"]
             lines.append(
                 {
                     "id": question.id,
                     "group": question.group,
                     "question": question.question,
                     "gold": list(question.answers),
-                    "answers": by_system["radit"][number]["answers"],
-                    "chunks": self._weighted_chunks(retrieved.rows[number], retrieved.log_probs[number]),
+                    "answers": by_system["radit"][index]["answers"],
+                    "chunks": self._weighted_chunks(retrieved.rows[index], retrieved.log_probs[index]),
                     "systems": best_answers,
                 }
             )

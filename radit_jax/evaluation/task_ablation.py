@@ -178,8 +178,8 @@ class TaskAblation:
             return figures
 
         # KILT's metrics are over the questions with gold pages, and unknown where chunks name no page.
-        with_pages = [number for number, item in enumerate(loaded.items) if item.pages]
-        groups = [loaded.items[number].id for number in with_pages]
+        with_pages = [index for index, item in enumerate(loaded.items) if item.pages]
+        groups = [loaded.items[index].id for index in with_pages]
         for kilt_metric in ("r_precision", f"kilt_{metric}"):
             if self.page_of is None:
                 figures[kilt_metric] = dict(UNKNOWN)
@@ -230,8 +230,8 @@ class TaskAblation:
         task = loaded.task
         radit_results = by_system["radit"].results
         lines = []
-        for number, (item, radit_result) in enumerate(zip(loaded.items, radit_results, strict=True)):
-            answers = {name: result.results[number]["answer"] for name, result in by_system.items()}
+        for index, (item, radit_result) in enumerate(zip(loaded.items, radit_results, strict=True)):
+            answers = {name: result.results[index]["answer"] for name, result in by_system.items()}
             lines.append(
                 {
                     "id": item.id,

@@ -165,11 +165,11 @@ def without_too_long(
     task, row_length = loaded.task, settings.sequence_length
     max_new_tokens = settings.answering(task.max_new_tokens).max_new_tokens
     fitting, sizes = [], {}
-    for number, item in enumerate(loaded.items):
+    for index, item in enumerate(loaded.items):
         size = 1 + _num_tokens(task, item, tokenizer, max_new_tokens)  # one for <bos>
         sizes[item.id] = size
         if size <= row_length:
-            fitting.append(number)
+            fitting.append(index)
     left_out = len(loaded.items) - len(fitting)
     if not left_out:
         return loaded
@@ -185,8 +185,8 @@ def without_too_long(
     print(f"   warning: {task.name}: {message}; left out", flush=True)
     return replace(
         loaded,
-        items=[loaded.items[number] for number in fitting],
-        shots=[loaded.shots[number] for number in fitting],
+        items=[loaded.items[index] for index in fitting],
+        shots=[loaded.shots[index] for index in fitting],
         counts={**loaded.counts, TOO_LONG: left_out},
     )
 

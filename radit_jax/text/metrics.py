@@ -57,7 +57,7 @@ def question_key(question: str) -> str:
     """A key that is equal for two forms of one question: its letters, digits and signs of calculation.
 
     Case, spaces, other punctuation and articles do not count, because one dataset's copy of another's
-    question differs in them. Questions with equal keys must not stand on two sides of a split.
+    question differs in them. Questions with equal keys must not be on two sides of a split.
     `asked_elsewhere.letters_key` compares datasets that write the signs differently, and drops those too.
 
     >>> question_key("What is 3.5 + x, Tom's sum?") == question_key("what is 3.5 +x , tom ' s sum ?")
@@ -193,7 +193,7 @@ def _common_words(gold: Sequence[str], predicted: Sequence[str]) -> set[str]:
 
 
 def contains_answer(text: str, answers: Sequence[str]) -> bool:
-    """Whether one of the answers stands in `text` as a run of whole words: what answer recall counts.
+    """Whether one of the answers is in `text` as a run of whole words: what answer recall counts.
 
     Words are runs of letters and digits in lower case, in a script without spaces single characters;
     everything else is a boundary. That differs from `normalize`, which deletes punctuation: "Franco-Prussian

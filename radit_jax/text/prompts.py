@@ -14,7 +14,7 @@ BACKGROUND_END = "\n\n"
 
 
 def background(passage: str) -> str:
-    r"""A retrieved chunk as it stands before the prompt, in the paper's form.
+    r"""A retrieved chunk as the text before the prompt, in the paper's form.
 
     >>> background("Emma A novel by Jane Austen.")
     'Background: Emma A novel by Jane Austen.\n\n'
@@ -93,8 +93,8 @@ def with_choices(question: str, choices: Sequence[str]) -> str:
     """
     # Letters start at A, whatever the dataset's own labels are.
     lines = [question]
-    for number, choice in enumerate(choices):
-        letter = chr(ord("A") + number)
+    for index, choice in enumerate(choices):
+        letter = chr(ord("A") + index)
         lines.append(f"{letter}. {choice}")
     return "\n".join(lines)
 

@@ -70,7 +70,7 @@ def read_mmlu(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     for file in mmlu_tables(path):
         subject, _, _ = file.stem.rpartition("_")  # NAME_test.csv
         rows = table_rows(file, delimiter=",", num_columns=6, quoting="csv")
-        for number, (where, row) in enumerate(rows, start=1):
+        for line_number, (where, row) in enumerate(rows, start=1):
             question, *options, letter = row
             counts["read"] += 1
 
@@ -78,7 +78,7 @@ def read_mmlu(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
             lines = [f"{name}. {option}\n" for name, option in zip(LETTERS, options, strict=True)]
             listed = "".join(lines)
             yield _with_choices(
-                f"{file.stem}:{number}",
+                f"{file.stem}:{line_number}",
                 f"Question: {question}\n{listed}A:",
                 LETTERS,
                 LETTERS.find(letter.strip() or "?"),  # -1, which is refused, for any other text
@@ -90,7 +90,7 @@ def read_mmlu(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
 
 def read_boolq(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     """Google's files name the answer `answer`, SuperGLUE's `label`."""
-    for number, (where, line) in enumerate(json_objects(path), start=1):
+    for line_number, (where, line) in enumerate(json_objects(path), start=1):
         demand(line, {"question": "a string", "passage": "a string"}, where)
         counts["read"] += 1
         answer = line.get("answer", line.get("label"))
@@ -102,7 +102,7 @@ def read_boolq(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
         # The files leave the question mark out.
         question = line["question"].rstrip("? ") + "?"
         yield _with_choices(
-            f"{path.name}:{number}",
+            f"{path.name}:{line_number}",
             f"{line['passage']}\nQuestion: {question}\nAnswer:",
             ("yes", "no"),
             0 if answer else 1,
@@ -148,10 +148,10 @@ def _labelled(
 def read_piqa(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     """PIQA: a goal and two solutions, without the white space around some of them."""
     lines = _labelled(path, ("goal", "sol1", "sol2"))
-    for number, (where, line, label) in enumerate(lines, start=1):
+    for line_number, (where, line, label) in enumerate(lines, start=1):
         counts["read"] += 1
         yield _with_choices(
-            f"{path.name}:{number}",
+            f"{path.name}:{line_number}",
             f"Question: {line['goal']}\nAnswer:",
             (line["sol1"].strip(), line["sol2"].strip()),
             label,
@@ -164,10 +164,10 @@ def read_siqa(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     # The first of the three has label 1.
     answers = ("answerA", "answerB", "answerC")
     lines = _labelled(path, ("context", "question", *answers))
-    for number, (where, line, label) in enumerate(lines, start=1):
+    for line_number, (where, line, label) in enumerate(lines, start=1):
         counts["read"] += 1
         yield _with_choices(
-            f"{path.name}:{number}",
+            f"{path.name}:{line_number}",
             f"{line['context']} Q: {line['question']} A:",
             [line[name] for name in answers],
             label - 1,
@@ -185,13 +185,13 @@ def read_hellaswag(
         "endings": "a list of strings",
         "label": "a string or a number",
     }
-    for number, (where, line) in enumerate(json_objects(path), start=1):
+    for line_number, (where, line) in enumerate(json_objects(path), start=1):
         demand(line, kinds, where)
         counts["read"] += 1
         endings = [_hellaswag_text(ending) for ending in line["endings"]]
         names = [str(n) for n in range(len(endings))]
         yield _with_choices(
-            f"{path.name}:{number}",
+            f"{path.name}:{line_number}",
             _hellaswag_context(line, where),
             endings,
             _label(str(line["label"]), names, where),
@@ -289,8 +289,8 @@ def read_openbookqa_table(
 ) -> Iterator[EvalExample]:
     """OpenBookQA's table, which has the choices in one column: `(A) the sun (B) the moon …`."""
     rows = table_rows(path, delimiter="\t", num_columns=5)
-    for number, (where, row) in enumerate(rows):
-        if number == 0:  # the head
+    for line_number, (where, row) in enumerate(rows):
+        if line_number == 0:  # the head
             continue
         identifier, stem, listed, _, key = row
         counts["read"] += 1

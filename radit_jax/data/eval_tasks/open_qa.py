@@ -15,11 +15,11 @@ from radit_jax.text.prompts import question_prompt
 
 def read_nq(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     """NQ-open's lines, which have no ids: a question's id is its line's number."""
-    for number, (where, line) in enumerate(json_objects(path), start=1):
+    for line_number, (where, line) in enumerate(json_objects(path), start=1):
         demand(line, {"question": "a string", "answer": "a list of strings"}, where)
         counts["read"] += 1
         # No shot may be a question's own, so every question needs an id.
-        identifier = f"{path.name}:{number}"
+        identifier = f"{path.name}:{line_number}"
         yield _open_question(identifier, line["question"], tuple(line["answer"]))
 
 

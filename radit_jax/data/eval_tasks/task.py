@@ -166,12 +166,13 @@ class EvalTask:
         splits: Iterable[str],
     ) -> list[epath.Path]:
         """The existing files in `folder` that these splits are read from, each once."""
+        parts = [self.splits[split] for split in splits if split in self.splits]
         paths: list[epath.Path] = []
-        for split in splits:
-            if not self.has(folder, split):
-                continue
-            source, path = self._find(epath.Path(folder), self.splits[split].file)
-            paths += source.files(path)
+        for part in parts:
+            existing = self._first_that_exists(epath.Path(folder), part.file)
+            if existing is not None:
+                source, path = existing
+                paths += source.files(path)
         return [path for path in dict.fromkeys(paths) if path.exists()]
 
     def describe(self, folder: epath.PathLike, split: str) -> str:
@@ -271,4 +272,4 @@ def _draw(
     """The first `count` of the items' random order, in their own order."""
     order = rng.permutation(len(items))
     drawn = sorted(order[:count].tolist())
-    return [items[number] for number in drawn]
+    return [items[index] for index in drawn]
