@@ -169,7 +169,7 @@ def _common_words(gold: Sequence[str], predicted: Sequence[str]) -> set[str]:
     same = gold_column == predicted_row
 
     # 1) Fill in lengths[i, j], the length for the first i gold and the first j predicted words.
-    num_gold, num_predicted = same.shape
+    num_gold, num_predicted = len(gold), len(predicted)
     lengths = np.zeros((num_gold + 1, num_predicted + 1), np.int32)
     for i in range(num_gold):
         without_last = lengths[i, 1:]

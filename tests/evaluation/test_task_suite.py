@@ -201,7 +201,7 @@ def test_a_checkpoint_is_measured_by_the_mean_over_kilts_development_tasks(folde
         for made in tasks
     ]
     validate = kilt_validation(tasks, found, lm, MeshConfig(), settings, batch_size=16)
-    right = [np.mean([item.answers[0] == "Ada Finch" for item in made.items]) for made in tasks]
+    right = [float(np.mean([item.answers[0] == "Ada Finch" for item in made.items])) for made in tasks]
     right[-1] = 2 * 0.5 / 1.5  # F1 with "Ada Finch built it"
     assert validate("tuned") == {"kilt_dev": pytest.approx(np.mean(right))}
     assert {params for params, *_ in seen} == {"tuned"}

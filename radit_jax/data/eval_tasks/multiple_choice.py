@@ -254,7 +254,7 @@ def read_winogrande(
 
 def science_reader(template: str) -> Reader:
     """A reader of the Allen Institute's multiple-choice lines; `template` has a `{}` for the question."""
-    texts = dict.fromkeys(("text", "label"), "a string")
+    choice_fields = {"text": "a string", "label": "a string"}
 
     def read(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
         for where, line in json_objects(path):
@@ -267,7 +267,7 @@ def science_reader(template: str) -> Reader:
             )
             choices = question["choices"]
             for choice in choices:
-                demand(choice, texts, where)
+                demand(choice, choice_fields, where)
             counts["read"] += 1
 
             # The labels are letters in most questions, and digits in others.
