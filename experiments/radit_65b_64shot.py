@@ -39,13 +39,13 @@ def experiment() -> Experiment:
             base.lm_ft,
             optimizer=OptimizerConfig(steps=100, peak_lr=1e-5, end_lr=1e-6, decay="linear"),
             batch_size=32,
-            text_fraction=0.0,
+            corpus_text_fraction=0.0,
             validate_every=20,  # ours
         ),
         r_ft=replace(
             base.r_ft,
             optimizer=replace(base.r_ft.optimizer, steps=0, warmup_steps=0),
-            text_fraction=0.0,
+            corpus_text_fraction=0.0,
             num_examples=512,  # ours: only to say what the labels would teach
         ),
     )

@@ -8,7 +8,7 @@ the 900,000 examples, its warm-up in proportion (ours).
 Hardware: as radit_65b. In that one's workdir the corpus is embedded already, so it is quicker to run there
 
     python -m radit_jax.train --stage=all --experiment=experiments/radit_65b.py \\
-        --set r_ft.text_fraction=1 --set r_ft.num_examples=900000
+        --set r_ft.corpus_text_fraction=1 --set r_ft.num_examples=900000
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ def experiment() -> Experiment:
         r_ft=replace(
             base.r_ft,
             optimizer=replace(base.r_ft.optimizer, steps=1758, warmup_steps=1175),
-            text_fraction=1.0,
+            corpus_text_fraction=1.0,
             num_examples=900_000,
         ),
     )

@@ -8,7 +8,7 @@ the paper's counts with wiki_qa's right answers alone, one epoch: 521 steps, war
 Hardware: as radit_65b. In that one's workdir the corpus is embedded already, so it is quicker to run there
 
     python -m radit_jax.train --stage=all --experiment=experiments/radit_65b.py \\
-        --set r_ft.text_fraction=0 --set r_ft.num_examples=0
+        --set r_ft.corpus_text_fraction=0 --set r_ft.num_examples=0
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ def experiment() -> Experiment:
         r_ft=replace(
             base.r_ft,
             optimizer=replace(base.r_ft.optimizer, steps=521, warmup_steps=348),
-            text_fraction=0.0,
+            corpus_text_fraction=0.0,
             num_examples=0,
         ),
     )

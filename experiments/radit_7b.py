@@ -92,7 +92,7 @@ def experiment() -> Experiment:
             sequence_length=2048,  # (H)
             dtype="bfloat16",  # ours
             chunks_per_example=3,  # the paper's k̃
-            text_fraction=0.1,  # of LM-ft's mixture
+            corpus_text_fraction=0.1,  # of LM-ft's mixture
             validate_every=100,  # (H)
             select="kilt_dev",  # HotpotQA, FEVER, AIDA, zsRE, T-REx and WoW
             select_folder=BENCHMARKS,
@@ -109,7 +109,7 @@ def experiment() -> Experiment:
             optimizer=OptimizerConfig(steps=1850, peak_lr=1e-5, warmup_steps=1237),  # (R), one epoch
             batch_size=512,  # (R), 16 × 32
             tau=0.01,  # (R)
-            text_fraction=0.95,  # of R-ft's mixture
+            corpus_text_fraction=0.95,  # of R-ft's mixture
             text_tokens=50,  # of x, and of y
             num_examples=947_368,  # 900,000 from the corpus (R) are 95 % of
             validate_every=500,  # (R)

@@ -70,7 +70,7 @@ def experiment() -> Experiment:
             optimizer=OptimizerConfig(steps=300, peak_lr=5e-4, warmup_steps=30),
             temperature=0.1,
             tau=0.02,
-            text_fraction=0.1,
+            corpus_text_fraction=0.1,
             text_tokens=12,
         ),
     )

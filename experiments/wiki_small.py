@@ -81,7 +81,7 @@ def experiment() -> Experiment:
             temperature=0.05,
             lm_score="mean_log_prob",
             tau=0.25,
-            text_fraction=0.0,
+            corpus_text_fraction=0.0,
             refresh_every=80,
             validate_every=40,
         ),

@@ -86,7 +86,8 @@ def test_updates_that_cannot_be_traced_are_refused(steps: str) -> None:
 
 def test_an_override_reaches_nested_settings() -> None:
     changed = config.override_settings(config.load_experiment(TINY), ["base.lm.optimizer.steps=7"])
-    assert changed.base.lm.optimizer.steps == 7
+    optimizer = changed.base.lm.optimizer
+    assert optimizer and optimizer.steps == 7
     assert changed.base.lm.model == config.load_experiment(TINY).base.lm.model
 
 
@@ -133,8 +134,8 @@ def test_a_file_without_an_experiment_is_named(tmp_path: pathlib.Path) -> None:
     "assignment",
     [
         "r_ft.tau=0",
-        "r_ft.text_fraction=1",
-        "lm_ft.text_fraction=1.0",
+        "r_ft.corpus_text_fraction=1",
+        "lm_ft.corpus_text_fraction=1.0",
         "lm_ft.chunks_per_example=0",
         "r_ft.temperature=-1",
         "index.shard_size=0",
@@ -146,7 +147,7 @@ def test_settings_that_cannot_work_are_refused_before_any_stage(assignment: str)
 
 
 def test_a_corpus_alone_teaches_r_ft_where_the_number_of_examples_is_given() -> None:
-    settings = ["r_ft.num_examples=9", "r_ft.text_fraction=1"]
+    settings = ["r_ft.num_examples=9", "r_ft.corpus_text_fraction=1"]
     config.check_experiment(config.override_settings(config.load_experiment(TINY), settings))
 
 

@@ -14,7 +14,11 @@ from radit_jax.runtime.storage.workdir import Workdir
 ROOT = pathlib.Path(__file__).parent
 EXPERIMENTS = sorted((ROOT.parent / "experiments").glob("*.py"))
 FINGERPRINTS = ROOT / "golden" / "fingerprints.json"  # as release 0.1 made them
-FRACTIONS = ["lm_ft.gold_context_fraction=0.25", "lm_ft.text_fraction=0.2", "r_ft.text_fraction=0.3"]
+FRACTIONS = [
+    "lm_ft.gold_context_fraction=0.25",
+    "lm_ft.corpus_text_fraction=0.2",
+    "r_ft.corpus_text_fraction=0.3",
+]
 VARIANTS = {
     "tiny, both encoders": ("tiny", ["r_ft.train_chunk_encoder=true"]),
     "tiny, selected on KILT": ("tiny", ["lm_ft.select=kilt_dev", "lm_ft.select_folder=kilt"]),

@@ -3,6 +3,7 @@
 import json
 import pathlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,12 @@ def recipe(tmp_path_factory) -> Experiment:
     """Tiny checkpoints in Hugging Face's form, the datasets' fixtures, and 40 passages."""
     folder = tmp_path_factory.mktemp("recipe")
     lm, encoder = small.language_model().tokenizer, small.encoder().tokenizer
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    shape: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+    }
     llama = transformers.LlamaConfig(vocab_size=lm.vocab_size, max_position_embeddings=LENGTH, **shape)
     transformers.LlamaForCausalLM(llama).save_pretrained(folder / "llama")
     save_tokenizer(folder / "llama", lm)
@@ -79,7 +85,7 @@ def recipe(tmp_path_factory) -> Experiment:
         lm_ft=LmFtConfig(optimizer=optimizer(2), batch_size=8, sequence_length=LENGTH),
         score=ScoreConfig(batch_size=8, sequence_length=LENGTH),
         r_ft=RFtConfig(
-            optimizer=optimizer(2), batch_size=8, text_tokens=10, num_examples=35, text_fraction=0.8
+            optimizer=optimizer(2), batch_size=8, text_tokens=10, num_examples=35, corpus_text_fraction=0.8
         ),
         evaluate=EvaluateConfig(
             max_new_tokens=2, batch_size=8, prompts_per_batch=16, sequence_length=LENGTH, bootstrap_samples=20

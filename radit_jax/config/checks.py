@@ -36,10 +36,10 @@ def check_experiment(experiment: Experiment) -> None:
     _check_r_ft(e.r_ft)
     _check_tasks(e.evaluate)
     _ = e.profile.updates  # an error where they have not their form
-    if isinstance(e.data, Instructions) and not e.data.dialogue_fraction + e.lm_ft.text_fraction < 1:
+    if isinstance(e.data, Instructions) and not e.data.dialogue_fraction + e.lm_ft.corpus_text_fraction < 1:
         raise ValueError(
-            f"data.dialogue_fraction: expected a sum with lm_ft.text_fraction below 1, got "
-            f"{e.data.dialogue_fraction} + {e.lm_ft.text_fraction}. Lower one."
+            f"data.dialogue_fraction: expected a sum with lm_ft.corpus_text_fraction below 1, got "
+            f"{e.data.dialogue_fraction} + {e.lm_ft.corpus_text_fraction}. Lower one."
         )
 
 
@@ -111,10 +111,10 @@ def _check_lm_ft(lm_ft: LmFtConfig) -> None:
 
 def _check_r_ft(r_ft: RFtConfig) -> None:
     _check_optimizer(r_ft.optimizer, "r_ft.optimizer")
-    if r_ft.text_fraction == 1 and not r_ft.num_examples:
+    if r_ft.corpus_text_fraction == 1 and not r_ft.num_examples:
         raise ValueError(
-            "r_ft.text_fraction: expected a share below 1, got 1. Set r_ft.num_examples where the corpus "
-            "alone teaches."
+            "r_ft.corpus_text_fraction: expected a share below 1, got 1. Set r_ft.num_examples where the "
+            "corpus alone teaches."
         )
     if r_ft.train_chunk_encoder and r_ft.refresh_every:
         raise ValueError(

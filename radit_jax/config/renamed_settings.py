@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 # Old path in an Experiment -> new path.
 RENAMED = {
     "lm_ft.reading_fraction": "lm_ft.gold_context_fraction",
+    "lm_ft.text_fraction": "lm_ft.corpus_text_fraction",
+    "r_ft.text_fraction": "r_ft.corpus_text_fraction",
 }
 
 # A stage takes some settings as arguments of its own, which have the names of the settings' fields.

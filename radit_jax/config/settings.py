@@ -229,7 +229,7 @@ class LmFtConfig(Settings):
     sequence_length: TextLength = 2048
     dtype: Literal["float32", "bfloat16"] = "float32"  # to compute in; parameters and optimiser are float32
     chunks_per_example: PositiveInt = 3
-    text_fraction: FractionBelowOne = 0.1
+    corpus_text_fraction: FractionBelowOne = 0.1
     gold_context_fraction: Fraction = 0.0  # of questions, whose Background is a gold chunk, not retrieved
     retrieved_background: bool = True  # false: examples without a gold context have no Background
     retriever: RetrieverConfig | None = None  # None: the base retriever
@@ -257,6 +257,7 @@ class ScoreConfig(Settings):
     shard_size: PositiveInt = 4096  # (example, chunk) pairs in a shard, about
 
 
+@accept_old_names("r_ft")
 @dataclass(frozen=True)
 class RFtConfig(Settings):
     """R-ft, Eq. 4 and 5."""
@@ -268,7 +269,7 @@ class RFtConfig(Settings):
     tau: Temperature = 0.01
     direction: Direction = "retrieval_to_lsr"
     target: Literal["lsr", "posterior"] = "lsr"
-    text_fraction: Fraction = 0.95
+    corpus_text_fraction: Fraction = 0.95
     text_tokens: PositiveInt = 50  # a chunk's first tokens are x, its last are y
     num_examples: NonNegativeInt = 0  # of D_R, tasks and text; 0: all tasks, and text for its fraction
     train_chunk_encoder: bool = False  # both encoders learn; the corpus is embedded anew for evaluation

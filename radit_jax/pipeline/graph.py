@@ -81,7 +81,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             {"corpus": "corpus", "lm": "base/lm", **_search(lm_ft_role)},
             {
                 "chunks_per_example": e.lm_ft.chunks_per_example,
-                "text_fraction": e.lm_ft.text_fraction,
+                "corpus_text_fraction": e.lm_ft.corpus_text_fraction,
                 "gold_context_fraction": e.lm_ft.gold_context_fraction,
                 "force_gold": e.lm_ft.force_gold,
                 "retrieved_background": e.lm_ft.retrieved_background,
@@ -96,7 +96,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             {"corpus": "corpus", "lm": "base/lm", **_search("retriever")},
             {
                 "num_chunks": e.retrieve.num_chunks,
-                "text_fraction": e.r_ft.text_fraction,
+                "corpus_text_fraction": e.r_ft.corpus_text_fraction,
                 "text_tokens": e.r_ft.text_tokens,
                 "num_examples": e.r_ft.num_examples,
                 "max_length": e.score.sequence_length,
@@ -232,7 +232,7 @@ def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
             {"chunks": "corpus/chunks"},
             {
                 "data": replace(data, corpus="", passages_file=""),
-                "text_fraction": e.lm_ft.text_fraction,
+                "corpus_text_fraction": e.lm_ft.corpus_text_fraction,
                 "instances_per_example": e.lm_ft.chunks_per_example if e.lm_ft.retrieved_background else 1,
                 "seed": e.seed,
             },

@@ -61,7 +61,7 @@ class Counts:
         is_generated = isinstance(data, GeneratedWorld)
         words = GENERATED_CHUNK_WORDS if is_generated else data.max_words
         # The rest of R-ft's examples are cut from the corpus' own text.
-        task_fraction = max(1e-9, 1 - r_ft.text_fraction)
+        task_fraction = max(1e-9, 1 - r_ft.corpus_text_fraction)
         examples = r_ft.num_examples or round(num_tasks / task_fraction) or chunks
         return cls(chunks, words, examples, questions)
 

@@ -69,13 +69,13 @@ def run_examples(
     output: StageFolder,
     *,
     data: Instructions,
-    text_fraction: float,
+    corpus_text_fraction: float,
     instances_per_example: int,
     seed: int,
     mesh: MeshConfig,
 ) -> dict[str, Any]:
     """Draw the examples of D_L and D_R, and put them beside the chunks."""
-    corpus = instructions.read_examples(data, text_fraction, instances_per_example, seed)
+    corpus = instructions.read_examples(data, corpus_text_fraction, instances_per_example, seed)
     facts = {name: inputs["chunks"].manifest.get(name, "") for name in ("chunks", "passages", "format")}
     _warn(instructions.instruction_warnings(data, facts["chunks"], corpus))
     output.copy_from(inputs["chunks"], CHUNKS)

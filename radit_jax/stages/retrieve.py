@@ -32,7 +32,7 @@ def run_lm_ft(
     output: StageFolder,
     *,
     chunks_per_example: int,
-    text_fraction: float,
+    corpus_text_fraction: float,
     gold_context_fraction: float,
     force_gold: bool,
     retrieved_background: bool,
@@ -57,7 +57,7 @@ def run_lm_ft(
         # Shares are of instances: of an example under its own Background there is one.
         alone = read | np.array([example.background is not None for example in tasks], bool)
         instances = int(np.where(alone, 1, per_chunks).sum())
-        wanted = share_count(instances, text_fraction) / per_chunks if split == "train" else 0
+        wanted = share_count(instances, corpus_text_fraction) / per_chunks if split == "train" else 0
         texts = _text_examples(
             corpus,
             round(wanted),
@@ -77,7 +77,7 @@ def run_lm_ft(
         if split == "train":
             num_texts = len(texts.examples) * per_chunks
             facts[split]["text_share"] = round(num_texts / max(1, instances + num_texts), 4)
-            _warn("lm_ft", "instances", text_fraction, facts[split])
+            _warn("lm_ft", "instances", corpus_text_fraction, facts[split])
     return facts["train"]
 
 
@@ -86,7 +86,7 @@ def run_r_ft(
     output: StageFolder,
     *,
     num_chunks: int,
-    text_fraction: float,
+    corpus_text_fraction: float,
     text_tokens: int,
     num_examples: int,
     max_length: int,
@@ -103,11 +103,11 @@ def run_r_ft(
         asked = _asked(corpus, "r_ft", split, lambda question: min(question.answers, key=len))
         num_texts = 0
         if split == "train" and num_examples:
-            num_texts = round(num_examples * text_fraction)
+            num_texts = round(num_examples * corpus_text_fraction)
             asked = asked[: num_examples - num_texts]
         questions, tasks = _fitting(asked, tokenizer, max_length)
         if split == "train" and not num_examples:
-            num_texts = share_count(len(tasks), text_fraction)
+            num_texts = share_count(len(tasks), corpus_text_fraction)
         texts = _text_examples(
             corpus,
             num_texts,
@@ -119,7 +119,7 @@ def run_r_ft(
         facts[split] = _facts(len(asked), len(tasks), texts, found, num_copies)
         if split == "train":
             facts[split]["text_share"] = round(len(texts.examples) / max(1, len(found.examples)), 4)
-            _warn("r_ft", "examples", text_fraction, facts[split])
+            _warn("r_ft", "examples", corpus_text_fraction, facts[split])
     return facts["train"]
 
 
@@ -245,8 +245,8 @@ def _warn(section: str, unit: str, fraction: float, facts: Mapping[str, Any]) ->
     made, asked = facts["text_examples"], facts["text_examples_asked"]
     if made < asked:
         print(
-            f"   warning: {section}.text_fraction {fraction} asks for {asked:,} text examples, the corpus "
-            f"gives {made:,}: they are {facts['text_share']:.1%} of the {unit}, each as often as any other. "
-            f"Add passages, or set a smaller {section}.text_fraction.",
+            f"   warning: {section}.corpus_text_fraction {fraction} asks for {asked:,} text examples, the "
+            f"corpus gives {made:,}: they are {facts['text_share']:.1%} of the {unit}, each as often as any "
+            f"other. Add passages, or set a smaller {section}.corpus_text_fraction.",
             flush=True,
         )

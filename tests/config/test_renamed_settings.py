@@ -20,7 +20,13 @@ from radit_jax.config.renamed_settings import (
 
 TINY = config.load_experiment(str(pathlib.Path(__file__).parents[2] / "experiments" / "tiny.py"))
 OPTIMIZER = TINY.lm_ft.optimizer
-LM_FT_NAMES = [("reading_fraction", "gold_context_fraction")]
+# Section, old field and new field.
+RENAMED_FIELDS = [
+    ("lm_ft", "reading_fraction", "gold_context_fraction"),
+    ("lm_ft", "text_fraction", "corpus_text_fraction"),
+    ("r_ft", "text_fraction", "corpus_text_fraction"),
+]
+CLASS_OF = {"lm_ft": config.LmFtConfig, "r_ft": config.RFtConfig}
 
 
 def by_name(name: str) -> dict[str, Any]:
@@ -51,32 +57,36 @@ def test_set_takes_a_setting_by_one_name_only(old: str, new: str) -> None:
         config.override_settings(TINY, [f"{new}=0.25", f"{old}=0.25"])
 
 
-@pytest.mark.parametrize(("old", "new"), LM_FT_NAMES)
-def test_constructors_take_an_old_name_with_a_warning(old: str, new: str) -> None:
-    with pytest.warns(DeprecationWarning, match=rf"^lm_ft\.{old} was renamed lm_ft\.{new}; ") as said:
-        made = config.LmFtConfig(OPTIMIZER, **by_name(old))
+@pytest.mark.parametrize(("section", "old", "new"), RENAMED_FIELDS)
+def test_constructors_take_an_old_name_with_a_warning(section: str, old: str, new: str) -> None:
+    message = rf"^{section}\.{old} was renamed {section}\.{new}; "
+    with pytest.warns(DeprecationWarning, match=message) as said:
+        made = CLASS_OF[section](OPTIMIZER, **by_name(old))
     assert len(said) == 1
-    assert made == config.LmFtConfig(OPTIMIZER, **by_name(new))
+    assert made == CLASS_OF[section](OPTIMIZER, **by_name(new))
 
 
-@pytest.mark.parametrize(("old", "new"), LM_FT_NAMES)
-def test_replace_takes_an_old_name_with_a_warning(old: str, new: str) -> None:
-    with pytest.warns(DeprecationWarning, match=rf"^lm_ft\.{old} was renamed lm_ft\.{new}; ") as said:
-        made = dataclasses.replace(TINY.lm_ft, **by_name(old))
+@pytest.mark.parametrize(("section", "old", "new"), RENAMED_FIELDS)
+def test_replace_takes_an_old_name_with_a_warning(section: str, old: str, new: str) -> None:
+    settings = getattr(TINY, section)
+    with pytest.warns(DeprecationWarning, match=rf"^{section}\.{old} was renamed {section}\.{new}; ") as said:
+        made = dataclasses.replace(settings, **by_name(old))
     assert len(said) == 1
-    assert made == dataclasses.replace(TINY.lm_ft, **by_name(new))
+    assert made == dataclasses.replace(settings, **by_name(new))
 
 
-@pytest.mark.parametrize(("old", "new"), LM_FT_NAMES)
-def test_constructors_take_a_setting_by_one_name_only(old: str, new: str) -> None:
-    with pytest.raises(ValueError, match=rf"^lm_ft\.{old}: expected one name .*, got lm_ft\.{new} too\. Le"):
-        config.LmFtConfig(OPTIMIZER, **by_name(old), **by_name(new))
+@pytest.mark.parametrize(("section", "old", "new"), RENAMED_FIELDS)
+def test_constructors_take_a_setting_by_one_name_only(section: str, old: str, new: str) -> None:
+    message = rf"^{section}\.{old}: expected one name .*, got {section}\.{new} too\. Leave"
+    with pytest.raises(ValueError, match=message):
+        CLASS_OF[section](OPTIMIZER, **by_name(old), **by_name(new))
 
 
-@pytest.mark.parametrize(("old", "new"), LM_FT_NAMES)
-def test_old_names_can_be_read_with_a_warning(old: str, new: str) -> None:
-    with pytest.warns(DeprecationWarning, match=f"was renamed lm_ft.{new}"):
-        assert getattr(TINY.lm_ft, old) == getattr(TINY.lm_ft, new)
+@pytest.mark.parametrize(("section", "old", "new"), RENAMED_FIELDS)
+def test_old_names_can_be_read_with_a_warning(section: str, old: str, new: str) -> None:
+    settings = getattr(TINY, section)
+    with pytest.warns(DeprecationWarning, match=rf"was renamed {section}\.{new}"):
+        assert getattr(settings, old) == getattr(settings, new)
 
 
 def test_a_name_that_never_was_is_refused() -> None:
@@ -94,19 +104,19 @@ def test_settings_are_copied_and_pickled_without_a_warning() -> None:
 
 def test_an_experiments_file_with_old_names_loads_and_shows_the_line(tmp_path: pathlib.Path) -> None:
     text = (pathlib.Path(__file__).parents[2] / "experiments" / "tiny.py").read_text()
-    for _, new in LM_FT_NAMES:
-        assert f"{new}=" in text
-    old_text = text
-    for old, new in LM_FT_NAMES:
-        old_text = old_text.replace(f"{new}=", f"{old}=")
+    old_text = text.replace("gold_context_fraction=", "reading_fraction=")
+    old_text = old_text.replace("corpus_text_fraction=", "text_fraction=")
     (tmp_path / "tiny.py").write_text(old_text)
     with pytest.warns(RenamedSettingWarning) as said:
         assert config.load_experiment(str(tmp_path / "tiny.py")) == TINY
-    assert len(said) == len(LM_FT_NAMES)
+    assert [str(warning.message).partition(" ")[0] for warning in said] == [
+        "lm_ft.reading_fraction",
+        "r_ft.text_fraction",
+    ]
 
 
 def test_a_stages_settings_under_old_names_and_back() -> None:
-    new = {"gold_context_fraction": 0.5, "lm_ft": {"gold_context_fraction": 0.25, "lora": {"rank": 0}}}
-    old = {"reading_fraction": 0.5, "lm_ft": {"reading_fraction": 0.25, "lora": {"rank": 0}}}
+    new = {"corpus_text_fraction": 0.5, "lm_ft": {"gold_context_fraction": 0.25, "lora": {"rank": 0}}}
+    old = {"text_fraction": 0.5, "lm_ft": {"reading_fraction": 0.25, "lora": {"rank": 0}}}
     assert with_old_names(new) == with_old_names(old) == old
     assert with_new_names(old) == with_new_names(new) == new

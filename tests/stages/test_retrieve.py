@@ -24,7 +24,7 @@ TRAIN = QUESTIONS["train"]
 def run_lm_ft(inputs, folder, **changed):
     settings = {
         "chunks_per_example": 2,
-        "text_fraction": 0.0,
+        "corpus_text_fraction": 0.0,
         "gold_context_fraction": 0.0,
         "force_gold": False,
         "retrieved_background": True,
@@ -36,7 +36,7 @@ def run_lm_ft(inputs, folder, **changed):
 
 
 def run_r_ft(inputs, folder, **changed):
-    settings = {"num_chunks": 3, "text_fraction": 0.0, "text_tokens": 2, "num_examples": 0}
+    settings = {"num_chunks": 3, "corpus_text_fraction": 0.0, "text_tokens": 2, "num_examples": 0}
     settings |= {"max_length": 500, "seed": 0}
     output = StageFolder(folder)
     facts = retrieve.run_r_ft(inputs, output, **{**settings, **changed}, mesh=MeshConfig())
@@ -56,9 +56,9 @@ def test_a_gold_chunk_takes_the_last_place_only_where_none_was_retrieved():
 
 
 def test_forced_gold_is_among_the_chunks_of_every_question_that_has_one(inputs, tmp_path):
-    _, free, _ = run_lm_ft(inputs, tmp_path / "free", chunks_per_example=1, text_fraction=0.5)
+    _, free, _ = run_lm_ft(inputs, tmp_path / "free", chunks_per_example=1, corpus_text_fraction=0.5)
     _, forced, dev = run_lm_ft(
-        inputs, tmp_path / "forced", chunks_per_example=1, text_fraction=0.5, force_gold=True
+        inputs, tmp_path / "forced", chunks_per_example=1, corpus_text_fraction=0.5, force_gold=True
     )
     with_gold = [number for number, question in enumerate(TRAIN) if question.gold_chunks]
     gold = [[ROW[TRAIN[number].gold_chunks[0]]] for number in with_gold]
@@ -81,7 +81,9 @@ def test_a_question_to_be_read_has_its_first_gold_chunk_and_no_other():
 
 
 def test_of_reading_only_train_questions_are_read(inputs, tmp_path):
-    _, retrieved, dev = run_lm_ft(inputs, tmp_path / "out", gold_context_fraction=1.0, text_fraction=0.5)
+    _, retrieved, dev = run_lm_ft(
+        inputs, tmp_path / "out", gold_context_fraction=1.0, corpus_text_fraction=0.5
+    )
     assert retrieved.chunk_rows[:3].tolist() == [[0, -1], [1, -1], [2, -1]]
     assert (retrieved.chunk_rows[3:] >= 0).all()  # no gold chunk is known of the question, none is of a text
     assert (dev.chunk_rows >= 0).all()
@@ -90,7 +92,7 @@ def test_of_reading_only_train_questions_are_read(inputs, tmp_path):
 @pytest.mark.parametrize("run", [run_lm_ft, run_r_ft])
 def test_a_text_example_retrieves_every_chunk_but_its_own(inputs, tmp_path, run):
     everything = {"chunks_per_example": 9} if run is run_lm_ft else {"num_chunks": 9}
-    retrieved = run(inputs, tmp_path / "out", text_fraction=0.6, **everything)[1]
+    retrieved = run(inputs, tmp_path / "out", corpus_text_fraction=0.6, **everything)[1]
     texts = np.flatnonzero(~retrieved.is_question)
     assert len(texts) == 6
     for number in texts:
@@ -100,7 +102,7 @@ def test_a_text_example_retrieves_every_chunk_but_its_own(inputs, tmp_path, run)
 
 @pytest.mark.parametrize(("fraction", "texts"), [(0.0, 0), (0.2, 1), (0.5, 4), (0.6, 6)])
 def test_text_examples_are_the_given_fraction_of_all(inputs, tmp_path, fraction, texts):
-    facts, retrieved, dev = run_lm_ft(inputs, tmp_path / "out", text_fraction=fraction)
+    facts, retrieved, dev = run_lm_ft(inputs, tmp_path / "out", corpus_text_fraction=fraction)
     assert (facts["questions"], facts["text_examples"]) == (4, texts)
     assert (~retrieved.is_question).tolist() == [False] * 4 + [True] * texts
     assert dev.is_question.tolist() == [True, True]  # whatever the fraction
@@ -126,32 +128,34 @@ def test_rows_too_short_for_every_question_are_an_error(inputs, tmp_path, run):
 
 def test_chunks_without_a_text_example_are_counted_and_replaced_by_others(inputs, tmp_path):
     # 0.9 of all would be 36 texts, so every chunk is drawn; a stop has no halves.
-    facts, retrieved, _ = run_lm_ft(inputs, tmp_path / "lm", text_fraction=0.9)
+    facts, retrieved, _ = run_lm_ft(inputs, tmp_path / "lm", corpus_text_fraction=0.9)
     assert (facts["text_examples"], facts["chunks_skipped"]) == (9, 1)
     assert CHUNKS[SHORT].id not in {example.source_chunk for example in retrieved.examples}
     # Only the long chunk has 40 tokens twice.
-    facts, retrieved = run_r_ft(inputs, tmp_path / "r", text_fraction=0.9, text_tokens=40)
+    facts, retrieved = run_r_ft(inputs, tmp_path / "r", corpus_text_fraction=0.9, text_tokens=40)
     assert (facts["text_examples"], facts["chunks_skipped"]) == (1, 9)
     assert retrieved.examples[-1].source_chunk == CHUNKS[LONG].id
 
 
 def test_fewer_texts_than_asked_for_are_said_with_their_share(inputs, tmp_path, capsys):
-    facts, retrieved, _ = run_lm_ft(inputs, tmp_path / "lm", text_fraction=0.9)
+    facts, retrieved, _ = run_lm_ft(inputs, tmp_path / "lm", corpus_text_fraction=0.9)
     assert (facts["text_examples"], facts["text_examples_asked"]) == (9, 36)
     assert facts["text_share"] == pytest.approx(9 / 13, abs=1e-4)
     said = capsys.readouterr().out
     assert (
-        "warning: lm_ft.text_fraction 0.9 asks for 36 text examples, the corpus gives 9: they are 69.2%"
-        in said
+        "warning: lm_ft.corpus_text_fraction 0.9 asks for 36 text examples, the corpus gives 9: "
+        "they are 69.2%" in said
     )
-    run_lm_ft(inputs, tmp_path / "enough", text_fraction=0.5)
-    run_r_ft(inputs, tmp_path / "r", text_fraction=0.5)
+    run_lm_ft(inputs, tmp_path / "enough", corpus_text_fraction=0.5)
+    run_r_ft(inputs, tmp_path / "r", corpus_text_fraction=0.5)
     assert "warning" not in capsys.readouterr().out
 
 
 def test_lm_fts_shares_are_of_instances(inputs, tmp_path):
     """Of four questions three are read, under one chunk each; the fourth has two chunks, as texts have."""
-    facts, retrieved, _ = run_lm_ft(inputs, tmp_path / "out", gold_context_fraction=1.0, text_fraction=0.5)
+    facts, retrieved, _ = run_lm_ft(
+        inputs, tmp_path / "out", gold_context_fraction=1.0, corpus_text_fraction=0.5
+    )
     assert facts["text_examples"] == 2  # 5 instances of questions ask for as many of texts: 2.5 examples
     instances = (retrieved.chunk_rows >= 0).sum(axis=1)
     assert (instances[:4].sum(), instances[4:].sum()) == (5, 4)
@@ -169,7 +173,7 @@ def test_a_passage_that_repeats_a_texts_end_is_not_retrieved_for_it(inputs, sear
     for folder in (corpus, embeddings, index):
         folder.finish()
     made = {**inputs, "corpus": corpus, "embeddings": embeddings, "index": index}
-    facts, retrieved = run_r_ft(made, tmp_path / "out", text_fraction=0.9, text_tokens=40)
+    facts, retrieved = run_r_ft(made, tmp_path / "out", corpus_text_fraction=0.9, text_tokens=40)
     texts = {example.source_chunk: n for n, example in enumerate(retrieved.examples) if example.source_chunk}
     assert set(texts) == {"long", "again"}
     assert not {LONG, 10} & set(retrieved.chunk_rows[list(texts.values())].ravel().tolist())
@@ -178,7 +182,7 @@ def test_a_passage_that_repeats_a_texts_end_is_not_retrieved_for_it(inputs, sear
 
 def test_the_seed_draws_the_texts_and_nothing_else(inputs, tmp_path):
     def sources(name, seed):
-        _, retrieved, _ = run_lm_ft(inputs, tmp_path / name, text_fraction=0.5, seed=seed)
+        _, retrieved, _ = run_lm_ft(inputs, tmp_path / name, corpus_text_fraction=0.5, seed=seed)
         return [example.source_chunk for example in retrieved.examples]
 
     assert sources("a", 0) == sources("b", 0) != sources("c", 1)
@@ -202,7 +206,9 @@ def test_chunks_come_with_the_scores_of_the_search(inputs, tmp_path, searcher, s
 
 
 def test_without_retrieved_backgrounds_every_example_stands_alone(inputs, tmp_path):
-    _, retrieved, dev = run_lm_ft(inputs, tmp_path / "out", text_fraction=0.5, retrieved_background=False)
+    _, retrieved, dev = run_lm_ft(
+        inputs, tmp_path / "out", corpus_text_fraction=0.5, retrieved_background=False
+    )
     for part in (retrieved, dev):
         assert {example.background for example in part.examples} == {""}
         assert (part.chunk_rows == -1).all()
@@ -210,11 +216,11 @@ def test_without_retrieved_backgrounds_every_example_stands_alone(inputs, tmp_pa
 
 @pytest.mark.parametrize(("fraction", "tasks"), [(0.25, 3), (0.5, 2), (1.0, 0)])
 def test_d_r_has_the_number_of_examples_that_is_asked_for(inputs, tmp_path, fraction, tasks):
-    facts, retrieved = run_r_ft(inputs, tmp_path / "out", num_examples=4, text_fraction=fraction)
+    facts, retrieved = run_r_ft(inputs, tmp_path / "out", num_examples=4, corpus_text_fraction=fraction)
     assert (facts["questions"], facts["text_examples"]) == (tasks, 4 - tasks)
     assert retrieved.is_question.sum() == tasks
 
 
 def test_where_there_are_too_few_tasks_no_text_stands_in_for_them(inputs, tmp_path):
-    facts, _ = run_r_ft(inputs, tmp_path / "out", num_examples=10, text_fraction=0.2)
+    facts, _ = run_r_ft(inputs, tmp_path / "out", num_examples=10, corpus_text_fraction=0.2)
     assert (facts["questions"], facts["text_examples"]) == (4, 2)

@@ -119,14 +119,14 @@ def check_files(settings: Instructions) -> None:
 
 
 def read_examples(
-    settings: Instructions, text_fraction: float, instances_per_example: int, seed: int
+    settings: Instructions, corpus_text_fraction: float, instances_per_example: int, seed: int
 ) -> CorpusData:
-    """The examples of D_L and D_R, without chunks; `text_fraction` is that of LM-ft's unsupervised text.
+    """The examples of D_L and D_R, without chunks; `corpus_text_fraction` is LM-ft's.
 
     `instances_per_example` is how many instances LM-ft makes of an example that retrieves.
     """
     reading = ReadOptions(settings.datasets, seed, settings.held_out_fraction, settings.on_error)
-    mixtures = _Mixtures(settings, text_fraction, instances_per_example, seed)
+    mixtures = _Mixtures(settings, corpus_text_fraction, instances_per_example, seed)
     r_ft_dev, test = _apart(mixtures.r_ft(reading, "dev"), settings.r_ft_dev_examples)
     asked = asked_in_dev_and_test(reading, mixtures.tasks)
     for item in mixtures.benchmark_questions():
@@ -176,7 +176,7 @@ class _Mixtures:
     """D_L and D_R as the settings ask for them."""
 
     settings: Instructions
-    text_fraction: float
+    corpus_text_fraction: float
     instances_per_example: int
     seed: int
 
@@ -202,7 +202,7 @@ class _Mixtures:
             split=split,
             cap=self.settings.lm_ft_cap if is_train else self.settings.lm_ft_dev_examples,
             dialogue_share=self.settings.dialogue_fraction,
-            text_share=self.text_fraction,
+            text_share=self.corpus_text_fraction,
             weights=_weights(self.settings, "lm_ft") if is_train else None,
             num_chunks=self.instances_per_example,
         )
