@@ -87,23 +87,17 @@ def _ours(folder: pathlib.Path, dtype: str) -> Once:
 
     from benchmarks import inputs
     from radit_jax.lm.answering import stops_of
-    from radit_jax.lm.ensemble import answer_questions
+    from radit_jax.lm.ensemble import DecodeOptions, answer_questions
 
     model = inputs.language_model(folder / "lm")
     module = model.module.clone(dtype=jnp.dtype(dtype))
     prompts = _prompts(folder)
     weights = [np.full(len(own), -np.log(len(own)), np.float32) for own in prompts]
 
+    options = DecodeOptions(NEW_TOKENS, stops_of(model.tokenizer), QUESTIONS_PER_BATCH)
+
     def once() -> Work:
-        found = answer_questions(
-            module,
-            model.params,
-            prompts,
-            weights,
-            max_new_tokens=NEW_TOKENS,
-            stops=stops_of(model.tokenizer),
-            questions_per_batch=QUESTIONS_PER_BATCH,
-        )
+        found = answer_questions(module, model.params, prompts, weights, options)
         return Work(len(found), _output([(own[0].tokens, own[0].log_prob) for own in found]))
 
     return once

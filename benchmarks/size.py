@@ -162,14 +162,13 @@ def _training(folder: pathlib.Path, times: int) -> Cost:
 def _answering(folder: pathlib.Path, times: int) -> Cost:
     """So many questions, each under ten prompts of its own."""
     from radit_jax.lm.answering import stops_of
-    from radit_jax.lm.ensemble import answer_questions
+    from radit_jax.lm.ensemble import DecodeOptions, answer_questions
 
     model, draw = inputs.language_model(folder / "lm"), np.random.default_rng(0)
     prompts = [[draw.integers(3, 8000, 60) for _ in range(10)] for _ in range(times)]
     weights = np.full((times, 10), -np.log(10), np.float32)
-    return lambda: answer_questions(
-        model.module, model.params, prompts, weights, max_new_tokens=8, stops=stops_of(model.tokenizer)
-    )
+    options = DecodeOptions(max_new_tokens=8, stops=stops_of(model.tokenizer))
+    return lambda: answer_questions(model.module, model.params, prompts, weights, options)
 
 
 PATHS = (

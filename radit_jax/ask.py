@@ -19,6 +19,8 @@ from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.text.printable import printable
 from radit_jax.text.prompts import question_prompt
 
+CHUNK_TITLES = {"chunks": "chunks after R-ft", "base_chunks": "chunks before R-ft"}
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `ask`."""
@@ -84,9 +86,11 @@ def answer_file(export: TopLevelFolder, name: str) -> None:
 
     # 1) Ask them all, and print each result after the fields of its line.
     # A terminal or pipe of another encoding gets escapes for what it may not have.
-    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    encoding = sys.stdout.encoding or ""
+    is_utf8 = encoding.lower().replace("-", "") == "utf8"
     errors = []
-    results = ask(export, [question for _, question in lines_and_questions])
+    questions = [question for _, question in lines_and_questions]
+    results = ask(export, questions)
     for (line, _), result in zip(lines_and_questions, results, strict=True):
         print(json.dumps({**line, **result}, ensure_ascii=not is_utf8))
         if "error" in result:
@@ -111,7 +115,7 @@ def ask(export: TopLevelFolder, questions: Sequence[str]) -> Iterator[dict[str, 
 
     from radit_jax.config import MeshConfig
     from radit_jax.data.artifacts.corpus import Chunks
-    from radit_jax.lm.answering import answer
+    from radit_jax.lm.answering import Retrieval, answer
     from radit_jax.retrieval.search import Searcher
     from radit_jax.runtime.distributed.memory import naming_remedy
     from radit_jax.runtime.distributed.mesh import make_mesh, row_layout
@@ -136,14 +140,15 @@ def ask(export: TopLevelFolder, questions: Sequence[str]) -> Iterator[dict[str, 
 
         # 2) Answer those of the questions that fit.
         lm = load_model(export.verified_path("lm"), dtype=settings.dtype, mesh=mesh)
-        lm = lm._replace(module=lm.module.clone(layout=row_layout(mesh)))
+        module = lm.module.clone(layout=row_layout(mesh))
+        lm = lm._replace(module=module)
         errors = [_too_long(question, lm.tokenizer, settings) for question in questions]
         fitting = [number for number, error in enumerate(errors) if not error]
         answers: dict[int, list[Any]] = {}
         if fitting:
-            rows, log_probs = retrieved["chunks"]
+            retrieval = Retrieval(chunks, *retrieved["chunks"]).part(fitting)
             texts = [questions[number] for number in fitting]
-            answered = answer(lm, texts, rows[fitting], log_probs[fitting], chunks, settings, "ask")
+            answered = answer(lm, texts, retrieval, settings, "ask")
             answers = dict(zip(fitting, answered, strict=True))
 
     # 3) Give the results in the order of the questions.
@@ -151,18 +156,19 @@ def ask(export: TopLevelFolder, questions: Sequence[str]) -> Iterator[dict[str, 
         if error:
             yield {"error": error}
             continue
-        result: dict[str, Any] = {"answers": [candidate._asdict() for candidate in answers[number]]}
+        result: dict[str, Any] = {}
+        result["answers"] = [candidate._asdict() for candidate in answers[number]]
         for name, (rows, log_probs) in retrieved.items():
-            probabilities = np.exp(log_probs[number])
-            result[name] = _chunk_entries(chunks.take(rows[number]), probabilities)
+            found = chunks.take(rows[number])
+            result[name] = _with_probabilities(found, np.exp(log_probs[number]))
         yield result
 
 
-def _chunk_entries(chunks: Iterable[Any], probabilities: Any) -> list[dict[str, Any]]:
+def _with_probabilities(chunks: Iterable[Any], probabilities: Any) -> list[dict[str, Any]]:
     """A question's chunks with their p_R, as JSON holds them."""
     entries = []
-    for chunk, probability in zip(chunks, probabilities, strict=True):
-        entries.append({"p_R": float(probability), "title": chunk.title, "text": chunk.text})
+    for chunk, p in zip(chunks, probabilities, strict=True):
+        entries.append({"p_R": float(p), "title": chunk.title, "text": chunk.text})
     return entries
 
 
@@ -182,9 +188,10 @@ def show(question: str, result: Mapping[str, Any]) -> None:
     """Print one question's answers and chunks for a person to read."""
     print(f"{printable(question)}\n")
     for candidate in result["answers"]:
-        print(f"  {candidate['probability']:.3f}  {printable(candidate['text'])}")
+        text = printable(candidate["text"])
+        print(f"  {candidate['probability']:.3f}  {text}")
 
-    for name, title in (("chunks", "chunks after R-ft"), ("base_chunks", "chunks before R-ft")):
+    for name, title in CHUNK_TITLES.items():
         if name not in result:
             continue
         print(f"\n{title} (p_R)")
@@ -194,7 +201,9 @@ def show(question: str, result: Mapping[str, Any]) -> None:
 
 def _passage(chunk: Mapping[str, Any]) -> str:
     """A chunk's p_R, title and text, wrapped for the terminal."""
-    passage = f"{chunk['title']}: {chunk['text']}" if chunk["title"] else chunk["text"]
+    passage = chunk["text"]
+    if chunk["title"]:
+        passage = f"{chunk['title']}: {passage}"
     columns = shutil.get_terminal_size().columns
     # A passage has up to four lines; --file writes it whole.
     return textwrap.fill(

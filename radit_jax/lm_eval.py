@@ -22,7 +22,7 @@ from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.few_shot import SHOT_END, Shot, few_shot_prompt
 from radit_jax.errors import exit_command, run_command
 from radit_jax.lm.answering import Backgrounds, Retrieval, merge_equal_texts
-from radit_jax.lm.ensemble import answer_questions, answer_questions_by_token
+from radit_jax.lm.ensemble import DecodeOptions, answer_questions, answer_questions_by_token
 from radit_jax.method.generation import Stops, continuation_log_likelihood
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.distributed.memory import naming_remedy
@@ -143,14 +143,13 @@ class Radit:
         by_token = self.library is not None and self.library.settings.ensemble == "token"
         answer = answer_questions_by_token if by_token else answer_questions
         num_chunks = backgrounds.log_probs.shape[1]
-        candidates_of_questions = answer(
-            self.model.module,
-            self.model.params,
-            prompts,
-            backgrounds.log_probs,
+        options = DecodeOptions(
             max_new_tokens=max_new_tokens,
             stops=self._stops(until),
             questions_per_batch=max(1, self.batch_size // num_chunks),
+        )
+        candidates_of_questions = answer(
+            self.model.module, self.model.params, prompts, backgrounds.log_probs, options
         )
 
         def text_of(tokens: Sequence[int]) -> str:

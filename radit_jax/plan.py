@@ -26,6 +26,7 @@ from radit_jax.planning.score import plan_score
 from radit_jax.planning.storage import plan_base, plan_corpus, plan_export, plan_index
 from radit_jax.runtime.distributed.accelerators import GIB, find_target
 
+# The stages in the order in which a run makes them.
 STAGES: dict[str, Callable[[Deployment], ResourceEstimate]] = {
     "corpus": plan_corpus,
     "base": plan_base,
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--experiment", required=True, metavar="FILE", help="a Python file, as for train")
     p.add_argument("--target", required=True, metavar="KIND-NUMBER", help="v5e-256, v5p-128, h100-8, …")
     p.add_argument("--stage", choices=STAGES, help="only this one")
+    # What an experiment does not say.
     p.add_argument("--workdir", default="", metavar="FOLDER", help="in gs:// or s3:// no disk has to hold it")
     p.add_argument("--chunks", type=int, metavar="N", help="of the corpus; default: what the experiment says")
     p.add_argument("--questions", type=int, default=1000, metavar="N", help="to answer (default: 1000)")
@@ -79,6 +81,8 @@ def print_table(options: argparse.Namespace) -> int:
     experiment = config.load_experiment(options.experiment)
     experiment = config.override_settings(experiment, options.assignments)
     config.check_experiment(experiment)
+
+    # Sizes that the experiment does not say.
     if options.questions < 1 or (options.chunks is not None and options.chunks < 1):
         raise ValueError(
             f"plan: expected --chunks and --questions >= 1, got {options.chunks} and {options.questions}."
@@ -102,6 +106,7 @@ def print_table(options: argparse.Namespace) -> int:
 
 def line(need: ResourceEstimate) -> str:
     """A row of the table: sizes in GiB, FLOPs and traffic of the whole stage, and whether it fits."""
+    # A dash is for what a stage does not use, ~ for a peak that no compiler gave.
     mark = "~" if need.estimated else ""
     cells = [
         f"{need.params / 1e6:,.1f} M" if need.params else "-",

@@ -85,8 +85,11 @@ def example_lines(
         passage = example.background or None
     elif passage is not None:
         origin = "a stand-in for a retrieved chunk"
+
+    # The row is that of training, so what does not fit is cut here too.
     tree, is_cut = lm_sequence(tokenizer, passage, example, max_length=length, terminator=True)
 
+    # What the example is, and then its positions.
     yield f"── {printable(example.id)}"
     yield f"   query       {example.query!r}"
     yield f"   Background  {origin}{', cut to fit' if is_cut else ''}"
@@ -121,10 +124,12 @@ def _position_lines(tokenizer: LmTokenizer, tree: PrefixTree) -> Iterator[tuple[
             yield f"   {'…':>8}  {context - 2 * EDGE} more", False
         if EDGE <= position < context - EDGE:
             continue
-        line = f"   {position:>8}  {token:>6}  {texts[position]:<22}"
+        text = texts[position]
+        line = f"   {position:>8}  {token:>6}  {text:<22}"
         if position in target_at:
             target, weight = target_at[position]
-            line += f"  {target:>6}  {texts[position + 1]:<22}  {weight:g}"
+            text = texts[position + 1]  # the target is the next token
+            line += f"  {target:>6}  {text:<22}  {weight:g}"
         yield line, position in target_at
 
 
@@ -151,6 +156,7 @@ def _examples(options: argparse.Namespace) -> list[Example]:
             f"{dataset.name}: expected --mixture={' or '.join(dataset.mixtures)}, got {mixture}. "
             "Leave the option out."
         )
+    # Only as many are read as are shown.
     items = open_items(dataset, options.data, options.split, on_error="stop", counts=Counter())
     first_items = islice(items, options.count)
     examples = [item_example(item, dataset, mixture, options.seed) for item in first_items]
@@ -167,7 +173,8 @@ def _own_tokenizer(examples: Sequence[Example]) -> Tokenizer:
     print("tokeniser: a BPE of these examples; name the language model's own by --tokenizer")
     texts = []
     for example in examples:
-        texts.append(background(example.background or "") + example.prompt + example.answer)
+        beginning = background(example.background or "")
+        texts.append(beginning + example.prompt + example.answer)
     return train_bpe(texts, vocab_size=1024)
 
 

@@ -26,6 +26,7 @@ PUBLISHED = ("results.json", "predictions*.jsonl", "kilt-*.jsonl")  # files of e
 def parser() -> argparse.ArgumentParser:
     """The command line, frozen by tests/test_train.py."""
     p = argparse.ArgumentParser("python -m radit_jax.train", description=(__doc__ or "").partition("\n")[0])
+    # What is run, and where its files are.
     p.add_argument(
         "--stage", default="all", metavar="NAME", help=", ".join(graph.KINDS) + " or all (default)"
     )
@@ -35,10 +36,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a setting"
     )
+    # What is done instead of running.
     p.add_argument("--dry-run", action="store_true", help="say what is done and what would run, and stop")
     p.add_argument(
         "--prune", action="store_true", help="delete, after asking, what the settings no longer name"
     )
+    # Who else takes part.
     several = p.add_argument_group(
         "several processes, where neither SLURM nor a TPU says it (runtime/distributed/processes.py)"
     )
@@ -83,7 +86,8 @@ def start(options: argparse.Namespace) -> None:
 
 def check_folders(options: argparse.Namespace) -> None:
     """Refuse a --workdir or --scratch that names no folder; a wrong address is refused when it is opened."""
-    for option, path in (("--workdir", options.workdir), ("--scratch", options.scratch)):
+    folders = {"--workdir": options.workdir, "--scratch": options.scratch}
+    for option, path in folders.items():
         if path is not None and not path.strip():
             raise ValueError(f"{option}: expected a folder, got {path!r}. Name one, or leave the option out.")
     if "://" in (options.scratch or ""):
@@ -195,7 +199,8 @@ def show_signal(run: Run) -> None:
 
     retrieved = Retrieved.load(run.folders["retrieve/r_ft"], "train")
     scores = Scores.load(run.folders["score"])
-    report(Corpus(run.folders["corpus"]), retrieved, scores, run.experiment.r_ft)
+    corpus = Corpus(run.folders["corpus"])
+    report(corpus, retrieved, scores, run.experiment.r_ft)
 
 
 def print_plan(run: Run, kind: str) -> None:

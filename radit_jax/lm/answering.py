@@ -2,10 +2,16 @@
 
 `evaluate.ensemble` says how the chunks are mixed: over whole answers (`answer`), token by token (`token`), or
 in the prompt, whose Background holds all of them (`concatenate`).
+
+    Retrieval      chunks and log p_R of each question
+    Backgrounds    the text before each prompt, and its weight
+    Prompts        token ids, one prompt for each Background
+    Answer         a text with its probability in the mixture
 """
 
+import functools
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -15,7 +21,13 @@ from jaxtyping import Float, Int
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.few_shot import FewShotPrompt, Shot, few_shot_prompt
-from radit_jax.lm.ensemble import AnswerCandidate, answer_questions, answer_questions_by_token
+from radit_jax.lm.ensemble import (
+    AnswerCandidate,
+    CandidatesByQuestion,
+    DecodeOptions,
+    answer_questions,
+    answer_questions_by_token,
+)
 from radit_jax.lm.prefix_sharing import DevicePlacement, group_by_shared_chunks
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.method.generation import Stops
@@ -25,7 +37,7 @@ from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.text.prompts import question_prompt
 
-QUESTIONS_PER_BLOCK = 160  # whose prompts are in memory together; rounded down to whole batches
+QUESTIONS_PER_BLOCK = 160  # their prompts are in memory together; rounded down to whole batches
 
 
 class Answer(NamedTuple):
@@ -81,10 +93,12 @@ class Retrieval(NamedTuple):
     @classmethod
     def none(cls, num_questions: int) -> "Retrieval":
         """Closed book: one prompt a question, without a Background."""
-        return cls(None, np.full((num_questions, 1), NO_CHUNK), np.zeros((num_questions, 1), np.float32))
+        one_each = (num_questions, 1)
+        rows = np.full(one_each, NO_CHUNK)
+        return cls(None, rows, np.zeros(one_each, np.float32))
 
     def part(self, questions: slice | list[int]) -> "Retrieval":
-        """The retrieval of some of the questions."""
+        """The retrieval of these questions only."""
         return Retrieval(self.chunks, self.rows[questions], self.log_probs[questions])
 
     def concatenated(self) -> "Backgrounds":
@@ -93,15 +107,20 @@ class Retrieval(NamedTuple):
         for passages in self.backgrounds().passages:
             text = "\n".join(passage for passage in passages if passage is not None)
             joined.append([text or None])
-        return Backgrounds(joined, np.zeros((len(joined), 1), np.float32))
+        all_weight = np.zeros((len(joined), 1), np.float32)  # log 1
+        return Backgrounds(joined, all_weight)
 
     def backgrounds(self) -> "Backgrounds":
         """Each chunk as a Background of its own."""
-        distinct = np.unique(self.rows[self.rows != NO_CHUNK])
+        # 1) Read every chunk once.
         passage_of: dict[int, str | None] = {NO_CHUNK: None}
         if self.chunks is not None:
+            is_chunk = self.rows != NO_CHUNK
+            distinct = np.unique(self.rows[is_chunk])
             passages = [chunk.passage for chunk in self.chunks.take(distinct)]
             passage_of |= zip(distinct.tolist(), passages, strict=True)
+
+        # 2) Give each question its passages, in the order of its rows.
         by_question = []
         for rows in self.rows.tolist():
             by_question.append([passage_of[row] for row in rows])
@@ -116,19 +135,12 @@ class Backgrounds(NamedTuple):
 
 
 def answer(
-    model: Model,
-    questions: Sequence[str],
-    chunk_rows: Int[np.ndarray, "Q K"],
-    retrieval_log_probs: Float[np.ndarray, "Q K"],
-    chunks: Chunks,
-    settings: EvaluateConfig,
-    name: str,
+    model: Model, questions: Sequence[str], retrieval: Retrieval, settings: EvaluateConfig, name: str
 ) -> list[list[Answer]]:
-    """Each question's distinct greedy answers under its chunks (NO_CHUNK: closed book), best first."""
-    texts = [question_prompt(question) for question in questions]
-    retrieval = Retrieval(chunks, chunk_rows, retrieval_log_probs)
-    with Progress(len(texts), name, "questions") as bar:
-        answers, _ = generate_answers(model, texts, retrieval, settings, bar=bar)
+    """Each question's distinct greedy answers under its chunks, best first; `name` titles the progress."""
+    prompts = [question_prompt(question) for question in questions]
+    with Progress(len(prompts), name, "questions") as bar:
+        answers, _ = generate_answers(model, prompts, retrieval, settings, bar=bar)
     return answers
 
 
@@ -148,27 +160,30 @@ def generate_answers(
     (`shots_dropped`). `shots[i]` are prompt i's examples, the nearest last. With `per_token` the best answer
     is chosen by log p per token, see `merge_equal_texts`. Mixing token by token gives one answer a prompt.
     """
-    shots = shots if shots is not None else [()] * len(prompts)
+    if shots is None:
+        shots = [()] * len(prompts)
     answers: list[list[Answer]] = [[] for _ in prompts]
     counts = Counter(shots_dropped=0, truncated=0)
-    batch_size = questions_per_batch(retrieval.rows.shape[1], settings)
-    order = group_by_shared_chunks(retrieval.rows, batch_size)
-    block_size = batch_size * max(1, QUESTIONS_PER_BLOCK // batch_size)
 
     def text_of(tokens: Sequence[int]) -> str:
         return first_line(model.tokenizer.decode(tokens))
 
+    # Questions that share chunks are answered together, in blocks of whole batches.
+    batch_size = questions_per_batch(retrieval.rows.shape[1], settings)
+    order = group_by_shared_chunks(retrieval.rows, batch_size)
+    block_size = batch_size * max(1, QUESTIONS_PER_BLOCK // batch_size)
     for start in range(0, len(prompts), block_size):
+        # 1) Make the prompts of a block.
         block = order[start : start + block_size]
-        made = make_prompts(
-            model,
-            [prompts[number] for number in block],
-            retrieval.part(block),
-            settings,
-            [shots[number] for number in block],
-        )
-        counts.update(shots_dropped=made.shots_dropped, truncated=made.truncated)
-        for number, candidates in zip(block, _decode(model, made, settings), strict=True):
+        block_texts = [prompts[number] for number in block]
+        block_shots = [shots[number] for number in block]
+        block_prompts = make_prompts(model, block_texts, retrieval.part(block), settings, block_shots)
+        counts["shots_dropped"] += block_prompts.shots_dropped
+        counts["truncated"] += block_prompts.truncated
+
+        # 2) Answer them, and put the answers at their questions' places.
+        decoded = _decode(model, block_prompts, settings)
+        for number, candidates in zip(block, decoded, strict=True):
             answers[number] = merge_equal_texts(candidates, text_of, per_token=per_token)
         if bar is not None:
             bar.advance(len(block))
@@ -187,17 +202,19 @@ def make_prompts(
     A prompt is made for each chunk. Concatenated chunks are one Background, the best first, so that what does
     not fit is cut from the worst.
     """
-    concatenate = settings.ensemble == "concatenate"
-    backgrounds = retrieval.concatenated() if concatenate else retrieval.backgrounds()
-    max_length = settings.sequence_length - settings.max_new_tokens
+    concatenates = settings.ensemble == "concatenate"
+    backgrounds = retrieval.concatenated() if concatenates else retrieval.backgrounds()
     shots = shots or [()] * len(prompts)
+
+    # The rest of the row is for the answer.
+    make_prompt = functools.partial(
+        few_shot_prompt,
+        model.tokenizer,
+        max_length=settings.sequence_length - settings.max_new_tokens,
+    )
     questions = []
-    for prompt, passages, own_shots in zip(prompts, backgrounds.passages, shots, strict=True):
-        by_chunk = []
-        for passage in passages:
-            by_chunk.append(
-                few_shot_prompt(model.tokenizer, own_shots, passage, prompt, max_length=max_length)
-            )
+    for prompt, passages, prompt_shots in zip(prompts, backgrounds.passages, shots, strict=True):
+        by_chunk = [make_prompt(prompt_shots, passage, prompt) for passage in passages]
         questions.append(by_chunk)
     return Prompts(questions, backgrounds.log_probs)
 
@@ -207,24 +224,29 @@ def questions_per_batch(prompts_per_question: int, settings: EvaluateConfig) -> 
     return max(1, settings.prompts_per_batch // prompts_per_question)
 
 
-def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> list[list[AnswerCandidate]]:
+def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> CandidatesByQuestion:
+    """Each question's candidates, by the ensemble that the settings name."""
+    # Rows go to the devices that hold the parameters.
     mesh = mesh_of(model.params)
     num_groups = data_parallel_size(mesh) if mesh else 1
-    decode = answer_questions_by_token if settings.ensemble == "token" else answer_questions
-    return decode(
-        model.module,
-        model.params,
-        [[prompt.tokens for prompt in by_chunk] for by_chunk in prompts.questions],
-        prompts.log_probs.tolist(),
+    options = DecodeOptions(
         max_new_tokens=settings.max_new_tokens,
         stops=stops_of(model.tokenizer),
         questions_per_batch=questions_per_batch(prompts.log_probs.shape[1], settings),
         placement=DevicePlacement(batch_placer(model.params), gather, num_groups),
     )
 
+    # The prompts without what was counted of them.
+    token_ids = []
+    for by_chunk in prompts.questions:
+        token_ids.append([prompt.tokens for prompt in by_chunk])
+    decode = answer_questions_by_token if settings.ensemble == "token" else answer_questions
+    return decode(model.module, model.params, token_ids, prompts.log_probs.tolist(), options)
+
 
 def stops_of(tokenizer: Tokenizer) -> Stops:
     """The ids that end an answer: `<eos>`, and every piece that holds a newline."""
+    # A closing piece is a stop id too, but holds text of the answer.
     closing = set(tokenizer.closing_ids)
     alone = tuple(token for token in tokenizer.stop_ids if token not in closing)
     return Stops(alone, tokenizer.closing_ids)
@@ -240,7 +262,10 @@ def first_line(text: str) -> str:
 
 
 def merge_equal_texts(
-    candidates: Sequence[AnswerCandidate], text_of: Callable[[Sequence[int]], str], *, per_token: bool = False
+    candidates: Sequence[AnswerCandidate],
+    text_of: Callable[[Sequence[int]], str],
+    *,
+    per_token: bool = False,
 ) -> list[Answer]:
     """A question's candidates as texts, the best first; candidates with the same text are one answer.
 
@@ -248,13 +273,19 @@ def merge_equal_texts(
     `per_token` answers are ranked by log p / n instead of log p, n being the tokens of the likeliest
     tokenisation: METHOD's `nll_token`, without which the shortest of long answers would win.
     """
-    by_text: dict[str, list[AnswerCandidate]] = {}
+    # 1) Group the tokenisations of each text.
+    by_text: dict[str, list[AnswerCandidate]] = defaultdict(list)
     for candidate in candidates:
-        by_text.setdefault(text_of(candidate.tokens), []).append(candidate)
+        by_text[text_of(candidate.tokens)].append(candidate)
+
+    # 2) Add their probabilities, and rank the texts.
     scored = []
     for text, tokenisations in by_text.items():
-        log_prob = float(np.logaddexp.reduce([candidate.log_prob for candidate in tokenisations]))
+        log_probs = [candidate.log_prob for candidate in tokenisations]
+        log_prob = float(np.logaddexp.reduce(log_probs))
         likeliest = max(tokenisations, key=lambda candidate: candidate.log_prob)
         score = log_prob / likeliest.num_tokens if per_token else log_prob
-        scored.append((score, Answer(text, float(np.exp(log_prob)))))
-    return [answer for _, answer in sorted(scored, key=lambda pair: -pair[0])]
+        probability = float(np.exp(log_prob))
+        scored.append((score, Answer(text, probability)))
+    scored.sort(key=lambda pair: -pair[0])
+    return [answer for _, answer in scored]

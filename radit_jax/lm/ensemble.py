@@ -17,11 +17,11 @@ probability, and differ in which answers they find.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from radit_jax.lm.prefix_sharing import (
     ONE_DEVICE,
@@ -51,7 +51,7 @@ from radit_jax.models.llama import Llama
 STEPS_PER_CALL = 8  # tokens that `decode_steps` generates before answers that are done leave the batch
 
 PromptsByChunk = Sequence[TokenIds]  # a question's prompts, one for each of its chunks
-ChunkLogProbs = Sequence[float] | np.ndarray  # log p_R of a question's chunks
+LogProbsByChunk = Sequence[float] | np.ndarray  # log p_R of a question's chunks
 
 
 class AnswerCandidate(NamedTuple):
@@ -62,58 +62,65 @@ class AnswerCandidate(NamedTuple):
     num_tokens: int  # that log_prob sums over: the answer's, and its terminator where it has one
 
 
+CandidatesByQuestion = list[list[AnswerCandidate]]  # of each question the most probable first
+
+
+class DecodeOptions(NamedTuple):
+    """What bounds an answer, and how questions reach the devices."""
+
+    max_new_tokens: int
+    stops: Stops
+    questions_per_batch: int = 16  # the devices hold the caches of all their prompts at a time
+    placement: DevicePlacement = ONE_DEVICE
+
+
 def answer_questions(
     module: Llama,
     params: Any,
     prompts: Sequence[PromptsByChunk],
-    retrieval_log_probs: Sequence[ChunkLogProbs] | np.ndarray,
-    *,
-    max_new_tokens: int,
-    stops: Stops,
-    questions_per_batch: int = 16,
-    placement: DevicePlacement = ONE_DEVICE,
-) -> list[list[AnswerCandidate]]:
+    retrieval_log_probs: Sequence[LogProbsByChunk] | np.ndarray,
+    options: DecodeOptions,
+) -> CandidatesByQuestion:
     """The answers to each question by Eq. 2, the most probable first.
 
     `prompts[i][k]` is question i after its k-th chunk, as token ids, and `retrieval_log_probs[i][k]` that
     chunk's log p_R; questions may have different numbers of chunks. The candidates are the greedy answers
-    under each chunk. The caches of all prompts of `questions_per_batch` questions are held at a time; a batch
-    whose questions share chunks is answered faster.
+    under each chunk. A batch whose questions share chunks is answered faster.
     """
-    answerer = _Answerer(module, params, max_new_tokens, stops, placement)
-    return _in_batches(answerer.answer, prompts, retrieval_log_probs, questions_per_batch)
+    answerer = _Answerer(module, params, options)
+    return _in_batches(answerer.answer, prompts, retrieval_log_probs, options.questions_per_batch)
 
 
 def answer_questions_by_token(
     module: Llama,
     params: Any,
     prompts: Sequence[PromptsByChunk],
-    retrieval_log_probs: Sequence[ChunkLogProbs] | np.ndarray,
-    *,
-    max_new_tokens: int,
-    stops: Stops,
-    questions_per_batch: int = 16,
-    placement: DevicePlacement = ONE_DEVICE,
-) -> list[list[AnswerCandidate]]:
+    retrieval_log_probs: Sequence[LogProbsByChunk] | np.ndarray,
+    options: DecodeOptions,
+) -> CandidatesByQuestion:
     """The greedy answer to each question by Eq. 2 at token level, alone in its list.
 
     Takes what `answer_questions` takes; `log_prob` is Eq. 2's of that answer, with its terminator.
     """
-    answerer = _Answerer(module, params, max_new_tokens, stops, placement)
-    return _in_batches(answerer.answer_by_token, prompts, retrieval_log_probs, questions_per_batch)
+    answerer = _Answerer(module, params, options)
+    return _in_batches(answerer.answer_by_token, prompts, retrieval_log_probs, options.questions_per_batch)
 
 
 def _in_batches(
-    answer: Callable[..., list[list[AnswerCandidate]]],
+    answer: Callable[..., CandidatesByQuestion],
     prompts: Sequence[PromptsByChunk],
-    retrieval_log_probs: Sequence[ChunkLogProbs] | np.ndarray,
+    retrieval_log_probs: Sequence[LogProbsByChunk] | np.ndarray,
     questions_per_batch: int,
-) -> list[list[AnswerCandidate]]:
-    """`answer` of `questions_per_batch` questions at a time; log p_R is −inf where a chunk is missing."""
+) -> CandidatesByQuestion:
+    """Call `answer` for `questions_per_batch` questions at a time, with their log p_R as a (B, K) array.
+
+    log p_R is −inf where a question or a chunk is missing.
+    """
     _check_prompts(prompts)
     num_chunks = max(map(len, prompts), default=0)
-    answers: list[list[AnswerCandidate]] = []
+    answers: CandidatesByQuestion = []
     for start in range(0, len(prompts), questions_per_batch):
+        # The last batch has room for as many questions as the others, so that all have one shape.
         batch = prompts[start : start + questions_per_batch]
         log_probs = np.full((questions_per_batch, num_chunks), -np.inf, np.float32)
         for row, by_chunk in enumerate(batch):
@@ -123,8 +130,10 @@ def _in_batches(
 
 
 def _check_prompts(prompts: Sequence[PromptsByChunk]) -> None:
+    """Refuse a question without a prompt, and an empty prompt."""
     for number, by_chunk in enumerate(prompts):
-        if len(by_chunk) == 0 or any(len(prompt) == 0 for prompt in by_chunk):
+        lengths = [len(prompt) for prompt in by_chunk]
+        if not lengths or 0 in lengths:
             raise ValueError(
                 f"answer_questions: expected a prompt for each question and chunk, got question {number} "
                 "with none or an empty one. Ask a question that has no chunk without a Background."
@@ -139,66 +148,87 @@ class _Answerer(NamedTuple):
 
     module: Llama
     params: Any
-    max_new_tokens: int
-    stops: Stops
-    placement: DevicePlacement
+    options: DecodeOptions
 
     def answer(
-        self, prompts: Sequence[PromptsByChunk], retrieval_log_probs: Float[np.ndarray, "B K"]
-    ) -> list[list[AnswerCandidate]]:
+        self,
+        prompts: Sequence[PromptsByChunk],
+        retrieval_log_probs: Float[np.ndarray, "B K"],
+    ) -> CandidatesByQuestion:
         """Every unique greedy answer scored under all chunks."""
-        shape = retrieval_log_probs.shape
-        num_chunks = shape[1]
+        stops, max_new_tokens = self.options.stops, self.options.max_new_tokens
+        batch_size, num_chunks = retrieval_log_probs.shape
+        generated = np.zeros((batch_size, num_chunks, max_new_tokens), np.int32)
+        log_probs = np.zeros((batch_size, num_chunks, num_chunks), np.float32)
 
-        # 1) Read the prompts and decode greedily under each. `places` are the prompts' (question, chunk).
-        places = _places(prompts)
-        texts = [prompts[question][chunk] for question, chunk in places.tolist()]
-        generated = np.zeros((*shape, self.max_new_tokens), np.int32)
-        prefilled_batches: list[tuple[Int[np.ndarray, "R 2"], Prefilled]] = []
-        for numbers, batch in prefill_batches(texts, retrieval_log_probs.size, self.placement):
-            batch_places = places[numbers]
-            prefilled = prefill_shared(self.module, self.params, *batch)
-            weights = np.zeros((len(batch_places), 1), np.float32)
-            generated[tuple(batch_places.T)] = self.generate(prefilled, weights)[0]
-            prefilled_batches.append((batch_places, prefilled))
+        # 1) Read the prompts and decode greedily under each.
+        prefilled_batches = []
+        for places, prefilled in self.prefill(prompts, retrieval_log_probs.size):
+            # Greedy decoding is the mixture over one prompt, whose log-weight is 0.
+            weights = np.zeros((len(places), 1), np.float32)
+            tokens, _ = self.generate(prefilled, weights)
+            generated[tuple(places.T)] = tokens
+            prefilled_batches.append((places, prefilled))
 
         # 2) Score each question's unique answers after each of its prompts.
-        unique = _unique_answers(generated, prompts, self.stops)
-        packed = pack_answers(unique, self.stops, max_new_tokens=self.max_new_tokens, num_answers=num_chunks)
-        log_probs = np.zeros((*shape, num_chunks), np.float32)
-        for batch_places, prefilled in prefilled_batches:
-            questions = batch_places[:, 0]
-            scores = score_answers(self.module, self.params, prefilled, packed, questions, stops=self.stops)
-            log_probs[tuple(batch_places.T)] = self.placement.gather(scores)
+        unique = _unique_answers(generated, prompts, stops)
+        packed = pack_answers(unique, stops, max_new_tokens=max_new_tokens, num_answers=num_chunks)
+        for places, prefilled in prefilled_batches:
+            questions = places[:, 0]
+            scores = score_answers(self.module, self.params, prefilled, packed, questions, stops=stops)
+            log_probs[tuple(places.T)] = self.options.placement.gather(scores)
 
         # 3) Mix over the chunks by p_R, and rank.
         mixed = np.asarray(mix_over_chunks(log_probs, retrieval_log_probs))
         ranked = []
         for answers, scores in zip(unique, mixed.tolist(), strict=True):
+            # There are K scores, and often fewer unique answers.
             candidates = [self.candidate(*pair) for pair in zip(answers, scores, strict=False)]
-            ranked.append(sorted(candidates, key=lambda candidate: -candidate.log_prob))
+            candidates.sort(key=lambda candidate: -candidate.log_prob)
+            ranked.append(candidates)
         return ranked[: len(prompts)]
 
     def answer_by_token(
-        self, prompts: Sequence[PromptsByChunk], retrieval_log_probs: Float[np.ndarray, "B K"]
-    ) -> list[list[AnswerCandidate]]:
+        self,
+        prompts: Sequence[PromptsByChunk],
+        retrieval_log_probs: Float[np.ndarray, "B K"],
+    ) -> CandidatesByQuestion:
         """The greedy answer of the mixture of each question's chunks."""
+        # 1) Give every question K prompts, and the devices a number of questions that they can divide. The
+        # last question stands in for missing ones, and a question's first prompt for missing chunks.
+        placement = self.options.placement
         num_questions, num_chunks = retrieval_log_probs.shape
-        # The last question stands in for missing ones, and a question's first prompt for missing chunks.
-        questions = np.arange(self.placement.num_rows(num_questions))
+        questions = np.arange(placement.num_rows(num_questions))
         questions = np.minimum(questions, len(prompts) - 1)
         texts: list[TokenIds] = []
         for question in questions:
             by_chunk = prompts[question]
-            texts += [*by_chunk, *[by_chunk[0]] * (num_chunks - len(by_chunk))]
+            num_missing = num_chunks - len(by_chunk)
+            texts += [*by_chunk, *[by_chunk[0]] * num_missing]
 
-        batch = build_prefill_batch(split_shared_prefixes(texts), self.placement)
+        # 2) Read all prompts together, since an answer's prompts take each step together.
+        batch = build_prefill_batch(split_shared_prefixes(texts), placement)
         prefilled = prefill_shared(self.module, self.params, *batch)
         tokens, log_probs = self.generate(prefilled, retrieval_log_probs[questions])
+
+        # 3) Leave out the answers of stand-ins.
         answers = []
         for row, log_prob in zip(tokens.tolist(), log_probs.tolist(), strict=True):
-            answers.append([self.candidate(_strip_terminator(row, self.stops), log_prob)])
+            answer = _strip_terminator(row, self.options.stops)
+            answers.append([self.candidate(answer, log_prob)])
         return answers[: len(prompts)]
+
+    def prefill(
+        self, prompts: Sequence[PromptsByChunk], capacity: int
+    ) -> Iterator[tuple[Int[np.ndarray, "R 2"], Prefilled]]:
+        """Read the prompts, R at a time, with the place of each: (question, chunk).
+
+        `capacity` is the most prompts that a batch of questions may have, see `prefill_batches`.
+        """
+        places = _places(prompts)
+        texts = [prompts[question][chunk] for question, chunk in places.tolist()]
+        for numbers, batch in prefill_batches(texts, capacity, self.options.placement):
+            yield places[numbers], prefill_shared(self.module, self.params, *batch)
 
     def generate(
         self, prefilled: Prefilled, weights: Float[np.ndarray, "U K"]
@@ -208,31 +238,32 @@ class _Answerer(NamedTuple):
         After every `STEPS_PER_CALL` tokens the answers that are not done are gathered into a batch of a
         quarter of the size, once they fit.
         """
-        tokens = np.zeros((len(weights), self.max_new_tokens), np.int32)
+        max_new_tokens, stops, _, placement = self.options
+        tokens = np.zeros((len(weights), max_new_tokens), np.int32)
         log_probs = np.zeros(len(weights), np.float32)
         in_batch = np.arange(len(weights))  # numbers of the answers that are still in the batch
-        state = init_decode(prefilled, weights, max_new_tokens=self.max_new_tokens, stops=self.stops)
-        for end in range(STEPS_PER_CALL, self.max_new_tokens + STEPS_PER_CALL, STEPS_PER_CALL):
-            until = min(end, self.max_new_tokens)
-            state = decode_steps(self.module, self.params, state, until, stops=self.stops)
-            tokens[in_batch] = self.placement.gather(state.tokens)
-            log_probs[in_batch] = self.placement.gather(state.log_probs)
-            done = self.placement.gather(state.done)
+        state = init_decode(prefilled, weights, max_new_tokens=max_new_tokens, stops=stops)
+        for start in range(0, max_new_tokens, STEPS_PER_CALL):
+            # Generate the next tokens, and put what the batch has so far at its answers' places.
+            until = min(start + STEPS_PER_CALL, max_new_tokens)
+            state = decode_steps(self.module, self.params, state, until, stops=stops)
+            tokens[in_batch] = placement.gather(state.tokens)
+            log_probs[in_batch] = placement.gather(state.log_probs)
+
+            # Let the answers that are done leave. The others stay on their devices.
+            done = placement.gather(state.done)
             if done.all():
                 break
-            alive = ~done.reshape(self.placement.num_groups(len(done)), -1)
-            group_size = alive.shape[1]
-            if 4 * alive.sum(axis=1).max() <= group_size:
-                # Always a quarter, so that few sizes are compiled; spare places repeat an answer.
-                quarter = group_size // 4
-                survivors = np.stack([np.resize(np.flatnonzero(group), quarter) for group in alive])
-                in_batch = np.take_along_axis(in_batch.reshape(alive.shape), survivors, axis=1).ravel()
+            by_group = (placement.num_groups(len(done)), -1)
+            survivors = _survivors(~done.reshape(by_group))
+            if survivors is not None:
+                in_batch = np.take_along_axis(in_batch.reshape(by_group), survivors, axis=1).ravel()
                 state = gather_answers(state, survivors)
         return tokens, log_probs
 
     def candidate(self, answer: Answer, log_prob: float) -> AnswerCandidate:
         """The answer with the number of tokens that its log-probability sums over."""
-        outcome = _outcome(answer, self.stops, self.max_new_tokens)
+        outcome = _outcome(answer, self.options.stops, self.options.max_new_tokens)
         return AnswerCandidate(answer, log_prob, len(outcome))
 
 
@@ -244,19 +275,42 @@ def _places(prompts: Sequence[PromptsByChunk]) -> Int[np.ndarray, "P 2"]:
     return np.array(places)
 
 
+def _survivors(alive: Bool[np.ndarray, "W r"]) -> Int[np.ndarray, "W q"] | None:
+    """The answers that go on in a batch of a quarter of the size; None while they do not fit.
+
+    It is always a quarter, so that few sizes are compiled. Spare places repeat an answer.
+    """
+    group_size = alive.shape[1]
+    most_alive = alive.sum(axis=1).max()
+    if 4 * most_alive > group_size:
+        return None
+    survivors = []
+    for group in alive:
+        numbers = np.flatnonzero(group)
+        survivors.append(np.resize(numbers, group_size // 4))
+    return np.stack(survivors)
+
+
 def pack_answers(
     answers: Sequence[Sequence[Answer]], stops: Stops, *, max_new_tokens: int, num_answers: int
 ) -> PackedAnswers:
     """Lay out the candidates of each prompt, `num_answers` at most, as host arrays.
 
     An answer of `max_new_tokens` tokens was cut off, and a closing piece ends an answer by itself, so no
-    terminator is scored after either.
+    terminator is scored after either. `PackedAnswers` shows the layout.
     """
-    outcomes = [[_outcome(answer, stops, max_new_tokens) for answer in group] for group in answers]
-    slots = padded_size(max(sum(len(outcome) - 1 for outcome in group) for group in outcomes), unit=16)
-    tokens, offsets, continuation_ids = np.zeros((3, len(answers), slots), np.int32)
-    targets = np.full((len(answers), slots), NOTHING, np.int32)
-    first_targets = np.full((len(answers), num_answers), NOTHING, np.int32)
+    # 1) Slots for the longest row. The prompt predicts an outcome's first token, so it takes no slot.
+    outcomes = []
+    for group in answers:
+        outcomes.append([_outcome(answer, stops, max_new_tokens) for answer in group])
+    row_lengths = [sum(map(len, group)) - len(group) for group in outcomes]
+    slots = padded_size(max(row_lengths), unit=16)
+
+    # 2) Each row's outcomes end to end: tokens are read, and the next ones are targets.
+    num_rows = len(answers)
+    tokens, offsets, continuation_ids = np.zeros((3, num_rows, slots), np.int32)
+    targets = np.full((num_rows, slots), NOTHING, np.int32)
+    first_targets = np.full((num_rows, num_answers), NOTHING, np.int32)
     for row, group in enumerate(outcomes):
         start = 0
         for number, outcome in enumerate(group):
@@ -274,8 +328,9 @@ def pack_answers(
 
 def _outcome(answer: Answer, stops: Stops, max_new_tokens: int) -> Answer:
     """The tokens that are scored: the answer's, and STOP where a terminator belongs to it."""
-    has_ended = len(answer) == max_new_tokens or (answer and answer[-1] in stops.closing)
-    return answer if has_ended else (*answer, STOP)
+    is_cut_off = len(answer) == max_new_tokens
+    is_closed = bool(answer) and answer[-1] in stops.closing
+    return answer if is_cut_off or is_closed else (*answer, STOP)
 
 
 def _strip_terminator(row: Sequence[int], stops: Stops) -> Answer:
@@ -284,11 +339,14 @@ def _strip_terminator(row: Sequence[int], stops: Stops) -> Answer:
 
 
 def _unique_answers(
-    generated: Int[np.ndarray, "B K A"], prompts: Sequence[PromptsByChunk], stops: Stops
+    generated: Int[np.ndarray, "B K A"],
+    prompts: Sequence[PromptsByChunk],
+    stops: Stops,
 ) -> list[list[Answer]]:
     """Each question's distinct answers, in the order of its chunks; none for the missing questions."""
     unique: list[list[Answer]] = [[] for _ in generated]
     for question, by_chunk in enumerate(prompts):
         rows = generated[question, : len(by_chunk)].tolist()
-        unique[question] = list(dict.fromkeys(_strip_terminator(row, stops) for row in rows))
+        answers = [_strip_terminator(row, stops) for row in rows]
+        unique[question] = list(dict.fromkeys(answers))
     return unique

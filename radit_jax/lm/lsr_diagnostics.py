@@ -1,4 +1,4 @@
-"""The diagnostics of LSR scores, from the files that the stages retrieve and score left."""
+"""The diagnostics of LSR scores, from the files that the stages retrieve and score have written."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from radit_jax.text.metrics import is_yes_no
 
 
 def report(corpus: Corpus, retrieved: Retrieved, scores: Scores, settings: RFtConfig) -> Diagnostics:
-    """Diagnose `scores` under R-ft's settings and print the figures, then the warnings."""
+    """Diagnose `scores` under R-ft's settings, and print the figures and then the warnings."""
     diagnostics = diagnose(_statistics(corpus, retrieved, scores), settings)
     figures = ", ".join(f"{name} {_format(value)}" for name, value in diagnostics.items())
     print(f"   signal: {figures}", flush=True)
@@ -25,10 +25,14 @@ def report(corpus: Corpus, retrieved: Retrieved, scores: Scores, settings: RFtCo
 
 
 def _statistics(corpus: Corpus, retrieved: Retrieved, scores: Scores) -> LsrStatistics:
-    question_of = {question.id: question for question in corpus.questions("train")}
+    """The scores with what the corpus knows of the examples: gold chunks, and chunks that hold an answer."""
     # An example that was cut from the corpus is not one of its questions. It has no gold chunk, and no chunk
     # but its source holds its answer, so it is represented by a question without answers.
-    questions = [question_of.get(example.id, Question(example.id, "", ())) for example in retrieved.examples]
+    question_of = {question.id: question for question in corpus.questions("train")}
+    questions = []
+    for example in retrieved.examples:
+        no_answers = Question(example.id, "", ())
+        questions.append(question_of.get(example.id, no_answers))
     judged = np.array([_is_judged(question) for question in questions], bool)
     return LsrStatistics(
         chunk_mask=scores.chunk_rows >= 0,
@@ -55,7 +59,8 @@ def _holds_answer(
     rows: Int[np.ndarray, "E K"],
     judged: Bool[np.ndarray, " E"],
 ) -> Bool[np.ndarray, "E K"]:
-    """Which chunks hold an answer; False for questions that are not judged, whose chunks are not read."""
+    """Which chunks hold an answer; False for questions that are not judged."""
+    # Only the judged questions' chunks are read.
     holds_answer = np.zeros(rows.shape, bool)
     judged_questions = [questions[number] for number in np.flatnonzero(judged).tolist()]
     holds_answer[judged] = corpus.holds_answer(judged_questions, rows[judged])
@@ -63,4 +68,5 @@ def _holds_answer(
 
 
 def _format(value: float | int | None) -> str:
+    """Four digits, or a dash where there is no value."""
     return "–" if value is None else f"{value:.4g}"

@@ -10,8 +10,7 @@ All of it is numpy on the host. Rows are padded to few widths, because each is c
 """
 
 import heapq
-import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -30,8 +29,8 @@ MIN_SHARED_PREFIX = 32  # tokens; reading a shorter shared prefix once saves not
 class DevicePlacement(NamedTuple):
     """How rows reach the devices that compute, and come back; the default is one process with one device."""
 
-    put_rows: Callable[[Any], Any] = lambda rows: rows  # host arrays whose first axis counts rows
-    gather: Callable[[Any], np.ndarray] = np.asarray  # a device array to the host
+    put_rows: Callable[[Any], Any] = lambda rows: rows  # puts host arrays whose first axis counts rows
+    gather: Callable[[Any], np.ndarray] = np.asarray  # brings a device array to the host
     data_parallel_size: int = 1  # a multiple of this many rows is divided among the devices
 
     def num_rows(self, count: int) -> int:
@@ -74,6 +73,7 @@ def split_shared_prefixes(prompts: Sequence[TokenIds]) -> list[Prompt]:
         is_shared = len(group.members) > 1
         for number in group.members:
             text = texts[number]
+            # A prompt by itself is cut where its suffix fills the narrowest row.
             cut = group.shared_length if is_shared else max(0, len(text) - SUFFIX_SLOTS)
             split[number] = Prompt(text[:cut], text[cut:])
     return split
@@ -95,21 +95,28 @@ def _group_by_prefix(texts: Sequence[Answer]) -> list[_PrefixGroup]:
     for number in sorted(range(len(texts)), key=texts.__getitem__):
         text = texts[number]
         if groups:
+            # Join the last group if the prefix that is left is still worth reading once.
             group = groups[-1]
             prefix = texts[group.members[0]][: group.shared_length]
             shared_length = _common_prefix_length(prefix, text[:-1])
             longest = max(group.longest, len(text))
             if shared_length >= max(MIN_SHARED_PREFIX, longest / 2):
                 group.members.append(number)
-                group.shared_length, group.longest = shared_length, longest
+                group.shared_length = shared_length
+                group.longest = longest
                 continue
         groups.append(_PrefixGroup([number], len(text) - 1, len(text)))
     return groups
 
 
 def _common_prefix_length(a: Answer, b: Answer) -> int:
-    pairs = zip(a, b, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    """How many tokens both begin with."""
+    length = 0
+    for token, other in zip(a, b, strict=False):
+        if token != other:
+            break
+        length += 1
+    return length
 
 
 # ---- batches of prompts ----
@@ -126,28 +133,39 @@ def prefill_batches(
     """
     split = split_shared_prefixes(prompts)
     batch_size = placement.num_rows(min(PROMPTS_PER_PREFILL, capacity))
-    order = sorted(range(len(split)), key=lambda number: (len(split[number].prefix), split[number]))
-    order += order[-1:] * (-len(order) % batch_size)
+
+    def length_then_tokens(number: int) -> tuple[int, Prompt]:
+        prompt = split[number]
+        return len(prompt.prefix), prompt
+
+    order = sorted(range(len(split)), key=length_then_tokens)
+    num_missing = -len(order) % batch_size
+    order += order[-1:] * num_missing
     for numbers in _batches(order, batch_size):
-        yield numbers, build_prefill_batch([split[number] for number in numbers], placement)
+        batch = [split[number] for number in numbers]
+        yield numbers, build_prefill_batch(batch, placement)
 
 
 def build_prefill_batch(prompts: Sequence[Prompt], placement: DevicePlacement) -> PrefillBatch:
     """Lay prompts out for `prefill_shared`; every device group keeps its own distinct prefixes."""
-    groups = _batches(list(prompts), len(prompts) // placement.num_groups(len(prompts)))
-    prefixes = [list(dict.fromkeys(prompt.prefix for prompt in group)) for group in groups]
-    group_size = len(groups[0])
+    # 1) Find each group's prefixes: the distinct ones, unless nearly every prompt has its own. Then sharing
+    # saves nothing, and the prefixes are those of the prompts, in their order.
+    group_size = len(prompts) // placement.num_groups(len(prompts))
+    by_prompt = _batches([prompt.prefix for prompt in prompts], group_size)
+    prefixes = [list(dict.fromkeys(group_prefixes)) for group_prefixes in by_prompt]
     slots = _prefix_slots(max(map(len, prefixes)), group_size)
-    if slots == group_size:  # sharing saves nothing here: every prompt keeps its own prefix, in order
-        prefixes = [[prompt.prefix for prompt in group] for group in groups]
+    if slots == group_size:
+        prefixes = by_prompt
 
-    prefix_of = np.zeros((len(groups), group_size), np.int32)
+    # 2) Number each prompt's prefix, and fill every group up to the same number of prefixes.
+    prefix_of = np.zeros((len(by_prompt), group_size), np.int32)
     padded_prefixes: list[Answer] = []
-    for row, (group, group_prefixes) in enumerate(zip(groups, prefixes, strict=True)):
-        prefix_of[row] = [group_prefixes.index(prompt.prefix) for prompt in group]
+    for row, group_prefixes in enumerate(prefixes):
+        prefix_of[row] = [group_prefixes.index(prefix) for prefix in by_prompt[row]]
         empty_slots = slots - len(group_prefixes)
         padded_prefixes += [*group_prefixes, *[()] * empty_slots]
 
+    # 3) Pad both parts to rows.
     prefix_rows = _pad_rows(padded_prefixes, 2 * SUFFIX_SLOTS)
     suffix_rows = _pad_rows([prompt.suffix for prompt in prompts], SUFFIX_SLOTS)
     return PrefillBatch(placement.put_rows(prefix_rows), prefix_of, placement.put_rows(suffix_rows))
@@ -155,16 +173,19 @@ def build_prefill_batch(prompts: Sequence[Prompt], placement: DevicePlacement) -
 
 def _prefix_slots(num_prefixes: int, group_size: int) -> int:
     """Room for the prefixes of a group: an eighth of its prompts, a quarter, half or all."""
-    eighth = -(-group_size // 8)
-    sizes = [eighth, 2 * eighth, 4 * eighth, 8 * eighth]
-    return min(group_size, next(size for size in sizes if num_prefixes <= size))
+    slots = -(-group_size // 8)
+    while slots < num_prefixes:
+        slots *= 2
+    return min(group_size, slots)
 
 
 def _pad_rows(texts: Sequence[TokenIds], min_width: int) -> TokenRows:
     """The texts as rows of `min_width` slots or more; of width 0 where all of them are empty."""
     lengths = np.array([len(text) for text in texts], np.int32)
     longest = int(lengths.max())
-    width = max(min_width, padded_size(longest)) if longest else 0
+    width = 0
+    if longest:
+        width = max(min_width, padded_size(longest))
     tokens = np.zeros((len(texts), width), np.int32)
     for row, text in zip(tokens, texts, strict=True):
         row[: len(text)] = text
@@ -173,7 +194,9 @@ def _pad_rows(texts: Sequence[TokenIds], min_width: int) -> TokenRows:
 
 
 def _batches(items: list[Any], size: int) -> list[list[Any]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+    """The items in lists of `size`; the last may be shorter."""
+    starts = range(0, len(items), size)
+    return [items[start : start + size] for start in starts]
 
 
 def padded_size(size: int, unit: int = 32) -> int:
@@ -206,10 +229,12 @@ def group_by_shared_chunks(rows: Int[np.ndarray, "Q K"], batch_size: int) -> lis
     >>> group_by_shared_chunks(np.array([[0, 1], [2, 3], [1, 4], [3, 0]]), batch_size=2)
     [0, 2, 1, 3]
     """
-    questions_of_chunk: dict[int, list[int]] = {}
+    questions_of_chunk: dict[int, list[int]] = defaultdict(list)
     for question, chunk_rows in enumerate(rows.tolist()):
         for chunk in set(chunk_rows) - {NO_CHUNK}:
-            questions_of_chunk.setdefault(chunk, []).append(question)
+            questions_of_chunk[chunk].append(question)
+
+    # A dictionary without values: an ordered set that a question leaves in constant time.
     remaining = dict.fromkeys(range(len(rows)))
     order: list[int] = []
     while remaining:
@@ -233,6 +258,8 @@ def _next_batch(
         question = _pop_remaining(heap, remaining)
         del remaining[question]
         batch.append(question)
+
+        # Count the chunks that it brings for all other questions that have them.
         new_chunks = set(rows[question].tolist()) - chunks_of_batch
         chunks_of_batch |= new_chunks
         for chunk in sorted(new_chunks):

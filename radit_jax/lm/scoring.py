@@ -41,16 +41,18 @@ from radit_jax.runtime.pretrained.model_io import Model, load_model
 from radit_jax.runtime.storage.fingerprints import shard_name
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
+Pairs = Int[np.ndarray, "P 2"]  # (number of an example, row of a chunk or NO_CHUNK)
 NO_CHUNK = -1  # in place of a chunk's row: the answer is scored without a Background
 
 
 def every_pair(rows: Int[np.ndarray, "E K"]) -> Int[np.ndarray, "E*K 2"]:
     """Each example's number with each of its chunks' rows, as `PairScorer.score` takes them."""
-    examples = np.repeat(np.arange(len(rows)), rows.shape[1])
+    num_examples, num_chunks = rows.shape
+    examples = np.repeat(np.arange(num_examples), num_chunks)
     return np.stack([examples, rows.ravel()], axis=1)
 
 
-def _order_by_chunk(pairs: Int[np.ndarray, "P 2"]) -> Int[np.ndarray, " P"]:
+def _order_by_chunk(pairs: Pairs) -> Int[np.ndarray, " P"]:
     """The numbers of the pairs, those of a chunk next to each other."""
     return np.argsort(pairs[:, 1], kind="stable")
 
@@ -65,7 +67,11 @@ class PairScores(NamedTuple):
     @classmethod
     def empty(cls, *shape: int) -> "PairScores":
         """Zeros for pairs of this shape, to be filled by `put`."""
-        return cls(np.zeros(shape, np.float32), np.zeros(shape, np.int32), np.zeros(shape, bool))
+        return cls(
+            answer_log_probs=np.zeros(shape, np.float32),
+            token_counts=np.zeros(shape, np.int32),
+            truncated=np.zeros(shape, bool),
+        )
 
     def put(self, places: Any, scores: "PairScores") -> None:
         """Write `scores` into `places`."""
@@ -76,8 +82,8 @@ class PairScores(NamedTuple):
 def score_in_shards(
     folder: StageFolder,
     name: str,
-    pairs: Int[np.ndarray, "P 2"],
-    score: Callable[[Int[np.ndarray, "S 2"], Progress], PairScores],
+    pairs: Pairs,
+    score: Callable[[Pairs, Progress], PairScores],
     *,
     shard_size: int,
     title: str,
@@ -86,16 +92,20 @@ def score_in_shards(
 
     A run that is killed loses the shard that it was scoring; the next run of the same pairs reads the others.
     """
-    order = _order_by_chunk(pairs)  # so that most chunks are read in one shard only
-    shards = np.array_split(order, max(1, -(-len(order) // shard_size)))
     scores = PairScores.empty(len(pairs))
+    # Ordered by chunk, most chunks are read in one shard only.
+    order = _order_by_chunk(pairs)
+    num_shards = max(1, -(-len(order) // shard_size))
+    shards = np.array_split(order, num_shards)
     with Progress(len(pairs), title, "pairs") as bar:
         for number, shard in enumerate(shards if len(pairs) else ()):
             file = shard_name(name, number, len(shards))
+            # A shard that an earlier run has written is read back.
             if folder.has(file):
                 bar.advance(len(shard))
             else:
-                folder.write_arrays(file, **score(pairs[shard], bar)._asdict())
+                shard_scores = score(pairs[shard], bar)
+                folder.write_arrays(file, **shard_scores._asdict())
             scores.put(shard, PairScores(**folder.read_arrays(file)))
     return scores
 
@@ -159,15 +169,21 @@ class Packing(NamedTuple):
                 num_rows=batch_size,
                 continuation_ids=self.continuation_ids,
             )
-            tree_numbers = itertools.chain.from_iterable(rows)
-            yield batch, sum(len(self.trees[number].continuations) for number in tree_numbers)
+            trees = [self.trees[number] for number in itertools.chain.from_iterable(rows)]
+            yield batch, sum(len(tree.continuations) for tree in trees)
 
-    def put_scores(self, row_scores: Float[np.ndarray, "R C"], scores: Float[np.ndarray, " _"]) -> None:
+    def put_scores(
+        self,
+        row_scores: Float[np.ndarray, "R C"],
+        scores: Float[np.ndarray, " _"],
+    ) -> None:
         """Write `row_scores`, [row, continuation in the row], to the continuations' places in `scores`."""
-        scores[self.numbers] = row_scores[continuation_places(self.trees, self.rows)]
+        places = continuation_places(self.trees, self.rows)
+        scores[self.numbers] = row_scores[places]
 
 
 def _num_continuation_tokens(tree: PrefixTree) -> int:
+    """Tokens of all continuations; each may be a target."""
     return sum(len(continuation.tokens) for continuation in tree.continuations)
 
 
@@ -179,12 +195,13 @@ class RowFill:
     full_rows: float = 0.0  # the number of rows without padding that would hold the same tokens
 
     def add(self, rows: int, share: float) -> None:
-        """Count `rows`, of whose positions `share` hold a token."""
+        """Count `rows` rows; a token is at `share` of their positions."""
         self.rows += rows
         self.full_rows += rows * share
 
     @property
     def share(self) -> float:
+        """The share of positions that hold a token."""
         return self.full_rows / max(1, self.rows)
 
 
@@ -220,7 +237,7 @@ class PairScorer:
     def score(
         self,
         examples: Sequence[Example],
-        pairs: Int[np.ndarray, "P 2"],
+        pairs: Pairs,
         chunks: Chunks,
         bar: Progress | None = None,
     ) -> PairScores:
@@ -238,32 +255,39 @@ class PairScorer:
         num_continuations = sum(len(tree.continuations) for tree in trees)
         return self._score(trees, np.arange(num_continuations), bar)
 
-    def _pair_trees(
-        self, examples: Sequence[Example], pairs: Int[np.ndarray, "P 2"], chunks: Chunks
-    ) -> PairTrees:
+    def _pair_trees(self, examples: Sequence[Example], pairs: Pairs, chunks: Chunks) -> PairTrees:
+        """The pairs as prefix trees, the examples of a chunk together."""
         trees: list[PrefixTree] = []
         pair_of_continuation: list[int] = []
         token_counts = np.zeros(len(pairs), np.int32)
         truncated = np.zeros(len(pairs), bool)
 
+        # 1) Split the pairs by chunk, and read all chunks.
         order = _order_by_chunk(pairs)
         chunk_rows, starts = np.unique(pairs[order, 1], return_index=True)
+        pairs_by_chunk = np.split(order, starts[1:])
         loaded_chunks = iter(chunks.take(chunk_rows[chunk_rows != NO_CHUNK]))
-        for chunk_row, pair_numbers in zip(chunk_rows, np.split(order, starts[1:]), strict=True):
+        for chunk_row, pair_numbers in zip(chunk_rows, pairs_by_chunk, strict=True):
+            # 2) Make the trees of a chunk: one, or several where its examples do not fit into a row.
+            passage = None if chunk_row == NO_CHUNK else next(loaded_chunks).passage
+            chunk_examples = [examples[number] for number in pairs[pair_numbers, 0]]
             shared = shared_sequences(
                 self.model.tokenizer,
-                None if chunk_row == NO_CHUNK else next(loaded_chunks).passage,
-                [examples[number] for number in pairs[pair_numbers, 0]],
+                passage,
+                chunk_examples,
                 max_length=self.settings.sequence_length,
                 max_targets=self.targets_per_row,
             )
+
+            # 3) Note which pair each continuation scores, and what was read for it.
             for tree, example_numbers, is_cut in shared:
                 tree_pairs = pair_numbers[list(example_numbers)]
-                prefix_length = len(tree.prefix.tokens)
                 trees.append(tree)
                 pair_of_continuation += tree_pairs.tolist()
-                token_counts[tree_pairs] = [prefix_length + len(own.tokens) for own in tree.continuations]
                 truncated[tree_pairs] = is_cut
+                prefix_length = len(tree.prefix.tokens)
+                for pair, continuation in zip(tree_pairs, tree.continuations, strict=True):
+                    token_counts[pair] = prefix_length + len(continuation.tokens)
         return PairTrees(trees, np.array(pair_of_continuation), token_counts, truncated)
 
     def _score(
@@ -281,17 +305,21 @@ class PairScorer:
 
         A kernel knows segments only, so it takes trees of one continuation; the reference takes any.
         """
+        # 1) Choose for each tree, and so for its continuations.
         has_kernel = self.row_module.attention != "xla"
-        by_kernel = np.array([has_kernel and not has_continuations([tree]) for tree in trees], bool)
-        of_continuation = np.repeat(by_kernel, [len(tree.continuations) for tree in trees])
+        single = [not has_continuations([tree]) for tree in trees]
+        by_kernel = np.array(single, bool) & has_kernel
+        continuation_counts = [len(tree.continuations) for tree in trees]
+        continuation_by_kernel = np.repeat(by_kernel, continuation_counts)
+
+        # 2) Pack both kinds, the reference's first.
         for kernel in (False, True):
-            chosen = [
-                tree for tree, is_by_kernel in zip(trees, by_kernel, strict=True) if is_by_kernel == kernel
-            ]
+            numbers_of_kind = np.flatnonzero(by_kernel == kernel).tolist()
+            chosen = [trees[number] for number in numbers_of_kind]
             if chosen:
                 yield Packing.pack(
                     chosen,
-                    numbers[of_continuation == kernel],
+                    numbers[continuation_by_kernel == kernel],
                     row_length=self.settings.sequence_length,
                     targets_per_row=self.targets_per_row,
                     continuation_ids=not kernel,
@@ -299,13 +327,13 @@ class PairScorer:
 
     def _row_scores(self, packing: Packing, bar: Progress | None) -> Float[np.ndarray, "R C"]:
         """The continuations' summed log-probabilities, as they lie in the rows."""
+        params = self.model.params
         results = []
         for batch, num_continuations in packing.batches(self.settings.batch_size):
             on_devices = put_batch(batch, self.mesh)
-            sums = continuation_log_probs(
-                self.row_module, self.model.params, on_devices, packing.targets_per_row
-            )
+            sums = continuation_log_probs(self.row_module, params, on_devices, packing.targets_per_row)
             results.append(gather(sums))
             if bar is not None:
                 bar.advance(num_continuations)
+        # The last batch is filled up with empty rows.
         return np.concatenate(results)[: len(packing.rows)]

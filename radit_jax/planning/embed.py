@@ -38,12 +38,15 @@ def encoding(
     rows_per_group = -(-rows // num_groups)
     rows = rows_per_group * num_groups  # every chip has its part
     module, params = deployment.encoder(mesh, dtype)
-    encode = Call(encode_batch, (module, params, *texts_of(mesh, rows, length)))
+    tokens, mask = texts_of(mesh, rows, length)
+    encode = Call(encode_batch, (module, params, tokens, mask))
+    # Twice a layer's widest array in float32, which is the feed-forward network's.
+    bytes_per_token = 8 * module.config.ffn_size
     return StageProgram(
         calls=[encode],
         held=params,
         flops=encoder_flops(module.config, rows=rows, length=min(length, usual_length)),
         traffic=weights_of(module, params, mesh),
-        activations=rows / num_groups * length * 8 * module.config.ffn_size,
+        activations=rows / num_groups * length * bytes_per_token,
         times=num_texts / rows,
     )

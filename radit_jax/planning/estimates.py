@@ -36,7 +36,13 @@ def batch_of(mesh: Any, rows: int, length: int, targets: int, *, continuations: 
     )
 
 
-def flops_of(module: Any, counts: Counts, rows: int, length: int, lora: LoraConfig | None = None) -> float:
+def flops_of(
+    module: Any,
+    counts: Counts,
+    rows: int,
+    length: int,
+    lora: LoraConfig | None = None,
+) -> float:
     """Operations of a training step on full rows of (chunk, example) pairs.
 
     Half of an example is its answer, and so targets.
@@ -69,7 +75,8 @@ def activations_of(module: Any, mesh: Any, rows: int, length: int, *, training: 
     bytes_per_number = module.dtype.itemsize
 
     # 1) One layer. Tensor parallelism divides the wide arrays: the feed-forward network's and the heads'.
-    wide = (3 * shape.ffn_size + 4 * shape.num_heads * shape.head_size) / tensor
+    heads = shape.num_heads * shape.head_size
+    wide = (3 * shape.ffn_size + 4 * heads) / tensor
     layer_width = 4 * shape.hidden_size + wide
     layer = tokens * layer_width * bytes_per_number
 

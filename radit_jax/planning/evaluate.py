@@ -79,7 +79,10 @@ def answering_program(
     scoring = scoring_calls(row_module, params, packed, mesh, beside=held)
 
     # 2) Memory: the caches of all parts, and those of the last part again while its answers are decoded.
-    caches = [num_bytes(prefill_shared.eval_shape(module, params, *part)) for part in parts]
+    caches = []
+    for part in parts:
+        prefilled = prefill_shared.eval_shape(module, params, *part)
+        caches.append(num_bytes(prefilled))
     cache_bytes = (sum(caches) + caches[-1]) / deployment.target.num_chips
     rows = len(parts[0].suffixes.tokens)
     rows_read = max(rows, data_parallel_size(mesh))
@@ -122,7 +125,8 @@ def longest_prompts(count: int, length: int) -> list[list[int]]:
     """
     prompts = [[number] * length for number in range(count)]
     shared_half = prompts[0][: -(-length // 2)]
-    prompts[-1] = [*shared_half, *prompts[-1][: length // 2]]
+    own_half = prompts[-1][: length // 2]
+    prompts[-1] = shared_half + own_half
     return prompts
 
 
@@ -143,16 +147,18 @@ def answering_calls(
         beside = (held, first.given)
         last = Call(prefill_shared, (module, params, *parts[-1]), beside=beside, results=num_others)
         yield last
-    prefilled = [first.given, *[last.given] * num_others]
+    prefilled = [first.given] + [last.given] * num_others
 
     # 2) Decode the last part.
     by_token = settings.ensemble == "token"
     num_prompts = _prompts_per_question(settings)
     stops = {"stops": STOPS}
     num_mixed = num_prompts if by_token else 1
-    weights = np.zeros((len(last.given.lengths) // num_mixed, num_mixed), np.float32)
+    num_answers = len(last.given.lengths) // num_mixed
+    weights = np.zeros((num_answers, num_mixed), np.float32)
     options = {**stops, "max_new_tokens": settings.max_new_tokens}
-    init = Call(init_decode, (last.given, weights), options, beside=(params, held, prefilled[:-1]))
+    others = prefilled[:-1]
+    init = Call(init_decode, (last.given, weights), options, beside=(params, held, others))
     yield init
     decode_arguments = (module, params, init.given, STEPS_PER_CALL)
     yield Call(decode_steps, decode_arguments, stops, beside=(held, prefilled))
@@ -160,8 +166,8 @@ def answering_calls(
         return
 
     # 3) Score the longest answers after each prompt of the first part.
-    answers = [[(number,) * settings.max_new_tokens for number in range(num_prompts)]]
-    answers *= questions_per_batch(num_prompts, settings)
+    distinct = [(number,) * settings.max_new_tokens for number in range(num_prompts)]
+    answers = [distinct] * questions_per_batch(num_prompts, settings)
     packed = pack_answers(answers, STOPS, max_new_tokens=settings.max_new_tokens, num_answers=num_prompts)
     questions = np.zeros(len(first.given.lengths), np.int64)
     score_arguments = (module, params, first.given, packed, questions)
@@ -175,4 +181,8 @@ def _prompts_per_question(settings: EvaluateConfig) -> int:
 
 def _shapes(mesh: Any, rows: Any) -> Any:
     """The abstract arrays of a tree of host arrays, their rows spread over the mesh."""
-    return jax.tree.map(lambda array: rows_of(mesh, array.shape, array.dtype), rows)
+
+    def shape_of(array: Any) -> Any:
+        return rows_of(mesh, array.shape, array.dtype)
+
+    return jax.tree.map(shape_of, rows)

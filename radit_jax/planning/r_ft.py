@@ -32,13 +32,13 @@ def plan_r_ft(deployment: Deployment) -> ResourceEstimate:
     state, _ = training.arguments
     held = (state, params)
 
-    # Whichever takes more decides: the step's activations, or scoring beyond what is held.
+    # 1) A chip's peak: the step's activations, or scoring beyond what is held, whichever takes more.
     beside = during_scoring(deployment, state, params, tower)
     scoring, scoring_peak = scoring_beside(deployment, beside)
     step_activations = _activations(deployment, module, mesh)
     activations = max(step_activations, scoring_peak - bytes_per_device(held))
 
-    # A step reads the weights for its forward pass and twice for its backward pass, and rewrites the state.
+    # 2) One step: it reads the weights once forward and twice backward, and rewrites the state.
     weights = weights_of(module, params, mesh)
     traffic = 3 * weights + 2 * bytes_per_device(state)
     program = StageProgram(
@@ -49,7 +49,7 @@ def plan_r_ft(deployment: Deployment) -> ResourceEstimate:
         activations=activations,
         times=settings.optimizer.steps,
     )
-    # Two checkpoints, the best and the result.
+    # 3) Two checkpoints on disk, the best and the result, and the index in a host's memory.
     disk = 2 * (num_bytes(state) + num_bytes(params))
     host = deployment.searching
     return estimate("r_ft", program, params, deployment.target, host=host, disk=disk)
@@ -58,6 +58,7 @@ def plan_r_ft(deployment: Deployment) -> ResourceEstimate:
 def training_call(deployment: Deployment, module: Any, params: Any, mesh: Any) -> Call:
     """A step on copies of the towers that learn; the untrained ones stay, to search and validate with."""
     settings = deployment.experiment.r_ft
+    # The state has the parameters that learn and the optimizer's moments.
     tx = make_optimizer(settings.optimizer)
     state = placed(lambda tree: init_state(tree, tx), mesh, params)
     make_step = make_r_ft_text_step if settings.train_chunk_encoder else make_r_ft_step
@@ -105,22 +106,23 @@ def scoring_beside(deployment: Deployment, beside: Any) -> tuple[Sequence[Call],
 def _batch(deployment: Deployment, mesh: Any, vector_size: int) -> RftBatch | RftTextBatch:
     """Abstract queries with their chunks, as embeddings or, where the chunk tower learns, as texts.
 
-    Texts have the greatest length. Queries are packed; only they know into how many rows, and the most is a
-    row for each.
+    Texts have the greatest length, and packed queries the greatest number of rows.
     """
     experiment = deployment.experiment
     retriever = experiment.base.retriever
     rows = experiment.r_ft.batch_size
     num_chunks = experiment.retrieve.num_chunks
 
+    # In the worst case every query has a row of its own.
     query = rows_of(mesh, (rows, retriever.query_length), jnp.int32)
-    queries = PackedTexts(*(query for _ in PackedTexts._fields))
+    queries = PackedTexts(tokens=query, positions=query, texts=query)
     target = rows_of(mesh, (rows, num_chunks), jnp.float32)
     mask = rows_of(mesh, (rows, num_chunks), bool)
     if not experiment.r_ft.train_chunk_encoder:
         embeddings = rows_of(mesh, (rows, num_chunks, vector_size), jnp.float32)
         return RftBatch(queries, embeddings, target, mask)
 
+    # Texts of the greatest length.
     text_shape = (rows, num_chunks, retriever.chunk_length)
     tokens = rows_of(mesh, text_shape, jnp.int32)
     token_mask = rows_of(mesh, text_shape, bool)
@@ -134,6 +136,7 @@ def _flops(deployment: Deployment, module: Any) -> float:
     rows = experiment.r_ft.batch_size
     num_chunks = rows * _chunks_read(experiment)
     usual_length = min(retriever.chunk_length, deployment.counts.chunk_tokens)
+    # Queries are packed, so their rows are full.
     queries = encoder_flops(module.config, rows=rows, length=retriever.query_length)
     chunks = encoder_flops(module.config, rows=num_chunks, length=usual_length)
     return queries + chunks

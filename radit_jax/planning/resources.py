@@ -84,7 +84,9 @@ def estimate(
     peak = held + program.activations if is_estimated else compiled_peak(program.calls)
     flops = program.flops * program.times
     traffic = program.traffic * program.times * target.num_chips
-    seconds = max(flops / chip.flops, traffic / chip.bandwidth) / target.num_chips
+    computing = flops / chip.flops
+    moving = traffic / chip.bandwidth
+    seconds = max(computing, moving) / target.num_chips
     return ResourceEstimate(
         stage,
         params=num_parameters(params),
@@ -148,7 +150,10 @@ def check_fits(need: ResourceEstimate, target: Target, *, on_disk: bool) -> Reso
         (need.host, chip.host_memory, "a host has {:.0f} GiB of memory: take hosts that have more"),
         (disk, chip.host_disk, "a host has {:.0f} GiB of disk: --workdir in a bucket"),
     )
-    faults = [remedy.format(limit / GIB) for asked, limit, remedy in limits if asked > limit]
+    faults = []
+    for asked, limit, remedy in limits:
+        if asked > limit:
+            faults.append(remedy.format(limit / GIB))
     return replace(need, faults=tuple(faults))
 
 
@@ -159,4 +164,7 @@ def num_parameters(tree: Any) -> int:
 
 def num_bytes(tree: Any) -> float:
     """Bytes of the arrays of a tree, on all chips together."""
-    return float(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)))
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        total += math.prod(leaf.shape) * leaf.dtype.itemsize
+    return float(total)

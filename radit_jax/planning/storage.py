@@ -24,8 +24,10 @@ def plan_base(deployment: Deployment) -> ResourceEstimate:
     """A checkpoint is read a layer at a time, straight to its shards."""
     lm, tower = _models(deployment)
     # Layers are stacked on the leading axis of three-dimensional kernels.
-    stacked = [leaf for leaf in jax.tree.leaves(lm) if len(leaf.shape) == 3]
-    largest_layer = max(num_bytes(leaf) / leaf.shape[0] for leaf in stacked)
+    layer_bytes = []
+    for leaf in jax.tree.leaves(lm):
+        if len(leaf.shape) == 3:
+            layer_bytes.append(num_bytes(leaf) / leaf.shape[0])
     # The retriever has two towers.
     params = num_parameters(lm) + 2 * num_parameters(tower)
     disk = num_bytes(lm) + 2 * num_bytes(tower)
@@ -35,7 +37,7 @@ def plan_base(deployment: Deployment) -> ResourceEstimate:
         params=params,
         held=held,
         peak=held,
-        host=1.3 * largest_layer + GIB / 4,
+        host=1.3 * max(layer_bytes) + GIB / 4,
         disk=disk,
     )
 

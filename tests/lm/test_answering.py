@@ -27,7 +27,7 @@ from radit_jax.text.prompts import background, question_prompt
 pytestmark = pytest.mark.usefixtures("float64")
 TEXTS = [question.question for question in QUESTIONS["train"]] + ["Who?"]
 ROWS = np.array([[0, LONG], [1, 2], [2, 1], [LONG, NO_CHUNK], [3, 0]])
-WEIGHTS = np.log(np.tile(np.float32([0.75, 0.25]), (len(TEXTS), 1)))
+WEIGHTS = np.log(np.tile(np.array([0.75, 0.25], np.float32), (len(TEXTS), 1)))
 SETTINGS = EvaluateConfig(max_new_tokens=2, sequence_length=64, prompts_per_batch=4)
 
 
@@ -39,7 +39,7 @@ def chunks(inputs):
 @pytest.fixture(scope="module")
 def answers(lm64, chunks):
     with jax.enable_x64(True):
-        return answer(lm64, TEXTS, ROWS, WEIGHTS, chunks, SETTINGS, "test")
+        return answer(lm64, TEXTS, Retrieval(chunks, ROWS, WEIGHTS), SETTINGS, "test")
 
 
 def next_log_probs(lm, tokens):
@@ -104,7 +104,7 @@ def test_each_answer_has_its_probability_in_the_mixture_over_its_questions_chunk
 
 def test_a_closed_book_prompt_has_no_background(lm64, chunks):
     rows = np.full((len(TEXTS), 2), NO_CHUNK)
-    closed = answer(lm64, TEXTS, rows, WEIGHTS, chunks, SETTINGS, "test")
+    closed = answer(lm64, TEXTS, Retrieval(chunks, rows, WEIGHTS), SETTINGS, "test")
     for question, candidates in zip(TEXTS, closed, strict=True):
         alone = prompt(lm64, question, NO_CHUNK)
         tokens = greedy(lm64, alone)
@@ -116,7 +116,7 @@ def test_a_closed_book_prompt_has_no_background(lm64, chunks):
 def test_an_answer_depends_on_no_other_question(lm64, chunks, answers):
     order = [4, 2, 0, 3, 1]
     texts = [TEXTS[number] for number in order]
-    moved = answer(lm64, texts, ROWS[order], WEIGHTS[order], chunks, SETTINGS, "test")
+    moved = answer(lm64, texts, Retrieval(chunks, ROWS, WEIGHTS).part(order), SETTINGS, "test")
     for number, candidates in zip(order, moved, strict=True):
         for (text, probability), (text_before, before) in itertools.zip_longest(candidates, answers[number]):
             assert text == text_before
@@ -125,7 +125,8 @@ def test_an_answer_depends_on_no_other_question(lm64, chunks, answers):
 
 def test_at_token_level_a_question_has_one_answer_with_its_probability_in_the_mixture(lm64, chunks):
     settings = replace(SETTINGS, ensemble="token")
-    for number, [candidate] in enumerate(answer(lm64, TEXTS, ROWS, WEIGHTS, chunks, settings, "test")):
+    answers = answer(lm64, TEXTS, Retrieval(chunks, ROWS, WEIGHTS), settings, "test")
+    for number, [candidate] in enumerate(answers):
         if LONG in ROWS[number]:
             continue
         prompts = [prompt(lm64, TEXTS[number], row) for row in ROWS[number]]
@@ -152,7 +153,7 @@ def test_concatenated_chunks_stand_in_one_background_the_best_first(lm64, chunks
     joined = background(f"{CHUNKS[1].passage}\n{CHUNKS[2].passage}") + question_prompt(TEXTS[0])
     both, closed = ([lm64.tokenizer.decode(p.tokens) for p in own] for own in made.questions)
     assert (both, closed) == ([joined], [question_prompt(TEXTS[1])])
-    answers = answer(lm64, TEXTS[:2], rows, np.zeros((2, 3), np.float32), chunks, settings, "test")
+    answers = answer(lm64, TEXTS[:2], retrieval, settings, "test")
     tokens = greedy(lm64, made.questions[0][0].tokens)
     assert [a.text for a in answers[0]] == [lm64.tokenizer.decode(tokens).strip()]
 

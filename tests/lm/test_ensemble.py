@@ -8,7 +8,7 @@ from uncached import ENDS, MODULE, PROMPTS, STOPS, next_log_probs, sharp_params,
 
 from radit_jax.config import MeshConfig
 from radit_jax.lm import ensemble, prefix_sharing
-from radit_jax.lm.ensemble import answer_questions, answer_questions_by_token
+from radit_jax.lm.ensemble import DecodeOptions, answer_questions, answer_questions_by_token
 from radit_jax.lm.prefix_sharing import (
     DevicePlacement,
     Prompt,
@@ -42,10 +42,10 @@ def short_prefixes(monkeypatch):
 
 
 def brute_force(params, prompts, weights, max_new_tokens):
-    answers = dict.fromkeys(slow_greedy(params, prompt, max_new_tokens) for prompt in prompts)
-    for answer in answers:
+    answers: dict[tuple[int, ...], float] = {}
+    for answer in dict.fromkeys(slow_greedy(params, prompt, max_new_tokens) for prompt in prompts):
         log_probs = [slow_log_prob(params, prompt, answer, max_new_tokens) for prompt in prompts]
-        answers[answer] = logsumexp(np.array(log_probs) + weights)
+        answers[answer] = float(np.asarray(logsumexp(np.array(log_probs) + weights)))
     return sorted(answers.items(), key=lambda item: -item[1])
 
 
@@ -53,9 +53,8 @@ def test_answers_are_ranked_by_equation_2(params):
     """Three questions in batches of two, with 3, 1 and 2 chunks, against sums in float64."""
     prompts = [PROMPTS[:3], PROMPTS[3:], [PROMPTS[2], PROMPTS[0]]]
     weights = [np.log([0.2, 0.5, 0.3]), np.log([1.0]), np.log([0.6, 0.4])]
-    answers = answer_questions(
-        MODULE, params, prompts, weights, max_new_tokens=5, stops=ENDS, questions_per_batch=2
-    )
+    options = DecodeOptions(max_new_tokens=5, stops=ENDS, questions_per_batch=2)
+    answers = answer_questions(MODULE, params, prompts, weights, options)
     for got, chunks, weight in zip(answers, prompts, weights, strict=True):
         expected = brute_force(params, chunks, weight, 5)
         assert [candidate.tokens for candidate in got] == [answer for answer, _ in expected]
@@ -64,10 +63,10 @@ def test_answers_are_ranked_by_equation_2(params):
 
 def test_neither_the_order_of_chunks_nor_another_question_changes_an_answer(params):
     weights = np.log([0.1, 0.2, 0.3, 0.4])
-    options = {"max_new_tokens": 5, "stops": ENDS}
-    (there,) = answer_questions(MODULE, params, [PROMPTS], [weights], **options, questions_per_batch=2)
+    options = DecodeOptions(max_new_tokens=5, stops=ENDS, questions_per_batch=2)
+    (there,) = answer_questions(MODULE, params, [PROMPTS], [weights], options)
     back, other = answer_questions(
-        MODULE, params, [PROMPTS[::-1], PROMPTS[:1]], [weights[::-1], [0.0]], **options, questions_per_batch=2
+        MODULE, params, [PROMPTS[::-1], PROMPTS[:1]], [weights[::-1], [0.0]], options
     )
     assert [candidate.tokens for candidate in there] == [candidate.tokens for candidate in back]
     assert_stored([c.log_prob for c in there], [c.log_prob for c in back])
@@ -75,13 +74,13 @@ def test_neither_the_order_of_chunks_nor_another_question_changes_an_answer(para
 
 
 def test_no_questions_have_no_answers_and_a_question_needs_a_prompt(params):
-    options = {"max_new_tokens": 5, "stops": ENDS}
-    assert answer_questions(MODULE, params, [], [], **options) == []
+    options = DecodeOptions(max_new_tokens=5, stops=ENDS)
+    assert answer_questions(MODULE, params, [], [], options) == []
     with pytest.raises(
         ValueError,
         match="answer_questions: expected a prompt .* got question 0 with none or an empty one. Ask",
     ):
-        answer_questions(MODULE, params, [[]], [[]], **options)
+        answer_questions(MODULE, params, [[]], [[]], options)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +95,9 @@ def outcomes():
 def enumerated(params, prompts, weights, outcomes):
     """The probability of every outcome: Σ_c p_R(c) Π_t p(y_t | c, y_<t), in float64."""
     each = [[slow_log_prob(params, prompt, outcome, 3) for prompt in prompts] for outcome in outcomes]
-    return dict(zip(outcomes, np.exp(logsumexp(np.array(each) + weights, axis=1)).tolist(), strict=True))
+    return dict(
+        zip(outcomes, np.exp(np.asarray(logsumexp(np.array(each) + weights, axis=1))).tolist(), strict=True)
+    )
 
 
 def slow_mixture(params, prompts, weights, max_new_tokens):
@@ -110,7 +111,7 @@ def slow_mixture(params, prompts, weights, max_new_tokens):
             return answer, total * mixed[list(STOPS)].sum()
         total *= mixed[token]
         posterior = posterior + each[:, token]
-        posterior -= logsumexp(posterior)
+        posterior -= np.asarray(logsumexp(posterior))
         answer += (token,)
     return answer, total
 
@@ -125,9 +126,9 @@ MIXTURES = [
 
 def test_both_readings_give_an_answer_its_enumerated_probability(params, outcomes):
     prompts, weights = zip(*MIXTURES, strict=True)
-    options = {"max_new_tokens": 3, "stops": ENDS, "questions_per_batch": 3}
-    by_answer = answer_questions(MODULE, params, prompts, weights, **options)
-    by_token = answer_questions_by_token(MODULE, params, prompts, weights, **options)
+    options = DecodeOptions(max_new_tokens=3, stops=ENDS, questions_per_batch=3)
+    by_answer = answer_questions(MODULE, params, prompts, weights, options)
+    by_token = answer_questions_by_token(MODULE, params, prompts, weights, options)
     for number, (own, weight) in enumerate(MIXTURES):
         probability = enumerated(params, own, weight, outcomes)
         assert sum(probability.values()) == pytest.approx(1, abs=1e-9)
@@ -144,9 +145,9 @@ def test_an_answer_of_the_mixture_can_be_one_that_no_chunk_alone_leads_to(params
     rng, new = np.random.default_rng(1), 0
     prompts = [[rng.integers(0, 6, 4).tolist() for _ in range(2)] for _ in range(60)]
     weights = np.log(np.full((60, 2), 0.5))
-    options = {"max_new_tokens": 3, "stops": ENDS}
+    options = DecodeOptions(max_new_tokens=3, stops=ENDS)
     for own, [found] in zip(
-        prompts, answer_questions_by_token(MODULE, params, prompts, weights, **options), strict=True
+        prompts, answer_questions_by_token(MODULE, params, prompts, weights, options), strict=True
     ):
         alone = {slow_greedy(params, prompt, 3) for prompt in own}
         assert found.tokens == slow_mixture(params, own, np.log([0.5, 0.5]), 3)[0]
@@ -158,12 +159,12 @@ def test_dropping_what_has_stopped_changes_no_answer_and_shrinks_the_batch(param
     rng = np.random.default_rng(3)
     prompts = [[rng.integers(0, 6, length).tolist() for length in (5, 6)] for _ in range(16)]
     weights = np.log(np.tile([0.7, 0.3], (16, 1)))
-    options = {"max_new_tokens": 12, "stops": ENDS}
+    options = DecodeOptions(max_new_tokens=12, stops=ENDS)
 
     def answers():
         return [
-            *answer_questions(MODULE, params, prompts, weights, **options),
-            *answer_questions_by_token(MODULE, params, prompts, weights, **options),
+            *answer_questions(MODULE, params, prompts, weights, options),
+            *answer_questions_by_token(MODULE, params, prompts, weights, options),
         ]
 
     monkeypatch.setattr(ensemble, "STEPS_PER_CALL", 12)
@@ -200,11 +201,11 @@ def sharing_prompts(rng, num_questions=6):
 def test_sharing_what_prompts_begin_with_changes_no_number(params, short_prefixes, monkeypatch, seed):
     prompts = sharing_prompts(np.random.default_rng(seed))
     weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
-    options = {"max_new_tokens": 4, "stops": ENDS, "questions_per_batch": 3}
+    options = DecodeOptions(max_new_tokens=4, stops=ENDS, questions_per_batch=3)
 
     def answers():
-        by_answer = answer_questions(MODULE, params, prompts, weights, **options)
-        return [*by_answer, *answer_questions_by_token(MODULE, params, prompts, weights, **options)]
+        by_answer = answer_questions(MODULE, params, prompts, weights, options)
+        return [*by_answer, *answer_questions_by_token(MODULE, params, prompts, weights, options)]
 
     together = answers()
     cut = split_shared_prefixes([prompt for own in prompts[:3] for prompt in own])
@@ -229,7 +230,8 @@ def test_a_chunk_that_three_questions_share_is_read_once(params, short_prefixes,
     original = prefill_shared
     monkeypatch.setattr(ensemble, "prefill_shared", read)
     weights = np.log(np.full((3, 2), 0.5))
-    answer_questions(MODULE, params, prompts, weights, max_new_tokens=2, stops=ENDS, questions_per_batch=3)
+    options = DecodeOptions(max_new_tokens=2, stops=ENDS, questions_per_batch=3)
+    answer_questions(MODULE, params, prompts, weights, options)
     [(lengths, prefix_of, suffixes)] = seen
     assert lengths == [10, 10]
     assert prefix_of == [[0, 0, 0, 1, 1, 1]]
@@ -252,12 +254,12 @@ def test_eight_devices_answer_as_one_does(params, short_prefixes, monkeypatch, s
     """Also where answers leave the batch, of which each device drops its own."""
     prompts = sharing_prompts(np.random.default_rng(seed), num_questions=11)
     weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
-    options = {"max_new_tokens": 6, "stops": ENDS, "questions_per_batch": 10}
+    options = DecodeOptions(max_new_tokens=6, stops=ENDS, questions_per_batch=10)
     module, laid, placement = on_eight_devices(params)
     monkeypatch.setattr(ensemble, "STEPS_PER_CALL", 2)
     for answer in (answer_questions, answer_questions_by_token):
-        alone = answer(MODULE, params, prompts, weights, **options)
-        spread = answer(module, laid, prompts, weights, **options, placement=placement)
+        alone = answer(MODULE, params, prompts, weights, options)
+        spread = answer(module, laid, prompts, weights, options._replace(placement=placement))
         for one, eight in zip(alone, spread, strict=True):
             assert [candidate.tokens for candidate in one] == [candidate.tokens for candidate in eight]
             assert_stored([c.log_prob for c in one], [c.log_prob for c in eight])

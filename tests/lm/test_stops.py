@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 
 from radit_jax.config import LlamaConfig
 from radit_jax.lm.answering import first_line, merge_equal_texts
-from radit_jax.lm.ensemble import answer_questions, answer_questions_by_token, pack_answers
+from radit_jax.lm.ensemble import DecodeOptions, answer_questions, answer_questions_by_token, pack_answers
 from radit_jax.method.generation import Stops, answer_log_probs, prefill
 from radit_jax.models.llama import Llama
 
@@ -92,20 +92,20 @@ def scores(params, rows, lengths, packed):
 WEIGHTS = np.log([0.1, 0.2, 0.3, 0.4])
 RNG = np.random.default_rng(0)
 PROMPTS = [[RNG.integers(0, 6, 4).tolist() for _ in range(4)] for _ in range(32)]
-OPTIONS = {"max_new_tokens": MOST, "questions_per_batch": len(PROMPTS)}
+OPTIONS = DecodeOptions(max_new_tokens=MOST, stops=STOPS, questions_per_batch=len(PROMPTS))
 
 
 @pytest.fixture(scope="module")
 def answers(params):
     """The candidates of all questions, each under four chunks."""
     with jax.enable_x64(True):
-        return answer_questions(MODULE, params, PROMPTS, [WEIGHTS] * len(PROMPTS), stops=STOPS, **OPTIONS)
+        return answer_questions(MODULE, params, PROMPTS, [WEIGHTS] * len(PROMPTS), OPTIONS)
 
 
 def test_the_probabilities_of_all_answers_sum_to_one(params):
     every, prompts = outcomes(), PROMPTS[0]
     assert len(set(every)) == len(every) == 13 + 27 + 2 * 13
-    wanted = np.exp([[slow_log_prob(params, prompt, own) for own in every] for prompt in prompts])
+    wanted = np.exp(np.array([[slow_log_prob(params, prompt, own) for own in every] for prompt in prompts]))
     np.testing.assert_allclose(wanted.sum(axis=1), 1, atol=1e-9)
     packed = pack_answers([every] * len(prompts), STOPS, max_new_tokens=MOST, num_answers=len(every))
     scored = np.asarray(scores(params, jnp.array(prompts), jnp.full(4, 4), packed))
@@ -118,7 +118,8 @@ def test_texts_have_the_sum_of_their_tokenisations_in_the_mixture(params, answer
     every, several = outcomes(), 0
     for prompts, found in zip(PROMPTS, answers, strict=True):
         each = [[slow_log_prob(params, prompt, own) for prompt in prompts] for own in every]
-        mixed = dict(zip(every, np.exp(logsumexp(np.array(each) + WEIGHTS, axis=1)).tolist(), strict=True))
+        log_mixed = np.asarray(logsumexp(np.array(each) + WEIGHTS, axis=1))
+        mixed = dict(zip(every, np.exp(log_mixed).tolist(), strict=True))
         assert sum(text_sums(mixed, every).values()) == pytest.approx(1, abs=1e-9)
         own = [candidate.tokens for candidate in found]
         assert set(own) == {slow_greedy(params, prompt) for prompt in prompts}
@@ -150,7 +151,7 @@ def test_a_candidate_knows_of_how_many_tokens_it_has_the_probability(answers):
 def test_token_by_token_an_answer_ends_with_its_closing_piece(params):
     """Each has Eq. 2's probability of what was generated, and some end so."""
     weights, closed = [WEIGHTS] * len(PROMPTS), 0
-    found = answer_questions_by_token(MODULE, params, PROMPTS, weights, stops=STOPS, **OPTIONS)
+    found = answer_questions_by_token(MODULE, params, PROMPTS, weights, OPTIONS)
     for own, [candidate] in zip(PROMPTS, found, strict=True):
         each = [slow_log_prob(params, prompt, candidate.tokens) for prompt in own]
         assert_stored(candidate.log_prob, logsumexp(each + WEIGHTS))
