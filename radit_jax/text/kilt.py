@@ -1,21 +1,10 @@
-"""KILT's predictions with provenance, and its scores: R-precision, and metrics that count only where it is 1.
+"""KILT's predictions with provenance, its labels for FEVER, and its R-precision.
 
 A question's gold provenance is a list of sets of Wikipedia pages, each of which supports an answer by itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from radit_jax.text.metrics import exact_match, f1, rouge_l, strict_accuracy
-
-# Metrics of an answer against the gold answers, by KILT's names for them.
-Metric = Callable[[str, Sequence[str]], float]
-METRICS: dict[str, Metric] = {
-    "accuracy": strict_accuracy,
-    "em": exact_match,
-    "f1": f1,
-    "rougel": rouge_l,
-}
 
 FEVER_LABELS = {"true": "SUPPORTS", "false": "REFUTES"}
 
@@ -60,17 +49,3 @@ def r_precision(pages: Sequence[str], gold: Sequence[Sequence[str]]) -> float:
             hits = gold_pages.intersection(ranked[:size])
             best = max(best, len(hits) / size)
     return best
-
-
-def kilt_scores(
-    answer: str,
-    answers: Sequence[str],
-    pages: Sequence[str],
-    gold: Sequence[Sequence[str]],
-) -> dict[str, float]:
-    """A question's `accuracy`, `em`, `f1`, `rougel`, `Rprec`; the `KILT-…` of each is 0 unless Rprec is 1."""
-    downstream = {name: metric(answer, answers) for name, metric in METRICS.items()}
-    precision = r_precision(pages, gold)
-    is_supported = precision == 1  # all the pages of a gold set are ranked first
-    kilt = {f"KILT-{name}": score * is_supported for name, score in downstream.items()}
-    return {**downstream, "Rprec": precision, **kilt}
