@@ -142,6 +142,7 @@ class CorpusQuestionEval:
         temperature: float,
     ) -> RetrievedChunks:
         """Each question's ranking under a retriever, k deep or more, and log p_R of the first k."""
+        # Recall and MRR look deeper than answering does.
         k = self.settings.chunks_per_answer
         queries = [question.question for question in self.questions]
         rows, scores = searcher.search(queries, max(k, *CUTOFFS))
@@ -174,6 +175,7 @@ class CorpusQuestionEval:
         top_rows: Int[np.ndarray, " Q"],
     ) -> tuple[Int[np.ndarray, "Q 1"], Float[np.ndarray, "Q 1"]]:
         """One chunk for each question, with all the weight: gold where known, the top one, any or none."""
+        # How a language model uses a chunk shows best with one: its quality is known, and nothing is mixed.
         num_questions = len(self.questions)
         if kind == "gold":
             rows = np.asarray([self._gold_row(question) for question in self.questions])
@@ -382,6 +384,7 @@ class CorpusQuestionEval:
         retrieved: RetrievedChunks,
     ) -> list[dict[str, Any]]:
         """RA-DIT's answers with the chunks that they are from, and each system's best answer."""
+        # As a person reads it: the question, what RA-DIT answered on what evidence, and the others' answers.
         lines = []
         for index, question in enumerate(self.questions):
             best_answers = {}

@@ -105,6 +105,7 @@ def _load(
 ) -> LoadedTask:
     """A task's questions, or a sample of them, and the shots of each."""
     folder, split = settings.tasks_folder, settings.split
+    # The whole split is read, so that a sample is one of all its questions.
     counts = Counter[str]()
     items = task.load(folder, split, counts)
     if settings.questions_per_task:
@@ -164,6 +165,7 @@ def without_too_long(
     # The prompt and the answer have to fit; a Background is cut to the room that remains.
     task, row_length = loaded.task, settings.sequence_length
     max_new_tokens = settings.answering(task.max_new_tokens).max_new_tokens
+    # `fitting` has places in `loaded.items`, `sizes` tokens by id.
     fitting, sizes = [], {}
     for index, item in enumerate(loaded.items):
         size = 1 + _num_tokens(task, item, tokenizer, max_new_tokens)  # one for <bos>
@@ -229,6 +231,7 @@ def retrieve_for_task(
     temperature: float,
 ) -> TaskChunks:
     """Each question's k chunks with their weights p_R, and each shot's top one."""
+    # A question gets k chunks.
     queries = [item.query for item in loaded.items]
     rows, log_probs = searcher.retrieve(
         queries,
@@ -237,7 +240,7 @@ def retrieve_for_task(
     )
     retrieval = Retrieval(chunks, rows, log_probs)
 
-    # A shot gets one Background, whatever a question gets.
+    # A shot gets its best chunk only, so that several shots fit into a row.
     shots = loaded.shot_items if settings.shot_backgrounds else []
     if not shots:
         return TaskChunks(retrieval, {})
@@ -369,6 +372,7 @@ def _chosen(
 
 def _chunks(retrieval: Retrieval) -> list[list[Chunk]]:
     """The chunks of each question, the best first."""
+    # Closed book.
     if retrieval.chunks is None:
         return [[] for _ in retrieval.rows]
 

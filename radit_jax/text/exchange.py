@@ -21,7 +21,14 @@ def trec_run(
     scored_chunks = zip(chunks, scores, strict=True)
     for rank, (chunk, score) in enumerate(scored_chunks, start=1):
         # Nine significant digits tell any two float32 apart.
-        fields = (trec_id(question), "Q0", trec_id(chunk), str(rank), f"{float(score):.9g}", tag)
+        fields = (
+            trec_id(question),
+            "Q0",  # unused by all programs that read runs
+            trec_id(chunk),
+            str(rank),
+            f"{float(score):.9g}",
+            tag,
+        )
         lines.append(" ".join(fields) + "\n")
     return "".join(lines)
 

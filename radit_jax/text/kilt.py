@@ -6,6 +6,7 @@ A question's gold provenance is a list of sets of Wikipedia pages, each of which
 from collections.abc import Sequence
 from typing import Any
 
+# The words that the language model is asked for, and FEVER's labels.
 FEVER_LABELS = {"true": "SUPPORTS", "false": "REFUTES"}
 
 
@@ -26,6 +27,7 @@ def prediction(
     pages: Sequence[str],
 ) -> dict[str, Any]:
     """A line of KILT's prediction file: one answer with its pages, the most relevant first, each once."""
+    # Several chunks may be from one page; the leaderboard wants distinct pages.
     provenance = [{"wikipedia_id": page} for page in dict.fromkeys(pages)]
     output = {"answer": answer, "provenance": provenance}
     return {"id": question_id, "output": [output]}
@@ -39,7 +41,7 @@ def r_precision(pages: Sequence[str], gold: Sequence[Sequence[str]]) -> float:
     >>> r_precision(["a", "a", "b", "c"], [["a", "c"], ["d"]])
     0.5
     """
-    # Several chunks may be from one page.
+    # A page's first place counts.
     ranked = list(dict.fromkeys(page.strip() for page in pages))
     best = 0.0
     for gold_set in gold:

@@ -48,7 +48,8 @@ def normalize(text: str) -> str:
     # Other scripts have punctuation of their own, and articles next to combining marks.
     if not is_spaced(bare) or _INDIC.search(bare):
         bare = _PUNCTUATION.sub("", bare)
-    article = _UNMARKED_ARTICLE if _MARK.search(bare) else _ARTICLE
+    has_marks = _MARK.search(bare) is not None
+    article = _UNMARKED_ARTICLE if has_marks else _ARTICLE
     without_articles = article.sub(" ", bare)
     return characters_apart(without_articles) or " ".join(text.split())
 
@@ -79,6 +80,7 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
     1.0
     """
     predicted = normalize(prediction)
+    # Two empty texts are equal, yet no answer was given.
     if not predicted:
         return 0.0
     gold = [normalize(answer) for answer in answers]
@@ -118,7 +120,7 @@ def strict_accuracy(prediction: str, answers: Sequence[str]) -> float:
     (1.0, 0.0)
     """
     stripped = prediction.strip()
-    if not stripped:
+    if not stripped:  # as in `exact_match`
         return 0.0
     gold = [answer.strip() for answer in answers]
     return float(stripped in gold)
@@ -149,7 +151,8 @@ def _summary_rouge_l(prediction: str, answer: str) -> float:
 
     precision = len(common) / _num_distinct_words(predicted)
     recall = len(common) / _num_distinct_words(gold)
-    return 2 * precision * recall / (precision + recall + 1e-8)
+    product = 2 * precision * recall
+    return product / (precision + recall + 1e-8)
 
 
 def _rouge_sentences(text: str) -> list[list[str]]:
@@ -164,9 +167,9 @@ def _num_distinct_words(sentences: Iterable[Sequence[str]]) -> int:
 
 def _common_words(gold: Sequence[str], predicted: Sequence[str]) -> set[str]:
     """The words of a longest common subsequence; of several the one that the package finds."""
-    gold_column = np.array(gold, object)[:, None]
-    predicted_row = np.array(predicted, object)[None]
-    same = gold_column == predicted_row
+    gold_words = np.array(gold, object)
+    predicted_words = np.array(predicted, object)
+    same = gold_words[:, None] == predicted_words[None]
 
     # 1) Fill in lengths[i, j], the length for the first i gold and the first j predicted words.
     num_gold, num_predicted = len(gold), len(predicted)
@@ -181,11 +184,13 @@ def _common_words(gold: Sequence[str], predicted: Sequence[str]) -> set[str]:
     words: set[str] = set()
     i, j = num_gold, num_predicted
     while i and j:
+        without_gold = lengths[i - 1, j]
+        without_predicted = lengths[i, j - 1]
         if same[i - 1, j - 1]:
             words.add(gold[i - 1])
             i -= 1
             j -= 1
-        elif lengths[i - 1, j] > lengths[i, j - 1]:
+        elif without_gold > without_predicted:
             i -= 1
         else:
             j -= 1
@@ -207,6 +212,7 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
     (False, True)
     """
     text = folded(text)
+
     # Most texts hold no answer, and a search for its words says so without cutting the text into words.
     candidates = []
     for answer in answers:
@@ -218,8 +224,9 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
 
     # Spaces around every word make a substring a run of whole words.
     text_words = words(text)
+    other_words = [word for word in text_words if word not in _ARTICLES]
     whole_text = _between_spaces(text_words)
-    without_articles = _between_spaces([word for word in text_words if word not in _ARTICLES])
+    without_articles = _between_spaces(other_words)
     for answer_words in candidates:
         has_article = not _ARTICLES.isdisjoint(answer_words)
         searched = whole_text if has_article else without_articles
@@ -235,6 +242,7 @@ def _between_spaces(text_words: Iterable[str]) -> str:
 @functools.lru_cache(1 << 14)
 def _answer_words(answer: str) -> tuple[str, ...]:
     """An answer's words, articles among them; none where it has no others."""
+    # The same answers are looked for in chunk after chunk.
     answer_words = tuple(words(folded(answer)))
     return () if _ARTICLES.issuperset(answer_words) else answer_words
 
@@ -245,6 +253,7 @@ def is_yes_no(answers: Sequence[str]) -> bool:
     A passage that says "no" somewhere does not thereby answer the question, so containment means nothing
     here: such a question has no gold chunk, and answer recall leaves it out.
     """
+    # An answer such as "Yes." counts, too.
     normalized = {normalize(answer) for answer in answers}
     return normalized <= {"yes", "no"}
 
@@ -260,7 +269,8 @@ def recall_at_k(
             f"recall@{k}: expected a k of at most the chunks ranked, got {num_ranked} chunks. Use a k from 1 "
             f"to {num_ranked}."
         )
-    has_hit = np.any(hits[:, :k], axis=1)
+    first_hits = hits[:, :k]
+    has_hit = np.any(first_hits, axis=1)
     return has_hit.astype(np.float64)
 
 

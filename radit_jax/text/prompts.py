@@ -63,7 +63,10 @@ def draw_markers(seed: int, example_id: str) -> Markers:
     random_number = int.from_bytes(digest[:8])
     rest, question = divmod(random_number, len(QUESTION_MARKERS))
     answer = rest % len(ANSWER_MARKERS)
-    return Markers(QUESTION_MARKERS[question], ANSWER_MARKERS[answer])
+    return Markers(
+        question=QUESTION_MARKERS[question],
+        answer=ANSWER_MARKERS[answer],
+    )
 
 
 def marked_prompt(
@@ -76,11 +79,14 @@ def marked_prompt(
     >>> marked_prompt("Who else?", Markers("Q: ", "A: "), ("Who wrote Emma?", "Jane Austen."))
     'Q: Who wrote Emma?\nA: Jane Austen.\nQ: Who else?\nA:'
     """
+    # Earlier turns are answered; the last question is not.
     lines = []
     for asked, answered in zip(turns[::2], turns[1::2], strict=True):
         lines.append(markers.question + asked)
         lines.append(markers.answer + answered)
-    lines += [markers.question + question, markers.answer]
+    lines.append(markers.question + question)
+    lines.append(markers.answer)
+
     # The space after the last marker is the first character of the answer.
     return "\n".join(lines).rstrip(" ")
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from radit_jax.text.statistics import with_interval
 
+JsonObject = Mapping[str, Any]  # `results.json`, or a part of it
+
 # The keys are those of `results.json`, in the order in which rows and columns are printed.
 LM_TITLES = {
     "base_lm": "base LM",
@@ -31,7 +33,7 @@ CONTEXT_TITLES = {
 }
 
 
-def results_table(results: Mapping[str, Any]) -> str:
+def results_table(results: JsonObject) -> str:
     """`results.json` as aligned text, of the corpus' own questions or of tasks."""
     with reading_results():
         return tasks_table(results) if "tasks" in results else ablation_table(results)
@@ -43,6 +45,7 @@ def reading_results() -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A message of several lines would hide the remedy.
         first_line = str(error).partition("\n")[0]
         raise ValueError(
             f"results.json: expected the figures that evaluate writes, got another form "
@@ -50,13 +53,14 @@ def reading_results() -> Iterator[None]:
         ) from None
 
 
-def tasks_table(results: Mapping[str, Any]) -> str:
+def tasks_table(results: JsonObject) -> str:
     """Tasks by systems in each task's metric, with KILT's scores below, then gains, then the questions asked.
 
     The gains are there where the results have an average, which is where any task has gold answers.
     """
     tasks = results["tasks"]
     average = results["average"]
+    # Without any gold answers there are no figures to average, and none to compare.
     tables = [_task_figures(tasks, average)]
     if average:
         tables.append(_task_gains(tasks, average))
@@ -71,8 +75,8 @@ def tasks_table(results: Mapping[str, Any]) -> str:
 
 
 def _task_figures(
-    tasks: Mapping[str, Any],
-    average: Mapping[str, Any] | None,
+    tasks: JsonObject,
+    average: JsonObject | None,
 ) -> str:
     """A row for each metric of each task, a column for each system."""
     rows = []
@@ -94,7 +98,7 @@ def _task_figures(
     return _table(head, rows)
 
 
-def _task_gains(tasks: Mapping[str, Any], average: Mapping[str, Any]) -> str:
+def _task_gains(tasks: JsonObject, average: JsonObject) -> str:
     """A row for each scored task and one for the average, a column for each pair of systems."""
     # Tasks without gold answers have predictions only, and no gains.
     rows = []
@@ -106,7 +110,7 @@ def _task_gains(tasks: Mapping[str, Any], average: Mapping[str, Any]) -> str:
     return _table(head, rows)
 
 
-def asked_of(task: Mapping[str, Any]) -> str:
+def asked_of(task: JsonObject) -> str:
     """Which questions a task's figures are of, in words; "" where a file of an older run does not say.
 
     Questions too long for a row are left out of the figures, and counted here.
@@ -116,6 +120,7 @@ def asked_of(task: Mapping[str, Any]) -> str:
     """
     if "split" not in task:
         return ""
+
     # A checkpoint that was chosen by these questions makes their figures too good: the reader has to know.
     asked = f"split {task['split']}, {task['questions']}"
     if task.get("chose_checkpoint"):
@@ -126,16 +131,16 @@ def asked_of(task: Mapping[str, Any]) -> str:
     return asked
 
 
-def _systems_row(task: Mapping[str, Any], metric: str) -> list[str]:
+def _systems_row(task: JsonObject, metric: str) -> list[str]:
     systems = task["systems"]
     return [with_interval(systems[system][metric]) for system in SYSTEM_TITLES]
 
 
-def _gains_row(task: Mapping[str, Any]) -> list[str]:
+def _gains_row(task: JsonObject) -> list[str]:
     return [with_interval(gain) for gain in task["gains"].values()]
 
 
-def ablation_table(results: Mapping[str, Any]) -> str:
+def ablation_table(results: JsonObject) -> str:
     """The results on the corpus' own questions: each figure with the ends of its 95 % interval."""
     tables = (
         _system_figures(results),
@@ -146,25 +151,26 @@ def ablation_table(results: Mapping[str, Any]) -> str:
     return "\n\n".join(tables)
 
 
-def _system_figures(results: Mapping[str, Any]) -> str:
+def _system_figures(results: JsonObject) -> str:
     """A row for each system: exact match, F1 and −log p of the gold answer."""
     # The head says over how many questions the figures are.
     num_questions = f"{results['num_questions']} questions"
     left_out = results.get("skipped_too_long", 0)
     if left_out:
         num_questions += f", {left_out} too long left out"
+    # Lower is better for the likelihood alone.
     metrics = ("exact_match", "f1", "answer_nll")
     rows = _metric_rows(results["systems"], SYSTEM_TITLES, metrics)
     return _table([num_questions, "exact match", "F1", "NLL per answer token"], rows)
 
 
-def _gain_figures(gains: Mapping[str, Any]) -> str:
+def _gain_figures(gains: JsonObject) -> str:
     """A row for each pair of systems: what exact match gains from one to the other."""
     rows = [[_minus(name), with_interval(gain)] for name, gain in gains.items()]
     return _table(["gain in exact match", "points of 1"], rows)
 
 
-def _retrieval_figures(retrieval: Mapping[str, Any]) -> str:
+def _retrieval_figures(retrieval: JsonObject) -> str:
     """A row for each retriever: recall of gold chunks and of chunks that hold an answer, and MRR@10."""
     metrics = (
         "gold_recall@1",
@@ -177,7 +183,7 @@ def _retrieval_figures(retrieval: Mapping[str, Any]) -> str:
     return _table(["retrieval", *map(_spaced, metrics)], rows)
 
 
-def _context_figures(context: Mapping[str, Any]) -> str:
+def _context_figures(context: JsonObject) -> str:
     """A row for each kind of chunk: what either language model makes of one of it."""
     # Both language models' columns are next to each other, to be compared in one row.
     rows = []
@@ -192,7 +198,7 @@ def _context_figures(context: Mapping[str, Any]) -> str:
 
 
 def _metric_rows(
-    figures: Mapping[str, Any],
+    figures: JsonObject,
     titles: Mapping[str, str],
     metrics: Sequence[str],
 ) -> list[list[str]]:

@@ -35,7 +35,8 @@ def bootstrap_interval(
     if len(set(groups)) == 1:
         return _without_interval(value)
     rng = np.random.default_rng(seed)
-    return _figure(value, _sample_means(values, groups, samples, rng))
+    sample_means = _sample_means(values, groups, samples, rng)
+    return _figure(value, sample_means)
 
 
 def average_interval(
@@ -53,7 +54,8 @@ def average_interval(
     # Not the mean over all questions: a large set would outweigh the others.
     set_means = [np.mean(set_values) for set_values in values]
     value = float(np.mean(set_means))
-    if any(len(set(set_groups)) == 1 for set_groups in groups):
+    num_groups = [len(set(set_groups)) for set_groups in groups]
+    if 1 in num_groups:
         return _without_interval(value)
 
     # Sets have random numbers of their own, so that their samples are independent.

@@ -19,8 +19,10 @@ AIDA_INSTRUCTION = (
 )
 
 
-# From a line of a task and its place to `EvalExample`'s fields of that task: prompt, query, perhaps target.
-LineFields = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
+Line = Mapping[str, Any]  # the object of one line
+Fields = dict[str, Any]  # of an `EvalExample`: prompt, query, perhaps target
+# Makes the fields of a task's line; the second argument is the line's place, for errors.
+LineFields = Callable[[Line, str], Fields]
 
 
 # ---- KILT's files ----
@@ -57,7 +59,7 @@ def _kilt_reader(fields_of: LineFields) -> Reader:
     return read
 
 
-def _gold(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def _gold(line: Line, where: str) -> tuple[str, ...]:
     """The distinct gold answers of a line, without the white space around some of them."""
     if "output" not in line:
         return ()
@@ -68,12 +70,12 @@ def _gold(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
 # ---- prompt and query of each task ----
 
 
-def as_asked(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+def as_asked(line: Line, where: str) -> Fields:
     """The input is a question, and the query too: NQ, HotpotQA, ELI5."""
     return {"prompt": question_prompt(line["input"]), "query": line["input"]}
 
 
-def zero_shot_re(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+def zero_shot_re(line: Line, where: str) -> Fields:
     """The first of the questions into which KILT puts the entity and the relation (`ours`)."""
     # The input itself is `entity [SEP] relation`, as T-REx's.
     meta = line.get("meta")
@@ -87,12 +89,12 @@ def zero_shot_re(line: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"prompt": question_prompt(questions[0]), "query": questions[0]}
 
 
-def trex(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+def trex(line: Line, where: str) -> Fields:
     """The input is an entity and a relation, `Lamp [SEP] maker`, and no question."""
     return {"prompt": f"{line['input']}\nA:", "query": line["input"]}
 
 
-def aida(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+def aida(line: Line, where: str) -> Fields:
     """The query is the mention between [START_ENT] and [END_ENT] (`ours`)."""
     # The input is a whole document; the mention alone finds the entity's page.
     text = line["input"]
@@ -106,7 +108,7 @@ def aida(line: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"prompt": f"{text}\n{AIDA_INSTRUCTION}\nA:", "query": mention.strip()}
 
 
-def wizard_of_wikipedia(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+def wizard_of_wikipedia(line: Line, where: str) -> Fields:
     """The dialogue up to the turn that is asked for; the query is the same turns without speakers."""
     # Turns alternate and the last is a question, so of an even number the first is an answer.
     turns = line["input"].split("\n")
@@ -122,7 +124,7 @@ def wizard_of_wikipedia(line: Mapping[str, Any], where: str) -> dict[str, Any]:
 _WORD_OF_LABEL = {label: word for word, label in FEVER_LABELS.items()}
 
 
-def fever(line: Mapping[str, Any], where: str) -> dict[str, Any]:
+def fever(line: Line, where: str) -> Fields:
     """The input is a claim. A shot answers it by true or false, the gold answer is FEVER's label."""
     answers = _gold(line, where)
     fields = _claim_fields(line["input"])
@@ -135,7 +137,7 @@ def fever(line: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {**fields, "target": _WORD_OF_LABEL[label]}
 
 
-def _claim_fields(claim: str) -> dict[str, Any]:
+def _claim_fields(claim: str) -> Fields:
     return {"prompt": f"Is this statement true? {claim}\nA:", "query": claim}
 
 

@@ -31,6 +31,7 @@ def _with_choices(
             f"{where}: expected the right answer to be choice 1 to {len(answers)}, got choice {label + 1}. "
             "Take the publisher's file."
         )
+    # A space parts prompt and choice; it is scored with the choice.
     choices = tuple(Choice(answer, prompt, f" {answer}") for answer in answers)
     return EvalExample(
         identifier,
@@ -93,6 +94,7 @@ def read_boolq(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     for line_number, (where, line) in enumerate(json_objects(path), start=1):
         demand(line, {"question": "a string", "passage": "a string"}, where)
         counts["read"] += 1
+        # A test file has neither field.
         answer = line.get("answer", line.get("label"))
         if not isinstance(answer, bool):
             raise ValueError(
@@ -123,6 +125,7 @@ def _labelled(
     fields: Sequence[str],
 ) -> Iterator[tuple[str, dict[str, Any], int]]:
     """(place, line, label) of each line of `NAME.jsonl`; `NAME-labels.lst` has the labels in that order."""
+    # Both files are read whole, to compare their lengths.
     _, labels_file = file_and_labels(path)
     if not labels_file.exists():
         raise ValueError(

@@ -72,6 +72,7 @@ def read_users_file(
     """Questions in any of the forms of `questions.py`."""
     for asked in read_questions(path):
         counts["read"] += 1
+        # Some people's files mix questions with and without answers.
         question = asked.question
         if not question.answers:
             counts["skipped_without_answer"] += 1

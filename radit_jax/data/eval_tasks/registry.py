@@ -223,6 +223,7 @@ _TASKS = (
         splits=_TRAIN_AND_DEV | {"hidden": TaskPart("hidden")},
         tokens=32,
     ),
+    # TriviaQA's unfiltered files are its open-domain form.
     _task(
         "trivia_qa",
         "exact_match",
@@ -256,6 +257,7 @@ _TASKS = (
         as_answer=fever_label,
     ),
     _task("aida", "accuracy", kilt_files("aidayago2", aida), splits=_HALVES, tokens=32),
+    # Relations between entities: zsRE asks a question, T-REx does not.
     _task(
         "zsre",
         "accuracy",
@@ -290,6 +292,7 @@ _TASKS = (
         _files(read_boolq, dev="boolq/dev.jsonl"),
         rule="nll_compl",
     ),
+    # Choices of several words are compared per character.
     _task(
         "piqa",
         "accuracy",
