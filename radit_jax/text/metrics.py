@@ -51,7 +51,8 @@ def normalize(text: str) -> str:
     has_marks = _MARK.search(bare) is not None
     article = _UNMARKED_ARTICLE if has_marks else _ARTICLE
     without_articles = article.sub(" ", bare)
-    return characters_apart(without_articles) or " ".join(text.split())
+    remaining_text = characters_apart(without_articles)
+    return remaining_text or " ".join(text.split())
 
 
 def question_key(question: str) -> str:
@@ -132,6 +133,7 @@ def rouge_l(prediction: str, answers: Sequence[str]) -> float:
     The package's own rules are followed: sentences end at full stops, a word is counted once however often
     it occurs, and the longest common subsequences of all pairs of sentences are united.
     """
+    # As KILT does for every metric: the gold answer that fits best counts.
     scores = [_summary_rouge_l(prediction, answer) for answer in answers]
     return max(scores, default=0.0)
 

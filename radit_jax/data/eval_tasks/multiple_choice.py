@@ -150,6 +150,7 @@ def _labelled(
 
 def read_piqa(path: epath.Path, counts: Counter[str]) -> Iterator[EvalExample]:
     """PIQA: a goal and two solutions, without the white space around some of them."""
+    # Label 0 is the first solution.
     lines = _labelled(path, ("goal", "sol1", "sol2"))
     for line_number, (where, line, label) in enumerate(lines, start=1):
         counts["read"] += 1
@@ -183,6 +184,7 @@ def read_hellaswag(
     counts: Counter[str],
 ) -> Iterator[EvalExample]:
     """HellaSwag: a context and four endings of it, cleaned."""
+    # Labels are numbers in the published files, and strings in the copies on the hub.
     kinds = {
         "ctx": "a string",
         "endings": "a list of strings",

@@ -174,6 +174,7 @@ def _task(
     as_answer: Callable[[str], str] = str.strip,
 ) -> EvalTask:
     """A row of the table. If a file has several `sources`, the first that exists is read."""
+    # Sources need not have the same files: NQ's own have no hidden questions.
     alternatives: dict[str, tuple[TaskFile, ...]] = {}
     for files in sources:
         for file, source in files.items():
@@ -335,6 +336,7 @@ _TASKS = (
         ),
         rule="per_character",
     ),
+    # ARC's parts are tasks of their own, as in the literature.
     _task(
         "arc_easy",
         "accuracy",

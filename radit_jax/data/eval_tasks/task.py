@@ -208,6 +208,7 @@ class EvalTask:
         file: str,
     ) -> tuple[TaskFile, epath.Path]:
         """The source of a file and its path; an error names the files that would do."""
+        # Any of the sources would do, so the error names them all.
         existing = self._first_that_exists(folder, file)
         if existing is None:
             names = one_of([source.path for source in self.sources[file]])
