@@ -1,8 +1,8 @@
 """What the LSR scores can teach, before R-ft spends an hour on them.
 
-R-ft moves p_R(c|x) to p_LSR(c|x, y). It learns nothing where the target is flat, where p_R is so sharp that
-its softmax passes no gradient, or where the language model chooses no better than the retriever does. Where
-p_R is almost uniform, as for cosines at temperature 1, Eq. 2 weighs all chunks the same whatever was learnt.
+R-ft moves p_R(c|x) towards p_LSR(c|x, y). It learns nothing if the target is flat, if p_R is so sharp that
+its softmax passes no gradient, or if the language model chooses no better than the retriever. If p_R is
+almost uniform, as for cosines at temperature 1, Eq. 2 weighs all chunks the same, whatever R-ft has learnt.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float, Int
 from radit_jax.config import RFtConfig
 from radit_jax.method.losses import SATURATED, lsr_log_prob, retrieval_log_prob
 
-FLAT = 0.9  # a target is flat where its effective number of chunks is above this share of all its chunks
-SHARP = 0.99  # a target is one-hot where one chunk has more than this
-WARNING_SHARE = 0.5  # a warning is given where more than this share of the examples is concerned
-UNIFORM = 0.05  # of the way from 1/k to 1: where max p_R is below it on average, a warning is given
+FLAT = 0.9  # a target is flat if its effective number of chunks is above this share of all its chunks
+SHARP = 0.99  # a target is one-hot if one chunk has a higher probability than this
+WARNING_SHARE = 0.5  # a warning is given if it concerns more than this share of the examples
+UNIFORM = 0.05  # of the way from 1/k to 1: a warning is given if max p_R is below it on average
 
 Diagnostics = dict[str, int | float | None]
 
@@ -35,56 +35,66 @@ class LsrStatistics:
     truncated: Bool[np.ndarray, "E K"]  # the chunk was cut to fit the row
     holds_answer: Bool[np.ndarray, "E K"]
     gold: Bool[np.ndarray, "E K"]
-    judged: Bool[np.ndarray, " E"]  # has an answer other than yes or no, so that the two above mean something
+    judged: Bool[np.ndarray, " E"]  # the answer is not just yes or no, so that the two above mean something
 
 
 def diagnose(statistics: LsrStatistics, settings: RFtConfig) -> Diagnostics:
-    """How much the scores can teach; a figure is None where it is over no example.
+    """How much the scores can teach; a figure over no example is None.
 
-    Shares and means are over examples. The shapes of p_R and p_LSR are those of examples with two chunks or
-    more: `highest_p_R` is the mean of max p_R, and `lead_of_highest` the mean of where that stands between
-    1/k (0) and 1 (1), whatever an example's k. A chunk is *useful* if it is gold or holds an answer;
-    `useful_*` and `mixed_*` are over the judged examples, `mixed_*` over those of them whose candidates are
-    neither all useful nor all useless, so that there is something to rank. Chunks that tie for the first
-    place share it.
+    Shares and means are over examples; those of the shapes of p_R and p_LSR, over examples with two chunks or
+    more. `highest_p_R` is the mean of max p_R. `lead_of_highest` is the mean of its place on the way from 1/k
+    (0) to 1 (1), whatever an example's k.
 
-    `supervised_tokens` is the share of answer tokens in all that the language model reads with a chunk.
+    A chunk is *useful* if it is gold or holds an answer. `useful_*` are over the judged examples, `mixed_*`
+    over those of them whose candidates are neither all useful nor all useless, so that there is something to
+    rank. Chunks that tie for the first place share it.
+
+    `supervised_tokens` is the share of answer tokens in what the language model reads with a chunk.
     """
     mask = statistics.chunk_mask
     retriever, lm = _distributions(statistics, settings)
+    truncated = statistics.truncated & mask
     return {
         "examples": len(mask),
         **_shapes(retriever, lm, mask),
         "gain_over_no_chunk": _gain_over_no_chunk(statistics),
         **_usefulness(statistics, retriever, lm),
-        "truncated_pairs": int((statistics.truncated & mask).sum()),
-        "truncated_examples": int((statistics.truncated & mask).any(axis=1).sum()),
+        "truncated_pairs": int(truncated.sum()),
+        "truncated_examples": int(truncated.any(axis=1).sum()),
         "supervised_tokens": _supervised_tokens(statistics),
     }
 
 
 def warnings(diagnostics: Diagnostics, settings: RFtConfig) -> list[str]:
-    """What to change, by the setting's name, where most targets are flat, or p_R is saturated or uniform."""
+    """Which setting to change where most targets are flat, or p_R is saturated or almost uniform."""
     messages = []
-    if (diagnostics["flat_targets"] or 0) > WARNING_SHARE:
+
+    # The target: p_LSR.
+    flat = diagnostics["flat_targets"] or 0
+    if flat > WARNING_SHARE:
+        effective = diagnostics["effective_chunks"]
         messages.append(
-            "score: expected targets p_LSR that prefer some chunks, got "
-            f"{diagnostics['flat_targets']:.0%} flat ones "
-            f"({diagnostics['effective_chunks']:.1f} effective chunks). "
+            "score: expected targets p_LSR that prefer some chunks, "
+            f"got {flat:.0%} flat ones ({effective:.1f} effective chunks). "
             f"Lower r_ft.tau, now {settings.tau:g}{_other_form(settings)}."
         )
-    if (diagnostics["saturated_queries"] or 0) > WARNING_SHARE:
+
+    # What is trained: p_R, too sharp or too flat.
+    saturated = diagnostics["saturated_queries"] or 0
+    if saturated > WARNING_SHARE:
         messages.append(
-            f"score: expected a p_R that passes a gradient, got one above {SATURATED} on one chunk for "
-            f"{diagnostics['saturated_queries']:.0%} of the queries. "
+            "score: expected a p_R that passes a gradient, "
+            f"got one above {SATURATED} on one chunk for {saturated:.0%} of the queries. "
             f"Raise the score temperature r_ft.temperature, now {settings.temperature:g}."
         )
     lead = diagnostics["lead_of_highest"]
     if lead is not None and lead < UNIFORM:
+        highest = diagnostics["highest_p_R"]
         messages.append(
-            f"score: expected p_R to prefer some chunks, got an almost uniform one: its highest is "
-            f"{diagnostics['highest_p_R']:.3f} on average. Lower the score temperature r_ft.temperature, now "
-            f"{settings.temperature:g}; cosines need about 0.05."
+            "score: expected p_R to prefer some chunks, "
+            f"got an almost uniform one: its highest is {highest:.3f} on average. "
+            f"Lower the score temperature r_ft.temperature, now {settings.temperature:g}; "
+            "cosines need about 0.05."
         )
     return messages
 
@@ -97,31 +107,42 @@ def _other_form(settings: RFtConfig) -> str:
 
 
 def _distributions(
-    statistics: LsrStatistics, settings: RFtConfig
+    statistics: LsrStatistics,
+    settings: RFtConfig,
 ) -> tuple[Float[np.ndarray, "E K"], Float[np.ndarray, "E K"]]:
     """The logarithms of p_R (Eq. 2) and p_LSR (Eq. 4) under the settings of R-ft."""
     mask = jnp.asarray(statistics.chunk_mask)
     scores = jnp.asarray(statistics.retrieval_scores)
+    retriever = retrieval_log_prob(scores, mask, settings.temperature)
+
     log_probs = jnp.asarray(statistics.answer_log_probs)
     counts = jnp.asarray(statistics.answer_token_counts)
-    retriever = retrieval_log_prob(scores, mask, settings.temperature)
     lm = lsr_log_prob(log_probs, counts, mask, form=settings.lm_score, tau=settings.tau)
     return np.asarray(retriever), np.asarray(lm)
 
 
 def _shapes(
-    retriever: Float[np.ndarray, "E K"], lm: Float[np.ndarray, "E K"], mask: Bool[np.ndarray, "E K"]
+    retriever: Float[np.ndarray, "E K"],
+    lm: Float[np.ndarray, "E K"],
+    mask: Bool[np.ndarray, "E K"],
 ) -> Diagnostics:
+    """How sharp p_R and p_LSR are, and how alike they rank the chunks."""
     num_chunks = mask.sum(axis=1)
     has_choice = num_chunks >= 2
+
+    # The effective number of chunks is the exponential of the entropy.
     effective = np.exp(_entropy(lm))
+    highest_of_lm = np.exp(lm).max(axis=1)
+
+    # Where max p_R lies between its least value, 1/k, and 1.
     highest = np.exp(retriever).max(axis=1)
     lead = (num_chunks * highest - 1) / np.maximum(num_chunks - 1, 1)
+
     correlation = spearman(retriever, lm, mask)
     return {
         "effective_chunks": _mean(effective, has_choice),
         "flat_targets": _mean(effective > FLAT * num_chunks, has_choice),
-        "one_hot_targets": _mean(np.exp(lm).max(axis=1) > SHARP, has_choice),
+        "one_hot_targets": _mean(highest_of_lm > SHARP, has_choice),
         "highest_p_R": _mean(highest, has_choice),
         "lead_of_highest": _mean(lead, has_choice),
         "saturated_queries": _mean(highest > SATURATED, has_choice),
@@ -130,27 +151,35 @@ def _shapes(
 
 
 def _gain_over_no_chunk(statistics: LsrStatistics) -> float | None:
-    """Nats per answer token by which an example's chunks raise its answer over none, on average."""
+    """Nats per answer token that a chunk adds to the answer's log-probability without one, on average."""
     mask = statistics.chunk_mask
     num_tokens = np.maximum(statistics.answer_token_counts, 1)
     num_chunks = np.maximum(mask.sum(axis=1), 1)
     gains = statistics.answer_log_probs - statistics.no_chunk_log_probs[:, None]
-    gains = np.where(mask, gains, 0.0).sum(axis=1)
-    return _mean(gains / num_chunks / num_tokens, np.any(mask, axis=1))
+    total = np.where(mask, gains, 0.0).sum(axis=1)
+    return _mean(total / num_chunks / num_tokens, np.any(mask, axis=1))
 
 
 def _usefulness(
-    statistics: LsrStatistics, retriever: Float[np.ndarray, "E K"], lm: Float[np.ndarray, "E K"]
+    statistics: LsrStatistics,
+    retriever: Float[np.ndarray, "E K"],
+    lm: Float[np.ndarray, "E K"],
 ) -> Diagnostics:
+    """How often useful chunks are retrieved, and put first by the language model and by the retriever."""
     mask = statistics.chunk_mask
-    useful = (statistics.holds_answer | statistics.gold) & mask
+    gold = statistics.gold & mask
+    holds_answer = statistics.holds_answer & mask
+    useful = holds_answer | gold
+    useless = mask & ~useful
+
     judged = statistics.judged & mask.any(axis=1)
-    mixed = judged & useful.any(axis=1) & (mask & ~useful).any(axis=1)
-    by_lm, by_retriever = _first_is(useful, lm), _first_is(useful, retriever)
+    mixed = judged & useful.any(axis=1) & useless.any(axis=1)
+    by_lm = _first_is(useful, lm)
+    by_retriever = _first_is(useful, retriever)
     return {
         "judged_examples": int(judged.sum()),
-        "gold_among_candidates": _mean(np.any(statistics.gold & mask, axis=1), judged),
-        "answer_among_candidates": _mean(np.any(statistics.holds_answer & mask, axis=1), judged),
+        "gold_among_candidates": _mean(np.any(gold, axis=1), judged),
+        "answer_among_candidates": _mean(np.any(holds_answer, axis=1), judged),
         "useful_lm_first": _mean(by_lm, judged),
         "useful_retriever_first": _mean(by_retriever, judged),
         "mixed_examples": int(mixed.sum()),
@@ -160,44 +189,67 @@ def _usefulness(
 
 
 def spearman(
-    a: Float[np.ndarray, "E K"], b: Float[np.ndarray, "E K"], mask: Bool[np.ndarray, "E K"]
+    a: Float[np.ndarray, "E K"],
+    b: Float[np.ndarray, "E K"],
+    mask: Bool[np.ndarray, "E K"],
 ) -> Float[np.ndarray, " E"]:
     """Rank correlation of each row's unmasked entries; NaN where one side does not rank them at all."""
     ranks_a, ranks_b = _centred_ranks(a, mask), _centred_ranks(b, mask)
-    scale = np.sqrt((ranks_a**2).sum(axis=1) * (ranks_b**2).sum(axis=1))
-    return np.where(scale > 0, (ranks_a * ranks_b).sum(axis=1) / np.where(scale > 0, scale, 1.0), np.nan)
+    product = (ranks_a * ranks_b).sum(axis=1)
+    squares_a, squares_b = (ranks_a**2).sum(axis=1), (ranks_b**2).sum(axis=1)
+    scale = np.sqrt(squares_a * squares_b)
+
+    is_ranked = scale > 0
+    correlation = product / np.where(is_ranked, scale, 1.0)
+    return np.where(is_ranked, correlation, np.nan)
 
 
 def _centred_ranks(
-    values: Float[np.ndarray, "E K"], mask: Bool[np.ndarray, "E K"]
+    values: Float[np.ndarray, "E K"],
+    mask: Bool[np.ndarray, "E K"],
 ) -> Float[np.ndarray, "E K"]:
-    """Ranks with mean 0 in each row: half of how many entries are smaller minus how many are larger."""
-    mine, other = values[:, :, None], values[:, None, :]
-    both = mask[:, :, None] & mask[:, None, :]
-    return ((both & (mine > other)).sum(axis=2) - (both & (mine < other)).sum(axis=2)) / 2
+    """Ranks with mean 0 in each row: half the number of smaller entries minus the number of larger ones."""
+    # Compare every entry of a row with every other.
+    entry, other = values[:, :, None], values[:, None, :]
+    is_pair = mask[:, :, None] & mask[:, None, :]
+    num_smaller = (is_pair & (entry > other)).sum(axis=2)
+    num_larger = (is_pair & (entry < other)).sum(axis=2)
+    return (num_smaller - num_larger) / 2
 
 
 def _entropy(log_probs: Float[np.ndarray, "E K"]) -> Float[np.ndarray, " E"]:
+    """−Σ p log p of each row in nats, where 0 · log 0 is 0."""
     probs = np.exp(log_probs)
-    return -(probs * np.where(probs > 0, log_probs, 0.0)).sum(axis=1)
+    finite_log_probs = np.where(probs > 0, log_probs, 0.0)
+    return -(probs * finite_log_probs).sum(axis=1)
 
 
 def _first_is(
-    useful: Bool[np.ndarray, "E K"], log_probs: Float[np.ndarray, "E K"]
+    useful: Bool[np.ndarray, "E K"],
+    log_probs: Float[np.ndarray, "E K"],
 ) -> Float[np.ndarray, " E"]:
-    """The share of useful ones among the chunks that have the row's highest probability.
+    """The share of useful chunks among those that have the row's highest probability.
 
     Taking the first by position would credit the LM with the retriever's choice where a target is flat.
     """
-    first = log_probs == log_probs.max(axis=1, keepdims=True)
-    return (first & useful).sum(axis=1) / first.sum(axis=1)
+    is_first = log_probs == log_probs.max(axis=1, keepdims=True)
+    num_useful = (is_first & useful).sum(axis=1)
+    return num_useful / is_first.sum(axis=1)
 
 
 def _supervised_tokens(statistics: LsrStatistics) -> float | None:
-    read = int(statistics.token_counts[statistics.chunk_mask].sum())
-    answers = int((statistics.answer_token_counts * statistics.chunk_mask.sum(axis=1)).sum())
-    return answers / read if read else None
+    """Answer tokens over all tokens of the pairs of an example and a chunk."""
+    mask = statistics.chunk_mask
+    num_tokens = int(statistics.token_counts[mask].sum())
+    answer_tokens = statistics.answer_token_counts * mask.sum(axis=1)
+    num_answer_tokens = int(answer_tokens.sum())
+    return num_answer_tokens / num_tokens if num_tokens else None
 
 
-def _mean(values: np.ndarray, where: Bool[np.ndarray, " E"]) -> float | None:
-    return float(values[where].mean()) if where.any() else None
+def _mean(
+    values: Float[np.ndarray, " E"] | Bool[np.ndarray, " E"],
+    where: Bool[np.ndarray, " E"],
+) -> float | None:
+    if not where.any():
+        return None
+    return float(values[where].mean())

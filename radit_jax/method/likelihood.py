@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 from radit_jax.models.attention import wide
 from radit_jax.models.llama import Llama
@@ -36,7 +36,7 @@ class LmBatch(NamedTuple):
     target_items: Int[Array, "B A"]  # the target's continuation, counted from 0 along the row; -1 in a prefix
 
 
-def batch_counts(batch: LmBatch) -> dict[str, Array]:
+def batch_counts(batch: LmBatch) -> dict[str, Num[Array, ""]]:
     """The work in a batch: counts of its targets, its tokens and its attended pairs.
 
     `attended` counts pairs of a token and one that it sees, itself included: at position p it sees p + 1.
@@ -61,61 +61,83 @@ def token_log_probs(module: Llama, params: Any, batch: LmBatch) -> Float[Array, 
         continuation_ids=batch.continuation_ids,
         method="hidden",
     )
+    # Only the states that predict a target go through the head.
     at_slots = jnp.take_along_axis(hidden, batch.target_slots[:, :, None], axis=1)
-    used = batch.target_weights > 0
+    is_used = batch.target_weights > 0
 
-    def log_probs(hidden: Float[Array, "B c D"], targets: Int[Array, "B c"]) -> Float[Array, "B c"]:
+    def log_probs(
+        hidden: Float[Array, "B c D"],
+        targets: Int[Array, "B c"],
+    ) -> Float[Array, "B c"]:
         logits: Any = module.apply({"params": params}, hidden, method="logits")
         chosen = jnp.take_along_axis(logits, targets[:, :, None], axis=-1)[..., 0]
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 
-    return jnp.where(used, _by_parts(log_probs, at_slots, batch.targets, used), 0.0)
+    of_targets = _by_parts(log_probs, at_slots, batch.targets, is_used)
+    return jnp.where(is_used, of_targets, 0.0)
 
 
 def _by_parts(
     log_probs: Callable[..., Float[Array, "B c"]],
     hidden: Float[Array, "B A D"],
     targets: Int[Array, "B A"],
-    used: Bool[Array, "B A"],
+    is_used: Bool[Array, "B A"],
 ) -> Float[Array, "B A"]:
     """`log_probs` for `TARGETS_PER_PART` target slots at a time, so that no more logits exist than for those.
 
     A part in which no row has a target costs nothing. The used slots of a row come first, so the last parts
     serve only the rows with the most targets.
     """
-    num_parts = -(-targets.shape[1] // TARGETS_PER_PART)
+    num_targets = targets.shape[1]
+    num_parts = -(-num_targets // TARGETS_PER_PART)
     if num_parts == 1:
         return log_probs(hidden, targets)
 
-    def split(x: Array) -> Array:
-        """[B, A, ...] to [parts, B, TARGETS_PER_PART, ...], padded with zeros."""
-        missing = num_parts * TARGETS_PER_PART - x.shape[1]
-        padding = [(0, missing if axis == 1 else 0) for axis in range(x.ndim)]
-        parts = jnp.pad(x, padding).reshape(len(x), num_parts, TARGETS_PER_PART, *x.shape[2:])
+    def split(array: Shaped[Array, "B A *rest"]) -> Shaped[Array, "parts B c *rest"]:
+        """`TARGETS_PER_PART` slots to each part; the last part is padded with zeros."""
+        batch, _, *rest = array.shape
+        widths = [(0, 0)] * array.ndim
+        widths[1] = (0, num_parts * TARGETS_PER_PART - num_targets)
+        parts = jnp.pad(array, widths).reshape(batch, num_parts, TARGETS_PER_PART, *rest)
         return parts.swapaxes(0, 1)
 
-    def zeros(hidden: Array, targets: Array) -> Array:
+    def zeros(
+        hidden: Float[Array, "B c D"],
+        targets: Int[Array, "B c"],
+    ) -> Float[Array, "B c"]:
         return jnp.zeros(targets.shape, wide(hidden.dtype))
 
-    def part_log_probs(part: tuple[Array, Array, Array]) -> Array:
-        hidden, targets, used = part
+    def part_log_probs(
+        part: tuple[Float[Array, "B c D"], Int[Array, "B c"], Bool[Array, "B c"]],
+    ) -> Float[Array, "B c"]:
+        part_hidden, part_targets, part_is_used = part
         # The logits are computed again for the gradient, so that they need not be kept.
-        return jax.lax.cond(used.any(), jax.checkpoint(log_probs), zeros, hidden, targets)
+        compute = jax.checkpoint(log_probs)
+        return jax.lax.cond(part_is_used.any(), compute, zeros, part_hidden, part_targets)
 
-    by_part = jax.lax.map(part_log_probs, (split(hidden), split(targets), split(used)))
-    return by_part.swapaxes(0, 1).reshape(len(targets), -1)[:, : targets.shape[1]]
+    # One part after the other, then back to [B, A] without the padding.
+    parts = split(hidden), split(targets), split(is_used)
+    by_part = jax.lax.map(part_log_probs, parts)
+    by_row = by_part.swapaxes(0, 1).reshape(len(targets), -1)
+    return by_row[:, :num_targets]
 
 
 @functools.partial(jax.jit, static_argnames=("module", "num_continuations"))
 def continuation_log_probs(
-    module: Llama, params: Any, batch: LmBatch, num_continuations: int
+    module: Llama,
+    params: Any,
+    batch: LmBatch,
+    num_continuations: int,
 ) -> Float[Array, "B {num_continuations}"]:
     """Log p_LM of each continuation's targets in nats, summed over its tokens: [B, num_continuations].
 
     A token counts where its weight is above 0, whatever the weight. Continuations that a row does not have,
     or that have no target, are 0; `num_continuations` is the most that any row may have.
     """
-    counted = (batch.target_weights > 0) & (batch.target_items >= 0)
-    log_probs = jnp.where(counted, token_log_probs(module, params, batch), 0.0)
-    sums = jax.vmap(lambda values, items: jax.ops.segment_sum(values, items, num_continuations))
-    return sums(log_probs, jnp.maximum(batch.target_items, 0))
+    is_counted = (batch.target_weights > 0) & (batch.target_items >= 0)
+    log_probs = jnp.where(is_counted, token_log_probs(module, params, batch), 0.0)
+
+    # Sum the targets of each continuation, row by row.
+    sum_by_item = functools.partial(jax.ops.segment_sum, num_segments=num_continuations)
+    items = jnp.maximum(batch.target_items, 0)
+    return jax.vmap(sum_by_item)(log_probs, items)
