@@ -64,13 +64,13 @@ class PrefillBatch(NamedTuple):
     group that has as many prefixes as prompts lists them in the order of the prompts.
     """
 
-    prefixes: TokenRows  # S rows, group after group; empty rows fill a group up
+    prefixes: TokenRows  # S rows, group after group; empty rows complete a group
     prefix_of: Int[np.ndarray, "W r"]
     suffixes: TokenRows  # R rows, none of them empty
 
 
 class Prefilled(NamedTuple):
-    """R prompts that a model has read: all that decoding and scoring need of them."""
+    """R prompts that a model has read: what decoding and scoring take from them."""
 
     cache: KvCache  # keys and values of the prompts' tokens
     lengths: Int[Array, " R"]
@@ -83,7 +83,7 @@ class DecodeState(NamedTuple):
     cache: KvCache  # of R = U · K rows, an answer's prompts next to each other
     lengths: Int[Array, " R"]  # of the prompts
     step: Int[Array, ""]  # tokens generated so far
-    tokens: Int[Array, "U A"]  # of which `step` are generated; the rest is filler
+    tokens: Int[Array, "U A"]  # the first `step` are generated; the rest is filler
     weights: Float[Array, "U K"]  # log w_c,t: the posterior over the prompts given the tokens so far
     log_probs: Float[Array, " U"]  # of the answer in the mixture, terminator included, in nats
     done: Bool[Array, " U"]  # a terminator or a closing piece has ended the answer
@@ -111,10 +111,17 @@ class PackedAnswers(NamedTuple):
 # ---- reading prompts ----
 
 
-def prefill(module: Llama, params: Any, prompts: Int[Array, "R T"], lengths: Int[Array, " R"]) -> Prefilled:
+def prefill(
+    module: Llama,
+    params: Any,
+    prompts: Int[Array, "R T"],
+    lengths: Int[Array, " R"],
+) -> Prefilled:
     """Read prompts that are padded on the right to T tokens; none of them is empty."""
-    hidden, cache = _extend_rows(module, params, TokenRows(prompts, lengths))
-    return Prefilled(cache, lengths, _last_logits(module, params, hidden, lengths))
+    rows = TokenRows(prompts, lengths)
+    hidden, cache = _extend_rows(module, params, rows)
+    logits = _last_logits(module, params, hidden, lengths)
+    return Prefilled(cache, lengths, logits)
 
 
 @functools.partial(jax.jit, static_argnames="module")
@@ -129,7 +136,9 @@ def prefill_shared(
 
     Prefixes of width 0 mean that no prompt has one.
     """
-    if not prefixes.tokens.shape[1]:
+    prefix_slots = prefixes.tokens.shape[1]
+    suffix_slots = suffixes.tokens.shape[1]
+    if not prefix_slots:
         return prefill(module, params, *suffixes)
 
     # 1) Read each distinct prefix.
@@ -143,10 +152,11 @@ def prefill_shared(
 
     # 3) Read the suffixes after them.
     hidden, suffix_block = _extend_rows(module, params, suffixes, prefix_lengths, cache)
-    cache = cache.grow(suffixes.tokens.shape[1])
-    cache = cache.write(suffix_block, prefixes.tokens.shape[1])
+    cache = cache.grow(suffix_slots)
+    cache = cache.write(suffix_block, prefix_slots)
     lengths = prefix_lengths + suffixes.lengths
-    return Prefilled(cache, lengths, _last_logits(module, params, hidden, suffixes.lengths))
+    logits = _last_logits(module, params, hidden, suffixes.lengths)
+    return Prefilled(cache, lengths, logits)
 
 
 def _extend_rows(
@@ -158,16 +168,31 @@ def _extend_rows(
 ) -> tuple[Float[Array, "R T D"], KvCache]:
     """Hidden states of rows that continue the `cached_lengths` tokens in `cache`, and the rows' own keys."""
     slots = jnp.arange(rows.tokens.shape[1])[None]
-    segment_ids = (slots < rows.lengths[:, None]).astype(jnp.int32)
-    positions = None if cached_lengths is None else cached_lengths[:, None] + slots
-    return _call(module, params, "extend", rows.tokens, positions, segment_ids=segment_ids, cache=cache)
+    is_real = slots < rows.lengths[:, None]
+    segment_ids = is_real.astype(jnp.int32)
+    positions = None
+    if cached_lengths is not None:
+        positions = cached_lengths[:, None] + slots
+    return _call(
+        module,
+        params,
+        "extend",
+        rows.tokens,
+        positions,
+        segment_ids=segment_ids,
+        cache=cache,
+    )
 
 
 def _last_logits(
-    module: Llama, params: Any, hidden: Float[Array, "R T D"], lengths: Int[Array, " R"]
+    module: Llama,
+    params: Any,
+    hidden: Float[Array, "R T D"],
+    lengths: Int[Array, " R"],
 ) -> Float[Array, "R V"]:
     """The logits at each row's last real token."""
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    last_slots = (lengths - 1)[:, None, None]
+    last = jnp.take_along_axis(hidden, last_slots, axis=1)[:, 0]
     return _call(module, params, "logits", last)
 
 
@@ -186,17 +211,24 @@ def greedy(
 ) -> Int[Array, "R {max_new_tokens}"]:
     """Generate the most probable next token, again and again: [R, max_new_tokens].
 
-    `prompts` are padded on the right to `lengths`. A generation holds the stop token that ended it, and after
-    it the first of `stop_ids` to the end. Without stop ids every generation has its full length.
+    `prompts` have `lengths` tokens, then padding. A generation holds the stop token that ended it, and then
+    the first of `stop_ids` to the end. Without stop ids every generation has its full length.
     """
+    stops = Stops(stop_ids)
     prefilled = prefill(module, params, prompts, lengths)
-    return decode(module, params, prefilled, max_new_tokens=max_new_tokens, stops=Stops(stop_ids))
+    return decode(module, params, prefilled, max_new_tokens=max_new_tokens, stops=stops)
 
 
 def decode(
-    module: Llama, params: Any, prefilled: Prefilled, *, max_new_tokens: int, stops: Stops
+    module: Llama,
+    params: Any,
+    prefilled: Prefilled,
+    *,
+    max_new_tokens: int,
+    stops: Stops,
 ) -> Int[Array, "R {max_new_tokens}"]:
     """Generate greedily after prompts that have been read, until all rows have stopped: see `greedy`."""
+    # An answer's mixture is over one prompt, whose log-weight is 0.
     weights = jnp.zeros((len(prefilled.lengths), 1))
     state = init_decode(prefilled, weights, max_new_tokens=max_new_tokens, stops=stops)
     return decode_steps(module, params, state, max_new_tokens, stops=stops).tokens
@@ -204,31 +236,44 @@ def decode(
 
 @functools.partial(jax.jit, static_argnames=("max_new_tokens", "stops"))
 def init_decode(
-    prefilled: Prefilled, weights: Float[Array, "U K"], *, max_new_tokens: int, stops: Stops
+    prefilled: Prefilled,
+    weights: Float[Array, "U K"],
+    *,
+    max_new_tokens: int,
+    stops: Stops,
 ) -> DecodeState:
     """The state of U answers after their first token; `weights` are log p_R of each answer's K prompts."""
     num_answers = len(weights)
     filler = stops.alone[0] if stops.alone else 0
+    dtype = prefilled.logits.dtype
     # Copies: `decode_steps` overwrites its state, and scoring still needs what was read.
-    cache, lengths = jax.tree.map(jnp.copy, (prefilled.cache.grow(max_new_tokens - 1), prefilled.lengths))
+    grown = prefilled.cache.grow(max_new_tokens - 1)
+    cache, lengths = jax.tree.map(jnp.copy, (grown, prefilled.lengths))
     state = DecodeState(
-        cache,
-        lengths,
-        jnp.int32(0),
-        jnp.full((num_answers, max_new_tokens), filler, jnp.int32),
-        jax.nn.log_softmax(weights.astype(prefilled.logits.dtype), axis=1),
-        jnp.zeros(num_answers, prefilled.logits.dtype),
-        jnp.zeros(num_answers, bool),
+        cache=cache,
+        lengths=lengths,
+        step=jnp.int32(0),
+        tokens=jnp.full((num_answers, max_new_tokens), filler, jnp.int32),
+        weights=jax.nn.log_softmax(weights.astype(dtype), axis=1),
+        log_probs=jnp.zeros(num_answers, dtype),
+        done=jnp.zeros(num_answers, bool),
     )
     return _take_token(state, prefilled.logits, stops)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "stops"), donate_argnames="state")
 def decode_steps(
-    module: Llama, params: Any, state: DecodeState, until: Int[Array, ""] | int, *, stops: Stops
+    module: Llama,
+    params: Any,
+    state: DecodeState,
+    until: Int[Array, ""] | int,
+    *,
+    stops: Stops,
 ) -> DecodeState:
     """Generate until the answers have `until` tokens or all of them have stopped; `state` is donated."""
-    prompt_slots = state.cache.segment_ids.shape[1] - (state.tokens.shape[1] - 1)
+    # The cache holds the prompts, then every new token but the last, which no token follows.
+    max_new_tokens = state.tokens.shape[1]
+    prompt_slots = state.cache.segment_ids.shape[1] - (max_new_tokens - 1)
     num_chunks = state.weights.shape[1]
 
     def unfinished(state: DecodeState) -> Bool[Array, ""]:
@@ -240,60 +285,74 @@ def decode_steps(
         newest = jnp.repeat(newest, num_chunks, axis=0)
         positions = (state.lengths + state.step - 1)[:, None]
         hidden, block = _call(module, params, "extend", newest, positions, cache=state.cache)
-        cache = state.cache.write(block, prompt_slots + state.step - 1)
+        slot = prompt_slots + state.step - 1
+        cache = state.cache.write(block, slot)
         logits = _call(module, params, "logits", hidden[:, 0])
         return _take_token(state._replace(cache=cache), logits, stops)
 
     return jax.lax.while_loop(unfinished, one_token, state)
 
 
-def _take_token(state: DecodeState, logits: Float[Array, "R V"], stops: Stops) -> DecodeState:
+def _take_token(
+    state: DecodeState,
+    logits: Float[Array, "R V"],
+    stops: Stops,
+) -> DecodeState:
     """Append the most probable token of every answer's mixture; an answer that is done gets filler."""
+    # The mixture over each answer's chunks.
     num_answers, num_chunks = state.weights.shape
-    by_chunk = jax.nn.log_softmax(logits.reshape(num_answers, num_chunks, -1), axis=-1)
+    logits = logits.reshape(num_answers, num_chunks, -1)
+    by_chunk = jax.nn.log_softmax(logits, axis=-1)
     mixed = jax.nn.logsumexp(state.weights[:, :, None] + by_chunk, axis=1)
 
+    # Its most probable token, and whether that ends the answer.
     token = jnp.argmax(mixed, axis=-1).astype(jnp.int32)
     alone = jnp.array(stops.alone, jnp.int32)
-    stopping = jnp.isin(token, alone)
-    closing = jnp.isin(token, jnp.array(stops.closing, jnp.int32))
+    is_stop = jnp.isin(token, alone)
+    is_closing = jnp.isin(token, jnp.array(stops.closing, jnp.int32))
 
-    # The log-probability of the token, or where it is a terminator that of any terminator.
-    taken = jnp.take_along_axis(mixed, token[:, None], axis=1)[:, 0]
-    stopped = jax.nn.logsumexp(mixed[:, alone], axis=-1)
-    log_prob = jnp.where(state.done, 0.0, jnp.where(stopping, stopped, taken))
+    # The log-probability of the token or, if it is a terminator, of any terminator.
+    of_token = jnp.take_along_axis(mixed, token[:, None], axis=1)[:, 0]
+    of_stops = jax.nn.logsumexp(mixed[:, alone], axis=-1)
+    log_prob = jnp.where(is_stop, of_stops, of_token)
+    log_prob = jnp.where(state.done, 0.0, log_prob)
 
     # The posterior over the chunks, normalised: log w + log p(token | chunk) − log p(token).
-    taken_by_chunk = jnp.take_along_axis(by_chunk, token[:, None, None], axis=2)[..., 0]
-    posterior = state.weights + taken_by_chunk - taken[:, None]
+    of_token_by_chunk = jnp.take_along_axis(by_chunk, token[:, None, None], axis=2)[..., 0]
+    posterior = state.weights + of_token_by_chunk - of_token[:, None]
 
-    appended = jnp.where(state.done, state.tokens[:, -1], token)  # the last column is still filler
+    filler = state.tokens[:, -1]  # the last column is not generated yet
+    column = jnp.where(state.done, filler, token)[:, None]
+    next_step = state.step + 1
+    tokens = jax.lax.dynamic_update_slice_in_dim(state.tokens, column, state.step, axis=1)
     return state._replace(
-        step=state.step + 1,
-        tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, appended[:, None], state.step, axis=1),
+        step=next_step,
+        tokens=tokens,
         weights=posterior,
         log_probs=state.log_probs + log_prob,
-        done=state.done | stopping | closing,
+        done=state.done | is_stop | is_closing,
     )
 
 
 @jax.jit
 def gather_answers(state: DecodeState, answers: Int[Array, "W k"]) -> DecodeState:
-    """The state of some answers only: in each of W device groups those that `answers` numbers.
+    """The state of a selection of answers: in each of W device groups, those with the numbers `answers`.
 
     `take_rows` keeps every row in its group, so that nothing moves between devices.
     """
+    # The prompts of an answer lie next to each other.
     num_chunks = state.weights.shape[1]
-    prompts = answers[:, :, None] * num_chunks + jnp.arange(num_chunks)[None, None]
+    chunks = jnp.arange(num_chunks)[None, None]
+    prompts = answers[:, :, None] * num_chunks + chunks
     prompts = prompts.reshape(len(answers), -1)
     return DecodeState(
-        state.cache.take(prompts),
-        take_rows(state.lengths, prompts),
-        state.step,
-        take_rows(state.tokens, answers),
-        take_rows(state.weights, answers),
-        take_rows(state.log_probs, answers),
-        take_rows(state.done, answers),
+        cache=state.cache.take(prompts),
+        lengths=take_rows(state.lengths, prompts),
+        step=state.step,
+        tokens=take_rows(state.tokens, answers),
+        weights=take_rows(state.weights, answers),
+        log_probs=take_rows(state.log_probs, answers),
+        done=take_rows(state.done, answers),
     )
 
 
@@ -310,53 +369,76 @@ def score_answers(
     *,
     stops: Stops,
 ) -> Float[Array, "R U"]:
-    """`answer_log_probs` where row i of `answers` holds question i's, and `questions` is each prompt's."""
+    """`answer_log_probs` for answers by question: row i of `answers` is question i's.
+
+    `questions` holds the number of each prompt's question.
+    """
     by_prompt = jax.tree.map(lambda array: array[questions], answers)
     return answer_log_probs(module, params, prefilled, by_prompt, stops=stops)
 
 
 def answer_log_probs(
-    module: Llama, params: Any, prefilled: Prefilled, answers: PackedAnswers, *, stops: Stops
+    module: Llama,
+    params: Any,
+    prefilled: Prefilled,
+    answers: PackedAnswers,
+    *,
+    stops: Stops,
 ) -> Float[Array, "R U"]:
     """log p_LM(y | prompt) of each candidate in nats, with its terminator; 0 where there is no candidate."""
+    # Read the answers as continuations of the prompts; unused slots are padding.
+    positions = prefilled.lengths[:, None] + answers.offsets
+    is_used = answers.continuation_ids > 0
     hidden, _ = _call(
         module,
         params,
         "extend",
         answers.tokens,
-        prefilled.lengths[:, None] + answers.offsets,
-        segment_ids=(answers.continuation_ids > 0).astype(jnp.int32),
+        positions,
+        segment_ids=is_used.astype(jnp.int32),
         continuation_ids=answers.continuation_ids,
         cache=prefilled.cache,
     )
     logits = _call(module, params, "logits", hidden)
+
+    # The prompt's last token predicts an answer's first; each token predicts the next, or the terminator.
     first = _target_log_probs(prefilled.logits[:, None], answers.first_targets, stops)
     later = _target_log_probs(logits, answers.targets, stops)
+
     # Sum by continuation. Number 0 collects the unused slots and is dropped.
-    sums = jax.vmap(lambda values, ids: jax.ops.segment_sum(values, ids, first.shape[1] + 1))
-    return first + sums(later, answers.continuation_ids)[:, 1:]
+    num_answers = first.shape[1]
+    sum_by_answer = functools.partial(jax.ops.segment_sum, num_segments=num_answers + 1)
+    sums = jax.vmap(sum_by_answer)(later, answers.continuation_ids)
+    return first + sums[:, 1:]
 
 
 def _target_log_probs(
-    logits: Float[Array, "R C V"], targets: Int[Array, "R U"], stops: Stops
+    logits: Float[Array, "R C V"],
+    targets: Int[Array, "R U"],
+    stops: Stops,
 ) -> Float[Array, "R U"]:
     """Each target's log-probability in nats: of all terminators for STOP, 0 for NOTHING.
 
     C is U, or 1 where the same position predicts all targets of a row.
     """
-    chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[:, :, None], axis=-1)[..., 0]
-    stopped = jax.nn.logsumexp(logits[..., jnp.array(stops.alone, jnp.int32)], axis=-1)
-    log_probs = jnp.where(targets == STOP, stopped, chosen) - jax.nn.logsumexp(logits, axis=-1)
+    ids = jnp.maximum(targets, 0)[:, :, None]  # any id will do for STOP and NOTHING
+    of_targets = jnp.take_along_axis(logits, ids, axis=-1)[..., 0]
+    alone = jnp.array(stops.alone, jnp.int32)
+    of_stops = jax.nn.logsumexp(logits[..., alone], axis=-1)
+    scores = jnp.where(targets == STOP, of_stops, of_targets)
+    log_probs = scores - jax.nn.logsumexp(logits, axis=-1)
     return jnp.where(targets == NOTHING, 0.0, log_probs)
 
 
 @jax.jit
 def mix_over_chunks(
-    log_probs: Float[Array, "B K U"], retrieval_log_probs: Float[Array, "B K"]
+    log_probs: Float[Array, "B K U"],
+    retrieval_log_probs: Float[Array, "B K"],
 ) -> Float[Array, "B U"]:
-    """Eq. 2 for B questions, each with U candidates; a chunk with log p_R = −inf does not exist."""
+    """Eq. 2 for B questions, each with U candidate answers; log p_R = −inf says that there is no chunk."""
     over_answers = jax.vmap(ensemble_log_prob, in_axes=(2, None, None), out_axes=1)
-    return over_answers(log_probs, retrieval_log_probs, jnp.isfinite(retrieval_log_probs))
+    chunk_mask = jnp.isfinite(retrieval_log_probs)
+    return over_answers(log_probs, retrieval_log_probs, chunk_mask)
 
 
 def continuation_log_likelihood(

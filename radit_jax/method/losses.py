@@ -7,7 +7,7 @@
     Eq. 4   p_LSR(c | x,y) = softmax of p_LM(y | c∘x) / τ over C'         lsr_log_prob
     Eq. 5   L(D_R)         = KL(p_R ‖ p_LSR)                              r_ft_loss
 
-Every probability is a logarithm in nats, in float32 at least, every loss a value per example, which the
+Every probability is a logarithm in nats, in float32 at least. Every loss is one value per example, which the
 caller reduces. `chunk_mask` is True where a chunk is real. A masked entry, even NaN, changes neither value
 nor gradient; a distribution is -inf there. An example without chunks has loss and gradient 0.
 """
@@ -25,19 +25,23 @@ SATURATED = 0.999  # a query's max p_R above which the paper's direction of the 
 
 
 def retrieval_score(
-    query_embeddings: Float[Array, "B D"], chunk_embeddings: Float[Array, "B K D"]
+    query_embeddings: Float[Array, "B D"],
+    chunk_embeddings: Float[Array, "B K D"],
 ) -> Float[Array, "B K"]:
     """s(q, c), the dot product of each query with its own chunks: Eq. 1.
 
     Whatever the embeddings are stored in, products and sums are float32: DRAGON+ scores are near 396, where
     neighbouring bfloat16 numbers are 2 apart.
     """
-    query, chunk = widened(query_embeddings), widened(chunk_embeddings)
-    return jnp.einsum("bd,bkd->bk", query, chunk, precision=jax.lax.Precision.HIGHEST)
+    queries = widened(query_embeddings)
+    chunks = widened(chunk_embeddings)
+    return jnp.einsum("bd,bkd->bk", queries, chunks, precision=jax.lax.Precision.HIGHEST)
 
 
 def retrieval_log_prob(
-    scores: Float[Array, "B K"], chunk_mask: Bool[Array, "B K"], temperature: float = 1.0
+    scores: Float[Array, "B K"],
+    chunk_mask: Bool[Array, "B K"],
+    temperature: float = 1.0,
 ) -> Float[Array, "B K"]:
     """Log p_R(c | x), the softmax of the scores over the retrieved chunks: in Eq. 2.
 
@@ -47,7 +51,10 @@ def retrieval_log_prob(
 
 
 def lm_score(
-    answer_log_probs: Float[Array, "B K"], answer_token_counts: Int[Array, " B"], *, form: LmScoreForm
+    answer_log_probs: Float[Array, "B K"],
+    answer_token_counts: Int[Array, " B"],
+    *,
+    form: LmScoreForm,
 ) -> Float[Array, "B K"]:
     """The form of p_LM(y | c∘x) that Eq. 4 takes, from log p_LM(y | c∘x) summed over the answer's tokens.
 
@@ -56,7 +63,9 @@ def lm_score(
     (Atlas) and `sum_log_prob` skip the exponential: their softmax is a power of the likelihood itself.
     """
     log_probs = widened(answer_log_probs)
-    per_token = log_probs / jnp.maximum(answer_token_counts, 1)[:, None]
+    # An empty answer has log-probability 0, and no token to divide by.
+    num_tokens = jnp.maximum(answer_token_counts, 1)
+    per_token = log_probs / num_tokens[:, None]
     match form:
         case "token_geomean":
             return jnp.exp(per_token)
@@ -66,10 +75,8 @@ def lm_score(
             return per_token
         case "sum_log_prob":
             return log_probs
-    raise ValueError(
-        f"lm_score: expected a form among {', '.join(get_args(LmScoreForm))}, got {form!r}. "
-        "Choose one of them."
-    )
+    forms = ", ".join(get_args(LmScoreForm))
+    raise ValueError(f"lm_score: expected a form among {forms}, got {form!r}. Choose one of them.")
 
 
 def lsr_log_prob(
@@ -112,6 +119,7 @@ def r_ft_loss(
     The direction is the paper's. `lsr_to_retrieval`, KL(p_LSR ‖ p_R), is what Atlas, REPLUG and fed-rag
     compute; `symmetric` is the mean of the two.
     """
+    # The direction that is not used costs nothing once the step is compiled.
     forward = _kl(retrieval_log_probs, target_log_probs, chunk_mask)
     backward = _kl(target_log_probs, retrieval_log_probs, chunk_mask)
     match direction:
@@ -121,23 +129,26 @@ def r_ft_loss(
             return backward
         case "symmetric":
             return (forward + backward) / 2
+    directions = ", ".join(get_args(Direction))
     raise ValueError(
-        f"r_ft_loss: expected a direction among {', '.join(get_args(Direction))}, got {direction!r}. "
-        "Choose one of them."
+        f"r_ft_loss: expected a direction among {directions}, got {direction!r}. Choose one of them."
     )
 
 
 def lm_ft_loss(
-    token_log_probs: Float[Array, "B A"], target_weights: Float[Array, "B A"]
+    token_log_probs: Float[Array, "B A"],
+    target_weights: Float[Array, "B A"],
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Each row's weighted negative log-likelihood in nats, and the weight that it carries: Eq. 3.
 
     The paper sums. We divide the sum over the *global* batch by its weight, the number of answer tokens where
     weights are 0 and 1; a mean of the rows' means would weigh an answer by what it happens to be packed with.
     """
-    used = target_weights > 0
-    nll = jnp.where(used, -token_log_probs * target_weights, 0.0)
-    return nll.sum(axis=-1), jnp.where(used, target_weights, 0.0).sum(axis=-1)
+    is_used = target_weights > 0
+    nll = jnp.where(is_used, -token_log_probs * target_weights, 0.0)
+    nll_per_row = nll.sum(axis=-1)
+    weights = jnp.where(is_used, target_weights, 0.0)
+    return nll_per_row, weights.sum(axis=-1)
 
 
 def ensemble_log_prob(
@@ -150,40 +161,68 @@ def ensemble_log_prob(
     Between two generated answers `answer_log_probs` include the terminator, or the shorter would always win.
     Without any chunk the mixture is empty: -inf.
     """
-    return _masked_logsumexp(widened(answer_log_probs) + retrieval_log_probs, chunk_mask)
+    joint_log_probs = widened(answer_log_probs) + retrieval_log_probs
+    return _masked_logsumexp(joint_log_probs, chunk_mask)
 
 
 def contrastive_loss(
-    query_embeddings: Float[Array, "B D"], chunk_embeddings: Float[Array, "B D"], temperature: float
+    query_embeddings: Float[Array, "B D"],
+    chunk_embeddings: Float[Array, "B D"],
+    temperature: float,
 ) -> Float[Array, " B"]:
     """-log of the probability that each query picks its own chunk among the whole batch's chunks (InfoNCE).
 
     Not in RA-DIT: it trains the base retriever of an experiment that names no checkpoint.
     """
-    query, chunk = widened(query_embeddings), widened(chunk_embeddings)
-    scores = jnp.einsum("bd,cd->bc", query, chunk, precision=jax.lax.Precision.HIGHEST)
-    return -jnp.diagonal(jax.nn.log_softmax(scores / temperature, axis=-1))
+    queries = widened(query_embeddings)
+    chunks = widened(chunk_embeddings)
+    scores = jnp.einsum("bd,cd->bc", queries, chunks, precision=jax.lax.Precision.HIGHEST)
+    log_probs = jax.nn.log_softmax(scores / temperature, axis=-1)
+    # Each query's own chunk has its number.
+    return -jnp.diagonal(log_probs)
 
 
 def _kl(
-    p_log: Float[Array, "B K"], q_log: Float[Array, "B K"], mask: Bool[Array, "B K"]
+    p_log: Float[Array, "B K"],
+    q_log: Float[Array, "B K"],
+    mask: Bool[Array, "B K"],
 ) -> Float[Array, " B"]:
+    """KL(p ‖ q) = Σ p (log p − log q) over the unmasked entries, in nats."""
     # The masked logarithms are replaced before the product: 0 · -inf is NaN, in the gradient too.
-    p_log, q_log = jnp.where(mask, p_log, 0.0), jnp.where(mask, q_log, 0.0)
-    return jnp.where(mask, jnp.exp(p_log) * (p_log - q_log), 0.0).sum(axis=-1)
+    p_log = jnp.where(mask, p_log, 0.0)
+    q_log = jnp.where(mask, q_log, 0.0)
+    terms = jnp.exp(p_log) * (p_log - q_log)
+    return jnp.where(mask, terms, 0.0).sum(axis=-1)
 
 
-def _masked_log_softmax(logits: Float[Array, "B K"], mask: Bool[Array, "B K"]) -> Float[Array, "B K"]:
+def _masked_log_softmax(
+    logits: Float[Array, "B K"],
+    mask: Bool[Array, "B K"],
+) -> Float[Array, "B K"]:
+    """The log-softmax over the unmasked entries; -inf at the others."""
     normalizer = _masked_logsumexp(logits, mask)[:, None]
-    return jnp.where(mask, logits - jnp.where(mask, normalizer, 0.0), -jnp.inf)
+    # Where nothing is unmasked the normaliser is -inf, which a subtraction must not meet.
+    log_probs = logits - jnp.where(mask, normalizer, 0.0)
+    return jnp.where(mask, log_probs, -jnp.inf)
 
 
-def _masked_logsumexp(logits: Float[Array, "B K"], mask: Bool[Array, "B K"]) -> Float[Array, " B"]:
+def _masked_logsumexp(
+    logits: Float[Array, "B K"],
+    mask: Bool[Array, "B K"],
+) -> Float[Array, " B"]:
     """Log Σ exp over the unmasked entries; -inf, with gradient 0, where there are none."""
-    some = mask.any(axis=-1)
-    peak = jax.lax.stop_gradient(jnp.where(mask, logits, -jnp.inf).max(axis=-1))
+    is_any = mask.any(axis=-1)
+
+    # The highest entry is subtracted, so that no exponential overflows.
+    peak = jnp.where(mask, logits, -jnp.inf).max(axis=-1)
+    peak = jax.lax.stop_gradient(peak)
     peak = jnp.where(jnp.isfinite(peak), peak, 0.0)
+
     # Inside the exponential a masked entry is 0, not -inf or garbage: `where` alone does not stop a gradient
     # of 0 · inf on the side that it leaves out.
-    total = jnp.where(mask, jnp.exp(jnp.where(mask, logits - peak[:, None], 0.0)), 0.0).sum(axis=-1)
-    return jnp.where(some, peak + jnp.log(jnp.where(some, total, 1.0)), -jnp.inf)
+    shifted = jnp.where(mask, logits - peak[:, None], 0.0)
+    total = jnp.where(mask, jnp.exp(shifted), 0.0).sum(axis=-1)
+
+    # Nor does the logarithm meet the 0 of an empty sum.
+    log_sum = peak + jnp.log(jnp.where(is_any, total, 1.0))
+    return jnp.where(is_any, log_sum, -jnp.inf)

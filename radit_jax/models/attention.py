@@ -352,7 +352,7 @@ def context_mask(
     context_segment = context_segment_ids[:, None]
     context_continuation = context_continuation_ids[:, None]
 
-    in_prefix = context_continuation == 0
-    in_own_continuation = context_continuation == continuation
+    is_prefix = context_continuation == 0
+    in_continuation = is_prefix | (context_continuation == continuation)
     in_segment = (context_segment == segment) & (segment != 0)
-    return in_segment & (in_prefix | in_own_continuation)
+    return in_segment & in_continuation
