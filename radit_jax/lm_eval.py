@@ -23,7 +23,8 @@ from radit_jax.data.batches.few_shot import SHOT_END, Shot, few_shot_prompt
 from radit_jax.errors import exit_command, run_command
 from radit_jax.lm.answering import Backgrounds, Retrieval, merge_equal_texts
 from radit_jax.lm.ensemble import DecodeOptions, answer_questions, answer_questions_by_token
-from radit_jax.method.generation import Stops, continuation_log_likelihood
+from radit_jax.method.answer_scoring import continuation_log_likelihood
+from radit_jax.method.generation import Stops
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.distributed.memory import naming_remedy
 from radit_jax.runtime.distributed.mesh import make_mesh

@@ -1,4 +1,4 @@
-"""Eq. 2 over generated answers, on the host; `method/generation.py` has the jitted half.
+"""Eq. 2 over generated answers, on the host; `generation.py` and `answer_scoring.py` in `method/` are jitted.
 
     p_LM(y | x, C') = Σ_c p_LM(y | c∘x) p_R(c | x)
 
@@ -31,20 +31,16 @@ from radit_jax.lm.prefix_sharing import (
     prefill_batches,
     split_shared_prefixes,
 )
+from radit_jax.method.answer_scoring import NOTHING, STOP, PackedAnswers, mix_over_chunks, score_answers
 from radit_jax.method.generation import (
-    NOTHING,
-    STOP,
     Answer,
-    PackedAnswers,
     Prefilled,
     Stops,
     TokenIds,
     decode_steps,
     gather_answers,
     init_decode,
-    mix_over_chunks,
     prefill_shared,
-    score_answers,
 )
 from radit_jax.models.llama import Llama
 

@@ -1,14 +1,13 @@
-"""Reading prompts, decoding greedily after them and scoring answers: the jitted half of answering.
+"""Reading prompts and decoding greedily after them: the jitted half of answering.
 
 Everything here is pure. `lm/ensemble.py` calls it on the host: it batches questions, collects the answers and
 ranks them by Eq. 2. `lm/prefix_sharing.py` finds the prefixes that prompts share.
 
-    prefill, prefill_shared          prompts → keys, values and the logits of the next token (`Prefilled`)
-    init_decode, decode_steps        Prefilled → tokens, one at a time (`DecodeState`)
-    answer_log_probs, score_answers  Prefilled and candidates (`PackedAnswers`) → log p_LM(y | prompt)
+    prefill, prefill_shared      prompts → keys, values and the logits of the next token (`Prefilled`)
+    init_decode, decode_steps    Prefilled → tokens, one at a time (`DecodeState`)
 
-A prompt is read once. Its keys and values serve the decoding, and then the scoring, where the candidate
-answers are continuations of the prompt.
+A prompt is read once. Its keys and values serve the decoding, and then the scoring of the candidates, see
+`method/answer_scoring.py`.
 
 The next token of an answer is the most probable one of a mixture over the answer's prompts,
 
@@ -27,12 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from radit_jax.method.losses import ensemble_log_prob
 from radit_jax.models.kv_cache import KvCache, take_rows
 from radit_jax.models.llama import Llama
-
-STOP = -1  # as a target: any of the ids in `Stops.alone`
-NOTHING = -2  # as a target: an unused slot
 
 Answer = tuple[int, ...]  # the tokens before the terminator
 TokenIds = Sequence[int] | np.ndarray
@@ -87,25 +82,6 @@ class DecodeState(NamedTuple):
     weights: Float[Array, "U K"]  # log w_c,t: the posterior over the prompts given the tokens so far
     log_probs: Float[Array, " U"]  # of the answer in the mixture, terminator included, in nats
     done: Bool[Array, " U"]  # a terminator or a closing piece has ended the answer
-
-
-class PackedAnswers(NamedTuple):
-    """Up to U candidate answers for each of R prompts, end to end in C slots as continuations of the prompt.
-
-    Answers (5, 6) and (7,), where `max_new_tokens` is more than 2:
-
-        first_targets    5  7               predicted by the prompt's last token
-        tokens           5  6     7    0
-        offsets          0  1     0    0    positions after the prompt
-        continuation_ids 1  1     2    0    0 is an unused slot
-        targets          6  STOP  STOP NOTHING
-    """
-
-    tokens: Int[Array, "R C"]
-    offsets: Int[Array, "R C"]
-    continuation_ids: Int[Array, "R C"]
-    targets: Int[Array, "R C"]
-    first_targets: Int[Array, "R U"]
 
 
 # ---- reading prompts ----
@@ -173,7 +149,7 @@ def _extend_rows(
     positions = None
     if cached_lengths is not None:
         positions = cached_lengths[:, None] + slots
-    return _call(
+    return apply_llama(
         module,
         params,
         "extend",
@@ -193,7 +169,7 @@ def _last_logits(
     """The logits at each row's last real token."""
     last_slots = (lengths - 1)[:, None, None]
     last = jnp.take_along_axis(hidden, last_slots, axis=1)[:, 0]
-    return _call(module, params, "logits", last)
+    return apply_llama(module, params, "logits", last)
 
 
 # ---- decoding ----
@@ -284,10 +260,10 @@ def decode_steps(
         newest = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
         newest = jnp.repeat(newest, num_chunks, axis=0)
         positions = (state.lengths + state.step - 1)[:, None]
-        hidden, block = _call(module, params, "extend", newest, positions, cache=state.cache)
+        hidden, block = apply_llama(module, params, "extend", newest, positions, cache=state.cache)
         slot = prompt_slots + state.step - 1
         cache = state.cache.write(block, slot)
-        logits = _call(module, params, "logits", hidden[:, 0])
+        logits = apply_llama(module, params, "logits", hidden[:, 0])
         return _take_token(state._replace(cache=cache), logits, stops)
 
     return jax.lax.while_loop(unfinished, one_token, state)
@@ -356,119 +332,6 @@ def gather_answers(state: DecodeState, answers: Int[Array, "W k"]) -> DecodeStat
     )
 
 
-# ---- scoring answers ----
-
-
-@functools.partial(jax.jit, static_argnames=("module", "stops"))
-def score_answers(
-    module: Llama,
-    params: Any,
-    prefilled: Prefilled,
-    answers: PackedAnswers,
-    questions: Int[Array, " R"],
-    *,
-    stops: Stops,
-) -> Float[Array, "R U"]:
-    """`answer_log_probs` for answers by question: row i of `answers` is question i's.
-
-    `questions` holds the number of each prompt's question.
-    """
-    by_prompt = jax.tree.map(lambda array: array[questions], answers)
-    return answer_log_probs(module, params, prefilled, by_prompt, stops=stops)
-
-
-def answer_log_probs(
-    module: Llama,
-    params: Any,
-    prefilled: Prefilled,
-    answers: PackedAnswers,
-    *,
-    stops: Stops,
-) -> Float[Array, "R U"]:
-    """log p_LM(y | prompt) of each candidate in nats, with its terminator; 0 where there is no candidate."""
-    # Read the answers as continuations of the prompts; unused slots are padding.
-    positions = prefilled.lengths[:, None] + answers.offsets
-    is_used = answers.continuation_ids > 0
-    hidden, _ = _call(
-        module,
-        params,
-        "extend",
-        answers.tokens,
-        positions,
-        segment_ids=is_used.astype(jnp.int32),
-        continuation_ids=answers.continuation_ids,
-        cache=prefilled.cache,
-    )
-    logits = _call(module, params, "logits", hidden)
-
-    # The prompt's last token predicts an answer's first; each token predicts the next, or the terminator.
-    first = _target_log_probs(prefilled.logits[:, None], answers.first_targets, stops)
-    later = _target_log_probs(logits, answers.targets, stops)
-
-    # Sum by continuation. Number 0 collects the unused slots and is dropped.
-    num_answers = first.shape[1]
-    sum_by_answer = functools.partial(jax.ops.segment_sum, num_segments=num_answers + 1)
-    sums = jax.vmap(sum_by_answer)(later, answers.continuation_ids)
-    return first + sums[:, 1:]
-
-
-def _target_log_probs(
-    logits: Float[Array, "R C V"],
-    targets: Int[Array, "R U"],
-    stops: Stops,
-) -> Float[Array, "R U"]:
-    """Each target's log-probability in nats: of all terminators for STOP, 0 for NOTHING.
-
-    C is U, or 1 where the same position predicts all targets of a row.
-    """
-    ids = jnp.maximum(targets, 0)[:, :, None]  # any id will do for STOP and NOTHING
-    of_targets = jnp.take_along_axis(logits, ids, axis=-1)[..., 0]
-    alone = jnp.array(stops.alone, jnp.int32)
-    of_stops = jax.nn.logsumexp(logits[..., alone], axis=-1)
-    scores = jnp.where(targets == STOP, of_stops, of_targets)
-    log_probs = scores - jax.nn.logsumexp(logits, axis=-1)
-    return jnp.where(targets == NOTHING, 0.0, log_probs)
-
-
-@jax.jit
-def mix_over_chunks(
-    log_probs: Float[Array, "B K U"],
-    retrieval_log_probs: Float[Array, "B K"],
-) -> Float[Array, "B U"]:
-    """Eq. 2 for B questions, each with U candidate answers; log p_R = −inf says that there is no chunk."""
-    over_answers = jax.vmap(ensemble_log_prob, in_axes=(2, None, None), out_axes=1)
-    chunk_mask = jnp.isfinite(retrieval_log_probs)
-    return over_answers(log_probs, retrieval_log_probs, chunk_mask)
-
-
-def continuation_log_likelihood(
-    module: Llama,
-    params: Any,
-    tokens: Int[Array, "B K T"],
-    slots: Int[Array, "B K A"],
-    targets: Int[Array, "B A"],
-    used: Bool[Array, "B A"],
-    retrieval_log_probs: Float[Array, "B K"],
-) -> tuple[Float[Array, " B"], Bool[Array, " B"]]:
-    """log p(y | x, C') of given answers, Eq. 2, in nats, and whether greedy decoding would give them.
-
-    `tokens[b, k]` is question b's prompt under chunk k, then its answer, then padding. `targets[b]` is the
-    answer; `slots[b, k]` are the positions that predict it, `used` its real entries. Greedy decoding is that
-    of the mixture at token level.
-    """
-    shape = tokens.shape[:2]
-    hidden = _call(module, params, "hidden", tokens.reshape(-1, tokens.shape[-1]))
-    at_slots = jnp.take_along_axis(hidden.reshape(*shape, *hidden.shape[1:]), slots[..., None], axis=2)
-    log_probs = jax.nn.log_softmax(_call(module, params, "logits", at_slots))
-    of_targets = jnp.take_along_axis(log_probs, targets[:, None, :, None], axis=-1)[..., 0]
-    of_targets = jnp.where(used[:, None], of_targets, 0.0)
-
-    # log p_R plus log p of the targets before each position: the unnormalised weights of the mixture there.
-    weights = retrieval_log_probs[:, :, None] + jnp.cumsum(of_targets, axis=2) - of_targets
-    mixed = jax.nn.logsumexp(weights[..., None] + log_probs, axis=1)
-    is_greedy = jnp.all((jnp.argmax(mixed, axis=-1) == targets) | ~used, axis=1)
-    return jax.nn.logsumexp(retrieval_log_probs + of_targets.sum(axis=2), axis=1), is_greedy
-
-
-def _call(module: Llama, params: Any, method: str, *inputs: Any, **named_inputs: Any) -> Any:
+def apply_llama(module: Llama, params: Any, method: str, *inputs: Any, **named_inputs: Any) -> Any:
+    """A method of the network on `params`: `extend`, `hidden` or `logits`."""
     return module.apply({"params": params}, *inputs, **named_inputs, method=method)

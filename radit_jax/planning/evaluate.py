@@ -19,13 +19,13 @@ from radit_jax.lm.prefix_sharing import (
     prefill_batches,
     split_shared_prefixes,
 )
+from radit_jax.method.answer_scoring import score_answers
 from radit_jax.method.generation import (
     PrefillBatch,
     Stops,
     decode_steps,
     init_decode,
     prefill_shared,
-    score_answers,
 )
 from radit_jax.models.flops import training_flops
 from radit_jax.planning.deployment import Deployment, rows_of

@@ -16,7 +16,8 @@ from scipy.special import logsumexp
 from radit_jax.config import LlamaConfig
 from radit_jax.lm.answering import first_line, merge_equal_texts
 from radit_jax.lm.ensemble import DecodeOptions, answer_questions, answer_questions_by_token, pack_answers
-from radit_jax.method.generation import Stops, answer_log_probs, prefill
+from radit_jax.method.answer_scoring import answer_log_probs
+from radit_jax.method.generation import Stops, prefill
 from radit_jax.models.llama import Llama
 
 TEXTS = ("a", "", ".\n", "a", ".", "a\n")

@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,8 @@ from exact import EXACT, assert_exact, in_float64, torch_in_float64
 from uncached import ENDS, MODULE, PROMPTS, STOPS, next_log_probs, sharp_params, slow_greedy, slow_log_prob
 
 from radit_jax.lm.ensemble import pack_answers
-from radit_jax.method.generation import (
-    answer_log_probs,
-    greedy,
-    prefill,
-)
+from radit_jax.method.answer_scoring import answer_log_probs
+from radit_jax.method.generation import greedy, prefill
 from radit_jax.models.llama import Llama
 from radit_jax.runtime.pretrained.hf_weights import load_llama
 
@@ -60,21 +58,27 @@ def test_generation_is_transformers_own_on_the_same_checkpoint(tmp_path):
 
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    hf = LlamaForCausalLM(
-        HfConfig(vocab_size=50, intermediate_size=48, initializer_range=0.3, **shape)
-    ).eval()
+    shape = HfConfig(
+        vocab_size=50,
+        intermediate_size=48,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+    )
+    hf: Any = LlamaForCausalLM(shape).eval()
     hf.save_pretrained(tmp_path)
     config, loaded = load_llama(tmp_path)
     prompts = [rng.integers(3, 50, length).tolist() for length in (9, 4, 6)]
     module = Llama(config, dtype=jnp.float64)
-    found = greedy(module, in_float64(loaded), *padded(prompts), max_new_tokens=12, stop_ids=())
+    generated = greedy(module, in_float64(loaded), *padded(prompts), max_new_tokens=12, stop_ids=())
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    for prompt, row in zip(prompts, found.tolist(), strict=True):
+    for prompt, row in zip(prompts, generated.tolist(), strict=True):
         ids = torch.tensor([prompt])
         with torch_in_float64():
-            wanted = hf.double().generate(ids, attention_mask=torch.ones_like(ids), **options)
-        assert row == wanted[0, len(prompt) :].tolist()
+            expected = hf.double().generate(ids, attention_mask=torch.ones_like(ids), **options)
+        assert row == expected[0, len(prompt) :].tolist()
 
 
 def test_generation_of_one_token_reads_only_the_prompt(params):
