@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from radit_jax.method.generation import Prefilled, Stops, apply_llama
+from radit_jax.method.likelihood import entries_of
 from radit_jax.method.losses import ensemble_log_prob
 from radit_jax.models.llama import Llama
 
@@ -103,8 +104,8 @@ def _target_log_probs(
 
     C is U, or 1 where the same position predicts all targets of a row.
     """
-    ids = jnp.maximum(targets, 0)[:, :, None]  # any id will do for STOP and NOTHING
-    of_targets = jnp.take_along_axis(logits, ids, axis=-1)[..., 0]
+    ids = jnp.maximum(targets, 0)  # any id will do for STOP and NOTHING
+    of_targets = entries_of(logits, ids)
     alone = jnp.array(stops.alone, jnp.int32)
     of_stops = jax.nn.logsumexp(logits[..., alone], axis=-1)
     scores = jnp.where(targets == STOP, of_stops, of_targets)
@@ -145,7 +146,7 @@ def continuation_log_likelihood(
     at_slots = jnp.take_along_axis(hidden, slots[..., None], axis=2)
     logits = apply_llama(module, params, "logits", at_slots)
     log_probs = jax.nn.log_softmax(logits)
-    of_targets = jnp.take_along_axis(log_probs, targets[:, None, :, None], axis=-1)[..., 0]
+    of_targets = entries_of(log_probs, targets[:, None])
     of_targets = jnp.where(used[:, None], of_targets, 0.0)
 
     # log p_R plus log p of the targets before each position: the unnormalised weights of the mixture there.

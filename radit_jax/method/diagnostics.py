@@ -20,6 +20,9 @@ WARNING_SHARE = 0.5  # a warning is given if it concerns more than this share of
 UNIFORM = 0.05  # of the way from 1/k to 1: a warning is given if max p_R is below it on average
 
 Diagnostics = dict[str, int | float | None]
+ChunkLogProbs = Float[np.ndarray, "E K"]  # of p_R or p_LSR, in nats
+ChunkMask = Bool[np.ndarray, "E K"]
+PerExample = Float[np.ndarray, " E"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _other_form(settings: RFtConfig) -> str:
 def _distributions(
     statistics: LsrStatistics,
     settings: RFtConfig,
-) -> tuple[Float[np.ndarray, "E K"], Float[np.ndarray, "E K"]]:
+) -> tuple[ChunkLogProbs, ChunkLogProbs]:
     """The logarithms of p_R (Eq. 2) and p_LSR (Eq. 4) under the settings of R-ft."""
     mask = jnp.asarray(statistics.chunk_mask)
     scores = jnp.asarray(statistics.retrieval_scores)
@@ -122,9 +125,9 @@ def _distributions(
 
 
 def _shapes(
-    retriever: Float[np.ndarray, "E K"],
-    lm: Float[np.ndarray, "E K"],
-    mask: Bool[np.ndarray, "E K"],
+    retriever: ChunkLogProbs,
+    lm: ChunkLogProbs,
+    mask: ChunkMask,
 ) -> Diagnostics:
     """How sharp p_R and p_LSR are, and how alike they rank the chunks."""
     num_chunks = mask.sum(axis=1)
@@ -136,7 +139,8 @@ def _shapes(
 
     # Where max p_R lies between its least value, 1/k, and 1.
     highest = np.exp(retriever).max(axis=1)
-    lead = (num_chunks * highest - 1) / np.maximum(num_chunks - 1, 1)
+    num_others = np.maximum(num_chunks - 1, 1)
+    lead = (num_chunks * highest - 1) / num_others
 
     correlation = spearman(retriever, lm, mask)
     return {
@@ -162,8 +166,8 @@ def _gain_over_no_chunk(statistics: LsrStatistics) -> float | None:
 
 def _usefulness(
     statistics: LsrStatistics,
-    retriever: Float[np.ndarray, "E K"],
-    lm: Float[np.ndarray, "E K"],
+    retriever: ChunkLogProbs,
+    lm: ChunkLogProbs,
 ) -> Diagnostics:
     """How often useful chunks are retrieved, and put first by the language model and by the retriever."""
     mask = statistics.chunk_mask
@@ -191,12 +195,14 @@ def _usefulness(
 def spearman(
     a: Float[np.ndarray, "E K"],
     b: Float[np.ndarray, "E K"],
-    mask: Bool[np.ndarray, "E K"],
-) -> Float[np.ndarray, " E"]:
+    mask: ChunkMask,
+) -> PerExample:
     """Rank correlation of each row's unmasked entries; NaN where one side does not rank them at all."""
-    ranks_a, ranks_b = _centred_ranks(a, mask), _centred_ranks(b, mask)
+    ranks_a = _centred_ranks(a, mask)
+    ranks_b = _centred_ranks(b, mask)
     product = (ranks_a * ranks_b).sum(axis=1)
-    squares_a, squares_b = (ranks_a**2).sum(axis=1), (ranks_b**2).sum(axis=1)
+    squares_a = (ranks_a**2).sum(axis=1)
+    squares_b = (ranks_b**2).sum(axis=1)
     scale = np.sqrt(squares_a * squares_b)
 
     is_ranked = scale > 0
@@ -206,18 +212,19 @@ def spearman(
 
 def _centred_ranks(
     values: Float[np.ndarray, "E K"],
-    mask: Bool[np.ndarray, "E K"],
+    mask: ChunkMask,
 ) -> Float[np.ndarray, "E K"]:
     """Ranks with mean 0 in each row: half the number of smaller entries minus the number of larger ones."""
     # Compare every entry of a row with every other.
-    entry, other = values[:, :, None], values[:, None, :]
+    entry = values[:, :, None]
+    other = values[:, None, :]
     is_pair = mask[:, :, None] & mask[:, None, :]
     num_smaller = (is_pair & (entry > other)).sum(axis=2)
     num_larger = (is_pair & (entry < other)).sum(axis=2)
     return (num_smaller - num_larger) / 2
 
 
-def _entropy(log_probs: Float[np.ndarray, "E K"]) -> Float[np.ndarray, " E"]:
+def _entropy(log_probs: ChunkLogProbs) -> PerExample:
     """−Σ p log p of each row in nats, where 0 · log 0 is 0."""
     probs = np.exp(log_probs)
     finite_log_probs = np.where(probs > 0, log_probs, 0.0)
@@ -225,9 +232,9 @@ def _entropy(log_probs: Float[np.ndarray, "E K"]) -> Float[np.ndarray, " E"]:
 
 
 def _first_is(
-    useful: Bool[np.ndarray, "E K"],
-    log_probs: Float[np.ndarray, "E K"],
-) -> Float[np.ndarray, " E"]:
+    useful: ChunkMask,
+    log_probs: ChunkLogProbs,
+) -> PerExample:
     """The share of useful chunks among those that have the row's highest probability.
 
     Taking the first by position would credit the LM with the retriever's choice where a target is flat.
@@ -247,7 +254,7 @@ def _supervised_tokens(statistics: LsrStatistics) -> float | None:
 
 
 def _mean(
-    values: Float[np.ndarray, " E"] | Bool[np.ndarray, " E"],
+    values: PerExample | Bool[np.ndarray, " E"],
     where: Bool[np.ndarray, " E"],
 ) -> float | None:
     if not where.any():

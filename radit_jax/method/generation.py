@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from radit_jax.method.likelihood import entries_of
 from radit_jax.models.kv_cache import KvCache, take_rows
 from radit_jax.models.llama import Llama
 
@@ -288,13 +289,13 @@ def _take_token(
     is_closing = jnp.isin(token, jnp.array(stops.closing, jnp.int32))
 
     # The log-probability of the token or, if it is a terminator, of any terminator.
-    of_token = jnp.take_along_axis(mixed, token[:, None], axis=1)[:, 0]
+    of_token = entries_of(mixed, token)
     of_stops = jax.nn.logsumexp(mixed[:, alone], axis=-1)
     log_prob = jnp.where(is_stop, of_stops, of_token)
     log_prob = jnp.where(state.done, 0.0, log_prob)
 
     # The posterior over the chunks, normalised: log w + log p(token | chunk) − log p(token).
-    of_token_by_chunk = jnp.take_along_axis(by_chunk, token[:, None, None], axis=2)[..., 0]
+    of_token_by_chunk = entries_of(by_chunk, token[:, None])
     posterior = state.weights + of_token_by_chunk - of_token[:, None]
 
     filler = state.tokens[:, -1]  # the last column is not generated yet

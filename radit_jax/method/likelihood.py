@@ -42,12 +42,13 @@ def batch_counts(batch: LmBatch) -> dict[str, Num[Array, ""]]:
     `attended` counts pairs of a token and one that it sees, itself included: at position p it sees p + 1.
     `fill` is the share of positions that hold a token.
     """
-    real = batch.segment_ids > 0
+    is_real = batch.segment_ids > 0
+    is_target = batch.target_weights > 0
     return {
-        "answer_tokens": (batch.target_weights > 0).sum(),
-        "tokens": real.sum(),
-        "attended": jnp.where(real, batch.positions + 1, 0).sum(dtype=jnp.float32),
-        "fill": real.mean(dtype=jnp.float32),
+        "answer_tokens": is_target.sum(),
+        "tokens": is_real.sum(),
+        "attended": jnp.where(is_real, batch.positions + 1, 0).sum(dtype=jnp.float32),
+        "fill": is_real.mean(dtype=jnp.float32),
     }
 
 
@@ -62,7 +63,8 @@ def token_log_probs(module: Llama, params: Any, batch: LmBatch) -> Float[Array, 
         method="hidden",
     )
     # Only the states that predict a target go through the head.
-    at_slots = jnp.take_along_axis(hidden, batch.target_slots[:, :, None], axis=1)
+    slots = batch.target_slots[:, :, None]
+    at_slots = jnp.take_along_axis(hidden, slots, axis=1)
     is_used = batch.target_weights > 0
 
     def log_probs(
@@ -70,11 +72,19 @@ def token_log_probs(module: Llama, params: Any, batch: LmBatch) -> Float[Array, 
         targets: Int[Array, "B c"],
     ) -> Float[Array, "B c"]:
         logits: Any = module.apply({"params": params}, hidden, method="logits")
-        chosen = jnp.take_along_axis(logits, targets[:, :, None], axis=-1)[..., 0]
-        return chosen - jax.nn.logsumexp(logits, axis=-1)
+        of_targets = entries_of(logits, targets)
+        return of_targets - jax.nn.logsumexp(logits, axis=-1)
 
     of_targets = _by_parts(log_probs, at_slots, batch.targets, is_used)
     return jnp.where(is_used, of_targets, 0.0)
+
+
+def entries_of(
+    values: Float[Array, "*#rows V"],
+    ids: Int[Array, "*#rows"],
+) -> Float[Array, "*#rows"]:
+    """The entry of each row of V values that `ids` names; an axis of length 1 serves all of the other's."""
+    return jnp.take_along_axis(values, ids[..., None], axis=-1)[..., 0]
 
 
 def _by_parts(
@@ -93,13 +103,17 @@ def _by_parts(
     if num_parts == 1:
         return log_probs(hidden, targets)
 
-    def split(array: Shaped[Array, "B A *rest"]) -> Shaped[Array, "parts B c *rest"]:
+    def split(
+        array: Shaped[Array, "B A *rest"],
+    ) -> Shaped[Array, "parts B c *rest"]:
         """`TARGETS_PER_PART` slots to each part; the last part is padded with zeros."""
         batch, _, *rest = array.shape
+        num_missing = num_parts * TARGETS_PER_PART - num_targets
         widths = [(0, 0)] * array.ndim
-        widths[1] = (0, num_parts * TARGETS_PER_PART - num_targets)
-        parts = jnp.pad(array, widths).reshape(batch, num_parts, TARGETS_PER_PART, *rest)
-        return parts.swapaxes(0, 1)
+        widths[1] = (0, num_missing)
+        padded = jnp.pad(array, widths)
+        by_row = padded.reshape(batch, num_parts, TARGETS_PER_PART, *rest)
+        return by_row.swapaxes(0, 1)
 
     def zeros(
         hidden: Float[Array, "B c D"],
@@ -118,8 +132,9 @@ def _by_parts(
     # One part after the other, then back to [B, A] without the padding.
     parts = split(hidden), split(targets), split(is_used)
     by_part = jax.lax.map(part_log_probs, parts)
-    by_row = by_part.swapaxes(0, 1).reshape(len(targets), -1)
-    return by_row[:, :num_targets]
+    by_row = by_part.swapaxes(0, 1)
+    flat = by_row.reshape(len(targets), -1)
+    return flat[:, :num_targets]
 
 
 @functools.partial(jax.jit, static_argnames=("module", "num_continuations"))

@@ -68,7 +68,11 @@ def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
     A step destroys its input state, and the query tower starts from the same arrays as the chunk tower.
     """
     params = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=tx.init(params),
+    )
 
 
 def make_lm_step(
@@ -88,7 +92,9 @@ def make_lm_step(
     """
 
     def loss(trained: Any, batch: LmBatch, weight: Scalar, *base: Any) -> Scalar:
-        params = trained if lora is None else adapted(base[0], trained, lora)
+        params = trained
+        if lora is not None:
+            params = adapted(base[0], trained, lora)
         log_probs = token_log_probs(module, params, batch)
         sums, _ = losses.lm_ft_loss(log_probs, batch.target_weights)
         return _divide(sums.sum(), weight)
@@ -105,9 +111,11 @@ def make_lm_step(
         if accumulate_steps == 1:
             value, grads = value_and_grad(trained, batch, weight, *base)
         else:
-            zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained)
+            no_loss = jnp.zeros(())
+            no_grads = jax.tree.map(jnp.zeros_like, trained)
             parts = _parts(batch, accumulate_steps)
-            (value, grads), _ = jax.lax.scan(add_part, zero, parts)
+            total, _ = jax.lax.scan(add_part, (no_loss, no_grads), parts)
+            value, grads = total
         return (value, batch_counts(batch)), grads
 
     return _make_step(differentiate, tx, state_shardings)
@@ -144,7 +152,8 @@ def make_r_ft_step(
         log_probs = query_log_prob(module, params, batch, temperature)
         return _r_ft_mean(log_probs, batch.target_log_probs, batch.chunk_mask, direction)
 
-    return _make_step(jax.value_and_grad(loss, has_aux=True), tx, state_shardings)
+    differentiate = jax.value_and_grad(loss, has_aux=True)
+    return _make_step(differentiate, tx, state_shardings)
 
 
 def make_r_ft_text_step(
@@ -169,11 +178,17 @@ def make_r_ft_text_step(
         chunks = vectors.reshape(num_queries, num_chunks, -1)
 
         # From here on it is the step on stored embeddings.
-        embedded = RftBatch(batch.queries, chunks, batch.target_log_probs, batch.chunk_mask)
+        embedded = RftBatch(
+            queries=batch.queries,
+            chunk_embeddings=chunks,
+            target_log_probs=batch.target_log_probs,
+            chunk_mask=batch.chunk_mask,
+        )
         log_probs = query_log_prob(module, params["query"], embedded, temperature)
         return _r_ft_mean(log_probs, batch.target_log_probs, batch.chunk_mask, direction)
 
-    return _make_step(jax.value_and_grad(loss, has_aux=True), tx, state_shardings)
+    differentiate = jax.value_and_grad(loss, has_aux=True)
+    return _make_step(differentiate, tx, state_shardings)
 
 
 def _r_ft_mean(
@@ -216,12 +231,23 @@ def make_contrastive_step(
     """A step on InfoNCE with in-batch negatives; the state's parameters are {"query": ..., "chunk": ...}."""
 
     def loss(params: Any, batch: ContrastiveBatch) -> tuple[Scalar, StepMetrics]:
-        queries = encode(module, params["query"], batch.query_tokens, batch.query_mask)
-        chunks = encode(module, params["chunk"], batch.chunk_tokens, batch.chunk_token_mask)
+        queries = encode(
+            module,
+            params["query"],
+            batch.query_tokens,
+            batch.query_mask,
+        )
+        chunks = encode(
+            module,
+            params["chunk"],
+            batch.chunk_tokens,
+            batch.chunk_token_mask,
+        )
         per_query = losses.contrastive_loss(queries, chunks, temperature)
         return per_query.mean(), {}
 
-    return _make_step(jax.value_and_grad(loss, has_aux=True), tx, state_shardings)
+    differentiate = jax.value_and_grad(loss, has_aux=True)
+    return _make_step(differentiate, tx, state_shardings)
 
 
 def _make_step(
@@ -232,10 +258,12 @@ def _make_step(
     """One update by the gradient that `differentiate` gives, compiled; the old state is donated."""
 
     def step(state: TrainState, batch: Any, *frozen: Any) -> tuple[TrainState, StepMetrics]:
-        (loss, metrics), grads = differentiate(state.params, batch, *frozen)
+        loss_and_metrics, grads = differentiate(state.params, batch, *frozen)
+        loss, metrics = loss_and_metrics
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
+        # A loss may report metrics of its own.
         metrics = {"loss": loss, "grad_norm": grad_norm, **metrics}
         return TrainState(state.step + 1, params, opt_state), metrics
 

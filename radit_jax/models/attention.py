@@ -45,7 +45,8 @@ class Layout:
 
         If the rows do not divide over the devices, the compiler decides.
         """
-        num_devices = math.prod(self.mesh.shape[axis] for axis in self.row_axes)
+        sizes = (self.mesh.shape[axis] for axis in self.row_axes)
+        num_devices = math.prod(sizes)
         if len(x) % num_devices:
             return x
         sharding = NamedSharding(self.mesh, P(self.row_axes))
@@ -57,7 +58,10 @@ class Layout:
         return self.mesh.devices.flat[0].platform
 
 
-def keep_rows(x: Float[Array, "B *rest"], layout: Layout | None) -> Float[Array, "B *rest"]:
+def keep_rows(
+    x: Float[Array, "B *rest"],
+    layout: Layout | None,
+) -> Float[Array, "B *rest"]:
     """`Layout.keep_rows`; without a layout, `x` lies where the compiler puts it."""
     if layout is None:
         return x
@@ -174,7 +178,8 @@ def _causal_reference(
         stop = min(start + block, length)
         num_keys = num_earlier_keys + stop
         queries = q[:, start:stop]
-        keys, values = k[:, :num_keys], v[:, :num_keys]
+        keys = k[:, :num_keys]
+        values = v[:, :num_keys]
         block_mask = mask[:, start:stop, :num_keys]
         outputs.append(_reference(queries, keys, values, block_mask))
     return jnp.concatenate(outputs, axis=1)
@@ -195,7 +200,8 @@ def _reference(
     queries = q.reshape(batch, length, num_groups, group_size, head_size)
     queries = queries.transpose(0, 2, 3, 1, 4)
     queries = queries.reshape(batch, num_groups, group_size * length, head_size)
-    keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    keys = k.swapaxes(1, 2)
+    values = v.swapaxes(1, 2)
 
     scores = jnp.einsum("bmth,bmsh->bmts", queries, keys, preferred_element_type=wide(q.dtype))
     scores = scores * head_size**-0.5
@@ -211,11 +217,13 @@ def _reference(
         values,
         preferred_element_type=wide(v.dtype),
     )
-    attended = (weighted / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
+    attended = weighted / weights.sum(axis=-1, keepdims=True)
+    attended = attended.astype(v.dtype)
 
     # Back to positions first.
     attended = attended.reshape(batch, num_groups, group_size, length, head_size)
-    return attended.transpose(0, 3, 1, 2, 4).reshape(q.shape)
+    attended = attended.transpose(0, 3, 1, 2, 4)
+    return attended.reshape(q.shape)
 
 
 def _splash(
@@ -245,7 +253,8 @@ def _splash(
     )
 
     # The kernel does not scale the scores, and its arrays have the heads first.
-    scaled = (q.astype(jnp.float32) * head_size**-0.5).astype(q.dtype)
+    scaled = q.astype(jnp.float32) * head_size**-0.5
+    scaled = scaled.astype(q.dtype)
     heads_first = (x.swapaxes(1, 2) for x in (scaled, k, v))
     segments = splash.SegmentIds(segment_ids, segment_ids)
     attended: Any = jax.vmap(kernel)(*heads_first, segments)
@@ -348,7 +357,8 @@ def context_mask(
 ) -> Bool[Array, "B T S"]:
     """True where a position sees one of S others that all come before it in its row, such as cached ones."""
     # Axes: positions, then those that they may see.
-    segment, continuation = segment_ids[:, :, None], continuation_ids[:, :, None]
+    segment = segment_ids[:, :, None]
+    continuation = continuation_ids[:, :, None]
     context_segment = context_segment_ids[:, None]
     context_continuation = context_continuation_ids[:, None]
 

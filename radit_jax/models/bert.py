@@ -49,7 +49,11 @@ class Bert(nn.Module):
         self.embeddings = BertEmbeddings(self.config, self.dtype)
         self.encoder = BertLayers(self.config, self.dtype, self.layout)
 
-    def __call__(self, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        mask: Bool[Array, "B T"],
+    ) -> Float[Array, "B D"]:
         """One float32 vector for each row; `mask` is True at its real tokens, the first of which is [CLS]."""
         batch, length = mask.shape
         attention_mask = jnp.broadcast_to(mask[:, None], (batch, length, length))
@@ -100,10 +104,18 @@ class BertEmbeddings(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, tokens: Int[Array, "B T"], positions: Int[Array, "b T"]) -> Hidden:
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "b T"],
+    ) -> Hidden:
         config = self.config
 
-        def embed(name: str, num_embeddings: int, ids: Int[Array, "b T"]) -> Float[Array, "b T D"]:
+        def embed(
+            name: str,
+            num_embeddings: int,
+            ids: Int[Array, "b T"],
+        ) -> Float[Array, "b T D"]:
             table = nn.Embed(
                 num_embeddings,
                 config.hidden_size,
@@ -115,8 +127,10 @@ class BertEmbeddings(nn.Module):
 
         words = embed("word_embeddings", config.vocab_size, tokens)
         places = embed("position_embeddings", config.max_length, positions)
-        types = embed("token_type_embeddings", config.type_vocab_size, jnp.zeros_like(tokens))
-        return _layer_norm(config, self.dtype)(words + types + places)
+        zeros = jnp.zeros_like(tokens)
+        types = embed("token_type_embeddings", config.type_vocab_size, zeros)
+        layer_norm = _layer_norm(config, self.dtype)
+        return layer_norm(words + types + places)
 
 
 class BertLayers(nn.Module):
@@ -240,9 +254,10 @@ def encode_packed(
     return vectors
 
 
-def masked_mean(hidden: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+def masked_mean(hidden: Hidden, mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:
     """The mean over the real tokens; 0 where there are none."""
-    total = jnp.where(mask[:, :, None], hidden, 0.0).sum(axis=1)
+    real = jnp.where(mask[:, :, None], hidden, 0.0)
+    total = real.sum(axis=1)
     count = mask.sum(axis=1, keepdims=True)
     return total / jnp.maximum(count, 1)
 
@@ -254,10 +269,20 @@ def l2_normalize(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
 
 
 def _dense(features: int, dtype: Any, name: str) -> nn.Dense:
-    return nn.Dense(features, dtype=dtype, kernel_init=_init, dot_general=_dot_general, name=name)
+    return nn.Dense(
+        features,
+        dtype=dtype,
+        kernel_init=_init,
+        dot_general=_dot_general,
+        name=name,
+    )
 
 
-def _dot_general(inputs: Float[Array, "..."], *args: Any, **options: Any) -> Float[Array, "..."]:
+def _dot_general(
+    inputs: Float[Array, "..."],
+    *args: Any,
+    **options: Any,
+) -> Float[Array, "..."]:
     # Products of bfloat16 stay in float32 until the next product. That is more exact, and XLA's CPU backend
     # has a kernel for it; for a result in bfloat16 it would first turn both factors into float32.
     options["preferred_element_type"] = wide(inputs.dtype)

@@ -29,18 +29,23 @@ def training_flops(
     elements = sum(size_in * size_out for size_in, size_out in shapes.values())
     kernels = tokens * config.num_layers * elements
     head = targets * config.hidden_size * config.vocab_size
+    # A score, and the value that it weighs.
     pairs = attended * config.num_layers * 2 * config.num_heads * config.head_size
+    # Both matrices of a target: D R and R F.
     adapters = 0.0
     if lora is not None and is_frozen:
         sizes = sum(sum(shapes[name]) for name in lora.targets)
         adapters = tokens * config.num_layers * lora.rank * sizes
 
-    return 2.0 * (passes * (kernels + head) + 3 * (pairs + adapters))
+    # Attention and the adapters always pass gradients both to their inputs and to what they multiply with.
+    multiply_adds = passes * (kernels + head) + 3 * (pairs + adapters)
+    return 2.0 * multiply_adds
 
 
 def encoder_flops(config: BertConfig, *, rows: int, length: int) -> float:
     """The operations of a BERT that reads `rows` texts of `length` tokens, counted likewise."""
     size = config.hidden_size
+    # Multiply-adds of a token in a layer; every token sees all of its text.
     kernels = 4 * size**2 + 2 * size * config.ffn_size
     attention = 2 * length * size
     return 2.0 * rows * length * config.num_layers * (kernels + attention)

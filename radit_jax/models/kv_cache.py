@@ -50,7 +50,10 @@ class KvCache(NamedTuple):
     def grow(self, num_slots: int) -> "KvCache":
         """The same cache with `num_slots` more slots, unwritten, at its end."""
 
-        def pad(array: Shaped[Array, "..."], axis: int) -> Shaped[Array, "..."]:
+        def pad(
+            array: Shaped[Array, "..."],
+            axis: int,
+        ) -> Shaped[Array, "..."]:
             widths = [(0, 0)] * array.ndim
             widths[axis] = (0, num_slots)
             return jnp.pad(array, widths)
@@ -77,12 +80,17 @@ def take_rows(
     [4, 4, 5, 6]
     """
     # Cut the axis into its W parts, select in each by itself, and join what is selected.
-    before, after = array.shape[:axis], array.shape[axis + 1 :]
+    before = array.shape[:axis]
+    after = array.shape[axis + 1 :]
     parts = array.reshape(*before, len(rows), -1, *after)
 
-    def select(part: Shaped[Array, "..."], numbers: Int[Array, " r"]) -> Shaped[Array, "..."]:
+    def select(
+        part: Shaped[Array, "..."],
+        numbers: Int[Array, " r"],
+    ) -> Shaped[Array, "..."]:
         index = (slice(None),) * axis + (numbers,)
         return part[index]
 
-    selected = jax.vmap(select, in_axes=(axis, 0), out_axes=axis)(parts, rows)
+    select_by_part = jax.vmap(select, in_axes=(axis, 0), out_axes=axis)
+    selected = select_by_part(parts, rows)
     return selected.reshape(*before, rows.size, *after)

@@ -49,8 +49,8 @@ Remat = Literal["none", "dots", "full"]
 Hidden = Float[Array, "B T D"]  # the residual stream, or what a layer adds to it
 Rope = tuple[Float[Array, "B T 1 h"], Float[Array, "B T 1 h"]]  # cosines and sines, h = H / 2
 MaskOrSegmentIds = Bool[Array, "B T S"] | Int[Array, "B T"]  # see `attend`
-KeysValues = tuple[Float[Array, "B T M H"], Float[Array, "B T M H"]]  # a layer's, of the T tokens it reads
-CachedKeysValues = tuple[Float[Array, "B C M H"], Float[Array, "B C M H"]]  # a layer's, of C earlier tokens
+KvHeads = Float[Array, "B T M H"]  # a layer's keys, or its values, of the T tokens that it reads
+CachedKvHeads = Float[Array, "B C M H"]  # those of C earlier tokens
 
 
 class Llama(nn.Module):
@@ -63,9 +63,19 @@ class Llama(nn.Module):
     layout: Layout | None = None  # None: activations lie where the compiler puts them
 
     def setup(self) -> None:
-        self.model = Decoder(self.config, self.dtype, self.remat, self.attention, self.layout)
+        self.model = Decoder(
+            self.config,
+            self.dtype,
+            self.remat,
+            self.attention,
+            self.layout,
+        )
         if not self.config.tie_embeddings:
-            self.lm_head = Projection(self.config.vocab_size, self.dtype, result=wide(self.dtype))
+            self.lm_head = Projection(
+                self.config.vocab_size,
+                self.dtype,
+                result=wide(self.dtype),
+            )
 
     def __call__(
         self,
@@ -118,17 +128,20 @@ class Llama(nn.Module):
             continuation_ids = jnp.zeros_like(tokens)
 
         # Which tokens see each other: those of the cache come first.
-        context, mask_or_segment_ids = None, segment_ids
+        mask_or_segment_ids = segment_ids
         if not use_kernel:
             mask_or_segment_ids = attention_mask(segment_ids, continuation_ids)
         if cache is not None:
-            context = cache.keys, cache.values
-            cached_ids = cache.segment_ids, cache.continuation_ids
-            cached_mask = context_mask(segment_ids, continuation_ids, *cached_ids)
+            cached_mask = context_mask(
+                segment_ids,
+                continuation_ids,
+                cache.segment_ids,
+                cache.continuation_ids,
+            )
             mask_or_segment_ids = jnp.concatenate([cached_mask, mask_or_segment_ids], axis=-1)
 
         rope = rotations(self.config, positions, wide(self.dtype))
-        hidden, (keys, values) = self.model(tokens, rope, mask_or_segment_ids, context)
+        hidden, keys, values = self.model(tokens, rope, mask_or_segment_ids, cache)
         return hidden, KvCache(keys, values, segment_ids, continuation_ids)
 
     def logits(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
@@ -175,12 +188,15 @@ class Decoder(nn.Module):
         tokens: Int[Array, "B T"],
         rope: Rope,
         mask_or_segment_ids: MaskOrSegmentIds,
-        context: tuple[Float[Array, "L B C M H"], Float[Array, "L B C M H"]] | None,
-    ) -> tuple[Hidden, tuple[Float[Array, "L B T M H"], Float[Array, "L B T M H"]]]:
+        cache: KvCache | None,
+    ) -> tuple[Hidden, Float[Array, "L B T M H"], Float[Array, "L B T M H"]]:
         """The states after the last norm, and every layer's keys and values of these tokens."""
+        context = None
+        if cache is not None:
+            context = cache.keys, cache.values
         embedded = keep_rows(self.embed_tokens(tokens), self.layout)
-        hidden, keys_values = self.layers(embedded, rope, mask_or_segment_ids, context)
-        return self.norm(hidden), keys_values
+        hidden, (keys, values) = self.layers(embedded, rope, mask_or_segment_ids, context)
+        return self.norm(hidden), keys, values
 
     def attend(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
         """The tied head: products with the embeddings."""
@@ -207,10 +223,16 @@ class Block(nn.Module):
         x: Hidden,
         rope: Rope,
         mask_or_segment_ids: MaskOrSegmentIds,
-        context: CachedKeysValues | None,
-    ) -> tuple[Hidden, KeysValues]:
+        context: tuple[CachedKvHeads, CachedKvHeads] | None,
+    ) -> tuple[Hidden, tuple[KvHeads, KvHeads]]:
         config, layout = self.config, self.layout
-        attention = LlamaSelfAttention(config, self.dtype, self.attention, layout, name="self_attn")
+        attention = LlamaSelfAttention(
+            config,
+            self.dtype,
+            self.attention,
+            layout,
+            name="self_attn",
+        )
         mlp = SwiGlu(config, self.dtype, name="mlp")
         attention_norm = RmsNorm(config.rms_norm_eps, name="input_layernorm")
         mlp_norm = RmsNorm(config.rms_norm_eps, name="post_attention_layernorm")
@@ -235,8 +257,8 @@ class LlamaSelfAttention(nn.Module):
         x: Hidden,
         rope: Rope,
         mask_or_segment_ids: MaskOrSegmentIds,
-        context: CachedKeysValues | None,
-    ) -> tuple[Hidden, KeysValues]:
+        context: tuple[CachedKvHeads, CachedKvHeads] | None,
+    ) -> tuple[Hidden, tuple[KvHeads, KvHeads]]:
         config = self.config
         batch_and_length = x.shape[:2]
 
@@ -342,7 +364,9 @@ def rotations(config: LlamaConfig, positions: Int[Array, "B T"], dtype: Any) -> 
     """The cosines and sines by which positions rotate the two halves of every head."""
     frequencies = jnp.asarray(rope_frequencies(config), dtype)
     angles = positions[:, :, None].astype(dtype) * frequencies[None, None]
-    return jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    cos = jnp.cos(angles)[:, :, None]
+    sin = jnp.sin(angles)[:, :, None]
+    return cos, sin
 
 
 def rope_frequencies(config: LlamaConfig) -> Float[np.ndarray, " h"]:
@@ -356,6 +380,7 @@ def rope_frequencies(config: LlamaConfig) -> Float[np.ndarray, " h"]:
     scaling = config.rope_scaling
     if scaling is None:
         return frequencies
+    # What is not scaled of each pair: nothing of the slow ones, all of the fast ones.
     turns = scaling.original_max_length * frequencies / (2 * np.pi)
     blend_width = scaling.high_freq_factor - scaling.low_freq_factor
     unscaled = np.clip((turns - scaling.low_freq_factor) / blend_width, 0.0, 1.0)
@@ -366,5 +391,7 @@ def rotate(x: Float[Array, "B T N H"], rope: Rope) -> Float[Array, "B T N H"]:
     """Rotary positions in Hugging Face's form: element i of the first half pairs with i of the second."""
     cos, sin = rope
     first, second = jnp.split(widened(x), 2, axis=-1)
-    rotated = [first * cos - second * sin, second * cos + first * sin]
-    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+    first_rotated = first * cos - second * sin
+    second_rotated = second * cos + first * sin
+    rotated = jnp.concatenate([first_rotated, second_rotated], axis=-1)
+    return rotated.astype(x.dtype)

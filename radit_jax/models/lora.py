@@ -36,19 +36,23 @@ def init_adapters(params: Any, lora: LoraConfig, rng: PRNGKeyArray) -> Any:
     An element of A has variance 1 / D: then x A is about as large as x.
     """
     kernels: Leaves = flatten_dict(params)
+    # Each target has its own key by its rank in the order of paths.
     targets = sorted(path for path in kernels if _is_target(path, lora))
     adapters: Leaves = {}
     for number, (*module, _) in enumerate(targets):
         num_layers, size_in, size_out = kernels[*module, "kernel"].shape
+        shape_a = num_layers, size_in, lora.rank
+        shape_b = num_layers, lora.rank, size_out
         key = jax.random.fold_in(rng, number)
-        normal = jax.random.normal(key, (num_layers, size_in, lora.rank))
+        normal = jax.random.normal(key, shape_a)
         adapters[*module, "lora_a"] = normal / size_in**0.5
-        adapters[*module, "lora_b"] = jnp.zeros((num_layers, lora.rank, size_out))
+        adapters[*module, "lora_b"] = jnp.zeros(shape_b)
     return unflatten_dict(adapters)
 
 
 def adapted(params: Any, adapters: Any, lora: LoraConfig) -> Any:
     """What the network reads: the parameters as they are, with A and α/r · B next to the kernels."""
+    # The leaves of both trees; only B changes.
     scale = lora.alpha / lora.rank
     leaves: Leaves = flatten_dict(params) | flatten_dict(adapters)
     for path, leaf in leaves.items():
@@ -71,8 +75,12 @@ def quantized(params: Any, lora: LoraConfig) -> Any:
         size_in = kernel.shape[1]
         is_tiled = lora.quantize == "int4" and size_in % QUANTIZED_TOGETHER == 0
         together = QUANTIZED_TOGETHER if is_tiled else size_in
-        # Each layer and each output has scales of its own.
-        return qwix.quantize(kernel, dtype, channelwise_axes=(0, 2), tiled_axes={1: together})
+        return qwix.quantize(
+            kernel,
+            dtype,
+            channelwise_axes=(0, 2),  # each layer and each output has scales of its own
+            tiled_axes={1: together},
+        )
 
     leaves: Leaves = flatten_dict(params)
     for path, leaf in leaves.items():
@@ -93,6 +101,7 @@ def merge_adapters(params: Any, adapters: Any, lora: LoraConfig) -> Any:
     leaves: Leaves = flatten_dict(adapted(params, adapters, lora))
     merged: Leaves = {}
     for path, leaf in leaves.items():
+        # The adapter of a kernel goes into it.
         *module, name = path
         if name in ("lora_a", "lora_b"):
             continue

@@ -26,14 +26,16 @@ def mimetic_init(params: Any, config: LlamaConfig, rng: PRNGKeyArray) -> Any:
 
     # Draw the embedding, R, and an orthogonal matrix a layer for the values and for queries with keys.
     embed_key, turn_key, value_key, match_key = jax.random.split(rng, 4)
-    embedding = EMBEDDING_STD * jax.random.normal(embed_key, (config.vocab_size, size))
+    normal = jax.random.normal(embed_key, (config.vocab_size, size))
+    embedding = EMBEDDING_STD * normal
     turn = jax.random.orthogonal(turn_key, size)
     value = jax.random.orthogonal(value_key, size, (num_layers,))
     match = jax.random.orthogonal(match_key, size, (num_layers,))
 
     layers = params["model"]["layers"]
     attention = layers["self_attn"]
-    is_upper = (jnp.arange(num_layers) >= num_layers // 2)[:, None, None]
+    is_upper = jnp.arange(num_layers) >= num_layers // 2
+    is_upper = is_upper[:, None, None]
     gather = value.swapaxes(1, 2)
 
     # Queries meet equal keys in the upper layers only.
