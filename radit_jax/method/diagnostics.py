@@ -157,6 +157,7 @@ def _shapes(
 def _gain_over_no_chunk(statistics: LsrStatistics) -> float | None:
     """Nats per answer token that a chunk adds to the answer's log-probability without one, on average."""
     mask = statistics.chunk_mask
+    # Empty answers and examples without chunks are divided by 1.
     num_tokens = np.maximum(statistics.answer_token_counts, 1)
     num_chunks = np.maximum(mask.sum(axis=1), 1)
     gains = statistics.answer_log_probs - statistics.no_chunk_log_probs[:, None]
@@ -176,6 +177,7 @@ def _usefulness(
     useful = holds_answer | gold
     useless = mask & ~useful
 
+    # Over these examples the shares are taken.
     judged = statistics.judged & mask.any(axis=1)
     mixed = judged & useful.any(axis=1) & useless.any(axis=1)
     by_lm = _first_is(useful, lm)

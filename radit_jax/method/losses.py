@@ -70,7 +70,7 @@ def lm_score(
         case "token_geomean":
             return jnp.exp(per_token)
         case "prob":
-            return jnp.exp(log_probs)
+            return jnp.exp(log_probs)  # Eq. 4 as it is written
         case "mean_log_prob":
             return per_token
         case "sum_log_prob":
@@ -119,7 +119,7 @@ def r_ft_loss(
     The direction is the paper's. `lsr_to_retrieval`, KL(p_LSR ‖ p_R), is what Atlas, REPLUG and fed-rag
     compute; `symmetric` is the mean of the two.
     """
-    # The direction that is not used costs nothing once the step is compiled.
+    # The compiler drops the direction that is not returned.
     forward = _kl(retrieval_log_probs, target_log_probs, chunk_mask)
     backward = _kl(target_log_probs, retrieval_log_probs, chunk_mask)
     match direction:
@@ -144,6 +144,7 @@ def lm_ft_loss(
     The paper sums. We divide the sum over the *global* batch by its weight, the number of answer tokens where
     weights are 0 and 1; a mean of the rows' means would weigh an answer by what it happens to be packed with.
     """
+    # What an unused slot holds must not count, not even as NaN · 0.
     is_used = target_weights > 0
     nll = jnp.where(is_used, -token_log_probs * target_weights, 0.0)
     nll_per_row = nll.sum(axis=-1)
@@ -161,6 +162,7 @@ def ensemble_log_prob(
     Between two generated answers `answer_log_probs` include the terminator, or the shorter would always win.
     Without any chunk the mixture is empty: -inf.
     """
+    # log (p_LM · p_R) of each chunk, which the mixture sums.
     joint_log_probs = widened(answer_log_probs) + retrieval_log_probs
     return _masked_logsumexp(joint_log_probs, chunk_mask)
 

@@ -26,6 +26,7 @@ def learning_rate(config: OptimizerConfig, peak: float) -> Schedule:
 
     The first step already has a learning rate: warm-up reaches the peak in step `warmup_steps - 1`.
     """
+    # The end is the same share of any peak.
     end = peak * config.end_lr / config.peak_lr if config.peak_lr else 0.0
     decay_start = max(config.warmup_steps, config.decay_from * config.steps)
     decay_steps = max(1, config.steps - decay_start)
@@ -72,6 +73,7 @@ def _layer_matrices(params: Any) -> Any:
 
     A parameter of shape (layers, in, out) holds one matrix a layer.
     """
+    # Kernels are (in, out).
     matrices = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
     return jax.tree.map(lambda leaf: matrices if leaf.ndim == 3 else None, params)
 

@@ -48,8 +48,8 @@ class RftTextBatch(NamedTuple):
 
     queries: PackedTexts
     chunk_tokens: Int[Array, "B K U"]
-    chunk_token_mask: Bool[Array, "B K U"]
-    target_log_probs: Float[Array, "B K"]
+    chunk_token_mask: Bool[Array, "B K U"]  # True at the real tokens
+    target_log_probs: Float[Array, "B K"]  # as in `RftBatch`
     chunk_mask: Bool[Array, "B K"]
 
 
@@ -57,7 +57,7 @@ class ContrastiveBatch(NamedTuple):
     """Queries, each with the chunk it belongs to; the other queries' chunks are its negatives."""
 
     query_tokens: Int[Array, "B T"]
-    query_mask: Bool[Array, "B T"]
+    query_mask: Bool[Array, "B T"]  # True at the real tokens
     chunk_tokens: Int[Array, "B U"]
     chunk_token_mask: Bool[Array, "B U"]
 
@@ -108,6 +108,7 @@ def make_lm_step(
             value_and_gradient = value_and_grad(trained, part, weight, *base)
             return jax.tree.map(jnp.add, total, value_and_gradient), None
 
+        # One part needs neither a loop nor sums.
         if accumulate_steps == 1:
             value, grads = value_and_grad(trained, batch, weight, *base)
         else:
@@ -198,6 +199,7 @@ def _r_ft_mean(
     direction: losses.Direction,
 ) -> tuple[Scalar, StepMetrics]:
     """The mean of Eq. 5 over the queries that have a chunk, and the share of them that are saturated."""
+    # A query without chunks has loss 0 and p_R 0 everywhere: it adds to neither sum.
     per_query = losses.r_ft_loss(log_probs, target_log_probs, chunk_mask, direction=direction)
     num_queries = chunk_mask.any(axis=-1).sum()
     highest = jnp.exp(log_probs).max(axis=-1)
@@ -258,6 +260,7 @@ def _make_step(
     """One update by the gradient that `differentiate` gives, compiled; the old state is donated."""
 
     def step(state: TrainState, batch: Any, *frozen: Any) -> tuple[TrainState, StepMetrics]:
+        # What is frozen, such as the network under LoRA, passes through.
         loss_and_metrics, grads = differentiate(state.params, batch, *frozen)
         loss, metrics = loss_and_metrics
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

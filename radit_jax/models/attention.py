@@ -104,6 +104,7 @@ def attend(
     A mask is `causal` if the last T keys are those of the queries' own positions, and no query sees a later
     one: then about half of the scores are never computed.
     """
+    # Whatever segment ids cannot say goes to the reference.
     if mask_or_segment_ids.ndim == 3:
         by_mask = _causal_reference if causal else _reference
         return by_mask(q, k, v, mask_or_segment_ids)
@@ -170,6 +171,7 @@ def _causal_reference(
     mask: Bool[Array, "B T S"],
 ) -> Float[Array, "B T N H"]:
     """`_reference` by blocks of queries, each over the keys up to its own end."""
+    # The queries stand at the last positions of the keys.
     length = q.shape[1]
     num_earlier_keys = k.shape[1] - length
     block = max(LANES, -(-length // BLOCKS))
@@ -191,6 +193,7 @@ def _reference(
     v: Float[Array, "B S M H"],
     mask: Bool[Array, "B T S"],
 ) -> Float[Array, "B T N H"]:
+    """softmax(q kᵀ / √H) v over the keys that the mask shows."""
     batch, length, num_heads, head_size = q.shape
     num_groups = k.shape[2]
     group_size = num_heads // num_groups
@@ -203,6 +206,7 @@ def _reference(
     keys = k.swapaxes(1, 2)
     values = v.swapaxes(1, 2)
 
+    # A masked score becomes so low that its weight is 0.
     scores = jnp.einsum("bmth,bmsh->bmts", queries, keys, preferred_element_type=wide(q.dtype))
     scores = scores * head_size**-0.5
     bias = jnp.where(jnp.tile(mask, (1, group_size, 1)), 0.0, MASKED)
@@ -234,6 +238,7 @@ def _splash(
     *,
     interpret: bool,
 ) -> Float[Array, "B T N H"]:
+    """Causal attention within segments by the Pallas kernel for TPUs; interpreted, it runs anywhere."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -267,6 +272,7 @@ def _cudnn(
     v: Float[Array, "B T M H"],
     segment_ids: Int[Array, "B T"],
 ) -> Float[Array, "B T N H"]:
+    """Causal attention within segments by cuDNN, which is told where each starts and how long it is."""
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
     room = max_segments(segment_ids.shape[1])
@@ -319,6 +325,7 @@ def _missing_cudnn() -> str | None:
     except ImportError as error:
         return f"this jax does not have it ({error})"
 
+    # The function may have other parameters in this release.
     parameters = inspect.signature(cudnn.dot_product_attention).parameters
     used = {"q_seqlen", "kv_seqlen", "q_offsets", "kv_offsets", "scale", "mask_type"}
     lacking = sorted(used - set(parameters))
@@ -327,6 +334,7 @@ def _missing_cudnn() -> str | None:
     if lacking:
         return f"this jax's form of it does not take {', '.join(lacking)}"
 
+    # The libraries, and the chip.
     try:
         cudnn.check_cudnn_version()
     except RuntimeError as error:

@@ -46,6 +46,7 @@ class Bert(nn.Module):
     layout: Layout | None = None  # None: activations lie where the compiler puts them
 
     def setup(self) -> None:
+        """The two parts under Hugging Face's names."""
         self.embeddings = BertEmbeddings(self.config, self.dtype)
         self.encoder = BertLayers(self.config, self.dtype, self.layout)
 
@@ -55,6 +56,7 @@ class Bert(nn.Module):
         mask: Bool[Array, "B T"],
     ) -> Float[Array, "B D"]:
         """One float32 vector for each row; `mask` is True at its real tokens, the first of which is [CLS]."""
+        # Every position sees the real tokens only, so that padding changes no vector.
         batch, length = mask.shape
         attention_mask = jnp.broadcast_to(mask[:, None], (batch, length, length))
         positions = jnp.arange(length)[None]
@@ -65,7 +67,7 @@ class Bert(nn.Module):
 
     def packed(self, packed: PackedTexts, num_texts: int) -> Float[Array, "N D"]:
         """One float32 vector for each of the texts 0 to N − 1, wherever they lie; 0 where there is none."""
-        # A token sees the tokens of its own text.
+        # A token sees the tokens of its own text; padding sees nothing.
         texts = packed.texts
         same_text = texts[:, :, None] == texts[:, None, :]
         attention_mask = same_text & (texts >= 0)[:, None, :]
@@ -94,7 +96,7 @@ class Bert(nn.Module):
     def _finish(self, vectors: Float[Array, "N D"]) -> Float[Array, "N E"]:
         if self.config.normalize:
             vectors = l2_normalize(vectors)
-        return vectors[:, : self.config.truncate_dim]
+        return vectors[:, : self.config.truncate_dim]  # None keeps all D
 
 
 class BertEmbeddings(nn.Module):
@@ -109,6 +111,7 @@ class BertEmbeddings(nn.Module):
         tokens: Int[Array, "B T"],
         positions: Int[Array, "b T"],
     ) -> Hidden:
+        """What the first layer reads."""
         config = self.config
 
         def embed(
@@ -142,14 +145,15 @@ class BertLayers(nn.Module):
 
     @nn.compact
     def __call__(self, x: Hidden, attention_mask: AttentionMask) -> Hidden:
+        """The states after the last layer."""
         num_layers = self.config.num_layers
         layers = nn.scan(
             Layer,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0},  # parameters are stacked on a leading axis
             split_rngs={"params": True},
             in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             length=num_layers,
-            unroll=num_layers if num_layers <= UNROLLED else 1,
+            unroll=num_layers if num_layers <= UNROLLED else 1,  # 1: a loop
         )
         stack = layers(self.config, self.dtype, self.layout, name="layer")
         hidden, _ = stack(keep_rows(x, self.layout), attention_mask)
@@ -165,10 +169,12 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Hidden, attention_mask: AttentionMask) -> tuple[Hidden, None]:
+        """The states after the layer; no layer has an output of its own."""
         attention = Attention(self.config, self.dtype, name="attention")
         intermediate = Intermediate(self.config, self.dtype, name="intermediate")
         output = Output(self.config, self.dtype, name="output")
 
+        # Attention has an `Output` of its own: both halves add to the stream and normalise it.
         x = attention(x, attention_mask)
         x = output(intermediate(x), x)
         return keep_rows(x, self.layout), None
@@ -182,6 +188,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Hidden, attention_mask: AttentionMask) -> Hidden:
+        """norm(x + attention(x) W + b)."""
         self_attention = BertSelfAttention(self.config, self.dtype, name="self")
         output = Output(self.config, self.dtype, name="output")
         return output(self_attention(x, attention_mask), x)
@@ -195,6 +202,7 @@ class BertSelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Hidden, attention_mask: AttentionMask) -> Hidden:
+        """The outputs of the N heads, one after the other."""
         batch, length, width = x.shape
 
         def project(name: str) -> Float[Array, "B T N H"]:
@@ -215,6 +223,7 @@ class Intermediate(nn.Module):
 
     @nn.compact
     def __call__(self, x: Hidden) -> Float[Array, "B T F"]:
+        """F numbers for each token."""
         dense = _dense(self.config.ffn_size, self.dtype, name="dense")
         return jax.nn.gelu(dense(x), approximate=False)
 
@@ -227,6 +236,7 @@ class Output(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T F"], residual: Hidden) -> Hidden:
+        """norm(x W + b + residual)."""
         dense = _dense(self.config.hidden_size, self.dtype, name="dense")
         layer_norm = _layer_norm(self.config, self.dtype)
         return layer_norm(dense(x) + residual)
@@ -265,6 +275,7 @@ def masked_mean(hidden: Hidden, mask: Bool[Array, "B T"]) -> Float[Array, "B D"]
 def l2_normalize(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
     """X at length 1; the zero vector stays zero, with a finite gradient."""
     square = jnp.square(x).sum(axis=-1, keepdims=True)
+    # A length below 1e-12 counts as 1e-12.
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 

@@ -14,10 +14,10 @@ class KvCache(NamedTuple):
     therefore lie in one cache, padded on either side, and every row is written at the same slots.
     """
 
-    keys: Float[Array, "L B S M H"]
+    keys: Float[Array, "L B S M H"]  # M heads of width H
     values: Float[Array, "L B S M H"]
-    segment_ids: Int[Array, "B S"]
-    continuation_ids: Int[Array, "B S"]
+    segment_ids: Int[Array, "B S"]  # 0: seen by no token
+    continuation_ids: Int[Array, "B S"]  # 0: seen by every continuation
 
     def write(self, block: "KvCache", slot: Int[Array, ""] | int) -> "KvCache":
         """The same cache with `block` in the slots from `slot` on."""
@@ -88,6 +88,7 @@ def take_rows(
         part: Shaped[Array, "..."],
         numbers: Int[Array, " r"],
     ) -> Shaped[Array, "..."]:
+        # The axes before that of the rows, such as the layers, stay whole.
         index = (slice(None),) * axis + (numbers,)
         return part[index]
 

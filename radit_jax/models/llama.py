@@ -21,7 +21,6 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from radit_jax.config import LlamaConfig
@@ -38,6 +37,7 @@ from radit_jax.models.attention import (
 )
 from radit_jax.models.kv_cache import KvCache
 from radit_jax.models.lora import dequantized
+from radit_jax.models.rotary import Rope, rotate, rotations
 
 _init = nn.initializers.normal(0.02)
 REMAT = {  # what of a layer is kept for the backward pass; all else is computed again there
@@ -47,7 +47,6 @@ REMAT = {  # what of a layer is kept for the backward pass; all else is computed
 Remat = Literal["none", "dots", "full"]
 
 Hidden = Float[Array, "B T D"]  # the residual stream, or what a layer adds to it
-Rope = tuple[Float[Array, "B T 1 h"], Float[Array, "B T 1 h"]]  # cosines and sines, h = H / 2
 MaskOrSegmentIds = Bool[Array, "B T S"] | Int[Array, "B T"]  # see `attend`
 KvHeads = Float[Array, "B T M H"]  # a layer's keys, or its values, of the T tokens that it reads
 CachedKvHeads = Float[Array, "B C M H"]  # those of C earlier tokens
@@ -58,11 +57,12 @@ class Llama(nn.Module):
 
     config: LlamaConfig
     dtype: Any = jnp.float32
-    remat: Remat = "none"
+    remat: Remat = "none"  # how much the backward pass computes again, see `REMAT`
     attention: Kernel = "xla"  # of rows without continuations and without a cache
     layout: Layout | None = None  # None: activations lie where the compiler puts them
 
     def setup(self) -> None:
+        """The decoder, and a head where the embedding does not serve as one."""
         self.model = Decoder(
             self.config,
             self.dtype,
@@ -127,7 +127,7 @@ class Llama(nn.Module):
         if continuation_ids is None:
             continuation_ids = jnp.zeros_like(tokens)
 
-        # Which tokens see each other: those of the cache come first.
+        # Which tokens see each other; those of the cache come first.
         mask_or_segment_ids = segment_ids
         if not use_kernel:
             mask_or_segment_ids = attention_mask(segment_ids, continuation_ids)
@@ -140,7 +140,7 @@ class Llama(nn.Module):
             )
             mask_or_segment_ids = jnp.concatenate([cached_mask, mask_or_segment_ids], axis=-1)
 
-        rope = rotations(self.config, positions, wide(self.dtype))
+        rope = rotations(self.config, positions, wide(self.dtype))  # the same in every layer
         hidden, keys, values = self.model(tokens, rope, mask_or_segment_ids, cache)
         return hidden, KvCache(keys, values, segment_ids, continuation_ids)
 
@@ -161,18 +161,19 @@ class Decoder(nn.Module):
     layout: Layout | None
 
     def setup(self) -> None:
+        """The embeddings, one scanned block for all layers, and the last norm."""
         config = self.config
         block: Any = Block
         if self.remat in REMAT:
             block = nn.remat(Block, prevent_cse=False, policy=REMAT[self.remat])
         stack = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0},  # parameters are stacked on a leading axis
             split_rngs={"params": True},
             # The rotations and the mask serve all layers; cached keys and values have the layers' axis.
             in_axes=(nn.broadcast, nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
             length=config.num_layers,
-            unroll=config.num_layers if config.num_layers <= UNROLLED else 1,
+            unroll=config.num_layers if config.num_layers <= UNROLLED else 1,  # 1: a loop
         )
         self.embed_tokens = nn.Embed(
             config.vocab_size,
@@ -225,6 +226,7 @@ class Block(nn.Module):
         mask_or_segment_ids: MaskOrSegmentIds,
         context: tuple[CachedKvHeads, CachedKvHeads] | None,
     ) -> tuple[Hidden, tuple[KvHeads, KvHeads]]:
+        """The states after the layer, and its keys and values of these tokens."""
         config, layout = self.config, self.layout
         attention = LlamaSelfAttention(
             config,
@@ -237,6 +239,7 @@ class Block(nn.Module):
         attention_norm = RmsNorm(config.rms_norm_eps, name="input_layernorm")
         mlp_norm = RmsNorm(config.rms_norm_eps, name="post_attention_layernorm")
 
+        # Both parts read the normalised stream and add to the stream itself.
         attended, keys_values = attention(attention_norm(x), rope, mask_or_segment_ids, context)
         x = keep_rows(x + attended, layout)
         x = keep_rows(x + mlp(mlp_norm(x)), layout)
@@ -259,6 +262,7 @@ class LlamaSelfAttention(nn.Module):
         mask_or_segment_ids: MaskOrSegmentIds,
         context: tuple[CachedKvHeads, CachedKvHeads] | None,
     ) -> tuple[Hidden, tuple[KvHeads, KvHeads]]:
+        """What attention adds to the stream, and the keys (rotated) and values of these tokens."""
         config = self.config
         batch_and_length = x.shape[:2]
 
@@ -298,6 +302,7 @@ class SwiGlu(nn.Module):
 
     @nn.compact
     def __call__(self, x: Hidden) -> Hidden:
+        """What the feed-forward part adds to the stream."""
         gate_proj = Projection(self.config.ffn_size, self.dtype, name="gate_proj")
         up_proj = Projection(self.config.ffn_size, self.dtype, name="up_proj")
         down_proj = Projection(self.config.hidden_size, self.dtype, name="down_proj")
@@ -312,12 +317,13 @@ class Projection(nn.Module):
     `result` is the dtype that products are summed and returned in, by default `dtype`.
     """
 
-    features: int
+    features: int  # F, the width of the outputs
     dtype: Any
     result: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows F"]:
+        """x W, or x (W + A B) without forming the sum."""
         kernel = self.param("kernel", _init, (x.shape[-1], self.features))
         outputs = self._times(x, kernel)
         if not self.has_variable("params", "lora_a"):
@@ -348,50 +354,14 @@ class Projection(nn.Module):
 class RmsNorm(nn.Module):
     """x / rms(x) · weight, computed in x's `wide` dtype and returned in x's own dtype."""
 
-    eps: float
+    eps: float  # added to the mean square
 
     @nn.compact
     def __call__(self, x: Hidden) -> Hidden:
+        """Each token's state at root mean square 1, times the weight."""
         weight = self.param("weight", nn.initializers.ones, (x.shape[-1],))
         exact = widened(x)
         mean_square = jnp.mean(jnp.square(exact), axis=-1, keepdims=True)
         normalized = exact * jax.lax.rsqrt(mean_square + self.eps)
         weighted = normalized * weight.astype(exact.dtype)[None, None]
         return weighted.astype(x.dtype)
-
-
-def rotations(config: LlamaConfig, positions: Int[Array, "B T"], dtype: Any) -> Rope:
-    """The cosines and sines by which positions rotate the two halves of every head."""
-    frequencies = jnp.asarray(rope_frequencies(config), dtype)
-    angles = positions[:, :, None].astype(dtype) * frequencies[None, None]
-    cos = jnp.cos(angles)[:, :, None]
-    sin = jnp.sin(angles)[:, :, None]
-    return cos, sin
-
-
-def rope_frequencies(config: LlamaConfig) -> Float[np.ndarray, " h"]:
-    """Radians per position of each of the H / 2 pairs, with Llama 3's scaling where the config has it.
-
-    The scaling slows down, `factor` times, the pairs that turn fewer than `low_freq_factor` times within the
-    original context. It leaves alone those that turn more than `high_freq_factor` times, and blends between.
-    """
-    exponents = np.arange(0, config.head_size, 2) / config.head_size
-    frequencies = config.rope_theta**-exponents
-    scaling = config.rope_scaling
-    if scaling is None:
-        return frequencies
-    # What is not scaled of each pair: nothing of the slow ones, all of the fast ones.
-    turns = scaling.original_max_length * frequencies / (2 * np.pi)
-    blend_width = scaling.high_freq_factor - scaling.low_freq_factor
-    unscaled = np.clip((turns - scaling.low_freq_factor) / blend_width, 0.0, 1.0)
-    return frequencies * (unscaled + (1 - unscaled) / scaling.factor)
-
-
-def rotate(x: Float[Array, "B T N H"], rope: Rope) -> Float[Array, "B T N H"]:
-    """Rotary positions in Hugging Face's form: element i of the first half pairs with i of the second."""
-    cos, sin = rope
-    first, second = jnp.split(widened(x), 2, axis=-1)
-    first_rotated = first * cos - second * sin
-    second_rotated = second * cos + first * sin
-    rotated = jnp.concatenate([first_rotated, second_rotated], axis=-1)
-    return rotated.astype(x.dtype)

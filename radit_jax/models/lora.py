@@ -83,6 +83,7 @@ def quantized(params: Any, lora: LoraConfig) -> Any:
         )
 
     leaves: Leaves = flatten_dict(params)
+    # Embeddings, norms and the head stay as they are.
     for path, leaf in leaves.items():
         if len(path) > 1 and path[-2] in PROJECTIONS:
             leaves[path] = quantize(leaf)

@@ -9,7 +9,8 @@ import transformers
 from exact import assert_exact, in_float64, torch_in_float64, torch_model_in_float64
 
 from radit_jax.config import LlamaConfig, RopeScaling
-from radit_jax.models.llama import Llama, rope_frequencies
+from radit_jax.models.llama import Llama
+from radit_jax.models.rotary import rope_frequencies
 from radit_jax.runtime.pretrained.hf_weights import load_llama
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -1,0 +1,63 @@
+"""Rotary positions (arXiv 2104.09864): a token's position turns pairs of the numbers of every head."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from radit_jax.config import LlamaConfig
+from radit_jax.models.attention import widened
+
+Cosines = Float[Array, "B T 1 h"]  # one for each of a head's h = H / 2 pairs
+Rope = tuple[Cosines, Cosines]  # cosines, and sines of the same shape
+
+
+def rotations(
+    config: LlamaConfig,
+    positions: Int[Array, "B T"],
+    dtype: Any,
+) -> Rope:
+    """The cosines and sines by which positions rotate the two halves of every head."""
+    frequencies = jnp.asarray(rope_frequencies(config), dtype)
+    positions = positions[:, :, None].astype(dtype)
+    angles = positions * frequencies[None, None]
+    cos = jnp.cos(angles)[:, :, None]
+    sin = jnp.sin(angles)[:, :, None]
+    return cos, sin
+
+
+def rope_frequencies(config: LlamaConfig) -> Float[np.ndarray, " h"]:
+    """Radians per position of each of the H / 2 pairs, with Llama 3's scaling where the config has it.
+
+    The scaling slows down, `factor` times, the pairs that turn fewer than `low_freq_factor` times within the
+    original context. It leaves alone those that turn more than `high_freq_factor` times, and blends between.
+    """
+    # The first pair turns by one radian a position, the last ones about `rope_theta` times slower.
+    exponents = np.arange(0, config.head_size, 2) / config.head_size
+    frequencies = config.rope_theta**-exponents
+
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+
+    # What is not scaled of each pair: nothing of the slow ones, all of the fast ones.
+    turns = scaling.original_max_length * frequencies / (2 * np.pi)
+    blend_width = scaling.high_freq_factor - scaling.low_freq_factor
+    unscaled = (turns - scaling.low_freq_factor) / blend_width
+    unscaled = np.clip(unscaled, 0.0, 1.0)
+    factors = unscaled + (1 - unscaled) / scaling.factor
+    return frequencies * factors
+
+
+def rotate(
+    x: Float[Array, "B T N H"],
+    rope: Rope,
+) -> Float[Array, "B T N H"]:
+    """Rotary positions in Hugging Face's form: element i of the first half pairs with i of the second."""
+    cos, sin = rope
+    first, second = jnp.split(widened(x), 2, axis=-1)  # of each head
+    first_rotated = first * cos - second * sin
+    second_rotated = second * cos + first * sin
+    rotated = jnp.concatenate([first_rotated, second_rotated], axis=-1)
+    return rotated.astype(x.dtype)
