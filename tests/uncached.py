@@ -29,6 +29,15 @@ def sharp_params():
     return in_float64(jax.tree.map(lambda x: 25 * x if x.ndim > 1 else x, params))
 
 
+def padded(prompts):
+    """Rows of prompts with two unused slots after the longest, and the prompts' lengths."""
+    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+    rows = np.zeros((len(prompts), lengths.max() + 2), np.int32)
+    for row, prompt in zip(rows, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    return jnp.asarray(rows), jnp.asarray(lengths)
+
+
 _known: dict[tuple[int, ...], np.ndarray] = {}  # by parameters, which live as long as the tests, and tokens
 _logits = jax.jit(lambda params, tokens: MODULE.apply({"params": params}, tokens))
 

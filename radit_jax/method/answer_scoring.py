@@ -56,6 +56,7 @@ def score_answers(
 
     `questions` holds the number of each prompt's question.
     """
+    # Each prompt of a question, one for each chunk, has the same candidates.
     by_prompt = jax.tree.map(lambda array: array[questions], answers)
     return answer_log_probs(module, params, prefilled, by_prompt, stops=stops)
 

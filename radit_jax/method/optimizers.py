@@ -53,6 +53,7 @@ def _adamw(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransfo
 
 
 def _muon(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
+    # Adam's learning rate has a schedule and a peak of its own.
     if not config.adam_lr:
         raise ValueError(
             "optimizer: expected adam_lr > 0 with name='muon', got 0, which would leave embeddings, "

@@ -26,16 +26,18 @@ def training_flops(
     passes = 2 if is_frozen else 3
 
     # Multiply-adds of one forward pass.
-    elements = sum(size_in * size_out for size_in, size_out in shapes.values())
-    kernels = tokens * config.num_layers * elements
+    tokens_in_layers = tokens * config.num_layers
+    sizes = [size_in * size_out for size_in, size_out in shapes.values()]
+    kernels = tokens_in_layers * sum(sizes)
     head = targets * config.hidden_size * config.vocab_size
-    # A score, and the value that it weighs.
-    pairs = attended * config.num_layers * 2 * config.num_heads * config.head_size
-    # Both matrices of a target: D R and R F.
+    # A pair has a score in every head, and a value that it weighs.
+    pairs_in_layers = attended * config.num_layers
+    pairs = pairs_in_layers * 2 * config.num_heads * config.head_size
+    # A target has two matrices, in R and R out.
     adapters = 0.0
     if lora is not None and is_frozen:
-        sizes = sum(sum(shapes[name]) for name in lora.targets)
-        adapters = tokens * config.num_layers * lora.rank * sizes
+        widths = [sum(shapes[name]) for name in lora.targets]
+        adapters = tokens_in_layers * lora.rank * sum(widths)
 
     # Attention and the adapters always pass gradients both to their inputs and to what they multiply with.
     multiply_adds = passes * (kernels + head) + 3 * (pairs + adapters)
@@ -46,9 +48,11 @@ def encoder_flops(config: BertConfig, *, rows: int, length: int) -> float:
     """The operations of a BERT that reads `rows` texts of `length` tokens, counted likewise."""
     size = config.hidden_size
     # Multiply-adds of a token in a layer; every token sees all of its text.
-    kernels = 4 * size**2 + 2 * size * config.ffn_size
+    projections = 4 * size**2
+    feed_forward = 2 * size * config.ffn_size
     attention = 2 * length * size
-    return 2.0 * rows * length * config.num_layers * (kernels + attention)
+    multiply_adds = projections + feed_forward + attention
+    return 2.0 * rows * length * config.num_layers * multiply_adds
 
 
 def projection_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:

@@ -67,7 +67,7 @@ def quantized(params: Any, lora: LoraConfig) -> Any:
     In 8 bits, the D inputs of an output share a scale. In 4 bits, `QUANTIZED_TOGETHER` of them do, or all D
     if that does not divide them.
     """
-    import qwix
+    import qwix  # which only QLoRA needs
 
     dtype = jnp.dtype(lora.quantize)
 
@@ -114,7 +114,8 @@ def merge_adapters(params: Any, adapters: Any, lora: LoraConfig) -> Any:
 
 
 def _is_target(path: Path, lora: LoraConfig) -> bool:
-    return path[-1] == "kernel" and path[-2] in lora.targets
+    *module, name = path
+    return name == "kernel" and module[-1] in lora.targets
 
 
 @jax.jit
@@ -124,4 +125,5 @@ def _add_product(
     lora_b: Float[Array, "L R F"],
 ) -> Float[Array, "L D F"]:
     product = jnp.einsum("ldr,lrf->ldf", lora_a, lora_b, precision="highest")
-    return (widened(kernel) + product).astype(kernel.dtype)
+    total = widened(kernel) + product
+    return total.astype(kernel.dtype)

@@ -1,16 +1,12 @@
-import itertools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact import EXACT, assert_exact, in_float64, torch_in_float64
-from uncached import ENDS, MODULE, PROMPTS, STOPS, next_log_probs, sharp_params, slow_greedy, slow_log_prob
+from exact import in_float64, torch_in_float64
+from uncached import MODULE, PROMPTS, STOPS, next_log_probs, padded, sharp_params, slow_greedy
 
-from radit_jax.lm.ensemble import pack_answers
-from radit_jax.method.answer_scoring import answer_log_probs
-from radit_jax.method.generation import greedy, prefill
+from radit_jax.method.generation import greedy
 from radit_jax.models.llama import Llama
 from radit_jax.runtime.pretrained.hf_weights import load_llama
 
@@ -20,24 +16,6 @@ pytestmark = pytest.mark.usefixtures("float64")
 @pytest.fixture(scope="module")
 def params():
     return sharp_params()
-
-
-def padded(prompts):
-    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-    rows = np.zeros((len(prompts), lengths.max() + 2), np.int32)
-    for row, prompt in zip(rows, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    return jnp.asarray(rows), jnp.asarray(lengths)
-
-
-@jax.jit
-def scores(params, rows, lengths, packed):
-    return answer_log_probs(MODULE, params, prefill(MODULE, params, rows, lengths), packed, stops=ENDS)
-
-
-def fast_log_probs(params, prompts, answers, max_new_tokens) -> np.ndarray:
-    packed = pack_answers(answers, ENDS, max_new_tokens=max_new_tokens, num_answers=max(map(len, answers)))
-    return np.asarray(scores(params, *padded(prompts), packed))
 
 
 def test_generation_is_the_argmax_of_uncached_passes_and_ends_at_a_stop(params):
@@ -94,31 +72,3 @@ def test_without_stop_ids_a_generation_has_its_full_length(params):
     for prompt, row in zip(PROMPTS, generated.tolist(), strict=False):
         for step, token in enumerate(row):
             assert token == next_log_probs(params, prompt + row[:step]).argmax()
-
-
-def test_answers_as_continuations_of_a_cache_score_as_separate_sequences(params):
-    answers = [[(3, 4), (), (5, 5, 3, 0)], [(0,)], [(3,), (4, 3, 5)], [(4,)]]
-    got = fast_log_probs(params, PROMPTS, answers, max_new_tokens=4)
-    for row, (prompt, group) in enumerate(zip(PROMPTS, answers, strict=True)):
-        expected = [slow_log_prob(params, prompt, answer, 4) for answer in group]
-        assert_exact(got[row, : len(group)], np.array(expected))
-        assert (got[row, len(group) :] == 0).all()
-
-
-@pytest.fixture(scope="module")
-def outcomes():
-    """Every generation of at most 3 of the 4 tokens that are no stop: 1 + 4 + 16 ended, 64 cut off."""
-    return [answer for length in range(4) for answer in itertools.product((0, 3, 4, 5), repeat=length)]
-
-
-def test_the_probabilities_of_all_answers_sum_to_one(params, outcomes):
-    log_probs = fast_log_probs(params, PROMPTS[:2], [outcomes] * 2, max_new_tokens=3)
-    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1.0, rtol=EXACT)
-
-
-def test_a_longer_answer_can_beat_its_own_beginning(params, outcomes):
-    """Without the terminator `New` would always beat `New York`."""
-    log_probs = fast_log_probs(params, PROMPTS[:1], [outcomes], max_new_tokens=3)[0]
-    score = dict(zip(outcomes, log_probs.tolist(), strict=True))
-    assert any(score[answer] > score[answer[:-1]] for answer in outcomes if answer)
-    assert any(score[answer] < score[answer[:-1]] for answer in outcomes if answer)
