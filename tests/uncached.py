@@ -1,5 +1,7 @@
 """Decoding and scoring one token at a time, by uncached passes in float64: what fast answering must equal."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,5 +66,6 @@ def slow_greedy(params, prompt: list[int], max_new_tokens: int) -> tuple[int, ..
 def slow_log_prob(params, prompt: list[int], answer: tuple[int, ...], max_new_tokens: int) -> float:
     total = sum(next_log_probs(params, prompt + list(answer[:i]))[token] for i, token in enumerate(answer))
     if len(answer) < max_new_tokens:
-        total += logsumexp(next_log_probs(params, prompt + list(answer))[list(STOPS)])
+        of_stops: Any = logsumexp(next_log_probs(params, prompt + list(answer))[list(STOPS)])
+        total += of_stops
     return float(total)
