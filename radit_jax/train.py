@@ -199,8 +199,8 @@ def show_signal(run: Run) -> None:
 
     retrieved = Retrieved.load(run.folders["retrieve/r_ft"], "train")
     scores = Scores.load(run.folders["score"])
-    corpus = Corpus(run.folders["corpus"])
-    report(corpus, retrieved, scores, run.experiment.r_ft)
+    corpus, e = Corpus(run.folders["corpus"]), run.experiment
+    report(corpus, retrieved, scores, e.r_ft, e.retrieve.temperature)
 
 
 def print_plan(run: Run, kind: str) -> None:

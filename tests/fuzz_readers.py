@@ -1,6 +1,7 @@
 """What reads what others wrote, and a small valid input for each."""
 
 import contextlib
+import dataclasses
 import functools
 import gzip
 import io
@@ -328,8 +329,9 @@ own_lm = made_by(lambda path: save_model(path, small.language_model()))
 def assignments(settings: Any, path: str = "") -> list[str]:
     """`section.field=value` of every setting."""
     found = []
-    for name, value in vars(settings).items():
-        if hasattr(value, "__dataclass_fields__"):
+    for field in dataclasses.fields(settings):
+        name, value = field.name, getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
             found += assignments(value, f"{path}{name}.")
         elif f"{path}{name}" != "name":
             found.append(f"{path}{name}={','.join(value) if isinstance(value, tuple) else value}")

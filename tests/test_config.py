@@ -137,7 +137,7 @@ def test_a_file_without_an_experiment_is_named(tmp_path: pathlib.Path) -> None:
         "r_ft.corpus_text_fraction=1",
         "lm_ft.corpus_text_fraction=1.0",
         "lm_ft.chunks_per_example=0",
-        "r_ft.temperature=-1",
+        "retrieve.temperature=-1",
         "index.shard_size=0",
     ],
 )

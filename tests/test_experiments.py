@@ -22,7 +22,7 @@ FRACTIONS = [
 VARIANTS = {
     "tiny, both encoders": ("tiny", ["r_ft.train_chunk_encoder=true"]),
     "tiny, selected on KILT": ("tiny", ["lm_ft.select=kilt_dev", "lm_ft.select_folder=kilt"]),
-    "tiny, temperature 0.9": ("tiny", ["r_ft.temperature=0.9"]),
+    "tiny, temperature 0.9": ("tiny", ["retrieve.temperature=0.9"]),
     "tiny, other fractions": ("tiny", FRACTIONS),
     "radit_7b, other fractions": ("radit_7b", FRACTIONS),
 }

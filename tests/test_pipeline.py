@@ -58,7 +58,8 @@ def finish(run, *names):
         ("index.kind=exact", ["index/retriever"]),
         ("evaluate.bootstrap_samples=9", ["evaluate", "export"]),
         ("data.documents=9", ["corpus"]),
-        ("r_ft.temperature=0.9", ["r_ft", "evaluate", "export"]),
+        ("retrieve.temperature=0.9", ["r_ft", "evaluate", "export"]),
+        ("r_ft.corpus_text_fraction=0.9", ["retrieve/r_ft", "r_ft"]),
     ],
 )
 def test_a_setting_changes_its_stage_and_all_that_read_it_and_nothing_else(tmp_path, assignment, first):

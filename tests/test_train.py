@@ -371,9 +371,9 @@ def test_a_workdir_that_cannot_be_is_one_line(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_setting_out_of_its_range_is_refused_before_anything_is_written(tmp_path: pathlib.Path) -> None:
-    code, _, err = run(tmp_path / "new", "--set=r_ft.temperature=nan")
+    code, _, err = run(tmp_path / "new", "--set=retrieve.temperature=nan")
     assert code == 1
-    assert err == "error: r_ft.temperature: expected 1e-06 <= x <= 1e+06, got nan.\n"
+    assert err == "error: retrieve.temperature: expected 1e-06 <= x <= 1e+06, got nan.\n"
     assert not (tmp_path / "new").exists()
 
 

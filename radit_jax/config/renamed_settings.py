@@ -7,14 +7,16 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 # Old path in an Experiment -> new path.
 RENAMED = {
     "lm_ft.reading_fraction": "lm_ft.gold_context_fraction",
     "lm_ft.text_fraction": "lm_ft.corpus_text_fraction",
     "r_ft.text_fraction": "r_ft.corpus_text_fraction",
+    "r_ft.temperature": "retrieve.temperature",
 }
+MOVED = {"r_ft": "temperature"}  # a section, and its field that is in another section now
 
 # A stage takes some settings as arguments of its own, which have the names of the settings' fields.
 _FIELDS = {old.rpartition(".")[2]: new.rpartition(".")[2] for old, new in RENAMED.items()}
@@ -24,6 +26,22 @@ SettingsClass = TypeVar("SettingsClass", bound=type)
 
 class RenamedSettingWarning(DeprecationWarning):
     """A setting was given, or read, by its old name."""
+
+
+class MovedValue(NamedTuple):
+    """What a section says of its field in `MOVED`, as an attribute with an underscore before the name.
+
+    `value` is what its old name gives, or is given. `in_experiment` is the value under the new name in the
+    Experiment that the section comes from; None in a section that was in none.
+    """
+
+    value: Any
+    in_experiment: Any
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the old name was given a value that is not under the new name yet."""
+        return self.value != self.in_experiment
 
 
 def notice(old: str) -> str:
@@ -55,14 +73,23 @@ def accept_old_names(section: str) -> Callable[[SettingsClass], SettingsClass]:
                         "Leave the old name out."
                     )
                 warnings.warn(notice(f"{section}.{old}"), RenamedSettingWarning, stacklevel=2)
-                named[new] = named.pop(old)
+                value = named.pop(old)
+                if old == MOVED.get(section):
+                    before = named.get(new)
+                    value = MovedValue(value, before.in_experiment if before else None)
+                named[new] = value
             init(self, *values, **named)
 
         def read_by_old_name(self: Any, name: str) -> Any:
             if name not in new_names:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            value = getattr(self, new_names[name])
+            if name == MOVED.get(section):
+                if value is None:
+                    raise AttributeError(f"{notice(f'{section}.{name}')}, in settings of an Experiment only")
+                value = value.value
             warnings.warn(notice(f"{section}.{name}"), RenamedSettingWarning, stacklevel=2)
-            return getattr(self, new_names[name])
+            return value
 
         # Set here and not written in a base class: a type checker still knows which names there are.
         type.__setattr__(settings_class, "__init__", init_by_any_name)
@@ -74,12 +101,22 @@ def accept_old_names(section: str) -> Callable[[SettingsClass], SettingsClass]:
 
 def with_old_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's settings, in their canonical form, under the names that fingerprints are made with."""
-    return _with_fields_renamed(settings, {new: old for old, new in _FIELDS.items()})
+    renamed = _with_fields_renamed(settings, {new: old for old, new in _FIELDS.items()})
+    for section, field in MOVED.items():
+        if section in renamed and field in renamed:
+            renamed[section] = {**renamed[section], field: renamed.pop(field)}
+    return renamed
 
 
 def with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's settings, as a manifest of any release has them, under today's names."""
-    return _with_fields_renamed(settings, _FIELDS)
+    renamed = _with_fields_renamed(settings, _FIELDS)
+    for section, field in MOVED.items():
+        fields = dict(renamed.get(section) or {})
+        if field in fields:
+            renamed[field] = fields.pop(field)
+            renamed[section] = fields
+    return renamed
 
 
 def _with_fields_renamed(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -92,10 +129,11 @@ def _with_fields_renamed(settings: Mapping[str, Any], names: Mapping[str, str]) 
 
 
 def _renamed_in(section: str) -> dict[str, str]:
-    """The old names of a section's fields, with their new ones."""
+    """The old names of a section's fields, with the names of what holds them now."""
     names = {}
     for old, new in RENAMED.items():
         old_section, _, old_field = old.partition(".")
         if old_section == section:
-            names[old_field] = new.partition(".")[2]
+            is_moved = old_field == MOVED.get(section)
+            names[old_field] = f"_{old_field}" if is_moved else new.partition(".")[2]
     return names

@@ -7,7 +7,7 @@ Nothing here imports jax, so that the command line can say what would run withou
 
 import os
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Annotated, Literal
 
 from radit_jax.config.ranges import (
@@ -23,7 +23,7 @@ from radit_jax.config.ranges import (
     Settings,
     Temperature,
 )
-from radit_jax.config.renamed_settings import accept_old_names
+from radit_jax.config.renamed_settings import MovedValue, accept_old_names
 from radit_jax.config.shapes import PROJECTIONS, BertConfig, Direction, LlamaConfig, LmScoreForm
 
 MeshSize = Annotated[int, Range(-1, 1_000_000)]
@@ -202,7 +202,10 @@ class IndexConfig(Settings):
 
 @dataclass(frozen=True)
 class RetrieveConfig(Settings):
+    """What R-ft and Eq. 2 share of retrieval. Only `num_chunks` makes the stage `retrieve` run again."""
+
     num_chunks: PositiveInt = 10  # |C'| of R-ft and of Eq. 2: the paper's 10
+    temperature: Temperature = 1.0  # of p_R, in R-ft, in answering and in KILT's choice of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,6 @@ class RFtConfig(Settings):
 
     optimizer: OptimizerConfig
     batch_size: PositiveInt = 64  # queries
-    temperature: Temperature = 1.0  # of p_R, in training and in Eq. 2
     lm_score: LmScoreForm = "token_geomean"
     tau: Temperature = 0.01
     direction: Direction = "retrieval_to_lsr"
@@ -276,6 +278,11 @@ class RFtConfig(Settings):
     refresh_every: NonNegativeInt = 0  # steps; 0: the candidates of the base retriever stay (the paper)
     validate_every: NonNegativeInt = 100
     checkpoint_every: NonNegativeInt = 100
+    _temperature: InitVar[MovedValue | None] = None  # of the old name of `retrieve.temperature`
+
+    def __post_init__(self, _temperature: MovedValue | None) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "_temperature", _temperature)
 
 
 OWN_ANSWERS = 16  # tokens of an answer to the corpus' own questions, which are short
@@ -359,3 +366,27 @@ class Experiment(Settings):
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     seed: Seed = 0
     keep_checkpoints: bool = False  # of a stage that has finished, which needs them no longer
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.r_ft, RFtConfig) and isinstance(self.retrieve, RetrieveConfig):
+            r_ft, retrieve = _settle_temperature(self.r_ft, self.retrieve)
+            object.__setattr__(self, "r_ft", r_ft)
+            object.__setattr__(self, "retrieve", retrieve)
+
+
+def _settle_temperature(r_ft: RFtConfig, retrieve: RetrieveConfig) -> tuple[RFtConfig, RetrieveConfig]:
+    """Put what `r_ft.temperature`, an old name, was given under its new name; both sections of an Experiment.
+
+    Raises ValueError where the new name was given another value.
+    """
+    moved: MovedValue | None = vars(r_ft)["_temperature"]
+    if moved is not None and moved.is_given:
+        if retrieve.temperature not in (RetrieveConfig.temperature, moved.value, moved.in_experiment):
+            raise ValueError(
+                f"r_ft.temperature: expected one name of the setting, got {moved.value} and "
+                f"retrieve.temperature={retrieve.temperature}. Leave the old name out."
+            )
+        retrieve = replace(retrieve, temperature=moved.value)
+    settled = MovedValue(retrieve.temperature, retrieve.temperature)
+    return replace(r_ft, _temperature=settled), retrieve

@@ -14,12 +14,14 @@ from radit_jax.method.diagnostics import Diagnostics, LsrStatistics, diagnose, w
 from radit_jax.text.metrics import is_yes_no
 
 
-def report(corpus: Corpus, retrieved: Retrieved, scores: Scores, settings: RFtConfig) -> Diagnostics:
-    """Diagnose `scores` under R-ft's settings, and print the figures and then the warnings."""
-    diagnostics = diagnose(_statistics(corpus, retrieved, scores), settings)
+def report(
+    corpus: Corpus, retrieved: Retrieved, scores: Scores, settings: RFtConfig, temperature: float
+) -> Diagnostics:
+    """Diagnose `scores` under R-ft's settings and p_R's temperature; print the figures, then the warnings."""
+    diagnostics = diagnose(_statistics(corpus, retrieved, scores), settings, temperature)
     figures = ", ".join(f"{name} {_format(value)}" for name, value in diagnostics.items())
     print(f"   signal: {figures}", flush=True)
-    for warning in warnings(diagnostics, settings):
+    for warning in warnings(diagnostics, settings, temperature):
         print(f"   warning: {warning}", flush=True)
     return diagnostics
 

@@ -41,7 +41,7 @@ class LsrStatistics:
     judged: Bool[np.ndarray, " E"]  # the answer is not just yes or no, so that the two above mean something
 
 
-def diagnose(statistics: LsrStatistics, settings: RFtConfig) -> Diagnostics:
+def diagnose(statistics: LsrStatistics, settings: RFtConfig, temperature: float) -> Diagnostics:
     """How much the scores can teach; a figure over no example is None.
 
     Shares and means are over examples; those of the shapes of p_R and p_LSR, over examples with two chunks or
@@ -55,7 +55,7 @@ def diagnose(statistics: LsrStatistics, settings: RFtConfig) -> Diagnostics:
     `supervised_tokens` is the share of answer tokens in what the language model reads with a chunk.
     """
     mask = statistics.chunk_mask
-    retriever, lm = _distributions(statistics, settings)
+    retriever, lm = _distributions(statistics, settings, temperature)
     truncated = statistics.truncated & mask
     return {
         "examples": len(mask),
@@ -68,7 +68,7 @@ def diagnose(statistics: LsrStatistics, settings: RFtConfig) -> Diagnostics:
     }
 
 
-def warnings(diagnostics: Diagnostics, settings: RFtConfig) -> list[str]:
+def warnings(diagnostics: Diagnostics, settings: RFtConfig, temperature: float) -> list[str]:
     """Which setting to change where most targets are flat, or p_R is saturated or almost uniform."""
     messages = []
 
@@ -88,7 +88,7 @@ def warnings(diagnostics: Diagnostics, settings: RFtConfig) -> list[str]:
         messages.append(
             "score: expected a p_R that passes a gradient, "
             f"got one above {SATURATED} on one chunk for {saturated:.0%} of the queries. "
-            f"Raise the score temperature r_ft.temperature, now {settings.temperature:g}."
+            f"Raise the score temperature retrieve.temperature, now {temperature:g}."
         )
     lead = diagnostics["lead_of_highest"]
     if lead is not None and lead < UNIFORM:
@@ -96,7 +96,7 @@ def warnings(diagnostics: Diagnostics, settings: RFtConfig) -> list[str]:
         messages.append(
             "score: expected p_R to prefer some chunks, "
             f"got an almost uniform one: its highest is {highest:.3f} on average. "
-            f"Lower the score temperature r_ft.temperature, now {settings.temperature:g}; "
+            f"Lower the score temperature retrieve.temperature, now {temperature:g}; "
             "cosines need about 0.05."
         )
     return messages
@@ -110,13 +110,12 @@ def _other_form(settings: RFtConfig) -> str:
 
 
 def _distributions(
-    statistics: LsrStatistics,
-    settings: RFtConfig,
+    statistics: LsrStatistics, settings: RFtConfig, temperature: float
 ) -> tuple[ChunkLogProbs, ChunkLogProbs]:
-    """The logarithms of p_R (Eq. 2) and p_LSR (Eq. 4) under the settings of R-ft."""
+    """The logarithms of p_R (Eq. 2) and p_LSR (Eq. 4) under R-ft's settings and p_R's temperature."""
     mask = jnp.asarray(statistics.chunk_mask)
     scores = jnp.asarray(statistics.retrieval_scores)
-    retriever = retrieval_log_prob(scores, mask, settings.temperature)
+    retriever = retrieval_log_prob(scores, mask, temperature)
 
     log_probs = jnp.asarray(statistics.answer_log_probs)
     counts = jnp.asarray(statistics.answer_token_counts)

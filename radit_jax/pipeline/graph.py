@@ -136,7 +136,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 "scores": "score",
                 **_search("retriever"),
             },
-            {"r_ft": e.r_ft, "score": e.score, "seed": e.seed},
+            {"r_ft": e.r_ft, "score": e.score, "temperature": e.retrieve.temperature, "seed": e.seed},
             version=2,
             trains=True,
         ),
@@ -152,7 +152,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
                 **_search("retriever"),
                 **_tuned_search(e),
             },
-            {"evaluate": e.evaluate, "temperature": e.r_ft.temperature, "seed": e.seed},
+            {"evaluate": e.evaluate, "temperature": e.retrieve.temperature, "seed": e.seed},
             version=2,
             sources=_task_files(e.evaluate),
             files_read=_task_sources(e.evaluate),
@@ -174,7 +174,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
             {
                 # How to answer, not what.
                 "evaluate": replace(e.evaluate, tasks=(), tasks_folder="", kilt_titles=""),
-                "temperature": e.r_ft.temperature,
+                "temperature": e.retrieve.temperature,
                 "lm_score": e.r_ft.lm_score,
                 "tau": e.r_ft.tau,
                 "export": e.export,
@@ -186,7 +186,7 @@ def stages(experiment: Experiment) -> dict[str, Stage]:
 
 def _selection(e: Experiment) -> dict[str, Any]:
     """What judges LM-ft's checkpoints on KILT: evaluation's settings, on the dev part of KILT's tasks."""
-    return {"evaluate": registry.development_tasks(e), "temperature": e.r_ft.temperature}
+    return {"evaluate": registry.development_tasks(e), "temperature": e.retrieve.temperature}
 
 
 def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:

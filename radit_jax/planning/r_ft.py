@@ -65,7 +65,7 @@ def training_call(deployment: Deployment, module: Any, params: Any, mesh: Any) -
     step = make_step(
         module,
         tx,
-        temperature=settings.temperature,
+        temperature=deployment.experiment.retrieve.temperature,
         direction=settings.direction,
         state_shardings=jax.tree.map(lambda leaf: leaf.sharding, state),
     )

@@ -136,7 +136,11 @@ class Learner(abc.ABC):
 
     @abc.abstractmethod
     def make_step(
-        self, tx: optax.GradientTransformation, r_ft: RFtConfig, state_shardings: Any
+        self,
+        tx: optax.GradientTransformation,
+        r_ft: RFtConfig,
+        temperature: float,
+        state_shardings: Any,
     ) -> Callable[..., Any]:
         """The jitted step on Eq. 5: from state and batch to state and metrics."""
 
@@ -174,12 +178,16 @@ class QueryTower(Learner):
         return self.searcher.encoder.model.params
 
     def make_step(
-        self, tx: optax.GradientTransformation, r_ft: RFtConfig, state_shardings: Any
+        self,
+        tx: optax.GradientTransformation,
+        r_ft: RFtConfig,
+        temperature: float,
+        state_shardings: Any,
     ) -> Callable[..., Any]:
         return make_r_ft_step(
             self.searcher.encoder.module,
             tx,
-            temperature=r_ft.temperature,
+            temperature=temperature,
             direction=r_ft.direction,
             state_shardings=state_shardings,
         )
@@ -228,12 +236,16 @@ class BothTowers(Learner):
         return {"query": self.searcher.encoder.model.params, "chunk": self.chunk_encoder.model.params}
 
     def make_step(
-        self, tx: optax.GradientTransformation, r_ft: RFtConfig, state_shardings: Any
+        self,
+        tx: optax.GradientTransformation,
+        r_ft: RFtConfig,
+        temperature: float,
+        state_shardings: Any,
     ) -> Callable[..., Any]:
         return make_r_ft_text_step(
             self.searcher.encoder.module,
             tx,
-            temperature=r_ft.temperature,
+            temperature=temperature,
             direction=r_ft.direction,
             state_shardings=state_shardings,
         )

@@ -56,6 +56,7 @@ def run(
     *,
     r_ft: RFtConfig,
     score: ScoreConfig,
+    temperature: float,
     seed: int,
     mesh: MeshConfig,
     profile: ProfileConfig | None = None,
@@ -78,7 +79,7 @@ def run(
     check_within_reach(learner)
     tx = make_optimizer(r_ft.optimizer)
     state, shardings = init_sharded(lambda p: init_state(p, tx), searcher.encoder.mesh, learner.params)
-    step = learner.make_step(tx, r_ft, shardings)
+    step = learner.make_step(tx, r_ft, temperature, shardings)
 
     checkpoints = Checkpoints(output.path / "checkpoints")
     validation = Validation(
@@ -90,12 +91,12 @@ def run(
         if (checkpoints.latest() or 0) > 0:
             state, _ = checkpoints.restore(state)
         scores = candidates.round(round_number, state.params)
-        signals.append(report(corpus, candidates.retrieved, scores, r_ft))
+        signals.append(report(corpus, candidates.retrieved, scores, r_ft, temperature))
         state = train(
             name="r_ft",
             step=step,
             state=state,
-            batch_at=_batches(scores, learner, r_ft, order),
+            batch_at=_batches(learner, scores, target_log_probs(scores, r_ft, temperature), order),
             num_steps=end,
             saving=Saving(checkpoints, r_ft.checkpoint_every),
             reporting=Reporting(Metrics(output.path / "metrics.jsonl"), profile=profile, started=started),
@@ -125,10 +126,12 @@ def _pack_queries(
 
 
 def _batches(
-    scores: Scores, learner: Learner, r_ft: RFtConfig, order: Callable[[int], list[int]]
+    learner: Learner,
+    scores: Scores,
+    target: Float[np.ndarray, "E K"],
+    order: Callable[[int], list[int]],
 ) -> Callable[[int], Any]:
-    """The batch of each step: the examples that `order` gives, with their chunks."""
-    target = target_log_probs(scores, r_ft)
+    """The batch of each step: the examples that `order` gives, with their chunks and log-probabilities."""
 
     def batch_at(step: int) -> Any:
         example_numbers = order(step)
@@ -145,8 +148,11 @@ def _round_ends(r_ft: RFtConfig) -> list[int]:
     return [*refreshes, steps]
 
 
-def target_log_probs(scores: Scores, r_ft: RFtConfig) -> Float[np.ndarray, "E K"]:
-    """What p_R learns to equal: log p_LSR (Eq. 4), or the posterior ∝ p_R · p_LSR under the untuned p_R."""
+def target_log_probs(scores: Scores, r_ft: RFtConfig, temperature: float) -> Float[np.ndarray, "E K"]:
+    """What p_R learns to equal: log p_LSR (Eq. 4), or the posterior ∝ p_R · p_LSR under the untuned p_R.
+
+    `temperature` is p_R's.
+    """
     chunk_mask = jnp.asarray(scores.chunk_rows >= 0)
     lsr = losses.lsr_log_prob(
         jnp.asarray(scores.answer_log_probs),
@@ -158,7 +164,7 @@ def target_log_probs(scores: Scores, r_ft: RFtConfig) -> Float[np.ndarray, "E K"
     if r_ft.target == "lsr":
         return np.asarray(lsr)
     retrieval_scores = jnp.asarray(scores.retrieval_scores)
-    untuned = losses.retrieval_log_prob(retrieval_scores, chunk_mask, r_ft.temperature)
+    untuned = losses.retrieval_log_prob(retrieval_scores, chunk_mask, temperature)
     return np.asarray(losses.posterior_log_prob(untuned, lsr, chunk_mask))
 
 

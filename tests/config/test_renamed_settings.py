@@ -89,6 +89,54 @@ def test_old_names_can_be_read_with_a_warning(section: str, old: str, new: str) 
         assert getattr(settings, old) == getattr(settings, new)
 
 
+def with_temperatures(old: float | None, new: float | None) -> config.Experiment:
+    """An Experiment that is given the temperature by its old name, its new one, both or neither."""
+    r_ft: dict[str, Any] = {} if old is None else {"temperature": old}
+    retrieve = config.RetrieveConfig() if new is None else config.RetrieveConfig(temperature=new)
+    parts = {"data": TINY.data, "base": TINY.base, "lm_ft": TINY.lm_ft}
+    return config.Experiment("mine", **parts, r_ft=config.RFtConfig(OPTIMIZER, **r_ft), retrieve=retrieve)
+
+
+def test_a_temperature_under_its_old_name_reaches_its_new_place() -> None:
+    with pytest.warns(DeprecationWarning, match=r"^r_ft\.temperature was renamed retrieve\.temp") as said:
+        made = with_temperatures(0.25, None)
+    assert len(said) == 1
+    assert made.retrieve.temperature == 0.25
+    assert made == with_temperatures(None, 0.25)
+    assert with_temperatures(None, None).retrieve.temperature == 1
+
+
+def test_a_temperature_under_its_old_name_is_kept_by_replace() -> None:
+    with pytest.warns(DeprecationWarning):
+        r_ft = config.RFtConfig(OPTIMIZER, **by_name("temperature"))
+    variant = dataclasses.replace(r_ft, tau=0.5)
+    made = dataclasses.replace(TINY, r_ft=variant, retrieve=config.RetrieveConfig())
+    assert made.retrieve.temperature == 0.25
+
+
+def test_a_variant_may_have_another_temperature_by_either_name() -> None:
+    changed: dict[str, Any] = {"temperature": 0.25}
+    with pytest.warns(DeprecationWarning):
+        old_way = dataclasses.replace(TINY, r_ft=dataclasses.replace(TINY.r_ft, **changed))
+    retrieve = dataclasses.replace(TINY.retrieve, **changed)
+    new_way = dataclasses.replace(TINY, r_ft=dataclasses.replace(TINY.r_ft, tau=0.02), retrieve=retrieve)
+    assert old_way == new_way
+    assert new_way.retrieve.temperature == 0.25
+
+
+def test_a_temperature_is_given_by_one_name_only() -> None:
+    message = r"^r_ft\.temperature: expected one name .*, got 0.25 and retrieve\.temperature=0.5\. Leave"
+    with pytest.warns(DeprecationWarning), pytest.raises(ValueError, match=message):
+        with_temperatures(0.25, 0.5)
+
+
+def test_the_temperature_can_be_read_by_its_old_name_in_an_experiment() -> None:
+    with pytest.warns(DeprecationWarning, match=r"was renamed retrieve\.temperature"):
+        assert operator.attrgetter("temperature")(TINY.r_ft) == TINY.retrieve.temperature == 0.1
+    with pytest.raises(AttributeError, match="in settings of an Experiment only"):
+        operator.attrgetter("temperature")(config.RFtConfig(OPTIMIZER))
+
+
 def test_a_name_that_never_was_is_refused() -> None:
     with pytest.raises(AttributeError, match="'LmFtConfig' object has no attribute 'nothing'"):
         operator.attrgetter("nothing")(TINY.lm_ft)
@@ -106,12 +154,15 @@ def test_an_experiments_file_with_old_names_loads_and_shows_the_line(tmp_path: p
     text = (pathlib.Path(__file__).parents[2] / "experiments" / "tiny.py").read_text()
     old_text = text.replace("gold_context_fraction=", "reading_fraction=")
     old_text = old_text.replace("corpus_text_fraction=", "text_fraction=")
+    old_text = old_text.replace("        retrieve=RetrieveConfig(temperature=0.1),\n", "")
+    old_text = old_text.replace("tau=0.02,\n", "tau=0.02,\n            temperature=0.1,\n")
     (tmp_path / "tiny.py").write_text(old_text)
     with pytest.warns(RenamedSettingWarning) as said:
         assert config.load_experiment(str(tmp_path / "tiny.py")) == TINY
     assert [str(warning.message).partition(" ")[0] for warning in said] == [
         "lm_ft.reading_fraction",
         "r_ft.text_fraction",
+        "r_ft.temperature",
     ]
 
 
@@ -120,3 +171,12 @@ def test_a_stages_settings_under_old_names_and_back() -> None:
     old = {"text_fraction": 0.5, "lm_ft": {"reading_fraction": 0.25, "lora": {"rank": 0}}}
     assert with_old_names(new) == with_old_names(old) == old
     assert with_new_names(old) == with_new_names(new) == new
+
+
+def test_a_stages_temperature_was_in_its_section_r_ft() -> None:
+    new = {"r_ft": {"tau": 0.5}, "temperature": 0.25}
+    old = {"r_ft": {"tau": 0.5, "temperature": 0.25}}
+    assert with_old_names(new) == old
+    assert with_new_names(old) == with_new_names(new) == new
+    evaluate = {"evaluate": {}, "temperature": 0.25}
+    assert with_old_names(evaluate) == with_new_names(evaluate) == evaluate

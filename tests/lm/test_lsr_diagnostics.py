@@ -33,7 +33,7 @@ def diagnose(corpus, examples, rows):
     nothing = np.zeros(rows.shape, np.float32)
     counts, cut = np.ones(rows.shape, int), np.zeros(rows.shape, bool)
     scores = Scores(rows, nothing, nothing - 1, nothing[:, 0] - 2, counts[:, 0], counts, cut)
-    return report(corpus, Retrieved(examples, rows, nothing), scores, SETTINGS)
+    return report(corpus, Retrieved(examples, rows, nothing), scores, SETTINGS, temperature=1.0)
 
 
 def test_passages_are_read_of_judged_questions_alone(read):

@@ -40,7 +40,7 @@ def scores_of(rows, retrieval_scores, answer_probs, tokens):
 
 def test_the_lsr_target_is_eq_4_over_the_real_chunks():
     scores = scores_of([[5, 2, -1]], [[0, 0, 0]], [[0.81, 0.25, 0.9]], [2])
-    target = r_ft.target_log_probs(scores, settings(tau=0.5, lm_score="token_geomean"))
+    target = r_ft.target_log_probs(scores, settings(tau=0.5, lm_score="token_geomean"), 1.0)
     # Square roots 0.9 and 0.5, over τ: 1.8 and 1.0.
     odds = np.exp(0.8)
     np.testing.assert_allclose(np.exp(target), [[odds / (1 + odds), 1 / (1 + odds), 0]], rtol=1e-5)
@@ -49,7 +49,7 @@ def test_the_lsr_target_is_eq_4_over_the_real_chunks():
 def test_the_posterior_target_multiplies_the_untuned_retriever_in():
     scores = scores_of([[5, 2, 7]], np.log([[0.2, 0.6, 0.2]]) / 10, [[0.6, 0.2, 0.2]], [3])
     target = r_ft.target_log_probs(
-        scores, settings(target="posterior", temperature=0.1, lm_score="sum_log_prob", tau=1.0)
+        scores, settings(target="posterior", lm_score="sum_log_prob", tau=1.0), temperature=0.1
     )
     # p_R · p_LM is 0.12, 0.12 and 0.04.
     np.testing.assert_allclose(np.exp(target), [[3 / 7, 3 / 7, 1 / 7]], rtol=1e-5)
@@ -86,8 +86,8 @@ class KilledScorer(CountingScorer):
         return super().score(examples, pairs, chunks, bar)
 
 
-def log_prob(example, row):
-    return np.float32(-100 * example - row)
+def log_prob(example: np.ndarray, row: np.ndarray) -> np.ndarray:
+    return np.asarray(-100 * example - row, np.float32)
 
 
 @pytest.fixture
