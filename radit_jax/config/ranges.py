@@ -23,6 +23,7 @@ class Range(NamedTuple):
     high_is_in: bool = True
 
     def holds(self, value: int | float) -> bool:
+        """Whether `value` is in the range."""
         above = value >= self.low if self.low_is_in else value > self.low
         below = value <= self.high if self.high_is_in else value < self.high
         return above and below

@@ -24,8 +24,11 @@ from radit_jax.config.ranges import (
     Temperature,
 )
 from radit_jax.config.renamed_settings import MovedValue, accept_old_names
-from radit_jax.config.shapes import PROJECTIONS, BertConfig, Direction, LlamaConfig, LmScoreForm
+from radit_jax.config.shapes import PROJECTIONS, BertConfig, Direction, LlamaConfig, LmScoreForm, Pooling
 
+Dtype = Literal["float32", "bfloat16"]
+PassagesFormat = Literal["auto", "jsonl", "atlas", "dpr", "kilt", "beir", "text"]
+Quoting = Literal["auto", "csv", "none"]  # of tables; auto refuses what is not clear
 MeshSize = Annotated[int, Range(-1, 1_000_000)]
 Words = Annotated[int, Range(2, 100_000)]  # a chunk has fewer
 TextLength = Annotated[int, Range(3, 10_000_000)]  # tokens; the two at a text's ends leave one of its own
@@ -93,11 +96,11 @@ class Folder(Settings):
 
     folder: str = "data/wiki"
     passages_file: str = ""  # or a folder of *.txt; empty: found by its name
-    passages_format: Literal["auto", "jsonl", "atlas", "dpr", "kilt", "beir", "text"] = "auto"
+    passages_format: PassagesFormat = "auto"
     train_file: str = ""  # alone, a tenth of it becomes the test part
     test_file: str = ""
     questions_format: Literal["auto", "json", "beir", "table"] = "auto"
-    quoting: Literal["auto", "csv", "none"] = "auto"  # in tables; auto refuses what is not clear
+    quoting: Quoting = "auto"  # in tables; auto refuses what is not clear
     train_questions: PositiveInt = 5000
     dev_questions: PositiveInt = 500  # held out of the train questions, to choose checkpoints with
     test_questions: PositiveInt = 1000
@@ -110,29 +113,23 @@ class Instructions(Settings):
 
     corpus: str = "data/corpus"  # a folder
     passages_file: str = ""  # in it, or a folder of *.txt; empty: found by its name
-    passages_format: Literal["auto", "jsonl", "atlas", "dpr", "kilt", "beir", "text"] = "auto"
-    quoting: Literal["auto", "csv", "none"] = "auto"  # in tables; auto refuses what is not clear
+    passages_format: PassagesFormat = "auto"
+    quoting: Quoting = "auto"  # in tables; auto refuses what is not clear
     max_words: Words = 200  # a longer section is split into equal chunks of fewer words
     datasets: str = "data/raw"  # NAME/ with a publisher's files, or what finetuning.tfds_builders wrote
     lm_ft_datasets: tuple[str, ...] = ()  # empty: all of D_L, or none beside lm_ft_benchmarks
     r_ft_datasets: tuple[str, ...] = ()  # empty: all of D_R
-    lm_ft_benchmarks: tuple[
-        str, ...
-    ] = ()  # tasks of the evaluation to learn from (`data/eval_tasks/registry.py`)
+    lm_ft_benchmarks: tuple[str, ...] = ()  # evaluation tasks to learn from (`data/eval_tasks/registry.py`)
     benchmark_examples: PositiveInt = 64  # of each of them
     lm_ft_cap: PositiveInt = 7500  # examples of each dataset of D_L but dialogues
     lm_ft_weights: tuple[str, ...] = ()  # NAME=WEIGHT, how often a dataset's examples are seen; else once
     r_ft_weights: tuple[str, ...] = ()  # likewise in D_R
-    dialogue_fraction: FractionBelowOne = (
-        0.05  # of LM-ft's instances, those of its unsupervised text among them
-    )
-    held_out_fraction: FractionBelowOne = (
-        0.01  # of the train part of a dataset without a dev part; it becomes that
-    )
+    dialogue_fraction: FractionBelowOne = 0.05  # of LM-ft's instances, its corpus text included
+    held_out_fraction: FractionBelowOne = 0.01  # of a train part, which becomes a missing dev part
     lm_ft_dev_examples: PositiveInt = 50  # of each dataset of D_L
     r_ft_dev_examples: PositiveInt = 1000  # of all datasets of D_R together; as many others are evaluated on
     on_error: Literal["stop", "skip"] = "stop"  # at a line of a dataset that does not have its form
-    expected_chunks: NonNegativeInt = 0  # the corpus stage warns where another number came; 0: any
+    expected_chunks: NonNegativeInt = 0  # the corpus stage warns of another number; 0: any
     expected_r_ft_tasks: NonNegativeInt = 0  # likewise of the train examples of D_R's datasets
 
     @property
@@ -145,9 +142,7 @@ class Instructions(Settings):
 class LmConfig(Settings):
     """The base language model: a checkpoint, or one trained from scratch on the corpus' own text."""
 
-    checkpoint: str = (
-        ""  # Hugging Face's form (runtime/pretrained/hub.py) or an export of ours; empty: from scratch
-    )
+    checkpoint: str = ""  # in Hugging Face's form (runtime/pretrained/hub.py) or our export's; empty: none
     model: LlamaConfig | None = None  # to be trained, or what the checkpoint has to be
     init: Literal["normal", "mimetic"] = "normal"
     optimizer: OptimizerConfig | None = None
@@ -166,7 +161,7 @@ class RetrieverConfig(Settings):
     checkpoint: str = ""  # in Hugging Face's form (runtime/pretrained/hub.py); empty: from scratch
     chunk_checkpoint: str = ""  # empty: the chunk encoder starts as the query encoder does
     num_layers: NonNegativeInt = 0  # keep the checkpoint's first layers only; 0: all
-    pooling: Literal["cls", "mean"] | None = None  # None: the checkpoint's, or `model`'s
+    pooling: Pooling | None = None  # None: the checkpoint's, or `model`'s
     normalize: bool | None = None  # likewise
     query_prompt: str | None = None  # before every query ("query: "); None: the checkpoint's, if it has one
     chunk_prompt: str | None = None  # before every chunk ("passage: "); likewise
@@ -188,13 +183,17 @@ class BaseConfig(Settings):
 
 @dataclass(frozen=True)
 class EmbedConfig(Settings):
+    """How the corpus' chunks become vectors."""
+
     batch_size: PositiveInt = 64
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     shard_size: PositiveInt = 4096  # chunks in a shard: what a killed run loses at most
 
 
 @dataclass(frozen=True)
 class IndexConfig(Settings):
+    """What searches the chunks' vectors."""
+
     kind: Literal["auto", "exact", "scann"] = "auto"  # auto: ScaNN's tree for large corpora only
     target_recall: PositiveFraction = 0.95  # recall@10 against exact search, on held-out queries
     shard_size: PositiveInt = 2_000_000  # chunks in a ScaNN tree: 6 GB of 768 numbers, and more in its build
@@ -226,11 +225,9 @@ class LmFtConfig(Settings):
     optimizer: OptimizerConfig
     lora: LoraConfig = field(default_factory=LoraConfig)
     batch_size: PositiveInt = 64  # rows
-    accumulate_steps: PositiveInt = (
-        1  # a batch is taken in so many parts, for memory; it changes nothing else
-    )
+    accumulate_steps: PositiveInt = 1  # parts in which a batch is taken, to save memory
     sequence_length: TextLength = 2048
-    dtype: Literal["float32", "bfloat16"] = "float32"  # to compute in; parameters and optimiser are float32
+    dtype: Dtype = "float32"  # to compute in; parameters and optimiser are float32
     chunks_per_example: PositiveInt = 3
     corpus_text_fraction: FractionBelowOne = 0.1
     gold_context_fraction: Fraction = 0.0  # of questions, whose Background is a gold chunk, not retrieved
@@ -256,14 +253,14 @@ class ScoreConfig(Settings):
     language_model: Literal["base", "lm_ft"] = "base"
     batch_size: PositiveInt = 16  # rows
     sequence_length: TextLength = 512
-    dtype: Literal["float32", "bfloat16"] = "float32"  # to compute in; log-probabilities are float32
+    dtype: Dtype = "float32"  # to compute in; log-probabilities are float32
     shard_size: PositiveInt = 4096  # (example, chunk) pairs in a shard, about
 
 
 @accept_old_names("r_ft")
 @dataclass(frozen=True)
 class RFtConfig(Settings):
-    """R-ft, Eq. 4 and 5."""
+    """R-ft, Eq. 4 and 5. The temperature of p_R is in `RetrieveConfig`."""
 
     optimizer: OptimizerConfig
     batch_size: PositiveInt = 64  # queries
@@ -274,7 +271,7 @@ class RFtConfig(Settings):
     corpus_text_fraction: Fraction = 0.95
     text_tokens: PositiveInt = 50  # a chunk's first tokens are x, its last are y
     num_examples: NonNegativeInt = 0  # of D_R, tasks and text; 0: all tasks, and text for its fraction
-    train_chunk_encoder: bool = False  # both encoders learn; the corpus is embedded anew for evaluation
+    train_chunk_encoder: bool = False  # both encoders learn; the corpus is embedded again for evaluation
     refresh_every: NonNegativeInt = 0  # steps; 0: the candidates of the base retriever stay (the paper)
     validate_every: NonNegativeInt = 100
     checkpoint_every: NonNegativeInt = 100
@@ -290,20 +287,18 @@ OWN_ANSWERS = 16  # tokens of an answer to the corpus' own questions, which are 
 
 @dataclass(frozen=True)
 class EvaluateConfig(Settings):
+    """What the trained models are asked, and how they answer."""
+
     split: Literal["test", "dev", "official", "hidden"] = "test"  # tune on dev; docs/tasks.md has the others
     chunks_per_answer: PositiveInt = 10  # k of Eq. 2
-    ensemble: Literal["answer", "token", "concatenate"] = (
-        "answer"  # over whole answers (the paper), or tokens
-    )
+    ensemble: Literal["answer", "token", "concatenate"] = "answer"  # over whole answers: the paper's
     max_new_tokens: NonNegativeInt = 0  # of an answer; 0: each task's own, of the corpus' own OWN_ANSWERS
     sequence_length: TextLength = 512  # tokens of Background, prompt and answer; a longer Background is cut
-    prompts_per_batch: PositiveInt = 160  # of which each is a question behind one chunk
+    prompts_per_batch: PositiveInt = 160  # a prompt is one chunk and the question
     batch_size: PositiveInt = 16  # rows of packed answers to be scored
-    dtype: Literal["float32", "bfloat16"] = "float32"  # to compute in, and of what is kept of prompts
+    dtype: Dtype = "float32"  # to compute in, and of what is kept of prompts
     bootstrap_samples: PositiveInt = 2000
-    tasks: tuple[
-        str, ...
-    ] = ()  # of data/eval_tasks/registry.py, or files of questions; none: the corpus' own
+    tasks: tuple[str, ...] = ()  # names (data/eval_tasks/registry.py) or files; none: the corpus' questions
     tasks_folder: str = ""  # the tasks' official files
     kilt_titles: str = ""  # a table of titles and KILT's page ids, for a corpus whose ids are others
     questions_per_task: NonNegativeInt = 0  # drawn from each; 0: all. The paper's development takes 2,500
@@ -320,7 +315,7 @@ class ExportConfig(Settings):
     """What export leaves beside our own form of the models."""
 
     hf: bool = True  # hf/: for transformers, vLLM and sentence-transformers
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of hf/
+    dtype: Dtype = "float32"  # of hf/
     shard_gigabytes: PositiveFloat = 5.0  # of tensors in one file of hf/
     run_depth: NonNegativeInt = 100  # chunks per question in runs/, in TREC's form; 0: no runs
     lsr_scores: bool = False  # Eq. 4's scores of the training examples in FlagEmbedding's form
@@ -335,14 +330,15 @@ class ProfileConfig(Settings):
 
     @property
     def updates(self) -> tuple[int, int] | None:
-        """The first and the last update to trace."""
+        """The first and the last update to trace, counted from 1; None where none is."""
         if not self.steps:
             return None
-        found = re.fullmatch(r"(\d+):(\d+)", self.steps)
-        first, last = map(int, found.groups()) if found else (0, 0)
+        match = re.fullmatch(r"(\d+):(\d+)", self.steps)
+        first, last = map(int, match.groups()) if match else (0, 0)
         if not 1 <= first <= last:
             raise ValueError(
-                f"profile.steps: {self.steps} came, needed is FIRST:LAST, counted from 1; write 10:15"
+                f"profile.steps: expected FIRST:LAST, counted from 1, got {self.steps!r}. "
+                "Write for example 10:15."
             )
         return first, last
 

@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from radit_jax.config.ranges import (
-    PositiveFloat,
-    PositiveInt,
-    Settings,
-)
+from radit_jax.config.ranges import PositiveFloat, PositiveInt, Settings
 
+Pooling = Literal["cls", "mean"]  # one vector from those of all tokens: [CLS]'s, or their mean
 LmScoreForm = Literal["token_geomean", "prob", "mean_log_prob", "sum_log_prob"]  # what Eq. 4 takes for p_LM
 Direction = Literal["retrieval_to_lsr", "lsr_to_retrieval", "symmetric"]  # of the divergence in Eq. 5
 
@@ -53,20 +50,20 @@ class BertConfig(Settings):
     max_length: PositiveInt = 512
     type_vocab_size: PositiveInt = 2
     layer_norm_eps: PositiveFloat = 1e-12
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Pooling = "cls"
     normalize: bool = False
-    prompts: tuple[tuple[str, str], ...] = ()  # names, and the texts that may stand before others
-    default_prompt: str = ""  # the name of the one that stands before every text; empty: none does
-    truncate_dim: PositiveInt | None = None  # vectors are cut to so many numbers, after normalising
+    prompts: tuple[tuple[str, str], ...] = ()  # names, and the texts that may be put before others
+    default_prompt: str = ""  # the name of the one that is put before every text; empty: none is
+    truncate_dim: PositiveInt | None = None  # vectors are cut to this many numbers, after normalising
 
     @property
     def prompt(self) -> str:
-        """What stands before every text that the encoder reads."""
+        """The text that is put before every text that the encoder reads."""
         return dict(self.prompts).get(self.default_prompt, "")
 
     @property
     def vector_size(self) -> int:
-        """How many numbers a vector has."""
+        """D, the numbers in a vector."""
         return self.truncate_dim or self.hidden_size
 
 
