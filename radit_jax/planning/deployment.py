@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +76,14 @@ class Counts:
         return self.chunk_tokens + EXAMPLE_TOKENS
 
 
+class PlannedModel(NamedTuple):
+    """A network on a mesh, with shapes in place of its parameters."""
+
+    module: Any  # computes in its own dtype
+    params: Any  # shapes of float32 parameters, with their shardings
+    mesh: Any
+
+
 @dataclass(frozen=True)
 class Deployment:
     """What the stages of `experiment` would compute with on `target`."""
@@ -94,8 +102,8 @@ class Deployment:
         axis_types = (AxisType.Auto,) * len(AXES)
         return AbstractMesh(shape, AXES, axis_types=axis_types)
 
-    def llama(self, mesh: Any, dtype: str) -> tuple[Any, Any]:
-        """The language model that computes in `dtype`, and its float32 parameters' shapes."""
+    def llama(self, mesh: Any, dtype: str) -> PlannedModel:
+        """The language model, which computes in `dtype`."""
         shape = self.experiment.base.lm.model
         if shape is None:
             raise ValueError(
@@ -107,25 +115,29 @@ class Deployment:
         def init(key: Any) -> Any:
             return module.init(key, tokens)["params"]
 
-        return module, placed(init, mesh, jax.random.key(0))
+        params = placed(init, mesh, jax.random.key(0))
+        return PlannedModel(module, params, mesh)
 
-    def fitted(self, module: Any, mesh: Any, length: int) -> Any:
-        """The language model `module` as it reads packed rows of `length` tokens."""
+    def fitted(self, model: PlannedModel, length: int) -> PlannedModel:
+        """The language model as it reads packed rows of `length` tokens."""
         settings = self.experiment.mesh
         if self.target.topology:
-            return configure_attention(module, mesh, settings, row_length=length)
-        # Nothing is compiled here, so the kernel only has to be the one whose memory is estimated.
-        kernel = "cudnn" if settings.attention == "auto" else settings.attention
-        return module.clone(attention=kernel, remat=settings.remat)
+            module = configure_attention(model.module, model.mesh, settings, row_length=length)
+        else:
+            # Nothing is compiled here, so the kernel only has to be the one whose memory is estimated.
+            kernel = "cudnn" if settings.attention == "auto" else settings.attention
+            module = model.module.clone(attention=kernel, remat=settings.remat)
+        return model._replace(module=module)
 
-    def encoder(self, mesh: Any, dtype: str = "float32") -> tuple[Any, Any]:
-        """A tower that computes in `dtype`, and its float32 parameters' shapes."""
+    def encoder(self, mesh: Any, dtype: str = "float32") -> PlannedModel:
+        """A tower of the retriever, which computes in `dtype`."""
         shape = self.experiment.base.retriever.model
         if shape is None:
             raise ValueError(
                 "plan: expected the checkpoint's shape in base.retriever.model, got None. "
                 "Set base.retriever.model."
             )
+        # Rows are pinned to their chips only where the program is compiled.
         layout = row_layout(mesh) if self.target.topology else None
         module = Bert(shape, jnp.dtype(dtype), layout)
         tokens = jnp.zeros((1, 8), jnp.int32)
@@ -133,7 +145,8 @@ class Deployment:
         def init(key: Any) -> Any:
             return module.init(key, tokens, tokens == 0)["params"]
 
-        return module, placed(init, mesh, jax.random.key(0))
+        params = placed(init, mesh, jax.random.key(0))
+        return PlannedModel(module, params, mesh)
 
     @property
     def embeddings(self) -> float:
@@ -150,6 +163,7 @@ class Deployment:
     @property
     def searching(self) -> float:
         """Bytes of a host that searches its part of the index."""
+        # A host has whole shards.
         shards_per_host = -(-self._num_shards // self.target.num_hosts)
         host_share = shards_per_host / self._num_shards
         return INDEX_SHARE * self.embeddings * host_share

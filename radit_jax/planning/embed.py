@@ -37,16 +37,17 @@ def encoding(
     num_groups = data_parallel_size(mesh)
     rows_per_group = -(-rows // num_groups)
     rows = rows_per_group * num_groups  # every chip has its part
-    module, params = deployment.encoder(mesh, dtype)
+    model = deployment.encoder(mesh, dtype)
     tokens, mask = texts_of(mesh, rows, length)
-    encode = Call(encode_batch, (module, params, tokens, mask))
+    encode = Call(encode_batch, (model.module, model.params, tokens, mask))
     # Twice a layer's widest array in float32, which is the feed-forward network's.
-    bytes_per_token = 8 * module.config.ffn_size
+    shape = model.module.config
+    bytes_per_token = 8 * shape.ffn_size
     return StageProgram(
         calls=[encode],
-        held=params,
-        flops=encoder_flops(module.config, rows=rows, length=min(length, usual_length)),
-        traffic=weights_of(module, params, mesh),
+        held=model.params,
+        flops=encoder_flops(shape, rows=rows, length=min(length, usual_length)),
+        traffic=weights_of(model),
         activations=rows / num_groups * length * bytes_per_token,
         times=num_texts / rows,
     )

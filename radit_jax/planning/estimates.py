@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from radit_jax.config import LoraConfig
 from radit_jax.method.likelihood import TARGETS_PER_PART, LmBatch
 from radit_jax.models.flops import projection_shapes, training_flops
-from radit_jax.planning.deployment import EXAMPLE_TOKENS, Counts, rows_of
+from radit_jax.planning.deployment import EXAMPLE_TOKENS, Counts, PlannedModel, rows_of
 from radit_jax.planning.resources import num_parameters
 from radit_jax.runtime.distributed.mesh import data_parallel_size
 
@@ -56,21 +56,22 @@ def flops_of(
     return training_flops(module.config, tokens=tokens, attended=attended, targets=targets, lora=lora)
 
 
-def weights_of(module: Any, params: Any, mesh: Any) -> float:
+def weights_of(model: PlannedModel) -> float:
     """Bytes that a chip reads to use every parameter once, in the dtype that it computes in."""
-    bytes_per_number = jnp.dtype(module.dtype).itemsize
-    return num_parameters(params) * bytes_per_number / mesh.shape["tensor"]
+    bytes_per_number = jnp.dtype(model.module.dtype).itemsize
+    return num_parameters(model.params) * bytes_per_number / model.mesh.shape["tensor"]
 
 
-def activations_of(module: Any, mesh: Any, rows: int, length: int, *, training: bool) -> float:
+def activations_of(model: PlannedModel, rows: int, length: int, *, training: bool) -> float:
     """Bytes of a chip for activations, estimated.
 
     The sum of what all layers keep for the backward pass, two layers' activations, attention's scores where
     the reference computes them, the logits of one part of the targets, and gathered weights.
     """
+    module = model.module
     shape = module.config
-    tensor = mesh.shape["tensor"]
-    rows_per_chip = rows / data_parallel_size(mesh)
+    tensor = model.mesh.shape["tensor"]
+    rows_per_chip = rows / data_parallel_size(model.mesh)
     tokens = rows_per_chip * length
     bytes_per_number = module.dtype.itemsize
 

@@ -28,7 +28,7 @@ from radit_jax.method.generation import (
     prefill_shared,
 )
 from radit_jax.models.flops import training_flops
-from radit_jax.planning.deployment import Deployment, rows_of
+from radit_jax.planning.deployment import Deployment, PlannedModel, rows_of
 from radit_jax.planning.estimates import activations_of, weights_of
 from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, num_bytes
 from radit_jax.planning.score import scoring_calls
@@ -40,12 +40,13 @@ DISK_BYTES_PER_QUESTION = 5e3  # its predictions in all systems
 
 def plan_evaluate(deployment: Deployment) -> ResourceEstimate:
     """The base and the tuned model are on the devices together, with what a batch's prompts leave."""
-    settings, num_questions = deployment.experiment.evaluate, deployment.counts.questions
+    settings = deployment.experiment.evaluate
     mesh = deployment.mesh(settings.batch_size)
-    module, params = deployment.llama(mesh, settings.dtype)
-    program = answering_program(
-        deployment, settings, mesh, module, params, held=params, num_questions=len(SYSTEMS) * num_questions
-    )
+    model = deployment.llama(mesh, settings.dtype)
+    params = model.params
+    num_questions = deployment.counts.questions
+    num_answered = len(SYSTEMS) * num_questions
+    program = answering_program(deployment, settings, model, held=params, num_questions=num_answered)
     # The base retriever's index, and the tuned one's where it has another.
     host = deployment.embedded * deployment.searching
     disk = DISK_BYTES_PER_QUESTION * num_questions
@@ -55,9 +56,7 @@ def plan_evaluate(deployment: Deployment) -> ResourceEstimate:
 def answering_program(
     deployment: Deployment,
     settings: EvaluateConfig,
-    mesh: Any,
-    module: Any,
-    params: Any,
+    model: PlannedModel,
     *,
     held: Any,
     num_questions: int,
@@ -69,35 +68,36 @@ def answering_program(
     settings = settings.answering(longest_answer(settings))
     length = settings.sequence_length
     packed = ScoreConfig(batch_size=settings.batch_size, sequence_length=length, dtype=settings.dtype)
+    mesh = model.mesh
     if deployment.target.topology:
-        module = module.clone(layout=row_layout(mesh))
+        model = model._replace(module=model.module.clone(layout=row_layout(mesh)))
 
     # 1) The calls: answering the longest prompts, then scoring.
     parts = longest(settings, mesh)
-    answering = answering_calls(module, params, parts, settings, held=held)
-    row_module = deployment.fitted(module, mesh, length)
-    scoring = scoring_calls(row_module, params, packed, mesh, beside=held)
+    answering = answering_calls(model, parts, settings, held=held)
+    row_model = deployment.fitted(model, length)
+    scoring = scoring_calls(row_model, packed, resident=held)
 
     # 2) Memory: the caches of all parts, and those of the last part again while its answers are decoded.
     caches = []
     for part in parts:
-        prefilled = prefill_shared.eval_shape(module, params, *part)
+        prefilled = prefill_shared.eval_shape(model.module, model.params, *part)
         caches.append(num_bytes(prefilled))
     cache_bytes = (sum(caches) + caches[-1]) / deployment.target.num_chips
     rows = len(parts[0].suffixes.tokens)
     rows_read = max(rows, data_parallel_size(mesh))
-    activations = activations_of(module, mesh, rows_read, length, training=False)
+    activations = activations_of(model, rows_read, length, training=False)
 
     # 3) One turn answers `rows` prompts of usual length. It reads the weights for every token.
     usual_length = min(length, deployment.counts.pair_tokens)
     tokens = rows * usual_length
     attended = tokens * (usual_length + 1) / 2
-    step_flops = training_flops(module.config, tokens=tokens, attended=attended, targets=rows)
+    step_flops = training_flops(model.module.config, tokens=tokens, attended=attended, targets=rows)
     return StageProgram(
         calls=itertools.chain(answering, scoring),
-        held=(params, held),
+        held=(model.params, held),
         flops=step_flops / 3,  # the forward pass's
-        traffic=(1 + settings.max_new_tokens) * weights_of(module, params, mesh),
+        traffic=(1 + settings.max_new_tokens) * weights_of(model),
         activations=cache_bytes + activations,
         times=num_questions * settings.chunks_per_answer / rows,
     )
@@ -131,7 +131,11 @@ def longest_prompts(count: int, length: int) -> list[list[int]]:
 
 
 def answering_calls(
-    module: Any, params: Any, parts: Sequence[PrefillBatch], settings: EvaluateConfig, *, held: Any
+    model: PlannedModel,
+    parts: Sequence[PrefillBatch],
+    settings: EvaluateConfig,
+    *,
+    held: Any,
 ) -> Iterator[Call]:
     """The calls that answer a batch: each part is read and decoded, and all are scored at the end.
 
@@ -139,13 +143,15 @@ def answering_calls(
     widest, and the others are held while the last is decoded. A call takes the results of the one before,
     with the shardings that its compiler chose.
     """
+    module, params, _ = model
+
     # 1) Read the first part and the last.
-    first = last = Call(prefill_shared, (module, params, *parts[0]), beside=held)
+    first = last = Call(prefill_shared, (module, params, *parts[0]), resident=held)
     yield first
     num_others = len(parts) - 1
     if num_others:
-        beside = (held, first.given)
-        last = Call(prefill_shared, (module, params, *parts[-1]), beside=beside, results=num_others)
+        resident = (held, first.given)
+        last = Call(prefill_shared, (module, params, *parts[-1]), resident=resident, results=num_others)
         yield last
     prefilled = [first.given] + [last.given] * num_others
 
@@ -158,10 +164,10 @@ def answering_calls(
     weights = np.zeros((num_answers, num_mixed), np.float32)
     options = {**stops, "max_new_tokens": settings.max_new_tokens}
     others = prefilled[:-1]
-    init = Call(init_decode, (last.given, weights), options, beside=(params, held, others))
+    init = Call(init_decode, (last.given, weights), options, resident=(params, held, others))
     yield init
     decode_arguments = (module, params, init.given, STEPS_PER_CALL)
-    yield Call(decode_steps, decode_arguments, stops, beside=(held, prefilled))
+    yield Call(decode_steps, decode_arguments, stops, resident=(held, prefilled))
     if by_token:
         return
 
@@ -171,7 +177,7 @@ def answering_calls(
     packed = pack_answers(answers, STOPS, max_new_tokens=settings.max_new_tokens, num_answers=num_prompts)
     questions = np.zeros(len(first.given.lengths), np.int64)
     score_arguments = (module, params, first.given, packed, questions)
-    yield Call(score_answers, score_arguments, stops, beside=(held, prefilled[1:]))
+    yield Call(score_answers, score_arguments, stops, resident=(held, prefilled[1:]))
 
 
 def _prompts_per_question(settings: EvaluateConfig) -> int:

@@ -13,7 +13,7 @@ from radit_jax.lm.training import initial_state
 from radit_jax.method.optimizers import make_optimizer
 from radit_jax.method.steps import TrainState, make_lm_step
 from radit_jax.models.lora import adapted, quantized
-from radit_jax.planning.deployment import Deployment, placed
+from radit_jax.planning.deployment import Deployment, PlannedModel, placed
 from radit_jax.planning.estimates import activations_of, batch_of, flops_of, weights_of
 from radit_jax.planning.evaluate import answering_program
 from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, in_turn, num_bytes
@@ -25,49 +25,59 @@ def plan_lm_ft(deployment: Deployment) -> ResourceEstimate:
     settings = deployment.experiment.lm_ft
     rows, length = settings.batch_size, settings.sequence_length
     mesh = deployment.mesh(settings.rows_at_a_time)
-    module, params = deployment.llama(mesh, settings.dtype)
-    module = deployment.fitted(module, mesh, length)
-    step = training_call(module, params, settings, mesh)
+    model = deployment.llama(mesh, settings.dtype)
+    model = deployment.fitted(model, length)
+    step = training_call(model, settings)
     state, _, *frozen = step.arguments
 
-    # A step reads the weights forward and backward, and again where it recomputes activations.
-    passes = 3 if module.remat == "none" else 4
-    weight_bytes = passes * weights_of(module, params, mesh) * settings.accumulate_steps
+    # 1) A step reads the weights forward and backward, and again where it recomputes activations.
+    passes = 3 if model.module.remat == "none" else 4
+    weight_bytes = passes * weights_of(model) * settings.accumulate_steps
+    state_bytes = 2 * bytes_per_device(state)  # read and written
+
+    # 2) Besides the state it needs gradients, and the activations of the rows that it reads at a time.
     gradients = bytes_per_device(state.params)
-    activations = activations_of(module, mesh, settings.rows_at_a_time, length, training=True)
+    activations = activations_of(model, settings.rows_at_a_time, length, training=True)
     program = StageProgram(
         calls=[step],
-        held=(state, frozen, step.beside),
-        flops=flops_of(module, deployment.counts, rows, length, settings.lora),
-        traffic=weight_bytes + 2 * bytes_per_device(state),
+        held=(state, frozen, step.resident),
+        flops=flops_of(model.module, deployment.counts, rows, length, settings.lora),
+        traffic=weight_bytes + state_bytes,
         activations=gradients + activations,
         times=settings.optimizer.steps,
     )
-    disk = 2 * (num_bytes(state) + num_bytes(params))  # two checkpoints, the best parameters and the result
-    training = estimate("lm_ft", program, params, deployment.target, disk=disk)
+
+    # 3) Two checkpoints on disk, the best parameters and the result.
+    disk = 2 * (num_bytes(state) + num_bytes(model.params))
+    training = estimate("lm_ft", program, model.params, deployment.target, disk=disk)
     if settings.select != "kilt_dev":
         return training
     return in_turn(training, _plan_validation(deployment, step, mesh))
 
 
 def _plan_validation(deployment: Deployment, step: Call, mesh: Any) -> ResourceEstimate:
-    """KILT's development questions, answered by the model in training while its optimiser's state waits."""
+    """KILT's development questions, answered by the model in training while its optimizer's state waits."""
     settings = deployment.experiment.lm_ft
-    tasks = replace(development_tasks(deployment.experiment), batch_size=settings.rows_at_a_time)
-    module, _ = deployment.llama(mesh, tasks.dtype)
+    tasks = development_tasks(deployment.experiment)
+    tasks = replace(tasks, batch_size=settings.rows_at_a_time)
+    model = deployment.llama(mesh, tasks.dtype)
+
+    # 1) The parameters that answer, and what else is on the devices.
     state: TrainState = step.arguments[0]
     if settings.lora.rank:
         # The frozen parameters are read where they are, with the adapters between them.
         frozen = step.arguments[2]
-        params = placed(functools.partial(adapted, lora=settings.lora), mesh, frozen, state.params)
+        merge = functools.partial(adapted, lora=settings.lora)
+        params = placed(merge, mesh, frozen, state.params)
         held: Any = state
     else:
         params = state.params
-        held = (state._replace(params=()), step.beside)
-    num_questions = num_validations(settings) * len(tasks.tasks) * tasks.questions_per_task  # at most
-    program = answering_program(
-        deployment, tasks, mesh, module, params, held=held, num_questions=num_questions
-    )
+        held = (state._replace(params=()), step.resident)
+    model = model._replace(params=params)
+
+    # 2) At most as many questions as are asked for, of every task at every validation.
+    num_questions = num_validations(settings) * len(tasks.tasks) * tasks.questions_per_task
+    program = answering_program(deployment, tasks, model, held=held, num_questions=num_questions)
     return estimate("lm_ft", program, params, deployment.target, host=deployment.searching)
 
 
@@ -78,12 +88,14 @@ def num_validations(settings: LmFtConfig) -> int:
     return 1 + math.ceil(settings.optimizer.steps / settings.validate_every)
 
 
-def training_call(module: Any, params: Any, settings: LmFtConfig, mesh: Any) -> Call:
-    """A step on state and batch, and, where adapters learn, on the parameters that stay.
+def training_call(model: PlannedModel, settings: LmFtConfig) -> Call:
+    """A step on state and batch, and, where adapters learn, on the parameters that stay as they are.
 
-    How many slots for targets a row has, only the examples know: here it is the most, one for every token.
+    Only the examples know how many slots for targets a row has. Here it is the most: one for every token.
     """
-    tx, lora = make_optimizer(settings.optimizer), settings.lora
+    module, params, mesh = model
+    lora = settings.lora
+    tx = make_optimizer(settings.optimizer)
     if lora.quantize != "none":
         params = placed(lambda tree: quantized(tree, lora), mesh, params)
     state: TrainState = placed(initial_state(tx, lora), mesh, params)
@@ -94,7 +106,9 @@ def training_call(module: Any, params: Any, settings: LmFtConfig, mesh: Any) -> 
         accumulate_steps=settings.accumulate_steps,
         state_shardings=jax.tree.map(lambda leaf: leaf.sharding, state),
     )
-    batch = batch_of(mesh, settings.batch_size, settings.sequence_length, settings.sequence_length)
+    length = settings.sequence_length
+    batch = batch_of(mesh, settings.batch_size, length, targets=length)
     if lora.rank:
         return Call(step, (state, batch, params))
-    return Call(step, (state, batch), beside=params)  # the stage has them as they came
+    # The stage keeps the parameters that it began with.
+    return Call(step, (state, batch), resident=params)

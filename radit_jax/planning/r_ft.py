@@ -1,5 +1,6 @@
 """r_ft: the query tower's training step over stored embeddings, or both towers' over texts, and scoring."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from radit_jax.method.optimizers import make_optimizer
 from radit_jax.method.steps import RftBatch, RftTextBatch, init_state, make_r_ft_step, make_r_ft_text_step
 from radit_jax.models.bert import PackedTexts
 from radit_jax.models.flops import encoder_flops
-from radit_jax.planning.deployment import Deployment, placed, rows_of
+from radit_jax.planning.deployment import Deployment, PlannedModel, placed, rows_of
 from radit_jax.planning.estimates import activations_of, weights_of
 from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, num_bytes
 from radit_jax.planning.score import scoring_calls
@@ -26,55 +27,57 @@ def plan_r_ft(deployment: Deployment) -> ResourceEstimate:
     """
     settings = deployment.experiment.r_ft
     mesh = deployment.mesh()
-    module, tower = deployment.encoder(mesh)
-    params = {"query": tower, "chunk": tower} if settings.train_chunk_encoder else tower
-    training = training_call(deployment, module, params, mesh)
+    tower = deployment.encoder(mesh)
+    model = tower
+    if settings.train_chunk_encoder:
+        model = tower._replace(params={"query": tower.params, "chunk": tower.params})
+    training = training_call(deployment, model)
     state, _ = training.arguments
-    held = (state, params)
+    held = (state, model.params)
 
     # 1) A chip's peak: the step's activations, or scoring beyond what is held, whichever takes more.
-    beside = during_scoring(deployment, state, params, tower)
-    scoring, scoring_peak = scoring_beside(deployment, beside)
-    step_activations = _activations(deployment, module, mesh)
+    resident = resident_during_scoring(deployment, held, tower.params)
+    scoring, scoring_peak = pair_scoring(deployment, resident)
+    step_activations = _activations(deployment, model)
     activations = max(step_activations, scoring_peak - bytes_per_device(held))
 
     # 2) One step: it reads the weights once forward and twice backward, and rewrites the state.
-    weights = weights_of(module, params, mesh)
+    weights = weights_of(model)
     traffic = 3 * weights + 2 * bytes_per_device(state)
     program = StageProgram(
         calls=[training, *scoring],
         held=held,
-        flops=3 * _flops(deployment, module),
+        flops=3 * _flops(deployment, model.module),
         traffic=traffic,
         activations=activations,
         times=settings.optimizer.steps,
     )
     # 3) Two checkpoints on disk, the best and the result, and the index in a host's memory.
-    disk = 2 * (num_bytes(state) + num_bytes(params))
+    disk = 2 * (num_bytes(state) + num_bytes(model.params))
     host = deployment.searching
-    return estimate("r_ft", program, params, deployment.target, host=host, disk=disk)
+    return estimate("r_ft", program, model.params, deployment.target, host=host, disk=disk)
 
 
-def training_call(deployment: Deployment, module: Any, params: Any, mesh: Any) -> Call:
+def training_call(deployment: Deployment, model: PlannedModel) -> Call:
     """A step on copies of the towers that learn; the untrained ones stay, to search and validate with."""
     settings = deployment.experiment.r_ft
     # The state has the parameters that learn and the optimizer's moments.
     tx = make_optimizer(settings.optimizer)
-    state = placed(lambda tree: init_state(tree, tx), mesh, params)
+    state = placed(lambda tree: init_state(tree, tx), model.mesh, model.params)
     make_step = make_r_ft_text_step if settings.train_chunk_encoder else make_r_ft_step
     step = make_step(
-        module,
+        model.module,
         tx,
         temperature=deployment.experiment.retrieve.temperature,
         direction=settings.direction,
         state_shardings=jax.tree.map(lambda leaf: leaf.sharding, state),
     )
-    batch = _batch(deployment, mesh, module.config.vector_size)
+    batch = _batch(deployment, model)
     # The untrained towers are no argument of the step, and the devices hold them all the same.
-    return Call(step, (state, batch), beside=params)
+    return Call(step, (state, batch), resident=model.params)
 
 
-def during_scoring(deployment: Deployment, state: Any, params: Any, tower: Any) -> Any:
+def resident_during_scoring(deployment: Deployment, held: Any, query_tower: Any) -> Any:
     """The most that is on the devices while the language model scores; None where it never does.
 
     A refresh comes between steps. Development questions are scored before there is a state or a chunk
@@ -82,28 +85,27 @@ def during_scoring(deployment: Deployment, state: Any, params: Any, tower: Any) 
     """
     settings = deployment.experiment.r_ft
     if 0 < settings.refresh_every < settings.optimizer.steps:
-        return state, params
-    return tower if isinstance(deployment.experiment.data, Instructions) else None
+        return held
+    return query_tower if isinstance(deployment.experiment.data, Instructions) else None
 
 
-def scoring_beside(deployment: Deployment, beside: Any) -> tuple[Sequence[Call], float]:
-    """The calls that score pairs while `beside` is on the devices, and an estimate of a chip's peak bytes.
+def pair_scoring(deployment: Deployment, resident: Any) -> tuple[Sequence[Call], float]:
+    """The calls that score pairs while `resident` is on the devices, and an estimate of a chip's peak bytes.
 
-    Both are empty where `beside` is None.
+    There are no calls, and no bytes, where `resident` is None.
     """
-    if beside is None:
+    if resident is None:
         return (), 0.0
     settings = deployment.experiment.score
     rows, length = settings.batch_size, settings.sequence_length
-    mesh = deployment.mesh(rows)
-    module, params = deployment.llama(mesh, settings.dtype)
-    module = deployment.fitted(module, mesh, length)
-    activations = activations_of(module, mesh, rows, length, training=False)
-    peak = bytes_per_device((params, beside)) + activations
-    return scoring_calls(module, params, settings, mesh, beside=beside), peak
+    model = deployment.llama(deployment.mesh(rows), settings.dtype)
+    model = deployment.fitted(model, length)
+    activations = activations_of(model, rows, length, training=False)
+    peak = bytes_per_device((model.params, resident)) + activations
+    return scoring_calls(model, settings, resident), peak
 
 
-def _batch(deployment: Deployment, mesh: Any, vector_size: int) -> RftBatch | RftTextBatch:
+def _batch(deployment: Deployment, model: PlannedModel) -> RftBatch | RftTextBatch:
     """Abstract queries with their chunks, as embeddings or, where the chunk tower learns, as texts.
 
     Texts have the greatest length, and packed queries the greatest number of rows.
@@ -112,20 +114,21 @@ def _batch(deployment: Deployment, mesh: Any, vector_size: int) -> RftBatch | Rf
     retriever = experiment.base.retriever
     rows = experiment.r_ft.batch_size
     num_chunks = experiment.retrieve.num_chunks
+    array = functools.partial(rows_of, model.mesh)
 
     # In the worst case every query has a row of its own.
-    query = rows_of(mesh, (rows, retriever.query_length), jnp.int32)
+    query = array((rows, retriever.query_length), jnp.int32)
     queries = PackedTexts(tokens=query, positions=query, texts=query)
-    target = rows_of(mesh, (rows, num_chunks), jnp.float32)
-    mask = rows_of(mesh, (rows, num_chunks), bool)
+    target = array((rows, num_chunks), jnp.float32)
+    mask = array((rows, num_chunks), bool)
     if not experiment.r_ft.train_chunk_encoder:
-        embeddings = rows_of(mesh, (rows, num_chunks, vector_size), jnp.float32)
+        embeddings = array((rows, num_chunks, model.module.config.vector_size), jnp.float32)
         return RftBatch(queries, embeddings, target, mask)
 
     # Texts of the greatest length.
     text_shape = (rows, num_chunks, retriever.chunk_length)
-    tokens = rows_of(mesh, text_shape, jnp.int32)
-    token_mask = rows_of(mesh, text_shape, bool)
+    tokens = array(text_shape, jnp.int32)
+    token_mask = array(text_shape, bool)
     return RftTextBatch(queries, tokens, token_mask, target, mask)
 
 
@@ -142,15 +145,15 @@ def _flops(deployment: Deployment, module: Any) -> float:
     return queries + chunks
 
 
-def _activations(deployment: Deployment, module: Any, mesh: Any) -> float:
+def _activations(deployment: Deployment, model: PlannedModel) -> float:
     """Bytes of a chip for what the backward pass reads, estimated."""
     experiment = deployment.experiment
     retriever = experiment.base.retriever
     chunk_tokens = _chunks_read(experiment) * retriever.chunk_length
     tokens_per_query = retriever.query_length + chunk_tokens
-    tokens = experiment.r_ft.batch_size * tokens_per_query / data_parallel_size(mesh)
+    tokens = experiment.r_ft.batch_size * tokens_per_query / data_parallel_size(model.mesh)
     # A layer keeps four arrays as wide as the hidden state, and one as wide as the feed-forward network.
-    shape = module.config
+    shape = model.module.config
     bytes_per_token = 16 * (4 * shape.hidden_size + shape.ffn_size)
     return tokens * shape.num_layers * bytes_per_token
 

@@ -22,7 +22,7 @@ class Call:
     function: Any
     arguments: Sequence[Any]  # shapes with shardings, and static arguments as they are
     options: Mapping[str, Any] = field(default_factory=dict)  # static keyword arguments
-    beside: Any = ()  # shapes of what else is on the devices during the call
+    resident: Any = ()  # shapes of what else is on the devices during the call
     results: int = 1  # how many of its results the devices hold at a time
 
     @functools.cached_property
@@ -117,21 +117,21 @@ def compiled_peak(calls: Iterable[Call]) -> float:
     """Peak bytes of a chip over `calls`, as the compiler reports it.
 
     A call takes its arguments, its temporaries, the results that are not written over arguments, and what
-    lies beside it. If the compiler refuses a call for lack of memory, the bytes that it names count (infinite
-    where it names none), and no later call is tried: later ones may take its results.
+    else is resident. If the compiler refuses a call for lack of memory, the bytes that it names count, or
+    infinitely many where it names none. No later call is tried then: it may take the results of this one.
     """
     peak = 0.0
     for call in calls:
-        beside = bytes_per_device(call.beside)
+        resident = bytes_per_device(call.resident)
         try:
             memory = call.compiled.memory_analysis()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            return max(peak, _refused_bytes(str(error)) + beside)
+            return max(peak, _refused_bytes(str(error)) + resident)
         result = memory.output_size_in_bytes - memory.alias_size_in_bytes
         taken = memory.argument_size_in_bytes + memory.temp_size_in_bytes + call.results * result
-        peak = max(peak, float(taken + beside))
+        peak = max(peak, float(taken + resident))
     return peak
 
 

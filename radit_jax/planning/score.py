@@ -5,7 +5,7 @@ from typing import Any
 
 from radit_jax.config import ScoreConfig
 from radit_jax.method.likelihood import continuation_log_probs
-from radit_jax.planning.deployment import Deployment
+from radit_jax.planning.deployment import Deployment, PlannedModel
 from radit_jax.planning.estimates import activations_of, batch_of, flops_of, weights_of
 from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate
 
@@ -19,41 +19,40 @@ def plan_score(deployment: Deployment) -> ResourceEstimate:
     counts = deployment.counts
     rows, length = settings.batch_size, settings.sequence_length
     mesh = deployment.mesh(rows)
-    module, params = deployment.llama(mesh, settings.dtype)
-    row_module = deployment.fitted(module, mesh, length)
+    model = deployment.llama(mesh, settings.dtype)
+    row_model = deployment.fitted(model, length)
 
     # The pairs' number gives the turns, a turn being a batch of full rows.
     pairs_per_row = length / min(length, counts.pair_tokens)
     pairs_per_example = deployment.experiment.retrieve.num_chunks + 1
     num_pairs = counts.examples * pairs_per_example
-    forward_flops = flops_of(module, counts, rows, length) / 3
+    forward_flops = flops_of(model.module, counts, rows, length) / 3
     program = StageProgram(
-        calls=scoring_calls(row_module, params, settings, mesh),
-        held=params,
+        calls=scoring_calls(row_model, settings),
+        held=model.params,
         flops=forward_flops,
-        traffic=weights_of(module, params, mesh),
+        traffic=weights_of(model),
         # The module with reference attention is the one that takes more.
-        activations=activations_of(module, mesh, rows, length, training=False),
+        activations=activations_of(model, rows, length, training=False),
         times=num_pairs / (rows * pairs_per_row),
     )
     host = HOST_BYTES_PER_PAIR * num_pairs
     disk = DISK_BYTES_PER_PAIR * num_pairs
-    return estimate("score", program, params, deployment.target, host=host, disk=disk)
+    return estimate("score", program, model.params, deployment.target, host=host, disk=disk)
 
 
-def scoring_calls(
-    module: Any, params: Any, settings: ScoreConfig, mesh: Any, beside: Any = ()
-) -> Sequence[Call]:
-    """The calls that score packed rows while `beside` is on the devices too.
+def scoring_calls(model: PlannedModel, settings: ScoreConfig, resident: Any = ()) -> Sequence[Call]:
+    """The calls that score packed rows while `resident` is on the devices too.
 
     Trees of several continuations go to reference attention. Trees of one go to a kernel, if there is one.
     """
     length = settings.sequence_length
     targets = length // 2
-    kinds = (True,) if module.attention == "xla" else (True, False)
+    # A kernel knows only segments, so it is compiled for batches without ids of continuations.
+    kinds = (True,) if model.module.attention == "xla" else (True, False)
     calls = []
     for continuations in kinds:
-        batch = batch_of(mesh, settings.batch_size, length, targets, continuations=continuations)
-        arguments = (module, params, batch, targets)
-        calls.append(Call(continuation_log_probs, arguments, beside=beside))
+        batch = batch_of(model.mesh, settings.batch_size, length, targets, continuations=continuations)
+        arguments = (model.module, model.params, batch, targets)
+        calls.append(Call(continuation_log_probs, arguments, resident=resident))
     return calls

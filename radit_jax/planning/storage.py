@@ -63,6 +63,7 @@ def plan_export(deployment: Deployment) -> ResourceEstimate:
         target = deployment.target
         bytes_per_number += BYTES_PER_NUMBER[settings.dtype]
         held = num_bytes(lm) / min(target.num_chips, target.chip.chips_per_host)
+    # A host's memory has one array at a time.
     largest_array = max(map(num_bytes, jax.tree.leaves(lm)))
     disk = params * bytes_per_number + deployment.embeddings + plan_corpus(deployment).disk
     return ResourceEstimate(
@@ -78,6 +79,6 @@ def plan_export(deployment: Deployment) -> ResourceEstimate:
 def _models(deployment: Deployment) -> tuple[Any, Any]:
     """The parameters' shapes of the language model, and of one tower."""
     mesh = deployment.mesh()
-    _, lm = deployment.llama(mesh, "float32")
-    _, tower = deployment.encoder(mesh)
-    return lm, tower
+    lm = deployment.llama(mesh, "float32")
+    tower = deployment.encoder(mesh)
+    return lm.params, tower.params

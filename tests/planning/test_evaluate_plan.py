@@ -10,6 +10,7 @@ from radit_jax.config import EvaluateConfig, MeshConfig
 from radit_jax.data.batches.few_shot import FewShotPrompt
 from radit_jax.lm import answering, ensemble, prefix_sharing
 from radit_jax.planning import evaluate
+from radit_jax.planning.deployment import PlannedModel
 from radit_jax.runtime.distributed.mesh import make_mesh, put_params, row_layout
 
 SETTINGS = EvaluateConfig(chunks_per_answer=2, max_new_tokens=3, sequence_length=130, prompts_per_batch=24)
@@ -45,9 +46,9 @@ def test_a_plan_compiles_what_answering_its_longest_prompts_calls(spread, monkey
     settings = replace(SETTINGS, ensemble=mixing)
     monkeypatch.setattr(prefix_sharing, "PROMPTS_PER_PREFILL", 8)
     mesh, run, names = make_mesh(MeshConfig(fsdp=4, tensor=2)), set(), {}
-    calls = evaluate.answering_calls(
-        spread.module, spread.params, evaluate.longest(settings, mesh), settings, held=spread.params
-    )
+    model = PlannedModel(spread.module, spread.params, mesh)
+    parts = evaluate.longest(settings, mesh)
+    calls = evaluate.answering_calls(model, parts, settings, held=spread.params)
     planned = [(call.function, call.arguments, call.options) for call in calls]
 
     def spy(name, function):

@@ -85,10 +85,10 @@ def test_the_state_waits_on_the_devices_while_the_network_in_training_answers(ca
     (step,), answering = calls_of(**ON_KILT)
     prefill = next(iter(answering))
     assert prefill.function is prefill_shared
-    state, came = step.arguments[0], step.beside
+    state, came = step.arguments[0], step.resident
     assert prefill.arguments[1] is state.params
     # Adam's two moments and the parameters as they came; steps count Adam, the schedule and the training.
-    assert num_parameters(prefill.beside) == 3 * num_parameters(came) + 3
+    assert num_parameters(prefill.resident) == 3 * num_parameters(came) + 3
 
 
 def test_adapters_answer_over_the_frozen_parameters_which_lie_there_once(calls_of):
@@ -96,7 +96,7 @@ def test_adapters_answer_over_the_frozen_parameters_which_lie_there_once(calls_o
     prefill = next(iter(answering))
     state, _, frozen = step.arguments
     assert num_parameters(prefill.arguments[1]) == num_parameters(frozen) + num_parameters(state.params)
-    assert num_bytes(prefill.beside) == num_bytes(state)
+    assert num_bytes(prefill.resident) == num_bytes(state)
     shardings = [leaf.sharding for leaf in jax.tree.leaves(prefill.arguments[1])]
     assert all(shardings)
 
@@ -136,4 +136,4 @@ def test_decoding_holds_the_optimizer_too(calls_of):
     (step,), answering = calls_of(**ON_KILT)
     decoding = next(call for call in answering if call.function is decode_steps)
     moments = num_bytes(step.arguments[0].opt_state)
-    assert num_bytes(decoding.beside) > moments
+    assert num_bytes(decoding.resident) > moments

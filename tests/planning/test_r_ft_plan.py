@@ -87,7 +87,7 @@ def test_the_query_tower_learns_over_embeddings_and_scores_nothing(calls_of):
     state, batch = step.arguments
     assert isinstance(batch, RftBatch)
     assert batch.chunk_embeddings.shape == (16, 10, 32)
-    assert jax.tree.structure(step.beside) == jax.tree.structure(state.params)
+    assert jax.tree.structure(step.resident) == jax.tree.structure(state.params)
 
 
 def test_both_towers_learn_over_texts_of_the_longest_chunks(calls_of):
@@ -95,7 +95,7 @@ def test_both_towers_learn_over_texts_of_the_longest_chunks(calls_of):
     state, batch = step.arguments
     assert isinstance(batch, RftTextBatch)
     assert batch.chunk_tokens.shape == batch.chunk_token_mask.shape == (16, 10, 256)
-    assert set(state.params) == set(step.beside) == {"query", "chunk"}
+    assert set(state.params) == set(step.resident) == {"query", "chunk"}
 
 
 def test_both_towers_need_more_than_the_query_tower(on_host):
@@ -114,22 +114,22 @@ def test_the_estimate_of_both_towers_is_higher_too():
     assert both.peak - both.held == pytest.approx((query.peak - query.held) * (64 + 10 * 256) / 64)
 
 
-def test_a_refresh_scores_beside_the_whole_state(calls_of):
+def test_a_refresh_scores_next_to_the_whole_state(calls_of):
     step, *rest = calls_of(refresh_every=4)
     assert rest == scoring(rest)
     assert rest
     for call in rest:
-        assert bytes_per_device(call.beside) == bytes_per_device(step.arguments[0]) + bytes_per_device(
-            step.beside
+        assert bytes_per_device(call.resident) == bytes_per_device(step.arguments[0]) + bytes_per_device(
+            step.resident
         )
         assert call.arguments[2].tokens.shape == (8, 128)
 
 
-def test_development_questions_of_instructions_are_scored_beside_the_query_tower(calls_of):
+def test_development_questions_of_instructions_are_scored_next_to_the_query_tower(calls_of):
     step, *rest = calls_of(data=Instructions(), train_chunk_encoder=True)
     assert rest == scoring(rest)
     assert rest
-    assert bytes_per_device(rest[0].beside) == bytes_per_device(step.beside["query"])
+    assert bytes_per_device(rest[0].resident) == bytes_per_device(step.resident["query"])
 
 
 def test_a_refresh_that_never_comes_scores_nothing(calls_of):

@@ -1,4 +1,4 @@
-"""What a call takes of a chip: the compiler's figure, what lies beside it, and the results that are kept."""
+"""What a call takes of a chip: the compiler's figure, what else is resident, and the results that stay."""
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,9 @@ def test_a_call_takes_its_arguments_and_results():
     assert compiled_peak([Call(DOUBLE, (PAGE,))]) == 4096 + 4096
 
 
-def test_results_that_are_kept_and_what_lies_beside_are_counted():
+def test_results_that_are_kept_and_what_else_is_resident_are_counted():
     assert (
-        compiled_peak([Call(DOUBLE, (PAGE,), beside=(PAGE, PAGE), results=3)]) == 4096 + 3 * 4096 + 2 * 4096
+        compiled_peak([Call(DOUBLE, (PAGE,), resident=(PAGE, PAGE), results=3)]) == 4096 + 3 * 4096 + 2 * 4096
     )
 
 
@@ -55,9 +55,11 @@ def test_a_call_can_take_what_the_one_before_gave():
     assert first.given == PAGE
 
 
-def test_what_lies_beside_a_refused_call_counts_and_no_other_is_tried_after_it():
+def test_what_is_resident_during_a_refused_call_counts_and_no_other_is_tried_after_it():
     def calls():
-        yield Call(Refused("RESOURCE_EXHAUSTED: temporaries (44.33G) exceeds available HBM"), (), beside=PAGE)
+        yield Call(
+            Refused("RESOURCE_EXHAUSTED: temporaries (44.33G) exceeds available HBM"), (), resident=PAGE
+        )
         raise AssertionError("there are no results to go on with")
 
     assert compiled_peak(calls()) == 44.33 * GIB + 4096
