@@ -225,7 +225,9 @@ MOVED = {
     "runtime.hub": Moved(("runtime.pretrained.hub",), {}),
     "runtime.licences": Moved(("runtime.pretrained.licences",), {}),
     "runtime.locks": Moved(("runtime.storage.locks",), {}),
-    "runtime.memory": Moved(("runtime.distributed.memory",), {"share": "bytes_per_device"}),
+    "runtime.memory": Moved(
+        ("runtime.distributed.memory",), {"DoesNotFit": "DoesNotFitError", "share": "bytes_per_device"}
+    ),
     "runtime.mesh": Moved(
         ("runtime.distributed.mesh",),
         {

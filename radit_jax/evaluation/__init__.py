@@ -1,0 +1,1 @@
+"""From questions to figures: the five systems, tasks, multiple choice."""

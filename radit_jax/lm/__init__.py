@@ -1,0 +1,1 @@
+"""What stages share of a language model: training, scoring and answering."""

@@ -1,0 +1,1 @@
+"""What stages share of retrieval: encoding, searching, and the tuning of the query encoder."""

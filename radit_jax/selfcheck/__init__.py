@@ -1,0 +1,1 @@
+"""Proofs of the method on tiny models, against loops in float64."""

@@ -1,0 +1,1 @@
+"""Prompts, metrics, intervals, tables and model cards: text in, text or figures out."""

@@ -22,7 +22,7 @@ from radit_jax.lm.training import LmTraining, LmValidation, PackedTrees, train_l
 from radit_jax.method.likelihood import token_log_probs
 from radit_jax.models.lora import merge_adapters
 from radit_jax.runtime.distributed import memory
-from radit_jax.runtime.distributed.memory import DoesNotFit, bytes_per_device
+from radit_jax.runtime.distributed.memory import DoesNotFitError, bytes_per_device
 from radit_jax.runtime.distributed.mesh import abstract_sharded, make_mesh
 from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -166,7 +166,7 @@ def test_a_state_that_no_device_holds_is_refused_before_the_first_step(lm, tmp_p
     model = bytes_per_device(abstract_sharded(lm.params, make_mesh(MeshConfig())))
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": model + 100})
     monkeypatch.setattr(memory.jax, "local_devices", lambda: [device])
-    with pytest.raises(DoesNotFit, match="the training state takes"):  # the model alone would have room
+    with pytest.raises(DoesNotFitError, match="the training state takes"):  # the model alone would have room
         train(lm, tmp_path)
     assert not list(tmp_path.rglob("*.jsonl"))
 
@@ -220,8 +220,9 @@ def test_a_killed_lora_run_that_resumes_equals_one_that_was_never_killed(lm, tmp
     batch = jax.tree.map(jnp.asarray, packed(batch_size=8, count=3).in_order(0))
 
     def by_hand(params):
+        frozen, adapters = params
         exact = lm.module.clone(dtype=jnp.float64)
-        return token_log_probs(exact, merge_adapters(*params, lora), batch).sum() / 6
+        return token_log_probs(exact, merge_adapters(frozen, adapters, lora), batch).sum() / 6
 
     assert_rounded(facts["dev_log_prob"], by_hand, (lm.params, whole))
 

@@ -1,0 +1,1 @@
+"""From examples to the arrays of a batch: packing, shared prefixes, order, few-shot prompts."""

@@ -25,7 +25,7 @@ REMEDIES = {
 }
 
 
-class DoesNotFit(ValueError):
+class DoesNotFitError(ValueError):
     """A tree takes more of a device than its whole memory."""
 
 
@@ -49,7 +49,7 @@ def check_room(what: str, shapes: Any) -> None:
         return
     num_bytes, limit = bytes_per_device(shapes), min(known_limits)
     if num_bytes > limit:
-        raise DoesNotFit(
+        raise DoesNotFitError(
             f"{what} takes {num_bytes / GIB:.2f} GiB of each device, which has {limit / GIB:.2f} GiB"
         )
 
@@ -63,8 +63,8 @@ def naming_remedy(stage: str) -> Iterator[None]:
     """
     try:
         yield
-    except (DoesNotFit, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, DoesNotFit) and "RESOURCE_EXHAUSTED" not in str(error):
+    except (DoesNotFitError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, DoesNotFitError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         fault = str(error).strip().splitlines()[0]
         remedy = REMEDIES.get(stage, "take more devices")

@@ -328,7 +328,7 @@ def _parse_introduction(line: bytes, num_processes: int, secret: str) -> dict[st
 # ---- every other process ----
 
 
-class _TurnedAway(Exception):
+class _TurnedAwayError(Exception):
     """Process 0 has another token, or had too many visitors."""
 
 
@@ -347,7 +347,7 @@ def _report(
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         look()
-        with contextlib.ExitStack() as undo, contextlib.suppress(OSError, _TurnedAway):
+        with contextlib.ExitStack() as undo, contextlib.suppress(OSError, _TurnedAwayError):
             opened = socket.create_connection(address, timeout=_SECONDS_TO_CONNECT)
             connection = undo.enter_context(JsonConnection(opened))
             connection.send({**own_introduction, "token": token.read()})
@@ -370,7 +370,7 @@ def _parse_verdict(answer: Any) -> str:
     """Process 0's fault, "" where all is well; any other answer is another program's."""
     if isinstance(answer, dict) and isinstance(answer.get("fault"), str):
         return answer["fault"]
-    raise _TurnedAway
+    raise _TurnedAwayError
 
 
 def _token_remedy(token: JoinToken) -> str:

@@ -1,0 +1,1 @@
+"""Progress lines, metrics and throughput."""

@@ -1,0 +1,1 @@
+"""Others' checkpoints and tokenisers in, ours out."""

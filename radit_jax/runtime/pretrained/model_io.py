@@ -16,7 +16,7 @@ from radit_jax.config import BertConfig, LlamaConfig
 from radit_jax.models.bert import Bert
 from radit_jax.models.llama import Llama
 from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.distributed.memory import DoesNotFit
+from radit_jax.runtime.distributed.memory import DoesNotFitError
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.checkpoint_info import describe, describe_folder, is_ours, locate
 from radit_jax.runtime.pretrained.hf_config import (
@@ -76,7 +76,7 @@ def load_model(path: epath.PathLike, *, dtype: str = "float32", mesh: Mesh | Non
     module = MODULES[type(config)](config, dtype=jnp.dtype(dtype))
     try:
         params = checkpoints.load_params(path / "params", mesh=mesh)
-    except (DoesNotFit, jax.errors.JaxRuntimeError, MemoryError):
+    except (DoesNotFitError, jax.errors.JaxRuntimeError, MemoryError):
         raise
     except Exception as error:  # Orbax's, which raises many kinds where files are damaged
         first = " ".join(str(error).split())[:200]

@@ -40,7 +40,7 @@ def test_a_devices_share_is_its_part_of_what_is_cut_and_all_of_the_rest():
 def test_parameters_beyond_a_devices_memory_are_refused(monkeypatch):
     mesh = make_mesh(MeshConfig())
     let_devices_have(monkeypatch, 1000, 71)
-    with pytest.raises(memory.DoesNotFit, match="the model takes 0.00 GiB of each device"):
+    with pytest.raises(memory.DoesNotFitError, match="the model takes 0.00 GiB of each device"):
         put_params(KERNEL, mesh)
     let_devices_have(monkeypatch, 1000, 72)
     put_params(KERNEL, mesh)
@@ -53,9 +53,8 @@ def test_a_training_state_beyond_a_devices_memory_is_refused_before_it_is_made(m
         return {"lm_head": {"kernel": jnp.zeros((1 << 20, 1 << 20))}}
 
     let_devices_have(monkeypatch, 16 * gib)
-    with pytest.raises(
-        memory.DoesNotFit, match="the training state takes 512.00 GiB of each device, which has 16.00 GiB"
-    ):
+    message = "the training state takes 512.00 GiB of each device, which has 16.00 GiB"
+    with pytest.raises(memory.DoesNotFitError, match=message):
         init_sharded(init, mesh)
 
 
