@@ -38,210 +38,131 @@ class Stage:
 
     name: str
     entry: str  # "module:function" in radit_jax.stages, imported only when it runs
-    inputs: Mapping[str, str]  # what the function calls its input -> the name of the stage that makes it
-    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]  # what the function calls an input -> the name of the stage that makes it
+    settings: Mapping[str, Any]  # the function's other arguments
     version: int = 1
     sources: tuple[str, ...] = ()  # files and folders from outside the workdir
-    files_read: FilesRead = field(default_factory=dict)  # of a source that is not here, all
-    trains: bool = False  # it has a training loop, of which a trace may be asked for
-    single_process: bool = False  # it needs no devices: of several processes the first makes it
+    files_read: FilesRead = field(default_factory=dict)  # of a source without an entry all files are read
+    trains: bool = False  # it has a training loop, so `profile` may ask for a trace of it
+    single_process: bool = False  # it needs no devices, so process 0 alone runs it
 
     @property
     def kind(self) -> str:
+        """The name without a role: one of `KINDS`."""
         return self.name.partition("/")[0]
 
     @property
     def function(self) -> Callable[..., dict[str, Any]]:
+        """What `entry` names: from folders and settings to facts for the manifest."""
         module, name = self.entry.split(":")
         return getattr(importlib.import_module(f"radit_jax.stages.{module}"), name)
 
 
 def stages(experiment: Experiment) -> dict[str, Stage]:
-    """The stages of `experiment` by name; every stage stands behind those that it reads."""
-    e = experiment
-    lm_ft_role = "lm_ft_retriever" if e.lm_ft.retriever else "retriever"
-    on_kilt = e.lm_ft.select == "kilt_dev"
-    scoring_lm = "lm_ft" if e.score.language_model == "lm_ft" else "base/lm"
-    table = [
-        *_corpus_stages(e),
-        Stage(
-            "base/lm",
-            "base:run_lm",
-            _text_to_learn(e.base.lm),
-            {"lm": e.base.lm, "seed": e.seed},
-            version=2,
-            sources=_checkpoints(e.base.lm),
-            trains=True,
-        ),
-        *_retriever_stages(e, "retriever", e.base.retriever),
-        *(_retriever_stages(e, "lm_ft_retriever", e.lm_ft.retriever) if e.lm_ft.retriever else ()),
-        Stage(
-            "retrieve/lm_ft",
-            "retrieve:run_lm_ft",
-            {"corpus": "corpus", "lm": "base/lm", **_search(lm_ft_role)},
-            {
-                "chunks_per_example": e.lm_ft.chunks_per_example,
-                "corpus_text_fraction": e.lm_ft.corpus_text_fraction,
-                "gold_context_fraction": e.lm_ft.gold_context_fraction,
-                "force_gold": e.lm_ft.force_gold,
-                "retrieved_background": e.lm_ft.retrieved_background,
-                "max_length": e.lm_ft.sequence_length,
-                "seed": e.seed,
-            },
-            version=4,
-        ),
-        Stage(
-            "retrieve/r_ft",
-            "retrieve:run_r_ft",
-            {"corpus": "corpus", "lm": "base/lm", **_search("retriever")},
-            {
-                "num_chunks": e.retrieve.num_chunks,
-                "corpus_text_fraction": e.r_ft.corpus_text_fraction,
-                "text_tokens": e.r_ft.text_tokens,
-                "num_examples": e.r_ft.num_examples,
-                "max_length": e.score.sequence_length,
-                "seed": e.seed,
-            },
-            version=4,
-        ),
-        Stage(
-            "lm_ft",
-            "lm_ft:run",
-            {
-                "corpus": "corpus",
-                "lm": "base/lm",
-                "retrieved": "retrieve/lm_ft",
-                **(_search("retriever") if on_kilt else {}),
-            },
-            {"lm_ft": e.lm_ft, "seed": e.seed, **(_selection(e) if on_kilt else {})},
-            version=2,
-            sources=(e.lm_ft.select_folder,) if on_kilt else (),
-            files_read=_task_sources(registry.development_tasks(e)) if on_kilt else {},
-            trains=True,
-        ),
-        Stage(
-            "score",
-            "score:run",
-            {"corpus": "corpus", "lm": scoring_lm, "retrieved": "retrieve/r_ft"},
-            {"score": e.score},
-            version=2,
-        ),
-        Stage(
-            "r_ft",
-            "r_ft:run",
-            {
-                "corpus": "corpus",
-                "lm": scoring_lm,
-                "retrieved": "retrieve/r_ft",
-                "scores": "score",
-                **_search("retriever"),
-            },
-            {"r_ft": e.r_ft, "score": e.score, "temperature": e.retrieve.temperature, "seed": e.seed},
-            version=2,
-            trains=True,
-        ),
-        *(_embedding_stages(e, "r_ft", "r_ft") if e.r_ft.train_chunk_encoder else ()),
-        Stage(
-            "evaluate",
-            "evaluate:run",
-            {
-                "corpus": "corpus",
-                "base_lm": "base/lm",
-                "lm_ft": "lm_ft",
-                "r_ft": "r_ft",
-                **_search("retriever"),
-                **_tuned_search(e),
-            },
-            {"evaluate": e.evaluate, "temperature": e.retrieve.temperature, "seed": e.seed},
-            version=2,
-            sources=_task_files(e.evaluate),
-            files_read=_task_sources(e.evaluate),
-        ),
-        Stage(
-            "export",
-            "export:run",
-            {
-                "corpus": "corpus",
-                "base_lm": "base/lm",
-                "lm_ft": "lm_ft",
-                "retrieved": "retrieve/r_ft",
-                "scores": "score",
-                "r_ft": "r_ft",
-                **({"evaluated": "evaluate"} if e.export.measured else {}),
-                **_search("retriever"),
-                **_tuned_search(e),
-            },
-            {
-                # How to answer, not what.
-                "evaluate": replace(e.evaluate, tasks=(), tasks_folder="", kilt_titles=""),
-                "temperature": e.retrieve.temperature,
-                "lm_score": e.r_ft.lm_score,
-                "tau": e.r_ft.tau,
-                "export": e.export,
-            },
-        ),
-    ]
+    """The method in order: the stages of `experiment` by name, each after those that it reads."""
+    table = (
+        *_corpus_stages(experiment),
+        *_base_stages(experiment),
+        *_retrieve_stages(experiment),
+        _lm_ft_stage(experiment),
+        *_r_ft_stages(experiment),
+        _evaluate_stage(experiment),
+        _export_stage(experiment),
+    )
     return {stage.name: stage for stage in table}
 
 
-def _selection(e: Experiment) -> dict[str, Any]:
-    """What judges LM-ft's checkpoints on KILT: evaluation's settings, on the dev part of KILT's tasks."""
-    return {"evaluate": registry.development_tasks(e), "temperature": e.retrieve.temperature}
+# --- Corpus: where the data come from, to chunks and questions -------------------------------------
 
 
 def _corpus_stages(e: Experiment) -> tuple[Stage, ...]:
-    """From where the data come from to chunks and questions."""
-    data = e.data
-    if isinstance(data, GeneratedWorld | Folder):
-        of_folder = isinstance(data, Folder)
-        return (
-            Stage(
-                "corpus",
-                "corpus:run",
-                {},
-                {"data": data, "seed": e.seed},
-                version=3,
-                sources=(data.folder,) if of_folder else (),
-                files_read={data.folder: functools.partial(folder.source_files, data)} if of_folder else {},
-                single_process=True,
-            ),
-        )
-    return (
-        Stage(
-            "corpus/chunks",
-            "corpus:run_chunks",
-            {},
-            {
-                "passages": data.passages,
-                "format": data.passages_format,
-                "quoting": data.quoting,
-                "max_words": data.max_words,
-            },
-            version=2,
-            sources=(data.passages,),
-            files_read={
-                data.passages: functools.partial(
-                    instructions.corpus_sources, data.passages, data.passages_format
-                )
-            },
-            single_process=True,
-        ),
-        Stage(
-            "corpus",
-            "corpus:run_examples",
-            {"chunks": "corpus/chunks"},
-            {
-                "data": replace(data, corpus="", passages_file=""),
-                "corpus_text_fraction": e.lm_ft.corpus_text_fraction,
-                "instances_per_example": e.lm_ft.chunks_per_example if e.lm_ft.retrieved_background else 1,
-                "seed": e.seed,
-            },
-            version=5,
-            sources=(data.datasets,),
-            files_read={data.datasets: functools.partial(instructions.dataset_sources, data)},
-            single_process=True,
-        ),
+    if isinstance(e.data, Instructions):
+        return (_chunks_stage(e.data), _examples_stage(e, e.data))
+    return (_whole_corpus_stage(e, e.data),)
+
+
+def _whole_corpus_stage(e: Experiment, data: GeneratedWorld | Folder) -> Stage:
+    """Chunks and questions together."""
+    # A generated world is made of its settings and the seed.
+    sources, files_read = (), {}
+    if isinstance(data, Folder):
+        sources = (data.folder,)
+        files_read = {data.folder: functools.partial(folder.source_files, data)}
+    return Stage(
+        "corpus",
+        "corpus:run",
+        {},
+        {"data": data, "seed": e.seed},
+        version=3,
+        sources=sources,
+        files_read=files_read,
+        single_process=True,
     )
+
+
+def _chunks_stage(data: Instructions) -> Stage:
+    """Chunks alone: other datasets of instructions leave their embeddings as they are."""
+    passage_files = functools.partial(instructions.corpus_sources, data.passages, data.passages_format)
+    return Stage(
+        "corpus/chunks",
+        "corpus:run_chunks",
+        {},
+        {
+            "passages": data.passages,
+            "format": data.passages_format,
+            "quoting": data.quoting,
+            "max_words": data.max_words,
+        },
+        version=2,
+        sources=(data.passages,),
+        files_read={data.passages: passage_files},
+        single_process=True,
+    )
+
+
+def _examples_stage(e: Experiment, data: Instructions) -> Stage:
+    """The examples of the datasets, with the chunks."""
+    return Stage(
+        "corpus",
+        "corpus:run_examples",
+        {"chunks": "corpus/chunks"},
+        {
+            # Where the chunks come from is in their stage's fingerprint.
+            "data": replace(data, corpus="", passages_file=""),
+            "corpus_text_fraction": e.lm_ft.corpus_text_fraction,
+            "instances_per_example": e.lm_ft.chunks_per_example if e.lm_ft.retrieved_background else 1,
+            "seed": e.seed,
+        },
+        version=5,
+        sources=(data.datasets,),
+        files_read={data.datasets: functools.partial(instructions.dataset_sources, data)},
+        single_process=True,
+    )
+
+
+def _chunks(e: Experiment) -> str:
+    """The name of the stage that makes the chunks."""
+    return "corpus/chunks" if isinstance(e.data, Instructions) else "corpus"
+
+
+# --- Base: the language model, and each retriever with its index -----------------------------------
+
+
+def _base_stages(e: Experiment) -> tuple[Stage, ...]:
+    lm = Stage(
+        "base/lm",
+        "base:run_lm",
+        _text_to_learn(e.base.lm),
+        {"lm": e.base.lm, "seed": e.seed},
+        version=2,
+        sources=_checkpoints(e.base.lm),
+        trains=True,
+    )
+    retrievers = _retriever_stages(e, "retriever", e.base.retriever)
+    # LM-ft may learn with the chunks of a retriever of its own.
+    if e.lm_ft.retriever:
+        retrievers += _retriever_stages(e, "lm_ft_retriever", e.lm_ft.retriever)
+    return (lm, *retrievers)
 
 
 def _text_to_learn(model: LmConfig | RetrieverConfig) -> dict[str, str]:
@@ -280,9 +201,91 @@ def _embedding_stages(e: Experiment, role: str, encoders: str) -> tuple[Stage, .
     )
 
 
-def _chunks(e: Experiment) -> str:
-    """The stage that makes the chunks."""
-    return "corpus/chunks" if isinstance(e.data, Instructions) else "corpus"
+def _checkpoints(model: LmConfig | RetrieverConfig) -> tuple[str, ...]:
+    """The checkpoints that a base model is read from."""
+    paths = (model.checkpoint, getattr(model, "chunk_checkpoint", ""))
+    return tuple(path for path in paths if path)
+
+
+# --- The method: retrieve, LM-ft, score, R-ft -------------------------------------------------------
+
+
+def _retrieve_stages(e: Experiment) -> tuple[Stage, ...]:
+    """The examples of D_L and D_R with the chunks that an untuned retriever finds for them."""
+    lm_ft_role = "lm_ft_retriever" if e.lm_ft.retriever else "retriever"
+    return (
+        Stage(
+            "retrieve/lm_ft",
+            "retrieve:run_lm_ft",
+            {"corpus": "corpus", "lm": "base/lm", **_search(lm_ft_role)},
+            {
+                "chunks_per_example": e.lm_ft.chunks_per_example,
+                "corpus_text_fraction": e.lm_ft.corpus_text_fraction,
+                "gold_context_fraction": e.lm_ft.gold_context_fraction,
+                "force_gold": e.lm_ft.force_gold,
+                "retrieved_background": e.lm_ft.retrieved_background,
+                "max_length": e.lm_ft.sequence_length,  # of the rows of the stage that reads the examples
+                "seed": e.seed,
+            },
+            version=4,
+        ),
+        Stage(
+            "retrieve/r_ft",
+            "retrieve:run_r_ft",
+            {"corpus": "corpus", "lm": "base/lm", **_search("retriever")},
+            {
+                "num_chunks": e.retrieve.num_chunks,
+                "corpus_text_fraction": e.r_ft.corpus_text_fraction,
+                "text_tokens": e.r_ft.text_tokens,
+                "num_examples": e.r_ft.num_examples,
+                "max_length": e.score.sequence_length,
+                "seed": e.seed,
+            },
+            version=4,
+        ),
+    )
+
+
+def _lm_ft_stage(e: Experiment) -> Stage:
+    """LM-ft, Eq. 3."""
+    inputs = {"corpus": "corpus", "lm": "base/lm", "retrieved": "retrieve/lm_ft"}
+    settings: dict[str, Any] = {"lm_ft": e.lm_ft, "seed": e.seed}
+    sources, files_read = (), {}
+    if e.lm_ft.select == "kilt_dev":
+        # Checkpoints are chosen as evaluation would, on the dev part of KILT's tasks.
+        evaluate = registry.development_tasks(e)
+        inputs |= _search("retriever")
+        settings |= {"evaluate": evaluate, "temperature": e.retrieve.temperature}
+        sources, files_read = (e.lm_ft.select_folder,), _task_sources(evaluate)
+    return Stage(
+        "lm_ft",
+        "lm_ft:run",
+        inputs,
+        settings,
+        version=2,
+        sources=sources,
+        files_read=files_read,
+        trains=True,
+    )
+
+
+def _r_ft_stages(e: Experiment) -> tuple[Stage, ...]:
+    """Scores for Eq. 4, and R-ft, Eq. 5. The corpus is embedded again where the chunk encoder learns too."""
+    # The paper scores with the base language model; refreshed candidates get scores of the same model.
+    scoring_lm = "lm_ft" if e.score.language_model == "lm_ft" else "base/lm"
+    read_by_both = {"corpus": "corpus", "lm": scoring_lm, "retrieved": "retrieve/r_ft"}
+    return (
+        Stage("score", "score:run", read_by_both, {"score": e.score}, version=2),
+        Stage(
+            "r_ft",
+            "r_ft:run",
+            {**read_by_both, "scores": "score", **_search("retriever")},
+            {"r_ft": e.r_ft, "score": e.score, "temperature": e.retrieve.temperature, "seed": e.seed},
+            version=2,
+            trains=True,
+        ),
+        *(_embedding_stages(e, "r_ft", "r_ft") if e.r_ft.train_chunk_encoder else ()),
+    )
 
 
 def _search(role: str) -> dict[str, str]:
@@ -290,27 +293,83 @@ def _search(role: str) -> dict[str, str]:
     return {"retriever": f"base/{role}", "embeddings": f"embed/{role}", "index": f"index/{role}"}
 
 
-def _task_files(evaluate: EvaluateConfig) -> tuple[str, ...]:
-    """The folder of official files, and files of questions from elsewhere; an unknown task is an error."""
-    own = [name for name in evaluate.tasks if not find_task(name).is_official]
-    folder = [evaluate.tasks_folder] if evaluate.tasks and evaluate.tasks_folder else []
-    folder += [evaluate.kilt_titles] if evaluate.tasks and evaluate.kilt_titles else []
-    return (*folder, *(name for name in own if os.path.isabs(name) or not folder))
-
-
-def _task_sources(evaluate: EvaluateConfig) -> FilesRead:
-    """What tasks read of their folder, and of a file of judgements the queries too."""
-    own = [name for name in evaluate.tasks if not find_task(name).is_official]
-    return {
-        **{name: functools.partial(question_files, epath.Path(name)) for name in own},
-        evaluate.tasks_folder: functools.partial(registry.task_files, evaluate),
-    }
-
-
 def _tuned_search(e: Experiment) -> dict[str, str]:
     """What a stage needs beside, where R-ft tuned the chunk encoder too."""
     return {"r_ft_embeddings": "embed/r_ft", "r_ft_index": "index/r_ft"} if e.r_ft.train_chunk_encoder else {}
+    """The inputs that a stage needs besides, where R-ft tunes the chunk encoder too."""
+    if not e.r_ft.train_chunk_encoder:
+        return {}
+    return {"r_ft_embeddings": "embed/r_ft", "r_ft_index": "index/r_ft"}
 
 
-def _checkpoints(model: LmConfig | RetrieverConfig) -> tuple[str, ...]:
-    return tuple(path for path in (model.checkpoint, getattr(model, "chunk_checkpoint", "")) if path)
+# --- The ablation and the export -------------------------------------------------------------------
+
+
+def _evaluate_stage(e: Experiment) -> Stage:
+    """The five systems."""
+    return Stage(
+        "evaluate",
+        "evaluate:run",
+        {
+            "corpus": "corpus",
+            "base_lm": "base/lm",
+            "lm_ft": "lm_ft",
+            "r_ft": "r_ft",
+            **_search("retriever"),
+            **_tuned_search(e),
+        },
+        {"evaluate": e.evaluate, "temperature": e.retrieve.temperature, "seed": e.seed},
+        version=2,
+        sources=_task_files(e.evaluate),
+        files_read=_task_sources(e.evaluate),
+    )
+
+
+def _export_stage(e: Experiment) -> Stage:
+    return Stage(
+        "export",
+        "export:run",
+        {
+            "corpus": "corpus",
+            "base_lm": "base/lm",
+            "lm_ft": "lm_ft",
+            "retrieved": "retrieve/r_ft",
+            "scores": "score",
+            "r_ft": "r_ft",
+            **({"evaluated": "evaluate"} if e.export.measured else {}),
+            **_search("retriever"),
+            **_tuned_search(e),
+        },
+        {
+            # How to answer, not what.
+            "evaluate": replace(e.evaluate, tasks=(), tasks_folder="", kilt_titles=""),
+            "temperature": e.retrieve.temperature,
+            "lm_score": e.r_ft.lm_score,
+            "tau": e.r_ft.tau,
+            "export": e.export,
+        },
+    )
+
+
+def _task_files(evaluate: EvaluateConfig) -> tuple[str, ...]:
+    """The folder of official files, and files of questions from elsewhere; an unknown task is an error."""
+    if not evaluate.tasks:
+        return ()
+    shared = [path for path in (evaluate.tasks_folder, evaluate.kilt_titles) if path]
+    # A relative path lies in the folder, where there is one.
+    elsewhere = [name for name in _files_of_questions(evaluate) if os.path.isabs(name) or not shared]
+    return (*shared, *elsewhere)
+
+
+def _task_sources(evaluate: EvaluateConfig) -> FilesRead:
+    """What the tasks read of their folder, and the files that belong to each file of questions."""
+    files_read: dict[str, Callable[[], Sequence[epath.Path] | None]] = {}
+    for name in _files_of_questions(evaluate):
+        files_read[name] = functools.partial(question_files, epath.Path(name))
+    files_read[evaluate.tasks_folder] = functools.partial(registry.task_files, evaluate)
+    return files_read
+
+
+def _files_of_questions(evaluate: EvaluateConfig) -> list[str]:
+    """The tasks that are files people bring."""
+    return [name for name in evaluate.tasks if not find_task(name).is_official]
