@@ -37,13 +37,18 @@ class PackedTrees:
     """Trees in rows of one length, and batches of rows in an order that depends on the seed and step only."""
 
     def __init__(self, trees: Sequence[PrefixTree], *, row_length: int, batch_size: int, seed: int):
-        self._trees, self._row_length, self._batch_size = trees, row_length, batch_size
-        self._targets = _targets_per_row(trees, row_length)
+        self._trees = trees
+        self._row_length = row_length
+        self._batch_size = batch_size
+        self._targets_per_row = _targets_per_row(trees, row_length)
         self._has_continuations = has_continuations(trees)
         # An attention kernel has room for a limited number of segments in a row, padding included.
-        most = None if self._has_continuations else max_segments(row_length) - 1
+        max_continuations = None if self._has_continuations else max_segments(row_length) - 1
         self.rows = pack(
-            trees, row_length=row_length, targets_per_row=self._targets, continuations_per_row=most
+            trees,
+            row_length=row_length,
+            targets_per_row=self._targets_per_row,
+            continuations_per_row=max_continuations,
         )
         self.fill = fill(trees, self.rows, row_length=row_length)
         self._row_numbers = shuffled(len(self.rows), batch_size=batch_size, seed=seed)
@@ -71,7 +76,7 @@ class PackedTrees:
             self._trees,
             [self.rows[number] for number in row_numbers],
             row_length=self._row_length,
-            targets_per_row=self._targets,
+            targets_per_row=self._targets_per_row,
             num_rows=self._batch_size,
             continuation_ids=self._has_continuations,
         )
@@ -79,10 +84,14 @@ class PackedTrees:
 
 def _targets_per_row(trees: Sequence[PrefixTree], row_length: int) -> int:
     """Target slots in a row: twice the targets' share of all tokens, and enough for any one tree."""
-    targets = [sum(_num_targets(span) for span in tree.spans) for tree in trees]
-    tokens = [sum(len(span.tokens) for span in tree.spans) for tree in trees]
-    share = sum(targets) / max(1, sum(tokens))
-    return max(max(targets), min(row_length, round(2 * share * row_length)))
+    num_targets, num_tokens = [], 0
+    for tree in trees:
+        num_targets.append(sum(_num_targets(span) for span in tree.spans))
+        num_tokens += sum(len(span.tokens) for span in tree.spans)
+    # Some rows have more targets than the average row has.
+    share = sum(num_targets) / max(1, num_tokens)
+    twice_the_share = round(2 * share * row_length)
+    return max(max(num_targets), min(row_length, twice_the_share))
 
 
 def _num_targets(span: Span) -> int:
@@ -128,6 +137,7 @@ def train_lm(
     `batch_at` gives the batch of a step. With LoRA `params` stay as they are, and the adapters to them are
     what is trained, kept in checkpoints and returned. `started` (`time.monotonic`) is when the stage began.
     """
+    # The shape of a batch says how rows lie on the devices, and which attention reads them.
     first_batch = batch_at(0)
     num_rows, row_length = first_batch.tokens.shape
     devices = make_mesh(training.mesh, rows=num_rows // training.accumulate_steps)
@@ -202,6 +212,7 @@ def _learner(module: Llama, params: Any, training: LmTraining, devices: jax.shar
     )
     if lora is None:
         return _Learner(state, step, lambda trained: trained)
+    # The network's parameters do not change, so they are no part of the state and of its checkpoints.
     return _Learner(
         state,
         lambda state, batch: step(state, batch, params),
@@ -212,7 +223,7 @@ def _learner(module: Llama, params: Any, training: LmTraining, devices: jax.shar
 def initial_state(
     tx: optax.GradientTransformation, lora: LoraConfig | None, seed: int = 0
 ) -> Callable[[Any], TrainState]:
-    """From a network's parameters to the state before the first step: of them, or of adapters to them."""
+    """From a network's parameters to the state before the first step: theirs, or that of adapters to them."""
 
     def init(params: Any) -> TrainState:
         if lora is not None and lora.rank:
@@ -224,13 +235,14 @@ def initial_state(
 
 def mean_log_prob(module: Llama, params: Any, trees: PackedTrees, devices: jax.sharding.Mesh) -> float:
     """The mean log-probability of a target token in nats, over all trees."""
-    total, count = 0.0, 0
+    total, num_targets = 0.0, 0
     for number in range(len(trees)):
         batch = trees.in_order(number)
         log_probs = _token_log_probs(module, params, put_batch(batch, devices))
         total += float(log_probs.sum())
-        count += int((np.asarray(batch.target_weights) > 0).sum())
-    return total / max(1, count)
+        is_target = np.asarray(batch.target_weights) > 0
+        num_targets += int(is_target.sum())
+    return total / max(1, num_targets)
 
 
 _token_log_probs: Callable[..., Any] = jax.jit(token_log_probs, static_argnums=0)

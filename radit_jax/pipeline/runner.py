@@ -18,7 +18,7 @@ from radit_jax.runtime.storage.fingerprints import canonical, fingerprint
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.runtime.storage.workdir import Workdir
 
-# Settings that change memory and speed, and results by rounding at most.
+# By section: settings that change memory and speed, and results by rounding at most.
 NOT_IN_FINGERPRINT = {
     "embed": {"batch_size"},
     "lm_ft": {"accumulate_steps"},
@@ -33,29 +33,39 @@ class Run:
 
     experiment: Experiment
     workdir: Workdir
-    plan_only: bool = False  # sources that are not there become `absent`, not an error
-    stages: dict[str, Stage] = field(init=False)
-    folders: dict[str, StageFolder] = field(init=False)
+    plan_only: bool = False  # sources that are not there become `absent`; otherwise they are an error
+    stages: dict[str, Stage] = field(init=False)  # by name
+    folders: dict[str, StageFolder] = field(init=False)  # by the stage's name
     absent: dict[str, str] = field(init=False, default_factory=dict)  # sources, and what is wrong with them
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", stages(self.experiment))
         object.__setattr__(self, "folders", {})
+        # In the table's order, because a fingerprint includes those of the stages that are read.
         for stage in self.stages.values():
-            make = self.workdir.published if stage.kind == "export" else self.workdir.folder
-            self.folders[stage.name] = make(stage.kind, self._fingerprint(stage))
+            make_folder = self.workdir.published if stage.kind == "export" else self.workdir.folder
+            self.folders[stage.name] = make_folder(stage.kind, self._fingerprint(stage))
 
     def _fingerprint(self, stage: Stage) -> str:
-        parents = {role: self.folders[name].fingerprint for role, name in stage.inputs.items()}
-        sources = {path: self._known_identity(stage, path) for path in stage.sources}
+        parents = {role: folder.fingerprint for role, folder in self._inputs(stage).items()}
+        identities = {path: self._identity_or_absent(stage, path) for path in stage.sources}
         # A source is its content: the same checkpoint in another folder is the same checkpoint.
-        hashes = {str(number): sources[path] for number, path in enumerate(stage.sources)}
-        settings = _without_paths(_fingerprinted(with_old_names(canonical(stage.settings))), sources)
-        return fingerprint(stage.kind, stage.version, settings, parents, hashes)
+        numbered = {str(number): identities[path] for number, path in enumerate(stage.sources)}
+        # Fingerprints keep the names that settings had before they were renamed.
+        settings = with_old_names(canonical(stage.settings))
+        settings = _without_paths(_that_change_results(settings), identities)
+        return fingerprint(stage.kind, stage.version, settings, parents, numbered)
 
-    def _known_identity(self, stage: Stage, source: str) -> str:
+    def _inputs(self, stage: Stage) -> dict[str, StageFolder]:
+        """The folders that a stage reads, by what its function calls them."""
+        return {role: self.folders[name] for role, name in stage.inputs.items()}
+
+    def _identity_or_absent(self, stage: Stage, source: str) -> str:
+        """The identity of a source; "absent" where it is not there and only a plan is asked for."""
+        if source in self.absent:
+            return "absent"
         try:
-            return "absent" if source in self.absent else self._identity(stage, source)
+            return self._identity(stage, source)
         except ValueError as error:
             if not self.plan_only:
                 raise
@@ -63,11 +73,14 @@ class Run:
             return "absent"
 
     def _identity(self, stage: Stage, source: str) -> str:
+        """The commit of a checkpoint from the hub; the hash of any other file or folder."""
+
         def identity() -> str:
             commit = hub.identity(source) if stage.kind == "base" else None
             files = stage.files_read[source]() if source in stage.files_read else None
             folder = checkpoint_folder(source)
-            folder = os.path.expanduser(folder) if stage.kind == "base" else folder  # as hub.find
+            if stage.kind == "base":
+                folder = os.path.expanduser(folder)  # as `hub.find` does
             return commit or self.workdir.source_hash(folder, files)
 
         return processes.on_process_zero(f"the identity of {source}", identity)
@@ -75,57 +88,70 @@ class Run:
     def needed(self, kind: str) -> list[Stage]:
         """The stages of `kind` ('all': every stage) and all that they read, in order."""
         if kind not in (*KINDS, "all"):
-            raise ValueError(f"--stage: no stage {kind!r}; there are {', '.join(KINDS)} and all")
-        wanted = {stage.name for stage in self.stages.values() if kind in (stage.kind, "all")}
+            raise ValueError(f"--stage: expected one of {', '.join(KINDS)} and all, got {kind!r}.")
+        names = {stage.name for stage in self.stages.values() if kind in (stage.kind, "all")}
+        # A stage comes after those that it reads, so one pass from the end finds all of them.
         for stage in reversed(self.stages.values()):
-            if stage.name in wanted:
-                wanted.update(stage.inputs.values())
-        return [stage for stage in self.stages.values() if stage.name in wanted]
+            if stage.name in names:
+                names.update(stage.inputs.values())
+        return [stage for stage in self.stages.values() if stage.name in names]
 
     def missing(self, kind: str) -> Iterator[Stage]:
+        """The stages of `needed` that have to run, in order."""
+        # Two roles that one folder fills alike are made once.
         made: set[str] = set()
         for stage in self.needed(kind):
-            path = str(self.folders[stage.name].home)
-            if not self.folders[stage.name].complete and path not in made:
+            folder = self.folders[stage.name]
+            path = str(folder.home)
+            if not folder.complete and path not in made:
                 made.add(path)
                 yield stage
 
     def check_checkpoints(self) -> None:
-        """Refuse checkpoints that the settings do not fit, by what their small files say; absent ones are not
-        asked."""
-        named = {path for stage in self.stages.values() if stage.kind == "base" for path in stage.sources}
-        if not named & self.absent.keys():
+        """Refuse checkpoints that do not fit the settings, by what their small files say.
+
+        Where one is absent, none is read.
+        """
+        checkpoints: set[str] = set()
+        for stage in self.stages.values():
+            if stage.kind == "base":
+                checkpoints.update(stage.sources)
+        if not checkpoints & self.absent.keys():
             checkpoint_info.check_checkpoints(self.experiment)
 
     def check_tasks(self, stages: Iterable[Stage]) -> None:
-        """Refuse what these stages could not ask, before one of them runs; absent files are not asked."""
+        """Refuse tasks that the stages could not ask, before one of them runs; absent files are not read."""
         for stage in stages:
-            asked = stage.settings.get("evaluate")
-            if stage.kind in ("lm_ft", "evaluate") and asked and not self.absent.keys() & set(stage.sources):
-                registry.check_tasks(asked)
-                if asked.tasks and asked.kilt_titles:
-                    read_titles(asked.kilt_titles)
+            evaluate = stage.settings.get("evaluate")
+            # An export has evaluation's settings too, but asks nothing.
+            if stage.kind not in ("lm_ft", "evaluate") or evaluate is None:
+                continue
+            if not self.absent.keys() & set(stage.sources):
+                registry.check_tasks(evaluate)
+                if evaluate.tasks and evaluate.kilt_titles:
+                    read_titles(evaluate.kilt_titles)
 
     def check_corpus(self) -> None:
         """Refuse to go on, before anything is trained, without the datasets or with too few chunks."""
         e = self.experiment
-        if isinstance(e.data, Instructions) and not self.folders["corpus"].complete:
+        corpus = self.folders["corpus"]
+        if isinstance(e.data, Instructions) and not corpus.complete:
             instructions.check_files(e.data)
-        asked = {
+        chunks_per_query = {
             "lm_ft.chunks_per_example": e.lm_ft.chunks_per_example,
             "retrieve.num_chunks": e.retrieve.num_chunks,
             "evaluate.chunks_per_answer": e.evaluate.chunks_per_answer,
             "recall@10 and MRR@10": 10,
         }
-        if not self.folders["corpus"].complete:
+        if not corpus.complete:
             return
         # An example cut from the corpus must not retrieve its own chunk, which leaves one fewer.
-        available = self.folders["corpus"].manifest["chunks"] - 1
-        for name, number in asked.items():
-            if number > available:
+        available = corpus.manifest["chunks"] - 1
+        for name, num_chunks in chunks_per_query.items():
+            if num_chunks > available:
                 raise ValueError(
-                    f"{name}: {number} chunks are asked for, but the corpus has {available} beside an "
-                    "example's own; lower the setting or add passages"
+                    f"{name}: expected at most {available} chunks, which is all that the corpus has besides "
+                    f"an example's own, got {num_chunks}. Lower the setting or add passages."
                 )
 
     def why(self, stage: Stage) -> str:
@@ -133,9 +159,13 @@ class Run:
         folder = self.folders[stage.name]
         if folder.half_written:
             return "was interrupted; resumes"
-        recorded = [manifest.get("settings") for manifest in self.workdir.manifests(stage.kind)]
-        known = [with_new_names(settings) for settings in recorded if isinstance(settings, dict)]
-        earlier = [settings for settings in known if settings.keys() == stage.settings.keys()]
+        # Roles of one kind, as retrieve/lm_ft and retrieve/r_ft, have settings of their own.
+        earlier = []
+        for manifest in self.workdir.manifests(stage.kind):
+            recorded = manifest.get("settings")
+            settings = with_new_names(recorded) if isinstance(recorded, dict) else {}
+            if settings.keys() == stage.settings.keys():
+                earlier.append(settings)
         if not earlier:
             return "was never run"
         changes = differences(earlier[-1], canonical(stage.settings))
@@ -144,19 +174,18 @@ class Run:
     def make(self, stage: Stage) -> None:
         """Run one stage and commit what it made."""
         output = self.folders[stage.name]
-        inputs = {role: self.folders[name] for role, name in stage.inputs.items()}
+        inputs = self._inputs(stage)
         print(f"── {stage.name}: {self.why(stage)}", flush=True)
         start = time.monotonic()
         output.fetch_logs()
-        how: dict[str, Any] = {"mesh": self.experiment.mesh}  # it runs, which no fingerprint knows of
+        # No fingerprint covers how a stage runs.
+        how: dict[str, Any] = {"mesh": self.experiment.mesh}
         if stage.trains:
             how["profile"] = self.experiment.profile
         facts = self._run(stage, inputs, output, how)
         output.finish(settings=canonical(stage.settings), **facts)
         self.drop_checkpoints(stage)
-        summary = ", ".join(
-            f"{key} {value}" for key, value in facts.items() if isinstance(value, int | float | str)
-        )
+        summary = _summary(facts)
         print(f"   {stage.name}: done in {time.monotonic() - start:.1f} s; {summary}", flush=True)
 
     def drop_checkpoints(self, stage: Stage) -> None:
@@ -177,30 +206,41 @@ class Run:
         return processes.on_process_zero(stage.name, run) if stage.single_process else run()
 
 
-def _fingerprinted(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's settings without what changes no result, by sections."""
-    seen = dict(settings)
-    for section, names in NOT_IN_FINGERPRINT.items():
-        if isinstance(own := seen.get(section), dict):
-            seen[section] = {name: value for name, value in own.items() if name not in names}
-    return seen
+def _summary(facts: Mapping[str, Any]) -> str:
+    """The facts that one word says."""
+    words = []
+    for name, value in facts.items():
+        if isinstance(value, int | float | str):
+            words.append(f"{name} {value}")
+    return ", ".join(words)
+
+
+def _that_change_results(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's settings without those of `NOT_IN_FINGERPRINT`."""
+    fingerprinted = dict(settings)
+    for section, left_out in NOT_IN_FINGERPRINT.items():
+        values = fingerprinted.get(section)
+        if isinstance(values, dict):
+            fingerprinted[section] = {name: value for name, value in values.items() if name not in left_out}
+    return fingerprinted
 
 
 def _without_paths(settings: Any, sources: Mapping[str, str]) -> Any:
+    """`settings` with the word "source" for every path of a source."""
     if isinstance(settings, dict):
         return {key: _without_paths(value, sources) for key, value in settings.items()}
     if isinstance(settings, list):
         return [_without_paths(value, sources) for value in settings]
-    return "source" if isinstance(settings, str) and settings in sources else settings
+    is_source = isinstance(settings, str) and settings in sources
+    return "source" if is_source else settings
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
     """The settings in which two canonical settings differ, as `path before → after`."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        keys = sorted({*before, *after})
-        return [
-            d
-            for key in keys
-            for d in differences(before.get(key), after.get(key), f"{path}.{key}".strip("."))
-        ]
-    return [] if before == after else [f"{path} {before} → {after}"]
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return [] if before == after else [f"{path} {before} → {after}"]
+    found = []
+    for key in sorted({*before, *after}):
+        key_path = f"{path}.{key}" if path else key
+        found += differences(before.get(key), after.get(key), key_path)
+    return found

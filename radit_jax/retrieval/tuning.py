@@ -56,6 +56,7 @@ class DevelopmentQuestions:
         """The questions of `retrieved`, with the log p_LM of each one's answer under its K candidates."""
         by_id = {question.id: question for question in corpus.questions("dev")}
         questions = [_without_yes_no(by_id[example.id]) for example in retrieved.examples]
+        # The most helpful candidate counts only where no candidate holds an answer.
         best_candidates = answer_log_probs.argmax(axis=1)
         most_helpful = retrieved.chunk_rows[np.arange(len(questions)), best_candidates]
         has_answer = corpus.holds_answer(questions, retrieved.chunk_rows).any(axis=1)
@@ -96,6 +97,7 @@ class PackedQueries:
 
         `batches` are the numbers of the examples in each batch that will be asked for.
         """
+        # How many rows of each length hold the batch that needs most of them.
         lengths = np.array([len(query) for query in ids], np.int64)
         lengths_of_batches = [lengths[example_numbers] for example_numbers in batches]
         longest = int(lengths.max(initial=1))
@@ -103,6 +105,7 @@ class PackedQueries:
         for row_length in {longest, *ROW_LENGTHS}:
             if row_length >= longest:
                 shapes.append((_num_rows(lengths_of_batches, row_length, unit), row_length))
+        # Of shapes with as many positions, the one with fewer rows.
         num_rows, row_length = min(shapes, key=lambda shape: (shape[0] * shape[1], shape))
         return cls(ids, num_rows, row_length)
 
@@ -268,6 +271,7 @@ class BothTowers(Learner):
 
     def validate(self, params: Any) -> dict[str, float]:
         """MRR@10 and answer recall of the untuned retriever's candidates, as these parameters rank them."""
+        # Rank the candidates by Eq. 1; equal scores stay in the untuned retriever's order.
         query_encoder = self.searcher.encoder.with_params(params["query"])
         chunk_encoder = self.chunk_encoder.with_params(params["chunk"])
         chunks = chunk_encoder.embed(self._passages(self._candidate_rows))

@@ -23,6 +23,8 @@ from radit_jax.runtime.storage.checkpoints import Checkpoints
 
 State = Any  # a pytree with `step`, the number of updates done, and `params`
 Batch = Any
+StepMetrics = Mapping[str, jax.Array]  # `loss` among them
+Step = Callable[[State, Batch], tuple[State, StepMetrics]]
 
 _STEPS_AHEAD = 2  # steps that are dispatched before the first one's metrics are waited for
 
@@ -57,7 +59,7 @@ class Reporting:
 def train(
     *,
     name: str,
-    step: Callable[[State, Batch], tuple[State, Mapping[str, jax.Array]]],
+    step: Step,
     state: State,
     batch_at: Callable[[int], Batch],
     num_steps: int,
@@ -93,7 +95,8 @@ def train(
     with processes.deferring_stops(), Progress(num_steps, name, "steps", done=start, stops=False) as bar:
         watch = Watch(name, metrics, reporting.flops, started)
         profile = reporting.profile
-        tracer = Tracer(profile.updates if profile else None, metrics.path.parent / "profile")
+        traced_updates = profile.updates if profile else None
+        tracer = Tracer(traced_updates, metrics.path.parent / "profile")
         run = _Run(name, num_steps, saving, validation, metrics, bar, watch, tracer)
         try:
             for done in range(start, num_steps + 1):
@@ -125,20 +128,19 @@ class _Run:
     watch: Watch
     tracer: Tracer
     # Dispatched steps, and whether a process had been asked to stop by then.
-    pending: deque[tuple[int, Mapping[str, jax.Array], Any]] = field(default_factory=deque)
+    pending: deque[tuple[int, StepMetrics, Any]] = field(default_factory=deque)
     stopping: bool = False  # the same on all processes, because they settle the same steps
 
-    def update(
-        self, step: Callable[..., Any], state: State, batch_at: Callable[[int], Batch], done: int
-    ) -> State:
+    def update(self, step: Step, state: State, batch_at: Callable[[int], Batch], done: int) -> State:
         """Dispatch the update after `done`, and settle one that was dispatched before it."""
         number = done + 1
         if self.tracer.starts(number):
             self._trace(self.tracer.start)
         with self.watch.on("data_wait"):
             batch = batch_at(done)
-        state, values = self.watch.dispatch(step, state, batch)
-        self.pending.append((number, values, any_process(processes.stop_asked())))
+        state, metrics = self.watch.dispatch(step, state, batch)
+        stop_asked = any_process(processes.stop_asked())
+        self.pending.append((number, metrics, stop_asked))
         self._settle(ahead=_STEPS_AHEAD)
         if self.tracer.stops(number):
             self._trace(self.tracer.stop)
@@ -164,9 +166,10 @@ class _Run:
     def _settle(self, ahead: int = 0) -> None:
         """Write the metrics of all dispatched steps but the last `ahead`, and demand finite losses."""
         while len(self.pending) > ahead:
-            number, arrays, stop = self.pending.popleft()
-            self.stopping |= bool(stop)
-            values = {key: float(value) for key, value in jax.device_get(arrays).items()}
+            number, metrics, stop_asked = self.pending.popleft()
+            self.stopping |= bool(stop_asked)
+            on_host = jax.device_get(metrics)
+            values = {key: float(value) for key, value in on_host.items()}
             self.metrics.write(number, self.name, values)
             loss = values["loss"]
             if not math.isfinite(loss):
@@ -178,7 +181,8 @@ class _Run:
         self._settle()
         try:
             with self.watch.on("validation"), processes.deferring_stops(False):
-                values = {key: float(value) for key, value in validation.figures(state).items()}
+                figures = validation.figures(state)
+                values = {key: float(value) for key, value in figures.items()}
         except processes.Stopped:
             self._save(state, done, unvalidated=True)
             raise processes.stopped(f"in {self.name}; the state after step {done} is kept") from None
@@ -220,6 +224,9 @@ class _Run:
 
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    are_finite = [jnp.isfinite(leaf).all() for leaf in leaves]
+    """Whether every number is finite; integers are."""
+    are_finite = []
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            are_finite.append(jnp.isfinite(leaf).all())
     return jnp.stack(are_finite).all()

@@ -1,10 +1,11 @@
-"""base: what RA-DIT starts from. Checkpoints are read; what has none is trained from scratch, small.
+"""base: what RA-DIT starts from. Checkpoints are read; without one, a small model is trained from scratch.
 
-The language model learns from the corpus' own documents or, where it has none, from cloze questions on its
-passages. The dual encoder learns InfoNCE, from the data's groups of hard negatives or, where it has none,
-from sentences and the passages they were taken from.
+The language model learns from the corpus' documents or, where it has none, from cloze questions on its
+passages. The dual encoder learns on InfoNCE, from the data's groups of hard negatives or, where it has none,
+from sentences and the passages that they were taken from.
 """
 
+import itertools
 import random
 import re
 import time
@@ -41,6 +42,7 @@ from radit_jax.runtime.storage.checkpoints import Checkpoints
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 CHECKPOINT_EVERY = 200  # steps
+Group = Sequence[tuple[str, str]]  # pairs of query and passage, each other's hard negatives
 
 
 def run_lm(
@@ -55,11 +57,13 @@ def run_lm(
     """The base language model with its tokeniser."""
     if lm.checkpoint:
         check_lm(lm)
-        model = open_model(str(hub.find(lm.checkpoint)), expected="llama", mesh=make_mesh(mesh))
+        folder = str(hub.find(lm.checkpoint))
+        model = open_model(folder, expected="llama", mesh=make_mesh(mesh))
         _demand_tokenizer(model, lm.checkpoint)
         facts = {"origin": _origin("language model", lm.checkpoint)}
     else:
-        model, facts = _pretrain_lm(Corpus(inputs["corpus"]), output, lm, seed, mesh, profile)
+        corpus = Corpus(inputs["corpus"])
+        model, facts = _pretrain_lm(corpus, output, lm, seed, mesh, profile)
     save_model(output.path / "lm", model)
     output.commit("lm")
     return {"parameters": count_parameters(model.params), **facts}
@@ -73,18 +77,23 @@ def _pretrain_lm(
     mesh: MeshConfig,
     profile: ProfileConfig | None,
 ) -> tuple[Model, dict[str, Any]]:
+    """Train a tokeniser and a language model; facts for the manifest."""
     started = time.monotonic()
-    assert lm.model is not None and lm.optimizer is not None, "config.check lets no such settings pass"
+    assert lm.model is not None and lm.optimizer is not None, "config.checks lets no such settings pass"
     documents = corpus.documents()
     passages = [chunk.passage for chunk in corpus.chunks]
+    # A tokeniser of few texts may have fewer tokens than it was asked for.
     tokenizer = train_bpe([*documents, *passages], lm.model.vocab_size)
     module = Llama(replace(lm.model, vocab_size=tokenizer.vocab_size))
+    # Without documents, an endless series of questions is made of the passages.
+    facts = {}
     if documents:
         trees = [document_tree(tokenizer, text, lm.sequence_length) for text in documents]
         packed = PackedTrees(trees, row_length=lm.sequence_length, batch_size=lm.batch_size, seed=seed)
-        batch_at, facts = packed.shuffled, packed.facts
+        batch_at = packed.shuffled
+        facts = packed.facts
     else:
-        batch_at, facts = cloze_batches(list(corpus.chunks), tokenizer, lm, seed), {}
+        batch_at = cloze_batches(list(corpus.chunks), tokenizer, lm, seed)
     params, trained = train_lm(
         "base",
         module,
@@ -101,12 +110,15 @@ def cloze_batches(
     passages: Sequence[Chunk], tokenizer: Tokenizer, lm: LmConfig, seed: int
 ) -> Callable[[int], LmBatch]:
     """Batches of an endless series of cloze trees, each of which fills a row by itself."""
-    length, targets = lm.sequence_length, lm.sequence_length // 2
+    length = lm.sequence_length
+    targets = length // 2
 
     def batch_at(step: int) -> LmBatch:
+        # Questions are drawn by their numbers in the series, so that a resumed run goes on in it.
+        first = step * lm.batch_size
         trees = [
             cloze_sequence(passages, tokenizer, seed, number, max_tokens=length, max_targets=targets)
-            for number in range(step * lm.batch_size, (step + 1) * lm.batch_size)
+            for number in range(first, first + lm.batch_size)
         ]
         rows = [(number,) for number in range(len(trees))]
         return to_batch(trees, rows, row_length=length, targets_per_row=targets)
@@ -115,16 +127,20 @@ def cloze_batches(
 
 
 def init_lm(module: Llama, init: str, seed: int) -> Any:
+    """Drawn parameters; with `init="mimetic"` attention starts as `mimetic_init` makes it."""
     key = jax.random.key(seed)
-    params = module.init(key, jnp.zeros((1, 8), jnp.int32))["params"]
-    return mimetic_init(params, module.config, jax.random.fold_in(key, 1)) if init == "mimetic" else params
+    any_tokens = jnp.zeros((1, 8), jnp.int32)
+    params = module.init(key, any_tokens)["params"]
+    if init == "mimetic":
+        return mimetic_init(params, module.config, jax.random.fold_in(key, 1))
+    return params
 
 
 def document_tree(tokenizer: Tokenizer, text: str, max_length: int) -> PrefixTree:
     """A document as one continuation: every token but `<bos>` is predicted."""
-    tokens = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id][:max_length]
-    whole = span(tokens, 1.0)
-    whole.weights[0] = 0.0
+    tokens = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
+    whole = span(tokens[:max_length], 1.0)
+    whole.weights[0] = 0.0  # of `<bos>`
     return PrefixTree(span([]), (whole,))
 
 
@@ -143,13 +159,12 @@ def run_retriever(
     else:
         corpus = Corpus(inputs["corpus"])
         query, chunk, facts = _pretrain_retriever(corpus, output, retriever, seed, mesh, profile)
-    for side, tower, length in (
-        ("query", query, retriever.query_length),
-        ("chunk", chunk, retriever.chunk_length),
-    ):
+    # Each tower keeps how it reads a text: the marks that its tokeniser knows, and how much it reads.
+    towers = (("query", query, retriever.query_length), ("chunk", chunk, retriever.chunk_length))
+    for side, tower, max_length in towers:
         # T-REx's queries have the separator's token between entity and relation; a passage is text.
         tower = tower._replace(tokenizer=tower.tokenizer.reading_marks(side == "query"))
-        tower.tokenizer.hf.model_max_length = length
+        tower.tokenizer.hf.model_max_length = max_length
         save_model(output.path / f"{side}_encoder", tower)
         output.commit(f"{side}_encoder")
         facts[f"{side}_vectors"] = _vectors(tower.module.config)
@@ -158,22 +173,28 @@ def run_retriever(
 
 def _vectors(config: BertConfig) -> str:
     """How a tower's vectors are made, in words."""
-    made = f"{config.pooling}{', normalised' * config.normalize}"
-    return f"{made}, behind {config.prompt!r}" if config.prompt else made
+    words = config.pooling
+    if config.normalize:
+        words += ", normalised"
+    if config.prompt:
+        words += f", behind {config.prompt!r}"
+    return words
 
 
 def _from_checkpoints(retriever: RetrieverConfig, mesh: MeshConfig) -> tuple[Model, Model, dict[str, Any]]:
+    """The query tower, the chunk tower, and where they are from."""
+    # Say it once for a checkpoint that serves as both towers.
     described = check_retriever(retriever)
-    for one in {one.folder: one for one in described.values()}.values():
-        if not one.says_pooling and retriever.pooling is None:
+    by_folder = {checkpoint.folder: checkpoint for checkpoint in described.values()}
+    for checkpoint in by_folder.values():
+        if not checkpoint.says_pooling and retriever.pooling is None:
             print(
-                f"   {one.folder} does not say how its vectors are made: they are [CLS]'s, as they are, "
-                "unless "
-                "base.retriever.pooling and .normalize say otherwise",
+                f"   {checkpoint.folder} does not say how its vectors are made: they are [CLS]'s, as they "
+                "are, unless base.retriever.pooling and .normalize say otherwise",
                 flush=True,
             )
 
-    def tower(side: str, checkpoint: str) -> Model:
+    def load_tower(side: str, checkpoint: str) -> Model:
         model = open_model(
             str(hub.find(checkpoint)),
             expected="bert",
@@ -185,16 +206,18 @@ def _from_checkpoints(retriever: RetrieverConfig, mesh: MeshConfig) -> tuple[Mod
         _demand_tokenizer(model, checkpoint)
         return model._replace(module=model.module.clone(config=described[side].config))
 
-    query, chunk = retriever.checkpoint, retriever.chunk_checkpoint or retriever.checkpoint
+    # Without a checkpoint of their own, chunks are embedded as queries are.
+    query = retriever.checkpoint
+    chunk = retriever.chunk_checkpoint or query
     facts = {"origin": _origin("query encoder", query), "chunk_origin": _origin("chunk encoder", chunk)}
-    return tower("query", query), tower("chunk", chunk), facts
+    return load_tower("query", query), load_tower("chunk", chunk), facts
 
 
 def _demand_tokenizer(model: Model, checkpoint: str) -> None:
     if model.tokenizer is None:
         raise ValueError(
             f"checkpoint {checkpoint}: expected a tokenizer.json, tokenizer.model or vocab.txt, got none. "
-            "Put its tokeniser beside it."
+            "Put its tokeniser into its folder."
         )
 
 
@@ -211,16 +234,24 @@ def _pretrain_retriever(
     mesh: MeshConfig,
     profile: ProfileConfig | None,
 ) -> tuple[Model, Model, dict[str, Any]]:
+    """Train both towers on InfoNCE; the query tower, the chunk tower, and facts for the manifest."""
     started = time.monotonic()
-    assert retriever.model is not None and retriever.optimizer is not None, "see config.check"
+    assert retriever.model is not None and retriever.optimizer is not None, "see config.checks"
+    # The texts that are learnt from, and the tokeniser of both towers.
     passages = [chunk.passage for chunk in corpus.chunks]
     groups = corpus.encoder_groups() or sentence_groups(corpus.chunks, seed=seed)
-    queries = [query for group in groups for query, _ in group]
+    pairs = itertools.chain.from_iterable(groups)
+    queries = [query for query, _ in pairs]
     tokenizer = train_wordpiece([*passages, *queries], retriever.model.vocab_size)
     config = replace(retriever.model, vocab_size=tokenizer.vocab_size)
+    # What differs between the towers; the network itself pools as the query tower does.
     towers = {side: tower_config(config, retriever, side, "base.retriever.model") for side in SIDES}
-    config = replace(config, pooling=towers["query"].pooling, normalize=towers["query"].normalize)
-    devices, tx = make_mesh(mesh), make_optimizer(retriever.optimizer)
+    query_config = towers["query"]
+    config = replace(config, pooling=query_config.pooling, normalize=query_config.normalize)
+
+    # Both towers start from the same parameters.
+    devices = make_mesh(mesh)
+    tx = make_optimizer(retriever.optimizer)
     module = Bert(config, layout=row_layout(devices))
 
     def init() -> Any:
@@ -229,58 +260,68 @@ def _pretrain_retriever(
         return init_state({"query": tower, "chunk": tower}, tx)
 
     state, shardings = init_sharded(init, devices)
+    step = make_contrastive_step(module, tx, temperature=retriever.temperature, state_shardings=shardings)
+    prompted_groups = _prompted(groups, towers)
     state = train(
         name="base",
-        step=make_contrastive_step(module, tx, temperature=retriever.temperature, state_shardings=shardings),
+        step=step,
         state=state,
-        batch_at=_contrastive_batches(_prompted(groups, towers), tokenizer, retriever, seed, devices),
+        batch_at=_contrastive_batches(prompted_groups, tokenizer, retriever, seed, devices),
         num_steps=retriever.optimizer.steps,
         saving=Saving(Checkpoints(output.path / "checkpoints"), CHECKPOINT_EVERY),
         reporting=Reporting(Metrics(output.path / "metrics.jsonl"), profile=profile, started=started),
     )
-    query, chunk = (Model(module.clone(config=towers[side]), state.params[side], tokenizer) for side in SIDES)
-    return query, chunk, {"steps": retriever.optimizer.steps}
+
+    def tower(side: str) -> Model:
+        return Model(module.clone(config=towers[side]), state.params[side], tokenizer)
+
+    return tower("query"), tower("chunk"), {"steps": retriever.optimizer.steps}
 
 
-def _prompted(
-    groups: Iterable[Sequence[tuple[str, str]]], towers: Mapping[str, BertConfig]
-) -> list[list[tuple[str, str]]]:
-    """The pairs behind the prompts of their towers."""
-    query, chunk = (towers[side].prompt for side in SIDES)
-    return [[(query + asked, chunk + passage) for asked, passage in group] for group in groups]
+def _prompted(groups: Iterable[Group], towers: Mapping[str, BertConfig]) -> list[Group]:
+    """The groups with each text after its tower's prompt."""
+    query_prompt, chunk_prompt = towers["query"].prompt, towers["chunk"].prompt
+    prompted = []
+    for group in groups:
+        prompted.append([(query_prompt + query, chunk_prompt + passage) for query, passage in group])
+    return prompted
 
 
 def _contrastive_batches(
-    groups: Sequence[Sequence[tuple[str, str]]],
+    groups: Sequence[Group],
     tokenizer: Tokenizer,
     retriever: RetrieverConfig,
     seed: int,
     devices: jax.sharding.Mesh,
 ) -> Callable[[int], ContrastiveBatch]:
-    """Batches of whole groups, whose members are each other's hard negatives."""
-    numbers = shuffled(len(groups), batch_size=retriever.groups_per_batch, seed=seed)
+    """Batches of whole groups."""
+    order = shuffled(len(groups), batch_size=retriever.groups_per_batch, seed=seed)
 
     def batch_at(step: int) -> ContrastiveBatch:
-        queries, passages = zip(*(pair for i in numbers(step) for pair in groups[i]), strict=True)
-        arrays = (
-            *tokenizer.pad(tokenizer.encode_all(queries, retriever.query_length)),
-            *tokenizer.pad(tokenizer.encode_all(passages, retriever.chunk_length)),
-        )
+        queries, passages = [], []
+        for number in order(step):
+            queries += [query for query, _ in groups[number]]
+            passages += [passage for _, passage in groups[number]]
+        query_ids = tokenizer.encode_all(queries, retriever.query_length)
+        passage_ids = tokenizer.encode_all(passages, retriever.chunk_length)
+        arrays = (*tokenizer.pad(query_ids), *tokenizer.pad(passage_ids))
         return ContrastiveBatch(*put_batch(arrays, devices))
 
     return batch_at
 
 
-def sentence_groups(chunks: Iterable[Chunk], seed: int) -> list[list[tuple[str, str]]]:
-    """Where the data give no questions to learn from: a drawn sentence as query, the rest as passage.
+def sentence_groups(chunks: Iterable[Chunk], seed: int) -> list[Group]:
+    """Pairs of a drawn sentence as query and the rest of its passage, for data without questions.
 
     Every pair is a group of its own; its negatives are the batch's other passages.
     """
+    # A passage of one sentence would be left without a text.
     rng = random.Random(seed)
     groups = []
     for chunk in chunks:
         sentences = re.split(r"(?<=[.!?]) ", chunk.text)
         query = sentences.pop(rng.randrange(len(sentences)))
         if sentences:
-            groups.append([(query, replace(chunk, text=" ".join(sentences)).passage)])
+            rest = replace(chunk, text=" ".join(sentences))
+            groups.append([(query, rest.passage)])
     return groups

@@ -1,6 +1,6 @@
-"""corpus: the chunks to retrieve from and the questions asked of them, from where the data come from.
+"""corpus: reads or generates the chunks to retrieve from and the questions that are asked of them.
 
-Of instructions the chunks are a stage of their own: other datasets leave their embeddings as they are.
+For instructions the chunks are a stage of their own, so that other datasets leave the embeddings as they are.
 """
 
 from collections import Counter
@@ -53,14 +53,17 @@ def run_chunks(
     mesh: MeshConfig,
 ) -> dict[str, Any]:
     """Split the corpus into chunks, or take over those that Beam made of it."""
-    if made := prepared(passages, max_words):
+    made = prepared(passages, max_words)
+    if made:
         copy_chunks(output, passages)
         facts = {"chunks": made["chunks"], "format": made.get("format", "")}
         return {**facts, "passages": passages, **made["counts"]}
+    # One document after the other: a corpus need not fit into memory. Reading fills `counts`.
     counts = Counter[str]()
     path = instructions.corpus_path(passages)
     form = corpus_format(path) if format == "auto" else format
-    num_chunks = write_chunks(output, instructions.read_chunks(passages, form, max_words, counts, quoting))
+    chunks = instructions.read_chunks(passages, form, max_words, counts, quoting)
+    num_chunks = write_chunks(output, chunks)
     return {"chunks": num_chunks, "format": form, "passages": passages, **counts}
 
 
@@ -74,8 +77,9 @@ def run_examples(
     seed: int,
     mesh: MeshConfig,
 ) -> dict[str, Any]:
-    """Draw the examples of D_L and D_R, and put them beside the chunks."""
+    """Draw the examples of D_L and D_R, and write them next to the chunks."""
     corpus = instructions.read_examples(data, corpus_text_fraction, instances_per_example, seed)
+    # Readers of the corpus find what they need in this stage's manifest alone.
     facts = {name: inputs["chunks"].manifest.get(name, "") for name in ("chunks", "passages", "format")}
     _warn(instructions.instruction_warnings(data, facts["chunks"], corpus))
     output.copy_from(inputs["chunks"], CHUNKS)
@@ -90,4 +94,6 @@ def _warn(surprises: Sequence[str]) -> None:
 
 
 def _counts(corpus: CorpusData) -> dict[str, Any]:
-    return {**{f"{split}_questions": len(corpus.questions[split]) for split in SPLITS}, **corpus.counts}
+    # How many questions each split has, and what the reader counted.
+    num_questions = {f"{split}_questions": len(corpus.questions[split]) for split in SPLITS}
+    return {**num_questions, **corpus.counts}

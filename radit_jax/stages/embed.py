@@ -1,10 +1,10 @@
 """embed: one vector per chunk, by the frozen chunk encoder, in shards."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from radit_jax.config import EmbedConfig, MeshConfig
-from radit_jax.data.artifacts.corpus import Corpus
+from radit_jax.data.artifacts.corpus import Chunks, Corpus
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.storage.fingerprints import shard_name
@@ -17,16 +17,27 @@ def run(
     """Embed every chunk; shards that a killed run finished are kept."""
     chunks = Corpus(inputs["corpus"]).chunks
     encoder = Encoder.load(inputs["retriever"].verified_path("chunk_encoder"), mesh, dtype=embed.dtype)
-    rows = [
-        range(start, min(start + embed.shard_size, len(chunks)))
-        for start in range(0, len(chunks), embed.shard_size)
-    ]
-    names = [f"{shard_name('embeddings', number, len(rows))}.npy" for number in range(len(rows))]
-    missing = [number for number, name in enumerate(names) if not output.has(name)]
-    passages = ([chunk.passage for chunk in chunks.take(rows[number])] for number in missing)
+
+    # The rows of the shards that are not there yet, by the shard's file.
+    starts = range(0, len(chunks), embed.shard_size)
+    missing: dict[str, range] = {}
+    for number, start in enumerate(starts):
+        name = f"{shard_name('embeddings', number, len(starts))}.npy"
+        if not output.has(name):
+            end = min(start + embed.shard_size, len(chunks))
+            missing[name] = range(start, end)
+
     with Progress(len(chunks), "embed", "passages") as bar:
-        bar.advance(len(chunks) - sum(len(rows[number]) for number in missing))
-        shards = encoder.embed_each(passages, embed.batch_size, bar)
-        for number, embeddings in zip(missing, shards, strict=True):
-            output.write_array(names[number], embeddings)
-    return {"chunks": len(chunks), "width": encoder.model.module.config.vector_size, "shards": len(rows)}
+        num_missing = sum(len(rows) for rows in missing.values())
+        bar.advance(len(chunks) - num_missing)
+        # A shard's passages are read while the devices embed those of the shard before it.
+        passages = (_passages(chunks, rows) for rows in missing.values())
+        embedded = encoder.embed_each(passages, embed.batch_size, bar)
+        for name, embeddings in zip(missing, embedded, strict=True):
+            output.write_array(name, embeddings)
+    width = encoder.model.module.config.vector_size
+    return {"chunks": len(chunks), "width": width, "shards": len(starts)}
+
+
+def _passages(chunks: Chunks, rows: Sequence[int]) -> list[str]:
+    return [chunk.passage for chunk in chunks.take(rows)]

@@ -1,4 +1,4 @@
-"""evaluate: the ablation. Five systems answer the test questions, and both retrievers are judged.
+"""evaluate: the ablation. Five systems answer the test questions, and both retrievers are measured.
 
 The questions are the corpus' own, or those of the tasks that `evaluate.tasks` names. Every figure has a 95 %
 interval from a bootstrap over groups of questions (entities, passages); a gain is a paired difference.
@@ -30,12 +30,13 @@ def run(
     mesh: MeshConfig,
 ) -> dict[str, Any]:
     """Answer, score and rank; write `results.json` and predictions."""
-    # Tasks are loaded before models, because one of their files may be missing.
+    # Tasks are loaded before models: one of their files may be missing, and loading models takes long.
     tasks = load_tasks(evaluate, seed=seed)
     page_of = find_pages(inputs["corpus"].manifest, evaluate.kilt_titles) if tasks else None
 
     models = _load_models(inputs, evaluate, mesh)
     tokenizer = models["base_lm"].model.tokenizer
+    # Both retrievers search one index, unless R-ft tuned the chunk encoder too.
     base = Searcher.load(inputs, mesh)
     searchers = {"base": base, "r_ft": base.tuned(inputs, mesh)}
 
@@ -53,7 +54,9 @@ def run(
             page_of=page_of,
         ).run()
 
-    corpus, settings = Corpus(inputs["corpus"]), evaluate.answering()
+    # Without tasks, the corpus' own questions.
+    corpus = Corpus(inputs["corpus"])
+    settings = evaluate.answering()
     questions = corpus.questions(settings.split)
     fitting = questions_that_fit(questions, tokenizer, settings)
     evaluation = CorpusQuestionEval(output, corpus, fitting, settings, seed, models)
@@ -64,6 +67,7 @@ def run(
 def _load_models(
     inputs: Mapping[str, StageFolder], evaluate: EvaluateConfig, mesh: MeshConfig
 ) -> dict[str, PairScorer]:
+    """The two language models of the five systems, by name."""
     score = ScoreConfig(
         batch_size=evaluate.batch_size, sequence_length=evaluate.sequence_length, dtype=evaluate.dtype
     )
@@ -76,14 +80,16 @@ def _load_models(
 def _tasks_that_chose_checkpoint(
     inputs: Mapping[str, StageFolder], tasks: Sequence[LoadedTask]
 ) -> frozenset[str]:
-    """The tasks some of whose questions LM-ft's checkpoint was chosen by.
+    """The tasks that share questions with those that chose LM-ft's checkpoint.
 
-    It was chosen by KILT's development tasks, or by the tasks that LM-ft learnt from, on their dev part.
+    KILT's development tasks chose it, or the dev part of the tasks that LM-ft learnt from.
     """
-    settings = {stage: inputs[stage].manifest.get("settings", {}) for stage in ("lm_ft", "corpus")}
-    data = settings["corpus"].get("data", {})
+    corpus_settings = inputs["corpus"].manifest.get("settings", {})
+    lm_ft_settings = inputs["lm_ft"].manifest.get("settings", {})
+    data = corpus_settings.get("data", {})
+    # With datasets of instructions LM-ft learns from those, not from tasks.
     chosen_by = () if data.get("lm_ft_datasets") else data.get("lm_ft_benchmarks", ())
-    if settings["lm_ft"].get("lm_ft", {}).get("select") == "kilt_dev":
+    if lm_ft_settings.get("lm_ft", {}).get("select") == "kilt_dev":
         chosen_by = KILT_DEVELOPMENT
     with_dev = [loaded.task.name for loaded in tasks if _has_dev_questions(loaded)]
     return frozenset(name for name in with_dev if name in chosen_by)
@@ -91,7 +97,7 @@ def _tasks_that_chose_checkpoint(
 
 def _has_dev_questions(loaded: LoadedTask) -> bool:
     """Whether dev questions are among those asked: half of a KILT file's are."""
-    splits = loaded.task.splits
-    return (
-        loaded.split == "dev" or loaded.split == "official" and splits["official"].file == splits["dev"].file
-    )
+    if loaded.split == "official":
+        splits = loaded.task.splits
+        return splits["official"].file == splits["dev"].file
+    return loaded.split == "dev"

@@ -1,8 +1,8 @@
-"""export: the tuned models where others look for them, with all that answering a question takes.
+"""export: the tuned models in one folder, with everything that answering a question takes.
 
 export/README.md                              the model card
 export/lm/  query_encoder/  chunk_encoder/    models, for radit_jax.load
-export/base_query_encoder/                    the untuned one, to compare with
+export/base_query_encoder/                    the untuned query encoder, to compare with
 export/chunks.array_record  embeddings-*  index/  answering.json
 export/hf/lm/                                 for transformers and vLLM
 export/hf/lm_adapter/                         LM-ft's adapters for PEFT, where it trained adapters
@@ -11,6 +11,7 @@ export/runs/{base,r_ft}.trec  qrels.trec      what both query encoders retrieve 
 export/lsr_scores.jsonl                       Eq. 4's scores, for FlagEmbedding
 """
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -20,11 +21,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from radit_jax.config import EvaluateConfig, ExportConfig, MeshConfig
 from radit_jax.data.artifacts.corpus import SPLITS, Chunks, Corpus
 from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
+from radit_jax.data.records import Chunk
 from radit_jax.method import losses
 from radit_jax.retrieval.index import index_files
 from radit_jax.retrieval.search import Searcher, tuned_inputs
@@ -32,14 +35,14 @@ from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained.hf_export import ADAPTERS, export_hf
 from radit_jax.runtime.pretrained.licences import origin
-from radit_jax.runtime.pretrained.model_io import load_model, save_model
+from radit_jax.runtime.pretrained.model_io import Model, load_model, save_model
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.text.card import Origin, model_card
 from radit_jax.text.exchange import flag_embedding, trec_qrels, trec_run
 
 MODELS = ("lm", "query_encoder", "chunk_encoder")
-BLOCK = 1000  # examples whose passages are in memory at once
+BLOCK = 1000  # examples whose passages are in memory together
 
 
 def run(
@@ -54,16 +57,19 @@ def run(
     mesh: MeshConfig,
 ) -> dict[str, Any]:
     """Copy the models and the searchable corpus into one folder that needs nothing else."""
+    # 1) The models.
     output.clear()
+    searched = tuned_inputs(inputs)
     output.copy_from(inputs["lm_ft"], "lm")
     output.copy_from(inputs["r_ft"], "query_encoder")
-    searched = tuned_inputs(inputs)
     output.copy_from(searched["retriever"], "chunk_encoder")
     base_query_encoder = load_model(inputs["retriever"].verified_path("query_encoder"))
     save_model(output.path / "base_query_encoder", base_query_encoder)
     output.commit("base_query_encoder")
     for name in (*MODELS, "base_query_encoder"):
         output.commit_each(name)
+
+    # 2) What is searched, and how questions are answered.
     output.copy_from(inputs["corpus"], "chunks.array_record")
     for name in searched["embeddings"].manifest["files"]:
         output.copy_from(searched["embeddings"], name)
@@ -72,6 +78,7 @@ def run(
     how = {"evaluate": asdict(evaluate), "temperature": temperature, "both_encoders": "r_ft_index" in inputs}
     output.write_json("answering.json", how)
 
+    # 3) For others: the model card, what was retrieved, the scores, the models in their forms.
     results = inputs["evaluated"].read_json("results.json") if export.measured else None
     card = model_card(_origins(inputs), results)
     output.write("README.md", card.encode())
@@ -81,23 +88,27 @@ def run(
         _write_runs(inputs, output, split, export.run_depth, mesh)
     if export.lsr_scores:
         _write_lsr_scores(inputs, output, lm_score, tau)
-    return {"largest_errors": _publish(output, inputs["lm_ft"], export, card) if export.hf else {}}
+    largest_errors = _publish(output, inputs["lm_ft"], export, card) if export.hf else {}
+    return {"largest_errors": largest_errors}
 
 
 def _publish(output: TopLevelFolder, lm_ft: StageFolder, export: ExportConfig, card: str) -> dict[str, float]:
     """Write hf/; the largest error of each model's parameters, read back."""
+    shard_bytes = int(export.shard_gigabytes * 1e9)
+
+    def write(name: str, model: Model) -> float:
+        folder = output.path / "hf" / name
+        error = export_hf(folder, model, dtype=export.dtype, shard_bytes=shard_bytes)
+        (folder / "README.md").write_text(card)
+        return error
+
     errors = {}
-    own = make_mesh(MeshConfig(), jax.local_devices())  # the host that writes has the whole on its devices
+    # The host that writes has whole models on its devices.
+    local_mesh = make_mesh(MeshConfig(), jax.local_devices())
     for name in MODELS:
-        model = load_model(output.verified_path(name), mesh=own)
-
-        def write(folder: Any = output.path / "hf" / name, model: Any = model) -> float:
-            shard_bytes = int(export.shard_gigabytes * 1e9)
-            error = export_hf(folder, model, dtype=export.dtype, shard_bytes=shard_bytes)
-            (folder / "README.md").write_text(card)
-            return error
-
-        errors[name] = processes.on_process_zero(f"hf/{name}", write)
+        model = load_model(output.verified_path(name), mesh=local_mesh)
+        write_model = functools.partial(write, name, model)
+        errors[name] = processes.on_process_zero(f"hf/{name}", write_model)
         output.commit(f"hf/{name}")
         output.commit_each(f"hf/{name}")
     if ADAPTERS in lm_ft.manifest["files"]:
@@ -108,20 +119,24 @@ def _publish(output: TopLevelFolder, lm_ft: StageFolder, export: ExportConfig, c
 def _origins(inputs: Mapping[str, StageFolder]) -> list[Origin]:
     """What the models were made of, as the stages recorded it, with the data."""
     lm, retriever = inputs["base_lm"].manifest, inputs["retriever"].manifest
-    recorded = (
-        ("language model", lm.get("origin")),
-        ("query encoder", retriever.get("origin")),
-        ("chunk encoder", retriever.get("chunk_origin")),
-    )
-    models = [
-        Origin(**found) if found else Origin(role, "trained from scratch", "none") for role, found in recorded
-    ]
-    data = inputs["corpus"].manifest.get("settings", {}).get("data", {})
+    recorded = {
+        "language model": lm.get("origin"),
+        "query encoder": retriever.get("origin"),
+        "chunk encoder": retriever.get("chunk_origin"),
+    }
+    models = []
+    for role, fields in recorded.items():
+        models.append(Origin(**fields) if fields else Origin(role, "trained from scratch", "none"))
+
+    # A licence lies in the folder of the data, next to their files.
+    corpus = inputs["corpus"].manifest
+    data = corpus.get("settings", {}).get("data", {})
     if data.get("class") == "Instructions":
-        passages = inputs["corpus"].manifest["passages"]
-        folder = Path(passages) if Path(passages).is_dir() else Path(passages).parent
-        corpus = origin("corpus", passages, folder)
-        return [*models, corpus, origin("data", data["datasets"], Path(data["datasets"]))]
+        passages, datasets = corpus["passages"], data["datasets"]
+        folder = Path(passages)
+        if not folder.is_dir():
+            folder = folder.parent
+        return [*models, origin("corpus", passages, folder), origin("data", datasets, Path(datasets))]
     if "folder" in data:
         return [*models, origin("data", data["folder"], Path(data["folder"]))]
     return [*models, Origin("data", "a generated world", "none")]
@@ -132,20 +147,28 @@ def _write_runs(
 ) -> None:
     """What the base and the tuned query encoder retrieve for a split's questions, and its gold chunks."""
     corpus = Corpus(inputs["corpus"])
-    questions, base = corpus.questions(split), Searcher.load(inputs, mesh)
-    tuned = base.tuned(inputs, mesh)
-    texts, depth = [question.question for question in questions], min(depth, len(corpus.chunks))
-    for tag, searcher in (("base", base), ("r_ft", tuned)):
-        rows, scores = searcher.search(texts, depth)
-        found_rows = np.unique(rows)
-        ids = dict(zip(found_rows.tolist(), (c.id for c in corpus.chunks.take(found_rows)), strict=True))
-        run = (
-            trec_run(question.id, [ids[row] for row in found], marks, tag)
-            for question, found, marks in zip(questions, rows.tolist(), scores.tolist(), strict=True)
-        )
-        output.write(f"runs/{tag}.trec", "".join(run).encode())
-    judged = (trec_qrels(question.id, question.gold_chunks) for question in questions)
-    output.write("runs/qrels.trec", "".join(judged).encode())
+    questions = corpus.questions(split)
+    texts = [question.question for question in questions]
+    depth = min(depth, len(corpus.chunks))
+    base = Searcher.load(inputs, mesh)
+    # TREC's files name chunks by their ids.
+    searchers = {"base": base, "r_ft": base.tuned(inputs, mesh)}
+    for tag, searcher in searchers.items():
+        chunk_rows, scores = searcher.search(texts, depth)
+        chunk_at = _chunks_at(corpus.chunks, chunk_rows)
+        lines = []
+        for question, rows, row_scores in zip(questions, chunk_rows.tolist(), scores.tolist(), strict=True):
+            ids = [chunk_at[row].id for row in rows]
+            lines.append(trec_run(question.id, ids, row_scores, tag))
+        output.write(f"runs/{tag}.trec", "".join(lines).encode())
+    qrels = [trec_qrels(question.id, question.gold_chunks) for question in questions]
+    output.write("runs/qrels.trec", "".join(qrels).encode())
+
+
+def _chunks_at(chunks: Chunks, rows: Int[np.ndarray, "Q K"]) -> dict[int, Chunk]:
+    """Each of the chunks at `rows` once, by its row; −1 is no chunk."""
+    real_rows = np.unique(rows[rows >= 0])
+    return dict(zip(real_rows.tolist(), chunks.take(real_rows), strict=True))
 
 
 def _write_lsr_scores(
@@ -165,15 +188,19 @@ def _write_lsr_scores(
 def _lsr_rows(
     inputs: Mapping[str, StageFolder], form: losses.LmScoreForm, tau: float
 ) -> Iterator[dict[str, Any]]:
-    retrieved, scores = Retrieved.load(inputs["retrieved"], "train"), Scores.load(inputs["scores"])
-    log_probs, counts = jnp.asarray(scores.answer_log_probs), jnp.asarray(scores.answer_token_counts)
-    values = np.asarray(losses.lm_score(log_probs, counts, form=form)) / tau
+    """FlagEmbedding's record of each example, a block's passages in memory at a time."""
+    # The exponents of Eq. 4; a softmax over an example's chunks makes p_LSR of them.
+    retrieved = Retrieved.load(inputs["retrieved"], "train")
+    scores = Scores.load(inputs["scores"])
+    log_probs = jnp.asarray(scores.answer_log_probs)
+    token_counts = jnp.asarray(scores.answer_token_counts)
+    exponents = np.asarray(losses.lm_score(log_probs, token_counts, form=form)) / tau
     chunks = Chunks(inputs["corpus"])
-    for start in range(0, len(values), BLOCK):
-        rows = scores.chunk_rows[start : start + BLOCK]
-        wanted = np.unique(rows[rows >= 0])
-        passages = dict(zip(wanted.tolist(), (c.passage for c in chunks.take(wanted)), strict=True))
-        for number, found in enumerate(rows, start):
-            real = found >= 0
-            texts = [passages[row] for row in found[real].tolist()]
-            yield flag_embedding(retrieved.examples[number].query, texts, values[number][real].tolist())
+    for start in range(0, len(exponents), BLOCK):
+        block = scores.chunk_rows[start : start + BLOCK]
+        chunk_at = _chunks_at(chunks, block)
+        for number, rows in enumerate(block, start):
+            is_chunk = rows >= 0
+            passages = [chunk_at[row].passage for row in rows[is_chunk].tolist()]
+            query = retrieved.examples[number].query
+            yield flag_embedding(query, passages, exponents[number][is_chunk].tolist())

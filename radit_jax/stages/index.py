@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from radit_jax.config import IndexConfig, MeshConfig
 from radit_jax.data.artifacts.corpus import Corpus
@@ -14,8 +15,8 @@ from radit_jax.retrieval.products import search_devices
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
-MEASURED_AT = 10
-TUNING_QUERIES = 500
+MEASURED_AT = 10  # k of the recall
+TUNING_QUERIES = 500  # at most
 
 
 def run(
@@ -29,9 +30,10 @@ def run(
     embeddings = Embeddings.load(inputs["embeddings"])
     encoder = Encoder.load(inputs["retriever"].verified_path("query_encoder"), mesh)
 
-    def embed(split: str, most: int) -> np.ndarray:
+    def embed(split: str, most: int) -> Float[np.ndarray, "Q D"]:
         return encoder.embed([question.question for question in corpus.questions(split)[:most]])
 
+    # Questions that the index was not tuned on say how it does on others.
     tuning, held_out = embed("train", TUNING_QUERIES), embed("dev", len(embeddings))
     devices = search_devices(encoder.mesh, len(embeddings))
     built = build_index(
@@ -44,8 +46,9 @@ def run(
         devices=devices,
     )
     k = min(MEASURED_AT, len(embeddings))
-    wanted, _ = ExactIndex(embeddings, devices).search(held_out, k)
-    recall = neighbour_recall(built.search(held_out, k)[0], wanted)
+    exact_rows, _ = ExactIndex(embeddings, devices).search(held_out, k)
+    rows, _ = built.search(held_out, k)
+    recall = neighbour_recall(rows, exact_rows)
     built.save(output)
     return {
         **built.facts,

@@ -1,10 +1,10 @@
 """lm_ft: Eq. 3. The language model learns to answer with a retrieved chunk before each instruction.
 
-Every (example, chunk) pair is an instance of its own, and so is an example under its gold context; the loss
+Every (example, chunk) pair is an instance of its own, and so is an example under its gold context. The loss
 is on the answer's tokens and `<eos>` only.
 
-With LoRA the folder has the adapters in PEFT's form beside the language model, in which they are merged;
-with QLoRA they learnt over quantised kernels, and are merged into the whole ones.
+With LoRA the folder has the adapters in PEFT's form, and the language model into which they are merged. With
+QLoRA they learn over quantised kernels, and are merged into the original ones.
 """
 
 import time
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from radit_jax.config import EvaluateConfig, LmFtConfig, MeshConfig, ProfileConfig
-from radit_jax.data.artifacts.corpus import Chunks, Corpus
+from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.batches.packing import PrefixTree
 from radit_jax.data.batches.prefix_trees import lm_sequence
@@ -45,31 +45,26 @@ def run(
 
     `evaluate` are the settings of the tasks that `lm_ft.select=kilt_dev` asks, None elsewhere.
     """
+    # 1) The model and its instances; QLoRA learns over quantised kernels.
     started = time.monotonic()
     devices = make_mesh(mesh, rows=lm_ft.rows_at_a_time)
     model = load_model(inputs["lm"].verified_path("lm"), dtype=lm_ft.dtype, mesh=devices)
     if lm_ft.lora.quantize != "none":
         model = model._replace(params=quantized(model.params, lm_ft.lora))
-    chunks = Corpus(inputs["corpus"]).chunks
-    packed, truncated = {}, {}
-    for split in ("train", "dev"):
-        retrieved = Retrieved.load(inputs["retrieved"], split)
-        trees, truncated[split] = instances(retrieved, chunks, model.tokenizer, lm_ft.sequence_length)
-        order = np.random.default_rng([seed, 2]).permutation(len(trees))
-        packed[split] = PackedTrees(
-            [trees[i] for i in order],
-            row_length=lm_ft.sequence_length,
-            batch_size=lm_ft.batch_size,
-            seed=seed,
-        )
-    validate = None
+    train_trees, num_truncated = _packed_instances(inputs, "train", model.tokenizer, lm_ft, seed)
+    dev_trees, _ = _packed_instances(inputs, "dev", model.tokenizer, lm_ft, seed)
+
+    # 2) Training; without KILT's tasks, validation is on the development instances alone.
+    validate_on_tasks = None
     if evaluate is not None:
-        validate = _validation(inputs, model, lm_ft.rows_at_a_time, evaluate, temperature, seed, mesh)
+        validate_on_tasks = _kilt_validation(
+            inputs, model, lm_ft.rows_at_a_time, evaluate, temperature, seed, mesh
+        )
     trained, facts = train_lm(
         "lm_ft",
         model.module,
         model.params,
-        packed["train"].shuffled,
+        train_trees.shuffled,
         output,
         training=LmTraining(
             lm_ft.optimizer,
@@ -81,26 +76,53 @@ def run(
             profile=profile,
         ),
         validation=LmValidation(
-            packed["dev"], every=lm_ft.validate_every, select=lm_ft.select, more_figures=validate
+            dev_trees, every=lm_ft.validate_every, select=lm_ft.select, more_figures=validate_on_tasks
         ),
         started=started,
     )
+
+    # 3) The tuned model, and its adapters where it has some.
     if lm_ft.lora.rank:
         facts["adapter_parameters"] = count_parameters(trained)
-        adapters = jax.tree.map(gather, trained)
-        processes.on_process_zero(
-            "lm_ft's adapters",
-            lambda: export_peft(output.path / ADAPTERS, adapters, lm_ft.lora, _base_name(inputs["lm"])),
-        )
-        output.commit(ADAPTERS)
-        # As they are on disk: those that were trained over may be quantised.
-        whole = load_model(inputs["lm"].verified_path("lm"), mesh=devices).params
-        trained = merge_adapters(whole, trained, lm_ft.lora)
+        _export_adapters(output, trained, lm_ft, inputs["lm"])
+        # The adapters are merged into the stored kernels: those they learnt over may be quantised.
+        stored_params = load_model(inputs["lm"].verified_path("lm"), mesh=devices).params
+        trained = merge_adapters(stored_params, trained, lm_ft.lora)
     save_model(output.path / "lm", model._replace(params=trained))
     output.commit("lm")
-    seen = lm_ft.optimizer.steps * lm_ft.batch_size / len(packed["train"].rows)
-    facts |= {"times_seen": round(seen, 2), "truncated_chunks": truncated["train"]}
-    return {**packed["train"].facts, **facts}
+    num_rows_seen = lm_ft.optimizer.steps * lm_ft.batch_size
+    facts["times_seen"] = round(num_rows_seen / len(train_trees.rows), 2)
+    facts["truncated_chunks"] = num_truncated
+    return {**train_trees.facts, **facts}
+
+
+def _packed_instances(
+    inputs: Mapping[str, StageFolder], split: str, tokenizer: Any, lm_ft: LmFtConfig, seed: int
+) -> tuple[PackedTrees, int]:
+    """The instances of a split in rows, and how many of their chunks were cut to fit."""
+    retrieved = Retrieved.load(inputs["retrieved"], split)
+    chunks = Chunks(inputs["corpus"])
+    trees, num_truncated = instances(retrieved, chunks, tokenizer, lm_ft.sequence_length)
+    # Shuffled, so that the instances of an example spread over rows.
+    order = np.random.default_rng([seed, 2]).permutation(len(trees))
+    packed = PackedTrees(
+        [trees[number] for number in order],
+        row_length=lm_ft.sequence_length,
+        batch_size=lm_ft.batch_size,
+        seed=seed,
+    )
+    return packed, num_truncated
+
+
+def _export_adapters(output: StageFolder, adapters: Any, lm_ft: LmFtConfig, base: StageFolder) -> None:
+    """Write LoRA's adapters in PEFT's form."""
+    whole_adapters = jax.tree.map(gather, adapters)
+
+    def write() -> None:
+        export_peft(output.path / ADAPTERS, whole_adapters, lm_ft.lora, _base_name(base))
+
+    processes.on_process_zero("lm_ft's adapters", write)
+    output.commit(ADAPTERS)
 
 
 def _base_name(base: StageFolder) -> str:
@@ -108,7 +130,7 @@ def _base_name(base: StageFolder) -> str:
     return base.manifest.get("origin", {}).get("name", "")
 
 
-def _validation(
+def _kilt_validation(
     inputs: Mapping[str, StageFolder],
     model: Model,
     batch_size: int,
@@ -117,28 +139,37 @@ def _validation(
     seed: int,
     mesh: MeshConfig,
 ) -> Callable[[Any], dict[str, float]]:
-    """What a checkpoint is selected by: KILT's development tasks, asked as `evaluate` will ask its tasks."""
-    loaded = load_tasks(evaluate, seed=seed)
-    trials = [without_too_long(trial, model.tokenizer, evaluate) for trial in loaded]
-    searcher, chunks = Searcher.load(inputs, mesh), Chunks(inputs["corpus"])
-    found = [retrieve_for_task(trial, searcher, chunks, evaluate, temperature) for trial in trials]
-    return kilt_validation(trials, found, model, mesh, evaluate, batch_size=batch_size)
+    """What a checkpoint is chosen by: KILT's development tasks, asked as `evaluate` will ask its tasks."""
+    tasks = [without_too_long(task, model.tokenizer, evaluate) for task in load_tasks(evaluate, seed=seed)]
+    searcher = Searcher.load(inputs, mesh)
+    chunks = Chunks(inputs["corpus"])
+    retrieved = [retrieve_for_task(task, searcher, chunks, evaluate, temperature) for task in tasks]
+    return kilt_validation(tasks, retrieved, model, mesh, evaluate, batch_size=batch_size)
 
 
 def instances(
     retrieved: Retrieved, chunks: Chunks, tokenizer: Any, max_length: int
 ) -> tuple[list[PrefixTree], int]:
-    """One tree per (example, chunk), −1 being no chunk, and how many chunks were cut to fit.
+    """One tree per (example, chunk), and how many chunks were cut to fit.
 
-    An example with a Background of its own is one instance, under that; under none where it is "".
+    An example with a Background of its own is one instance under it; where that is "", under no Background.
     """
-    wanted = np.unique(retrieved.chunk_rows[retrieved.chunk_rows >= 0])
-    passages = dict(zip(wanted.tolist(), (chunk.passage for chunk in chunks.take(wanted)), strict=True))
+    # Each chunk is read once, however many examples retrieved it.
+    rows = np.unique(retrieved.chunk_rows[retrieved.chunk_rows >= 0])
+    passages = [chunk.passage for chunk in chunks.take(rows)]
+    passage_at = dict(zip(rows.tolist(), passages, strict=True))
+
+    # Every example gives one instance per Background.
     trees, num_truncated = [], 0
-    for example, rows in zip(retrieved.examples, retrieved.chunk_rows.tolist(), strict=True):
-        found = [passages[row] for row in rows if row >= 0]
-        for passage in found if example.background is None else [example.background or None]:
-            tree, truncated = lm_sequence(tokenizer, passage, example, max_length=max_length, terminator=True)
+    for example, chunk_rows in zip(retrieved.examples, retrieved.chunk_rows.tolist(), strict=True):
+        if example.background is None:
+            backgrounds = [passage_at[row] for row in chunk_rows if row >= 0]
+        else:
+            backgrounds = [example.background or None]
+        for background in backgrounds:
+            tree, truncated = lm_sequence(
+                tokenizer, background, example, max_length=max_length, terminator=True
+            )
             trees.append(tree)
             num_truncated += truncated
     return trees, num_truncated

@@ -12,7 +12,7 @@ goes on from there.
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,22 +69,16 @@ def run(
     candidates = Candidates(inputs, output, corpus, searcher, scorer)
     order = shuffled(len(candidates.examples), batch_size=r_ft.batch_size, seed=seed)
 
-    # What learns, and its state before the first step.
-    queries = _pack_queries(candidates.examples, searcher.encoder, map(order, range(r_ft.optimizer.steps)))
-    development = development_questions(inputs, output, corpus, scorer)
-    learner: Learner = QueryTower(searcher, corpus, queries, development)
-    if r_ft.train_chunk_encoder:
-        chunk_encoder = Encoder.load(inputs["retriever"].verified_path("chunk_encoder"), mesh)
-        learner = BothTowers(searcher, corpus, queries, development, chunk_encoder)
+    # 1) What learns, and its state before the first step.
+    learner = _make_learner(inputs, output, candidates, order, r_ft, mesh)
     check_within_reach(learner)
     tx = make_optimizer(r_ft.optimizer)
     state, shardings = init_sharded(lambda p: init_state(p, tx), searcher.encoder.mesh, learner.params)
     step = learner.make_step(tx, r_ft, temperature, shardings)
 
+    # 2) Training, in rounds of candidates.
     checkpoints = Checkpoints(output.path / "checkpoints")
-    validation = Validation(
-        lambda state: learner.validate(state.params), r_ft.validate_every, select="mrr@10"
-    )
+    validation = Validation(lambda s: learner.validate(s.params), r_ft.validate_every, select="mrr@10")
     signals = []
     for round_number, end in enumerate(_round_ends(r_ft)):
         # A resumed run retrieves a round's candidates with the query encoder that it has come to.
@@ -104,25 +98,40 @@ def run(
         )
         started = time.monotonic()  # a round's start-up is its new candidates
 
+    # 3) The tuned models, which are the best checkpoint's.
     best_step, best_mrr = check_best_has_hit(checkpoints.best())
     for name, tower in learner.tuned(checkpoints.restore_best(state.params)).items():
         save_model(output.path / name, tower)
         output.commit(name)
+    num_queries_seen = r_ft.optimizer.steps * r_ft.batch_size
     return {
         "steps": r_ft.optimizer.steps,
         "best_step": best_step,
         "dev_mrr@10": best_mrr,
-        "times_seen": round(r_ft.optimizer.steps * r_ft.batch_size / len(candidates.examples), 2),
+        "times_seen": round(num_queries_seen / len(candidates.examples), 2),
         "signal": signals,
     }
 
 
-def _pack_queries(
-    examples: Sequence[Example], encoder: Encoder, batches: Iterable[Sequence[int]]
-) -> PackedQueries:
-    """The examples' queries in rows that divide over the devices."""
-    ids = encoder.token_ids([example.query for example in examples])
-    return PackedQueries.fit(ids, batches, data_parallel_size(encoder.mesh))
+def _make_learner(
+    inputs: Mapping[str, StageFolder],
+    output: StageFolder,
+    candidates: "Candidates",
+    order: Callable[[int], list[int]],
+    r_ft: RFtConfig,
+    mesh: MeshConfig,
+) -> Learner:
+    """What `r_ft.train_chunk_encoder` asks for, with the queries of all batches and development questions."""
+    corpus, searcher = candidates.corpus, candidates.searcher
+    encoder = searcher.encoder
+    ids = encoder.token_ids([example.query for example in candidates.examples])
+    batches = map(order, range(r_ft.optimizer.steps))
+    queries = PackedQueries.fit(ids, batches, data_parallel_size(encoder.mesh))
+    development = development_questions(inputs, output, corpus, candidates.scorer)
+    if not r_ft.train_chunk_encoder:
+        return QueryTower(searcher, corpus, queries, development)
+    chunk_encoder = Encoder.load(inputs["retriever"].verified_path("chunk_encoder"), mesh)
+    return BothTowers(searcher, corpus, queries, development, chunk_encoder)
 
 
 def _batches(
@@ -135,7 +144,8 @@ def _batches(
 
     def batch_at(step: int) -> Any:
         example_numbers = order(step)
-        return learner.batch(example_numbers, scores.chunk_rows[example_numbers], target[example_numbers])
+        chunk_rows = scores.chunk_rows[example_numbers]
+        return learner.batch(example_numbers, chunk_rows, target[example_numbers])
 
     return batch_at
 
@@ -153,6 +163,7 @@ def target_log_probs(scores: Scores, r_ft: RFtConfig, temperature: float) -> Flo
 
     `temperature` is p_R's.
     """
+    # Eq. 4 over the real chunks.
     chunk_mask = jnp.asarray(scores.chunk_rows >= 0)
     lsr = losses.lsr_log_prob(
         jnp.asarray(scores.answer_log_probs),
@@ -163,6 +174,7 @@ def target_log_probs(scores: Scores, r_ft: RFtConfig, temperature: float) -> Flo
     )
     if r_ft.target == "lsr":
         return np.asarray(lsr)
+    # The untuned retriever's scores stay the prior in all rounds.
     retrieval_scores = jnp.asarray(scores.retrieval_scores)
     untuned = losses.retrieval_log_prob(retrieval_scores, chunk_mask, temperature)
     return np.asarray(losses.posterior_log_prob(untuned, lsr, chunk_mask))
@@ -246,9 +258,11 @@ class Candidates:
         retrieved = self._retrieve(f"{name}-retrieved", query_params)
         chunk_rows = retrieved["chunk_rows"]
         scores, is_known = self._known(chunk_rows)
-        new_pairs = np.stack([np.nonzero(~is_known)[0], chunk_rows[~is_known]], axis=1)
+        example_numbers, _ = np.nonzero(~is_known)
+        new_pairs = np.stack([example_numbers, chunk_rows[~is_known]], axis=1)
         new_scores = self.scorer.score(f"{name}-pairs", self.examples, new_pairs, "score new pairs")
         scores.put(~is_known, new_scores)
+        # What does not depend on the candidates, as the answers' lengths, is the first round's.
         return replace(self._rounds[0], **retrieved, **scores._asdict())
 
     def _retrieve(self, name: str, query_params: Any) -> dict[str, np.ndarray]:
@@ -260,6 +274,7 @@ class Candidates:
         if not self.output.has(name):
             k = self._rounds[0].chunk_rows.shape[1]
             queries = [example.query for example in self.examples]
+            # An example that was cut from the corpus does not retrieve its own chunk.
             sources = self.corpus.source_rows(self.examples)
             tuned = self.searcher.with_params(query_params)
             rows, *_ = search_examples(tuned, self.corpus.chunks, self.examples, sources, k)

@@ -1,12 +1,13 @@
 """retrieve: the examples of D_L and D_R, each with its top-k chunks under the untuned retriever.
 
-LM-ft and R-ft each retrieve once, offline. An example cut from the corpus never retrieves its own chunk, nor
-one with the same text or with twelve words in a row of what the example is to continue with. An example too
-long for a row of the stage that reads it, which never cuts a question or an answer, is left out.
+LM-ft and R-ft each retrieve once, before they train. An example cut from the corpus never retrieves its own
+chunk, a chunk with the same text, or one that shares twelve words in a row with the example's answer. The
+stage that reads an example never cuts a question or an answer, so an example too long for its rows is left
+out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,103 +25,175 @@ from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.pretrained.model_io import load_own_tokenizer
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
-CHUNKS_AT_ONCE = 1024  # that are in memory while examples are cut from them
+CHUNKS_AT_ONCE = 1024  # in memory while examples are cut from them
+
+
+@dataclass(frozen=True)
+class LmFtRetrieval:
+    """The settings of `run_lm_ft`. An instance is an example under one Background."""
+
+    chunks_per_example: int  # k̃
+    corpus_text_fraction: float  # the share of the instances that is cut from the corpus
+    gold_context_fraction: float  # the share of the questions whose only Background is a gold chunk
+    force_gold: bool  # a gold chunk that was not retrieved takes the last chunk's place
+    retrieved_background: bool  # False: examples without a gold context have no Background
+    max_length: int  # tokens
+    seed: int
+
+    @property
+    def instances_per_example(self) -> int:
+        """The instances of an example that retrieves."""
+        return self.chunks_per_example if self.retrieved_background else 1
+
+
+@dataclass(frozen=True)
+class RFtRetrieval:
+    """The settings of `run_r_ft`."""
+
+    num_chunks: int  # |C'|
+    corpus_text_fraction: float  # the share of the examples that is cut from the corpus
+    text_tokens: int  # a chunk's first tokens are x, its last are y
+    num_examples: int  # tasks and text; 0: all tasks, and text for its fraction
+    max_length: int  # tokens
+    seed: int
 
 
 def run_lm_ft(
-    inputs: Mapping[str, StageFolder],
-    output: StageFolder,
-    *,
-    chunks_per_example: int,
-    corpus_text_fraction: float,
-    gold_context_fraction: float,
-    force_gold: bool,
-    retrieved_background: bool,
-    max_length: int,
-    seed: int,
-    mesh: MeshConfig,
+    inputs: Mapping[str, StageFolder], output: StageFolder, *, mesh: MeshConfig, **settings: Any
 ) -> dict[str, Any]:
     """D_L with k̃ chunks: tasks with their first answer, and halves of chunks.
 
-    An example that brings its own Background retrieves nothing.
+    `settings` are the fields of `LmFtRetrieval`. An example with a Background of its own retrieves nothing.
     """
-    corpus, tokenizer = Corpus(inputs["corpus"]), load_own_tokenizer(inputs["lm"].verified_path("lm"))
-    searcher, facts = Searcher.load(inputs, mesh), {}
-    per_chunks = chunks_per_example if retrieved_background else 1  # instances of one example
-    for split in ("train", "dev"):
-        asked = _asked(corpus, "lm_ft", split, lambda question: question.answers[0])
-        questions, tasks = _fitting(asked, tokenizer, max_length)
-        read = np.zeros(len(tasks), bool)
-        if split == "train" and gold_context_fraction:
-            drawn = np.random.default_rng([seed, 4]).random(len(tasks)) < gold_context_fraction
-            read = drawn & np.array([bool(question.gold_chunks) for question in questions], bool)
-        # Shares are of instances: of an example under its own Background there is one.
-        alone = read | np.array([example.background is not None for example in tasks], bool)
-        instances = int(np.where(alone, 1, per_chunks).sum())
-        wanted = share_count(instances, corpus_text_fraction) / per_chunks if split == "train" else 0
-        texts = _text_examples(
-            corpus,
-            round(wanted),
-            lambda chunk: _if_fits(lm_text_example(chunk, tokenizer), tokenizer, max_length),
-            seed,
-        )
-        if not retrieved_background:
-            tasks, texts = _without_chunks(tasks), texts._replace(examples=_without_chunks(texts.examples))
-        found, num_copies = _search(searcher, corpus, tasks, texts, chunks_per_example)
-        rows = found.chunk_rows
-        if force_gold:
-            rows[: len(tasks)] = with_gold(rows[: len(tasks)], questions, corpus.rows)
-        if read.any():
-            rows[: len(tasks)] = with_gold_alone(rows[: len(tasks)], questions, corpus.rows, read)
-        found.save(output, split)
-        facts[split] = _facts(len(asked), len(tasks), texts, found, num_copies)
-        if split == "train":
-            num_texts = len(texts.examples) * per_chunks
-            facts[split]["text_share"] = round(num_texts / max(1, instances + num_texts), 4)
-            _warn("lm_ft", "instances", corpus_text_fraction, facts[split])
+    retrieval = LmFtRetrieval(**settings)
+    sources = _Sources.load(inputs, mesh)
+    facts = {split: _retrieve_lm_ft(split, sources, retrieval, output) for split in ("train", "dev")}
     return facts["train"]
 
 
 def run_r_ft(
-    inputs: Mapping[str, StageFolder],
-    output: StageFolder,
-    *,
-    num_chunks: int,
-    corpus_text_fraction: float,
-    text_tokens: int,
-    num_examples: int,
-    max_length: int,
-    seed: int,
-    mesh: MeshConfig,
+    inputs: Mapping[str, StageFolder], output: StageFolder, *, mesh: MeshConfig, **settings: Any
 ) -> dict[str, Any]:
     """D_R with k chunks: tasks with their shortest answer, and first and last tokens of chunks.
 
-    Drawn examples have their development part too, by which R-ft's checkpoint is chosen.
+    `settings` are the fields of `RFtRetrieval`. Where development examples were drawn, they get chunks too:
+    they choose R-ft's checkpoint.
     """
-    corpus, tokenizer = Corpus(inputs["corpus"]), load_own_tokenizer(inputs["lm"].verified_path("lm"))
-    searcher, facts = Searcher.load(inputs, mesh), {}
-    for split in ("train", "dev") if corpus.examples("r_ft", "dev") is not None else ("train",):
-        asked = _asked(corpus, "r_ft", split, lambda question: min(question.answers, key=len))
-        num_texts = 0
-        if split == "train" and num_examples:
-            num_texts = round(num_examples * corpus_text_fraction)
-            asked = asked[: num_examples - num_texts]
-        questions, tasks = _fitting(asked, tokenizer, max_length)
-        if split == "train" and not num_examples:
-            num_texts = share_count(len(tasks), corpus_text_fraction)
-        texts = _text_examples(
-            corpus,
-            num_texts,
-            lambda chunk: _if_fits(r_text_example(chunk, tokenizer, text_tokens), tokenizer, max_length),
-            seed,
-        )
-        found, num_copies = _search(searcher, corpus, tasks, texts, num_chunks)
-        found.save(output, split)
-        facts[split] = _facts(len(asked), len(tasks), texts, found, num_copies)
-        if split == "train":
-            facts[split]["text_share"] = round(len(texts.examples) / max(1, len(found.examples)), 4)
-            _warn("r_ft", "examples", corpus_text_fraction, facts[split])
+    retrieval = RFtRetrieval(**settings)
+    sources = _Sources.load(inputs, mesh)
+    has_dev = sources.corpus.examples("r_ft", "dev") is not None
+    splits = ("train", "dev") if has_dev else ("train",)
+    facts = {split: _retrieve_r_ft(split, sources, retrieval, output) for split in splits}
     return facts["train"]
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """What examples and their chunks come from."""
+
+    corpus: Corpus
+    tokenizer: LmTokenizer
+    searcher: Searcher
+
+    @classmethod
+    def load(cls, inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> "_Sources":
+        corpus = Corpus(inputs["corpus"])
+        tokenizer = load_own_tokenizer(inputs["lm"].verified_path("lm"))
+        return cls(corpus, tokenizer, Searcher.load(inputs, mesh))
+
+
+def _retrieve_lm_ft(
+    split: str, sources: _Sources, settings: LmFtRetrieval, output: StageFolder
+) -> dict[str, Any]:
+    """Save a split of D_L with its chunks; facts for the manifest."""
+    corpus, tokenizer, max_length = sources.corpus, sources.tokenizer, settings.max_length
+    is_train = split == "train"
+
+    # The tasks' examples, and for training as many of the corpus as make up their share.
+    drawn = _drawn(corpus, "lm_ft", split, lambda question: question.answers[0])
+    questions, tasks = _fitting(drawn, tokenizer, max_length)
+    only_gold = _draw_gold_contexts(questions, settings) if is_train else np.zeros(len(tasks), bool)
+    num_instances = _num_instances(tasks, only_gold, settings)
+    num_texts = 0
+    if is_train:
+        num_text_instances = share_count(num_instances, settings.corpus_text_fraction)
+        num_texts = round(num_text_instances / settings.instances_per_example)
+    texts = _text_examples(
+        corpus,
+        num_texts,
+        lambda chunk: _if_fits(lm_text_example(chunk, tokenizer), tokenizer, max_length),
+        settings.seed,
+    )
+    if not settings.retrieved_background:
+        tasks = _without_chunks(tasks)
+        texts = texts._replace(examples=_without_chunks(texts.examples))
+
+    # Their chunks. The rows of the tasks come first.
+    retrieved, num_copies = _search(sources, tasks, texts, settings.chunks_per_example)
+    task_rows = retrieved.chunk_rows[: len(tasks)]
+    if settings.force_gold:
+        task_rows[:] = with_gold(task_rows, questions, corpus.rows)
+    if only_gold.any():
+        task_rows[:] = with_gold_alone(task_rows, questions, corpus.rows, only_gold)
+    retrieved.save(output, split)
+
+    facts = _facts(len(drawn), len(tasks), texts, retrieved, num_copies)
+    if is_train:
+        num_text_instances = len(texts.examples) * settings.instances_per_example
+        share = num_text_instances / max(1, num_instances + num_text_instances)
+        facts["text_share"] = round(share, 4)
+        _warn("lm_ft", "instances", settings.corpus_text_fraction, facts)
+    return facts
+
+
+def _draw_gold_contexts(questions: Sequence[Question], settings: LmFtRetrieval) -> Bool[np.ndarray, " E"]:
+    """Which of the questions have a gold chunk as their only Background."""
+    rng = np.random.default_rng([settings.seed, 4])
+    is_drawn = rng.random(len(questions)) < settings.gold_context_fraction
+    has_gold = np.array([bool(question.gold_chunks) for question in questions], bool)
+    return is_drawn & has_gold
+
+
+def _num_instances(
+    tasks: Sequence[Example], only_gold: Bool[np.ndarray, " E"], settings: LmFtRetrieval
+) -> int:
+    """The instances of the tasks: one of an example that does not retrieve."""
+    has_background = np.array([example.background is not None for example in tasks], bool)
+    instances = np.where(only_gold | has_background, 1, settings.instances_per_example)
+    return int(instances.sum())
+
+
+def _retrieve_r_ft(
+    split: str, sources: _Sources, settings: RFtRetrieval, output: StageFolder
+) -> dict[str, Any]:
+    """Save a split of D_R with its chunks; facts for the manifest."""
+    corpus, tokenizer, max_length = sources.corpus, sources.tokenizer, settings.max_length
+    is_train = split == "train"
+
+    # The tasks' examples, and for training those of the corpus.
+    drawn = _drawn(corpus, "r_ft", split, lambda question: min(question.answers, key=len))
+    num_texts = 0
+    if is_train and settings.num_examples:
+        num_texts = round(settings.num_examples * settings.corpus_text_fraction)
+        drawn = drawn[: settings.num_examples - num_texts]
+    _, tasks = _fitting(drawn, tokenizer, max_length)
+    if is_train and not settings.num_examples:
+        num_texts = share_count(len(tasks), settings.corpus_text_fraction)
+
+    def text_example(chunk: Chunk) -> Example | None:
+        return _if_fits(r_text_example(chunk, tokenizer, settings.text_tokens), tokenizer, max_length)
+
+    texts = _text_examples(corpus, num_texts, text_example, settings.seed)
+
+    # Their chunks.
+    retrieved, num_copies = _search(sources, tasks, texts, settings.num_chunks)
+    retrieved.save(output, split)
+    facts = _facts(len(drawn), len(tasks), texts, retrieved, num_copies)
+    if is_train:
+        share = len(texts.examples) / max(1, len(retrieved.examples))
+        facts["text_share"] = round(share, 4)
+        _warn("r_ft", "examples", settings.corpus_text_fraction, facts)
+    return facts
 
 
 def with_gold(
@@ -130,7 +203,9 @@ def with_gold(
     rows = rows.copy()
     for number, question in enumerate(questions):
         gold = [row_of[chunk] for chunk in question.gold_chunks]
-        if gold and not set(gold) & set(rows[number].tolist()):
+        retrieved = rows[number].tolist()
+        if gold and not set(gold) & set(retrieved):
+            # The last place is that of the worst chunk.
             rows[number, -1] = gold[0]
     return rows
 
@@ -139,45 +214,57 @@ def with_gold_alone(
     rows: Int[np.ndarray, "E K"],
     questions: Sequence[Question],
     row_of: Mapping[str, int],
-    read: Bool[np.ndarray, " E"],
+    only_gold: Bool[np.ndarray, " E"],
 ) -> Int[np.ndarray, "E K"]:
-    """`rows` with nothing but a gold chunk for the questions to `read` that have one; −1 is no chunk.
+    """`rows` with a gold chunk and nothing else for the questions of `only_gold` that have one; −1 is none.
 
-    So the paper treats reading comprehension: the gold context is the Background, and nothing is retrieved.
+    The paper treats reading comprehension so: the gold context is the Background, and nothing is retrieved.
     """
     rows = rows.copy()
-    for number in np.flatnonzero(read).tolist():
-        if gold := questions[number].gold_chunks:
-            rows[number] = [row_of[gold[0]], *[-1] * (rows.shape[1] - 1)]
+    for number in np.flatnonzero(only_gold).tolist():
+        gold = questions[number].gold_chunks
+        if gold:
+            rows[number] = -1
+            rows[number, 0] = row_of[gold[0]]
     return rows
 
 
-def _asked(
-    corpus: Corpus, mixture: str, split: str, answer: Callable[[Question], str]
+def _drawn(
+    corpus: Corpus, mixture: str, split: str, choose_answer: Callable[[Question], str]
 ) -> list[tuple[Question, Example]]:
-    """The examples that were drawn for a mixture; else each question with its `answer`."""
+    """The examples that were drawn for a mixture; without a mixture each question with one of its answers."""
     drawn = corpus.examples(mixture, split)
     if drawn is not None:
         return drawn
-    return [(question, question_example(question, answer(question))) for question in corpus.questions(split)]
+    pairs = []
+    for question in corpus.questions(split):
+        pairs.append((question, question_example(question, choose_answer(question))))
+    return pairs
 
 
 def _fitting(
-    asked: Sequence[tuple[Question, Example]], tokenizer: LmTokenizer, max_length: int
+    drawn: Sequence[tuple[Question, Example]], tokenizer: LmTokenizer, max_length: int
 ) -> tuple[list[Question], list[Example]]:
-    """The questions whose examples fit, and these."""
-    kept = [(question, example) for question, example in asked if _if_fits(example, tokenizer, max_length)]
-    if asked and not kept:
+    """The questions whose examples fit into a row, and these examples."""
+    questions, examples = [], []
+    for question, example in drawn:
+        if _if_fits(example, tokenizer, max_length):
+            questions.append(question)
+            examples.append(example)
+    if drawn and not questions:
         raise ValueError(
-            f"retrieve: each of the {len(asked)} questions is longer, with its answer, than the "
-            f"{max_length} tokens of a row; raise the sequence_length of the stage that reads them"
+            f"retrieve: expected a question that fits, with its answer, into the {max_length} tokens of a "
+            f"row, got {len(drawn)} that are all longer. Raise the sequence_length of the stage that reads "
+            "them."
         )
-    return [question for question, _ in kept], [example for _, example in kept]
+    return questions, examples
 
 
 def _without_chunks(examples: Sequence[Example]) -> list[Example]:
-    """The examples with no Background where they have not their own."""
-    return [replace(e, background="") if e.background is None else e for e in examples]
+    """The examples with no Background, where they do not bring their own."""
+    return [
+        replace(example, background="") if example.background is None else example for example in examples
+    ]
 
 
 def _if_fits(example: Example | None, tokenizer: LmTokenizer, max_length: int) -> Example | None:
@@ -190,53 +277,58 @@ class _Texts(NamedTuple):
     examples: list[Example]
     sources: list[int]  # the rows of their chunks
     num_asked: int
-    num_skipped: int  # chunks that gave none
+    num_skipped: int  # chunks that gave no example
 
 
-def _text_examples(corpus: Corpus, wanted: int, make: Callable[[Chunk], Example | None], seed: int) -> _Texts:
-    """At most `wanted` examples from drawn chunks."""
-    order = np.random.default_rng([seed, 1]).permutation(len(corpus.chunks))
-    made = _Texts([], [], wanted, 0)
-    for start in range(0, len(order) if wanted else 0, CHUNKS_AT_ONCE):
+def _text_examples(
+    corpus: Corpus, num_asked: int, make: Callable[[Chunk], Example | None], seed: int
+) -> _Texts:
+    """At most `num_asked` examples, each from a drawn chunk."""
+    rng = np.random.default_rng([seed, 1])
+    order = rng.permutation(len(corpus.chunks))
+    # A chunk that gives no example is replaced by the next one.
+    texts = _Texts([], [], num_asked, 0)
+    for start in range(0, len(order) if num_asked else 0, CHUNKS_AT_ONCE):
         rows = order[start : start + CHUNKS_AT_ONCE].tolist()
         for row, chunk in zip(rows, corpus.chunks.take(rows), strict=True):
             example = make(chunk)
             if example is None:
-                made = made._replace(num_skipped=made.num_skipped + 1)
+                texts = texts._replace(num_skipped=texts.num_skipped + 1)
                 continue
-            made.examples.append(example)
-            made.sources.append(row)
-            if len(made.examples) == wanted:
-                return made
-    return made
+            texts.examples.append(example)
+            texts.sources.append(row)
+            if len(texts.examples) == num_asked:
+                return texts
+    return texts
 
 
-def _search(
-    searcher: Searcher, corpus: Corpus, tasks: Sequence[Example], texts: _Texts, k: int
-) -> tuple[Retrieved, int]:
-    """The examples with their chunks, and how many candidates were left out as copies."""
+def _search(sources: _Sources, tasks: Sequence[Example], texts: _Texts, k: int) -> tuple[Retrieved, int]:
+    """The examples with their chunks, tasks first, and how many candidates were left out as copies."""
     examples = [*tasks, *texts.examples]
-    sources = np.array([-1] * len(tasks) + texts.sources, np.int64)
-    rows, scores, num_copies = search_examples(searcher, corpus.chunks, examples, sources, k)
+    source_rows = np.full(len(examples), -1, np.int64)
+    source_rows[len(tasks) :] = texts.sources
+    rows, scores, num_copies = search_examples(
+        sources.searcher, sources.corpus.chunks, examples, source_rows, k
+    )
     return Retrieved(examples, rows, scores), num_copies
 
 
 def _facts(
-    num_asked: int, num_tasks: int, texts: _Texts, found: Retrieved, num_copies: int
+    num_drawn: int, num_tasks: int, texts: _Texts, retrieved: Retrieved, num_copies: int
 ) -> dict[str, Any]:
     """What the manifest says of a split."""
-    retrieving = [
-        n for n, example in enumerate(found.examples) if n >= num_tasks and example.background is None
-    ]
-    short = (found.chunk_rows[np.array(retrieving, int)] < 0).any(axis=1)
+    # Texts that are short of chunks: too many candidates were copies, or the corpus is small.
+    text_rows = retrieved.chunk_rows[num_tasks:]
+    retrieves = np.array([example.background is None for example in texts.examples], bool)
+    is_short = (text_rows[retrieves] < 0).any(axis=1)
     return {
         "questions": num_tasks,
-        "questions_too_long": num_asked - num_tasks,
+        "questions_too_long": num_drawn - num_tasks,
         "text_examples": len(texts.examples),
         "text_examples_asked": texts.num_asked,
         "chunks_skipped": texts.num_skipped,
         "copies_excluded": num_copies,
-        "texts_short_of_chunks": int(short.sum()),
+        "texts_short_of_chunks": int(is_short.sum()),
     }
 
 

@@ -1,7 +1,7 @@
-"""score: Eq. 4's raw material, how likely each answer is under each of its chunks and under none.
+"""score: what Eq. 4 is made of, how likely each answer is under each of its chunks and under none.
 
-What is stored is the summed log-probability with the token count, so that the LM score's form, τ, the KL's
-direction and the target can all change without scoring again.
+The summed log-probability is stored with the token count, so that the LM score's form, τ, the KL's direction
+and the target can all change without scoring again.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,16 @@ def run(
     inputs: Mapping[str, StageFolder], output: StageFolder, *, score: ScoreConfig, mesh: MeshConfig
 ) -> dict[str, Any]:
     """Score every (example, chunk) pair, in shards ordered by chunk so that each chunk is read once."""
-    retrieved, chunks = Retrieved.load(inputs["retrieved"], "train"), Corpus(inputs["corpus"]).chunks
+    retrieved = Retrieved.load(inputs["retrieved"], "train")
+    chunks = Corpus(inputs["corpus"]).chunks
     scorer = PairScorer.load(inputs["lm"].verified_path("lm"), score, mesh)
-    examples, (num_examples, k) = retrieved.examples, retrieved.chunk_rows.shape
-    rows = np.concatenate([retrieved.chunk_rows, np.full((num_examples, 1), NO_CHUNK)], axis=1)
-    pairs = every_pair(rows)
-    found = score_in_shards(
+    examples = retrieved.examples
+
+    # Each example has one pair more than chunks: its answer without a chunk.
+    num_examples, k = retrieved.chunk_rows.shape
+    no_chunk = np.full((num_examples, 1), NO_CHUNK)
+    pairs = every_pair(np.concatenate([retrieved.chunk_rows, no_chunk], axis=1))
+    pair_scores = score_in_shards(
         output,
         "pairs",
         pairs,
@@ -35,21 +39,24 @@ def run(
         shard_size=score.shard_size,
         title="score",
     )
-    log_probs, token_counts, truncated = (array.reshape(num_examples, k + 1) for array in found)
+    # Back to a row per example; the last column is the answer without a chunk.
+    by_example = (array.reshape(num_examples, k + 1) for array in pair_scores)
+    log_probs, token_counts, truncated = by_example
+    answer_lengths = [answer_token_count(scorer.model.tokenizer, example) for example in examples]
     scores = Scores(
-        retrieved.chunk_rows,
-        retrieved.retrieval_scores,
-        log_probs[:, :k],
-        log_probs[:, k],
-        np.array([answer_token_count(scorer.model.tokenizer, example) for example in examples]),
-        token_counts[:, :k],
-        truncated[:, :k],
+        chunk_rows=retrieved.chunk_rows,
+        retrieval_scores=retrieved.retrieval_scores,
+        answer_log_probs=log_probs[:, :k],
+        no_chunk_log_probs=log_probs[:, k],
+        answer_token_counts=np.array(answer_lengths),
+        token_counts=token_counts[:, :k],
+        truncated=truncated[:, :k],
     )
     scores.save(output)
     return {
         "examples": num_examples,
         "pairs": len(pairs),
         "truncated": int(truncated.sum()),
-        "fill": round(scorer.filled.share, 4),  # of the rows that this run scored; 0: all were there
+        "fill": round(scorer.filled.share, 4),  # of the rows that this run scored; 0: it scored none
         "language_model": inputs["lm"].fingerprint,
     }

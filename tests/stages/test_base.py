@@ -195,7 +195,7 @@ def test_a_network_of_another_kind_is_named(checkpoints, tmp_path):
 def test_a_checkpoint_without_a_tokeniser_is_refused_by_base_and_loads_elsewhere(checkpoints, tmp_path):
     shutil.copytree(checkpoints / "lm", tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
     assert radit_jax.load(str(tmp_path / "bare"))[2] is None
-    with pytest.raises(ValueError, match=r"bare: expected a tokenizer\.json, .* Put its tokeniser beside it"):
+    with pytest.raises(ValueError, match=r"bare: expected a tokenizer\.json, .* Put its tokeniser into"):
         run_lm(tmp_path / "out", checkpoint=str(tmp_path / "bare"))
 
 

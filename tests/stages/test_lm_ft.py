@@ -30,7 +30,7 @@ from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained.model_io import load_model
 from radit_jax.runtime.pretrained.tensor_files import open_tensors
 from radit_jax.runtime.storage.stage_folder import StageFolder
-from radit_jax.stages.lm_ft import _validation, instances, run
+from radit_jax.stages.lm_ft import _kilt_validation, instances, run
 from radit_jax.text.prompts import background
 
 
@@ -94,7 +94,7 @@ def test_kilts_development_questions_judge_a_checkpoint_as_evaluation_will(
         sequence_length=96,
         max_new_tokens=2,
     )
-    validate = _validation(inputs, lm, 8, evaluate, 0.05, 0, MeshConfig())
+    validate = _kilt_validation(inputs, lm, 8, evaluate, 0.05, 0, MeshConfig())
     scorer = PairScorer(lm, make_mesh(MeshConfig()), ScoreConfig())
     trial = without_too_long(load_tasks(evaluate, seed=0)[0], lm.tokenizer, evaluate)
     found = retrieve_for_task(trial, searcher, Chunks(inputs["corpus"]), evaluate, 0.05)

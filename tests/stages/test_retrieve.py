@@ -122,7 +122,9 @@ def test_a_question_too_long_for_a_row_is_left_out_with_its_chunks_and_counted(i
 
 @pytest.mark.parametrize("run", [run_lm_ft, run_r_ft])
 def test_rows_too_short_for_every_question_are_an_error(inputs, tmp_path, run):
-    with pytest.raises(ValueError, match="each of the 4 questions .* than the 9 tokens.*sequence_length"):
+    with pytest.raises(
+        ValueError, match="expected a question .* into the 9 tokens .* got 4 .*sequence_length"
+    ):
         run(inputs, tmp_path / "out", max_length=9)
 
 
