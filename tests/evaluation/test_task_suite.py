@@ -159,6 +159,32 @@ def test_of_long_answers_the_one_that_is_likeliest_per_token_is_given(folder, lm
     assert seen == {1: (True, 64), 3: (False, 5)}
 
 
+@pytest.mark.parametrize(
+    ("first_pages", "answers", "precisions", "counted"),
+    [
+        ([0, 1, 2], "right", [1, 1, 1], [1, 1, 1]),
+        ([0, 2, 1], "right", [1, 0, 0], [1, 0, 0]),  # a right answer from another page does not count
+        ([0, 1, 2], "wrong", [1, 1, 1], [0, 0, 0]),
+    ],
+)
+def test_a_kilt_metric_counts_where_the_gold_page_is_ranked_first(
+    folder, lm, inputs, monkeypatch, first_pages, answers, precisions, counted
+):
+    made = loaded_task(folder, "hotpotqa", split="official")
+    right = [[Answer(TOWERS[row][1], 1.0)] for row in range(3)]
+    given = right if answers == "right" else [[Answer("Nobody", 1.0)] for _ in range(3)]
+    monkeypatch.setattr(task_suite, "generate_answers", lambda *_, **__: (given, task_suite.Counter()))
+    rows = np.array([[page, 3] for page in first_pages])
+    retrieved = TaskChunks(Retrieval(Chunks(inputs["corpus"]), rows, np.zeros((3, 2), np.float32)), {})
+    scorer = PairScorer(lm, make_mesh(MeshConfig()), ScoreConfig())
+    results, _ = evaluate_task(
+        made, scorer, EvaluateConfig(), "hotpotqa", retrieved=retrieved, page_of=lambda chunk: chunk.id
+    )
+    assert [result["pages"] for result in results] == [[f"c{page}", "c3"] for page in first_pages]
+    assert [result["r_precision"] for result in results] == precisions
+    assert [result[f"kilt_{made.task.metric}"] for result in results] == counted
+
+
 def kilt_settings(folder, **changed):
     """What the pipeline gives LM-ft, of an experiment whose evaluation has `changed` settings."""
     e = load_experiment(str(ROOT / "experiments" / "tiny.py"))
