@@ -33,7 +33,7 @@ def load_experiment(path: str) -> Experiment:
         with warnings.catch_warnings():
             warnings.simplefilter("default", RenamedSettingWarning)  # Python hides it outside of __main__
             spec.loader.exec_module(module)
-            found = module.experiment() if hasattr(module, "experiment") else None
+            experiment = module.experiment() if hasattr(module, "experiment") else None
     except SyntaxError as error:
         raise ValueError(f"{error.filename or path}:{error.lineno}: {error.msg}. Mend this line.") from error
     except (Exception, SystemExit) as error:
@@ -44,11 +44,11 @@ def load_experiment(path: str) -> Experiment:
         raise ValueError(
             f"{path}: expected a function experiment(), got none. Add one that returns an Experiment."
         )
-    if not isinstance(found, Experiment):
+    if not isinstance(experiment, Experiment):
         raise ValueError(
-            f"{path}: expected an Experiment from experiment(), got {type(found).__name__}. Return one."
+            f"{path}: expected an Experiment from experiment(), got {type(experiment).__name__}. Return one."
         )
-    return found
+    return experiment
 
 
 def _where_it_failed(path: str, error: BaseException) -> str:
@@ -65,8 +65,7 @@ def override_settings(experiment: Experiment, assignments: Sequence[str]) -> Exp
     >>> override_settings(tiny, ["seed=3", "r_ft.tau=0.02"]).r_ft.tau
     0.02
     """
-    by_old_name = _assigned_by_old_name(assignments)
-    for old, assignment in by_old_name.items():
+    for old, assignment in _assigned_by_old_name(assignments).items():
         print(f"warning: --set {assignment}: {notice(old)}.", file=sys.stderr)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -95,12 +94,11 @@ def _assigned_by_old_name(assignments: Sequence[str]) -> dict[str, str]:
 
 
 def _replace_at(settings: Any, path: Sequence[str], text: str, assignment: str) -> Any:
+    """`settings` with the field at `path` set to what `text` says; `assignment` is named in errors."""
     name, *rest = path
-    names = [
-        f.name
-        for f in dataclasses.fields(settings)
-        if f.name != "name" or not isinstance(settings, Experiment)
-    ]
+    names = [field.name for field in dataclasses.fields(settings)]
+    if isinstance(settings, Experiment):
+        names.remove("name")  # it is the file's
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(names)}."
@@ -122,7 +120,7 @@ def _replace_at(settings: Any, path: Sequence[str], text: str, assignment: str) 
 def _parse(text: str, kind: Any, assignment: str) -> Any:
     """`text` as a value of the annotated type `kind`."""
     if get_origin(kind) in (Union, UnionType):
-        kinds = [one for one in get_args(kind) if one is not type(None)]
+        kinds = [member for member in get_args(kind) if member is not type(None)]
         if text.lower() == "none" and not any(map(dataclasses.is_dataclass, kinds)):
             return None
         return _parse(text, kinds[0], assignment)

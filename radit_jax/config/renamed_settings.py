@@ -65,30 +65,20 @@ def accept_old_names(section: str) -> Callable[[SettingsClass], SettingsClass]:
             # `dataclasses.replace` gives every field, so there the old name changes the value under the new.
             is_replace = not values and named.keys() >= all_fields
             for old, new in new_names.items():
-                if old not in named:
-                    continue
-                if new in named and not is_replace:
-                    raise ValueError(
-                        f"{section}.{old}: expected one name of the setting, got {section}.{new} too. "
-                        "Leave the old name out."
-                    )
-                warnings.warn(notice(f"{section}.{old}"), RenamedSettingWarning, stacklevel=2)
-                value = named.pop(old)
-                if old == MOVED.get(section):
-                    before = named.get(new)
-                    value = MovedValue(value, before.in_experiment if before else None)
-                named[new] = value
+                if old in named:
+                    _take_old_name(section, old, new, named, is_replace)
             init(self, *values, **named)
 
         def read_by_old_name(self: Any, name: str) -> Any:
             if name not in new_names:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            old = f"{section}.{name}"
             value = getattr(self, new_names[name])
             if name == MOVED.get(section):
                 if value is None:
-                    raise AttributeError(f"{notice(f'{section}.{name}')}, in settings of an Experiment only")
+                    raise AttributeError(f"{notice(old)}, in settings of an Experiment only")
                 value = value.value
-            warnings.warn(notice(f"{section}.{name}"), RenamedSettingWarning, stacklevel=2)
+            warnings.warn(notice(old), RenamedSettingWarning, stacklevel=2)
             return value
 
         # Set here and not written in a base class: a type checker still knows which names there are.
@@ -99,9 +89,25 @@ def accept_old_names(section: str) -> Callable[[SettingsClass], SettingsClass]:
     return decorate
 
 
+def _take_old_name(section: str, old: str, new: str, named: dict[str, Any], is_replace: bool) -> None:
+    """Put a constructor's argument `old` under `new` in `named`, with a warning."""
+    if new in named and not is_replace:
+        raise ValueError(
+            f"{section}.{old}: expected one name of the setting, got {section}.{new} too. "
+            "Leave the old name out."
+        )
+    warnings.warn(notice(f"{section}.{old}"), RenamedSettingWarning, stacklevel=3)
+    value = named.pop(old)
+    if old == MOVED.get(section):
+        before = named.get(new)
+        value = MovedValue(value, before.in_experiment if before else None)
+    named[new] = value
+
+
 def with_old_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's settings, in their canonical form, under the names that fingerprints are made with."""
     renamed = _with_fields_renamed(settings, {new: old for old, new in _FIELDS.items()})
+    # A field that moved is an argument of the stage now, and was in its section.
     for section, field in MOVED.items():
         if section in renamed and field in renamed:
             renamed[section] = {**renamed[section], field: renamed.pop(field)}
@@ -112,10 +118,9 @@ def with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's settings, as a manifest of any release has them, under today's names."""
     renamed = _with_fields_renamed(settings, _FIELDS)
     for section, field in MOVED.items():
-        fields = dict(renamed.get(section) or {})
-        if field in fields:
+        fields = renamed.get(section)
+        if isinstance(fields, dict) and field in fields:
             renamed[field] = fields.pop(field)
-            renamed[section] = fields
     return renamed
 
 
