@@ -28,6 +28,7 @@ class OldPaths(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Any = None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
+        """An alias for the old path of a module of the package; None for any other name."""
         moved = MOVED.get(fullname.removeprefix(PACKAGE)) if fullname.startswith(PACKAGE) else None
         return ModuleSpec(fullname, _Alias(moved)) if moved else None
 

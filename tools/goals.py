@@ -82,6 +82,7 @@ class Source:
 
     @property
     def functions(self) -> list[FunctionNode]:
+        """All functions and methods, also inner ones."""
         return [node for node in ast.walk(self.tree) if isinstance(node, _FUNCTIONS)]
 
 
@@ -139,14 +140,17 @@ class Counts:
 
     @property
     def nodes_per_line(self) -> float:
+        """Nodes of the syntax tree on a line of code, on average."""
         return self.nodes / max(1, self.code_lines)
 
     @property
     def nested_per_100_statements(self) -> float:
+        """Comprehensions with a second loop, for each 100 statements."""
         return 100 * self.nested_comprehensions / max(1, self.statements)
 
     @property
     def comment_percent(self) -> float:
+        """Comment lines in 100 lines that are not blank."""
         return 100 * self.comment_lines / max(1, self.filled_lines)
 
 
