@@ -109,6 +109,8 @@ def _target_log_probs(
     of_targets = entries_of(logits, ids)
     alone = jnp.array(stops.alone, jnp.int32)
     of_stops = jax.nn.logsumexp(logits[..., alone], axis=-1)
+
+    # Logits become log-probabilities.
     scores = jnp.where(targets == STOP, of_stops, of_targets)
     log_probs = scores - jax.nn.logsumexp(logits, axis=-1)
     return jnp.where(targets == NOTHING, 0.0, log_probs)
@@ -153,7 +155,8 @@ def continuation_log_likelihood(
     # log p_R plus log p of the targets before each position: the unnormalised weights of the mixture there.
     up_to_target = jnp.cumsum(of_targets, axis=2)
     weights = retrieval_log_probs[:, :, None] + up_to_target - of_targets
-    mixed = jax.nn.logsumexp(weights[..., None] + log_probs, axis=1)
+    weighted = weights[..., None] + log_probs
+    mixed = jax.nn.logsumexp(weighted, axis=1)
     is_most_probable = jnp.argmax(mixed, axis=-1) == targets
     is_greedy = jnp.all(is_most_probable | ~used, axis=1)
 

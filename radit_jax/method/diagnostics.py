@@ -161,7 +161,8 @@ def _gain_over_no_chunk(statistics: LsrStatistics) -> float | None:
     num_chunks = np.maximum(mask.sum(axis=1), 1)
     gains = statistics.answer_log_probs - statistics.no_chunk_log_probs[:, None]
     total = np.where(mask, gains, 0.0).sum(axis=1)
-    return _mean(total / num_chunks / num_tokens, np.any(mask, axis=1))
+    per_token = total / num_chunks / num_tokens
+    return _mean(per_token, np.any(mask, axis=1))
 
 
 def _usefulness(
@@ -178,7 +179,8 @@ def _usefulness(
 
     # Over these examples the shares are taken.
     judged = statistics.judged & mask.any(axis=1)
-    mixed = judged & useful.any(axis=1) & useless.any(axis=1)
+    has_both = useful.any(axis=1) & useless.any(axis=1)
+    mixed = judged & has_both
     by_lm = _first_is(useful, lm)
     by_retriever = _first_is(useful, retriever)
     return {

@@ -250,7 +250,8 @@ def decode_steps(
     """Generate until the answers have `until` tokens or all of them have stopped; `state` is donated."""
     # The cache holds the prompts, then every new token but the last, which no token follows.
     max_new_tokens = state.tokens.shape[1]
-    prompt_slots = state.cache.segment_ids.shape[1] - (max_new_tokens - 1)
+    num_slots = state.cache.segment_ids.shape[1]
+    prompt_slots = num_slots - (max_new_tokens - 1)
     num_chunks = state.weights.shape[1]
 
     def unfinished(state: DecodeState) -> Bool[Array, ""]:
@@ -261,7 +262,14 @@ def decode_steps(
         newest = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
         newest = jnp.repeat(newest, num_chunks, axis=0)
         positions = (state.lengths + state.step - 1)[:, None]
-        hidden, block = apply_llama(module, params, "extend", newest, positions, cache=state.cache)
+        hidden, block = apply_llama(
+            module,
+            params,
+            "extend",
+            newest,
+            positions,
+            cache=state.cache,
+        )
         slot = prompt_slots + state.step - 1
         cache = state.cache.write(block, slot)
         logits = apply_llama(module, params, "logits", hidden[:, 0])
@@ -280,13 +288,15 @@ def _take_token(
     num_answers, num_chunks = state.weights.shape
     logits = logits.reshape(num_answers, num_chunks, -1)
     by_chunk = jax.nn.log_softmax(logits, axis=-1)
-    mixed = jax.nn.logsumexp(state.weights[:, :, None] + by_chunk, axis=1)
+    weighted = state.weights[:, :, None] + by_chunk
+    mixed = jax.nn.logsumexp(weighted, axis=1)
 
     # Its most probable token, and whether that ends the answer.
     token = jnp.argmax(mixed, axis=-1).astype(jnp.int32)
     alone = jnp.array(stops.alone, jnp.int32)
     is_stop = jnp.isin(token, alone)
-    is_closing = jnp.isin(token, jnp.array(stops.closing, jnp.int32))
+    closing = jnp.array(stops.closing, jnp.int32)
+    is_closing = jnp.isin(token, closing)
 
     # The log-probability of the token or, if it is a terminator, of any terminator.
     of_token = entries_of(mixed, token)

@@ -52,7 +52,11 @@ def batch_counts(batch: LmBatch) -> dict[str, Num[Array, ""]]:
     }
 
 
-def token_log_probs(module: Llama, params: Any, batch: LmBatch) -> Float[Array, "B A"]:
+def token_log_probs(
+    module: Llama,
+    params: Any,
+    batch: LmBatch,
+) -> Float[Array, "B A"]:
     """Each target's log-probability in nats, float32, given what its position sees; 0 in unused slots."""
     hidden: Any = module.apply(
         {"params": params},
@@ -84,7 +88,8 @@ def entries_of(
     ids: Int[Array, "*#rows"],
 ) -> Float[Array, "*#rows"]:
     """The entry of each row of V values that `ids` names; an axis of length 1 serves all of the other's."""
-    return jnp.take_along_axis(values, ids[..., None], axis=-1)[..., 0]
+    entries = jnp.take_along_axis(values, ids[..., None], axis=-1)
+    return entries[..., 0]
 
 
 def _by_parts(
@@ -122,12 +127,22 @@ def _by_parts(
         return jnp.zeros(targets.shape, wide(hidden.dtype))
 
     def part_log_probs(
-        part: tuple[Float[Array, "B c D"], Int[Array, "B c"], Bool[Array, "B c"]],
+        part: tuple[
+            Float[Array, "B c D"],
+            Int[Array, "B c"],
+            Bool[Array, "B c"],
+        ],
     ) -> Float[Array, "B c"]:
         part_hidden, part_targets, part_is_used = part
         # The logits are computed again for the gradient, so that they need not be kept.
         compute = jax.checkpoint(log_probs)
-        return jax.lax.cond(part_is_used.any(), compute, zeros, part_hidden, part_targets)
+        return jax.lax.cond(
+            part_is_used.any(),
+            compute,
+            zeros,
+            part_hidden,
+            part_targets,
+        )
 
     # One part after the other, then back to [B, A] without the padding.
     parts = split(hidden), split(targets), split(is_used)
@@ -149,8 +164,10 @@ def continuation_log_probs(
     A token counts where its weight is above 0, whatever the weight. Continuations that a row does not have,
     or that have no target, are 0; `num_continuations` is the most that any row may have.
     """
-    is_counted = (batch.target_weights > 0) & (batch.target_items >= 0)
-    log_probs = jnp.where(is_counted, token_log_probs(module, params, batch), 0.0)
+    is_target = batch.target_weights > 0
+    is_counted = is_target & (batch.target_items >= 0)
+    log_probs = token_log_probs(module, params, batch)
+    log_probs = jnp.where(is_counted, log_probs, 0.0)
 
     # Sum the targets of each continuation, row by row.
     sum_by_item = functools.partial(jax.ops.segment_sum, num_segments=num_continuations)

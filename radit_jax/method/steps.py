@@ -34,6 +34,9 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
+StepResult = tuple[TrainState, StepMetrics]
+
+
 class RftBatch(NamedTuple):
     """B queries with their retrieved chunks, which enter R-ft as stored embeddings only."""
 
@@ -82,7 +85,7 @@ def make_lm_step(
     lora: LoraConfig | None = None,
     accumulate_steps: int = 1,
     state_shardings: Any = None,
-) -> Callable[..., tuple[TrainState, StepMetrics]]:
+) -> Callable[..., StepResult]:
     """A step on Eq. 3: the answers' weighted negative log-likelihood per unit of weight in the whole batch.
 
     LM-ft and the pre-training of a base model differ only in their batches. With `lora` the parameters in
@@ -129,7 +132,8 @@ def _parts(batch: Any, num_parts: int) -> Any:
     """
 
     def cut(array: Shaped[Array, "B *rest"]) -> Shaped[Array, "parts b *rest"]:
-        by_row = array.reshape(-1, num_parts, *array.shape[1:])
+        _, *rest = array.shape
+        by_row = array.reshape(-1, num_parts, *rest)
         return by_row.swapaxes(0, 1)
 
     return jax.tree.map(cut, batch)
@@ -142,7 +146,7 @@ def make_r_ft_step(
     temperature: float,
     direction: losses.Direction = "retrieval_to_lsr",
     state_shardings: Any = None,
-) -> Callable[[TrainState, RftBatch], tuple[TrainState, StepMetrics]]:
+) -> Callable[[TrainState, RftBatch], StepResult]:
     """A step on Eq. 5 that trains the query tower, whose parameters are all that the state holds.
 
     The loss is the mean over the queries that have a chunk. `saturated_queries` is the share of them with
@@ -164,7 +168,7 @@ def make_r_ft_text_step(
     temperature: float,
     direction: losses.Direction = "retrieval_to_lsr",
     state_shardings: Any = None,
-) -> Callable[[TrainState, RftTextBatch], tuple[TrainState, StepMetrics]]:
+) -> Callable[[TrainState, RftTextBatch], StepResult]:
     """The step on Eq. 5 that trains both towers, an ablation of the paper: the chunks are encoded in it.
 
     The state's parameters are {"query": ..., "chunk": ...}; loss and metrics are those of `make_r_ft_step`.
@@ -203,7 +207,8 @@ def _r_ft_mean(
     per_query = losses.r_ft_loss(log_probs, target_log_probs, chunk_mask, direction=direction)
     num_queries = chunk_mask.any(axis=-1).sum()
     highest = jnp.exp(log_probs).max(axis=-1)
-    num_saturated = (highest > losses.SATURATED).sum()
+    is_saturated = highest > losses.SATURATED
+    num_saturated = is_saturated.sum()
     loss = _divide(per_query.sum(), num_queries)
     return loss, {"saturated_queries": _divide(num_saturated, num_queries)}
 
@@ -229,7 +234,7 @@ def make_contrastive_step(
     *,
     temperature: float,
     state_shardings: Any = None,
-) -> Callable[[TrainState, ContrastiveBatch], tuple[TrainState, StepMetrics]]:
+) -> Callable[[TrainState, ContrastiveBatch], StepResult]:
     """A step on InfoNCE with in-batch negatives; the state's parameters are {"query": ..., "chunk": ...}."""
 
     def loss(params: Any, batch: ContrastiveBatch) -> tuple[Scalar, StepMetrics]:
@@ -259,7 +264,7 @@ def _make_step(
 ) -> Callable[..., Any]:
     """One update by the gradient that `differentiate` gives, compiled; the old state is donated."""
 
-    def step(state: TrainState, batch: Any, *frozen: Any) -> tuple[TrainState, StepMetrics]:
+    def step(state: TrainState, batch: Any, *frozen: Any) -> StepResult:
         # What is frozen, such as the network under LoRA, passes through.
         loss_and_metrics, grads = differentiate(state.params, batch, *frozen)
         loss, metrics = loss_and_metrics

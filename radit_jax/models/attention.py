@@ -207,9 +207,15 @@ def _reference(
     values = v.swapaxes(1, 2)
 
     # A masked score becomes so low that its weight is 0.
-    scores = jnp.einsum("bmth,bmsh->bmts", queries, keys, preferred_element_type=wide(q.dtype))
+    scores = jnp.einsum(
+        "bmth,bmsh->bmts",
+        queries,
+        keys,
+        preferred_element_type=wide(q.dtype),
+    )
     scores = scores * head_size**-0.5
-    bias = jnp.where(jnp.tile(mask, (1, group_size, 1)), 0.0, MASKED)
+    tiled_mask = jnp.tile(mask, (1, group_size, 1))
+    bias = jnp.where(tiled_mask, 0.0, MASKED)
     scores = scores + bias[:, None]
 
     # The softmax is divided by its sum after the second product, where there are H numbers instead of S.
@@ -221,7 +227,8 @@ def _reference(
         values,
         preferred_element_type=wide(v.dtype),
     )
-    attended = weighted / weights.sum(axis=-1, keepdims=True)
+    total = weights.sum(axis=-1, keepdims=True)
+    attended = weighted / total
     attended = attended.astype(v.dtype)
 
     # Back to positions first.
@@ -245,7 +252,8 @@ def _splash(
     length, num_heads, head_size = q.shape[1:]
 
     # The same block everywhere: the largest that the row divides into.
-    block = next(size for size in (BLOCK, 2 * LANES, LANES) if length % size == 0)
+    candidates = BLOCK, 2 * LANES, LANES
+    block = next(size for size in candidates if length % size == 0)
     sizes = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     blocks: Any = {f"block_{size}": block for size in sizes}
     causal_masks = [masks.CausalMask((length, length))] * num_heads
@@ -295,7 +303,11 @@ def _cudnn(
 def segment_bounds(
     segment_ids: Int[Array, "B T"],
     room: int,
-) -> tuple[Int[Array, "B {room}+1"], Int[Array, "B {room}"], Bool[Array, " B"]]:
+) -> tuple[
+    Int[Array, "B {room}+1"],
+    Int[Array, "B {room}"],
+    Bool[Array, " B"],
+]:
     """Where the runs of equal ids start in each row, how long they are, and whether `room` runs suffice.
 
     Padding is a run as well, so that what is computed for it is finite. −1 fills the places without a run.

@@ -70,7 +70,8 @@ class Bert(nn.Module):
         # A token sees the tokens of its own text; padding sees nothing.
         texts = packed.texts
         same_text = texts[:, :, None] == texts[:, None, :]
-        attention_mask = same_text & (texts >= 0)[:, None, :]
+        is_text = (texts >= 0)[:, None, :]
+        attention_mask = same_text & is_text
         hidden = self._hidden(packed.tokens, packed.positions, attention_mask)
 
         # A text's vector is the mean of its tokens, or the first of them.

@@ -23,9 +23,9 @@ def training_flops(
     """
     shapes = projection_shapes(config)
     is_frozen = lora is not None and lora.rank > 0
-    passes = 2 if is_frozen else 3
+    passes = 2 if is_frozen else 3  # forward, gradients of inputs, gradients of weights
 
-    # Multiply-adds of one forward pass.
+    # Multiply-adds of one forward pass: the projections, and the head.
     tokens_in_layers = tokens * config.num_layers
     sizes = [size_in * size_out for size_in, size_out in shapes.values()]
     kernels = tokens_in_layers * sum(sizes)
@@ -33,7 +33,7 @@ def training_flops(
     # A pair has a score in every head, and a value that it weighs.
     pairs_in_layers = attended * config.num_layers
     pairs = pairs_in_layers * 2 * config.num_heads * config.head_size
-    # A target has two matrices, in R and R out.
+    # A target of LoRA has two matrices, (in, R) and (R, out).
     adapters = 0.0
     if lora is not None and is_frozen:
         widths = [sum(shapes[name]) for name in lora.targets]

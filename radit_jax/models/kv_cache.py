@@ -82,7 +82,8 @@ def take_rows(
     # Cut the axis into its W parts, select in each by itself, and join what is selected.
     before = array.shape[:axis]
     after = array.shape[axis + 1 :]
-    parts = array.reshape(*before, len(rows), -1, *after)
+    num_parts, _ = rows.shape
+    parts = array.reshape(*before, num_parts, -1, *after)
 
     def select(
         part: Shaped[Array, "..."],

@@ -190,7 +190,11 @@ class Decoder(nn.Module):
         rope: Rope,
         mask_or_segment_ids: MaskOrSegmentIds,
         cache: KvCache | None,
-    ) -> tuple[Hidden, Float[Array, "L B T M H"], Float[Array, "L B T M H"]]:
+    ) -> tuple[
+        Hidden,
+        Float[Array, "L B T M H"],
+        Float[Array, "L B T M H"],
+    ]:
         """The states after the last norm, and every layer's keys and values of these tokens."""
         context = None
         if cache is not None:

@@ -72,9 +72,11 @@ def quantized(params: Any, lora: LoraConfig) -> Any:
     dtype = jnp.dtype(lora.quantize)
 
     def quantize(kernel: Float[Array, "L D F"]) -> Any:
-        size_in = kernel.shape[1]
-        is_tiled = lora.quantize == "int4" and size_in % QUANTIZED_TOGETHER == 0
-        together = QUANTIZED_TOGETHER if is_tiled else size_in
+        _, size_in, _ = kernel.shape
+        is_divisible = size_in % QUANTIZED_TOGETHER == 0
+        together = size_in
+        if lora.quantize == "int4" and is_divisible:
+            together = QUANTIZED_TOGETHER
         return qwix.quantize(
             kernel,
             dtype,
@@ -109,7 +111,9 @@ def merge_adapters(params: Any, adapters: Any, lora: LoraConfig) -> Any:
         lora_a = leaves.get((*module, "lora_a"))
         lora_b = leaves.get((*module, "lora_b"))
         has_adapter = name == "kernel" and lora_a is not None
-        merged[path] = _add_product(leaf, lora_a, lora_b) if has_adapter else leaf
+        if has_adapter:
+            leaf = _add_product(leaf, lora_a, lora_b)
+        merged[path] = leaf
     return unflatten_dict(merged)
 
 

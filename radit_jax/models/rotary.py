@@ -22,6 +22,7 @@ def rotations(
     frequencies = jnp.asarray(rope_frequencies(config), dtype)
     positions = positions[:, :, None].astype(dtype)
     angles = positions * frequencies[None, None]
+    # The same for all heads.
     cos = jnp.cos(angles)[:, :, None]
     sin = jnp.sin(angles)[:, :, None]
     return cos, sin
@@ -59,5 +60,6 @@ def rotate(
     first, second = jnp.split(widened(x), 2, axis=-1)  # of each head
     first_rotated = first * cos - second * sin
     second_rotated = second * cos + first * sin
-    rotated = jnp.concatenate([first_rotated, second_rotated], axis=-1)
+    halves = [first_rotated, second_rotated]
+    rotated = jnp.concatenate(halves, axis=-1)
     return rotated.astype(x.dtype)
