@@ -35,7 +35,12 @@ def retrieval_score(
     """
     queries = widened(query_embeddings)
     chunks = widened(chunk_embeddings)
-    return jnp.einsum("bd,bkd->bk", queries, chunks, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum(
+        "bd,bkd->bk",
+        queries,
+        chunks,
+        precision=jax.lax.Precision.HIGHEST,
+    )
 
 
 def retrieval_log_prob(
@@ -178,7 +183,13 @@ def contrastive_loss(
     """
     queries = widened(query_embeddings)
     chunks = widened(chunk_embeddings)
-    scores = jnp.einsum("bd,cd->bc", queries, chunks, precision=jax.lax.Precision.HIGHEST)
+    # Every query with every chunk of the batch.
+    scores = jnp.einsum(
+        "bd,cd->bc",
+        queries,
+        chunks,
+        precision=jax.lax.Precision.HIGHEST,
+    )
     log_probs = jax.nn.log_softmax(scores / temperature, axis=-1)
     # Each query's own chunk has its number.
     return -jnp.diagonal(log_probs)

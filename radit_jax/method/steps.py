@@ -155,7 +155,12 @@ def make_r_ft_step(
 
     def loss(params: Any, batch: RftBatch) -> tuple[Scalar, StepMetrics]:
         log_probs = query_log_prob(module, params, batch, temperature)
-        return _r_ft_mean(log_probs, batch.target_log_probs, batch.chunk_mask, direction)
+        return _r_ft_mean(
+            log_probs,
+            batch.target_log_probs,
+            batch.chunk_mask,
+            direction,
+        )
 
     differentiate = jax.value_and_grad(loss, has_aux=True)
     return _make_step(differentiate, tx, state_shardings)
@@ -190,7 +195,12 @@ def make_r_ft_text_step(
             chunk_mask=batch.chunk_mask,
         )
         log_probs = query_log_prob(module, params["query"], embedded, temperature)
-        return _r_ft_mean(log_probs, batch.target_log_probs, batch.chunk_mask, direction)
+        return _r_ft_mean(
+            log_probs,
+            batch.target_log_probs,
+            batch.chunk_mask,
+            direction,
+        )
 
     differentiate = jax.value_and_grad(loss, has_aux=True)
     return _make_step(differentiate, tx, state_shardings)

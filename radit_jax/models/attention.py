@@ -260,7 +260,7 @@ def _splash(
     kernel = splash.make_splash_mha(
         masks.MultiHeadMask(causal_masks),
         block_sizes=splash.BlockSizes(**blocks),
-        head_shards=1,
+        head_shards=1,  # shard_map has cut the heads already
         q_seq_shards=1,
         interpret=interpret,
     )
@@ -289,9 +289,9 @@ def _cudnn(
         q,
         k,
         v,
-        q_seqlen=lengths,
+        q_seqlen=lengths,  # of each segment
         kv_seqlen=lengths,
-        q_offsets=offsets,
+        q_offsets=offsets,  # where each segment starts
         kv_offsets=offsets,
         scale=q.shape[-1] ** -0.5,
         mask_type=cudnn.MaskType.PADDING_CAUSAL,

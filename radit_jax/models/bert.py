@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from radit_jax.config import BertConfig
 from radit_jax.models.attention import UNROLLED, Layout, attend, keep_rows, wide, widened
 
-_init = nn.initializers.normal(0.02)
+_init = nn.initializers.normal(0.02)  # as Hugging Face's BERT starts
 
 Hidden = Float[Array, "B T D"]  # the states of a text's tokens
 AttentionMask = Bool[Array, "B T T"]  # True where a token sees another
@@ -81,8 +81,12 @@ class Bert(nn.Module):
         counts = pooled.sum(axis=(1, 2), keepdims=True)
         weights = pooled / jnp.maximum(counts, 1)
         # A product, which devices compute for their own rows; at full precision, as it only picks and adds.
-        exact = jax.lax.Precision.HIGHEST
-        vectors = jnp.einsum("nrt,rtd->nd", weights, hidden, precision=exact)
+        vectors = jnp.einsum(
+            "nrt,rtd->nd",
+            weights,
+            hidden,
+            precision=jax.lax.Precision.HIGHEST,
+        )
         return self._finish(keep_rows(vectors, self.layout))
 
     def _hidden(
@@ -131,7 +135,7 @@ class BertEmbeddings(nn.Module):
 
         words = embed("word_embeddings", config.vocab_size, tokens)
         places = embed("position_embeddings", config.max_length, positions)
-        zeros = jnp.zeros_like(tokens)
+        zeros = jnp.zeros_like(tokens)  # every token is of type 0
         types = embed("token_type_embeddings", config.type_vocab_size, zeros)
         layer_norm = _layer_norm(config, self.dtype)
         return layer_norm(words + types + places)
@@ -261,7 +265,12 @@ def encode_packed(
     num_texts: int,
 ) -> Float[Array, "N D"]:
     """`encode` of N texts that share rows: the same vectors."""
-    vectors: Any = module.apply({"params": params}, packed, num_texts, method="packed")
+    vectors: Any = module.apply(
+        {"params": params},
+        packed,
+        num_texts,
+        method="packed",
+    )
     return vectors
 
 

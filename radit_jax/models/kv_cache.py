@@ -54,6 +54,7 @@ class KvCache(NamedTuple):
             array: Shaped[Array, "..."],
             axis: int,
         ) -> Shaped[Array, "..."]:
+            # Zeros: segment 0 makes them unseen.
             widths = [(0, 0)] * array.ndim
             widths[axis] = (0, num_slots)
             return jnp.pad(array, widths)

@@ -39,7 +39,7 @@ from radit_jax.models.kv_cache import KvCache
 from radit_jax.models.lora import dequantized
 from radit_jax.models.rotary import Rope, rotate, rotations
 
-_init = nn.initializers.normal(0.02)
+_init = nn.initializers.normal(0.02)  # as Hugging Face's LLaMA starts
 REMAT = {  # what of a layer is kept for the backward pass; all else is computed again there
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # the projections

@@ -43,6 +43,7 @@ def init_adapters(params: Any, lora: LoraConfig, rng: PRNGKeyArray) -> Any:
         num_layers, size_in, size_out = kernels[*module, "kernel"].shape
         shape_a = num_layers, size_in, lora.rank
         shape_b = num_layers, lora.rank, size_out
+
         key = jax.random.fold_in(rng, number)
         normal = jax.random.normal(key, shape_a)
         adapters[*module, "lora_a"] = normal / size_in**0.5
@@ -128,6 +129,12 @@ def _add_product(
     lora_a: Float[Array, "L D R"],
     lora_b: Float[Array, "L R F"],
 ) -> Float[Array, "L D F"]:
-    product = jnp.einsum("ldr,lrf->ldf", lora_a, lora_b, precision="highest")
+    # By default a TPU would round both factors to bfloat16.
+    product = jnp.einsum(
+        "ldr,lrf->ldf",
+        lora_a,
+        lora_b,
+        precision="highest",
+    )
     total = widened(kernel) + product
     return total.astype(kernel.dtype)
