@@ -9,6 +9,7 @@ import pytest
 
 from radit_jax import config, train
 from radit_jax.config import Folder, Instructions, LmConfig, MeshConfig, ProfileConfig
+from radit_jax.config.renamed_settings import with_old_names
 from radit_jax.pipeline.graph import KINDS, Stage, stages
 from radit_jax.pipeline.runner import Run
 from radit_jax.runtime.storage.fingerprints import canonical
@@ -292,6 +293,17 @@ def test_why_a_stage_runs_is_said_in_words(tmp_path):
         f"changed: r_ft.target lsr → posterior; r_ft.tau {before} → 0.5; seed 0 → 2"
     )
     assert again.why(again.stages["embed/retriever"]) == "what it reads has changed"
+
+
+def test_what_has_changed_since_a_manifest_with_old_names_is_said_by_new_names(tmp_path):
+    run = Run(TINY, Workdir(tmp_path))
+    for name, stage in run.stages.items():
+        run.folders[name].finish(settings=with_old_names(canonical(stage.settings)))
+    assert not list(run.missing("all"))
+    again = Run(changed("retrieve.temperature=0.25", "lm_ft.corpus_text_fraction=0.5"), Workdir(tmp_path))
+    assert again.why(again.stages["r_ft"]) == "changed: temperature 0.1 → 0.25"
+    assert again.why(again.stages["lm_ft"]) == "changed: lm_ft.corpus_text_fraction 0.1 → 0.5"
+    assert again.why(again.stages["retrieve/lm_ft"]) == "changed: corpus_text_fraction 0.1 → 0.5"
 
 
 def test_stages_that_train_are_told_what_to_trace(tmp_path, monkeypatch):
