@@ -13,7 +13,8 @@ from radit_jax.runtime.distributed.accelerators import GIB
 REMEDIES = {
     "base": "take more devices",
     "embed": "lower embed.batch_size",
-    "lm_ft": "raise lm_ft.accumulate_steps, set mesh.remat=full or lm_ft.lora.rank, or take more devices",
+    "lm_ft": "raise lm_ft.accumulate_steps, set mesh.remat=full or lm_ft.lora.rank, lower "
+    "evaluate.prompts_per_batch if lm_ft.select=kilt_dev, or take more devices",
     "retrieve": "take more devices",
     "score": "lower score.batch_size or take more devices",
     "r_ft": "lower r_ft.batch_size, or score.batch_size if it was scoring, or take more devices",
