@@ -136,7 +136,7 @@ MOVED = {
         {"Forced": "ContinuationRequest", "LONGEST": "DEFAULT_ANSWER_TOKENS"},
     ),
     "lm.benchmarking": Moved(
-        ("evaluation.task_suite",),
+        ("evaluation.task_suite", "evaluation.questions"),
         {
             "Mark": "ExampleResult",
             "Sat": "TaskResult",
@@ -151,7 +151,7 @@ MOVED = {
         ("evaluation.multiple_choice",), {"BLOCK": "ITEMS_PER_BLOCK", "Chosen": "ChoiceResult"}
     ),
     "lm.exam": Moved(
-        ("evaluation.corpus_questions",),
+        ("evaluation.corpus_questions", "evaluation.questions"),
         {"Exam": "CorpusQuestionEval", "Sitting": "SystemInputs", "fitting": "questions_that_fit"},
     ),
     "lm.signal": Moved(("lm.lsr_diagnostics",), {}),

@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float, Int
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.batches.examples import asked_prompt, question_example
-from radit_jax.data.batches.prefix_trees import LmTokenizer, answer_token_count, fits
+from radit_jax.data.batches.prefix_trees import answer_token_count
 from radit_jax.data.records import Question
+from radit_jax.evaluation.questions import TOO_LONG
 from radit_jax.evaluation.systems import CONTEXTS, GAINS, LMS, SYSTEMS
-from radit_jax.evaluation.task_suite import TOO_LONG
 from radit_jax.lm.answering import Answer, Retrieval, generate_answers
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair
 from radit_jax.method.losses import ensemble_log_prob
@@ -45,36 +45,6 @@ class RetrievedChunks(NamedTuple):
 
     rows: Int[np.ndarray, "Q D"]  # the best first; D is at least K
     log_probs: Float[np.ndarray, "Q K"]
-
-
-def questions_that_fit(
-    questions: Sequence[Question],
-    tokenizer: LmTokenizer,
-    settings: EvaluateConfig,
-) -> list[Question]:
-    """The questions that fit into a row without a Background, with a generated or gold answer.
-
-    Questions that are left out are counted in a warning; if none fits, that is an error.
-    """
-    row_length = settings.sequence_length
-    max_prompt_length = row_length - 1 - settings.max_new_tokens  # one for <bos>
-
-    def fit(question: Question) -> bool:
-        # The gold answer is scored, and another one is generated: both need room.
-        example = question_example(question, question.answers[0])
-        if not fits(tokenizer, example, row_length):
-            return False
-        prompt = tokenizer.encode(tokenizer.opening + example.prompt)
-        return len(prompt) <= max_prompt_length
-
-    fitting = [question for question in questions if fit(question)]
-    left_out = len(questions) - len(fitting)
-    if left_out:
-        message = f"questions too long for the row of evaluate.sequence_length {row_length}: {left_out}"
-        if not fitting:
-            raise ValueError(f"evaluate: expected questions that fit, got none. {message}. Raise it.")
-        print(f"   warning: evaluate: {message}; left out", flush=True)
-    return fitting
 
 
 @dataclass(frozen=True)

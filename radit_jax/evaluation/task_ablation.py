@@ -11,14 +11,9 @@ from jaxtyping import Float
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.readers.kilt_pages import PageOf
+from radit_jax.evaluation.questions import LoadedTask
 from radit_jax.evaluation.systems import GAINS, SYSTEMS
-from radit_jax.evaluation.task_suite import (
-    LoadedTask,
-    TaskChunks,
-    TaskResult,
-    evaluate_task,
-    retrieve_for_task,
-)
+from radit_jax.evaluation.task_suite import TaskChunks, TaskResult, evaluate_task, retrieve_for_task
 from radit_jax.lm.answering import Retriever
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.runtime.storage.stage_folder import StageFolder

@@ -1,27 +1,24 @@
-"""Evaluating a language model on a task: its questions and shots, the answers, and their metrics.
+"""Evaluating a language model on a task: the chunks for its questions, the answers, and their metrics.
 
 Evaluation asks every task of an experiment this way. With `lm_ft.select=kilt_dev` LM-ft asks KILT's
 development tasks in the same way, to choose its checkpoint.
 """
 
-import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from radit_jax.config import OWN_ANSWERS, EvaluateConfig, MeshConfig, ScoreConfig
+from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.few_shot import Shot
-from radit_jax.data.batches.prefix_trees import LmTokenizer
-from radit_jax.data.eval_tasks.registry import find_task
-from radit_jax.data.eval_tasks.task import EvalExample, EvalTask, draw_shots, sample
+from radit_jax.data.eval_tasks.task import EvalExample
 from radit_jax.data.readers.kilt_pages import PageOf
 from radit_jax.data.records import Chunk
 from radit_jax.evaluation.multiple_choice import choose
+from radit_jax.evaluation.questions import LoadedTask
 from radit_jax.lm.answering import Retrieval, Retriever, generate_answers
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
 from radit_jax.runtime.distributed.mesh import make_mesh, row_layout
@@ -30,41 +27,6 @@ from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.text.kilt import r_precision
 
 ExampleResult = dict[str, Any]  # a question's id, answer and metrics
-TOO_LONG = "skipped_too_long"  # among a task's counts
-
-
-@dataclass(frozen=True)
-class LoadedTask:
-    """A task's questions as they are asked: which of them, and after which examples."""
-
-    task: EvalTask
-    items: Sequence[EvalExample]
-    shots: Sequence[Sequence[EvalExample]]  # the examples before each item, the nearest last
-    counts: Mapping[str, int] = field(default_factory=dict)  # of lines read and skipped
-    split: str = "test"
-    part: str = ""  # which questions the split has, in words
-
-    @property
-    def has_answers(self) -> bool:
-        """Whether gold answers are known: KILT's hidden test questions get predictions only."""
-        return any(item.answers for item in self.items)
-
-    @property
-    def retrieves(self) -> bool:
-        """Whether chunks are retrieved, which the commonsense tasks have no query for."""
-        return any(item.query for item in self.items)
-
-    @property
-    def has_pages(self) -> bool:
-        """Whether gold Wikipedia pages are known, as in KILT's files."""
-        return any(item.pages for item in self.items)
-
-    @property
-    def shot_items(self) -> list[EvalExample]:
-        """Every example that any question is asked after, once."""
-        all_shots = itertools.chain.from_iterable(self.shots)
-        by_id = {shot.id: shot for shot in all_shots}
-        return list(by_id.values())
 
 
 class TaskResult(NamedTuple):
@@ -82,138 +44,6 @@ class TaskResult(NamedTuple):
     def from_json(cls, stored: Mapping[str, Any]) -> "TaskResult":
         """The results that `to_json` made an object of."""
         return cls(stored["marks"], stored["counts"])
-
-
-def load_tasks(settings: EvaluateConfig, *, seed: int) -> list[LoadedTask]:
-    """The tasks that `evaluate.tasks` names, none of them twice."""
-    tasks = [_load(find_task(name), settings, seed) for name in settings.tasks]
-
-    # Two files may have one name; results are stored by the task's name.
-    seen = set()
-    for loaded in tasks:
-        name = loaded.task.name
-        if name in seen:
-            raise ValueError(f"evaluate.tasks: expected each task once, got {name} twice. Name it once.")
-        seen.add(name)
-    return tasks
-
-
-def _load(
-    task: EvalTask,
-    settings: EvaluateConfig,
-    seed: int,
-) -> LoadedTask:
-    """A task's questions, or a sample of them, and the shots of each."""
-    folder, split = settings.tasks_folder, settings.split
-    # The whole split is read, so that a sample is one of all its questions.
-    counts = Counter[str]()
-    items = task.load(folder, split, counts)
-    if settings.questions_per_task:
-        items = sample(items, settings.questions_per_task, seed=seed)
-    shots = _draw_for_items(task, items, settings, seed)
-    part = task.describe(folder, split)
-    return LoadedTask(task, items, shots, counts, split, part)
-
-
-def _draw_for_items(
-    task: EvalTask,
-    items: Sequence[EvalExample],
-    settings: EvaluateConfig,
-    seed: int,
-) -> list[list[EvalExample]]:
-    """The shots of each item, all from the train split; no item is among its own shots."""
-    if not settings.shots:
-        return [[] for _ in items]
-
-    # Where questions and shots are from one split, one more is drawn in place of the item itself.
-    pool = task.load(settings.tasks_folder, "train")
-    shares_split = task.splits["train"] == task.splits[settings.split]
-    num_drawn = settings.shots + int(shares_split)
-    by_subject = {}
-    for subject in {item.subject for item in items}:
-        by_subject[subject] = draw_shots(pool, num_drawn, seed=seed, subject=subject)
-
-    # All questions of a subject have the same shots, except the one that is a shot itself.
-    shots = []
-    for item in items:
-        drawn = by_subject[item.subject]
-        if shares_split:
-            drawn = [shot for shot in drawn if shot.id != item.id]
-        shots.append(drawn[: settings.shots])
-    return shots
-
-
-def longest_answer(settings: EvaluateConfig) -> int:
-    """The most tokens of any answer that `settings` ask for, which is at least 1."""
-    # Without tasks the corpus' own questions are asked.
-    longest = OWN_ANSWERS
-    if settings.tasks:
-        longest = max(find_task(name).max_new_tokens for name in settings.tasks)
-    return settings.answering(max(1, longest)).max_new_tokens
-
-
-def without_too_long(
-    loaded: LoadedTask,
-    tokenizer: LmTokenizer,
-    settings: EvaluateConfig,
-) -> LoadedTask:
-    """The task without the questions that do not fit into a row even without a Background.
-
-    They are counted, and a warning is printed; if no question fits, that is an error. `settings` are those of
-    `evaluate`, whichever stage asks.
-    """
-    # The prompt and the answer have to fit; a Background is cut to the room that remains.
-    task, row_length = loaded.task, settings.sequence_length
-    max_new_tokens = settings.answering(task.max_new_tokens).max_new_tokens
-    # `fitting` has places in `loaded.items`, `sizes` tokens by id.
-    fitting, sizes = [], {}
-    for index, item in enumerate(loaded.items):
-        size = 1 + _num_tokens(task, item, tokenizer, max_new_tokens)  # one for <bos>
-        sizes[item.id] = size
-        if size <= row_length:
-            fitting.append(index)
-    left_out = len(loaded.items) - len(fitting)
-    if not left_out:
-        return loaded
-
-    # Say how many are too long, and how long the longest is: that tells by how much to raise the setting.
-    longest = max(sizes, key=sizes.__getitem__)
-    message = (
-        f"questions too long for the row of evaluate.sequence_length {row_length}: {left_out}; "
-        f"{longest} has {sizes[longest]} tokens with <bos> and its answer"
-    )
-    if not fitting:
-        raise ValueError(f"{task.name}: expected questions that fit, got none. {message}. Raise it.")
-    print(f"   warning: {task.name}: {message}; left out", flush=True)
-    return replace(
-        loaded,
-        items=[loaded.items[index] for index in fitting],
-        shots=[loaded.shots[index] for index in fitting],
-        counts={**loaded.counts, TOO_LONG: left_out},
-    )
-
-
-def _num_tokens(
-    task: EvalTask,
-    item: EvalExample,
-    tokenizer: LmTokenizer,
-    max_new_tokens: int,
-) -> int:
-    """Tokens of prompt and answer; where there are choices, the most of any of them."""
-    if task.generates:
-        prompt = tokenizer.encode(tokenizer.opening + item.prompt)
-        return len(prompt) + max_new_tokens
-
-    # Most choices share their prompt, which is long: each prompt is tokenised once.
-    longest_scored = {choice.prompt: 0 for choice in item.choices}
-    for choice in item.choices:
-        num_scored = len(tokenizer.encode(choice.scored))
-        longest_scored[choice.prompt] = max(longest_scored[choice.prompt], num_scored)
-    sizes = []
-    for prompt, num_scored in longest_scored.items():
-        prompt_tokens = tokenizer.encode(tokenizer.opening + prompt)
-        sizes.append(len(prompt_tokens) + num_scored)
-    return max(sizes)
 
 
 class TaskChunks(NamedTuple):

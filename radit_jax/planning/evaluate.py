@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from radit_jax.config import EvaluateConfig, ScoreConfig
+from radit_jax.evaluation.questions import longest_answer
 from radit_jax.evaluation.systems import SYSTEMS
-from radit_jax.evaluation.task_suite import longest_answer
 from radit_jax.lm.answering import questions_per_batch
 from radit_jax.lm.ensemble import STEPS_PER_CALL, pack_answers
 from radit_jax.lm.prefix_sharing import (

@@ -11,10 +11,10 @@ from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
 from radit_jax.data.artifacts.corpus import Chunks, Corpus
 from radit_jax.data.eval_tasks.registry import KILT_DEVELOPMENT
 from radit_jax.data.readers.kilt_pages import find_pages
-from radit_jax.evaluation.corpus_questions import CorpusQuestionEval, questions_that_fit
+from radit_jax.evaluation.corpus_questions import CorpusQuestionEval
+from radit_jax.evaluation.questions import LoadedTask, load_tasks, questions_that_fit, without_too_long
 from radit_jax.evaluation.systems import STAGE_OF_LM
 from radit_jax.evaluation.task_ablation import TaskAblation
-from radit_jax.evaluation.task_suite import LoadedTask, load_tasks, without_too_long
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.storage.stage_folder import StageFolder

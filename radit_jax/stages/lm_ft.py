@@ -19,7 +19,8 @@ from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.batches.packing import PrefixTree
 from radit_jax.data.batches.prefix_trees import lm_sequence
-from radit_jax.evaluation.task_suite import kilt_validation, load_tasks, retrieve_for_task, without_too_long
+from radit_jax.evaluation.questions import load_tasks, without_too_long
+from radit_jax.evaluation.task_suite import kilt_validation, retrieve_for_task
 from radit_jax.lm.training import LmTraining, LmValidation, PackedTrees, train_lm
 from radit_jax.models.lora import merge_adapters, quantized
 from radit_jax.retrieval.search import Searcher

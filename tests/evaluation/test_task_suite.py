@@ -12,16 +12,8 @@ from radit_jax.config import OWN_ANSWERS, EvaluateConfig, MeshConfig, ScoreConfi
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.eval_tasks.registry import KILT_DEVELOPMENT
 from radit_jax.evaluation import task_suite
-from radit_jax.evaluation.task_suite import (
-    TOO_LONG,
-    TaskChunks,
-    evaluate_task,
-    kilt_validation,
-    load_tasks,
-    longest_answer,
-    retrieve_for_task,
-    without_too_long,
-)
+from radit_jax.evaluation.questions import TOO_LONG, load_tasks, longest_answer, without_too_long
+from radit_jax.evaluation.task_suite import TaskChunks, evaluate_task, kilt_validation, retrieve_for_task
 from radit_jax.lm.answering import Answer, Retrieval
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.pipeline.graph import stages

@@ -17,14 +17,10 @@ from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.eval_tasks.registry import EVAL_TASKS, find_task
 from radit_jax.data.records import Question
 from radit_jax.evaluation import corpus_questions, task_ablation
-from radit_jax.evaluation.corpus_questions import (
-    CorpusQuestionEval,
-    RetrievedChunks,
-    SystemInputs,
-    questions_that_fit,
-)
+from radit_jax.evaluation.corpus_questions import CorpusQuestionEval, RetrievedChunks, SystemInputs
+from radit_jax.evaluation.questions import LoadedTask, questions_that_fit
 from radit_jax.evaluation.systems import GAINS, LMS, SYSTEMS
-from radit_jax.evaluation.task_suite import LoadedTask, evaluate_task
+from radit_jax.evaluation.task_suite import evaluate_task
 from radit_jax.lm import scoring
 from radit_jax.lm.answering import Answer
 from radit_jax.lm.scoring import NO_CHUNK

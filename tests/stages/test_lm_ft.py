@@ -23,7 +23,8 @@ from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.batches.examples import question_example
 from radit_jax.evaluation import task_suite
-from radit_jax.evaluation.task_suite import evaluate_task, load_tasks, retrieve_for_task, without_too_long
+from radit_jax.evaluation.questions import load_tasks, without_too_long
+from radit_jax.evaluation.task_suite import evaluate_task, retrieve_for_task
 from radit_jax.lm.answering import Answer
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.runtime.distributed.mesh import make_mesh
