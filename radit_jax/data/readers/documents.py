@@ -17,7 +17,6 @@ Nothing here holds more than one document, so memory does not grow with the corp
 
 import codecs
 import fnmatch
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -77,6 +76,7 @@ class Passages:
 def find_corpus(folder: epath.Path) -> epath.Path | None:
     """The corpus in `folder`, known by its name: a file, or the folder itself if it holds texts."""
     names = sorted(child.name for child in folder.iterdir()) if folder.is_dir() else []
+    # The files whose names say that they are corpora, in the order of the formats.
     corpora: list[str] = []
     for format_name, form in FORMATS.items():
         if format_name != "text":
@@ -98,16 +98,19 @@ def corpus_format(path: epath.Path) -> str:
     """The name in `FORMATS` that a file's name, or a folder, calls for."""
     if path.is_dir():
         return "beir" if packed_or_plain(path, "corpus.jsonl").exists() else "text"
+    # A name of its own says more than an ending.
     for name, (patterns, _) in FORMATS.items():
         if _matching([path.name], patterns):
             return name
     suffix = epath.Path(plain_name(path)).suffix
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
-    patterns = one_of(list(itertools.chain.from_iterable(form.patterns for form in FORMATS.values())))
+    known: list[str] = []
+    for form in FORMATS.values():
+        known += form.patterns
     raise ValueError(
-        f"{path}: expected a name that says its format ({patterns}), got another. Rename it, or give its "
-        f"format by --set data.passages_format={one_of(list(FORMATS))}."
+        f"{path}: expected a name that says its format ({one_of(known)}), got another. Rename it, or give "
+        f"its format by --set data.passages_format={one_of(list(FORMATS))}."
     )
 
 
@@ -115,7 +118,8 @@ def corpus_files(path: epath.Path, format: str = "auto") -> list[epath.Path]:
     """The files that a corpus is read from: `path`, or those in the folder that it is."""
     if not path.is_dir():
         return [path]
-    if (corpus_format(path) if format == "auto" else format) == "text":
+    name = corpus_format(path) if format == "auto" else format
+    if name == "text":
         return _text_files(path)
     return [packed_or_plain(path, "corpus.jsonl")]
 
@@ -156,7 +160,7 @@ def read_chunked(
     with UniqueIds() as ids:
         for document, chunks in read():
             for name in own_ids(document, chunks):
-                ids.add(name)
+                ids.add(name)  # the check takes place when all have been given
             yield document, chunks
         # Where two ids may be equal the corpus is read a second time, to say where they are.
         ids.check(ids_with_places)
@@ -225,15 +229,18 @@ def _title_of_contents(contents: str) -> tuple[str, str]:
     >>> _title_of_contents('"Emma"\\nA novel.'), _title_of_contents("A novel.")
     (('Emma', 'A novel.'), ('', 'A novel.'))
     """
-    first, line_end, rest = contents.strip().partition("\n")
-    if not line_end or len(first) > _TITLE_CHARACTERS:
+    title, line_end, rest = contents.strip().partition("\n")
+    # A first line that is long is the text's.
+    if not line_end or len(title) > _TITLE_CHARACTERS:
         return "", contents
-    first = first.strip()
-    in_quotes = len(first) > 1 and first[0] == first[-1] == '"'
-    return first[1:-1] if in_quotes else first, rest
+    title = title.strip()
+    if len(title) > 1 and title.startswith('"') and title.endswith('"'):
+        title = title[1:-1]
+    return title, rest
 
 
 def _read_table(path: epath.Path, quoting: Quoting) -> Iterator[Document]:
+    """The rows of a table, whose first may be a head; without ids they are named after file and place."""
     columns = ["id", "text"]
     rows = table_rows(path, delimiter="\t", num_columns=(1, 2, 3), quoting=quoting)
     for number, (where, row) in enumerate(rows, start=1):
@@ -256,6 +263,7 @@ def _columns(first_row: Sequence[str], where: str) -> list[str]:
     """The names of a table's columns, which are those of its first row if that is the head."""
     if set(first_row) in _HEADS:
         return list(first_row)
+    # Without a head id and text, or text alone, stand in that order; of three columns no order is usual.
     if len(first_row) == 3:
         raise ValueError(
             f"{where}: expected the head id, text, title, got {quoted(' '.join(first_row))}. Add it as the "
@@ -265,6 +273,7 @@ def _columns(first_row: Sequence[str], where: str) -> list[str]:
 
 
 def _read_kilt(path: epath.Path, quoting: Quoting) -> Iterator[Document]:
+    """The articles of KILT's Wikipedia, each in sections."""
     fields = {"wikipedia_id": "an id", "wikipedia_title": "a string", "text": "a list of strings"}
     for where, line in json_objects(path):
         demand(line, fields, where)
@@ -275,8 +284,7 @@ def _read_kilt(path: epath.Path, quoting: Quoting) -> Iterator[Document]:
 def _kilt_sections(title: str, paragraphs: list[str]) -> Iterator[tuple[str, str]]:
     """(title, text) of the article's head and of each section that has text.
 
-    `Section::::Plot.:Volume one.` begins a section, `BULLET::::- ` a list's item; the first paragraph
-    repeats the title.
+    `Section::::Plot.:Volume one.` begins a section, `BULLET::::- ` a list's item.
     """
     section = ""
     texts: list[str] = []
@@ -289,7 +297,7 @@ def _kilt_sections(title: str, paragraphs: list[str]) -> Iterator[tuple[str, str
             names = paragraph.removeprefix("Section::::").strip().removesuffix(".")
             section = names.replace(".:", ": ")
         elif number == 0 and paragraph.strip() == title.strip():
-            continue
+            continue  # which repeats the title
         elif paragraph.strip():
             texts.append(paragraph.removeprefix("BULLET::::").strip())
     if texts:
@@ -297,7 +305,9 @@ def _kilt_sections(title: str, paragraphs: list[str]) -> Iterator[tuple[str, str
 
 
 def _read_texts(path: epath.Path, quoting: Quoting) -> Iterator[Document]:
-    for file in _text_files(path) if path.is_dir() else [path]:
+    """The paragraphs of a text, or of every text in a folder, under the file's name as title."""
+    files = _text_files(path) if path.is_dir() else [path]
+    for file in files:
         title = plain_name(file).removesuffix(".txt")
         for number, (where, text) in enumerate(_paragraphs(file), start=1):
             yield Document(f"{title}#{number}", ((title, text),), where)
@@ -328,6 +338,7 @@ def _titled(title: str, section: str) -> str:
     return f"{title}: {section}" if section.strip() else title
 
 
+# By name, in the order in which a file's name is compared with their patterns.
 FORMATS: dict[str, Format] = {
     "atlas": Format(("text-list-*.jsonl",), _json_reader("section")),
     "dpr": Format(("psgs_w100*.tsv",), _read_table),
@@ -336,4 +347,5 @@ FORMATS: dict[str, Format] = {
     "jsonl": Format(("passages.jsonl",), _json_reader()),
     "text": Format(("*.txt",), _read_texts),
 }
+# The format of a file whose name matches no pattern.
 _SUFFIXES: dict[str, Any] = {".jsonl": "jsonl", ".json": "jsonl", ".tsv": "dpr"}

@@ -20,7 +20,9 @@ def find_pages(corpus: Mapping[str, Any], titles: epath.PathLike = "") -> PageOf
     """The page of a chunk, by the manifest of its corpus and `evaluate.kilt_titles`; None: nothing tells."""
     if titles:
         return by_title(read_titles(titles))
-    return (lambda chunk: document_id(chunk.id)) if corpus.get("format") == "kilt" else None
+    if corpus.get("format") == "kilt":
+        return lambda chunk: document_id(chunk.id)
+    return None
 
 
 def read_titles(path: epath.PathLike) -> dict[str, str]:
@@ -31,9 +33,10 @@ def read_titles(path: epath.PathLike) -> dict[str, str]:
             f"evaluate.kilt_titles: expected a table of titles and KILT's page ids, got no file {file}. Name "
             "one, or leave it out."
         )
-    return {
-        title.strip(): page.strip() for _, (title, page) in table_rows(file, delimiter="\t", num_columns=2)
-    }
+    pages = {}
+    for _, (title, page) in table_rows(file, delimiter="\t", num_columns=2):
+        pages[title.strip()] = page.strip()
+    return pages
 
 
 def by_title(pages: Mapping[str, str]) -> PageOf:
@@ -46,6 +49,7 @@ def by_title(pages: Mapping[str, str]) -> PageOf:
 
     def find(chunk: Chunk) -> str:
         title = chunk.title.strip()
+        # Drop a section's name after another, until a page has the title or nothing remains.
         while title and title not in pages:
             title = title.rpartition(": ")[0]
         return pages.get(title, "")

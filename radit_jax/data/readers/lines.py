@@ -1,4 +1,4 @@
-"""Text files that people bring, read a line at a time: JSON and tables, with errors that say where.
+"""Text files that people bring, read a line at a time: bytes, lines and JSON, with errors that say where.
 
 A file may be gzipped or in zstd's form, whatever its name, and may begin with a byte order mark. No line, and
 no element of a JSON list, is longer than `MAX_LINE_BYTES`, so that a small file cannot fill the memory.
@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -29,6 +29,7 @@ BinaryFile = Any  # opened by Python, by etils or by one who unpacks; no type is
 _JSON_LINE = "Write one JSON object per line."
 _JSON_LIST = "Write a JSON list of objects."
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how files of these forms begin
+_QUOTED_CHARACTERS = 60  # of a value, in a message
 _WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -45,15 +46,17 @@ def open_bytes(path: epath.Path) -> Iterator[BinaryFile]:
         stream: Any = opened.enter_context(path.open("rb"))
         start = stream.read(4)
         stream.seek(0)
-        broken: tuple[type[Exception], ...] = ()
+        # What reading a damaged file raises, by the form of compression.
+        damage: tuple[type[Exception], ...] = ()
         if start.startswith(_GZIP):
-            broken = (gzip.BadGzipFile, EOFError, zlib.error)
-            stream = io.BufferedReader(opened.enter_context(gzip.GzipFile(fileobj=stream)))
+            damage = (gzip.BadGzipFile, EOFError, zlib.error)
+            unpacked = opened.enter_context(gzip.GzipFile(fileobj=stream))
+            stream = io.BufferedReader(unpacked)
         elif start.startswith(_ZSTD):
-            stream, broken = _open_zstd(stream, path)
+            stream, damage = _open_zstd(stream, path)
         try:
             yield stream
-        except broken as error:
+        except damage as error:
             raise ValueError(
                 f"{path}: expected a whole compressed file, got a damaged one ({error}). Get it again."
             ) from None
@@ -65,7 +68,10 @@ def is_compressed(start: bytes) -> bool:
 
 
 def _open_zstd(stream: BinaryFile, path: epath.Path) -> tuple[BinaryFile, tuple[type[Exception], ...]]:
-    """Python has zstd's form from 3.14 on; a package gives the same module to those before."""
+    """The unpacked stream, and what it raises where the file is damaged.
+
+    Python has zstd's form from 3.14 on; a package gives the same module to those before.
+    """
     for name in ("compression.zstd", "backports.zstd"):
         with contextlib.suppress(ImportError):
             zstd: Any = importlib.import_module(name)
@@ -92,6 +98,7 @@ def numbered_lines(path: epath.Path) -> Iterator[tuple[str, bytes]]:
     with open_bytes(path) as file:
         for number in itertools.count(1):
             where = f"{name} line {number}"
+            # One byte more than is allowed, by which a line that is too long is known.
             raw = file.readline(MAX_LINE_BYTES + 1)
             if len(raw) > MAX_LINE_BYTES:
                 raise ValueError(
@@ -127,7 +134,8 @@ def json_objects(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     for where, raw in numbered_lines(path):
         if raw.strip():
-            yield where, line_object(files.parse_json(raw, where, _JSON_LINE), where)
+            value = files.parse_json(raw, where, _JSON_LINE)
+            yield where, line_object(value, where)
 
 
 def json_list(path: epath.Path, field: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -142,6 +150,7 @@ def json_list(path: epath.Path, field: str = "") -> Iterator[tuple[str, dict[str
 
 
 def _field_elements(path: epath.Path, field: str) -> Iterator[Any]:
+    """The elements of the list in `field` of the file's one object, or of the list that the file is."""
     with open_bytes(path) as file:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
@@ -150,10 +159,10 @@ def _field_elements(path: epath.Path, field: str) -> Iterator[Any]:
             f"{field!r} as JSON lines."
         )
     value = files.parse_json(data, str(path), _JSON_LIST)
-    items = value.get(field) if isinstance(value, dict) else value
-    if not isinstance(items, list):
-        raise ValueError(f"{path}: expected a list in {field!r}, got {quoted(items)}. {_JSON_LIST}")
-    yield from items
+    elements = value.get(field) if isinstance(value, dict) else value
+    if not isinstance(elements, list):
+        raise ValueError(f"{path}: expected a list in {field!r}, got {quoted(elements)}. {_JSON_LIST}")
+    yield from elements
 
 
 def _elements(path: epath.Path) -> Iterator[Any]:
@@ -161,6 +170,7 @@ def _elements(path: epath.Path) -> Iterator[Any]:
     with open_bytes(path) as file:
         text = _JsonText(file, path)
         text.expect("[")
+        # Elements with commas between them, of which an empty list has none.
         for number in itertools.count(1):
             if number == 1 and text.next_mark() == "]":
                 break
@@ -168,6 +178,7 @@ def _elements(path: epath.Path) -> Iterator[Any]:
             if text.next_mark() == "]":
                 break
             text.expect(",")
+        # Nothing may follow the list.
         text.expect("]")
         text.expect("")
 
@@ -176,31 +187,36 @@ class _JsonText:
     """The text of a JSON file, of which no more than is being parsed is in memory."""
 
     def __init__(self, file: BinaryFile, path: epath.Path):
-        self._file, self._path = file, path
+        self._file = file
+        self._path = path
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        self._text, self._at = "", 0
+        self._text = ""  # what was read and is not parsed yet, and some that is
+        self._at = 0  # where in it parsing goes on
 
     def next_mark(self) -> str:
-        """The next character that is no white space; none at the end of the file."""
+        """The next character that is not white space; "" at the end of the file."""
         while True:
-            found = _WHITE_SPACE.match(self._text, self._at)
-            self._at = found.end() if found else self._at
-            if self._at < len(self._text) or not self._more():
+            white_space = _WHITE_SPACE.match(self._text, self._at)
+            if white_space:
+                self._at = white_space.end()
+            if self._at < len(self._text) or not self._read_more():
                 return self._text[self._at : self._at + 1]
 
     def expect(self, mark: str) -> None:
         """Take `mark`, or be at the end where it is none."""
         if self.next_mark() != mark:
-            wanted = f"{mark!r} in a JSON list" if mark else "nothing after the JSON list"
-            got = quoted(self._text[self._at : self._at + 60]) if self.next_mark() else "the end"
-            raise ValueError(f"{self._path}: expected {wanted}, got {got}. {_JSON_LIST}")
+            expected = f"{mark!r} in a JSON list" if mark else "nothing after the JSON list"
+            rest = self._text[self._at : self._at + 60]
+            got = quoted(rest) if rest else "the end"
+            raise ValueError(f"{self._path}: expected {expected}, got {got}. {_JSON_LIST}")
         self._at += len(mark)
 
     def value(self, where: str) -> Any:
         """Take the next value, which begins at `next_mark`."""
         self.next_mark()
         end = self._end_of_value(where)
-        text, self._at = self._text[self._at : end], end
+        text = self._text[self._at : end]
+        self._at = end
         return files.parse_json(text, where, _JSON_LIST)
 
     def _end_of_value(self, where: str) -> int:
@@ -208,22 +224,26 @@ class _JsonText:
         decoder = json.JSONDecoder()
         while True:
             try:
-                end = decoder.raw_decode(self._text, self._at)[1]
+                _, end = decoder.raw_decode(self._text, self._at)
             except RecursionError:
                 return len(self._text)
             except ValueError:
                 end = len(self._text)  # wrong, or not yet whole
+            # A number that ends with the text may go on in what is not read yet.
             if end < len(self._text):
                 return end
             if len(self._text) - self._at > MAX_LINE_BYTES:
                 raise ValueError(
                     f"{where}: expected at most {MAX_LINE_BYTES:,} characters, got more. {_JSON_LIST}"
                 )
-            if not self._more():
+            if not self._read_more():
                 return len(self._text)
 
-    def _more(self) -> bool:
-        """Read as much again as is not yet taken, so that a long value is parsed a few times only."""
+    def _read_more(self) -> bool:
+        """Read on, and say whether there was anything.
+
+        The part read is as long as what is not yet taken, so that a long value is parsed a few times only.
+        """
         rest = self._text[self._at :]
         data = self._file.read(max(1 << 16, len(rest)))
         try:
@@ -239,6 +259,9 @@ class _JsonText:
 def line_object(value: Any, where: str) -> dict[str, Any]:
     """`value`, which must be a JSON object."""
     return files.as_object(value, where, _JSON_LINE)
+
+
+# ---- fields of an object ----
 
 
 def demand(line: Mapping[str, Any], fields: Mapping[str, str], where: str) -> None:
@@ -257,7 +280,7 @@ def checked(line: Mapping[str, Any], name: str, kind: str, where: str) -> Any:
     value = line[name]
     if not KINDS[kind](value):
         raise ValueError(
-            f"{where}: expected field {name!r} to be {kind}, got {quoted(value)}. Correct the line."
+            f"{where}: expected field {name!r} to be {kind}, got {quoted(value)}. Write {kind} there."
         )
     return value
 
@@ -267,7 +290,12 @@ def identifier(line: Mapping[str, Any], name: str, where: str) -> str:
     return str(checked(line, name, "an id", where))
 
 
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def _is_string_or_number(value: Any) -> bool:
+    # True and False are ints to Python.
     return isinstance(value, str | int) and not isinstance(value, bool)
 
 
@@ -275,14 +303,29 @@ def _is_id(value: Any) -> bool:
     return _is_string_or_number(value) and bool(str(value).strip())
 
 
-KINDS = {
-    "a string": lambda value: isinstance(value, str),
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _list_of(is_element: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    def is_list(value: Any) -> bool:
+        return isinstance(value, list) and all(map(is_element, value))
+
+    return is_list
+
+
+# What a field may be asked to be, in the words of an error, and whether a value is that.
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "a string": _is_string,
     "a string or a number": _is_string_or_number,
     "an id": _is_id,
-    "a list of strings": lambda value: isinstance(value, list) and all(isinstance(i, str) for i in value),
-    "a list of ids": lambda value: isinstance(value, list) and all(map(_is_id, value)),
-    "a list of objects": lambda value: isinstance(value, list) and all(isinstance(i, dict) for i in value),
+    "a list of strings": _list_of(_is_string),
+    "a list of ids": _list_of(_is_id),
+    "a list of objects": _list_of(_is_object),
 }
+
+
+# ---- words of messages ----
 
 
 def quoted(value: Any) -> str:
@@ -291,8 +334,10 @@ def quoted(value: Any) -> str:
     >>> quoted({"a": "é"})
     '{"a": "\\\\u00e9"}'
     """
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=True, default=str)
-    return ascii(text[:60]) if isinstance(value, str) else text[:60]
+    if isinstance(value, str):
+        return ascii(value[:_QUOTED_CHARACTERS])
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text[:_QUOTED_CHARACTERS]
 
 
 def one_of(names: Sequence[str]) -> str:
@@ -301,4 +346,6 @@ def one_of(names: Sequence[str]) -> str:
     >>> one_of(["a", "b", "c"])
     'a, b or c'
     """
-    return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -15,7 +15,9 @@ here on. An answer may be a string or a list of strings. BEIR has no field for a
 have one (`answer`, `answers`), that is read.
 """
 
+import itertools
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -30,8 +32,11 @@ from radit_jax.data.records import Question
 _GRADE = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 _WHITE_SPACE = re.compile(r"\s*")
 # A string in Python's or JSON's notation, and what a backslash stands before in one.
-_STRING = re.compile(r"""\s*(?:'([^'\\]*+(?:\\.[^'\\]*+)*+)'|"([^"\\]*+(?:\\.[^"\\]*+)*+)")\s*""", re.DOTALL)
-_ESCAPE = re.compile(r"""\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([\\'"/abfnrtv0\n]))""")
+_IN_SINGLE_QUOTES = r"'([^'\\]*+(?:\\.[^'\\]*+)*+)'"
+_IN_DOUBLE_QUOTES = r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
+_STRING = re.compile(rf"\s*(?:{_IN_SINGLE_QUOTES}|{_IN_DOUBLE_QUOTES})\s*", re.DOTALL)
+_HEX = "[0-9a-fA-F]"
+_ESCAPE = re.compile(rf"""\\(?:x({_HEX}{{2}})|u({_HEX}{{4}})|U({_HEX}{{8}})|([\\'"/abfnrtv0\n]))""")
 _ESCAPED = {
     "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "0": "\0", "\n": ""
 }  # fmt: skip
@@ -86,17 +91,22 @@ def read_asked(path: epath.Path) -> Iterator[tuple[dict[str, Any], str]]:
     name = questions_format(path) if suffix in _SUFFIXES else "json"
     if name == "json":
         for where, line in json_objects(path):
-            fields = list(dict.fromkeys(form.question for form in _FORMS))
-            field = next((field for field in fields if field in line), None)
-            if field is None:
-                raise ValueError(
-                    f"{where}: expected a field {one_of(fields)}, got none. Add the question to the line."
-                )
-            yield line, checked(line, field, "a string", where)
+            yield line, checked(line, _question_field(line, where), "a string", where)
         return
     for asked in FORMATS[name](path, "auto", Counter()):
-        identified = {"id": asked.question.id} if name == "beir" else {}
-        yield {**identified, "question": asked.question.question}, asked.question.question
+        fields = {"question": asked.question.question}
+        if name == "beir":  # a table's rows have no ids of their own
+            fields = {"id": asked.question.id, **fields}
+        yield fields, asked.question.question
+
+
+def _question_field(line: Mapping[str, Any], where: str) -> str:
+    """The name of the field that holds the question, in one of the known forms."""
+    names = list(dict.fromkeys(form.question for form in _FORMS))
+    for name in names:
+        if name in line:
+            return name
+    raise ValueError(f"{where}: expected a field {one_of(names)}, got none. Add the question to the line.")
 
 
 def questions_format(path: epath.Path) -> str:
@@ -115,7 +125,9 @@ def questions_format(path: epath.Path) -> str:
 def question_files(path: epath.Path, format: str = "auto") -> list[epath.Path]:
     """The files that questions are read from: `path`, and the queries that judgements in `path` speak of."""
     name = questions_format(path) if format == "auto" else format
-    return [path, _queries(path)] if name == "beir" else [path]
+    if name == "beir":
+        return [path, _queries(path)]
+    return [path]
 
 
 # ---- JSON ----
@@ -124,39 +136,55 @@ def question_files(path: epath.Path, format: str = "auto") -> list[epath.Path]:
 def _read_json(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iterator[Asked]:
     file_name = plain_name(path)
     for number, (where, line) in enumerate(json_objects(path), start=1):
+        # What the line's fields say of its form decides what is read.
         form = _form(line, where)
-        id_field = next((name for name in ("id", "_id") if name in line), "")
-        name = identifier(line, id_field, where) if id_field else f"{file_name}:{number}"
-        question = checked(line, form.question, "a string", where)
+        question_id = _question_id(line, where) or f"{file_name}:{number}"
+        text = checked(line, form.question, "a string", where)
         answers = _answers(line, form.answers, where)
-        yield Asked(Question(name, question, answers), form.passages(line, where), where)
+        question = Question(question_id, text, answers)
+        yield Asked(question, form.passages(line, where), where)
+
+
+def _question_id(line: Mapping[str, Any], where: str) -> str:
+    """The line's id, or "" where it has none."""
+    for name in ("id", "_id"):
+        if name in line:
+            return identifier(line, name, where)
+    return ""
 
 
 def _form(line: Mapping[str, Any], where: str) -> _Form:
+    """The first form whose two fields the line has."""
     for form in _FORMS:
         if form.question in line and form.answers in line:
             return form
+    # The form that was probably meant has a question in the line, and lacks answers.
     likely = next((form for form in _FORMS if form.question in line), _FORMS[0])
-    missing = next(name for name in likely[:2] if name not in line)
+    missing = likely.answers if likely.question in line else likely.question
     forms = one_of([f"{form.question} with {form.answers}" for form in _FORMS])
     raise ValueError(f"{where}: expected {forms}, got no field {missing!r}. Add it to the line.")
 
 
 def _answers(line: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+    """The answers in the field `name` that are not blank."""
     value = line[name]
     if name == "output":  # KILT's
         return kilt_answers(line, where)
     if isinstance(value, str) and name in ("answer", "response"):
-        return (value,) if value.strip() else ()
-    return tuple(answer for answer in checked(line, name, "a list of strings", where) if answer.strip())
+        answers = [value]
+    else:
+        answers = checked(line, name, "a list of strings", where)
+    return tuple(answer for answer in answers if answer.strip())
 
 
 # ---- gold passages ----
 
 
 def _our_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The ids in our own fields, or else in DPR's."""
     if line.get("positive_passage_ids") is not None:
         return _distinct(checked(line, "positive_passage_ids", "a list of ids", where))
+    # Or one passage, in a field of its own.
     if line.get("positive_passage_id") is not None:
         return (identifier(line, "positive_passage_id", where),)
     return _dpr_passages(line, where)
@@ -166,11 +194,12 @@ def _dpr_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """The ids in DPR's `positive_ctxs`; a context without an id names no passage."""
     if line.get("positive_ctxs") is None:
         return ()
-    found = []
+    passages: list[str] = []
     for context in checked(line, "positive_ctxs", "a list of objects", where):
-        names = [name for name in ("passage_id", "psg_id", "id") if context.get(name) is not None]
-        found += [identifier(context, names[0], where)] if names else []
-    return _distinct(found)
+        id_fields = [name for name in ("passage_id", "psg_id", "id") if context.get(name) is not None]
+        if id_fields:
+            passages.append(identifier(context, id_fields[0], where))
+    return _distinct(passages)
 
 
 def _no_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -179,26 +208,31 @@ def _no_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 def kilt_answers(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """The distinct answers of a KILT line, stripped; an output may have provenance only."""
-    outputs = checked(line, "output", "a list of objects", where)
-    answers = [checked(output, "answer", "a string", where) for output in outputs if "answer" in output]
-    return _distinct(answer.strip() for answer in answers if answer.strip())
+    answers: list[str] = []
+    for output in checked(line, "output", "a list of objects", where):
+        if "answer" in output:
+            answers.append(checked(output, "answer", "a string", where).strip())
+    return _distinct(filter(None, answers))
 
 
 def kilt_provenance(line: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], ...]:
     """The ids of the Wikipedia pages of each output that names any, each page once."""
-    sets = []
+    page_sets: list[tuple[str, ...]] = []
     for output in checked(line, "output", "a list of objects", where):
         if output.get("provenance") is None:
             continue
-        places = checked(output, "provenance", "a list of objects", where)
-        for place in places:
+        pages: list[str] = []
+        for place in checked(output, "provenance", "a list of objects", where):
             demand(place, {"wikipedia_id": "an id"}, where)
-        sets.append(_distinct(str(place["wikipedia_id"]).strip() for place in places))
-    return tuple(pages for pages in sets if pages)
+            pages.append(str(place["wikipedia_id"]).strip())
+        if pages:
+            page_sets.append(_distinct(pages))
+    return tuple(page_sets)
 
 
 def _kilt_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    return _distinct(page for pages in kilt_provenance(line, where) for page in pages)
+    page_sets = kilt_provenance(line, where)
+    return _distinct(itertools.chain.from_iterable(page_sets))
 
 
 def _distinct(names: Iterable[str | int]) -> tuple[str, ...]:
@@ -211,34 +245,40 @@ def _distinct(names: Iterable[str | int]) -> tuple[str, ...]:
 def _read_beir(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iterator[Asked]:
     """The queries that a file in `qrels` judges, with the passages that it finds relevant, each once."""
     relevant = _relevant(path, quoting)
-    asked = set()
+    present: set[str] = set()
     for where, line in json_objects(_queries(path)):
         demand(line, {"_id": "an id", "text": "a string"}, where)
-        name = str(line["_id"])
-        if name in relevant:
-            asked.add(name)
-            question = Question(name, line["text"], _beir_answers(line, where))
-            yield Asked(question, tuple(relevant[name]), where)
-    counts["judged_queries_not_in_queries"] += len(relevant.keys() - asked)
+        query_id = str(line["_id"])
+        if query_id in relevant:
+            present.add(query_id)
+            question = Question(query_id, line["text"], _beir_answers(line, where))
+            yield Asked(question, tuple(relevant[query_id]), where)
+    counts["judged_queries_not_in_queries"] += len(relevant.keys() - present)
 
 
 def _queries(judgements: epath.Path) -> epath.Path:
+    """The file of queries that belongs to `qrels/NAME.tsv`."""
     return packed_or_plain(judgements.parent.parent, "queries.jsonl")
 
 
 def _relevant(path: epath.Path, quoting: Quoting) -> dict[str, dict[str, None]]:
-    """The relevant passages of each query, in their order."""
+    """The relevant passages of each query, each once and in their order."""
     relevant: dict[str, dict[str, None]] = {}
     rows = table_rows(path, delimiter="\t", num_columns=3, quoting=quoting)
     for number, (where, row) in enumerate(rows, start=1):
+        # Query, passage and grade; a grade above 0 is relevant.
         query, passage, grade = (field.strip() for field in row)
         if not _GRADE.fullmatch(grade):
             if number == 1:
                 continue  # the head
-            raise ValueError(f"{where}: expected a grade that is a number, got {quoted(grade)}. Correct it.")
+            raise ValueError(
+                f"{where}: expected a grade that is a number, got {quoted(grade)}. Write query, passage and "
+                "grade with tabs between them."
+            )
         if not query or not passage:
             raise ValueError(
-                f"{where}: expected the ids of a query and a passage, got an empty one. Correct the line."
+                f"{where}: expected the ids of a query and a passage, got an empty one. Write both, or "
+                "leave the line out."
             )
         if float(grade) > 0:
             relevant.setdefault(query, {})[passage] = None
@@ -246,13 +286,17 @@ def _relevant(path: epath.Path, quoting: Quoting) -> dict[str, dict[str, None]]:
 
 
 def _beir_answers(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The answers in a query's metadata, for BEIR itself has none."""
     metadata = {} if line.get("metadata") is None else line["metadata"]
     if not isinstance(metadata, dict):
         raise ValueError(
-            f"{where}: expected field 'metadata' to be an object, got {quoted(metadata)}. Correct the line."
+            f"{where}: expected field 'metadata' to be an object, got {quoted(metadata)}. Write an object "
+            "there, or leave the field out."
         )
-    name = next((name for name in ("answers", "answer") if name in metadata), None)
-    return _answers(metadata, name, where) if name else ()
+    for name in ("answers", "answer"):
+        if name in metadata:
+            return _answers(metadata, name, where)
+    return ()
 
 
 def _read_table(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iterator[Asked]:
@@ -261,8 +305,9 @@ def _read_table(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Ite
     rows = table_rows(path, delimiter="\t", num_columns=(1, 2), quoting=quoting)
     for number, (where, row) in enumerate(rows, start=1):
         answers = list_of_strings(row[1], where) if len(row) == 2 else []
-        kept = tuple(answer for answer in answers if answer.strip())
-        yield Asked(Question(f"{file_name}:{number}", row[0], kept), (), where)
+        filled_answers = tuple(answer for answer in answers if answer.strip())
+        question = Question(f"{file_name}:{number}", row[0], filled_answers)
+        yield Asked(question, (), where)
 
 
 def list_of_strings(text: str, where: str) -> list[str]:
@@ -271,32 +316,42 @@ def list_of_strings(text: str, where: str) -> list[str]:
     >>> list_of_strings("['Mara', 'Mara and son',]", "here")
     ['Mara', 'Mara and son']
     """
-    inside = text.strip()
-    problem = ValueError(f"{where}: expected a list of strings, got {quoted(text)}. Correct the line.")
-    if not (inside.startswith("[") and inside.endswith("]")):
+    stripped = text.strip()
+    problem = ValueError(
+        f"{where}: expected a list of strings, got {quoted(text)}. Write ['one', 'another'] there."
+    )
+    if not (stripped.startswith("[") and stripped.endswith("]")):
         raise problem
-    found: list[str] = []
-    at, end = 1, len(inside) - 1
-    while at < end and not _WHITE_SPACE.fullmatch(inside, at, end):
-        string = _STRING.match(inside, at, end)
-        if string is None or (string.end() < end and inside[string.end()] != ","):
+    strings: list[str] = []
+    # Between the brackets: strings, with a comma after each but perhaps the last.
+    start, end = 1, len(stripped) - 1
+    while start < end and not _WHITE_SPACE.fullmatch(stripped, start, end):
+        string = _STRING.match(stripped, start, end)
+        if string is None:
             raise problem
-        found.append(_ESCAPE.sub(_unescaped, string[1] if string[1] is not None else string[2]))
-        at = string.end() + 1
+        if string.end() < end and stripped[string.end()] != ",":
+            raise problem
+        single, double = string.groups()
+        strings.append(_ESCAPE.sub(_unescaped, double if single is None else single))
+        start = string.end() + 1
     try:
         # JSON spells a character beyond 16 bits as two halves.
-        return [one.encode("utf-16", "surrogatepass").decode("utf-16") for one in found]
+        return [string.encode("utf-16", "surrogatepass").decode("utf-16") for string in strings]
     except UnicodeDecodeError:
         raise problem from None
 
 
 def _unescaped(escape: re.Match[str]) -> str:
-    code = escape[1] or escape[2] or escape[3]
-    if code is None:
-        return _ESCAPED.get(escape[4], escape[4])
-    return chr(int(code, 16)) if int(code, 16) < 0x110000 else escape[0]
+    """The character that an escape stands for; a number beyond Unicode's last stays as it is."""
+    two_digits, four_digits, eight_digits, letter = escape.groups()
+    digits = two_digits or four_digits or eight_digits
+    if digits is None:
+        return _ESCAPED.get(letter, letter)
+    code = int(digits, 16)
+    return chr(code) if code <= sys.maxunicode else escape[0]
 
 
+# The first whose question and answers a line has is the one.
 _FORMS = (
     _Form("question", "answers", _our_passages),
     _Form("question", "golden_answers", _no_passages),
