@@ -102,7 +102,10 @@ MOVED = {
         ("data.readers.documents", "data.readers.chunking", "data.readers.unique_ids"), {}
     ),
     "data.examples": Moved(("data.batches.examples",), {"Tokenizer": "TextTokenizer"}),
-    "data.finetuning.tasks": Moved(("data.finetuning.datasets",), {"TASKS": "DATASETS", "Task": "Dataset"}),
+    "data.finetuning.tasks": Moved(
+        ("data.finetuning.datasets",),
+        {"TASKS": "DATASETS", "Task": "Dataset", "task_named": "dataset_named"},
+    ),
     "data.folder": Moved(("data.sources.folder",), {"read": "read_folder", "surprises": "folder_warnings"}),
     "data.instructions": Moved(
         ("data.sources.instructions",), {"check": "check_files", "surprises": "instruction_warnings"}

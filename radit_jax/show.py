@@ -15,7 +15,7 @@ import numpy as np
 
 from radit_jax.data.batches.packing import PrefixTree, to_batch
 from radit_jax.data.batches.prefix_trees import LmTokenizer, lm_sequence
-from radit_jax.data.finetuning.datasets import DATASETS, task_named
+from radit_jax.data.finetuning.datasets import DATASETS, dataset_named
 from radit_jax.data.finetuning.mixture import open_items
 from radit_jax.data.finetuning.templates import item_example
 from radit_jax.data.records import Example
@@ -149,7 +149,7 @@ def _token_texts(tokenizer: LmTokenizer, tokens: Sequence[int]) -> list[str]:
 
 def _examples(options: argparse.Namespace) -> list[Example]:
     """The first examples of the split."""
-    dataset = task_named(options.name)
+    dataset = dataset_named(options.name)
     mixture = options.mixture or dataset.mixtures[0]
     if mixture not in dataset.mixtures:
         raise ValueError(

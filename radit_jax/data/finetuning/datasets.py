@@ -1,6 +1,6 @@
 """The 22 datasets of D_L and D_R: one table, and one function that reads any of them.
 
-    for item in read_items(TASKS["gsm8k"], "data/raw/gsm8k", "train"):
+    for item in read_items(DATASETS["gsm8k"], "data/raw/gsm8k", "train"):
         …
 
 A dataset is read from its publisher's files, or from the hub. Numbers of training examples and membership in
@@ -8,6 +8,7 @@ D_L and D_R are those of the tables of arXiv 2310.01352.
 """
 
 import importlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -78,17 +79,16 @@ _TABLE: tuple[tuple[str, Category, tuple[Mixture, ...], int, Metric], ...] = (
 DATASETS = {row[0]: Dataset(*row, raw=RAW[row[0]], hub=HUB[row[0]]) for row in _TABLE}
 
 
-def task_named(name: str) -> Dataset:
-    """The task of that name; another name is an error that lists them."""
+def dataset_named(name: str) -> Dataset:
+    """The dataset of that name; another name is an error that lists them."""
     if name not in DATASETS:
-        raise ValueError(
-            f"task {name!r} came, needed is one of {', '.join(sorted(DATASETS))}; correct the name"
-        )
+        known = ", ".join(sorted(DATASETS))
+        raise ValueError(f"dataset: expected one of {known}, got {name!r}. Name one of these.")
     return DATASETS[name]
 
 
 def read_items(
-    task: Dataset,
+    dataset: Dataset,
     folder: epath.PathLike,
     split: Split,
     *,
@@ -100,108 +100,130 @@ def read_items(
     `counts` gets how many were read, kept, and skipped for which reason: read = kept + the skipped. A record
     that does not have the official form stops the reading, or is skipped and counted as one question.
     """
-    records = (record for file in split_files(task, folder, split) for record in task.raw.records(file))
-    return _items(task, _of_split(task.raw, records, split), task.raw.items, task.raw.form, on_error, counts)
+    raw = dataset.raw
+    files = split_files(dataset, folder, split)
+    records = itertools.chain.from_iterable(map(raw.records, files))
+    return _items(dataset, _of_split(raw, records, split), raw.items, raw.form, on_error, counts)
 
 
 def read_rows(
-    task: Dataset,
+    dataset: Dataset,
     rows: Iterable[Mapping[str, Any]],
     split: Split,
     *,
     on_error: OnError = "stop",
     counts: Counter[str] | None = None,
 ) -> Iterator[Item]:
-    """The items of a split in the hub's form, of which `rows` are the dictionaries. As `read_items`."""
-    grouped = enumerate(task.hub.group(rows), 1)
-    records = (Record(f"{task.hub.id} {split} row {n}", f"{split}-{n}", row) for n, row in grouped)
-    form = f"fields {', '.join(task.hub.fields)}"
-    return _items(task, records, task.hub.items, form, on_error, counts)
+    """As `read_items`, from `rows` in the hub's form, each a dictionary."""
+    hub = dataset.hub
+    grouped = enumerate(hub.group(rows), start=1)
+    records = (Record(f"{hub.id} {split} row {n}", f"{split}-{n}", row) for n, row in grouped)
+    form = f"fields {', '.join(hub.fields)}"
+    return _items(dataset, records, hub.items, form, on_error, counts)
 
 
-def hub_rows(task: Dataset, split: Split) -> Iterator[Mapping[str, Any]]:
+def hub_rows(dataset: Dataset, split: Split) -> Iterator[Mapping[str, Any]]:
     """A split's rows from the Hugging Face hub, configuration after configuration.
 
-    `datasets` from version 4 runs no scripts, which some of these datasets are: of those the hub's own
-    conversion to Parquet is read.
+    From version 4 on the package `datasets` runs no scripts, and some of these datasets are scripts. Of those
+    the hub's own conversion to Parquet is read.
     """
     try:
         hub = importlib.import_module("datasets")  # optional, and slow to import
     except ImportError:
         raise ValueError(
-            f"{task.name}: the hub needs the package datasets; pip install 'radit_jax[hub]', or read the "
-            f"publisher's files, from {task.raw.url}"
+            f"{dataset.name}: expected the package datasets to read the hub with, got none. Run pip install "
+            f"'radit_jax[hub]', or read the publisher's files, from {dataset.raw.url}."
         ) from None
-    if split not in task.hub.splits:
-        raise ValueError(f"{task.hub.id}: it has no {split}, needed is one of {', '.join(task.hub.splits)}")
-    for config in task.hub.configs:
-        yield from _hub_part(hub.load_dataset, task, config, split)
+    _check_split(dataset.hub.id, split, dataset.hub.splits)
+    for config in dataset.hub.configs:
+        yield from _hub_part(hub.load_dataset, dataset, config, split)
 
 
-def _hub_part(load: Callable[..., Any], task: Dataset, config: str | None, split: Split) -> Any:
+def _hub_part(load: Callable[..., Any], dataset: Dataset, config: str | None, split: Split) -> Any:
     """The rows of one configuration, as it is or in the hub's conversion."""
-    part = task.hub.splits[split]
+    hub_id = dataset.hub.id
+    part = dataset.hub.splits[split]
     try:
         try:
-            return load(task.hub.id, config, split=part)
+            return load(hub_id, config, split=part)
         except RuntimeError as error:
             if "scripts are no longer supported" not in str(error):
                 raise
-            return load(task.hub.id, config, split=part, revision=HUB_PARQUET)
+            return load(hub_id, config, split=part, revision=HUB_PARQUET)
     except Exception as error:  # of the network, of a gate, of a moved dataset: all end alike
         raise ValueError(
-            f"{task.hub.id}: expected its {part} from the hub, got {error}. Check the network and that the "
+            f"{hub_id}: expected its {part} from the hub, got {error}. Check the network and that the "
             "dataset is there; where it is gated, accept its terms and log in (hf auth login); or read the "
-            f"publisher's files, from {task.raw.url}."
+            f"publisher's files, from {dataset.raw.url}."
         ) from error
 
 
-def split_files(task: Dataset, folder: epath.PathLike, split: Split) -> list[epath.Path]:
+def split_files(dataset: Dataset, folder: epath.PathLike, split: Split) -> list[epath.Path]:
     """The publisher's files of a split, in order."""
     root = epath.Path(folder)
-    if split not in task.raw.files:
-        raise ValueError(f"{task.name}: it has no {split}, needed is one of {', '.join(task.raw.files)}")
-    pattern = task.raw.files[split]
-    found = sorted(root.glob(pattern)) or sorted(root.glob(f"{pattern}.gz")) if root.exists() else []
-    if not found:
+    _check_split(dataset.name, split, dataset.raw.files)
+    pattern = dataset.raw.files[split]
+    files: list[epath.Path] = []
+    if root.exists():
+        files = sorted(root.glob(pattern)) or sorted(root.glob(f"{pattern}.gz"))
+    if not files:
         raise ValueError(
-            f"{root}: no file {pattern} came, needed is the {split} part of {task.name}; "
-            f"put the official one there, from {task.raw.url}"
+            f"{root}: expected {pattern}, the {split} part of {dataset.name}, got no such file. Put the "
+            f"official one there, from {dataset.raw.url}."
         )
-    return found
+    return files
+
+
+def _check_split(where: str, split: Split, splits: Iterable[str]) -> None:
+    if split not in splits:
+        raise ValueError(
+            f"{where}: expected a split that it has ({', '.join(splits)}), got {split!r}. Name one of these."
+        )
 
 
 def _of_split(source: Raw, records: Iterable[Record], split: str) -> Iterator[Record]:
-    wanted = source.split_names.get(split, split)
+    """The records of a split; all of them, where each split has files of its own."""
+    split_name = source.split_names.get(split, split)
+    if not source.split_field:
+        yield from records
+        return
     for record in records:
-        whole = not source.split_field or not isinstance(record.value, dict)
-        if whole or record.value.get(source.split_field, wanted) == wanted:
+        # A record that is not an object, or does not say its split, is left to its reader.
+        fields = record.value if isinstance(record.value, dict) else {}
+        if fields.get(source.split_field, split_name) == split_name:
             yield record
 
 
 def _items(
-    task: Dataset,
+    dataset: Dataset,
     records: Iterable[Record],
     convert: Callable[[Any, str], Items],
     form: str,
     on_error: OnError,
     counts: Counter[str] | None,
 ) -> Iterator[Item]:
+    """The items of all records, counted, each under the dataset's name; see `read_items`."""
     counts = Counter() if counts is None else counts
     problem = ""
     for record in records:
-        found, what = _convert(record, convert, form)
-        if what:
-            problem = f"{record.where}: {what}. Get {task.name} from {task.raw.url}"
+        # 1) Read the questions of a record, or say what is wrong with it.
+        items, mismatch = _convert(record, convert, form)
+        if mismatch:
+            problem = f"{record.where}: {mismatch}. Get {dataset.name} from {dataset.raw.url}"
             if on_error == "stop":
                 raise ValueError(f"{problem}, correct the record, or skip it with on_error='skip'.")
-        for item in found:
+        # 2) Count each question, and give those that are kept.
+        for item in items:
             counts["read"] += 1
-            counts["kept" if isinstance(item, Item) else f"skipped: {item.reason}"] += 1
-            if isinstance(item, Item):
-                yield replace(item, id=f"{task.name}/{item.id}")
-    if not counts["read"] and not task.raw.split_field:
-        raise ValueError(f"{task.name}: expected records {form}, got none. Get it from {task.raw.url}.")
+            if isinstance(item, Skip):
+                counts[f"skipped: {item.reason}"] += 1
+            else:
+                counts["kept"] += 1
+                yield replace(item, id=f"{dataset.name}/{item.id}")
+    # 3) A file without one question of the expected form is another file.
+    if not counts["read"] and not dataset.raw.split_field:
+        raise ValueError(f"{dataset.name}: expected records {form}, got none. Get it from {dataset.raw.url}.")
     if problem and counts["read"] == counts[f"skipped: {UNREADABLE}"]:
         raise ValueError(f"{problem}; no record of all {counts['read']} has this form.")
 
@@ -214,11 +236,11 @@ def _convert(
     if record.problem:
         return unreadable, record.problem
     try:
-        found = list(convert(record.value, record.name))
-        for item in found:
+        items = list(convert(record.value, record.name))
+        for item in items:
             if isinstance(item, Item):
                 _check_types(item)
-        return found, ""
+        return items, ""
     except KeyError as error:
         return unreadable, f"expected {form}, got no {error}"
     except (TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
@@ -226,6 +248,7 @@ def _convert(
 
 
 def _check_types(item: Item) -> None:
+    """TypeError where a field is neither a string nor a tuple of strings."""
     for name, value in vars(item).items():
         texts = value if isinstance(value, tuple) else (value,)
         if not all(isinstance(text, str) for text in texts):

@@ -26,9 +26,9 @@ from radit_jax.data.finetuning.datasets import (
     Dataset,
     Mixture,
     OnError,
+    dataset_named,
     read_items,
     split_files,
-    task_named,
 )
 from radit_jax.data.finetuning.sources import Split
 from radit_jax.data.finetuning.templates import item_example, item_question
@@ -41,12 +41,12 @@ ASKED_ELSEWHERE = "asked elsewhere"  # why an item is left out: in another part,
 
 @dataclass(frozen=True)
 class Drawn:
-    """Examples of tasks in a mixed order, each with its question and all its gold answers, and its item."""
+    """Examples drawn from datasets, in a mixed order."""
 
     examples: list[Example]
-    questions: list[Question]
-    items: list[Item]
-    counts: dict[str, dict[str, int]]  # by task: read, kept, skipped by reason, drawn, instances
+    questions: list[Question]  # of each example, with all its gold answers
+    items: list[Item]  # of each example
+    counts: dict[str, dict[str, int]]  # by dataset: read, kept, skipped by reason, drawn, instances
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class ReadOptions:
 
     folder: epath.PathLike  # as in `open_items`
     seed: int
-    held_out: float = 0.0  # the share of a task's train part that is its dev part where it has none
+    held_out: float = 0.0  # the share of a dataset's train part that is its dev part where it has none
     on_error: OnError = "stop"
     without: AskedElsewhere = field(default_factory=AskedElsewhere)
 
-    def items(self, task: Dataset, split: Split, counts: dict[str, Counter[str]]) -> Iterator[Item]:
-        """A split's items, but those that are in `without`, which are counted."""
-        counts[task.name] = Counter(read=0, kept=0)
-        return self._without(self._whole(task, split, counts[task.name]), counts[task.name])
+    def items(self, dataset: Dataset, split: Split, counts: dict[str, Counter[str]]) -> Iterator[Item]:
+        """A split's items, but those that are in `without`, which are counted into `counts[dataset.name]`."""
+        count = counts[dataset.name] = Counter(read=0, kept=0)
+        return self._without(self._whole(dataset, split, count), count)
 
     def _without(self, items: Iterable[Item], count: Counter[str]) -> Iterator[Item]:
         for item in items:
@@ -71,38 +71,42 @@ class ReadOptions:
             else:
                 yield item
 
-    def _whole(self, task: Dataset, split: Split, count: Counter[str]) -> Iterator[Item]:
-        if split == "test" or not self.held_out or has_split(task, self.folder, "dev"):
-            return open_items(task, self.folder, split, on_error=self.on_error, counts=count)
-        items = open_items(task, self.folder, "train", on_error=self.on_error, counts=count)
+    def _whole(self, dataset: Dataset, split: Split, count: Counter[str]) -> Iterator[Item]:
+        """All items of a split; where a dataset has no dev part, one is held out of its train part."""
+        if split == "test" or not self.held_out or has_split(dataset, self.folder, "dev"):
+            return open_items(dataset, self.folder, split, on_error=self.on_error, counts=count)
+        items = open_items(dataset, self.folder, "train", on_error=self.on_error, counts=count)
         return self._divided(items, split, count)
 
     def _divided(self, items: Iterable[Item], split: Split, count: Counter[str]) -> Iterator[Item]:
         """Those items of a train part that are the split's, where `held_out` of them are the dev part's."""
+        # A key's random place, read as a number of 64 bits, is below the bound for that share of the keys.
         bound = round(self.held_out * 2**64)
         for item in items:
-            is_dev = int.from_bytes(_place(division_key(item), self.seed, "hold out")[:8]) < bound
+            place = _place(division_key(item), self.seed, "hold out")
+            is_dev = int.from_bytes(place[:8]) < bound
             count["held out"] += is_dev
             if is_dev == (split == "dev"):
                 yield item
 
 
-def asked_in_dev_and_test(reading: ReadOptions, tasks: Iterable[Dataset]) -> AskedElsewhere:
-    """The questions of all dev and test parts that there are, none of which belongs into a train part.
+def asked_in_dev_and_test(reading: ReadOptions, datasets: Iterable[Dataset]) -> AskedElsewhere:
+    """The questions of all dev and test parts that there are, which no train part may have.
 
-    ECQA divides CommonsenseQA anew and MathQA annotates AQuA-RAT again, so one dataset's dev question may
+    ECQA divides CommonsenseQA again and MathQA annotates AQuA-RAT again, so one dataset's dev question may
     stand in another's train part.
     """
     asked = AskedElsewhere()
-    for task in tasks:
+    for dataset in datasets:
         for split in ("dev", "test"):
-            if split == "dev" or has_split(task, reading.folder, split):
-                for item in reading.items(task, split, {}):
+            # There is always a dev part: held out where the dataset has none.
+            if split == "dev" or has_split(dataset, reading.folder, split):
+                for item in reading.items(dataset, split, {}):
                     asked.add(item)
     return asked
 
 
-def lm_ft_tasks(
+def draw_lm_ft(
     reading: ReadOptions,
     names: Sequence[str] | None = None,
     *,
@@ -113,32 +117,40 @@ def lm_ft_tasks(
     weights: Mapping[str, float] | None = None,
     num_chunks: int = 3,
 ) -> Drawn:
-    """The tasks of D_L: at most `cap` of each, and so many dialogues that they are their share of instances.
+    """Draw D_L's examples: at most `cap` of each dataset, and dialogues for their share of instances.
 
-    `text_share` is that of the text examples that will be added. Where there are fewer dialogues, all are
-    taken. `names` are the tasks to draw from, by default all of D_L; `num_chunks` is how many instances an
+    `text_share` is that of the text examples that will be added. Where there are too few dialogues, all are
+    taken. `names` are the datasets to draw from, by default all of D_L; `num_chunks` is how many instances an
     example without a Background of its own has.
     """
     weights = weights or {}
-    tasks, counts = tasks_of("lm_ft", names), {}
+    datasets = datasets_of("lm_ft", names)
+    counts: dict[str, Counter[str]] = {}
     drawn: list[tuple[Dataset, Item]] = []
-    for task in (task for task in tasks if task.category != "dialogue"):
-        found = _first(reading.items(task, split, counts), cap, reading.seed)
-        drawn += [(task, item) for item in _repeated(found, weights.get(task.name, 1.0))]
-    others = sum(_instances(task, num_chunks) for task, _ in drawn)
-    dialogues = round(others * dialogue_share / (1 - dialogue_share - text_share) / num_chunks)
+    # 1) The datasets but the dialogues.
+    for dataset in datasets:
+        if dataset.category != "dialogue":
+            items = _first(reading.items(dataset, split, counts), cap, reading.seed)
+            items = _repeated(items, weights.get(dataset.name, 1.0))
+            drawn += [(dataset, item) for item in items]
+    # 2) How many dialogues make up their share: an example of theirs has `num_chunks` instances.
+    other_instances = sum(_instances(dataset, num_chunks) for dataset, _ in drawn)
+    other_share = 1 - dialogue_share - text_share
+    num_dialogues = round(other_instances * dialogue_share / other_share / num_chunks)
     if not drawn:
-        dialogues = cap
-    for task in (task for task in tasks if task.category == "dialogue"):
-        found = _first(reading.items(task, split, counts), dialogues, reading.seed)
-        drawn += [(task, item) for item in found]
-    for task in tasks:
-        number = sum(own is task for own, _ in drawn)
-        counts[task.name]["instances"] = number * _instances(task, num_chunks)
+        num_dialogues = cap
+    for dataset in datasets:
+        if dataset.category == "dialogue":
+            items = _first(reading.items(dataset, split, counts), num_dialogues, reading.seed)
+            drawn += [(dataset, item) for item in items]
+    # 3) Count the instances of each dataset.
+    for dataset in datasets:
+        num_drawn = sum(source is dataset for source, _ in drawn)
+        counts[dataset.name]["instances"] = num_drawn * _instances(dataset, num_chunks)
     return _mixed(drawn, "lm_ft", reading.seed, counts)
 
 
-def r_ft_tasks(
+def draw_r_ft(
     reading: ReadOptions,
     names: Sequence[str] | None = None,
     *,
@@ -146,21 +158,23 @@ def r_ft_tasks(
     count: int | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> Drawn:
-    """The tasks of D_R: `count` examples of all datasets together, or all of them. As `lm_ft_tasks`.
+    """Draw D_R's examples: `count` of all datasets together, or all of them. As `draw_lm_ft`.
 
     The paper's 900,000 corpus examples ask for `share_count(900_000, 0.05)` of them, 47,368.
     """
     weights = weights or {}
     counts: dict[str, Counter[str]] = {}
-    found: list[tuple[Dataset, Item]] = []
-    for task in tasks_of("r_ft", names):
-        items = list(reading.items(task, split, counts))
-        if task.name in weights:
-            items = _repeated(_first(items, len(items), reading.seed), weights[task.name])
-        found += [(task, item) for item in items]
+    drawn: list[tuple[Dataset, Item]] = []
+    for dataset in datasets_of("r_ft", names):
+        items = list(reading.items(dataset, split, counts))
+        # Which items are seen once more, where a weight is no whole number, is decided by their places.
+        if dataset.name in weights:
+            items = _first(items, len(items), reading.seed)
+            items = _repeated(items, weights[dataset.name])
+        drawn += [(dataset, item) for item in items]
     if count is not None:
-        found = heapq.nsmallest(count, found, key=lambda pair: _place(pair[1].id, reading.seed))
-    return _mixed(found, "r_ft", reading.seed, counts)
+        drawn = heapq.nsmallest(count, drawn, key=lambda pair: _place(pair[1].id, reading.seed))
+    return _mixed(drawn, "r_ft", reading.seed, counts)
 
 
 def parse_weights(setting: str, pairs: Sequence[str]) -> dict[str, float]:
@@ -175,18 +189,18 @@ def parse_weights(setting: str, pairs: Sequence[str]) -> dict[str, float]:
         try:
             weight = float(text)
         except ValueError:
-            weight = math.nan
+            weight = math.nan  # which is in no range
         if not 0 < weight < MAX_WEIGHT:
             raise ValueError(
                 f"{setting}: expected NAME=WEIGHT with a weight above 0 and below {MAX_WEIGHT}, got "
                 f"{pair!r}. Write gsm8k=2."
             )
-        weights[task_named(name.strip()).name] = weight
+        weights[dataset_named(name.strip()).name] = weight
     return weights
 
 
 def share_count(others: int, share: float) -> int:
-    """How many examples, beside `others`, are `share` of all.
+    """How many examples are `share` of all, where there are `others` besides.
 
     >>> share_count(900_000, 0.05), share_count(90, 0.1)
     (47368, 10)
@@ -195,85 +209,109 @@ def share_count(others: int, share: float) -> int:
 
 
 def open_items(
-    task: Dataset, folder: epath.PathLike, split: Split, *, on_error: OnError, counts: Counter[str]
+    dataset: Dataset,
+    folder: epath.PathLike,
+    split: Split,
+    *,
+    on_error: OnError,
+    counts: Counter[str],
 ) -> Iterator[Item]:
     """A split's items, of the ArrayRecord files that `tfds_builders` wrote into `folder`, or else of the
-    publisher's files in `folder/{task.name}`. A split that the task does not have is empty."""
+    publisher's files in `folder/{dataset.name}`. A split that the dataset does not have is empty."""
     root = epath.Path(folder)
-    if (root / f"radit_{task.name}").exists():
+    if _built_folder(dataset, root).exists():
         from radit_jax.data.finetuning.tfds_builders import built_items  # TFDS takes a second to import
 
-        yield from built_items(task, root, split, counts)
-    elif split in task.raw.files:
-        yield from read_items(task, root / task.name, split, on_error=on_error, counts=counts)
+        yield from built_items(dataset, root, split, counts)
+    elif split in dataset.raw.files:
+        yield from read_items(dataset, root / dataset.name, split, on_error=on_error, counts=counts)
 
 
-def tasks_of(mixture: Mixture, names: Sequence[str] | None) -> list[Dataset]:
-    """The tasks to draw from, in the table's order: those named, or all of the mixture."""
-    members = [name for name, task in DATASETS.items() if mixture in task.mixtures]
+def datasets_of(mixture: Mixture, names: Sequence[str] | None) -> list[Dataset]:
+    """The datasets to draw from, in the table's order: those named, or all of the mixture."""
+    members = [name for name, dataset in DATASETS.items() if mixture in dataset.mixtures]
     for name in names or ():
-        if mixture not in task_named(name).mixtures:
+        if mixture not in dataset_named(name).mixtures:
             raise ValueError(
-                f"{mixture}: task {name!r} came, needed is one of {', '.join(members)}; leave it out"
+                f"data.{mixture}_datasets: expected datasets of the mixture ({', '.join(members)}), got "
+                f"{name!r}. Leave it out."
             )
     return [DATASETS[name] for name in members if names is None or name in names]
 
 
-def has_split(task: Dataset, folder: epath.PathLike, split: Split) -> bool:
-    """Whether `open_items` would find a split of the task in `folder`."""
+def has_split(dataset: Dataset, folder: epath.PathLike, split: Split) -> bool:
+    """Whether `open_items` would find a split of the dataset in `folder`."""
     root = epath.Path(folder)
-    if (root / f"radit_{task.name}").exists():
+    if _built_folder(dataset, root).exists():
         from radit_jax.data.finetuning.tfds_builders import built_splits
 
-        return split in built_splits(task, root)
-    pattern, files = task.raw.files.get(split, ""), root / task.name
-    return bool(pattern and files.exists()) and any((*files.glob(pattern), *files.glob(f"{pattern}.gz")))
+        return split in built_splits(dataset, root)
+    pattern = dataset.raw.files.get(split, "")
+    raw_folder = root / dataset.name
+    if not pattern or not raw_folder.exists():
+        return False
+    return any((*raw_folder.glob(pattern), *raw_folder.glob(f"{pattern}.gz")))
 
 
-def files_read(task: Dataset, folder: epath.PathLike) -> list[epath.Path]:
-    """The files that `open_items` reads for a task's splits, those that they are joined with among them."""
+def files_read(dataset: Dataset, folder: epath.PathLike) -> list[epath.Path]:
+    """The files that `open_items` reads for a dataset's splits, with those that they are joined with."""
     root = epath.Path(folder)
-    built = root / f"radit_{task.name}"
+    built = _built_folder(dataset, root)
     if built.exists():
         return [*built.glob("*/*/*.json"), *built.glob("*/*/*.array_record*")]
-    found: list[epath.Path] = []
-    for split in task.raw.files:
-        found += split_files(task, root / task.name, split) if has_split(task, root, split) else []
-    for pattern in task.raw.beside:
-        found += root.glob(pattern)
-    return list(dict.fromkeys(found))
+    files: list[epath.Path] = []
+    for split in dataset.raw.files:
+        if has_split(dataset, root, split):
+            files += split_files(dataset, root / dataset.name, split)
+    for pattern in dataset.raw.beside:
+        files += root.glob(pattern)
+    return list(dict.fromkeys(files))
 
 
-def _instances(task: Dataset, num_chunks: int) -> int:
-    """What LM-ft trains on of one example of a task."""
-    return 1 if task.category in ("reading", "summary") else num_chunks
+def _built_folder(dataset: Dataset, root: epath.Path) -> epath.Path:
+    """Where `tfds_builders` writes a dataset."""
+    return root / f"radit_{dataset.name}"
+
+
+def _instances(dataset: Dataset, num_chunks: int) -> int:
+    """How many instances LM-ft makes of an example: one where it has its own Background, else one a chunk."""
+    return 1 if dataset.category in ("reading", "summary") else num_chunks
 
 
 def _repeated(items: Sequence[Item], weight: float) -> list[Item]:
     """`weight` times as many items, the first ones once more than the others where it comes out uneven."""
     if not items:
         return []
-    times, more = divmod(round(weight * len(items)), len(items))
-    return [*items] * times + [*items[:more]]
+    times, remainder = divmod(round(weight * len(items)), len(items))
+    return [*items] * times + [*items[:remainder]]
 
 
 def _first(items: Iterable[Item], count: int, seed: int) -> list[Item]:
+    """The `count` items with the first places, in the order of these."""
     return heapq.nsmallest(count, items, key=lambda item: _place(item.id, seed))
 
 
 def _place(name: str, seed: int, purpose: str = "draw") -> bytes:
+    """The random place of an id, for a purpose: bytes to sort by."""
     processes.stop_if_asked("the datasets")  # every item that is read is placed
     return hashlib.sha256(f"{seed} {purpose} {name}".encode()).digest()
 
 
 def _mixed(
-    drawn: Sequence[tuple[Dataset, Item]], mixture: Mixture, seed: int, counts: dict[str, Counter[str]]
+    drawn: Sequence[tuple[Dataset, Item]],
+    mixture: Mixture,
+    seed: int,
+    counts: dict[str, Counter[str]],
 ) -> Drawn:
+    """The drawn items in a random order, as examples and questions."""
     for name, count in counts.items():
-        count["drawn"] = sum(task.name == name for task, _ in drawn)
+        count["drawn"] = sum(dataset.name == name for dataset, _ in drawn)
     # By places of their own: what was drawn of a large dataset has the first of the others.
     pairs = sorted(drawn, key=lambda pair: _place(pair[1].id, seed, "mix"))
     items = [item for _, item in pairs]
-    examples = [item_example(item, task, mixture, seed) for task, item in pairs]
-    questions = [item_question(item, e.prompt) for item, e in zip(items, examples, strict=True)]
-    return Drawn(examples, questions, items, {name: dict(count) for name, count in counts.items()})
+    examples = [item_example(item, dataset, mixture, seed) for dataset, item in pairs]
+    questions = []
+    for item, example in zip(items, examples, strict=True):
+        questions.append(item_question(item, example.prompt))
+    plain_counts = {name: dict(count) for name, count in counts.items()}
+    return Drawn(examples, questions, items, plain_counts)

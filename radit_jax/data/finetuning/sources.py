@@ -1,6 +1,6 @@
 """Where each dataset is read from: its publisher's files, and the Hugging Face hub.
 
-Both tables say which function of `formats` reads a record; the paper's table of datasets is in `tasks`.
+Both tables say which function of `formats` reads a record; the paper's table of datasets is in `datasets`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -27,14 +27,14 @@ from radit_jax.text.prompts import (
 )
 
 
-def item_example(item: Item, task: Dataset, mixture: Mixture, seed: int) -> Example:
+def item_example(item: Item, dataset: Dataset, mixture: Mixture, seed: int) -> Example:
     """(x, y) of an item in D_L or D_R.
 
     LM-ft learns the first answer. R-ft's labels come from the shortest one, by which a language model tells
     chunks apart best.
     """
     answer = item.answers[0] if mixture == "lm_ft" else min(item.answers, key=len)
-    category = task.category_in(mixture)
+    category = dataset.category_in(mixture)
     prompt, answer = _render(item, category, answer, draw_markers(seed, item.id))
     background = item.context if category in ("reading", "summary") else None
     return Example(item.id, item.query, prompt, answer, background=background)

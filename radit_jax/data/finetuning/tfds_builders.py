@@ -3,8 +3,8 @@
     python -m radit_jax.data.finetuning.tfds_builders gsm8k --manual_dir=data/raw  # data/raw/gsm8k
     python -m radit_jax.data.finetuning.tfds_builders all --hub                    # Hugging Face's
 
-A dataset that fails keeps no other from being built: it is listed at the end, and the exit code is 1. Nothing
-here was run against the hub; tests stand in for its rows and its errors.
+Where a dataset fails, the others are built all the same: it is listed at the end, and the exit code is 1.
+Nothing here was run against the hub; tests stand in for its rows and its errors.
 
 Importing this module registers a builder per dataset, `radit_gsm8k` and so on, so that TFDS' own command
 finds them too (it needs TensorFlow and Beam, which the extra `[tfds]` brings):
@@ -27,10 +27,10 @@ from radit_jax.data.finetuning.datasets import (
     DATASETS,
     Dataset,
     OnError,
+    dataset_named,
     hub_rows,
     read_items,
     read_rows,
-    task_named,
 )
 from radit_jax.data.finetuning.sources import Split
 from radit_jax.data.records import Item
@@ -50,37 +50,38 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         tfds.core.BuilderConfig(name="raw", description="the publisher's files"),
         tfds.core.BuilderConfig(name="hub", description="the Hugging Face hub"),
     ]
-    TASK: Dataset
+    DATASET: Dataset
     on_error: OnError = "stop"
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"{self.TASK.name}, read for retrieval-augmented instruction tuning.",
+            description=f"{self.DATASET.name}, read for retrieval-augmented instruction tuning.",
             features=tfds.features.FeaturesDict(_features()),
-            homepage=self.TASK.raw.url,
+            homepage=self.DATASET.raw.url,
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         self.counts: dict[str, Counter[str]] = {}
         if self._hub:
-            return {split: self._generate_examples(None, split) for split in self.TASK.hub.splits}
-        folder = epath.Path(dl_manager.manual_dir) / self.TASK.name
-        present = [split for split in self.TASK.raw.files if self._present(folder, split)]
+            return {split: self._generate_examples(None, split) for split in self.DATASET.hub.splits}
+        folder = epath.Path(dl_manager.manual_dir) / self.DATASET.name
+        present = [split for split in self.DATASET.raw.files if self._present(folder, split)]
         if not present:
-            wanted = ", ".join(self.TASK.raw.files.values())
+            patterns = ", ".join(self.DATASET.raw.files.values())
             raise ValueError(
-                f"{folder}: none of {wanted} came, needed is one at least; get it from {self.TASK.raw.url}"
+                f"{folder}: expected one at least of {patterns}, got none. Get it from "
+                f"{self.DATASET.raw.url}."
             )
         return {split: self._generate_examples(folder, split) for split in present}
 
     def _generate_examples(self, folder: Any, split: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         counts = self.counts[split] = Counter(read=0, kept=0)
         if self._hub:
-            rows = hub_rows(self.TASK, split)
-            items = read_rows(self.TASK, rows, split, on_error=self.on_error, counts=counts)
+            rows = hub_rows(self.DATASET, split)
+            items = read_rows(self.DATASET, rows, split, on_error=self.on_error, counts=counts)
         else:
-            items = read_items(self.TASK, folder, split, on_error=self.on_error, counts=counts)
+            items = read_items(self.DATASET, folder, split, on_error=self.on_error, counts=counts)
         for item in items:
             yield item.id, dataclasses.asdict(item)
 
@@ -90,34 +91,44 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _present(self, folder: epath.Path, split: Split) -> bool:
         """Whether the split has files, and, where one file holds all splits, questions."""
-        pattern = self.TASK.raw.files[split]
+        raw = self.DATASET.raw
+        pattern = raw.files[split]
         if not folder.exists() or not [*folder.glob(pattern), *folder.glob(f"{pattern}.gz")]:
             return False
-        return not self.TASK.raw.split_field or any(True for _ in read_items(self.TASK, folder, split))
+        if not raw.split_field:
+            return True
+        return any(True for _ in read_items(self.DATASET, folder, split))
 
 
 def _features() -> dict[str, Any]:
     """Item's fields: a string is a text, a tuple of strings a sequence of texts."""
-    text = tfds.features.Text
-    return {
-        field.name: text() if field.type in (str, "str") else tfds.features.Sequence(text())
-        for field in dataclasses.fields(Item)
+    features = {}
+    for field in dataclasses.fields(Item):
+        text = tfds.features.Text()
+        is_string = field.type in (str, "str")
+        features[field.name] = text if is_string else tfds.features.Sequence(text)
+    return features
+
+
+def _builder_class(dataset: Dataset) -> type[_Builder]:
+    """The class that TFDS knows the dataset by: `RaditGsm8K`, whose name is `radit_gsm8k`."""
+    files = " and ".join(sorted(set(dataset.raw.files.values())))
+    members = {
+        "DATASET": dataset,
+        "MANUAL_DOWNLOAD_INSTRUCTIONS": f"{files} in {dataset.name}/, from {dataset.raw.url}",
+        "__module__": __name__,
+        "name": _name(dataset),
     }
+    class_name = "Radit" + dataset.name.title().replace("_", "")
+    return type(class_name, (_Builder,), members)
 
 
-def _builder_class(task: Dataset) -> type[_Builder]:
-    instructions = (
-        f"{' and '.join(sorted(set(task.raw.files.values())))} in {task.name}/, from {task.raw.url}"
-    )
-    members = {"TASK": task, "MANUAL_DOWNLOAD_INSTRUCTIONS": instructions, "__module__": __name__}
-    return type(f"Radit{task.name.title().replace('_', '')}", (_Builder,), {**members, "name": _name(task)})
+def _name(dataset: Dataset) -> str:
+    return f"radit_{dataset.name}"
 
 
-def _name(task: Dataset) -> str:
-    return f"radit_{task.name}"
-
-
-BUILDERS = {name: _builder_class(task) for name, task in DATASETS.items()}
+# TFDS finds a builder as an attribute of the module that defines it.
+BUILDERS = {name: _builder_class(dataset) for name, dataset in DATASETS.items()}
 globals().update({builder.__name__: builder for builder in BUILDERS.values()})
 
 
@@ -134,55 +145,58 @@ def build_dataset(
     `manual_dir` holds a folder of the dataset's name with the publisher's files. What was built before is
     kept, and there are no counts then.
     """
-    task_named(name)
+    dataset = dataset_named(name)
     if not hub and (manual_dir is None or not epath.Path(manual_dir).exists()):
         raise ValueError(
-            f"{name}: --manual_dir={manual_dir} came, needed is a folder with {name}/ in it, or --hub; "
-            f"get the files from {DATASETS[name].raw.url}"
+            f"{name}: expected --manual_dir=FOLDER with {name}/ in it, or --hub, got "
+            f"--manual_dir={manual_dir}. Get the files from {dataset.raw.url}."
         )
     builder: Any = BUILDERS[name](
-        data_dir=data_dir, config="hub" if hub else "raw", file_format=tfds.core.FileFormat.ARRAY_RECORD
+        data_dir=data_dir,
+        config="hub" if hub else "raw",
+        file_format=tfds.core.FileFormat.ARRAY_RECORD,
     )
     builder.on_error = on_error
-    builder.counts = {}
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir and epath.Path(manual_dir))
-    )
+    builder.counts = {}  # filled while it reads
+    manual_folder = manual_dir and epath.Path(manual_dir)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_folder))
     return {split: dict(counts) for split, counts in builder.counts.items()}
 
 
 def built_items(
-    task: Dataset, data_dir: epath.PathLike, split: Split, counts: Counter[str]
+    dataset: Dataset, data_dir: epath.PathLike, split: Split, counts: Counter[str]
 ) -> Iterator[Item]:
     """A split's items of what was built into `data_dir`, of the publisher's files before the hub's.
 
     A split that was not built is empty. They come in the order that TFDS shuffled them into.
     """
-    if split in built_splits(task, data_dir):
-        builder = _builder(task, data_dir)
+    if split in built_splits(dataset, data_dir):
+        builder = _builder(dataset, data_dir)
         for features in builder.as_data_source(split):
             counts.update(read=1, kept=1)
             yield _item(features)
 
 
-def built_splits(task: Dataset, data_dir: epath.PathLike) -> tuple[str, ...]:
+def built_splits(dataset: Dataset, data_dir: epath.PathLike) -> tuple[str, ...]:
     """The splits of what was built into `data_dir`."""
-    return tuple(_builder(task, data_dir).info.splits)
+    return tuple(_builder(dataset, data_dir).info.splits)
 
 
-def _builder(task: Dataset, data_dir: epath.PathLike) -> Any:
-    """The builder of what was built."""
-    configs = [config for config in ("raw", "hub") if _built(task, data_dir, config)]
+def _builder(dataset: Dataset, data_dir: epath.PathLike) -> Any:
+    """The builder of what was built; of the publisher's files where both were."""
+    configs = [config for config in ("raw", "hub") if _built(dataset, data_dir, config)]
     if not configs:
+        folder = epath.Path(data_dir) / _name(dataset)
         raise ValueError(
-            f"{epath.Path(data_dir) / _name(task)}: it holds no version {VERSION}, which is needed; "
-            f"run python -m radit_jax.data.finetuning.tfds_builders {task.name}"
+            f"{folder}: expected version {VERSION}, got none. Run python -m "
+            f"radit_jax.data.finetuning.tfds_builders {dataset.name}."
         )
-    return BUILDERS[task.name](data_dir=data_dir, config=configs[0])
+    return BUILDERS[dataset.name](data_dir=data_dir, config=configs[0])
 
 
-def _built(task: Dataset, data_dir: epath.PathLike, config: str) -> bool:
-    return (epath.Path(data_dir) / _name(task) / config / VERSION / "dataset_info.json").exists()
+def _built(dataset: Dataset, data_dir: epath.PathLike, config: str) -> bool:
+    folder = epath.Path(data_dir) / _name(dataset) / config / VERSION
+    return (folder / "dataset_info.json").exists()  # which TFDS writes last
 
 
 def _item(features: Mapping[str, Any]) -> Item:
@@ -195,9 +209,9 @@ def _text(value: Any) -> Any:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        "python -m radit_jax.data.finetuning.tfds_builders", description=(__doc__ or "").partition("\n")[0]
-    )
+    """The command's options."""
+    first_line = (__doc__ or "").partition("\n")[0]
+    p = argparse.ArgumentParser("python -m radit_jax.data.finetuning.tfds_builders", description=first_line)
     p.add_argument("names", nargs="+", metavar="NAME", help=f"all, or of {', '.join(DATASETS)}")
     p.add_argument("--manual_dir", metavar="FOLDER", help="holds NAME/ with the publisher's files")
     p.add_argument("--hub", action="store_true", help="read the Hugging Face hub instead")
@@ -209,6 +223,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Build the datasets that the command line names; the exit code."""
     options = parser().parse_args(arguments)
     return run_command(lambda: build_datasets(options))
 
@@ -216,11 +231,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_datasets(options: argparse.Namespace) -> None:
     """Build the datasets that the command line names, and print what was counted.
 
-    Of several one that fails keeps no other from being built: what is wrong with it is printed at once, and
-    all that failed are in the error at the end.
+    Where one of several fails, what is wrong with it is printed at once, the others are built, and the error
+    at the end lists all that failed.
     """
     names = list(DATASETS) if options.names == ["all"] else options.names
-    failed = []
+    failed: list[str] = []
     for name in names:
         try:
             _build_and_tell(name, options)
@@ -244,10 +259,11 @@ def _build_and_tell(name: str, options: argparse.Namespace) -> None:
         on_error=options.on_error,
     )
     for split, count in counts.items():
-        print(f"{name} {split}: {', '.join(f'{reason} {n:,}' for reason, n in count.items())}")
+        numbers = [f"{reason} {number:,}" for reason, number in count.items()]
+        print(f"{name} {split}: {', '.join(numbers)}")
     if not counts:
         folder = epath.Path(options.data_dir) / _name(DATASETS[name])
-        print(f"{name}: built before, in {folder}; delete that to build it anew")
+        print(f"{name}: built before, in {folder}; delete that folder to build it again")
 
 
 if __name__ == "__main__":

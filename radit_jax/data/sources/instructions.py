@@ -26,12 +26,12 @@ from radit_jax.data.finetuning.mixture import (
     Drawn,
     ReadOptions,
     asked_in_dev_and_test,
+    datasets_of,
+    draw_lm_ft,
+    draw_r_ft,
     files_read,
     has_split,
-    lm_ft_tasks,
     parse_weights,
-    r_ft_tasks,
-    tasks_of,
 )
 from radit_jax.data.finetuning.sources import Split
 from radit_jax.data.readers.documents import corpus_files, find_corpus, read_chunked
@@ -97,10 +97,10 @@ def check_files(settings: Instructions) -> None:
         find_task(name)
     wanted = {}
     if settings.lm_ft_datasets or not settings.lm_ft_benchmarks:
-        wanted["lm_ft"] = tasks_of("lm_ft", settings.lm_ft_datasets or None)
-    wanted["r_ft"] = tasks_of("r_ft", settings.r_ft_datasets or None)
+        wanted["lm_ft"] = datasets_of("lm_ft", settings.lm_ft_datasets or None)
+    wanted["r_ft"] = datasets_of("r_ft", settings.r_ft_datasets or None)
     for mixture in ("lm_ft", "r_ft"):
-        members = tasks_of(mixture, None)
+        members = datasets_of(mixture, None)
         for name in _weights(settings, mixture):
             if DATASETS[name] not in members or DATASETS[name].category == "dialogue" and mixture == "lm_ft":
                 raise ValueError(
@@ -188,15 +188,15 @@ class _Mixtures:
     @property
     def tasks(self) -> list[Dataset]:
         """All datasets of either mixture, each once."""
-        lm_ft = [] if self.on_benchmarks else tasks_of("lm_ft", self.settings.lm_ft_datasets or None)
-        r_ft = tasks_of("r_ft", self.settings.r_ft_datasets or None)
+        lm_ft = [] if self.on_benchmarks else datasets_of("lm_ft", self.settings.lm_ft_datasets or None)
+        r_ft = datasets_of("r_ft", self.settings.r_ft_datasets or None)
         return list({task.name: task for task in (*lm_ft, *r_ft)}.values())
 
     def lm_ft(self, reading: ReadOptions, split: Split) -> Drawn:
         if self.on_benchmarks:
             return self._benchmarks(reading, split)
         is_train = split == "train"
-        return lm_ft_tasks(
+        return draw_lm_ft(
             reading,
             self.settings.lm_ft_datasets or None,
             split=split,
@@ -209,7 +209,7 @@ class _Mixtures:
 
     def r_ft(self, reading: ReadOptions, split: Split) -> Drawn:
         is_train = split == "train"
-        return r_ft_tasks(
+        return draw_r_ft(
             reading,
             self.settings.r_ft_datasets or None,
             split=split,

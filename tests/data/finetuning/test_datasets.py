@@ -12,7 +12,7 @@ import pytest
 
 from radit_jax.data.batches.prefix_trees import lm_sequence
 from radit_jax.data.finetuning import raw
-from radit_jax.data.finetuning.datasets import DATASETS, hub_rows, read_items, read_rows, task_named
+from radit_jax.data.finetuning.datasets import DATASETS, dataset_named, hub_rows, read_items, read_rows
 from radit_jax.data.finetuning.templates import item_example
 from radit_jax.data.readers import lines
 from radit_jax.data.records import Item
@@ -287,10 +287,10 @@ EXPECTED = {
 
 def test_the_table_is_the_papers():
     assert len(DATASETS) == 22
-    assert sum("lm_ft" in task.mixtures for task in DATASETS.values()) == 20
-    r_ft = [task for task in DATASETS.values() if "r_ft" in task.mixtures]
+    assert sum("lm_ft" in dataset.mixtures for dataset in DATASETS.values()) == 20
+    r_ft = [dataset for dataset in DATASETS.values() if "r_ft" in dataset.mixtures]
     assert len(r_ft) == 10
-    assert sum(task.train_size for task in r_ft) == 286_118
+    assert sum(dataset.train_size for dataset in r_ft) == 286_118
     assert set(EXPECTED) == set(DATASETS)
 
 
@@ -419,7 +419,7 @@ def test_the_hubs_rows_give_the_same_form(name):
 
 def test_a_hub_without_its_package_or_split_says_what_to_do():
     with pytest.raises(
-        ValueError, match=r"gsm8k.*(radit_jax\[hub\]|it has no dev, needed is one of train, test)"
+        ValueError, match=r"gsm8k.*(radit_jax\[hub\]|expected a split that it has \(train, test\), got 'dev')"
     ):
         next(iter(hub_rows(DATASETS["gsm8k"], "dev")))
 
@@ -560,16 +560,16 @@ def test_a_story_that_is_not_there_is_named(tmp_path):
 
 def test_a_missing_file_says_where_it_is_from():
     with pytest.raises(
-        ValueError, match=r"no file train.jsonl came, needed is the train part of gsm8k; put .*https://"
+        ValueError, match=r"expected train.jsonl, the train part of gsm8k, got no such file\. Put .*https://"
     ):
         list(read_items(DATASETS["gsm8k"], FIXTURES / "coqa", "train"))
-    with pytest.raises(ValueError, match="gsm8k: it has no dev, needed is one of train, test"):
+    with pytest.raises(ValueError, match=r"gsm8k: expected a split that it has \(train, test\), got 'dev'"):
         list(read_items(DATASETS["gsm8k"], FIXTURES / "gsm8k", "dev"))
 
 
-def test_an_unknown_task_lists_the_known():
-    with pytest.raises(ValueError, match="task 'gsm' came, needed is one of aqua_rat, "):
-        task_named("gsm")
+def test_an_unknown_dataset_lists_the_known():
+    with pytest.raises(ValueError, match="dataset: expected one of aqua_rat, .*, got 'gsm'"):
+        dataset_named("gsm")
 
 
 DEEP = "[" * 100_000
@@ -732,9 +732,9 @@ WHOLE = [
 def test_a_real_line_is_rendered_as_checked(
     shared_data, name, split, number, background_size, prompt_size, answer_size, digest
 ):
-    task = DATASETS[name]
-    items = read_items(task, shared_data / "raw" / name, split)
-    example = item_example(next(islice(items, number, None)), task, task.mixtures[0], seed=0)
+    dataset = DATASETS[name]
+    items = read_items(dataset, shared_data / "raw" / name, split)
+    example = item_example(next(islice(items, number, None)), dataset, dataset.mixtures[0], seed=0)
     passage = background(example.background) if example.background else ""
     assert (len(passage), len(example.prompt), len(example.answer)) == (
         background_size,

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from radit_jax.data.finetuning.mixture import ReadOptions, lm_ft_tasks, parse_weights, r_ft_tasks, share_count
+from radit_jax.data.finetuning.mixture import ReadOptions, draw_lm_ft, draw_r_ft, parse_weights, share_count
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "raw"
 
@@ -38,7 +38,7 @@ def ids(drawn):
 
 
 def test_lm_ft_takes_at_most_the_cap_of_a_dataset_and_five_in_a_hundred_of_dialogues(folder):
-    drawn = lm_ft_tasks(ReadOptions(folder, 3), NAMES, cap=130)
+    drawn = draw_lm_ft(ReadOptions(folder, 3), NAMES, cap=130)
     # 130 + 40 of the others are 85 % of all, so 10 dialogues are 5 % and 20 texts would be 10 %
     assert {name: count["drawn"] for name, count in drawn.counts.items()} == {
         "gsm8k": 130,
@@ -72,7 +72,7 @@ def test_shares_are_of_instances_of_which_a_passage_has_one(tmp_path):
         for n in range(50)
     ]
     (tmp_path / "oasst1/tree.jsonl").write_text("".join(json.dumps(tree) + "\n" for tree in trees))
-    drawn = lm_ft_tasks(ReadOptions(tmp_path, 0), ("oasst1", "gsm8k", "coqa"), num_chunks=3)
+    drawn = draw_lm_ft(ReadOptions(tmp_path, 0), ("oasst1", "gsm8k", "coqa"), num_chunks=3)
     # 120 + 3 × 60 instances are 85 %, so 5 % are 17.6: six dialogues of three
     assert {name: (count["drawn"], count["instances"]) for name, count in drawn.counts.items()} == {
         "coqa": (120, 120),
@@ -83,7 +83,7 @@ def test_shares_are_of_instances_of_which_a_passage_has_one(tmp_path):
 
 def test_a_weight_repeats_a_datasets_examples_or_leaves_some_out(folder):
     def drawn(**weights):
-        return ids(lm_ft_tasks(ReadOptions(folder, 1), ["gsm8k", "strategyqa"], cap=20, weights=weights))
+        return ids(draw_lm_ft(ReadOptions(folder, 1), ["gsm8k", "strategyqa"], cap=20, weights=weights))
 
     once = drawn()
     assert len(set(once)) == 40
@@ -92,8 +92,8 @@ def test_a_weight_repeats_a_datasets_examples_or_leaves_some_out(folder):
     half = {name for name in drawn(strategyqa=0.5) if name.startswith("strategyqa")}
     assert len(half) == 10 and half < set(once)
     names = ("freebase_qa", "quarel")
-    plain = r_ft_tasks(ReadOptions(FIXTURES, 0), names)
-    weighted = r_ft_tasks(ReadOptions(FIXTURES, 0), names, weights={"quarel": 3.0})
+    plain = draw_r_ft(ReadOptions(FIXTURES, 0), names)
+    weighted = draw_r_ft(ReadOptions(FIXTURES, 0), names, weights={"quarel": 3.0})
     assert weighted.counts["quarel"]["drawn"] == 3 * plain.counts["quarel"]["drawn"]
     assert parse_weights("s", ("quarel = 3",)) == {"quarel": 3.0}
 
@@ -114,41 +114,41 @@ def test_replies_of_one_tree_and_repeated_questions_stay_on_one_side_of_a_held_o
     reading = ReadOptions(tmp_path, 0, held_out=0.3)
     sides = {}
     for split in ("train", "dev"):
-        for name in ids(lm_ft_tasks(reading, ["oasst1"], split=split)):
+        for name in ids(draw_lm_ft(reading, ["oasst1"], split=split)):
             sides.setdefault(name.removeprefix("oasst1/")[:-1], set()).add(split)
     assert len(sides) == 60 and all(len(own) == 1 for own in sides.values())
     assert {"train"} in sides.values() and {"dev"} in sides.values()
 
 
 def test_the_same_seed_draws_the_same_and_another_seed_others(folder):
-    first, again, other = (lm_ft_tasks(ReadOptions(folder, seed), NAMES, cap=50) for seed in (1, 1, 2))
+    first, again, other = (draw_lm_ft(ReadOptions(folder, seed), NAMES, cap=50) for seed in (1, 1, 2))
     assert first.examples == again.examples
     assert set(ids(first)) != set(ids(other))
 
 
 def test_a_larger_draw_contains_a_smaller_one_in_its_order(folder):
-    small, large = (ids(lm_ft_tasks(ReadOptions(folder, 1), ["gsm8k"], cap=cap)) for cap in (20, 60))
+    small, large = (ids(draw_lm_ft(ReadOptions(folder, 1), ["gsm8k"], cap=cap)) for cap in (20, 60))
     assert [name for name in large if name in set(small)] == small
 
 
 def test_the_draw_does_not_depend_on_the_order_of_the_file(folder):
-    before = lm_ft_tasks(ReadOptions(folder, 1), ["strategyqa"], cap=9)
+    before = draw_lm_ft(ReadOptions(folder, 1), ["strategyqa"], cap=9)
     path = folder / "strategyqa/strategyqa_train.json"
     path.write_text(json.dumps(json.loads(path.read_text())[::-1]))
-    assert lm_ft_tasks(ReadOptions(folder, 1), ["strategyqa"], cap=9).examples == before.examples
+    assert draw_lm_ft(ReadOptions(folder, 1), ["strategyqa"], cap=9).examples == before.examples
 
 
 def test_datasets_come_mixed(folder):
-    names = [name.partition("/")[0] for name in ids(lm_ft_tasks(ReadOptions(folder, 1), NAMES, cap=40))]
+    names = [name.partition("/")[0] for name in ids(draw_lm_ft(ReadOptions(folder, 1), NAMES, cap=40))]
     changes = sum(a != b for a, b in zip(names, names[1:], strict=False))
     assert changes > 20
 
 
 def test_r_ft_draws_from_all_its_datasets_together():
     names = ("freebase_qa", "ms_marco", "quarel", "pubmed_qa")
-    everything = r_ft_tasks(ReadOptions(FIXTURES, 0), names)
+    everything = draw_r_ft(ReadOptions(FIXTURES, 0), names)
     assert len(everything.examples) == 8
-    drawn = r_ft_tasks(ReadOptions(FIXTURES, 0), names, count=5)
+    drawn = draw_r_ft(ReadOptions(FIXTURES, 0), names, count=5)
     assert len(drawn.examples) == 5
     assert set(ids(drawn)) < set(ids(everything))
     assert sum(count["drawn"] for count in drawn.counts.values()) == 5
@@ -156,11 +156,11 @@ def test_r_ft_draws_from_all_its_datasets_together():
 
 
 def test_a_split_that_a_dataset_lacks_is_empty(folder):
-    assert lm_ft_tasks(ReadOptions(folder, 0), ["strategyqa"], split="dev").examples == []
+    assert draw_lm_ft(ReadOptions(folder, 0), ["strategyqa"], split="dev").examples == []
 
 
 def test_all_of_d_l_is_read_by_default():
-    drawn = lm_ft_tasks(ReadOptions(FIXTURES, 0))
+    drawn = draw_lm_ft(ReadOptions(FIXTURES, 0))
     assert len(drawn.counts) == 20
     # 39 others; the two dialogues of the fixture are what 5 % of 46 asks for
     assert len(drawn.examples) == 39 + 2
@@ -169,6 +169,6 @@ def test_all_of_d_l_is_read_by_default():
 
 def test_a_dataset_of_the_other_mixture_is_an_error():
     with pytest.raises(
-        ValueError, match=r"lm_ft: task 'ms_marco' came, needed is one of oasst1, .*; leave it out"
+        ValueError, match=r"lm_ft_datasets: expected .* \(oasst1, .*\), got 'ms_marco'\. Leave it out"
     ):
-        lm_ft_tasks(ReadOptions(FIXTURES, 0), ["ms_marco"])
+        draw_lm_ft(ReadOptions(FIXTURES, 0), ["ms_marco"])

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from radit_jax.data.finetuning.datasets import DATASETS, hub_rows, read_items
-from radit_jax.data.finetuning.mixture import ReadOptions, lm_ft_tasks
+from radit_jax.data.finetuning.mixture import ReadOptions, draw_lm_ft
 from radit_jax.data.finetuning.tfds_builders import BUILDERS, build_dataset, built_items, main
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "raw"
@@ -47,8 +47,8 @@ def test_a_split_that_was_not_built_is_empty(built):
 
 
 def test_mixtures_read_what_was_built(built):
-    from_files = lm_ft_tasks(ReadOptions(FIXTURES, 0), ["gsm8k", "coqa"])
-    assert lm_ft_tasks(ReadOptions(built[0], 0), ["gsm8k", "coqa"]).examples == from_files.examples
+    from_files = draw_lm_ft(ReadOptions(FIXTURES, 0), ["gsm8k", "coqa"])
+    assert draw_lm_ft(ReadOptions(built[0], 0), ["gsm8k", "coqa"]).examples == from_files.examples
 
 
 def test_every_dataset_has_a_builder_under_its_own_name():
@@ -72,9 +72,15 @@ def test_the_command_needs_no_tensorflow(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gsm8k"], r"error: gsm8k: --manual_dir=None came, needed is a folder with gsm8k/ in it, or --hub"),
-        (["gsm"], r"error: task 'gsm' came"),
-        (["gsm8k", f"--manual_dir={FIXTURES}/coqa"], r"none of train.jsonl, test.jsonl came"),
+        (
+            ["gsm8k"],
+            "error: gsm8k: expected --manual_dir=FOLDER with gsm8k/ in it, or --hub, got --manual_dir=None",
+        ),
+        (["gsm"], "error: dataset: expected one of aqua_rat, "),
+        (
+            ["gsm8k", f"--manual_dir={FIXTURES}/coqa"],
+            "gsm8k: expected one at least of train.jsonl, test.jsonl, got none",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_one_line(tmp_path, capsys, arguments, message):
@@ -85,7 +91,7 @@ def test_what_cannot_be_built_is_one_line(tmp_path, capsys, arguments, message):
 def test_what_was_not_built_says_how_to(tmp_path):
     with pytest.raises(
         ValueError,
-        match=r"radit_gsm8k: it holds no version 1.0.0, .* radit_jax.data.finetuning.tfds_builders gsm8k",
+        match=r"radit_gsm8k: expected version 1\.0\.0, got none\. Run .*finetuning\.tfds_builders gsm8k",
     ):
         list(built_items(DATASETS["gsm8k"], tmp_path, "train", Counter()))
 
