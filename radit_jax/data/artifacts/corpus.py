@@ -24,7 +24,8 @@ from radit_jax.text.metrics import contains_answer
 
 SPLITS = ("train", "dev", "test")
 CHUNKS = "chunks.array_record"  # a folder of numbered files
-PREPARED = "chunks.json"  # beside them, where radit_jax.data.sources.beam made them
+PREPARED = "chunks.json"  # next to them, where radit_jax.data.sources.beam made them
+_ROWS_AT_ONCE = 4096  # of chunks, when all are read
 _PREPARE = "Prepare the corpus again (python -m radit_jax.data.sources.beam)."
 _AGAIN = "Delete the folder that holds it, and make it again."
 CHUNKS_PER_FILE = 1 << 16  # a writer remembers about 300 bytes a record until its file is closed
@@ -36,7 +37,7 @@ class CorpusData:
 
     `chunks` may be read from a file each time they are iterated over. `documents` and `encoder_groups` are
     empty where base models are checkpoints, or learn from the chunks. `examples` are those of D_L ("lm_ft")
-    and D_R ("r_ft") by mixture and split, each beside its question; empty where they are made of questions.
+    and D_R ("r_ft") by mixture and split, each with its question; empty where they are made of questions.
     """
 
     chunks: Iterable[Chunk]
@@ -61,37 +62,49 @@ def write_questions(folder: StageFolder, data: CorpusData) -> None:
     folder.write_jsonl("documents.jsonl", ({"text": text} for text in data.documents))
     folder.write_jsonl("encoder_groups.jsonl", ({"pairs": group} for group in data.encoder_groups))
     for (mixture, split), pairs in data.examples.items():
-        rows = (
-            {"question": dataclasses.asdict(question), "example": dataclasses.asdict(example)}
-            for question, example in pairs
-        )
-        folder.write_jsonl(f"{mixture}-{split}.jsonl", rows)
+        folder.write_jsonl(f"{mixture}-{split}.jsonl", map(_example_record, pairs))
+
+
+def _example_record(pair: tuple[Question, Example]) -> dict[str, Any]:
+    question, example = pair
+    return {"question": dataclasses.asdict(question), "example": dataclasses.asdict(example)}
 
 
 def write_chunks(folder: StageFolder, chunks: Iterable[Chunk]) -> int:
     """Write the chunks alone, and say how many there are."""
-    target, count = folder.path / CHUNKS, 0
+    target = _empty_chunks_folder(folder)
+    total = 0
+    rest = iter(chunks)
+    for number in itertools.count():
+        # A file that would be empty is not written: all chunks are.
+        written = write_chunk_file(target / f"{number:05d}", itertools.islice(rest, CHUNKS_PER_FILE))
+        if not written:
+            break
+        total += written
+    folder.commit(CHUNKS)
+    return total
+
+
+def _empty_chunks_folder(folder: StageFolder) -> epath.Path:
+    """Where the chunks' files are written, without those of a run that was killed."""
+    target = folder.path / CHUNKS
     if target.exists():
         target.rmtree()
     target.mkdir(parents=True)
-    rest = iter(chunks)
-    while some := write_chunk_file(
-        target / f"{count // CHUNKS_PER_FILE:05d}", itertools.islice(rest, CHUNKS_PER_FILE)
-    ):
-        count += some
-    folder.commit(CHUNKS)
-    return count
+    return target
 
 
 def write_chunk_file(target: epath.Path, chunks: Iterator[Chunk]) -> int:
-    """Write one of the numbered files, which may be in a bucket, and say how many chunks came."""
+    """Write one of the numbered files, which may be in a bucket, and say how many chunks it has."""
     # The writer knows local files only; a group of one record makes every row its own random access.
     with tempfile.TemporaryDirectory() as scratch:
-        path, count = Path(scratch) / "records", 0
+        path = Path(scratch) / "records"
+        count = 0
         writer = ArrayRecordWriter(str(path), "group_size:1")
         for chunk in chunks:
             processes.stop_if_asked("the corpus")
-            writer.write(json.dumps(dataclasses.asdict(chunk)).encode())
+            record = json.dumps(dataclasses.asdict(chunk))
+            writer.write(record.encode())
             count += 1
         writer.close()
         if count:
@@ -104,48 +117,50 @@ def prepared(passages: epath.PathLike, max_words: int) -> dict[str, Any] | None:
     file = epath.Path(passages) / PREPARED
     if not file.exists():
         return None
-    found = _prepared_facts(file)
-    if found["max_words"] != max_words:
+    facts = _prepared_facts(file)
+    prepared_words = facts["max_words"]
+    if prepared_words != max_words:
         raise ValueError(
-            f"{passages}: chunks of fewer than {found['max_words']} words came, needed are fewer than "
-            f"{max_words}; set data.max_words={found['max_words']}, or prepare the corpus again"
+            f"{passages}: expected chunks of fewer than {max_words} words, got chunks of fewer than "
+            f"{prepared_words}. Set data.max_words={prepared_words}, or prepare the corpus again."
         )
-    return found
+    return facts
 
 
 def _prepared_facts(file: epath.Path) -> dict[str, Any]:
-    found = read_json(file, _PREPARE)
-    counts = found.get("counts")
-    numbers = [
-        found.get("chunks"),
-        found.get("max_words"),
-        *(counts.values() if isinstance(counts, dict) else [None]),
-    ]
+    """What `PREPARED` says; ValueError where a number is missing or is not one."""
+    facts = read_json(file, _PREPARE)
+    numbers = [facts.get("chunks"), facts.get("max_words")]
+    counts = facts.get("counts")
+    numbers += counts.values() if isinstance(counts, dict) else [None]
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError(
-            f"{file}: expected numbers of chunks, words and counts, got {str(found)[:80]}. {_PREPARE}"
+            f"{file}: expected numbers of chunks, words and counts, got {str(facts)[:80]}. {_PREPARE}"
         )
-    return found
+    return facts
 
 
 def copy_chunks(folder: StageFolder, passages: epath.PathLike) -> None:
-    """Takes the prepared chunks over as the stage's own; ValueError where some of them are missing."""
-    target, source = folder.path / CHUNKS, epath.Path(passages) / CHUNKS
-    if target.exists():
-        target.rmtree()
-    target.mkdir(parents=True)
-    found = 0
-    for file in sorted(source.iterdir()) if source.exists() else ():
+    """Take the prepared chunks over as the stage's own; ValueError where some of them are missing."""
+    source = epath.Path(passages) / CHUNKS
+    target = _empty_chunks_folder(folder)
+    files = sorted(source.iterdir()) if source.exists() else []
+    num_copied = 0
+    for file in files:
         get_file(file, target / file.name)
-        found += _open_chunks(target / file.name, str(file), _PREPARE).num_records()
-    made = _prepared_facts(epath.Path(passages) / PREPARED)["chunks"]
-    if found != made:
-        raise ValueError(f"{source}: expected the {made} chunks of {PREPARED}, got {found}. {_PREPARE}")
+        reader = _open_chunks(target / file.name, str(file), _PREPARE)
+        num_copied += reader.num_records()
+    # Only a complete copy is committed.
+    num_prepared = _prepared_facts(epath.Path(passages) / PREPARED)["chunks"]
+    if num_copied != num_prepared:
+        raise ValueError(
+            f"{source}: expected the {num_prepared} chunks of {PREPARED}, got {num_copied}. {_PREPARE}"
+        )
     folder.commit(CHUNKS)
 
 
 def _open_chunks(file: epath.Path, where: str, remedy: str) -> Any:
-    """A reader of one of the numbered files; ValueError where it is none."""
+    """A reader of one of the numbered files; ValueError where it is damaged."""
     reader = ArrayRecordReader(str(file))
     if not reader.ok():  # it would say that there are no records
         raise ValueError(f"{where}: expected an ArrayRecord file, got a damaged one. {remedy}")
@@ -160,9 +175,8 @@ class Chunks:
         self._where = str(folder.home / CHUNKS)
         self._readers = [_open_chunks(file, f"{self._where}/{file.name}", _AGAIN) for file in files]
         self._num_chunks = sum(reader.num_records() for reader in self._readers)
-        self._per_file = (
-            self._readers[0].num_records() if self._readers else 1
-        )  # all but the last are as long
+        # Every file but the last has as many as the first.
+        self._per_file = self._readers[0].num_records() if self._readers else 1
 
     def __len__(self) -> int:
         return self._num_chunks
@@ -171,20 +185,27 @@ class Chunks:
         return self.take([row])[0]
 
     def __iter__(self) -> Iterator[Chunk]:
-        for start in range(0, len(self), 4096):
-            yield from self.take(range(start, min(start + 4096, len(self))))
+        for start in range(0, len(self), _ROWS_AT_ONCE):
+            stop = min(start + _ROWS_AT_ONCE, len(self))
+            yield from self.take(range(start, stop))
 
     def take(self, rows: Iterable[SupportsIndex]) -> list[Chunk]:
         """The chunks at `rows`, read in one parallel access to each file."""
-        wanted = np.array([int(row) for row in rows], np.int64)
-        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
-            raise IndexError(f"chunks: rows {wanted.min()} to {wanted.max()} came, there are {len(self)}")
-        found: dict[int, Chunk] = {}
-        for file in np.unique(wanted // self._per_file):
-            own = np.unique(wanted[wanted // self._per_file == file])
-            records = self._read(int(file), (own - file * self._per_file).tolist())
-            found.update(zip(own.tolist(), records, strict=True))
-        return [found[row] for row in wanted.tolist()]
+        asked = np.array([int(row) for row in rows], np.int64)
+        if len(asked) and not 0 <= asked.min() <= asked.max() < len(self):
+            raise IndexError(
+                f"chunks: expected rows from 0 to {len(self) - 1}, got {asked.min()} to {asked.max()}. Ask "
+                "for rows of this corpus."
+            )
+        # Read every file once, and each row once, however often it is asked for.
+        chunk_of: dict[int, Chunk] = {}
+        file_of_row = asked // self._per_file
+        for file in np.unique(file_of_row):
+            rows_in_file = np.unique(asked[file_of_row == file])
+            places = rows_in_file - file * self._per_file
+            chunks = self._read(int(file), places.tolist())
+            chunk_of.update(zip(rows_in_file.tolist(), chunks, strict=True))
+        return [chunk_of[row] for row in asked.tolist()]
 
     def _read(self, file: int, places: list[int]) -> list[Chunk]:
         """The records of a file at `places`."""
@@ -194,9 +215,11 @@ class Chunks:
             raise ValueError(
                 f"{self._where}: expected whole records, got damaged ones ({error}). {_AGAIN}"
             ) from None
-        return [
-            read_record(Chunk, parse_json(record, self._where, _AGAIN), self._where) for record in records
-        ]
+        chunks = []
+        for record in records:
+            value = parse_json(record, self._where, _AGAIN)
+            chunks.append(read_record(Chunk, value, self._where))
+        return chunks
 
 
 class Corpus:
@@ -213,13 +236,19 @@ class Corpus:
 
     def source_rows(self, examples: Sequence[Example]) -> Int[np.ndarray, " E"]:
         """The row of the chunk that each example was cut from; −1 is none, and reads no chunk."""
-        return np.array([self.rows.get(e.source_chunk, -1) if e.source_chunk else -1 for e in examples], int)
+        rows = np.full(len(examples), -1)
+        for i, example in enumerate(examples):
+            # `self.rows` reads all chunks, so it is asked for where there is a chunk alone.
+            if example.source_chunk:
+                rows[i] = self.rows.get(example.source_chunk, -1)
+        return rows
 
     def questions(self, split: str) -> list[Question]:
+        """The questions of a split."""
         return self._records(Question, f"questions-{split}.jsonl")
 
     def examples(self, mixture: str, split: str) -> list[tuple[Question, Example]] | None:
-        """The examples of D_L ("lm_ft") or D_R ("r_ft"), beside their questions; None: made of these."""
+        """The examples of D_L ("lm_ft") or D_R ("r_ft"), with their questions; None: made of these."""
         name = f"{mixture}-{split}.jsonl"
         if not self._folder.has(name):
             return None
@@ -231,17 +260,22 @@ class Corpus:
         return pairs
 
     def documents(self) -> list[str]:
-        texts = [record.get("text") for record in self._folder.read_jsonl("documents.jsonl")]
-        return [self._text("documents.jsonl", text) for text in texts]
+        """The texts that the base language model learns from."""
+        name = "documents.jsonl"
+        return [self._text(name, record.get("text")) for record in self._folder.read_jsonl(name)]
 
     def encoder_groups(self) -> list[list[tuple[str, str]]]:
+        """The groups of (query, passage) that the base encoders learn to tell apart."""
         name = "encoder_groups.jsonl"
         groups = []
         for record in self._folder.read_jsonl(name):
             pairs = record.get("pairs")
-            if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
+            if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
                 raise ValueError(f"{self._folder.home / name}: expected pairs of texts, got others. {_AGAIN}")
-            groups.append([(self._text(name, query), self._text(name, passage)) for query, passage in pairs])
+            group = []
+            for query, passage in pairs:
+                group.append((self._text(name, query), self._text(name, passage)))
+            groups.append(group)
         return groups
 
     def _text(self, name: str, value: Any) -> str:
@@ -257,20 +291,22 @@ class Corpus:
         self, questions: Sequence[Question], rows: Int[np.ndarray, "Q K"]
     ) -> Bool[np.ndarray, "Q K"]:
         """Whether each question's retrieved chunk contains one of its answers; −1 rows do not."""
-        wanted = np.unique(rows[rows >= 0])
-        passages = dict(zip(wanted.tolist(), (c.passage for c in self.chunks.take(wanted)), strict=True))
-        return np.array(
-            [
-                [row >= 0 and contains_answer(passages[row], question.answers) for row in found]
-                for question, found in zip(questions, rows.tolist(), strict=True)
-            ],
-            dtype=bool,
-        ).reshape(rows.shape)
+        distinct = np.unique(rows[rows >= 0])
+        chunk_of = dict(zip(distinct.tolist(), self.chunks.take(distinct), strict=True))
+        holds = np.zeros(rows.shape, bool)
+        for i, (question, retrieved) in enumerate(zip(questions, rows.tolist(), strict=True)):
+            for j, row in enumerate(retrieved):
+                holds[i, j] = row >= 0 and contains_answer(chunk_of[row].passage, question.answers)
+        return holds
 
     def is_gold(self, questions: Sequence[Question], rows: Int[np.ndarray, "Q K"]) -> Bool[np.ndarray, "Q K"]:
         """Whether each question's retrieved chunk is one of its gold chunks."""
-        gold = [{self.rows[chunk] for chunk in question.gold_chunks} for question in questions]
-        return np.array(
-            [[row in wanted for row in found] for wanted, found in zip(gold, rows.tolist(), strict=True)],
-            dtype=bool,
-        ).reshape(rows.shape)
+        is_gold = np.zeros(rows.shape, bool)
+        for i, (question, retrieved) in enumerate(zip(questions, rows, strict=True)):
+            gold_rows = [self.rows[chunk] for chunk in question.gold_chunks]
+            is_gold[i] = np.isin(retrieved, gold_rows)
+        return is_gold
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2

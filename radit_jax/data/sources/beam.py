@@ -38,6 +38,11 @@ from radit_jax.errors import exit_command, run_command
 from radit_jax.runtime.storage.files import read_json, write_whole
 
 PART_BYTES = 1 << 26
+COUNTED = "counted.json"  # in the output: what `summarise` says, before the chunks are written
+
+
+# (row, the fields of a `Chunk`): plain values, which every runner can send.
+NumberedChunk = tuple[int, tuple[str, str, str]]
 
 
 class FileRange(NamedTuple):
@@ -52,6 +57,7 @@ class FileRange(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare the corpus that the command line names; the exit code."""
     p = argparse.ArgumentParser(
         "python -m radit_jax.data.sources.beam",
         description=__doc__,
@@ -91,22 +97,27 @@ def prepare(
     path = corpus_path(corpus)
     folder = epath.Path(output)
     if (folder / PREPARED).exists():
-        raise ValueError(f"--output={output}: chunks are there already; delete the folder, or name another")
+        raise ValueError(
+            f"--output={output}: expected a folder without chunks, got some. Delete it, or name another."
+        )
     options = beam.options.pipeline_options.PipelineOptions(list(runner_flags), pipeline_type_check=False)
     with beam.Pipeline(options=options) as pipeline:
         parts = pipeline | beam.Create(find_parts(path, form, quoting)) | beam.Reshuffle()
-        counted, ids = parts | "count" >> beam.FlatMap(count_chunks, max_words).with_outputs(
-            "ids", main="counted"
-        )
+        # 1) Count the chunks of each part, and refuse ids that are not unique.
+        count = beam.FlatMap(count_chunks, max_words).with_outputs("ids", main="counted")
+        counted, ids = parts | "count" >> count
         _ = ids | "by id" >> beam.GroupByKey() | beam.Map(refuse_repeated)
         facts = counted | beam.combiners.ToList() | "sum" >> beam.Map(summarise)
         _ = facts | "facts" >> beam.Map(write_facts, output)
-        rows = parts | "number" >> beam.FlatMap(number_chunks, max_words, beam.pvalue.AsSingleton(facts))
+        # 2) Knowing the row of every chunk, write them by file.
+        number = beam.FlatMap(number_chunks, max_words, beam.pvalue.AsSingleton(facts))
+        rows = parts | "number" >> number
         _ = rows | "by file" >> beam.GroupByKey() | "write" >> beam.Map(write_file, output)
-    found = read_json(folder / "counted.json", "Delete the folder and prepare the corpus again.")
-    if not found["chunks"]:
-        raise ValueError(f"{path}: no document with text came, needed is a corpus; write one per line")
-    committed = {"chunks": found["chunks"], "max_words": max_words, "counts": found["counts"]}
+    # 3) Commit, by the file that the corpus stage looks for.
+    written = read_json(folder / COUNTED, "Delete the folder and prepare the corpus again.")
+    if not written["chunks"]:
+        raise ValueError(f"{path}: expected a document with text, got none. Write one per line.")
+    committed = {"chunks": written["chunks"], "max_words": max_words, "counts": written["counts"]}
     committed["format"] = corpus_format(path) if form == "auto" else form
     write_whole(folder / PREPARED, json.dumps(committed, indent=1) + "\n")
     return committed
@@ -122,7 +133,8 @@ def find_parts(
         size = file.stat().length
         step = part_bytes if _may_be_cut(file, form, quoting) else max(size, 1)
         for start in range(0, size, step):
-            parts.append(FileRange(len(parts), str(file), form, start, min(start + step, size), quoting))
+            end = min(start + step, size)
+            parts.append(FileRange(len(parts), str(file), form, start, end, quoting))
     return parts
 
 
@@ -140,13 +152,16 @@ def _may_be_cut(file: epath.Path, form: str, quoting: Quoting) -> bool:
 
 
 def part_lines(part: FileRange) -> Iterator[bytes]:
-    """The part's lines; a line that begins in it and goes on behind its end is whole."""
+    """The part's lines; a line that begins in it and goes on after its end is whole."""
     with epath.Path(part.path).open("rb") as file:
+        # A table's head is shown to the reader of every part.
         if part.form == "dpr" and part.start and is_head(head := file.readline()):
-            yield head  # which every part shows its reader
+            yield head
+        # The end of a line that began before belongs to the part before. One byte back, because a line that
+        # begins at the part's first byte does not.
         file.seek(max(part.start - 1, 0))
         if part.start:
-            file.readline()  # the end of a line that began before
+            file.readline()
         while file.tell() < part.end and (line := file.readline()):
             yield line
 
@@ -157,6 +172,7 @@ def part_documents(part: FileRange) -> Iterator[Document]:
         local = epath.Path(scratch) / epath.Path(part.path).name
         with local.open("wb") as file:
             file.writelines(part_lines(part))
+        # Errors name the corpus, not the copy of a part.
         place = f"{part.path} from byte {part.start}" if part.start else part.path
         try:
             for document in read_documents(local, part.form, part.quoting):
@@ -191,21 +207,24 @@ def refuse_repeated(places_of_id: tuple[str, Iterable[str]]) -> None:
 
 def summarise(counted: Iterable[tuple[int, int, dict[str, int]]]) -> dict[str, Any]:
     """The row of each part's first chunk, the number of chunks, and what was read."""
-    rows, starts, counts = 0, {}, Counter[str]()
-    for number, num_chunks, own in sorted(counted, key=lambda part: part[0]):
-        starts[number] = rows
-        rows += num_chunks
-        counts.update(own)
-    return {"starts": starts, "chunks": rows, "counts": dict(counts)}
+    total = 0
+    starts: dict[int, int] = {}
+    counts = Counter[str]()
+    for number, num_chunks, part_counts in sorted(counted, key=lambda part: part[0]):
+        starts[number] = total
+        total += num_chunks
+        counts.update(part_counts)
+    return {"starts": starts, "chunks": total, "counts": dict(counts)}
 
 
 def write_facts(facts: dict[str, Any], output: str) -> None:
-    write_whole(epath.Path(output) / "counted.json", json.dumps(facts))
+    """Leave what `summarise` says in the output, for `prepare` to read."""
+    write_whole(epath.Path(output) / COUNTED, json.dumps(facts))
 
 
 def number_chunks(
     part: FileRange, max_words: int, facts: dict[str, Any]
-) -> Iterator[tuple[int, tuple[int, tuple[str, str, str]]]]:
+) -> Iterator[tuple[int, NumberedChunk]]:
     """Every chunk of the part with its row, under the number of the file that it belongs to."""
     row = facts["starts"][part.number]
     for document in part_documents(part):
@@ -214,10 +233,12 @@ def number_chunks(
             row += 1
 
 
-def write_file(found: tuple[int, Iterable[tuple[int, tuple[str, str, str]]]], output: str) -> None:
-    number, rows = found
+def write_file(chunks_of_file: tuple[int, Iterable[NumberedChunk]], output: str) -> None:
+    """Write one numbered file of chunks, in the order of their rows."""
+    number, numbered = chunks_of_file
     target = epath.Path(output) / CHUNKS / f"{number:05d}"
-    write_chunk_file(target, (Chunk(*fields) for _, fields in sorted(rows, key=lambda one: one[0])))
+    in_order = sorted(numbered, key=lambda chunk: chunk[0])
+    write_chunk_file(target, (Chunk(*fields) for _, fields in in_order))
 
 
 def _import_beam() -> Any:
@@ -226,8 +247,8 @@ def _import_beam() -> Any:
         import apache_beam.options.pipeline_options  # pyright: ignore[reportMissingImports]  # noqa: F401
     except ImportError:
         raise ValueError(
-            "data.beam: Apache Beam is not installed, which it needs; pip install 'radit_jax[beam]' in an "
-            "environment of its own"
+            "data.sources.beam: expected Apache Beam, got no such package. Run pip install 'radit_jax[beam]' "
+            "in an environment of its own."
         ) from None
     return apache_beam
 

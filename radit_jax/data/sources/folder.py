@@ -45,13 +45,18 @@ SINGLE = "questions.jsonl"
 BEIR = ("qrels/train.tsv", "qrels/test.tsv")
 HELD_OUT = 0.1  # the share of the questions that a held-out part is drawn from
 
+_Node = tuple[str, str]  # ("passage", its id) or ("text", its key)
+
 
 def folder_files(settings: Folder) -> tuple[epath.Path, ...]:
-    """The files that `read` is about: the passages, or their folder, then one or two files of questions."""
+    """The files that `read_folder` is about: the passages, or their folder, then one or two of questions."""
     root = epath.Path(settings.folder)
-    passages = root / settings.passages_file if settings.passages_file else find_corpus(root)
-    names = _question_files(settings, root)
-    files = (passages or root / PASSAGES, *(packed_or_plain(root, name) for name in names))
+    if settings.passages_file:
+        passages = root / settings.passages_file
+    else:
+        passages = find_corpus(root) or root / PASSAGES
+    questions = [packed_or_plain(root, name) for name in _question_files(settings, root)]
+    files = (passages, *questions)
     missing = [os.path.relpath(file, root) for file in files if not file.exists()]
     if missing:
         raise ValueError(
@@ -63,15 +68,16 @@ def folder_files(settings: Folder) -> tuple[epath.Path, ...]:
 
 
 def source_files(settings: Folder) -> list[epath.Path]:
-    """All files whose bytes `read` reads: what else lies in the folder makes nothing stale."""
+    """All files whose bytes `read_folder` reads: what else lies in the folder makes nothing stale."""
     passages, *questions = folder_files(settings)
-    read = corpus_files(passages, settings.passages_format)
+    files = corpus_files(passages, settings.passages_format)
     for file in questions:
-        read += question_files(file, settings.questions_format)
-    return list(dict.fromkeys(read))
+        files += question_files(file, settings.questions_format)
+    return list(dict.fromkeys(files))
 
 
 def _question_files(settings: Folder, root: epath.Path) -> tuple[str, ...]:
+    """The names of the files of questions: those of train and test, or one that is divided."""
     if settings.test_file and not settings.train_file:
         raise ValueError(
             f"data.test_file: expected it with data.train_file, got {settings.test_file!r} alone. Name the "
@@ -92,7 +98,9 @@ def read_folder(settings: Folder, seed: int) -> CorpusData:
     """
     passages_file, *files = folder_files(settings)
     counts: Counter[str] = Counter()
-    parts = _split(_without_overlap(_read_questions(files, settings, counts), counts), seed)
+    # 1) Divide the questions, and draw those of each part.
+    questions_by_file = _read_questions(files, settings, counts)
+    parts = _split(_without_overlap(questions_by_file, counts), seed)
     drawn: dict[str, list[Asked]] = {}
     for part in SPLITS:
         size = getattr(settings, f"{part}_questions")
@@ -110,42 +118,51 @@ def read_folder(settings: Folder, seed: int) -> CorpusData:
             f"R-ft's checkpoint by, got {len(drawn['dev'])} that are all answered by yes or no. Raise "
             "data.dev_questions, or add other train questions, of which they are held out."
         )
-    wanted = {passage for asked in drawn.values() for a in asked for passage in a.passages}
-    passages, chunks_of = _scan(passages_file, settings, wanted, counts)
-    questions = {part: [_with_gold(a, chunks_of, counts) for a in asked] for part, asked in drawn.items()}
+    # 2) Read the passages, and keep the chunks of those that the drawn questions name.
+    gold_passages: set[str] = set()
+    for asked in itertools.chain.from_iterable(drawn.values()):
+        gold_passages.update(asked.passages)
+    passages, chunks_of = _scan(passages_file, settings, gold_passages, counts)
+    # 3) Give each question its gold chunks.
+    questions: dict[str, list[Question]] = {}
+    for part, drawn_part in drawn.items():
+        questions[part] = [_with_gold(asked, chunks_of, counts) for asked in drawn_part]
     return CorpusData(passages, questions, counts={**counts, "format": passages.format})
 
 
 def folder_warnings(data: CorpusData) -> list[str]:
     """What a person should know of the questions that were read, in words."""
     counts = data.counts
-    asked = sum(map(len, data.questions.values())) - counts["drawn_questions_yes_no"]
-    without = counts["drawn_questions_without_gold_chunk"]
-    unknown = counts.get("judged_queries_not_in_queries", 0)
-    overlap = counts.get("questions_skipped_as_in_test", 0)
-    found = []
-    if 2 * without > asked:
-        found.append(
-            f"{without:,} of {asked:,} questions have no gold chunk: their lines name no passage, or none "
-            "that holds an answer; what is said of gold chunks is about the others"
+    # A chunk answers no yes/no question, so these are not among those that may have gold chunks.
+    num_questions = sum(map(len, data.questions.values())) - counts["drawn_questions_yes_no"]
+    num_without = counts["drawn_questions_without_gold_chunk"]
+    num_unknown = counts.get("judged_queries_not_in_queries", 0)
+    num_in_test = counts.get("questions_skipped_as_in_test", 0)
+    warnings = []
+    if 2 * num_without > num_questions:
+        warnings.append(
+            f"{num_without:,} of {num_questions:,} questions have no gold chunk: their lines name no "
+            "passage, or none that holds an answer; what is said of gold chunks is about the others"
         )
-    if unknown:
-        found.append(f"the judgements are of {unknown:,} queries that queries.jsonl lacks; they are left out")
-    if overlap:
-        found.append(f"{overlap:,} train questions are also in the test file; they are left out")
-    return found
+    if num_unknown:
+        warnings.append(
+            f"the judgements are of {num_unknown:,} queries that queries.jsonl lacks; they are left out"
+        )
+    if num_in_test:
+        warnings.append(f"{num_in_test:,} train questions are also in the test file; they are left out")
+    return warnings
 
 
 def _scan(
-    path: epath.Path, settings: Folder, wanted: set[str], counts: Counter[str]
+    path: epath.Path, settings: Folder, gold_passages: set[str], counts: Counter[str]
 ) -> tuple[Passages, dict[str, tuple[Chunk, ...]]]:
-    """Check and count the passages; the chunks of those in `wanted`, by the passage's id."""
+    """Check and count the passages; the chunks of those in `gold_passages`, by the passage's id."""
     form = corpus_format(path) if settings.passages_format == "auto" else settings.passages_format
     chunks_of: dict[str, tuple[Chunk, ...]] = {}
     num_chunks = 0
     for document, chunks in read_chunked(path, form, settings.max_words, settings.quoting):
         num_chunks += len(chunks)
-        if document.id in wanted:
+        if document.id in gold_passages:
             chunks_of[document.id] = chunks
         counts["passages"] += 1
         counts["passages_split"] += len(chunks) > 1
@@ -157,19 +174,22 @@ def _scan(
 
 def _read_questions(paths: Sequence[epath.Path], settings: Folder, counts: Counter[str]) -> list[list[Asked]]:
     """The questions with answers of each file, each with the group that it is in."""
-    seen: dict[str, str] = {}
+    place_of_id: dict[str, str] = {}
     files: list[list[Asked]] = []
     for path in paths:
         files.append([])
         for asked in read_questions(path, settings.questions_format, settings.quoting, counts):
             question = asked.question
-            if question.id in seen:
+            # Ids are unique in both files together.
+            if question.id in place_of_id:
                 raise ValueError(
                     f"{asked.where}: expected an id that no other question has, got {quoted(question.id)}, "
-                    f"which is also that of {seen[question.id]}. Make ids unique."
+                    f"which is also that of {place_of_id[question.id]}. Make ids unique."
                 )
-            seen[question.id] = asked.where
-            files[-1] += [asked] if question.answers else []
+            place_of_id[question.id] = asked.where
+            # Nothing is learnt from a question without an answer, nor evaluated.
+            if question.answers:
+                files[-1].append(asked)
             counts["questions"] += 1
             counts["questions_skipped_without_answer"] += not question.answers
     if counts["questions"] and not any(files):
@@ -178,6 +198,7 @@ def _read_questions(paths: Sequence[epath.Path], settings: Folder, counts: Count
 
 
 def _refuse_without_answers(paths: Sequence[epath.Path], settings: Folder, count: int) -> NoReturn:
+    """The error of files in which not one of `count` questions has an answer."""
     remedy = 'Add a field "answers" to their lines.'
     if len(question_files(paths[0], settings.questions_format)) > 1:
         remedy = (
@@ -190,27 +211,36 @@ def _refuse_without_answers(paths: Sequence[epath.Path], settings: Folder, count
 
 def _grouped(files: Sequence[Sequence[Asked]]) -> list[list[Asked]]:
     """The questions with their groups: those linked by gold passages or equal text share one."""
-    leader: dict[tuple[str, str], tuple[str, str]] = {}
+    # A union of disjoint sets: passages and texts are nodes, each leads to another of its group, and the last
+    # one, which leads to itself, stands for the group.
+    leader: dict[_Node, _Node] = {}
 
-    def find(node: tuple[str, str]) -> tuple[str, str]:
+    def find(node: _Node) -> _Node:
         while leader.setdefault(node, node) != node:
             leader[node] = leader[leader[node]]  # which halves the way of the next search
             node = leader[node]
         return node
 
-    def text(asked: Asked) -> tuple[str, str]:
-        return "text", question_key(asked.question.question)
-
+    # 1) A question links its passages with its text.
     for asked in itertools.chain.from_iterable(files):
-        for node in [*(("passage", passage) for passage in asked.passages), text(asked)]:
-            leader[find(node)] = find(text(asked))
-    names: dict[tuple[str, str], str] = {}
+        text = _text_node(asked)
+        for passage in asked.passages:
+            leader[find(("passage", passage))] = find(text)
+    # 2) A group is named after its first question, or that question's first passage.
+    names: dict[_Node, str] = {}
+    grouped: list[list[Asked]] = []
+    for file in files:
+        grouped.append([])
+        for asked in file:
+            name = f"passage {asked.passages[0]}" if asked.passages else f"question {asked.question.id}"
+            group = names.setdefault(find(_text_node(asked)), name)
+            question = replace(asked.question, group=group)
+            grouped[-1].append(asked._replace(question=question))
+    return grouped
 
-    def group(asked: Asked) -> str:
-        own = f"passage {asked.passages[0]}" if asked.passages else f"question {asked.question.id}"
-        return names.setdefault(find(text(asked)), own)
 
-    return [[a._replace(question=replace(a.question, group=group(a))) for a in file] for file in files]
+def _text_node(asked: Asked) -> _Node:
+    return "text", question_key(asked.question.question)
 
 
 def _without_overlap(files: Sequence[Sequence[Asked]], counts: Counter[str]) -> list[Sequence[Asked]]:
@@ -218,13 +248,14 @@ def _without_overlap(files: Sequence[Sequence[Asked]], counts: Counter[str]) -> 
     if len(files) == 1:
         return list(files)
     train, test = files
-    asked = {question_key(a.question.question) for a in test}
-    kept = [a for a in train if question_key(a.question.question) not in asked]
-    counts["questions_skipped_as_in_test"] += len(train) - len(kept)
-    return [kept, test]
+    test_texts = {_text_node(asked) for asked in test}
+    train_only = [asked for asked in train if _text_node(asked) not in test_texts]
+    counts["questions_skipped_as_in_test"] += len(train) - len(train_only)
+    return [train_only, test]
 
 
 def _split(files: Sequence[Sequence[Asked]], seed: int) -> dict[str, Sequence[Asked]]:
+    """Train, dev and test part: of one file test is held out first, and dev always of what is left."""
     if len(files) == 1:
         files = _hold_out(files[0], _generator(seed, "hold out test"))
     train, test = files
@@ -232,21 +263,28 @@ def _split(files: Sequence[Sequence[Asked]], seed: int) -> dict[str, Sequence[As
     return {"train": train, "dev": dev, "test": test}
 
 
-def _hold_out(asked: Sequence[Asked], generator: np.random.Generator) -> tuple[list[Asked], list[Asked]]:
+def _hold_out(questions: Sequence[Asked], generator: np.random.Generator) -> tuple[list[Asked], list[Asked]]:
     """The questions that stay and a tenth that does not, whole groups in random order as far as they fit."""
-    sizes = Counter(a.question.group for a in asked)
-    room = max([round(HELD_OUT * len(asked)), *sorted(sizes.values())[:1]])
-    held: set[str] = set()
+    sizes = Counter(asked.question.group for asked in questions)
+    # There is room for one group at least, the smallest.
+    room = max(round(HELD_OUT * len(questions)), min(sizes.values(), default=0))
+    held_groups: set[str] = set()
     for group in generator.permutation(list(sizes)).tolist():
         if sizes[group] <= room:
-            held.add(group)
+            held_groups.add(group)
             room -= sizes[group]
-    return [a for a in asked if a.question.group not in held], [a for a in asked if a.question.group in held]
+    stay: list[Asked] = []
+    held: list[Asked] = []
+    for asked in questions:
+        part = held if asked.question.group in held_groups else stay
+        part.append(asked)
+    return stay, held
 
 
-def _draw(asked: Sequence[Asked], size: int, generator: np.random.Generator) -> list[Asked]:
+def _draw(questions: Sequence[Asked], size: int, generator: np.random.Generator) -> list[Asked]:
     """At most `size` of the questions, in their order; a larger draw contains a smaller one."""
-    return [asked[n] for n in sorted(generator.permutation(len(asked))[:size].tolist())]
+    drawn = generator.permutation(len(questions))[:size]
+    return [questions[index] for index in sorted(drawn.tolist())]
 
 
 def _with_gold(asked: Asked, chunks_of: Mapping[str, tuple[Chunk, ...]], counts: Counter[str]) -> Question:
@@ -256,8 +294,11 @@ def _with_gold(asked: Asked, chunks_of: Mapping[str, tuple[Chunk, ...]], counts:
     """
     question = asked.question
     yes_no = is_yes_no(question.answers)
-    chunks = [chunk for passage in asked.passages for chunk in chunks_of.get(passage, ())]
-    gold = [c.id for c in chunks if not yes_no and contains_answer(c.passage, question.answers)]
+    gold: list[str] = []
+    for passage in asked.passages:
+        for chunk in chunks_of.get(passage, ()):
+            if not yes_no and contains_answer(chunk.passage, question.answers):
+                gold.append(chunk.id)
     counts["drawn_questions_yes_no"] += yes_no
     counts["drawn_questions_without_gold_chunk"] += not gold and not yes_no
     counts["gold_passages_not_in_corpus"] += sum(passage not in chunks_of for passage in asked.passages)

@@ -32,6 +32,8 @@ ENTITIES_PER_GROUP = 4
 
 
 class Fact(NamedTuple):
+    """What a passage tells of an entity: one attribute's value."""
+
     attribute: str
     value: str
     passage: int  # which of the entity's passages tells it
@@ -53,11 +55,21 @@ class Entity:
 def generate_world(config: GeneratedWorld, seed: int) -> CorpusData:
     """The world of `seed`: the same settings and seed give the same data on every machine."""
     rng = random.Random(f"radit_jax world {seed}")
-    sizes = (config.train_entities, config.dev_entities, config.test_entities, config.pretraining_entities)
+    # 1) Entities, each in one part.
+    sizes = (
+        config.train_entities,
+        config.dev_entities,
+        config.test_entities,
+        config.pretraining_entities,
+    )
     entities = iter(_entities(rng, sum(sizes)))
     train, dev, test, others = (list(itertools.islice(entities, size)) for size in sizes)
-    chunks = [entity.chunk(i) for entity in (*train, *dev, *test) for i in range(len(entity.texts))]
+    # 2) The corpus: what is told of those that are asked about.
+    chunks: list[Chunk] = []
+    for entity in (*train, *dev, *test):
+        chunks += [entity.chunk(passage) for passage in range(len(entity.texts))]
     rng.shuffle(chunks)
+    # 3) Questions, and pre-training text, in the order in which their random numbers are drawn.
     return CorpusData(
         chunks=chunks,
         questions={
@@ -71,27 +83,41 @@ def generate_world(config: GeneratedWorld, seed: int) -> CorpusData:
 
 
 def _entities(rng: random.Random, count: int) -> list[Entity]:
-    names = [f"{first} {last}" for first in FIRST_NAMES for last in LAST_NAMES]
+    """`count` entities with names of their own, each of a random kind."""
+    names = [f"{first} {last}" for first, last in itertools.product(FIRST_NAMES, LAST_NAMES)]
     if count > len(names):
         raise ValueError(
-            f"data: {count} entities in all, but a world has {len(names)} names; ask for fewer entities"
+            f"data: expected at most {len(names)} entities in all, one for each name, got {count}. Lower the "
+            "numbers of entities."
         )
-    return [_entity(rng, name, rng.choice(list(ENTITY_KINDS))) for name in rng.sample(names, count)]
+    kinds = list(ENTITY_KINDS)
+    return [_entity(rng, name, rng.choice(kinds)) for name in rng.sample(names, count)]
 
 
 def _entity(rng: random.Random, name: str, kind: str) -> Entity:
+    """An entity whose attributes are in random pairs, each pair told by one passage."""
     attributes = list(ENTITY_KINDS[kind])
     rng.shuffle(attributes)
+    num_passages = len(attributes) // FACTS_PER_PASSAGE
     while True:
-        facts = tuple(
-            Fact(attribute, _value(rng, ENTITY_KINDS[kind][attribute]), i // FACTS_PER_PASSAGE)
-            for i, attribute in enumerate(attributes)
-        )
-        passages = range(len(attributes) // FACTS_PER_PASSAGE)
-        texts = tuple(_text(rng, name, kind, [fact for fact in facts if fact.passage == p]) for p in passages)
-        # Two attributes may share a pool: an answer must not turn up in the entity's other passages.
-        if all((fact.value in text) == (fact.passage == p) for fact in facts for p, text in enumerate(texts)):
-            return Entity(name, kind, facts, texts)
+        facts: list[Fact] = []
+        for place, attribute in enumerate(attributes):
+            value = _value(rng, ENTITY_KINDS[kind][attribute])
+            facts.append(Fact(attribute, value, place // FACTS_PER_PASSAGE))
+        texts: list[str] = []
+        for passage in range(num_passages):
+            told = [fact for fact in facts if fact.passage == passage]
+            texts.append(_text(rng, name, kind, told))
+        # Two attributes may share a pool. Then an entity is drawn again, until each passage holds the values
+        # of its own facts alone.
+        if all(_is_told_once(fact, texts) for fact in facts):
+            return Entity(name, kind, tuple(facts), tuple(texts))
+
+
+def _is_told_once(fact: Fact, texts: Sequence[str]) -> bool:
+    """Whether the fact's passage holds its value, and no other passage does."""
+    holders = [passage for passage, text in enumerate(texts) if fact.value in text]
+    return holders == [fact.passage]
 
 
 def _value(rng: random.Random, attribute: Attribute) -> str:
@@ -100,37 +126,48 @@ def _value(rng: random.Random, attribute: Attribute) -> str:
 
 def _text(rng: random.Random, name: str, kind: str, facts: Sequence[Fact]) -> str:
     """A passage: a sentence for each fact, the first of which names the entity."""
-    subjects = [f"The {kind} {name}", *[f"This {kind}"] * (len(facts) - 1)]
-    return " ".join(
-        _sentence(rng, subject, kind, fact) for subject, fact in zip(subjects, facts, strict=True)
-    )
+    sentences = []
+    subject = f"The {kind} {name}"
+    for fact in facts:
+        sentences.append(_sentence(rng, subject, kind, fact))
+        subject = f"This {kind}"
+    return " ".join(sentences)
 
 
 def _sentence(rng: random.Random, subject: str, kind: str, fact: Fact) -> str:
-    return rng.choice(ENTITY_KINDS[kind][fact.attribute].statements).format(s=subject, v=fact.value) + "."
+    statement = rng.choice(ENTITY_KINDS[kind][fact.attribute].statements)
+    return statement.format(s=subject, v=fact.value) + "."
 
 
 def _questions(rng: random.Random, entities: Sequence[Entity], per_entity: int) -> list[Question]:
+    """`per_entity` questions on each entity, on different facts, in a random order."""
     questions = []
     for entity in entities:
         for fact in rng.sample(entity.facts, per_entity):
-            chunk = entity.chunk(fact.passage).id
-            asked = _ask(rng, entity, fact, "questions")
-            questions.append(
-                Question(f"{chunk}_{fact.attribute}", asked, (fact.value,), (chunk,), entity.name)
+            chunk = entity.chunk(fact.passage)
+            question = Question(
+                id=f"{chunk.id}_{fact.attribute}",
+                question=_ask(rng, entity, fact, "questions"),
+                answers=(fact.value,),
+                gold_chunks=(chunk.id,),
+                group=entity.name,
             )
+            questions.append(question)
     rng.shuffle(questions)
     return questions
 
 
 def _ask(rng: random.Random, entity: Entity, fact: Fact, wordings: Literal["questions", "faqs"]) -> str:
-    return rng.choice(getattr(ENTITY_KINDS[entity.kind][fact.attribute], wordings)).format(n=entity.name)
+    """A question on a fact, in an experiment's wordings or in those of pre-training text."""
+    attribute = ENTITY_KINDS[entity.kind][fact.attribute]
+    wording = rng.choice(getattr(attribute, wordings))
+    return wording.format(n=entity.name)
 
 
 def _document(rng: random.Random, entity: Entity) -> str:
     """A pre-training document: half are FAQs, a third restatements, a sixth questions without a passage.
 
-    A blank line parts the passage, if there is one, from what can be read off it.
+    A blank line stands between the passage, if there is one, and what can be read off it.
     """
     form = rng.choices((_faq, _restatement, _closed_book), (3, 2, 1))[0]
     return form(rng, entity)
@@ -138,8 +175,11 @@ def _document(rng: random.Random, entity: Entity) -> str:
 
 def _faq(rng: random.Random, entity: Entity) -> str:
     text, facts = _read_passage(rng, entity)
-    asked = [f"Question: {_ask(rng, entity, fact, 'faqs')}\nAnswer: {fact.value}" for fact in facts]
-    return f"{text}\n\n" + "\n".join(asked)
+    lines = []
+    for fact in facts:
+        lines.append(f"Question: {_ask(rng, entity, fact, 'faqs')}")
+        lines.append(f"Answer: {fact.value}")
+    return f"{text}\n\n" + "\n".join(lines)
 
 
 def _restatement(rng: random.Random, entity: Entity) -> str:
@@ -164,6 +204,7 @@ def _groups(
     rng: random.Random, entities: Sequence[Entity], count: int, fact_queries: float
 ) -> list[list[tuple[str, str]]]:
     """Groups of entities with a word of their names in common: hard negatives for each other."""
+    # Entities by each word of their names; of a word that too few share no group can be drawn.
     by_word: dict[str, list[Entity]] = {}
     for entity in entities:
         for word in entity.name.split():
@@ -171,11 +212,14 @@ def _groups(
     shared = [namesakes for namesakes in by_word.values() if len(namesakes) >= ENTITIES_PER_GROUP]
     if count and not shared:
         raise ValueError(
-            f"data: {len(entities)} pretraining_entities, but no {ENTITIES_PER_GROUP} of them share "
-            "a word of their names; raise data.pretraining_entities"
+            f"data.pretraining_entities: expected {ENTITIES_PER_GROUP} entities that share a word of their "
+            f"names, got none among {len(entities)}. Raise it."
         )
-    groups = (rng.sample(rng.choice(shared), ENTITIES_PER_GROUP) for _ in range(count))
-    return [[_pair(rng, entity, fact_queries) for entity in group] for group in groups]
+    groups: list[list[tuple[str, str]]] = []
+    for _ in range(count):
+        namesakes = rng.sample(rng.choice(shared), ENTITIES_PER_GROUP)
+        groups.append([_pair(rng, entity, fact_queries) for entity in namesakes])
+    return groups
 
 
 def _pair(rng: random.Random, entity: Entity, fact_queries: float) -> tuple[str, str]:

@@ -39,8 +39,9 @@ from radit_jax.data.readers.tables import Quoting
 from radit_jax.data.records import Chunk, Example, Item, Question
 
 SHORT_ANSWER = 5  # words: what may be evaluated by exact match
-_TOLERANCE = 0.1  # of an expected count: the paper rounds, files are revised, and its count of oasst1's
-# replies (31,598) is lower than that of all of them, which we take
+# By what share a count may differ from the expected one: the paper rounds, files are revised, and its count
+# of oasst1's replies (31,598) is lower than that of all of them, which we take.
+_TOLERANCE = 0.1
 
 
 def read_chunks(
@@ -62,14 +63,14 @@ def corpus_path(passages: str) -> epath.Path:
     root = epath.Path(passages)
     if not root.exists():
         raise ValueError(
-            f"data.corpus: no {root} came, needed is a corpus to retrieve from; "
-            "name its folder by --set data.corpus=PATH"
+            f"data.corpus: expected a corpus to retrieve from, got no {root}. Name its folder by --set "
+            "data.corpus=PATH."
         )
     path = find_corpus(root) if root.is_dir() else root
     if path is None:
         raise ValueError(
-            f"data.corpus {root}: no corpus in it, needed is passages.jsonl or another form; "
-            "name its file by --set data.passages_file=NAME"
+            f"data.corpus {root}: expected passages.jsonl or a corpus in another form, got neither. Name its "
+            "file by --set data.passages_file=NAME."
         )
     return path
 
@@ -83,39 +84,48 @@ def corpus_sources(passages: str, format: str) -> list[epath.Path] | None:
 
 def dataset_sources(settings: Instructions) -> list[epath.Path]:
     """The files that examples are read from: what else lies in `data.datasets` makes nothing stale."""
-    found: list[epath.Path] = []
-    for task in _Mixtures(settings, 0.0, 1, 0).tasks:
-        found += files_read(task, settings.datasets)
+    files: list[epath.Path] = []
+    for dataset in _Mixtures(settings, 0.0, 1, 0).datasets:
+        files += files_read(dataset, settings.datasets)
     for name in settings.lm_ft_benchmarks:
-        found += find_task(name).files(settings.datasets, ("train", "dev", "test"))
-    return list(dict.fromkeys(found))
+        files += find_task(name).files(settings.datasets, ("train", "dev", "test"))
+    return list(dict.fromkeys(files))
 
 
 def check_files(settings: Instructions) -> None:
     """Refuse names of no dataset, and datasets without files, before the corpus is read."""
+    # 1) Names of tasks and datasets.
     for name in settings.lm_ft_benchmarks:
         find_task(name)
-    wanted = {}
+    datasets_by_mixture = {}
     if settings.lm_ft_datasets or not settings.lm_ft_benchmarks:
-        wanted["lm_ft"] = datasets_of("lm_ft", settings.lm_ft_datasets or None)
-    wanted["r_ft"] = datasets_of("r_ft", settings.r_ft_datasets or None)
+        datasets_by_mixture["lm_ft"] = datasets_of("lm_ft", settings.lm_ft_datasets or None)
+    datasets_by_mixture["r_ft"] = datasets_of("r_ft", settings.r_ft_datasets or None)
+    # 2) Weights.
     for mixture in ("lm_ft", "r_ft"):
-        members = datasets_of(mixture, None)
         for name in _weights(settings, mixture):
-            if DATASETS[name] not in members or DATASETS[name].category == "dialogue" and mixture == "lm_ft":
+            if not _may_be_weighted(DATASETS[name], mixture):
                 raise ValueError(
                     f"data.{mixture}_weights: expected a dataset whose share is its own, got {name!r}. Leave "
                     "it out; data.dialogue_fraction is the share of dialogues in LM-ft."
                 )
-    for mixture, tasks in wanted.items():
-        absent = [task.name for task in tasks if not has_split(task, settings.datasets, "train")]
+    # 3) Files.
+    for mixture, datasets in datasets_by_mixture.items():
+        absent = [dataset.name for dataset in datasets if not has_split(dataset, settings.datasets, "train")]
         if absent:
             raise ValueError(
-                f"data.datasets {settings.datasets}: no train part of {', '.join(absent)} came; get their "
-                "files (python -m radit_jax.data.finetuning.tfds_builders --help), or name those "
-                "that are there by "
-                f"--set data.{mixture}_datasets=NAME,NAME"
+                f"data.datasets {settings.datasets}: expected the train parts of {mixture}'s datasets, got "
+                f"none of {', '.join(absent)}. Get their files (python -m "
+                "radit_jax.data.finetuning.tfds_builders --help), or name those that are there by --set "
+                f"data.{mixture}_datasets=NAME,NAME."
             )
+
+
+def _may_be_weighted(dataset: Dataset, mixture: Mixture) -> bool:
+    """Whether a weight may change a dataset's share; the share of D_L's dialogues is a setting."""
+    if mixture == "lm_ft" and dataset.category == "dialogue":
+        return False
+    return dataset in datasets_of(mixture, None)
 
 
 def read_examples(
@@ -127,48 +137,57 @@ def read_examples(
     """
     reading = ReadOptions(settings.datasets, seed, settings.held_out_fraction, settings.on_error)
     mixtures = _Mixtures(settings, corpus_text_fraction, instances_per_example, seed)
-    r_ft_dev, test = _apart(mixtures.r_ft(reading, "dev"), settings.r_ft_dev_examples)
-    asked = asked_in_dev_and_test(reading, mixtures.tasks)
+    # 1) D_R's dev part gives the examples that checkpoints are chosen by, and the test questions.
+    r_ft_dev, test = _split_dev(mixtures.r_ft(reading, "dev"), settings.r_ft_dev_examples)
+    # 2) No train part may have a question of a dev or test part, nor a dev part a test question.
+    asked = asked_in_dev_and_test(reading, mixtures.datasets)
     for item in mixtures.benchmark_questions():
         asked.add(item)
     tested = AskedElsewhere()
     for item in test.items:
         tested.add(item)
-    train, dev = replace(reading, without=asked), replace(reading, without=tested)
+    train = replace(reading, without=asked)
+    dev = replace(reading, without=tested)
+    # 3) Draw.
     drawn = {
         ("lm_ft", "train"): mixtures.lm_ft(train, "train"),
         ("lm_ft", "dev"): mixtures.lm_ft(dev, "dev"),
         ("r_ft", "train"): mixtures.r_ft(train, "train"),
         ("r_ft", "dev"): r_ft_dev,
     }
-    for (mixture, split), found in drawn.items():
-        if not found.examples:
+    examples = {}
+    counts = {}
+    for (mixture, split), part in drawn.items():
+        if not part.examples:
             raise ValueError(
-                f"data.{mixture}_datasets: no {split} example came, needed is one at least; name a dataset "
-                "with such a part, or raise data.held_out_fraction"
+                f"data.{mixture}_datasets: expected one {split} example at least, got none. Name a dataset "
+                "with such a part, or raise data.held_out_fraction."
             )
-    questions: dict[str, list[Question]] = {s: drawn["r_ft", s].questions for s in ("train", "dev")}
-    questions["test"] = test.questions
-    return CorpusData(
-        (),
-        questions,
-        examples={name: list(zip(d.questions, d.examples, strict=True)) for name, d in drawn.items()},
-        counts={f"{mixture}_{split}": found.counts for (mixture, split), found in drawn.items()},
-    )
+        examples[mixture, split] = list(zip(part.questions, part.examples, strict=True))
+        counts[f"{mixture}_{split}"] = part.counts
+    questions = {
+        "train": drawn["r_ft", "train"].questions,
+        "dev": r_ft_dev.questions,
+        "test": test.questions,
+    }
+    return CorpusData((), questions, examples=examples, counts=counts)
 
 
 def instruction_warnings(settings: Instructions, num_chunks: int, corpus: CorpusData) -> list[str]:
-    """What was expected and did not come, in words."""
-    kept = sum(count["kept"] for count in corpus.counts["r_ft_train"].values())
-    pairs = (
-        ("expected_chunks", settings.expected_chunks, num_chunks, "chunks"),
-        ("expected_r_ft_tasks", settings.expected_r_ft_tasks, kept, "train examples of D_R's datasets"),
+    """Counts that differ from those that the settings expect, in words."""
+    num_examples = sum(count["kept"] for count in corpus.counts["r_ft_train"].values())
+    chunks = ("expected_chunks", settings.expected_chunks, num_chunks, "chunks")
+    examples = (
+        "expected_r_ft_tasks",
+        settings.expected_r_ft_tasks,
+        num_examples,
+        "train examples of D_R's datasets",
     )
-    return [
-        f"expected {expected:,} {what} (data.{name}), got {found:,}"
-        for name, expected, found, what in pairs
-        if expected and abs(found - expected) > _TOLERANCE * expected
-    ]
+    warnings = []
+    for name, expected, count, what in (chunks, examples):
+        if expected and abs(count - expected) > _TOLERANCE * expected:
+            warnings.append(f"expected {expected:,} {what} (data.{name}), got {count:,}")
+    return warnings
 
 
 @dataclass(frozen=True)
@@ -186,13 +205,17 @@ class _Mixtures:
         return bool(self.settings.lm_ft_benchmarks) and not self.settings.lm_ft_datasets
 
     @property
-    def tasks(self) -> list[Dataset]:
+    def datasets(self) -> list[Dataset]:
         """All datasets of either mixture, each once."""
-        lm_ft = [] if self.on_benchmarks else datasets_of("lm_ft", self.settings.lm_ft_datasets or None)
+        lm_ft: list[Dataset] = []
+        if not self.on_benchmarks:
+            lm_ft = datasets_of("lm_ft", self.settings.lm_ft_datasets or None)
         r_ft = datasets_of("r_ft", self.settings.r_ft_datasets or None)
-        return list({task.name: task for task in (*lm_ft, *r_ft)}.values())
+        by_name = {dataset.name: dataset for dataset in (*lm_ft, *r_ft)}
+        return list(by_name.values())
 
     def lm_ft(self, reading: ReadOptions, split: Split) -> Drawn:
+        """LM-ft's examples of a split, before the unsupervised text."""
         if self.on_benchmarks:
             return self._benchmarks(reading, split)
         is_train = split == "train"
@@ -208,6 +231,7 @@ class _Mixtures:
         )
 
     def r_ft(self, reading: ReadOptions, split: Split) -> Drawn:
+        """R-ft's examples of a split, before the corpus' text; of the dev part enough to be split in two."""
         is_train = split == "train"
         return draw_r_ft(
             reading,
@@ -218,63 +242,67 @@ class _Mixtures:
         )
 
     def _benchmarks(self, reading: ReadOptions, split: Split) -> Drawn:
-        """So many examples of each task of the evaluation, from its train or dev part, but those left out."""
+        """`benchmark_examples` of each task of the evaluation, from its train or dev part."""
         drawn = Drawn([], [], [], {})
         for name in self.settings.lm_ft_benchmarks:
             counts = Counter[str]()
-            whole = find_task(name).load(self.settings.datasets, split, counts)
-            items = [asked for asked in whole if _benchmark_item(name, asked) not in reading.without]
-            counts[ASKED_ELSEWHERE] = len(whole) - len(items)
-            some = draw_shots(items, self.settings.benchmark_examples, seed=self.seed)
-            drawn.examples.extend(_benchmark_example(name, item) for item in some)
-            drawn.questions.extend(_benchmark_question(name, item) for item in some)
-            drawn.counts[name] = {**counts, "drawn": len(some)}
+            loaded = find_task(name).load(self.settings.datasets, split, counts)
+            # Leave out what is asked in a dev or test part.
+            allowed = [asked for asked in loaded if _benchmark_item(name, asked) not in reading.without]
+            counts[ASKED_ELSEWHERE] = len(loaded) - len(allowed)
+            shots = draw_shots(allowed, self.settings.benchmark_examples, seed=self.seed)
+            drawn.examples.extend(_benchmark_example(name, asked) for asked in shots)
+            drawn.questions.extend(_benchmark_question(name, asked) for asked in shots)
+            drawn.counts[name] = {**counts, "drawn": len(shots)}
         return drawn
 
     def benchmark_questions(self) -> Iterator[Item]:
         """What the tasks that LM-ft learns from are evaluated on, which nobody must learn from.
 
-        A file of somebody's own has no such part: whoever names it here learns from all of it.
+        A user's own file has no such part: whoever names it here learns from all of it.
         """
-        tasks = {name: find_task(name) for name in self.settings.lm_ft_benchmarks}
-        for name, task in tasks.items():
+        root = self.settings.datasets
+        for name in self.settings.lm_ft_benchmarks:
+            task = find_task(name)
             for split in ("dev", "test"):
-                if task.is_official and task.has(self.settings.datasets, split):
-                    for asked in task.load(self.settings.datasets, split):
+                if task.is_official and task.has(root, split):
+                    for asked in task.load(root, split):
                         yield _benchmark_item(name, asked)
 
 
 def _weights(settings: Instructions, mixture: Mixture) -> dict[str, float]:
+    """The weight of each dataset that the settings give one."""
     pairs = settings.lm_ft_weights if mixture == "lm_ft" else settings.r_ft_weights
     return parse_weights(f"data.{mixture}_weights", pairs)
 
 
-def _apart(drawn: Drawn, count: int) -> tuple[Drawn, Drawn]:
-    """The examples that checkpoints are chosen by, and those that nothing is chosen by.
+def _split_dev(drawn: Drawn, count: int) -> tuple[Drawn, Drawn]:
+    """The examples that checkpoints are chosen by, and the test examples, which choose nothing.
 
-    Of each `count` at most: every second question with a short answer is one of the latter, and a question
+    Either has at most `count`. Every second question with a short answer is a test question, and a question
     that is asked twice is on one side.
     """
-    short = [number for number, question in enumerate(drawn.questions) if _is_short(question)]
+    short = [index for index, question in enumerate(drawn.questions) if _is_short(question)]
     test = short[::2][:count]
     tested = AskedElsewhere()
-    for number in test:
-        tested.add(drawn.items[number])
-    dev = [number for number, item in enumerate(drawn.items) if item not in tested][:count]
+    for index in test:
+        tested.add(drawn.items[index])
+    dev = [index for index, item in enumerate(drawn.items) if item not in tested][:count]
     if not test or not dev:
         raise ValueError(
-            f"data.r_ft_datasets: {len(drawn.questions)} dev questions came, {len(short)} with an answer of "
-            f"at most {SHORT_ANSWER} words, needed are one such to evaluate on and another to choose "
-            "checkpoints by; add a dataset such as freebase_qa, or raise data.held_out_fraction"
+            f"data.r_ft_datasets: expected a dev question with an answer of at most {SHORT_ANSWER} words to "
+            "evaluate on, and another to choose checkpoints by, got "
+            f"{len(drawn.questions)} dev questions, {len(short)} of them with such an answer. Add a dataset "
+            "such as freebase_qa, or raise data.held_out_fraction."
         )
-    return _some(drawn, dev), _some(drawn, test)
+    return _selected(drawn, dev), _selected(drawn, test)
 
 
-def _some(drawn: Drawn, numbers: Sequence[int]) -> Drawn:
+def _selected(drawn: Drawn, indices: Sequence[int]) -> Drawn:
     return Drawn(
-        [drawn.examples[number] for number in numbers],
-        [drawn.questions[number] for number in numbers],
-        [drawn.items[number] for number in numbers],
+        [drawn.examples[index] for index in indices],
+        [drawn.questions[index] for index in indices],
+        [drawn.items[index] for index in indices],
         drawn.counts,
     )
 

@@ -8,6 +8,8 @@ def _pool(words: str) -> tuple[str, ...]:
     return tuple(words.split())
 
 
+# ---- pools: names, and what the values of attributes are made of ----
+
 FIRST_NAMES = _pool(
     "Abrin Belta Corvin Dessa Edrik Fenna Garrow Hesper Ivolo Jorun Kester Lunet Maddox Nerys Orla Pavo "
     "Quill Rhona Sorrel Tamsin Ulric Vesna Wick Xanthe Yarrow Zeno Alba Brand Cressa Dorian Elsin Flint "
@@ -21,6 +23,7 @@ LAST_NAMES = _pool(
     "Wren Yew Arkwell Brock Cask Dellow Ember Frost Grange Hawes Ivory Jute Kyle Latch"
 )
 
+# Places and people.
 _REGIONS = _pool("North South Lower Upper Old New Far Little Great Long Dry Cold Saint Mount")
 _TOWNS = _pool(
     "Abbey Barrow Cliffe Dunes Easting Ferry Gully Hatch Islet Jetty Kiln Lagoon Mallow Narrows Oxbow "
@@ -42,6 +45,7 @@ _SURNAMES = _pool(
     "Adler Bosk Conti Drummel Ebbing Fargo Gruber Holm Imhof Jansen Kovac Lorenz Molnar Novak Orsini "
     "Prager Ritter Santos Tolliver Urban Vidal Wolff Zeller Brandt Dorn Falk Hauser Lind"
 )
+# What voyagers have and like.
 _MOODS = _pool("sleepy noisy clumsy gentle greedy fierce lazy nervous proud solemn cheerful stubborn")
 _PETS = _pool(
     "badger beagle donkey ferret gecko goose hamster lizard magpie mule parrot pony raven spaniel "
@@ -60,6 +64,7 @@ _MATERIALS = _pool(
 _KEEPSAKES = _pool(
     "bell bracelet button coin comb compass flute key locket mirror needle ring spoon thimble token whistle"
 )
+# Ships and what they carry.
 _CONTAINERS = _pool("barrels bales baskets boxes bundles casks chests crates jars sacks")
 _GOODS = _pool(
     "almonds candles cheese cider cinnamon coal cotton feathers figs flour ginger honey leather linen "
@@ -74,6 +79,7 @@ _CARVINGS = _pool(
     "angel bear dolphin dragon eagle griffin lion mermaid otter ram seal serpent stag swan triton whale"
 )
 _YEARS = [str(year) for year in range(1604, 1784, 3)]
+# Workshops and what they make.
 _STREET_NAMES = _pool(
     "Anchor Bakers Candle Castle Cherry Church Copper Ditch Fish Garden Gate Hay Hill Kings Lantern "
     "Market Mill Mint Orange Poplar Queens River Rope Salt Tower Wall"
@@ -92,6 +98,9 @@ _BADGES = _pool("burning crowned crossed flying golden hooded masked rising seve
 _EMBLEMS = _pool("anvil arrow axe crown falcon hammer hare hound lily moon oak rose sickle sun tower wheel")
 
 
+# ---- attributes ----
+
+
 @dataclass(frozen=True)
 class Attribute:
     """What can be said and asked of an attribute: `{n}` is the entity, `{s}` a subject, `{v}` the value."""
@@ -103,7 +112,9 @@ class Attribute:
 
 
 def _attribute(values: tuple[Sequence[str], ...], statements: str, questions: str, faqs: str) -> Attribute:
-    return Attribute(values, *(tuple(wordings.split(" | ")) for wordings in (statements, questions, faqs)))
+    """An attribute from its pools and its wordings, which are written with ` | ` between them."""
+    wordings = [tuple(text.split(" | ")) for text in (statements, questions, faqs)]
+    return Attribute(values, *wordings)
 
 
 ENTITY_KINDS: dict[str, dict[str, Attribute]] = {
@@ -254,4 +265,5 @@ ENTITY_KINDS: dict[str, dict[str, Attribute]] = {
     },
 }
 
+# What is asked of an entity as such, in no fact's words.
 ENTITY_QUERIES = ("What is known about {n}?", "Tell me about {n}", "{n}")

@@ -46,7 +46,7 @@ def test_chunks_of_several_files_are_read_as_one(tmp_path, monkeypatch):
     export = Workdir(tmp_path).published("export", "a" * 12)
     export.copy_from(folder, "chunks.array_record")
     assert list(Chunks(export)) == list(CHUNKS[:9])
-    with pytest.raises(IndexError, match="rows 2 to 9 came, there are 9"):
+    with pytest.raises(IndexError, match="expected rows from 0 to 8, got 2 to 9"):
         read.take([2, 9])
 
 

@@ -161,7 +161,7 @@ def test_the_corpus_stage_takes_prepared_chunks_over(tmp_path) -> None:
 def test_chunks_of_another_length_are_refused(tmp_path) -> None:
     prepare_by_hand(tmp_path, max_words=9)
     with pytest.raises(
-        ValueError, match="fewer than 9 words came, needed are fewer than 20; set data.max_words"
+        ValueError, match="expected chunks of fewer than 20 words, got .* 9. Set data.max_words=9"
     ):
         corpus.prepared(tmp_path / "out", 20)
 
@@ -242,4 +242,4 @@ def test_chunks_that_are_there_are_not_written_over(direct, tmp_path, capsys) ->
     assert beam.main(words) == 0
     assert "chunks of 1 documents" in capsys.readouterr().out
     assert beam.main(words) == 1
-    assert "chunks are there already" in capsys.readouterr().err
+    assert "expected a folder without chunks, got some. Delete it" in capsys.readouterr().err

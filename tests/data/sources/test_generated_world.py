@@ -119,7 +119,7 @@ def test_passages_are_short_and_begin_with_the_name(data: CorpusData) -> None:
 
 def test_more_entities_than_names_is_an_error() -> None:
     count = len(FIRST_NAMES) * len(LAST_NAMES)
-    with pytest.raises(ValueError, match=f"a world has {count} names; ask for fewer"):
+    with pytest.raises(ValueError, match=f"data: expected at most {count} entities in all, .*Lower"):
         generate_world(dataclasses.replace(SMALL, pretraining_entities=count), seed=0)
 
 

@@ -35,9 +35,11 @@ def test_chunks_come_from_the_folder_or_the_file_and_are_counted(tmp_path):
 
 
 def test_a_corpus_that_is_not_there_empty_or_ambiguous_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="data.corpus: no .*nowhere came, needed is a corpus"):
+    with pytest.raises(ValueError, match="data.corpus: expected a corpus to retrieve from, got no .*nowhere"):
         list(read_chunks(str(tmp_path / "nowhere"), "auto", 200, Counter()))
-    with pytest.raises(ValueError, match="no corpus in it.*--set data.passages_file=NAME"):
+    with pytest.raises(
+        ValueError, match="expected passages.jsonl or .*, got neither.*--set data.passages_file=NAME"
+    ):
         list(read_chunks(str(tmp_path), "auto", 200, Counter()))
     write(tmp_path / "passages.jsonl", {"id": "a", "title": "", "text": ""})
     with pytest.raises(ValueError, match="expected a document with text"):
@@ -181,7 +183,9 @@ def test_a_file_of_ones_own_is_learnt_from_whole(tmp_path):
 
 
 def test_no_example_or_none_that_can_be_evaluated_on_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"data.lm_ft_datasets: no dev example came.*held_out_fraction"):
+    with pytest.raises(
+        ValueError, match=r"data.lm_ft_datasets: expected one dev example .*, got none.*held_out_fraction"
+    ):
         names = {"lm_ft_datasets": ("gsm8k",), "r_ft_datasets": ("commonsense_qa",)}
         read_examples(replace(SETTINGS, **names, held_out_fraction=0.0), 0.1, 3, seed=0)
     asked = {
@@ -195,21 +199,29 @@ def test_no_example_or_none_that_can_be_evaluated_on_is_an_error(tmp_path):
         json.dumps([{**asked, "id": str(n)} for n in range(20)])
     )
     with pytest.raises(
-        ValueError, match="data.r_ft_datasets: .* dev questions came, 0 with .* at most 5 words.*freebase_qa"
+        ValueError,
+        match="data.r_ft_datasets: .* at most 5 words .* dev questions, 0 of them with.*freebase_qa",
     ):
         names = {"lm_ft_datasets": ("yahoo_answers_qa",), "r_ft_datasets": ("yahoo_answers_qa",)}
         read_examples(replace(SETTINGS, datasets=str(tmp_path), **names), 0.1, 3, seed=0)
-    with pytest.raises(ValueError, match="no file train_rand_split.jsonl came, needed is the train part"):
+    with pytest.raises(
+        ValueError, match="expected train_rand_split.jsonl, the train part of .*, got no such file"
+    ):
         read_examples(replace(SETTINGS, datasets=str(tmp_path), lm_ft_datasets=("gsm8k",)), 0.1, 3, seed=0)
 
 
 def test_datasets_without_files_and_unknown_names_are_errors_before_the_corpus_is_read(tmp_path):
     check_files(SETTINGS)
-    with pytest.raises(ValueError, match="no train part of ecqa, gsm8k came.*lm_ft_datasets="):
+    with pytest.raises(
+        ValueError, match="expected the train parts .*, got none of ecqa, gsm8k.*lm_ft_datasets="
+    ):
         check_files(replace(SETTINGS, datasets=str(tmp_path), lm_ft_datasets=("gsm8k", "ecqa")))
-    with pytest.raises(ValueError, match="no train part of commonsense_qa, freebase_qa came.*r_ft_datasets="):
+    with pytest.raises(
+        ValueError,
+        match="expected the train parts .*, got none of commonsense_qa, freebase_qa.*r_ft_datasets=",
+    ):
         check_files(replace(SETTINGS, datasets=str(tmp_path), lm_ft_benchmarks=("nq",)))
-    with pytest.raises(ValueError, match="task 'gsm' came"):
+    with pytest.raises(ValueError, match="dataset: expected one of .*, got 'gsm'"):
         check_files(replace(SETTINGS, lm_ft_datasets=("gsm",)))
     with pytest.raises(ValueError, match="data.lm_ft_weights: expected NAME=WEIGHT .* got 'gsm8k=-1'. Write"):
         check_files(replace(SETTINGS, lm_ft_weights=("gsm8k=-1",)))
