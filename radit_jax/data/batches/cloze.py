@@ -3,16 +3,17 @@
 Plain text hardly ever asks for what was said a moment ago, so a model of a few million parameters does not
 learn from it to look an answer up. Here every tree is a lookup exercise in the form that RA-DIT uses:
 
-    prefix     <bos>Background: Danube The Danube rises in the Black Forest. It is 2,850 km long.\\n\\n
+    prefix          <bos>Background: Danube The Danube rises in the Black Forest. It is 2,850 km long.\\n\\n
     continuation    Q: Where Danube rises?\\nA: Black Forest<eos>
     continuation    Q: It how many long?\\nA: 2,850 km<eos>
-    ...       the other questions; none sees another
+    ...             the other questions; none sees another
 
 A question is a sentence of the passage with a span taken out, a question word in its place or in front, and
 other words dropped, so that it has to be matched by what is left. All of it can be had from any text.
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Sequence as Seq
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from radit_jax.text.prompts import answer_text, background, question_prompt
 
 MAX_WORDS = 70  # of a passage, its title included
 MAX_QUESTIONS = 12  # on a passage
+MIN_WORDS = 4  # of a sentence that is asked about
 OTHER_WEIGHT = 0.5  # of a token outside the answers, where it is predicted at all
 OTHER_SHARE = 0.3  # of those tokens that are
 
@@ -34,6 +36,7 @@ QUESTION_WORDS = {
     "number": ("when", "how many", "what year", "how much"),
     "phrase": ("what", "which", "what kind of", "how"),
 }
+_MOST_WORDS = {"name": 6, "number": 2, "phrase": 3}  # of a span of each kind
 KIND_WEIGHTS = {"name": 0.45, "number": 0.2, "phrase": 0.35}
 FUNCTION_WORDS = frozenset(
     re.findall(
@@ -43,6 +46,7 @@ FUNCTION_WORDS = frozenset(
     )
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'“(]?[A-Z0-9])")
+_TRIES = 100  # passages that are drawn for a tree, until one gives a question
 _EDGE = "\"'“”‘’()[],;:.!?–—"
 
 
@@ -71,54 +75,63 @@ def cloze_sequence(
     trees fill the `max_tokens` of a row by themselves, a row is a tree.
     """
     rng = np.random.default_rng([seed, number])
-    for _ in range(100):
+    for _ in range(_TRIES):
         passage = passages[int(rng.integers(len(passages)))]
         sentences = _window(passage, rng)
         tree = PrefixTree(_prefix(passage.title, sentences, tokenizer, rng), ())
+        # Questions on sentences of it, until one more would not fit.
         for _ in range(MAX_QUESTIONS):
-            if question := cloze(_draw(sentences, rng), passage.title, rng):
-                grown = tree._replace(
-                    continuations=(*tree.continuations, _continuation(question, tokenizer, rng))
-                )
-                if not _fits(grown, max_tokens, max_targets):
-                    break
-                tree = grown
+            question = cloze(_draw(sentences, rng), passage.title, rng)
+            if question is None:
+                continue
+            continuations = (*tree.continuations, _continuation(question, tokenizer, rng))
+            larger = tree._replace(continuations=continuations)
+            if not _fits(larger, max_tokens, max_targets):
+                break
+            tree = larger
         if tree.continuations:
             return tree
     raise ValueError(
-        f"cloze: none of 100 passages drawn from {len(passages)} gave a question that fits {max_tokens} "
-        "tokens; give passages with sentences of 4 words or more, or raise base.lm.sequence_length"
+        f"cloze: expected a question that fits {max_tokens} tokens, got none from {_TRIES} passages drawn "
+        f"from {len(passages)}. Give passages with sentences of {MIN_WORDS} words or more, or raise "
+        "base.lm.sequence_length."
     )
 
 
 def _fits(tree: PrefixTree, max_tokens: int, max_targets: int) -> bool:
-    tokens = sum(len(part.tokens) for part in tree.spans)
-    return tokens <= max_tokens and sum(int((part.weights > 0).sum()) for part in tree.spans) <= max_targets
+    num_tokens = sum(len(part.tokens) for part in tree.spans)
+    num_targets = sum(int((part.weights > 0).sum()) for part in tree.spans)
+    return num_tokens <= max_tokens and num_targets <= max_targets
 
 
 def _prefix(title: str, sentences: Seq[Seq[str]], tokenizer: LmTokenizer, rng: np.random.Generator) -> Span:
-    text = " ".join([title, *(word for sentence in sentences for word in sentence)]).strip()
-    return concatenate_spans(span([tokenizer.bos_id]), _partly(tokenizer.encode(background(text)), rng))
+    """`<bos>` and the passage as Background, a share of whose tokens is predicted."""
+    text = " ".join([title, *itertools.chain.from_iterable(sentences)]).strip()
+    tokens = tokenizer.encode(background(text))
+    return concatenate_spans(span([tokenizer.bos_id]), _partly(tokens, rng))
 
 
 def _continuation(c: Cloze, tokenizer: LmTokenizer, rng: np.random.Generator) -> Span:
-    prompt = _partly(tokenizer.encode(question_prompt(c.question)), rng)
-    return concatenate_spans(prompt, span([*tokenizer.encode(answer_text(c.answer)), tokenizer.eos_id], 1.0))
+    """A question, of which a share is predicted, and its answer with `<eos>`, which is predicted whole."""
+    prompt = tokenizer.encode(question_prompt(c.question))
+    answer = [*tokenizer.encode(answer_text(c.answer)), tokenizer.eos_id]
+    return concatenate_spans(_partly(prompt, rng), span(answer, 1.0))
 
 
 def _partly(tokens: Seq[int], rng: np.random.Generator) -> Span:
-    """Tokens of which a drawn share is to be predicted, at less than full weight."""
-    return Span(
-        np.asarray(tokens, np.int32), np.float32(OTHER_WEIGHT) * (rng.random(len(tokens)) < OTHER_SHARE)
-    )
+    """A span with a drawn share of its tokens to be predicted, at less than full weight."""
+    is_target = rng.random(len(tokens)) < OTHER_SHARE
+    return Span(np.asarray(tokens, np.int32), np.float32(OTHER_WEIGHT) * is_target)
 
 
 def _window(passage: Chunk, rng: np.random.Generator) -> list[tuple[str, ...]]:
     """Consecutive sentences, as words, from a drawn one on: as many as `MAX_WORDS` leave room for."""
     sentences = [tuple(sentence.split()) for sentence in _SENTENCE_END.split(passage.text.strip())]
     room = max(1, MAX_WORDS - len(passage.title.split()))
+    # It begins at any sentence but the last, unless there is only one.
+    start = int(rng.integers(max(1, len(sentences) - 1)))
     window = []
-    for sentence in sentences[int(rng.integers(max(1, len(sentences) - 1))) :]:
+    for sentence in sentences[start:]:
         if window and len(sentence) > room:
             break
         window.append(sentence[:room])
@@ -128,17 +141,21 @@ def _window(passage: Chunk, rng: np.random.Generator) -> list[tuple[str, ...]]:
 
 def cloze(sentence: tuple[str, ...], title: str, rng: np.random.Generator) -> Cloze | None:
     """A question on `sentence`; None if it is too short, or has no span worth asking for."""
-    candidates = _candidates(sentence) if len(sentence) >= 4 else []
+    candidates = _candidates(sentence) if len(sentence) >= MIN_WORDS else []
     if not candidates:
         return None
+    # 1) Draw a kind, and a span of it: the answer.
     kinds = sorted({c.kind for c in candidates})
     weights = np.array([KIND_WEIGHTS[kind] for kind in kinds])
     kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
     chosen = _draw([c for c in candidates if c.kind == kind], rng)
     answer = " ".join(sentence[chosen.start : chosen.stop]).strip(_EDGE)
-    radius, drop = int(rng.integers(4, 16)), rng.uniform(0.1, 0.6)
+    # 2) Keep some of the words around it.
+    radius = int(rng.integers(4, 16))
+    drop = rng.uniform(0.1, 0.6)
     before = _thinned(sentence[max(0, chosen.start - radius) : chosen.start], drop, rng)
     after = _thinned(sentence[chosen.stop : chosen.stop + radius], drop, rng)
+    # 3) Put a question word in its place or in front, and perhaps the title at the end.
     asked = _draw(QUESTION_WORDS[kind], rng)
     if rng.random() < 0.4:
         words = [*before, asked, *after]
@@ -151,24 +168,27 @@ def cloze(sentence: tuple[str, ...], title: str, rng: np.random.Generator) -> Cl
 
 def _thinned(words: Seq[str], drop: float, rng: np.random.Generator) -> list[str]:
     """The words that survive dropping, without most of their punctuation."""
-    kept = [word for word in words if rng.random() >= drop]
-    return [word.strip(_EDGE) or word for word in kept]
+    survivors = [word for word in words if rng.random() >= drop]
+    return [word.strip(_EDGE) or word for word in survivors]
 
 
 @functools.lru_cache(maxsize=64)
 def _candidates(sentence: tuple[str, ...]) -> list[ClozeSpan]:
     """Runs of capitalised words, numbers, and runs of up to three other content words."""
     kinds = [_kind(word, first=i == 0) for i, word in enumerate(sentence)]
-    found = []
+    spans = []
     for start, kind in enumerate(kinds):
-        if not kind or (kind == "name" and start and _continues(sentence, kinds, start - 1, kind)):
+        if not kind:
             continue
+        # A name is asked for as a whole.
+        if kind == "name" and start and _continues(sentence, kinds, start - 1, kind):
+            continue
+        last_stop = min(start + _MOST_WORDS[kind], len(kinds))
         stop = start + 1
-        limit = {"name": 6, "number": 2, "phrase": 3}[kind]
-        while stop - start < limit and stop < len(kinds) and _continues(sentence, kinds, stop - 1, kind):
+        while stop < last_stop and _continues(sentence, kinds, stop - 1, kind):
             stop += 1
-        found.append(ClozeSpan(start, stop, kind))
-    return found
+        spans.append(ClozeSpan(start, stop, kind))
+    return spans
 
 
 def _continues(sentence: Seq[str], kinds: Seq[str], i: int, kind: str) -> bool:
@@ -178,6 +198,7 @@ def _continues(sentence: Seq[str], kinds: Seq[str], i: int, kind: str) -> bool:
 
 
 def _kind(word: str, *, first: bool) -> str:
+    """What a word may be part of; "" for a function word. The first word's capital says nothing."""
     core = word.strip(_EDGE)
     if not core or core.lower() in FUNCTION_WORDS:
         return ""

@@ -5,6 +5,8 @@ from typing import Protocol, runtime_checkable
 from radit_jax.data.records import Chunk, Example, Question
 from radit_jax.text.prompts import answer_text, question_prompt
 
+_REPLACEMENT = "\ufffd"  # how decoding shows a part of a character
+
 
 @runtime_checkable
 class TextTokenizer(Protocol):
@@ -38,6 +40,7 @@ def lm_text_example(chunk: Chunk, tokenizer: TextTokenizer) -> Example | None:
     ids = tokenizer.encode(chunk.text)
     if len(ids) < 2:
         return None
+    # The prompt is also what the retriever searches with.
     prompt, answer = _cut(chunk.text, ids, len(ids) // 2, tokenizer)
     return Example(f"lm_text/{chunk.id}", prompt, prompt, answer, source_chunk=chunk.id)
 
@@ -61,7 +64,7 @@ def _cut(text: str, ids: list[int], count: int, tokenizer: TextTokenizer) -> tup
     The second part is cut from the text itself, where decoding gives the text back: decoding it alone would
     lose its leading space in some tokenisers. A character that the cut would split (�) goes to the second.
     """
-    head = tokenizer.decode(ids[:count]).rstrip("\ufffd")
+    head = tokenizer.decode(ids[:count]).rstrip(_REPLACEMENT)
     if text.startswith(head):
         return head, text[len(head) :]
     return head, tokenizer.decode(ids[count:])

@@ -6,8 +6,8 @@ r"""A prompt with examples of its task before it: 5-shot evaluation, where the s
     Background: {passage}\n\n {prompt} {answer} \n\n      the nearest shot
     Background: {passage}\n\n {prompt}                  the question
 
-Whether each shot has its own top chunk as Background is the caller's choice, as it is with the question. What
-does not fit gives way in this order: shots, whole and the farthest first, and then the question's Background.
+Whether each shot has its own top chunk as Background is the caller's choice, as it is with the question.
+Where not all fits, shots are left out whole, the farthest first; then the question's Background is cut.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from radit_jax.data.batches.prefix_trees import LmTokenizer, prompt_tokens
 from radit_jax.text.prompts import background
 
-SHOT_END = "\n\n"  # `ours`: the paper does not say what stands between examples
+SHOT_END = "\n\n"  # our choice: the paper does not say what stands between examples
 
 
 class Shot(NamedTuple):
@@ -39,26 +39,38 @@ def few_shot_prompt(
     tokenizer: LmTokenizer, shots: Sequence[Shot], passage: str | None, prompt: str, *, max_length: int
 ) -> FewShotPrompt:
     """`<bos>`, as many of the shots as fit, given from the farthest to the nearest, and the question."""
-    made, truncated = prompt_tokens(tokenizer, passage, prompt, max_length=max_length)
+    # 1) Without any shot.
+    tokens, truncated = prompt_tokens(tokenizer, passage, prompt, max_length=max_length)
     if truncated or not shots:
-        return FewShotPrompt(made, len(shots), truncated)
-    parts = (prompt,) if passage is None else (background(passage), prompt)
-    behind = [token for part in parts for token in tokenizer.encode(part)]
-    kept = 0
+        return FewShotPrompt(tokens, len(shots), truncated)
+    # 2) One shot more before the rest, from the nearest on, while the row has room. The shot that opens a
+    # prompt may be other tokens than the same shot later in it.
+    parts = [prompt] if passage is None else [background(passage), prompt]
+    rest = _encode_parts(tokenizer, parts)
+    num_shots = 0
     for shot in reversed(shots):
-        longer = [tokenizer.bos_id, *shot_tokens(tokenizer, shot, opens=True), *behind]
+        longer = [tokenizer.bos_id, *shot_tokens(tokenizer, shot, opens=True), *rest]
         if len(longer) > max_length:
             break
-        made, kept = longer, kept + 1
-        behind = shot_tokens(tokenizer, shot) + behind
-    return FewShotPrompt(made, len(shots) - kept, truncated=False)
+        tokens = longer
+        num_shots += 1
+        rest = shot_tokens(tokenizer, shot) + rest
+    return FewShotPrompt(tokens, len(shots) - num_shots, truncated=False)
 
 
 def shot_tokens(tokenizer: LmTokenizer, shot: Shot, *, opens: bool = False) -> list[int]:
-    """A shot tokenised in the parts in which training tokenises an example, first behind `<bos>` or not."""
+    """A shot tokenised in the parts in which training tokenises an example; it `opens` after `<bos>`."""
     parts = [shot.prompt + shot.answer, SHOT_END]
     if shot.passage is not None:
         parts.insert(0, background(shot.passage))
     if opens:
         parts[0] = tokenizer.opening + parts[0]
-    return [token for part in parts for token in tokenizer.encode(part)]
+    return _encode_parts(tokenizer, parts)
+
+
+def _encode_parts(tokenizer: LmTokenizer, parts: Sequence[str]) -> list[int]:
+    """The tokens of each part, one after the other: no token spans two parts."""
+    tokens: list[int] = []
+    for part in parts:
+        tokens += tokenizer.encode(part)
+    return tokens

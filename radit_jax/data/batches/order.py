@@ -15,5 +15,12 @@ def shuffled(count: int, *, batch_size: int, seed: int) -> Callable[[int], list[
     >>> sorted(numbers(0))
     [0, 0, 1, 1, 2, 2]
     """
-    order: Any = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
-    return lambda step: [order[i] for i in range(step * batch_size, (step + 1) * batch_size)]
+    # No epoch is held in memory: Grain computes what stands at a place of the order.
+    numbers = grain.MapDataset.range(count).seed(seed)
+    order: Any = numbers.shuffle().repeat()
+
+    def numbers_of(step: int) -> list[int]:
+        start = step * batch_size
+        return [order[place] for place in range(start, start + batch_size)]
+
+    return numbers_of

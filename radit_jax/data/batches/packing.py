@@ -32,6 +32,7 @@ Two sequences in a row of 12 positions:
                     9  . . . . . . . 1 1 1 .
 """
 
+import itertools
 from collections.abc import Sequence as Seq
 from typing import Any, NamedTuple
 
@@ -70,9 +71,9 @@ def span(tokens: Seq[int] | Int[np.ndarray, " n"], weight: float = 0.0) -> Span:
 
 def concatenate_spans(*spans: Span) -> Span:
     """The spans end to end, as one: background, prompt and answer make a continuation."""
-    return Span(
-        np.concatenate([part.tokens for part in spans]), np.concatenate([part.weights for part in spans])
-    )
+    tokens = np.concatenate([part.tokens for part in spans])
+    weights = np.concatenate([part.weights for part in spans])
+    return Span(tokens, weights)
 
 
 def pack(
@@ -92,7 +93,8 @@ def pack(
     >>> pack([three, five, five, two], row_length=8, targets_per_row=8)
     [(0, 1), (2, 3)]
     """
-    limits = np.array([row_length, targets_per_row, continuations_per_row or np.iinfo(np.int64).max])
+    unlimited = np.iinfo(np.int64).max
+    limits = np.array([row_length, targets_per_row, continuations_per_row or unlimited])
     sizes = np.array([_size(sequence) for sequence in sequences], np.int64).reshape(-1, 3)
     _check_fit(sizes, limits)
     return _best_fit(sizes, limits)
@@ -110,13 +112,17 @@ def pack_lengths(lengths: Seq[int] | Int[np.ndarray, " N"], *, row_length: int) 
 def pack_texts(texts: Seq[Seq[int]], *, row_length: int, num_rows: int) -> PackedTexts:
     """Texts laid out in rows, numbered in their order, with empty rows up to `num_rows`."""
     packed = PackedTexts(*np.zeros((3, num_rows, row_length), np.int32))  # pyright: ignore[reportArgumentType]
-    tokens, positions, numbers = packed
-    numbers[:] = -1
-    for row, own in enumerate(pack_lengths([len(text) for text in texts], row_length=row_length)):
-        ends = np.cumsum([len(texts[number]) for number in own])
-        for number, end in zip(own, ends, strict=True):
-            place = row, slice(end - len(texts[number]), end)
-            tokens[place], positions[place], numbers[place] = texts[number], range(len(texts[number])), number
+    tokens, positions, text_numbers = packed
+    text_numbers[:] = -1
+    lengths = [len(text) for text in texts]
+    for row, numbers in enumerate(pack_lengths(lengths, row_length=row_length)):
+        start = 0
+        for number in numbers:
+            place = row, slice(start, start + lengths[number])
+            tokens[place] = texts[number]
+            positions[place] = range(lengths[number])
+            text_numbers[place] = number
+            start += lengths[number]
     return packed
 
 
@@ -125,6 +131,7 @@ def _best_fit(sizes: Int[np.ndarray, "N S"], limits: Int[np.ndarray, " S"]) -> l
     rows: list[list[int]] = []
     free = np.tile(limits[:, None], len(sizes))  # what is left of each size, rows along the columns
     for number in np.argsort(-sizes[:, 0], kind="stable"):
+        # The fullest of the rows with room for it, or else a new row.
         fits = np.flatnonzero((free[:, : len(rows)] >= sizes[number, :, None]).all(axis=0))
         row = int(fits[free[0, fits].argmin()]) if fits.size else len(rows)
         if row == len(rows):
@@ -148,23 +155,35 @@ def to_batch(
     `continuation_ids` may be False where no tree has two continuations; the batch says so (see `LmBatch`).
     """
     num_rows = len(rows) if num_rows is None else num_rows
-    if not continuation_ids and has_continuations([sequences[i] for row in rows for i in row]):
-        raise ValueError("to_batch: a sequence has two continuations; leave continuation_ids True")
     if len(rows) > num_rows:
-        raise ValueError(f"to_batch: {len(rows)} rows, but num_rows is {num_rows}; give fewer rows")
+        raise ValueError(f"to_batch: expected at most num_rows={num_rows} rows, got {len(rows)}. Give fewer.")
     by_token = np.zeros((4, num_rows, row_length), np.int32)
     by_target = np.zeros((3, num_rows, targets_per_row), np.int32)
     weights = np.zeros((num_rows, targets_per_row), np.float32)
-    for number, row in enumerate(rows):
-        tokens, targets, target_weights = _lay_out([sequences[i] for i in row])
-        by_token[:, number, : tokens.shape[1]] = tokens
-        by_target[:, number, : targets.shape[1]] = targets
-        weights[number, : len(target_weights)] = target_weights
+    for row, numbers in enumerate(rows):
+        trees = [sequences[number] for number in numbers]
+        if not continuation_ids and has_continuations(trees):
+            raise ValueError(
+                "to_batch: expected trees of one continuation, as continuation_ids is False, got one of two "
+                "or more. Leave continuation_ids True."
+            )
+        tokens, targets, target_weights = _lay_out(trees)
+        by_token[:, row, : tokens.shape[1]] = tokens
+        by_target[:, row, : targets.shape[1]] = targets
+        weights[row, : len(target_weights)] = target_weights
     tokens, positions, segments, continuations = by_token
     slots, targets, items = by_target
     # A batch holds numpy's arrays until `put_batch` spreads it over the devices.
-    found = continuations if continuation_ids else None
-    arrays: Any = (tokens, positions, segments, found, slots, targets, weights, items)
+    arrays: Any = (
+        tokens,
+        positions,
+        segments,
+        continuations if continuation_ids else None,
+        slots,
+        targets,
+        weights,
+        items,
+    )
     return LmBatch(*arrays)
 
 
@@ -180,19 +199,29 @@ def continuation_places(
 
     `sums` is what `continuation_log_probs` gives, [rows, continuations].
     """
-    places: dict[int, list[tuple[int, int]]] = {}
-    for number, row in enumerate(rows):
-        counts = [len(sequences[i].continuations) for i in row]
-        for i, first, last in zip(row, np.cumsum([0, *counts[:-1]]), np.cumsum(counts), strict=True):
-            places[i] = [(number, item) for item in range(first, last)]
-    flat = np.array([place for i in range(len(sequences)) for place in places[i]], np.int64).reshape(-1, 2)
-    return flat[:, 0], flat[:, 1]
+    # 1) A row's continuations are its items, numbered through from tree to tree.
+    places_of_tree: dict[int, list[tuple[int, int]]] = {}
+    for row, numbers in enumerate(rows):
+        first_item = 0
+        for number in numbers:
+            items = range(first_item, first_item + len(sequences[number].continuations))
+            places_of_tree[number] = [(row, item) for item in items]
+            first_item = items.stop
+    # 2) In the order of the trees.
+    places: list[tuple[int, int]] = []
+    for number in range(len(sequences)):
+        places += places_of_tree[number]
+    table = np.array(places, np.int64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
 
 
 def fill(sequences: Seq[PrefixTree], rows: Seq[Row], *, row_length: int) -> float:
     """The share of the rows' positions that hold a token."""
-    used = sum(_size(sequences[i])[0] for row in rows for i in row)
-    return used / max(1, row_length * len(rows))
+    num_tokens = 0
+    for number in itertools.chain.from_iterable(rows):
+        tokens, _, _ = _size(sequences[number])
+        num_tokens += tokens
+    return num_tokens / max(1, row_length * len(rows))
 
 
 def _size(sequence: PrefixTree) -> tuple[int, int, int]:
@@ -203,11 +232,12 @@ def _size(sequence: PrefixTree) -> tuple[int, int, int]:
 
 
 def _check_fit(sizes: Int[np.ndarray, "N 3"], limits: Int[np.ndarray, " 3"]) -> None:
+    """ValueError for the first sequence that no row can hold."""
     for number, column in np.argwhere(sizes > limits)[:1]:
         what = ("tokens", "predicted tokens", "continuations")[column]
         raise ValueError(
-            f"pack: sequence {number} has {sizes[number, column]} {what}, but a row holds {limits[column]}; "
-            "truncate its background, split its continuations or make the rows longer"
+            f"pack: expected at most {limits[column]} {what}, which a row holds, got {sizes[number, column]} "
+            f"in sequence {number}. Truncate its background, split its continuations or make the rows longer."
         )
 
 
@@ -216,25 +246,31 @@ def _lay_out(
 ) -> tuple[Int[np.ndarray, "4 n"], Int[np.ndarray, "3 m"], Float[np.ndarray, " m"]]:
     """One row: (tokens, positions, segments, continuations), (slots, targets, items), target weights."""
     tokens, targets, weights = [], [], []
-    start, first_item = 0, 0
+    start = 0  # where the next span begins
+    first_item = 0  # of the row's continuations, the first of this tree
     for segment, sequence in enumerate(sequences, start=1):
-        prefix_end = start + len(sequence.prefix.tokens) - 1
+        prefix_length = len(sequence.prefix.tokens)
+        prefix_end = start + prefix_length - 1
+        # Span 0 is the prefix; the others are the continuations, each of which goes on from its end.
         for continuation, part in enumerate(sequence.spans):
             length = len(part.tokens)
-            depth = len(sequence.prefix.tokens) if continuation else 0
+            depth = prefix_length if continuation else 0
             ids = np.broadcast_to([[segment], [continuation]], (2, length))
             tokens.append(np.vstack([part.tokens, depth + np.arange(length), ids]))
-            before = np.arange(start - 1, start + length - 1)
-            before[:1] = prefix_end if depth else -1
-            used = part.weights > 0
-            item = np.full(length, first_item + continuation - 1 if continuation else -1)
-            targets.append(np.vstack([before, part.tokens, item])[:, used])
-            weights.append(part.weights[used])
+            # What predicts a token is the one before it; a tree's first token has none, which is -1.
+            predictors = np.arange(start - 1, start + length - 1)
+            predictors[:1] = prefix_end if depth else -1
+            item = first_item + continuation - 1 if continuation else -1
+            items = np.full(length, item)
+            is_target = part.weights > 0
+            targets.append(np.vstack([predictors, part.tokens, items])[:, is_target])
+            weights.append(part.weights[is_target])
             start += length
         first_item += len(sequence.continuations)
     slots_targets_items = np.hstack(targets)
     if (slots_targets_items[0] < 0).any():
         raise ValueError(
-            "to_batch: a sequence's first token has a weight, but nothing predicts it; weigh it 0"
+            "to_batch: expected weight 0 on a tree's first token, which nothing predicts, got another. Weigh "
+            "it 0."
         )
     return np.hstack(tokens), slots_targets_items, np.concatenate(weights)

@@ -1,17 +1,19 @@
 r"""From an example and its chunk to the token tree that `packing` lays into rows.
 
-    prefix    <bos> Background: {passage} \n\n          weight 0
-    continuation   {prompt}                                weight 0
-             {answer}  (<eos>)                       weight 1
+    prefix          <bos> Background: {passage} \n\n    weight 0
+    continuation    {prompt}                           weight 0
+                    {answer}  (<eos>)                  weight 1
 
 Where a row is too short for all of it, the passage gives way: the prompt and the answer are never cut.
 
 Prompt and answer are tokenised as one text, cut at the first piece that holds a character of the answer. What
-stands behind `<bos>`, the Background or else the prompt, begins with the tokeniser's `opening`.
+follows `<bos>`, the Background or else the prompt, begins with the tokeniser's `opening`.
 """
 
 from collections.abc import Sequence as Seq
 from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
 
 from radit_jax.data.batches.examples import TextTokenizer
 from radit_jax.data.batches.packing import PrefixTree, Span, concatenate_spans, span
@@ -25,7 +27,7 @@ class LmTokenizer(TextTokenizer, Protocol):
 
     bos_id: int
     eos_id: int
-    opening: str  # what its model read before the first text behind `<bos>`: a space, or nothing
+    opening: str  # what its model read between `<bos>` and the first text: a space, or nothing
 
     def encode_pair(self, prompt: str, answer: str) -> tuple[list[int], int]:
         """The ids of `prompt + answer` as one text, and the place of the first one of the answer."""
@@ -68,9 +70,8 @@ def lm_sequence(
 ) -> tuple[PrefixTree, bool]:
     """The tree of one example under one passage (None: closed book), and whether the passage was cut."""
     continuation = example_span(tokenizer, example, terminator=terminator, opens=passage is None)
-    prefix, truncated = _prefix(
-        tokenizer, passage, max_length - len(continuation.tokens), f"example {example.id}"
-    )
+    room = max_length - len(continuation.tokens)
+    prefix, truncated = _prefix(tokenizer, passage, room, f"example {example.id}")
     return PrefixTree(span(prefix), (continuation,)), truncated
 
 
@@ -99,22 +100,28 @@ def shared_sequences(
     continuations). An example that fits only under a cut passage gets a tree of its own, so that each is
     scored as `lm_sequence` would alone, whatever else is asked of the passage.
     """
-    whole = _whole_prefix(tokenizer, passage)
-    alone, together = [], []
+    prefix = _whole_prefix(tokenizer, passage)
+    room = max_length - len(prefix)
+    # 1) Which examples fit after the whole passage.
+    together: list[tuple[int, Span]] = []
+    alone: list[int] = []
     for number, example in enumerate(examples):
         continuation = example_span(tokenizer, example, terminator=terminator, opens=passage is None)
-        (together if len(whole) + len(continuation.tokens) <= max_length else alone).append(
-            (number, continuation)
-        )
-    trees = [
-        SharedSequence(PrefixTree(span(whole), tuple(b for _, b in group)), tuple(n for n, _ in group), False)
-        for group in _groups(together, max_length - len(whole), max_targets, max_continuations)
-    ]
-    for number, _ in alone:
-        cut, truncated = lm_sequence(
+        if len(continuation.tokens) <= room:
+            together.append((number, continuation))
+        else:
+            alone.append(number)
+    # 2) These share trees, as many to a tree as the limits allow.
+    trees: list[SharedSequence] = []
+    for group in _groups(together, room, max_targets, max_continuations):
+        numbers, continuations = zip(*group, strict=True)
+        trees.append(SharedSequence(PrefixTree(span(prefix), continuations), numbers, truncated=False))
+    # 3) Each of the others cuts the passage in a tree of its own.
+    for number in alone:
+        tree, truncated = lm_sequence(
             tokenizer, passage, examples[number], max_length=max_length, terminator=terminator
         )
-        trees.append(SharedSequence(cut, (number,), truncated))
+        trees.append(SharedSequence(tree, (number,), truncated))
     return trees
 
 
@@ -125,15 +132,15 @@ def _groups(
     max_continuations: int | None,
 ) -> list[list[tuple[int, Span]]]:
     """Runs of continuations, as long as the limits allow."""
-    limits = (max_tokens, max_targets or float("inf"), max_continuations or float("inf"))
+    limits = np.array([max_tokens, max_targets or np.inf, max_continuations or np.inf])
     groups: list[list[tuple[int, Span]]] = []
-    used = limits
+    used = np.zeros(3)  # tokens, predicted tokens and continuations of the last group
     for number, continuation in continuations:
-        size = (len(continuation.tokens), int((continuation.weights > 0).sum()), 1)
-        grown = tuple(a + b for a, b in zip(used, size, strict=True))
-        if groups and all(a <= b for a, b in zip(grown, limits, strict=True)):
+        num_targets = int((continuation.weights > 0).sum())
+        size = np.array([len(continuation.tokens), num_targets, 1])
+        if groups and (used + size <= limits).all():
             groups[-1].append((number, continuation))
-            used = grown
+            used = used + size
         else:
             groups.append([(number, continuation)])
             used = size
@@ -141,6 +148,7 @@ def _groups(
 
 
 def _whole_prefix(tokenizer: LmTokenizer, passage: str | None) -> list[int]:
+    """`<bos>` and the Background, if there is a passage, however long."""
     text = "" if passage is None else tokenizer.opening + background(passage)
     return [tokenizer.bos_id, *tokenizer.encode(text)]
 
@@ -148,20 +156,22 @@ def _whole_prefix(tokenizer: LmTokenizer, passage: str | None) -> list[int]:
 def _prefix(tokenizer: LmTokenizer, passage: str | None, room: int, what: str) -> tuple[list[int], bool]:
     """`<bos>` and the passage in at most `room` tokens, and whether the passage was cut.
 
-    A cut passage keeps the blank line behind it, by which the model knows that the question follows. Where
+    A cut passage keeps the blank line after it, by which the model knows that the question follows. Where
     not even its first token would fit, the whole Background is left out.
     """
     if room < 1:
         raise ValueError(
-            f"{what}: it is {1 - room} tokens too long for the row with <bos> alone; "
-            "raise the stage's sequence_length or leave it out"
+            f"{what}: expected at most as many tokens as a row holds after <bos>, got {1 - room} more. Raise "
+            "the stage's sequence_length, or leave it out."
         )
     prefix = _whole_prefix(tokenizer, passage)
     if passage is None or len(prefix) <= room:
         return prefix, False
+    # Cut the text, but for the blank line, to what `<bos>` and that line leave.
     end = tokenizer.encode(BACKGROUND_END)
     text = tokenizer.opening + background(passage).removesuffix(BACKGROUND_END)
-    kept = tokenizer.encode(text)[: max(0, room - 1 - len(end))]
-    if len(kept) <= len(tokenizer.encode(tokenizer.opening + BACKGROUND_START)):
+    cut_text = tokenizer.encode(text)[: max(0, room - 1 - len(end))]
+    label = tokenizer.encode(tokenizer.opening + BACKGROUND_START)
+    if len(cut_text) <= len(label):
         return [tokenizer.bos_id], True
-    return [tokenizer.bos_id, *kept, *end], True
+    return [tokenizer.bos_id, *cut_text, *end], True

@@ -58,7 +58,7 @@ def test_without_room_for_any_shot_the_background_is_cut_and_never_the_question(
     text, dropped, truncated = prompt(len(OWN) - 1)
     assert text.startswith("Background: He") and text.endswith("\n\nQ: 4\nA:")
     assert (dropped, truncated) == (3, True)
-    with pytest.raises(ValueError, match="tokens too long for the row with <bos> alone"):
+    with pytest.raises(ValueError, match="expected at most as many tokens as a row holds after <bos>, got"):
         prompt(4)
 
 

@@ -91,7 +91,7 @@ def test_a_background_gives_way_from_its_end_and_keeps_its_blank_line(max_length
 
 def test_a_question_that_does_not_fit_even_alone_is_an_error_that_names_it():
     assert fits(Words(), EXAMPLE, 10) and not fits(Words(), EXAMPLE, 9)
-    with pytest.raises(ValueError, match="example e1: .* 1 tokens too long .*sequence_length"):
+    with pytest.raises(ValueError, match="example e1: expected .*, got 1 more.*sequence_length"):
         lm_sequence(Words(), PASSAGE, EXAMPLE, max_length=8, terminator=False)
 
 
