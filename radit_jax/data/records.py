@@ -1,6 +1,7 @@
 """What the stages pass to each other: chunks to retrieve from, and questions asked of them."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -76,10 +77,23 @@ class Item:
         return " ".join((*self.turns, self.question))
 
 
-_FORMS = {  # a field's annotation -> whether JSON's value is one
-    str: lambda value: isinstance(value, str),
-    str | None: lambda value: value is None or isinstance(value, str),
-    tuple[str, ...]: lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_string_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_list_of_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_string, value))
+
+
+# By a field's annotation: whether a value from JSON is one.
+_FORMS: dict[Any, Callable[[Any], bool]] = {
+    str: _is_string,
+    str | None: _is_string_or_none,
+    tuple[str, ...]: _is_list_of_strings,
 }
 
 
@@ -90,8 +104,9 @@ def read_record(kind: type[Record], value: Any, where: str) -> Record:
     Chunk(id='a', title='', text='b')
     """
     forms: dict[str, Any] = {field.name: field.type for field in fields(kind)}  # pyright: ignore[reportArgumentType]
-    is_whole = isinstance(value, dict) and value.keys() <= forms.keys()
-    if is_whole and all(_FORMS[forms[name]](part) for name, part in value.items()):
+    is_known = isinstance(value, dict) and value.keys() <= forms.keys()
+    if is_known and all(_FORMS[forms[name]](part) for name, part in value.items()):
+        # JSON's lists are tuples here, so that a record cannot change.
         parts = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
         with contextlib.suppress(TypeError):  # a field is missing
             return kind(**parts)

@@ -26,4 +26,5 @@ class Scores:
 
     @classmethod
     def load(cls, folder: StageFolder, name: str = "scores.npz") -> "Scores":
-        return cls(**folder.read_arrays(name, *(field.name for field in dataclasses.fields(cls))))
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**folder.read_arrays(name, *names))

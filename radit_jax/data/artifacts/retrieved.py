@@ -21,19 +21,22 @@ class Retrieved:
 
     @property
     def is_question(self) -> Bool[np.ndarray, " E"]:
+        """Whether an example was made of a question, not cut from a chunk."""
         return np.array([not example.source_chunk for example in self.examples], dtype=bool)
 
     def save(self, folder: StageFolder, split: str) -> None:
         folder.write_jsonl(f"{split}.jsonl", map(dataclasses.asdict, self.examples))
-        folder.write_arrays(
-            f"{split}.npz", chunk_rows=self.chunk_rows, retrieval_scores=self.retrieval_scores
-        )
+        arrays = {"chunk_rows": self.chunk_rows, "retrieval_scores": self.retrieval_scores}
+        folder.write_arrays(f"{split}.npz", **arrays)
 
     @classmethod
     def load(cls, folder: StageFolder, split: str) -> "Retrieved":
-        where = str(folder.home / f"{split}.jsonl")
-        examples = [read_record(Example, record, where) for record in folder.read_jsonl(f"{split}.jsonl")]
+        """The examples of a split; ValueError where their chunks are not as many rows as they are."""
+        name = f"{split}.jsonl"
+        where = str(folder.home / name)
+        examples = [read_record(Example, record, where) for record in folder.read_jsonl(name)]
         arrays = folder.read_arrays(f"{split}.npz", "chunk_rows", "retrieval_scores")
+        # Both files are committed alone, so they may be of two runs.
         if any(array.ndim != 2 or len(array) != len(examples) for array in arrays.values()):
             shapes = {name: array.shape for name, array in arrays.items()}
             raise ValueError(

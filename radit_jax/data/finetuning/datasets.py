@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from etils import epath
 
-from radit_jax.data.finetuning.formats import Items, Skip
+from radit_jax.data.finetuning.items import Items, Skip
 from radit_jax.data.finetuning.raw import Record
 from radit_jax.data.finetuning.sources import HUB, RAW, Hub, Raw, Split
 from radit_jax.data.records import Item

@@ -31,7 +31,8 @@ class Record(NamedTuple):
 
 def json_lines(file: epath.Path) -> Iterator[Record]:
     """A JSON value per line."""
-    for number, (where, line) in enumerate(numbered_lines(_present(file)), 1):
+    lines = numbered_lines(_present(file))
+    for number, (where, line) in enumerate(lines, start=1):
         if line.strip():
             value, problem = _parse(line)
             yield Record(where, f"{_stem(file)}-{number}", value, problem)
@@ -51,7 +52,7 @@ def json_elements(file: epath.Path, key: str = "") -> Iterator[Record]:
             f"{file}: expected a JSON list or object, got {str(value)[:40]!r}. Get the official file."
         )
     elements = value.items() if isinstance(value, dict) else value
-    for number, element in enumerate(elements, 1):
+    for number, element in enumerate(elements, start=1):
         yield Record(f"{file} item {number}", f"{_stem(file)}-{number}", element)
 
 
@@ -94,40 +95,50 @@ def xml_elements(file: epath.Path, tag: str) -> Iterator[Record]:
 def listed_stories(file: epath.Path) -> Iterator[Record]:
     """The CNN and Daily Mail stories that `url_lists/*.txt` lists: a story lies under the SHA-1 of its URL.
 
-    A value is the text of `{cnn,dailymail}/stories/{sha1}.story`, beside `url_lists`.
+    A value is the text of `{cnn,dailymail}/stories/{sha1}.story`, next to `url_lists`.
     """
-    folders = [file.parent.parent / name / "stories" for name in ("cnn", "dailymail")]
-    for number, url in enumerate(_lines(file), 1):
-        digest = hashlib.sha1(url.encode()).hexdigest()
-        found = [path for folder in folders if (path := folder / f"{digest}.story").exists()]
+    cnn, dailymail = (file.parent.parent / name / "stories" for name in ("cnn", "dailymail"))
+    for number, url in enumerate(_lines(file), start=1):
         where = f"{file} line {number}"
-        if not found:
-            yield Record(
-                where, digest, None, f"expected {digest}.story in {folders[0]} or {folders[1]}, got none"
-            )
+        digest = hashlib.sha1(url.encode()).hexdigest()
+        story = cnn / f"{digest}.story"
+        if not story.exists():
+            story = dailymail / story.name
+        if not story.exists():
+            problem = f"expected {story.name} in {cnn} or {dailymail}, got none"
+            yield Record(where, digest, None, problem)
             continue
         try:
-            yield Record(where, digest, found[0].read_bytes().decode())
+            yield Record(where, digest, story.read_bytes().decode())
         except UnicodeDecodeError as error:
-            yield Record(where, digest, None, f"expected UTF-8 in {found[0].name}, got {_bad_byte(error)}")
+            yield Record(where, digest, None, f"expected UTF-8 in {story.name}, got {_bad_byte(error)}")
 
 
 def joined_ecqa(file: epath.Path) -> Iterator[Record]:
     """ECQA's records whose ids `author_split/*_ids.txt` lists, each as (ECQA's line, CommonsenseQA's line).
 
-    ECQA is distributed without the questions. They are read from the folder `commonsense_qa` beside ECQA's.
+    ECQA is distributed without the questions. They are read from the folder `commonsense_qa` next to ECQA's.
     """
+    # 1) Both files of each, by id.
     ecqa = file.parent.parent
     explained = {line["id"]: line for line in _values(ecqa / "ecqa.jsonl")}
-    names = ("train_rand_split.jsonl", "dev_rand_split.jsonl")
-    asked = {line["id"]: line for name in names for line in _values(ecqa.parent / "commonsense_qa" / name)}
-    for number, name in enumerate(_lines(file), 1):
+    commonsense_qa = ecqa.parent / "commonsense_qa"
+    train_file = "train_rand_split.jsonl"
+    asked = {}
+    for file_name in (train_file, "dev_rand_split.jsonl"):
+        for line in _values(commonsense_qa / file_name):
+            asked[line["id"]] = line
+    # 2) What belongs to each listed id.
+    for number, name in enumerate(_lines(file), start=1):
         where = f"{file} line {number}"
-        missing = [of for of, lines in (("ecqa.jsonl", explained), (names[0], asked)) if name not in lines]
+        missing = [
+            file_name
+            for file_name, lines in (("ecqa.jsonl", explained), (train_file, asked))
+            if name not in lines
+        ]
         if missing:
-            yield Record(
-                where, name, None, f"expected id {name!r} in {' and '.join(missing)}, got no such line"
-            )
+            problem = f"expected id {name!r} in {' and '.join(missing)}, got no such line"
+            yield Record(where, name, None, problem)
         else:
             yield Record(where, name, (explained[name], asked[name]))
 
@@ -135,6 +146,7 @@ def joined_ecqa(file: epath.Path) -> Iterator[Record]:
 def joined_narrativeqa(file: epath.Path) -> Iterator[Record]:
     """The rows of `qaps.csv`, each with the `summary` of its document."""
     summaries = file.parent / "third_party" / "wikipedia" / "summaries.csv"
+    # 1) The summary of each document.
     summary_of = {}
     for row in csv_rows(summaries):
         if row.problem or not {"document_id", "summary"} <= set(row.value):
@@ -142,12 +154,17 @@ def joined_narrativeqa(file: epath.Path) -> Iterator[Record]:
             problem = row.problem or f"expected columns document_id and summary, got {names}"
             raise ValueError(f"{row.where}: {problem}. Get the official file.")
         summary_of[row.value["document_id"]] = row.value["summary"]
+    # 2) Each question with its document's.
     for row in csv_rows(file):
-        document = row.value.get("document_id") if row.value else ""
-        if row.value and document not in summary_of:
+        if not row.value:
+            yield row
+            continue
+        document = row.value.get("document_id")
+        if document in summary_of:
+            yield row._replace(value={**row.value, "summary": summary_of[document]})
+        else:
             problem = f"expected a summary of document {document!r} in {summaries}, got none"
-            row = row._replace(value=None, problem=problem)
-        yield row._replace(value=row.value and {**row.value, "summary": summary_of[document]})
+            yield row._replace(value=None, problem=problem)
 
 
 def _present(file: epath.Path) -> epath.Path:
@@ -163,6 +180,7 @@ def _open(file: epath.Path) -> Iterator[BinaryFile]:
 
 
 def _stem(file: epath.Path) -> str:
+    """The file's name without its ending, and without what says that it is compressed."""
     return plain_name(file).rpartition(".")[0]
 
 
@@ -179,6 +197,8 @@ def _parse(line: bytes) -> tuple[Any, str]:
 
 
 def _whole(stream: BinaryFile, file: epath.Path) -> bytes:
+    """All bytes of a file, which are limited."""
+    # One byte more than is allowed, by which a longer file is known.
     data = stream.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(
@@ -188,11 +208,13 @@ def _whole(stream: BinaryFile, file: epath.Path) -> bytes:
 
 
 def _load(file: epath.Path) -> Any:
+    """The JSON value that a file is."""
     with _open(file) as stream:
         data = _whole(stream, file)
     try:
         data.decode()
     except UnicodeDecodeError as error:
+        # Say in which line the faulty byte is.
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
             f"{file} line {line}: expected UTF-8, got {_bad_byte(error)}. Get the official file."
@@ -211,22 +233,25 @@ def _values(file: epath.Path) -> Iterator[Any]:
 
 
 def _lines(file: epath.Path) -> Iterator[str]:
+    """The lines of a list, without blank ones."""
     for _, line in numbered_lines(_present(file)):
         if line.strip():
             yield line.strip().decode("ascii", errors="replace")
 
 
 def _rows(file: epath.Path, *, delimiter: str, quoting: Any) -> Iterator[Record]:
+    """The rows of a table under its header, as dictionaries."""
     csv.field_size_limit(MAX_LINE_BYTES)  # Python's own of 131,072 is less than a story
     # Undecodable bytes come through as lone surrogates, so that only their own row is lost.
     lines = (line.decode(errors="surrogateescape") for _, line in numbered_lines(_present(file)))
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
     try:
         header = next(reader, [])
-        for number, row in enumerate(reader, 1):
+        for number, row in enumerate(reader, start=1):
+            where = f"{file} line {reader.line_num}"
             problem = _row_problem(row, header)
             value = None if problem else dict(zip(header, row, strict=True))
-            yield Record(f"{file} line {reader.line_num}", f"{_stem(file)}-{number}", value, problem)
+            yield Record(where, f"{_stem(file)}-{number}", value, problem)
     except csv.Error as error:
         raise ValueError(
             f"{file} line {reader.line_num}: expected a row of a table, got another form ({error}). Get the "
@@ -235,10 +260,13 @@ def _rows(file: epath.Path, *, delimiter: str, quoting: Any) -> Iterator[Record]
 
 
 def _row_problem(row: list[str], header: list[str]) -> str:
+    """What is wrong with a row, or ""."""
     if len(row) != len(header):
         return f"expected the header's {len(header)} columns, got {len(row)}"
     try:
         "".join(row).encode()
     except UnicodeEncodeError as error:
-        return f"expected UTF-8, got byte 0x{ord(error.object[error.start]) - 0xDC00:02x}"
+        # A lone surrogate is 0xDC00 more than the byte that it stands for.
+        byte = ord(error.object[error.start]) - 0xDC00
+        return f"expected UTF-8, got byte 0x{byte:02x}"
     return ""

@@ -1,6 +1,7 @@
 """Where each dataset is read from: its publisher's files, and the Hugging Face hub.
 
-Both tables say which function of `formats` reads a record; the paper's table of datasets is in `datasets`.
+Both tables say which function of `formats` or `hub_formats` reads a record; the paper's table of datasets is
+in `datasets`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,11 +11,12 @@ from typing import Any, Literal
 
 from etils import epath
 
-from radit_jax.data.finetuning import formats, raw
-from radit_jax.data.finetuning.formats import Items
+from radit_jax.data.finetuning import formats, hub_formats, raw
+from radit_jax.data.finetuning.items import Items
 from radit_jax.data.finetuning.raw import Record
 
 Split = Literal["train", "dev", "test"]
+# The hub's names of splits, by ours.
 TRAIN_DEV: dict[Split, str] = {"train": "train", "dev": "validation"}
 TRAIN_TEST: dict[Split, str] = {"train": "train", "test": "test"}
 ALL_SPLITS: dict[Split, str] = {**TRAIN_DEV, "test": "test"}
@@ -46,7 +48,10 @@ class Hub:
     group: Callable[[Iterable[Any]], Iterable[Any]] = iter  # rows to records
 
 
+# ---- the publishers' files ----
+
 RAW = {
+    # Dialogue.
     "oasst1": Raw(
         "https://huggingface.co/datasets/OpenAssistant/oasst1",
         {"train": "*tree*.jsonl"},  # the publisher divides it on the hub only
@@ -54,6 +59,7 @@ RAW = {
         formats.oasst1,
         '{"prompt": {"message_id", "role", "text", "deleted", "review_result", "replies"}}',
     ),
+    # Open-domain questions.
     "commonsense_qa": Raw(
         "https://www.tau-nlp.org/commonsenseqa",
         {"train": "train_rand_split.jsonl", "dev": "dev_rand_split.jsonl"},
@@ -103,6 +109,7 @@ RAW = {
         formats.ms_marco,
         '{"query_id", "query", "answers"}',
     ),
+    # Reading comprehension.
     "coqa": Raw(
         "https://stanfordnlp.github.io/coqa",
         {"train": "coqa-train-v1.0.json", "dev": "coqa-dev-v1.0.json"},
@@ -163,6 +170,7 @@ RAW = {
         formats.squad_v2,
         '{"paragraphs": [{"context", "qas": [{"id", "question", "answers", "is_impossible"}]}]}',
     ),
+    # Summarisation.
     "cnn_dailymail": Raw(
         "https://cs.nyu.edu/~kcho/DMQA",
         {
@@ -175,6 +183,7 @@ RAW = {
         "an article and its @highlight sections",
         beside=("cnn_dailymail/cnn/stories/*.story", "cnn_dailymail/dailymail/stories/*.story"),
     ),
+    # Chain of thought.
     "aqua_rat": Raw(
         "https://github.com/google-deepmind/AQuA",
         {"train": "train.json", "dev": "dev.json", "test": "test.json"},
@@ -191,7 +200,7 @@ RAW = {
         },
         raw.joined_ecqa,
         formats.ecqa,
-        '{"id", "explanation"} beside the question of CommonsenseQA',
+        '{"id", "explanation"} and the question of CommonsenseQA',
         beside=(
             "ecqa/ecqa.jsonl",
             "commonsense_qa/train_rand_split.jsonl",
@@ -221,25 +230,29 @@ RAW = {
     ),
 }
 
+# ---- the Hugging Face hub ----
+
 HUB = {
+    # Dialogue.
     "oasst1": Hub(
         "OpenAssistant/oasst1",
         formats.oasst1,
         ("message_id", "parent_id", "role", "text", "deleted", "review_result"),
         TRAIN_DEV,
-        group=formats.oasst1_trees,
+        group=hub_formats.oasst1_trees,
     ),
+    # Open-domain questions.
     "commonsense_qa": Hub(
         "tau/commonsense_qa",
-        formats.commonsense_qa_hub,
+        hub_formats.commonsense_qa_hub,
         ("id", "question", "choices", "answerKey"),
         TRAIN_DEV,
     ),
     "math_qa": Hub("allenai/math_qa", formats.math_qa, ("Problem", "options", "correct"), ALL_SPLITS),
     "web_questions": Hub(
-        "stanfordnlp/web_questions", formats.web_questions_hub, ("question", "answers"), TRAIN_TEST
+        "stanfordnlp/web_questions", hub_formats.web_questions_hub, ("question", "answers"), TRAIN_TEST
     ),
-    "wiki_qa": Hub("microsoft/wiki_qa", formats.wiki_qa_hub, ("question", "answer", "label"), ALL_SPLITS),
+    "wiki_qa": Hub("microsoft/wiki_qa", hub_formats.wiki_qa_hub, ("question", "answer", "label"), ALL_SPLITS),
     "yahoo_answers_qa": Hub(
         "yahoo_answers_qa",
         formats.yahoo_answers_qa,
@@ -248,33 +261,34 @@ HUB = {
     ),
     "freebase_qa": Hub(
         "KelvinJiang/freebase_qa",
-        formats.freebase_qa_hub,
+        hub_formats.freebase_qa_hub,
         ("Question-ID", "RawQuestion", "Parses"),
         ALL_SPLITS,
     ),
     "ms_marco": Hub(
         "microsoft/ms_marco", formats.ms_marco, ("query_id", "query", "answers"), TRAIN_DEV, configs=("v1.1",)
     ),
-    "coqa": Hub("stanfordnlp/coqa", formats.coqa_hub, ("story", "questions", "answers"), TRAIN_DEV),
+    # Reading comprehension.
+    "coqa": Hub("stanfordnlp/coqa", hub_formats.coqa_hub, ("story", "questions", "answers"), TRAIN_DEV),
     "drop": Hub(
-        "ucinlp/drop", formats.drop_hub, ("query_id", "passage", "question", "answers_spans"), TRAIN_DEV
+        "ucinlp/drop", hub_formats.drop_hub, ("query_id", "passage", "question", "answers_spans"), TRAIN_DEV
     ),
     "narrativeqa": Hub(
-        "deepmind/narrativeqa", formats.narrativeqa_hub, ("document", "question", "answers"), ALL_SPLITS
+        "deepmind/narrativeqa", hub_formats.narrativeqa_hub, ("document", "question", "answers"), ALL_SPLITS
     ),
     "newsqa": Hub(
-        "lucadiliello/newsqa", formats.newsqa_hub, ("key", "context", "question", "answers"), TRAIN_DEV
+        "lucadiliello/newsqa", hub_formats.newsqa_hub, ("key", "context", "question", "answers"), TRAIN_DEV
     ),
     "pubmed_qa": Hub(
         "qiaojin/PubMedQA",
-        formats.pubmed_qa_hub,
+        hub_formats.pubmed_qa_hub,
         ("pubid", "question", "context", "final_decision"),
         {"train": "train"},
         configs=("pqa_labeled",),
     ),
     "quail": Hub(
         "textmachinelab/quail",
-        formats.quail_hub,
+        hub_formats.quail_hub,
         ("id", "context", "question", "answers", "correct_answer_id"),
         TRAIN_DEV,
     ),
@@ -282,15 +296,17 @@ HUB = {
         "community-datasets/quarel", formats.quarel, ("id", "question", "answer_index"), ALL_SPLITS
     ),
     "squad_v2": Hub(
-        "rajpurkar/squad_v2", formats.squad_v2_hub, ("id", "context", "question", "answers"), TRAIN_DEV
+        "rajpurkar/squad_v2", hub_formats.squad_v2_hub, ("id", "context", "question", "answers"), TRAIN_DEV
     ),
+    # Summarisation.
     "cnn_dailymail": Hub(
         "abisee/cnn_dailymail",
-        formats.cnn_dailymail_hub,
+        hub_formats.cnn_dailymail_hub,
         ("id", "article", "highlights"),
         ALL_SPLITS,
         configs=("3.0.0",),
     ),
+    # Chain of thought.
     "aqua_rat": Hub(
         "deepmind/aqua_rat",
         formats.aqua_rat,
@@ -300,7 +316,7 @@ HUB = {
     ),
     "ecqa": Hub(
         "yangdong/ecqa",
-        formats.ecqa_hub,
+        hub_formats.ecqa_hub,
         ("q_no", "q_text", "q_op1", "q_op2", "q_op3", "q_op4", "q_op5", "q_ans", "taskB"),
         ALL_SPLITS,
     ),

@@ -7,9 +7,9 @@
     chain_of_thought    x: {question}\\n                                 y: {reasoning}\\n{A: }{answer}
 
 The markers before question and answer are drawn per example. The paper trains on what the model has to
-write, so a chain of thought is part of y: who asks has only x to give. The line break before its answer, the
-choices below a multiple-choice question, and CoQA's earlier turns in the question's own markers are our
-choices.
+write, so a chain of thought is part of y: who asks has only x to give. Our choices are the line break before
+its answer, the choices below a multiple-choice question, and the question's markers before CoQA's earlier
+turns.
 """
 
 from radit_jax.data.finetuning.datasets import Dataset, Mixture
@@ -36,6 +36,7 @@ def item_example(item: Item, dataset: Dataset, mixture: Mixture, seed: int) -> E
     answer = item.answers[0] if mixture == "lm_ft" else min(item.answers, key=len)
     category = dataset.category_in(mixture)
     prompt, answer = _render(item, category, answer, draw_markers(seed, item.id))
+    # Where the gold context is given, nothing is retrieved.
     background = item.context if category in ("reading", "summary") else None
     return Example(item.id, item.query, prompt, answer, background=background)
 
@@ -46,6 +47,7 @@ def item_question(item: Item, prompt: str) -> Question:
 
 
 def _render(item: Item, category: str, answer: str, markers: Markers) -> tuple[str, str]:
+    """(prompt, answer) in the template of the category."""
     question = with_choices(item.question, item.choices)
     if category == "dialogue":
         return dialogue_prompt((*item.turns, item.question)), answer_text(answer)
@@ -53,4 +55,5 @@ def _render(item: Item, category: str, answer: str, markers: Markers) -> tuple[s
         return summary_prompt(markers), answer_text(answer)
     if category == "chain_of_thought":
         return reasoning_prompt(question, markers), reasoned_answer(item.reasoning, answer, markers)
+    # A question in the open domain or on a context; CoQA's has turns before it.
     return marked_prompt(question, markers, item.turns), answer_text(answer)

@@ -62,7 +62,9 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        """The examples of every split that there is."""
         self.counts: dict[str, Counter[str]] = {}
+        # The hub has all its splits; of the publisher's files some may be missing.
         if self._hub:
             return {split: self._generate_examples(None, split) for split in self.DATASET.hub.splits}
         folder = epath.Path(dl_manager.manual_dir) / self.DATASET.name
@@ -76,6 +78,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(folder, split) for split in present}
 
     def _generate_examples(self, folder: Any, split: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(id, fields) of every item of a split, counted."""
         counts = self.counts[split] = Counter(read=0, kept=0)
         if self._hub:
             rows = hub_rows(self.DATASET, split)
@@ -104,6 +107,7 @@ def _features() -> dict[str, Any]:
     """Item's fields: a string is a text, a tuple of strings a sequence of texts."""
     features = {}
     for field in dataclasses.fields(Item):
+        # An annotation is a string where its module postpones annotations.
         text = tfds.features.Text()
         is_string = field.type in (str, "str")
         features[field.name] = text if is_string else tfds.features.Sequence(text)
@@ -173,7 +177,7 @@ def built_items(
     if split in built_splits(dataset, data_dir):
         builder = _builder(dataset, data_dir)
         for features in builder.as_data_source(split):
-            counts.update(read=1, kept=1)
+            counts.update(read=1, kept=1)  # what was skipped when it was built is not known any more
             yield _item(features)
 
 
@@ -236,6 +240,7 @@ def build_datasets(options: argparse.Namespace) -> None:
     """
     names = list(DATASETS) if options.names == ["all"] else options.names
     failed: list[str] = []
+    # Each by itself, so that one that fails costs no other.
     for name in names:
         try:
             _build_and_tell(name, options)

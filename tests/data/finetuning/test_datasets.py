@@ -539,7 +539,7 @@ def test_an_empty_answer_is_skipped_and_counted(tmp_path):
 
 def test_a_field_that_is_no_string_is_named(tmp_path):
     folder = altered(tmp_path, "gsm8k", "train.jsonl", lambda _: b'{"question": 7, "answer": "#### 2"}\n')
-    with pytest.raises(ValueError, match=r"line 1: .*field 'question' is '7', no string"):
+    with pytest.raises(ValueError, match=r"line 1: .*field 'question' is '7', not a string"):
         read("gsm8k", folder=folder)
 
 
@@ -595,7 +595,12 @@ PACKED = gzip.compress((FIXTURES / "gsm8k/train.jsonl").read_bytes())
             b'{"question": "\\ud800", "answer": "#### 1"}',
             "line 1: expected text that UTF-8",
         ),
-        ("gsm8k", "train.jsonl", b'{"question": "a", "answer": ["#### 1"]}', "line 1: expected .* no string"),
+        (
+            "gsm8k",
+            "train.jsonl",
+            b'{"question": "a", "answer": ["#### 1"]}',
+            "line 1: expected .* not a string",
+        ),
         ("coqa", "coqa-train-v1.0.json", b'{"data": [5, null]}', "item 1: expected .*got '5'"),
         (
             "freebase_qa",
