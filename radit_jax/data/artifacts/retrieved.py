@@ -36,7 +36,6 @@ class Retrieved:
         where = str(folder.home / name)
         examples = [read_record(Example, record, where) for record in folder.read_jsonl(name)]
         arrays = folder.read_arrays(f"{split}.npz", "chunk_rows", "retrieval_scores")
-        # Both files are committed alone, so they may be of two runs.
         if any(array.ndim != 2 or len(array) != len(examples) for array in arrays.values()):
             shapes = {name: array.shape for name, array in arrays.items()}
             raise ValueError(

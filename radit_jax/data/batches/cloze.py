@@ -50,6 +50,9 @@ _TRIES = 100  # passages that are drawn for a tree, until one gives a question
 _EDGE = "\"'“”‘’()[],;:.!?–—"
 
 
+Rng = np.random.Generator
+
+
 class Cloze(NamedTuple):
     """A question with the span of the passage that answers it."""
 
@@ -104,27 +107,27 @@ def _fits(tree: PrefixTree, max_tokens: int, max_targets: int) -> bool:
     return num_tokens <= max_tokens and num_targets <= max_targets
 
 
-def _prefix(title: str, sentences: Seq[Seq[str]], tokenizer: LmTokenizer, rng: np.random.Generator) -> Span:
+def _prefix(title: str, sentences: Seq[Seq[str]], tokenizer: LmTokenizer, rng: Rng) -> Span:
     """`<bos>` and the passage as Background, a share of whose tokens is predicted."""
     text = " ".join([title, *itertools.chain.from_iterable(sentences)]).strip()
     tokens = tokenizer.encode(background(text))
     return concatenate_spans(span([tokenizer.bos_id]), _partly(tokens, rng))
 
 
-def _continuation(c: Cloze, tokenizer: LmTokenizer, rng: np.random.Generator) -> Span:
+def _continuation(c: Cloze, tokenizer: LmTokenizer, rng: Rng) -> Span:
     """A question, of which a share is predicted, and its answer with `<eos>`, which is predicted whole."""
     prompt = tokenizer.encode(question_prompt(c.question))
     answer = [*tokenizer.encode(answer_text(c.answer)), tokenizer.eos_id]
     return concatenate_spans(_partly(prompt, rng), span(answer, 1.0))
 
 
-def _partly(tokens: Seq[int], rng: np.random.Generator) -> Span:
+def _partly(tokens: Seq[int], rng: Rng) -> Span:
     """A span with a drawn share of its tokens to be predicted, at less than full weight."""
     is_target = rng.random(len(tokens)) < OTHER_SHARE
     return Span(np.asarray(tokens, np.int32), np.float32(OTHER_WEIGHT) * is_target)
 
 
-def _window(passage: Chunk, rng: np.random.Generator) -> list[tuple[str, ...]]:
+def _window(passage: Chunk, rng: Rng) -> list[tuple[str, ...]]:
     """Consecutive sentences, as words, from a drawn one on: as many as `MAX_WORDS` leave room for."""
     sentences = [tuple(sentence.split()) for sentence in _SENTENCE_END.split(passage.text.strip())]
     room = max(1, MAX_WORDS - len(passage.title.split()))
@@ -139,7 +142,7 @@ def _window(passage: Chunk, rng: np.random.Generator) -> list[tuple[str, ...]]:
     return window
 
 
-def cloze(sentence: tuple[str, ...], title: str, rng: np.random.Generator) -> Cloze | None:
+def cloze(sentence: tuple[str, ...], title: str, rng: Rng) -> Cloze | None:
     """A question on `sentence`; None if it is too short, or has no span worth asking for."""
     candidates = _candidates(sentence) if len(sentence) >= MIN_WORDS else []
     if not candidates:
@@ -166,7 +169,7 @@ def cloze(sentence: tuple[str, ...], title: str, rng: np.random.Generator) -> Cl
     return Cloze(" ".join(words).strip(_EDGE + " ") + "?", answer)
 
 
-def _thinned(words: Seq[str], drop: float, rng: np.random.Generator) -> list[str]:
+def _thinned(words: Seq[str], drop: float, rng: Rng) -> list[str]:
     """The words that survive dropping, without most of their punctuation."""
     survivors = [word for word in words if rng.random() >= drop]
     return [word.strip(_EDGE) or word for word in survivors]
@@ -207,5 +210,5 @@ def _kind(word: str, *, first: bool) -> str:
     return "name" if core[0].isupper() and not first else "phrase"
 
 
-def _draw(options: Seq[Any], rng: np.random.Generator) -> Any:
+def _draw(options: Seq[Any], rng: Rng) -> Any:
     return options[int(rng.integers(len(options)))]

@@ -17,7 +17,7 @@ Nothing here holds more than one document, so memory does not grow with the corp
 
 import codecs
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from etils import epath
 from radit_jax.data.readers.chunking import Document, own_ids, split_document
 from radit_jax.data.readers.lines import (
     COMPRESSED,
+    JsonObject,
     checked,
     demand,
     identifier,
@@ -208,7 +209,7 @@ def _json_reader(section_field: str = "") -> Reader:
     return read
 
 
-def _present(line: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+def _present(line: JsonObject, names: Sequence[str], where: str) -> str:
     """The first of the names that is a field of the line."""
     for name in names:
         if name in line:
@@ -218,7 +219,7 @@ def _present(line: Mapping[str, Any], names: Sequence[str], where: str) -> str:
     )
 
 
-def _optional(line: Mapping[str, Any], name: str, where: str) -> str:
+def _optional(line: JsonObject, name: str, where: str) -> str:
     """A string that may be missing, or null."""
     return "" if line.get(name) is None else checked(line, name, "a string", where)
 

@@ -24,6 +24,7 @@ MAX_LINE_BYTES = 1 << 26  # the longest article of KILT's Wikipedia has about a 
 MAX_FILE_BYTES = 1 << 31  # of what is read whole, unpacked
 COMPRESSED = (".gz", ".zst")
 
+JsonObject = dict[str, Any]
 BinaryFile = Any  # opened by Python, by etils or by one who unpacks; no type is common to all
 
 _JSON_LINE = "Write one JSON object per line."
@@ -125,7 +126,7 @@ def text_lines(path: epath.Path) -> Iterator[tuple[str, str]]:
 # ---- JSON ----
 
 
-def json_objects(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_objects(path: epath.Path) -> Iterator[tuple[str, JsonObject]]:
     """(place, object) of every line of a JSON-lines file that is not blank, or of a file with one list."""
     with open_bytes(path) as file:
         start = file.read(256).removeprefix(codecs.BOM_UTF8).lstrip()
@@ -138,7 +139,7 @@ def json_objects(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, line_object(value, where)
 
 
-def json_list(path: epath.Path, field: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def json_list(path: epath.Path, field: str = "") -> Iterator[tuple[str, JsonObject]]:
     """(`FILE item N`, the object) of a file that is one JSON list, or has it in `field`.
 
     A list is read an element at a time; an object with the list in a field is read whole.
@@ -256,7 +257,7 @@ class _JsonText:
         return bool(data)
 
 
-def line_object(value: Any, where: str) -> dict[str, Any]:
+def line_object(value: Any, where: str) -> JsonObject:
     """`value`, which must be a JSON object."""
     return files.as_object(value, where, _JSON_LINE)
 
@@ -264,7 +265,7 @@ def line_object(value: Any, where: str) -> dict[str, Any]:
 # ---- fields of an object ----
 
 
-def demand(line: Mapping[str, Any], fields: Mapping[str, str], where: str) -> None:
+def demand(line: JsonObject, fields: Mapping[str, str], where: str) -> None:
     """Refuse a line without one of `fields` (name → kind: see `checked`), or with one of another kind."""
     for name, kind in fields.items():
         if name not in line:
@@ -275,7 +276,7 @@ def demand(line: Mapping[str, Any], fields: Mapping[str, str], where: str) -> No
         checked(line, name, kind, where)
 
 
-def checked(line: Mapping[str, Any], name: str, kind: str, where: str) -> Any:
+def checked(line: JsonObject, name: str, kind: str, where: str) -> Any:
     """The field `name`, of one of the kinds in `KINDS`."""
     value = line[name]
     if not KINDS[kind](value):
@@ -285,7 +286,7 @@ def checked(line: Mapping[str, Any], name: str, kind: str, where: str) -> Any:
     return value
 
 
-def identifier(line: Mapping[str, Any], name: str, where: str) -> str:
+def identifier(line: JsonObject, name: str, where: str) -> str:
     """The id in the field `name`: a string that is not blank, or a whole number, as a string."""
     return str(checked(line, name, "an id", where))
 

@@ -19,13 +19,22 @@ import itertools
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from etils import epath
 
 from radit_jax.data.readers.documents import packed_or_plain
-from radit_jax.data.readers.lines import checked, demand, identifier, json_objects, one_of, plain_name, quoted
+from radit_jax.data.readers.lines import (
+    JsonObject,
+    checked,
+    demand,
+    identifier,
+    json_objects,
+    one_of,
+    plain_name,
+    quoted,
+)
 from radit_jax.data.readers.tables import Quoting, table_rows
 from radit_jax.data.records import Question
 
@@ -42,11 +51,14 @@ _ESCAPED = {
 }  # fmt: skip
 
 
+Texts = tuple[str, ...]  # distinct answers, or ids of passages
+
+
 class Asked(NamedTuple):
     """A question, possibly without answers, with the ids of the gold passages that its line names."""
 
     question: Question
-    passages: tuple[str, ...]
+    passages: Texts
     where: str
 
 
@@ -58,7 +70,7 @@ class _Form(NamedTuple):
 
     question: str
     answers: str
-    passages: Callable[[Mapping[str, Any], str], tuple[str, ...]]
+    passages: Callable[[JsonObject, str], Texts]
 
 
 def read_questions(
@@ -80,7 +92,7 @@ def read_questions(
     return FORMATS[name](path, quoting, Counter() if counts is None else counts)
 
 
-def read_asked(path: epath.Path) -> Iterator[tuple[dict[str, Any], str]]:
+def read_asked(path: epath.Path) -> Iterator[tuple[JsonObject, str]]:
     """(what stands in the file, the question) of a file of questions that need no answers.
 
     JSON objects come as they are, with the question in a field of our, DPR's, KILT's or another known form.
@@ -100,7 +112,7 @@ def read_asked(path: epath.Path) -> Iterator[tuple[dict[str, Any], str]]:
         yield fields, asked.question.question
 
 
-def _question_field(line: Mapping[str, Any], where: str) -> str:
+def _question_field(line: JsonObject, where: str) -> str:
     """The name of the field that holds the question, in one of the known forms."""
     names = list(dict.fromkeys(form.question for form in _FORMS))
     for name in names:
@@ -145,7 +157,7 @@ def _read_json(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iter
         yield Asked(question, form.passages(line, where), where)
 
 
-def _question_id(line: Mapping[str, Any], where: str) -> str:
+def _question_id(line: JsonObject, where: str) -> str:
     """The line's id, or "" where it has none."""
     for name in ("id", "_id"):
         if name in line:
@@ -153,7 +165,7 @@ def _question_id(line: Mapping[str, Any], where: str) -> str:
     return ""
 
 
-def _form(line: Mapping[str, Any], where: str) -> _Form:
+def _form(line: JsonObject, where: str) -> _Form:
     """The first form whose two fields the line has."""
     for form in _FORMS:
         if form.question in line and form.answers in line:
@@ -165,7 +177,7 @@ def _form(line: Mapping[str, Any], where: str) -> _Form:
     raise ValueError(f"{where}: expected {forms}, got no field {missing!r}. Add it to the line.")
 
 
-def _answers(line: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+def _answers(line: JsonObject, name: str, where: str) -> Texts:
     """The answers in the field `name` that are not blank."""
     value = line[name]
     if name == "output":  # KILT's
@@ -180,7 +192,7 @@ def _answers(line: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
 # ---- gold passages ----
 
 
-def _our_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def _our_passages(line: JsonObject, where: str) -> Texts:
     """The ids in our own fields, or else in DPR's."""
     if line.get("positive_passage_ids") is not None:
         return _distinct(checked(line, "positive_passage_ids", "a list of ids", where))
@@ -190,7 +202,7 @@ def _our_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
     return _dpr_passages(line, where)
 
 
-def _dpr_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def _dpr_passages(line: JsonObject, where: str) -> Texts:
     """The ids in DPR's `positive_ctxs`; a context without an id names no passage."""
     if line.get("positive_ctxs") is None:
         return ()
@@ -202,11 +214,11 @@ def _dpr_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
     return _distinct(passages)
 
 
-def _no_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def _no_passages(line: JsonObject, where: str) -> Texts:
     return ()
 
 
-def kilt_answers(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def kilt_answers(line: JsonObject, where: str) -> Texts:
     """The distinct answers of a KILT line, stripped; an output may have provenance only."""
     answers: list[str] = []
     for output in checked(line, "output", "a list of objects", where):
@@ -215,9 +227,9 @@ def kilt_answers(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
     return _distinct(filter(None, answers))
 
 
-def kilt_provenance(line: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], ...]:
+def kilt_provenance(line: JsonObject, where: str) -> tuple[Texts, ...]:
     """The ids of the Wikipedia pages of each output that names any, each page once."""
-    page_sets: list[tuple[str, ...]] = []
+    page_sets: list[Texts] = []
     for output in checked(line, "output", "a list of objects", where):
         if output.get("provenance") is None:
             continue
@@ -230,12 +242,12 @@ def kilt_provenance(line: Mapping[str, Any], where: str) -> tuple[tuple[str, ...
     return tuple(page_sets)
 
 
-def _kilt_passages(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def _kilt_passages(line: JsonObject, where: str) -> Texts:
     page_sets = kilt_provenance(line, where)
     return _distinct(itertools.chain.from_iterable(page_sets))
 
 
-def _distinct(names: Iterable[str | int]) -> tuple[str, ...]:
+def _distinct(names: Iterable[str | int]) -> Texts:
     return tuple(dict.fromkeys(map(str, names)))
 
 
@@ -285,7 +297,7 @@ def _relevant(path: epath.Path, quoting: Quoting) -> dict[str, dict[str, None]]:
     return relevant
 
 
-def _beir_answers(line: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def _beir_answers(line: JsonObject, where: str) -> Texts:
     """The answers in a query's metadata, for BEIR itself has none."""
     metadata = {} if line.get("metadata") is None else line["metadata"]
     if not isinstance(metadata, dict):

@@ -11,9 +11,9 @@ without any passage, and the `Background:` format never.
 """
 
 import itertools
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Literal, NamedTuple
 
 from radit_jax.config import GeneratedWorld
@@ -54,7 +54,7 @@ class Entity:
 
 def generate_world(config: GeneratedWorld, seed: int) -> CorpusData:
     """The world of `seed`: the same settings and seed give the same data on every machine."""
-    rng = random.Random(f"radit_jax world {seed}")
+    rng = Random(f"radit_jax world {seed}")
     # 1) Entities, each in one part.
     sizes = (
         config.train_entities,
@@ -82,7 +82,7 @@ def generate_world(config: GeneratedWorld, seed: int) -> CorpusData:
     )
 
 
-def _entities(rng: random.Random, count: int) -> list[Entity]:
+def _entities(rng: Random, count: int) -> list[Entity]:
     """`count` entities with names of their own, each of a random kind."""
     names = [f"{first} {last}" for first, last in itertools.product(FIRST_NAMES, LAST_NAMES)]
     if count > len(names):
@@ -94,7 +94,7 @@ def _entities(rng: random.Random, count: int) -> list[Entity]:
     return [_entity(rng, name, rng.choice(kinds)) for name in rng.sample(names, count)]
 
 
-def _entity(rng: random.Random, name: str, kind: str) -> Entity:
+def _entity(rng: Random, name: str, kind: str) -> Entity:
     """An entity whose attributes are in random pairs, each pair told by one passage."""
     attributes = list(ENTITY_KINDS[kind])
     rng.shuffle(attributes)
@@ -120,11 +120,11 @@ def _is_told_once(fact: Fact, texts: Sequence[str]) -> bool:
     return holders == [fact.passage]
 
 
-def _value(rng: random.Random, attribute: Attribute) -> str:
+def _value(rng: Random, attribute: Attribute) -> str:
     return " ".join(rng.choice(pool) for pool in attribute.values)
 
 
-def _text(rng: random.Random, name: str, kind: str, facts: Sequence[Fact]) -> str:
+def _text(rng: Random, name: str, kind: str, facts: Sequence[Fact]) -> str:
     """A passage: a sentence for each fact, the first of which names the entity."""
     sentences = []
     subject = f"The {kind} {name}"
@@ -134,12 +134,12 @@ def _text(rng: random.Random, name: str, kind: str, facts: Sequence[Fact]) -> st
     return " ".join(sentences)
 
 
-def _sentence(rng: random.Random, subject: str, kind: str, fact: Fact) -> str:
+def _sentence(rng: Random, subject: str, kind: str, fact: Fact) -> str:
     statement = rng.choice(ENTITY_KINDS[kind][fact.attribute].statements)
     return statement.format(s=subject, v=fact.value) + "."
 
 
-def _questions(rng: random.Random, entities: Sequence[Entity], per_entity: int) -> list[Question]:
+def _questions(rng: Random, entities: Sequence[Entity], per_entity: int) -> list[Question]:
     """`per_entity` questions on each entity, on different facts, in a random order."""
     questions = []
     for entity in entities:
@@ -157,14 +157,14 @@ def _questions(rng: random.Random, entities: Sequence[Entity], per_entity: int) 
     return questions
 
 
-def _ask(rng: random.Random, entity: Entity, fact: Fact, wordings: Literal["questions", "faqs"]) -> str:
+def _ask(rng: Random, entity: Entity, fact: Fact, wordings: Literal["questions", "faqs"]) -> str:
     """A question on a fact, in an experiment's wordings or in those of pre-training text."""
     attribute = ENTITY_KINDS[entity.kind][fact.attribute]
     wording = rng.choice(getattr(attribute, wordings))
     return wording.format(n=entity.name)
 
 
-def _document(rng: random.Random, entity: Entity) -> str:
+def _document(rng: Random, entity: Entity) -> str:
     """A pre-training document: half are FAQs, a third restatements, a sixth questions without a passage.
 
     A blank line stands between the passage, if there is one, and what can be read off it.
@@ -173,7 +173,7 @@ def _document(rng: random.Random, entity: Entity) -> str:
     return form(rng, entity)
 
 
-def _faq(rng: random.Random, entity: Entity) -> str:
+def _faq(rng: Random, entity: Entity) -> str:
     text, facts = _read_passage(rng, entity)
     lines = []
     for fact in facts:
@@ -182,12 +182,12 @@ def _faq(rng: random.Random, entity: Entity) -> str:
     return f"{text}\n\n" + "\n".join(lines)
 
 
-def _restatement(rng: random.Random, entity: Entity) -> str:
+def _restatement(rng: Random, entity: Entity) -> str:
     text, facts = _read_passage(rng, entity)
     return f"{text}\n\nIn other words: {_text(rng, entity.name, entity.kind, facts)}"
 
 
-def _read_passage(rng: random.Random, entity: Entity) -> tuple[str, list[Fact]]:
+def _read_passage(rng: Random, entity: Entity) -> tuple[str, list[Fact]]:
     """One of the entity's passages, and the facts that it tells in any order."""
     passage = rng.randrange(len(entity.texts))
     facts = [fact for fact in entity.facts if fact.passage == passage]
@@ -195,13 +195,13 @@ def _read_passage(rng: random.Random, entity: Entity) -> tuple[str, list[Fact]]:
     return entity.texts[passage], facts
 
 
-def _closed_book(rng: random.Random, entity: Entity) -> str:
+def _closed_book(rng: Random, entity: Entity) -> str:
     fact = rng.choice(entity.facts)
     return f"Q: {_ask(rng, entity, fact, 'questions')}\nA: {fact.value}"
 
 
 def _groups(
-    rng: random.Random, entities: Sequence[Entity], count: int, fact_queries: float
+    rng: Random, entities: Sequence[Entity], count: int, fact_queries: float
 ) -> list[list[tuple[str, str]]]:
     """Groups of entities with a word of their names in common: hard negatives for each other."""
     # Entities by each word of their names; of a word that too few share no group can be drawn.
@@ -222,7 +222,7 @@ def _groups(
     return groups
 
 
-def _pair(rng: random.Random, entity: Entity, fact_queries: float) -> tuple[str, str]:
+def _pair(rng: Random, entity: Entity, fact_queries: float) -> tuple[str, str]:
     """A query and a passage: few queries are on a fact of the passage, the others on the entity as such.
 
     So the base retriever tells entities apart better than an entity's passages: that is left for R-ft.

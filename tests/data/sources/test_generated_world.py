@@ -124,5 +124,7 @@ def test_more_entities_than_names_is_an_error() -> None:
 
 
 def test_too_few_pretraining_entities_for_groups_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"raise data\.pretraining_entities"):
+    with pytest.raises(
+        ValueError, match=r"data\.pretraining_entities: expected 4 entities .*, got none among 2\. Raise it"
+    ):
         generate_world(dataclasses.replace(SMALL, pretraining_entities=2), seed=0)
