@@ -13,7 +13,7 @@ class Chunk:
     """A passage short enough to be prepended to a prompt; the unit of retrieval."""
 
     id: str
-    title: str
+    title: str  # may be ""; a section's name is part of it
     text: str
 
     @property
@@ -49,9 +49,9 @@ class Example:
     """
 
     id: str
-    query: str
-    prompt: str
-    answer: str
+    query: str  # what the retriever reads
+    prompt: str  # x, without a Background
+    answer: str  # y
     source_chunk: str = ""  # the chunk that a corpus example was cut from, which it must not retrieve
     background: str | None = None
 

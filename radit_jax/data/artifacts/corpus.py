@@ -41,11 +41,11 @@ class CorpusData:
     """
 
     chunks: Iterable[Chunk]
-    questions: dict[str, list[Question]]
-    documents: Sequence[str] = ()
+    questions: dict[str, list[Question]]  # by split
+    documents: Sequence[str] = ()  # text for a base language model
     encoder_groups: Sequence[Sequence[tuple[str, str]]] = ()  # groups of (query, passage) hard to tell apart
     examples: Mapping[tuple[str, str], Sequence[tuple[Question, Example]]] = field(default_factory=dict)
-    counts: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, Any] = field(default_factory=dict)  # what was read and left out, for the manifest
 
 
 def write_corpus(folder: StageFolder, data: CorpusData) -> int:
@@ -291,6 +291,7 @@ class Corpus:
         self, questions: Sequence[Question], rows: Int[np.ndarray, "Q K"]
     ) -> Bool[np.ndarray, "Q K"]:
         """Whether each question's retrieved chunk contains one of its answers; −1 rows do not."""
+        # Each chunk is read once, however many questions retrieved it.
         distinct = np.unique(rows[rows >= 0])
         chunk_of = dict(zip(distinct.tolist(), self.chunks.take(distinct), strict=True))
         holds = np.zeros(rows.shape, bool)

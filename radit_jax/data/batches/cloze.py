@@ -56,8 +56,8 @@ Rng = np.random.Generator
 class Cloze(NamedTuple):
     """A question with the span of the passage that answers it."""
 
-    question: str
-    answer: str
+    question: str  # "Where Danube rises?"
+    answer: str  # "Black Forest"
 
 
 class ClozeSpan(NamedTuple):
@@ -65,7 +65,7 @@ class ClozeSpan(NamedTuple):
 
     start: int
     stop: int
-    kind: str
+    kind: str  # a key of `QUESTION_WORDS`
 
 
 def cloze_sequence(
@@ -159,11 +159,12 @@ def cloze(sentence: tuple[str, ...], title: str, rng: Rng) -> Cloze | None:
     before = _thinned(sentence[max(0, chosen.start - radius) : chosen.start], drop, rng)
     after = _thinned(sentence[chosen.stop : chosen.stop + radius], drop, rng)
     # 3) Put a question word in its place or in front, and perhaps the title at the end.
-    asked = _draw(QUESTION_WORDS[kind], rng)
+    question_word = _draw(QUESTION_WORDS[kind], rng)
     if rng.random() < 0.4:
-        words = [*before, asked, *after]
+        words = [*before, question_word, *after]
     else:
-        words = [asked.capitalize() if rng.random() < 0.5 else asked, *before, *after]
+        first = question_word.capitalize() if rng.random() < 0.5 else question_word
+        words = [first, *before, *after]
     if rng.random() < 0.3:
         words += title.split()
     return Cloze(" ".join(words).strip(_EDGE + " ") + "?", answer)
@@ -196,12 +197,14 @@ def _candidates(sentence: tuple[str, ...]) -> list[ClozeSpan]:
 
 def _continues(sentence: Seq[str], kinds: Seq[str], i: int, kind: str) -> bool:
     """Whether word i + 1 belongs to the run of `kind` that word i is in."""
+    # What a number counts follows it: "2,850 km".
     follows = "phrase" if kind == "number" else kind
     return kinds[i] in (kind, follows) and kinds[i + 1] == follows and sentence[i][-1] not in _EDGE
 
 
 def _kind(word: str, *, first: bool) -> str:
     """What a word may be part of; "" for a function word. The first word's capital says nothing."""
+    # Without the punctuation around it.
     core = word.strip(_EDGE)
     if not core or core.lower() in FUNCTION_WORDS:
         return ""

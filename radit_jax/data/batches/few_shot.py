@@ -22,7 +22,7 @@ SHOT_END = "\n\n"  # our choice: the paper does not say what stands between exam
 class Shot(NamedTuple):
     """An example: its Background, if any, and its prompt and answer, which are concatenated as they are."""
 
-    passage: str | None
+    passage: str | None  # its Background, if it has one
     prompt: str
     answer: str
 
@@ -31,7 +31,7 @@ class FewShotPrompt(NamedTuple):
     """What generation or scoring starts from."""
 
     tokens: list[int]
-    shots_dropped: int
+    shots_dropped: int  # those that did not fit
     truncated: bool  # the question's own Background was cut
 
 

@@ -49,14 +49,14 @@ class Span(NamedTuple):
     """A run of tokens, with the weight of *predicting* each of them: 0 is context only."""
 
     tokens: Int[np.ndarray, " n"]
-    weights: Float[np.ndarray, " n"]
+    weights: Float[np.ndarray, " n"]  # of a loss or a sum; a token of weight 0 is not a target
 
 
 class PrefixTree(NamedTuple):
     """A prefix, possibly empty, and the continuations that continue it."""
 
     prefix: Span
-    continuations: tuple[Span, ...]
+    continuations: tuple[Span, ...]  # none sees another
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -95,6 +95,7 @@ def pack(
     """
     unlimited = np.iinfo(np.int64).max
     limits = np.array([row_length, targets_per_row, continuations_per_row or unlimited])
+    # Tokens first: the best fit goes by them.
     sizes = np.array([_size(sequence) for sequence in sequences], np.int64).reshape(-1, 3)
     _check_fit(sizes, limits)
     return _best_fit(sizes, limits)
@@ -113,7 +114,7 @@ def pack_texts(texts: Seq[Seq[int]], *, row_length: int, num_rows: int) -> Packe
     """Texts laid out in rows, numbered in their order, with empty rows up to `num_rows`."""
     packed = PackedTexts(*np.zeros((3, num_rows, row_length), np.int32))  # pyright: ignore[reportArgumentType]
     tokens, positions, text_numbers = packed
-    text_numbers[:] = -1
+    text_numbers[:] = -1  # padding is of no text
     lengths = [len(text) for text in texts]
     for row, numbers in enumerate(pack_lengths(lengths, row_length=row_length)):
         start = 0
@@ -157,6 +158,7 @@ def to_batch(
     num_rows = len(rows) if num_rows is None else num_rows
     if len(rows) > num_rows:
         raise ValueError(f"to_batch: expected at most num_rows={num_rows} rows, got {len(rows)}. Give fewer.")
+    # Rows and what a row lacks are padding: zeros, of segment 0 and weight 0.
     by_token = np.zeros((4, num_rows, row_length), np.int32)
     by_target = np.zeros((3, num_rows, targets_per_row), np.int32)
     weights = np.zeros((num_rows, targets_per_row), np.float32)

@@ -25,8 +25,8 @@ from radit_jax.text.prompts import BACKGROUND_END, BACKGROUND_START, background
 class LmTokenizer(TextTokenizer, Protocol):
     """A language model's tokeniser: ids that begin and end a sequence are put in by us, by id."""
 
-    bos_id: int
-    eos_id: int
+    bos_id: int  # of `<bos>`, which begins every prompt
+    eos_id: int  # of `<eos>`, the terminator
     opening: str  # what its model read between `<bos>` and the first text: a space, or nothing
 
     def encode_pair(self, prompt: str, answer: str) -> tuple[list[int], int]:

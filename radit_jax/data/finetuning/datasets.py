@@ -34,13 +34,13 @@ UNREADABLE = "unreadable"  # the reason for skipping what does not have the offi
 class Dataset:
     """A fine-tuning dataset."""
 
-    name: str
-    category: Category
+    name: str  # also that of its folder
+    category: Category  # which template its examples have
     mixtures: tuple[Mixture, ...]  # D_L is lm_ft's, D_R is r_ft's
     train_size: int  # the paper's count
     metric: Metric  # what its development examples are judged by (our choice)
-    raw: Raw
-    hub: Hub
+    raw: Raw  # its publisher's files
+    hub: Hub  # its form on the Hugging Face hub
 
     def category_in(self, mixture: Mixture) -> Category:
         """In D_R the context of reading comprehension is left to retrieval (our reading of the paper)."""

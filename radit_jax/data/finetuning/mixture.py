@@ -54,10 +54,10 @@ class ReadOptions:
     """Where the datasets are read from, and what of them is left out."""
 
     folder: epath.PathLike  # as in `open_items`
-    seed: int
+    seed: int  # what is drawn and held out depends on it, and on ids, alone
     held_out: float = 0.0  # the share of a dataset's train part that is its dev part where it has none
-    on_error: OnError = "stop"
-    without: AskedElsewhere = field(default_factory=AskedElsewhere)
+    on_error: OnError = "stop"  # at a record of another form
+    without: AskedElsewhere = field(default_factory=AskedElsewhere)  # questions that are left out
 
     def items(self, dataset: Dataset, split: Split, counts: dict[str, Counter[str]]) -> Iterator[Item]:
         """A split's items, but those that are in `without`, which are counted into `counts[dataset.name]`."""
@@ -229,6 +229,7 @@ def open_items(
 
 def datasets_of(mixture: Mixture, names: Sequence[str] | None) -> list[Dataset]:
     """The datasets to draw from, in the table's order: those named, or all of the mixture."""
+    # The table's order decides in which order datasets are read.
     members = [name for name, dataset in DATASETS.items() if mixture in dataset.mixtures]
     for name in names or ():
         if mixture not in dataset_named(name).mixtures:
@@ -304,6 +305,7 @@ def _mixed(
     counts: dict[str, Counter[str]],
 ) -> Drawn:
     """The drawn items in a random order, as examples and questions."""
+    # How often an item was drawn, those that a weight repeats included.
     for name, count in counts.items():
         count["drawn"] = sum(dataset.name == name for dataset, _ in drawn)
     # By places of their own: what was drawn of a large dataset has the first of the others.

@@ -25,7 +25,7 @@ class Record(NamedTuple):
 
     where: str  # the file and the place in it, for messages
     name: str  # an id for records that bring none: the file's stem and the record's number
-    value: Any
+    value: Any  # None where there is a problem
     problem: str = ""  # why there is no value: expected …, got …
 
 

@@ -52,7 +52,7 @@ Reader = Callable[[epath.Path, Quoting], Iterator[Document]]
 class Format(NamedTuple):
     """How a form of corpus is known by its file's name, and how it is read."""
 
-    patterns: tuple[str, ...]
+    patterns: tuple[str, ...]  # of file names, without an ending of compression
     read: Reader
 
 
@@ -60,10 +60,10 @@ class Format(NamedTuple):
 class Passages:
     """The chunks of a corpus file; every iteration reads the file again."""
 
-    path: epath.Path
-    format: str
-    max_words: int
-    num_chunks: int
+    path: epath.Path  # a file, or a folder of texts
+    format: str  # a name in `FORMATS`
+    max_words: int  # of a chunk: fewer
+    num_chunks: int  # counted before, when the ids were checked
     quoting: Quoting = "auto"
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ def corpus_format(path: epath.Path) -> str:
     for name, (patterns, _) in FORMATS.items():
         if _matching([path.name], patterns):
             return name
-    suffix = epath.Path(plain_name(path)).suffix
+    suffix = epath.Path(plain_name(path)).suffix  # of "a.jsonl.gz" it is .jsonl
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
     known: list[str] = []
@@ -158,6 +158,7 @@ def read_chunked(
             for name in own_ids(document, chunks):
                 yield name, document.where
 
+    # A chunk's id may be another passage's: P#1 is both, where a passage has that name.
     with UniqueIds() as ids:
         for document, chunks in read():
             for name in own_ids(document, chunks):
@@ -310,6 +311,7 @@ def _read_texts(path: epath.Path, quoting: Quoting) -> Iterator[Document]:
     files = _text_files(path) if path.is_dir() else [path]
     for file in files:
         title = plain_name(file).removesuffix(".txt")
+        # A text has no ids: its paragraphs are numbered under its name.
         for number, (where, text) in enumerate(_paragraphs(file), start=1):
             yield Document(f"{title}#{number}", ((title, text),), where)
 

@@ -58,8 +58,8 @@ class Asked(NamedTuple):
     """A question, possibly without answers, with the ids of the gold passages that its line names."""
 
     question: Question
-    passages: Texts
-    where: str
+    passages: Texts  # ids of passages, not of their chunks
+    where: str  # file and line, for errors
 
 
 Reader = Callable[[epath.Path, Quoting, Counter[str]], Iterator[Asked]]
@@ -68,8 +68,8 @@ Reader = Callable[[epath.Path, Quoting, Counter[str]], Iterator[Asked]]
 class _Form(NamedTuple):
     """The fields of a JSON object that say which form it has, and what is read from them."""
 
-    question: str
-    answers: str
+    question: str  # the field with the question
+    answers: str  # the field with the answers
     passages: Callable[[JsonObject, str], Texts]
 
 
@@ -275,7 +275,7 @@ def _queries(judgements: epath.Path) -> epath.Path:
 
 def _relevant(path: epath.Path, quoting: Quoting) -> dict[str, dict[str, None]]:
     """The relevant passages of each query, each once and in their order."""
-    relevant: dict[str, dict[str, None]] = {}
+    relevant: dict[str, dict[str, None]] = {}  # a dict without values is a set that keeps its order
     rows = table_rows(path, delimiter="\t", num_columns=3, quoting=quoting)
     for number, (where, row) in enumerate(rows, start=1):
         # Query, passage and grade; a grade above 0 is relevant.
@@ -316,6 +316,7 @@ def _read_table(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Ite
     file_name = plain_name(path)
     rows = table_rows(path, delimiter="\t", num_columns=(1, 2), quoting=quoting)
     for number, (where, row) in enumerate(rows, start=1):
+        # A table of one column has questions alone.
         answers = list_of_strings(row[1], where) if len(row) == 2 else []
         filled_answers = tuple(answer for answer in answers if answer.strip())
         question = Question(f"{file_name}:{number}", row[0], filled_answers)

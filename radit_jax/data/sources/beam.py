@@ -48,9 +48,9 @@ NumberedChunk = tuple[int, tuple[str, str, str]]
 class FileRange(NamedTuple):
     """The lines of a file that begin at the bytes from `start` to before `end`."""
 
-    number: int
+    number: int  # of the part, in the order of the corpus
     path: str
-    form: str
+    form: str  # a name in `documents.FORMATS`
     start: int
     end: int
     quoting: Quoting = "auto"
@@ -143,12 +143,12 @@ def _may_be_cut(file: epath.Path, form: str, quoting: Quoting) -> bool:
     with file.open("rb") as stream:
         start = stream.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
         stream.seek(0)
-        head = stream.readline()
+        first_line = stream.readline()
     if is_compressed(start) or form == "text":  # a text's paragraphs are numbered
         return False
     if form == "dpr":
-        return quoting != "csv" and b"\t" in head  # rows of one column are numbered, too
-    return not start.startswith(b"[")
+        return quoting != "csv" and b"\t" in first_line  # rows of one column are numbered, too
+    return not start.startswith(b"[")  # which one JSON list does
 
 
 def part_lines(part: FileRange) -> Iterator[bytes]:
@@ -187,7 +187,8 @@ def part_documents(part: FileRange) -> Iterator[Document]:
 def count_chunks(part: FileRange, max_words: int) -> Iterator[Any]:
     """The part's number, its chunks and what was read; and, as "ids", each id with its place."""
     beam = _import_beam()
-    counts, num_chunks = Counter[str](), 0
+    counts = Counter[str]()
+    num_chunks = 0
     for document in part_documents(part):
         chunks = split_document(document, max_words)
         num_chunks += len(chunks)
@@ -226,6 +227,7 @@ def number_chunks(
     part: FileRange, max_words: int, facts: dict[str, Any]
 ) -> Iterator[tuple[int, NumberedChunk]]:
     """Every chunk of the part with its row, under the number of the file that it belongs to."""
+    # The chunks of the parts before come first.
     row = facts["starts"][part.number]
     for document in part_documents(part):
         for chunk in split_document(document, max_words):

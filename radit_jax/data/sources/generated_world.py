@@ -43,13 +43,15 @@ class Fact(NamedTuple):
 class Entity:
     """An entity with its facts and the texts of the passages that tell them, two facts in each."""
 
-    name: str
-    kind: str
+    name: str  # "Abrin Ashdown"
+    kind: str  # a key of `ENTITY_KINDS`
     facts: tuple[Fact, ...]
-    texts: tuple[str, ...]
+    texts: tuple[str, ...]  # by passage
 
     def chunk(self, passage: int) -> Chunk:
-        return Chunk(f"{self.name.lower().replace(' ', '_')}_{passage}", self.name, self.texts[passage])
+        """One of the entity's passages, under its name."""
+        chunk_id = f"{self.name.lower().replace(' ', '_')}_{passage}"
+        return Chunk(chunk_id, self.name, self.texts[passage])
 
 
 def generate_world(config: GeneratedWorld, seed: int) -> CorpusData:
@@ -69,17 +71,15 @@ def generate_world(config: GeneratedWorld, seed: int) -> CorpusData:
     for entity in (*train, *dev, *test):
         chunks += [entity.chunk(passage) for passage in range(len(entity.texts))]
     rng.shuffle(chunks)
-    # 3) Questions, and pre-training text, in the order in which their random numbers are drawn.
-    return CorpusData(
-        chunks=chunks,
-        questions={
-            "train": _questions(rng, train, config.train_questions_per_entity),
-            "dev": _questions(rng, dev, config.test_questions_per_entity),
-            "test": _questions(rng, test, config.test_questions_per_entity),
-        },
-        documents=[_document(rng, rng.choice(others)) for _ in range(config.documents)],
-        encoder_groups=_groups(rng, others, config.encoder_groups, config.fact_queries),
-    )
+    # 3) Questions, then pre-training text: all draw from one generator, so their order matters.
+    questions = {
+        "train": _questions(rng, train, config.train_questions_per_entity),
+        "dev": _questions(rng, dev, config.test_questions_per_entity),
+        "test": _questions(rng, test, config.test_questions_per_entity),
+    }
+    documents = [_document(rng, rng.choice(others)) for _ in range(config.documents)]
+    groups = _groups(rng, others, config.encoder_groups, config.fact_queries)
+    return CorpusData(chunks, questions, documents, groups)
 
 
 def _entities(rng: Random, count: int) -> list[Entity]:
@@ -169,11 +169,12 @@ def _document(rng: Random, entity: Entity) -> str:
 
     A blank line stands between the passage, if there is one, and what can be read off it.
     """
-    form = rng.choices((_faq, _restatement, _closed_book), (3, 2, 1))[0]
+    (form,) = rng.choices((_faq, _restatement, _closed_book), (3, 2, 1))
     return form(rng, entity)
 
 
 def _faq(rng: Random, entity: Entity) -> str:
+    # A passage, and a question with its answer on each fact in it.
     text, facts = _read_passage(rng, entity)
     lines = []
     for fact in facts:
@@ -183,6 +184,7 @@ def _faq(rng: Random, entity: Entity) -> str:
 
 
 def _restatement(rng: Random, entity: Entity) -> str:
+    # A passage, and its facts in statements that are drawn again.
     text, facts = _read_passage(rng, entity)
     return f"{text}\n\nIn other words: {_text(rng, entity.name, entity.kind, facts)}"
 
@@ -196,6 +198,7 @@ def _read_passage(rng: Random, entity: Entity) -> tuple[str, list[Fact]]:
 
 
 def _closed_book(rng: Random, entity: Entity) -> str:
+    # The only text with an experiment's wordings, and it has no passage to read the answer off.
     fact = rng.choice(entity.facts)
     return f"Q: {_ask(rng, entity, fact, 'questions')}\nA: {fact.value}"
 
@@ -229,6 +232,6 @@ def _pair(rng: Random, entity: Entity, fact_queries: float) -> tuple[str, str]:
     """
     fact = rng.choice(entity.facts)
     on_entity = rng.choice(ENTITY_QUERIES).format(n=entity.name)
-    asked = _ask(rng, entity, fact, "faqs")
-    query = asked if rng.random() < fact_queries else on_entity
+    on_fact = _ask(rng, entity, fact, "faqs")
+    query = on_fact if rng.random() < fact_queries else on_entity
     return query, entity.chunk(fact.passage).passage
