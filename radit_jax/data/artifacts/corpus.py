@@ -130,6 +130,7 @@ def prepared(passages: epath.PathLike, max_words: int) -> dict[str, Any] | None:
 def _prepared_facts(file: epath.Path) -> dict[str, Any]:
     """What `PREPARED` says; ValueError where a number is missing or is not one."""
     facts = read_json(file, _PREPARE)
+    # `True` is an int to isinstance, so the type itself is compared below.
     numbers = [facts.get("chunks"), facts.get("max_words")]
     counts = facts.get("counts")
     numbers += counts.values() if isinstance(counts, dict) else [None]
@@ -253,6 +254,7 @@ class Corpus:
         if not self._folder.has(name):
             return None
         where = str(self._folder.home / name)
+        # A line has one of each.
         pairs = []
         for record in self._folder.read_jsonl(name):
             question = read_record(Question, record.get("question"), where)
@@ -269,6 +271,7 @@ class Corpus:
         name = "encoder_groups.jsonl"
         groups = []
         for record in self._folder.read_jsonl(name):
+            # A group is written as a list of lists.
             pairs = record.get("pairs")
             if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
                 raise ValueError(f"{self._folder.home / name}: expected pairs of texts, got others. {_AGAIN}")

@@ -53,6 +53,7 @@ def r_text_example(chunk: Chunk, tokenizer: TextTokenizer, num_tokens: int = 50)
     ids = tokenizer.encode(chunk.text)
     if len(ids) < 2 * num_tokens:
         return None
+    # The first tokens, and the last.
     prompt, _ = _cut(chunk.text, ids, num_tokens, tokenizer)
     _, answer = _cut(chunk.text, ids, len(ids) - num_tokens, tokenizer)
     return Example(f"r_text/{chunk.id}", prompt, prompt, answer, source_chunk=chunk.id)

@@ -120,6 +120,7 @@ def coqa(record: Any, name: str) -> Items:
     """A story with a dialogue on it: every question, with the questions and answers before it."""
     asked = [text_field(turn, "input_text") for turn in record["questions"]]
     told = [text_field(turn, "input_text") for turn in record["answers"]]
+    # Other annotators' answers, which the dev part has.
     others = record.get("additional_answers", {}).values()
     for number in range(len(asked)):
         # The answer of the dialogue comes first, then those of other annotators.
@@ -129,6 +130,7 @@ def coqa(record: Any, name: str) -> Items:
 
 def drop(record: Any, name: str) -> Items:
     """A (name, passage) pair of an object; an answer is a number, spans, or a date."""
+    # An answer is followed by those of annotators who validated it.
     _, passage = record
     for pair in passage["qa_pairs"]:
         given = [pair["answer"], *pair.get("validated_answers", [])]
@@ -153,7 +155,7 @@ def narrativeqa(record: Any, name: str) -> Items:
 def newsqa(record: Any, name: str) -> Items:
     """An article's questions; the annotators' consensus is a range of characters, or that there is none."""
     for number, asked in enumerate(record["questions"], 1):
-        consensus = asked["consensus"]
+        consensus = asked["consensus"]  # "s" and "e" are characters of the text
         if consensus.get("badQuestion"):
             yield Skip("bad question")
         elif consensus.get("noAnswer"):
@@ -206,6 +208,7 @@ def squad_v2(record: Any, name: str) -> Items:
 
 def cnn_dailymail(story: str, name: str) -> Items:
     """A story, then its highlights, each after a line `@highlight`: sentences without their full stops."""
+    # What stands before the first mark is the article.
     article, *highlights = re.split(r"^@highlight\s*$", story, flags=re.MULTILINE)
     yield make_summary(name, article, [single_spaced(highlight) for highlight in highlights])
 
@@ -228,6 +231,7 @@ def aqua_rat(record: Any, name: str) -> Items:
 
 def ecqa(record: Any, name: str) -> Items:
     """(ECQA's line, CommonsenseQA's line): the question of the one, the explanation of the other."""
+    # Its question and choices are CommonsenseQA's.
     explained, asked = record
     for item in commonsense_qa(asked, name):
         yield add_reasoning(item, text_field(explained, "explanation"))
@@ -265,6 +269,7 @@ def last_boxed(solution: str) -> str:
     >>> last_boxed(r"so $x = \boxed 7$.")
     '7'
     """
+    # `\fbox` is used where `\boxed` is meant.
     start = max(solution.rfind("\\boxed"), solution.rfind("\\fbox"))
     if start < 0:
         return ""

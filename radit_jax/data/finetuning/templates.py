@@ -48,6 +48,7 @@ def item_question(item: Item, prompt: str) -> Question:
 
 def _render(item: Item, category: str, answer: str, markers: Markers) -> tuple[str, str]:
     """(prompt, answer) in the template of the category."""
+    # Choices, where there are any, stand below the question.
     question = with_choices(item.question, item.choices)
     if category == "dialogue":
         return dialogue_prompt((*item.turns, item.question)), answer_text(answer)

@@ -50,8 +50,8 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         tfds.core.BuilderConfig(name="raw", description="the publisher's files"),
         tfds.core.BuilderConfig(name="hub", description="the Hugging Face hub"),
     ]
-    DATASET: Dataset
-    on_error: OnError = "stop"
+    DATASET: Dataset  # set by `_builder_class`
+    on_error: OnError = "stop"  # as in `read_items`
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -100,6 +100,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             return False
         if not raw.split_field:
             return True
+        # One question is enough to know.
         return any(True for _ in read_items(self.DATASET, folder, split))
 
 
@@ -188,6 +189,7 @@ def built_splits(dataset: Dataset, data_dir: epath.PathLike) -> tuple[str, ...]:
 
 def _builder(dataset: Dataset, data_dir: epath.PathLike) -> Any:
     """The builder of what was built; of the publisher's files where both were."""
+    # The order in which they are preferred.
     configs = [config for config in ("raw", "hub") if _built(dataset, data_dir, config)]
     if not configs:
         folder = epath.Path(data_dir) / _name(dataset)
@@ -266,6 +268,7 @@ def _build_and_tell(name: str, options: argparse.Namespace) -> None:
     for split, count in counts.items():
         numbers = [f"{reason} {number:,}" for reason, number in count.items()]
         print(f"{name} {split}: {', '.join(numbers)}")
+    # TFDS reads nothing where it finds a dataset that it has built.
     if not counts:
         folder = epath.Path(options.data_dir) / _name(DATASETS[name])
         print(f"{name}: built before, in {folder}; delete that folder to build it again")

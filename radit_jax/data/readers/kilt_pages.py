@@ -18,6 +18,7 @@ PageOf = Callable[[Chunk], str]  # "": no page of KILT's
 
 def find_pages(corpus: Mapping[str, Any], titles: epath.PathLike = "") -> PageOf | None:
     """The page of a chunk, by the manifest of its corpus and `evaluate.kilt_titles`; None: nothing tells."""
+    # A table that the user names counts before what the corpus is.
     if titles:
         return by_title(read_titles(titles))
     if corpus.get("format") == "kilt":

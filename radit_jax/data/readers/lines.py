@@ -128,6 +128,7 @@ def text_lines(path: epath.Path) -> Iterator[tuple[str, str]]:
 
 def json_objects(path: epath.Path) -> Iterator[tuple[str, JsonObject]]:
     """(place, object) of every line of a JSON-lines file that is not blank, or of a file with one list."""
+    # How the file begins says which of both it is.
     with open_bytes(path) as file:
         start = file.read(256).removeprefix(codecs.BOM_UTF8).lstrip()
     if start.startswith(b"["):  # which no line with an object does
@@ -247,6 +248,7 @@ class _JsonText:
         """
         rest = self._text[self._at :]
         data = self._file.read(max(1 << 16, len(rest)))
+        # A read may end inside a character; its bytes wait in the decoder for the rest.
         try:
             self._text = rest + self._decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:

@@ -69,7 +69,7 @@ def _csv_rows(path: epath.Path, delimiter: str) -> Iterator[tuple[str, list[str]
             ) from None
         if row is None:
             return
-        if row:
+        if row:  # a blank line gives an empty one
             yield row_start, row
         row_start = ""
 
@@ -92,6 +92,7 @@ class _QuotedFields:
     """Splits lines with quotation marks, which must have one meaning in all of a table."""
 
     def __init__(self, delimiter: str):
+        # A field in quotes, with doubled ones inside, or one that begins with no quote; then its delimiter.
         d = re.escape(delimiter)
         self._field = re.compile(rf'(?:"([^"]*+(?:""[^"]*+)*+)"|([^"{d}][^{d}]*+|))({d}|\Z)')
         # The lines in which a quote first stood around a field, and inside one without quotes around it.
@@ -109,6 +110,7 @@ class _QuotedFields:
                     f"{quoted(line[start:])}. {_CHOOSE_QUOTING}"
                 )
             around, plain, delimiter = field.groups()
+            # Note where either meaning was first seen.
             if around is not None:
                 self._around = self._around or where
                 fields.append(around.replace('""', '"'))

@@ -35,6 +35,7 @@ class UniqueIds:
         suspects = self._repeated_hashes()
         if not suspects:
             return
+        # Among the suspects are ids that only share a hash.
         places: dict[str, list[str]] = {}
         for name, where in read():
             if _hash(name) in suspects:

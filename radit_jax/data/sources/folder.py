@@ -38,10 +38,11 @@ from radit_jax.data.readers.questions import Asked, question_files, read_questio
 from radit_jax.data.records import Chunk, Question
 from radit_jax.text.metrics import contains_answer, is_yes_no, question_key
 
+# Names that files have by themselves, without a setting.
 PASSAGES = "passages.jsonl"
 TRAIN = "questions_train.jsonl"
 TEST = "questions_dev.jsonl"
-SINGLE = "questions.jsonl"
+SINGLE = "questions.jsonl"  # in the place of both
 BEIR = ("qrels/train.tsv", "qrels/test.tsv")
 HELD_OUT = 0.1  # the share of the questions that a held-out part is drawn from
 
@@ -83,6 +84,7 @@ def _question_files(settings: Folder, root: epath.Path) -> tuple[str, ...]:
             f"data.test_file: expected it with data.train_file, got {settings.test_file!r} alone. Name the "
             "train questions too, or only them, and a tenth becomes the test part."
         )
+    # Files that are named, else our own pair, else BEIR's, else one file.
     if settings.train_file:
         return tuple(filter(None, (settings.train_file, settings.test_file)))
     if any(packed_or_plain(root, name).exists() for name in (TRAIN, TEST)):
@@ -97,7 +99,7 @@ def read_folder(settings: Folder, seed: int) -> CorpusData:
     result's chunks: the corpus is never in memory.
     """
     passages_file, *files = folder_files(settings)
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter()  # for the manifest
     # 1) Divide the questions, and draw those of each part.
     questions_by_file = _read_questions(files, settings, counts)
     parts = _split(_without_overlap(questions_by_file, counts), seed)
@@ -112,6 +114,7 @@ def read_folder(settings: Folder, seed: int) -> CorpusData:
                 f"passage and text, got no {part} questions. Add questions on other passages."
             )
         drawn[part] = _draw(parts[part], size, _generator(seed, f"draw {part}"))
+    # Yes and no are in any chunk, so they tell nothing of retrieval.
     if all(is_yes_no(asked.question.answers) for asked in drawn["dev"]):
         raise ValueError(
             f"data folder {settings.folder}: expected a dev question that a chunk can answer, to choose "
@@ -136,6 +139,7 @@ def folder_warnings(data: CorpusData) -> list[str]:
     # A chunk answers no yes/no question, so these are not among those that may have gold chunks.
     num_questions = sum(map(len, data.questions.values())) - counts["drawn_questions_yes_no"]
     num_without = counts["drawn_questions_without_gold_chunk"]
+    # What only some forms of questions can have.
     num_unknown = counts.get("judged_queries_not_in_queries", 0)
     num_in_test = counts.get("questions_skipped_as_in_test", 0)
     warnings = []
@@ -200,6 +204,7 @@ def _read_questions(paths: Sequence[epath.Path], settings: Folder, counts: Count
 def _refuse_without_answers(paths: Sequence[epath.Path], settings: Folder, count: int) -> NoReturn:
     """The error of files in which not one of `count` questions has an answer."""
     remedy = 'Add a field "answers" to their lines.'
+    # Judgements have their queries in another file.
     if len(question_files(paths[0], settings.questions_format)) > 1:
         remedy = (
             "BEIR's files have none, and RA-DIT learns from answers. Add them to queries.jsonl as "
@@ -259,6 +264,7 @@ def _split(files: Sequence[Sequence[Asked]], seed: int) -> dict[str, Sequence[As
     if len(files) == 1:
         files = _hold_out(files[0], _generator(seed, "hold out test"))
     train, test = files
+    # Checkpoints are chosen with dev questions, so no test question may be one.
     train, dev = _hold_out(train, _generator(seed, "hold out dev"))
     return {"train": train, "dev": dev, "test": test}
 

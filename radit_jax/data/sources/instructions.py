@@ -50,6 +50,7 @@ def read_chunks(
     """The chunks of a corpus' file or folder, a document in memory at a time; what was read is counted."""
     path = corpus_path(passages)
     for _, chunks in read_chunked(path, format, max_words, quoting):
+        # A document without text has no chunks.
         counts["documents"] += 1
         counts["documents_split"] += len(chunks) > 1
         counts["documents_skipped_without_text"] += not chunks
@@ -85,6 +86,7 @@ def corpus_sources(passages: str, format: str) -> list[epath.Path] | None:
 def dataset_sources(settings: Instructions) -> list[epath.Path]:
     """The files that examples are read from: what else lies in `data.datasets` makes nothing stale."""
     files: list[epath.Path] = []
+    # Which datasets they are does not depend on shares or the seed.
     for dataset in _Mixtures(settings, 0.0, 1, 0).datasets:
         files += files_read(dataset, settings.datasets)
     for name in settings.lm_ft_benchmarks:
@@ -155,6 +157,7 @@ def read_examples(
         ("r_ft", "train"): mixtures.r_ft(train, "train"),
         ("r_ft", "dev"): r_ft_dev,
     }
+    # 4) Put every example with its question, and refuse an empty part.
     examples = {}
     counts = {}
     for (mixture, split), part in drawn.items():
@@ -176,6 +179,7 @@ def read_examples(
 def instruction_warnings(settings: Instructions, num_chunks: int, corpus: CorpusData) -> list[str]:
     """Counts that differ from those that the settings expect, in words."""
     num_examples = sum(count["kept"] for count in corpus.counts["r_ft_train"].values())
+    # (setting, expected, counted, in words)
     chunks = ("expected_chunks", settings.expected_chunks, num_chunks, "chunks")
     examples = (
         "expected_r_ft_tasks",
@@ -195,8 +199,8 @@ class _Mixtures:
     """D_L and D_R as the settings ask for them."""
 
     settings: Instructions
-    corpus_text_fraction: float
-    instances_per_example: int
+    corpus_text_fraction: float  # the share of LM-ft's instances that are the corpus' own text
+    instances_per_example: int  # of one that retrieves
     seed: int
 
     @property
@@ -218,6 +222,7 @@ class _Mixtures:
         """LM-ft's examples of a split, before the unsupervised text."""
         if self.on_benchmarks:
             return self._benchmarks(reading, split)
+        # Development examples are not weighted: they measure.
         is_train = split == "train"
         return draw_lm_ft(
             reading,
@@ -232,6 +237,7 @@ class _Mixtures:
 
     def r_ft(self, reading: ReadOptions, split: Split) -> Drawn:
         """R-ft's examples of a split, before the corpus' text; of the dev part enough to be split in two."""
+        # Half of the dev part chooses checkpoints, half is evaluated on.
         is_train = split == "train"
         return draw_r_ft(
             reading,
@@ -264,6 +270,7 @@ class _Mixtures:
         root = self.settings.datasets
         for name in self.settings.lm_ft_benchmarks:
             task = find_task(name)
+            # Its train part is what LM-ft learns from.
             for split in ("dev", "test"):
                 if task.is_official and task.has(root, split):
                     for asked in task.load(root, split):
@@ -282,6 +289,7 @@ def _split_dev(drawn: Drawn, count: int) -> tuple[Drawn, Drawn]:
     Either has at most `count`. Every second question with a short answer is a test question, and a question
     that is asked twice is on one side.
     """
+    # Only short answers can be evaluated by exact match.
     short = [index for index, question in enumerate(drawn.questions) if _is_short(question)]
     test = short[::2][:count]
     tested = AskedElsewhere()
