@@ -38,7 +38,6 @@ from radit_jax.errors import exit_command, run_command
 
 DATA_DIR = "data/tfds"
 VERSION = "1.0.0"
-_SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
