@@ -25,6 +25,7 @@ Category = Literal["dialogue", "open_qa", "reading", "summary", "chain_of_though
 Metric = Literal["exact_match", "f1", "rouge_l"]
 Mixture = Literal["lm_ft", "r_ft"]
 OnError = Literal["stop", "skip"]
+Counts = Counter[str]  # of questions: read, kept, and "skipped: REASON"
 
 HUB_PARQUET = "refs/convert/parquet"  # where the hub keeps its own conversion of a dataset with a script
 UNREADABLE = "unreadable"  # the reason for skipping what does not have the official form
@@ -93,7 +94,7 @@ def read_items(
     split: Split,
     *,
     on_error: OnError = "stop",
-    counts: Counter[str] | None = None,
+    counts: Counts | None = None,
 ) -> Iterator[Item]:
     """The items of a split of the publisher's files in `folder`, in their order.
 
@@ -112,7 +113,7 @@ def read_rows(
     split: Split,
     *,
     on_error: OnError = "stop",
-    counts: Counter[str] | None = None,
+    counts: Counts | None = None,
 ) -> Iterator[Item]:
     """As `read_items`, from `rows` in the hub's form, each a dictionary."""
     hub = dataset.hub
@@ -201,7 +202,7 @@ def _items(
     convert: Callable[[Any, str], Items],
     form: str,
     on_error: OnError,
-    counts: Counter[str] | None,
+    counts: Counts | None,
 ) -> Iterator[Item]:
     """The items of all records, counted, each under the dataset's name; see `read_items`."""
     counts = Counter() if counts is None else counts

@@ -72,7 +72,8 @@ def math_qa(record: Any, name: str) -> Items:
         label, _, text = option.partition(" ) ")
         labels.append(label)
         choices.append(text)
-    yield make_choice(name, text_field(record, "Problem"), choices, labels, record["correct"])
+    question = text_field(record, "Problem")
+    yield make_choice(name, question, choices, labels, record["correct"])
 
 
 def web_questions(record: Any, name: str) -> Items:
@@ -81,7 +82,8 @@ def web_questions(record: Any, name: str) -> Items:
     descriptions = re.findall(r'\(description (?:"((?:[^"\\]|\\.)*)"|([^\s()"]+))\)', target)
     # A description is in quotes, or one word without.
     answers = [quoted.replace('\\"', '"') or bare for quoted, bare in descriptions]
-    yield make_item(name, text_field(record, "utterance"), answers)
+    question = text_field(record, "utterance")
+    yield make_item(name, question, answers)
 
 
 def wiki_qa(record: Any, name: str) -> Items:
@@ -89,13 +91,15 @@ def wiki_qa(record: Any, name: str) -> Items:
     is_answer = {"0": False, "1": True}[record["Label"]]
     sentence = text_field(record, "Sentence")
     sentence_id = f"{record['QuestionID']}-{record['SentenceID']}"
-    item = make_item(sentence_id, text_field(record, "Question"), [sentence])
+    question = text_field(record, "Question")
+    item = make_item(sentence_id, question, [sentence])
     yield item if is_answer else NOT_AN_ANSWER
 
 
 def yahoo_answers_qa(record: Any, name: str) -> Items:
     """nfL6's form. Its other answers are worse than the best one, so they are left out."""
-    yield make_item(str(record["id"]), text_field(record, "question"), [text_field(record, "answer")])
+    question = text_field(record, "question")
+    yield make_item(str(record["id"]), question, [text_field(record, "answer")])
 
 
 def freebase_qa(record: Any, name: str) -> Items:
@@ -104,13 +108,15 @@ def freebase_qa(record: Any, name: str) -> Items:
     for parse in record["Parses"]:
         for answer in parse["Answers"]:
             answers += answer["AnswersName"]
-    yield make_item(record["Question-ID"], text_field(record, "RawQuestion"), answers)
+    question = text_field(record, "RawQuestion")
+    yield make_item(record["Question-ID"], question, answers)
 
 
 def ms_marco(record: Any, name: str) -> Items:
     """The query and the annotators' answers; the passages are left to retrieval."""
     answers = [answer for answer in record["answers"] if answer.strip(" .") != "No Answer Present"]
-    yield make_item(str(record["query_id"]), text_field(record, "query"), answers)
+    question = text_field(record, "query")
+    yield make_item(str(record["query_id"]), question, answers)
 
 
 # ---- reading comprehension ----
@@ -135,7 +141,8 @@ def drop(record: Any, name: str) -> Items:
     for pair in passage["qa_pairs"]:
         given = [pair["answer"], *pair.get("validated_answers", [])]
         answers = [_drop_answer(answer) for answer in given]
-        yield make_item(pair["query_id"], text_field(pair, "question"), answers, context=passage["passage"])
+        question = text_field(pair, "question")
+        yield make_item(pair["query_id"], question, answers, context=passage["passage"])
 
 
 def _drop_answer(answer: Any) -> str:
@@ -149,7 +156,8 @@ def _drop_answer(answer: Any) -> str:
 def narrativeqa(record: Any, name: str) -> Items:
     """The context is the summary of the story, which the questions were written from."""
     answers = [text_field(record, "answer1"), text_field(record, "answer2")]
-    yield make_item(name, text_field(record, "question"), answers, context=record["summary"])
+    question = text_field(record, "question")
+    yield make_item(name, question, answers, context=record["summary"])
 
 
 def newsqa(record: Any, name: str) -> Items:
@@ -164,7 +172,8 @@ def newsqa(record: Any, name: str) -> Items:
             article = record["text"]
             name = f"{record['storyId']}#{number}"
             answer = article[consensus["s"] : consensus["e"]].strip(" \n,.;:")
-            yield make_item(name, text_field(asked, "q"), [answer], context=article)
+            question = text_field(asked, "q")
+            yield make_item(name, question, [answer], context=article)
 
 
 def pubmed_qa(record: Any, name: str) -> Items:
@@ -172,7 +181,8 @@ def pubmed_qa(record: Any, name: str) -> Items:
     number, asked = record
     answers = [text_field(asked, "final_decision")]
     context = " ".join(asked["CONTEXTS"])
-    yield make_item(number, text_field(asked, "QUESTION"), answers, context=context)
+    question = text_field(asked, "QUESTION")
+    yield make_item(number, question, answers, context=context)
 
 
 def quail(record: ElementTree.Element, name: str) -> Items:
@@ -200,7 +210,8 @@ def squad_v2(record: Any, name: str) -> Items:
             answers = [text_field(answer, "text") for answer in asked["answers"]]
             if asked["is_impossible"]:
                 answers = [UNANSWERABLE]
-            yield make_item(asked["id"], text_field(asked, "question"), answers, context=paragraph["context"])
+            question = text_field(asked, "question")
+            yield make_item(asked["id"], question, answers, context=paragraph["context"])
 
 
 # ---- summarisation ----
@@ -243,21 +254,24 @@ def gsm8k(record: Any, name: str) -> Items:
     if not mark:
         raise ValueError("no '####' in the answer")
     reasoning = re.sub(r"<<[^<>]*>>", "", reasoning)
-    item = make_item(name, text_field(record, "question"), [answer])
+    question = text_field(record, "question")
+    item = make_item(name, question, [answer])
     yield add_reasoning(item, reasoning)
 
 
 def competition_math(record: Any, name: str) -> Items:
     """A solution is the reasoning; the answer stands in its last `\\boxed{…}`."""
     solution = text_field(record, "solution")
-    item = make_item(name, text_field(record, "problem"), [last_boxed(solution)])
+    question = text_field(record, "problem")
+    item = make_item(name, question, [last_boxed(solution)])
     yield add_reasoning(item, solution)
 
 
 def strategyqa(record: Any, name: str) -> Items:
     """A yes/no question; the facts that decide it are the reasoning."""
     answer = {True: "Yes", False: "No"}[record["answer"]]
-    item = make_item(record["qid"], text_field(record, "question"), [answer])
+    question = text_field(record, "question")
+    item = make_item(record["qid"], question, [answer])
     yield add_reasoning(item, " ".join(record["facts"]))
 
 

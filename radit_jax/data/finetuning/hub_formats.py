@@ -41,17 +41,20 @@ def oasst1_trees(rows: Iterable[Any]) -> Iterator[Any]:
 def commonsense_qa_hub(row: Any, name: str) -> Items:
     """As `commonsense_qa`, with the choices in two lists."""
     choices, labels = row["choices"]["text"], row["choices"]["label"]
-    yield make_choice(row["id"], text_field(row, "question"), choices, labels, row["answerKey"])
+    question = text_field(row, "question")
+    yield make_choice(row["id"], question, choices, labels, row["answerKey"])
 
 
 def web_questions_hub(row: Any, name: str) -> Items:
     """A question with a list of answers."""
-    yield make_item(name, text_field(row, "question"), row["answers"])
+    question = text_field(row, "question")
+    yield make_item(name, question, row["answers"])
 
 
 def wiki_qa_hub(row: Any, name: str) -> Items:
     """As `wiki_qa`."""
-    item = make_item(name, text_field(row, "question"), [text_field(row, "answer")])
+    question = text_field(row, "question")
+    item = make_item(name, question, [text_field(row, "answer")])
     yield item if row["label"] == 1 else NOT_AN_ANSWER
 
 
@@ -61,7 +64,8 @@ def freebase_qa_hub(row: Any, name: str) -> Items:
     for parse in row["Parses"]["Answers"]:
         for names in parse["AnswersName"]:
             answers += names
-    yield make_item(row["Question-ID"], text_field(row, "RawQuestion"), answers)
+    question = text_field(row, "RawQuestion")
+    yield make_item(row["Question-ID"], question, answers)
 
 
 # ---- reading comprehension ----
@@ -77,26 +81,30 @@ def coqa_hub(row: Any, name: str) -> Items:
 def drop_hub(row: Any, name: str) -> Items:
     """A question with one answer, whose spans belong together."""
     answer = ", ".join(row["answers_spans"]["spans"])
-    yield make_item(row["query_id"], text_field(row, "question"), [answer], context=row["passage"])
+    question = text_field(row, "question")
+    yield make_item(row["query_id"], question, [answer], context=row["passage"])
 
 
 def narrativeqa_hub(row: Any, name: str) -> Items:
     """As `narrativeqa`."""
     answers = [text_field(answer, "text") for answer in row["answers"]]
     summary = row["document"]["summary"]["text"]
-    yield make_item(name, text_field(row["question"], "text"), answers, context=summary)
+    question = text_field(row["question"], "text")
+    yield make_item(name, question, answers, context=summary)
 
 
 def newsqa_hub(row: Any, name: str) -> Items:
     """A question with the answers that MRQA's filter left it."""
-    yield make_item(row["key"], text_field(row, "question"), row["answers"], context=row["context"])
+    question = text_field(row, "question")
+    yield make_item(row["key"], question, row["answers"], context=row["context"])
 
 
 def pubmed_qa_hub(row: Any, name: str) -> Items:
     """As `pubmed_qa`."""
     answers = [text_field(row, "final_decision")]
     context = " ".join(row["context"]["contexts"])
-    yield make_item(str(row["pubid"]), text_field(row, "question"), answers, context=context)
+    question = text_field(row, "question")
+    yield make_item(str(row["pubid"]), question, answers, context=context)
 
 
 def quail_hub(row: Any, name: str) -> Items:
@@ -104,13 +112,15 @@ def quail_hub(row: Any, name: str) -> Items:
     choices = row["answers"]
     labels = [str(number) for number in range(len(choices))]
     right = str(row["correct_answer_id"])
-    yield make_choice(row["id"], text_field(row, "question"), choices, labels, right, context=row["context"])
+    question = text_field(row, "question")
+    yield make_choice(row["id"], question, choices, labels, right, context=row["context"])
 
 
 def squad_v2_hub(row: Any, name: str) -> Items:
     """One question on a paragraph; without answers it is impossible."""
     answers = row["answers"]["text"] or [UNANSWERABLE]
-    yield make_item(row["id"], text_field(row, "question"), answers, context=row["context"])
+    question = text_field(row, "question")
+    yield make_item(row["id"], question, answers, context=row["context"])
 
 
 # ---- summarisation ----

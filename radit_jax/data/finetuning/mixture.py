@@ -23,6 +23,7 @@ from etils import epath
 from radit_jax.data.finetuning.asked_elsewhere import AskedElsewhere, division_key
 from radit_jax.data.finetuning.datasets import (
     DATASETS,
+    Counts,
     Dataset,
     Mixture,
     OnError,
@@ -59,26 +60,26 @@ class ReadOptions:
     on_error: OnError = "stop"  # at a record of another form
     without: AskedElsewhere = field(default_factory=AskedElsewhere)  # questions that are left out
 
-    def items(self, dataset: Dataset, split: Split, counts: dict[str, Counter[str]]) -> Iterator[Item]:
+    def items(self, dataset: Dataset, split: Split, counts: dict[str, Counts]) -> Iterator[Item]:
         """A split's items, but those that are in `without`, which are counted into `counts[dataset.name]`."""
         count = counts[dataset.name] = Counter(read=0, kept=0)
         return self._without(self._whole(dataset, split, count), count)
 
-    def _without(self, items: Iterable[Item], count: Counter[str]) -> Iterator[Item]:
+    def _without(self, items: Iterable[Item], count: Counts) -> Iterator[Item]:
         for item in items:
             if item in self.without:
                 count[ASKED_ELSEWHERE] += 1
             else:
                 yield item
 
-    def _whole(self, dataset: Dataset, split: Split, count: Counter[str]) -> Iterator[Item]:
+    def _whole(self, dataset: Dataset, split: Split, count: Counts) -> Iterator[Item]:
         """All items of a split; where a dataset has no dev part, one is held out of its train part."""
         if split == "test" or not self.held_out or has_split(dataset, self.folder, "dev"):
             return open_items(dataset, self.folder, split, on_error=self.on_error, counts=count)
         items = open_items(dataset, self.folder, "train", on_error=self.on_error, counts=count)
         return self._divided(items, split, count)
 
-    def _divided(self, items: Iterable[Item], split: Split, count: Counter[str]) -> Iterator[Item]:
+    def _divided(self, items: Iterable[Item], split: Split, count: Counts) -> Iterator[Item]:
         """Those items of a train part that are the split's, where `held_out` of them are the dev part's."""
         # A key's random place, read as a number of 64 bits, is below the bound for that share of the keys.
         bound = round(self.held_out * 2**64)
@@ -125,7 +126,7 @@ def draw_lm_ft(
     """
     weights = weights or {}
     datasets = datasets_of("lm_ft", names)
-    counts: dict[str, Counter[str]] = {}
+    counts: dict[str, Counts] = {}
     drawn: list[tuple[Dataset, Item]] = []
     # 1) The datasets but the dialogues.
     for dataset in datasets:
@@ -163,7 +164,7 @@ def draw_r_ft(
     The paper's 900,000 corpus examples ask for `share_count(900_000, 0.05)` of them, 47,368.
     """
     weights = weights or {}
-    counts: dict[str, Counter[str]] = {}
+    counts: dict[str, Counts] = {}
     drawn: list[tuple[Dataset, Item]] = []
     for dataset in datasets_of("r_ft", names):
         items = list(reading.items(dataset, split, counts))
@@ -214,7 +215,7 @@ def open_items(
     split: Split,
     *,
     on_error: OnError,
-    counts: Counter[str],
+    counts: Counts,
 ) -> Iterator[Item]:
     """A split's items, of the ArrayRecord files that `tfds_builders` wrote into `folder`, or else of the
     publisher's files in `folder/{dataset.name}`. A split that the dataset does not have is empty."""
@@ -302,7 +303,7 @@ def _mixed(
     drawn: Sequence[tuple[Dataset, Item]],
     mixture: Mixture,
     seed: int,
-    counts: dict[str, Counter[str]],
+    counts: dict[str, Counts],
 ) -> Drawn:
     """The drawn items in a random order, as examples and questions."""
     # How often an item was drawn, those that a weight repeats included.

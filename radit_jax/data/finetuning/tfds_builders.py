@@ -25,6 +25,7 @@ from etils import epath
 
 from radit_jax.data.finetuning.datasets import (
     DATASETS,
+    Counts,
     Dataset,
     OnError,
     dataset_named,
@@ -62,7 +63,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         """The examples of every split that there is."""
-        self.counts: dict[str, Counter[str]] = {}
+        self.counts: dict[str, Counts] = {}
         # The hub has all its splits; of the publisher's files some may be missing.
         if self._hub:
             return {split: self._generate_examples(None, split) for split in self.DATASET.hub.splits}
@@ -167,9 +168,7 @@ def build_dataset(
     return {split: dict(counts) for split, counts in builder.counts.items()}
 
 
-def built_items(
-    dataset: Dataset, data_dir: epath.PathLike, split: Split, counts: Counter[str]
-) -> Iterator[Item]:
+def built_items(dataset: Dataset, data_dir: epath.PathLike, split: Split, counts: Counts) -> Iterator[Item]:
     """A split's items of what was built into `data_dir`, of the publisher's files before the hub's.
 
     A split that was not built is empty. They come in the order that TFDS shuffled them into.

@@ -20,6 +20,8 @@ Quoting = Literal["auto", "csv", "none"]
     auto    as csv, but a field ends in its line, and no field without quotes around it has one inside
 """
 
+Row = tuple[str, list[str]]  # (`FILE line N`, its fields)
+
 _CHOOSE_QUOTING = (
     "Set data.quoting=none if quotes are characters like others there, or data.quoting=csv if a field may "
     "hold line ends."
@@ -28,7 +30,7 @@ _CHOOSE_QUOTING = (
 
 def table_rows(
     path: epath.Path, *, delimiter: str, num_columns: int | Sequence[int], quoting: Quoting = "auto"
-) -> Iterator[tuple[str, list[str]]]:
+) -> Iterator[Row]:
     """(`FILE line N`, the fields) of every row of a table; a row over several lines is where it begins.
 
     `num_columns` are the numbers of fields that will do; every row has as many as the first.
@@ -47,7 +49,7 @@ def table_rows(
         yield where, row
 
 
-def _csv_rows(path: epath.Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
+def _csv_rows(path: epath.Path, delimiter: str) -> Iterator[Row]:
     """Rows whose fields may hold line ends."""
     row_start = ""  # the line in which the row begins that is being read
 
@@ -74,7 +76,7 @@ def _csv_rows(path: epath.Path, delimiter: str) -> Iterator[tuple[str, list[str]
         row_start = ""
 
 
-def _line_rows(path: epath.Path, delimiter: str, quoting: Quoting) -> Iterator[tuple[str, list[str]]]:
+def _line_rows(path: epath.Path, delimiter: str, quoting: Quoting) -> Iterator[Row]:
     """Rows of one line each."""
     quoted_fields = _QuotedFields(delimiter)
     for where, text in text_lines(path):

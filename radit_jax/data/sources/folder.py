@@ -16,12 +16,13 @@ A train question whose text is in the test file is left out.
 import itertools
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
 from etils import epath
+from numpy.random import Generator
 
 from radit_jax.config import Folder
 from radit_jax.data.artifacts.corpus import SPLITS, CorpusData
@@ -46,6 +47,7 @@ SINGLE = "questions.jsonl"  # in the place of both
 BEIR = ("qrels/train.tsv", "qrels/test.tsv")
 HELD_OUT = 0.1  # the share of the questions that a held-out part is drawn from
 
+ChunksOf = dict[str, tuple[Chunk, ...]]  # the chunks of a passage, by its id
 _Node = tuple[str, str]  # ("passage", its id) or ("text", its key)
 
 
@@ -159,10 +161,10 @@ def folder_warnings(data: CorpusData) -> list[str]:
 
 def _scan(
     path: epath.Path, settings: Folder, gold_passages: set[str], counts: Counter[str]
-) -> tuple[Passages, dict[str, tuple[Chunk, ...]]]:
+) -> tuple[Passages, ChunksOf]:
     """Check and count the passages; the chunks of those in `gold_passages`, by the passage's id."""
     form = corpus_format(path) if settings.passages_format == "auto" else settings.passages_format
-    chunks_of: dict[str, tuple[Chunk, ...]] = {}
+    chunks_of: ChunksOf = {}
     num_chunks = 0
     for document, chunks in read_chunked(path, form, settings.max_words, settings.quoting):
         num_chunks += len(chunks)
@@ -269,7 +271,7 @@ def _split(files: Sequence[Sequence[Asked]], seed: int) -> dict[str, Sequence[As
     return {"train": train, "dev": dev, "test": test}
 
 
-def _hold_out(questions: Sequence[Asked], generator: np.random.Generator) -> tuple[list[Asked], list[Asked]]:
+def _hold_out(questions: Sequence[Asked], generator: Generator) -> tuple[list[Asked], list[Asked]]:
     """The questions that stay and a tenth that does not, whole groups in random order as far as they fit."""
     sizes = Counter(asked.question.group for asked in questions)
     # There is room for one group at least, the smallest.
@@ -287,13 +289,13 @@ def _hold_out(questions: Sequence[Asked], generator: np.random.Generator) -> tup
     return stay, held
 
 
-def _draw(questions: Sequence[Asked], size: int, generator: np.random.Generator) -> list[Asked]:
+def _draw(questions: Sequence[Asked], size: int, generator: Generator) -> list[Asked]:
     """At most `size` of the questions, in their order; a larger draw contains a smaller one."""
     drawn = generator.permutation(len(questions))[:size]
     return [questions[index] for index in sorted(drawn.tolist())]
 
 
-def _with_gold(asked: Asked, chunks_of: Mapping[str, tuple[Chunk, ...]], counts: Counter[str]) -> Question:
+def _with_gold(asked: Asked, chunks_of: ChunksOf, counts: Counter[str]) -> Question:
     """The question with its gold chunks: those of its gold passages that contain an answer.
 
     A yes/no question has none, because containing "no" answers nothing.
@@ -311,6 +313,6 @@ def _with_gold(asked: Asked, chunks_of: Mapping[str, tuple[Chunk, ...]], counts:
     return replace(question, gold_chunks=tuple(gold))
 
 
-def _generator(seed: int, purpose: str) -> np.random.Generator:
+def _generator(seed: int, purpose: str) -> Generator:
     """Random numbers of their own for every purpose, so that no draw depends on another."""
     return np.random.default_rng([seed, *purpose.encode()])
