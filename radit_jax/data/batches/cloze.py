@@ -115,7 +115,7 @@ def _prefix(title: str, sentences: Seq[Seq[str]], tokenizer: LmTokenizer, rng: R
 
 
 def _continuation(c: Cloze, tokenizer: LmTokenizer, rng: Rng) -> Span:
-    """A question, of which a share is predicted, and its answer with `<eos>`, which is predicted whole."""
+    """A question, whose tokens are predicted in part, and its answer with `<eos>`, all predicted."""
     prompt = tokenizer.encode(question_prompt(c.question))
     answer = [*tokenizer.encode(answer_text(c.answer)), tokenizer.eos_id]
     return concatenate_spans(_partly(prompt, rng), span(answer, 1.0))

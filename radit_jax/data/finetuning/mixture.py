@@ -168,7 +168,7 @@ def draw_r_ft(
     drawn: list[tuple[Dataset, Item]] = []
     for dataset in datasets_of("r_ft", names):
         items = list(reading.items(dataset, split, counts))
-        # Which items are seen once more, where a weight is no whole number, is decided by their places.
+        # Where a weight is not a whole number, the first places are seen once more than the others.
         if dataset.name in weights:
             items = _first(items, len(items), reading.seed)
             items = _repeated(items, weights[dataset.name])
@@ -265,7 +265,7 @@ def files_read(dataset: Dataset, folder: epath.PathLike) -> list[epath.Path]:
     for split in dataset.raw.files:
         if has_split(dataset, root, split):
             files += split_files(dataset, root / dataset.name, split)
-    for pattern in dataset.raw.beside:
+    for pattern in dataset.raw.joined_with:
         files += root.glob(pattern)
     return list(dict.fromkeys(files))
 

@@ -33,7 +33,7 @@ class Raw:
     form: str  # of one record, for messages
     split_field: str = ""  # where one file holds all splits, the field that says which
     split_names: Mapping[str, str] = field(default_factory=dict)  # where that field says it differently
-    beside: tuple[str, ...] = ()  # patterns of what it is joined with, from the folder of all datasets
+    joined_with: tuple[str, ...] = ()  # patterns of further files, from the folder of all datasets
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ RAW = {
         "columns document_id, set, question, answer1, answer2, and a summary of the document",
         split_field="set",
         split_names={"dev": "valid"},
-        beside=("narrativeqa/third_party/wikipedia/summaries.csv",),
+        joined_with=("narrativeqa/third_party/wikipedia/summaries.csv",),
     ),
     "newsqa": Raw(
         "https://github.com/Maluuba/newsqa",
@@ -181,7 +181,7 @@ RAW = {
         raw.listed_stories,
         formats.cnn_dailymail,
         "an article and its @highlight sections",
-        beside=("cnn_dailymail/cnn/stories/*.story", "cnn_dailymail/dailymail/stories/*.story"),
+        joined_with=("cnn_dailymail/cnn/stories/*.story", "cnn_dailymail/dailymail/stories/*.story"),
     ),
     # Chain of thought.
     "aqua_rat": Raw(
@@ -201,7 +201,7 @@ RAW = {
         raw.joined_ecqa,
         formats.ecqa,
         '{"id", "explanation"} and the question of CommonsenseQA',
-        beside=(
+        joined_with=(
             "ecqa/ecqa.jsonl",
             "commonsense_qa/train_rand_split.jsonl",
             "commonsense_qa/dev_rand_split.jsonl",

@@ -256,7 +256,7 @@ def _read_table(path: epath.Path, quoting: Quoting) -> Iterator[Document]:
 
 
 def is_head(line: bytes) -> bool:
-    """Whether a table's line says what its columns are, and is no row."""
+    """Whether a table's line says what its columns are instead of being a row."""
     text = line.removeprefix(codecs.BOM_UTF8).decode(errors="replace")
     return set(text.split()) in _HEADS
 

@@ -172,7 +172,7 @@ def _elements(path: epath.Path) -> Iterator[Any]:
     with open_bytes(path) as file:
         text = _JsonText(file, path)
         text.expect("[")
-        # Elements with commas between them, of which an empty list has none.
+        # Elements with commas between them; an empty list ends at once.
         for number in itertools.count(1):
             if number == 1 and text.next_mark() == "]":
                 break
@@ -186,7 +186,7 @@ def _elements(path: epath.Path) -> Iterator[Any]:
 
 
 class _JsonText:
-    """The text of a JSON file, of which no more than is being parsed is in memory."""
+    """The text of a JSON file; only the part that is being parsed is in memory."""
 
     def __init__(self, file: BinaryFile, path: epath.Path):
         self._file = file

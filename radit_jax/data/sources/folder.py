@@ -121,7 +121,7 @@ def read_folder(settings: Folder, seed: int) -> CorpusData:
         raise ValueError(
             f"data folder {settings.folder}: expected a dev question that a chunk can answer, to choose "
             f"R-ft's checkpoint by, got {len(drawn['dev'])} that are all answered by yes or no. Raise "
-            "data.dev_questions, or add other train questions, of which they are held out."
+            "data.dev_questions, or add other train questions, from which they are held out."
         )
     # 2) Read the passages, and keep the chunks of those that the drawn questions name.
     gold_passages: set[str] = set()

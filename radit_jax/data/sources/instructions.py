@@ -263,9 +263,9 @@ class _Mixtures:
         return drawn
 
     def benchmark_questions(self) -> Iterator[Item]:
-        """What the tasks that LM-ft learns from are evaluated on, which nobody must learn from.
+        """What the tasks that LM-ft learns from are evaluated on, and which no training may see.
 
-        A user's own file has no such part: whoever names it here learns from all of it.
+        A user's own file has no such part: LM-ft learns from all of it.
         """
         root = self.settings.datasets
         for name in self.settings.lm_ft_benchmarks:
