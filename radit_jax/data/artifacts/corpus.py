@@ -174,7 +174,9 @@ class Chunks:
     def __init__(self, folder: StageFolder):
         files = sorted(folder.verified_path(CHUNKS).iterdir())
         self._where = str(folder.home / CHUNKS)
-        self._readers = [_open_chunks(file, f"{self._where}/{file.name}", _AGAIN) for file in files]
+        self._readers = []
+        for file in files:
+            self._readers.append(_open_chunks(file, f"{self._where}/{file.name}", _AGAIN))
         self._num_chunks = sum(reader.num_records() for reader in self._readers)
         # Every file but the last has as many as the first.
         self._per_file = self._readers[0].num_records() if self._readers else 1
@@ -300,7 +302,8 @@ class Corpus:
         holds = np.zeros(rows.shape, bool)
         for i, (question, retrieved) in enumerate(zip(questions, rows.tolist(), strict=True)):
             for j, row in enumerate(retrieved):
-                holds[i, j] = row >= 0 and contains_answer(chunk_of[row].passage, question.answers)
+                if row >= 0:
+                    holds[i, j] = contains_answer(chunk_of[row].passage, question.answers)
         return holds
 
     def is_gold(self, questions: Sequence[Question], rows: Int[np.ndarray, "Q K"]) -> Bool[np.ndarray, "Q K"]:

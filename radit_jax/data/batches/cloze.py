@@ -156,7 +156,8 @@ def cloze(sentence: tuple[str, ...], title: str, rng: Rng) -> Cloze | None:
     # 2) Keep some of the words around it.
     radius = int(rng.integers(4, 16))
     drop = rng.uniform(0.1, 0.6)
-    before = _thinned(sentence[max(0, chosen.start - radius) : chosen.start], drop, rng)
+    first = max(0, chosen.start - radius)
+    before = _thinned(sentence[first : chosen.start], drop, rng)
     after = _thinned(sentence[chosen.stop : chosen.stop + radius], drop, rng)
     # 3) Put a question word in its place or in front, and perhaps the title at the end.
     question_word = _draw(QUESTION_WORDS[kind], rng)
@@ -199,7 +200,9 @@ def _continues(sentence: Seq[str], kinds: Seq[str], i: int, kind: str) -> bool:
     """Whether word i + 1 belongs to the run of `kind` that word i is in."""
     # What a number counts follows it: "2,850 km".
     follows = "phrase" if kind == "number" else kind
-    return kinds[i] in (kind, follows) and kinds[i + 1] == follows and sentence[i][-1] not in _EDGE
+    is_of_run = kinds[i] in (kind, follows) and kinds[i + 1] == follows
+    ends_with_sign = sentence[i][-1] in _EDGE  # such as a comma
+    return is_of_run and not ends_with_sign
 
 
 def _kind(word: str, *, first: bool) -> str:

@@ -23,7 +23,12 @@ class TextTokenizer(Protocol):
 
 def question_example(question: Question, answer: str) -> Example:
     """(x, y) of a question with one of its gold answers; the retriever's query is the bare question."""
-    return Example(question.id, question.question, asked_prompt(question), answer_text(answer))
+    return Example(
+        id=question.id,
+        query=question.question,
+        prompt=asked_prompt(question),
+        answer=answer_text(answer),
+    )
 
 
 def asked_prompt(question: Question) -> str:
@@ -40,9 +45,14 @@ def lm_text_example(chunk: Chunk, tokenizer: TextTokenizer) -> Example | None:
     ids = tokenizer.encode(chunk.text)
     if len(ids) < 2:
         return None
-    # The prompt is also what the retriever searches with.
     prompt, answer = _cut(chunk.text, ids, len(ids) // 2, tokenizer)
-    return Example(f"lm_text/{chunk.id}", prompt, prompt, answer, source_chunk=chunk.id)
+    return Example(
+        id=f"lm_text/{chunk.id}",
+        query=prompt,
+        prompt=prompt,
+        answer=answer,
+        source_chunk=chunk.id,
+    )
 
 
 def r_text_example(chunk: Chunk, tokenizer: TextTokenizer, num_tokens: int = 50) -> Example | None:
@@ -56,7 +66,13 @@ def r_text_example(chunk: Chunk, tokenizer: TextTokenizer, num_tokens: int = 50)
     # The first tokens, and the last.
     prompt, _ = _cut(chunk.text, ids, num_tokens, tokenizer)
     _, answer = _cut(chunk.text, ids, len(ids) - num_tokens, tokenizer)
-    return Example(f"r_text/{chunk.id}", prompt, prompt, answer, source_chunk=chunk.id)
+    return Example(
+        id=f"r_text/{chunk.id}",
+        query=prompt,
+        prompt=prompt,
+        answer=answer,
+        source_chunk=chunk.id,
+    )
 
 
 def _cut(text: str, ids: list[int], count: int, tokenizer: TextTokenizer) -> tuple[str, str]:

@@ -50,7 +50,9 @@ def example_span(tokenizer: LmTokenizer, example: Example, *, terminator: bool, 
     prompt = tokenizer.opening + example.prompt if opens else example.prompt
     ids, start = tokenizer.encode_pair(prompt, example.answer)
     end = [tokenizer.eos_id] if terminator else []
-    return concatenate_spans(span(ids[:start]), span(ids[start:] + end, 1.0))
+    context = span(ids[:start])
+    target = span(ids[start:] + end, 1.0)
+    return concatenate_spans(context, target)
 
 
 def answer_token_count(tokenizer: LmTokenizer, example: Example) -> int:
@@ -80,7 +82,8 @@ def prompt_tokens(
 ) -> tuple[list[int], bool]:
     """What generation starts from: `<bos>`, the passage and the prompt; and whether the passage was cut."""
     tokens = tokenizer.encode(tokenizer.opening + prompt if passage is None else prompt)
-    prefix, truncated = _prefix(tokenizer, passage, max_length - len(tokens), f"prompt {prompt[:40]!r}")
+    room = max_length - len(tokens)
+    prefix, truncated = _prefix(tokenizer, passage, room, f"prompt {prompt[:40]!r}")
     return prefix + tokens, truncated
 
 
@@ -170,7 +173,8 @@ def _prefix(tokenizer: LmTokenizer, passage: str | None, room: int, what: str) -
     # Cut the text, but for the blank line, to what `<bos>` and that line leave.
     end = tokenizer.encode(BACKGROUND_END)
     text = tokenizer.opening + background(passage).removesuffix(BACKGROUND_END)
-    cut_text = tokenizer.encode(text)[: max(0, room - 1 - len(end))]
+    text_room = max(0, room - 1 - len(end))
+    cut_text = tokenizer.encode(text)[:text_room]
     label = tokenizer.encode(tokenizer.opening + BACKGROUND_START)
     if len(cut_text) <= len(label):
         return [tokenizer.bos_id], True

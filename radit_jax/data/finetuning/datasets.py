@@ -117,10 +117,14 @@ def read_rows(
 ) -> Iterator[Item]:
     """As `read_items`, from `rows` in the hub's form, each a dictionary."""
     hub = dataset.hub
-    grouped = enumerate(hub.group(rows), start=1)
-    records = (Record(f"{hub.id} {split} row {n}", f"{split}-{n}", row) for n, row in grouped)
     form = f"fields {', '.join(hub.fields)}"
-    return _items(dataset, records, hub.items, form, on_error, counts)
+    return _items(dataset, _hub_records(hub, rows, split), hub.items, form, on_error, counts)
+
+
+def _hub_records(hub: Hub, rows: Iterable[Mapping[str, Any]], split: Split) -> Iterator[Record]:
+    """The hub's rows as records, numbered through."""
+    for number, row in enumerate(hub.group(rows), start=1):
+        yield Record(f"{hub.id} {split} row {number}", f"{split}-{number}", row)
 
 
 def hub_rows(dataset: Dataset, split: Split) -> Iterator[Mapping[str, Any]]:

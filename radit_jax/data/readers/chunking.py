@@ -1,6 +1,5 @@
 """From a document to its chunks, the passages that are retrieved."""
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ def split_document(document: Document, max_words: int) -> tuple[Chunk, ...]:
     """
     parts: list[tuple[str, str]] = []  # (title, text)
     for title, section in document.sections:
+        # A section without text has no part.
         parts += [(title, text) for text in split_passage(section, max_words)]
     if len(parts) == 1:
         ids = [document.id]
@@ -36,7 +36,8 @@ def split_document(document: Document, max_words: int) -> tuple[Chunk, ...]:
         ids = [f"{document.id}#{number}" for number in range(1, len(parts) + 1)]
     chunks = []
     for chunk_id, (title, text) in zip(ids, parts, strict=True):
-        chunks.append(Chunk(chunk_id, " ".join(title.split()), text))
+        single_spaced_title = " ".join(title.split())
+        chunks.append(Chunk(chunk_id, single_spaced_title, text))
     return tuple(chunks)
 
 
@@ -66,7 +67,17 @@ def split_passage(text: str, max_words: int) -> list[str]:
     words, between = pieces(text)
     if not words:
         return []
-    num_chunks = -(-len(words) // (max_words - 1))  # rounded up
+    num_words = len(words)
+    num_chunks = _divide_up(num_words, max_words - 1)
     # Chunk i begins at word ceil(i × words / chunks), so that no two lengths differ by more than one word.
-    bounds = [-(-len(words) * i // num_chunks) for i in range(num_chunks + 1)]
-    return [between.join(words[start:end]).lstrip() for start, end in itertools.pairwise(bounds)]
+    texts = []
+    for i in range(num_chunks):
+        start = _divide_up(i * num_words, num_chunks)
+        end = _divide_up((i + 1) * num_words, num_chunks)
+        texts.append(between.join(words[start:end]).lstrip())
+    return texts
+
+
+def _divide_up(dividend: int, divisor: int) -> int:
+    """The quotient, rounded up."""
+    return -(-dividend // divisor)

@@ -324,7 +324,7 @@ def _benchmark_item(name: str, item: EvalExample) -> Item:
 
 def _benchmark_example(name: str, item: EvalExample) -> Example:
     prompt, answer = item.shot
-    return Example(f"{name}/{item.id}", item.query, prompt, answer)
+    return Example(id=f"{name}/{item.id}", query=item.query, prompt=prompt, answer=answer)
 
 
 def _benchmark_question(name: str, item: EvalExample) -> Question:
