@@ -48,6 +48,9 @@ class CorpusData:
     counts: Mapping[str, Any] = field(default_factory=dict)  # what was read and left out, for the manifest
 
 
+# ---- writing ----
+
+
 def write_corpus(folder: StageFolder, data: CorpusData) -> int:
     """Write the corpus stage's files, a chunk in memory at a time, and say how many chunks there are."""
     num_chunks = write_chunks(folder, data.chunks)
@@ -112,6 +115,9 @@ def write_chunk_file(target: epath.Path, chunks: Iterator[Chunk]) -> int:
     return count
 
 
+# ---- chunks that Beam prepared ----
+
+
 def prepared(passages: epath.PathLike, max_words: int) -> dict[str, Any] | None:
     """What `data.sources.beam` says of the chunks that it left in `passages`; None of any other corpus."""
     file = epath.Path(passages) / PREPARED
@@ -166,6 +172,9 @@ def _open_chunks(file: epath.Path, where: str, remedy: str) -> Any:
     if not reader.ok():  # it would say that there are no records
         raise ValueError(f"{where}: expected an ArrayRecord file, got a damaged one. {remedy}")
     return reader
+
+
+# ---- reading ----
 
 
 class Chunks:

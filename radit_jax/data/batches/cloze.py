@@ -101,6 +101,9 @@ def cloze_sequence(
     )
 
 
+# ---- spans of tokens ----
+
+
 def _fits(tree: PrefixTree, max_tokens: int, max_targets: int) -> bool:
     num_tokens = sum(len(part.tokens) for part in tree.spans)
     num_targets = sum(int((part.weights > 0).sum()) for part in tree.spans)
@@ -140,6 +143,9 @@ def _window(passage: Chunk, rng: Rng) -> list[tuple[str, ...]]:
         window.append(sentence[:room])
         room -= len(window[-1])
     return window
+
+
+# ---- questions ----
 
 
 def cloze(sentence: tuple[str, ...], title: str, rng: Rng) -> Cloze | None:

@@ -42,6 +42,8 @@ from jaxtyping import Float, Int
 from radit_jax.method.likelihood import LmBatch
 from radit_jax.models.bert import PackedTexts
 
+# ---- trees ----
+
 Row = tuple[int, ...]  # the numbers of the sequences that share a row, in order
 
 
@@ -74,6 +76,9 @@ def concatenate_spans(*spans: Span) -> Span:
     tokens = np.concatenate([part.tokens for part in spans])
     weights = np.concatenate([part.weights for part in spans])
     return Span(tokens, weights)
+
+
+# ---- which rows ----
 
 
 def pack(
@@ -140,6 +145,9 @@ def _best_fit(sizes: Int[np.ndarray, "N S"], limits: Int[np.ndarray, " S"]) -> l
         rows[row].append(int(number))
         free[:, row] -= sizes[number]
     return sorted(tuple(sorted(row)) for row in rows)
+
+
+# ---- arrays ----
 
 
 def to_batch(

@@ -48,6 +48,8 @@ class Dataset:
         return "open_qa" if mixture == "r_ft" and self.category == "reading" else self.category
 
 
+# ---- the table ----
+
 BOTH: tuple[Mixture, ...] = ("lm_ft", "r_ft")
 LM_FT: tuple[Mixture, ...] = ("lm_ft",)
 R_FT: tuple[Mixture, ...] = ("r_ft",)
@@ -86,6 +88,9 @@ def dataset_named(name: str) -> Dataset:
         known = ", ".join(sorted(DATASETS))
         raise ValueError(f"dataset: expected one of {known}, got {name!r}. Name one of these.")
     return DATASETS[name]
+
+
+# ---- reading ----
 
 
 def read_items(

@@ -107,6 +107,9 @@ def asked_in_dev_and_test(reading: ReadOptions, datasets: Iterable[Dataset]) -> 
     return asked
 
 
+# ---- drawing ----
+
+
 def draw_lm_ft(
     reading: ReadOptions,
     names: Sequence[str] | None = None,
@@ -209,6 +212,9 @@ def share_count(others: int, share: float) -> int:
     return round(others * share / (1 - share))
 
 
+# ---- where a dataset's items are ----
+
+
 def open_items(
     dataset: Dataset,
     folder: epath.PathLike,
@@ -273,6 +279,9 @@ def files_read(dataset: Dataset, folder: epath.PathLike) -> list[epath.Path]:
 def _built_folder(dataset: Dataset, root: epath.Path) -> epath.Path:
     """Where `tfds_builders` writes a dataset."""
     return root / f"radit_{dataset.name}"
+
+
+# ---- parts of a draw ----
 
 
 def _instances(dataset: Dataset, num_chunks: int) -> int:

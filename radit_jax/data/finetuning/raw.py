@@ -20,6 +20,9 @@ from radit_jax.runtime.storage.files import parse_json
 MAX_FILE_BYTES = 1 << 29  # of what is read whole, unpacked: more than any official file has
 
 
+# ---- records ----
+
+
 class Record(NamedTuple):
     """One record of a file: a parsed line, an element of a list, a row of a table."""
 
@@ -27,6 +30,9 @@ class Record(NamedTuple):
     name: str  # an id for records that bring none: the file's stem and the record's number
     value: Any  # None where there is a problem
     problem: str = ""  # why there is no value: expected …, got …
+
+
+# ---- files of one form ----
 
 
 def json_lines(file: epath.Path) -> Iterator[Record]:
@@ -51,6 +57,7 @@ def json_elements(file: epath.Path, key: str = "") -> Iterator[Record]:
         raise ValueError(
             f"{file}: expected a JSON list or object, got {str(value)[:40]!r}. Get the official file."
         )
+    # Objects keep the order of their names.
     elements = value.items() if isinstance(value, dict) else value
     for number, element in enumerate(elements, start=1):
         yield Record(f"{file} item {number}", f"{_stem(file)}-{number}", element)
@@ -84,12 +91,15 @@ def xml_elements(file: epath.Path, tag: str) -> Iterator[Record]:
             raise ValueError(
                 f"{file} line {line}: expected XML, got another form ({error}). Get the official file."
             ) from None
-        except LookupError as error:
+        except LookupError as error:  # Python does not know the encoding that the file names
             raise ValueError(
                 f"{file}: expected XML in UTF-8, got another encoding ({error}). Get the official file."
             ) from None
-    for number, element in enumerate(root.iter(tag), 1):
+    for number, element in enumerate(root.iter(tag), start=1):
         yield Record(f"{file} <{tag}> {number}", f"{_stem(file)}-{number}", element)
+
+
+# ---- files that belong together ----
 
 
 def listed_stories(file: epath.Path) -> Iterator[Record]:
@@ -165,6 +175,9 @@ def joined_narrativeqa(file: epath.Path) -> Iterator[Record]:
         else:
             problem = f"expected a summary of document {document!r} in {summaries}, got none"
             yield row._replace(value=None, problem=problem)
+
+
+# ---- reading ----
 
 
 def _present(file: epath.Path) -> epath.Path:

@@ -41,6 +41,9 @@ DATA_DIR = "data/tfds"
 VERSION = "1.0.0"
 
 
+# ---- the builders ----
+
+
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A dataset of the table, in the form of `Item`; its configurations say where it is read from."""
 
@@ -137,6 +140,9 @@ BUILDERS = {name: _builder_class(dataset) for name, dataset in DATASETS.items()}
 globals().update({builder.__name__: builder for builder in BUILDERS.values()})
 
 
+# ---- building, and reading what was built ----
+
+
 def build_dataset(
     name: str,
     *,
@@ -210,6 +216,9 @@ def _item(features: Mapping[str, Any]) -> Item:
 
 def _text(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else tuple(text.decode() for text in value)
+
+
+# ---- the command ----
 
 
 def parser() -> argparse.ArgumentParser:

@@ -51,6 +51,9 @@ ChunksOf = dict[str, tuple[Chunk, ...]]  # the chunks of a passage, by its id
 _Node = tuple[str, str]  # ("passage", its id) or ("text", its key)
 
 
+# ---- files ----
+
+
 def folder_files(settings: Folder) -> tuple[epath.Path, ...]:
     """The files that `read_folder` is about: the passages, or their folder, then one or two of questions."""
     root = epath.Path(settings.folder)
@@ -92,6 +95,9 @@ def _question_files(settings: Folder, root: epath.Path) -> tuple[str, ...]:
     if any(packed_or_plain(root, name).exists() for name in (TRAIN, TEST)):
         return (TRAIN, TEST)
     return BEIR if packed_or_plain(root, "queries.jsonl").exists() else (SINGLE,)
+
+
+# ---- reading ----
 
 
 def read_folder(settings: Folder, seed: int) -> CorpusData:
@@ -214,6 +220,9 @@ def _refuse_without_answers(paths: Sequence[epath.Path], settings: Folder, count
         )
     names = " and ".join(map(str, paths))
     raise ValueError(f"{names}: expected questions with answers, got {count:,} without. {remedy}")
+
+
+# ---- dividing ----
 
 
 def _grouped(files: Sequence[Sequence[Asked]]) -> list[list[Asked]]:

@@ -82,6 +82,9 @@ def generate_world(config: GeneratedWorld, seed: int) -> CorpusData:
     return CorpusData(chunks, questions, documents, groups)
 
 
+# ---- entities and what is told of them ----
+
+
 def _entities(rng: Random, count: int) -> list[Entity]:
     """`count` entities with names of their own, each of a random kind."""
     names = [f"{first} {last}" for first, last in itertools.product(FIRST_NAMES, LAST_NAMES)]
@@ -137,6 +140,9 @@ def _text(rng: Random, name: str, kind: str, facts: Sequence[Fact]) -> str:
 def _sentence(rng: Random, subject: str, kind: str, fact: Fact) -> str:
     statement = rng.choice(ENTITY_KINDS[kind][fact.attribute].statements)
     return statement.format(s=subject, v=fact.value) + "."
+
+
+# ---- questions, and pre-training text ----
 
 
 def _questions(rng: Random, entities: Sequence[Entity], per_entity: int) -> list[Question]:

@@ -44,6 +44,9 @@ SHORT_ANSWER = 5  # words: what may be evaluated by exact match
 _TOLERANCE = 0.1
 
 
+# ---- the corpus ----
+
+
 def read_chunks(
     passages: str, format: str, max_words: int, counts: Counter[str], quoting: Quoting = "auto"
 ) -> Iterator[Chunk]:
@@ -81,6 +84,9 @@ def corpus_sources(passages: str, format: str) -> list[epath.Path] | None:
     if (epath.Path(passages) / PREPARED).exists():
         return None
     return corpus_files(corpus_path(passages), format)
+
+
+# ---- the datasets ----
 
 
 def dataset_sources(settings: Instructions) -> list[epath.Path]:
