@@ -105,9 +105,7 @@ def cloze_sequence(
 
 
 def _fits(tree: PrefixTree, max_tokens: int, max_targets: int) -> bool:
-    num_tokens = sum(len(part.tokens) for part in tree.spans)
-    num_targets = sum(int((part.weights > 0).sum()) for part in tree.spans)
-    return num_tokens <= max_tokens and num_targets <= max_targets
+    return tree.num_tokens <= max_tokens and tree.num_targets <= max_targets
 
 
 def _prefix(title: str, sentences: Seq[Seq[str]], tokenizer: LmTokenizer, rng: Rng) -> Span:

@@ -53,6 +53,11 @@ class Span(NamedTuple):
     tokens: Int[np.ndarray, " n"]
     weights: Float[np.ndarray, " n"]  # of a loss or a sum; a token of weight 0 is not a target
 
+    @property
+    def num_targets(self) -> int:
+        """How many of its tokens are predicted."""
+        return int((self.weights > 0).sum())
+
 
 class PrefixTree(NamedTuple):
     """A prefix, possibly empty, and the continuations that continue it."""
@@ -64,6 +69,16 @@ class PrefixTree(NamedTuple):
     def spans(self) -> tuple[Span, ...]:
         """The prefix and then the continuations, the order in which they lie in a row."""
         return (self.prefix, *self.continuations)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many positions it takes of a row."""
+        return sum(len(part.tokens) for part in self.spans)
+
+    @property
+    def num_targets(self) -> int:
+        """How many of its tokens are predicted."""
+        return sum(part.num_targets for part in self.spans)
 
 
 def span(tokens: Seq[int] | Int[np.ndarray, " n"], weight: float = 0.0) -> Span:
@@ -227,18 +242,14 @@ def continuation_places(
 
 def fill(sequences: Seq[PrefixTree], rows: Seq[Row], *, row_length: int) -> float:
     """The share of the rows' positions that hold a token."""
-    num_tokens = 0
-    for number in itertools.chain.from_iterable(rows):
-        tokens, _, _ = _size(sequences[number])
-        num_tokens += tokens
+    packed = itertools.chain.from_iterable(rows)
+    num_tokens = sum(sequences[number].num_tokens for number in packed)
     return num_tokens / max(1, row_length * len(rows))
 
 
 def _size(sequence: PrefixTree) -> tuple[int, int, int]:
     """Tokens, targets and continuations of a sequence."""
-    tokens = sum(len(part.tokens) for part in sequence.spans)
-    targets = sum(int((part.weights > 0).sum()) for part in sequence.spans)
-    return tokens, targets, len(sequence.continuations)
+    return sequence.num_tokens, sequence.num_targets, len(sequence.continuations)
 
 
 def _check_fit(sizes: Int[np.ndarray, "N 3"], limits: Int[np.ndarray, " 3"]) -> None:

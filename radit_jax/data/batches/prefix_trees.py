@@ -118,7 +118,8 @@ def shared_sequences(
     trees: list[SharedSequence] = []
     for group in _groups(together, room, max_targets, max_continuations):
         numbers, continuations = zip(*group, strict=True)
-        trees.append(SharedSequence(PrefixTree(span(prefix), continuations), numbers, truncated=False))
+        tree = PrefixTree(span(prefix), continuations)
+        trees.append(SharedSequence(tree, numbers, truncated=False))
     # 3) Each of the others cuts the passage in a tree of its own.
     for number in alone:
         tree, truncated = lm_sequence(
@@ -139,8 +140,7 @@ def _groups(
     groups: list[list[tuple[int, Span]]] = []
     used = np.zeros(3)  # tokens, predicted tokens and continuations of the last group
     for number, continuation in continuations:
-        num_targets = int((continuation.weights > 0).sum())
-        size = np.array([len(continuation.tokens), num_targets, 1])
+        size = np.array([len(continuation.tokens), continuation.num_targets, 1])
         if groups and (used + size <= limits).all():
             groups[-1].append((number, continuation))
             used = used + size
