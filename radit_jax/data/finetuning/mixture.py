@@ -318,7 +318,7 @@ def _mixed(
     # How often an item was drawn, those that a weight repeats included.
     for name, count in counts.items():
         count["drawn"] = sum(dataset.name == name for dataset, _ in drawn)
-    # By places of their own: what was drawn of a large dataset has the first of the others.
+    # Places for this purpose are other ones than those by which items were drawn.
     pairs = sorted(drawn, key=lambda pair: _place(pair[1].id, seed, "mix"))
     items = [item for _, item in pairs]
     examples = [item_example(item, dataset, mixture, seed) for dataset, item in pairs]
