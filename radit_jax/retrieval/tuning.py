@@ -178,6 +178,7 @@ class QueryTower(Learner):
 
     @property
     def params(self) -> Any:
+        """The untuned query encoder's parameters."""
         return self.searcher.encoder.model.params
 
     def make_step(
@@ -187,6 +188,7 @@ class QueryTower(Learner):
         temperature: float,
         state_shardings: Any,
     ) -> Callable[..., Any]:
+        """A step on stored chunk embeddings."""
         return make_r_ft_step(
             self.searcher.encoder.module,
             tx,
@@ -201,12 +203,14 @@ class QueryTower(Learner):
         chunk_rows: Int[np.ndarray, "B K"],
         target_log_probs: Float[np.ndarray, "B K"],
     ) -> RftBatch:
+        """The queries' tokens, and the stored embeddings [B, K, D] of their chunks."""
         queries = self.queries.batch(example_numbers)
         embeddings = self.searcher.embeddings[chunk_rows]
         arrays = (queries, embeddings, target_log_probs, chunk_rows >= 0)
         return RftBatch(*put_batch(arrays, self.searcher.encoder.mesh))
 
     def has_hit_within_reach(self) -> bool:
+        """Whether any question has a hit among the first `reach` chunks of the whole index."""
         # A validation's depth mostly suffices, and it is searched much faster.
         for most in (VALIDATION_DEPTH, self.reach):
             depth = min(most, len(self.corpus.chunks))
@@ -222,6 +226,7 @@ class QueryTower(Learner):
         return _ranking_figures(self.development.hits(self.corpus, chunk_rows))
 
     def tuned(self, params: Any) -> dict[str, Model]:
+        """The query encoder alone."""
         return {"query_encoder": self.searcher.encoder.model._replace(params=params)}
 
 
@@ -236,6 +241,7 @@ class BothTowers(Learner):
 
     @property
     def params(self) -> Any:
+        """The untuned parameters of both encoders."""
         return {"query": self.searcher.encoder.model.params, "chunk": self.chunk_encoder.model.params}
 
     def make_step(
@@ -245,6 +251,7 @@ class BothTowers(Learner):
         temperature: float,
         state_shardings: Any,
     ) -> Callable[..., Any]:
+        """A step that encodes the chunks too."""
         return make_r_ft_text_step(
             self.searcher.encoder.module,
             tx,
@@ -259,6 +266,7 @@ class BothTowers(Learner):
         chunk_rows: Int[np.ndarray, "B K"],
         target_log_probs: Float[np.ndarray, "B K"],
     ) -> RftTextBatch:
+        """The queries' tokens, and the tokens [B, K, U] of their chunks."""
         queries = self.queries.batch(example_numbers)
         tokens, mask = self.chunk_encoder.tokenize(self._passages(chunk_rows))
         by_example = (*chunk_rows.shape, -1)  # [B·K, U] to [B, K, U]
@@ -267,6 +275,7 @@ class BothTowers(Learner):
         return RftTextBatch(*put_batch(arrays, self.searcher.encoder.mesh))
 
     def has_hit_within_reach(self) -> bool:
+        """Whether any question has a hit among the candidates, which training only ranks."""
         return bool(self._candidate_hits.any())
 
     def validate(self, params: Any) -> dict[str, float]:
@@ -282,6 +291,7 @@ class BothTowers(Learner):
         return _ranking_figures(np.take_along_axis(self._candidate_hits, order, axis=1))
 
     def tuned(self, params: Any) -> dict[str, Model]:
+        """Both encoders."""
         return {
             "query_encoder": self.searcher.encoder.model._replace(params=params["query"]),
             "chunk_encoder": self.chunk_encoder.model._replace(params=params["chunk"]),
