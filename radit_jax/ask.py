@@ -77,6 +77,7 @@ def answer_file(export: TopLevelFolder, name: str) -> None:
 
     from radit_jax.data.readers.questions import read_asked
 
+    # A bucket's path is read too.
     path = epath.Path(name)
     if not path.is_file():
         raise ValueError(f"ask: expected a file of questions, got no file {path}. Correct its path.")
@@ -174,6 +175,7 @@ def _with_probabilities(chunks: Iterable[Any], probabilities: Any) -> list[dict[
 
 def _too_long(question: str, tokenizer: Any, settings: EvaluateConfig) -> str:
     """The error of a question that no row holds even without a Background; empty for one that fits."""
+    # The shortest prompt that the question can have, and what the row holds besides its answer.
     prompt = tokenizer.encode(tokenizer.opening + question_prompt(question))
     room = settings.sequence_length - settings.max_new_tokens - 1  # for <bos>
     if len(prompt) <= room:

@@ -97,6 +97,7 @@ def example_lines(
     yield f"   answer      {example.answer!r}"
     yield f"   {'position':>8}  {'id':>6}  {'token':<22}  {'id':>6}  {'target':<22}  weight"
     for line, has_target in _position_lines(tokenizer, tree):
+        # What is predicted is told apart by colour, where there is one.
         mark = ANSWER if has_target else CONTEXT
         yield f"{mark}{line}{PLAIN}" if colour else line
 

@@ -205,6 +205,7 @@ def show_signal(run: Run) -> None:
 
 def print_plan(run: Run, kind: str) -> None:
     """Print each stage that `kind` depends on, as done or as what would run and why, then missing files."""
+    # Of stages that share a folder only the first is missing.
     missing = {stage.name for stage in run.missing(kind)}
     for stage in run.needed(kind):
         folder = run.folders[stage.name]

@@ -120,7 +120,8 @@ def _in_batches(
         batch = prompts[start : start + questions_per_batch]
         log_probs = np.full((questions_per_batch, num_chunks), -np.inf, np.float32)
         for row, by_chunk in enumerate(batch):
-            log_probs[row, : len(by_chunk)] = retrieval_log_probs[start + row]
+            num_prompts = len(by_chunk)
+            log_probs[row, :num_prompts] = retrieval_log_probs[start + row]
         answers += answer(batch, log_probs)
     return answers
 
@@ -152,7 +153,7 @@ class _Answerer(NamedTuple):
         retrieval_log_probs: Float[np.ndarray, "B K"],
     ) -> CandidatesByQuestion:
         """Every unique greedy answer scored under all chunks."""
-        stops, max_new_tokens = self.options.stops, self.options.max_new_tokens
+        max_new_tokens, stops, _, placement = self.options
         batch_size, num_chunks = retrieval_log_probs.shape
         generated = np.zeros((batch_size, num_chunks, max_new_tokens), np.int32)
         log_probs = np.zeros((batch_size, num_chunks, num_chunks), np.float32)
@@ -171,15 +172,23 @@ class _Answerer(NamedTuple):
         packed = pack_answers(unique, stops, max_new_tokens=max_new_tokens, num_answers=num_chunks)
         for places, prefilled in prefilled_batches:
             questions = places[:, 0]
-            scores = score_answers(self.module, self.params, prefilled, packed, questions, stops=stops)
-            log_probs[tuple(places.T)] = self.options.placement.gather(scores)
+            scores = score_answers(
+                self.module,
+                self.params,
+                prefilled,
+                packed,
+                questions,
+                stops=stops,
+            )
+            log_probs[tuple(places.T)] = placement.gather(scores)
 
         # 3) Mix over the chunks by p_R, and rank.
         mixed = np.asarray(mix_over_chunks(log_probs, retrieval_log_probs))
         ranked = []
         for answers, scores in zip(unique, mixed.tolist(), strict=True):
             # There are K scores, and often fewer unique answers.
-            candidates = [self.candidate(*pair) for pair in zip(answers, scores, strict=False)]
+            pairs = zip(answers, scores, strict=False)
+            candidates = [self.candidate(*pair) for pair in pairs]
             candidates.sort(key=lambda candidate: -candidate.log_prob)
             ranked.append(candidates)
         return ranked[: len(prompts)]
@@ -200,7 +209,8 @@ class _Answerer(NamedTuple):
         for question in questions:
             by_chunk = prompts[question]
             num_missing = num_chunks - len(by_chunk)
-            texts += [*by_chunk, *[by_chunk[0]] * num_missing]
+            texts += by_chunk
+            texts += [by_chunk[0]] * num_missing
 
         # 2) Read all prompts together, since an answer's prompts take each step together.
         batch = build_prefill_batch(split_shared_prefixes(texts), placement)
@@ -215,7 +225,9 @@ class _Answerer(NamedTuple):
         return answers[: len(prompts)]
 
     def prefill(
-        self, prompts: Sequence[PromptsByChunk], capacity: int
+        self,
+        prompts: Sequence[PromptsByChunk],
+        capacity: int,
     ) -> Iterator[tuple[Int[np.ndarray, "R 2"], Prefilled]]:
         """Read the prompts, R at a time, with the place of each: (question, chunk).
 
@@ -224,10 +236,13 @@ class _Answerer(NamedTuple):
         places = _places(prompts)
         texts = [prompts[question][chunk] for question, chunk in places.tolist()]
         for numbers, batch in prefill_batches(texts, capacity, self.options.placement):
-            yield places[numbers], prefill_shared(self.module, self.params, *batch)
+            prefilled = prefill_shared(self.module, self.params, *batch)
+            yield places[numbers], prefilled
 
     def generate(
-        self, prefilled: Prefilled, weights: Float[np.ndarray, "U K"]
+        self,
+        prefilled: Prefilled,
+        weights: Float[np.ndarray, "U K"],
     ) -> tuple[Int[np.ndarray, "U A"], Float[np.ndarray, " U"]]:
         """Tokens and log-probabilities of U answers, each in the mixture over K prompts by log-`weights`.
 
@@ -238,6 +253,7 @@ class _Answerer(NamedTuple):
         tokens = np.zeros((len(weights), max_new_tokens), np.int32)
         log_probs = np.zeros(len(weights), np.float32)
         in_batch = np.arange(len(weights))  # numbers of the answers that are still in the batch
+        # The first token follows from the prompts alone.
         state = init_decode(prefilled, weights, max_new_tokens=max_new_tokens, stops=stops)
         for start in range(0, max_new_tokens, STEPS_PER_CALL):
             # Generate the next tokens, and put what the batch has so far at its answers' places.
@@ -253,7 +269,8 @@ class _Answerer(NamedTuple):
             by_group = (placement.num_groups(len(done)), -1)
             survivors = _survivors(~done.reshape(by_group))
             if survivors is not None:
-                in_batch = np.take_along_axis(in_batch.reshape(by_group), survivors, axis=1).ravel()
+                grouped = in_batch.reshape(by_group)
+                in_batch = np.take_along_axis(grouped, survivors, axis=1).ravel()
                 state = gather_answers(state, survivors)
         return tokens, log_probs
 
@@ -267,7 +284,8 @@ def _places(prompts: Sequence[PromptsByChunk]) -> Int[np.ndarray, "P 2"]:
     """(question, chunk) of every prompt."""
     places = []
     for question, by_chunk in enumerate(prompts):
-        places += [(question, chunk) for chunk in range(len(by_chunk))]
+        for chunk in range(len(by_chunk)):
+            places.append((question, chunk))
     return np.array(places)
 
 
@@ -288,7 +306,11 @@ def _survivors(alive: Bool[np.ndarray, "W r"]) -> Int[np.ndarray, "W q"] | None:
 
 
 def pack_answers(
-    answers: Sequence[Sequence[Answer]], stops: Stops, *, max_new_tokens: int, num_answers: int
+    answers: Sequence[Sequence[Answer]],
+    stops: Stops,
+    *,
+    max_new_tokens: int,
+    num_answers: int,
 ) -> PackedAnswers:
     """Lay out the candidates of each prompt, `num_answers` at most, as host arrays.
 
@@ -325,13 +347,14 @@ def pack_answers(
 def _outcome(answer: Answer, stops: Stops, max_new_tokens: int) -> Answer:
     """The tokens that are scored: the answer's, and STOP where a terminator belongs to it."""
     is_cut_off = len(answer) == max_new_tokens
-    is_closed = bool(answer) and answer[-1] in stops.closing
+    is_closed = len(answer) > 0 and answer[-1] in stops.closing
     return answer if is_cut_off or is_closed else (*answer, STOP)
 
 
 def _strip_terminator(row: Sequence[int], stops: Stops) -> Answer:
     """The tokens of a generation before its terminator; the filler after a closing piece is one too."""
-    return tuple(itertools.takewhile(lambda token: token not in stops.alone, row))
+    answer = itertools.takewhile(lambda token: token not in stops.alone, row)
+    return tuple(answer)
 
 
 def _unique_answers(
@@ -340,6 +363,7 @@ def _unique_answers(
     stops: Stops,
 ) -> list[list[Answer]]:
     """Each question's distinct answers, in the order of its chunks; none for the missing questions."""
+    # An answer is one however many chunks lead to it.
     unique: list[list[Answer]] = [[] for _ in generated]
     for question, by_chunk in enumerate(prompts):
         rows = generated[question, : len(by_chunk)].tolist()

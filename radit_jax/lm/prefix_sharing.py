@@ -74,8 +74,9 @@ def split_shared_prefixes(prompts: Sequence[TokenIds]) -> list[Prompt]:
         for number in group.members:
             text = texts[number]
             # A prompt by itself is cut where its suffix fills the narrowest row.
-            cut = group.shared_length if is_shared else max(0, len(text) - SUFFIX_SLOTS)
-            split[number] = Prompt(text[:cut], text[cut:])
+            cut_alone = max(0, len(text) - SUFFIX_SLOTS)
+            cut = group.shared_length if is_shared else cut_alone
+            split[number] = Prompt(prefix=text[:cut], suffix=text[cut:])
     return split
 
 
@@ -105,7 +106,8 @@ def _group_by_prefix(texts: Sequence[Answer]) -> list[_PrefixGroup]:
                 group.shared_length = shared_length
                 group.longest = longest
                 continue
-        groups.append(_PrefixGroup([number], len(text) - 1, len(text)))
+        length = len(text)
+        groups.append(_PrefixGroup([number], shared_length=length - 1, longest=length))
     return groups
 
 
@@ -150,7 +152,8 @@ def build_prefill_batch(prompts: Sequence[Prompt], placement: DevicePlacement) -
     """Lay prompts out for `prefill_shared`; every device group keeps its own distinct prefixes."""
     # 1) Find each group's prefixes: the distinct ones, unless nearly every prompt has its own. Then sharing
     # saves nothing, and the prefixes are those of the prompts, in their order.
-    group_size = len(prompts) // placement.num_groups(len(prompts))
+    num_prompts = len(prompts)
+    group_size = num_prompts // placement.num_groups(num_prompts)
     by_prompt = _batches([prompt.prefix for prompt in prompts], group_size)
     prefixes = [list(dict.fromkeys(group_prefixes)) for group_prefixes in by_prompt]
     slots = _prefix_slots(max(map(len, prefixes)), group_size)
@@ -158,17 +161,24 @@ def build_prefill_batch(prompts: Sequence[Prompt], placement: DevicePlacement) -
         prefixes = by_prompt
 
     # 2) Number each prompt's prefix, and fill every group up to the same number of prefixes.
-    prefix_of = np.zeros((len(by_prompt), group_size), np.int32)
+    num_groups = len(by_prompt)
+    prefix_of = np.zeros((num_groups, group_size), np.int32)
     padded_prefixes: list[Answer] = []
     for row, group_prefixes in enumerate(prefixes):
         prefix_of[row] = [group_prefixes.index(prefix) for prefix in by_prompt[row]]
-        empty_slots = slots - len(group_prefixes)
-        padded_prefixes += [*group_prefixes, *[()] * empty_slots]
+        num_empty = slots - len(group_prefixes)
+        padded_prefixes += group_prefixes
+        padded_prefixes += [()] * num_empty
 
     # 3) Pad both parts to rows.
     prefix_rows = _pad_rows(padded_prefixes, 2 * SUFFIX_SLOTS)
-    suffix_rows = _pad_rows([prompt.suffix for prompt in prompts], SUFFIX_SLOTS)
-    return PrefillBatch(placement.put_rows(prefix_rows), prefix_of, placement.put_rows(suffix_rows))
+    suffixes = [prompt.suffix for prompt in prompts]
+    suffix_rows = _pad_rows(suffixes, SUFFIX_SLOTS)
+    return PrefillBatch(
+        prefixes=placement.put_rows(prefix_rows),
+        prefix_of=prefix_of,
+        suffixes=placement.put_rows(suffix_rows),
+    )
 
 
 def _prefix_slots(num_prefixes: int, group_size: int) -> int:
@@ -260,7 +270,8 @@ def _next_batch(
         batch.append(question)
 
         # Count the chunks that it brings for all other questions that have them.
-        new_chunks = set(rows[question].tolist()) - chunks_of_batch
+        chunks = set(rows[question].tolist())
+        new_chunks = chunks - chunks_of_batch
         chunks_of_batch |= new_chunks
         for chunk in sorted(new_chunks):
             for other in questions_of_chunk[chunk]:
