@@ -144,24 +144,24 @@ def ask(export: TopLevelFolder, questions: Sequence[str]) -> Iterator[dict[str, 
         module = lm.module.clone(layout=row_layout(mesh))
         lm = lm._replace(module=module)
         errors = [_too_long(question, lm.tokenizer, settings) for question in questions]
-        fitting = [number for number, error in enumerate(errors) if not error]
+        fitting = [index for index, error in enumerate(errors) if not error]
         answers: dict[int, list[Any]] = {}
         if fitting:
             retrieval = Retrieval(chunks, *retrieved["chunks"]).part(fitting)
-            texts = [questions[number] for number in fitting]
+            texts = [questions[index] for index in fitting]
             answered = answer(lm, texts, retrieval, settings, "ask")
             answers = dict(zip(fitting, answered, strict=True))
 
     # 3) Give the results in the order of the questions.
-    for number, error in enumerate(errors):
+    for index, error in enumerate(errors):
         if error:
             yield {"error": error}
             continue
         result: dict[str, Any] = {}
-        result["answers"] = [candidate._asdict() for candidate in answers[number]]
+        result["answers"] = [candidate._asdict() for candidate in answers[index]]
         for name, (rows, log_probs) in retrieved.items():
-            found = chunks.take(rows[number])
-            result[name] = _with_probabilities(found, np.exp(log_probs[number]))
+            result_chunks = chunks.take(rows[index])
+            result[name] = _with_probabilities(result_chunks, np.exp(log_probs[index]))
         yield result
 
 

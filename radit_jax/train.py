@@ -91,7 +91,7 @@ def check_folders(options: argparse.Namespace) -> None:
         if path is not None and not path.strip():
             raise ValueError(f"{option}: expected a folder, got {path!r}. Name one, or leave the option out.")
     if "://" in (options.scratch or ""):
-        raise ValueError(f"--scratch: expected a folder of this machine, got {options.scratch!r}.")
+        raise ValueError(f"--scratch: expected a folder of this machine, got {options.scratch!r}. Name one.")
 
 
 def run_together(experiment: config.Experiment, workdir: Workdir, options: argparse.Namespace) -> None:
@@ -109,11 +109,11 @@ def run_together(experiment: config.Experiment, workdir: Workdir, options: argpa
 
 def join_program(options: argparse.Namespace, workdir: Workdir) -> None:
     """Join the other processes of the program, if there are any, before work that takes long."""
-    found = topology.find_topology(options.coordinator, options.num_processes, options.process_id)
-    if found:
+    place = topology.find_topology(options.coordinator, options.num_processes, options.process_id)
+    if place:
         check_scratch(options.workdir, options.scratch)
         shared_folder = None if workdir.in_bucket else str(workdir.path)
-        processes.join_processes(found, shared_folder)
+        processes.join_processes(place, shared_folder)
 
 
 @contextlib.contextmanager

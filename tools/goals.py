@@ -1,4 +1,4 @@
-"""How the code reads, in numbers: `python tools/goals.py [ROOT]` prints each measure beside its goal.
+"""How the code reads, in numbers: `python tools/goals.py [ROOT]` prints each measure next to its goal.
 
 `tests/test_goals.py` holds every measure to a bound, so that none gets worse unnoticed. Definitions:
 

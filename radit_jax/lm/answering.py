@@ -40,6 +40,11 @@ from radit_jax.text.prompts import question_prompt
 QUESTIONS_PER_BLOCK = 160  # their prompts are in memory together; rounded down to whole batches
 
 
+# Of Q questions with K chunks, or K prompts, each.
+ChunkRows = Int[np.ndarray, "Q K"]  # NO_CHUNK: a prompt without a Background
+LogProbs = Float[np.ndarray, "Q K"]  # log p_R, the weights of Eq. 2, in nats
+
+
 class Answer(NamedTuple):
     """A generated answer with its probability in the mixture over the chunks, in all its tokenisations."""
 
@@ -51,7 +56,7 @@ class Prompts(NamedTuple):
     """The prompts of Q questions: one for each chunk of a question, or one for all of its chunks."""
 
     questions: list[list[FewShotPrompt]]
-    log_probs: Float[np.ndarray, "Q K"]  # log-weight of each prompt in Eq. 2
+    log_probs: LogProbs  # log-weight of each prompt in Eq. 2
 
     @property
     def shots_dropped(self) -> int:
@@ -72,13 +77,11 @@ class Prompts(NamedTuple):
 class Retriever(Protocol):
     """Finds the chunks for a text, as `retrieval.search.Searcher` does."""
 
-    def search(self, queries: Sequence[str], k: int) -> tuple[Int[np.ndarray, "Q K"], Any]:
+    def search(self, queries: Sequence[str], k: int) -> tuple[ChunkRows, Any]:
         """The rows of each query's k best chunks, and their scores."""
         ...
 
-    def retrieve(
-        self, queries: Sequence[str], k: int, temperature: float
-    ) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
+    def retrieve(self, queries: Sequence[str], k: int, temperature: float) -> tuple[ChunkRows, LogProbs]:
         """The rows of each query's k best chunks, and their log p_R."""
         ...
 
@@ -87,8 +90,8 @@ class Retrieval(NamedTuple):
     """The chunks retrieved for each of Q questions, and their weights."""
 
     chunks: Chunks | None  # None where every row is NO_CHUNK
-    rows: Int[np.ndarray, "Q K"]  # of the chunks; NO_CHUNK: the prompt gets no Background
-    log_probs: Float[np.ndarray, "Q K"]  # log p_R
+    rows: ChunkRows
+    log_probs: LogProbs  # log p_R
 
     @classmethod
     def none(cls, num_questions: int) -> "Retrieval":
@@ -131,7 +134,7 @@ class Backgrounds(NamedTuple):
     """The Background of each prompt of Q questions, None where it has none, and the prompts' weights."""
 
     passages: list[list[str | None]]
-    log_probs: Float[np.ndarray, "Q K"]
+    log_probs: LogProbs
 
 
 def answer(
@@ -175,16 +178,16 @@ def generate_answers(
     for start in range(0, len(prompts), block_size):
         # 1) Make the prompts of a block.
         block = order[start : start + block_size]
-        block_texts = [prompts[number] for number in block]
-        block_shots = [shots[number] for number in block]
+        block_texts = [prompts[question] for question in block]
+        block_shots = [shots[question] for question in block]
         block_prompts = make_prompts(model, block_texts, retrieval.part(block), settings, block_shots)
         counts["shots_dropped"] += block_prompts.shots_dropped
         counts["truncated"] += block_prompts.truncated
 
         # 2) Answer them, and put the answers at their questions' places.
         decoded = _decode(model, block_prompts, settings)
-        for number, candidates in zip(block, decoded, strict=True):
-            answers[number] = merge_equal_texts(candidates, text_of, per_token=per_token)
+        for question, candidates in zip(block, decoded, strict=True):
+            answers[question] = merge_equal_texts(candidates, text_of, per_token=per_token)
         if bar is not None:
             bar.advance(len(block))
     return answers, counts

@@ -128,11 +128,11 @@ def _in_batches(
 
 def _check_prompts(prompts: Sequence[PromptsByChunk]) -> None:
     """Refuse a question without a prompt, and an empty prompt."""
-    for number, by_chunk in enumerate(prompts):
+    for question, by_chunk in enumerate(prompts):
         lengths = [len(prompt) for prompt in by_chunk]
         if not lengths or 0 in lengths:
             raise ValueError(
-                f"answer_questions: expected a prompt for each question and chunk, got question {number} "
+                f"answer_questions: expected a prompt for each question and chunk, got question {question} "
                 "with none or an empty one. Ask a question that has no chunk without a Background."
             )
 
@@ -331,14 +331,14 @@ def pack_answers(
     first_targets = np.full((num_rows, num_answers), NOTHING, np.int32)
     for row, group in enumerate(outcomes):
         start = 0
-        for number, outcome in enumerate(group):
+        for column, outcome in enumerate(group):
             length = len(outcome) - 1
             place = slice(start, start + length)
-            first_targets[row, number] = outcome[0]
+            first_targets[row, column] = outcome[0]
             tokens[row, place] = outcome[:-1]
             targets[row, place] = outcome[1:]
             offsets[row, place] = np.arange(length)
-            continuation_ids[row, place] = number + 1
+            continuation_ids[row, place] = column + 1
             start += length
     arrays: Any = (tokens, offsets, continuation_ids, targets, first_targets)
     return PackedAnswers(*arrays)

@@ -19,8 +19,8 @@ def report(
 ) -> Diagnostics:
     """Diagnose `scores` under R-ft's settings and p_R's temperature; print the figures, then the warnings."""
     diagnostics = diagnose(_statistics(corpus, retrieved, scores), settings, temperature)
-    figures = ", ".join(f"{name} {_format(value)}" for name, value in diagnostics.items())
-    print(f"   signal: {figures}", flush=True)
+    figures = [f"{name} {_format(value)}" for name, value in diagnostics.items()]
+    print(f"   signal: {', '.join(figures)}", flush=True)
     for warning in warnings(diagnostics, settings, temperature):
         print(f"   warning: {warning}", flush=True)
     return diagnostics
@@ -64,7 +64,7 @@ def _holds_answer(
     """Which chunks hold an answer; False for questions that are not judged."""
     # Only the judged questions' chunks are read.
     holds_answer = np.zeros(rows.shape, bool)
-    judged_questions = [questions[number] for number in np.flatnonzero(judged).tolist()]
+    judged_questions = [question for question, is_judged in zip(questions, judged, strict=True) if is_judged]
     holds_answer[judged] = corpus.holds_answer(judged_questions, rows[judged])
     return holds_answer
 

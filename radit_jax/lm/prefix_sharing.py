@@ -71,12 +71,12 @@ def split_shared_prefixes(prompts: Sequence[TokenIds]) -> list[Prompt]:
     split = [Prompt((), ())] * len(texts)
     for group in _group_by_prefix(texts):
         is_shared = len(group.members) > 1
-        for number in group.members:
-            text = texts[number]
+        for index in group.members:
+            text = texts[index]
             # A prompt by itself is cut where its suffix fills the narrowest row.
             cut_alone = max(0, len(text) - SUFFIX_SLOTS)
             cut = group.shared_length if is_shared else cut_alone
-            split[number] = Prompt(prefix=text[:cut], suffix=text[cut:])
+            split[index] = Prompt(prefix=text[:cut], suffix=text[cut:])
     return split
 
 
@@ -93,8 +93,8 @@ def _group_by_prefix(texts: Sequence[Answer]) -> list[_PrefixGroup]:
     """The texts in groups that share a prefix worth reading once; a text without one is a group by itself."""
     groups: list[_PrefixGroup] = []
     # Sorted, texts with a common prefix are next to each other.
-    for number in sorted(range(len(texts)), key=texts.__getitem__):
-        text = texts[number]
+    for index in sorted(range(len(texts)), key=texts.__getitem__):
+        text = texts[index]
         if groups:
             # Join the last group if the prefix that is left is still worth reading once.
             group = groups[-1]
@@ -102,12 +102,12 @@ def _group_by_prefix(texts: Sequence[Answer]) -> list[_PrefixGroup]:
             shared_length = _common_prefix_length(prefix, text[:-1])
             longest = max(group.longest, len(text))
             if shared_length >= max(MIN_SHARED_PREFIX, longest / 2):
-                group.members.append(number)
+                group.members.append(index)
                 group.shared_length = shared_length
                 group.longest = longest
                 continue
         length = len(text)
-        groups.append(_PrefixGroup([number], shared_length=length - 1, longest=length))
+        groups.append(_PrefixGroup([index], shared_length=length - 1, longest=length))
     return groups
 
 
@@ -136,15 +136,15 @@ def prefill_batches(
     split = split_shared_prefixes(prompts)
     batch_size = placement.num_rows(min(PROMPTS_PER_PREFILL, capacity))
 
-    def length_then_tokens(number: int) -> tuple[int, Prompt]:
-        prompt = split[number]
+    def length_then_tokens(index: int) -> tuple[int, Prompt]:
+        prompt = split[index]
         return len(prompt.prefix), prompt
 
     order = sorted(range(len(split)), key=length_then_tokens)
     num_missing = -len(order) % batch_size
     order += order[-1:] * num_missing
     for numbers in _batches(order, batch_size):
-        batch = [split[number] for number in numbers]
+        batch = [split[index] for index in numbers]
         yield numbers, build_prefill_batch(batch, placement)
 
 

@@ -98,8 +98,8 @@ def score_in_shards(
     num_shards = max(1, -(-len(order) // shard_size))
     shards = np.array_split(order, num_shards)
     with Progress(len(pairs), title, "pairs") as bar:
-        for number, shard in enumerate(shards if len(pairs) else ()):
-            file = shard_name(name, number, len(shards))
+        for index, shard in enumerate(shards if len(pairs) else ()):
+            file = shard_name(name, index, len(shards))
             # A shard that an earlier run has written is read back.
             if folder.has(file):
                 bar.advance(len(shard))
@@ -169,7 +169,7 @@ class Packing(NamedTuple):
                 num_rows=batch_size,
                 continuation_ids=self.continuation_ids,
             )
-            trees = [self.trees[number] for number in itertools.chain.from_iterable(rows)]
+            trees = [self.trees[index] for index in itertools.chain.from_iterable(rows)]
             yield batch, sum(len(tree.continuations) for tree in trees)
 
     def put_scores(
@@ -270,7 +270,7 @@ class PairScorer:
         for chunk_row, pair_numbers in zip(chunk_rows, pairs_by_chunk, strict=True):
             # 2) Make the trees of a chunk: one, or several where its examples do not fit into a row.
             passage = None if chunk_row == NO_CHUNK else next(loaded_chunks).passage
-            chunk_examples = [examples[number] for number in pairs[pair_numbers, 0]]
+            chunk_examples = [examples[index] for index in pairs[pair_numbers, 0]]
             shared = shared_sequences(
                 self.model.tokenizer,
                 passage,
@@ -314,11 +314,10 @@ class PairScorer:
 
         # 2) Pack both kinds, the reference's first.
         for kernel in (False, True):
-            numbers_of_kind = np.flatnonzero(by_kernel == kernel).tolist()
-            chosen = [trees[number] for number in numbers_of_kind]
-            if chosen:
+            tree_numbers = np.flatnonzero(by_kernel == kernel).tolist()
+            if tree_numbers:
                 yield Packing.pack(
-                    chosen,
+                    [trees[index] for index in tree_numbers],
                     numbers[continuation_by_kernel == kernel],
                     row_length=self.settings.sequence_length,
                     targets_per_row=self.targets_per_row,

@@ -82,11 +82,11 @@ def activations_of(model: PlannedModel, rows: int, length: int, *, training: boo
     layer = tokens * layer_width * bytes_per_number
 
     # 2) What each layer keeps for the backward pass.
-    kept = 0.0
+    stored = 0.0
     if training:
         width = KEPT_PER_LAYER[module.remat] * shape.hidden_size
         width += 0 if module.remat == "full" else wide
-        kept = tokens * width * bytes_per_number * shape.num_layers
+        stored = tokens * width * bytes_per_number * shape.num_layers
 
     # 3) Attention's scores in float32, of every position for every position; a kernel keeps none.
     scores = 0.0
@@ -104,4 +104,4 @@ def activations_of(model: PlannedModel, rows: int, length: int, *, training: boo
     kernels = projection_shapes(shape).values()
     layer_parameters = sum(math.prod(kernel) for kernel in kernels)
     gathered = 2 * 2 * layer_parameters / tensor * bytes_per_number
-    return kept + 2 * layer + scores + logits + gathered
+    return stored + 2 * layer + scores + logits + gathered

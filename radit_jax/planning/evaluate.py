@@ -123,7 +123,7 @@ def longest_prompts(count: int, length: int) -> list[list[int]]:
 
     So the first part has both the widest prefixes and the widest suffixes.
     """
-    prompts = [[number] * length for number in range(count)]
+    prompts = [[token] * length for token in range(count)]
     shared_half = prompts[0][: -(-length // 2)]
     own_half = prompts[-1][: length // 2]
     prompts[-1] = shared_half + own_half
@@ -172,7 +172,7 @@ def answering_calls(
         return
 
     # 3) Score the longest answers after each prompt of the first part.
-    distinct = [(number,) * settings.max_new_tokens for number in range(num_prompts)]
+    distinct = [(token,) * settings.max_new_tokens for token in range(num_prompts)]
     answers = [distinct] * questions_per_batch(num_prompts, settings)
     packed = pack_answers(answers, STOPS, max_new_tokens=settings.max_new_tokens, num_answers=num_prompts)
     questions = np.zeros(len(first.given.lengths), np.int64)
