@@ -124,6 +124,7 @@ def line(need: ResourceEstimate) -> str:
 
 def _columns(stage: str, cells: Sequence[str]) -> str:
     """The stage's name, and the cells in columns."""
+    # The name begins its column, and all else ends in its own.
     columns = [f"{stage:{STAGE_WIDTH}}"]
     for cell, width in zip(cells, WIDTHS.values(), strict=True):
         columns.append(f"{cell:>{width}}")

@@ -224,6 +224,7 @@ def print_plan(run: Run, kind: str) -> None:
 def prune(run: Run) -> None:
     """Delete the outputs that the current settings do not name, after asking for each."""
     current = list(run.folders.values())
+    # A person decides on each, and may stop in between.
     for folder in run.workdir.superseded(current):
         print(f"{folder.home}: {folder.size / 1e6:,.1f} MB")
         try:

@@ -50,27 +50,27 @@ def needs(path, target="h100-8", **counts):
 
 
 def test_parameters_state_and_disk_are_those_of_the_networks(small):
-    found = needs(small)
-    assert found["lm_ft"].params == LM_PARAMS
+    stages = needs(small)
+    assert stages["lm_ft"].params == LM_PARAMS
     norms = 3 * 2 * 64 + 64  # on every chip; all else is cut into eight
     share = 4 * ((LM_PARAMS - norms) / 8 + norms)
-    assert found["score"].held == share
-    assert found["lm_ft"].held == 4 * share + 2 * 4 + 4  # the base; Adam's two moments; counts of steps
-    assert found["embed"].disk == 1_000_000 * 32 * 4
-    assert found["index"].disk == found["r_ft"].host == 0.75 * found["embed"].disk  # one shard, one host
-    assert found["index"].host == 2.5 * found["embed"].disk  # while its tree is built
-    assert found["corpus"].disk == 1_000_000 * 100 * BYTES_PER_WORD
+    assert stages["score"].held == share
+    assert stages["lm_ft"].held == 4 * share + 2 * 4 + 4  # the base; Adam's two moments; counts of steps
+    assert stages["embed"].disk == 1_000_000 * 32 * 4
+    assert stages["index"].disk == stages["r_ft"].host == 0.75 * stages["embed"].disk  # one shard, one host
+    assert stages["index"].host == 2.5 * stages["embed"].disk  # while its tree is built
+    assert stages["corpus"].disk == 1_000_000 * 100 * BYTES_PER_WORD
 
 
 def test_operations_are_those_of_the_examples(small):
-    found = needs(small)
+    stages = needs(small)
     tokens = 16 * 128
     kernels = LM_PARAMS - 2 * 512 * 64 - 3 * 2 * 64 - 64
     pair = 128  # a chunk of 100 words and an example fill a row; half of the example is answer
     attended, targets = tokens * (pair + 1) / 2, 50 * 16
     step = 6 * (tokens * kernels + targets * 64 * 512 + attended * 3 * 2 * 64)
-    assert found["lm_ft"].flops == pytest.approx(10 * step)
-    assert found["lm_ft"].seconds >= found["lm_ft"].flops / (8 * find_target("h100-8").chip.flops)
+    assert stages["lm_ft"].flops == pytest.approx(10 * step)
+    assert stages["lm_ft"].seconds >= stages["lm_ft"].flops / (8 * find_target("h100-8").chip.flops)
 
 
 @pytest.mark.parametrize("stage", ["embed", "retrieve", "lm_ft", "score", "r_ft", "evaluate"])
@@ -86,21 +86,21 @@ def test_every_program_compiles_where_its_target_has_a_compiler(small, monkeypat
 
 def test_adapters_leave_the_base_as_it_is_and_out_of_the_state(small):
     experiment = config.override_settings(config.load_experiment(small), ["lm_ft.lora.rank=2"])
-    found = plan.STAGES["lm_ft"](
+    need = plan.STAGES["lm_ft"](
         Deployment(experiment, find_target("h100-8"), Counts.of(experiment, None, 10))
     )
     whole = needs(small)
-    assert found.params == whole["lm_ft"].params
-    assert whole["score"].held < found.held < 2 * whole["score"].held  # the base once, and little more
+    assert need.params == whole["lm_ft"].params
+    assert whole["score"].held < need.held < 2 * whole["score"].held  # the base once, and little more
 
 
 def test_only_the_exported_forms_bring_a_whole_model_to_a_hosts_devices(small):
     assert needs(small)["export"].held == 4 * LM_PARAMS / 8
     experiment = config.override_settings(config.load_experiment(small), ["export.hf=false"])
-    found = plan.STAGES["export"](
+    need = plan.STAGES["export"](
         Deployment(experiment, find_target("h100-8"), Counts.of(experiment, None, 10))
     )
-    assert found.held == found.peak == 0
+    assert need.held == need.peak == 0
 
 
 def test_every_stage_has_a_line_that_ends_with_its_verdict(small, capsys):

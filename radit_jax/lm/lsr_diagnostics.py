@@ -18,6 +18,7 @@ def report(
     corpus: Corpus, retrieved: Retrieved, scores: Scores, settings: RFtConfig, temperature: float
 ) -> Diagnostics:
     """Diagnose `scores` under R-ft's settings and p_R's temperature; print the figures, then the warnings."""
+    # The figures depend on the settings, so they are not stored with the scores.
     diagnostics = diagnose(_statistics(corpus, retrieved, scores), settings, temperature)
     figures = [f"{name} {_format(value)}" for name, value in diagnostics.items()]
     print(f"   signal: {', '.join(figures)}", flush=True)

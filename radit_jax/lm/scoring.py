@@ -218,6 +218,7 @@ class PairScorer:
     @classmethod
     def load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
         """Load the model at `path` on the devices of `mesh`."""
+        # Packed rows and generation read the same parameters by two modules.
         devices = make_mesh(mesh, rows=settings.batch_size)
         model = load_model(path, dtype=settings.dtype, mesh=devices)
         row_module = configure_attention(model.module, devices, mesh, row_length=settings.sequence_length)
@@ -242,6 +243,7 @@ class PairScorer:
         bar: Progress | None = None,
     ) -> PairScores:
         """Score `pairs` of (number in `examples`, row of `chunks` or NO_CHUNK), in any order."""
+        # Without a pair there is no row to pack.
         if not len(pairs):
             return PairScores.empty(0)
         trees = self._pair_trees(examples, pairs, chunks)
@@ -294,6 +296,7 @@ class PairScorer:
         self, trees: Sequence[PrefixTree], numbers: Int[np.ndarray, " N"], bar: Progress | None
     ) -> Float[np.ndarray, " N"]:
         """Score the trees' N continuations; `numbers` says where each one's score belongs in the result."""
+        # Each packing fills its continuations' places.
         scores = np.zeros(len(numbers), np.float32)
         for packing in self._packings(trees, numbers):
             self.filled.add(len(packing.rows), packing.fill)

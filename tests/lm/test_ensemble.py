@@ -129,15 +129,15 @@ def test_both_readings_give_an_answer_its_enumerated_probability(params, outcome
     options = DecodeOptions(max_new_tokens=3, stops=ENDS, questions_per_batch=3)
     by_answer = answer_questions(MODULE, params, prompts, weights, options)
     by_token = answer_questions_by_token(MODULE, params, prompts, weights, options)
-    for number, (own, weight) in enumerate(MIXTURES):
-        probability = enumerated(params, own, weight, outcomes)
+    for number, (by_chunk, weight) in enumerate(MIXTURES):
+        probability = enumerated(params, by_chunk, weight, outcomes)
         assert sum(probability.values()) == pytest.approx(1, abs=1e-9)
         for candidate in (*by_answer[number], *by_token[number]):
             assert_stored(candidate.log_prob, np.log(probability[candidate.tokens]))
-        wanted, product = slow_mixture(params, own, weight, 3)
-        [found] = by_token[number]
-        assert found.tokens == wanted
-        assert_stored(found.log_prob, np.log(product))
+        tokens, product = slow_mixture(params, by_chunk, weight, 3)
+        [candidate] = by_token[number]
+        assert candidate.tokens == tokens
+        assert_stored(candidate.log_prob, np.log(product))
 
 
 def test_an_answer_of_the_mixture_can_be_one_that_no_chunk_alone_leads_to(params):
@@ -146,12 +146,12 @@ def test_an_answer_of_the_mixture_can_be_one_that_no_chunk_alone_leads_to(params
     prompts = [[rng.integers(0, 6, 4).tolist() for _ in range(2)] for _ in range(60)]
     weights = np.log(np.full((60, 2), 0.5))
     options = DecodeOptions(max_new_tokens=3, stops=ENDS)
-    for own, [found] in zip(
+    for by_chunk, [candidate] in zip(
         prompts, answer_questions_by_token(MODULE, params, prompts, weights, options), strict=True
     ):
-        alone = {slow_greedy(params, prompt, 3) for prompt in own}
-        assert found.tokens == slow_mixture(params, own, np.log([0.5, 0.5]), 3)[0]
-        new += found.tokens not in alone
+        alone = {slow_greedy(params, prompt, 3) for prompt in by_chunk}
+        assert candidate.tokens == slow_mixture(params, by_chunk, np.log([0.5, 0.5]), 3)[0]
+        new += candidate.tokens not in alone
     assert new > 0
 
 
@@ -182,19 +182,19 @@ def test_dropping_what_has_stopped_changes_no_answer_and_shrinks_the_batch(param
         assert [candidate.tokens for candidate in before] == [candidate.tokens for candidate in after]
         assert_stored([c.log_prob for c in before], [c.log_prob for c in after])
     assert min(sizes) < max(sizes)
-    assert any(len(candidate.tokens) == 12 for own in whole for candidate in own)
+    assert any(len(candidate.tokens) == 12 for candidates in whole for candidate in candidates)
 
 
 # ---- what prompts begin with alike ----
 
 
 def sharing_prompts(rng, num_questions=6):
-    """Questions behind three chunks of five each, some of which are another's beginning."""
+    """Questions after three of five chunks each; some chunks are the beginning of another one."""
     chunks = [rng.integers(0, 6, length).tolist() for length in (7, 9, 12)]
     chunks += [chunks[2][:8], chunks[1]]
     questions = [rng.integers(0, 6, length).tolist() for length in rng.integers(1, 5, num_questions)]
-    own = [rng.choice(5, 3, replace=False) for _ in questions]
-    return [[chunks[c] + question for c in rows] for rows, question in zip(own, questions, strict=True)]
+    retrieved = [rng.choice(5, 3, replace=False) for _ in questions]
+    return [[chunks[c] + question for c in rows] for rows, question in zip(retrieved, questions, strict=True)]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -208,7 +208,7 @@ def test_sharing_what_prompts_begin_with_changes_no_number(params, short_prefixe
         return [*by_answer, *answer_questions_by_token(MODULE, params, prompts, weights, options)]
 
     together = answers()
-    cut = split_shared_prefixes([prompt for own in prompts[:3] for prompt in own])
+    cut = split_shared_prefixes([prompt for by_chunk in prompts[:3] for prompt in by_chunk])
     assert len({prompt.prefix for prompt in cut}) < len(cut)
     monkeypatch.setattr(
         ensemble, "split_shared_prefixes", lambda texts: [Prompt((), tuple(t)) for t in texts]
@@ -251,7 +251,7 @@ def on_eight_devices(params):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_eight_devices_answer_as_one_does(params, short_prefixes, monkeypatch, seed):
-    """Also where answers leave the batch, of which each device drops its own."""
+    """Also where answers leave the batch, each device dropping those that it has."""
     prompts = sharing_prompts(np.random.default_rng(seed), num_questions=11)
     weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
     options = DecodeOptions(max_new_tokens=6, stops=ENDS, questions_per_batch=10)

@@ -60,13 +60,13 @@ def next_log_probs(params, tokens):
 
 def outcomes():
     """Every answer of at most three tokens: by a terminator, by its own last piece, or cut off."""
-    found = []
+    answers = []
     for length in range(MOST + 1):
         for before in itertools.product(PLAIN, repeat=length):
-            found.append(before)
+            answers.append(before)
             if length < MOST:
-                found += [(*before, piece) for piece in STOPS.closing]
-    return found
+                answers += [(*before, piece) for piece in STOPS.closing]
+    return answers
 
 
 def slow_log_prob(params, prompt, answer):
@@ -106,30 +106,32 @@ def answers(params):
 def test_the_probabilities_of_all_answers_sum_to_one(params):
     every, prompts = outcomes(), PROMPTS[0]
     assert len(set(every)) == len(every) == 13 + 27 + 2 * 13
-    wanted = np.exp(np.array([[slow_log_prob(params, prompt, own) for own in every] for prompt in prompts]))
-    np.testing.assert_allclose(wanted.sum(axis=1), 1, atol=1e-9)
+    expected = np.exp(
+        np.array([[slow_log_prob(params, prompt, answer) for answer in every] for prompt in prompts])
+    )
+    np.testing.assert_allclose(expected.sum(axis=1), 1, atol=1e-9)
     packed = pack_answers([every] * len(prompts), STOPS, max_new_tokens=MOST, num_answers=len(every))
     scored = np.asarray(scores(params, jnp.array(prompts), jnp.full(4, 4), packed))
-    assert_exact(np.exp(scored), wanted)
+    assert_exact(np.exp(scored), expected)
     np.testing.assert_allclose(np.exp(scored).sum(axis=1), 1, atol=1e-9)
 
 
 def test_texts_have_the_sum_of_their_tokenisations_in_the_mixture(params, answers):
     """Of all answers the probabilities sum to one text by text; of the candidates they are what is told."""
     every, several = outcomes(), 0
-    for prompts, found in zip(PROMPTS, answers, strict=True):
-        each = [[slow_log_prob(params, prompt, own) for prompt in prompts] for own in every]
+    for prompts, candidates in zip(PROMPTS, answers, strict=True):
+        each = [[slow_log_prob(params, prompt, answer) for prompt in prompts] for answer in every]
         log_mixed = np.asarray(logsumexp(np.array(each) + WEIGHTS, axis=1))
         mixed = dict(zip(every, np.exp(log_mixed).tolist(), strict=True))
         assert sum(text_sums(mixed, every).values()) == pytest.approx(1, abs=1e-9)
-        own = [candidate.tokens for candidate in found]
-        assert set(own) == {slow_greedy(params, prompt) for prompt in prompts}
-        told = merge_equal_texts(found, read)
-        sums = text_sums(mixed, own)
+        tokens = [candidate.tokens for candidate in candidates]
+        assert set(tokens) == {slow_greedy(params, prompt) for prompt in prompts}
+        told = merge_equal_texts(candidates, read)
+        sums = text_sums(mixed, tokens)
         assert set(dict(told)) == set(sums)
         assert_stored([np.log(dict(told)[text]) for text in sums], np.log([*sums.values()]))
         assert told == sorted(told, key=lambda answer: -answer.probability)
-        several += len(told) < len(found)
+        several += len(told) < len(candidates)
     assert several > 0
 
 
@@ -142,7 +144,7 @@ def text_sums(probabilities, answers):
 
 def test_a_candidate_knows_of_how_many_tokens_it_has_the_probability(answers):
     seen = set()
-    for candidate in (candidate for found in answers for candidate in found):
+    for candidate in itertools.chain.from_iterable(answers):
         ended_by_itself = len(candidate.tokens) == MOST or candidate.tokens[-1:] in ((2,), (5,))
         assert candidate.num_tokens == len(candidate.tokens) + (not ended_by_itself)
         seen.add((len(candidate.tokens), candidate.num_tokens))
@@ -152,9 +154,9 @@ def test_a_candidate_knows_of_how_many_tokens_it_has_the_probability(answers):
 def test_token_by_token_an_answer_ends_with_its_closing_piece(params):
     """Each has Eq. 2's probability of what was generated, and some end so."""
     weights, closed = [WEIGHTS] * len(PROMPTS), 0
-    found = answer_questions_by_token(MODULE, params, PROMPTS, weights, OPTIONS)
-    for own, [candidate] in zip(PROMPTS, found, strict=True):
-        each = [slow_log_prob(params, prompt, candidate.tokens) for prompt in own]
+    answers = answer_questions_by_token(MODULE, params, PROMPTS, weights, OPTIONS)
+    for by_chunk, [candidate] in zip(PROMPTS, answers, strict=True):
+        each = [slow_log_prob(params, prompt, candidate.tokens) for prompt in by_chunk]
         assert_stored(candidate.log_prob, logsumexp(each + WEIGHTS))
         closed += candidate.tokens[-1:] in ((2,), (5,))
         assert not set(candidate.tokens[:-1]) & set(STOPS.closing)
@@ -164,11 +166,11 @@ def test_token_by_token_an_answer_ends_with_its_closing_piece(params):
 def test_what_a_model_would_say_after_the_newline_decides_nothing(params, answers):
     """Chunks that agree on an answer and not on what follows it win: otherwise another's would."""
     changed = 0
-    for prompts, found in zip(PROMPTS, answers, strict=True):
+    for prompts, candidates in zip(PROMPTS, answers, strict=True):
         going_on = {slow_greedy(params, prompt, closing=()) for prompt in prompts}
         mixed = {
-            own: logsumexp([slow_log_prob(params, prompt, own) for prompt in prompts] + WEIGHTS)
-            for own in going_on
+            answer: logsumexp([slow_log_prob(params, prompt, answer) for prompt in prompts] + WEIGHTS)
+            for answer in going_on
         }
-        changed += read(max(mixed, key=mixed.__getitem__)) != merge_equal_texts(found, read)[0].text
+        changed += read(max(mixed, key=mixed.__getitem__)) != merge_equal_texts(candidates, read)[0].text
     assert changed > 0

@@ -16,6 +16,10 @@ def test_a_planned_batch_is_one_of_the_run_in_shape_dtype_and_place(continuation
     empty = to_batch([], [], row_length=32, targets_per_row=12, num_rows=16, continuation_ids=continuations)
     ran, planned = put_batch(empty, mesh), batch_of(mesh, 16, 32, 12, continuations=continuations)
     assert jax.tree.structure(ran) == jax.tree.structure(planned)
-    for own, expected in zip(jax.tree.leaves(planned), jax.tree.leaves(ran), strict=True):
-        assert (own.shape, own.dtype, own.sharding) == (expected.shape, expected.dtype, expected.sharding)
+    for actual, expected in zip(jax.tree.leaves(planned), jax.tree.leaves(ran), strict=True):
+        assert (actual.shape, actual.dtype, actual.sharding) == (
+            expected.shape,
+            expected.dtype,
+            expected.sharding,
+        )
     assert planned.tokens.dtype == jnp.int32

@@ -85,10 +85,10 @@ def test_the_state_waits_on_the_devices_while_the_network_in_training_answers(ca
     (step,), answering = calls_of(**ON_KILT)
     prefill = next(iter(answering))
     assert prefill.function is prefill_shared
-    state, came = step.arguments[0], step.resident
+    state, initial = step.arguments[0], step.resident
     assert prefill.arguments[1] is state.params
-    # Adam's two moments and the parameters as they came; steps count Adam, the schedule and the training.
-    assert num_parameters(prefill.resident) == 3 * num_parameters(came) + 3
+    # Adam's two moments, and the parameters that training began with; three counts of steps.
+    assert num_parameters(prefill.resident) == 3 * num_parameters(initial) + 3
 
 
 def test_adapters_answer_over_the_frozen_parameters_which_lie_there_once(calls_of):

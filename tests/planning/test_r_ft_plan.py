@@ -67,13 +67,13 @@ def on_host(monkeypatch):
 @pytest.fixture
 def calls_of(on_host, monkeypatch):
     """What a plan would compile, which it then does not."""
-    found = []
-    monkeypatch.setattr(resources, "compiled_peak", lambda calls: found.extend(calls) or 0.0)
+    planned = []
+    monkeypatch.setattr(resources, "compiled_peak", lambda calls: planned.extend(calls) or 0.0)
 
     def calls(**settings):
-        found.clear()
+        planned.clear()
         plan_r_ft(on_host(**settings))
-        return list(found)
+        return list(planned)
 
     return calls
 
