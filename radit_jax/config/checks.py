@@ -141,20 +141,24 @@ def _check_lora(lora: LoraConfig) -> None:
 
 
 def _check_tasks(evaluate: EvaluateConfig) -> None:
+    """Evaluation's split, the length of its answers, and the folder that its tasks are read from."""
+    # Without tasks the corpus' own questions are asked; they have the splits test and dev only.
     if evaluate.split in ("official", "hidden") and not evaluate.tasks:
         raise ValueError(
             f"evaluate.split: expected test or dev of the corpus' own questions, got {evaluate.split}. Set "
             "one of the two, or name evaluate.tasks."
         )
+    # A prompt and its answer share a row.
     if evaluate.max_new_tokens >= evaluate.sequence_length:
         raise ValueError(
             "evaluate.max_new_tokens: expected less than evaluate.sequence_length "
             f"{evaluate.sequence_length}, got {evaluate.max_new_tokens}."
         )
-    official = [name for name in evaluate.tasks if not os.path.splitext(name)[1]]
-    if official and not evaluate.tasks_folder:
+    # A task with an extension, such as mine.jsonl, is a file. Any other is a task of the registry.
+    by_name = [name for name in evaluate.tasks if not os.path.splitext(name)[1]]
+    if by_name and not evaluate.tasks_folder:
         raise ValueError(
-            f"evaluate.tasks: expected evaluate.tasks_folder with {official[0]}, got none. Name the folder "
+            f"evaluate.tasks: expected evaluate.tasks_folder with {by_name[0]}, got none. Name the folder "
             "of its official files."
         )
 

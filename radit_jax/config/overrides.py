@@ -97,14 +97,16 @@ def _replace_at(settings: Any, path: Sequence[str], text: str, assignment: str) 
     """`settings` with the field at `path` set to what `text` says; `assignment` is named in errors."""
     name, *rest = path
     names = [field.name for field in dataclasses.fields(settings)]
+    # The run's folder belongs to the experiment's name, so only the experiment's file sets it.
     if isinstance(settings, Experiment):
-        names.remove("name")  # it is the file's
+        names.remove("name")
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(names)}."
         raise ValueError(
             f"--set {assignment}: expected a setting of {type(settings).__name__}, got {name!r}. {hint}"
         )
+    # The rest of the path leads into a section.
     value = getattr(settings, name)
     if rest:
         if not dataclasses.is_dataclass(value):

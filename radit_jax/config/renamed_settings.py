@@ -70,10 +70,13 @@ def accept_old_names(section: str) -> Callable[[SettingsClass], SettingsClass]:
             init(self, *values, **named)
 
         def read_by_old_name(self: Any, name: str) -> Any:
+            """`__getattr__`, which Python calls for names that no field has: the value under the new name."""
             if name not in new_names:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             old = f"{section}.{name}"
             value = getattr(self, new_names[name])
+            # A moved field is in another section now; the Experiment leaves a copy here, in a MovedValue.
+            # None: this section was put into no Experiment, and nobody gave it the field by the old name.
             if name == MOVED.get(section):
                 if value is None:
                     raise AttributeError(f"{notice(old)}, in settings of an Experiment only")

@@ -53,7 +53,10 @@ def _adamw(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransfo
 
 
 def _muon(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:
-    # Adam's learning rate has a schedule and a peak of its own.
+    """Muon with weight decay for the layers' matrices, and Adam without it for all other parameters.
+
+    Adam's learning rate has the same schedule as Muon's, with the peak `adam_lr`.
+    """
     if not config.adam_lr:
         raise ValueError(
             "optimizer: expected adam_lr > 0 with name='muon', got 0, which would leave embeddings, "

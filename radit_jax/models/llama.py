@@ -95,7 +95,11 @@ class Llama(nn.Module):
         segment_ids: Int[Array, "B T"] | None = None,
         continuation_ids: Int[Array, "B T"] | None = None,
     ) -> Hidden:
-        """The states after the last norm: `logits` of those that matter gives the predictions."""
+        """The states after the last norm, before the head.
+
+        The caller gives `logits` only the states that predict a target: V scores for each of the others would
+        cost time and memory for nothing.
+        """
         hidden, _ = self.extend(tokens, positions, segment_ids, continuation_ids)
         return hidden
 
@@ -230,7 +234,10 @@ class Block(nn.Module):
         mask_or_segment_ids: MaskOrSegmentIds,
         context: tuple[CachedKvHeads, CachedKvHeads] | None,
     ) -> tuple[Hidden, tuple[KvHeads, KvHeads]]:
-        """The states after the layer, and its keys and values of these tokens."""
+        """The states after the layer, and its keys and values of these tokens.
+
+        `context` holds the layer's keys and values of earlier tokens, from a cache.
+        """
         config, layout = self.config, self.layout
         attention = LlamaSelfAttention(
             config,
@@ -243,7 +250,8 @@ class Block(nn.Module):
         attention_norm = RmsNorm(config.rms_norm_eps, name="input_layernorm")
         mlp_norm = RmsNorm(config.rms_norm_eps, name="post_attention_layernorm")
 
-        # Both parts read the normalised stream and add to the stream itself.
+        # Both parts read the normalised stream and add to the stream itself. `keep_rows` holds the compiler
+        # to one split over devices, by rows.
         attended, keys_values = attention(attention_norm(x), rope, mask_or_segment_ids, context)
         x = keep_rows(x + attended, layout)
         x = keep_rows(x + mlp(mlp_norm(x)), layout)

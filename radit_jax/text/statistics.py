@@ -67,14 +67,16 @@ def average_interval(
 
 
 def with_interval(figure: Mapping[str, float | None] | None) -> str:
-    """A figure with its interval as a person reads it.
+    """A figure as a person reads it: the value with its 95 % interval; "–" where no question has the metric.
+
+    A value without an interval is over a single group of questions (see `bootstrap_interval`).
 
     >>> with_interval({"value": 0.5, "low": 0.25, "high": 0.75})
     '0.500 [0.250, 0.750]'
     >>> with_interval({"value": 0.5, "low": None, "high": None})
     '0.500 [one group]'
     """
-    if figure is None or figure["value"] is None:  # no question has this metric
+    if figure is None or figure["value"] is None:
         return "–"
     value, low, high = figure["value"], figure["low"], figure["high"]
     if low is None:
