@@ -43,10 +43,12 @@ def choose(
     shots: Sequence[Shots] | None = None,
     bar: Progress | None = None,
 ) -> tuple[list[ChoiceResult], Counter[str]]:
-    """Each item's choice; and how many prompts had their Background cut, and how many shots did not fit.
+    """Each item's choice; and counts over all prompts: `truncated` Backgrounds, and `shots_dropped`.
 
-    Without `retrieval` items are asked without a Background. With `concatenate` an item's chunks are one
-    Background, and nothing is mixed. `shots[i]` are those of item i, the nearest last.
+    With `retrieval`, each chunk of an item is the Background of a prompt of its own, and Eq. 2 mixes a
+    choice's probabilities under these prompts. With `concatenate` too, all chunks are one Background in one
+    prompt, and nothing is mixed. Without `retrieval`, prompts have no Background. `shots[i]` are those of
+    item i in the order of its prompt, so the last is right before the question.
     """
     if not all(item.choices for item in items):
         raise ValueError("choose: expected items with choices, got one without. Generate its answers.")
@@ -61,7 +63,7 @@ def choose(
         block = slice(start, start + ITEMS_PER_BLOCK)
         block_items = items[block]
 
-        # 1) log p of every choice, mixed over the item's Backgrounds.
+        # 1) log p of every choice, mixed over the item's Backgrounds. `counts` grows by the block's prompts.
         part = retrieval.part(block)
         backgrounds = part.concatenated() if concatenate else part.backgrounds()
         log_probs = _log_probs(
@@ -73,7 +75,8 @@ def choose(
             bar,
         )
 
-        # 2) The rule's scores, and the best choice by them.
+        # 2) The rule's scores, and the best choice by them. `nll_compl` compares log p with the question to
+        # log p without it, the prior.
         priors = _priors(scorer, block_items) if rule == "nll_compl" else {}
         for item, item_log_probs in zip(block_items, log_probs, strict=True):
             scores = rule_scores(rule, item_log_probs, item.choices, priors)

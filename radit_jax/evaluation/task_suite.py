@@ -246,14 +246,15 @@ def kilt_validation(
 ) -> Callable[[Any], dict[str, float]]:
     """The function that `train_lm` validates with: from parameters to `kilt_dev`, the tasks' mean metric.
 
-    `settings` are evaluation's, which will judge the checkpoint. Batches have the size of training's, so that
-    rows are on the same devices as the parameters.
+    `settings` are those of the evaluation that follows, so that it measures what the checkpoint is chosen by.
+    `mesh` and `batch_size`, the rows that are read at a time, are training's.
     """
     score = ScoreConfig(
         batch_size=batch_size,
         sequence_length=settings.sequence_length,
         dtype=settings.dtype,
     )
+    # The mesh follows from the batch size: with training's, it is the one that the parameters lie on.
     devices = make_mesh(mesh, rows=batch_size)
     # The network computes in evaluation's dtype, whatever training's is.
     module = model.module.clone(dtype=jnp.dtype(settings.dtype), layout=row_layout(devices))

@@ -42,7 +42,8 @@ class PackedTrees:
         self._batch_size = batch_size
         self._targets_per_row = _targets_per_row(trees, row_length)
         self._has_continuations = has_continuations(trees)
-        # An attention kernel has room for a limited number of segments in a row, padding included.
+        # Where no tree has two continuations, an attention kernel may run, which has room for `max_segments`
+        # segments in a row. Padding is one of them; a continuation with its prefix is one.
         max_continuations = None if self._has_continuations else max_segments(row_length) - 1
         self.rows = pack(
             trees,

@@ -148,7 +148,7 @@ def _(models: TinyModels) -> SupportsFloat:
         "sum_log_prob": lambda a: a,
     }
 
-    # log p_LSR of each example's first chunk.
+    # log p_LSR of each example's first chunk: its gradient reaches all chunks, through the softmax.
     def first(answers: Array, form: Any) -> Array:
         log_probs = losses.lsr_log_prob(
             answers,
@@ -325,10 +325,12 @@ def _(models: TinyModels) -> SupportsFloat:
     batch = models.packed
 
     def with_labels(label: int) -> Any:
-        """The gradient with this target, and another position, wherever the target has no weight."""
-        is_prompt = batch.target_weights == 0
-        targets = np.where(is_prompt, label, batch.targets)
-        slots = np.where(is_prompt, np.arange(TARGETS) % 4, batch.target_slots)
+        """The gradient when target slots without weight ask for `label` at a row's first four positions."""
+        # A batch lists only the answers' tokens as targets, with weight 1. Its unused slots stand in for a
+        # prompt's tokens: a row starts with a prompt.
+        is_unused = batch.target_weights == 0
+        targets = np.where(is_unused, label, batch.targets)
+        slots = np.where(is_unused, np.arange(TARGETS) % 4, batch.target_slots)
         relabelled = batch._replace(targets=targets, target_slots=slots)
         gradient, _ = models.lm_step_on(relabelled)
         return gradient
