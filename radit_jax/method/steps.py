@@ -34,7 +34,7 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-StepResult = tuple[TrainState, StepMetrics]
+StepResult = tuple[TrainState, StepMetrics]  # the new state, and what the step reports
 
 
 class RftBatch(NamedTuple):
