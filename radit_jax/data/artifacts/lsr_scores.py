@@ -22,9 +22,11 @@ class Scores:
     truncated: Bool[np.ndarray, "E K"]  # the chunk was cut to fit the row
 
     def save(self, folder: StageFolder, name: str = "scores.npz") -> None:
+        """Write all arrays as one file of the folder."""
         folder.write_arrays(name, **dataclasses.asdict(self))
 
     @classmethod
     def load(cls, folder: StageFolder, name: str = "scores.npz") -> "Scores":
+        """The scores that `save` wrote."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**folder.read_arrays(name, *names))

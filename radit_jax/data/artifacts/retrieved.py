@@ -25,6 +25,7 @@ class Retrieved:
         return np.array([not example.source_chunk for example in self.examples], dtype=bool)
 
     def save(self, folder: StageFolder, split: str) -> None:
+        """Write the examples of a split as JSON lines, and their chunks as arrays."""
         folder.write_jsonl(f"{split}.jsonl", map(dataclasses.asdict, self.examples))
         arrays = {"chunk_rows": self.chunk_rows, "retrieval_scores": self.retrieval_scores}
         folder.write_arrays(f"{split}.npz", **arrays)

@@ -103,6 +103,7 @@ class Target:
 
     @property
     def num_hosts(self) -> int:
+        """Hosts with these chips; the last one may be partly used."""
         return -(-self.num_chips // self.chip.chips_per_host)
 
 

@@ -94,10 +94,12 @@ class ProcessGroup:
 
     @property
     def is_process_zero(self) -> bool:
+        """Whether this process writes and prints for all; a single one does."""
         return self.topology is None or self.topology.process_id == 0
 
     @property
     def is_multiprocess(self) -> bool:
+        """Whether other processes work with this one now."""
         return self.topology is not None and not self.alone
 
     @property

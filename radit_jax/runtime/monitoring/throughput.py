@@ -140,6 +140,7 @@ class Tracer:
         return self._is_running and update >= self._last
 
     def start(self) -> None:
+        """Begin the trace."""
         jax.profiler.start_trace(str(self._folder))
         self._is_running = True
 

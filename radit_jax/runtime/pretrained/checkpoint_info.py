@@ -40,6 +40,7 @@ class CheckpointInfo(NamedTuple):
 
     @property
     def says_pooling(self) -> bool:
+        """Whether the checkpoint says how tokens' vectors become one."""
         return self.is_ours or self.vectors.pooling is not None
 
 

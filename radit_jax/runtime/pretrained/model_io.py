@@ -198,4 +198,5 @@ def _is_ours_or_damaged(manifest: epath.Path) -> bool:
 
 
 def count_parameters(params: Any) -> int:
+    """The numbers in all arrays of the tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -41,6 +41,7 @@ class Tensor(NamedTuple):
     read: Callable[[Index], np.ndarray]  # a part of it, in the dtype that it is kept in
 
     def whole(self) -> np.ndarray:
+        """All of it, in memory."""
         return self.read((slice(None),) * len(self.shape))
 
 

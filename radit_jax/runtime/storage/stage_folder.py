@@ -340,17 +340,21 @@ class StageFolder:
     # -- typed files --
 
     def write_json(self, name: str, value: Any) -> None:
+        """Write and commit a file of JSON."""
         text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
         self.write(name, text.encode())
 
     def read_json(self, name: str) -> Any:
+        """The value in a file of JSON; ValueError names the file and what to do."""
         return parse_json(self.read(name), str(self.home / name), self._remedy)
 
     def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write and commit a file of JSON lines."""
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         self.write(name, "".join(lines).encode())
 
     def read_jsonl(self, name: str) -> list[dict[str, Any]]:
+        """The objects in a file of JSON lines."""
         return parse_jsonl(self.read(name), str(self.home / name), remedy=self._remedy)
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
