@@ -164,18 +164,21 @@ class _Run:
         return done == self.num_steps or (every > 0 and done % every == 0)
 
     def _settle(self, ahead: int = 0) -> None:
-        """Write the metrics of all dispatched steps but the last `ahead`, and demand finite losses."""
+        """Wait for all dispatched steps but the last `ahead`, and write their metrics.
+
+        Those `ahead` keep the devices busy meanwhile. Raises FloatingPointError at a loss that is not finite.
+        """
         while len(self.pending) > ahead:
-            number, metrics, stop_asked = self.pending.popleft()
+            step_number, metrics, stop_asked = self.pending.popleft()
             self.stopping |= bool(stop_asked)
             on_host = jax.device_get(metrics)
             values = {key: float(value) for key, value in on_host.items()}
-            self.metrics.write(number, self.name, values)
+            self.metrics.write(step_number, self.name, values)
             loss = values["loss"]
             if not math.isfinite(loss):
-                self._fail(f"a finite loss of step {number}", str(loss))
+                self._fail(f"a finite loss of step {step_number}", str(loss))
             self.bar.advance(loss=loss)
-            self.watch.ended(number, values)
+            self.watch.ended(step_number, values)
 
     def _validate(self, validation: Validation, state: State, done: int) -> None:
         self._settle()

@@ -121,27 +121,30 @@ def draw_lm_ft(
     weights: Mapping[str, float] | None = None,
     num_chunks: int = 3,
 ) -> Drawn:
-    """Draw D_L's examples: at most `cap` of each dataset, and dialogues for their share of instances.
+    """Draw D_L's examples: at most `cap` of each dataset, and as many dialogues as make up their share.
 
-    `text_share` is that of the text examples that will be added. Where there are too few dialogues, all are
-    taken. `names` are the datasets to draw from, by default all of D_L; `num_chunks` is how many instances an
-    example without a Background of its own has.
+    An instance is an example under one Background: a retrieved chunk, of which an example has `num_chunks`,
+    or the single one of its own. `dialogue_share` and `text_share` are fractions of all instances, to which
+    the caller adds those of the corpus' text afterwards. Where there are too few dialogues, all are taken.
+
+    `names` are the datasets to draw from, by default all of D_L. `weights` say how often a dataset's examples
+    are seen, once where it has no weight.
     """
     weights = weights or {}
     datasets = datasets_of("lm_ft", names)
     counts: dict[str, Counts] = {}
     drawn: list[tuple[Dataset, Item]] = []
-    # 1) The datasets but the dialogues.
+    # 1) Draw from every dataset but the dialogues.
     for dataset in datasets:
         if dataset.category != "dialogue":
             items = _first(reading.items(dataset, split, counts), cap, reading.seed)
             items = _repeated(items, weights.get(dataset.name, 1.0))
             drawn += [(dataset, item) for item in items]
-    # 2) How many dialogues make up their share: an example of theirs has `num_chunks` instances.
+    # 2) Draw dialogues for their share of instances; each has `num_chunks`, because it retrieves.
     other_instances = sum(_instances(dataset, num_chunks) for dataset, _ in drawn)
     other_share = 1 - dialogue_share - text_share
     num_dialogues = round(other_instances * dialogue_share / other_share / num_chunks)
-    if not drawn:
+    if not drawn:  # with nothing else to be a share of, dialogues have a cap like any dataset
         num_dialogues = cap
     for dataset in datasets:
         if dataset.category == "dialogue":

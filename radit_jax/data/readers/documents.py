@@ -147,7 +147,7 @@ def read_documents(path: epath.Path, format: str = "auto", quoting: Quoting = "a
 def read_chunked(
     path: epath.Path, format: str, max_words: int, quoting: Quoting = "auto"
 ) -> Iterator[tuple[Document, tuple[Chunk, ...]]]:
-    """Each document of a corpus with its chunks; ids that are not unique are refused after the last."""
+    """Each document of a corpus with its chunks; after the last, ValueError if an id was used twice."""
 
     def read() -> Iterator[tuple[Document, tuple[Chunk, ...]]]:
         for document in read_documents(path, format, quoting):
@@ -158,7 +158,7 @@ def read_chunked(
             for name in own_ids(document, chunks):
                 yield name, document.where
 
-    # A chunk's id may be another passage's: P#1 is both, where a passage has that name.
+    # Documents and chunks share one set of ids: P#1 is the first chunk of P, so no document may be named so.
     with UniqueIds() as ids:
         for document, chunks in read():
             for name in own_ids(document, chunks):

@@ -101,15 +101,18 @@ def dataset_sources(settings: Instructions) -> list[epath.Path]:
 
 
 def check_files(settings: Instructions) -> None:
-    """Refuse names of no dataset, and datasets without files, before the corpus is read."""
-    # 1) Names of tasks and datasets.
+    """Refuse unknown names, weights that have no effect, and datasets without files.
+
+    It reads no examples, so that it can run before the corpus is read.
+    """
+    # 1) Look up the tasks and datasets by name. Where LM-ft learns from tasks alone, it has no datasets.
     for name in settings.lm_ft_benchmarks:
         find_task(name)
     datasets_by_mixture = {}
     if settings.lm_ft_datasets or not settings.lm_ft_benchmarks:
         datasets_by_mixture["lm_ft"] = datasets_of("lm_ft", settings.lm_ft_datasets or None)
     datasets_by_mixture["r_ft"] = datasets_of("r_ft", settings.r_ft_datasets or None)
-    # 2) Weights.
+    # 2) Refuse weights of dialogues, and of datasets that are not the mixture's.
     for mixture in ("lm_ft", "r_ft"):
         for name in _weights(settings, mixture):
             if not _may_be_weighted(DATASETS[name], mixture):
@@ -117,7 +120,7 @@ def check_files(settings: Instructions) -> None:
                     f"data.{mixture}_weights: expected a dataset whose share is its own, got {name!r}. Leave "
                     "it out; data.dialogue_fraction is the share of dialogues in LM-ft."
                 )
-    # 3) Files.
+    # 3) Look for the files of every dataset's train part.
     for mixture, datasets in datasets_by_mixture.items():
         absent = [dataset.name for dataset in datasets if not has_split(dataset, settings.datasets, "train")]
         if absent:

@@ -187,7 +187,11 @@ class ProcessGroup:
             ) from None
 
     def note_signal(self, signal_number: int, *_: object) -> None:
-        """The handler of SIGTERM and Ctrl-C. It takes a note, for any library could catch an exception."""
+        """Handle SIGTERM or Ctrl-C: remember the signal, so that the next `stop_if_asked` raises Stopped.
+
+        Nothing is raised here, because the library that is running could catch it. The exception is work
+        inside `stopping_at_once`, which has no `stop_if_asked` of its own.
+        """
         self.stop_signal = self.stop_signal or signal_number
         if signal_number == signal.SIGINT:
             # A second Ctrl-C ends the process.

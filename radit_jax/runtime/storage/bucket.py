@@ -28,7 +28,7 @@ def is_bucket(path: epath.PathLike) -> bool:
 
 
 def check_path(path: epath.PathLike) -> None:
-    """Refuse a bucket's path with an unknown scheme, or with a local copy outside of the scratch folder."""
+    """Refuse a bucket's path with an unknown scheme, or with `.` or `..` in it; any path on a disk passes."""
     scheme, separator, rest = os.fspath(path).partition("://")
     if not separator:
         return
@@ -37,6 +37,7 @@ def check_path(path: epath.PathLike) -> None:
             f"{path}: expected a folder, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, got {scheme}://. "
             "Name another --workdir."
         )
+    # `local_copy` puts the path after the scratch folder's, and `..` would lead out of that.
     if {".", ".."} & set(rest.split("/")):
         raise ValueError(f"{path}: expected a path without '.' and '..', got one with. Write the path out.")
 

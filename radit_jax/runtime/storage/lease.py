@@ -62,15 +62,21 @@ def in_use(workdir: epath.PathLike, holder: str) -> str:
 
 
 def _take(folder: epath.Path) -> int:
-    """Take the lease, and return its number."""
+    """Take the lease by writing the object after the last, and return its number.
+
+    ValueError where another run holds the lease, or takes it first.
+    """
+    # 1) The last object is empty if its holder gave the lease back; a killed holder's still says who it was.
     last = _last_number(folder)
     holder = bucket.get(_object(folder, last)) if last else b""
     if holder:
         _wait_for_silence(_object(folder, last), holder)
+    # 2) Of several runs that try this number, the store lets one create the object.
     number = last + 1
     if not bucket.put_new(_object(folder, number), _signature(0)):
         winner = bucket.get(_object(folder, number))
         raise ValueError(in_use(folder.parent, _describe(winner)))
+    # 3) Only the last number counts; the objects before it are litter.
     for old_number in _numbers(folder):
         if old_number < number:
             bucket.delete_objects(_object(folder, old_number))

@@ -189,6 +189,7 @@ class StageFolder:
 
     @property
     def _is_copy(self) -> bool:
+        """Whether `path` is this machine's copy of a folder that is kept in a bucket."""
         return bucket.is_bucket(self.home)
 
     def _sidecar(self, name: str) -> epath.Path:
@@ -282,11 +283,13 @@ class StageFolder:
         return copy
 
     def read(self, name: str) -> bytes:
-        """The bytes of a committed file, checked against their size and hash."""
+        """The bytes of a committed file; ValueError where size or hash differ from the record."""
         if self._is_copy:
+            # The file is downloaded first, unless this machine has it, and verified with that.
             return self.verified_path(name).read_bytes()
         record = self._committed_record(name)
         path = self.path / name
+        # A deleted file counts as empty, so that the check of its size reports it.
         data = path.read_bytes() if path.exists() else b""
         self._check_size(name, len(data), record)
         self._check_hash(name, size_and_hash_of_bytes(data), record)
