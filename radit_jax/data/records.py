@@ -97,10 +97,10 @@ _FORMS: dict[Any, Callable[[Any], bool]] = {
 }
 
 
-def read_record(kind: type[Record], value: Any, where: str) -> Record:
+def record_from_json(kind: type[Record], value: Any, where: str) -> Record:
     """One of the classes above from JSON; ValueError where `value` has other fields or other types.
 
-    >>> read_record(Chunk, {"id": "a", "title": "", "text": "b"}, "chunks")
+    >>> record_from_json(Chunk, {"id": "a", "title": "", "text": "b"}, "chunks")
     Chunk(id='a', title='', text='b')
     """
     forms: dict[str, Any] = {field.name: field.type for field in fields(kind)}  # pyright: ignore[reportArgumentType]

@@ -15,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from etils import epath
 from jaxtyping import Bool, Int
 
-from radit_jax.data.records import Chunk, Example, Question, Record, read_record
+from radit_jax.data.records import Chunk, Example, Question, Record, record_from_json
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.bucket import get_file, put_file
 from radit_jax.runtime.storage.files import parse_json, read_json
@@ -230,7 +230,7 @@ class Chunks:
         chunks = []
         for record in records:
             value = parse_json(record, self._where, _AGAIN)
-            chunks.append(read_record(Chunk, value, self._where))
+            chunks.append(record_from_json(Chunk, value, self._where))
         return chunks
 
 
@@ -268,8 +268,8 @@ class Corpus:
         # A line has one of each.
         pairs = []
         for record in self._folder.read_jsonl(name):
-            question = read_record(Question, record.get("question"), where)
-            pairs.append((question, read_record(Example, record.get("example"), where)))
+            question = record_from_json(Question, record.get("question"), where)
+            pairs.append((question, record_from_json(Example, record.get("example"), where)))
         return pairs
 
     def documents(self) -> list[str]:
@@ -299,7 +299,7 @@ class Corpus:
 
     def _records(self, kind: type[Record], name: str) -> list[Record]:
         where = str(self._folder.home / name)
-        return [read_record(kind, record, where) for record in self._folder.read_jsonl(name)]
+        return [record_from_json(kind, record, where) for record in self._folder.read_jsonl(name)]
 
     def holds_answer(
         self, questions: Sequence[Question], rows: Int[np.ndarray, "Q K"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from radit_jax.data.records import Example, read_record
+from radit_jax.data.records import Example, record_from_json
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 
@@ -35,7 +35,7 @@ class Retrieved:
         """The examples of a split; ValueError where their chunks are not as many rows as they are."""
         name = f"{split}.jsonl"
         where = str(folder.home / name)
-        examples = [read_record(Example, record, where) for record in folder.read_jsonl(name)]
+        examples = [record_from_json(Example, record, where) for record in folder.read_jsonl(name)]
         arrays = folder.read_arrays(f"{split}.npz", "chunk_rows", "retrieval_scores")
         if any(array.ndim != 2 or len(array) != len(examples) for array in arrays.values()):
             shapes = {name: array.shape for name, array in arrays.items()}

@@ -110,7 +110,8 @@ def _fits(tree: PrefixTree, max_tokens: int, max_targets: int) -> bool:
 
 def _prefix(title: str, sentences: Seq[Seq[str]], tokenizer: LmTokenizer, rng: Rng) -> Span:
     """`<bos>` and the passage as Background, a share of whose tokens is predicted."""
-    text = " ".join([title, *itertools.chain.from_iterable(sentences)]).strip()
+    words = itertools.chain.from_iterable(sentences)
+    text = " ".join([title, *words]).strip()
     tokens = tokenizer.encode(background(text))
     return concatenate_spans(span([tokenizer.bos_id]), _partly(tokens, rng))
 
@@ -154,7 +155,8 @@ def cloze(sentence: tuple[str, ...], title: str, rng: Rng) -> Cloze | None:
     # 1) Draw a kind, and a span of it: the answer.
     kinds = sorted({c.kind for c in candidates})
     weights = np.array([KIND_WEIGHTS[kind] for kind in kinds])
-    kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+    probabilities = weights / weights.sum()
+    kind = kinds[rng.choice(len(kinds), p=probabilities)]
     chosen = _draw([c for c in candidates if c.kind == kind], rng)
     answer = " ".join(sentence[chosen.start : chosen.stop]).strip(_EDGE)
     # 2) Keep some of the words around it.
@@ -172,7 +174,8 @@ def cloze(sentence: tuple[str, ...], title: str, rng: Rng) -> Cloze | None:
         words = [first, *before, *after]
     if rng.random() < 0.3:
         words += title.split()
-    return Cloze(" ".join(words).strip(_EDGE + " ") + "?", answer)
+    question = " ".join(words).strip(_EDGE + " ") + "?"
+    return Cloze(question, answer)
 
 
 def _thinned(words: Seq[str], drop: float, rng: Rng) -> list[str]:

@@ -83,7 +83,8 @@ class PrefixTree(NamedTuple):
 
 def span(tokens: Seq[int] | Int[np.ndarray, " n"], weight: float = 0.0) -> Span:
     """A span whose tokens all weigh the same."""
-    return Span(np.asarray(tokens, np.int32), np.full(len(tokens), weight, np.float32))
+    weights = np.full(len(tokens), weight, np.float32)
+    return Span(np.asarray(tokens, np.int32), weights)
 
 
 def concatenate_spans(*spans: Span) -> Span:
@@ -127,7 +128,8 @@ def pack_lengths(lengths: Seq[int] | Int[np.ndarray, " N"], *, row_length: int) 
     >>> pack_lengths([3, 5, 5, 2], row_length=8)
     [(0, 1), (2, 3)]
     """
-    return _best_fit(np.asarray(lengths, np.int64).reshape(-1, 1), np.array([row_length]))
+    sizes = np.asarray(lengths, np.int64).reshape(-1, 1)
+    return _best_fit(sizes, np.array([row_length]))
 
 
 def pack_texts(texts: Seq[Seq[int]], *, row_length: int, num_rows: int) -> PackedTexts:
@@ -276,22 +278,24 @@ def _lay_out(
         for continuation, part in enumerate(sequence.spans):
             length = len(part.tokens)
             depth = prefix_length if continuation else 0
+            positions = depth + np.arange(length)
             ids = np.broadcast_to([[segment], [continuation]], (2, length))
-            tokens.append(np.vstack([part.tokens, depth + np.arange(length), ids]))
+            tokens.append(np.vstack([part.tokens, positions, ids]))
             # What predicts a token is the one before it; a tree's first token has none, which is -1.
             predictors = np.arange(start - 1, start + length - 1)
             predictors[:1] = prefix_end if depth else -1
             item = first_item + continuation - 1 if continuation else -1
-            items = np.full(length, item)
+            # Only the tokens with a weight are targets.
             is_target = part.weights > 0
-            targets.append(np.vstack([predictors, part.tokens, items])[:, is_target])
+            slots_targets_items = np.vstack([predictors, part.tokens, np.full(length, item)])
+            targets.append(slots_targets_items[:, is_target])
             weights.append(part.weights[is_target])
             start += length
         first_item += len(sequence.continuations)
-    slots_targets_items = np.hstack(targets)
-    if (slots_targets_items[0] < 0).any():
+    by_target = np.hstack(targets)
+    if (by_target[0] < 0).any():
         raise ValueError(
             "to_batch: expected weight 0 on a tree's first token, which nothing predicts, got another. Weigh "
             "it 0."
         )
-    return np.hstack(tokens), slots_targets_items, np.concatenate(weights)
+    return np.hstack(tokens), by_target, np.concatenate(weights)

@@ -19,7 +19,7 @@ import codecs
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from etils import epath
 
@@ -204,8 +204,8 @@ def _json_reader(section_field: str = "") -> Reader:
             # What Atlas calls its section is part of the title.
             section = _optional(line, section_field, where) if section_field else ""
             id_field = _present(line, _ID_FIELDS, where)
-            document_sections = ((_titled(title, section), text),)
-            yield Document(identifier(line, id_field, where), document_sections, where)
+            document_id = identifier(line, id_field, where)
+            yield Document(document_id, ((_titled(title, section), text),), where)
 
     return read
 
@@ -252,7 +252,8 @@ def _read_table(path: epath.Path, quoting: Quoting) -> Iterator[Document]:
                 continue
         line = dict(zip(columns, row, strict=True))
         name = identifier(line, "id", where) if "id" in line else f"{plain_name(path)}:{number}"
-        yield Document(name, ((line.get("title", ""), line["text"]),), where)
+        section = (line.get("title", ""), line["text"])
+        yield Document(name, (section,), where)
 
 
 def is_head(line: bytes) -> bool:
@@ -351,4 +352,4 @@ FORMATS: dict[str, Format] = {
     "text": Format(("*.txt",), _read_texts),
 }
 # The format of a file whose name matches no pattern.
-_SUFFIXES: dict[str, Any] = {".jsonl": "jsonl", ".json": "jsonl", ".tsv": "dpr"}
+_SUFFIXES = {".jsonl": "jsonl", ".json": "jsonl", ".tsv": "dpr"}

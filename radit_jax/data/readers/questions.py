@@ -171,7 +171,8 @@ def _form(line: JsonObject, where: str) -> _Form:
         if form.question in line and form.answers in line:
             return form
     # The form that was probably meant has a question in the line, and lacks answers.
-    likely = next((form for form in _FORMS if form.question in line), _FORMS[0])
+    with_question = [form for form in _FORMS if form.question in line]
+    likely = with_question[0] if with_question else _FORMS[0]
     missing = likely.answers if likely.question in line else likely.question
     forms = one_of([f"{form.question} with {form.answers}" for form in _FORMS])
     raise ValueError(f"{where}: expected {forms}, got no field {missing!r}. Add it to the line.")
