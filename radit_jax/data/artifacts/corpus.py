@@ -250,7 +250,7 @@ class Corpus:
         """The row of the chunk that each example was cut from; −1 is none, and reads no chunk."""
         rows = np.full(len(examples), -1)
         for i, example in enumerate(examples):
-            # `self.rows` reads all chunks, so it is asked for where there is a chunk alone.
+            # `self.rows` reads all chunks, so it is not made for examples without one.
             if example.source_chunk:
                 rows[i] = self.rows.get(example.source_chunk, -1)
         return rows

@@ -4,12 +4,10 @@ import gzip
 import json
 import subprocess
 import sys
-import unicodedata
 
 import pytest
 from etils import epath
 
-from radit_jax.data.readers.chunking import Document, document_id, split_document, split_passage
 from radit_jax.data.readers.documents import (
     FORMATS,
     corpus_files,
@@ -18,7 +16,6 @@ from radit_jax.data.readers.documents import (
     read_chunked,
     read_documents,
 )
-from radit_jax.data.readers.unique_ids import UniqueIds
 
 FILES = {
     "passages.jsonl": ['{"id": "a", "title": "Tern", "text": "A sea bird.", "section": "not ours"}', ""],
@@ -98,33 +95,6 @@ def test_a_folder_of_texts_has_a_document_for_every_paragraph(tmp_path):
     ]
 
 
-def test_the_chunks_of_an_article_are_numbered_through_its_sections():
-    article = Document("5", (("Tern", "one two three"), ("Tern:\nLife", "four")), "")
-    chunks = split_document(article, max_words=3)
-    assert [(c.id, c.title, c.text) for c in chunks] == [
-        ("5#1", "Tern", "one two"),
-        ("5#2", "Tern", "three"),
-        ("5#3", "Tern: Life", "four"),
-    ]
-    assert {document_id(chunk.id) for chunk in chunks} == {"5"}
-    assert split_document(Document("5", (("Tern", " "),), ""), max_words=3) == ()
-
-
-def test_a_long_passage_becomes_equal_chunks_of_fewer_words():
-    assert split_passage("one two three four", max_words=5) == ["one two three four"]
-    assert split_passage("one two three four", max_words=4) == ["one two", "three four"]
-    assert split_passage("1 2 3 4 5 6 7", max_words=4) == ["1 2 3", "4 5", "6 7"]
-    assert split_passage(" one\n\ntwo ", max_words=200) == ["one two"]
-    assert split_passage(" ", max_words=200) == []
-    lengths = [len(chunk.split()) for chunk in split_passage("word " * 1000, max_words=200)]
-    assert sorted(lengths) == [166, 166, 167, 167, 167, 167]
-
-
-def test_a_chunk_of_one_word_at_most_is_refused():
-    with pytest.raises(ValueError, match=r"data\.max_words: expected at least 2, got 1\. Raise it"):
-        split_passage("text", max_words=1)
-
-
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
@@ -196,18 +166,6 @@ def test_two_corpora_in_a_folder_are_ambiguous(tmp_path):
     assert find_corpus(epath.Path(tmp_path)) == epath.Path(tmp_path) / "passages.jsonl"
 
 
-def test_ids_that_come_twice_are_found_whatever_their_number(monkeypatch):
-    monkeypatch.setattr("radit_jax.data.readers.unique_ids._HASHES_AT_ONCE", 16)
-    named = [(str(n), f"line {n}") for n in range(100)]
-    with UniqueIds() as ids:
-        for name, _ in named:
-            ids.add(name)
-        ids.check(lambda: named)
-        ids.add("41")
-        with pytest.raises(ValueError, match="line 100: expected an id .*, got '41', .* of line 41. Rename"):
-            ids.check(lambda: [*named, ("41", "line 100")])
-
-
 @pytest.mark.parametrize("second", ["A", "A#2"])
 def test_an_id_of_another_passage_or_of_its_chunk_is_refused(tmp_path, second):
     lines = [
@@ -264,18 +222,6 @@ def test_a_folder_of_texts_leaves_out_what_systems_put_there(tmp_path):
 
 
 # ---- other languages ----
-
-
-@pytest.mark.parametrize("text", ["北京是中国的首都。" * 50, "กรุงเทพเป็นเมืองหลวง" * 30, "ကမ္ဘာ" * 90])
-def test_a_text_without_spaces_becomes_equal_chunks_that_join_to_it(text):
-    chunks = split_passage(text, max_words=60)
-    assert len(chunks) > 4 and "".join(chunks) == text
-    assert max(map(len, chunks)) - min(map(len, chunks)) < 12
-    assert not any(unicodedata.category(chunk[0]).startswith(("M", "P")) for chunk in chunks)
-
-
-def test_a_text_of_both_kinds_keeps_its_spaces():
-    assert split_passage("iPhone 手机  in 2007", max_words=4) == ["iPhone 手机", "in 2007"]
 
 
 MEASURE = """
