@@ -21,25 +21,28 @@ from typing import Any
 
 from benchmarks import compare, tables
 
-# Each is a module with a BENCHMARK; or, where nobody is compared, with `run` and `section` of its own.
+# Each is a module with a BENCHMARK; where nothing is compared, it has its own `run` and `section` instead.
 NAMES = ("scoring", "lm_ft", "r_ft", "quality", "embedding", "search", "answering", "size", "roofline")
 RESULTS = pathlib.Path(__file__).parent / "results"
 PERFORMANCE = compare.ROOT / "docs" / "performance.md"
 
 
 def main() -> None:
+    """Measure the benchmarks that are named, write their records, and make their tables."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
-    parser.add_argument("--rounds", type=int, default=5, help="of each contestant (default: 5)")
-    parser.add_argument("--cores", type=int, default=0, help="to be pinned to (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="of each worker (default: 5)")
+    parser.add_argument("--cores", type=int, default=0, help="how many to be pinned to (default: all)")
     parser.add_argument("--cache", default="runs/benchmarks", help="inputs, weights and logs")
-    parser.add_argument("--only", nargs="*", default=[], help="contestants; nothing is recorded")
+    parser.add_argument("--only", nargs="*", default=[], help="workers to measure; nothing is recorded")
     parser.add_argument("--tables", action="store_true", help="measure nothing, only write the tables")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(NAMES)):
-        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
+        parser.error(f"expected benchmarks of {', '.join(NAMES)}, got {', '.join(unknown)}")
     if options.cores:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[: options.cores])
+
     RESULTS.mkdir(exist_ok=True)
     cache = pathlib.Path(options.cache)
     for name in options.names or NAMES:
@@ -52,10 +55,12 @@ def main() -> None:
             path.write_text(json.dumps(record, indent=1) + "\n")
         if path.exists():
             text = _section(name, json.loads(path.read_text()))
-            PERFORMANCE.write_text(tables.replaced(PERFORMANCE.read_text(), name, text))
+            page = tables.replaced(PERFORMANCE.read_text(), name, text)
+            PERFORMANCE.write_text(page)
 
 
 def _measure(name: str, cache: pathlib.Path, rounds: int, only: Sequence[str]) -> dict[str, Any]:
+    """The record of one benchmark."""
     module = importlib.import_module(f"benchmarks.{name}")
     if hasattr(module, "BENCHMARK"):
         return compare.run(module.BENCHMARK, cache, rounds, only)
@@ -63,10 +68,11 @@ def _measure(name: str, cache: pathlib.Path, rounds: int, only: Sequence[str]) -
 
 
 def _section(name: str, record: Mapping[str, Any]) -> str:
+    """The section of a record in `docs/performance.md`."""
     module = importlib.import_module(f"benchmarks.{name}")
-    return (
-        tables.section(module.BENCHMARK, record) if hasattr(module, "BENCHMARK") else module.section(record)
-    )
+    if hasattr(module, "BENCHMARK"):
+        return tables.section(module.BENCHMARK, record)
+    return module.section(record)
 
 
 if __name__ == "__main__":

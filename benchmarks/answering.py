@@ -1,10 +1,10 @@
 """Answers by Eq. 2: greedy answers under ten chunks, each distinct one scored under all ten.
 
-A question's chunks are MiniLM's top ten, weighed alike. The weights are drawn, so no answer ends early: each
-has as many tokens as wiki's have on average with a terminator, and nearly all are distinct, which is the most
-that there can be to score. The questions are a batch of a run over all test questions, the one in the middle
-by how much its chunks are shared; the peers, whose rate does not depend on their number, take the first ones.
-They read prompts in batches of like length.
+A question's chunks are MiniLM's top ten with equal weights. The model's weights are drawn, so no answer ends
+early: each has as many tokens as wiki's answers have on average with a terminator, and nearly all are
+distinct, so that there is as much to score as there can be. The questions are one batch of a run over all
+test questions, the median one by how much its chunks are shared. The peers, whose rate does not depend on
+the number of questions, take the first ones. They read prompts in batches of like length.
 """
 
 import json
@@ -14,26 +14,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.compare import Benchmark, Contestant, Target
-from benchmarks.contestant import Once, Work
+from benchmarks.compare import Benchmark, Target, Worker
+from benchmarks.worker import Once, Work
 
 QUESTIONS_PER_BATCH = 16
 NUM_BATCHES = 1
 NEW_TOKENS = 8
 SEQUENCE_LENGTH = 512
 BATCH = 32  # rows that PyTorch reads together
-OF_CACHED, OF_ANEW = 8, 2  # questions that the peers answer
+# Questions that the peers answer:
+OF_CACHED = 8
+OF_ANEW = 2
 
-Prompts = list[list[list[int]]]  # of each question behind each of its chunks, as token ids
+Prompts = list[list[list[int]]]  # of each question after each of its chunks, as token ids
 Place = tuple[int, int]  # question, chunk
 
 
 class Read(NamedTuple):
-    """Prompts that transformers generated from, and what it remembers of them."""
+    """Prompts that transformers has generated from, and its cache of them."""
 
     places: Sequence[Place]
     answers: list[tuple[int, ...]]
-    mask: Any  # which of the cache's slots are of a prompt
+    mask: Any  # 1 at the cache's slots that hold a prompt's tokens
     cache: Any
     logits: Any  # of the token after each prompt
 
@@ -73,7 +75,7 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
 
 
 def ours(folder: pathlib.Path) -> Once:
-    """Each chunk is read once in a batch; prompts' caches serve decoding and scoring."""
+    """A batch reads each chunk once; the prompts' caches are used to decode and to score."""
     return _ours(folder, "float32")
 
 
@@ -114,7 +116,7 @@ def transformers_cached_bfloat16(folder: pathlib.Path) -> Once:
 
 
 def transformers_anew(folder: pathlib.Path) -> Once:
-    """`generate` in batches; every answer is read anew behind every chunk, the head on the answer's rows."""
+    """`generate` in batches; every answer is read again after every chunk, the head on the answer's rows."""
     return _transformers(folder, "float32", _scored_anew, OF_ANEW)
 
 
@@ -138,12 +140,12 @@ BENCHMARK = Benchmark(
     name="answering",
     title="Answers by Eq. 2",
     unit="questions",
-    contestants=(
-        Contestant("radit_jax", "ours"),
-        Contestant("radit_jax, bfloat16", "ours_bfloat16"),
-        Contestant("transformers, all read anew", "transformers_anew"),
-        Contestant("transformers, caches kept", "transformers_cached"),
-        Contestant("transformers, caches kept, bfloat16", "transformers_cached_bfloat16"),
+    workers=(
+        Worker("radit_jax", "ours"),
+        Worker("radit_jax, bfloat16", "ours_bfloat16"),
+        Worker("transformers, all read anew", "transformers_anew"),
+        Worker("transformers, caches kept", "transformers_cached"),
+        Worker("transformers, caches kept, bfloat16", "transformers_cached_bfloat16"),
     ),
     prepare=prepare,
     agreement=agreement,
@@ -156,11 +158,11 @@ def _prompts(folder: pathlib.Path) -> Prompts:
 
 
 def _output(best: Sequence[tuple[tuple[int, ...], float]]) -> np.ndarray:
-    """A row for each question: its best answer's log-probability and tokens, −1 behind the last."""
-    found = np.full((len(best), 1 + NEW_TOKENS), -1.0)
-    for row, (tokens, log_prob) in zip(found, best, strict=True):
+    """A row for each question: its best answer's log-probability and tokens, −1 after the last."""
+    rows = np.full((len(best), 1 + NEW_TOKENS), -1.0)
+    for row, (tokens, log_prob) in zip(rows, best, strict=True):
         row[: 1 + len(tokens)] = [log_prob, *tokens]
-    return found
+    return rows
 
 
 def _transformers(folder: pathlib.Path, dtype: str, score: Any, num_questions: int) -> Once:
@@ -219,7 +221,7 @@ def _generated(model: Any, prompts: Prompts) -> Iterator[Read]:
 def _scored_by_caches(
     model: Any, prompts: Prompts, unique: Sequence[Sequence[tuple[int, ...]]], read: Sequence[Read]
 ) -> list[np.ndarray]:
-    """[chunks, answers] of log-probabilities for each question: the answers in a row behind their prompt."""
+    """Log-probabilities [chunks, answers] of each question: a prompt's answers stand in a row after it."""
     import torch
 
     scores = [np.zeros((len(own), len(unique[q]))) for q, own in enumerate(prompts)]
@@ -249,7 +251,7 @@ def _scored_by_caches(
 def _scored_anew(
     model: Any, prompts: Prompts, unique: Sequence[Sequence[tuple[int, ...]]], read: Sequence[Read]
 ) -> list[np.ndarray]:
-    """The same with a row for every pair, those of like length together."""
+    """The same with a row for every pair, pairs of like length together."""
     import torch
 
     scores = [np.zeros((len(own), len(unique[q]))) for q, own in enumerate(prompts)]
@@ -279,6 +281,6 @@ def _scored_anew(
 
 
 def _best(answers: Sequence[tuple[int, ...]], scores: np.ndarray) -> tuple[tuple[int, ...], float]:
-    """The most probable answer under chunks that weigh alike."""
+    """The most probable answer under chunks with equal weights."""
     mixed = np.logaddexp.reduce(scores - np.log(len(scores)), axis=0)
     return answers[int(mixed.argmax())], float(mixed.max())

@@ -1,7 +1,7 @@
-"""Contestants side by side: interleaved rounds in processes of their own, and what they add up to.
+"""Workers side by side: interleaved rounds, each worker in its own process, and the figures of all rounds.
 
-The processes share this one's cores, to which it is pinned, and never work at the same time. A first turn of
-each, in which it compiles and warms up, is measured apart. A ratio is of two contestants of the same round.
+The processes share the cores that this one is pinned to, and never work at the same time. The first turn of
+each, in which it compiles and warms up, is measured separately. A ratio is of two workers in the same round.
 """
 
 import contextlib
@@ -25,16 +25,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 OURS = "radit_jax"
 
 
-class Contestant(NamedTuple):
-    """A system that does the work: a function of the benchmark's module (`contestant.Setup`)."""
+class Worker(NamedTuple):
+    """A system that does the work: a function of the benchmark's module (`worker.Setup`)."""
 
     name: str  # as the tables say it
     function: str
-    environment: str = ""  # a folder below the repository with a Python of its own; "": this Python
+    environment: str = ""  # a folder of the repository with another Python; "" is this Python
 
 
 class Target(NamedTuple):
-    """How many times a rival's units a second ours are to be, at least."""
+    """The least ratio of our units a second to a rival's."""
 
     rival: str
     ratio: float
@@ -43,65 +43,96 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One path of the system, and those who go it."""
+    """One path of the system, and the workers that are compared on it."""
 
     name: str
     title: str
     unit: str  # what is counted, in the plural
-    contestants: Sequence[Contestant]
+    workers: Sequence[Worker]
     prepare: Callable[[pathlib.Path], Mapping[str, Any]]  # writes inputs and weights; facts about them
-    agreement: Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]  # of the outputs, by contestant
+    agreement: Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]  # of the outputs, by worker
     targets: Sequence[Target] = ()
 
     @property
     def module(self) -> str:
+        """The module that holds the workers' functions."""
         return self.prepare.__module__
 
 
-def run(benchmark: Benchmark, cache: pathlib.Path, rounds: int, only: Sequence[str] = ()) -> dict[str, Any]:
-    """The record of a comparison: every round of every contestant, and all that it was made with.
+def run(
+    benchmark: Benchmark,
+    cache: pathlib.Path,
+    rounds: int,
+    only: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The record of a comparison: every round of every worker, and all that it was made with.
 
-    Of the contestants `only`, whose outputs are compared with nobody's, if any are named.
+    `only` names the workers to measure; their outputs are then compared with nobody's.
     """
-    names = [contestant.name for contestant in benchmark.contestants]
+    names = [worker.name for worker in benchmark.workers]
     if unknown := sorted(set(only) - set(names)):
         raise ValueError(
-            f"{benchmark.name}: no contestant {', '.join(unknown)}; there are {', '.join(names)}"
+            f"{benchmark.name}: expected workers of {', '.join(names)}, got {', '.join(unknown)}. "
+            f"Name one of those after --only."
         )
+
+    # Start from an empty folder: weights in it may be of a model of other inputs.
     folder = cache.absolute() / benchmark.name
-    shutil.rmtree(folder, ignore_errors=True)  # weights for the peers may be of a model of other inputs
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     facts = dict(benchmark.prepare(folder))
-    chosen = [c for c in benchmark.contestants if not only or c.name in only]
-    present = [c for c in chosen if _python(c) is not None]
-    for missing in set(chosen) - set(present):
-        print(
-            f"{benchmark.name}: {missing.name} is left out, {missing.environment} has no Python", flush=True
-        )
-    with contextlib.ExitStack() as stack:
-        processes = {c.name: stack.enter_context(_process(benchmark, c, folder)) for c in present}
-        started = {name: _told(process) for name, process in processes.items()}
-        first = {name: _turn(process) for name, process in processes.items()}
-        measured: dict[str, list[dict[str, float]]] = {name: [] for name in processes}
-        for number in range(rounds):
-            for name, process in processes.items():
-                measured[name].append(_turn(process))
-                rate = measured[name][-1]["units"] / measured[name][-1]["seconds"]
-                print(f"{benchmark.name} {number + 1}/{rounds} {name}: {rate:.4g}/s", flush=True)
-    outputs = {c.name: np.load(folder / f"{c.function}.npy") for c in present}
+
+    chosen = [worker for worker in benchmark.workers if not only or worker.name in only]
+    present = [worker for worker in chosen if _python(worker) is not None]
+    for worker in chosen:
+        if worker not in present:
+            environment = worker.environment
+            print(f"{benchmark.name}: {worker.name} is left out, {environment} has no Python", flush=True)
+
+    measured, versions = _measure(benchmark, present, folder, rounds)
+    outputs = {worker.name: np.load(folder / f"{worker.function}.npy") for worker in present}
     return {
         "benchmark": benchmark.name,
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
         "machine": machine(),
-        "versions": {k: v for told in started.values() for k, v in told["versions"].items()},
+        "versions": versions,
         "facts": facts,
-        "contestants": {
-            name: {"setup": started[name]["setup"], "first": first[name], "rounds": measured[name]}
-            for name in processes
-        },
+        "workers": measured,
         "agreement": {} if only else dict(benchmark.agreement(outputs)),
     }
+
+
+def _measure(
+    benchmark: Benchmark,
+    workers: Sequence[Worker],
+    folder: pathlib.Path,
+    rounds: int,
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """What each worker answered at set-up, in its first turn and in every round; and packages' versions."""
+    with contextlib.ExitStack() as stack:
+        # 1) Start all; each sets itself up at once, and waits.
+        processes = {}
+        for worker in workers:
+            processes[worker.name] = stack.enter_context(_process(benchmark, worker, folder))
+        setups = {name: _answer(process) for name, process in processes.items()}
+
+        # 2) One turn each to warm up, then the rounds, in which they take turns.
+        first_turns = {name: _turn(process) for name, process in processes.items()}
+        turns: dict[str, list[dict[str, float]]] = {name: [] for name in processes}
+        for number in range(rounds):
+            for name, process in processes.items():
+                turn = _turn(process)
+                turns[name].append(turn)
+                rate = turn["units"] / turn["seconds"]
+                print(f"{benchmark.name} {number + 1}/{rounds} {name}: {rate:.4g}/s", flush=True)
+
+    measured = {}
+    versions: dict[str, str] = {}
+    for name, setup in setups.items():
+        measured[name] = {"setup": setup["setup"], "first": first_turns[name], "rounds": turns[name]}
+        versions |= setup["versions"]
+    return measured, versions
 
 
 class Spread(NamedTuple):
@@ -117,40 +148,54 @@ class Spread(NamedTuple):
 
 
 def rates(record: Mapping[str, Any], name: str, per: str = "seconds") -> Spread:
-    """Units a second, or a CPU-second, of a contestant."""
-    return Spread.of([turn["units"] / turn[per] for turn in record["contestants"][name]["rounds"]])
+    """A worker's units a second, or a CPU-second."""
+    turns = record["workers"][name]["rounds"]
+    return Spread.of([turn["units"] / turn[per] for turn in turns])
 
 
 def ratios(record: Mapping[str, Any], ours: str, rival: str, per: str = "seconds") -> Spread:
-    """How many times the rival's rate ours is, round by round."""
-    pairs = zip(*(record["contestants"][name]["rounds"] for name in (ours, rival)), strict=True)
-    return Spread.of([a["units"] / a[per] / (b["units"] / b[per]) for a, b in pairs])
+    """The ratio of our rate to the rival's in each round."""
+    our_turns = record["workers"][ours]["rounds"]
+    rival_turns = record["workers"][rival]["rounds"]
+    values = []
+    for our_turn, rival_turn in zip(our_turns, rival_turns, strict=True):
+        our_rate = our_turn["units"] / our_turn[per]
+        rival_rate = rival_turn["units"] / rival_turn[per]
+        values.append(our_rate / rival_rate)
+    return Spread.of(values)
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """The CPU, the number of cores that this process may use, and the version of Python."""
     cpu = platform.processor()
     with contextlib.suppress(OSError):
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), cpu)
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                cpu = line.partition(": ")[2]
+                break
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
 
 
-def _python(contestant: Contestant) -> str | None:
-    if not contestant.environment:
+def _python(worker: Worker) -> str | None:
+    """The worker's interpreter; `None` where its environment is not there."""
+    if not worker.environment:
         return sys.executable
-    path = ROOT / contestant.environment / "bin" / "python"
+    path = ROOT / worker.environment / "bin" / "python"
     return str(path) if path.exists() else None
 
 
 @contextlib.contextmanager
 def _process(
-    benchmark: Benchmark, contestant: Contestant, folder: pathlib.Path
+    benchmark: Benchmark,
+    worker: Worker,
+    folder: pathlib.Path,
 ) -> Iterator[subprocess.Popen[str]]:
-    python, function = _python(contestant), f"{benchmark.module}:{contestant.function}"
+    """The worker's process, with its standard error in a log; it is killed at the end."""
+    python = _python(worker)
     assert python is not None
-    with (folder / f"{contestant.function}.log").open("w") as log:
-        command = [python, "-m", "benchmarks.contestant", function, str(folder)]
+    function = f"{benchmark.module}:{worker.function}"
+    command = [python, "-m", "benchmarks.worker", function, str(folder)]
+    with (folder / f"{worker.function}.log").open("w") as log:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
         with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
             try:
@@ -159,25 +204,34 @@ def _process(
                 process.kill()
 
 
-def _told(process: subprocess.Popen[str]) -> dict[str, Any]:
+def _answer(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The next line that a worker writes."""
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise RuntimeError(f"{process.args}: it ended with code {process.wait()}; its log says why")
+        raise RuntimeError(
+            f"{process.args}: expected an answer, got the end of the process with code {process.wait()}. "
+            f"Read its log in the cache."
+        )
     return json.loads(line)
 
 
 def _turn(process: subprocess.Popen[str]) -> dict[str, float]:
+    """Let a worker do its work once."""
     assert process.stdin is not None
-    time.sleep(0.2)  # threads of the one before that still spin
+    time.sleep(0.2)  # threads of the worker before may still spin
     process.stdin.write("go\n")
     process.stdin.flush()
-    return _told(process)
+    return _answer(process)
 
 
 def commit() -> str:
-    """What was measured."""
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    """The commit that is measured, marked where files differ from it; "unknown" outside a repository."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    return told.stdout.strip() or "unknown"
+    return described.stdout.strip() or "unknown"

@@ -1,7 +1,7 @@
 """Embedding a corpus: passages to MiniLM's vectors, in float32 and in bfloat16.
 
-End to end it is strings in, vectors out; both sides sort by length. On equal shapes both are handed the same
-padded batches of tokens, and the network alone is compared.
+End to end, strings become vectors, and both sides sort by length. With equal shapes both sides get the same
+padded batches of tokens, and only the networks are compared.
 """
 
 import json
@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compare import Benchmark, Contestant, Target
-from benchmarks.contestant import Once, Work
+from benchmarks.compare import Benchmark, Target, Worker
+from benchmarks.worker import Once, Work
 
 NUM_PASSAGES = 128  # drawn
-ROWS, MULTIPLE = 32, 16  # of the batches that both are handed: rows, and what their widths are multiples of
-BATCH_SIZES = (16, 32, 64)  # of which each takes its fastest, end to end
+ROWS = 32  # of the batches that both sides get
+MULTIPLE = 16  # their widths are multiples of it
+BATCH_SIZES = (16, 32, 64)  # end to end, each side takes its fastest of these
 
 
 def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
@@ -34,9 +35,9 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     batches = {}
     for start in range(0, len(ids), ROWS):
-        some = order[start : start + ROWS]
-        tokens, mask = model.tokenizer.pad([ids[i] for i in some], multiple=MULTIPLE)
-        batches |= {f"{start:05d}-rows": some, f"{start:05d}-tokens": tokens, f"{start:05d}-mask": mask}
+        rows = order[start : start + ROWS]
+        tokens, mask = model.tokenizer.pad([ids[i] for i in rows], multiple=MULTIPLE)
+        batches |= {f"{start:05d}-rows": rows, f"{start:05d}-tokens": tokens, f"{start:05d}-mask": mask}
     np.savez(folder / "batches.npz", **batches)
     inputs.write_json(folder / "passages.json", passages)
     tokens = sum(map(len, ids))
@@ -117,17 +118,17 @@ def _theirs(folder: pathlib.Path, dtype: str) -> Once:
     passages = _passages(folder)
 
     def embed(batch_size: int) -> np.ndarray:
-        found = model.encode(passages, batch_size=batch_size, show_progress_bar=False)
-        return np.asarray(found, np.float32)
+        vectors = model.encode(passages, batch_size=batch_size, show_progress_bar=False)
+        return np.asarray(vectors, np.float32)
 
     return _at_the_fastest_size(embed)
 
 
 def _at_the_fastest_size(embed: Callable[[int], np.ndarray]) -> Once:
-    """`embed` with the batch size of a few with which its second turn is the fastest."""
+    """`embed` with the batch size that makes its second turn the fastest."""
 
     def seconds(batch_size: int) -> float:
-        embed(batch_size)
+        embed(batch_size)  # compiles and warms up
         start = time.perf_counter()
         embed(batch_size)
         return time.perf_counter() - start
@@ -135,8 +136,8 @@ def _at_the_fastest_size(embed: Callable[[int], np.ndarray]) -> Once:
     fastest = min(BATCH_SIZES, key=seconds)
 
     def once() -> Work:
-        found = embed(fastest)
-        return Work(len(found), found)
+        vectors = embed(fastest)
+        return Work(len(vectors), vectors)
 
     return once
 
@@ -162,9 +163,9 @@ def _on_batches(folder: pathlib.Path, network: Callable[[np.ndarray, np.ndarray]
     batches = _batches(folder)
 
     def once() -> Work:
-        found = [(rows, network(tokens, mask)) for rows, tokens, mask in batches]
-        order = np.argsort(np.concatenate([rows for rows, _ in found]))
-        return Work(len(order), np.concatenate([vectors for _, vectors in found])[order])
+        vectors = np.concatenate([network(tokens, mask) for _, tokens, mask in batches])
+        rows = np.concatenate([rows for rows, _, _ in batches])
+        return Work(len(rows), vectors[np.argsort(rows)])
 
     return once
 
@@ -183,15 +184,15 @@ BENCHMARK = Benchmark(
     name="embedding",
     title="Embedding passages",
     unit="passages",
-    contestants=(
-        Contestant("radit_jax bfloat16", "ours_bfloat16"),
-        Contestant("sentence-transformers bfloat16", "theirs_bfloat16"),
-        Contestant("radit_jax float32", "ours_float32"),
-        Contestant("sentence-transformers float32", "theirs_float32"),
-        Contestant("radit_jax bfloat16, equal shapes", "ours_equal_bfloat16"),
-        Contestant("PyTorch bfloat16, equal shapes", "torch_equal_bfloat16"),
-        Contestant("radit_jax float32, equal shapes", "ours_equal_float32"),
-        Contestant("PyTorch float32, equal shapes", "torch_equal_float32"),
+    workers=(
+        Worker("radit_jax bfloat16", "ours_bfloat16"),
+        Worker("sentence-transformers bfloat16", "theirs_bfloat16"),
+        Worker("radit_jax float32", "ours_float32"),
+        Worker("sentence-transformers float32", "theirs_float32"),
+        Worker("radit_jax bfloat16, equal shapes", "ours_equal_bfloat16"),
+        Worker("PyTorch bfloat16, equal shapes", "torch_equal_bfloat16"),
+        Worker("radit_jax float32, equal shapes", "ours_equal_float32"),
+        Worker("PyTorch float32, equal shapes", "torch_equal_float32"),
     ),
     prepare=prepare,
     agreement=agreement,

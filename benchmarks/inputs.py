@@ -1,6 +1,6 @@
-"""What the contestants are given: real passages and questions where there are any, models of fixed weights.
+"""The workers' inputs: real passages and questions where there are any, and models with fixed weights.
 
-What takes minutes to make (embeddings) is kept in the cache beside what a benchmark writes, and made once.
+Embeddings take minutes. They are made once and kept in the cache, next to the benchmarks' own folders.
 """
 
 import json
@@ -50,21 +50,25 @@ def texts() -> Texts:
     wiki = _data("wiki")
     if wiki is None:
         data = generated_world.generate_world(GeneratedWorld(), seed=0)
-        asked = {split: list(questions) for split, questions in data.questions.items()}
-        return Texts("a generated world", [c.passage for c in data.chunks], asked["train"], asked["test"])
-    documents = read_documents(wiki / "passages.jsonl")
-    passages = [chunk.passage for document in documents for chunk in split_document(document, MAX_WORDS)]
-    train, test = (
-        [line.question for line in read_questions(wiki / f"questions_{part}.jsonl")]
-        for part in ("train", "dev")
-    )
+        passages = [chunk.passage for chunk in data.chunks]
+        train, test = (list(data.questions[split]) for split in ("train", "test"))
+        return Texts("a generated world", passages, train, test)
+    passages = []
+    for document in read_documents(wiki / "passages.jsonl"):
+        passages += [chunk.passage for chunk in split_document(document, MAX_WORDS)]
+    train = [line.question for line in read_questions(wiki / "questions_train.jsonl")]
+    test = [line.question for line in read_questions(wiki / "questions_dev.jsonl")]
     return Texts("wiki", passages, train, test)
 
 
 def sentences(passages: Sequence[str]) -> list[str]:
     """The passages' sentences of four words and more, each once."""
-    found = (part for passage in passages for part in re.split(r"(?<=[.!?])\s+", passage))
-    return list(dict.fromkeys(part for part in found if part.count(" ") >= 3))
+    distinct: dict[str, None] = {}
+    for passage in passages:
+        for sentence in re.split(r"(?<=[.!?])\s+", passage):
+            if sentence.count(" ") >= 3:
+                distinct[sentence] = None
+    return list(distinct)
 
 
 def lm_tokenizer() -> Tokenizer:
@@ -79,7 +83,7 @@ def lm_tokenizer() -> Tokenizer:
 
 
 def language_model(folder: pathlib.Path) -> Model:
-    """A LLaMA of 35M parameters where the vocabulary is LLaMA's, drawn; in `folder` it is for the peers."""
+    """A LLaMA with drawn weights, 35M parameters with LLaMA's vocabulary; exported to `folder` for peers."""
     tokenizer = lm_tokenizer()
     config = LlamaConfig(
         vocab_size=tokenizer.vocab_size,
@@ -104,7 +108,10 @@ def encoder(num_layers: int | None = None) -> Encoder:
 
 
 def embeddings(
-    cache: pathlib.Path, name: str, texts: Sequence[str], num_layers: int | None = None
+    cache: pathlib.Path,
+    name: str,
+    texts: Sequence[str],
+    num_layers: int | None = None,
 ) -> Float[np.ndarray, "N D"]:
     """MiniLM's embeddings of `texts`, kept under `name` for as long as the texts are the same number."""
 
@@ -112,36 +119,44 @@ def embeddings(
         with Progress(len(texts), f"embed {name}", "texts") as bar:
             return encoder(num_layers).embed(texts, bar=bar)
 
-    return _kept(cache, f"{name}-{len(texts)}", make)
+    return _cached(cache, f"{name}-{len(texts)}", make)
 
 
 def candidates(
-    cache: pathlib.Path, passages: Sequence[str], asked: Sequence[Question], name: str, k: int = 10
+    cache: pathlib.Path,
+    passages: Sequence[str],
+    questions: Sequence[Question],
+    name: str,
+    k: int = 10,
 ) -> Int[np.ndarray, "Q K"]:
-    """The rows of each question's k chunks under MiniLM."""
+    """The rows of each question's k chunks, as MiniLM finds them."""
 
     def make() -> Int[np.ndarray, "Q K"]:
         chunks = embeddings(cache, "passages", passages)
-        queries = embeddings(cache, name, [line.question for line in asked])
-        return ExactIndex(chunks).search(queries, k)[0]
+        queries = embeddings(cache, name, [question.question for question in questions])
+        return ExactIndex(chunks).search(queries, k).rows
 
-    return _kept(cache, f"{name}-{len(asked)}-top{k}", make)
+    return _cached(cache, f"{name}-{len(questions)}-top{k}", make)
 
 
 def write_json(path: pathlib.Path, value: object) -> None:
+    """Write a value as JSON."""
     path.write_text(json.dumps(value))
 
 
-def _kept(cache: pathlib.Path, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+def _cached(cache: pathlib.Path, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array under this name, made where it is not there yet."""
     path = cache / "inputs" / f"{name}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = make()
-        np.save(path.with_suffix(".part.npy"), made)
-        path.with_suffix(".part.npy").rename(path)
+        # Rename only when all is written, so that a killed run leaves nothing that looks whole.
+        unfinished = path.with_suffix(".part.npy")
+        np.save(unfinished, make())
+        unfinished.rename(path)
     return np.load(path, mmap_mode="r")
 
 
 def _data(name: str) -> epath.Path | None:
+    """A folder of real data, where `RADIT_DATA` has it."""
     folder = epath.Path(os.environ.get("RADIT_DATA", "data")) / name
     return folder if folder.is_dir() else None

@@ -1,7 +1,7 @@
-"""LM-ft: training steps over the instances (question, chunk) of some questions, answers alone in the loss.
+"""LM-ft: training steps over the instances (question, chunk) of some questions, only answers in the loss.
 
-All train the same float32 weights with AdamW at a rate of 0, which is the same work and leaves the loss to
-be compared, over the same instances in every turn. Ours and PyTorch's packed rows hold the same instances.
+All train the same float32 weights with AdamW over the same instances in every turn. The learning rate is 0:
+that is the same work, and the losses can be compared. Our packed rows and PyTorch's hold the same instances.
 """
 
 import functools
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compare import Benchmark, Contestant, Target
-from benchmarks.contestant import Once, Work
+from benchmarks.compare import Benchmark, Target, Worker
+from benchmarks.worker import Once, Work
 
 NUM_QUESTIONS, CHUNKS = 8, 3  # k̃ = 3 instances of each
 ROW_LENGTH, ROWS = 512, 5  # of a packed batch
@@ -145,11 +145,11 @@ BENCHMARK = Benchmark(
     name="lm_ft",
     title="LM-ft",
     unit="answer tokens",
-    contestants=(
-        Contestant("radit_jax", "ours"),
-        Contestant("PyTorch, packed, head on answer rows", "torch_packed"),
-        Contestant("HF Trainer, padded by length", "hf_trainer_by_length"),
-        Contestant("HF Trainer, padded", "hf_trainer"),
+    workers=(
+        Worker("radit_jax", "ours"),
+        Worker("PyTorch, packed, head on answer rows", "torch_packed"),
+        Worker("HF Trainer, padded by length", "hf_trainer_by_length"),
+        Worker("HF Trainer, padded", "hf_trainer"),
     ),
     prepare=prepare,
     agreement=agreement,

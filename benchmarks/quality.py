@@ -1,11 +1,11 @@
-"""What R-ft has learnt after equal wall seconds: MRR@10 over a whole corpus, on questions of no training.
+"""What R-ft has learnt after equal wall seconds: MRR@10 over a whole corpus, on questions not trained on.
 
-All start from MiniLM's first four layers and learn from the same questions. The teacher of ours and of
-sentence-transformers' `DistillKLDivLoss` is an oracle, to whom chunks that hold an answer are the good ones;
-fed-rag's trainer scores for itself, with a language model of drawn weights. The peers keep the ten candidates
-of the untrained encoder; ours retrieves anew on the way, as `r_ft.refresh_every` does. Seconds are those of
-training, with compiling and retrieving, and not those of evaluation. A trainer that changes the encoder of
-chunks has the corpus embedded anew; the seconds that this takes are told beside.
+All start from MiniLM's first four layers and learn from the same questions. Ours and sentence-transformers'
+`DistillKLDivLoss` have an oracle as teacher, which prefers chunks that hold an answer; fed-rag's trainer
+computes its own scores, with a language model of drawn weights. The peers keep the ten candidates of the
+untrained encoder; ours retrieves new ones during training, as `r_ft.refresh_every` does. The seconds are
+those of training, with compiling and retrieving, without evaluation. Where a trainer changes the encoder of
+chunks, the corpus is embedded again, and the seconds of that are reported separately.
 """
 
 import json
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import compare
-from benchmarks.compare import Benchmark, Contestant
-from benchmarks.contestant import Once, Work
+from benchmarks.compare import Benchmark, Worker
+from benchmarks.worker import Once, Work
 
 SECONDS = 120.0
 BATCH = 64  # queries
@@ -37,8 +37,8 @@ def run(cache: pathlib.Path, rounds: int) -> dict[str, Any]:
     record = compare.run(_BENCHMARK, cache, 0)
     folder = cache.absolute() / _BENCHMARK.name
     test = _read(folder)["test"]
-    again = {CHUNKS_TOO: _embed_again(folder)} if CHUNKS_TOO in record["contestants"] else {}
-    hits = {name: _hits(folder, name) for name in (BASE, *record["contestants"])}
+    again = {CHUNKS_TOO: _embed_again(folder)} if CHUNKS_TOO in record["workers"] else {}
+    hits = {name: _hits(folder, name) for name in (BASE, *record["workers"])}
     return {
         **record,
         "seconds of embedding anew": again,
@@ -57,7 +57,7 @@ def section(record: Mapping[str, Any]) -> str:
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for name, told in record["judged"].items():
-        seen = record["contestants"].get(name, {}).get("first", {}).get("units", 0)
+        seen = record["workers"].get(name, {}).get("first", {}).get("units", 0)
         gain = "" if told["gain"] is None else _interval(told["gain"], "+.3f")
         change, recall = f"{record['change'][name]:.2g}", f"{told['recall@1']:.3f}"
         seconds = f"{again:.0f} s" if (again := record["seconds of embedding anew"].get(name)) else ""
@@ -258,7 +258,7 @@ def _arguments(folder: pathlib.Path, batch: int) -> Any:
 
 
 def _stop() -> Any:
-    """A callback that ends training behind the step in which the seconds are over."""
+    """A callback that ends training after the step in which the seconds are over."""
     from transformers import TrainerCallback
 
     class Stop(TrainerCallback):
@@ -275,11 +275,11 @@ _BENCHMARK = Benchmark(
     name="quality",
     title="Held-out quality of R-ft at equal seconds",
     unit="queries",
-    contestants=(
-        Contestant(OURS, "ours"),
+    workers=(
+        Worker(OURS, "ours"),
         # Its trainer wants `datasets`, which fed-rag's environment has.
-        Contestant(CHUNKS_TOO, "distill", environment=".venv-fed-rag"),
-        Contestant("fed-rag", "fed_rag", environment=".venv-fed-rag"),
+        Worker(CHUNKS_TOO, "distill", environment=".venv-fed-rag"),
+        Worker("fed-rag", "fed_rag", environment=".venv-fed-rag"),
     ),
     prepare=prepare,
     agreement=lambda outputs: {"steps of " + name: int(output) for name, output in outputs.items()},
@@ -287,7 +287,7 @@ _BENCHMARK = Benchmark(
 
 
 def _embed_again(folder: pathlib.Path) -> float:
-    """Seconds in which the passages are embedded by the encoder that learnt on both sides."""
+    """The seconds that the encoder trained on both sides takes to embed the passages."""
     passages, encoder = _read(folder)["passages"], _encoder(folder, CHUNKS_TOO)
     module = encoder.model.module.clone(dtype=np.dtype("bfloat16"))
     start = time.perf_counter()

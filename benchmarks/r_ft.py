@@ -1,9 +1,9 @@
 """R-ft: training steps on questions and their ten chunks each, MiniLM as the query encoder.
 
-Ours and the bare loop in PyTorch train the query encoder over frozen vectors of the chunks, on the printed
-Eq. 5, with AdamW, from the same weights over the same batches; their losses of the first turn are compared.
-sentence-transformers' trainer does what it does with such data: it encodes the chunks anew in each step, with
-the encoder that learns, and takes its own `DistillKLDivLoss`.
+Ours and the bare loop in PyTorch train the query encoder over frozen vectors of the chunks, with Eq. 5 as
+printed and AdamW, from the same weights over the same batches; their losses of the first turn are compared.
+sentence-transformers' trainer does what it does with such data: in each step it encodes the chunks again with
+the encoder that learns, and it uses its own `DistillKLDivLoss`.
 
 The teacher's scores are drawn: normal ones, and 2 more for a chunk that holds an answer.
 """
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compare import Benchmark, Contestant, Target
-from benchmarks.contestant import Once, Work
+from benchmarks.compare import Benchmark, Target, Worker
+from benchmarks.worker import Once, Work
 
 BATCH, STEPS = 64, 8  # of a turn over frozen vectors
 TEXT_BATCH, TEXT_STEPS = 4, 4  # of a turn that encodes the chunks: larger batches take too much memory
@@ -196,11 +196,11 @@ BENCHMARK = Benchmark(
     name="r_ft",
     title="R-ft",
     unit="queries",
-    contestants=(
-        Contestant("radit_jax", "ours"),
-        Contestant("PyTorch, frozen vectors", "torch_frozen"),
+    workers=(
+        Worker("radit_jax", "ours"),
+        Worker("PyTorch, frozen vectors", "torch_frozen"),
         # The trainer wants `datasets`, which fed-rag's environment has.
-        Contestant("sentence-transformers' trainer", "trainer", environment=".venv-fed-rag"),
+        Worker("sentence-transformers' trainer", "trainer", environment=".venv-fed-rag"),
     ),
     prepare=prepare,
     agreement=agreement,

@@ -1,7 +1,7 @@
-"""How near each path comes to what the cores can do: its matrix products against a large one's rate.
+"""How near each path comes to what the cores can do: the rate of its matrix products against a large one's.
 
-Counted are the products that have to be made (`radit_jax/models/flops.py`): no padding, and of a chunk that
-many questions share one reading. The rates are those of the other benchmarks' records.
+Only products that have to be made count (`radit_jax/models/flops.py`): no padding, and one pass over a chunk
+that many questions share. The rates come from the other benchmarks' records.
 """
 
 import datetime
@@ -20,10 +20,12 @@ from radit_jax.models.flops import encoder_flops, training_flops
 
 SIZE = 2048  # of the square matrices whose product is the measure
 RESULTS = pathlib.Path(__file__).parent / "results"
+OURS_EMBEDDING = "radit_jax float32"
 
 
 def run(cache: pathlib.Path, rounds: int) -> dict[str, Any]:
     """Operations a second of a large product, and of every path that has a record."""
+    # The product is compiled before the clock runs.
     matrix = jax.random.normal(jax.random.key(0), (SIZE, SIZE))
     product = jax.jit(jnp.dot)
     product(matrix, matrix).block_until_ready()
@@ -32,19 +34,22 @@ def run(cache: pathlib.Path, rounds: int) -> dict[str, Any]:
         start = time.perf_counter()
         product(matrix, matrix).block_until_ready()
         seconds.append(time.perf_counter() - start)
-    found = {}
-    for name, flops in PATHS.items():
-        if (path := RESULTS / f"{name}.json").exists():
+
+    paths = {}
+    for name, flops_per_unit in PATHS.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
             record = json.loads(path.read_text())
-            ours = next(own for own in record["contestants"] if own in (compare.OURS, OURS_EMBEDDING))
-            found[name] = flops(record["facts"], cache.absolute() / name) * compare.rates(record, ours).median
+            ours = next(worker for worker in record["workers"] if worker in (compare.OURS, OURS_EMBEDDING))
+            flops = flops_per_unit(record["facts"], cache.absolute() / name)
+            paths[name] = flops * compare.rates(record, ours).median
     return {
         "benchmark": "roofline",
         "date": datetime.date.today().isoformat(),
         "commit": compare.commit(),
         "machine": compare.machine(),
         "peak": 2 * SIZE**3 / statistics.median(seconds),
-        "paths": found,
+        "paths": paths,
     }
 
 
@@ -67,11 +72,8 @@ def section(record: Mapping[str, Any]) -> str:
     )
 
 
-OURS_EMBEDDING = "radit_jax float32"
-
-
 def _scoring(facts: Mapping[str, Any], folder: pathlib.Path) -> float:
-    """Of a pair: a third of a training step, for nothing is differentiated."""
+    """Operations for a pair: a third of a training step's, for nothing is differentiated."""
     pair, targets = facts["tokens a pair"], facts["answer tokens a pair"]
     tokens = pair / facts["tokens of all pairs to tokens that differ"]
     config = inputs.language_model(folder / "lm").module.config
@@ -79,14 +81,14 @@ def _scoring(facts: Mapping[str, Any], folder: pathlib.Path) -> float:
 
 
 def _lm_ft(facts: Mapping[str, Any], folder: pathlib.Path) -> float:
-    """Of an answer token."""
+    """Operations for an answer token."""
     tokens, targets = facts["tokens an instance"], facts["answer tokens an instance"]
     config = inputs.language_model(folder / "lm").module.config
     return training_flops(config, tokens=tokens, attended=tokens * tokens / 2, targets=targets) / targets
 
 
 def _embedding(facts: Mapping[str, Any], folder: pathlib.Path) -> float:
-    """Of a passage."""
+    """Operations for a passage."""
     config = inputs.encoder().model.module.config
     return encoder_flops(config, rows=1, length=round(facts["tokens a passage"]))
 

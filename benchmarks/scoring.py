@@ -1,7 +1,7 @@
-"""LSR scoring: log p_LM(y | c∘x) of the pairs that fall on a sample of chunks.
+"""LSR scoring: log p_LM(y | c∘x) of all pairs with a chunk of a sample.
 
-A question's chunks are MiniLM's top ten. All pairs of a drawn chunk are scored, so that the sample has as
-many questions on a chunk as the whole corpus has. The peers read pairs in batches of like length.
+A question's chunks are MiniLM's top ten. All pairs of a drawn chunk are scored, so that in the sample a chunk
+has as many questions as in the whole corpus. The peers score pairs in batches of like length.
 """
 
 import json
@@ -11,21 +11,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.compare import Benchmark, Contestant, Target
-from benchmarks.contestant import Once, Work
+from benchmarks.compare import Benchmark, Target, Worker
+from benchmarks.worker import Once, Work
 
 NUM_CHUNKS = 16  # drawn
 SEQUENCE_LENGTH = 512
 BATCH = 8  # pairs that PyTorch reads together
 
 
-Tree = tuple[
-    list[int], list[tuple[list[int], int]]
-]  # a prefix; continuations, of which the last tokens are scored
+Continuation = tuple[list[int], int]  # its tokens, and how many of the last are scored
+Tree = tuple[list[int], list[Continuation]]  # a prefix with its continuations
 
 
 class Pair(NamedTuple):
-    """One pair as tokens: what is read, of which the last `answer` tokens are scored."""
+    """One pair as tokens; the last `answer` tokens are scored."""
 
     tokens: list[int]
     answer: int
@@ -73,18 +72,15 @@ def ours(folder: pathlib.Path) -> Once:
 
 
 def ours_apart(folder: pathlib.Path) -> Once:
-    """Each pair reads its chunk anew: what is left of the lead is the speed of a token."""
-    return _ours(
-        folder,
-        [
-            (prefix, [continuation])
-            for prefix, continuations in _trees(folder)
-            for continuation in continuations
-        ],
-    )
+    """Each pair reads its own copy of its chunk: what is left of the lead is the speed of a token."""
+    trees: list[Tree] = []
+    for prefix, continuations in _trees(folder):
+        trees += [(prefix, [continuation]) for continuation in continuations]
+    return _ours(folder, trees)
 
 
-def _ours(folder: pathlib.Path, drawn: list[Tree]) -> Once:
+def _ours(folder: pathlib.Path, plain_trees: list[Tree]) -> Once:
+    """The scorer of the score stage."""
     from benchmarks import inputs
     from radit_jax.config import MeshConfig, ScoreConfig
     from radit_jax.data.batches.packing import PrefixTree, concatenate_spans, span
@@ -93,19 +89,16 @@ def _ours(folder: pathlib.Path, drawn: list[Tree]) -> Once:
 
     settings = ScoreConfig(batch_size=2, sequence_length=SEQUENCE_LENGTH)
     scorer = PairScorer(inputs.language_model(folder / "lm"), make_mesh(MeshConfig()), settings)
-    trees = [
-        PrefixTree(
-            span(prefix),
-            tuple(
-                concatenate_spans(span(t[:-answer]), span(t[-answer:], 1.0)) for t, answer in continuations
-            ),
-        )
-        for prefix, continuations in drawn
-    ]
+    trees = []
+    for prefix, continuations in plain_trees:
+        spans = []
+        for tokens, answer in continuations:
+            spans.append(concatenate_spans(span(tokens[:-answer]), span(tokens[-answer:], 1.0)))
+        trees.append(PrefixTree(span(prefix), tuple(spans)))
 
     def once() -> Work:
-        found = scorer.score_trees(trees)
-        return Work(len(found), found)
+        log_probs = scorer.score_trees(trees)
+        return Work(len(log_probs), log_probs)
 
     return once
 
@@ -130,8 +123,8 @@ def fed_rag(folder: pathlib.Path) -> Once:
     texts = json.loads((folder / "texts.json").read_text())[:64]  # its rate does not depend on how many
 
     def once() -> Work:
-        found = [generator.compute_target_sequence_proba(t["prompt"], t["answer"]) for t in texts]
-        return Work(len(found), np.log([float(value) for value in found]))
+        probs = [generator.compute_target_sequence_proba(t["prompt"], t["answer"]) for t in texts]
+        return Work(len(probs), np.log([float(prob) for prob in probs]))
 
     return once
 
@@ -156,12 +149,12 @@ BENCHMARK = Benchmark(
     name="scoring",
     title="LSR scoring",
     unit="pairs",
-    contestants=(
-        Contestant("radit_jax", "ours"),
-        Contestant("radit_jax, chunks not shared", "ours_apart"),
-        Contestant("PyTorch, head on answer rows", "torch_answer_rows"),
-        Contestant("PyTorch, full logits", "torch_full_logits"),
-        Contestant("fed-rag", "fed_rag", environment=".venv-fed-rag"),
+    workers=(
+        Worker("radit_jax", "ours"),
+        Worker("radit_jax, chunks not shared", "ours_apart"),
+        Worker("PyTorch, head on answer rows", "torch_answer_rows"),
+        Worker("PyTorch, full logits", "torch_full_logits"),
+        Worker("fed-rag", "fed_rag", environment=".venv-fed-rag"),
     ),
     prepare=prepare,
     agreement=agreement,
@@ -174,11 +167,11 @@ def _trees(folder: pathlib.Path) -> list[Tree]:
 
 
 def _pairs(folder: pathlib.Path) -> list[Pair]:
-    return [
-        Pair(prefix + tokens, answer)
-        for prefix, continuations in _trees(folder)
-        for tokens, answer in continuations
-    ]
+    """Every pair, tree after tree."""
+    pairs = []
+    for prefix, continuations in _trees(folder):
+        pairs += [Pair(prefix + tokens, answer) for tokens, answer in continuations]
+    return pairs
 
 
 def _plain(tree: Any) -> Tree:

@@ -1,7 +1,7 @@
 """Search: the ten best of all sentences of the corpus for many questions at once, at recall@10 ≥ 0.95.
 
-Every index is tuned on some of the test questions at set-up, drawn at random, to the cheapest setting that
-reaches the recall there. The work is the others, and the recall that is told is theirs.
+At set-up every index is tuned on some of the test questions, drawn at random: it takes the cheapest setting
+that reaches the recall on them. The work is to search for the other questions, and the recall is of those.
 """
 
 import pathlib
@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compare import Benchmark, Contestant, Target
-from benchmarks.contestant import Once, Work
+from benchmarks.compare import Benchmark, Target, Worker
+from benchmarks.worker import Once, Work
 
 K = 10
 RECALL = 0.95
-TUNING = 1000  # questions at most
+MAX_TUNING = 1000  # questions
 IVF_LISTS = 1024
 PROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)  # lists that IVF looks into
-HNSW_LINKS, HNSW_BUILD = 32, 80
+HNSW_LINKS = 32
+HNSW_BUILD = 80
 BREADTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)  # candidates that HNSW keeps
 
 
@@ -28,16 +29,21 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     from radit_jax.retrieval.index import ExactIndex
 
     texts = inputs.texts()
-    found = inputs.sentences(texts.passages)
-    vectors = inputs.embeddings(folder.parent, "sentences", found)
-    test = inputs.embeddings(folder.parent, "test", [q.question for q in texts.test])
+    sentences = inputs.sentences(texts.passages)
+    vectors = inputs.embeddings(folder.parent, "sentences", sentences)
+    questions = [question.question for question in texts.test]
+    test = inputs.embeddings(folder.parent, "test", questions)
     np.save(folder / "vectors.npy", vectors)
+
+    # Part the questions, and find the nearest sentences of those to tune with.
     drawn = np.random.default_rng(0).permutation(len(test))
-    few = min(TUNING, len(test) // 2)
-    tuning, queries = test[drawn[:few]], test[drawn[few:]]
+    num_tuning = min(MAX_TUNING, len(test) // 2)
+    tuning = test[drawn[:num_tuning]]
+    queries = test[drawn[num_tuning:]]
+    nearest = ExactIndex(np.asarray(vectors)).search(tuning, K).rows
     np.save(folder / "queries.npy", queries)
     np.save(folder / "tuning.npy", tuning)
-    np.save(folder / "tuning-wanted.npy", ExactIndex(np.asarray(vectors)).search(tuning, K)[0])
+    np.save(folder / "tuning-nearest.npy", nearest)
     return {
         "inputs": texts.source,
         "vectors": len(vectors),
@@ -52,9 +58,12 @@ def ours(folder: pathlib.Path) -> Once:
     from radit_jax.retrieval.index import build_index
 
     index = build_index(
-        np.load(folder / "vectors.npy"), np.load(folder / "tuning.npy"), kind="scann", target_recall=RECALL
+        np.load(folder / "vectors.npy"),
+        np.load(folder / "tuning.npy"),
+        kind="scann",
+        target_recall=RECALL,
     )
-    return _once(folder, lambda queries: index.search(queries, K)[0])
+    return _once(folder, lambda queries: index.search(queries, K).rows)
 
 
 def ours_exact(folder: pathlib.Path) -> Once:
@@ -62,7 +71,7 @@ def ours_exact(folder: pathlib.Path) -> Once:
     from radit_jax.retrieval.index import ExactIndex
 
     index = ExactIndex(np.load(folder / "vectors.npy"))
-    return _once(folder, lambda queries: index.search(queries, K)[0])
+    return _once(folder, lambda queries: index.search(queries, K).rows)
 
 
 def faiss_flat(folder: pathlib.Path) -> Once:
@@ -101,21 +110,21 @@ def faiss_hnsw(folder: pathlib.Path) -> Once:
 
 
 def agreement(outputs: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
-    """Each index' recall@10, against exact search."""
-    wanted = outputs["FAISS flat"]
-    return {f"{name}, recall@10": round(_recall(found, wanted), 4) for name, found in outputs.items()}
+    """Each index's recall@10, against exact search."""
+    nearest = outputs["FAISS flat"]
+    return {f"{name}, recall@10": round(_recall(found, nearest), 4) for name, found in outputs.items()}
 
 
 BENCHMARK = Benchmark(
     name="search",
     title="Search",
     unit="queries",
-    contestants=(
-        Contestant("radit_jax", "ours"),
-        Contestant("radit_jax, exact", "ours_exact"),
-        Contestant("FAISS flat", "faiss_flat"),
-        Contestant("FAISS IVF", "faiss_ivf"),
-        Contestant("FAISS HNSW", "faiss_hnsw"),
+    workers=(
+        Worker("radit_jax", "ours"),
+        Worker("radit_jax, exact", "ours_exact"),
+        Worker("FAISS flat", "faiss_flat"),
+        Worker("FAISS IVF", "faiss_ivf"),
+        Worker("FAISS HNSW", "faiss_hnsw"),
     ),
     prepare=prepare,
     agreement=agreement,
@@ -124,23 +133,33 @@ BENCHMARK = Benchmark(
 
 
 def _once(folder: pathlib.Path, search: Callable[[np.ndarray], np.ndarray]) -> Once:
+    """The search for all queries; the output is the rows that it finds."""
     queries = np.load(folder / "queries.npy")
 
     def once() -> Work:
-        found = search(queries)
-        return Work(len(queries), found)
+        rows = search(queries)
+        return Work(len(queries), rows)
 
     return once
 
 
-def _tune(folder: pathlib.Path, index: Any, settings: tuple[int, ...], apply: Callable[[int], None]) -> None:
-    """The first setting that reaches the recall, or the last."""
-    queries, wanted = np.load(folder / "tuning.npy"), np.load(folder / "tuning-wanted.npy")
+def _tune(
+    folder: pathlib.Path,
+    index: Any,
+    settings: tuple[int, ...],
+    apply: Callable[[int], None],
+) -> None:
+    """Apply the first setting that reaches the recall, or the last."""
+    queries = np.load(folder / "tuning.npy")
+    nearest = np.load(folder / "tuning-nearest.npy")
     for setting in settings:
         apply(setting)
-        if _recall(index.search(queries, K)[1], wanted) >= RECALL:
+        _, rows = index.search(queries, K)
+        if _recall(rows, nearest) >= RECALL:
             return
 
 
-def _recall(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float((wanted[:, :, None] == found[:, None, :]).any(axis=2).mean())
+def _recall(found: np.ndarray, nearest: np.ndarray) -> float:
+    """The share of the nearest rows that are among the found ones."""
+    is_same = nearest[:, :, None] == found[:, None, :]
+    return float(is_same.any(axis=2).mean())

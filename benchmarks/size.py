@@ -1,7 +1,7 @@
 """Cost against size: what 2, 4 and 8 times as much costs, in CPU-seconds, path by path.
 
-A path that is linear has the slope 1 in the plot; below it is better. The work of each size is done once
-before it is measured, so that nothing is compiled while the clock runs.
+A linear path has slope 1 in the plot; a smaller slope is better. The work of each size is done once before it
+is measured, so that nothing is compiled while the clock runs.
 """
 
 import datetime
@@ -21,11 +21,11 @@ Cost = Callable[[], object]  # to be measured
 
 
 class Path(NamedTuple):
-    """A path of the system, what of it grows, and the work when that is so many times as large."""
+    """A path of the system whose cost is measured."""
 
     name: str
-    grows: str
-    work: Callable[[pathlib.Path, int], Cost]
+    grows: str  # what grows, and from which size
+    work: Callable[[pathlib.Path, int], Cost]  # the work at so many times that size
 
 
 def run(cache: pathlib.Path, rounds: int) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def run(cache: pathlib.Path, rounds: int) -> dict[str, Any]:
 
 
 def section(record: Mapping[str, Any]) -> str:
-    """The costs with their slopes, and the plot, which is drawn anew."""
+    """The costs with their slopes; the plot is drawn again."""
     _plot(record)
     machine = record["machine"]
     rows = [
@@ -191,13 +191,14 @@ def _vectors(count: int, seed: int = 0) -> np.ndarray:
 
 
 def _cpu_seconds(cost: Cost, rounds: int) -> float:
+    """The median over the rounds, after one turn that compiles."""
     cost()
-    told = []
+    seconds = []
     for _ in range(rounds):
         start = time.process_time()
         cost()
-        told.append(time.process_time() - start)
-    return statistics.median(told)
+        seconds.append(time.process_time() - start)
+    return statistics.median(seconds)
 
 
 def _plot(record: Mapping[str, Any]) -> None:

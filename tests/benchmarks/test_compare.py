@@ -1,4 +1,4 @@
-"""The frame of the benchmarks: contestants in processes of their own, what is recorded and told of them."""
+"""The frame of the benchmarks: workers in their own processes, their records and their tables."""
 
 import importlib
 import pathlib
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__, compare, tables
-from benchmarks.compare import Benchmark, Contestant, Target
-from benchmarks.contestant import Once, Work
+from benchmarks.compare import Benchmark, Target, Worker
+from benchmarks.worker import Once, Work
 
 
 def prepare(folder: pathlib.Path):
@@ -40,10 +40,10 @@ RACE = Benchmark(
     name="race",
     title="A race",
     unit="laps",
-    contestants=(
-        Contestant("radit_jax", "quick"),
-        Contestant("tortoise", "slow"),
-        Contestant("nobody", "slow", environment="no-such-environment"),
+    workers=(
+        Worker("radit_jax", "quick"),
+        Worker("tortoise", "slow"),
+        Worker("nobody", "slow", environment="no-such-environment"),
     ),
     prepare=prepare,
     agreement=lambda outputs: {"difference": float(outputs["tortoise"][0] - outputs["radit_jax"][0])},
@@ -52,7 +52,7 @@ RACE = Benchmark(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def contestants_find_this_file():
+def workers_find_this_file():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parent))
         yield
@@ -63,18 +63,18 @@ def record(tmp_path_factory):
     return compare.run(RACE, tmp_path_factory.mktemp("cache"), rounds=3)
 
 
-def test_every_round_of_every_contestant_is_recorded(record):
-    assert set(record["contestants"]) == {"radit_jax", "tortoise"}
-    assert [len(told["rounds"]) for told in record["contestants"].values()] == [3, 3]
+def test_every_round_of_every_worker_is_recorded(record):
+    assert set(record["workers"]) == {"radit_jax", "tortoise"}
+    assert [len(told["rounds"]) for told in record["workers"].values()] == [3, 3]
     assert record["facts"] == {"cats": 3} and record["agreement"] == {"difference": 0.5}
-    assert all(turn["seconds"] >= 0.1 for turn in record["contestants"]["tortoise"]["rounds"])
+    assert all(turn["seconds"] >= 0.1 for turn in record["workers"]["tortoise"]["rounds"])
 
 
-def test_some_contestants_alone_are_measured_and_compared_with_nobody(tmp_path):
+def test_some_workers_alone_are_measured_and_compared_with_nobody(tmp_path):
     record = compare.run(RACE, tmp_path, rounds=1, only=["radit_jax"])
-    assert set(record["contestants"]) == {"radit_jax"} and record["agreement"] == {}
+    assert set(record["workers"]) == {"radit_jax"} and record["agreement"] == {}
     assert "| radit_jax |" in tables.section(RACE, record)
-    with pytest.raises(ValueError, match="race: no contestant hare; there are radit_jax, tortoise, nobody"):
+    with pytest.raises(ValueError, match="race: expected workers of radit_jax, tortoise, nobody, got hare"):
         compare.run(RACE, tmp_path, rounds=1, only=["hare"])
 
 
@@ -84,11 +84,11 @@ def test_a_ratio_is_of_turns_of_one_round():
         name: {"rounds": [{"units": units, "seconds": seconds} for units, seconds in told]}
         for name, told in turns.items()
     }
-    assert compare.ratios({"contestants": rounds}, "a", "b") == (3.0, 2.0, 4.0)
-    assert compare.rates({"contestants": rounds}, "a") == (3.0, 2.0, 4.0)
+    assert compare.ratios({"workers": rounds}, "a", "b") == (3.0, 2.0, 4.0)
+    assert compare.rates({"workers": rounds}, "a") == (3.0, 2.0, 4.0)
 
 
-def test_a_section_has_a_row_for_each_contestant_and_each_target_that_was_met_or_missed(record):
+def test_a_section_has_a_row_for_each_worker_and_each_target_that_was_met_or_missed(record):
     lines = tables.section(RACE, record).splitlines()
     assert lines[0].startswith("## A race, ")
     assert sum(line.startswith("| radit_jax |") for line in lines) == 1
@@ -97,9 +97,9 @@ def test_a_section_has_a_row_for_each_contestant_and_each_target_that_was_met_or
     assert not [line for line in lines if "nobody" in line]
 
 
-def test_a_contestant_that_ends_is_an_error_and_not_a_row(tmp_path):
-    lone = Benchmark("race", "A race", "laps", (Contestant("radit_jax", "broken"),), prepare, dict)
-    with pytest.raises(RuntimeError, match="its log says why"):
+def test_a_worker_that_ends_is_an_error_and_not_a_row(tmp_path):
+    lone = Benchmark("race", "A race", "laps", (Worker("radit_jax", "broken"),), prepare, dict)
+    with pytest.raises(RuntimeError, match="got the end of the process with code 1. Read its log"):
         compare.run(lone, tmp_path, rounds=1)
     assert "no such model" in (tmp_path / "race" / "broken.log").read_text()
 
@@ -112,6 +112,6 @@ def test_a_benchmark_has_what_the_command_asks_of_it(name):
         return
     benchmark = module.BENCHMARK
     assert benchmark.name == name
-    assert all(callable(getattr(module, contestant.function)) for contestant in benchmark.contestants)
-    known = {contestant.name for contestant in benchmark.contestants}
+    assert all(callable(getattr(module, worker.function)) for worker in benchmark.workers)
+    known = {worker.name for worker in benchmark.workers}
     assert all({target.rival, target.ours} <= known for target in benchmark.targets)
