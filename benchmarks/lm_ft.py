@@ -15,8 +15,11 @@ import numpy as np
 from benchmarks.compare import Benchmark, Target, Worker
 from benchmarks.worker import Once, Work
 
-NUM_QUESTIONS, CHUNKS = 8, 3  # k̃ = 3 instances of each
-ROW_LENGTH, ROWS = 512, 5  # of a packed batch
+NUM_QUESTIONS = 8
+CHUNKS = 3  # k̃: instances of each question
+# Of a packed batch:
+ROW_LENGTH = 512
+ROWS = 5
 PADDED = 8  # instances in a padded batch
 IGNORED = -100  # transformers' label of what is not in the loss
 
@@ -31,20 +34,18 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     texts = inputs.texts()
     rows = inputs.candidates(folder.parent, texts.passages, texts.train, "train")
     tokenizer = inputs.language_model(folder / "lm").tokenizer
+    make = functools.partial(lm_sequence, tokenizer, max_length=ROW_LENGTH, terminator=True)
     trees = []
     for number in np.random.default_rng(1).choice(len(rows), NUM_QUESTIONS, replace=False).tolist():
         question = texts.train[number]
         example = question_example(question, question.answers[0])
         passages = [texts.passages[row] for row in rows[number, :CHUNKS]]
-        make = functools.partial(lm_sequence, tokenizer, max_length=ROW_LENGTH, terminator=True)
         trees += [make(passage, example)[0] for passage in passages]
-    instances = [
-        {
-            "tokens": [*tree.prefix.tokens.tolist(), *tree.continuations[0].tokens.tolist()],
-            "answer": int((tree.continuations[0].weights > 0).sum()),
-        }
-        for tree in trees
-    ]
+    instances = []
+    for tree in trees:
+        (continuation,) = tree.continuations
+        tokens = [*tree.prefix.tokens.tolist(), *continuation.tokens.tolist()]
+        instances.append({"tokens": tokens, "answer": int((continuation.weights > 0).sum())})
     packed = pack(trees, row_length=ROW_LENGTH, targets_per_row=ROW_LENGTH)
     inputs.write_json(folder / "instances.json", instances)
     inputs.write_json(folder / "rows.json", packed)
@@ -72,14 +73,13 @@ def ours(folder: pathlib.Path) -> Once:
     from radit_jax.method.steps import init_state, make_lm_step
     from radit_jax.runtime.distributed.mesh import init_sharded, make_mesh, put_batch
 
-    model, mesh = inputs.language_model(folder / "lm"), make_mesh(MeshConfig())
-    trees = [
-        PrefixTree(
-            span([]),
-            (concatenate_spans(span(i["tokens"][: -i["answer"]]), span(i["tokens"][-i["answer"] :], 1.0)),),
-        )
-        for i in _instances(folder)
-    ]
+    model = inputs.language_model(folder / "lm")
+    mesh = make_mesh(MeshConfig())
+    trees = []
+    for instance in _instances(folder):
+        tokens, answer = instance["tokens"], instance["answer"]
+        whole = concatenate_spans(span(tokens[:-answer]), span(tokens[-answer:], 1.0))
+        trees.append(PrefixTree(span([]), (whole,)))
     packed = PackedTrees(trees, row_length=ROW_LENGTH, batch_size=ROWS, seed=0)
     tx = optax.adamw(0.0)
     state, shardings = init_sharded(lambda params: init_state(params, tx), mesh, model.params)
@@ -87,11 +87,12 @@ def ours(folder: pathlib.Path) -> Once:
 
     def once() -> Work:
         nonlocal state
-        told = []
+        all_metrics = []
         for number in range(len(packed)):
             state, metrics = step(state, put_batch(packed.in_order(number), mesh))
-            told.append(metrics)
-        return _work([(float(m["loss"]), float(m["answer_tokens"])) for m in jax.device_get(told)])
+            all_metrics.append(metrics)
+        losses = [(float(m["loss"]), float(m["answer_tokens"])) for m in jax.device_get(all_metrics)]
+        return _work(losses)
 
     return once
 
@@ -102,14 +103,13 @@ def torch_packed(folder: pathlib.Path) -> Once:
 
     model = _model(folder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
-    instances, rows = _instances(folder), json.loads((folder / "rows.json").read_text())
-    batches = [
-        _packed_batch([[instances[i] for i in row] for row in rows[at : at + ROWS]])
-        for at in range(0, len(rows), ROWS)
-    ]
+    instances = _instances(folder)
+    rows = json.loads((folder / "rows.json").read_text())
+    filled_rows = [[instances[i] for i in row] for row in rows]
+    batches = [_packed_batch(filled_rows[start : start + ROWS]) for start in range(0, len(rows), ROWS)]
 
     def once() -> Work:
-        told = []
+        losses = []
         for tokens, positions, segments, slots, targets in batches:
             ids = torch.from_numpy(tokens)
             sees = torch.from_numpy(segments[:, :, None] == segments[:, None, :]).tril()[:, None]
@@ -120,8 +120,8 @@ def torch_packed(folder: pathlib.Path) -> Once:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            told.append((loss.item(), len(targets)))
-        return _work(told)
+            losses.append((loss.item(), len(targets)))
+        return _work(losses)
 
     return once
 
@@ -161,22 +161,27 @@ BENCHMARK = Benchmark(
 )
 
 
-def _work(told: list[tuple[float, float]]) -> Work:
-    """Answer tokens, and their mean loss, of batches of (mean loss, answer tokens)."""
-    count = sum(tokens for _, tokens in told)
-    return Work(count, np.array(sum(loss * tokens for loss, tokens in told) / count))
+def _work(losses: list[tuple[float, float]]) -> Work:
+    """The answer tokens and their mean loss, from (mean loss, answer tokens) of each batch."""
+    count = sum(tokens for _, tokens in losses)
+    total = sum(loss * tokens for loss, tokens in losses)
+    return Work(count, np.array(total / count))
 
 
 def _instances(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Each instance's `tokens`, and how many of the last are its `answer`."""
     return json.loads((folder / "instances.json").read_text())
 
 
 def _padded_fill(lengths: np.ndarray) -> float:
-    batches = [lengths[at : at + PADDED] for at in range(0, len(lengths), PADDED)]
-    return float(lengths.sum() / sum(batch.max() * len(batch) for batch in batches))
+    """The share of tokens in batches that are padded to their longest instance."""
+    batches = [lengths[start : start + PADDED] for start in range(0, len(lengths), PADDED)]
+    num_slots = sum(batch.max() * len(batch) for batch in batches)
+    return float(lengths.sum() / num_slots)
 
 
 def _model(folder: pathlib.Path) -> Any:
+    """Transformers' LLaMA, to be trained."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -206,16 +211,15 @@ def _hf_trainer(folder: pathlib.Path, *, by_length: bool) -> Once:
     instances = _instances(folder)
     if by_length:
         instances.sort(key=lambda instance: len(instance["tokens"]))
-    examples = [
-        {
-            "input_ids": i["tokens"],
-            "labels": [IGNORED] * (len(i["tokens"]) - i["answer"]) + i["tokens"][-i["answer"] :],
-        }
-        for i in instances
-    ]
-    counts = [
-        sum(i["answer"] for i in instances[at : at + PADDED]) for at in range(0, len(instances), PADDED)
-    ]
+    examples = []
+    for instance in instances:
+        tokens, answer = instance["tokens"], instance["answer"]
+        labels = [IGNORED] * (len(tokens) - answer) + tokens[-answer:]
+        examples.append({"input_ids": tokens, "labels": labels})
+    counts = []
+    for start in range(0, len(instances), PADDED):
+        batch = instances[start : start + PADDED]
+        counts.append(sum(instance["answer"] for instance in batch))
 
     class InOrder(transformers.Trainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:

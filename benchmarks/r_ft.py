@@ -18,8 +18,12 @@ import numpy as np
 from benchmarks.compare import Benchmark, Target, Worker
 from benchmarks.worker import Once, Work
 
-BATCH, STEPS = 64, 8  # of a turn over frozen vectors
-TEXT_BATCH, TEXT_STEPS = 4, 4  # of a turn that encodes the chunks: larger batches take too much memory
+# Of a turn over frozen vectors:
+BATCH = 64
+STEPS = 8
+# Of a turn that encodes the chunks (larger batches take too much memory):
+TEXT_BATCH = 4
+TEXT_STEPS = 4
 QUERY_LENGTH = 64
 TEMPERATURE = 0.05  # of p_R
 PEAK, B1, B2, EPS, CLIP = 1e-4, 0.9, 0.95, 1e-8, 1.0  # AdamW, without decay
@@ -35,26 +39,27 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     candidates = inputs.candidates(folder.parent, texts.passages, texts.train, "train")
     rng = np.random.default_rng(3)
     drawn = rng.choice(len(texts.train), BATCH * STEPS, replace=False)
-    asked, rows = [texts.train[number] for number in drawn.tolist()], candidates[drawn]
-    passages = [[texts.passages[row] for row in own] for own in rows.tolist()]
-    holds = [
-        [contains_answer(passage, question.answers) for passage in own]
-        for question, own in zip(asked, passages, strict=True)
-    ]
-    scores = rng.standard_normal(rows.shape) + 2.0 * np.array(holds)
+    questions = [texts.train[number] for number in drawn.tolist()]
+    rows = candidates[drawn]
+    passages, holds_answer = [], []
+    for question, chunk_rows in zip(questions, rows.tolist(), strict=True):
+        question_passages = [texts.passages[row] for row in chunk_rows]
+        passages.append(question_passages)
+        holds_answer.append([contains_answer(passage, question.answers) for passage in question_passages])
+    scores = rng.standard_normal(rows.shape) + 2.0 * np.array(holds_answer)
     log_probs = (scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))).astype(np.float32)
     model = inputs.encoder().model
     export_hf(folder / "minilm", model)
-    ids = model.tokenizer.encode_all([question.question for question in asked], QUERY_LENGTH)
+    ids = model.tokenizer.encode_all([question.question for question in questions], QUERY_LENGTH)
     tokens, mask = model.tokenizer.pad(ids)
     np.save(folder / "vectors.npy", inputs.embeddings(folder.parent, "passages", texts.passages))
     np.savez(folder / "steps.npz", tokens=tokens, mask=mask, rows=rows, log_probs=log_probs)
     count = TEXT_BATCH * TEXT_STEPS
-    read = [{"query": q.question, "passages": p} for q, p in zip(asked, passages, strict=True)]
-    inputs.write_json(folder / "texts.json", read[:count])
+    written = [{"query": q.question, "passages": p} for q, p in zip(questions, passages, strict=True)]
+    inputs.write_json(folder / "texts.json", written[:count])
     return {
         "inputs": texts.source,
-        "queries of a turn": len(asked),
+        "queries of a turn": len(questions),
         "chunks of each": rows.shape[1],
         "tokens a query": float(mask.sum(axis=1).mean()),
         "longest of a batch": float(mask.sum(axis=1).reshape(-1, BATCH).max(axis=1).mean()),
