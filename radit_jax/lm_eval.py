@@ -33,6 +33,7 @@ from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 
 DEFAULT_ANSWER_TOKENS = 256  # at most, where the task does not say
+GenerationOptions = tuple[tuple[str, ...], int]  # the texts that end an answer, and its most tokens
 LENGTH_UNIT = 32  # lengths are rounded up to a multiple of it, so that few shapes are compiled
 
 
@@ -76,7 +77,10 @@ class Radit:
         self._known_stops: dict[tuple[str, ...], Stops] = {}
 
     @naming_remedy("harness")
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(
+        self,
+        requests: Sequence[Any],
+    ) -> list[tuple[float, bool]]:
         """log p of each continuation after its context in nats, and whether greedy decoding gives it."""
         # Retrieve once for all, then make token ids of each continuation and its contexts.
         pairs = [_split_at_space(*request.args) for request in requests]
@@ -112,7 +116,7 @@ class Radit:
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """The greedy answer of the mixture, cut before the first of the task's `until`."""
         # Requests with the same options are generated together.
-        by_options: dict[tuple[tuple[str, ...], int], list[int]] = {}
+        by_options: dict[GenerationOptions, list[int]] = {}
         for number, request in enumerate(requests):
             options = _generation_options(request.args[1])
             by_options.setdefault(options, []).append(number)
@@ -209,7 +213,10 @@ class Radit:
         contexts = [self._prompt(context, passage, room) for passage in passages]
         return ContinuationRequest(contexts, tokens, log_probs.tolist())
 
-    def _score(self, requests: Sequence[ContinuationRequest]) -> list[tuple[float, bool]]:
+    def _score(
+        self,
+        requests: Sequence[ContinuationRequest],
+    ) -> list[tuple[float, bool]]:
         """log p of each continuation, and whether it is the greedy one, in the order of the requests."""
 
         def longest_context(number: int) -> int:
@@ -225,8 +232,9 @@ class Radit:
             batch = _to_batch([requests[number] for number in numbers], size)
             outputs = _log_likelihood(self.model.module, self.model.params, *batch)
             log_probs, is_greedy = map(np.asarray, outputs)
-            for row, number in enumerate(numbers):
-                scores[number] = float(log_probs[row]), bool(is_greedy[row])
+            of_requests = zip(log_probs.tolist(), is_greedy.tolist(), strict=True)
+            for number, score in zip(numbers, of_requests, strict=False):
+                scores[number] = score
         return scores
 
 
@@ -260,7 +268,10 @@ class Library:
         return retrieval.backgrounds()
 
 
-def windows(tokens: Sequence[int], length: int) -> list[tuple[list[int], list[int]]]:
+def windows(
+    tokens: Sequence[int],
+    length: int,
+) -> list[tuple[list[int], list[int]]]:
     """Contexts with what is predicted after them: every token but the first once, after as many as fit.
 
     >>> windows([0, 1, 2, 3, 4, 5], 4)
@@ -312,7 +323,7 @@ def _split_at_space(context: str, continuation: str) -> tuple[str, str]:
     return stripped, spaces + continuation
 
 
-def _generation_options(options: dict[str, Any]) -> tuple[tuple[str, ...], int]:
+def _generation_options(options: dict[str, Any]) -> GenerationOptions:
     """The texts that end an answer, and the most tokens that it may have."""
     if options.get("do_sample") or options.get("temperature"):
         raise ValueError(
@@ -352,10 +363,13 @@ def _before_ends(text: str, until: Sequence[str]) -> str:
     return text
 
 
-def _to_batch(requests: Sequence[ContinuationRequest], size: int) -> tuple[jax.Array, ...]:
+def _to_batch(
+    requests: Sequence[ContinuationRequest],
+    size: int,
+) -> tuple[jax.Array, ...]:
     """The arrays of `continuation_log_likelihood` for `size` requests; the last one fills up the batch."""
-    num_missing = size - len(requests)
-    requests = [*requests, *[requests[-1]] * num_missing]
+    repeated = [requests[-1]] * (size - len(requests))
+    requests = [*requests, *repeated]
 
     # Make room for the most chunks, the longest text and the longest continuation.
     num_chunks = max(len(request.contexts) for request in requests)
@@ -376,7 +390,8 @@ def _to_batch(requests: Sequence[ContinuationRequest], size: int) -> tuple[jax.A
             text = [*context, *request.continuation]
             tokens[row, chunk, : len(text)] = text
             # The logits at a position predict the token after it.
-            slots[row, chunk, :count] = np.arange(len(context) - 1, len(text) - 1)
+            first, end = len(context) - 1, len(text) - 1
+            slots[row, chunk, :count] = np.arange(first, end)
     return tuple(map(jnp.asarray, (tokens, slots, targets, is_target, log_probs)))
 
 

@@ -27,7 +27,8 @@ def search_examples(
     shape = len(examples), k
     rows = np.full(shape, -1)
     scores = np.zeros(shape, np.float32)
-    needs_chunks = np.array([example.background is None for example in examples], bool)
+    has_no_background = [example.background is None for example in examples]
+    needs_chunks = np.array(has_no_background, bool)
 
     # 1) Examples of datasets: the best chunks.
     from_datasets = np.flatnonzero(needs_chunks & (sources < 0))

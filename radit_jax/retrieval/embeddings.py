@@ -53,10 +53,13 @@ class Embeddings:
         width = self._parts[0].shape[1]
         return len(self), width
 
-    def __getitem__(self, rows: Int[np.ndarray, "*some"]) -> Float[np.ndarray, "*some D"]:
+    def __getitem__(
+        self,
+        rows: Int[np.ndarray, "*some"],
+    ) -> Float[np.ndarray, "*some D"]:
         """The embeddings of chunks by their rows; −1 is the last one, as in any array."""
         num_chunks, width = self.shape
-        if rows.size and not -num_chunks <= rows.min() <= rows.max() < num_chunks:
+        if rows.size and (rows.min() < -num_chunks or rows.max() >= num_chunks):
             raise IndexError(
                 f"embeddings: expected rows from {-num_chunks} to {num_chunks - 1}, "
                 f"got {rows.min()} to {rows.max()} of {num_chunks} embeddings. "
@@ -78,7 +81,11 @@ class Embeddings:
             gathered[places] = self._parts[part][rows_of_part]
         return gathered.reshape(*rows.shape, width)
 
-    def blocks(self, rows: range, size: int) -> Iterator[tuple[int, Vectors]]:
+    def blocks(
+        self,
+        rows: range,
+        size: int,
+    ) -> Iterator[tuple[int, Vectors]]:
         """The embeddings of `rows` in blocks of at most `size`, each after its first row; none is copied."""
         for first_row, part in zip(self._starts.tolist(), self._parts, strict=False):
             # What of the part lies in `rows`, counted from the part's own start.
@@ -98,6 +105,7 @@ class Embeddings:
 
         With `into` the copy is mapped too, from that `.npy` file.
         """
+        # A part is one block here, whatever its length.
         blocks = [block for _, block in self.blocks(rows, len(self))]
         if len(blocks) == 1:
             return blocks[0]

@@ -88,7 +88,8 @@ class ExactIndex:
                 rows,
                 self._rounding_bound(queries[block]),
             )
-            ranked.put(block, rank(self.embeddings, queries[block], candidates, k))
+            best = rank(self.embeddings, queries[block], candidates, k)
+            ranked.put(block, best)
         return ranked
 
     def _search_on_devices(
@@ -113,7 +114,13 @@ class ExactIndex:
         # Where rounding may have hidden a chunk, the host searches once more.
         may_miss = self._may_miss(queries, k, products, is_real, rows)
         unsure = np.flatnonzero(may_miss)
-        ranked.put(unsure, self._search_on_host(queries[unsure], k, exclude[unsure], rows))
+        searched_again = self._search_on_host(
+            queries[unsure],
+            k,
+            exclude[unsure],
+            rows,
+        )
+        ranked.put(unsure, searched_again)
         return ranked
 
     def _may_miss(
@@ -129,9 +136,11 @@ class ExactIndex:
             return np.zeros(len(queries), bool)
         # Rounding may have kept out a row whose product is this near the k-th best.
         real_products = np.where(is_real, products, -np.inf)
-        kth_best = -np.sort(-real_products, axis=1)[:, k - 1]
+        descending = -np.sort(-real_products, axis=1)
+        kth_best = descending[:, k - 1]
         # A TPU makes a float32 product of several of bfloat16, which round a little more than one.
-        return products[:, -1] >= kth_best - 2 * self._rounding_bound(queries)
+        margin = 2 * self._rounding_bound(queries)
+        return products[:, -1] >= kth_best - margin
 
     def _rounding_bound(self, queries: Queries) -> Float[np.ndarray, " Q"]:
         """How far apart two float32 products of a query can be whose exact values are equal."""
@@ -229,10 +238,12 @@ def _near_best(
     query = np.concatenate(near_queries)
     row = np.concatenate(near_rows)
     product = np.concatenate(near_products)
-    is_near = (product >= (floor - margin)[query]) & np.isfinite(product)
-    query, row = query[is_near], row[is_near]
+    lowest = (floor - margin)[query]
+    is_near = (product >= lowest) & np.isfinite(product)
+    query = query[is_near]
+    row = row[is_near].astype(np.int32)
     order = np.argsort(query, kind="stable")
-    return _table(query[order], row[order].astype(np.int32), num_queries, -1)
+    return _table(query[order], row[order], num_queries, -1)
 
 
 def _table(
@@ -250,12 +261,16 @@ def _table(
     counts = np.bincount(query_index, minlength=num_queries)
     starts = np.cumsum(counts) - counts
     columns = np.arange(len(values)) - starts[query_index]
-    table = np.full((num_queries, counts.max(initial=0)), fill, values.dtype)
+    width = counts.max(initial=0)
+    table = np.full((num_queries, width), fill, values.dtype)
     table[query_index, columns] = values
     return table
 
 
-def _top(scores: Float[np.ndarray, "Q n"], k: int) -> Float[np.ndarray, "Q m"]:
+def _top(
+    scores: Float[np.ndarray, "Q n"],
+    k: int,
+) -> Float[np.ndarray, "Q m"]:
     """The k highest of each row, in any order; all of a shorter row."""
     if scores.shape[1] <= k:
         return scores

@@ -71,7 +71,8 @@ class ScannIndex:
         # Where the searched leaves held fewer than k chunks, search exactly.
         short = np.flatnonzero(ranked.rows[:, -1] < 0)
         if len(short):
-            ranked.put(short, self._exact.search(queries[short], k, exclude[short]))
+            searched_exactly = self._exact.search(queries[short], k, exclude[short])
+            ranked.put(short, searched_exactly)
         return ranked
 
     def _propose(self, number: int, queries: Queries, k: int) -> Candidates:
@@ -252,7 +253,11 @@ def _are_facts(facts: Any) -> bool:
     if not isinstance(facts, dict) or facts.get("kind") not in ("exact", "scann"):
         return False
     names = _COUNTS if facts["kind"] == "scann" else _COUNTS[:1]
-    return all(type(facts.get(name)) is int and facts[name] > 0 for name in names)
+    for name in names:
+        count = facts.get(name)
+        if type(count) is not int or count <= 0:
+            return False
+    return True
 
 
 def _can_use_scann() -> bool:

@@ -70,8 +70,14 @@ class DeviceProducts:
             for start in range(0, len(queries), _QUERY_BLOCK):
                 processes.stop_if_asked("a search")
                 block = slice(start, start + _QUERY_BLOCK)
-                products, places = self._best_of_turn(queries[block], placed, len(rows), k)
-                rows_of_turn = np.where(np.isfinite(products), places + rows.start, -1)
+                products, places = self._best_of_turn(
+                    queries[block],
+                    placed,
+                    len(rows),
+                    k,
+                )
+                is_real = np.isfinite(products)
+                rows_of_turn = np.where(is_real, places + rows.start, -1)
                 best_of_turn = Ranked(rows_of_turn, products)
                 best_before = Ranked(best.rows[block], best.scores[block])
                 best.put(block, merge(best_before, best_of_turn))
@@ -88,7 +94,8 @@ class DeviceProducts:
         # Pad the queries to one of few sizes, so that few programs are compiled.
         num_queries, width = queries.shape
         next_power = 1 << (num_queries - 1).bit_length()
-        padded = np.zeros((min(_QUERY_BLOCK, max(8, next_power)), width), np.float32)
+        padded_size = min(_QUERY_BLOCK, max(8, next_power))
+        padded = np.zeros((padded_size, width), np.float32)
         padded[:num_queries] = queries
 
         best = _best_products(padded, placed, num_rows, k, self._mesh)
@@ -105,6 +112,7 @@ class DeviceProducts:
         if self._resident is not None:
             yield self.rows, self._resident
             return
+        # Otherwise one turn replaces the other.
         for start in range(self.rows.start, self.rows.stop, self._rows_per_turn):
             stop = min(start + self._rows_per_turn, self.rows.stop)
             rows = range(start, stop)
@@ -163,5 +171,6 @@ def _best_products(
         out_specs=P(None, "rows"),
     )
     products, places = best_of_devices(queries, embeddings)
-    best, at = jax.lax.top_k(products, min(k, products.shape[1]))
+    num_products = products.shape[1]
+    best, at = jax.lax.top_k(products, min(k, num_products))
     return best, jnp.take_along_axis(places, at, axis=1)

@@ -37,7 +37,11 @@ class Ranked(NamedTuple):
         scores = np.full(shape, -np.inf, np.float32)
         return cls(rows, scores)
 
-    def put(self, queries: Int[np.ndarray, " n"] | slice, ranked: "Ranked") -> None:
+    def put(
+        self,
+        queries: Int[np.ndarray, " n"] | slice,
+        ranked: "Ranked",
+    ) -> None:
         """Set what the queries at these places get, in their order."""
         self.rows[queries] = ranked.rows
         self.scores[queries] = ranked.scores
@@ -63,7 +67,8 @@ def rank(
     def score(query_range: range) -> None:
         """Fill in the scores of consecutive queries, block by block."""
         for start in range(query_range.start, query_range.stop, height):
-            query_block = slice(start, min(start + height, query_range.stop))
+            stop = min(start + height, query_range.stop)
+            query_block = slice(start, stop)
             for slot in range(0, width, _BLOCK):
                 block = query_block, slice(slot, slot + _BLOCK)
                 rows = candidates[block]
@@ -93,8 +98,12 @@ def split(count: int, parts: int) -> list[range]:
     >>> split(8, 3)
     [range(0, 2), range(2, 5), range(5, 8)]
     """
-    bounds = [count * part // parts for part in range(parts + 1)]
-    return [range(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    ranges = []
+    for part in range(parts):
+        start = count * part // parts
+        stop = count * (part + 1) // parts
+        ranges.append(range(start, stop))
+    return ranges
 
 
 def merge(*parts: Ranked) -> Ranked:

@@ -107,6 +107,7 @@ def _(models: TinyModels) -> SupportsFloat:
     rng = np.random.default_rng(0)
     query = jnp.asarray(rng.normal(1, 1, (3, 768)), jnp.bfloat16)
     chunks = jnp.asarray(rng.normal(1, 1, (3, 5, 768)), jnp.bfloat16)
+    # The reference takes the rounded numbers, so only the sum is compared.
     scores = losses.retrieval_score(query, chunks)
     reference = np.einsum("bd,bkd->bk", float64(query), float64(chunks))
     return np.abs(scores / reference - 1).max()
@@ -121,7 +122,7 @@ def _(models: TinyModels) -> SupportsFloat:
 
     def mixture64(scores: Array64, answers: Array64) -> Array64:
         retrieval = softmax64(scores / TEMPERATURE)
-        mixed = [p @ np.exp(log_p) for p, log_p in zip(retrieval, answers, strict=True)]
+        mixed = [p @ np.exp(a) for p, a in zip(retrieval, answers, strict=True)]
         return np.log(mixed)
 
     return deviation(mixture, mixture64, *random_scores())
@@ -133,7 +134,8 @@ def _(models: TinyModels) -> SupportsFloat:
     answers = jnp.array([[-800.0, -801.0]])
     retrieval = jnp.log(jnp.array([[0.5, 0.5]]))
     mixed = losses.ensemble_log_prob(answers, retrieval, all_real(answers))
-    reference = -800 + np.log((1 + np.exp(-1)) / 2)
+    mean_weight = (1 + np.exp(-1)) / 2  # after e^-800 is taken out
+    reference = -800 + np.log(mean_weight)
     return abs(float(mixed[0]) / reference - 1)
 
 
@@ -251,8 +253,9 @@ def _(models: TinyModels) -> SupportsFloat:
         p = losses.retrieval_log_prob(scores, mask)
         return -losses.ensemble_log_prob(answers, p, mask).sum()
 
-    difference = jax.grad(kl)(scores) - jax.grad(negative_marginal)(scores)
-    return np.abs(difference).max()
+    gradient = jax.grad(kl)(scores)
+    reference = jax.grad(negative_marginal)(scores)
+    return np.abs(gradient - reference).max()
 
 
 # --- Eq. 3 on a tiny LLaMA ----------------------------------------------------------------------------
@@ -340,7 +343,7 @@ def _(models: TinyModels) -> SupportsFloat:
 
 @prove("what stands in a row's padding changes no gradient", 0.0)
 def _(models: TinyModels) -> SupportsFloat:
-    # Segment 0 is padding.
+    # Segment 0 is padding: whatever token stands there, no other segment sees it.
     batch = models.packed
     is_padding = batch.segment_ids == 0
     other_tokens = np.where(is_padding, 11, batch.tokens)
@@ -376,6 +379,7 @@ def _(models: TinyModels) -> SupportsFloat:
         return gradient
 
     # The loss as a function of the query embeddings is differentiated in float64, the encoder by JAX.
+    # The two are joined by the chain rule.
     params = models.bert_params
     embedded = float64(jax.jit(queries)(params))
     query_gradient = central_differences(models.r_ft_loss64, embedded)
@@ -386,6 +390,7 @@ def _(models: TinyModels) -> SupportsFloat:
 
 @prove("R-ft leaves the LM, the chunk encoder and the stored embeddings bit for bit as they were", 0.0)
 def _(models: TinyModels) -> SupportsFloat:
+    # Bytes are compared, so that even −0 for 0 would be noticed.
     # The query encoder starts from the chunk encoder's very arrays, which a step may not take for itself.
     frozen = (models.llama_params, models.bert_params, models.queries.chunk_embeddings)
     before = [np.array(leaf).tobytes() for leaf in jax.tree.leaves(frozen)]

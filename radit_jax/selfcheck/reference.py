@@ -35,8 +35,10 @@ def kl64(p: Array64, q: Array64) -> Array64:
     # One distribution and one outcome at a time, as the definition says it.
     divergences = []
     for p_row, q_row in zip(p, q, strict=True):
-        terms = [a * np.log(a / b) for a, b in zip(p_row, q_row, strict=True)]
-        divergences.append(sum(terms))
+        divergence = 0.0
+        for a, b in zip(p_row, q_row, strict=True):
+            divergence += a * np.log(a / b)
+        divergences.append(divergence)
     return np.array(divergences)
 
 
@@ -49,15 +51,20 @@ def deviation(
     # Both get the same numbers, which float32 holds exactly.
     rounded = [float64(np.float32(argument)) for argument in arguments]
     inputs = [jnp.asarray(argument, jnp.float32) for argument in rounded]
-    worst = np.abs(function(*inputs) - reference(*rounded)).max()
+    error = function(*inputs) - reference(*rounded)
+    worst = np.abs(error).max()
 
     # The gradient for each argument, with the others as they are.
+    def total(*inputs: Array) -> Array:
+        return function(*inputs).sum()
+
     all_arguments = tuple(range(len(inputs)))
-    gradient_of = jax.grad(lambda *x: function(*x).sum(), argnums=all_arguments)
-    for i, gradient in enumerate(gradient_of(*inputs)):
+    gradients = jax.grad(total, argnums=all_arguments)(*inputs)
+    for i, gradient in enumerate(gradients):
 
         def reference_at(x: Array64, i: int = i) -> Array64:
-            return reference(*rounded[:i], x, *rounded[i + 1 :])
+            before, after = rounded[:i], rounded[i + 1 :]
+            return reference(*before, x, *after)
 
         expected = central_differences(reference_at, rounded[i])
         worst = max(worst, np.abs(gradient - expected).max())
@@ -83,10 +90,11 @@ def central_differences(
 def gradient_distance(one: Any, other: Any) -> float:
     """The largest difference between two gradients, relative to the norm of the second as a whole."""
     # The largest over all parameters.
-    leaves, other_leaves = jax.tree.leaves(one), jax.tree.leaves(other)
     differences = []
-    for leaf, other_leaf in zip(leaves, other_leaves, strict=True):
-        differences.append(float(np.abs(leaf - other_leaf).max()))
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    for leaf, other_leaf in pairs:
+        difference = np.abs(leaf - other_leaf).max()
+        differences.append(float(difference))
     return max(differences) / norm(other)
 
 

@@ -118,6 +118,7 @@ class TinyModels:
     @functools.cached_property
     def packed_log_probs(self) -> Array64:
         """log p of the answer tokens, in the order of the trees."""
+        # log p of every target of every row.
         batch = self.packed
         score = jax.jit(functools.partial(likelihood.token_log_probs, self.llama))
         log_probs = np.asarray(score(self.llama_params, batch))
@@ -126,7 +127,8 @@ class TinyModels:
         rows, items = continuation_places(self.trees, self.rows)
         of_continuations = []
         for row, item in zip(rows, items, strict=True):
-            is_answer = (batch.target_items[row] == item) & (batch.target_weights[row] > 0)
+            is_item = batch.target_items[row] == item
+            is_answer = is_item & (batch.target_weights[row] > 0)
             of_continuations.append(log_probs[row][is_answer])
         return np.concatenate(of_continuations)
 
@@ -160,7 +162,8 @@ class TinyModels:
         """Each answer's token log-probabilities; the token at i is read at position i − 1 (+ shift)."""
         answers = []
         for tokens, places, _, log_probs in self.read_alone():
-            answers.append(log_probs[places - 1 + shift, tokens[places]])
+            read_at = places - 1 + shift
+            answers.append(log_probs[read_at, tokens[places]])
         return answers
 
     def log_probs_one_by_one(self, shift: int) -> Array64:
@@ -185,7 +188,10 @@ class TinyModels:
         """LM-ft, compiled."""
         return steps.make_lm_step(self.llama, READS_GRADIENT)
 
-    def lm_step_on(self, batch: likelihood.LmBatch) -> tuple[Any, dict[str, float]]:
+    def lm_step_on(
+        self,
+        batch: likelihood.LmBatch,
+    ) -> tuple[Any, dict[str, float]]:
         """The gradient and the metrics of one step."""
         return _read_step(self.lm_step, self.llama_params, batch)
 
@@ -207,6 +213,7 @@ class TinyModels:
     @property
     def padded_queries(self) -> tuple[Any, Any]:
         """The same queries, each in its own row: tokens and their mask."""
+        # Padding has token 0.
         shape = len(self.query_ids), QUERY_ROW_LENGTH
         tokens = np.zeros(shape, int)
         mask = np.zeros(shape, bool)
@@ -219,7 +226,14 @@ class TinyModels:
     def queries(self) -> steps.RftBatch:
         """Two queries with chunks, one without; a row and the last chunk are always masked."""
         rng = np.random.default_rng(0)
-        chunk_mask = jnp.array([[1, 1, 1, 1, 0], [1, 0, 1, 1, 0], [0, 0, 0, 0, 0]], bool)
+        chunk_mask = jnp.array(
+            [
+                [True, True, True, True, False],
+                [True, False, True, True, False],
+                [False, False, False, False, False],
+            ]
+        )
+        # A target is a distribution over the real chunks, here that of random scores.
         target_scores = jnp.asarray(rng.normal(size=(3, 5)), jnp.float32)
         chunks = jnp.asarray(rng.normal(size=(3, 5, BERT.hidden_size)), jnp.float32)
         batch = steps.RftBatch(
@@ -235,7 +249,10 @@ class TinyModels:
         """R-ft in the paper's direction, compiled."""
         return steps.make_r_ft_step(self.bert, READS_GRADIENT, temperature=TEMPERATURE)
 
-    def r_ft_step_on(self, batch: steps.RftBatch) -> tuple[Any, dict[str, float]]:
+    def r_ft_step_on(
+        self,
+        batch: steps.RftBatch,
+    ) -> tuple[Any, dict[str, float]]:
         """The gradient and the metrics of one step."""
         return _read_step(self.r_ft_step, self.bert_params, batch)
 
@@ -257,7 +274,8 @@ class TinyModels:
         for b in range(2):
             # Only the chunks that are there, so that no mask is needed.
             real = np.flatnonzero(batch.chunk_mask[b])
-            scores = [sum(queries[b] * float64(batch.chunk_embeddings[b, k])) for k in real]
+            chunks = float64(batch.chunk_embeddings[b])
+            scores = [sum(queries[b] * chunks[k]) for k in real]
             p = softmax64(np.array([scores]) / TEMPERATURE)
             q = np.exp(float64(batch.target_log_probs[b, real]))
             divergences.append(kl64(p, q[None])[0])
@@ -283,12 +301,14 @@ def random_params(module: nn.Module, *inputs: Array) -> Any:
     rng = np.random.default_rng(0)
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Array:
+        # A norm's scales are around 1, everything else is around 0.
         is_norm = path[-1].key in ("weight", "scale")
         values = rng.normal(float(is_norm), 0.2, leaf.shape)
         return jnp.asarray(values, jnp.float32)
 
     # Each leaf's shape, from a trace of the initialisation.
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(module.init, key, *inputs)["params"]
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
