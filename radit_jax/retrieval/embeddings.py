@@ -28,12 +28,12 @@ class Embeddings:
 
     @classmethod
     def load(cls, folder: StageFolder) -> "Embeddings":
-        """All shards of the embed stage, in the order of the corpus."""
-        # The names of shards sort by their numbers.
+        """The arrays of a finished embed stage, each (chunks, D), mapped and in the order of the corpus."""
+        # Numbers in the names have leading zeros, so the names sort in that order.
         names = [name for name in folder.manifest["files"] if name.startswith("embeddings-")]
         parts = [folder.map_array(name) for name in sorted(names)]
 
-        # The stage may be another's: its shards need not fit each other.
+        # The folder may be from someone else, and hashes do not say that its arrays fit each other.
         shapes = [part.shape for part in parts]
         are_matrices = all(len(shape) == 2 for shape in shapes)
         widths = {shape[1:] for shape in shapes}

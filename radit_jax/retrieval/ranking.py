@@ -129,11 +129,14 @@ def _best(
     scores: Float[np.ndarray, "Q M"],
     k: int,
 ) -> Ranked:
-    """The k best, highest score first and the lower row first among equals."""
-    # The last key of `lexsort` comes first: by score, then by row.
+    """The k best of each query's M rows, highest score first and the lower row first among equals.
+
+    Where M < k, the places left over have row −1 and score −inf.
+    """
     best = Ranked.empty(len(rows), k)
-    order = np.lexsort((rows, -scores))[:, :k]
-    filled = slice(None), slice(order.shape[1])
+    # `lexsort` sorts by its last key, and by the key before it among equals.
+    order = np.lexsort((rows, -scores))[:, :k]  # [Q, min(k, M)]
+    filled = slice(None), slice(order.shape[1])  # all queries' first min(k, M) places
     best.rows[filled] = np.take_along_axis(rows, order, axis=1)
     best.scores[filled] = np.take_along_axis(scores, order, axis=1)
     return best

@@ -148,9 +148,10 @@ class ScannShards:
 
     def build(self, embeddings: Embeddings) -> None:
         """Build this process's trees one by one, except those that a killed build left in the folder."""
-        # Shards are built in rounds, one by each process.
+        # 1) All processes ask together which trees there are, before any of them writes one.
         num_shards = len(self.shards)
         is_built = [self._is_built(number) for number in range(num_shards)]
+        # 2) Build in rounds: in each, a process builds at most one tree, and then waits for the others.
         process, num_processes = processes.process_index_and_count()
         for first in range(0, num_shards, num_processes):
             number = first + process

@@ -109,12 +109,15 @@ def _pretrain_lm(
 def cloze_batches(
     passages: Sequence[Chunk], tokenizer: Tokenizer, lm: LmConfig, seed: int
 ) -> Callable[[int], LmBatch]:
-    """Batches of an endless series of cloze trees, each of which fills a row by itself."""
+    """Batches of questions on passages, an endless series: `lm.batch_size` rows of `lm.sequence_length`.
+
+    A row is one tree: a passage with as many questions on it as fit. At most half a row's tokens are targets.
+    """
     length = lm.sequence_length
     targets = length // 2
 
     def batch_at(step: int) -> LmBatch:
-        # Questions are drawn by their numbers in the series, so that a resumed run goes on in it.
+        # A tree depends on its number and the seed alone, so a resumed run goes on in the series.
         first = step * lm.batch_size
         trees = [
             cloze_sequence(passages, tokenizer, seed, number, max_tokens=length, max_targets=targets)
@@ -237,19 +240,20 @@ def _pretrain_retriever(
     """Train both towers on InfoNCE; the query tower, the chunk tower, and facts for the manifest."""
     started = time.monotonic()
     assert retriever.model is not None and retriever.optimizer is not None, "see config.checks"
-    # The texts that are learnt from, and the tokeniser of both towers.
+    # 1) The (query, passage) pairs to learn from, and one tokeniser for both towers.
     passages = [chunk.passage for chunk in corpus.chunks]
     groups = corpus.encoder_groups() or sentence_groups(corpus.chunks, seed=seed)
     pairs = itertools.chain.from_iterable(groups)
     queries = [query for query, _ in pairs]
     tokenizer = train_wordpiece([*passages, *queries], retriever.model.vocab_size)
     config = replace(retriever.model, vocab_size=tokenizer.vocab_size)
-    # What differs between the towers; the network itself pools as the query tower does.
+    # 2) The towers' settings differ only in the prompt, and batches hold texts that have it already. So one
+    # network serves both towers in training, with the pooling and normalisation that they share.
     towers = {side: tower_config(config, retriever, side, "base.retriever.model") for side in SIDES}
     query_config = towers["query"]
     config = replace(config, pooling=query_config.pooling, normalize=query_config.normalize)
 
-    # Both towers start from the same parameters.
+    # 3) Train them; both start from the same parameters.
     devices = make_mesh(mesh)
     tx = make_optimizer(retriever.optimizer)
     module = Bert(config, layout=row_layout(devices))

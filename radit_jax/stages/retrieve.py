@@ -89,11 +89,11 @@ def run_r_ft(
 
 @dataclass(frozen=True)
 class _Sources:
-    """What examples and their chunks come from."""
+    """What both retrieve stages read: they take examples from the corpus, and search chunks for each."""
 
-    corpus: Corpus
-    tokenizer: LmTokenizer
-    searcher: Searcher
+    corpus: Corpus  # chunks and examples
+    tokenizer: LmTokenizer  # the base language model's: it cuts texts, and finds which examples fit a row
+    searcher: Searcher  # an untuned retriever and its index
 
     @classmethod
     def load(cls, inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> "_Sources":
