@@ -68,12 +68,14 @@ def run_command(body: Callable[[], int | None]) -> int:
         code = body() or 0
         sys.stdout.flush()
         return code
+    # A stop is not an error, and has a code of its own.
     except Stopped as stop:
         print(stop.line, file=sys.stderr)
         return stop.code
     except KeyboardInterrupt:
         print("stopped by Ctrl-C. The same command starts again.", file=sys.stderr)
         return _CTRL_C
+    # Everything else is a line, or a traceback.
     except (Exception, *_panics()) as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             return _NO_READER
@@ -125,14 +127,17 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _message(error: BaseException) -> str | None:
+    # 1) Faults of this machine's set-up.
     if _is_from_start_of_jax(error):
         return _no_device_message(error)
     if isinstance(error, UnicodeError):
         return f"expected text in UTF-8, got {error}. Convert what was read."
+    # 2) Our own errors, whose messages say what to do.
     if isinstance(error, ValueError | FloatingPointError):
         return str(error)
     if isinstance(error, OSError):
         return _system_message(error)
+    # 3) What libraries raise for input that they cannot read.
     if isinstance(error, EOFError | zlib.error | lzma.LZMAError):
         return f"expected a whole compressed file, got a damaged one ({error}). Fetch it again."
     if isinstance(error, MemoryError):

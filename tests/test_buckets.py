@@ -72,7 +72,7 @@ def test_a_bucket_that_google_denies_is_one_clear_error() -> None:
         )
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: gs://lab/runs/tiny: ")
-    assert "needed is the permission to list and read objects in a bucket that exists" in refused.stderr
+    assert "expected a bucket in which this account may list and read objects, got " in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

@@ -96,7 +96,7 @@ def peak_flops(device_kind: str) -> float | None:
 class Target:
     """A number of chips of one kind, which a run can be planned for."""
 
-    name: str
+    name: str  # as it is rented
     chip: Chip
     num_chips: int
     topology: str = ""  # of a TPU slice, as libtpu names it
@@ -120,6 +120,7 @@ def find_target(name: str) -> Target:
             "Write it like v5e-256 or h100-8."
         )
     kind, number = match[1], int(match[2])
+    # GPUs come in any number.
     topologies = SHAPES.get(kind)
     if topologies is None:
         if number == 0:

@@ -55,6 +55,7 @@ class JsonConnection:
             raise ConnectionError("expected JSON, got another program's bytes") from None
 
     def _receive_line(self, deadline: float | None, look: Look | None) -> bytes:
+        # A line may come in pieces, and several lines at once.
         searched = 0  # bytes that hold no newline
         while (end := self._received.find(b"\n", searched)) < 0:
             searched = len(self._received)

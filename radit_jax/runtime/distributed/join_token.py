@@ -33,8 +33,10 @@ class JoinToken:
         token = secrets.token_hex(16)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # Only this user may read it, and a reader sees a whole token or none.
-        new_file = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
-        descriptor = os.open(new_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        new_name = f"{self._path.name}.{os.getpid()}.new"
+        new_file = self._path.with_name(new_name)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        descriptor = os.open(new_file, flags, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(token)
         new_file.replace(self._path)
@@ -52,6 +54,7 @@ class JoinToken:
         """Process 0, once all have joined: delete the file, and its folder if nothing else is in it."""
         if self._path is None:
             return
+        # The folder goes only if this run made it and put nothing else in it.
         self._path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._path.parent.rmdir()

@@ -32,6 +32,7 @@ class DoesNotFitError(ValueError):
 
 def bytes_per_device(tree: Any) -> int:
     """The bytes that one device holds of a tree of arrays, or of shapes, with shardings."""
+    # A device has one shard of each array.
     total = 0
     for leaf in jax.tree.leaves(tree):
         shard_shape = leaf.sharding.shard_shape(leaf.shape)
@@ -44,10 +45,12 @@ def check_room(what: str, shapes: Any) -> None:
 
     Devices that do not tell their memory, such as CPUs, are not checked.
     """
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    limits = [one.get("bytes_limit") for one in stats]
     known_limits = [limit for limit in limits if limit]
     if not known_limits:
         return
+    # The smallest device decides.
     num_bytes, limit = bytes_per_device(shapes), min(known_limits)
     if num_bytes > limit:
         raise DoesNotFitError(
@@ -65,6 +68,7 @@ def naming_remedy(stage: str) -> Iterator[None]:
     try:
         yield
     except (DoesNotFitError, jax.errors.JaxRuntimeError) as error:
+        # jax has one class for all faults of a device.
         if not isinstance(error, DoesNotFitError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         fault = str(error).strip().splitlines()[0]

@@ -49,23 +49,32 @@ PARTITIONS: tuple[tuple[str, P], ...] = (
 )
 
 
-def mesh_shape(config: MeshConfig, num_devices: int, *, rows: int = 0) -> tuple[int, int, int]:
+def mesh_shape(
+    config: MeshConfig,
+    num_devices: int,
+    *,
+    rows: int = 0,
+) -> tuple[int, int, int]:
     """The sizes of `AXES` on `num_devices` devices, for batches of `rows` rows (0: any number).
 
     A size of −1 is open. If both are, `fsdp` is the largest that divides the batch, and `tensor` the rest.
     """
     devices_per_replica = num_devices // config.replica
     fsdp, tensor = config.fsdp, config.tensor
+    # 1) The open sizes.
     if fsdp == -1 and tensor == -1:
         fsdp = 1
         for size in range(1, devices_per_replica + 1):
-            if devices_per_replica % size == 0 and rows % (config.replica * size) == 0:
+            divides_devices = devices_per_replica % size == 0
+            divides_rows = rows % (config.replica * size) == 0
+            if divides_devices and divides_rows:
                 fsdp = size
     if fsdp == -1:
         fsdp = devices_per_replica // tensor
     if tensor == -1:
         tensor = devices_per_replica // fsdp
 
+    # 2) All devices have to be used.
     if config.replica * fsdp * tensor != num_devices:
         sizes = " × ".join(f"{axis} {getattr(config, axis)}" for axis in AXES)
         raise ValueError(
@@ -75,7 +84,12 @@ def mesh_shape(config: MeshConfig, num_devices: int, *, rows: int = 0) -> tuple[
     return config.replica, fsdp, tensor
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None, *, rows: int = 0) -> Mesh:
+def make_mesh(
+    config: MeshConfig,
+    devices: Sequence[Any] | None = None,
+    *,
+    rows: int = 0,
+) -> Mesh:
     """The mesh of `config` over `devices` (None: all of them), with the sizes of `mesh_shape`."""
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(config, len(devices), rows=rows)
@@ -88,14 +102,22 @@ def data_parallel_size(mesh: AnyMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
-def configure_attention(module: Llama, mesh: Mesh, config: MeshConfig, *, row_length: int) -> Llama:
+def configure_attention(
+    module: Llama,
+    mesh: Mesh,
+    config: MeshConfig,
+    *,
+    row_length: int,
+) -> Llama:
     """`module` with the attention kernel and remat of `config`, for rows of `row_length` tokens on `mesh`.
 
     Where the kernel cannot compute them, a line says why, and the reference takes its place.
     """
+    # 1) The kernel that the platform has, or that was asked for.
     kernel = config.attention
     if kernel == "auto":
         kernel = KERNELS.get(mesh.devices.flat[0].platform, "xla")
+    # 2) Whether it can compute these rows.
     reason = why_unsupported(
         kernel,
         head_size=module.config.head_size,
@@ -128,6 +150,7 @@ def put_batch(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
     """
     for leaf in jax.tree.leaves(batch):
         _check_rows(len(leaf), mesh, parts)
+    # Each device asks for its own rows.
     sharding = batch_sharding(mesh)
 
     def put(array: Any) -> jax.Array:
@@ -142,12 +165,14 @@ def _check_rows(num_rows: int, mesh: Mesh, parts: int) -> None:
     unit = num_groups * parts
     if num_rows % unit == 0:
         return
+    # The error names the next sizes that fit.
     below = num_rows // unit * unit
     fitting = f"{below} or {below + unit}" if below else f"{unit}"
+    sizes = f"replica {mesh.shape['replica']} × fsdp {mesh.shape['fsdp']}"
     of_parts = f" in each of {parts} parts" if parts > 1 else ""
     raise ValueError(
-        f"mesh: expected rows that divide over replica {mesh.shape['replica']} × fsdp {mesh.shape['fsdp']} = "
-        f"{num_groups} devices{of_parts}, got {num_rows}. Use a batch size of {fitting}."
+        f"mesh: expected rows that divide over {sizes} = {num_groups} devices{of_parts}, got {num_rows}. "
+        f"Use a batch size of {fitting}."
     )
 
 
@@ -160,18 +185,28 @@ def tree_shardings(tree: Any, mesh: AnyMesh) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def _partition(path: tuple[Any, ...], shape: tuple[int, ...], mesh: AnyMesh) -> P:
+def _partition(
+    path: tuple[Any, ...],
+    shape: tuple[int, ...],
+    mesh: AnyMesh,
+) -> P:
     """The `PartitionSpec` of a leaf by `PARTITIONS`."""
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    spec = next((spec for pattern, spec in PARTITIONS if re.search(pattern, name)), P())
+    spec = _spec_of(jax.tree_util.keystr(path, simple=True, separator="/"))
     if len(spec) != len(shape):
         return P()  # a scalar that an optimiser keeps with its moments
     # A dimension that does not divide stays whole: a vocabulary of 790 pieces over 8 devices.
     axes = []
     for axis, size in zip(spec, shape, strict=True):
-        divides = axis is not None and size % mesh.shape[axis] == 0
-        axes.append(axis if divides else None)
+        stays_whole = axis is None or size % mesh.shape[axis]
+        axes.append(None if stays_whole else axis)
     return P(*axes)
+
+
+def _spec_of(name: str) -> P:
+    for pattern, spec in PARTITIONS:
+        if re.search(pattern, name):
+            return spec
+    return P()
 
 
 def abstract_sharded(tree: Any, mesh: AnyMesh) -> Any:
@@ -189,6 +224,7 @@ def put_params(params: Any, mesh: Mesh) -> Any:
     Each of several processes has every array whole on its own device, or its part of an array on all devices.
     """
     check_room("the model", abstract_sharded(params, mesh))
+    # With one process jax moves the arrays by itself.
     shardings = tree_shardings(params, mesh)
     if jax.process_count() == 1:
         return jax.device_put(params, shardings)
@@ -196,18 +232,25 @@ def put_params(params: Any, mesh: Mesh) -> Any:
 
 
 def _put_array(array: Any, sharding: NamedSharding) -> jax.Array:
+    # An array of all processes' devices moves in a computation of all.
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
-        return jax.jit(lambda same: same, out_shardings=sharding)(array)
+        move = jax.jit(lambda same: same, out_shardings=sharding)
+        return move(array)
+
     # device_put would send every array around to see that all processes have the same.
-    return jax.make_array_from_callback(array.shape, sharding, lambda part: np.asarray(array[part]))
+    def read_part(part: Any) -> np.ndarray:
+        return np.asarray(array[part])
+
+    return jax.make_array_from_callback(array.shape, sharding, read_part)
 
 
 def gather(array: Any) -> np.ndarray:
     """The whole of an array that is spread over the mesh, on the host of every process."""
-    if not isinstance(array, jax.Array):
-        return np.asarray(array)
-    is_here = array.is_fully_addressable or array.is_fully_replicated
-    return np.asarray(array if is_here else multihost_utils.process_allgather(array, tiled=True))
+    if isinstance(array, jax.Array):
+        is_here = array.is_fully_addressable or array.is_fully_replicated
+        if not is_here:
+            array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
 
 
 def gather_hosts(array: np.ndarray) -> np.ndarray:
@@ -217,10 +260,11 @@ def gather_hosts(array: np.ndarray) -> np.ndarray:
 
 def mesh_of(params: Any) -> Mesh | None:
     """The mesh that parameters are spread over, or None."""
+    # All parameters have one mesh: the first that has any says which.
     for leaf in jax.tree.leaves(params):
-        if isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding):
-            mesh = leaf.sharding.mesh
-            return mesh if isinstance(mesh, Mesh) else None
+        sharding = leaf.sharding if isinstance(leaf, jax.Array) else None
+        if isinstance(sharding, NamedSharding):
+            return sharding.mesh if isinstance(sharding.mesh, Mesh) else None
     return None
 
 
@@ -235,6 +279,7 @@ def batch_placer(params: Any) -> Callable[[Any], Any]:
         if mesh is None or mesh.size == 1:
             return batch
         num_rows = len(jax.tree.leaves(batch)[0])
+        # A last batch of any length, for example of questions.
         divides = num_rows % data_parallel_size(mesh) == 0
         return put_batch(batch, mesh) if divides else batch
 
@@ -245,16 +290,20 @@ def any_process(flag: bool) -> Any:
     """Whether any process has the flag: true or false, perhaps still on the devices until it is read."""
     if jax.process_count() == 1:
         return flag
+    # Each device of this process has the process's flag.
     sharding, any_of = _any_of_devices()
-    flags = jax.make_array_from_callback((jax.device_count(),), sharding, lambda _: np.full(1, flag))
+    shape = (jax.device_count(),)
+    flags = jax.make_array_from_callback(shape, sharding, lambda _: np.full(1, flag))
     return any_of(flags)
 
 
 @functools.cache
 def _any_of_devices() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
     """The sharding of one flag a device, and the compiled OR over them."""
-    mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,))
-    one_each, everywhere = NamedSharding(mesh, P("all")), NamedSharding(mesh, P())
+    shape = (jax.device_count(),)
+    mesh = jax.make_mesh(shape, ("all",), axis_types=(AxisType.Auto,))
+    one_each = NamedSharding(mesh, P("all"))
+    everywhere = NamedSharding(mesh, P())
     return one_each, jax.jit(jnp.any, out_shardings=everywhere)
 
 
@@ -263,7 +312,10 @@ def init_sharded(init: Callable[..., Any], mesh: Mesh, *args: Any) -> tuple[Any,
 
     Without `out_shardings` jit would replicate the optimiser's moments, which no input has shardings for.
     """
+    # 1) Shapes and shardings, without any memory.
     shapes = abstract_sharded(jax.eval_shape(init, *args), mesh)
     check_room("the training state", shapes)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    return jax.jit(init, out_shardings=shardings)(*args), shardings
+    # 2) The state, each device its own part.
+    create = jax.jit(init, out_shardings=shardings)
+    return create(*args), shardings

@@ -47,11 +47,13 @@ def join_processes(
         timeout_seconds = _seconds_to_join(os.environ)
     token = JoinToken(Path(workdir) / TOKEN_FILE if workdir else None)
     own_introduction = introduction(topology.process_id)
+    # 1) Find the others.
     _process_group.connections = rendezvous(
         topology, own_introduction, timeout_seconds, token, lambda: stop_if_asked("the roll call")
     )
     _process_group.topology = topology
 
+    # 2) Let jax find them, too.
     import jax
 
     # Detection is off: under SLURM it would leave a process that is alone on its host one of the GPUs.
@@ -114,6 +116,7 @@ class ProcessGroup:
         if not self.is_multiprocess:
             self.stop_if_asked(where)
             return value
+        # Each report says where its process is: all have to be at the same place.
         report = {"where": where, "stop": self.stop_signal}
         reply = self._collect(report, value) if self.is_process_zero else self._ask(report)
         if reply["stop"] and not self.deferring:
@@ -140,6 +143,7 @@ class ProcessGroup:
 
     def _outcome(self, function: Callable[[], Any]) -> dict[str, Any]:
         """Process 0: what `function` returns, or its error as one line."""
+        # While it works, nobody else has to be at the places that it passes.
         value, fault = None, ""
         self.alone = True
         try:
@@ -157,6 +161,7 @@ class ProcessGroup:
 
     def _collect(self, own_report: Mapping[str, Any], value: Any) -> dict[str, Any]:
         """Process 0: wait for all reports, then send `value`, and the first stop signal, to all."""
+        # 1) Everyone reports, however long it takes.
         stop = own_report["stop"]
         for number, connection in self.connections.items():
             report = self._talk(number, connection.receive)
@@ -164,6 +169,7 @@ class ProcessGroup:
                 f"process {number} is at {report}, process 0 at {own_report}"
             )
             stop = stop or report["stop"]
+        # 2) Everyone gets the reply.
         reply = {"value": value, "stop": stop}
         for number, connection in self.connections.items():
             self._talk(number, lambda connection=connection: connection.send(reply))
@@ -180,6 +186,7 @@ class ProcessGroup:
             return act()
         except OSError:
             assert self.topology is not None
+            # Its own output says why; the others only see that the connection ended.
             raise ValueError(
                 f"hosts: expected all {self.topology.num_processes} processes, got no answer from "
                 f"{self.topology.name(number)}, which is gone. Look at what it printed last, and start the "
@@ -287,6 +294,7 @@ def stopping_at_once(where: str) -> Iterator[None]:
 @contextlib.contextmanager
 def deferring_stops(deferring: bool = True) -> Iterator[None]:
     """Inside, nothing raises Stopped: a training loop looks at `stop_asked`, and saves its state first."""
+    # Validation inside a training loop turns it off again.
     before = _process_group.deferring
     _process_group.deferring = deferring
     try:

@@ -63,6 +63,7 @@ def rendezvous(
     Returns open connections by process number: process 0's to all others, another's to process 0. `look` is
     called during the wait, and may raise.
     """
+    # The port after the coordinator's.
     host, port = topology.coordinator.rsplit(":", 1)
     address = (host, int(port) + 1)
     if topology.process_id != 0:
@@ -114,7 +115,8 @@ def _call_roll(
     with contextlib.ExitStack() as undo:
         # 1) Let processes in until all are here, one is wrong, or the time is over.
         door = undo.enter_context(_Door(server, topology.num_processes, secret))
-        while len(door.connections) < topology.num_processes - 1 and not door.fault:
+        num_others = topology.num_processes - 1
+        while len(door.connections) < num_others and not door.fault:
             seconds_left = deadline - time.monotonic()
             if seconds_left <= 0:
                 break
@@ -152,6 +154,7 @@ def _missing_fault(
     ]
     if not missing:
         return ""
+    # Whoever was turned away may be the missing process, with an old token.
     strangers = f" (turned away: {', '.join(turned_away[:_MAX_NAMED])})" if turned_away else ""
     return (
         f"hosts: expected {topology.num_processes} processes within {timeout_seconds:g} s, got "
@@ -162,6 +165,7 @@ def _missing_fault(
 
 def _version_fault(introductions: Mapping[int, Introduction]) -> str:
     """The fault that names the first process with other versions than process 0's; "" where all agree."""
+    # jax compiles one program for all, so their versions have to be equal.
     first = introductions[0]
     for number, other in sorted(introductions.items()):
         for package, version in first["versions"].items():
@@ -241,10 +245,12 @@ class _Door:
             self._turn_oldest_away()
         connection.setblocking(False)
         name = f"{address[0]}:{address[1]}"
-        self._visitors[connection] = _Visitor(connection, name, time.monotonic() + _SECONDS_TO_SPEAK)
+        deadline = time.monotonic() + _SECONDS_TO_SPEAK
+        self._visitors[connection] = _Visitor(connection, name, deadline)
         self._selector.register(connection, selectors.EVENT_READ)
 
     def _read(self, visitor: _Visitor) -> None:
+        # 1) Read what is there.
         try:
             block = visitor.connection.recv(4096)
         except BlockingIOError:
@@ -252,6 +258,7 @@ class _Door:
         except OSError:
             block = b""
         visitor.received += block
+        # 2) Judge a whole line, or what can no longer become one.
         line, newline, rest = visitor.received.partition(b"\n")
         if newline and len(line) <= _MAX_BYTES:
             self._admit(visitor, bytes(line), bytes(rest))
@@ -262,11 +269,13 @@ class _Door:
 
     def _admit(self, visitor: _Visitor, line: bytes, rest: bytes) -> None:
         """Admit a process of this program; a second one with its number makes the program's start a fault."""
+        # 1) It has to be one of the program's.
         try:
             introduced = _parse_introduction(line, self._num_processes, self._secret)
         except ValueError as reason:
             self._turn_away(visitor, str(reason))
             return
+        # 2) It is known by its number from now on.
         self._forget(visitor)
         number = introduced["process"]
         connection = JsonConnection(visitor.connection, rest)
@@ -311,16 +320,21 @@ def _parse_introduction(line: bytes, num_processes: int, secret: str) -> dict[st
 
     # The token first: a stranger learns nothing from the other checks.
     token = introduced.pop("token")
-    is_known = isinstance(token, str) and hmac.compare_digest(token.encode(errors="replace"), secret.encode())
-    if not is_known:
+    is_text = isinstance(token, str)
+    # The time of this comparison does not depend on where they differ.
+    if not is_text or not hmac.compare_digest(token.encode(errors="replace"), secret.encode()):
         raise ValueError("has another token")
 
-    number, host, versions = introduced["process"], introduced["host"], introduced["versions"]
+    # Then each field: these come from a process of this program, perhaps of another version.
+    number = introduced["process"]
+    host, versions = introduced["host"], introduced["versions"]
     if type(number) is not int or not 1 <= number < num_processes:
         raise ValueError(f"is process {number!r:.20}, expected 1 to {num_processes - 1}")
     if not isinstance(host, str) or len(host) > _MAX_HOST_LENGTH:
         raise ValueError("names no host")
-    if not isinstance(versions, dict) or not all(isinstance(version, str) for version in versions.values()):
+    if not isinstance(versions, dict):
+        raise ValueError("names no versions")
+    if not all(isinstance(version, str) for version in versions.values()):
         raise ValueError("names no versions")
     return introduced
 
@@ -348,6 +362,7 @@ def _report(
     while time.monotonic() < deadline:
         look()
         with contextlib.ExitStack() as undo, contextlib.suppress(OSError, _TurnedAwayError):
+            # Report, and wait for the verdict.
             opened = socket.create_connection(address, timeout=_SECONDS_TO_CONNECT)
             connection = undo.enter_context(JsonConnection(opened))
             connection.send({**own_introduction, "token": token.read()})
@@ -358,8 +373,9 @@ def _report(
             undo.pop_all()
             return connection
         time.sleep(LOOK_SECONDS)
+    place = f"{address[0]}:{address[1]}"
     raise ValueError(
-        f"hosts: expected process 0 at {address[0]}:{address[1]} within {timeout_seconds:g} s, got no "
+        f"hosts: expected process 0 at {place} within {timeout_seconds:g} s, got no "
         f"answer to process {own_introduction['process']} on {own_introduction['host']}. "
         f"{_token_remedy(token)}Start the same command on every host (launch/ does), and let them reach that "
         "port."

@@ -25,8 +25,10 @@ class ProcessTopology(NamedTuple):
 
     def name(self, process_id: int) -> str:
         """For example `process 3 (worker-3)`."""
-        host = f" ({self.hosts[process_id]})" if len(self.hosts) == self.num_processes else ""
-        return f"process {process_id}{host}"
+        # Only where every process has a host of its own.
+        if len(self.hosts) != self.num_processes:
+            return f"process {process_id}"
+        return f"process {process_id} ({self.hosts[process_id]})"
 
 
 def find_topology(
@@ -149,13 +151,15 @@ def _tpu_topology(environment: Mapping[str, str]) -> ProcessTopology | None:
     """The topology that GKE sets, or a TPU VM's metadata server gives; several slices are one program."""
     names = environment.get("TPU_WORKER_HOSTNAMES")
     worker = environment.get("TPU_WORKER_ID")
-    if names is None and any(Path(device).exists() for device in _TPU_DEVICES):
+    has_tpu = any(Path(device).exists() for device in _TPU_DEVICES)
+    if names is None and has_tpu:
         names = _read_metadata("worker-network-endpoints")
         worker = _read_metadata("agent-worker-number")
     if not names or not worker:
         return None
     # GKE gives hosts; a TPU VM gives `name:number:address`.
-    hosts = tuple(name.split(":")[-1].strip() for name in names.split(","))
+    addresses = [name.split(":")[-1] for name in names.split(",")]
+    hosts = tuple(address.strip() for address in addresses)
     num_slices = int(environment.get("MEGASCALE_NUM_SLICES", "1"))
     slice_id = int(environment.get("MEGASCALE_SLICE_ID", "0"))
     first_host = environment.get("MEGASCALE_COORDINATOR_ADDRESS", hosts[0]).split(":")[0]
@@ -169,6 +173,7 @@ def _tpu_topology(environment: Mapping[str, str]) -> ProcessTopology | None:
 
 def _read_metadata(key: str) -> str | None:
     """An attribute of this virtual machine; None where there is no such server or attribute."""
+    # The variable is that of Google's own client libraries.
     server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(
         f"http://{server}/computeMetadata/v1/instance/attributes/{key}", headers={"Metadata-Flavor": "Google"}

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from etils import epath
+
 # protobuf makes its classes at import, where a type checker does not see them.
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
@@ -37,9 +39,11 @@ class Metrics:
     0 writes; the other processes call the same methods without effect.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: epath.PathLike):
         self.path = pathlib.Path(path)
-        self.tensorboard = self.path.parent / "tensorboard" / f"events.out.tfevents.0.{self.path.stem}"
+        folder = self.path.parent / "tensorboard"
+        self.tensorboard = folder / f"events.out.tfevents.0.{self.path.stem}"
+        # Process 0 alone has the files open.
         self._is_silent = not processes.is_process_zero()
         self._pending: list[Line] = []
         self._flush_time = time.monotonic()
@@ -56,7 +60,9 @@ class Metrics:
         numbers = {key: float(value) for key, value in values.items()}
         if self._is_silent:
             return
-        self._pending.append({"step": step, "name": name, "time": round(time.time(), 3), **numbers})
+        now = round(time.time(), 3)
+        self._pending.append({"step": step, "name": name, "time": now, **numbers})
+        # Not at each line: a write to a network's disk may be slow.
         if time.monotonic() - self._flush_time >= _FLUSH_SECONDS:
             self.flush()
 
@@ -64,10 +70,12 @@ class Metrics:
         """Give all lines to the system, so that they survive a kill of this process."""
         if self._is_silent:
             return
+        # The JSON lines first: they are the true ones.
         with naming(self.path), self.path.open("a") as file:
             file.write(_json_lines(self._pending))
+        events = b"".join(map(_event, self._pending))
         with naming(self.tensorboard), self.tensorboard.open("ab") as file:
-            file.write(b"".join(_event(line) for line in self._pending))
+            file.write(events)
         if self._wandb is not None:
             for line in self._pending:
                 self._wandb.log({"step": line["step"], **_scalars(line)})
@@ -78,10 +86,12 @@ class Metrics:
         """Remove the lines of `name` and `name/...` after `step`, which a resumed run writes again."""
         if self._is_silent:
             return
+        # What waits in memory has to be on disk to be read.
         self.flush()
         lines = []
         for line in self._read():
-            belongs = line["name"] == name or line["name"].startswith(f"{name}/")
+            line_name = line["name"]
+            belongs = line_name == name or line_name.startswith(f"{name}/")
             if line["step"] <= step or not belongs:
                 lines.append(line)
         self._rewrite(lines)
@@ -89,8 +99,9 @@ class Metrics:
     def _read(self) -> list[Line]:
         """The lines on disk, without one that a kill cut short; ValueError for what `write` never wrote."""
         data = self.path.read_bytes() if self.path.exists() else b""
-        end = data.rfind(b"\n") + 1
-        lines = parse_jsonl(data[:end], str(self.path), _NOT_NUMBERS, _REMEDY)
+        whole_lines = data[: data.rfind(b"\n") + 1]
+        lines = parse_jsonl(whole_lines, str(self.path), _NOT_NUMBERS, _REMEDY)
+        # A person may have edited the file.
         for number, line in enumerate(lines, 1):
             if not _is_line(line):
                 raise ValueError(
@@ -102,19 +113,23 @@ class Metrics:
     def _rewrite(self, lines: list[Line]) -> None:
         """Make both files hold `lines`; a kill leaves the JSON lines as before or as after."""
         write_whole(self.path, _json_lines(lines))
-        self.tensorboard.write_bytes(_first_event() + b"".join(_event(line) for line in lines))
+        events = [_first_event(), *map(_event, lines)]
+        self.tensorboard.write_bytes(b"".join(events))
 
 
 def _is_line(line: Mapping[str, Any]) -> bool:
     """Whether a JSON object is a line of `Metrics.write`."""
-    if type(line["step"]) is not int or not isinstance(line["name"], str):
-        return False
-    return all(_is_number(value) for key, value in line.items() if key != "name")
+    numbers = dict(line)
+    name = numbers.pop("name")
+    is_named = isinstance(name, str) and type(line["step"]) is int
+    return is_named and all(_is_number(value) for value in numbers.values())
 
 
 def _is_number(value: Any) -> bool:
     # `type`, because a bool is an instance of int.
-    return type(value) is float or type(value) is int and abs(value) <= _MAX_STEP
+    if type(value) is int:
+        return abs(value) <= _MAX_STEP
+    return type(value) is float
 
 
 def _json_lines(lines: Iterable[Line]) -> str:
@@ -124,7 +139,11 @@ def _json_lines(lines: Iterable[Line]) -> str:
 def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
     """A line's numbers, named `name/key`."""
     name = line["name"]
-    return {f"{name}/{key}": float(value) for key, value in line.items() if key not in _NOT_NUMBERS}
+    scalars = {}
+    for key, value in line.items():
+        if key not in _NOT_NUMBERS:
+            scalars[f"{name}/{key}"] = float(value)
+    return scalars
 
 
 # ---- Weights & Biases ----
@@ -163,9 +182,11 @@ def _first_event() -> bytes:
 
 def _event(line: Mapping[str, Any]) -> bytes:
     """A line of metrics as a record of scalars `name/key`."""
-    scalars = _scalars(line)
-    values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-    return _record(Event(wall_time=line["time"], step=line["step"], summary=Summary(value=values)))
+    values = []
+    for tag, value in _scalars(line).items():
+        values.append(Summary.Value(tag=tag, simple_value=value))
+    summary = Summary(value=values)
+    return _record(Event(wall_time=line["time"], step=line["step"], summary=summary))
 
 
 def _record(event: Event) -> bytes:

@@ -25,7 +25,14 @@ class Progress:
     stop by itself. `done` units were done by an earlier run.
     """
 
-    def __init__(self, total: int, name: str, unit: str, done: int = 0, stops: bool = True):
+    def __init__(
+        self,
+        total: int,
+        name: str,
+        unit: str,
+        done: int = 0,
+        stops: bool = True,
+    ):
         self.total = total
         self.name = name
         self.unit = unit
@@ -58,8 +65,10 @@ class Progress:
         self.done += count
         self._facts = facts or self._facts
         wait = _REDRAW_SECONDS if self._is_terminal else _LINE_SECONDS
-        if not self._is_hidden and time.monotonic() - self._shown_time >= wait:
+        is_due = time.monotonic() - self._shown_time >= wait
+        if is_due and not self._is_hidden:
             self._show()
+        # Where processes meet, each learns that one was asked to stop.
         if self._stops:
             processes.barrier(self.name)
 
@@ -67,19 +76,27 @@ class Progress:
         self._shown_time = time.monotonic()
         self._done_shown = self.done
         line = self._line(self._shown_time - self._start_time)
-        # The escape clears the rest of a longer line.
-        self._stream.write(f"\r{line}\x1b[K" if self._is_terminal else f"{line}\n")
+        if self._is_terminal:
+            # The escape sequence clears the rest of a longer line.
+            self._stream.write(f"\r{line}\x1b[K")
+        else:
+            self._stream.write(f"{line}\n")
         self._stream.flush()
 
     def _line(self, seconds: float) -> str:
         """For example `lm_ft  [######------]  200/400 steps  12.3 steps/s  0:16 left  loss 1.204`."""
         parts = [printable(self.name)]
+        # 1) The bar.
         if self._is_terminal:
             filled = _BAR_WIDTH * self.done // max(self.total, 1)
-            parts.append(f"[{'#' * filled}{'-' * (_BAR_WIDTH - filled)}]")
-        rate = (self.done - self._done_before) / max(seconds, 1e-9)
+            bar = "#" * filled + "-" * (_BAR_WIDTH - filled)
+            parts.append(f"[{bar}]")
+        # 2) How much is done, and how fast this run does it.
+        num_done_here = self.done - self._done_before
+        rate = num_done_here / max(seconds, 1e-9)
         parts.append(f"{self.done:,}/{self.total:,} {self.unit}")
         parts.append(f"{rate:.3g} {self.unit}/s")
+        # 3) The time, and the loop's own numbers.
         if self.done >= self.total:
             parts.append(f"in {_clock(seconds)}")
         elif rate > 0:
@@ -90,7 +107,12 @@ class Progress:
         return "  ".join(parts)
 
 
-def progress(items: Iterable[Item], name: str, unit: str, total: int | None = None) -> Iterator[Item]:
+def progress(
+    items: Iterable[Item],
+    name: str,
+    unit: str,
+    total: int | None = None,
+) -> Iterator[Item]:
     """Yield `items` and show how many are done; give `total` where `items` has no length."""
     if total is None:
         total = len(items) if isinstance(items, Sized) else 0

@@ -39,12 +39,19 @@ class Watch:
     the start of the call by `time.monotonic`.
     """
 
-    def __init__(self, name: str, metrics: Metrics, flops: Callable[[Values], float] | None, started: float):
+    def __init__(
+        self,
+        name: str,
+        metrics: Metrics,
+        flops: Callable[[Values], float] | None,
+        started: float,
+    ):
         self._name = name
         self._metrics = metrics
         self._flops = flops
         self._started = started
-        self._seconds = {"start_up": time.monotonic() - started, "data_wait": 0.0}  # by purpose
+        start_up = time.monotonic() - started
+        self._seconds = {"start_up": start_up, "data_wait": 0.0}  # by purpose
         self._start_line()
 
     def _start_line(self) -> None:
@@ -57,11 +64,13 @@ class Watch:
         """Count the time inside to `purpose`."""
         start = time.monotonic()
         yield
-        self._add(purpose, time.monotonic() - start)
+        seconds = time.monotonic() - start
+        self._add(purpose, seconds)
 
     def dispatch(self, step: Callable[..., Any], *arguments: Any) -> Any:
         """`step(*arguments)`. If it had to be compiled, its time counts to `compile`."""
-        num_compilations, start = len(_compilations), time.monotonic()
+        num_compilations = len(_compilations)
+        start = time.monotonic()
         result = step(*arguments)
         if len(_compilations) > num_compilations:
             self._add("compile", time.monotonic() - start)
@@ -81,27 +90,31 @@ class Watch:
         if not self._steps:
             return
         # 1) The steps' own time.
-        spent = {
-            purpose: seconds - self._seconds_before.get(purpose, 0.0)
-            for purpose, seconds in self._seconds.items()
-        }
+        spent = {}
+        for purpose, total in self._seconds.items():
+            spent[purpose] = total - self._seconds_before.get(purpose, 0.0)
         seconds = time.monotonic() - self._line_start
         seconds -= sum(spent.get(purpose, 0.0) for purpose in NOT_STEPS)
         num_steps = len(self._steps)
         device_seconds = max(seconds, 1e-9) * jax.device_count()
-        line = {"step_seconds": seconds / num_steps, "data_wait_seconds": spent["data_wait"] / num_steps}
+        line = {
+            "step_seconds": seconds / num_steps,
+            "data_wait_seconds": spent["data_wait"] / num_steps,
+        }
 
         # 2) Rates a device, and the share of its peak.
         for name in ("tokens", "answer_tokens"):
             if name in self._steps[0]:
-                line[f"{name}_per_second_per_device"] = self._total(name) / device_seconds
+                rate = self._total(name) / device_seconds
+                line[f"{name}_per_second_per_device"] = rate
         if "fill" in self._steps[0]:
             line["fill"] = self._total("fill") / num_steps
         peak = peak_flops(jax.devices()[0].device_kind)
         if self._flops is not None and peak is not None:
             operations = sum(map(self._flops, self._steps))
             line["mfu"] = operations / device_seconds / peak
-        self._metrics.write(number, f"{self._name}/speed", line | _peak_memory())
+        line |= _peak_memory()
+        self._metrics.write(number, f"{self._name}/speed", line)
         self._start_line()
 
     def _total(self, name: str) -> float:
@@ -110,6 +123,7 @@ class Watch:
     def write_time(self, number: int) -> None:
         """Write the last line: the seconds of the whole call, and of each purpose."""
         self.write_speed(number)
+        # What no purpose was named for is the steps' own time.
         seconds = {"all": time.monotonic() - self._started, **self._seconds}
         line = {f"{purpose}_seconds": value for purpose, value in seconds.items()}
         self._metrics.write(number, f"{self._name}/time", line)
@@ -118,9 +132,12 @@ class Watch:
 
 def _peak_memory() -> dict[str, float]:
     """The most memory that a device of this process has held, if devices tell."""
+    # CPUs tell nothing.
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
-    return {"hbm_peak_gigabytes": max(peaks) / 1e9} if peaks else {}
+    if not peaks:
+        return {}
+    return {"hbm_peak_gigabytes": max(peaks) / 1e9}
 
 
 class Tracer:

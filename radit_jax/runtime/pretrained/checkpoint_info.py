@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, by its small files alone: read before any weight, and without jax."""
+"""A checkpoint's network and vectors by its small files alone: read before any weight, and without jax."""
 
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
@@ -31,12 +31,12 @@ SIDES: tuple[str, ...] = ("query", "chunk")
 
 
 class CheckpointInfo(NamedTuple):
-    """A checkpoint before its weights are read."""
+    """What is known of a checkpoint before its weights are read."""
 
     folder: epath.Path
     config: LlamaConfig | BertConfig
-    vectors: Vectors  # what the files say of an encoder's vectors; empty of ours, whose config says it
-    is_ours: bool
+    vectors: Vectors  # what the files say of an encoder's vectors; empty in our own form
+    is_ours: bool  # whether it is in our own form
 
     @property
     def says_pooling(self) -> bool:
@@ -45,14 +45,16 @@ class CheckpointInfo(NamedTuple):
 
 
 def is_ours(folder: epath.PathLike) -> bool:
-    """Whether the folder holds a model in our own form."""
+    """Whether the folder holds a model in our own form, by its `config.json`."""
     path = epath.Path(folder) / "config.json"
     return path.exists() and "module" in read_json(path, REMEDY)
 
 
 def locate(source: str) -> epath.Path:
-    """The folder that `source` names with its small files at least; in a bucket it may be a model of ours."""
-    return epath.Path(source if bucket.is_bucket(source) else hub.find_small(source))
+    """The folder that `source` names, with at least its small files; a bucket can hold a model of ours."""
+    if bucket.is_bucket(source):
+        return epath.Path(source)
+    return epath.Path(hub.find_small(source))
 
 
 def describe(
@@ -65,19 +67,25 @@ def describe(
 ) -> CheckpointInfo:
     """The checkpoint that `source` names. `expected` is the network that it has to be: llama or bert.
 
-    `num_layers`, `pooling` and `normalize` are a BERT's, see `Vectors.settings`.
+    `num_layers` asks for a BERT's first layers; `pooling` and `normalize` are a BERT's, see
+    `Vectors.settings`.
     """
-    own = locate(source)
-    if is_ours(own):
-        values = read_json(own / "config.json", REMEDY)
-        config, said = own_config(values, f"{own}/config.json"), Vectors()
-        if expected:
-            model_type({"model_type": values["module"].lower()}, f"{own}/config.json", expected)
-        if isinstance(config, BertConfig):  # it says both, so that a caller who says otherwise is refused
-            Vectors(config.pooling, config.normalize).settings(str(own), pooling, normalize)
-        return CheckpointInfo(own, config, said, is_ours=True)
-    config, said = describe_folder(own, expected, num_layers, pooling, normalize)
-    return CheckpointInfo(own, config, said, is_ours=False)
+    folder = locate(source)
+    # 1) Hugging Face's form.
+    if not is_ours(folder):
+        config, vectors = describe_folder(folder, expected, num_layers, pooling, normalize)
+        return CheckpointInfo(folder, config, vectors, is_ours=False)
+    # 2) Our own.
+    where = f"{folder}/config.json"
+    values = read_json(folder / "config.json", REMEDY)
+    config = own_config(values, where)
+    if expected:
+        model_type({"model_type": values["module"].lower()}, where, expected)
+    if isinstance(config, BertConfig):
+        # Our form says both, so a caller who says otherwise is refused.
+        own_vectors = Vectors(config.pooling, config.normalize)
+        own_vectors.settings(str(folder), pooling, normalize)
+    return CheckpointInfo(folder, config, Vectors(), is_ours=True)
 
 
 def describe_folder(
@@ -87,17 +95,18 @@ def describe_folder(
     pooling: Pooling | None = None,
     normalize: bool | None = None,
 ) -> tuple[LlamaConfig | BertConfig, Vectors]:
-    """Settings and vectors of a checkpoint in Hugging Face's form."""
+    """Settings and vectors of a checkpoint in Hugging Face's form; the arguments are those of `describe`."""
     inner = transformer_folder(folder)
     values = read_config(inner)
     if model_type(values, f"{inner}/config.json", expected) == "llama":
         return llama_config(values, str(inner)), Vectors()
-    said = read_vectors(folder)
-    settings = said.settings(str(folder), pooling, normalize)
+    # A BERT's vectors are described by files of their own.
+    vectors = read_vectors(folder)
+    settings = vectors.settings(str(folder), pooling, normalize)
     config = bert_config(values, str(inner), **settings)
     if num_layers:
         config = first_layers(config, num_layers, str(inner))
-    return config, said
+    return config, vectors
 
 
 def first_layers(config: BertConfig, num_layers: int, where: str) -> BertConfig:
@@ -110,55 +119,78 @@ def first_layers(config: BertConfig, num_layers: int, where: str) -> BertConfig:
     return replace(config, num_layers=num_layers)
 
 
-# ---- what an experiment asks of its checkpoints ----
+# ---- an experiment's checkpoints ----
 
 
 def check_lm(lm: LmConfig) -> LlamaConfig | None:
-    """The shape of the base language model, refused where its checkpoint is not what the settings say.
+    """The shape of the base language model; ValueError where its checkpoint is not what the settings say.
 
-    None where it is to be trained without a shape, which `config.check` refuses.
+    None where there is neither a checkpoint nor a shape, which `config.check` refuses.
     """
     if not lm.checkpoint:
         return lm.model
-    described = describe(lm.checkpoint, expected="llama")
-    assert isinstance(described.config, LlamaConfig)
+    info = describe(lm.checkpoint, expected="llama")
+    assert isinstance(info.config, LlamaConfig)
+    # Before anything runs, not when the weights are read.
     hub.check_weights(lm.checkpoint)
-    _demand(described.config, lm.checkpoint, _settings(lm.model))
-    return described.config
+    _check_config(info.config, lm.checkpoint, _stated_settings(lm.model))
+    return info.config
 
 
 def check_retriever(retriever: RetrieverConfig) -> dict[str, CheckpointInfo]:
-    """Both towers' checkpoints, with the settings that each tower has; refused where they do not fit."""
-    found = {}
-    for side, checkpoint in (
-        ("query", retriever.checkpoint),
-        ("chunk", retriever.chunk_checkpoint or retriever.checkpoint),
-    ):
-        layers = {"num_layers": retriever.num_layers} if retriever.num_layers else {}
-        described = describe(
-            checkpoint, expected="bert", pooling=retriever.pooling, normalize=retriever.normalize, **layers
-        )
-        hub.check_weights(checkpoint)
-        _demand(described.config, checkpoint, {**_settings(retriever.model), **layers})
-        assert isinstance(described.config, BertConfig)
-        config = tower_config(described.config, retriever, side, str(described.folder))
-        if config.prompt and config.pooling == "mean" and not described.vectors.pools_prompt:
-            raise ValueError(
-                f"{described.folder}: expected vectors that are the mean of all tokens, got include_prompt "
-                "false, which leaves out those of the prompt. Use such an encoder."
-            )
-        found[side] = described._replace(config=config)
-    query, chunk = (found[side].config.vector_size for side in SIDES)
-    if query != chunk:
+    """Both towers' checkpoints by side, with each tower's settings; ValueError where they do not fit."""
+    infos = {
+        "query": _check_tower("query", retriever.checkpoint, retriever),
+        "chunk": _check_tower("chunk", retriever.chunk_checkpoint or retriever.checkpoint, retriever),
+    }
+    # Scores are inner products of the two.
+    sizes = {}
+    for side, info in infos.items():
+        assert isinstance(info.config, BertConfig)
+        sizes[side] = info.config.vector_size
+    query_size, chunk_size = (sizes[side] for side in SIDES)
+    if query_size != chunk_size:
         raise ValueError(
-            f"base.retriever: expected encoders whose vectors are equally wide, got {query} numbers of "
-            f"{retriever.checkpoint} and {chunk} of {retriever.chunk_checkpoint}. Name two of one pair."
+            f"base.retriever: expected encoders whose vectors are equally wide, got {query_size} numbers of "
+            f"{retriever.checkpoint} and {chunk_size} of {retriever.chunk_checkpoint}. Name two of one pair."
         )
-    return found
+    return infos
 
 
-def tower_config(config: BertConfig, retriever: RetrieverConfig, side: str, where: str) -> BertConfig:
-    """The settings of the tower of a side, query or chunk: how its vectors are made, and its prompt."""
+def _check_tower(side: str, checkpoint: str, retriever: RetrieverConfig) -> CheckpointInfo:
+    info = describe(
+        checkpoint,
+        expected="bert",
+        num_layers=retriever.num_layers or None,
+        pooling=retriever.pooling,
+        normalize=retriever.normalize,
+    )
+    # 1) It is what the experiment states.
+    hub.check_weights(checkpoint)
+    stated = _stated_settings(retriever.model)
+    if retriever.num_layers:
+        stated["num_layers"] = retriever.num_layers
+    _check_config(info.config, checkpoint, stated)
+
+    # 2) It can make the tower's vectors.
+    assert isinstance(info.config, BertConfig)
+    config = tower_config(info.config, retriever, side, str(info.folder))
+    if config.prompt and config.pooling == "mean" and not info.vectors.pools_prompt:
+        raise ValueError(
+            f"{info.folder}: expected vectors that are the mean of all tokens, got include_prompt false, "
+            "which leaves out those of the prompt. Use such an encoder."
+        )
+    return info._replace(config=config)
+
+
+def tower_config(
+    config: BertConfig,
+    retriever: RetrieverConfig,
+    side: str,
+    where: str,
+) -> BertConfig:
+    """The settings of one tower, query or chunk: how its vectors are made, and its prompt."""
+    # `describe` has refused settings that contradict the checkpoint.
     if retriever.pooling is not None:
         config = replace(config, pooling=retriever.pooling)
     if retriever.normalize is not None:
@@ -168,36 +200,48 @@ def tower_config(config: BertConfig, retriever: RetrieverConfig, side: str, wher
 
 
 def check_checkpoints(experiment: Experiment) -> None:
-    """Refuse checkpoints that the settings do not fit.
+    """Raise ValueError for checkpoints that the settings do not fit.
 
-    So with rows longer than the language model's window, and texts longer than the encoders' positions.
+    That includes rows longer than the language model's window, and texts longer than an encoder's positions.
     """
-    e = experiment
-    shape = check_lm(e.base.lm)
-    for section, length in (
-        ("base.lm", 0 if e.base.lm.checkpoint else e.base.lm.sequence_length),
-        ("lm_ft", e.lm_ft.sequence_length),
-        ("score", e.score.sequence_length),
-        ("evaluate", e.evaluate.sequence_length),
-    ):
-        if shape is not None and length > shape.max_length:
-            raise ValueError(
-                f"{section}.sequence_length: expected at most {shape.max_length} tokens, the language "
-                f"model's window, got {length}. Lower it."
-            )
-    for section, retriever in (("base.retriever", e.base.retriever), ("lm_ft.retriever", e.lm_ft.retriever)):
+    # 1) The language model, and the rows that it reads.
+    base = experiment.base
+    shape = check_lm(base.lm)
+    if shape is not None:
+        row_lengths = {
+            "base.lm": 0 if base.lm.checkpoint else base.lm.sequence_length,  # a checkpoint is not trained
+            "lm_ft": experiment.lm_ft.sequence_length,
+            "score": experiment.score.sequence_length,
+            "evaluate": experiment.evaluate.sequence_length,
+        }
+        for section, length in row_lengths.items():
+            _check_window(section, length, shape)
+    # 2) The encoders, and the texts that they read.
+    retrievers = {"base.retriever": base.retriever, "lm_ft.retriever": experiment.lm_ft.retriever}
+    for section, retriever in retrievers.items():
         if retriever is not None:
             _check_positions(section, retriever)
 
 
+def _check_window(section: str, length: int, shape: LlamaConfig) -> None:
+    if length > shape.max_length:
+        raise ValueError(
+            f"{section}.sequence_length: expected at most {shape.max_length} tokens, the language "
+            f"model's window, got {length}. Lower it."
+        )
+
+
 def _check_positions(section: str, retriever: RetrieverConfig) -> None:
+    # The number of positions of each encoder.
     if retriever.checkpoint:
-        positions = {side: one.config.max_length for side, one in check_retriever(retriever).items()}
+        infos = check_retriever(retriever)
+        positions = {side: info.config.max_length for side, info in infos.items()}
     elif retriever.model is not None:
         positions = dict.fromkeys(SIDES, retriever.model.max_length)
     else:
         return
-    for side, length in (("query", retriever.query_length), ("chunk", retriever.chunk_length)):
+    lengths = {"query": retriever.query_length, "chunk": retriever.chunk_length}
+    for side, length in lengths.items():
         if length > positions[side]:
             raise ValueError(
                 f"{section}.{side}_length: expected at most {positions[side]} tokens, the positions that the "
@@ -205,23 +249,30 @@ def _check_positions(section: str, retriever: RetrieverConfig) -> None:
             )
 
 
-def _settings(model: LlamaConfig | BertConfig | None) -> dict[str, Any]:
-    """What settings say in so many words of a checkpoint's network: how vectors are made only where set."""
+def _stated_settings(model: LlamaConfig | BertConfig | None) -> dict[str, Any]:
+    """What an experiment states of a checkpoint's network; how vectors are made only where it is set."""
     if model is None:
         return {}
-    return {
-        f.name: getattr(model, f.name)
-        for f in fields(model)
-        if f.name not in VECTOR_SETTINGS or getattr(model, f.name) != f.default
-    }
+    stated = {}
+    for field in fields(model):
+        value = getattr(model, field.name)
+        if field.name not in VECTOR_SETTINGS or value != field.default:
+            stated[field.name] = value
+    return stated
 
 
-def _demand(config: LlamaConfig | BertConfig, checkpoint: str, wanted: dict[str, Any]) -> None:
-    """Refuse a checkpoint that is not what the settings say of it."""
-    found = {name: getattr(config, name, None) for name in wanted}
-    if found != wanted:
-        differing = [name for name in wanted if found[name] != wanted[name]]
-        got, expected = (", ".join(f"{name} {v[name]}" for name in differing) for v in (found, wanted))
+def _check_config(
+    config: LlamaConfig | BertConfig,
+    checkpoint: str,
+    stated: dict[str, Any],
+) -> None:
+    """Refuse a checkpoint whose settings are not those that an experiment states."""
+    found = {name: getattr(config, name, None) for name in stated}
+    differing = [name for name in stated if found[name] != stated[name]]
+    if differing:
+        # The error names all that differs.
+        expected = ", ".join(f"{name} {stated[name]}" for name in differing)
+        got = ", ".join(f"{name} {found[name]}" for name in differing)
         raise ValueError(
             f"checkpoint {checkpoint}: expected {expected} by the experiment's base, got {got}. Name the "
             "right checkpoint, or describe this one."

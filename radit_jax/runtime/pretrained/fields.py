@@ -1,18 +1,20 @@
-"""Fields of JSON objects that others wrote: a table for each kind of file, and errors that name the field."""
+"""Fields of others' JSON objects, read by a table for each kind of file, with errors that name the field."""
 
 import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-REQUIRED = object()
+REQUIRED = object()  # in place of a default
+_MAX_SHOWN = 60  # characters of a value in an error
+_MAX_NUMBER = 1e300  # of any field; JSON can spell larger ones
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 class Field(NamedTuple):
-    """What a field may hold: a `kind` (int, float, bool or str), and of a number its range, ends included."""
+    """What a field may hold: a value of `kind` (int, float, bool or str), a number from `low` to `high`."""
 
-    ours: str  # what a setting of ours calls it
+    ours: str  # the name of our setting
     kind: type
     low: float = 0
     high: float = math.inf
@@ -20,9 +22,12 @@ class Field(NamedTuple):
 
 
 def read_fields(
-    values: Mapping[str, Any], table: Mapping[str, Field], where: str, remedy: str
+    values: Mapping[str, Any],
+    table: Mapping[str, Field],
+    where: str,
+    remedy: str,
 ) -> dict[str, Any]:
-    """The values of the fields in `table` by our names; one that does not fit is a ValueError.
+    """The values of the fields in `table` by our names; ValueError for a value that does not fit.
 
     >>> read_fields({"size": 8}, {"size": Field("width", int, 1, 99)}, "here", "Fetch it again.")
     {'width': 8}
@@ -30,36 +35,62 @@ def read_fields(
     Traceback (most recent call last):
     ValueError: here: expected size to be a whole number from 1 to 99, got "8". Fetch it again.
     """
-    missing = [
-        name for name, field in table.items() if field.default is REQUIRED and values.get(name) is None
-    ]
+    # 1) One error for all that is missing.
+    required = [name for name, field in table.items() if field.default is REQUIRED]
+    missing = [name for name in required if values.get(name) is None]
     if missing:
         raise ValueError(f"{where}: expected {', '.join(missing)}, got none. {remedy}")
-    return {
-        field.ours: field.default
-        if values.get(name) is None
-        else _value(values[name], name, field, where, remedy)
-        for name, field in table.items()
-    }
+    # 2) The values; null counts as absent.
+    by_our_names = {}
+    for name, field in table.items():
+        value = values.get(name)
+        if value is None:
+            by_our_names[field.ours] = field.default
+        else:
+            by_our_names[field.ours] = _check(value, name, field, where, remedy)
+    return by_our_names
 
 
 def shown_value(value: Any) -> str:
-    """A value of a file of others as an error shows it: as JSON, on one line, cut short."""
+    """A value of others' file as an error shows it: JSON on one line, cut to 60 characters."""
     try:
         text = json.dumps(value, ensure_ascii=True)
     except (TypeError, ValueError, RecursionError):
         text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if len(text) > _MAX_SHOWN:
+        return text[: _MAX_SHOWN - 3] + "..."
+    return text
 
 
-def _value(value: Any, name: str, field: Field, where: str, remedy: str) -> Any:
-    kinds = (int, float) if field.kind is float else (field.kind,)
-    right = isinstance(value, kinds) and (field.kind is bool or not isinstance(value, bool))
-    if right and field.kind in (int, float):
-        right = math.isfinite(value) and field.low <= value <= field.high if abs(value) < 1e300 else False
-    if not right:
-        span = f" from {field.low:.12g} to {field.high:.12g}" if field.kind in (int, float) else ""
-        raise ValueError(
-            f"{where}: expected {name} to be {_WORDS[field.kind]}{span}, got {shown_value(value)}. {remedy}"
-        )
-    return field.kind(value)
+def _check(
+    value: Any,
+    name: str,
+    field: Field,
+    where: str,
+    remedy: str,
+) -> Any:
+    """`value` as the field's kind; ValueError where it is of another kind or out of range."""
+    is_number = field.kind in (int, float)
+    fits = _has_kind(value, field.kind)
+    if fits and is_number:
+        fits = _is_in_range(value, field)
+    if fits:
+        return field.kind(value)
+    # The error says what would fit.
+    expected = f"{name} to be {_WORDS[field.kind]}"
+    if is_number:
+        expected += f" from {field.low:.12g} to {field.high:.12g}"
+    raise ValueError(f"{where}: expected {expected}, got {shown_value(value)}. {remedy}")
+
+
+def _has_kind(value: Any, kind: type) -> bool:
+    # In Python a bool is an int, and in JSON an int may stand for a float.
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _is_in_range(value: int | float, field: Field) -> bool:
+    if not abs(value) < _MAX_NUMBER:  # NaN, too
+        return False
+    return field.low <= value <= field.high

@@ -1,4 +1,4 @@
-"""`config.json`: Hugging Face's form of it and our own, read through one table for each network."""
+"""`config.json` in Hugging Face's form and in our own, read and written by one table for each network."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,20 +11,21 @@ from radit_jax.runtime.pretrained.fields import REQUIRED, Field, read_fields, sh
 from radit_jax.runtime.storage.files import as_object, read_json
 
 Pooling = Literal["cls", "mean"]
-BERTS = ("bert", "dpr")  # the model types whose network is BERT's: DPR's encoders are BERTs by other names
+BERTS = ("bert", "dpr")  # model types whose network is BERT's; DPR's encoders are BERTs with other names
 REMEDY = "Fetch the checkpoint again, or use another."
 REMEDY_OF_OURS = "Name a folder that the export stage wrote (export/lm, ...), or write it again."
 
-ALWAYS_SAID = ("num_kv_heads", "head_size")  # by our own config.json; Hugging Face's may leave them out
+ALWAYS_SAID = ("num_kv_heads", "head_size")  # required in our own form, optional in Hugging Face's
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-SIZE = (1, 1 << 24)  # of a vocabulary or a width
+SIZE = (1, 1 << 24)  # the range of a vocabulary or a width
+# Tables: a field's name in Hugging Face's form, and our setting with its kind, range and default.
 LLAMA_FIELDS = {
     "vocab_size": Field("vocab_size", int, *SIZE),
     "hidden_size": Field("hidden_size", int, *SIZE),
     "num_hidden_layers": Field("num_layers", int, 1, 10_000),
     "num_attention_heads": Field("num_heads", int, *SIZE),
-    "num_key_value_heads": Field("num_kv_heads", int, *SIZE, None),  # as many as heads
-    "head_dim": Field("head_size", int, *SIZE, None),  # the width by the heads
+    "num_key_value_heads": Field("num_kv_heads", int, *SIZE, None),  # None: one for each head
+    "head_dim": Field("head_size", int, *SIZE, None),  # None: the width divided by the heads
     "intermediate_size": Field("ffn_size", int, *SIZE),
     "max_position_embeddings": Field("max_length", int, 1, 1 << 30, 2048),
     "rms_norm_eps": Field("rms_norm_eps", float, 0, 1, 1e-6),
@@ -47,7 +48,8 @@ BERT_FIELDS = {
     "type_vocab_size": Field("type_vocab_size", int, 1, 1 << 16, 2),
     "layer_norm_eps": Field("layer_norm_eps", float, 0, 1, 1e-12),
 }
-VECTOR_FIELDS = {  # which a BERT's own config.json lacks and ours has
+# In our own form only: how a BERT's vectors are made.
+VECTOR_FIELDS = {
     "pooling": Field("pooling", str, default="cls"),
     "normalize": Field("normalize", bool, default=False),
     "default_prompt": Field("default_prompt", str, default=""),
@@ -66,40 +68,53 @@ def read_config(folder: epath.PathLike) -> dict[str, Any]:
     return read_json(path, REMEDY)
 
 
-def model_type(values: Mapping[str, Any], where: str, expected: str = "") -> Literal["llama", "bert"]:
+def model_type(
+    values: Mapping[str, Any],
+    where: str,
+    expected: str = "",
+) -> Literal["llama", "bert"]:
     """Which network a `config.json` describes; `expected` is the one, llama or bert, that it has to be."""
     named = values.get("model_type")
-    found = "bert" if named in BERTS else named
+    network = "bert" if named in BERTS else named
+    # An error names the networks that would do.
     titles = {"llama": "a LLaMA (model_type llama)", "bert": "a BERT (model_type bert or dpr)"}
-    if found not in ([expected] if expected else titles):
-        wanted = titles[expected] if expected else " or ".join(titles.values())
+    if expected:
+        titles = {expected: titles[expected]}
+    # A list, for the value may be of any type.
+    if network not in list(titles):
         raise ValueError(
-            f"{where}: expected {wanted}, got model_type {shown_value(named)}. "
+            f"{where}: expected {' or '.join(titles.values())}, got model_type {shown_value(named)}. "
             "Name a checkpoint of that network."
         )
-    return "llama" if found == "llama" else "bert"
+    return "llama" if network == "llama" else "bert"
 
 
 # ---- LLaMA ----
 
 
 def llama_config(values: Mapping[str, Any], folder: str) -> LlamaConfig:
-    """A LLaMA's `config.json`, in its old forms (RoPE at the top, fields absent) and the newest."""
+    """The settings in a LLaMA's `config.json`, in old forms (RoPE at the top, fields absent) or the new."""
     where = f"{folder}/config.json"
     model_type({"model_type": "llama"} | dict(values), where, "llama")
-    _demand(values, where, hidden_act="silu", attention_bias=False, mlp_bias=False, quantization_config=None)
-    # The newest form nests θ with the scaling; a file that was converted may have both.
+    _check_values(
+        values, where, hidden_act="silu", attention_bias=False, mlp_bias=False, quantization_config=None
+    )
+    # The newest form has θ inside with the scaling; a converted file may have both.
     rope = {**_object(values, "rope_scaling", where), **_object(values, "rope_parameters", where)}
     sizes = read_fields(values, LLAMA_FIELDS, where, REMEDY)
-    theta = read_fields({"rope_theta": values.get("rope_theta")} | rope, THETA, where, REMEDY)
-    sizes["num_kv_heads"] = sizes["num_kv_heads"] or sizes["num_heads"]
-    sizes["head_size"] = sizes["head_size"] or sizes["hidden_size"] // sizes["num_heads"]
+    theta_values = {"rope_theta": values.get("rope_theta")} | rope
+    theta = read_fields(theta_values, THETA, where, REMEDY)
+    # Sizes that follow from others where they are absent.
+    num_heads = sizes["num_heads"]
+    sizes["num_kv_heads"] = sizes["num_kv_heads"] or num_heads
+    sizes["head_size"] = sizes["head_size"] or sizes["hidden_size"] // num_heads
     config = LlamaConfig(**sizes, **theta, rope_scaling=_rope_scaling(rope, where))
     return _check_llama(config, where)
 
 
 def llama_json(config: LlamaConfig, dtype: str) -> dict[str, Any]:
     """The `config.json` of a LLaMA, with RoPE at the top, as old and new readers take it."""
+    # The last fields tell readers of many LLaMAs which variant this is.
     scaling = config.rope_scaling
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -114,6 +129,8 @@ def llama_json(config: LlamaConfig, dtype: str) -> dict[str, Any]:
 
 
 def _rope_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
+    """LLaMA 3's scaling of RoPE; None where there is none."""
+    # Its name in the newest form, and in older ones.
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return None
@@ -125,10 +142,15 @@ def _rope_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
 
 
 def _check_llama(config: LlamaConfig, where: str) -> LlamaConfig:
-    if config.num_heads % config.num_kv_heads or config.head_size % 2 or config.head_size == 0:
+    """`config`, or ValueError where its numbers contradict each other."""
+    # RoPE turns pairs of numbers, so a head has an even size.
+    divides = config.num_heads % config.num_kv_heads == 0
+    is_even = config.head_size > 0 and config.head_size % 2 == 0
+    if not divides or not is_even:
         raise ValueError(
-            f"{where}: expected heads of an even size, in groups for each key's head, got {config.num_heads} "
-            f"heads of size {config.head_size} for {config.num_kv_heads} of keys. {REMEDY}"
+            f"{where}: expected heads of an even size, in equal groups for each key head, got "
+            f"{config.num_heads} heads of size {config.head_size} for {config.num_kv_heads} key heads. "
+            f"{REMEDY}"
         )
     scaling = config.rope_scaling
     if scaling is not None and scaling.high_freq_factor <= scaling.low_freq_factor:
@@ -143,11 +165,14 @@ def _check_llama(config: LlamaConfig, where: str) -> LlamaConfig:
 
 
 def bert_config(values: Mapping[str, Any], folder: str, **vectors: Any) -> BertConfig:
-    """A BERT's `config.json`; `vectors` are the fields of `BertConfig` that say how its vectors are made."""
+    """The settings in a BERT's `config.json`; `vectors` are the fields that say how its vectors are made."""
     where = f"{folder}/config.json"
     model_type({"model_type": "bert"} | dict(values), where, "bert")
-    _demand(values, where, hidden_act="gelu", position_embedding_type="absolute", quantization_config=None)
-    _demand(values, where, projection_dim=0, is_decoder=False)  # DPR's, which none of its own encoders has
+    _check_values(
+        values, where, hidden_act="gelu", position_embedding_type="absolute", quantization_config=None
+    )
+    # Options of DPR that none of its own encoders uses.
+    _check_values(values, where, projection_dim=0, is_decoder=False)
     config = BertConfig(**read_fields(values, BERT_FIELDS, where, REMEDY), **vectors)
     return _check_bert(config, where)
 
@@ -165,6 +190,8 @@ def bert_json(config: BertConfig, dtype: str) -> dict[str, Any]:
 
 
 def _check_bert(config: BertConfig, where: str) -> BertConfig:
+    """`config`, or ValueError where its numbers contradict each other."""
+    # Each head has an equal part of the width.
     if config.hidden_size % config.num_heads:
         raise ValueError(
             f"{where}: expected hidden_size to be a multiple of num_attention_heads, got "
@@ -178,73 +205,92 @@ def _check_bert(config: BertConfig, where: str) -> BertConfig:
     return config
 
 
-# ---- what stands beside the network ----
+# ---- special ids ----
 
 
 def read_declared(folder: epath.PathLike) -> dict[str, Any]:
-    """What a checkpoint says of its special ids, to be exported as it came.
+    """What a checkpoint says of its special ids, which an export repeats unchanged.
 
-    `config` has the ids in config.json, `generation` the whole generation_config.json, where there is one.
+    `config` has the ids in config.json; `generation` is the whole generation_config.json, if there is one.
     """
     folder = epath.Path(folder)
-    ids = {name: value for name, value in read_config(folder).items() if name in TOKEN_IDS}
+    values = read_config(folder)
+    ids = {name: value for name, value in values.items() if name in TOKEN_IDS}
     path = folder / "generation_config.json"
     generation = read_json(path, REMEDY) if path.exists() else {}
+    # They are used here, too, as the ids that end an answer.
     _check_ids(ids, f"{folder}/config.json", REMEDY)
     _check_ids(generation, str(path), REMEDY)
     return {"config": ids, "generation": generation}
 
 
 def own_declared(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What `read_declared` found, as our own `config.json` keeps it; empty where nothing was found."""
+    """What `read_declared` returned for the original, from our own `config.json`; empty where it has none."""
     declared = as_object(values.get("declared", {}), f"{where}: declared", REMEDY_OF_OURS)
     for part in ("config", "generation"):
-        inside = as_object(declared.get(part, {}), f"{where}: declared {part}", REMEDY_OF_OURS)
-        _check_ids(inside, f"{where}: declared {part}", REMEDY_OF_OURS)
+        place = f"{where}: declared {part}"
+        ids = as_object(declared.get(part, {}), place, REMEDY_OF_OURS)
+        _check_ids(ids, place, REMEDY_OF_OURS)
     return declared
 
 
 def declared_ids(declared: Mapping[str, Any], name: str) -> list[int]:
-    """The ids of a special token (bos, eos or pad) by what `read_declared` found; −1 is none."""
+    """The ids of a special token (bos, eos or pad) in the result of `read_declared`."""
     for part in ("generation", "config"):
-        value = declared.get(part, {}).get(f"{name}_token_id")
-        if value is not None:
-            return [number for number in (value if isinstance(value, list) else [value]) if number >= 0]
+        numbers = _as_list(declared.get(part, {}).get(f"{name}_token_id"))
+        if numbers is not None:
+            # −1 says that there is none.
+            return [number for number in numbers if number >= 0]
     return []
+
+
+def _as_list(value: Any) -> list[Any] | None:
+    """An id, or a list of ids, as a list; None where there is no value."""
+    if value is None or isinstance(value, list):
+        return value
+    return [value]
 
 
 def _check_ids(values: Mapping[str, Any], where: str, remedy: str) -> None:
     for name in TOKEN_IDS:
         value = values.get(name)
-        numbers = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+        numbers = _as_list(value) or []
+        if not all(type(number) is int for number in numbers):
             raise ValueError(
                 f"{where}: expected {name} to be an id or a list of ids, got {shown_value(value)}. {remedy}"
             )
 
 
-# ---- ours ----
+# ---- our own form ----
 
 
 def own_json(config: LlamaConfig | BertConfig) -> dict[str, Any]:
-    """Our own `config.json`: the network and its settings by our names."""
-    return {"module": type(config).__name__.removesuffix("Config"), "config": asdict(config)}
+    """Our own `config.json`: the network, and its settings by our names."""
+    network = type(config).__name__.removesuffix("Config")
+    return {"module": network, "config": asdict(config)}
 
 
 def own_config(values: Mapping[str, Any], where: str) -> LlamaConfig | BertConfig:
     """The settings in our own `config.json`, which `own_json` made."""
-    named = values.get("module")
-    if named not in ("Llama", "Bert"):
+    network = values.get("module")
+    if network not in ("Llama", "Bert"):
         raise ValueError(
-            f"{where}: expected module Llama or Bert, got {shown_value(named)}. {REMEDY_OF_OURS}"
+            f"{where}: expected module Llama or Bert, got {shown_value(network)}. {REMEDY_OF_OURS}"
         )
     settings = as_object(values.get("config"), f"{where}: config", REMEDY_OF_OURS)
-    if named == "Llama":
-        fields = _by_our_names(settings, LLAMA_FIELDS | THETA, {"rope_scaling"}, where)
-        if (scaling := settings.get("rope_scaling")) is not None:
-            inner = as_object(scaling, f"{where}: rope_scaling", REMEDY_OF_OURS)
-            fields["rope_scaling"] = RopeScaling(**_by_our_names(inner, ROPE_FIELDS, set(), where))
-        return _check_llama(LlamaConfig(**fields), where)
+    return _own_llama(settings, where) if network == "Llama" else _own_bert(settings, where)
+
+
+def _own_llama(settings: Mapping[str, Any], where: str) -> LlamaConfig:
+    fields = _by_our_names(settings, LLAMA_FIELDS | THETA, {"rope_scaling"}, where)
+    scaling = settings.get("rope_scaling")
+    if scaling is not None:
+        values = as_object(scaling, f"{where}: rope_scaling", REMEDY_OF_OURS)
+        fields["rope_scaling"] = RopeScaling(**_by_our_names(values, ROPE_FIELDS, set(), where))
+    return _check_llama(LlamaConfig(**fields), where)
+
+
+def _own_bert(settings: Mapping[str, Any], where: str) -> BertConfig:
     fields = _by_our_names(settings, BERT_FIELDS | VECTOR_FIELDS, {"prompts"}, where)
     if fields["pooling"] not in ("cls", "mean"):
         raise ValueError(
@@ -254,48 +300,65 @@ def own_config(values: Mapping[str, Any], where: str) -> LlamaConfig | BertConfi
 
 
 def _by_our_names(
-    settings: Mapping[str, Any], table: Mapping[str, Field], others: set[str], where: str
+    settings: Mapping[str, Any],
+    table: Mapping[str, Field],
+    others: set[str],
+    where: str,
 ) -> dict[str, Any]:
-    own = {
-        field.ours: field._replace(default=REQUIRED) if field.ours in ALWAYS_SAID else field
-        for field in table.values()
-    }
-    if strange := sorted(settings.keys() - own.keys() - others):
+    """The settings in `table` from our own form, where `others` are allowed besides."""
+    own_table = {}
+    for field in table.values():
+        is_required = field.ours in ALWAYS_SAID
+        own_table[field.ours] = field._replace(default=REQUIRED) if is_required else field
+    # A name that is not ours may be a misspelt one.
+    unknown = sorted(settings.keys() - own_table.keys() - others)
+    if unknown:
         raise ValueError(
-            f"{where}: expected settings of its network, got {shown_value(strange[0])}. {REMEDY_OF_OURS}"
+            f"{where}: expected settings of its network, got {shown_value(unknown[0])}. {REMEDY_OF_OURS}"
         )
-    return read_fields(settings, own, where, REMEDY_OF_OURS)
+    return read_fields(settings, own_table, where, REMEDY_OF_OURS)
 
 
 def _own_prompts(settings: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]:
     pairs = settings.get("prompts") or []
-    right = isinstance(pairs, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
-        for pair in pairs
-    )
-    if not right:
+    is_right = isinstance(pairs, list) and all(map(_is_pair_of_texts, pairs))
+    if not is_right:
         raise ValueError(
             f"{where}: expected prompts as pairs of texts, got {shown_value(pairs)}. {REMEDY_OF_OURS}"
         )
     return tuple((name, text) for name, text in pairs)
 
 
+def _is_pair_of_texts(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    return all(isinstance(text, str) for text in value)
+
+
 # ---- fields ----
 
 
 def _as_json(config: Any, table: Mapping[str, Field]) -> dict[str, Any]:
-    return {name: getattr(config, field.ours) for name, field in table.items()}
+    """The settings in `table` by Hugging Face's names."""
+    values = {}
+    for name, field in table.items():
+        values[name] = getattr(config, field.ours)
+    return values
 
 
 def _object(values: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
-    return {} if values.get(name) is None else as_object(values[name], f"{where}: {name}", REMEDY)
+    """The object in a field; empty where the field is absent or null."""
+    if values.get(name) is None:
+        return {}
+    return as_object(values[name], f"{where}: {name}", REMEDY)
 
 
-def _demand(values: Mapping[str, Any], where: str, **expected: Any) -> None:
-    """An error where the config has a field that says that this is another network than ours."""
+def _check_values(values: Mapping[str, Any], where: str, **expected: Any) -> None:
+    """Raise ValueError where a field says that this is another network than ours."""
     for name, value in expected.items():
-        if values.get(name, value) != value:
+        found = values.get(name, value)
+        if found != value:
             raise ValueError(
-                f"{where}: expected {name} {shown_value(value)}, got {shown_value(values[name])}. "
+                f"{where}: expected {name} {shown_value(value)}, got {shown_value(found)}. "
                 "Use such a checkpoint."
             )

@@ -1,7 +1,7 @@
-"""Models in the forms that transformers, PEFT, vLLM and sentence-transformers load.
+"""Models written in the forms that transformers, PEFT, vLLM and sentence-transformers load.
 
-A language model's folder is `LlamaForCausalLM`'s. An encoder's is `BertModel`'s and at once one of
-sentence-transformers, which says how vectors are made. Each is read back, tensor by tensor.
+A language model's folder is one of `LlamaForCausalLM`. An encoder's folder is one of `BertModel` and also one
+of sentence-transformers, which says how vectors are made. Each is read back, tensor by tensor.
 """
 
 import copy
@@ -21,42 +21,57 @@ from radit_jax.runtime.pretrained.tokenizers import Tokenizer, load_tokenizer, s
 from radit_jax.runtime.pretrained.vectors import write_vectors
 from radit_jax.runtime.storage.files import read_json, write_whole
 
-ADAPTERS = "hf/lm_adapter"  # where a run keeps them
+ADAPTERS = "hf/lm_adapter"  # the adapters' name in a stage's folder
 NOT_THE_SAME = (
     "This checkpoint cannot be written in Hugging Face's form: export without it by --set export.hf=false."
 )
+# A text that tokenisers disagree on where their settings differ.
 PROBE = "Background: Zoë's 1,984 naïve cafés – 東京.\n\nQ: Where?\nA: "
 
 
 def export_hf(
-    folder: epath.PathLike, model: Model, *, dtype: str = "float32", shard_bytes: int = SHARD_BYTES
+    folder: epath.PathLike,
+    model: Model,
+    *,
+    dtype: str = "float32",
+    shard_bytes: int = SHARD_BYTES,
 ) -> float:
-    """Write `model` into `folder`; the largest error of a parameter that was read back.
+    """Write `model` to `folder`, and return the largest error of a parameter that was read back.
 
-    In float32 it is 0, in bfloat16 the rounding's.
+    In float32 the error is 0, in bfloat16 that of rounding.
     """
-    folder, config = epath.Path(folder), model.module.config
+    folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    config = model.module.config
+    # 1) Write the weights, the tokeniser and the settings.
     tensors = to_hf(model.params)
     write_tensors(folder, tensors, dtype=dtype, shard_bytes=shard_bytes)
-    save_tokenizer(folder, _with_marks(model.tokenizer, config))
-    # A tokeniser of transformers 5 may be of a class that 4, which vLLM may bring, does not know.
-    _set(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    save_tokenizer(folder, _adding_specials(model.tokenizer, config))
+    # transformers 5 may name a class that transformers 4, which vLLM may bring, does not know.
+    _set_values(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     _write_config(folder, config, model.tokenizer, dtype)
+
+    # 2) Read back what was written.
     _check_config(folder, config)
     _check_tokenizer(folder, model.tokenizer, config.vocab_size)
     return largest_error(folder, tensors)
 
 
-def export_peft(folder: epath.PathLike, adapters: Any, lora: LoraConfig, base: str = "") -> float:
-    """Write adapters into `folder` as PEFT loads them; the largest error of one that was read back: 0.
+def export_peft(
+    folder: epath.PathLike,
+    adapters: Any,
+    lora: LoraConfig,
+    base: str = "",
+) -> float:
+    """Write adapters to `folder` in PEFT's form, and return the largest error of one that was read back: 0.
 
-    `base` names the checkpoint that they belong to, where there is one that others can find.
+    `base` names the checkpoint that they belong to, if others can find it.
     """
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = adapters_to_peft(adapters)
     write_tensors(folder, tensors, stem="adapter_model")
+    # LoRA without dropout or biases: ready to be used, or trained further.
     values = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -69,34 +84,44 @@ def export_peft(folder: epath.PathLike, adapters: Any, lora: LoraConfig, base: s
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    write_whole(folder / "adapter_config.json", json.dumps(values, indent=2) + "\n")
+    _write_json(folder / "adapter_config.json", values)
     return largest_error(folder, tensors)
 
 
 def _write_config(
-    folder: epath.Path, config: LlamaConfig | BertConfig, tokenizer: Tokenizer, dtype: str
+    folder: epath.Path,
+    config: LlamaConfig | BertConfig,
+    tokenizer: Tokenizer,
+    dtype: str,
 ) -> None:
+    """Write config.json, generation_config.json, and an encoder's files that say how vectors are made."""
     declared = tokenizer.declared
     if isinstance(config, BertConfig):
-        values, names = hf_config.bert_json(config, dtype), ("pad",)
-        length = min(tokenizer.hf.model_max_length, config.max_length)
-        write_vectors(folder, config, length, bool(declared.get("do_lower_case")))
+        values = hf_config.bert_json(config, dtype)
+        names = ("pad",)
+        max_length = min(tokenizer.hf.model_max_length, config.max_length)
+        write_vectors(folder, config, max_length, bool(declared.get("do_lower_case")))
     else:
-        values, names = hf_config.llama_json(config, dtype), ("bos", "eos", "pad")
-    # Special ids are as they came: null stays null, and a list a list.
-    ids = {f"{name}_token_id": _own_id(tokenizer, name, config) for name in names} | declared.get(
-        "config", {}
-    )
-    write_whole(folder / "config.json", json.dumps(values | ids, indent=2) + "\n")
+        values = hf_config.llama_json(config, dtype)
+        names = ("bos", "eos", "pad")
+    for name in names:
+        values[f"{name}_token_id"] = _known_id(tokenizer, name, config)
+    # Declared ids stay as they are: null stays null, and a list a list.
+    values |= declared.get("config", {})
+    _write_json(folder / "config.json", values)
     if declared.get("generation"):
-        generation = json.dumps(declared["generation"], indent=2) + "\n"
-        write_whole(folder / "generation_config.json", generation)
+        _write_json(folder / "generation_config.json", declared["generation"])
 
 
-def _own_id(tokenizer: Tokenizer, name: str, config: LlamaConfig | BertConfig) -> int | None:
-    """The tokeniser's own id of a special token, where the network has an embedding for it."""
+def _known_id(tokenizer: Tokenizer, name: str, config: LlamaConfig | BertConfig) -> int | None:
+    """The tokeniser's own id of a special token, if the network has an embedding for it."""
     number = getattr(tokenizer.hf, f"{name}_token_id")
     return number if number is not None and number < config.vocab_size else None
+
+
+def _write_json(path: epath.Path, values: Any) -> None:
+    text = json.dumps(values, indent=2) + "\n"
+    write_whole(path, text)
 
 
 def _check_config(folder: epath.Path, config: LlamaConfig | BertConfig) -> None:
@@ -117,20 +142,24 @@ def _check_tokenizer(folder: epath.Path, tokenizer: Tokenizer, vocab_size: int) 
         )
 
 
-def _with_marks(tokenizer: Tokenizer, config: LlamaConfig | BertConfig) -> Tokenizer:
-    """A copy that puts in `<bos>`, or `[CLS] … [SEP]`, by itself: others expect that of a tokeniser."""
+def _adding_specials(tokenizer: Tokenizer, config: LlamaConfig | BertConfig) -> Tokenizer:
+    """A copy that adds `<bos>`, or `[CLS]` and `[SEP]`, by itself, as others expect of a tokeniser."""
+    # `$A` is the text in tokenizers' templates.
     hf = copy.deepcopy(tokenizer.hf)
     if isinstance(config, BertConfig):
-        names = [hf.convert_ids_to_tokens(number) for number in (tokenizer.cls_id, tokenizer.sep_id)]
-        form = f"{names[0]} $A {names[1]}"
+        first = hf.convert_ids_to_tokens(tokenizer.cls_id)
+        last = hf.convert_ids_to_tokens(tokenizer.sep_id)
+        names, template = [first, last], f"{first} $A {last}"
     else:
-        names = [hf.convert_ids_to_tokens(tokenizer.bos_id)]
-        form = f"{names[0]} $A"
+        first = hf.convert_ids_to_tokens(tokenizer.bos_id)
+        names, template = [first], f"{first} $A"
     ids = [(name, hf.convert_tokens_to_ids(name)) for name in names]
-    hf.backend_tokenizer.post_processor = processors.TemplateProcessing(single=form, special_tokens=ids)
+    hf.backend_tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
     return Tokenizer(hf, config.vocab_size, tokenizer.declared)
 
 
-def _set(path: epath.Path, **values: Any) -> None:
+def _set_values(path: epath.Path, **values: Any) -> None:
+    """Set fields of a JSON file."""
     content = read_json(path, "Export again.") | values
-    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, text)

@@ -1,11 +1,11 @@
-"""Checkpoints in Hugging Face's form, to our parameters and back.
+"""Weights in Hugging Face's form, to our parameters and back.
 
-One table for each network pairs Hugging Face's names with our paths, and is walked both ways. `{}` is the
+One table for each network pairs Hugging Face's names with our paths, and serves both directions. `{}` is the
 number of a layer: the layers' tensors are stacked on a leading axis. A `kernel` is the transpose, (in, out)
-where torch has (out, in). Nothing may be missing and nothing left over, but for what is named as ignored.
+where torch has (out, in). No tensor may be missing and none left over, except those that a table ignores.
 
-Reading, each device is given the part of a tensor that its shard needs, out of a mapped file; writing, one
-tensor at a time leaves the devices. So the host holds one tensor beside what the devices hold.
+When weights are read, each device gets the part of a tensor for its shard, out of a mapped file. When they
+are written, one tensor at a time leaves the devices. So the host holds one tensor besides the devices' own.
 """
 
 import re
@@ -35,12 +35,12 @@ MATRICES = ("/kernel", "/lora_a", "/lora_b")  # (in, out) here, (out, in) in tor
 
 
 class Entry(NamedTuple):
-    """A tensor of a checkpoint, and the part of our parameters that it is."""
+    """A tensor of a checkpoint, and its place in our parameters."""
 
-    name: str
-    shape: tuple[int, ...]
-    path: str
-    layer: int | None  # None: the whole parameter
+    name: str  # Hugging Face's
+    shape: tuple[int, ...]  # torch's
+    path: str  # of our parameter
+    layer: int | None  # its index on the leading axis; None: the whole parameter
 
 
 LLAMA: Table = (
@@ -57,13 +57,21 @@ LLAMA: Table = (
     ("model.norm.weight", "model/norm/weight"),
     ("lm_head.weight", "lm_head/kernel"),  # absent when tied
 )
-# PEFT's names of adapters, for those kernels that have one.
-LORA: Table = tuple(
-    (f"base_model.model.{name.removesuffix('weight')}{theirs}.weight", path.removesuffix("kernel") + ours)
-    for name, path in LLAMA
-    if path.endswith("_proj/kernel")
-    for theirs, ours in (("lora_A", "lora_a"), ("lora_B", "lora_b"))
-)
+
+
+def _lora_table() -> Table:
+    """PEFT's names of adapters, for the kernels that have one."""
+    table = []
+    for name, path in LLAMA:
+        if path.endswith("_proj/kernel"):
+            theirs = f"base_model.model.{name.removesuffix('weight')}"
+            ours = path.removesuffix("kernel")
+            table.append((f"{theirs}lora_A.weight", f"{ours}lora_a"))
+            table.append((f"{theirs}lora_B.weight", f"{ours}lora_b"))
+    return tuple(table)
+
+
+LORA = _lora_table()
 LLAMA_IGNORED = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
 
 BERT: Table = (
@@ -89,11 +97,14 @@ BERT: Table = (
     ("encoder.layer.{}.output.LayerNorm.weight", "encoder/layer/output/LayerNorm/scale"),
     ("encoder.layer.{}.output.LayerNorm.bias", "encoder/layer/output/LayerNorm/bias"),
 )
-# The pooler serves BERT's next-sentence task, `cls` its two pre-training tasks; the position ids are a
+# The pooler serves BERT's next-sentence task, and `cls` its two pre-training tasks. The position ids are a
 # constant that old versions saved.
 BERT_IGNORED = r"pooler\..*|embeddings\.position_ids|cls\..*"
-BERT_ROOT = "embeddings.word_embeddings.weight"  # before it stands the prefix of all of a BERT's names
+BERT_ROOT = "embeddings.word_embeddings.weight"  # what precedes it is the prefix of all of a BERT's names
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # of TensorFlow
+
+
+# ---- read ----
 
 
 def load_llama(
@@ -101,9 +112,12 @@ def load_llama(
 ) -> tuple[LlamaConfig, Any]:
     """The LLaMA in `folder`: its config, and its parameters in `dtype` over `mesh` (None: one device)."""
     config = llama_config(read_config(folder), str(folder))
-    ignored = LLAMA_IGNORED + (r"|lm_head\.weight" if config.tie_embeddings else "")
+    ignored = LLAMA_IGNORED
+    if config.tie_embeddings:
+        ignored += r"|lm_head\.weight"
     tensors = _drop(open_tensors(folder), ignored)
-    return config, _from_hf(tensors, LLAMA, Llama(config), str(folder), dtype, mesh)
+    params = _from_hf(tensors, LLAMA, Llama(config), str(folder), dtype, mesh)
+    return config, params
 
 
 def load_bert(
@@ -117,33 +131,160 @@ def load_bert(
 ) -> tuple[BertConfig, Any]:
     """The BERT in `folder`, or its first `num_layers` layers: its config and parameters, as `load_llama`.
 
-    Tensor names may begin with `bert.` or as DPR's do, and may be those of TensorFlow. How its vectors are
-    made the folder's sentence-transformers layout says, or else the caller (`Vectors.settings`).
+    Tensor names may begin with `bert.` or with DPR's prefixes, and may be those of TensorFlow. The folder's
+    sentence-transformers layout says how its vectors are made, or else the caller does (`Vectors.settings`).
     """
-    described, _ = describe_folder(folder, "bert", num_layers, pooling, normalize)
-    assert isinstance(described, BertConfig)
+    config, _ = describe_folder(folder, "bert", num_layers, pooling, normalize)
+    assert isinstance(config, BertConfig)
     folder = transformer_folder(folder)
-    saved_layers = read_config(folder)["num_hidden_layers"]
     tensors = _bert_tensors(open_tensors(folder))
-    cut = "|".join(rf"encoder\.layer\.{layer}\..*" for layer in range(described.num_layers, saved_layers))
-    tensors = _drop(tensors, f"{BERT_IGNORED}|{cut}" if cut else BERT_IGNORED)
-    return described, _from_hf(tensors, BERT, Bert(described), str(folder), dtype, mesh)
+    # The checkpoint's layers after `num_layers` are not read.
+    num_saved_layers = read_config(folder)["num_hidden_layers"]
+    ignored = [BERT_IGNORED]
+    for layer in range(config.num_layers, num_saved_layers):
+        ignored.append(rf"encoder\.layer\.{layer}\..*")
+    tensors = _drop(tensors, "|".join(ignored))
+    params = _from_hf(tensors, BERT, Bert(config), str(folder), dtype, mesh)
+    return config, params
 
 
 def _bert_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a BERT without the prefix of their names, and by the names of today."""
-    prefix = next((name.removesuffix(BERT_ROOT) for name in tensors if name.endswith(BERT_ROOT)), "")
-    found = {}
+    """The tensors of a BERT without the prefix of their names, and by today's names."""
+    # 1) What precedes the embeddings' name precedes all names.
+    prefix = ""
+    for name in tensors:
+        if name.endswith(BERT_ROOT):
+            prefix = name.removesuffix(BERT_ROOT)
+            break
+    # 2) Names without it, in today's spelling.
+    renamed = {}
     for name, tensor in tensors.items():
-        name = name.removeprefix(prefix)
+        new_name = name.removeprefix(prefix)
         for old, new in OLD_NAMES.items():
-            name = name.removesuffix(old) + new if name.endswith(old) else name
-        found[name] = tensor
-    return found
+            if new_name.endswith(old):
+                new_name = new_name.removesuffix(old) + new
+        renamed[new_name] = tensor
+    return renamed
+
+
+def _drop(tensors: Mapping[str, Tensor], ignored: str) -> dict[str, Tensor]:
+    """The tensors whose names do not match the pattern `ignored`."""
+    remaining = {}
+    for name, tensor in tensors.items():
+        if not re.fullmatch(ignored, name):
+            remaining[name] = tensor
+    return remaining
+
+
+def _from_hf(
+    tensors: dict[str, Tensor],
+    table: Table,
+    module: Llama | Bert,
+    where: str,
+    dtype: str,
+    mesh: Mesh | None,
+) -> Any:
+    """The parameters of `module`, in the shapes that its config gives; it takes all of `tensors`."""
+    # 1) The tensors of each parameter.
+    targets = parameter_shapes(module)
+    shapes = {path: target.shape for path, target in targets.items()}
+    parts: dict[str, list[Tensor]] = {path: [] for path in shapes}
+    for entry in _entries(table, shapes):
+        parts[entry.path].append(_take(tensors, entry, where))
+    if tensors:
+        raise ValueError(
+            f"{where}: expected tensors of this network only, got {sorted(tensors)}. Use a checkpoint "
+            "without them."
+        )
+    # 2) Each parameter on the devices.
+    shardings = _shardings(targets, mesh)
+    arrays = {}
+    for path, tensor_parts in parts.items():
+        target = jax.ShapeDtypeStruct(shapes[path], dtype, sharding=shardings[path])
+        arrays[path] = _read_parameter(path, tensor_parts, target)
+    return unflatten_dict(arrays, sep="/")
+
+
+def parameter_shapes(module: Llama | Bert) -> dict[str, Any]:
+    """The shapes of the module's parameters by their paths."""
+    inputs = [jnp.zeros((1, 1), jnp.int32)]
+    if isinstance(module, Bert):
+        inputs.append(jnp.ones((1, 1), bool))
+    variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    return flatten_dict(variables["params"], sep="/")
+
+
+def _shardings(shapes: Mapping[str, Any], mesh: Mesh | None) -> dict[str, Any]:
+    if mesh is None:
+        first_device = SingleDeviceSharding(jax.local_devices()[0])
+        return dict.fromkeys(shapes, first_device)
+    return flatten_dict(tree_shardings(unflatten_dict(shapes, sep="/"), mesh), sep="/")
+
+
+def _take(tensors: dict[str, Tensor], entry: Entry, where: str) -> Tensor:
+    """Remove a tensor from `tensors`, and return it if it has its network's shape."""
+    if entry.name not in tensors:
+        raise ValueError(
+            f"{where}: expected the tensor {entry.name!r} by config.json, got none. Fetch the checkpoint "
+            "again."
+        )
+    # A checkpoint of another size would have the same names.
+    tensor = tensors.pop(entry.name)
+    if tensor.shape != entry.shape:
+        raise ValueError(
+            f"{where}: expected {entry.name} of shape {entry.shape} by config.json, got {tensor.shape}. Take "
+            "both files from one model."
+        )
+    return tensor
+
+
+def _read_parameter(path: str, parts: list[Tensor], target: jax.ShapeDtypeStruct) -> jax.Array:
+    """The parameter `target` from its tensors: one for each layer, or a single one."""
+    if len(parts[0].shape) == len(target.shape):
+        return _read_tensor(path, parts[0], target)
+    layer_sharding = _sharding_of_layer(target.sharding)
+    layer = jax.ShapeDtypeStruct(target.shape[1:], target.dtype, sharding=layer_sharding)
+    stack = jnp.zeros(target.shape, target.dtype, device=target.sharding)
+    for number, part in enumerate(parts):
+        array = _read_tensor(path, part, layer)
+        stack = _set_layer(stack, array, np.int32(number))
+        stack.block_until_ready()  # else layers that are read ahead would add up in memory
+    return stack
+
+
+def _read_tensor(path: str, tensor: Tensor, target: jax.ShapeDtypeStruct) -> jax.Array:
+    """The array `target`; each device reads its own part of the tensor."""
+
+    def read_shard(index: Index | None) -> np.ndarray:
+        assert index is not None
+        part = tensor.read(_turned(path, index))
+        part = part.T if path.endswith(MATRICES) else part
+        return np.ascontiguousarray(part, target.dtype)
+
+    return jax.make_array_from_callback(target.shape, target.sharding, read_shard)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _set_layer(stack: Any, layer: Any, number: Any) -> Any:
+    return jax.lax.dynamic_update_index_in_dim(stack, layer, number, axis=0)
+
+
+def _sharding_of_layer(sharding: Any) -> Any:
+    """The sharding of one layer in a stack with `sharding`, which never cuts a stack between its layers."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    if not sharding.spec:
+        return NamedSharding(sharding.mesh, PartitionSpec())
+    layers, *axes = sharding.spec
+    assert layers is None
+    return NamedSharding(sharding.mesh, PartitionSpec(*axes))
+
+
+# ---- write ----
 
 
 def to_hf(params: Any) -> dict[str, Tensor]:
-    """The parameters of a `Llama` or a `Bert` under Hugging Face's names, in the shapes of their checkpoints.
+    """The parameters of a `Llama` or a `Bert` by Hugging Face's names, in the shapes of their checkpoints.
 
     Nothing is copied before a tensor is read.
     """
@@ -151,109 +292,33 @@ def to_hf(params: Any) -> dict[str, Tensor]:
 
 
 def adapters_to_peft(adapters: Any) -> dict[str, Tensor]:
-    """The adapters of a `Llama` (`models/lora.py`) under PEFT's names, in the shapes of its files."""
+    """The adapters of a `Llama` (`models/lora.py`) by PEFT's names, in the shapes of its files."""
     return _to_hf(adapters, LORA)
 
 
 def _to_hf(params: Any, table: Table) -> dict[str, Tensor]:
     arrays: dict[str, Any] = flatten_dict(params, sep="/")
-    if strange := sorted(arrays.keys() - {path for _, path in table}):
-        raise ValueError(f"to_hf: parameters {strange} have no name in a checkpoint; remove them")
-    entries = _walk(table, {path: array.shape for path, array in arrays.items()})
-    return {e.name: Tensor(e.shape, partial(_read_array, arrays[e.path], e)) for e in entries}
-
-
-def _walk(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Entry]:
-    """The tensors that make parameters of these shapes; a path that `shapes` lacks is passed over."""
-    for name, path in table:
-        if path not in shapes:
-            continue
-        shape, stacked = shapes[path], "{}" in name
-        single = shape[1:] if stacked else shape
-        for layer in range(shape[0]) if stacked else (None,):
-            yield Entry(name.format(layer), _turned(path, single), path, layer)
-
-
-def _turned(path: str, axes: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A tensor's axes in torch's order from ours, and ours from torch's."""
-    return axes[::-1] if path.endswith(MATRICES) else axes
-
-
-def _from_hf(
-    tensors: dict[str, Tensor], table: Table, module: Llama | Bert, where: str, dtype: str, mesh: Mesh | None
-) -> Any:
-    """The parameters of `module`, in the shapes that its config gives them; all tensors are used."""
-    shapes = parameter_shapes(module)
-    places: dict[str, list[Tensor]] = {path: [] for path in shapes}
-    for entry in _walk(table, {path: shape.shape for path, shape in shapes.items()}):
-        places[entry.path].append(_take(tensors, entry, where))
-    if tensors:
+    named = {path for _, path in table}
+    unnamed = sorted(arrays.keys() - named)
+    if unnamed:
         raise ValueError(
-            f"{where}: tensors {sorted(tensors)} have no place in this network; use a checkpoint without them"
+            f"to_hf: expected parameters that a checkpoint has names for, got {unnamed}. Remove them."
         )
-    shardings = _shardings(shapes, mesh)
-    arrays = {
-        path: _array(path, parts, jax.ShapeDtypeStruct(shapes[path].shape, dtype, sharding=shardings[path]))
-        for path, parts in places.items()
-    }
-    return unflatten_dict(arrays, sep="/")
-
-
-def _take(tensors: dict[str, Tensor], entry: Entry, where: str) -> Tensor:
-    """Remove a tensor from `tensors`, in the shape that its network needs."""
-    if entry.name not in tensors:
-        raise ValueError(
-            f"{where}: no tensor {entry.name!r}, which config.json asks for; fetch it again, whole"
-        )
-    tensor = tensors.pop(entry.name)
-    if tensor.shape != entry.shape:
-        raise ValueError(
-            f"{where}: {entry.name} gives shape {tensor.shape}, but config.json asks for {entry.shape}; "
-            "take both files from one model"
-        )
-    return tensor
-
-
-def _array(path: str, parts: list[Tensor], wanted: jax.ShapeDtypeStruct) -> jax.Array:
-    """The parameter `wanted`, which `parts`, its layers or itself, make; a layer at a time."""
-    if len(parts[0].shape) == len(wanted.shape):
-        return _single(path, parts[0], wanted)
-    layer = jax.ShapeDtypeStruct(wanted.shape[1:], wanted.dtype, sharding=_of_layer(wanted.sharding))
-    stack = jnp.zeros(wanted.shape, wanted.dtype, device=wanted.sharding)
-    for number, part in enumerate(parts):
-        stack = _place(stack, _single(path, part, layer), np.int32(number))
-        stack.block_until_ready()  # else layers that were read ahead would add up
-    return stack
-
-
-def _single(path: str, tensor: Tensor, wanted: jax.ShapeDtypeStruct) -> jax.Array:
-    def shard(index: Index | None) -> np.ndarray:
-        assert index is not None
-        part = tensor.read(_turned(path, index))
-        part = part.T if path.endswith(MATRICES) else part
-        return np.ascontiguousarray(part, wanted.dtype)
-
-    return jax.make_array_from_callback(wanted.shape, wanted.sharding, shard)
-
-
-@partial(jax.jit, donate_argnums=0)
-def _place(stack: Any, layer: Any, number: Any) -> Any:
-    return jax.lax.dynamic_update_index_in_dim(stack, layer, number, axis=0)
-
-
-def _of_layer(sharding: Any) -> Any:
-    """How one layer lies where a stack lies as `sharding` says, which cuts no stack between its layers."""
-    if not isinstance(sharding, NamedSharding):
-        return sharding
-    layers, *axes = [*sharding.spec, None]
-    assert layers is None
-    return NamedSharding(sharding.mesh, PartitionSpec(*axes[: len(sharding.spec) - 1]))
+    # One for each parameter, or for each of its layers.
+    shapes = {path: array.shape for path, array in arrays.items()}
+    tensors = {}
+    for entry in _entries(table, shapes):
+        read = partial(_read_array, arrays[entry.path], entry)
+        tensors[entry.name] = Tensor(entry.shape, read)
+    return tensors
 
 
 def _read_array(array: Any, entry: Entry, index: Index) -> np.ndarray:
-    """The part `index`, in torch's axes, of the tensor `entry`, out of a parameter."""
+    """The part `index`, in torch's axes, of the tensor `entry`, from our parameter."""
     if entry.layer is not None:
-        array = array[entry.layer] if isinstance(array, np.ndarray) else _layer(array, entry.layer)
+        # From the devices, only the layer.
+        is_on_host = isinstance(array, np.ndarray)
+        array = array[entry.layer] if is_on_host else _layer(array, entry.layer)
     part = np.asarray(array)[_turned(entry.path, index)]
     return part.T if entry.path.endswith(MATRICES) else part
 
@@ -263,18 +328,25 @@ def _layer(stack: Any, number: Any) -> Any:
     return jax.lax.dynamic_index_in_dim(stack, number, keepdims=False)
 
 
-def _shardings(shapes: Mapping[str, Any], mesh: Mesh | None) -> dict[str, Any]:
-    if mesh is None:
-        return dict.fromkeys(shapes, SingleDeviceSharding(jax.local_devices()[0]))
-    return flatten_dict(tree_shardings(unflatten_dict(shapes, sep="/"), mesh), sep="/")
+# ---- both ----
 
 
-def parameter_shapes(module: Llama | Bert) -> dict[str, Any]:
-    """The shapes of the module's parameters by their paths."""
-    inputs = [jnp.zeros((1, 1), jnp.int32)] + [jnp.ones((1, 1), bool)] * isinstance(module, Bert)
-    variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-    return flatten_dict(variables["params"], sep="/")
+def _entries(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Entry]:
+    """The tensors that make up parameters of these shapes; paths that `shapes` lacks are skipped."""
+    for name, path in table:
+        if path not in shapes:
+            continue
+        shape = shapes[path]
+        if "{}" not in name:
+            yield Entry(name, _turned(path, shape), path, None)
+            continue
+        # Layers are stacked on the leading axis.
+        num_layers, *axes = shape
+        layer_shape = _turned(path, tuple(axes))
+        for layer in range(num_layers):
+            yield Entry(name.format(layer), layer_shape, path, layer)
 
 
-def _drop(tensors: Mapping[str, Tensor], ignored: str) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if not re.fullmatch(ignored, name)}
+def _turned(path: str, axes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A tensor's axes in torch's order from ours, and in ours from torch's."""
+    return axes[::-1] if path.endswith(MATRICES) else axes

@@ -1,10 +1,11 @@
-"""Where a checkpoint lies: a folder, one inside an installed package, or a snapshot of a hub's repository.
+"""Where a checkpoint is: a folder, a folder inside an installed package, or a repository of a hub.
 
     /models/llama   ~/llama   ./llama   runs/llama      a folder
     package:NAME/FOLDER                                 inside an installed package
     hub:ORG/NAME    hub:ORG/NAME@REVISION   ORG/NAME    on the hub
 
-`ORG/NAME` without `hub:` is the hub's only where no folder ORG is here: a slip in a path is no download.
+`ORG/NAME` without `hub:` is on the hub only where there is no folder ORG, so that a slip in a path downloads
+nothing.
 """
 
 import importlib.util
@@ -18,17 +19,21 @@ from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.pretrained.fields import shown_value
 
 _ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?")
-# Weights in Meta's own form and for other runtimes lie in folders of the same repositories.
+# Files without weights.
 _SMALL = ["*.json", "*.txt", "*.jinja", "tokenizer.model", "README.md", "LICENSE*"]
+# Weights in Meta's own form and for other runtimes, which are in folders of the same repositories.
 _OTHER_FORMS = ["original/*", "onnx/*", "openvino/*"]
 
 
 def find(source: str) -> Path:
-    """The folder of the checkpoint `source`, fetched from the hub where it names one of its repositories."""
-    if (place := _on_hub(source)) is None:
+    """The folder of the checkpoint `source`, downloaded if it is on the hub."""
+    place = _on_hub(source)
+    if place is None:
         return _local(source)
-    repo, commit = place[0], _commit(source, *place)
+    repo, revision = place
+    commit = _commit(source, repo, revision)
     folder = _snapshot(source, repo, commit, [*_SMALL, "*.safetensors"])
+    # Torch's pickles only where there is nothing else.
     if not any(folder.rglob("*.safetensors")):
         demand_torch(source)
         folder = _snapshot(source, repo, commit, [*_SMALL, "pytorch_model*.bin"])
@@ -36,37 +41,42 @@ def find(source: str) -> Path:
 
 
 def find_small(source: str) -> Path:
-    """The folder of the checkpoint `source` with its small files at least: settings, tokeniser, licence."""
-    if (place := _on_hub(source)) is None:
+    """The folder of the checkpoint `source` with at least its small files: settings, tokeniser, licence."""
+    place = _on_hub(source)
+    if place is None:
         return _local(source)
-    return _snapshot(source, place[0], _commit(source, *place), _SMALL)
+    repo, revision = place
+    return _snapshot(source, repo, _commit(source, repo, revision), _SMALL)
 
 
 def check_weights(source: str) -> None:
-    """Refuse a checkpoint that torch is needed for and not here, before its weights are fetched or read."""
+    """Refuse a checkpoint that only torch can read where torch is missing, before weights are downloaded."""
     if importlib.util.find_spec("torch") is not None:
         return
-    if (place := _on_hub(source)) is None:
-        names = [path.name for path in _local(source).rglob("*")]
-    else:
-        names = _listed(*place)
-    pickled = any(re.fullmatch(r"pytorch_model.*\.bin", name) for name in names)
-    if pickled and not any(name.endswith(".safetensors") for name in names):
+    place = _on_hub(source)
+    names = _list_files(*place) if place else _names_in(_local(source))
+    has_pickles = any(re.fullmatch(r"pytorch_model.*\.bin", name) for name in names)
+    has_safetensors = any(name.endswith(".safetensors") for name in names)
+    if has_pickles and not has_safetensors:
         demand_torch(f"checkpoint {source}")
 
 
-def _listed(repo: str, revision: str | None) -> list[str]:
-    """The names of a repository's files; none where the hub does not tell them."""
+def _names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*")]
+
+
+def _list_files(repo: str, revision: str | None) -> list[str]:
+    """The names of a repository's files; none where the hub does not answer."""
     from huggingface_hub import HfApi
 
     try:
         return HfApi().list_repo_files(repo, revision=revision)
-    except Exception:  # who fetches the weights says what is wrong
+    except Exception:  # the download of the weights will say what is wrong
         return []
 
 
 def demand_torch(where: str) -> None:
-    """Refuse a checkpoint that has torch's pickles only, where torch is not installed."""
+    """Refuse a checkpoint that has only torch's pickles where torch is not installed."""
     if importlib.util.find_spec("torch") is None:
         raise ValueError(
             f"{where}: expected *.safetensors, or torch to read its pytorch_model.bin, got neither. "
@@ -75,14 +85,17 @@ def demand_torch(where: str) -> None:
 
 
 def identity(source: str) -> str | None:
-    """Repository and commit of a checkpoint on the hub; None for a folder, which its content identifies."""
-    if (place := _on_hub(source)) is None:
+    """`REPOSITORY@COMMIT` of a checkpoint on the hub; None for a folder, which its content identifies."""
+    place = _on_hub(source)
+    if place is None:
         return None
-    return f"{place[0]}@{_commit(source, *place)}"
+    repo, revision = place
+    return f"{repo}@{_commit(source, repo, revision)}"
 
 
 def _commit(source: str, repo: str, revision: str | None) -> str:
-    """The commit at hand, so that what a run began with it goes on with; else the hub's."""
+    """The commit in this machine's cache, so that a run goes on with the one that it began with; else the
+    hub's."""
     try:
         return _snapshot(source, repo, revision, ["config.json"], local_files_only=True).name
     except ValueError:
@@ -90,29 +103,34 @@ def _commit(source: str, repo: str, revision: str | None) -> str:
 
 
 def _on_hub(source: str) -> tuple[str, str | None] | None:
-    """Repository and revision, where `source` names such."""
-    explicit = source.startswith("hub:")
+    """Repository and revision that `source` names; None where it names a folder."""
+    is_explicit = source.startswith("hub:")
     match = _ID.fullmatch(source.removeprefix("hub:"))
-    if explicit and match is None:
+    if is_explicit and match is None:
         raise ValueError(
-            f"checkpoint {source}: expected hub:ORG/NAME or hub:ORG/NAME@REVISION, got another form. Correct "
-            "it."
+            f"checkpoint {source}: expected hub:ORG/NAME or hub:ORG/NAME@REVISION, got another form. Write "
+            "one of these."
         )
-    if match is None or not (explicit or not os.path.exists(source.partition("/")[0])):
+    # ORG may be a folder here.
+    first = source.partition("/")[0]
+    is_path = not is_explicit and os.path.exists(first)
+    if match is None or is_path:
         return None
     return match["repo"], match["revision"]
 
 
 def _local(source: str) -> Path:
+    """The folder that `source` names; ValueError where there is none."""
     path = checkpoint_folder(source)
+    # The system itself refuses some paths.
     try:
         folder = Path(path).expanduser()
-        found = folder.is_dir()
+        is_folder = folder.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a zero byte
         raise ValueError(
             f"checkpoint {shown_value(source)}: expected a folder, got {error}. Correct the path."
         ) from None
-    if not found:
+    if not is_folder:
         raise ValueError(
             f"checkpoint {source}: expected a folder, got none of that name. Correct the path, or write "
             "hub:ORG/NAME for the hub's."
@@ -120,13 +138,19 @@ def _local(source: str) -> Path:
     return folder
 
 
-def _snapshot(source: str, repo: str, revision: str | None, patterns: list[str], **options: Any) -> Path:
-    """The folder with those files of a repository's revision that `patterns` name."""
+def _snapshot(
+    source: str,
+    repo: str,
+    revision: str | None,
+    patterns: list[str],
+    **options: Any,
+) -> Path:
+    """The folder with the files of a repository's revision that match `patterns`; downloads what it lacks."""
     from huggingface_hub import errors, snapshot_download
 
     options |= {"allow_patterns": patterns, "ignore_patterns": _OTHER_FORMS}
     try:
-        # A download of hours has no place of ours to look at a signal, and goes on where it ended.
+        # A download may take hours, and nothing in it looks for a stop. A second one resumes it.
         with processes.stopping_at_once(f"the download of {repo}"):
             return Path(snapshot_download(repo, revision=revision, **options))
     except errors.GatedRepoError:

@@ -1,4 +1,4 @@
-"""The licence of a checkpoint or of data: what its own files say, else what its page is known to say."""
+"""The licence of a checkpoint or of data, by its own files, or else by what its page is known to say."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,10 @@ from radit_jax.runtime.pretrained.hf_config import REMEDY
 from radit_jax.runtime.storage.files import read_json
 from radit_jax.text.card import Origin
 
-READ = 1 << 16  # bytes of a README or a licence that are looked at
-LONGEST = 80  # characters of what others wrote, in a model card
+READ = 1 << 16  # bytes of a README or a licence that are read
+LONGEST = 80  # characters of others' text in a model card
 
-# Ids of the hub, and the licence that stands on their pages.
+# Patterns of the hub's ids, and the licence on their pages.
 KNOWN: tuple[tuple[str, str], ...] = (
     (r"facebook/dragon-plus-(query|context)-encoder", "cc-by-nc-4.0"),
     (r"sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
@@ -24,61 +24,78 @@ KNOWN: tuple[tuple[str, str], ...] = (
 
 
 def origin(role: str, source: str, folder: Path) -> Origin:
-    """What lies in `folder`, which settings name by `source`, and its licence where one can be found.
+    """The origin of what `folder` holds, which settings call `source`, with its licence if one is found.
 
-    What others wrote of it is one line of at most `LONGEST` characters.
+    Others' text in it is one line of at most `LONGEST` characters.
     """
     name = source.removeprefix("hub:")
-    made_of = _trained_from(folder)
-    for found, where in (
+    base = _base_model(folder)
+    # The first place with a licence counts.
+    candidates = (
         (_front_matter(folder / "README.md"), "its README.md"),
         (_first_line(folder), "its licence file"),
-        (_known(name.partition("@")[0]), "its page on the hub"),
-        (_known(made_of), f"the page of {made_of}"),
-    ):
-        if found:
-            return Origin(role, name, _one_line(found).lower(), _one_line(where))
+        (_known_licence(name.partition("@")[0]), "its page on the hub"),
+        (_known_licence(base), f"the page of {base}"),
+    )
+    for licence, where in candidates:
+        if licence:
+            return Origin(role, name, _one_line(licence).lower(), _one_line(where))
     return Origin(role, name, "")
 
 
 def _front_matter(path: Path) -> str:
-    """The licence in the metadata at the head of a hub's README; empty where it is no text on one line."""
-    head = re.match(r"---\r?\n(.*?)\r?\n---", _head_of(path), re.DOTALL)
-    fields = dict(re.findall(r"^(license|license_name): *(\S.*?) *$", head[1], re.MULTILINE)) if head else {}
-    named = fields.get("license", "").strip("\"'")
-    return fields.get("license_name", named) if named in ("", "other") else named
+    """The licence in the metadata at the head of a hub's README; "" where it is not a text on one line."""
+    # Three dashes begin and end it.
+    head = re.match(r"---\r?\n(.*?)\r?\n---", _read_head(path), re.DOTALL)
+    if head is None:
+        return ""
+    fields = dict(re.findall(r"^(license|license_name): *(\S.*?) *$", head[1], re.MULTILINE))
+    licence = fields.get("license", "").strip("\"'")
+    if licence in ("", "other"):
+        return fields.get("license_name", licence)
+    return licence
 
 
 def _first_line(folder: Path) -> str:
-    """The first line of a licence file that has anything on it."""
-    for path in sorted([*folder.glob("LICENSE*"), *folder.glob("LICENCE*")]):
-        lines = (line.strip(" #*=-") for line in _head_of(path).splitlines())
-        return next((line for line in lines if line), "")
+    """The first line of the licence file that is not blank; "" where there is none."""
+    paths = sorted([*folder.glob("LICENSE*"), *folder.glob("LICENCE*")])
+    if not paths:
+        return ""
+    for line in _read_head(paths[0]).splitlines():
+        words = line.strip(" #*=-")
+        if words:
+            return words
     return ""
 
 
-def _head_of(path: Path) -> str:
-    """The beginning of a text; empty where there is none."""
+def _read_head(path: Path) -> str:
+    """The beginning of a text file; "" where there is none."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:
         return file.read(READ).decode(errors="replace").removeprefix("\ufeff")
 
 
-def _trained_from(folder: Path) -> str:
-    """What a checkpoint's config says that it was made of; empty where there is no such text."""
+def _base_model(folder: Path) -> str:
+    """The checkpoint that this one was made from, by its config; "" where it does not say."""
     path = folder / "config.json"
     if not path.is_file():
         return ""
-    named = read_json(path, REMEDY).get("_name_or_path", "")
-    return named if isinstance(named, str) else ""
+    name = read_json(path, REMEDY).get("_name_or_path", "")
+    return name if isinstance(name, str) else ""
 
 
-def _known(name: str) -> str:
-    return next((licence for pattern, licence in KNOWN if re.fullmatch(pattern, name)), "")
+def _known_licence(name: str) -> str:
+    for pattern, licence in KNOWN:
+        if re.fullmatch(pattern, name):
+            return licence
+    return ""
 
 
 def _one_line(text: str) -> str:
-    """A text of others without line ends and control characters, cut short."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= LONGEST else line[: LONGEST - 2] + " …"
+    """Others' text without line ends and control characters, cut short."""
+    characters = [c if c.isprintable() else " " for c in text]
+    line = " ".join("".join(characters).split())
+    if len(line) > LONGEST:
+        return line[: LONGEST - 2] + " …"
+    return line

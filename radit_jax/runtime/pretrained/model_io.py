@@ -1,6 +1,6 @@
-"""A model in a folder: ours (Orbax parameters, `config.json`, the tokeniser), or a checkpoint of others.
+"""A model in a folder: in our own form (Orbax parameters, `config.json`, tokeniser) or in Hugging Face's.
 
-Stages and exports use our own form. Hugging Face's is read here and written by `publish.py`.
+Stages and exports use our own form. Hugging Face's is read here, and written by `hf_export.py`.
 """
 
 import json
@@ -35,7 +35,7 @@ from radit_jax.runtime.pretrained.tokenizers import (
     load_tokenizer,
     save_tokenizer,
 )
-from radit_jax.runtime.pretrained.vectors import transformer_folder
+from radit_jax.runtime.pretrained.vectors import Vectors, transformer_folder
 from radit_jax.runtime.storage import checkpoints
 from radit_jax.runtime.storage.files import SEAL, parse_json, read_json, write_whole
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
@@ -44,17 +44,18 @@ MODULES: dict[Any, Any] = {LlamaConfig: Llama, BertConfig: Bert}
 
 
 class Model(NamedTuple):
-    """A network, its parameters (a plain nested dict of arrays) and its tokeniser, or None."""
+    """A network, its parameters and its tokeniser."""
 
-    module: Any  # Llama or Bert: who loads a model knows which
-    params: Any
-    tokenizer: Any
+    module: Any  # Llama or Bert; the caller knows which
+    params: Any  # a plain nested dict of arrays
+    tokenizer: Any  # a Tokenizer, or None
 
 
 def save_model(path: epath.PathLike, model: Model) -> None:
-    """Write `model` into the folder `path`."""
+    """Write `model` to the folder `path` in our own form."""
     path = epath.Path(path)
     path.mkdir(parents=True, exist_ok=True)
+    # All processes write the parameters together, and process 0 the rest.
     checkpoints.save_params(path / "params", model.params)
     if not processes.is_process_zero():
         return
@@ -67,9 +68,10 @@ def save_model(path: epath.PathLike, model: Model) -> None:
 
 
 def load_model(path: epath.PathLike, *, dtype: str = "float32", mesh: Mesh | None = None) -> Model:
-    """The model in the folder `path`, computing in `dtype`; parameters are the saved ones, bit for bit.
+    """The model of our own form in the folder `path`; it computes in `dtype`, on parameters as saved.
 
-    They lie over `mesh`, to which each device reads its part; without one, on the first local device.
+    They are spread over `mesh`, and each device reads its part; without one, they are on the first local
+    device.
     """
     path = epath.Path(path)
     config, tokenizer = _read_own(path)
@@ -78,10 +80,10 @@ def load_model(path: epath.PathLike, *, dtype: str = "float32", mesh: Mesh | Non
         params = checkpoints.load_params(path / "params", mesh=mesh)
     except (DoesNotFitError, jax.errors.JaxRuntimeError, MemoryError):
         raise
-    except Exception as error:  # Orbax's, which raises many kinds where files are damaged
-        first = " ".join(str(error).split())[:200]
+    except Exception as error:  # Orbax raises many kinds where files are damaged
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{path}/params: expected parameters that Orbax reads, got {type(error).__name__}: {first}. "
+            f"{path}/params: expected parameters that Orbax reads, got {type(error).__name__}: {reason}. "
             f"{REMEDY_OF_OURS}"
         ) from None
     _check_shapes(module, params, path)
@@ -89,7 +91,7 @@ def load_model(path: epath.PathLike, *, dtype: str = "float32", mesh: Mesh | Non
 
 
 def load_own_tokenizer(path: epath.PathLike) -> Tokenizer:
-    """The tokeniser of the model of ours in the folder `path`."""
+    """The tokeniser of the model of our own form in the folder `path`."""
     _, tokenizer = _read_own(epath.Path(path))
     if tokenizer is None:
         raise ValueError(f"{path}: expected a model with a tokeniser, got none. {REMEDY_OF_OURS}")
@@ -97,11 +99,12 @@ def load_own_tokenizer(path: epath.PathLike) -> Tokenizer:
 
 
 def _read_own(path: epath.Path) -> tuple[LlamaConfig | BertConfig, Tokenizer | None]:
-    """Settings and tokeniser, if there is one, of a model of ours."""
+    """Settings and tokeniser, if there is one, of a model of our own form."""
     if not (path / "config.json").exists():
         raise ValueError(f"{path}: expected a config.json, got none. {REMEDY_OF_OURS}")
     values = read_json(path / "config.json", REMEDY_OF_OURS)
     config = own_config(values, f"{path}/config.json")
+    # A retriever's chunk encoder, for example, may have none.
     if not (path / "tokenizer").exists():
         return config, None
     declared = own_declared(values, f"{path}/config.json")
@@ -111,11 +114,16 @@ def _read_own(path: epath.Path) -> tuple[LlamaConfig | BertConfig, Tokenizer | N
 
 
 def _check_shapes(module: Llama | Bert, params: Any, path: epath.Path) -> None:
+    """Raise ValueError where the parameters are not those of the network in config.json."""
     arrays: dict[str, Any] = flatten_dict(params, sep="/")
     found = {name: array.shape for name, array in arrays.items()}
-    expected = {name: shape.shape for name, shape in parameter_shapes(module).items()}
-    if found != expected:
-        name = min(name for name in {**found, **expected} if found.get(name) != expected.get(name))
+    shapes = parameter_shapes(module)
+    expected = {name: shape.shape for name, shape in shapes.items()}
+    # The error names the first that differs, or is missing on one side.
+    names = sorted(found.keys() | expected.keys())
+    differing = [name for name in names if found.get(name) != expected.get(name)]
+    if differing:
+        name = differing[0]
         raise ValueError(
             f"{path}: expected {name} of shape {expected.get(name)} by its config.json, got "
             f"{found.get(name)}. {REMEDY_OF_OURS}"
@@ -132,53 +140,68 @@ def load_pretrained(
     dtype: str = "float32",
     mesh: Mesh | None = None,
 ) -> Model:
-    """The LLaMA or BERT that `source` names (`hub.find`), its parameters in `dtype` over `mesh`.
+    """The LLaMA or BERT in Hugging Face's form that `source` names (`hub.find`).
 
-    `expected` is the network that it has to be: llama or bert. `num_layers`, `pooling` and `normalize` are a
-    BERT's, see `load_bert`. A folder without a tokeniser has None for it.
+    Its parameters are in `dtype` over `mesh`. `expected` is the network that it has to be: llama or bert.
+    `num_layers`, `pooling` and `normalize` are a BERT's, see `load_bert`. The tokeniser is None where the
+    folder has none.
     """
+    # Small files first: what does not fit is refused before weights are read.
     folder = hub.find(source)
-    inner = transformer_folder(folder)
     config, vectors = describe_folder(folder, expected, num_layers, pooling, normalize)
-    tokenizer = None
-    if has_tokenizer(inner):
-        declared = read_declared(inner)
-        if vectors.lower_case:
-            declared["do_lower_case"] = True
-        tokenizer = load_tokenizer(inner, config.vocab_size, lower_case=vectors.lower_case, declared=declared)
-        check_tokenizer(tokenizer, config, str(folder))
+    tokenizer = _load_hf_tokenizer(folder, config, vectors)
     if isinstance(config, BertConfig):
         _, params = load_bert(
             folder, num_layers, pooling=pooling, normalize=normalize, dtype=dtype, mesh=mesh
         )
-        if tokenizer is not None:
-            longest = vectors.max_length or tokenizer.hf.model_max_length
-            tokenizer.hf.model_max_length = min(longest, config.max_length)
     else:
         _, params = load_llama(folder, dtype=dtype, mesh=mesh)
     return Model(MODULES[type(config)](config), params, tokenizer)
 
 
-def open_model(source: str, **options: Any) -> Model:
-    """A model of ours, or of others with `load_pretrained`'s options.
+def _load_hf_tokenizer(
+    folder: epath.PathLike, config: LlamaConfig | BertConfig, vectors: Vectors
+) -> Tokenizer | None:
+    """The tokeniser of a checkpoint in Hugging Face's form, if it has one, checked against its network."""
+    inner = transformer_folder(folder)
+    if not has_tokenizer(inner):
+        return None
+    # The files of the network say things that the tokeniser has to keep.
+    declared = read_declared(inner)
+    if vectors.lower_case:
+        declared["do_lower_case"] = True
+    tokenizer = load_tokenizer(inner, config.vocab_size, lower_case=vectors.lower_case, declared=declared)
+    check_tokenizer(tokenizer, config, str(folder))
+    if isinstance(config, BertConfig):
+        max_length = vectors.max_length or tokenizer.hf.model_max_length
+        tokenizer.hf.model_max_length = min(max_length, config.max_length)
+    return tokenizer
 
-    What an export or a stage recorded is checked against its size and its hash first.
+
+def open_model(source: str, **options: Any) -> Model:
+    """A model of our own form, or of Hugging Face's with the options of `load_pretrained`.
+
+    What an export or a stage has recorded is first checked against its size and hash.
     """
     path = locate(source)
     _check_recorded(path)
     if not is_ours(path):
         return load_pretrained(source, **options)
-    how = ("expected", "pooling", "normalize")
-    describe(source, **{name: value for name, value in options.items() if name in how})
+    # Options that contradict the model's own settings are refused.
+    stated = {"expected", "pooling", "normalize"} & options.keys()
+    describe(source, **{name: options[name] for name in stated})
     return load_model(path, mesh=options.get("mesh"))
 
 
 def _check_recorded(path: epath.Path) -> None:
-    """Refuse a folder whose bytes are not those that the manifest of its stage or its export vouches for."""
-    for home, name in (
-        (path.parent, path.name),
-        (path.parent.parent, f"{path.parent.name}/{path.name}"),  # export/hf/lm
-    ):
+    """Refuse a folder whose bytes are not those in the manifest of its stage or export."""
+    # The manifest may be in the parent folder, or one higher, as for export/hf/lm.
+    parent = path.parent
+    candidates = [
+        (parent, path.name),
+        (parent.parent, f"{parent.name}/{path.name}"),
+    ]
+    for home, name in candidates:
         if not _is_ours_or_damaged(home / "manifest.json"):
             continue
         recorded = TopLevelFolder(home)
@@ -187,14 +210,17 @@ def _check_recorded(path: epath.Path) -> None:
 
 
 def _is_ours_or_damaged(manifest: epath.Path) -> bool:
-    """Whether a file may be a manifest of ours: other programs give that name to theirs, too."""
+    """Whether a file may be a manifest of ours: other programs use that name, too."""
     try:
-        found = parse_json(manifest.read_bytes(), str(manifest), "")
+        values = parse_json(manifest.read_bytes(), str(manifest), "")
     except FileNotFoundError:
         return False
+    # A damaged manifest of ours has to be reported, not passed over.
     except ValueError:
         return True
-    return isinstance(found, dict) and bool(found.keys() & {"stage", "fingerprint", SEAL})
+    if not isinstance(values, dict):
+        return False
+    return not values.keys().isdisjoint({"stage", "fingerprint", SEAL})
 
 
 def count_parameters(params: Any) -> int:

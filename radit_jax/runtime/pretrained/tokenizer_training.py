@@ -18,6 +18,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     It splits at newlines, each a token of its own, and before spaces. So `Background: …\\n\\n`, a prompt that
     ends in `A:`, and an answer that starts with a space, tokenised apart, give the joint text's tokens.
     """
+    # Bytes are the alphabet, so no text has an unknown character.
     rust = tokenizers.Tokenizer(models.BPE())
     split_newlines = pre_tokenizers.Split("\n", "isolated")
     split_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -57,8 +58,11 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, alphabet_size: int = 
 def _wordpiece(vocab: Mapping[str, int] | None = None) -> tokenizers.Tokenizer:
     """BERT's uncased tokeniser with the pieces of `vocab`; None: without any, to be trained."""
     unknown = ENCODER_SPECIALS["unk_token"]
-    model = models.WordPiece(dict(vocab), unk_token=unknown) if vocab else models.WordPiece(unk_token=unknown)
-    rust = tokenizers.Tokenizer(model)
+    # `Tokenizer` itself adds [CLS] and [SEP].
+    if vocab:
+        rust = tokenizers.Tokenizer(models.WordPiece(dict(vocab), unk_token=unknown))
+    else:
+        rust = tokenizers.Tokenizer(models.WordPiece(unk_token=unknown))
     rust.normalizer = normalizers.BertNormalizer(lowercase=True)
     rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     rust.decoder = decoders.WordPiece()

@@ -143,13 +143,15 @@ class Tokenizer:
     @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """The ids that end an answer: `eos_ids`, and every piece with a newline, the closing ones last."""
-        empty = [number for number, head in self._before_newline.items() if not head.strip()]
-        return (*self.eos_ids, *empty, *self.closing_ids)
+        closing_ids = self.closing_ids
+        blank_ids = [number for number in self._before_newline if number not in closing_ids]
+        return (*self.eos_ids, *blank_ids, *closing_ids)
 
     @functools.cached_property
     def closing_ids(self) -> tuple[int, ...]:
         r"""The ids in `stop_ids` that hold text of the answer before their newline, such as `.\n`."""
-        return tuple(number for number, head in self._before_newline.items() if head.strip())
+        heads = self._before_newline
+        return tuple(number for number, head in heads.items() if head.strip())
 
     @functools.cached_property
     def _before_newline(self) -> dict[int, str]:
@@ -161,7 +163,8 @@ class Tokenizer:
                 candidates.append(number)
         heads = {}
         for number in sorted(candidates):
-            head, newline, _ = self._rust.decode([number]).partition("\n")
+            text = self._rust.decode([number])
+            head, newline, _ = text.partition("\n")
             if newline:
                 heads[number] = head
         return heads
@@ -185,7 +188,9 @@ class Tokenizer:
         A piece with characters of both belongs to the answer, so that the prompt gives none of it away.
         """
         encoding = self._rust.encode(prompt + answer, add_special_tokens=False)
-        num_prompt_ids = sum(end <= len(prompt) for _, end in encoding.offsets)
+        # Pieces are in the order of the text.
+        ends = [end for _, end in encoding.offsets]
+        num_prompt_ids = sum(end <= len(prompt) for end in ends)
         return encoding.ids, num_prompt_ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -201,23 +206,34 @@ class Tokenizer:
         """The ids that an encoder reads of each text: `[CLS] … [SEP]`, at most `max_length`."""
         encodings = self._marked.encode_batch_fast(list(texts), add_special_tokens=False)
         room = max_length - 2
-        return [[self.cls_id, *encoding.ids[:room], self.sep_id] for encoding in encodings]
+        rows = []
+        for encoding in encodings:
+            ids = encoding.ids[:room]
+            rows.append([self.cls_id, *ids, self.sep_id])
+        return rows
 
     def pad(
-        self, ids: Sequence[Sequence[int]], *, rows: int | None = None, multiple: int = 32
+        self,
+        ids: Sequence[Sequence[int]],
+        *,
+        rows: int | None = None,
+        multiple: int = 32,
     ) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
         """Token ids (B, T) and the mask of real tokens, padded to `rows` rows and a multiple in length.
 
         Lengths that are multiples keep the number of compiled shapes small. A row added to reach `rows` is
         one padding token that the mask counts as real, so that a mean over the row is a number.
         """
-        num_added = (rows or len(ids)) - len(ids)
-        lengths = np.array([len(row) for row in ids] + [1] * num_added)
-        width = -(-int(lengths.max()) // multiple) * multiple  # rounded up
-        tokens = np.full((len(lengths), width), self.pad_id, np.int32)
+        # A row of B is a text; T is the longest text, rounded up.
+        num_rows = max(rows or 0, len(ids))
+        lengths = np.ones(num_rows, np.int64)
+        lengths[: len(ids)] = [len(row) for row in ids]
+        width = -(-int(lengths.max()) // multiple) * multiple
+        tokens = np.full((num_rows, width), self.pad_id, np.int32)
         for row, row_ids in zip(tokens, ids, strict=False):
             row[: len(row_ids)] = row_ids
-        mask = np.arange(width)[None, :] < lengths[:, None]
+        positions = np.arange(width)
+        mask = positions[None, :] < lengths[:, None]
         return tokens, mask
 
 
@@ -329,9 +345,9 @@ def _set_usual_specials(hf: Any) -> None:
         return
     vocab = hf.get_vocab()
     for usual in USUAL:
-        if all(token in vocab for token in usual.values()):
-            unnamed = {name: token for name, token in usual.items() if getattr(hf, name) is None}
-            hf.add_special_tokens(unnamed)
+        if vocab.keys() >= set(usual.values()):
+            names = [name for name in usual if getattr(hf, name) is None]
+            hf.add_special_tokens({name: usual[name] for name in names})
             return
 
 

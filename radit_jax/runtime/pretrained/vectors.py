@@ -1,13 +1,12 @@
-"""How an encoder's vectors are made, in sentence-transformers' layout: a checkpoint's, and that of an export.
+"""How an encoder's vectors are made, in sentence-transformers' layout, which is read and written here.
 
-modules.json                          which modules follow each other
-1_Pooling/config.json                 [CLS]'s vector, or the mean of all tokens'
+modules.json                          the modules in order
+1_Pooling/config.json                 the vector of [CLS], or the mean of all tokens' vectors
 sentence_bert_config.json             the number of tokens at which texts are cut
-config_sentence_transformers.json     texts put before queries and documents, and the vectors' width
+config_sentence_transformers.json     prompts of queries and documents, and the vectors' width
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,8 +17,11 @@ from radit_jax.runtime.pretrained.fields import Field, read_fields, shown_value
 from radit_jax.runtime.pretrained.hf_config import REMEDY, SIZE, Pooling
 from radit_jax.runtime.storage.files import as_object, parse_json, read_json, write_whole
 
-_ST = "sentence_transformers.models"  # its classes are called this in a modules.json of any age
-PROMPT_NAMES = {"query": ("query",), "chunk": ("document", "passage", "corpus")}  # where its encode_* look
+_MODULE_PREFIX = "sentence_transformers.models"  # of classes in a modules.json of any version
+# The names under which sentence-transformers' encode_query and encode_document look for a prompt.
+PROMPT_NAMES = {"query": ("query",), "chunk": ("document", "passage", "corpus")}
+_MODULE_KINDS = ("Transformer", "Pooling", "Normalize")
+_MAX_FOLDER_NAME = 200
 _TRANSFORMER = {
     "max_seq_length": Field("max_length", int, 1, 1 << 30, None),
     "do_lower_case": Field("lower_case", bool, default=False),
@@ -31,29 +33,34 @@ _MODEL = {
 
 
 class Vectors(NamedTuple):
-    """What an encoder's files say; None, or nothing, where they do not."""
+    """What an encoder's files say of its vectors; None, or an empty value, where they say nothing."""
 
     pooling: Pooling | None = None
     normalize: bool | None = None
     max_length: int | None = None  # tokens
     lower_case: bool = False  # texts are lower-cased before they are tokenised
-    prompts: tuple[tuple[str, str], ...] = ()  # names and the texts that are put before others
-    default_prompt: str = ""  # the name of the one that counts where nobody names one
-    truncate_dim: int | None = None  # vectors are cut to so many numbers, last of all
-    pools_prompt: bool = True  # the prompt's tokens are part of the mean
+    prompts: tuple[tuple[str, str], ...] = ()  # (name, text that is put before others)
+    default_prompt: str = ""  # the name of the prompt where the caller names none
+    truncate_dim: int | None = None  # the width to which vectors are cut, last of all
+    pools_prompt: bool = True  # whether the prompt's tokens are part of the mean
 
-    def settings(self, where: str, pooling: Pooling | None, normalize: bool | None) -> dict[str, Any]:
-        """The fields of `BertConfig` that say how vectors are made, with what a caller says in so many words.
+    def settings(
+        self,
+        where: str,
+        pooling: Pooling | None,
+        normalize: bool | None,
+    ) -> dict[str, Any]:
+        """The fields of `BertConfig` that say how vectors are made, by the files and by the caller.
 
-        Who says otherwise than the files is refused. Where nobody says a word they are [CLS]'s, as they are.
+        ValueError where the caller contradicts the files. Where neither says anything, vectors are those of
+        [CLS], not normalised.
         """
-        for name, wanted, found in (
-            ("pooling", pooling, self.pooling),
-            ("normalize", normalize, self.normalize),
-        ):
-            if None not in (wanted, found) and wanted != found:
+        # The two that a caller may state.
+        asked_and_own = {"pooling": (pooling, self.pooling), "normalize": (normalize, self.normalize)}
+        for name, (asked, own) in asked_and_own.items():
+            if asked is not None and own is not None and asked != own:
                 raise ValueError(
-                    f"{where}: expected {name} {wanted}, as was asked for, got {name} {found} by its own "
+                    f"{where}: expected {name} {asked}, as was asked for, got {name} {own} by its own "
                     f"files. Leave {name} unset, or name another checkpoint."
                 )
         return {
@@ -65,92 +72,118 @@ class Vectors(NamedTuple):
         }
 
 
-def with_side(config: BertConfig, side: str, prompt: str | None, where: str) -> BertConfig:
-    """`config` for the tower of a side, query or chunk: its prompt is what stands before all of its texts.
+def with_side(
+    config: BertConfig,
+    side: str,
+    prompt: str | None,
+    where: str,
+) -> BertConfig:
+    """`config` for one tower, query or chunk, with that side's prompt as the default.
 
-    `prompt` is what the experiment says in so many words; another one than the checkpoint's own is refused.
+    `prompt` is the experiment's, if it sets one; ValueError where the checkpoint has another.
     """
     prompts = dict(config.prompts)
     names = [name for name in PROMPT_NAMES[side] if prompts.get(name)]
     name = names[0] if names else PROMPT_NAMES[side][0]
-    own = prompts.get(name) or config.prompt
-    if prompt is not None and own and prompt != own:
+    # The checkpoint's own prompt for this side, or for all texts.
+    own_prompt = prompts.get(name) or config.prompt
+    if prompt is not None and own_prompt and prompt != own_prompt:
         raise ValueError(
-            f"{where}: expected {side}_prompt {shown_value(prompt)}, as the experiment says, "
-            f"got {shown_value(own)} by its own files. Leave {side}_prompt unset, or name another checkpoint."
+            f"{where}: expected {side}_prompt {shown_value(prompt)}, as the experiment says, got "
+            f"{shown_value(own_prompt)} by its own files. Leave {side}_prompt unset, or name another "
+            "checkpoint."
         )
-    text = own or prompt or ""
+    text = own_prompt or prompt or ""
     if text:
         prompts[name] = text
-    return replace(config, prompts=tuple(prompts.items()), default_prompt=name if text else "")
+    default_prompt = name if text else ""
+    return replace(config, prompts=tuple(prompts.items()), default_prompt=default_prompt)
+
+
+# ---- read ----
 
 
 def read_vectors(folder: epath.PathLike) -> Vectors:
-    """What the folder's files say of an encoder's vectors; without a `modules.json` that is nothing."""
+    """What the folder's files say of an encoder's vectors. Without a `modules.json` they say little."""
     folder = epath.Path(folder)
-    said, by_cosine = _read_model(folder / "config_sentence_transformers.json")
+    vectors, by_cosine = _read_model(folder / "config_sentence_transformers.json")
     if not (folder / "modules.json").exists():
-        return said
-    # Vectors that are compared by their cosines and are not normalised leave that to who compares them.
-    said = said._replace(normalize=None if by_cosine else False)
-    for kind, place in _modules(folder / "modules.json"):
+        return vectors
+    # Where vectors are compared by cosine, the comparison normalises, and the files leave it open.
+    vectors = vectors._replace(normalize=None if by_cosine else False)
+    for kind, module_folder in _modules(folder / "modules.json"):
         if kind == "Transformer":
-            said = said._replace(**_read_transformer(place / "sentence_bert_config.json"))
+            fields = _read_transformer(module_folder / "sentence_bert_config.json")
+            vectors = vectors._replace(**fields)
         elif kind == "Pooling":
-            pooling, pools_prompt = _read_pooling(place / "config.json")
-            said = said._replace(pooling=pooling, pools_prompt=pools_prompt)
+            pooling, pools_prompt = _read_pooling(module_folder / "config.json")
+            vectors = vectors._replace(pooling=pooling, pools_prompt=pools_prompt)
         else:
-            said = said._replace(normalize=True)
-    if not said.pools_prompt and any(text for _, text in said.prompts):
+            vectors = vectors._replace(normalize=True)
+    # Here a mean is over all tokens.
+    has_prompt = any(text for _, text in vectors.prompts)
+    if has_prompt and not vectors.pools_prompt:
         raise ValueError(
             f"{folder}: expected vectors that are the mean of all tokens, got include_prompt false, which "
             "leaves out those of the prompt. Use such an encoder."
         )
-    return said
+    return vectors
 
 
 def _modules(path: epath.Path) -> list[tuple[str, epath.Path]]:
-    """The kinds of the modules in a `modules.json`, and the folders of their settings."""
+    """(kind, folder of its settings) of each module in a `modules.json`."""
     modules = parse_json(path.read_bytes(), str(path), REMEDY)
     if not isinstance(modules, list):
         raise ValueError(f"{path}: expected a list of modules, got {shown_value(modules)}. {REMEDY}")
-    found = []
+    kinds_and_folders = []
+    # Each has a class of sentence-transformers, and a folder next to the list.
     table = {"type": Field("type", str), "path": Field("path", str)}
     for number, module in enumerate(modules):
         where = f"{path}: module {number}"
         fields = read_fields(as_object(module, where, REMEDY), table, where, REMEDY)
         kind = fields["type"].rpartition(".")[2]
-        if kind not in ("Transformer", "Pooling", "Normalize"):
+        if kind not in _MODULE_KINDS:
             raise ValueError(
                 f"{path}: expected modules Transformer, Pooling and Normalize only, got {shown_value(kind)}. "
                 "Use such an encoder."
             )
-        found.append((kind, path.parent / _inside(fields["path"], where)))
-    return found
+        _check_folder_name(fields["path"], where)
+        kinds_and_folders.append((kind, path.parent / fields["path"]))
+    return kinds_and_folders
 
 
-def _inside(name: str, where: str) -> str:
-    """The name of a folder in a checkpoint, which leads nowhere else."""
-    parts = name.split("/")
-    if len(name) > 200 or not name.isprintable() or "\\" in name or ".." in parts or name.startswith("/"):
+def _check_folder_name(name: str, where: str) -> None:
+    """Raise ValueError for a name that could lead out of the checkpoint."""
+    is_short = len(name) <= _MAX_FOLDER_NAME
+    is_plain = name.isprintable() and "\\" not in name
+    leads_out = name.startswith("/") or ".." in name.split("/")
+    if leads_out or not is_short or not is_plain:
         raise ValueError(
             f"{where}: expected the name of a folder beside it, got {shown_value(name)}. {REMEDY}"
         )
-    return name
 
 
 def _read_transformer(path: epath.Path) -> dict[str, Any]:
-    return read_fields(read_json(path, REMEDY) if path.exists() else {}, _TRANSFORMER, str(path), REMEDY)
+    """`max_length` and `lower_case`."""
+    values = read_json(path, REMEDY) if path.exists() else {}
+    return read_fields(values, _TRANSFORMER, str(path), REMEDY)
 
 
 def _read_pooling(path: epath.Path) -> tuple[Pooling, bool]:
+    """The pooling, and whether it includes the prompt's tokens."""
     if not path.exists():
         raise ValueError(f"{path}: expected the settings of the pooling, got no such file. {REMEDY}")
     values = read_json(path, REMEDY)
-    chosen = [values["pooling_mode"]] if "pooling_mode" in values else []  # the newest form
-    chosen += [name.removeprefix("pooling_mode_") for name, value in values.items() if value is True]
-    modes = [mode for mode in chosen if mode != "include_prompt"]
+    modes = []
+    # The newest form names the mode; older ones have a true field for it.
+    if "pooling_mode" in values:
+        modes.append(values["pooling_mode"])
+    for name, value in values.items():
+        if value is True:
+            modes.append(name.removeprefix("pooling_mode_"))
+    modes = [mode for mode in modes if mode != "include_prompt"]
     pools_prompt = values.get("include_prompt", True) is not False
+    # One mode, and no other besides.
     if modes in (["cls"], ["cls_token"]):
         return "cls", True
     if modes in (["mean"], ["mean_tokens"]):
@@ -165,38 +198,51 @@ def _read_model(path: epath.Path) -> tuple[Vectors, bool]:
     if not path.exists():
         return Vectors(), False
     values = read_json(path, REMEDY)
+    # 1) The prompts: any names, with texts.
     prompts = as_object(values.get("prompts") or {}, f"{path}: prompts", REMEDY)
     table = {name: Field(name, str, default="") for name in prompts}
     texts = read_fields(prompts, table, f"{path}: prompts", REMEDY)
-    said = read_fields(values, _MODEL, str(path), REMEDY)
-    if said["default_prompt"] and said["default_prompt"] not in texts:
+    # 2) Which of them counts, and the width.
+    fields = read_fields(values, _MODEL, str(path), REMEDY)
+    default_prompt = fields["default_prompt"]
+    if default_prompt and default_prompt not in texts:
         raise ValueError(
             f"{path}: expected default_prompt_name to be one of its prompts, got "
-            f"{shown_value(said['default_prompt'])}. {REMEDY}"
+            f"{shown_value(default_prompt)}. {REMEDY}"
         )
     by_cosine = values.get("similarity_fn_name") == "cosine"
-    return Vectors(prompts=tuple(texts.items()), **said), by_cosine
+    return Vectors(prompts=tuple(texts.items()), **fields), by_cosine
 
 
 def transformer_folder(folder: epath.PathLike) -> epath.Path:
-    """Where a checkpoint's network and tokeniser lie: old sentence-transformers have them a folder deeper."""
+    """The folder of a checkpoint's network and tokeniser, which old sentence-transformers put inside."""
     folder = epath.Path(folder)
-    deeper = folder / "0_Transformer"
-    return deeper if not (folder / "config.json").exists() and deeper.exists() else folder
+    inner = folder / "0_Transformer"
+    is_inner = not (folder / "config.json").exists() and inner.exists()
+    return inner if is_inner else folder
 
 
-def write_vectors(folder: epath.PathLike, config: BertConfig, max_length: int, lower_case: bool) -> None:
-    """Make a folder with a BERT in Hugging Face's form one that sentence-transformers loads as well.
+# ---- write ----
+
+
+def write_vectors(
+    folder: epath.PathLike,
+    config: BertConfig,
+    max_length: int,
+    lower_case: bool,
+) -> None:
+    """Let sentence-transformers load a folder with a BERT in Hugging Face's form.
 
     `max_length` is the number of tokens at which it cuts texts.
     """
     folder = epath.Path(folder)
-    kinds = ["Transformer", "Pooling"] + ["Normalize"] * config.normalize
-    paths = ["", *(f"{number}_{kind}" for number, kind in enumerate(kinds) if number)]
-    modules = [
-        {"idx": number, "name": str(number), "path": path, "type": f"{_ST}.{kind}"}
-        for number, (kind, path) in enumerate(zip(kinds, paths, strict=True))
-    ]
+    modules = []
+    for number, kind in enumerate(_MODULE_KINDS if config.normalize else _MODULE_KINDS[:2]):
+        # The network's own files are at the top.
+        path = f"{number}_{kind}" if number else ""
+        (folder / path).mkdir(parents=True, exist_ok=True)
+        module_type = f"{_MODULE_PREFIX}.{kind}"
+        modules.append({"idx": number, "name": str(number), "path": path, "type": module_type})
     pooling = {
         "word_embedding_dimension": config.hidden_size,
         "pooling_mode_cls_token": config.pooling == "cls",
@@ -211,14 +257,13 @@ def write_vectors(folder: epath.PathLike, config: BertConfig, max_length: int, l
     }
     if config.truncate_dim is not None:
         model["truncate_dim"] = config.truncate_dim
-    for path in paths:
-        (folder / path).mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "modules.json", modules)
     transformer = {"max_seq_length": max_length, "do_lower_case": lower_case}
+    _write_json(folder / "modules.json", modules)
     _write_json(folder / "sentence_bert_config.json", transformer)
     _write_json(folder / "config_sentence_transformers.json", model)
     _write_json(folder / "1_Pooling/config.json", pooling)
 
 
-def _write_json(path: epath.Path, value: Mapping[str, Any] | list[Any]) -> None:
-    write_whole(path, json.dumps(value, indent=2) + "\n")
+def _write_json(path: epath.Path, value: Any) -> None:
+    text = json.dumps(value, indent=2) + "\n"
+    write_whole(path, text)

@@ -19,6 +19,7 @@ from radit_jax.runtime.distributed import processes
 SCHEMES = ("gs", "s3")
 _NUM_TRANSFERS = 16  # files that are transferred at once
 _DELETES_PER_CALL = 500
+_MAX_REASON = 200  # characters of a store's message in an error
 _homes: dict[str, epath.Path] = {}  # folder on this machine -> the folder in a bucket that it is a copy of
 
 
@@ -51,17 +52,21 @@ def local_copy(home: epath.PathLike, scratch: epath.PathLike | None = None) -> e
     home = epath.Path(home)
     if not is_bucket(home):
         return home
+    # In the user's cache, as other programs do.
     if scratch is None:
         cache = os.environ.get("XDG_CACHE_HOME") or epath.Path("~/.cache").expanduser()
         scratch = epath.Path(cache) / "radit_jax"
-    local = epath.Path(os.path.abspath(scratch)) / os.fspath(home).replace("://", "/")
+    relative = os.fspath(home).replace("://", "/")
+    local = epath.Path(os.path.abspath(scratch)) / relative
     _homes[os.fspath(local)] = home
     return local
 
 
 def home_of(local: epath.PathLike) -> epath.Path | None:
     """The path in a bucket of a path inside a local copy; None for any other path."""
-    local = epath.Path(local if is_bucket(local) else os.path.abspath(local))
+    if not is_bucket(local):
+        local = os.path.abspath(local)
+    local = epath.Path(local)
     for parent in (local, *local.parents):
         home = _homes.get(os.fspath(parent))
         if home is not None:
@@ -104,7 +109,12 @@ def _find_files(path: epath.PathLike) -> tuple[str, dict[str, Any]]:
     entries: Any = {}
     with contextlib.suppress(FileNotFoundError):
         entries = fs.find(key, detail=True)
-    return key, {os.fspath(name): info for name, info in entries.items() if info["type"] == "file"}
+    # Some stores list prefixes, too, as folders.
+    infos = {}
+    for name, info in entries.items():
+        if info["type"] == "file":
+            infos[os.fspath(name)] = info
+    return key, infos
 
 
 def sizes(path: epath.PathLike) -> dict[str, int]:
@@ -114,7 +124,8 @@ def sizes(path: epath.PathLike) -> dict[str, int]:
     for name, info in infos.items():
         # A store finds prefixes: `run2/x` has the prefix `run`.
         if name == key or name.startswith(f"{key}/"):
-            by_name[name[len(key) :].lstrip("/")] = info["size"]
+            relative = name[len(key) :].lstrip("/")
+            by_name[relative] = info["size"]
     return by_name
 
 
@@ -123,14 +134,20 @@ def checksums(path: epath.PathLike) -> dict[str, list[Any]]:
     key, infos = _find_files(path)
     by_name = {}
     for name, info in infos.items():
+        # The names that Google's store and Amazon's have for it.
         digest = info.get("crc32c") or info.get("ETag") or info.get("etag")
-        by_name[os.path.relpath(name, key)] = [info["size"], digest]
+        relative = os.path.relpath(name, key)
+        by_name[relative] = [info["size"], digest]
     return by_name
 
 
 def list_prefixes(path: epath.PathLike) -> list[epath.Path]:
     """The names directly under `path` that have objects under them, as a folder has."""
-    prefixes = {name.split("/")[0] for name in sizes(path) if "/" in name}
+    prefixes = set()
+    for name in sizes(path):
+        prefix, slash, _ = name.partition("/")
+        if slash:
+            prefixes.add(prefix)
     return [epath.Path(path) / prefix for prefix in sorted(prefixes)]
 
 
@@ -149,6 +166,7 @@ def put(path: epath.PathLike, data: bytes) -> None:
 def put_new(path: epath.PathLike, data: bytes) -> bool:
     """Write an object or a file that does not exist; False where it does, whoever wrote it first."""
     try:
+        # Both refuse a name that exists, in one step.
         if is_bucket(path):
             fs, key = _store(path)
             fs.pipe_file(key, data, mode="create")
@@ -172,7 +190,8 @@ def get(path: epath.PathLike) -> bytes | None:
 def delete_objects(path: epath.PathLike, keep: frozenset[str] = frozenset()) -> None:
     """Delete an object, if it exists, or all under a folder except the relative names in `keep`."""
     fs, key = _store(path)
-    keys = [_join(key, name) for name in sizes(path) if name not in keep]
+    names = [name for name in sizes(path) if name not in keep]
+    keys = [_join(key, name) for name in names]
     for start in range(0, len(keys), _DELETES_PER_CALL):
         fs.rm(keys[start : start + _DELETES_PER_CALL])
 
@@ -185,11 +204,13 @@ def upload(local: epath.PathLike, home: epath.PathLike) -> None:
     local = epath.Path(local)
     fs, key = _store(home)
     names = _relative_names(local)
+    # What an earlier run left there, but for objects that are overwritten.
     if local.is_dir():
         delete_objects(home, keep=frozenset(names))
 
     def upload_one(name: str) -> None:
-        fs.put_file(os.fspath(_below(local, name)), _join(key, name))
+        file = os.fspath(_below(local, name))
+        fs.put_file(file, _join(key, name))
 
     _transfer(upload_one, names)
 
@@ -198,6 +219,7 @@ def download(home: epath.PathLike, local: epath.PathLike) -> None:
     """Make `local` what `home` in the bucket is."""
     local = epath.Path(local)
     fs, key = _store(home)
+    # What is here may have other files.
     if local.is_dir():
         local.rmtree()
     elif local.exists():
@@ -207,7 +229,8 @@ def download(home: epath.PathLike, local: epath.PathLike) -> None:
         _below(local, name).parent.mkdir(parents=True, exist_ok=True)
 
     def download_one(name: str) -> None:
-        fs.get_file(_join(key, name), os.fspath(_below(local, name)))
+        file = os.fspath(_below(local, name))
+        fs.get_file(_join(key, name), file)
 
     _transfer(download_one, names)
 
@@ -236,7 +259,8 @@ def _relative_names(local: epath.Path) -> list[str]:
     names = []
     for folder, _, files in os.walk(local):
         for file in files:
-            names.append(os.path.relpath(os.path.join(folder, file), local))
+            path = os.path.join(folder, file)
+            names.append(os.path.relpath(path, local))
     return names
 
 
@@ -253,6 +277,7 @@ def _transfer(transfer_one: Callable[[str], None], names: list[str]) -> None:
         processes.stop_if_asked(f"the transfer of {name}")
         transfer_one(name)
 
+    # `list` raises the first error of a thread.
     with concurrent.futures.ThreadPoolExecutor(_NUM_TRANSFERS) as pool:
         list(pool.map(unless_stopped, names))
 
@@ -262,6 +287,7 @@ def _transfer(transfer_one: Callable[[str], None], names: list[str]) -> None:
 
 def check_access(workdir: epath.PathLike, write: bool) -> None:
     """Refuse a bucket that this machine may not list and read, or may not write and delete in."""
+    # A name of its own, for other machines may check at the same time.
     probe = epath.Path(workdir) / f"probe-{uuid.uuid4().hex}"
     try:
         sizes(epath.Path(workdir) / "workdir.json")
@@ -271,7 +297,8 @@ def check_access(workdir: epath.PathLike, write: bool) -> None:
     except ValueError:
         raise
     except Exception as error:  # gcsfs, s3fs, botocore and google.auth have no error class in common
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        message = " ".join(str(error).split())
+        reason = message[:_MAX_REASON] or type(error).__name__
         what = "write and delete" if write else "list and read"
         raise ValueError(
             f"{workdir}: expected a bucket in which this account may {what} objects, got {reason}. Log in "

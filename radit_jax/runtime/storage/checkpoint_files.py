@@ -24,7 +24,7 @@ def record_file(folder: epath.Path, step: int) -> epath.Path:
     return folder / f"{step}.json"
 
 
-def read_record(file: epath.Path, step: int) -> dict[str, Any] | None:
+def read_checkpoint_record(file: epath.Path, step: int) -> dict[str, Any] | None:
     """The record of the checkpoint at `step`; None where there is none that is as it was written."""
     try:
         record = read_json(file, "")
@@ -40,19 +40,27 @@ def file_names(folder: epath.Path) -> list[str]:
     """Sorted names of all files under a folder, relative to it."""
     names = []
     for parent, _, files in os.walk(folder):
-        names += [os.path.relpath(os.path.join(parent, file), folder) for file in files]
+        for file in files:
+            path = os.path.join(parent, file)
+            names.append(os.path.relpath(path, folder))
     return sorted(names)
 
 
 def file_checksums(folder: epath.Path, names: list[str]) -> Checksums:
     """Bytes and CRC-32 of the files that exist. zlib releases Python's lock, so threads read at once."""
+    paths = [folder / name for name in names]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        checksums = list(pool.map(lambda name: _checksum(folder / name), names))
-    return {name: checksum for name, checksum in zip(names, checksums, strict=True) if checksum}
+        checksums = list(pool.map(_checksum, paths))
+    by_name = {}
+    for name, checksum in zip(names, checksums, strict=True):
+        if checksum:
+            by_name[name] = checksum
+    return by_name
 
 
 def _checksum(path: epath.Path) -> list[int]:
     """[bytes, CRC-32] of a file; [] where there is none."""
+    # Block by block: a file may be larger than memory.
     size, crc = 0, 0
     try:
         with open(path, "rb") as file:
@@ -89,13 +97,24 @@ def first_difference(folder: epath.Path, expected: Checksums, found: Checksums) 
 def download_checkpoints(home: epath.Path, folder: epath.Path) -> None:
     """Make this machine's checkpoints in `folder` those of the bucket, which are the true ones."""
     records = _records_in(home)
-    for child in list(folder.iterdir()) if folder.exists() else ():
-        if child.name.removesuffix(".json") not in records:
-            child.rmtree() if child.is_dir() else child.unlink()
+    # 1) Remove those that the bucket does not have.
+    children = list(folder.iterdir()) if folder.exists() else []
+    for child in children:
+        if child.name.removesuffix(".json") in records:
+            continue
+        if child.is_dir():
+            child.rmtree()
+        else:
+            child.unlink()
+
+    # 2) Download those that are not here, or not whole.
     for step, record in records.items():
-        expected_sizes = {name: checksum[0] for name, checksum in json.loads(record)["files"].items()}
+        checksums = json.loads(record)["files"]
+        expected_sizes = {name: size for name, (size, _) in checksums.items()}
         checkpoint = folder / step
-        sizes = {name: (checkpoint / name).stat().length for name in file_names(checkpoint)}
+        sizes = {}
+        for name in file_names(checkpoint):
+            sizes[name] = (checkpoint / name).stat().length
         if sizes != expected_sizes:
             bucket.download(home / step, checkpoint)
         write_whole(folder / f"{step}.json", record)
@@ -112,6 +131,7 @@ def upload_checkpoints(folder: epath.Path, home: epath.Path, steps: Iterable[int
             bucket.delete_objects(home / f"{name}.json")
             bucket.upload(folder / name, home / name)
             bucket.put(home / f"{name}.json", record)
+    # Here the record goes first.
     for name in set(old_records) - set(names):
         bucket.delete_objects(home / f"{name}.json")
         bucket.delete_objects(home / name)

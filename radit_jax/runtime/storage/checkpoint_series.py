@@ -24,7 +24,7 @@ from radit_jax.runtime.storage.checkpoint_files import (
     file_checksums,
     file_names,
     first_difference,
-    read_record,
+    read_checkpoint_record,
     record_file,
     upload_checkpoints,
     writer_of,
@@ -32,6 +32,7 @@ from radit_jax.runtime.storage.checkpoint_files import (
 from radit_jax.runtime.storage.files import sealed, write_whole
 
 PyTree = Any
+Record = dict[str, Any]  # step, facts and checksums of files
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of what Orbax has not finished
 _REFUSED = re.compile(r"\"([^\"]+)\".*\[os_error_code='(\d+)'", re.DOTALL)  # in TensorStore's messages
 
@@ -85,8 +86,10 @@ class CheckpointSeries:
         self._num_kept = num_kept
         self._copy = copy
         self._verified: set[int] = set()  # steps whose bytes are known to be those that were written
+        self._records: dict[int, Record] = {}
         records = processes.on_process_zero(f"checkpoints in {folder.name}", self._read_records)
-        self._records: dict[int, dict[str, Any]] = {int(step): record for step, record in records.items()}
+        for step, record in records.items():  # in JSON, which process 0 sends, keys are texts
+            self._records[int(step)] = record
 
     def newest(self) -> int | None:
         """The newest step that is whole. A damaged one is named on stderr, and not looked at again."""
@@ -128,8 +131,8 @@ class CheckpointSeries:
 
         # 3) Forget the others. A step after this one is from a run that went further and was resumed from an
         # earlier step: this run writes it again.
-        steps = sorted((saved for saved in self._records if saved <= step), reverse=True)
-        kept_steps = set(steps[: self._num_kept])
+        steps = sorted(saved for saved in self._records if saved <= step)
+        kept_steps = set(steps[-self._num_kept :])
         self._records = {kept: self._records[kept] for kept in kept_steps}
         if is_first:
             if self._copy:
@@ -138,7 +141,7 @@ class CheckpointSeries:
 
     # -- files --
 
-    def _read_records(self) -> dict[str, dict[str, Any]]:
+    def _read_records(self) -> dict[str, Record]:
         """The records in the folder, by step; says on stderr which checkpoints have none."""
         if self._copy:
             download_checkpoints(self._copy, self.folder)
@@ -151,7 +154,7 @@ class CheckpointSeries:
                 steps.append(int(child.name))
         records = {}
         for step in sorted(steps):
-            record = read_record(record_file(self.folder, step), step)
+            record = read_checkpoint_record(record_file(self.folder, step), step)
             if record is not None:
                 records[str(step)] = record
             else:
@@ -165,13 +168,15 @@ class CheckpointSeries:
         index, count = jax.process_index(), jax.process_count()
         if bucket.is_bucket(folder):
             return bucket.checksums(folder) if index == 0 else {}
-        own_names = [name for name in file_names(folder) if writer_of(name) % count == index]
+        all_names = file_names(folder)
+        own_names = [name for name in all_names if writer_of(name) % count == index]
         checksums = file_checksums(folder, own_names)
         if count == 1:
             return checksums
 
         # Processes exchange them as files, which process 0 joins and removes.
-        parts = [self.folder / f"{step}.part-{number}.json" for number in range(count)]
+        names = [f"{step}.part-{number}.json" for number in range(count)]
+        parts = [self.folder / name for name in names]
         write_whole(parts[index], json.dumps(checksums))
         multihost_utils.sync_global_devices(f"checksums of {folder}")
         if index != 0:
@@ -187,6 +192,7 @@ class CheckpointSeries:
         folder = self.folder / str(step)
         expected = self._records[step]["files"]
         index, count = jax.process_index(), jax.process_count()
+        # A store's checksums cost no reading, so process 0 asks for all.
         if bucket.is_bucket(folder):
             found = bucket.checksums(folder) if index == 0 else expected
         else:
@@ -197,7 +203,9 @@ class CheckpointSeries:
 
     def _remove_others(self, kept_steps: Set[int]) -> None:
         """Remove all checkpoints except those of `kept_steps`: first the records, which vouch for them."""
-        kept_names = {str(step) for step in kept_steps} | {f"{step}.json" for step in kept_steps}
+        kept_names: set[str] = set()
+        for step in kept_steps:
+            kept_names |= {str(step), f"{step}.json"}
         others = [child for child in self.folder.iterdir() if child.name not in kept_names]
         for child in sorted(others, key=lambda child: child.name.isdigit()):
             self._remove(child)

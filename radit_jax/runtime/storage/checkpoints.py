@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from radit_jax.runtime.distributed.memory import check_room
 from radit_jax.runtime.distributed.mesh import abstract_sharded
@@ -29,6 +29,7 @@ def save_params(path: epath.PathLike, params: PyTree) -> None:
     """
     if jax.process_count() > 1:
         params = jax.tree.map(_replicated, params)
+    # In gs:// Orbax's processes meet; elsewhere they share a disk.
     home = bucket.home_of(path)
     if home and jax.process_count() > 1 and _is_google(home):
         save_tree(home, params)
@@ -38,7 +39,11 @@ def save_params(path: epath.PathLike, params: PyTree) -> None:
         save_tree(_absolute(path), params)
 
 
-def load_params(path: epath.PathLike, like: PyTree | None = None, mesh: Mesh | None = None) -> PyTree:
+def load_params(
+    path: epath.PathLike,
+    like: PyTree | None = None,
+    mesh: Mesh | None = None,
+) -> PyTree:
     """The tree of arrays that `save_params` wrote, bit for bit.
 
     `like` gives structure, dtypes and shardings: a tree of arrays or of `jax.ShapeDtypeStruct`. Without it
@@ -46,8 +51,9 @@ def load_params(path: epath.PathLike, like: PyTree | None = None, mesh: Mesh | N
     """
     path = _absolute(path)
     if like is None:
+        # Shapes and dtypes from the files, shardings from the mesh.
         saved = ocp.metadata(path).metadata
-        like = jax.tree.map(_on_first_device, saved) if mesh is None else abstract_sharded(saved, mesh)
+        like = _on_one_device(saved) if mesh is None else abstract_sharded(saved, mesh)
         check_room("the model", like)
     return load_tree(path, like)
 
@@ -61,6 +67,7 @@ class Checkpoints:
 
     def __init__(self, folder: epath.PathLike, keep: int = 2):
         folder = epath.Path(folder)
+        # Orbax writes to a disk, or by itself to gs://.
         home = bucket.home_of(folder)
         self._home = home or folder
         self._logs = StageFolder(home.parent, folder.parent) if home else None
@@ -68,16 +75,28 @@ class Checkpoints:
             local, copy = _absolute(home), None
         else:
             local, copy = _absolute(folder), home
-        self._latest = CheckpointSeries(local / "latest", keep, copy and copy / "latest")
-        self._best = CheckpointSeries(local / "best", 1, copy and copy / "best")
 
-    def save(self, step: int, state: PyTree, extra: dict[str, Any] | None = None) -> None:
+        def series(name: str, num_kept: int) -> CheckpointSeries:
+            return CheckpointSeries(local / name, num_kept, copy / name if copy else None)
+
+        self._latest = series("latest", keep)
+        self._best = series("best", 1)
+
+    # -- the state --
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
         """Save the state after `step` updates with `extra`, which is JSON; returns when it is whole."""
         self._check_held()
         # The logs first: they never lack a step that a checkpoint follows.
         if self._logs and jax.process_index() == 0:
             self._logs.keep_logs()
-        self._latest.save(step, state, {"extra": extra or {}, "best": self.best()})
+        facts = {"extra": extra or {}, "best": self.best()}
+        self._latest.save(step, state, facts)
 
     def latest(self) -> int | None:
         """The step of the latest checkpoint whose bytes are those that were written."""
@@ -98,8 +117,11 @@ class Checkpoints:
     def _check_best(self, step: int, best_then: list[Any]) -> None:
         """Refuse to resume at `step` without the parameters that were the best, or better ones since."""
         best = self.best()
-        if best is not None and (best[0] >= step or list(best) == best_then):
-            return
+        if best is not None:
+            is_newer = best[0] >= step
+            if is_newer or list(best) == best_then:
+                return
+        # Training that goes on would choose among worse ones.
         lost = self._home / "best" / str(best_then[0])
         raise ValueError(
             f"{lost}: expected the parameters that were the best when step {step} was saved, got none "
@@ -107,18 +129,25 @@ class Checkpoints:
             "training starts over."
         )
 
+    # -- the best parameters --
+
     def save_best(self, step: int, params: PyTree, metric: float) -> None:
         """Keep `params` as the best, unless the best of another step have a metric as high."""
         self._check_held()
         best = self.best()
-        if best is not None and best[0] != step and best[1] >= metric:
-            return
+        if best is not None:
+            best_step, best_metric = best
+            # A resumed run saves the best of a step again.
+            if best_step != step and best_metric >= metric:
+                return
         self._best.save(step, params, {"metric": metric})
 
     def best(self) -> tuple[int, float] | None:
         """Step and metric of the best parameters; None before any were saved."""
         step = self._best.newest()
-        return None if step is None else (step, self._best.facts(step)["metric"])
+        if step is None:
+            return None
+        return step, self._best.facts(step)["metric"]
 
     def restore_best(self, like: PyTree) -> PyTree:
         """The best parameters, with the structure and shardings of `like`."""
@@ -137,18 +166,31 @@ def _is_google(path: epath.PathLike) -> bool:
 
 def _absolute(path: epath.PathLike) -> epath.Path:
     """Orbax refuses relative paths, and says so in another thread, once training has run for a while."""
-    return epath.Path(path if bucket.is_bucket(path) else os.path.abspath(path))
+    if bucket.is_bucket(path):
+        return epath.Path(path)
+    return epath.Path(os.path.abspath(path))
 
 
 def _replicated(array: Any) -> jax.Array:
     """An array that every process has by itself, as one array of all devices: Orbax writes one copy of it."""
+    # One that is spread over all processes is one array already.
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return array
-    mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(jax.sharding.AxisType.Auto,))
+    shape = (jax.device_count(),)
+    mesh = jax.make_mesh(shape, ("all",), axis_types=(AxisType.Auto,))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.make_array_from_callback(array.shape, everywhere, lambda part: np.asarray(array[part]))
+
+    def read_part(part: Any) -> np.ndarray:
+        return np.asarray(array[part])
+
+    return jax.make_array_from_callback(array.shape, everywhere, read_part)
 
 
-def _on_first_device(leaf: Any) -> jax.ShapeDtypeStruct:
+def _on_one_device(tree: PyTree) -> PyTree:
+    """The shapes and dtypes of a tree, on the first local device."""
     sharding = SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(abstract, tree)

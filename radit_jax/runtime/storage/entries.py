@@ -50,7 +50,8 @@ def committed_names(folder: epath.Path) -> list[str]:
         names = list(bucket.sizes(folder))
     else:
         names = [os.path.relpath(file, folder) for file in files_under(folder)]
-    return [name.removesuffix(SIDECAR_SUFFIX) for name in names if name.endswith(SIDECAR_SUFFIX)]
+    sidecars = [name for name in names if name.endswith(SIDECAR_SUFFIX)]
+    return [name.removesuffix(SIDECAR_SUFFIX) for name in sidecars]
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
@@ -80,9 +81,8 @@ def num_bytes_of(path: epath.Path) -> int:
         return sum(sizes.values()) if sizes else -1
     if not path.exists():
         return -1
-    if path.is_dir():
-        return sum(file.stat().length for file in files_under(path))
-    return path.stat().length
+    files = files_under(path) if path.is_dir() else [path]
+    return sum(file.stat().length for file in files)
 
 
 def size_and_hash(path: epath.Path) -> dict[str, Any]:
@@ -124,9 +124,11 @@ def remove(path: epath.Path) -> None:
 
 def move_aside(path: epath.Path, why: str = "this run did not write it") -> None:
     """Rename a file that is not this run's to `NAME.1`, or the next free number, and say so on stderr."""
+    # The next free number.
     number = 1
     while (aside := path.parent / f"{path.name}.{number}").exists():
         number += 1
+    # A bucket cannot rename.
     if bucket.is_bucket(path):
         write_whole(aside, path.read_bytes())
         remove(path)

@@ -27,7 +27,7 @@ os.umask(_UMASK)
 _HALF_OF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes | str) -> None:
+def write_whole(path: epath.PathLike, data: bytes | str) -> None:
     """Write a file so that no reader, and no restart after a kill, sees a part of it.
 
     On a disk the bytes go to another file in the same folder, and reach the disk before that file takes the
@@ -40,7 +40,8 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> None:
         return
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, new_file = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
+    prefix = f".{target.name}."
+    descriptor, new_file = tempfile.mkstemp(prefix=prefix, suffix=".new", dir=target.parent)
     try:
         with naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -55,7 +56,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> None:
     sync_folder(target.parent)
 
 
-def sync_folder(folder: str | os.PathLike[str]) -> None:
+def sync_folder(folder: epath.PathLike) -> None:
     """Bring a folder's list of names to the disk, where the system can."""
     if os.name == "nt":
         return
@@ -68,7 +69,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
-def read_text(path: str | os.PathLike[str], remedy: str = "Convert the file to UTF-8.") -> str:
+def read_text(path: epath.PathLike, remedy: str = "Convert the file to UTF-8.") -> str:
     """The text of a UTF-8 file without its byte order mark."""
     data = epath.Path(path).read_bytes()
     try:
@@ -79,10 +80,11 @@ def read_text(path: str | os.PathLike[str], remedy: str = "Convert the file to U
         ) from None
 
 
-def read_json(path: str | os.PathLike[str], remedy: str) -> dict[str, Any]:
+def read_json(path: epath.PathLike, remedy: str) -> dict[str, Any]:
     """The JSON object in a file; for anything else a ValueError that names the file and the `remedy`."""
-    value = parse_json(epath.Path(path).read_bytes(), str(path), remedy)
-    return as_object(value, str(path), remedy)
+    where = str(path)
+    value = parse_json(epath.Path(path).read_bytes(), where, remedy)
+    return as_object(value, where, remedy)
 
 
 def parse_json(data: bytes | str, where: str, remedy: str) -> Any:
@@ -95,6 +97,7 @@ def parse_json(data: bytes | str, where: str, remedy: str) -> Any:
     ValueError: here: expected JSON of at most 100 levels, got more. Write JSON.
     """
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    # 1) The value, with errors that say where.
     try:
         value = json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -108,6 +111,8 @@ def parse_json(data: bytes | str, where: str, remedy: str) -> Any:
     except ValueError as error:  # JSONDecodeError, or an integer of thousands of digits
         shown = raw[:_MAX_SHOWN].decode(errors="replace")
         raise ValueError(f"{where}: expected JSON, got {shown!r} ({error}). {remedy}") from None
+
+    # 2) What Python accepts and a reader or writer after this one may not.
     if _deeper_than(value, MAX_DEPTH):
         raise ValueError(f"{where}: expected JSON of at most {MAX_DEPTH} levels, got more. {remedy}")
     if _HALF_OF_A_PAIR.search(raw):
@@ -139,8 +144,10 @@ def has_seal(value: Mapping[str, Any]) -> bool:
 
 
 def _hash_of_rest(value: Mapping[str, Any]) -> str:
-    rest = {key: part for key, part in value.items() if key != SEAL}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    rest = dict(value)
+    rest.pop(SEAL, None)
+    text = json.dumps(rest, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
@@ -148,6 +155,7 @@ def _deeper_than(value: Any, levels: int) -> bool:
 
     It goes level by level: a recursion of that depth could fail by itself.
     """
+    # Level 0 is the value itself.
     level = [value]
     for _ in range(levels + 1):
         next_level: list[Any] = []

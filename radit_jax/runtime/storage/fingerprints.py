@@ -35,7 +35,9 @@ def canonical(settings: Any) -> Any:
         return [canonical(value) for value in settings]
     if isinstance(settings, float) and settings.is_integer():
         return int(settings)
-    if settings is None or isinstance(settings, bool | int | float | str):
+    # Values of JSON.
+    is_plain = isinstance(settings, bool | int | float | str)
+    if is_plain or settings is None:
         return settings
     raise TypeError(
         f"fingerprint: expected settings of dataclasses, mappings, lists, numbers and texts, got a "
@@ -44,7 +46,11 @@ def canonical(settings: Any) -> Any:
 
 
 def fingerprint(
-    stage: str, version: int, settings: Any, parents: Mapping[str, str], sources: Mapping[str, str]
+    stage: str,
+    version: int,
+    settings: Any,
+    parents: Mapping[str, str],
+    sources: Mapping[str, str],
 ) -> str:
     """Twelve hex digits that name what `stage` makes from these settings, parent stages and sources.
 
@@ -58,6 +64,7 @@ def fingerprint(
         "parents": dict(parents),
         "sources": dict(sources),
     }
+    # Equal settings have equal texts, whatever their order.
     text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
@@ -83,6 +90,7 @@ def package_versions() -> dict[str, str]:
 def commit_of_source() -> str | None:
     """The git commit that the package runs from, with `-dirty` after edits; None for an installed package."""
     checkout = pathlib.Path(__file__).parents[3]
+    # An installed package is not in a checkout.
     if not (checkout / ".git").exists():
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

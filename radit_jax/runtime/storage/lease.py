@@ -36,6 +36,7 @@ def lease(workdir: epath.PathLike, name: str = "lock") -> Iterator[Callable[[], 
     folder = epath.Path(workdir) / name
     if not bucket.is_bucket(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    # A thread rewrites it while this process works.
     number = _take(folder)
     stop = threading.Event()
     beating = threading.Thread(target=_beat, args=(folder, number, stop), daemon=True)
@@ -85,6 +86,7 @@ def _take(folder: epath.Path) -> int:
 
 def _wait_for_silence(path: epath.Path, holder: bytes) -> None:
     """Return once the lease at `path` is given back, or has not changed for a minute."""
+    # A holder that lives rewrites its object in this time.
     workdir = path.parent.parent
     print(f"{workdir}: {_describe(holder)} had it; waiting for a minute's silence", file=sys.stderr)
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -92,9 +94,9 @@ def _wait_for_silence(path: epath.Path, holder: bytes) -> None:
         processes.stop_if_asked("the workdir's lock")
         time.sleep(min(_LOOK_SECONDS, PATIENCE_SECONDS / 10))
         now = bucket.get(path)
-        if not now:
+        if not now:  # it was given back
             return
-        if now != holder:
+        if now != holder:  # it beats
             raise ValueError(in_use(workdir, _describe(now)))
 
 

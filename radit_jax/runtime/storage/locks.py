@@ -27,6 +27,7 @@ _held: dict[str, Callable[[], bool]] = {}
 @contextlib.contextmanager
 def hold(folder: epath.Path) -> Iterator[None]:
     """Keep other runs out of `folder` inside; ValueError where one is in it."""
+    # A store has no locks.
     lock = lease(folder) if bucket.is_bucket(folder) else _system_lock(folder)
     with lock as is_held:
         _held[os.fspath(folder)] = is_held
@@ -54,6 +55,7 @@ def _system_lock(folder: epath.Path) -> Iterator[Callable[[], bool]]:
 
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "a+") as file:
+        # 1) Take the lock, or say who has it.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -68,10 +70,11 @@ def _system_lock(folder: epath.Path) -> Iterator[Callable[[], bool]]:
                 yield is_held
             return
 
-        # The file says who holds it, for the error of the next run.
+        # 2) Say in the file who holds it, for the error of the next run.
         file.truncate(0)
+        process = f"process {os.getpid()} on {socket.gethostname()}"
         started = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}\n")
+        file.write(f"{process}, started {started}\n")
         file.flush()
         try:
             yield lambda: _is_name_of(folder / "lock", file)
@@ -81,7 +84,9 @@ def _system_lock(folder: epath.Path) -> Iterator[Callable[[], bool]]:
 
 def _is_name_of(path: epath.Path, file: IO[str]) -> bool:
     """Whether `path` is still the name of the open file."""
+    # A workdir that was made again has another file of that name.
+    open_file = os.fstat(file.fileno())
     try:
-        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+        return os.path.samestat(os.stat(path), open_file)
     except FileNotFoundError:
         return False

@@ -25,61 +25,78 @@ _BLOCK_BYTES = 1 << 24  # read at once: a file that is hashed need not fit in me
 _MAX_HOSTS = 64  # remembered; a cluster may give its hosts new names in each run
 _EVERYWHERE = "objects"  # in place of a host: an object's state is the same for all hosts
 
-Memory = dict[str, dict[str, list[Any]]]  # host -> path -> the file's state, with its hash at the end
+Entry = list[Any]  # a file's state, and its hash at the end
+Memory = dict[str, dict[str, Entry]]  # by host and path
 
 
 class SourceHashes:
     """SHA-256 of files and folders. `save` remembers computed hashes in `file`."""
 
-    def __init__(self, file: str | os.PathLike[str]):
+    def __init__(self, file: epath.PathLike):
         self.file = epath.Path(file)
         self._host = socket.gethostname()
         self._new: Memory = {}
 
-    def of(self, path: str | os.PathLike[str], files: Iterable[os.PathLike[str]] | None = None) -> str:
+    def of(self, path: epath.PathLike, files: Iterable[epath.PathLike] | None = None) -> str:
         """SHA-256 of a file's bytes, or of the names and bytes of all that is read in a folder.
 
         That is `files` where the folder's reader names them; else all files, except hidden ones and workdirs.
         Symbolic links are followed, as readers do. Raises ValueError where there is nothing.
         """
-        root = epath.Path(path) if bucket.is_bucket(path) else pathlib.Path(path)
+        # A bucket's objects, a folder and a file are listed and hashed in different ways.
+        in_bucket = bucket.is_bucket(path)
+        root = epath.Path(path) if in_bucket else pathlib.Path(path)
         if not root.exists():
             raise ValueError(f"{root}: expected a file or a folder, got none of that name. Correct the path.")
         memory = self._merged()
         if files is not None:
             return self._hash_named(root, files, memory)
-        if bucket.is_bucket(path):
+        if in_bucket:
             return self._hash_objects(epath.Path(root), memory)
-        if root.is_dir():
-            return self._hash_folder(pathlib.Path(root), memory)
-        return self._hash_file(pathlib.Path(root), memory)
+        local = pathlib.Path(root)
+        if local.is_dir():
+            return self._hash_folder(local, memory)
+        return self._hash_file(local, memory)
 
     def save(self) -> None:
         """Write down the hashes computed since the last time. The caller holds the workdir's lock."""
         if not self._new:
             return
-        hosts = list(self._merged().items())[-_MAX_HOSTS:]
-        write_whole(self.file, json.dumps(sealed(dict(hosts)), indent=1) + "\n")
+        # The hosts seen last are at the end.
+        last_hosts = list(self._merged().items())[-_MAX_HOSTS:]
+        memory = sealed(dict(last_hosts))
+        write_whole(self.file, json.dumps(memory, indent=1) + "\n")
         self._new = {}
 
     # -- what is hashed --
 
-    def _hash_named(self, root: os.PathLike[str], files: Iterable[os.PathLike[str]], memory: Memory) -> str:
-        hashes = []
+    def _hash_named(
+        self,
+        root: epath.PathLike,
+        files: Iterable[epath.PathLike],
+        memory: Memory,
+    ) -> str:
+        named_hashes = []
         for file in files:
             if bucket.is_bucket(file):
-                digest = self._hash_object(file, bucket.sizes(file)[""], memory)
+                size = bucket.sizes(file)[""]
+                digest = self._hash_object(file, size, memory)
             else:
                 digest = self._hash_file(pathlib.Path(file), memory)
-            hashes.append((_name_below(root, file), digest))
-        hashes.sort()
-        return hash_listing([digest for _, digest in hashes], [name for name, _ in hashes])
+            named_hashes.append((_name_below(root, file), digest))
+        # In the order of names, whatever order the reader has.
+        named_hashes.sort()
+        hashes = [digest for _, digest in named_hashes]
+        names = [name for name, _ in named_hashes]
+        return hash_listing(hashes, names)
 
     def _hash_objects(self, root: epath.Path, memory: Memory) -> str:
         sizes = _without_workdirs(bucket.sizes(root))
         hashes = []
         for name, size in sizes.items():
-            hashes.append(self._hash_object(root / name if name else root, size, memory))
+            # The root itself may be an object.
+            path = root / name if name else root
+            hashes.append(self._hash_object(path, size, memory))
         return hash_listing(hashes, sizes)
 
     def _hash_folder(self, root: pathlib.Path, memory: Memory) -> str:
@@ -97,17 +114,26 @@ class SourceHashes:
         state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         return self._recall(self._host, str(file.resolve()), state, memory)
 
-    def _hash_object(self, path: os.PathLike[str], size: int, memory: Memory) -> str:
+    def _hash_object(self, path: epath.PathLike, size: int, memory: Memory) -> str:
         state = [size, bucket.last_modified(path)]
         return self._recall(_EVERYWHERE, os.fspath(path), state, memory)
 
     # -- memory --
 
-    def _recall(self, host: str, path: str, state: list[Any], memory: Memory) -> str:
+    def _recall(
+        self,
+        host: str,
+        path: str,
+        state: list[Any],
+        memory: Memory,
+    ) -> str:
         """The remembered hash of the file at `path` if its state is the remembered one; else a new hash."""
         entry = memory.get(host, {}).get(path)
-        if isinstance(entry, list) and entry[:-1] == state and _SHA256.fullmatch(str(entry[-1])):
-            return entry[-1]
+        if isinstance(entry, list) and entry:
+            *known_state, digest = entry
+            if known_state == state and _SHA256.fullmatch(str(digest)):
+                return digest
+        # New, or changed since.
         digest = hash_file(path)
         for known in (self._new, memory):
             known.setdefault(host, {})[path] = [*state, digest]
@@ -119,7 +145,9 @@ class SourceHashes:
         with contextlib.suppress(FileNotFoundError, ValueError):
             saved = read_json(self.file, "It is read again.")
             if has_seal(saved):
-                memory = {host: paths for host, paths in saved.items() if isinstance(paths, dict)}
+                # The seal is not a host.
+                hosts = [name for name in saved if isinstance(saved[name], dict)]
+                memory = {host: saved[host] for host in hosts}
         for host, paths in self._new.items():
             # The host goes to the end: `save` drops the hosts that come first.
             memory[host] = memory.pop(host, {}) | paths
@@ -146,8 +174,9 @@ def list_folder(root: pathlib.Path) -> dict[str, pathlib.Path | str]:
         if first_name != name:
             entries[folder] = first_name
             continue
-        # In reverse: the first one is popped first.
-        children = [child for child in sorted(folder.iterdir(), reverse=True) if not _is_hidden(child.name)]
+        # In reverse, because the last one is popped first.
+        children = sorted(folder.iterdir(), reverse=True)
+        children = [child for child in children if not _is_hidden(child.name)]
         is_workdir = any(child.name == "workdir.json" for child in children)
         if is_workdir and folder != root:
             continue  # a run's workdir inside its data
@@ -156,17 +185,24 @@ def list_folder(root: pathlib.Path) -> dict[str, pathlib.Path | str]:
                 folders.append(child)
             if child.is_file():
                 entries[child] = child
-    return {path.relative_to(root).as_posix(): entries[path] for path in sorted(entries)}
+    listing = {}
+    for path in sorted(entries):
+        name = path.relative_to(root).as_posix()
+        listing[name] = entries[path]
+    return listing
 
 
-def _name_below(root: os.PathLike[str], file: os.PathLike[str]) -> str:
+def _name_below(root: epath.PathLike, file: epath.PathLike) -> str:
     """A file's name relative to `root`; outside of it `../` and the last part, for the rest may vary."""
     name = os.path.relpath(file, root)
-    return f"../{os.path.basename(name)}" if name.startswith("../") else name
+    if name.startswith("../"):
+        return f"../{os.path.basename(name)}"
+    return name
 
 
 def _without_workdirs(sizes: Mapping[str, int]) -> dict[str, int]:
     """A bucket's objects in order, by the rules of `list_folder`: none hidden, none of a run's workdir."""
+    # A folder with a `workdir.json` is a run's.
     workdirs = []
     for name in sizes:
         folder, _, last = name.rpartition("/")
@@ -187,7 +223,7 @@ def _is_hidden(name: str) -> bool:
 # ---- hashes ----
 
 
-def hash_file(path: str | os.PathLike[str]) -> str:
+def hash_file(path: epath.PathLike) -> str:
     """SHA-256 of a file's or an object's bytes."""
     digest = hashlib.sha256()
     with epath.Path(path).open("rb") as file:
@@ -199,7 +235,9 @@ def hash_file(path: str | os.PathLike[str]) -> str:
 
 def hash_listing(hashes: Iterable[str], names: Iterable[str]) -> str:
     """One hash for many files: that of the lines that `sha256sum` would print."""
-    lines = [f"{digest}  {name}\n" for digest, name in zip(hashes, names, strict=True)]
+    lines = []
+    for digest, name in zip(hashes, names, strict=True):
+        lines.append(f"{digest}  {name}\n")
     # A file's name need not be UTF-8.
     text = "".join(lines).encode(errors="surrogateescape")
     return hashlib.sha256(text).hexdigest()

@@ -15,15 +15,11 @@ It also says what exists, because a shared disk may show a file to some processe
 Nothing here imports jax: the command line says what would run without starting an accelerator.
 """
 
-import contextlib
-import io
 import json
 import os
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from radit_jax.errors import naming
@@ -39,27 +35,27 @@ from radit_jax.runtime.storage.entries import (
     size_and_hash_of_bytes,
     sync,
 )
-from radit_jax.runtime.storage.files import parse_json, sealed, write_whole
+from radit_jax.runtime.storage.files import sealed, write_whole
 from radit_jax.runtime.storage.fingerprints import commit_of_source, package_versions
-from radit_jax.runtime.storage.manifests import parse_jsonl, read_manifest, read_sidecar
+from radit_jax.runtime.storage.manifests import read_manifest, read_sidecar
+from radit_jax.runtime.storage.typed_files import TypedFiles
 
 _MANIFEST = "manifest.json"
 _LOGS = ("metrics.jsonl", "tensorboard")  # not committed
-_NO_ARRAYS = (ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile)
 
 Record = dict[str, Any]  # {"size": bytes, "sha256": hash}
 
 
-class StageFolder:
+class StageFolder(TypedFiles):
     """One stage's data under one fingerprint; complete once its manifest exists.
 
     Names are paths relative to the folder. `home` is where it is kept, and `path` where this machine writes
     and reads it: the same folder, unless home is in a bucket.
     """
 
-    def __init__(self, home: str | os.PathLike[str], path: str | os.PathLike[str] | None = None):
+    def __init__(self, home: epath.PathLike, path: epath.PathLike | None = None):
         self.home = epath.Path(home)
-        self.path = epath.Path(path) if path is not None else bucket.local_copy(self.home)
+        self.path = bucket.local_copy(self.home) if path is None else epath.Path(path)
         self.stage = self.home.parent.name
         self.fingerprint = self.home.name
         self._manifest: dict[str, Any] | None = None
@@ -79,7 +75,9 @@ class StageFolder:
     @property
     def half_written(self) -> bool:
         """Whether a run began to fill the folder and did not finish."""
-        return not self.complete and self.home.exists() and any(self.home.iterdir())
+        if self.complete or not self.home.exists():
+            return False
+        return any(self.home.iterdir())
 
     @property
     def size(self) -> int:
@@ -133,8 +131,10 @@ class StageFolder:
 
     def _copy_from(self, other: "StageFolder", name: str) -> None:
         locks.check_held(self.home)
+        # Verified on the way: damage is not copied.
         source = other.verified_path(name)
-        for file in files_under(source) if source.is_dir() else [source]:
+        files = files_under(source) if source.is_dir() else [source]
+        for file in files:
             target = self.path / os.path.relpath(file, other.path)
             target.parent.mkdir(parents=True, exist_ok=True)
             file.copy(target, overwrite=True)
@@ -166,6 +166,7 @@ class StageFolder:
     def _finish(self, facts: Mapping[str, Any]) -> None:
         locks.check_held(self.home)
         self.keep_logs()
+        # 1) What the manifest says: the facts, and every committed file.
         names = sorted(committed_names(self.home))
         manifest = {
             "stage": self.stage,
@@ -175,13 +176,16 @@ class StageFolder:
             "versions": package_versions(),
             "commit": commit_of_source(),
         }
-        write_whole(self.home / _MANIFEST, json.dumps(sealed(manifest), indent=1) + "\n")
-        # The manifest now says what the sidecars said.
+        # 2) Writing it commits the stage.
+        text = json.dumps(sealed(manifest), indent=1) + "\n"
+        write_whole(self.home / _MANIFEST, text)
+        # 3) It now says what the sidecars said.
         for name in names:
             remove(self._sidecar(name))
 
     def _upload(self, name: str) -> None:
         if self._is_copy:
+            # Until the upload is whole, nothing vouches for it.
             remove(self._sidecar(name))
             bucket.upload(self.path / name, self.home / name)
 
@@ -212,7 +216,7 @@ class StageFolder:
         return record
 
     def _read_manifest(self) -> dict[str, Any] | None:
-        manifest = read_manifest(self.home / _MANIFEST, self._remedy)
+        manifest = read_manifest(self.home / _MANIFEST, self.remedy)
         if manifest is not None:
             self._check_names(manifest)
         return manifest
@@ -223,24 +227,25 @@ class StageFolder:
         if found != f"{self.stage}/{self.fingerprint}":
             raise ValueError(
                 f"{self.home / _MANIFEST}: expected that of {self}, got that of {found}. "
-                f"Give the folder its name back, or d{self._remedy[1:]}"
+                f"Give the folder its name back, or d{self.remedy[1:]}"
             )
 
     def _check_size(self, name: str, size: int, record: Record) -> None:
         if size != record["size"]:
             raise ValueError(
                 f"{self.home / name}: expected the {record['size']} bytes that were written, got "
-                f"{max(size, 0)}. {self._remedy}"
+                f"{max(size, 0)}. {self.remedy}"
             )
 
     def _check_hash(self, name: str, found: Record, record: Record) -> None:
         if found != record:
             raise ValueError(
-                f"{self.home / name}: expected the bytes that were written, got altered bytes. {self._remedy}"
+                f"{self.home / name}: expected the bytes that were written, got altered bytes. {self.remedy}"
             )
 
     @property
-    def _remedy(self) -> str:
+    def remedy(self) -> str:
+        """What to do where a file is damaged."""
         return f"Delete the folder {self.home} and rerun --stage={self.stage}."
 
     # -- read --
@@ -265,17 +270,21 @@ class StageFolder:
 
     def _shared_copy(self, name: str, record: Record) -> epath.Path:
         """This machine's copy. Where processes share the folder of copies, process 0 downloads for all."""
+        here = f"{self} {name} fetched"
+        # The others wait before they look, process 0 after it has downloaded.
         if not processes.is_process_zero():
-            processes.barrier(f"{self} {name} fetched")
+            processes.barrier(here)
         copy = self._local_copy(name, record)
         if processes.is_process_zero():
-            processes.barrier(f"{self} {name} fetched")
+            processes.barrier(here)
         return copy
 
     def _local_copy(self, name: str, record: Record) -> epath.Path:
         """This machine's copy, downloaded unless it exists and is whole."""
         copy = self.path / name
-        if num_bytes_of(copy) == record["size"] and size_and_hash(copy) == record:
+        # The size first: it costs no reading.
+        has_size = num_bytes_of(copy) == record["size"]
+        if has_size and size_and_hash(copy) == record:
             return copy
         self._check_size(name, num_bytes_of(self.home / name), record)
         bucket.download(self.home / name, copy)
@@ -305,6 +314,7 @@ class StageFolder:
     def _clear(self) -> None:
         locks.check_held(self.home)
         remove(self.home / _MANIFEST)
+        # In the bucket, and this machine's copy.
         if self._is_copy:
             bucket.delete_objects(self.home)
         if self.path.exists():
@@ -317,6 +327,7 @@ class StageFolder:
 
     def _drop(self, name: str) -> None:
         locks.check_held(self.home)
+        # On a disk, both are the same folder.
         for folder in {self.home / name, self.path / name}:
             if bucket.is_bucket(folder):
                 bucket.delete_objects(folder)
@@ -339,64 +350,3 @@ class StageFolder:
 
     def _copied_logs(self) -> tuple[str, ...]:
         return _LOGS if self._is_copy and processes.is_process_zero() else ()
-
-    # -- typed files --
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Write and commit a file of JSON."""
-        text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
-        self.write(name, text.encode())
-
-    def read_json(self, name: str) -> Any:
-        """The value in a file of JSON; ValueError names the file and what to do."""
-        return parse_json(self.read(name), str(self.home / name), self._remedy)
-
-    def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write and commit a file of JSON lines."""
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        self.write(name, "".join(lines).encode())
-
-    def read_jsonl(self, name: str) -> list[dict[str, Any]]:
-        """The objects in a file of JSON lines."""
-        return parse_jsonl(self.read(name), str(self.home / name), remedy=self._remedy)
-
-    def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
-        """Write named arrays as one `.npz` file."""
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
-        self.write(name, buffer.getvalue())
-
-    def read_arrays(self, name: str, *fields: str) -> dict[str, np.ndarray]:
-        """The named arrays of a `.npz` file; if `fields` are given, they must be exactly these."""
-        data = io.BytesIO(self.read(name))
-        with self._naming_arrays(name):
-            with np.load(data, allow_pickle=False) as archive:
-                arrays = dict(archive)
-            if fields and set(arrays) != set(fields):
-                raise ValueError(f"arrays {sorted(arrays)}, not {sorted(fields)}")
-        return arrays
-
-    def write_array(self, name: str, array: np.ndarray) -> None:
-        """Write one array as a `.npy` file, for `map_array`."""
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        self.write(name, buffer.getvalue())
-
-    def map_array(self, name: str) -> np.ndarray:
-        """A `.npy` file's array, verified once and then read from disk as it is used."""
-        path = self.verified_path(name)
-        with self._naming_arrays(name):
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            if not isinstance(array, np.ndarray):
-                raise ValueError("an archive of arrays, not one")
-        return array
-
-    @contextlib.contextmanager
-    def _naming_arrays(self, name: str) -> Iterator[None]:
-        """Name the file in errors of numpy, which raises many kinds for files without arrays."""
-        try:
-            yield
-        except _NO_ARRAYS as error:
-            raise ValueError(
-                f"{self.home / name}: expected arrays of numpy, got something else ({error}). {self._remedy}"
-            ) from None

@@ -25,20 +25,23 @@ class TopLevelFolder(StageFolder):
 
     def __init__(
         self,
-        home: str | os.PathLike[str],
+        home: epath.PathLike,
         fingerprint: str = "",
-        path: str | os.PathLike[str] | None = None,
+        path: epath.PathLike | None = None,
     ):
         super().__init__(home, path)
         self.stage = self.home.name
         self.fingerprint = fingerprint
+        # Without one, it is whatever stands there.
         if not fingerprint and self.complete and self._manifest:
             self.fingerprint = self._manifest["fingerprint"]
 
     @property
     def complete(self) -> bool:
         """Whether the folder holds the whole output of this fingerprint."""
-        return super().complete and self.fingerprint in ("", (self._manifest or {})["fingerprint"])
+        if not super().complete or self._manifest is None:
+            return False
+        return self.fingerprint in ("", self._manifest["fingerprint"])
 
     @property
     def half_written(self) -> bool:
@@ -62,7 +65,8 @@ class TopLevelFolder(StageFolder):
 
     def holds(self, name: str) -> bool:
         """Whether the finished folder's manifest names `name`, or something in it."""
-        return any(f"{committed}/".startswith(f"{name}/") for committed in self.manifest["files"])
+        names = self.manifest["files"]
+        return any(f"{committed}/".startswith(f"{name}/") for committed in names)
 
     def verified_path(self, name: str) -> epath.Path:
         """The path of a file or folder, verified: its bytes are those that were written.
@@ -99,12 +103,18 @@ class TopLevelFolder(StageFolder):
         return foreign
 
     @staticmethod
-    def _is_foreign(name: pathlib.PurePosixPath, file: epath.Path, records: Mapping[str, Any]) -> bool:
+    def _is_foreign(
+        name: pathlib.PurePosixPath,
+        file: epath.Path,
+        records: Mapping[str, Any],
+    ) -> bool:
         # A kill may leave a sidecar.
         if str(name) == "manifest.json" or name.suffix == SIDECAR_SUFFIX:
             return False
         if any(part.startswith(".") for part in name.parts):
             return False
-        if str(name) in records:
-            return name.name == "README.md" and size_and_hash(file) != records[str(name)]
+        record = records.get(str(name))
+        if record is not None:
+            # An edited model card is a person's.
+            return name.name == "README.md" and size_and_hash(file) != record
         return not any(str(folder) in records for folder in name.parents)

@@ -37,7 +37,7 @@ _REMEDY = "Delete it, or name another --workdir."
 class Workdir:
     """The folder of one experiment: its stages' folders, its lock, and its memory of source hashes."""
 
-    def __init__(self, path: str | os.PathLike[str], scratch: str | os.PathLike[str] | None = None):
+    def __init__(self, path: epath.PathLike, scratch: epath.PathLike | None = None):
         bucket.check_path(path)
         self.path = epath.Path(path)
         self.local = bucket.local_copy(self.path, scratch)  # `path` itself, unless it is in a bucket
@@ -49,6 +49,7 @@ class Workdir:
     def claim(self, experiment: str) -> None:
         """Make the folder this experiment's; ValueError where it is another's. The caller holds the lock."""
         processes.on_process_zero("workdir.json", lambda: self._claim(experiment))
+        # Process 0 wrote it: who does not see it has another folder of that name.
         if not (self.path / "workdir.json").exists():
             raise ValueError(
                 f"{self.path}: expected a folder that all hosts see, got one that only "
@@ -61,7 +62,8 @@ class Workdir:
         if not data or not data.strip():  # a power cut may leave an empty file
             write_whole(identity, json.dumps({"experiment": experiment}) + "\n")
             data = identity.read_bytes()
-        claim = as_object(parse_json(data, str(identity), _REMEDY), str(identity), _REMEDY)
+        value = parse_json(data, str(identity), _REMEDY)
+        claim = as_object(value, str(identity), _REMEDY)
         if claim.get("experiment") != experiment:
             raise ValueError(
                 f"{self.path}: expected a workdir of the experiment {experiment!r}, got one of "
@@ -82,15 +84,14 @@ class Workdir:
 
     def folder(self, stage: str, fingerprint: str) -> StageFolder:
         """The folder of `stage` for a fingerprint, whether or not it exists."""
-        return StageFolder(self.path / stage / fingerprint, self.local / stage / fingerprint)
+        home = self.path / stage / fingerprint
+        return StageFolder(home, self.local / stage / fingerprint)
 
     def published(self, stage: str, fingerprint: str) -> TopLevelFolder:
         """The folder of a stage whose output is at the workdir's top, where people look for it."""
         return TopLevelFolder(self.path / stage, fingerprint, self.local / stage)
 
-    def source_hash(
-        self, path: str | os.PathLike[str], files: Sequence[os.PathLike[str]] | None = None
-    ) -> str:
+    def source_hash(self, path: epath.PathLike, files: Sequence[epath.PathLike] | None = None) -> str:
         """SHA-256 of a file's bytes, or of the names and bytes of a folder's files (`SourceHashes.of`).
 
         It is remembered once the workdir is claimed.
@@ -109,7 +110,9 @@ class Workdir:
 
         # 1) What runs of the stage have written, by their manifests and by the record of earlier calls.
         published = self._published_hashes(folder.stage)
-        written = {(name, digest) for name, digests in published.items() for digest in digests}
+        written: set[tuple[str, str]] = set()
+        for name, digests in published.items():
+            written.update((name, digest) for digest in digests)
         for manifest in self.manifests(folder.stage):
             for name, record in manifest["files"].items():
                 written.add((name, record["sha256"]))
@@ -118,7 +121,8 @@ class Workdir:
         for name in names:
             digests = {*published.get(name, ()), records[name]["sha256"]}
             published[name] = sorted(digests)
-        write_whole(self._published_file(folder.stage), json.dumps(published, indent=1) + "\n")
+        text = json.dumps(published, indent=1) + "\n"
+        write_whole(self._published_file(folder.stage), text)
 
         # 3) Make room: a person's file moves aside, a file of an earlier run goes.
         for file in list(self.path.iterdir()):
@@ -146,12 +150,14 @@ class Workdir:
             return {}
         if not isinstance(saved, dict):
             return {}
-        return {name: digests for name, digests in saved.items() if isinstance(digests, list)}
+        names = [name for name in saved if isinstance(saved[name], list)]
+        return {name: saved[name] for name in names}
 
     def manifests(self, stage: str) -> list[dict[str, Any]]:
         """The manifests of all finished runs of `stage`, the latest last."""
         files = [run / "manifest.json" for run in subfolders(self.path / stage)]
-        by_time = sorted((modified(file), file) for file in files if file.exists())
+        finished = [file for file in files if file.exists()]
+        by_time = sorted((modified(file), file) for file in finished)
         manifests = []
         for _, file in by_time:
             # Whoever reads that stage gets the error of a damaged one.
@@ -167,8 +173,10 @@ class Workdir:
         Only folders that look like this program's: in a stage's folder, named by a fingerprint, with
         something in it that a stage leaves. Nothing that a symbolic link leads to.
         """
+        # 1) What is in use.
         current_paths = {os.fspath(folder.home) for folder in current}
         stages = {folder.stage for folder in current}
+        # 2) The rest of the same stages.
         stale = []
         for stage_folder in subfolders(self.path):
             if stage_folder.name not in stages or is_link(stage_folder):
@@ -177,9 +185,12 @@ class Workdir:
                 is_current = os.fspath(run) in current_paths
                 if not is_current and _FINGERPRINT.fullmatch(run.name) and _is_stage_output(run):
                     stale.append(run)
-        return [self.folder(run.parent.name, run.name) for run in sorted(stale)]
+        stale.sort()
+        return [self.folder(run.parent.name, run.name) for run in stale]
 
 
 def _is_stage_output(run: epath.Path) -> bool:
     """Whether a stage began to fill the folder."""
-    return not is_link(run) and any(matches(child.name, _LEFT_BY_STAGES) for child in run.iterdir())
+    if is_link(run):
+        return False
+    return any(matches(child.name, _LEFT_BY_STAGES) for child in run.iterdir())

@@ -313,7 +313,7 @@ def test_the_parts_of_a_batch_have_to_divide_too():
             "auto",
             {"row_length": 200},
             "xla",
-            "xla in the place of splash: rows of 200 are no multiple",
+            "xla in the place of splash: rows of 200 are not a multiple",
         ),
         ("gpu", "auto", {}, "xla", "xla in the place of cudnn: it computes in bfloat16, not in float32"),
         ("tpu", "xla", {}, "xla", ""),

@@ -231,7 +231,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(folders):
     with pytest.raises(ValueError, match="multiple of num_attention_heads, got 16 and 3"):
         describe(str(folders / "bert"))
     rewrite(folders / "llama", num_attention_heads=4, num_key_value_heads=3)
-    with pytest.raises(ValueError, match="got 4 heads of size 4 for 3 of keys"):
+    with pytest.raises(ValueError, match="got 4 heads of size 4 for 3 key heads"):
         describe(str(folders / "llama"))
 
 
