@@ -270,8 +270,9 @@ def _lm_ft_stage(e: Experiment) -> Stage:
 
 
 def _r_ft_stages(e: Experiment) -> tuple[Stage, ...]:
-    """Scores for Eq. 4, and R-ft, Eq. 5. The corpus is embedded again where the chunk encoder learns too."""
-    # The paper scores with the base language model; refreshed candidates get scores of the same model.
+    """LSR scores (Eq. 4), then R-ft on them (Eq. 5). A tuned chunk encoder embeds the corpus again."""
+    # The paper scores with the base language model. R-ft reads the same model, to score candidates that it
+    # retrieves during training (`r_ft.refresh_every`).
     scoring_lm = "lm_ft" if e.score.language_model == "lm_ft" else "base/lm"
     read_by_both = {"corpus": "corpus", "lm": scoring_lm, "retrieved": "retrieve/r_ft"}
     return (

@@ -97,8 +97,8 @@ class Run:
         return [stage for stage in self.stages.values() if stage.name in names]
 
     def missing(self, kind: str) -> Iterator[Stage]:
-        """The stages of `needed` that have to run, in order."""
-        # Two roles that one folder fills alike are made once.
+        """The stages of `needed` whose folders are not complete, in order."""
+        # Two stages with one fingerprint share a folder, as a retriever in two roles does: one of them runs.
         made: set[str] = set()
         for stage in self.needed(kind):
             folder = self.folders[stage.name]

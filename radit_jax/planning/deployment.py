@@ -43,10 +43,11 @@ class Counts:
 
     @classmethod
     def of(cls, experiment: Experiment, chunks: int | None, questions: int) -> "Counts":
-        """The counts of `experiment`; `chunks`, where given, overrides its number of chunks.
+        """The counts of `experiment`, by its settings alone; `chunks`, if not None, is the number of chunks.
 
-        Raises ValueError where neither says how many chunks there are.
+        `questions` is passed on. Raises ValueError where neither `chunks` nor the settings give a number.
         """
+        # 1) Chunks, and the tasks' examples for R-ft (0: the settings do not say how many).
         data, r_ft = experiment.data, experiment.r_ft
         num_tasks = getattr(data, "train_questions", 0)
         if isinstance(data, Instructions):
@@ -58,9 +59,12 @@ class Counts:
                 "Give --chunks=N."
             )
 
+        # 2) Words: the longest chunk counts as the usual one.
         is_generated = isinstance(data, GeneratedWorld)
         words = GENERATED_CHUNK_WORDS if is_generated else data.max_words
-        # The rest of R-ft's examples are cut from the corpus' own text.
+
+        # 3) All of R-ft's examples: tasks are a fraction of them, and the rest is cut from the corpus' own
+        # text. Where no setting says how many, there is one for each chunk.
         task_fraction = max(1e-9, 1 - r_ft.corpus_text_fraction)
         examples = r_ft.num_examples or round(num_tasks / task_fraction) or chunks
         return cls(chunks, words, examples, questions)

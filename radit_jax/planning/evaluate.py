@@ -61,9 +61,10 @@ def answering_program(
     held: Any,
     num_questions: int,
 ) -> StageProgram:
-    """Answer questions with a language model, and score (example, chunk) pairs with it.
+    """The program that answers questions with `model`, and scores (example, chunk) pairs with it.
 
-    `held` are the shapes of what else is on the devices meanwhile, but for what a batch's prompts leave.
+    `held` are the shapes of what stays on the devices besides `model`: the parameters of other models. The
+    caches of a batch's prompts come on top, and are counted here. A turn is one prefill batch.
     """
     settings = settings.answering(longest_answer(settings))
     length = settings.sequence_length
@@ -78,7 +79,8 @@ def answering_program(
     row_model = deployment.fitted(model, length)
     scoring = scoring_calls(row_model, packed, resident=held)
 
-    # 2) Memory: the caches of all parts, and those of the last part again while its answers are decoded.
+    # 2) Memory where nothing is compiled: the caches of all parts, those of the last part a second time,
+    # because decoding works on a copy, and the activations of a forward pass. Bytes per chip.
     caches = []
     for part in parts:
         prefilled = prefill_shared.eval_shape(model.module, model.params, *part)
@@ -139,13 +141,15 @@ def answering_calls(
 ) -> Iterator[Call]:
     """The calls that answer a batch: each part is read and decoded, and all are scored at the end.
 
-    `held` is on the devices all the while, besides the model that answers. The first of several parts is the
-    widest, and the others are held while the last is decoded. A call takes the results of the one before,
-    with the shardings that its compiler chose.
+    Only calls that could set the peak are made: `parts` have one size, except that the first is the widest,
+    so one prefill stands for all after it, and one decoding, with all other caches there, for all.
+
+    `held` is on the devices all the while, besides the model that answers. A call takes the results of the
+    one before, with the shardings that its compiler chose.
     """
     module, params, _ = model
 
-    # 1) Read the first part and the last.
+    # 1) Prefill the first part and the last; the devices keep the caches of all.
     first = last = Call(prefill_shared, (module, params, *parts[0]), resident=held)
     yield first
     num_others = len(parts) - 1
@@ -155,13 +159,13 @@ def answering_calls(
         yield last
     prefilled = [first.given] + [last.given] * num_others
 
-    # 2) Decode the last part.
+    # 2) Decode the last part: an answer for each prompt, or by token one for each question.
     by_token = settings.ensemble == "token"
     num_prompts = _prompts_per_question(settings)
     stops = {"stops": STOPS}
     num_mixed = num_prompts if by_token else 1
     num_answers = len(last.given.lengths) // num_mixed
-    weights = np.zeros((num_answers, num_mixed), np.float32)
+    weights = np.zeros((num_answers, num_mixed), np.float32)  # log p_R, of any values
     options = {**stops, "max_new_tokens": settings.max_new_tokens}
     others = prefilled[:-1]
     init = Call(init_decode, (last.given, weights), options, resident=(params, held, others))
@@ -171,7 +175,8 @@ def answering_calls(
     if by_token:
         return
 
-    # 3) Score the longest answers after each prompt of the first part.
+    # 3) Score every question's candidates after each prompt of the first part. There are most tokens where
+    # each chunk gave another answer, as long as an answer may be.
     distinct = [(token,) * settings.max_new_tokens for token in range(num_prompts)]
     answers = [distinct] * questions_per_batch(num_prompts, settings)
     packed = pack_answers(answers, STOPS, max_new_tokens=settings.max_new_tokens, num_answers=num_prompts)

@@ -21,9 +21,13 @@ def plan_corpus(deployment: Deployment) -> ResourceEstimate:
 
 
 def plan_base(deployment: Deployment) -> ResourceEstimate:
-    """A checkpoint is read a layer at a time, straight to its shards."""
+    """The base models in float32, read from checkpoints one layer of one kernel at a time.
+
+    Each layer goes straight to its shards. So a chip needs only what it holds in the end, and a host the
+    largest such layer, with a margin.
+    """
     lm, tower = _models(deployment)
-    # Layers are stacked on the leading axis of three-dimensional kernels.
+    # A kernel is (L, in, out), all layers stacked.
     layer_bytes = []
     for leaf in jax.tree.leaves(lm):
         if len(leaf.shape) == 3:
