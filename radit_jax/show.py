@@ -111,18 +111,18 @@ def _position_lines(tokenizer: LmTokenizer, tree: PrefixTree) -> Iterator[tuple[
     texts = _token_texts(tokenizer, tokens)
 
     target_at: dict[int, tuple[int, float]] = {}  # by position: the target's id and weight
-    slots = np.asarray(row.target_slots[0]).tolist()
-    targets = np.asarray(row.targets[0]).tolist()
-    weights = np.asarray(row.target_weights[0]).tolist()
-    for slot, target, weight in zip(slots, targets, weights, strict=True):
+    columns = (row.target_slots, row.targets, row.target_weights)
+    values = [np.asarray(column[0]).tolist() for column in columns]
+    for slot, target, weight in zip(*values, strict=True):
         if weight > 0:
             target_at[slot] = (target, weight)
 
     # The context, which is before the first target, is shown up to EDGE positions at both ends.
     context = size - len(target_at) - 1
+    hidden = context - 2 * EDGE
     for position, token in enumerate(tokens):
-        if position == EDGE and context > 2 * EDGE:
-            yield f"   {'…':>8}  {context - 2 * EDGE} more", False
+        if position == EDGE and hidden > 0:
+            yield f"   {'…':>8}  {hidden} more", False
         if EDGE <= position < context - EDGE:
             continue
         text = texts[position]
@@ -143,7 +143,8 @@ def _token_texts(tokenizer: LmTokenizer, tokens: Sequence[int]) -> list[str]:
         # A token alone may decode to other text, so it is decoded after the one before it.
         before = tokenizer.decode([previous])
         text = tokenizer.decode([previous, token]).removeprefix(before)
-        texts.append(names.get(token) or repr(text))
+        shown = names.get(token) or repr(text)
+        texts.append(shown)
         previous = token
     return texts
 

@@ -4,6 +4,7 @@ import pathlib
 
 import pytest
 
+from radit_jax.data.finetuning.datasets import DATASETS
 from radit_jax.data.records import Example
 from radit_jax.runtime.pretrained.tokenizer_training import train_bpe
 from radit_jax.runtime.pretrained.tokenizers import save_tokenizer
@@ -78,7 +79,7 @@ def test_the_command_shows_a_dataset_with_a_tokeniser_of_its_own_or_a_given_one(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gsm"], "task 'gsm' came"),
+        (["gsm"], f"dataset: expected one of {', '.join(DATASETS)}, got 'gsm'."),
         (["gsm8k", "--mixture=r_ft"], "gsm8k: expected --mixture=lm_ft, got r_ft."),
         (["gsm8k", "--split=dev"], "gsm8k: expected examples of dev in "),
         (["gsm8k", "--tokenizer=/nowhere"], "/nowhere: expected a tokenizer.json"),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.artifacts.corpus import Chunks
@@ -29,7 +29,7 @@ from radit_jax.lm.ensemble import (
     answer_questions_by_token,
 )
 from radit_jax.lm.prefix_sharing import DevicePlacement, group_by_shared_chunks
-from radit_jax.lm.scoring import NO_CHUNK
+from radit_jax.lm.scoring import NO_CHUNK, ChunkRows
 from radit_jax.method.generation import Stops
 from radit_jax.runtime.distributed.mesh import batch_placer, data_parallel_size, gather, mesh_of
 from radit_jax.runtime.monitoring.progress import Progress
@@ -40,9 +40,7 @@ from radit_jax.text.prompts import question_prompt
 QUESTIONS_PER_BLOCK = 160  # their prompts are in memory together; rounded down to whole batches
 
 
-# Of Q questions with K chunks, or K prompts, each.
-ChunkRows = Int[np.ndarray, "Q K"]  # NO_CHUNK: a prompt without a Background
-LogProbs = Float[np.ndarray, "Q K"]  # log p_R, the weights of Eq. 2, in nats
+LogProbs = Float[np.ndarray, "Q K"]  # log p_R of each question's chunks: the weights of Eq. 2, in nats
 
 
 class Answer(NamedTuple):

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
-from radit_jax.lm.scoring import NO_CHUNK
+from radit_jax.lm.scoring import NO_CHUNK, ChunkRows
 from radit_jax.method.generation import Answer, PrefillBatch, TokenIds, TokenRows
 
 PROMPTS_PER_PREFILL = 32  # enough to keep a CPU busy, few enough to be of similar length
@@ -230,7 +229,10 @@ def round_up(size: int, unit: int) -> int:
 # ---- questions that share chunks ----
 
 
-def group_by_shared_chunks(rows: Int[np.ndarray, "Q K"], batch_size: int) -> list[int]:
+Heap = list[tuple[int, int]]  # (− chunks shared with the batch, question), the least first
+
+
+def group_by_shared_chunks(rows: ChunkRows, batch_size: int) -> list[int]:
     """An order of the questions in which those that share chunks are in the same batch.
 
     A batch begins with the first question that is left. Each next question is the one that shares the most
@@ -253,7 +255,7 @@ def group_by_shared_chunks(rows: Int[np.ndarray, "Q K"], batch_size: int) -> lis
 
 
 def _next_batch(
-    rows: Int[np.ndarray, "Q K"],
+    rows: ChunkRows,
     questions_of_chunk: Mapping[int, Sequence[int]],
     remaining: dict[int, None],
     batch_size: int,
@@ -262,8 +264,8 @@ def _next_batch(
     batch: list[int] = []
     chunks_of_batch = {NO_CHUNK}
     num_shared: Counter[int] = Counter()  # chunks that a question shares with the batch
-    # (− chunks shared, question): an entry stays when its count grows, and a better one joins it.
-    heap: list[tuple[int, int]] = []
+    # An entry stays when its count grows, and a better one joins it.
+    heap: Heap = []
     while remaining and len(batch) < batch_size:
         question = _pop_remaining(heap, remaining)
         del remaining[question]
@@ -277,11 +279,12 @@ def _next_batch(
             for other in questions_of_chunk[chunk]:
                 if other in remaining:
                     num_shared[other] += 1
-                    heapq.heappush(heap, (-num_shared[other], other))
+                    entry = (-num_shared[other], other)
+                    heapq.heappush(heap, entry)
     return batch
 
 
-def _pop_remaining(heap: list[tuple[int, int]], remaining: Mapping[int, None]) -> int:
+def _pop_remaining(heap: Heap, remaining: Mapping[int, None]) -> int:
     """The best question of the heap that is still remaining, or else the first that remains."""
     while heap:
         _, question = heapq.heappop(heap)

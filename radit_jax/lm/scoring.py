@@ -42,6 +42,7 @@ from radit_jax.runtime.storage.fingerprints import shard_name
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 Pairs = Int[np.ndarray, "P 2"]  # (number of an example, row of a chunk or NO_CHUNK)
+ChunkRows = Int[np.ndarray, "Q K"]  # the rows of each question's chunks; NO_CHUNK: no Background
 NO_CHUNK = -1  # in place of a chunk's row: the answer is scored without a Background
 
 

@@ -59,7 +59,8 @@ def flops_of(
 def weights_of(model: PlannedModel) -> float:
     """Bytes that a chip reads to use every parameter once, in the dtype that it computes in."""
     bytes_per_number = jnp.dtype(model.module.dtype).itemsize
-    return num_parameters(model.params) * bytes_per_number / model.mesh.shape["tensor"]
+    all_bytes = num_parameters(model.params) * bytes_per_number
+    return all_bytes / model.mesh.shape["tensor"]
 
 
 def activations_of(model: PlannedModel, rows: int, length: int, *, training: bool) -> float:
@@ -102,6 +103,6 @@ def activations_of(model: PlannedModel, rows: int, length: int, *, training: boo
 
     # 5) Weights that are gathered from all chips, of four layers at most.
     kernels = projection_shapes(shape).values()
-    layer_parameters = sum(math.prod(kernel) for kernel in kernels)
-    gathered = 2 * 2 * layer_parameters / tensor * bytes_per_number
+    layer_parameters = sum(map(math.prod, kernels))
+    gathered = 4 * layer_parameters / tensor * bytes_per_number
     return stored + 2 * layer + scores + logits + gathered

@@ -114,10 +114,14 @@ def longest(settings: EvaluateConfig, mesh: Any) -> list[PrefillBatch]:
     length = settings.sequence_length - settings.max_new_tokens
     if settings.ensemble == "token":
         # Mixing by token decodes all prompts of a batch in one part.
-        prompts = longest_prompts(num_prompts * placement.num_rows(num_questions), length)
+        num_rows = placement.num_rows(num_questions)
+        prompts = longest_prompts(num_prompts * num_rows, length)
         return [build_prefill_batch(split_shared_prefixes(prompts), placement)]
+
+    # Mixing by answer decodes one prompt in a row, in parts of limited size.
     prompts = longest_prompts(num_prompts * num_questions, length)
-    return [batch for _, batch in prefill_batches(prompts, len(prompts), placement)]
+    batches = prefill_batches(prompts, len(prompts), placement)
+    return [batch for _, batch in batches]
 
 
 def longest_prompts(count: int, length: int) -> list[list[int]]:

@@ -23,7 +23,8 @@ from radit_jax.runtime.distributed.memory import bytes_per_device
 def plan_lm_ft(deployment: Deployment) -> ResourceEstimate:
     """Training steps, and where KILT's questions select the checkpoint, their answers in between."""
     settings = deployment.experiment.lm_ft
-    rows, length = settings.batch_size, settings.sequence_length
+    rows = settings.batch_size
+    length = settings.sequence_length
     mesh = deployment.mesh(settings.rows_at_a_time)
     model = deployment.llama(mesh, settings.dtype)
     model = deployment.fitted(model, length)
@@ -48,7 +49,8 @@ def plan_lm_ft(deployment: Deployment) -> ResourceEstimate:
     )
 
     # 3) Two checkpoints on disk, the best parameters and the result.
-    disk = 2 * (num_bytes(state) + num_bytes(model.params))
+    checkpoint = num_bytes(state) + num_bytes(model.params)
+    disk = 2 * checkpoint
     training = estimate("lm_ft", program, model.params, deployment.target, disk=disk)
     if settings.select != "kilt_dev":
         return training
@@ -76,7 +78,8 @@ def _plan_validation(deployment: Deployment, step: Call, mesh: Any) -> ResourceE
     model = model._replace(params=params)
 
     # 2) At most as many questions as are asked for, of every task at every validation.
-    num_questions = num_validations(settings) * len(tasks.tasks) * tasks.questions_per_task
+    questions_per_validation = len(tasks.tasks) * tasks.questions_per_task
+    num_questions = num_validations(settings) * questions_per_validation
     program = answering_program(deployment, tasks, model, held=held, num_questions=num_questions)
     return estimate("lm_ft", program, params, deployment.target, host=deployment.searching)
 
@@ -85,7 +88,8 @@ def num_validations(settings: LmFtConfig) -> int:
     """How often LM-ft validates: before the first step, every `validate_every` steps, and after the last."""
     if not settings.validate_every:
         return 1  # after the last step only
-    return 1 + math.ceil(settings.optimizer.steps / settings.validate_every)
+    after_steps = math.ceil(settings.optimizer.steps / settings.validate_every)
+    return 1 + after_steps
 
 
 def training_call(model: PlannedModel, settings: LmFtConfig) -> Call:

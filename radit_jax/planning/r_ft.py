@@ -30,7 +30,8 @@ def plan_r_ft(deployment: Deployment) -> ResourceEstimate:
     tower = deployment.encoder(mesh)
     model = tower
     if settings.train_chunk_encoder:
-        model = tower._replace(params={"query": tower.params, "chunk": tower.params})
+        both = {"query": tower.params, "chunk": tower.params}
+        model = tower._replace(params=both)
     training = training_call(deployment, model)
     state, _ = training.arguments
     held = (state, model.params)
@@ -39,7 +40,8 @@ def plan_r_ft(deployment: Deployment) -> ResourceEstimate:
     resident = resident_during_scoring(deployment, held, tower.params)
     scoring, scoring_peak = pair_scoring(deployment, resident)
     step_activations = _activations(deployment, model)
-    activations = max(step_activations, scoring_peak - bytes_per_device(held))
+    scoring_activations = scoring_peak - bytes_per_device(held)
+    activations = max(step_activations, scoring_activations)
 
     # 2) One step: it reads the weights once forward and twice backward, and rewrites the state.
     weights = weights_of(model)
@@ -53,7 +55,8 @@ def plan_r_ft(deployment: Deployment) -> ResourceEstimate:
         times=settings.optimizer.steps,
     )
     # 3) Two checkpoints on disk, the best and the result, and the index in a host's memory.
-    disk = 2 * (num_bytes(state) + num_bytes(model.params))
+    checkpoint = num_bytes(state) + num_bytes(model.params)
+    disk = 2 * checkpoint
     host = deployment.searching
     return estimate("r_ft", program, model.params, deployment.target, host=host, disk=disk)
 
@@ -63,7 +66,8 @@ def training_call(deployment: Deployment, model: PlannedModel) -> Call:
     settings = deployment.experiment.r_ft
     # The state has the parameters that learn and the optimizer's moments.
     tx = make_optimizer(settings.optimizer)
-    state = placed(lambda tree: init_state(tree, tx), model.mesh, model.params)
+    init = functools.partial(init_state, tx=tx)
+    state = placed(init, model.mesh, model.params)
     make_step = make_r_ft_text_step if settings.train_chunk_encoder else make_r_ft_step
     step = make_step(
         model.module,
@@ -97,8 +101,10 @@ def pair_scoring(deployment: Deployment, resident: Any) -> tuple[Sequence[Call],
     if resident is None:
         return (), 0.0
     settings = deployment.experiment.score
-    rows, length = settings.batch_size, settings.sequence_length
-    model = deployment.llama(deployment.mesh(rows), settings.dtype)
+    rows = settings.batch_size
+    length = settings.sequence_length
+    mesh = deployment.mesh(rows)
+    model = deployment.llama(mesh, settings.dtype)
     model = deployment.fitted(model, length)
     activations = activations_of(model, rows, length, training=False)
     peak = bytes_per_device((model.params, resident)) + activations
@@ -122,7 +128,8 @@ def _batch(deployment: Deployment, model: PlannedModel) -> RftBatch | RftTextBat
     target = array((rows, num_chunks), jnp.float32)
     mask = array((rows, num_chunks), bool)
     if not experiment.r_ft.train_chunk_encoder:
-        embeddings = array((rows, num_chunks, model.module.config.vector_size), jnp.float32)
+        vector_size = model.module.config.vector_size
+        embeddings = array((rows, num_chunks, vector_size), jnp.float32)
         return RftBatch(queries, embeddings, target, mask)
 
     # Texts of the greatest length.
@@ -151,10 +158,12 @@ def _activations(deployment: Deployment, model: PlannedModel) -> float:
     retriever = experiment.base.retriever
     chunk_tokens = _chunks_read(experiment) * retriever.chunk_length
     tokens_per_query = retriever.query_length + chunk_tokens
-    tokens = experiment.r_ft.batch_size * tokens_per_query / data_parallel_size(model.mesh)
+    all_tokens = experiment.r_ft.batch_size * tokens_per_query
+    tokens = all_tokens / data_parallel_size(model.mesh)
     # A layer keeps four arrays as wide as the hidden state, and one as wide as the feed-forward network.
     shape = model.module.config
-    bytes_per_token = 16 * (4 * shape.hidden_size + shape.ffn_size)
+    width = 4 * shape.hidden_size + shape.ffn_size
+    bytes_per_token = 16 * width
     return tokens * shape.num_layers * bytes_per_token
 
 
