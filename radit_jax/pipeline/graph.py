@@ -188,6 +188,7 @@ def _retriever_stages(e: Experiment, role: str, retriever: RetrieverConfig) -> t
 
 def _embedding_stages(e: Experiment, role: str, encoders: str) -> tuple[Stage, ...]:
     """The corpus embedded and indexed with the encoders that the stage `encoders` leaves."""
+    # Embeddings depend on the chunks alone; the index is tuned on questions, which are the corpus'.
     return (
         Stage(
             f"embed/{role}", "embed:run", {"corpus": _chunks(e), "retriever": encoders}, {"embed": e.embed}

@@ -15,7 +15,7 @@ from radit_jax.pipeline.graph import KINDS, Stage, stages
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.pretrained import checkpoint_info, hub
 from radit_jax.runtime.storage.fingerprints import canonical, fingerprint
-from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 from radit_jax.runtime.storage.workdir import Workdir
 
 # By section: settings that change memory and speed, and results by rounding at most.
@@ -56,7 +56,7 @@ class Run:
         settings = _without_paths(_that_change_results(settings), identities)
         return fingerprint(stage.kind, stage.version, settings, parents, numbered)
 
-    def _inputs(self, stage: Stage) -> dict[str, StageFolder]:
+    def _inputs(self, stage: Stage) -> StageInputs:
         """The folders that a stage reads, by what its function calls them."""
         return {role: self.folders[name] for role, name in stage.inputs.items()}
 
@@ -89,12 +89,13 @@ class Run:
         """The stages of `kind` ('all': every stage) and all that they read, in order."""
         if kind not in (*KINDS, "all"):
             raise ValueError(f"--stage: expected one of {', '.join(KINDS)} and all, got {kind!r}.")
-        names = {stage.name for stage in self.stages.values() if kind in (stage.kind, "all")}
+        all_stages = self.stages.values()
+        names = {stage.name for stage in all_stages if kind in (stage.kind, "all")}
         # A stage comes after those that it reads, so one pass from the end finds all of them.
-        for stage in reversed(self.stages.values()):
+        for stage in reversed(all_stages):
             if stage.name in names:
                 names.update(stage.inputs.values())
-        return [stage for stage in self.stages.values() if stage.name in names]
+        return [stage for stage in all_stages if stage.name in names]
 
     def missing(self, kind: str) -> Iterator[Stage]:
         """The stages of `needed` whose folders are not complete, in order."""
@@ -185,8 +186,8 @@ class Run:
         facts = self._run(stage, inputs, output, how)
         output.finish(settings=canonical(stage.settings), **facts)
         self.drop_checkpoints(stage)
-        summary = _summary(facts)
-        print(f"   {stage.name}: done in {time.monotonic() - start:.1f} s; {summary}", flush=True)
+        seconds = time.monotonic() - start
+        print(f"   {stage.name}: done in {seconds:.1f} s; {_summary(facts)}", flush=True)
 
     def drop_checkpoints(self, stage: Stage) -> None:
         """Delete the training state of a stage that has finished; a kill may have left it."""
@@ -195,7 +196,7 @@ class Run:
 
     @staticmethod
     def _run(
-        stage: Stage, inputs: Mapping[str, StageFolder], output: StageFolder, how: Mapping[str, Any]
+        stage: Stage, inputs: StageInputs, output: StageFolder, how: Mapping[str, Any]
     ) -> dict[str, Any]:
         from radit_jax.runtime.distributed.memory import naming_remedy  # jax, which a dry run does without
 

@@ -39,14 +39,14 @@ from radit_jax.runtime.pretrained.model_io import Model, count_parameters, open_
 from radit_jax.runtime.pretrained.tokenizer_training import train_bpe, train_wordpiece
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.runtime.storage.checkpoints import Checkpoints
-from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
 CHECKPOINT_EVERY = 200  # steps
 Group = Sequence[tuple[str, str]]  # pairs of query and passage, each other's hard negatives
 
 
 def run_lm(
-    inputs: Mapping[str, StageFolder],
+    inputs: StageInputs,
     output: StageFolder,
     *,
     lm: LmConfig,
@@ -148,7 +148,7 @@ def document_tree(tokenizer: Tokenizer, text: str, max_length: int) -> PrefixTre
 
 
 def run_retriever(
-    inputs: Mapping[str, StageFolder],
+    inputs: StageInputs,
     output: StageFolder,
     *,
     retriever: RetrieverConfig,

@@ -4,7 +4,7 @@ For instructions the chunks are a stage of their own, so that other datasets lea
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from radit_jax.config import Folder, GeneratedWorld, Instructions, MeshConfig
@@ -22,11 +22,11 @@ from radit_jax.data.readers.documents import corpus_format
 from radit_jax.data.readers.tables import Quoting
 from radit_jax.data.sources import folder as text_folder
 from radit_jax.data.sources import generated_world, instructions
-from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
 
 def run(
-    inputs: Mapping[str, StageFolder],
+    inputs: StageInputs,
     output: StageFolder,
     *,
     data: GeneratedWorld | Folder,
@@ -43,7 +43,7 @@ def run(
 
 
 def run_chunks(
-    inputs: Mapping[str, StageFolder],
+    inputs: StageInputs,
     output: StageFolder,
     *,
     passages: str,
@@ -68,7 +68,7 @@ def run_chunks(
 
 
 def run_examples(
-    inputs: Mapping[str, StageFolder],
+    inputs: StageInputs,
     output: StageFolder,
     *,
     data: Instructions,

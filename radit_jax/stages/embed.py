@@ -1,6 +1,6 @@
 """embed: one vector per chunk, by the frozen chunk encoder, in shards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from radit_jax.config import EmbedConfig, MeshConfig
@@ -8,12 +8,10 @@ from radit_jax.data.artifacts.corpus import Chunks, Corpus
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.storage.fingerprints import shard_name
-from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
 
-def run(
-    inputs: Mapping[str, StageFolder], output: StageFolder, *, embed: EmbedConfig, mesh: MeshConfig
-) -> dict[str, Any]:
+def run(inputs: StageInputs, output: StageFolder, *, embed: EmbedConfig, mesh: MeshConfig) -> dict[str, Any]:
     """Embed every chunk; shards that a killed run finished are kept."""
     chunks = Corpus(inputs["corpus"]).chunks
     encoder = Encoder.load(inputs["retriever"].verified_path("chunk_encoder"), mesh, dtype=embed.dtype)

@@ -4,7 +4,7 @@ The questions are the corpus' own, or those of the tasks that `evaluate.tasks` n
 interval from a bootstrap over groups of questions (entities, passages); a gain is a paired difference.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
@@ -17,11 +17,11 @@ from radit_jax.evaluation.systems import STAGE_OF_LM
 from radit_jax.evaluation.task_ablation import TaskAblation
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.retrieval.search import Searcher
-from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
 
 def run(
-    inputs: Mapping[str, StageFolder],
+    inputs: StageInputs,
     output: StageFolder,
     *,
     evaluate: EvaluateConfig,
@@ -64,9 +64,7 @@ def run(
     return evaluation.run(retrieved, too_long=len(questions) - len(fitting))
 
 
-def _load_models(
-    inputs: Mapping[str, StageFolder], evaluate: EvaluateConfig, mesh: MeshConfig
-) -> dict[str, PairScorer]:
+def _load_models(inputs: StageInputs, evaluate: EvaluateConfig, mesh: MeshConfig) -> dict[str, PairScorer]:
     """The two language models of the five systems, by name."""
     score = ScoreConfig(
         batch_size=evaluate.batch_size, sequence_length=evaluate.sequence_length, dtype=evaluate.dtype
@@ -77,9 +75,7 @@ def _load_models(
     return models
 
 
-def _tasks_that_chose_checkpoint(
-    inputs: Mapping[str, StageFolder], tasks: Sequence[LoadedTask]
-) -> frozenset[str]:
+def _tasks_that_chose_checkpoint(inputs: StageInputs, tasks: Sequence[LoadedTask]) -> frozenset[str]:
     """The tasks that share questions with those that chose LM-ft's checkpoint.
 
     KILT's development tasks chose it, or the dev part of the tasks that LM-ft learnt from.

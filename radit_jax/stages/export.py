@@ -13,7 +13,7 @@ export/lsr_scores.jsonl                       Eq. 4's scores, for FlagEmbedding
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained.hf_export import ADAPTERS, export_hf
 from radit_jax.runtime.pretrained.licences import origin
 from radit_jax.runtime.pretrained.model_io import Model, load_model, save_model
-from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.text.card import Origin, model_card
 from radit_jax.text.exchange import flag_embedding, trec_qrels, trec_run
@@ -46,7 +46,7 @@ BLOCK = 1000  # examples whose passages are in memory together
 
 
 def run(
-    inputs: Mapping[str, StageFolder],
+    inputs: StageInputs,
     output: TopLevelFolder,
     *,
     evaluate: EvaluateConfig,
@@ -116,7 +116,7 @@ def _publish(output: TopLevelFolder, lm_ft: StageFolder, export: ExportConfig, c
     return errors
 
 
-def _origins(inputs: Mapping[str, StageFolder]) -> list[Origin]:
+def _origins(inputs: StageInputs) -> list[Origin]:
     """What the models were made of, as the stages recorded it, with the data."""
     lm, retriever = inputs["base_lm"].manifest, inputs["retriever"].manifest
     recorded = {
@@ -143,7 +143,7 @@ def _origins(inputs: Mapping[str, StageFolder]) -> list[Origin]:
 
 
 def _write_runs(
-    inputs: Mapping[str, StageFolder], output: TopLevelFolder, split: str, depth: int, mesh: MeshConfig
+    inputs: StageInputs, output: TopLevelFolder, split: str, depth: int, mesh: MeshConfig
 ) -> None:
     """What the base and the tuned query encoder retrieve for a split's questions, and its gold chunks."""
     corpus = Corpus(inputs["corpus"])
@@ -161,6 +161,7 @@ def _write_runs(
             ids = [chunk_at[row].id for row in rows]
             lines.append(trec_run(question.id, ids, row_scores, tag))
         output.write(f"runs/{tag}.trec", "".join(lines).encode())
+    # Questions without a gold chunk are in the runs, but not judged.
     qrels = [trec_qrels(question.id, question.gold_chunks) for question in questions]
     output.write("runs/qrels.trec", "".join(qrels).encode())
 
@@ -172,7 +173,7 @@ def _chunks_at(chunks: Chunks, rows: Int[np.ndarray, "Q K"]) -> dict[int, Chunk]
 
 
 def _write_lsr_scores(
-    inputs: Mapping[str, StageFolder], output: TopLevelFolder, form: losses.LmScoreForm, tau: float
+    inputs: StageInputs, output: TopLevelFolder, form: losses.LmScoreForm, tau: float
 ) -> None:
     """Eq. 4's scores before the softmax, of every training example and its chunks; a line at a time."""
 
@@ -185,9 +186,7 @@ def _write_lsr_scores(
     output.commit("lsr_scores.jsonl")
 
 
-def _lsr_rows(
-    inputs: Mapping[str, StageFolder], form: losses.LmScoreForm, tau: float
-) -> Iterator[dict[str, Any]]:
+def _lsr_rows(inputs: StageInputs, form: losses.LmScoreForm, tau: float) -> Iterator[dict[str, Any]]:
     """FlagEmbedding's record of each example, a block's passages in memory at a time."""
     # The exponents of Eq. 4; a softmax over an example's chunks makes p_LSR of them.
     retrieved = Retrieved.load(inputs["retrieved"], "train")

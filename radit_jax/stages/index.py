@@ -1,6 +1,5 @@
 """index: search over the chunk embeddings, by ScaNN where the corpus is large, its recall measured."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,13 @@ from radit_jax.retrieval.exact import ExactIndex
 from radit_jax.retrieval.index import build_index, neighbour_recall
 from radit_jax.retrieval.products import search_devices
 from radit_jax.retrieval.search import Encoder
-from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
 MEASURED_AT = 10  # k of the recall
 TUNING_QUERIES = 500  # at most
 
 
-def run(
-    inputs: Mapping[str, StageFolder], output: StageFolder, *, index: IndexConfig, mesh: MeshConfig
-) -> dict[str, Any]:
+def run(inputs: StageInputs, output: StageFolder, *, index: IndexConfig, mesh: MeshConfig) -> dict[str, Any]:
     """Build the index, tuned on train questions; its recall is measured on development questions.
 
     Shards that a killed run finished are kept; each of several processes builds and searches its own.

@@ -8,7 +8,7 @@ QLoRA they learn over quantised kernels, and are merged into the original ones.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,11 +28,11 @@ from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.mesh import gather, make_mesh
 from radit_jax.runtime.pretrained.hf_export import ADAPTERS, export_peft
 from radit_jax.runtime.pretrained.model_io import Model, count_parameters, load_model, save_model
-from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
 
 def run(
-    inputs: Mapping[str, StageFolder],
+    inputs: StageInputs,
     output: StageFolder,
     *,
     lm_ft: LmFtConfig,
@@ -98,7 +98,7 @@ def run(
 
 
 def _packed_instances(
-    inputs: Mapping[str, StageFolder], split: str, tokenizer: Any, lm_ft: LmFtConfig, seed: int
+    inputs: StageInputs, split: str, tokenizer: Any, lm_ft: LmFtConfig, seed: int
 ) -> tuple[PackedTrees, int]:
     """The instances of a split in rows, and how many of their chunks were cut to fit."""
     retrieved = Retrieved.load(inputs["retrieved"], split)
@@ -117,6 +117,7 @@ def _packed_instances(
 
 def _export_adapters(output: StageFolder, adapters: Any, lm_ft: LmFtConfig, base: StageFolder) -> None:
     """Write LoRA's adapters in PEFT's form."""
+    # All processes gather what is spread over their devices, and process 0 writes it.
     whole_adapters = jax.tree.map(gather, adapters)
 
     def write() -> None:
@@ -132,7 +133,7 @@ def _base_name(base: StageFolder) -> str:
 
 
 def _kilt_validation(
-    inputs: Mapping[str, StageFolder],
+    inputs: StageInputs,
     model: Model,
     batch_size: int,
     evaluate: EvaluateConfig,
@@ -142,6 +143,7 @@ def _kilt_validation(
 ) -> Callable[[Any], dict[str, float]]:
     """What a checkpoint is chosen by: KILT's development tasks, asked as `evaluate` will ask its tasks."""
     tasks = [without_too_long(task, model.tokenizer, evaluate) for task in load_tasks(evaluate, seed=seed)]
+    # The retriever does not change while the language model learns, so it is asked once.
     searcher = Searcher.load(inputs, mesh)
     chunks = Chunks(inputs["corpus"])
     retrieved = [retrieve_for_task(task, searcher, chunks, evaluate, temperature) for task in tasks]

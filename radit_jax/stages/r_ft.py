@@ -12,7 +12,7 @@ goes on from there.
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,11 +47,11 @@ from radit_jax.runtime.loop import Reporting, Saving, Validation, train
 from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.pretrained.model_io import save_model
 from radit_jax.runtime.storage.checkpoints import Checkpoints
-from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
 
 def run(
-    inputs: Mapping[str, StageFolder],
+    inputs: StageInputs,
     output: StageFolder,
     *,
     r_ft: RFtConfig,
@@ -114,7 +114,7 @@ def run(
 
 
 def _make_learner(
-    inputs: Mapping[str, StageFolder],
+    inputs: StageInputs,
     output: StageFolder,
     candidates: "Candidates",
     order: Callable[[int], list[int]],
@@ -123,6 +123,7 @@ def _make_learner(
 ) -> Learner:
     """What `r_ft.train_chunk_encoder` asks for, with the queries of all batches and development questions."""
     corpus, searcher = candidates.corpus, candidates.searcher
+    # The rows of queries have one shape, whatever the batch, so that one step is compiled.
     encoder = searcher.encoder
     ids = encoder.token_ids([example.query for example in candidates.examples])
     batches = map(order, range(r_ft.optimizer.steps))
@@ -208,12 +209,13 @@ class ShardedScorer:
 
 
 def development_questions(
-    inputs: Mapping[str, StageFolder], output: StageFolder, corpus: Corpus, scorer: ShardedScorer
+    inputs: StageInputs, output: StageFolder, corpus: Corpus, scorer: ShardedScorer
 ) -> DevelopmentQuestions:
     """The questions that choose a checkpoint.
 
     Where development examples were drawn, the language model scores their candidates; the output keeps that.
     """
+    # Questions that no examples were drawn for have no candidates.
     if corpus.examples("r_ft", "dev") is None:
         return DevelopmentQuestions.judged_by_answers(corpus.questions("dev"))
     retrieved = Retrieved.load(inputs["retrieved"], "dev")
@@ -231,7 +233,7 @@ def development_questions(
 class Candidates:
     """Each round's candidate chunks with their scores, made or read back; a pair is scored once."""
 
-    inputs: Mapping[str, StageFolder]
+    inputs: StageInputs
     output: StageFolder
     corpus: Corpus
     searcher: Searcher  # with the untuned query encoder
@@ -246,6 +248,7 @@ class Candidates:
         """The candidates of round `number`: the score stage's, or what `query_params` retrieve."""
         if number == 0:
             return self._rounds[0]
+        # A resumed run reads the rounds that were finished.
         name = f"round_{number}.npz"
         if not self.output.has(name):
             self._refresh(f"round_{number}", query_params).save(self.output, name)
@@ -257,6 +260,7 @@ class Candidates:
         """Retrieve new candidates, and score the pairs that are new."""
         retrieved = self._retrieve(f"{name}-retrieved", query_params)
         chunk_rows = retrieved["chunk_rows"]
+        # Pairs that an earlier round has scored are not scored again.
         scores, is_known = self._known(chunk_rows)
         example_numbers, _ = np.nonzero(~is_known)
         new_pairs = np.stack([example_numbers, chunk_rows[~is_known]], axis=1)

@@ -23,8 +23,9 @@ from radit_jax.data.records import Chunk, Example, Question
 from radit_jax.retrieval.candidates import search_examples
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.pretrained.model_io import load_own_tokenizer
-from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
+ChunkRows = Int[np.ndarray, "E K"]  # each example's chunks by their rows in the corpus; −1 is no chunk
 CHUNKS_AT_ONCE = 1024  # in memory while examples are cut from them
 
 
@@ -59,7 +60,7 @@ class RFtRetrieval:
 
 
 def run_lm_ft(
-    inputs: Mapping[str, StageFolder], output: StageFolder, *, mesh: MeshConfig, **settings: Any
+    inputs: StageInputs, output: StageFolder, *, mesh: MeshConfig, **settings: Any
 ) -> dict[str, Any]:
     """D_L with k̃ chunks: tasks with their first answer, and halves of chunks.
 
@@ -67,12 +68,13 @@ def run_lm_ft(
     """
     retrieval = LmFtRetrieval(**settings)
     sources = _Sources.load(inputs, mesh)
-    facts = {split: _retrieve_lm_ft(split, sources, retrieval, output) for split in ("train", "dev")}
-    return facts["train"]
+    train_facts = _retrieve_lm_ft("train", sources, retrieval, output)
+    _retrieve_lm_ft("dev", sources, retrieval, output)
+    return train_facts
 
 
 def run_r_ft(
-    inputs: Mapping[str, StageFolder], output: StageFolder, *, mesh: MeshConfig, **settings: Any
+    inputs: StageInputs, output: StageFolder, *, mesh: MeshConfig, **settings: Any
 ) -> dict[str, Any]:
     """D_R with k chunks: tasks with their shortest answer, and first and last tokens of chunks.
 
@@ -81,10 +83,10 @@ def run_r_ft(
     """
     retrieval = RFtRetrieval(**settings)
     sources = _Sources.load(inputs, mesh)
-    has_dev = sources.corpus.examples("r_ft", "dev") is not None
-    splits = ("train", "dev") if has_dev else ("train",)
-    facts = {split: _retrieve_r_ft(split, sources, retrieval, output) for split in splits}
-    return facts["train"]
+    train_facts = _retrieve_r_ft("train", sources, retrieval, output)
+    if sources.corpus.examples("r_ft", "dev") is not None:
+        _retrieve_r_ft("dev", sources, retrieval, output)
+    return train_facts
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class _Sources:
     searcher: Searcher  # an untuned retriever and its index
 
     @classmethod
-    def load(cls, inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> "_Sources":
+    def load(cls, inputs: StageInputs, mesh: MeshConfig) -> "_Sources":
         corpus = Corpus(inputs["corpus"])
         tokenizer = load_own_tokenizer(inputs["lm"].verified_path("lm"))
         return cls(corpus, tokenizer, Searcher.load(inputs, mesh))
@@ -149,7 +151,8 @@ def _retrieve_lm_ft(
 def _draw_gold_contexts(questions: Sequence[Question], settings: LmFtRetrieval) -> Bool[np.ndarray, " E"]:
     """Which of the questions have a gold chunk as their only Background."""
     rng = np.random.default_rng([settings.seed, 4])
-    is_drawn = rng.random(len(questions)) < settings.gold_context_fraction
+    numbers = rng.random(len(questions))
+    is_drawn = numbers < settings.gold_context_fraction
     has_gold = np.array([bool(question.gold_chunks) for question in questions], bool)
     return is_drawn & has_gold
 
@@ -196,9 +199,7 @@ def _retrieve_r_ft(
     return facts
 
 
-def with_gold(
-    rows: Int[np.ndarray, "E K"], questions: Sequence[Question], row_of: Mapping[str, int]
-) -> Int[np.ndarray, "E K"]:
+def with_gold(rows: ChunkRows, questions: Sequence[Question], row_of: Mapping[str, int]) -> ChunkRows:
     """`rows` with a gold chunk in the last place of each question that has one but did not retrieve it."""
     rows = rows.copy()
     for number, question in enumerate(questions):
@@ -211,12 +212,12 @@ def with_gold(
 
 
 def with_gold_alone(
-    rows: Int[np.ndarray, "E K"],
+    rows: ChunkRows,
     questions: Sequence[Question],
     row_of: Mapping[str, int],
     only_gold: Bool[np.ndarray, " E"],
-) -> Int[np.ndarray, "E K"]:
-    """`rows` with a gold chunk and nothing else for the questions of `only_gold` that have one; −1 is none.
+) -> ChunkRows:
+    """`rows` with a gold chunk and nothing else for the questions of `only_gold` that have one.
 
     The paper treats reading comprehension so: the gold context is the Background, and nothing is retrieved.
     """

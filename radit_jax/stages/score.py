@@ -4,7 +4,6 @@ The summed log-probability is stored with the token count, so that the LM score'
 and the target can all change without scoring again.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,10 @@ from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.batches.prefix_trees import answer_token_count
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair, score_in_shards
-from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
 
-def run(
-    inputs: Mapping[str, StageFolder], output: StageFolder, *, score: ScoreConfig, mesh: MeshConfig
-) -> dict[str, Any]:
+def run(inputs: StageInputs, output: StageFolder, *, score: ScoreConfig, mesh: MeshConfig) -> dict[str, Any]:
     """Score every (example, chunk) pair, in shards ordered by chunk so that each chunk is read once."""
     retrieved = Retrieved.load(inputs["retrieved"], "train")
     chunks = Corpus(inputs["corpus"]).chunks

@@ -350,3 +350,6 @@ class StageFolder(TypedFiles):
 
     def _copied_logs(self) -> tuple[str, ...]:
         return _LOGS if self._is_copy and processes.is_process_zero() else ()
+
+
+StageInputs = Mapping[str, StageFolder]  # what a stage reads, by what its function calls each folder
