@@ -251,6 +251,7 @@ def _lm_ft_stage(e: Experiment) -> Stage:
     """LM-ft, Eq. 3."""
     inputs = {"corpus": "corpus", "lm": "base/lm", "retrieved": "retrieve/lm_ft"}
     settings: dict[str, Any] = {"lm_ft": e.lm_ft, "seed": e.seed}
+    # By default checkpoints are chosen by the development examples of D_L, which `retrieved` holds.
     sources, files_read = (), {}
     if e.lm_ft.select == "kilt_dev":
         # Checkpoints are chosen as evaluation would, on the dev part of KILT's tasks.
@@ -296,9 +297,7 @@ def _search(role: str) -> dict[str, str]:
 
 
 def _tuned_search(e: Experiment) -> dict[str, str]:
-    """What a stage needs beside, where R-ft tuned the chunk encoder too."""
-    return {"r_ft_embeddings": "embed/r_ft", "r_ft_index": "index/r_ft"} if e.r_ft.train_chunk_encoder else {}
-    """The inputs that a stage needs besides, where R-ft tunes the chunk encoder too."""
+    """The inputs that a stage needs as well, where R-ft tunes the chunk encoder too."""
     if not e.r_ft.train_chunk_encoder:
         return {}
     return {"r_ft_embeddings": "embed/r_ft", "r_ft_index": "index/r_ft"}
@@ -343,7 +342,7 @@ def _export_stage(e: Experiment) -> Stage:
             **_tuned_search(e),
         },
         {
-            # How to answer, not what.
+            # How to answer, not what: other tasks make no other export.
             "evaluate": replace(e.evaluate, tasks=(), tasks_folder="", kilt_titles=""),
             "temperature": e.retrieve.temperature,
             "lm_score": e.r_ft.lm_score,

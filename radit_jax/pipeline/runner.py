@@ -240,8 +240,8 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
     """The settings in which two canonical settings differ, as `path before → after`."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
         return [] if before == after else [f"{path} {before} → {after}"]
-    found = []
+    changes = []
     for key in sorted({*before, *after}):
         key_path = f"{path}.{key}" if path else key
-        found += differences(before.get(key), after.get(key), key_path)
-    return found
+        changes += differences(before.get(key), after.get(key), key_path)
+    return changes

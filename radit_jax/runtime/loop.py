@@ -218,9 +218,11 @@ class _Run:
     def _fail(self, expected: str, got: str) -> NoReturn:
         self.metrics.flush()
         last = self.saving.checkpoints.latest()
-        kept = "no checkpoint was due before" if last is None else f"the checkpoint of step {last} is kept"
+        remains = f"the checkpoint of step {last} is kept"
+        if last is None:
+            remains = "no checkpoint was due before"
         raise FloatingPointError(
-            f"{self.name}: expected {expected}, got {got} ({kept}). "
+            f"{self.name}: expected {expected}, got {got} ({remains}). "
             f"Lower the peak_lr of {self.name}, or look at the examples of that step."
         )
 

@@ -265,6 +265,7 @@ def _pretrain_retriever(
 
     state, shardings = init_sharded(init, devices)
     step = make_contrastive_step(module, tx, temperature=retriever.temperature, state_shardings=shardings)
+    # The prompts are part of what a tower reads, in training as afterwards.
     prompted_groups = _prompted(groups, towers)
     state = train(
         name="base",

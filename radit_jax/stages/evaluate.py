@@ -69,6 +69,7 @@ def _load_models(inputs: StageInputs, evaluate: EvaluateConfig, mesh: MeshConfig
     score = ScoreConfig(
         batch_size=evaluate.batch_size, sequence_length=evaluate.sequence_length, dtype=evaluate.dtype
     )
+    # All five systems are pairs of these two models with a retriever or none.
     models = {}
     for lm, stage in STAGE_OF_LM.items():
         models[lm] = PairScorer.load(inputs[stage].verified_path("lm"), score, mesh)

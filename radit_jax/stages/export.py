@@ -83,7 +83,7 @@ def run(
     card = model_card(_origins(inputs), results)
     output.write("README.md", card.encode())
     if export.run_depth:
-        # Of KILT's splits (official, hidden) the corpus' own questions have none.
+        # The corpus' own questions have no split `official` or `hidden`: those are KILT's.
         split = evaluate.split if evaluate.split in SPLITS else "test"
         _write_runs(inputs, output, split, export.run_depth, mesh)
     if export.lsr_scores:
@@ -102,8 +102,8 @@ def _publish(output: TopLevelFolder, lm_ft: StageFolder, export: ExportConfig, c
         (folder / "README.md").write_text(card)
         return error
 
-    errors = {}
     # The host that writes has whole models on its devices.
+    errors = {}
     local_mesh = make_mesh(MeshConfig(), jax.local_devices())
     for name in MODELS:
         model = load_model(output.verified_path(name), mesh=local_mesh)
@@ -175,9 +175,10 @@ def _chunks_at(chunks: Chunks, rows: Int[np.ndarray, "Q K"]) -> dict[int, Chunk]
 def _write_lsr_scores(
     inputs: StageInputs, output: TopLevelFolder, form: losses.LmScoreForm, tau: float
 ) -> None:
-    """Eq. 4's scores before the softmax, of every training example and its chunks; a line at a time."""
+    """Eq. 4's scores before the softmax, of every training example and its chunks."""
 
     def write() -> None:
+        # A line at a time: the passages of all examples may be more than fits into memory.
         with (output.path / "lsr_scores.jsonl").open("w") as file:
             for row in _lsr_rows(inputs, form, tau):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
