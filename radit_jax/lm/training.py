@@ -10,7 +10,7 @@ import optax
 
 from radit_jax.config import LoraConfig, MeshConfig, OptimizerConfig, ProfileConfig
 from radit_jax.data.batches.order import shuffled
-from radit_jax.data.batches.packing import PrefixTree, Span, fill, has_continuations, pack, to_batch
+from radit_jax.data.batches.packing import PrefixTree, fill, has_continuations, pack, to_batch
 from radit_jax.method.likelihood import LmBatch, token_log_probs
 from radit_jax.method.optimizers import make_optimizer
 from radit_jax.method.steps import TrainState, init_state, make_lm_step
@@ -85,18 +85,12 @@ class PackedTrees:
 
 def _targets_per_row(trees: Sequence[PrefixTree], row_length: int) -> int:
     """Target slots in a row: twice the targets' share of all tokens, and enough for any one tree."""
-    num_targets, num_tokens = [], 0
-    for tree in trees:
-        num_targets.append(sum(_num_targets(span) for span in tree.spans))
-        num_tokens += sum(len(span.tokens) for span in tree.spans)
+    num_targets = [tree.num_targets for tree in trees]
+    num_tokens = sum(tree.num_tokens for tree in trees)
     # Some rows have more targets than the average row has.
     share = sum(num_targets) / max(1, num_tokens)
     twice_the_share = round(2 * share * row_length)
     return max(max(num_targets), min(row_length, twice_the_share))
-
-
-def _num_targets(span: Span) -> int:
-    return int((span.weights > 0).sum())
 
 
 @dataclass(frozen=True)
