@@ -77,10 +77,7 @@ class Radit:
         self._known_stops: dict[tuple[str, ...], Stops] = {}
 
     @naming_remedy("harness")
-    def loglikelihood(
-        self,
-        requests: Sequence[Any],
-    ) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """log p of each continuation after its context in nats, and whether greedy decoding gives it."""
         # Retrieve once for all, then make token ids of each continuation and its contexts.
         pairs = [_split_at_space(*request.args) for request in requests]
@@ -213,10 +210,7 @@ class Radit:
         contexts = [self._prompt(context, passage, room) for passage in passages]
         return ContinuationRequest(contexts, tokens, log_probs.tolist())
 
-    def _score(
-        self,
-        requests: Sequence[ContinuationRequest],
-    ) -> list[tuple[float, bool]]:
+    def _score(self, requests: Sequence[ContinuationRequest]) -> list[tuple[float, bool]]:
         """log p of each continuation, and whether it is the greedy one, in the order of the requests."""
 
         def longest_context(number: int) -> int:
@@ -268,10 +262,7 @@ class Library:
         return retrieval.backgrounds()
 
 
-def windows(
-    tokens: Sequence[int],
-    length: int,
-) -> list[tuple[list[int], list[int]]]:
+def windows(tokens: Sequence[int], length: int) -> list[tuple[list[int], list[int]]]:
     """Contexts with what is predicted after them: every token but the first once, after as many as fit.
 
     >>> windows([0, 1, 2, 3, 4, 5], 4)
@@ -363,10 +354,7 @@ def _before_ends(text: str, until: Sequence[str]) -> str:
     return text
 
 
-def _to_batch(
-    requests: Sequence[ContinuationRequest],
-    size: int,
-) -> tuple[jax.Array, ...]:
+def _to_batch(requests: Sequence[ContinuationRequest], size: int) -> tuple[jax.Array, ...]:
     """The arrays of `continuation_log_likelihood` for `size` requests; the last one fills up the batch."""
     repeated = [requests[-1]] * (size - len(requests))
     requests = [*requests, *repeated]
@@ -390,8 +378,7 @@ def _to_batch(
             text = [*context, *request.continuation]
             tokens[row, chunk, : len(text)] = text
             # The logits at a position predict the token after it.
-            first, end = len(context) - 1, len(text) - 1
-            slots[row, chunk, :count] = np.arange(first, end)
+            slots[row, chunk, :count] = np.arange(len(context) - 1, len(text) - 1)
     return tuple(map(jnp.asarray, (tokens, slots, targets, is_target, log_probs)))
 
 
