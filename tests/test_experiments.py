@@ -43,7 +43,7 @@ def test_the_fingerprints_are_those_on_record(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another fingerprint makes that stage run again in every workdir: change one with a version only."""
-    monkeypatch.setattr(Run, "_known_identity", lambda self, stage, source: "absent")
+    monkeypatch.setattr(Run, "_identity", lambda self, stage, source: "absent")
     experiments = {path.stem: config.load_experiment(str(path)) for path in EXPERIMENTS}
     for name, (stem, assignments) in VARIANTS.items():
         experiments[name] = config.override_settings(experiments[stem], assignments)
