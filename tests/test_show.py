@@ -79,7 +79,7 @@ def test_the_command_shows_a_dataset_with_a_tokeniser_of_its_own_or_a_given_one(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gsm"], f"dataset: expected one of {', '.join(DATASETS)}, got 'gsm'."),
+        (["gsm"], f"dataset: expected one of {', '.join(sorted(DATASETS))}, got 'gsm'."),
         (["gsm8k", "--mixture=r_ft"], "gsm8k: expected --mixture=lm_ft, got r_ft."),
         (["gsm8k", "--split=dev"], "gsm8k: expected examples of dev in "),
         (["gsm8k", "--tokenizer=/nowhere"], "/nowhere: expected a tokenizer.json"),
