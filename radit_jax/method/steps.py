@@ -173,18 +173,21 @@ def make_r_ft_text_step(
     temperature: float,
     direction: losses.Direction = "retrieval_to_lsr",
     state_shardings: Any = None,
+    chunk_module: Bert | None = None,
 ) -> Callable[[TrainState, RftTextBatch], StepResult]:
     """The step on Eq. 5 that trains both towers, an ablation of the paper: the chunks are encoded in it.
 
     The state's parameters are {"query": ..., "chunk": ...}; loss and metrics are those of `make_r_ft_step`.
+    `chunk_module` is the chunk tower where it makes vectors in another way than `module`, the query tower.
     """
+    chunk_tower = chunk_module or module
 
     def loss(params: Any, batch: RftTextBatch) -> tuple[Scalar, StepMetrics]:
         # Encode all chunks as one batch of texts.
         num_queries, num_chunks, length = batch.chunk_tokens.shape
         tokens = batch.chunk_tokens.reshape(-1, length)
         token_mask = batch.chunk_token_mask.reshape(-1, length)
-        vectors = encode(module, params["chunk"], tokens, token_mask)
+        vectors = encode(chunk_tower, params["chunk"], tokens, token_mask)
         chunks = vectors.reshape(num_queries, num_chunks, -1)
 
         # From here on it is the step on stored embeddings.

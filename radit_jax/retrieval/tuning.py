@@ -258,6 +258,7 @@ class BothTowers(Learner):
             temperature=temperature,
             direction=r_ft.direction,
             state_shardings=state_shardings,
+            chunk_module=self.chunk_encoder.module,
         )
 
     def batch(

@@ -1,6 +1,7 @@
 """The training steps: what they optimise, and what they leave alone."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -245,14 +246,25 @@ def test_r_ft_leaves_the_chunk_tower_and_the_stored_embeddings_alone(bert_params
     assert max(jax.tree.leaves(moved)) > 1e-4
 
 
-def test_both_towers_learn_from_the_texts_what_the_query_tower_learns_from_their_embeddings(bert_params):
-    batch, rng = r_ft_batch(), np.random.default_rng(1)
-    chunk_params = jax.tree.map(lambda leaf: leaf * 1.1, bert_params)
+def r_ft_text_batch(batch):
+    """`batch` with texts of its chunks in place of their embeddings."""
+    rng = np.random.default_rng(1)
     tokens = jnp.asarray(rng.integers(1, 40, (3, 5, 7)), jnp.int32)
     mask = jnp.asarray(np.arange(7) < rng.integers(2, 8, (3, 5, 1)))
-    embed = jax.jit(encode, static_argnums=0)
-    embeddings = embed(BERT, chunk_params, tokens.reshape(15, 7), mask.reshape(15, 7)).reshape(3, 5, 16)
-    text_batch = steps.RftTextBatch(batch.queries, tokens, mask, batch.target_log_probs, batch.chunk_mask)
+    return steps.RftTextBatch(batch.queries, tokens, mask, batch.target_log_probs, batch.chunk_mask)
+
+
+def embedded(module, params, text_batch):
+    """The chunks' vectors, [3, 5, 16]."""
+    texts = (part.reshape(15, 7) for part in (text_batch.chunk_tokens, text_batch.chunk_token_mask))
+    return jax.jit(encode, static_argnums=0)(module, params, *texts).reshape(3, 5, 16)
+
+
+def test_both_towers_learn_from_the_texts_what_the_query_tower_learns_from_their_embeddings(bert_params):
+    batch = r_ft_batch()
+    chunk_params = jax.tree.map(lambda leaf: leaf * 1.1, bert_params)
+    text_batch = r_ft_text_batch(batch)
+    embeddings = embedded(BERT, chunk_params, text_batch)
     step = steps.make_r_ft_text_step(BERT, READS_GRADIENT, temperature=TEMPERATURE)
     both, [metrics] = run(step, {"query": bert_params, "chunk": chunk_params}, text_batch)
     one, [wanted] = run(r_ft_step(), bert_params, batch._replace(chunk_embeddings=embeddings))
@@ -261,9 +273,22 @@ def test_both_towers_learn_from_the_texts_what_the_query_tower_learns_from_their
     assert_exact(found["query"], gradient(one))
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(found["chunk"])) > 1e-3
     # What stands in the place of a chunk that is not there teaches nothing.
-    other = text_batch._replace(chunk_tokens=jnp.where(batch.chunk_mask[:, :, None], tokens, 9))
+    tokens = jnp.where(batch.chunk_mask[:, :, None], text_batch.chunk_tokens, 9)
+    other = text_batch._replace(chunk_tokens=tokens)
     again, _ = run(step, {"query": bert_params, "chunk": chunk_params}, other)
     assert_equal_trees(gradient(again), found)
+
+
+def test_each_tower_makes_vectors_in_its_own_way_when_both_learn(bert_params):
+    chunk_tower = BERT.clone(config=replace(BERT.config, pooling="mean", normalize=True))
+    batch = r_ft_batch()
+    text_batch = r_ft_text_batch(batch)
+    step = steps.make_r_ft_text_step(BERT, READS_GRADIENT, temperature=TEMPERATURE, chunk_module=chunk_tower)
+    both, [metrics] = run(step, {"query": bert_params, "chunk": bert_params}, text_batch)
+    stored = batch._replace(chunk_embeddings=embedded(chunk_tower, bert_params, text_batch))
+    one, [wanted] = run(r_ft_step(), bert_params, stored)
+    assert metrics["loss"] == pytest.approx(wanted["loss"], rel=EXACT)
+    assert_exact(gradient(both)["query"], gradient(one))
 
 
 def test_r_ft_reaches_the_target_distribution(bert_params):

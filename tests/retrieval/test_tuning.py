@@ -3,11 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import optax
 import pytest
 from small import QUESTIONS
 
+from radit_jax.config import OptimizerConfig, RFtConfig
 from radit_jax.data.artifacts.corpus import Corpus
+from radit_jax.retrieval import tuning
 from radit_jax.retrieval.tuning import (
+    BothTowers,
     DevelopmentQuestions,
     PackedQueries,
     QueryTower,
@@ -31,6 +35,24 @@ def test_validation_is_the_mrr_of_chunks_that_hold_an_answer(inputs, searcher):
     assert found["mrr@10"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
     assert found["answer_recall@1"] == np.mean([rank == 1 for rank in ranks])
     assert found["answer_recall@10"] == 1.0
+
+
+def test_each_tower_is_trained_with_its_own_module(inputs, searcher, monkeypatch):
+    """Checkpoints of the two towers may pool and normalise in different ways."""
+    model = searcher.encoder.model
+    normalizing = model.module.clone(config=replace(model.module.config, normalize=True))
+    chunk_encoder = replace(searcher.encoder, model=model._replace(module=normalizing))
+    development = DevelopmentQuestions(QUESTIONS["dev"], np.full(len(QUESTIONS["dev"]), -1))
+    towers = BothTowers(searcher, Corpus(inputs["corpus"]), NO_QUERIES, development, chunk_encoder)
+    made = []
+    monkeypatch.setattr(
+        tuning, "make_r_ft_text_step", lambda module, _, **rest: made.append((module, rest)) or print
+    )
+    r_ft = RFtConfig(OptimizerConfig(steps=1, peak_lr=1e-3))
+    towers.make_step(optax.identity(), r_ft, 1.0, None)
+    [(module, settings)] = made
+    assert not module.config.normalize
+    assert settings["chunk_module"].config.normalize
 
 
 def test_without_any_hit_no_checkpoint_is_chosen():
