@@ -40,8 +40,9 @@ def test_validation_is_the_mrr_of_chunks_that_hold_an_answer(inputs, searcher):
 def test_each_tower_is_trained_with_its_own_module(inputs, searcher, monkeypatch):
     """Checkpoints of the two towers may pool and normalise in different ways."""
     model = searcher.encoder.model
-    normalizing = model.module.clone(config=replace(model.module.config, normalize=True))
-    chunk_encoder = replace(searcher.encoder, model=model._replace(module=normalizing))
+    chunk_config = replace(model.module.config, normalize=not model.module.config.normalize)
+    chunk_model = model._replace(module=model.module.clone(config=chunk_config))
+    chunk_encoder = replace(searcher.encoder, model=chunk_model)
     development = DevelopmentQuestions(QUESTIONS["dev"], np.full(len(QUESTIONS["dev"]), -1))
     towers = BothTowers(searcher, Corpus(inputs["corpus"]), NO_QUERIES, development, chunk_encoder)
     made = []
@@ -51,8 +52,8 @@ def test_each_tower_is_trained_with_its_own_module(inputs, searcher, monkeypatch
     r_ft = RFtConfig(OptimizerConfig(steps=1, peak_lr=1e-3))
     towers.make_step(optax.identity(), r_ft, 1.0, None)
     [(module, settings)] = made
-    assert not module.config.normalize
-    assert settings["chunk_module"].config.normalize
+    assert module.config == model.module.config
+    assert settings["chunk_module"].config == chunk_config
 
 
 def test_without_any_hit_no_checkpoint_is_chosen():
