@@ -52,7 +52,7 @@ class Radit:
     `max_batch_size` are the harness's options; they change nothing here.
     """
 
-    @naming_remedy("harness")
+    @naming_remedy("lm_eval")
     def __init__(
         self,
         path: str,
@@ -76,7 +76,7 @@ class Radit:
         self.library = Library(path, chunks) if retrieval else None
         self._known_stops: dict[tuple[str, ...], Stops] = {}
 
-    @naming_remedy("harness")
+    @naming_remedy("lm_eval")
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """log p of each continuation after its context in nats, and whether greedy decoding gives it."""
         # Retrieve once for all, then make token ids of each continuation and its contexts.
@@ -87,7 +87,7 @@ class Radit:
             continuations.append(self._continuation_request(*pair, passages, log_probs))
         return self._score(continuations)
 
-    @naming_remedy("harness")
+    @naming_remedy("lm_eval")
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """log p of each text in nats, in windows with as much context as fits; nothing is retrieved."""
         # Score the windows of all texts together.
@@ -109,7 +109,7 @@ class Radit:
             totals.append(sum(log_probs))
         return totals
 
-    @naming_remedy("harness")
+    @naming_remedy("lm_eval")
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """The greedy answer of the mixture, cut before the first of the task's `until`."""
         # Requests with the same options are generated together.
@@ -184,7 +184,7 @@ class Radit:
         num_tokens = len(tokenizer.encode_prompt(question))
         if num_tokens > room:
             raise ValueError(
-                f"harness: expected prompts of at most {room} tokens, since max_length is {self.max_length}, "
+                f"lm_eval: expected prompts of at most {room} tokens, since max_length is {self.max_length}, "
                 f"got {num_tokens} with <bos> in {question[:40]!r}. Raise max_length in --model_args."
             )
         shots = [Shot(None, text, "") for text in examples]
@@ -239,7 +239,7 @@ class Library:
         export = TopLevelFolder(path)
         if not export.complete:
             raise ValueError(
-                f"harness: expected a finished export to retrieve from, got {path}. "
+                f"lm_eval: expected a finished export to retrieve from, got {path}. "
                 f"Name a folder that --stage=export wrote, or leave retrieval=true out."
             )
         # How the run answered: its settings and the temperature of p_R.
@@ -287,7 +287,7 @@ def register() -> type:
         from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(
-            "harness: expected lm-evaluation-harness, got no module lm_eval. "
+            "lm_eval: expected lm-evaluation-harness, got no module lm_eval. "
             "Install it with: pip install 'radit_jax[lm_eval]'"
         ) from None
     # The harness's own class is the last base, so that `Radit` has the methods that it leaves abstract.
@@ -318,7 +318,7 @@ def _generation_options(options: dict[str, Any]) -> GenerationOptions:
     """The texts that end an answer, and the most tokens that it may have."""
     if options.get("do_sample") or options.get("temperature"):
         raise ValueError(
-            f"harness: expected a task with greedy decoding, got sampling ({options}). "
+            f"lm_eval: expected a task with greedy decoding, got sampling ({options}). "
             f"Take do_sample and temperature out."
         )
     until = options.get("until") or ()

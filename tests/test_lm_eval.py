@@ -181,7 +181,7 @@ def test_a_lack_of_memory_is_one_error_that_says_what_to_set(exported, closed, m
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 100})
     with monkeypatch.context() as patch:
         patch.setattr(memory.jax, "local_devices", lambda: [device])
-        with pytest.raises(ValueError, match="^harness: .*the model takes .*. Lower --batch_size or --model"):
+        with pytest.raises(ValueError, match="^lm_eval: .*the model takes .*. Lower --batch_size or --model"):
             Radit(str(exported))
 
     def refuse(*_, **__):
@@ -195,7 +195,7 @@ def test_a_lack_of_memory_is_one_error_that_says_what_to_set(exported, closed, m
         (closed.loglikelihood_rolling, (ANSWER,)),
         (closed.generate_until, (QUESTION, options)),
     ):
-        with pytest.raises(ValueError, match="^harness: .*allocate 9 GiB.*. Lower --batch_size or"):
+        with pytest.raises(ValueError, match="^lm_eval: .*allocate 9 GiB.*. Lower --batch_size or"):
             ask(requests(args))
 
 

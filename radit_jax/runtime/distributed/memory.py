@@ -21,7 +21,7 @@ REMEDIES = {
     "evaluate": "lower evaluate.prompts_per_batch or evaluate.sequence_length, or take more devices",
     "export": "take hosts with more or larger devices, or set export.hf=false",
     "ask": "take more devices, or the CPU with JAX_PLATFORMS=cpu",
-    "harness": "lower --batch_size or --model_args max_length=…, take more devices, or the CPU with "
+    "lm_eval": "lower --batch_size or --model_args max_length=…, take more devices, or the CPU with "
     "JAX_PLATFORMS=cpu",
 }
 
