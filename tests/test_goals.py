@@ -13,19 +13,8 @@ VALUES = goals.measure(SOURCES)
 
 # What is reached of a goal that is not met yet. Tighten a bound when its measure improves; never loosen one.
 REACHED = {
-    "nodes a code line": 10.5,
-    "nodes a code line, densest folder": 13,
-    "nested comprehensions per 100 statements": 0.58,
-    "comment lines, %": 3.9,
-    "comment lines, barest folder, %": 1.4,
-    "longest function": 125,
-    "longest file": 458,
-    "most arguments": 14,
-    "bare arrays in the pure rooms": 36,
-    "public function names used twice": 3,
-    "public docstrings, %": 89.3,
-    "folders in an import cycle": 6,
-    "errors that say 'needed' or 'came'": 51,
+    "nodes a code line, densest folder": 9.7,
+    "comment lines, barest folder, %": 6.4,
 }
 
 

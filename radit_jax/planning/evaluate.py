@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -60,8 +60,9 @@ def answering_program(
     *,
     held: Any,
     num_questions: int,
+    scores_pairs: bool = True,
 ) -> StageProgram:
-    """The program that answers questions with `model`, and scores (example, chunk) pairs with it.
+    """The program that answers questions with `model`, and where it `scores_pairs`, (example, chunk) pairs.
 
     `held` are the shapes of what stays on the devices besides `model`: the parameters of other models. The
     caches of a batch's prompts come on top, and are counted here. A turn is one prefill batch.
@@ -76,8 +77,10 @@ def answering_program(
     # 1) The calls: answering the longest prompts, then scoring.
     parts = longest(settings, mesh)
     answering = answering_calls(model, parts, settings, held=held)
-    row_model = deployment.fitted(model, length)
-    scoring = scoring_calls(row_model, packed, resident=held)
+    scoring: Iterable[Call] = ()
+    if scores_pairs:
+        row_model = deployment.fitted(model, length)
+        scoring = scoring_calls(row_model, packed, resident=held)
 
     # 2) Memory where nothing is compiled: the caches of all parts, those of the last part a second time,
     # because decoding works on a copy, and the activations of a forward pass. Bytes per chip.

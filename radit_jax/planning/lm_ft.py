@@ -80,7 +80,15 @@ def _plan_validation(deployment: Deployment, step: Call, mesh: Any) -> ResourceE
     # 2) At most as many questions as are asked for, of every task at every validation.
     questions_per_validation = len(tasks.tasks) * tasks.questions_per_task
     num_questions = num_validations(settings) * questions_per_validation
-    program = answering_program(deployment, tasks, model, held=held, num_questions=num_questions)
+    # KILT's tasks are all generated: no pair is scored.
+    program = answering_program(
+        deployment,
+        tasks,
+        model,
+        held=held,
+        num_questions=num_questions,
+        scores_pairs=False,
+    )
     return estimate("lm_ft", program, params, deployment.target, host=deployment.searching)
 
 

@@ -19,7 +19,9 @@ from radit_jax.config import (
     RetrieverConfig,
     RFtConfig,
 )
+from radit_jax.data.eval_tasks.registry import KILT_DEVELOPMENT, find_task
 from radit_jax.method.generation import decode_steps, prefill_shared
+from radit_jax.method.likelihood import continuation_log_probs
 from radit_jax.planning import deployment, lm_ft, resources
 from radit_jax.planning.deployment import Counts, Deployment
 from radit_jax.planning.lm_ft import num_validations, plan_lm_ft
@@ -130,6 +132,12 @@ def test_questions_are_counted_for_every_task_and_validation(monkeypatch):
     monkeypatch.setattr(lm_ft, "answering_program", spy)
     plan_lm_ft(at(**ON_KILT))
     assert asked == [4 * 6 * 7]  # validations, tasks, questions of a task
+
+
+def test_no_pair_is_scored_for_tasks_that_are_generated(calls_of):
+    _, answering = calls_of(**ON_KILT)
+    assert continuation_log_probs not in [call.function for call in answering]
+    assert all(find_task(name).generates for name in KILT_DEVELOPMENT)
 
 
 def test_decoding_holds_the_optimizer_too(calls_of):
