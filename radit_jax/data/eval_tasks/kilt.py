@@ -2,13 +2,13 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
 
 from radit_jax.data.eval_tasks.task import EvalExample, Reader, TaskFile
-from radit_jax.data.readers.lines import demand, json_objects, one_of, quoted
+from radit_jax.data.readers.lines import JsonObject, demand, json_objects, one_of, quoted
 from radit_jax.data.readers.questions import kilt_answers, kilt_provenance
 from radit_jax.text.kilt import FEVER_LABELS
 from radit_jax.text.prompts import question_prompt
@@ -19,10 +19,9 @@ AIDA_INSTRUCTION = (
 )
 
 
-Line = Mapping[str, Any]  # the object of one line
 Fields = dict[str, Any]  # of an `EvalExample`: prompt, query, perhaps target
 # Makes the fields of a task's line; the second argument is the line's place, for errors.
-LineFields = Callable[[Line, str], Fields]
+LineFields = Callable[[JsonObject, str], Fields]
 
 
 # ---- KILT's files ----
@@ -59,7 +58,7 @@ def _kilt_reader(fields_of: LineFields) -> Reader:
     return read
 
 
-def _gold(line: Line, where: str) -> tuple[str, ...]:
+def _gold(line: JsonObject, where: str) -> tuple[str, ...]:
     """The distinct gold answers of a line, without the white space around some of them."""
     if "output" not in line:
         return ()
@@ -70,12 +69,12 @@ def _gold(line: Line, where: str) -> tuple[str, ...]:
 # ---- prompt and query of each task ----
 
 
-def as_asked(line: Line, where: str) -> Fields:
+def as_asked(line: JsonObject, where: str) -> Fields:
     """The input is a question, and the query too: NQ, HotpotQA, ELI5."""
     return {"prompt": question_prompt(line["input"]), "query": line["input"]}
 
 
-def zero_shot_re(line: Line, where: str) -> Fields:
+def zero_shot_re(line: JsonObject, where: str) -> Fields:
     """The first of the questions into which KILT puts the entity and the relation (`ours`)."""
     # The input itself is `entity [SEP] relation`, as T-REx's.
     meta = line.get("meta")
@@ -89,12 +88,12 @@ def zero_shot_re(line: Line, where: str) -> Fields:
     return {"prompt": question_prompt(questions[0]), "query": questions[0]}
 
 
-def trex(line: Line, where: str) -> Fields:
+def trex(line: JsonObject, where: str) -> Fields:
     """The input is an entity and a relation, `Lamp [SEP] maker`, and no question."""
     return {"prompt": f"{line['input']}\nA:", "query": line["input"]}
 
 
-def aida(line: Line, where: str) -> Fields:
+def aida(line: JsonObject, where: str) -> Fields:
     """The query is the mention between [START_ENT] and [END_ENT] (`ours`)."""
     # The input is a whole document; the mention alone finds the entity's page.
     text = line["input"]
@@ -108,7 +107,7 @@ def aida(line: Line, where: str) -> Fields:
     return {"prompt": f"{text}\n{AIDA_INSTRUCTION}\nA:", "query": mention.strip()}
 
 
-def wizard_of_wikipedia(line: Line, where: str) -> Fields:
+def wizard_of_wikipedia(line: JsonObject, where: str) -> Fields:
     """The dialogue up to the turn that is asked for; the query is the same turns without speakers."""
     # Turns alternate and the last is a question, so of an even number the first is an answer.
     turns = line["input"].split("\n")
@@ -124,7 +123,7 @@ def wizard_of_wikipedia(line: Line, where: str) -> Fields:
 _WORD_OF_LABEL = {label: word for word, label in FEVER_LABELS.items()}
 
 
-def fever(line: Line, where: str) -> Fields:
+def fever(line: JsonObject, where: str) -> Fields:
     """The input is a claim. A shot answers it by true or false, the gold answer is FEVER's label."""
     answers = _gold(line, where)
     fields = _claim_fields(line["input"])

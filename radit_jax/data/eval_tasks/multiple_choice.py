@@ -2,13 +2,21 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
 
 from radit_jax.data.eval_tasks.task import Choice, EvalExample, Reader
-from radit_jax.data.readers.lines import demand, json_objects, line_object, one_of, quoted, text_lines
+from radit_jax.data.readers.lines import (
+    JsonObject,
+    demand,
+    json_objects,
+    line_object,
+    one_of,
+    quoted,
+    text_lines,
+)
 from radit_jax.data.readers.tables import table_rows
 
 LETTERS = "ABCD"
@@ -204,7 +212,7 @@ def read_hellaswag(
         )
 
 
-def _hellaswag_context(line: Mapping[str, Any], where: str) -> str:
+def _hellaswag_context(line: JsonObject, where: str) -> str:
     """The context: a sentence and the first words of a second one, which begins with a capital."""
     # `ctx` has the two halves as one, with a small letter between them; some copies have it alone.
     if "ctx_a" not in line or "ctx_b" not in line:
