@@ -22,7 +22,7 @@ def canonical(settings: Any) -> Any:
 
     >>> from radit_jax.config import RetrieveConfig
     >>> canonical({"retrieve": RetrieveConfig(num_chunks=3), "rates": (1.0, 0.5)})
-    {'retrieve': {'class': 'RetrieveConfig', 'num_chunks': 3}, 'rates': [1, 0.5]}
+    {'retrieve': {'class': 'RetrieveConfig', 'num_chunks': 3, 'temperature': 1}, 'rates': [1, 0.5]}
     """
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         values = {"class": type(settings).__name__}
