@@ -222,6 +222,7 @@ def test_a_name_that_is_no_folders_is_refused(name: str) -> None:
     [
         ("def experiment(:\n", r":1: invalid syntax"),
         ("def experiment():\n    return 1 / 0\n", r":2: ZeroDivisionError: division by zero\. Mend"),
+        ("def experiment():\n    raise ValueError('Say it.')\n", r":2: ValueError: Say it\. Mend"),
         ("import nothing_of_the_kind\n", r":1: ModuleNotFoundError: No module named"),
         ("raise SystemExit('no')\n", r":1: SystemExit: no\."),
         ("def experiment():\n    pass\n", r": expected an Experiment from experiment\(\), got NoneType"),

@@ -28,6 +28,15 @@ def test_the_command_proves_at_least_ten_properties():
     assert lines[-1].startswith("0 failed")
 
 
+@pytest.mark.parametrize(("option", "status", "text"), [("--help", 0, "usage"), ("--fast", 2, "--fast")])
+def test_options_prove_nothing(option, status, text, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["selfcheck", option])
+    with pytest.raises(SystemExit) as stop:
+        __main__.command()
+    shown = capsys.readouterr()
+    assert (stop.value.code, text in shown.out + shown.err) == (status, True)
+
+
 def reversed_kl(p, q, mask, *, direction):
     other = {"retrieval_to_lsr": "lsr_to_retrieval", "lsr_to_retrieval": "retrieval_to_lsr"}
     return SOUND["r_ft_loss"](p, q, mask, direction=other.get(direction, direction))

@@ -55,7 +55,9 @@ def _where_it_failed(path: str, error: BaseException) -> str:
     """One line on what the experiment's own code raised: the last of its lines on the way, and the error."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == path]
-    return f"{path}:{lines[-1] if lines else 1}: {type(error).__name__}: {error}. Mend the experiment's file."
+    line_number = lines[-1] if lines else 1
+    reason = str(error).rstrip(".")
+    return f"{path}:{line_number}: {type(error).__name__}: {reason}. Mend the experiment's file."
 
 
 def override_settings(experiment: Experiment, assignments: Sequence[str]) -> Experiment:

@@ -148,7 +148,9 @@ def without_too_long(
         f"{longest} has {sizes[longest]} tokens with <bos> and its answer"
     )
     if not fitting:
-        raise ValueError(f"{task.name}: expected questions that fit, got none. {message}. Raise it.")
+        raise ValueError(
+            f"{task.name}: expected questions that fit, got none: {message}. Raise evaluate.sequence_length."
+        )
     print(f"   warning: {task.name}: {message}; left out", flush=True)
     return replace(
         loaded,
@@ -206,6 +208,8 @@ def questions_that_fit(
     if left_out:
         message = f"questions too long for the row of evaluate.sequence_length {row_length}: {left_out}"
         if not fitting:
-            raise ValueError(f"evaluate: expected questions that fit, got none. {message}. Raise it.")
+            raise ValueError(
+                f"evaluate: expected questions that fit, got none: {message}. Raise evaluate.sequence_length."
+            )
         print(f"   warning: evaluate: {message}; left out", flush=True)
     return fitting

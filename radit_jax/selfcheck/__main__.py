@@ -6,6 +6,7 @@ differences or closed forms. The device computes in float32, so a bound is sever
 seen to do; a mistake misses it a hundredfold. The exit status is 0 only if all properties hold.
 """
 
+import argparse
 import functools
 import sys
 import time
@@ -240,5 +241,18 @@ def _(models: TinyModels) -> SupportsFloat:
     return models.r_ft_difference(batch, cut)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line: no options but --help."""
+    return argparse.ArgumentParser(
+        "python -m radit_jax.selfcheck", description=(__doc__ or "").partition("\n")[0]
+    )
+
+
+def command() -> int:
+    """Refuse options, then prove everything."""
+    parser().parse_args()
+    return run_command(main)
+
+
 if __name__ == "__main__":
-    exit_command(lambda: run_command(main))
+    exit_command(command)
