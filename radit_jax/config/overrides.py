@@ -6,13 +6,12 @@ import importlib.util
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from radit_jax.config.renamed_settings import RENAMED, RenamedSettingWarning, notice
+from radit_jax.config.renamed_settings import RENAMED, notice
 from radit_jax.config.settings import Experiment
 
 
@@ -30,10 +29,8 @@ def load_experiment(path: str) -> Experiment:
     # A variant imports the experiment that it varies from its own folder.
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("default", RenamedSettingWarning)  # Python hides it outside of __main__
-            spec.loader.exec_module(module)
-            experiment = module.experiment() if hasattr(module, "experiment") else None
+        spec.loader.exec_module(module)
+        experiment = module.experiment() if hasattr(module, "experiment") else None
     except SyntaxError as error:
         raise ValueError(f"{error.filename or path}:{error.lineno}: {error.msg}. Mend this line.") from error
     except (Exception, SystemExit) as error:

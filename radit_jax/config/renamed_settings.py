@@ -24,8 +24,8 @@ _FIELDS = {old.rpartition(".")[2]: new.rpartition(".")[2] for old, new in RENAME
 SettingsClass = TypeVar("SettingsClass", bound=type)
 
 
-class RenamedSettingWarning(DeprecationWarning):
-    """A setting was given, or read, by its old name."""
+class RenamedSettingWarning(FutureWarning):
+    """A setting was given, or read, by its old name. Python shows it wherever that was, `replace` too."""
 
 
 class MovedValue(NamedTuple):

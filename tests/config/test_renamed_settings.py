@@ -5,6 +5,8 @@ import dataclasses
 import operator
 import pathlib
 import pickle
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -60,7 +62,7 @@ def test_set_takes_a_setting_by_one_name_only(old: str, new: str) -> None:
 @pytest.mark.parametrize(("section", "old", "new"), RENAMED_FIELDS)
 def test_constructors_take_an_old_name_with_a_warning(section: str, old: str, new: str) -> None:
     message = rf"^{section}\.{old} was renamed {section}\.{new}; "
-    with pytest.warns(DeprecationWarning, match=message) as said:
+    with pytest.warns(RenamedSettingWarning, match=message) as said:
         made = CLASS_OF[section](OPTIMIZER, **by_name(old))
     assert len(said) == 1
     assert made == CLASS_OF[section](OPTIMIZER, **by_name(new))
@@ -69,7 +71,9 @@ def test_constructors_take_an_old_name_with_a_warning(section: str, old: str, ne
 @pytest.mark.parametrize(("section", "old", "new"), RENAMED_FIELDS)
 def test_replace_takes_an_old_name_with_a_warning(section: str, old: str, new: str) -> None:
     settings = getattr(TINY, section)
-    with pytest.warns(DeprecationWarning, match=rf"^{section}\.{old} was renamed {section}\.{new}; ") as said:
+    with pytest.warns(
+        RenamedSettingWarning, match=rf"^{section}\.{old} was renamed {section}\.{new}; "
+    ) as said:
         made = dataclasses.replace(settings, **by_name(old))
     assert len(said) == 1
     assert made == dataclasses.replace(settings, **by_name(new))
@@ -85,7 +89,7 @@ def test_constructors_take_a_setting_by_one_name_only(section: str, old: str, ne
 @pytest.mark.parametrize(("section", "old", "new"), RENAMED_FIELDS)
 def test_old_names_can_be_read_with_a_warning(section: str, old: str, new: str) -> None:
     settings = getattr(TINY, section)
-    with pytest.warns(DeprecationWarning, match=rf"was renamed {section}\.{new}"):
+    with pytest.warns(RenamedSettingWarning, match=rf"was renamed {section}\.{new}"):
         assert getattr(settings, old) == getattr(settings, new)
 
 
@@ -98,7 +102,7 @@ def with_temperatures(old: float | None, new: float | None) -> config.Experiment
 
 
 def test_a_temperature_under_its_old_name_reaches_its_new_place() -> None:
-    with pytest.warns(DeprecationWarning, match=r"^r_ft\.temperature was renamed retrieve\.temp") as said:
+    with pytest.warns(RenamedSettingWarning, match=r"^r_ft\.temperature was renamed retrieve\.temp") as said:
         made = with_temperatures(0.25, None)
     assert len(said) == 1
     assert made.retrieve.temperature == 0.25
@@ -107,7 +111,7 @@ def test_a_temperature_under_its_old_name_reaches_its_new_place() -> None:
 
 
 def test_a_temperature_under_its_old_name_is_kept_by_replace() -> None:
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(RenamedSettingWarning):
         r_ft = config.RFtConfig(OPTIMIZER, **by_name("temperature"))
     variant = dataclasses.replace(r_ft, tau=0.5)
     made = dataclasses.replace(TINY, r_ft=variant, retrieve=config.RetrieveConfig())
@@ -116,7 +120,7 @@ def test_a_temperature_under_its_old_name_is_kept_by_replace() -> None:
 
 def test_a_variant_may_have_another_temperature_by_either_name() -> None:
     changed: dict[str, Any] = {"temperature": 0.25}
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(RenamedSettingWarning):
         old_way = dataclasses.replace(TINY, r_ft=dataclasses.replace(TINY.r_ft, **changed))
     retrieve = dataclasses.replace(TINY.retrieve, **changed)
     new_way = dataclasses.replace(TINY, r_ft=dataclasses.replace(TINY.r_ft, tau=0.02), retrieve=retrieve)
@@ -126,12 +130,12 @@ def test_a_variant_may_have_another_temperature_by_either_name() -> None:
 
 def test_a_temperature_is_given_by_one_name_only() -> None:
     message = r"^r_ft\.temperature: expected one name .*, got 0.25 and retrieve\.temperature=0.5\. Leave"
-    with pytest.warns(DeprecationWarning), pytest.raises(ValueError, match=message):
+    with pytest.warns(RenamedSettingWarning), pytest.raises(ValueError, match=message):
         with_temperatures(0.25, 0.5)
 
 
 def test_the_temperature_can_be_read_by_its_old_name_in_an_experiment() -> None:
-    with pytest.warns(DeprecationWarning, match=r"was renamed retrieve\.temperature"):
+    with pytest.warns(RenamedSettingWarning, match=r"was renamed retrieve\.temperature"):
         assert operator.attrgetter("temperature")(TINY.r_ft) == TINY.retrieve.temperature == 0.1
     with pytest.raises(AttributeError, match="in settings of an Experiment only"):
         operator.attrgetter("temperature")(config.RFtConfig(OPTIMIZER))
@@ -148,6 +152,16 @@ def test_settings_are_copied_and_pickled_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert copy.deepcopy(TINY) == pickle.loads(pickle.dumps(TINY)) == TINY
+
+
+def test_python_shows_the_warning_of_a_replaced_setting_in_a_script(tmp_path: pathlib.Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "from dataclasses import replace\nfrom radit_jax.config import RFtConfig, OptimizerConfig\n"
+        "replace(RFtConfig(OptimizerConfig(steps=1, peak_lr=1.0)), text_fraction=0.5)\n"
+    )
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert "r_ft.text_fraction was renamed r_ft.corpus_text_fraction" in run.stderr
 
 
 def test_an_experiments_file_with_old_names_loads_and_shows_the_line(tmp_path: pathlib.Path) -> None:
