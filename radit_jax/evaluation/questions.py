@@ -147,11 +147,7 @@ def without_too_long(
         f"questions too long for the row of evaluate.sequence_length {row_length}: {left_out}; "
         f"{longest} has {sizes[longest]} tokens with <bos> and its answer"
     )
-    if not fitting:
-        raise ValueError(
-            f"{task.name}: expected questions that fit, got none: {message}. Raise evaluate.sequence_length."
-        )
-    print(f"   warning: {task.name}: {message}; left out", flush=True)
+    _warn_too_long(task.name, message, num_fitting=len(fitting))
     return replace(
         loaded,
         items=[loaded.items[index] for index in fitting],
@@ -207,9 +203,14 @@ def questions_that_fit(
     left_out = len(questions) - len(fitting)
     if left_out:
         message = f"questions too long for the row of evaluate.sequence_length {row_length}: {left_out}"
-        if not fitting:
-            raise ValueError(
-                f"evaluate: expected questions that fit, got none: {message}. Raise evaluate.sequence_length."
-            )
-        print(f"   warning: evaluate: {message}; left out", flush=True)
+        _warn_too_long("evaluate", message, num_fitting=len(fitting))
     return fitting
+
+
+def _warn_too_long(where: str, message: str, *, num_fitting: int) -> None:
+    """Say which questions are left out; ValueError if no other is left to ask."""
+    if not num_fitting:
+        raise ValueError(
+            f"{where}: expected questions that fit, got none: {message}. Raise evaluate.sequence_length."
+        )
+    print(f"   warning: {where}: {message}; left out", flush=True)

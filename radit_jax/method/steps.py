@@ -154,13 +154,7 @@ def make_r_ft_step(
     """
 
     def loss(params: Any, batch: RftBatch) -> tuple[Scalar, StepMetrics]:
-        log_probs = query_log_prob(module, params, batch, temperature)
-        return _r_ft_mean(
-            log_probs,
-            batch.target_log_probs,
-            batch.chunk_mask,
-            direction,
-        )
+        return _r_ft_mean(query_log_prob(module, params, batch, temperature), batch, direction)
 
     differentiate = jax.value_and_grad(loss, has_aux=True)
     return _make_step(differentiate, tx, state_shardings)
@@ -170,24 +164,23 @@ def make_r_ft_text_step(
     module: Bert,
     tx: optax.GradientTransformation,
     *,
+    chunk_module: Bert,
     temperature: float,
     direction: losses.Direction = "retrieval_to_lsr",
     state_shardings: Any = None,
-    chunk_module: Bert | None = None,
 ) -> Callable[[TrainState, RftTextBatch], StepResult]:
     """The step on Eq. 5 that trains both towers, an ablation of the paper: the chunks are encoded in it.
 
     The state's parameters are {"query": ..., "chunk": ...}; loss and metrics are those of `make_r_ft_step`.
-    `chunk_module` is the chunk tower where it makes vectors in another way than `module`, the query tower.
+    `chunk_module` is the chunk tower, which may make vectors in another way than `module`, the query tower.
     """
-    chunk_tower = chunk_module or module
 
     def loss(params: Any, batch: RftTextBatch) -> tuple[Scalar, StepMetrics]:
         # Encode all chunks as one batch of texts.
         num_queries, num_chunks, length = batch.chunk_tokens.shape
         tokens = batch.chunk_tokens.reshape(-1, length)
         token_mask = batch.chunk_token_mask.reshape(-1, length)
-        vectors = encode(chunk_tower, params["chunk"], tokens, token_mask)
+        vectors = encode(chunk_module, params["chunk"], tokens, token_mask)
         chunks = vectors.reshape(num_queries, num_chunks, -1)
 
         # From here on it is the step on stored embeddings.
@@ -198,12 +191,7 @@ def make_r_ft_text_step(
             chunk_mask=batch.chunk_mask,
         )
         log_probs = query_log_prob(module, params["query"], embedded, temperature)
-        return _r_ft_mean(
-            log_probs,
-            batch.target_log_probs,
-            batch.chunk_mask,
-            direction,
-        )
+        return _r_ft_mean(log_probs, embedded, direction)
 
     differentiate = jax.value_and_grad(loss, has_aux=True)
     return _make_step(differentiate, tx, state_shardings)
@@ -211,11 +199,11 @@ def make_r_ft_text_step(
 
 def _r_ft_mean(
     log_probs: Float[Array, "B K"],
-    target_log_probs: Float[Array, "B K"],
-    chunk_mask: Bool[Array, "B K"],
+    batch: RftBatch,
     direction: losses.Direction,
 ) -> tuple[Scalar, StepMetrics]:
     """The mean of Eq. 5 over the queries that have a chunk, and the share of them that are saturated."""
+    target_log_probs, chunk_mask = batch.target_log_probs, batch.chunk_mask
     # A query without chunks has loss 0 and p_R 0 everywhere: it adds to neither sum.
     per_query = losses.r_ft_loss(log_probs, target_log_probs, chunk_mask, direction=direction)
     num_queries = chunk_mask.any(axis=-1).sum()

@@ -69,8 +69,8 @@ def _plan_validation(deployment: Deployment, step: Call, mesh: Any) -> ResourceE
     if settings.lora.rank:
         # The frozen parameters are read where they are, with the adapters between them.
         frozen = step.arguments[2]
-        merge = functools.partial(adapted, lora=settings.lora)
-        params = placed(merge, mesh, frozen, state.params)
+        with_adapters = functools.partial(adapted, lora=settings.lora)
+        params = placed(with_adapters, mesh, frozen, state.params)
         held: Any = state
     else:
         params = state.params

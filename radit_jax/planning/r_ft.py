@@ -68,7 +68,9 @@ def training_call(deployment: Deployment, model: PlannedModel) -> Call:
     tx = make_optimizer(settings.optimizer)
     init = functools.partial(init_state, tx=tx)
     state = placed(init, model.mesh, model.params)
-    make_step = make_r_ft_text_step if settings.train_chunk_encoder else make_r_ft_step
+    make_step: Any = make_r_ft_step
+    if settings.train_chunk_encoder:
+        make_step = functools.partial(make_r_ft_text_step, chunk_module=model.module)
     step = make_step(
         model.module,
         tx,

@@ -137,7 +137,12 @@ class Learner(abc.ABC):
     def params(self) -> Any:
         """The parameters before the first step."""
 
+    @property
     @abc.abstractmethod
+    def step_factory(self) -> Callable[..., Any]:
+        """What makes the step: `make_r_ft_step`, or one that is called in the same way."""
+
+    @final
     def make_step(
         self,
         tx: optax.GradientTransformation,
@@ -146,6 +151,13 @@ class Learner(abc.ABC):
         state_shardings: Any,
     ) -> Callable[..., Any]:
         """The jitted step on Eq. 5: from state and batch to state and metrics."""
+        return self.step_factory(
+            self.searcher.encoder.module,
+            tx,
+            temperature=temperature,
+            direction=r_ft.direction,
+            state_shardings=state_shardings,
+        )
 
     @abc.abstractmethod
     def batch(
@@ -181,21 +193,10 @@ class QueryTower(Learner):
         """The untuned query encoder's parameters."""
         return self.searcher.encoder.model.params
 
-    def make_step(
-        self,
-        tx: optax.GradientTransformation,
-        r_ft: RFtConfig,
-        temperature: float,
-        state_shardings: Any,
-    ) -> Callable[..., Any]:
+    @property
+    def step_factory(self) -> Callable[..., Any]:
         """A step on stored chunk embeddings."""
-        return make_r_ft_step(
-            self.searcher.encoder.module,
-            tx,
-            temperature=temperature,
-            direction=r_ft.direction,
-            state_shardings=state_shardings,
-        )
+        return make_r_ft_step
 
     def batch(
         self,
@@ -244,22 +245,10 @@ class BothTowers(Learner):
         """The untuned parameters of both encoders."""
         return {"query": self.searcher.encoder.model.params, "chunk": self.chunk_encoder.model.params}
 
-    def make_step(
-        self,
-        tx: optax.GradientTransformation,
-        r_ft: RFtConfig,
-        temperature: float,
-        state_shardings: Any,
-    ) -> Callable[..., Any]:
-        """A step that encodes the chunks too."""
-        return make_r_ft_text_step(
-            self.searcher.encoder.module,
-            tx,
-            temperature=temperature,
-            direction=r_ft.direction,
-            state_shardings=state_shardings,
-            chunk_module=self.chunk_encoder.module,
-        )
+    @property
+    def step_factory(self) -> Callable[..., Any]:
+        """A step that encodes the chunks too, as their own tower does."""
+        return functools.partial(make_r_ft_text_step, chunk_module=self.chunk_encoder.module)
 
     def batch(
         self,

@@ -265,7 +265,7 @@ def test_both_towers_learn_from_the_texts_what_the_query_tower_learns_from_their
     chunk_params = jax.tree.map(lambda leaf: leaf * 1.1, bert_params)
     text_batch = r_ft_text_batch(batch)
     embeddings = embedded(BERT, chunk_params, text_batch)
-    step = steps.make_r_ft_text_step(BERT, READS_GRADIENT, temperature=TEMPERATURE)
+    step = steps.make_r_ft_text_step(BERT, READS_GRADIENT, chunk_module=BERT, temperature=TEMPERATURE)
     both, [metrics] = run(step, {"query": bert_params, "chunk": chunk_params}, text_batch)
     one, [wanted] = run(r_ft_step(), bert_params, batch._replace(chunk_embeddings=embeddings))
     assert metrics["loss"] == pytest.approx(wanted["loss"], rel=EXACT)

@@ -46,13 +46,7 @@ def lm_text_example(chunk: Chunk, tokenizer: TextTokenizer) -> Example | None:
     if len(ids) < 2:
         return None
     prompt, answer = _cut(chunk.text, ids, len(ids) // 2, tokenizer)
-    return Example(
-        id=f"lm_text/{chunk.id}",
-        query=prompt,
-        prompt=prompt,
-        answer=answer,
-        source_chunk=chunk.id,
-    )
+    return _text_example("lm_text", chunk, prompt, answer)
 
 
 def r_text_example(chunk: Chunk, tokenizer: TextTokenizer, num_tokens: int = 50) -> Example | None:
@@ -66,8 +60,13 @@ def r_text_example(chunk: Chunk, tokenizer: TextTokenizer, num_tokens: int = 50)
     # The first tokens, and the last.
     prompt, _ = _cut(chunk.text, ids, num_tokens, tokenizer)
     _, answer = _cut(chunk.text, ids, len(ids) - num_tokens, tokenizer)
+    return _text_example("r_text", chunk, prompt, answer)
+
+
+def _text_example(kind: str, chunk: Chunk, prompt: str, answer: str) -> Example:
+    """The example whose x and y are cut from `chunk`, which is searched for with x itself."""
     return Example(
-        id=f"r_text/{chunk.id}",
+        id=f"{kind}/{chunk.id}",
         query=prompt,
         prompt=prompt,
         answer=answer,
