@@ -15,13 +15,13 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
-from radit_jax.config import GeneratedWorld, LlamaConfig, MeshConfig
+from radit_jax.config import DecoderConfig, GeneratedWorld, MeshConfig
 from radit_jax.data.readers.chunking import split_document
 from radit_jax.data.readers.documents import read_documents
 from radit_jax.data.readers.questions import read_questions
 from radit_jax.data.records import Question
 from radit_jax.data.sources import generated_world
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.retrieval.index import ExactIndex
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.distributed.mesh import make_mesh
@@ -85,7 +85,7 @@ def lm_tokenizer() -> Tokenizer:
 def language_model(folder: pathlib.Path) -> Model:
     """A LLaMA with drawn weights, 35M parameters with LLaMA's vocabulary; exported to `folder` for peers."""
     tokenizer = lm_tokenizer()
-    config = LlamaConfig(
+    config = DecoderConfig(
         vocab_size=tokenizer.vocab_size,
         hidden_size=384,
         num_layers=6,
@@ -95,7 +95,7 @@ def language_model(folder: pathlib.Path) -> Model:
         ffn_size=1024,
         max_length=2048,
     )
-    model = Model(Llama(config), init_lm(Llama(config), "normal", seed=0), tokenizer)
+    model = Model(DecoderLm(config), init_lm(DecoderLm(config), "normal", seed=0), tokenizer)
     if not (folder / "config.json").exists():
         export_hf(folder, model)
     return model

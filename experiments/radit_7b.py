@@ -25,11 +25,11 @@ labels come from the base model of this size, where the paper has 65B's; lengths
 from radit_jax.config import (
     BaseConfig,
     BertConfig,
+    DecoderConfig,
     EmbedConfig,
     EvaluateConfig,
     Experiment,
     Instructions,
-    LlamaConfig,
     LmConfig,
     LmFtConfig,
     MeshConfig,
@@ -40,7 +40,7 @@ from radit_jax.config import (
     ScoreConfig,
 )
 
-LLAMA_7B = LlamaConfig(
+LLAMA_7B = DecoderConfig(
     vocab_size=32_000,
     hidden_size=4096,
     num_layers=32,

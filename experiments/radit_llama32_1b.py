@@ -16,9 +16,9 @@ from dataclasses import replace
 
 import radit_7b
 
-from radit_jax.config import BaseConfig, Experiment, LlamaConfig, LmConfig, RopeScaling
+from radit_jax.config import BaseConfig, DecoderConfig, Experiment, LmConfig, RopeScaling
 
-LLAMA_32_1B = LlamaConfig(
+LLAMA_32_1B = DecoderConfig(
     vocab_size=128_256,
     hidden_size=2048,
     num_layers=16,

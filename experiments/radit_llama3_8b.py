@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import radit_7b
 
-from radit_jax.config import BaseConfig, Experiment, LlamaConfig, LmConfig
+from radit_jax.config import BaseConfig, DecoderConfig, Experiment, LmConfig
 
-LLAMA_3_8B = LlamaConfig(
+LLAMA_3_8B = DecoderConfig(
     vocab_size=128_256,
     hidden_size=4096,
     num_layers=32,

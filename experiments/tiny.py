@@ -11,9 +11,9 @@ parameters), the learning rates, the temperature of p_R, τ, and 10 % of corpus 
 from radit_jax.config import (
     BaseConfig,
     BertConfig,
+    DecoderConfig,
     Experiment,
     GeneratedWorld,
-    LlamaConfig,
     LmConfig,
     LmFtConfig,
     OptimizerConfig,
@@ -30,7 +30,7 @@ def experiment() -> Experiment:
         data=GeneratedWorld(),
         base=BaseConfig(
             lm=LmConfig(
-                model=LlamaConfig(
+                model=DecoderConfig(
                     vocab_size=2048,
                     hidden_size=96,
                     num_layers=2,

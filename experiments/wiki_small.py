@@ -17,11 +17,11 @@ What differs from arXiv 2310.01352, because the models are small:
 
 from radit_jax.config import (
     BaseConfig,
+    DecoderConfig,
     EmbedConfig,
     EvaluateConfig,
     Experiment,
     Folder,
-    LlamaConfig,
     LmConfig,
     LmFtConfig,
     OptimizerConfig,
@@ -50,7 +50,7 @@ def experiment() -> Experiment:
         data=Folder(folder="data/wiki", train_questions=5000, dev_questions=500, test_questions=1000),
         base=BaseConfig(
             lm=LmConfig(
-                model=LlamaConfig(
+                model=DecoderConfig(
                     vocab_size=8192,
                     hidden_size=256,
                     num_layers=3,

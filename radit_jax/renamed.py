@@ -182,6 +182,7 @@ MOVED = {
         ("method.likelihood",),
         {"SLOTS": "TARGETS_PER_PART", "branch_log_probs": "continuation_log_probs"},
     ),
+    "models.llama": Moved(("models.decoder",), {"Llama": "DecoderLm", "LlamaSelfAttention": "SelfAttention"}),
     "planning.need": Moved(
         ("planning.resources",),
         {
@@ -209,7 +210,16 @@ MOVED = {
     "runtime.errors": Moved(("errors",), {}),
     "runtime.fields": Moved(("runtime.pretrained.fields",), {"shown": "shown_value"}),
     "runtime.files": Moved(("runtime.storage.files",), {}),
-    "runtime.hf_config": Moved(("runtime.pretrained.hf_config",), {}),
+    "runtime.hf_config": Moved(
+        ("runtime.pretrained.hf_config",),
+        {
+            "BERTS": "NETWORKS",
+            "LLAMA_FIELDS": "DECODER_FIELDS",
+            "llama_config": "decoder_config",
+            "llama_json": "decoder_json",
+            "model_type": "network_of",
+        },
+    ),
     "runtime.hosts": Moved(
         ("runtime.distributed.processes", "runtime.distributed.topology"),
         {

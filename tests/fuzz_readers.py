@@ -300,7 +300,7 @@ LICENSED = {
 
 
 def read_llama(path: pathlib.Path) -> None:
-    hf_config.llama_config(hf_config.read_config(path), str(path))
+    hf_config.decoder_config(hf_config.read_config(path), str(path))
     hf_config.read_declared(path)
 
 

@@ -5,11 +5,11 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from radit_jax.config import BertConfig, LlamaConfig, MeshConfig
+from radit_jax.config import BertConfig, DecoderConfig, MeshConfig
 from radit_jax.data.artifacts.corpus import CorpusData, write_corpus
 from radit_jax.data.records import Chunk, Question
 from radit_jax.models.bert import Bert
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.retrieval.exact import ExactIndex
 from radit_jax.retrieval.search import Encoder, Searcher
 from radit_jax.runtime.distributed.mesh import make_mesh
@@ -56,7 +56,7 @@ CORPUS = CorpusData(
 
 def language_model() -> Model:
     tokenizer = train_bpe([chunk.passage for chunk in CHUNKS] + ["Background: Q: Who built\nA:"] * 3, 420)
-    config = LlamaConfig(
+    config = DecoderConfig(
         vocab_size=tokenizer.vocab_size,
         hidden_size=16,
         num_layers=1,
@@ -65,7 +65,7 @@ def language_model() -> Model:
         head_size=8,
         ffn_size=32,
     )
-    module = Llama(config)
+    module = DecoderLm(config)
     return Model(module, random_params(module, jnp.zeros((1, 4), jnp.int32)), tokenizer)
 
 

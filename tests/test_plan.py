@@ -18,7 +18,7 @@ SMALL = """
 from radit_jax.config import *
 
 def experiment():
-    llama = LlamaConfig(
+    llama = DecoderConfig(
         vocab_size=512, hidden_size=64, num_layers=3, num_heads=4, num_kv_heads=2, head_size=16, ffn_size=96
     )
     bert = BertConfig(vocab_size=500, hidden_size=32, num_layers=2, num_heads=2, ffn_size=64)

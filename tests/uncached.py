@@ -8,14 +8,14 @@ import numpy as np
 from exact import in_float64
 from scipy.special import logsumexp
 
-from radit_jax.config import LlamaConfig
+from radit_jax.config import DecoderConfig
 from radit_jax.method.generation import Stops
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 
 STOPS = (1, 2)
 ENDS = Stops(STOPS)
-MODULE = Llama(
-    LlamaConfig(
+MODULE = DecoderLm(
+    DecoderConfig(
         vocab_size=6, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_size=8, ffn_size=24
     ),
     dtype=jnp.float64,
@@ -27,7 +27,9 @@ PROMPTS = [_RNG.integers(0, 6, length).tolist() for length in (5, 3, 7, 4)]
 def sharp_params():
     """Parameters whose next-token distributions have clear favourites."""
     with jax.enable_x64(False):
-        params = jax.jit(Llama(MODULE.config).init)(jax.random.key(2), jnp.zeros((1, 4), jnp.int32))["params"]
+        params = jax.jit(DecoderLm(MODULE.config).init)(jax.random.key(2), jnp.zeros((1, 4), jnp.int32))[
+            "params"
+        ]
     return in_float64(jax.tree.map(lambda x: 25 * x if x.ndim > 1 else x, params))
 
 

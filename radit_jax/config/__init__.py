@@ -1,7 +1,11 @@
 """Everything that an experiment and its readers need of the settings."""
 
+import warnings
+from typing import Any
+
 from radit_jax.config.checks import check_experiment, check_shape, checkpoint_folder
 from radit_jax.config.overrides import load_experiment, override_settings
+from radit_jax.config.renamed_settings import CLASSES
 from radit_jax.config.settings import (
     OWN_ANSWERS,
     BaseConfig,
@@ -28,8 +32,8 @@ from radit_jax.config.shapes import (
     PROJECTIONS,
     VECTOR_SETTINGS,
     BertConfig,
+    DecoderConfig,
     Direction,
-    LlamaConfig,
     LmScoreForm,
     RopeScaling,
 )
@@ -46,7 +50,7 @@ __all__ = [
     "GeneratedWorld",
     "IndexConfig",
     "Instructions",
-    "LlamaConfig",
+    "DecoderConfig",
     "LmConfig",
     "LmFtConfig",
     "LmScoreForm",
@@ -68,3 +72,11 @@ __all__ = [
     "load_experiment",
     "override_settings",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A class of settings by its name of release 0.1, until release 0.3."""
+    if name not in CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{name} was renamed {CLASSES[name]}; the old name works until 0.3", FutureWarning, 2)
+    return globals()[CLASSES[name]]

@@ -17,7 +17,7 @@ from radit_jax.config.settings import (
     OptimizerConfig,
     RFtConfig,
 )
-from radit_jax.config.shapes import PROJECTIONS, BertConfig, LlamaConfig
+from radit_jax.config.shapes import PROJECTIONS, BertConfig, DecoderConfig
 
 
 def check_experiment(experiment: Experiment) -> None:
@@ -53,7 +53,7 @@ def _check_base(base: BaseConfig) -> None:
             _check_optimizer(model.optimizer, f"{name}.optimizer")
 
 
-def check_shape(model: LlamaConfig | BertConfig, where: str) -> None:
+def check_shape(model: DecoderConfig | BertConfig, where: str) -> None:
     """Refuse a network whose widths do not divide; `where` names it in the ValueError."""
     if isinstance(model, BertConfig):
         if model.hidden_size % model.num_heads:

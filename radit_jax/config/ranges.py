@@ -55,6 +55,14 @@ class Settings:
             object.__setattr__(self, name, _plain(value))
 
 
+def added(default: Any) -> Any:
+    """The default of a field that came after release 0.1.
+
+    Fingerprints leave the field out while it has this value, so that a finished stage stays current.
+    """
+    return dataclasses.field(default=default, metadata={"added": True})
+
+
 def _plain(value: Any) -> Any:
     """Python's value of a scalar of numpy, also inside a tuple.
 

@@ -16,6 +16,7 @@ RENAMED = {
     "r_ft.text_fraction": "r_ft.corpus_text_fraction",
     "r_ft.temperature": "retrieve.temperature",
 }
+CLASSES = {"LlamaConfig": "DecoderConfig"}  # of settings: old name -> new name
 MOVED = {"r_ft": "temperature"}  # a section, and its field that is in another section now
 
 # A stage takes some settings as arguments of its own, which have the names of the settings' fields.
@@ -109,7 +110,9 @@ def _take_old_name(section: str, old: str, new: str, named: dict[str, Any], is_r
 
 def with_old_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's settings, in their canonical form, under the names that fingerprints are made with."""
-    renamed = _with_fields_renamed(settings, {new: old for old, new in _FIELDS.items()})
+    fields = {new: old for old, new in _FIELDS.items()}
+    classes = {new: old for old, new in CLASSES.items()}
+    renamed = _with_fields_renamed(settings, fields, classes)
     # A field that moved is an argument of the stage now, and was in its section.
     for section, field in MOVED.items():
         if section in renamed and field in renamed:
@@ -119,7 +122,7 @@ def with_old_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's settings, as a manifest of any release has them, under today's names."""
-    renamed = _with_fields_renamed(settings, _FIELDS)
+    renamed = _with_fields_renamed(settings, _FIELDS, CLASSES)
     for section, field in MOVED.items():
         fields = renamed.get(section)
         if isinstance(fields, dict) and field in fields:
@@ -127,12 +130,19 @@ def with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def _with_fields_renamed(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """`settings` and their sections with the fields renamed that `names` has."""
+def _with_fields_renamed(
+    settings: Mapping[str, Any],
+    fields: Mapping[str, str],
+    classes: Mapping[str, str],
+) -> dict[str, Any]:
+    """`settings` and their sections with names replaced by two tables."""
     renamed = {}
     for name, value in settings.items():
-        section = _with_fields_renamed(value, names) if isinstance(value, dict) else value
-        renamed[names.get(name, name)] = section
+        if isinstance(value, dict):
+            value = _with_fields_renamed(value, fields, classes)
+        elif name == "class":
+            value = classes.get(value, value)
+        renamed[fields.get(name, name)] = value
     return renamed
 
 

@@ -24,7 +24,7 @@ from radit_jax.config.ranges import (
     Temperature,
 )
 from radit_jax.config.renamed_settings import MovedValue, accept_old_names
-from radit_jax.config.shapes import PROJECTIONS, BertConfig, Direction, LlamaConfig, LmScoreForm, Pooling
+from radit_jax.config.shapes import PROJECTIONS, BertConfig, DecoderConfig, Direction, LmScoreForm, Pooling
 
 Dtype = Literal["float32", "bfloat16"]
 PassagesFormat = Literal["auto", "jsonl", "atlas", "dpr", "kilt", "beir", "text"]
@@ -143,7 +143,7 @@ class LmConfig(Settings):
     """The base language model: a checkpoint, or one trained from scratch on the corpus' own text."""
 
     checkpoint: str = ""  # in Hugging Face's form (runtime/pretrained/hub.py) or our export's; empty: none
-    model: LlamaConfig | None = None  # to be trained, or what the checkpoint has to be
+    model: DecoderConfig | None = None  # to be trained, or what the checkpoint has to be
     init: Literal["normal", "mimetic"] = "normal"
     optimizer: OptimizerConfig | None = None
     batch_size: PositiveInt = 16  # rows

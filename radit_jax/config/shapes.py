@@ -21,7 +21,7 @@ class RopeScaling(Settings):
 
 
 @dataclass(frozen=True)
-class LlamaConfig(Settings):
+class DecoderConfig(Settings):
     """The shape of a LLaMA network."""
 
     vocab_size: PositiveInt

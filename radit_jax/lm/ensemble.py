@@ -42,7 +42,7 @@ from radit_jax.method.generation import (
     init_decode,
     prefill_shared,
 )
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 
 STEPS_PER_CALL = 8  # tokens that `decode_steps` generates before answers that are done leave the batch
 
@@ -71,7 +71,7 @@ class DecodeOptions(NamedTuple):
 
 
 def answer_questions(
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     prompts: Sequence[PromptsByChunk],
     retrieval_log_probs: Sequence[LogProbsByChunk] | np.ndarray,
@@ -88,7 +88,7 @@ def answer_questions(
 
 
 def answer_questions_by_token(
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     prompts: Sequence[PromptsByChunk],
     retrieval_log_probs: Sequence[LogProbsByChunk] | np.ndarray,
@@ -143,7 +143,7 @@ class _Answerer(NamedTuple):
     A batch may have fewer than B questions; log p_R is −inf for the questions and chunks that are missing.
     """
 
-    module: Llama
+    module: DecoderLm
     params: Any
     options: DecodeOptions
 

@@ -34,7 +34,7 @@ from radit_jax.data.batches.prefix_trees import shared_sequences
 from radit_jax.data.records import Example
 from radit_jax.method.likelihood import LmBatch, continuation_log_probs
 from radit_jax.models.attention import max_segments
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed.mesh import configure_attention, gather, make_mesh, put_batch, row_layout
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.model_io import Model, load_model
@@ -213,7 +213,7 @@ class PairScorer:
     model: Model
     mesh: Mesh
     settings: ScoreConfig
-    module: Llama | None = None  # reads packed rows, where it differs from the model's own module
+    module: DecoderLm | None = None  # reads packed rows, where it differs from the model's own module
     filled: RowFill = field(default_factory=RowFill, compare=False)
 
     @classmethod
@@ -227,7 +227,7 @@ class PairScorer:
         return cls(model._replace(module=generating_module), devices, settings, row_module)
 
     @property
-    def row_module(self) -> Llama:
+    def row_module(self) -> DecoderLm:
         """The module that reads packed rows. Generation, with rows of any length, takes the model's own."""
         return self.model.module if self.module is None else self.module
 

@@ -15,8 +15,8 @@ from radit_jax.method.likelihood import LmBatch, token_log_probs
 from radit_jax.method.optimizers import make_optimizer
 from radit_jax.method.steps import TrainState, init_state, make_lm_step
 from radit_jax.models.attention import max_segments
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.flops import training_flops
-from radit_jax.models.llama import Llama
 from radit_jax.models.lora import adapted, init_adapters
 from radit_jax.runtime.distributed.mesh import (
     configure_attention,
@@ -118,7 +118,7 @@ class LmValidation:
 
 def train_lm(
     name: str,
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     batch_at: Callable[[int], LmBatch],
     output: StageFolder,
@@ -173,7 +173,7 @@ def train_lm(
 
 
 def _loop_validation(
-    validation: LmValidation, module: Llama, learner: "_Learner", devices: jax.sharding.Mesh
+    validation: LmValidation, module: DecoderLm, learner: "_Learner", devices: jax.sharding.Mesh
 ) -> Validation:
     """The training loop's form of `validation`, which measures the network of a state."""
 
@@ -194,7 +194,7 @@ class _Learner(NamedTuple):
     network_params: Callable[[Any], Any]  # from the state's parameters to the network's
 
 
-def _learner(module: Llama, params: Any, training: LmTraining, devices: jax.sharding.Mesh) -> _Learner:
+def _learner(module: DecoderLm, params: Any, training: LmTraining, devices: jax.sharding.Mesh) -> _Learner:
     tx = make_optimizer(training.optimizer)
     lora = training.lora if training.lora.rank else None
     state, shardings = init_sharded(initial_state(tx, lora, training.seed), devices, params)
@@ -228,7 +228,7 @@ def initial_state(
     return init
 
 
-def mean_log_prob(module: Llama, params: Any, trees: PackedTrees, devices: jax.sharding.Mesh) -> float:
+def mean_log_prob(module: DecoderLm, params: Any, trees: PackedTrees, devices: jax.sharding.Mesh) -> float:
     """The mean log-probability of a target token in nats, over all trees."""
     total, num_targets = 0.0, 0
     for number in range(len(trees)):

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from radit_jax.method.generation import Prefilled, Stops, apply_llama
+from radit_jax.method.generation import Prefilled, Stops, apply_lm
 from radit_jax.method.likelihood import entries_of
 from radit_jax.method.losses import ensemble_log_prob
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 
 STOP = -1  # as a target: any of the ids in `Stops.alone`
 NOTHING = -2  # as a target: an unused slot
@@ -44,7 +44,7 @@ class PackedAnswers(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("module", "stops"))
 def score_answers(
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     prefilled: Prefilled,
     answers: PackedAnswers,
@@ -62,7 +62,7 @@ def score_answers(
 
 
 def answer_log_probs(
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     prefilled: Prefilled,
     answers: PackedAnswers,
@@ -73,7 +73,7 @@ def answer_log_probs(
     # Read the answers as continuations of the prompts; unused slots are padding.
     positions = prefilled.lengths[:, None] + answers.offsets
     is_used = answers.continuation_ids > 0
-    hidden, _ = apply_llama(
+    hidden, _ = apply_lm(
         module,
         params,
         "extend",
@@ -83,7 +83,7 @@ def answer_log_probs(
         continuation_ids=answers.continuation_ids,
         cache=prefilled.cache,
     )
-    logits = apply_llama(module, params, "logits", hidden)
+    logits = apply_lm(module, params, "logits", hidden)
 
     # The prompt's last token predicts an answer's first; each token predicts the next, or the terminator.
     first = _target_log_probs(prefilled.logits[:, None], answers.first_targets, stops)
@@ -128,7 +128,7 @@ def mix_over_chunks(
 
 
 def continuation_log_likelihood(
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     tokens: Int[Array, "B K T"],
     slots: Int[Array, "B K A"],
@@ -144,10 +144,10 @@ def continuation_log_likelihood(
     """
     # Read all prompts as rows of one batch, and take the states that predict the answers.
     num_questions, num_chunks, length = tokens.shape
-    hidden = apply_llama(module, params, "hidden", tokens.reshape(-1, length))
+    hidden = apply_lm(module, params, "hidden", tokens.reshape(-1, length))
     hidden = hidden.reshape(num_questions, num_chunks, length, -1)
     at_slots = jnp.take_along_axis(hidden, slots[..., None], axis=2)
-    logits = apply_llama(module, params, "logits", at_slots)
+    logits = apply_lm(module, params, "logits", at_slots)
     log_probs = jax.nn.log_softmax(logits)
     of_targets = entries_of(log_probs, targets[:, None])
     of_targets = jnp.where(used[:, None], of_targets, 0.0)

@@ -27,8 +27,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from radit_jax.method.likelihood import entries_of
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.kv_cache import KvCache, take_rows
-from radit_jax.models.llama import Llama
 
 Answer = tuple[int, ...]  # the tokens before the terminator
 TokenIds = Sequence[int] | np.ndarray
@@ -89,7 +89,7 @@ class DecodeState(NamedTuple):
 
 
 def prefill(
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     prompts: Int[Array, "R T"],
     lengths: Int[Array, " R"],
@@ -103,7 +103,7 @@ def prefill(
 
 @functools.partial(jax.jit, static_argnames="module")
 def prefill_shared(
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     prefixes: TokenRows,
     prefix_of: Int[Array, "W r"],
@@ -137,7 +137,7 @@ def prefill_shared(
 
 
 def _extend_rows(
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     rows: TokenRows,
     cached_lengths: Int[Array, " R"] | None = None,
@@ -150,7 +150,7 @@ def _extend_rows(
     positions = None
     if cached_lengths is not None:
         positions = cached_lengths[:, None] + slots
-    return apply_llama(
+    return apply_lm(
         module,
         params,
         "extend",
@@ -162,7 +162,7 @@ def _extend_rows(
 
 
 def _last_logits(
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     hidden: Float[Array, "R T D"],
     lengths: Int[Array, " R"],
@@ -170,7 +170,7 @@ def _last_logits(
     """The logits at each row's last real token."""
     last_slots = (lengths - 1)[:, None, None]
     last = jnp.take_along_axis(hidden, last_slots, axis=1)[:, 0]
-    return apply_llama(module, params, "logits", last)
+    return apply_lm(module, params, "logits", last)
 
 
 # ---- decoding ----
@@ -178,7 +178,7 @@ def _last_logits(
 
 @functools.partial(jax.jit, static_argnames=("module", "max_new_tokens", "stop_ids"))
 def greedy(
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     prompts: Int[Array, "R T"],
     lengths: Int[Array, " R"],
@@ -197,7 +197,7 @@ def greedy(
 
 
 def decode(
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     prefilled: Prefilled,
     *,
@@ -240,7 +240,7 @@ def init_decode(
 
 @functools.partial(jax.jit, static_argnames=("module", "stops"), donate_argnames="state")
 def decode_steps(
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     state: DecodeState,
     until: Int[Array, ""] | int,
@@ -262,7 +262,7 @@ def decode_steps(
         newest = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
         newest = jnp.repeat(newest, num_chunks, axis=0)
         positions = (state.lengths + state.step - 1)[:, None]
-        hidden, block = apply_llama(
+        hidden, block = apply_lm(
             module,
             params,
             "extend",
@@ -272,7 +272,7 @@ def decode_steps(
         )
         slot = prompt_slots + state.step - 1
         cache = state.cache.write(block, slot)
-        logits = apply_llama(module, params, "logits", hidden[:, 0])
+        logits = apply_lm(module, params, "logits", hidden[:, 0])
         return _take_token(state._replace(cache=cache), logits, stops)
 
     return jax.lax.while_loop(unfinished, one_token, state)
@@ -343,6 +343,6 @@ def gather_answers(state: DecodeState, answers: Int[Array, "W k"]) -> DecodeStat
     )
 
 
-def apply_llama(module: Llama, params: Any, method: str, *inputs: Any, **named_inputs: Any) -> Any:
+def apply_lm(module: DecoderLm, params: Any, method: str, *inputs: Any, **named_inputs: Any) -> Any:
     """A method of the network on `params`: `extend`, `hidden` or `logits`."""
     return module.apply({"params": params}, *inputs, **named_inputs, method=method)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 from radit_jax.models.attention import wide
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 
 TARGETS_PER_PART = 64  # targets of a row whose logits exist at the same time
 
@@ -53,7 +53,7 @@ def batch_counts(batch: LmBatch) -> dict[str, Num[Array, ""]]:
 
 
 def token_log_probs(
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     batch: LmBatch,
 ) -> Float[Array, "B A"]:
@@ -154,7 +154,7 @@ def _by_parts(
 
 @functools.partial(jax.jit, static_argnames=("module", "num_continuations"))
 def continuation_log_probs(
-    module: Llama,
+    module: DecoderLm,
     params: Any,
     batch: LmBatch,
     num_continuations: int,

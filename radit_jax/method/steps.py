@@ -17,7 +17,7 @@ from radit_jax.config import LoraConfig
 from radit_jax.method import losses
 from radit_jax.method.likelihood import LmBatch, batch_counts, token_log_probs
 from radit_jax.models.bert import Bert, PackedTexts, encode, encode_packed
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.lora import adapted
 
 Scalar = Float[Array, ""]
@@ -79,7 +79,7 @@ def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
 
 
 def make_lm_step(
-    module: Llama,
+    module: DecoderLm,
     tx: optax.GradientTransformation,
     *,
     lora: LoraConfig | None = None,

@@ -1,10 +1,10 @@
 """How much arithmetic a network asks for, by its shape."""
 
-from radit_jax.config import PROJECTIONS, BertConfig, LlamaConfig, LoraConfig
+from radit_jax.config import PROJECTIONS, BertConfig, DecoderConfig, LoraConfig
 
 
 def training_flops(
-    config: LlamaConfig,
+    config: DecoderConfig,
     *,
     tokens: float | int,
     attended: float | int,
@@ -55,7 +55,7 @@ def encoder_flops(config: BertConfig, *, rows: int, length: int) -> float:
     return 2.0 * rows * length * config.num_layers * multiply_adds
 
 
-def projection_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
+def projection_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
     """(in, out) of the kernels of a layer, by the projection's name."""
     size = config.hidden_size
     heads = config.num_heads * config.head_size

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from radit_jax.config import LlamaConfig
+from radit_jax.config import DecoderConfig
 
 EMBEDDING_STD = 0.08
 COPY_SCALE = 0.5  # of what the upper layers copy, next to the token's own embedding
 
 
-def mimetic_init(params: Any, config: LlamaConfig, rng: PRNGKeyArray) -> Any:
+def mimetic_init(params: Any, config: DecoderConfig, rng: PRNGKeyArray) -> Any:
     """`params` with attention that gathers and copies from the start, so that a small LM learns to read.
 
     In the lower half of the layers W_o W_v = I: each position gathers those before it. In the upper half
@@ -61,7 +61,7 @@ def mimetic_init(params: Any, config: LlamaConfig, rng: PRNGKeyArray) -> Any:
     return {"model": model, "lm_head": {"kernel": head}}
 
 
-def _check_config(config: LlamaConfig) -> None:
+def _check_config(config: DecoderConfig) -> None:
     is_square = config.num_heads * config.head_size == config.hidden_size
     is_multi_head = config.num_kv_heads == config.num_heads
     if is_square and is_multi_head and not config.tie_embeddings:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from radit_jax.config import LlamaConfig
+from radit_jax.config import DecoderConfig
 from radit_jax.models.attention import widened
 
 Cosines = Float[Array, "B T 1 h"]  # one for each of a head's h = H / 2 pairs
@@ -14,7 +14,7 @@ Rope = tuple[Cosines, Cosines]  # cosines, and sines of the same shape
 
 
 def rotations(
-    config: LlamaConfig,
+    config: DecoderConfig,
     positions: Int[Array, "B T"],
     dtype: Any,
 ) -> Rope:
@@ -28,7 +28,7 @@ def rotations(
     return cos, sin
 
 
-def rope_frequencies(config: LlamaConfig) -> Float[np.ndarray, " h"]:
+def rope_frequencies(config: DecoderConfig) -> Float[np.ndarray, " h"]:
     """Radians per position of each of the H / 2 pairs, with Llama 3's scaling where the config has it.
 
     The scaling slows down, `factor` times, the pairs that turn fewer than `low_freq_factor` times within the

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from radit_jax.config import Experiment, GeneratedWorld, Instructions
 from radit_jax.models.bert import Bert
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed.accelerators import Target, stand_in_devices
 from radit_jax.runtime.distributed.mesh import (
     AXES,
@@ -113,7 +113,7 @@ class Deployment:
             raise ValueError(
                 "plan: expected the checkpoint's shape in base.lm.model, got None. Set base.lm.model."
             )
-        module = Llama(shape, dtype=jnp.dtype(dtype))
+        module = DecoderLm(shape, dtype=jnp.dtype(dtype))
         tokens = jnp.zeros((1, 8), jnp.int32)
 
         def init(key: Any) -> Any:

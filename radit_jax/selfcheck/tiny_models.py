@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from radit_jax.config import BertConfig, LlamaConfig
+from radit_jax.config import BertConfig, DecoderConfig
 from radit_jax.data.batches.packing import (
     PrefixTree,
     Span,
@@ -23,10 +23,10 @@ from radit_jax.data.batches.packing import (
 )
 from radit_jax.method import likelihood, losses, steps
 from radit_jax.models.bert import Bert
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.selfcheck.reference import Array64, float64, gradient_distance, kl64, softmax64
 
-LLAMA = LlamaConfig(
+LLAMA = DecoderConfig(
     vocab_size=48,
     hidden_size=32,
     num_layers=2,
@@ -58,7 +58,7 @@ READS_GRADIENT = optax.sgd(0.1, momentum=0.9)  # after one step its trace is the
 class TinyModels:
     """Random networks and batches, made and compiled once for all properties."""
 
-    llama = Llama(LLAMA)
+    llama = DecoderLm(LLAMA)
     bert = Bert(BERT)
 
     # --- The language model and LM-ft -----------------------------------------------------------------

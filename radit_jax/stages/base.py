@@ -27,7 +27,7 @@ from radit_jax.method.likelihood import LmBatch
 from radit_jax.method.optimizers import make_optimizer
 from radit_jax.method.steps import ContrastiveBatch, init_state, make_contrastive_step
 from radit_jax.models.bert import Bert
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.mimetic_init import mimetic_init
 from radit_jax.runtime.distributed.mesh import init_sharded, make_mesh, put_batch, row_layout
 from radit_jax.runtime.loop import Reporting, Saving, train
@@ -58,7 +58,7 @@ def run_lm(
     if lm.checkpoint:
         check_lm(lm)
         folder = str(hub.find(lm.checkpoint))
-        model = open_model(folder, expected="llama", mesh=make_mesh(mesh))
+        model = open_model(folder, expected="decoder", mesh=make_mesh(mesh))
         _demand_tokenizer(model, lm.checkpoint)
         facts = {"origin": _origin("language model", lm.checkpoint)}
     else:
@@ -84,7 +84,7 @@ def _pretrain_lm(
     passages = [chunk.passage for chunk in corpus.chunks]
     # A tokeniser of few texts may have fewer tokens than it was asked for.
     tokenizer = train_bpe([*documents, *passages], lm.model.vocab_size)
-    module = Llama(replace(lm.model, vocab_size=tokenizer.vocab_size))
+    module = DecoderLm(replace(lm.model, vocab_size=tokenizer.vocab_size))
     # Without documents, an endless series of questions is made of the passages.
     facts = {}
     if documents:
@@ -129,7 +129,7 @@ def cloze_batches(
     return batch_at
 
 
-def init_lm(module: Llama, init: str, seed: int) -> Any:
+def init_lm(module: DecoderLm, init: str, seed: int) -> Any:
     """Drawn parameters; with `init="mimetic"` attention starts as `mimetic_init` makes it."""
     key = jax.random.key(seed)
     any_tokens = jnp.zeros((1, 8), jnp.int32)

@@ -19,9 +19,9 @@ from radit_jax.evaluation import multiple_choice
 from radit_jax.evaluation.multiple_choice import choose
 from radit_jax.lm.answering import Retrieval
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed.mesh import make_mesh, put_params
-from radit_jax.runtime.pretrained.hf_weights import load_llama
+from radit_jax.runtime.pretrained.hf_weights import load_decoder
 from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.text.prompts import background
 
@@ -55,10 +55,10 @@ WEIGHTS = np.log(np.tile(np.float32([0.6, 0.4]), (4, 1)))
 
 @pytest.fixture(scope="module")
 def hf(lm):
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = DecoderConfig(
         vocab_size=lm.tokenizer.vocab_size,
         hidden_size=32,
         num_hidden_layers=2,
@@ -75,11 +75,11 @@ def scorer(hf, lm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hf")
     hf.float().save_pretrained(folder)
     torch_model_in_float64(hf)
-    config, params = load_llama(folder)
+    config, params = load_decoder(folder)
     devices = make_mesh(MeshConfig())
     with jax.enable_x64(True):
         params = put_params(in_float64(params), devices)
-    model = Model(Llama(config, dtype=jnp.float64), params, lm.tokenizer)
+    model = Model(DecoderLm(config, dtype=jnp.float64), params, lm.tokenizer)
     return PairScorer(model, devices, ScoreConfig(batch_size=8, sequence_length=128))
 
 

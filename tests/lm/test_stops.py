@@ -13,19 +13,19 @@ import pytest
 from exact import assert_exact, assert_stored, drawn_in_float64
 from scipy.special import logsumexp
 
-from radit_jax.config import LlamaConfig
+from radit_jax.config import DecoderConfig
 from radit_jax.lm.answering import first_line, merge_equal_texts
 from radit_jax.lm.ensemble import DecodeOptions, answer_questions, answer_questions_by_token, pack_answers
 from radit_jax.method.answer_scoring import answer_log_probs
 from radit_jax.method.generation import Stops, prefill
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 
 TEXTS = ("a", "", ".\n", "a", ".", "a\n")
 STOPS = Stops(alone=(1,), closing=(2, 5))
 PLAIN = (0, 3, 4)
 MOST = 3  # tokens of an answer
-MODULE = Llama(
-    LlamaConfig(
+MODULE = DecoderLm(
+    DecoderConfig(
         vocab_size=6, hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_size=8, ffn_size=24
     ),
     dtype=jnp.float64,

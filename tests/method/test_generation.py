@@ -7,8 +7,8 @@ from exact import in_float64, torch_in_float64
 from uncached import MODULE, PROMPTS, STOPS, next_log_probs, padded, sharp_params, slow_greedy
 
 from radit_jax.method.generation import greedy
-from radit_jax.models.llama import Llama
-from radit_jax.runtime.pretrained.hf_weights import load_llama
+from radit_jax.models.decoder import DecoderLm
+from radit_jax.runtime.pretrained.hf_weights import load_decoder
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -47,9 +47,9 @@ def test_generation_is_transformers_own_on_the_same_checkpoint(tmp_path):
     )
     hf: Any = LlamaForCausalLM(shape).eval()
     hf.save_pretrained(tmp_path)
-    config, loaded = load_llama(tmp_path)
+    config, loaded = load_decoder(tmp_path)
     prompts = [rng.integers(3, 50, length).tolist() for length in (9, 4, 6)]
-    module = Llama(config, dtype=jnp.float64)
+    module = DecoderLm(config, dtype=jnp.float64)
     generated = greedy(module, in_float64(loaded), *padded(prompts), max_new_tokens=12, stop_ids=())
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     for prompt, row in zip(prompts, generated.tolist(), strict=True):

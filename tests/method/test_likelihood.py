@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from exact import assert_exact, assert_rounded, drawn_in_float64
 
-from radit_jax.config import LlamaConfig
+from radit_jax.config import DecoderConfig
 from radit_jax.data.batches.packing import PrefixTree, Span, continuation_places, pack, span, to_batch
 from radit_jax.method import likelihood, losses
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 
-CONFIG = LlamaConfig(
+CONFIG = DecoderConfig(
     vocab_size=50, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_size=8, ffn_size=48
 )
-MODULE = Llama(CONFIG, dtype=jnp.float64)
+MODULE = DecoderLm(CONFIG, dtype=jnp.float64)
 pytestmark = pytest.mark.usefixtures("float64")
 LIMITS = {"row_length": 40, "targets_per_row": 16}
 NUM_ROWS = 18  # of every batch, most of them empty, so that one compilation serves all tests
@@ -202,9 +202,9 @@ def test_parts_without_a_target_are_not_computed(params, monkeypatch):
     sequences = [PrefixTree(span([1, 2]), (Span(np.array([3, 4]), np.array([0.0, 1.0], np.float32)),))]
     batch = lay_out(sequences, pack(sequences, **LIMITS))
     calls = []
-    head = Llama.logits
+    head = DecoderLm.logits
     monkeypatch.setattr(
-        Llama, "logits", lambda self, x: jax.debug.callback(calls.append, x.sum()) or head(self, x)
+        DecoderLm, "logits", lambda self, x: jax.debug.callback(calls.append, x.sum()) or head(self, x)
     )
     jax.block_until_ready(jax.jit(lambda p: likelihood.token_log_probs(MODULE, p, batch))(params))
     jax.effects_barrier()

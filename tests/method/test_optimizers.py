@@ -7,12 +7,12 @@ import optax
 import pytest
 from exact import EXACT, STORED, drawn_in_float64
 
-from radit_jax.config import LlamaConfig, OptimizerConfig
+from radit_jax.config import DecoderConfig, OptimizerConfig
 from radit_jax.method.optimizers import learning_rate, make_optimizer
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 
-LLAMA = Llama(
-    LlamaConfig(
+LLAMA = DecoderLm(
+    DecoderConfig(
         vocab_size=40, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=2, head_size=8, ffn_size=24
     ),
     dtype=jnp.float64,

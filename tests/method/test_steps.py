@@ -10,15 +10,15 @@ import optax
 import pytest
 from exact import EXACT, assert_exact, drawn_in_float64
 
-from radit_jax.config import BertConfig, LlamaConfig, LoraConfig, OptimizerConfig
+from radit_jax.config import BertConfig, DecoderConfig, LoraConfig, OptimizerConfig
 from radit_jax.data.batches.packing import PrefixTree, concatenate_spans, pack_texts, span, to_batch
 from radit_jax.method import likelihood, losses, optimizers, steps
 from radit_jax.models.bert import Bert, encode
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.lora import init_adapters
 
-LLAMA = Llama(
-    LlamaConfig(
+LLAMA = DecoderLm(
+    DecoderConfig(
         vocab_size=40, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=2, head_size=8, ffn_size=24
     ),
     dtype=jnp.float64,

@@ -2,15 +2,15 @@
 
 import pytest
 
-from radit_jax.config import LlamaConfig, LoraConfig
+from radit_jax.config import DecoderConfig, LoraConfig
 from radit_jax.models.flops import training_flops
 
-SHAPE = LlamaConfig(
+SHAPE = DecoderConfig(
     vocab_size=50, hidden_size=10, num_layers=2, num_heads=3, num_kv_heads=1, head_size=4, ffn_size=7
 )
 # q and o 10 × 12, k and v 10 × 4, gate, up and down 10 × 7: of one layer.
 KERNELS = 2 * 120 + 2 * 40 + 3 * 70
-SEVEN_B = LlamaConfig(
+SEVEN_B = DecoderConfig(
     vocab_size=32000,
     hidden_size=4096,
     num_layers=32,

@@ -9,13 +9,13 @@ import pytest
 from exact import assert_exact, drawn_in_float64, in_float64
 from flax.traverse_util import flatten_dict
 
-from radit_jax.config import PROJECTIONS, LlamaConfig, LoraConfig
-from radit_jax.models.llama import Llama
+from radit_jax.config import PROJECTIONS, DecoderConfig, LoraConfig
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.lora import adapted, dequantized, init_adapters, merge_adapters, quantized
 from radit_jax.selfcheck.tiny_models import random_params
 
-MODULE = Llama(
-    LlamaConfig(
+MODULE = DecoderLm(
+    DecoderConfig(
         vocab_size=40, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_size=8, ffn_size=24
     ),
     dtype=jnp.float64,
@@ -161,7 +161,7 @@ def test_a_gradient_over_quantised_kernels_never_holds_them_whole_in_all_layers(
 
 def _assert_kernels_are_never_whole():
     shape = dataclasses.replace(MODULE.config, num_layers=16, hidden_size=64, ffn_size=512)
-    module, lora = Llama(shape), LoraConfig(rank=1, quantize="int8")
+    module, lora = DecoderLm(shape), LoraConfig(rank=1, quantize="int8")
     params = quantized(random_params(module, jnp.zeros((1, 4), jnp.int32)), lora)
     adapters = init_adapters(params, lora, jax.random.key(0))
 

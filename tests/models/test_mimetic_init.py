@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 from exact import assert_exact
 
-from radit_jax.config import LlamaConfig
-from radit_jax.models.llama import Llama
+from radit_jax.config import DecoderConfig
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.mimetic_init import mimetic_init
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-CONFIG = LlamaConfig(
+CONFIG = DecoderConfig(
     vocab_size=300, hidden_size=64, num_layers=4, num_heads=2, num_kv_heads=2, head_size=32, ffn_size=64
 )
 
 
 @pytest.fixture(scope="module")
 def mimetic():
-    module = Llama(CONFIG)
+    module = DecoderLm(CONFIG)
     with jax.enable_x64(True):
         plain = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
         params = jax.jit(mimetic_init, static_argnums=1)(plain, CONFIG, jax.random.key(1))

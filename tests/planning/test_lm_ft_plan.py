@@ -8,10 +8,10 @@ import pytest
 from radit_jax.config import (
     BaseConfig,
     BertConfig,
+    DecoderConfig,
     EvaluateConfig,
     Experiment,
     GeneratedWorld,
-    LlamaConfig,
     LmConfig,
     LmFtConfig,
     LoraConfig,
@@ -28,7 +28,7 @@ from radit_jax.planning.lm_ft import num_validations, plan_lm_ft
 from radit_jax.planning.resources import num_bytes, num_parameters
 from radit_jax.runtime.distributed.accelerators import find_target
 
-LLAMA = LlamaConfig(
+LLAMA = DecoderConfig(
     vocab_size=512, hidden_size=64, num_layers=3, num_heads=4, num_kv_heads=2, head_size=16, ffn_size=96
 )
 BERT = BertConfig(vocab_size=500, hidden_size=32, num_layers=2, num_heads=2, ffn_size=64)

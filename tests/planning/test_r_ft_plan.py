@@ -8,10 +8,10 @@ import pytest
 from radit_jax.config import (
     BaseConfig,
     BertConfig,
+    DecoderConfig,
     Experiment,
     GeneratedWorld,
     Instructions,
-    LlamaConfig,
     LmConfig,
     LmFtConfig,
     OptimizerConfig,
@@ -32,7 +32,7 @@ from radit_jax.runtime.distributed.accelerators import find_target
 from radit_jax.runtime.distributed.memory import bytes_per_device
 
 TEN_STEPS = OptimizerConfig(steps=10, peak_lr=1e-4)
-LLAMA = LlamaConfig(
+LLAMA = DecoderConfig(
     vocab_size=512, hidden_size=64, num_layers=3, num_heads=4, num_kv_heads=2, head_size=16, ffn_size=96
 )
 BERT = BertConfig(vocab_size=500, hidden_size=32, num_layers=2, num_heads=2, ffn_size=64)

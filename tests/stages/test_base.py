@@ -188,7 +188,7 @@ def test_a_network_of_another_kind_is_named(checkpoints, tmp_path):
         (tmp_path / "other" / "config.json").write_text(json.dumps(values))
         with pytest.raises(ValueError, match=r"expected a BERT \(model_type bert or dpr\), got model_type"):
             run_retriever(tmp_path / "out", checkpoint=str(tmp_path / "other"))
-    with pytest.raises(ValueError, match=r"expected a LLaMA \(model_type llama\), got model_type \"bert\""):
+    with pytest.raises(ValueError, match=r"expected a decoder \(model_type llama\), got model_type \"bert\""):
         run_lm(tmp_path / "lm", checkpoint=str(checkpoints / "bert"))
 
 

@@ -12,7 +12,7 @@ import pytest
 from exact import STORED, SUMS, torch_in_float64, torch_model_in_float64
 from small import CHUNKS, QUESTIONS, TOWERS
 
-from radit_jax.config import EvaluateConfig, LlamaConfig, MeshConfig
+from radit_jax.config import DecoderConfig, EvaluateConfig, MeshConfig
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.eval_tasks.registry import EVAL_TASKS, find_task
 from radit_jax.data.records import Question
@@ -24,7 +24,7 @@ from radit_jax.evaluation.task_suite import evaluate_task
 from radit_jax.lm import scoring
 from radit_jax.lm.answering import Answer
 from radit_jax.lm.scoring import NO_CHUNK
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import Model, load_model, save_model
 from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
@@ -447,7 +447,7 @@ def real(shared_data, inputs, tmp_path_factory):
         (files / name).symlink_to(shared_data / "raw" / name)
     (files / "hotpotqa.json").symlink_to(shared_data / "raw" / "hotpotqa" / "hotpot_dev_v1_simplified.json")
     tokenizer = load_tokenizer(vocabulary)
-    module = Llama(LlamaConfig(tokenizer.vocab_size, 16, 1, 2, 2, 8, 32))
+    module = DecoderLm(DecoderConfig(tokenizer.vocab_size, 16, 1, 2, 2, 8, 32))
     params = random_params(module, jnp.zeros((1, 4), jnp.int32))
     folders = {name: Workdir(lms).folder(name, name) for name in ("base_lm", "lm_ft")}
     for factor, folder in zip((1.0, 3.0), folders.values(), strict=True):

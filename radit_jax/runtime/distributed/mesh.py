@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from radit_jax.config import MeshConfig
 from radit_jax.models.attention import Kernel, Layout, why_unsupported
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed.memory import check_room
 
 AXES = ("replica", "fsdp", "tensor")
@@ -103,12 +103,12 @@ def data_parallel_size(mesh: AnyMesh) -> int:
 
 
 def configure_attention(
-    module: Llama,
+    module: DecoderLm,
     mesh: Mesh,
     config: MeshConfig,
     *,
     row_length: int,
-) -> Llama:
+) -> DecoderLm:
     """`module` with the attention kernel and remat of `config`, for rows of `row_length` tokens on `mesh`.
 
     Where the kernel cannot compute them, a line says why, and the reference takes its place.

@@ -8,8 +8,8 @@ from etils import epath
 from radit_jax.config import (
     VECTOR_SETTINGS,
     BertConfig,
+    DecoderConfig,
     Experiment,
-    LlamaConfig,
     LmConfig,
     RetrieverConfig,
 )
@@ -18,8 +18,9 @@ from radit_jax.runtime.pretrained.hf_config import (
     REMEDY,
     Pooling,
     bert_config,
-    llama_config,
-    model_type,
+    check_network,
+    decoder_config,
+    network_of,
     own_config,
     read_config,
 )
@@ -34,7 +35,7 @@ class CheckpointInfo(NamedTuple):
     """What is known of a checkpoint before its weights are read."""
 
     folder: epath.Path
-    config: LlamaConfig | BertConfig
+    config: DecoderConfig | BertConfig
     vectors: Vectors  # what the files say of an encoder's vectors; empty in our own form
     is_ours: bool  # whether it is in our own form
 
@@ -65,7 +66,7 @@ def describe(
     pooling: Pooling | None = None,
     normalize: bool | None = None,
 ) -> CheckpointInfo:
-    """The checkpoint that `source` names. `expected` is the network that it has to be: llama or bert.
+    """The checkpoint that `source` names. `expected` is the network that it has to be: decoder or bert.
 
     `num_layers` asks for a BERT's first layers; `pooling` and `normalize` are a BERT's, see
     `Vectors.settings`.
@@ -79,8 +80,8 @@ def describe(
     where = f"{folder}/config.json"
     values = read_json(folder / "config.json", REMEDY)
     config = own_config(values, where)
-    if expected:
-        model_type({"model_type": values["module"].lower()}, where, expected)
+    network = "bert" if isinstance(config, BertConfig) else "decoder"
+    check_network(network, network, where, expected)
     if isinstance(config, BertConfig):
         # Our form says both, so a caller who says otherwise is refused.
         own_vectors = Vectors(config.pooling, config.normalize)
@@ -94,12 +95,12 @@ def describe_folder(
     num_layers: int | None = None,
     pooling: Pooling | None = None,
     normalize: bool | None = None,
-) -> tuple[LlamaConfig | BertConfig, Vectors]:
+) -> tuple[DecoderConfig | BertConfig, Vectors]:
     """Settings and vectors of a checkpoint in Hugging Face's form; the arguments are those of `describe`."""
     inner = transformer_folder(folder)
     values = read_config(inner)
-    if model_type(values, f"{inner}/config.json", expected) == "llama":
-        return llama_config(values, str(inner)), Vectors()
+    if network_of(values, f"{inner}/config.json", expected) == "decoder":
+        return decoder_config(values, str(inner)), Vectors()
     # A BERT's vectors are described by files of their own.
     vectors = read_vectors(folder)
     settings = vectors.settings(str(folder), pooling, normalize)
@@ -122,15 +123,15 @@ def first_layers(config: BertConfig, num_layers: int, where: str) -> BertConfig:
 # ---- an experiment's checkpoints ----
 
 
-def check_lm(lm: LmConfig) -> LlamaConfig | None:
+def check_lm(lm: LmConfig) -> DecoderConfig | None:
     """The shape of the base language model; ValueError where its checkpoint is not what the settings say.
 
     None where there is neither a checkpoint nor a shape, which `config.check` refuses.
     """
     if not lm.checkpoint:
         return lm.model
-    info = describe(lm.checkpoint, expected="llama")
-    assert isinstance(info.config, LlamaConfig)
+    info = describe(lm.checkpoint, expected="decoder")
+    assert isinstance(info.config, DecoderConfig)
     # Before anything runs, not when the weights are read.
     hub.check_weights(lm.checkpoint)
     _check_config(info.config, lm.checkpoint, _stated_settings(lm.model))
@@ -223,7 +224,7 @@ def check_checkpoints(experiment: Experiment) -> None:
             _check_positions(section, retriever)
 
 
-def _check_window(section: str, length: int, shape: LlamaConfig) -> None:
+def _check_window(section: str, length: int, shape: DecoderConfig) -> None:
     if length > shape.max_length:
         raise ValueError(
             f"{section}.sequence_length: expected at most {shape.max_length} tokens, the language "
@@ -249,7 +250,7 @@ def _check_positions(section: str, retriever: RetrieverConfig) -> None:
             )
 
 
-def _stated_settings(model: LlamaConfig | BertConfig | None) -> dict[str, Any]:
+def _stated_settings(model: DecoderConfig | BertConfig | None) -> dict[str, Any]:
     """What an experiment states of a checkpoint's network; how vectors are made only where it is set."""
     if model is None:
         return {}
@@ -262,7 +263,7 @@ def _stated_settings(model: LlamaConfig | BertConfig | None) -> dict[str, Any]:
 
 
 def _check_config(
-    config: LlamaConfig | BertConfig,
+    config: DecoderConfig | BertConfig,
     checkpoint: str,
     stated: dict[str, Any],
 ) -> None:

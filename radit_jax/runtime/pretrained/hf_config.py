@@ -1,17 +1,20 @@
 """`config.json` in Hugging Face's form and in our own, read and written by one table for each network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
 from etils import epath
 
-from radit_jax.config import BertConfig, LlamaConfig, RopeScaling
+from radit_jax.config import BertConfig, DecoderConfig, RopeScaling
 from radit_jax.runtime.pretrained.fields import REQUIRED, Field, read_fields, shown_value
 from radit_jax.runtime.storage.files import as_object, read_json
 
 Pooling = Literal["cls", "mean"]
-BERTS = ("bert", "dpr")  # model types whose network is BERT's; DPR's encoders are BERTs with other names
+Network = Literal["decoder", "bert"]
+# Our networks, and the model types that each computes. DPR's encoders are BERTs with other names.
+NETWORKS: dict[Network, tuple[str, ...]] = {"decoder": ("llama",), "bert": ("bert", "dpr")}
+TITLES = {"decoder": "a decoder", "bert": "a BERT"}
 REMEDY = "Fetch the checkpoint again, or use another."
 REMEDY_OF_OURS = "Name a folder that the export stage wrote (export/lm, ...), or write it again."
 
@@ -19,7 +22,7 @@ ALWAYS_SAID = ("num_kv_heads", "head_size")  # required in our own form, optiona
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 SIZE = (1, 1 << 24)  # the range of a vocabulary or a width
 # Tables: a field's name in Hugging Face's form, and our setting with its kind, range and default.
-LLAMA_FIELDS = {
+DECODER_FIELDS = {
     "vocab_size": Field("vocab_size", int, *SIZE),
     "hidden_size": Field("hidden_size", int, *SIZE),
     "num_hidden_layers": Field("num_layers", int, 1, 10_000),
@@ -68,58 +71,74 @@ def read_config(folder: epath.PathLike) -> dict[str, Any]:
     return read_json(path, REMEDY)
 
 
-def model_type(
-    values: Mapping[str, Any],
-    where: str,
-    expected: str = "",
-) -> Literal["llama", "bert"]:
-    """Which network a `config.json` describes; `expected` is the one, llama or bert, that it has to be."""
+def network_of(values: Mapping[str, Any], where: str, expected: str = "") -> Network:
+    """Which network a `config.json` describes; `expected` is the one that it has to be."""
     named = values.get("model_type")
-    network = "bert" if named in BERTS else named
-    # An error names the networks that would do.
-    titles = {"llama": "a LLaMA (model_type llama)", "bert": "a BERT (model_type bert or dpr)"}
+    network = None
+    for candidate, model_types in NETWORKS.items():
+        if named in model_types:
+            network = candidate
+    check_network(network, shown_value(named), where, expected)
+    assert network is not None
+    return network
+
+
+def check_network(network: Network | None, shown: str, where: str, expected: str = "") -> None:
+    """Refuse a network that is none of ours, or not the expected one; `shown` is what names it."""
+    candidates = NETWORKS.items()
     if expected:
-        titles = {expected: titles[expected]}
-    # A list, for the value may be of any type.
-    if network not in list(titles):
-        raise ValueError(
-            f"{where}: expected {' or '.join(titles.values())}, got model_type {shown_value(named)}. "
-            "Name a checkpoint of that network."
-        )
-    return "llama" if network == "llama" else "bert"
+        candidates = [(name, types) for name, types in candidates if name == expected]
+    if network in [name for name, _ in candidates]:
+        return
+    titles = []
+    for name, model_types in candidates:
+        titles.append(f"{TITLES[name]} (model_type {_alternatives(model_types)})")
+    raise ValueError(
+        f"{where}: expected {' or '.join(titles)}, got model_type {shown}. Name a checkpoint of that network."
+    )
 
 
-# ---- LLaMA ----
+def _alternatives(names: Sequence[str]) -> str:
+    """The names as a sentence lists them.
+
+    >>> _alternatives(["llama", "mistral", "qwen2"])
+    'llama, mistral or qwen2'
+    """
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
-def llama_config(values: Mapping[str, Any], folder: str) -> LlamaConfig:
+# ---- decoders ----
+
+
+def decoder_config(values: Mapping[str, Any], folder: str) -> DecoderConfig:
     """The settings in a LLaMA's `config.json`, in old forms (RoPE at the top, fields absent) or the new."""
     where = f"{folder}/config.json"
-    model_type({"model_type": "llama"} | dict(values), where, "llama")
+    network_of({"model_type": "llama"} | dict(values), where, "decoder")
     _check_values(
         values, where, hidden_act="silu", attention_bias=False, mlp_bias=False, quantization_config=None
     )
     # The newest form has θ inside with the scaling; a converted file may have both.
     rope = {**_object(values, "rope_scaling", where), **_object(values, "rope_parameters", where)}
-    sizes = read_fields(values, LLAMA_FIELDS, where, REMEDY)
+    sizes = read_fields(values, DECODER_FIELDS, where, REMEDY)
     theta_values = {"rope_theta": values.get("rope_theta")} | rope
     theta = read_fields(theta_values, THETA, where, REMEDY)
     # Sizes that follow from others where they are absent.
     num_heads = sizes["num_heads"]
     sizes["num_kv_heads"] = sizes["num_kv_heads"] or num_heads
     sizes["head_size"] = sizes["head_size"] or sizes["hidden_size"] // num_heads
-    config = LlamaConfig(**sizes, **theta, rope_scaling=_rope_scaling(rope, where))
-    return _check_llama(config, where)
+    config = DecoderConfig(**sizes, **theta, rope_scaling=_rope_scaling(rope, where))
+    return _check_decoder(config, where)
 
 
-def llama_json(config: LlamaConfig, dtype: str) -> dict[str, Any]:
+def decoder_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
     """The `config.json` of a LLaMA, with RoPE at the top, as old and new readers take it."""
     # The last fields tell readers of many LLaMAs which variant this is.
     scaling = config.rope_scaling
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        **_as_json(config, LLAMA_FIELDS | THETA),
+        **_as_json(config, DECODER_FIELDS | THETA),
         "rope_scaling": scaling and {"rope_type": "llama3", **_as_json(scaling, ROPE_FIELDS)},
         "hidden_act": "silu",
         "attention_bias": False,
@@ -141,7 +160,7 @@ def _rope_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
     return RopeScaling(**read_fields(rope, ROPE_FIELDS, f"{where}: RoPE of type llama3", REMEDY))
 
 
-def _check_llama(config: LlamaConfig, where: str) -> LlamaConfig:
+def _check_decoder(config: DecoderConfig, where: str) -> DecoderConfig:
     """`config`, or ValueError where its numbers contradict each other."""
     # RoPE turns pairs of numbers, so a head has an even size.
     divides = config.num_heads % config.num_kv_heads == 0
@@ -167,7 +186,7 @@ def _check_llama(config: LlamaConfig, where: str) -> LlamaConfig:
 def bert_config(values: Mapping[str, Any], folder: str, **vectors: Any) -> BertConfig:
     """The settings in a BERT's `config.json`; `vectors` are the fields that say how its vectors are made."""
     where = f"{folder}/config.json"
-    model_type({"model_type": "bert"} | dict(values), where, "bert")
+    network_of({"model_type": "bert"} | dict(values), where, "bert")
     _check_values(
         values, where, hidden_act="gelu", position_embedding_type="absolute", quantization_config=None
     )
@@ -264,30 +283,32 @@ def _check_ids(values: Mapping[str, Any], where: str, remedy: str) -> None:
 # ---- our own form ----
 
 
-def own_json(config: LlamaConfig | BertConfig) -> dict[str, Any]:
+def own_json(config: DecoderConfig | BertConfig) -> dict[str, Any]:
     """Our own `config.json`: the network, and its settings by our names."""
     network = type(config).__name__.removesuffix("Config")
     return {"module": network, "config": asdict(config)}
 
 
-def own_config(values: Mapping[str, Any], where: str) -> LlamaConfig | BertConfig:
+def own_config(values: Mapping[str, Any], where: str) -> DecoderConfig | BertConfig:
     """The settings in our own `config.json`, which `own_json` made."""
     network = values.get("module")
-    if network not in ("Llama", "Bert"):
+    if network == "Llama":  # as release 0.1 called a decoder
+        network = "Decoder"
+    if network not in ("Decoder", "Bert"):
         raise ValueError(
-            f"{where}: expected module Llama or Bert, got {shown_value(network)}. {REMEDY_OF_OURS}"
+            f"{where}: expected module Decoder or Bert, got {shown_value(network)}. {REMEDY_OF_OURS}"
         )
     settings = as_object(values.get("config"), f"{where}: config", REMEDY_OF_OURS)
-    return _own_llama(settings, where) if network == "Llama" else _own_bert(settings, where)
+    return _own_decoder(settings, where) if network == "Decoder" else _own_bert(settings, where)
 
 
-def _own_llama(settings: Mapping[str, Any], where: str) -> LlamaConfig:
-    fields = _by_our_names(settings, LLAMA_FIELDS | THETA, {"rope_scaling"}, where)
+def _own_decoder(settings: Mapping[str, Any], where: str) -> DecoderConfig:
+    fields = _by_our_names(settings, DECODER_FIELDS | THETA, {"rope_scaling"}, where)
     scaling = settings.get("rope_scaling")
     if scaling is not None:
         values = as_object(scaling, f"{where}: rope_scaling", REMEDY_OF_OURS)
         fields["rope_scaling"] = RopeScaling(**_by_our_names(values, ROPE_FIELDS, set(), where))
-    return _check_llama(LlamaConfig(**fields), where)
+    return _check_decoder(DecoderConfig(**fields), where)
 
 
 def _own_bert(settings: Mapping[str, Any], where: str) -> BertConfig:

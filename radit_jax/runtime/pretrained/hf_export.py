@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 from tokenizers import processors
 
-from radit_jax.config import BertConfig, LlamaConfig, LoraConfig
+from radit_jax.config import BertConfig, DecoderConfig, LoraConfig
 from radit_jax.runtime.pretrained import hf_config
 from radit_jax.runtime.pretrained.checkpoint_info import describe_folder
 from radit_jax.runtime.pretrained.hf_weights import adapters_to_peft, to_hf
@@ -90,7 +90,7 @@ def export_peft(
 
 def _write_config(
     folder: epath.Path,
-    config: LlamaConfig | BertConfig,
+    config: DecoderConfig | BertConfig,
     tokenizer: Tokenizer,
     dtype: str,
 ) -> None:
@@ -102,7 +102,7 @@ def _write_config(
         max_length = min(tokenizer.hf.model_max_length, config.max_length)
         write_vectors(folder, config, max_length, bool(declared.get("do_lower_case")))
     else:
-        values = hf_config.llama_json(config, dtype)
+        values = hf_config.decoder_json(config, dtype)
         names = ("bos", "eos", "pad")
     for name in names:
         values[f"{name}_token_id"] = _known_id(tokenizer, name, config)
@@ -113,7 +113,7 @@ def _write_config(
         _write_json(folder / "generation_config.json", declared["generation"])
 
 
-def _known_id(tokenizer: Tokenizer, name: str, config: LlamaConfig | BertConfig) -> int | None:
+def _known_id(tokenizer: Tokenizer, name: str, config: DecoderConfig | BertConfig) -> int | None:
     """The tokeniser's own id of a special token, if the network has an embedding for it."""
     number = getattr(tokenizer.hf, f"{name}_token_id")
     return number if number is not None and number < config.vocab_size else None
@@ -124,7 +124,7 @@ def _write_json(path: epath.Path, values: Any) -> None:
     write_whole(path, text)
 
 
-def _check_config(folder: epath.Path, config: LlamaConfig | BertConfig) -> None:
+def _check_config(folder: epath.Path, config: DecoderConfig | BertConfig) -> None:
     """Refuse a config.json that describes another network than the model's."""
     written, _ = describe_folder(folder)
     if written != config:
@@ -142,7 +142,7 @@ def _check_tokenizer(folder: epath.Path, tokenizer: Tokenizer, vocab_size: int) 
         )
 
 
-def _adding_specials(tokenizer: Tokenizer, config: LlamaConfig | BertConfig) -> Tokenizer:
+def _adding_specials(tokenizer: Tokenizer, config: DecoderConfig | BertConfig) -> Tokenizer:
     """A copy that adds `<bos>`, or `[CLS]` and `[SEP]`, by itself, as others expect of a tokeniser."""
     # `$A` is the text in tokenizers' templates.
     hf = copy.deepcopy(tokenizer.hf)

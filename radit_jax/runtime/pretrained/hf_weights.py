@@ -20,12 +20,12 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from radit_jax.config import BertConfig, LlamaConfig
+from radit_jax.config import BertConfig, DecoderConfig
 from radit_jax.models.bert import Bert
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed.mesh import tree_shardings
 from radit_jax.runtime.pretrained.checkpoint_info import describe_folder
-from radit_jax.runtime.pretrained.hf_config import Pooling, llama_config, read_config
+from radit_jax.runtime.pretrained.hf_config import Pooling, decoder_config, read_config
 from radit_jax.runtime.pretrained.tensor_files import Index, Tensor, open_tensors
 from radit_jax.runtime.pretrained.vectors import transformer_folder
 
@@ -107,16 +107,16 @@ OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm
 # ---- read ----
 
 
-def load_llama(
+def load_decoder(
     folder: epath.PathLike, *, dtype: str = "float32", mesh: Mesh | None = None
-) -> tuple[LlamaConfig, Any]:
+) -> tuple[DecoderConfig, Any]:
     """The LLaMA in `folder`: its config, and its parameters in `dtype` over `mesh` (None: one device)."""
-    config = llama_config(read_config(folder), str(folder))
+    config = decoder_config(read_config(folder), str(folder))
     ignored = LLAMA_IGNORED
     if config.tie_embeddings:
         ignored += r"|lm_head\.weight"
     tensors = _drop(open_tensors(folder), ignored)
-    params = _from_hf(tensors, LLAMA, Llama(config), str(folder), dtype, mesh)
+    params = _from_hf(tensors, LLAMA, DecoderLm(config), str(folder), dtype, mesh)
     return config, params
 
 
@@ -129,7 +129,7 @@ def load_bert(
     dtype: str = "float32",
     mesh: Mesh | None = None,
 ) -> tuple[BertConfig, Any]:
-    """The BERT in `folder`, or its first `num_layers` layers: its config and parameters, as `load_llama`.
+    """The BERT in `folder`, or its first `num_layers` layers: its config and parameters, as `load_decoder`.
 
     Tensor names may begin with `bert.` or with DPR's prefixes, and may be those of TensorFlow. The folder's
     sentence-transformers layout says how its vectors are made, or else the caller does (`Vectors.settings`).
@@ -179,7 +179,7 @@ def _drop(tensors: Mapping[str, Tensor], ignored: str) -> dict[str, Tensor]:
 def _from_hf(
     tensors: dict[str, Tensor],
     table: Table,
-    module: Llama | Bert,
+    module: DecoderLm | Bert,
     where: str,
     dtype: str,
     mesh: Mesh | None,
@@ -205,7 +205,7 @@ def _from_hf(
     return unflatten_dict(arrays, sep="/")
 
 
-def parameter_shapes(module: Llama | Bert) -> dict[str, Any]:
+def parameter_shapes(module: DecoderLm | Bert) -> dict[str, Any]:
     """The shapes of the module's parameters by their paths."""
     inputs = [jnp.zeros((1, 1), jnp.int32)]
     if isinstance(module, Bert):
@@ -284,7 +284,7 @@ def _sharding_of_layer(sharding: Any) -> Any:
 
 
 def to_hf(params: Any) -> dict[str, Tensor]:
-    """The parameters of a `Llama` or a `Bert` by Hugging Face's names, in the shapes of their checkpoints.
+    """The parameters of a decoder or a BERT by Hugging Face's names, in the shapes of their checkpoints.
 
     Nothing is copied before a tensor is read.
     """
@@ -292,7 +292,7 @@ def to_hf(params: Any) -> dict[str, Tensor]:
 
 
 def adapters_to_peft(adapters: Any) -> dict[str, Tensor]:
-    """The adapters of a `Llama` (`models/lora.py`) by PEFT's names, in the shapes of its files."""
+    """The adapters of a decoder (`models/lora.py`) by PEFT's names, in the shapes of its files."""
     return _to_hf(adapters, LORA)
 
 

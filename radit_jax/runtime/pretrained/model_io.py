@@ -12,9 +12,9 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from radit_jax.config import BertConfig, LlamaConfig
+from radit_jax.config import BertConfig, DecoderConfig
 from radit_jax.models.bert import Bert
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.memory import DoesNotFitError
 from radit_jax.runtime.pretrained import hub
@@ -27,7 +27,7 @@ from radit_jax.runtime.pretrained.hf_config import (
     own_json,
     read_declared,
 )
-from radit_jax.runtime.pretrained.hf_weights import load_bert, load_llama, parameter_shapes
+from radit_jax.runtime.pretrained.hf_weights import load_bert, load_decoder, parameter_shapes
 from radit_jax.runtime.pretrained.tokenizers import (
     Tokenizer,
     check_tokenizer,
@@ -40,13 +40,13 @@ from radit_jax.runtime.storage import checkpoints
 from radit_jax.runtime.storage.files import SEAL, parse_json, read_json, write_whole
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 
-MODULES: dict[Any, Any] = {LlamaConfig: Llama, BertConfig: Bert}
+MODULES: dict[Any, Any] = {DecoderConfig: DecoderLm, BertConfig: Bert}
 
 
 class Model(NamedTuple):
     """A network, its parameters and its tokeniser."""
 
-    module: Any  # Llama or Bert; the caller knows which
+    module: Any  # DecoderLm or Bert; the caller knows which
     params: Any  # a plain nested dict of arrays
     tokenizer: Any  # a Tokenizer, or None
 
@@ -98,7 +98,7 @@ def load_own_tokenizer(path: epath.PathLike) -> Tokenizer:
     return tokenizer
 
 
-def _read_own(path: epath.Path) -> tuple[LlamaConfig | BertConfig, Tokenizer | None]:
+def _read_own(path: epath.Path) -> tuple[DecoderConfig | BertConfig, Tokenizer | None]:
     """Settings and tokeniser, if there is one, of a model of our own form."""
     if not (path / "config.json").exists():
         raise ValueError(f"{path}: expected a config.json, got none. {REMEDY_OF_OURS}")
@@ -113,7 +113,7 @@ def _read_own(path: epath.Path) -> tuple[LlamaConfig | BertConfig, Tokenizer | N
     return config, tokenizer
 
 
-def _check_shapes(module: Llama | Bert, params: Any, path: epath.Path) -> None:
+def _check_shapes(module: DecoderLm | Bert, params: Any, path: epath.Path) -> None:
     """Raise ValueError where the parameters are not those of the network in config.json."""
     arrays: dict[str, Any] = flatten_dict(params, sep="/")
     found = {name: array.shape for name, array in arrays.items()}
@@ -142,7 +142,7 @@ def load_pretrained(
 ) -> Model:
     """The LLaMA or BERT in Hugging Face's form that `source` names (`hub.find`).
 
-    Its parameters are in `dtype` over `mesh`. `expected` is the network that it has to be: llama or bert.
+    Its parameters are in `dtype` over `mesh`. `expected` is the network that it has to be: decoder or bert.
     `num_layers`, `pooling` and `normalize` are a BERT's, see `load_bert`. The tokeniser is None where the
     folder has none.
     """
@@ -155,12 +155,12 @@ def load_pretrained(
             folder, num_layers, pooling=pooling, normalize=normalize, dtype=dtype, mesh=mesh
         )
     else:
-        _, params = load_llama(folder, dtype=dtype, mesh=mesh)
+        _, params = load_decoder(folder, dtype=dtype, mesh=mesh)
     return Model(MODULES[type(config)](config), params, tokenizer)
 
 
 def _load_hf_tokenizer(
-    folder: epath.PathLike, config: LlamaConfig | BertConfig, vectors: Vectors
+    folder: epath.PathLike, config: DecoderConfig | BertConfig, vectors: Vectors
 ) -> Tokenizer | None:
     """The tokeniser of a checkpoint in Hugging Face's form, if it has one, checked against its network."""
     inner = transformer_folder(folder)

@@ -24,7 +24,7 @@ from etils import epath
 from jaxtyping import Bool, Int
 from tokenizers import normalizers
 
-from radit_jax.config import BertConfig, LlamaConfig
+from radit_jax.config import BertConfig, DecoderConfig
 from radit_jax.runtime.pretrained.hf_config import declared_ids
 from radit_jax.runtime.pretrained.prefix_space import without_prefix
 from radit_jax.runtime.storage.files import read_json, read_text
@@ -369,14 +369,14 @@ def _lower_case_first(rust: tokenizers.Tokenizer) -> None:
     rust.normalizer = normalizers.Sequence(steps)
 
 
-def check_tokenizer(tokenizer: Tokenizer, config: LlamaConfig | BertConfig, where: str) -> None:
+def check_tokenizer(tokenizer: Tokenizer, config: DecoderConfig | BertConfig, where: str) -> None:
     """Raise ValueError where the ids of `tokenizer` cannot be those that the network was trained on."""
     if tokenizer.highest_id >= config.vocab_size:
         raise ValueError(
             f"{where}: expected at most {config.vocab_size} ids, for which the network has embeddings, got a "
             f"tokeniser of {tokenizer.highest_id + 1}. Take both from one checkpoint."
         )
-    specials = ("bos", "eos") if isinstance(config, LlamaConfig) else ("cls", "sep")
+    specials = ("bos", "eos") if isinstance(config, DecoderConfig) else ("cls", "sep")
     missing = [name for name in specials if getattr(tokenizer, f"{name}_id") is None]
     if missing:
         raise ValueError(

@@ -17,8 +17,8 @@ _PACKAGES = ("radit_jax", "jax", "flax", "numpy")  # whose versions a manifest n
 def canonical(settings: Any) -> Any:
     """`settings` as plain JSON, equal exactly where settings mean the same.
 
-    A dataclass has its class's name, which tells the members of a union apart. A tuple is a list. A whole
-    float is an int, because `1` and `1.0` are one setting.
+    A dataclass has its class's name, which tells the members of a union apart. A field that was `added` later
+    is left out at its default. A tuple is a list. A whole float is an int: `1` and `1.0` are one setting.
 
     >>> from radit_jax.config import RetrieveConfig
     >>> canonical({"retrieve": RetrieveConfig(num_chunks=3), "rates": (1.0, 0.5)})
@@ -27,7 +27,10 @@ def canonical(settings: Any) -> Any:
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         values = {"class": type(settings).__name__}
         for field in dataclasses.fields(settings):
-            values[field.name] = canonical(getattr(settings, field.name))
+            value = getattr(settings, field.name)
+            is_as_before = "added" in field.metadata and value == field.default
+            if not is_as_before:
+                values[field.name] = canonical(value)
         return values
     if isinstance(settings, Mapping):
         return {str(key): canonical(value) for key, value in settings.items()}

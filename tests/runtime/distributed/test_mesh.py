@@ -18,18 +18,18 @@ from exact import assert_exact, in_float64
 from jax.experimental import topologies
 from jax.sharding import PartitionSpec as P
 
-from radit_jax.config import BertConfig, LlamaConfig, LoraConfig, MeshConfig, OptimizerConfig
+from radit_jax.config import BertConfig, DecoderConfig, LoraConfig, MeshConfig, OptimizerConfig
 from radit_jax.data.batches.packing import PrefixTree, concatenate_spans, pack, pack_texts, span, to_batch
 from radit_jax.method import losses, optimizers, steps
 from radit_jax.method.likelihood import continuation_log_probs, token_log_probs
 from radit_jax.models.bert import Bert, encode
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.lora import init_adapters, quantized
 from radit_jax.runtime.distributed import mesh as meshes
 from radit_jax.selfcheck.tiny_models import random_params
 
-LLAMA = Llama(
-    LlamaConfig(
+LLAMA = DecoderLm(
+    DecoderConfig(
         vocab_size=46, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=4, head_size=8, ffn_size=64
     )
 )
@@ -388,7 +388,7 @@ def test_an_lm_ft_step_compiles_for_a_tpu_with_splash_attention_in_it(monkeypatc
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # or it asks the cloud which machine this is
     chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices
     mesh, config = meshes.make_mesh(MeshConfig(), list(chips)), MeshConfig(remat="full")
-    shape = LlamaConfig(
+    shape = DecoderConfig(
         vocab_size=32_000,
         hidden_size=1024,
         num_layers=6,
@@ -397,7 +397,7 @@ def test_an_lm_ft_step_compiles_for_a_tpu_with_splash_attention_in_it(monkeypatc
         head_size=128,
         ffn_size=2816,
     )
-    plain = Llama(shape, dtype=jnp.bfloat16)
+    plain = DecoderLm(shape, dtype=jnp.bfloat16)
     params = jax.eval_shape(plain.init, jax.random.key(0), *LLAMA_ARGS)["params"]
     tx = optimizers.make_optimizer(OptimizerConfig(steps=9, peak_lr=1e-5))
     state = jax.eval_shape(lambda params: steps.init_state(params, tx), params)

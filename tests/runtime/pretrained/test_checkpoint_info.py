@@ -82,7 +82,7 @@ def test_minilm_is_described_by_its_own_files(name):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("llama", {"model_type": "bert"}, r'llama/config.json: expected a LLaMA .*, got model_type "bert"'),
+        ("llama", {"model_type": "bert"}, r"llama/config.json: expected a decoder .*, got model_type bert"),
         (
             "bert",
             {"model_type": "roberta"},
@@ -144,8 +144,8 @@ def test_a_models_own_form_is_described_without_jax(folders):
     (folders / "ours").mkdir()
     (folders / "ours" / "config.json").write_text(json.dumps(own_json(described.config)))
     assert describe(str(folders / "ours")).config == described.config
-    with pytest.raises(ValueError, match=r'expected a LLaMA \(model_type llama\), got model_type "bert"'):
-        describe(str(folders / "ours"), expected="llama")
+    with pytest.raises(ValueError, match=r"expected a decoder \(model_type llama\), got model_type bert"):
+        describe(str(folders / "ours"), expected="decoder")
 
 
 def test_a_pickle_without_torch_is_named_with_the_command_that_installs_it(folders, monkeypatch, capsys):
@@ -250,5 +250,5 @@ def test_our_own_config_of_any_content_is_read_or_refused_by_its_name(folders):
         with pytest.raises(ValueError, match=r"config\.json.*: expected "):
             describe(str(folders / "bert"))
         path.write_text(json.dumps({"module": value, "config": good["config"]}))
-        with pytest.raises(ValueError, match=r"config\.json: expected module Llama or Bert, got"):
+        with pytest.raises(ValueError, match=r"config\.json: expected module Decoder or Bert, got"):
             describe(str(folders / "bert"))

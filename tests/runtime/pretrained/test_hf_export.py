@@ -22,7 +22,7 @@ from exact import (
 
 import radit_jax
 from radit_jax.config import PROJECTIONS, LoraConfig, MeshConfig, RopeScaling
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.lora import adapted, init_adapters, merge_adapters
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.distributed.mesh import make_mesh
@@ -51,7 +51,7 @@ VARIANTS = {
 @pytest.fixture(scope="module", params=VARIANTS)
 def language_model(request, lm):
     config = dataclasses.replace(lm.module.config, num_kv_heads=1, num_layers=2, **VARIANTS[request.param])
-    module = Llama(config)
+    module = DecoderLm(config)
     return Model(module, random_params(module, jnp.zeros((1, 4), jnp.int32)), lm.tokenizer)
 
 
@@ -116,7 +116,7 @@ def test_a_tokeniser_or_a_config_that_is_not_the_models_own_when_read_back_is_re
         export_hf(tmp_path, lm)
     other = dataclasses.replace(lm.module.config, rms_norm_eps=1e-3)
     monkeypatch.setattr(publishing, "describe_folder", lambda folder: (other, None))
-    with pytest.raises(ValueError, match=r"config\.json: expected LlamaConfig.*hf=false"):
+    with pytest.raises(ValueError, match=r"config\.json: expected DecoderConfig.*hf=false"):
         export_hf(tmp_path, lm)
 
 

@@ -10,16 +10,16 @@ import transformers
 from safetensors.flax import save_file as save_flax
 from safetensors.numpy import save_file
 
-from radit_jax.config import BertConfig, LlamaConfig, MeshConfig, RopeScaling
+from radit_jax.config import BertConfig, DecoderConfig, MeshConfig, RopeScaling
 from radit_jax.models.bert import Bert
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed.mesh import make_mesh, tree_shardings
 from radit_jax.runtime.pretrained import hf_weights
-from radit_jax.runtime.pretrained.hf_config import llama_config
-from radit_jax.runtime.pretrained.hf_weights import load_bert, load_llama, to_hf
+from radit_jax.runtime.pretrained.hf_config import decoder_config
+from radit_jax.runtime.pretrained.hf_weights import load_bert, load_decoder, to_hf
 from radit_jax.runtime.pretrained.tensor_files import Tensor, open_tensors, write_tensors
 
-LLAMA = LlamaConfig(
+LLAMA = DecoderConfig(
     vocab_size=11, hidden_size=8, num_layers=2, num_heads=2, num_kv_heads=1, head_size=4, ffn_size=12
 )
 LLAMA_JSON = {
@@ -46,7 +46,7 @@ BERT_JSON = {
 
 @pytest.fixture(scope="module")
 def llama_params():
-    return jax.jit(Llama(LLAMA).init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    return jax.jit(DecoderLm(LLAMA).init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_a_llama_comes_back_from_its_checkpoint(write, llama_params):
     tensors = saved(llama_params)
     assert tensors["model.layers.1.self_attn.k_proj.weight"].shape == (4, 8)  # (out, in)
     assert len(tensors) == 3 + 2 * 9
-    config, params = load_llama(write(LLAMA_JSON, tensors))
+    config, params = load_decoder(write(LLAMA_JSON, tensors))
     assert config == LLAMA
     assert_same(params, llama_params)
 
@@ -139,7 +139,7 @@ def test_quantised_numbers_are_refused(write, llama_params):
     with pytest.raises(
         ValueError, match=r'expected "model.layers.0.mlp.up_proj.weight" in F64, F32, .*, got I8'
     ):
-        load_llama(write(LLAMA_JSON, tensors))
+        load_decoder(write(LLAMA_JSON, tensors))
 
 
 def test_a_bert_can_be_cut_to_its_first_layers(write, bert_params):
@@ -156,7 +156,7 @@ def test_a_tied_llama_has_no_head_of_its_own(write, llama_params):
     tied = {"model": llama_params["model"]}
     assert "lm_head.weight" not in saved(tied)
     for tensors in (saved(tied), saved(llama_params)):  # some files repeat the embedding as the head
-        config, params = load_llama(write(LLAMA_JSON | {"tie_word_embeddings": True}, tensors))
+        config, params = load_decoder(write(LLAMA_JSON | {"tie_word_embeddings": True}, tensors))
         assert config.tie_embeddings
         assert_same(params, tied)
 
@@ -167,7 +167,7 @@ def test_a_checkpoint_may_lie_in_bfloat16_in_several_files(tmp_path, llama_param
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_JSON))
     for number, part in enumerate((names[:5], names[5:])):
         save_flax({name: tensors[name] for name in part}, tmp_path / f"model-0000{number}-of-2.safetensors")
-    params = load_llama(tmp_path)[1]
+    params = load_decoder(tmp_path)[1]
     assert_same(params, jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), llama_params))
 
 
@@ -226,7 +226,7 @@ def test_a_llama_of_transformers_comes_back_bit_by_bit(tmp_path, variant, dtype,
     theirs = their_llama(**THEIRS[variant]).to(getattr(torch, dtype))
     theirs.save_pretrained(tmp_path / "in", max_shard_size="8KB")
     assert len(list((tmp_path / "in").glob("*.safetensors"))) > 1
-    params = load_llama(tmp_path / "in", dtype=kept)[1]
+    params = load_decoder(tmp_path / "in", dtype=kept)[1]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(kept)}
     (tmp_path / "out").mkdir()
     write_tensors(tmp_path / "out", to_hf(params), dtype=dtype, shard_bytes=5000)
@@ -278,14 +278,14 @@ def test_every_parameter_goes_straight_to_its_shards(tmp_path, monkeypatch):
         hf_weights, "open_tensors", lambda _: {name: recorded(t) for name, t in everything.items()}
     )
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
-    _, params = load_llama(tmp_path, mesh=mesh)
+    _, params = load_decoder(tmp_path, mesh=mesh)
     shardings = tree_shardings(params, mesh)
     jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding or pytest.fail(), params, shardings)
     kernel = params["model"]["layers"]["mlp"]["up_proj"]["kernel"]  # 3 layers of 16 x 24
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(3, 4, 12)}
     # Of a matrix whose axes both divide no reading took more than a device's eighth.
     assert {size for size, shape in sizes if shape in ((24, 16), (16, 24))} == {48}
-    assert_same(params, load_llama(tmp_path)[1])
+    assert_same(params, load_decoder(tmp_path)[1])
     expected = {name: t.numpy() for name, t in theirs.state_dict().items()}
     assert_same(saved(params), expected)
 
@@ -297,7 +297,7 @@ def test_a_missing_tensor_is_named(write, llama_params):
     tensors = saved(llama_params)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     with pytest.raises(ValueError, match=r"expected the tensor 'model\.layers\.1\.mlp\.up_proj\.weight' by"):
-        load_llama(write(LLAMA_JSON, tensors))
+        load_decoder(write(LLAMA_JSON, tensors))
 
 
 def test_a_left_over_tensor_is_named(write, bert_params):
@@ -310,7 +310,7 @@ def test_a_left_over_tensor_is_named(write, bert_params):
 
 def test_a_tensor_of_another_shape_than_the_config_says_is_named(write, llama_params):
     with pytest.raises(ValueError, match=r"k_proj\.weight of shape .* by config\.json, got \(.*\. Take both"):
-        load_llama(write(LLAMA_JSON | {"num_key_value_heads": 2}, saved(llama_params)))
+        load_decoder(write(LLAMA_JSON | {"num_key_value_heads": 2}, saved(llama_params)))
 
 
 def test_a_parameter_without_a_name_is_named(llama_params):
@@ -362,7 +362,7 @@ LLAMA3 = {
 )
 def test_every_form_of_a_llamas_config_is_read(extra, expected):
     values = {name: value for name, value in LLAMA_JSON.items() if name != "num_key_value_heads"}
-    config = llama_config(values | extra, "here")
+    config = decoder_config(values | extra, "here")
     assert {name: getattr(config, name) for name in expected} == expected
 
 
@@ -372,4 +372,4 @@ def test_every_form_of_a_llamas_config_is_read(extra, expected):
 )
 def test_another_network_is_refused(extra):
     with pytest.raises(ValueError, match=r"here/config\.json: expected .*, got .*\. (Use|Name) "):
-        llama_config(LLAMA_JSON | extra, "here")
+        decoder_config(LLAMA_JSON | extra, "here")

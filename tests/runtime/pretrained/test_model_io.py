@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import radit_jax
 from radit_jax.config import MeshConfig
 from radit_jax.models.bert import Bert
-from radit_jax.models.llama import Llama
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained import hub
@@ -72,7 +72,7 @@ def test_our_own_folder_and_a_llama_of_others_open_alike(lm, hf_llama, tmp_path)
     module, _, tokenizer = radit_jax.load(str(tmp_path / "ours"))
     assert module == lm.module and tokenizer.encode("Elm") == lm.tokenizer.encode("Elm")
     module, _, tokenizer = radit_jax.load(hf_llama)
-    assert isinstance(module, Llama) and tokenizer.encode("Elm") == lm.tokenizer.encode("Elm")
+    assert isinstance(module, DecoderLm) and tokenizer.encode("Elm") == lm.tokenizer.encode("Elm")
 
 
 def test_an_export_whose_bytes_were_changed_is_refused(exported, tmp_path):

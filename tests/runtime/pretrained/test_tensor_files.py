@@ -219,8 +219,8 @@ def test_a_pickle_of_something_else_than_tensors_is_refused(tmp_path):
 MEASURE = """
 import gc, re, sys, threading, time
 import jax, jax.numpy as jnp
-from radit_jax.config import LlamaConfig
-from radit_jax.models.llama import Llama
+from radit_jax.config import DecoderConfig
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.pretrained import hf_weights, tensor_files
 
 def anonymous():
@@ -253,9 +253,9 @@ class PeakBesideArrays(Peak):
 folder, copy = sys.argv[1:]
 jnp.zeros(3).block_until_ready()
 # Warm: what loading a small model of the same form imports and compiles is no part of it.
-hf_weights.parameter_shapes(Llama(LlamaConfig(8, 8, 1, 1, 1, 8, 8)))
+hf_weights.parameter_shapes(DecoderLm(DecoderConfig(8, 8, 1, 1, 1, 8, 8)))
 with PeakBesideArrays() as reading:
-    config, params = hf_weights.load_llama(folder)
+    config, params = hf_weights.load_decoder(folder)
 with Peak() as writing:
     tensor_files.write_tensors(copy, hf_weights.to_hf(params), shard_bytes=120_000_000)
 assert tensor_files.largest_error(copy, hf_weights.to_hf(params)) == 0

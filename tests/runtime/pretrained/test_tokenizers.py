@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from radit_jax.config import BertConfig, LlamaConfig, checkpoint_folder
+from radit_jax.config import BertConfig, DecoderConfig, checkpoint_folder
 from radit_jax.lm.answering import stops_of
 from radit_jax.lm_eval import stops_at
 from radit_jax.runtime.pretrained.tokenizer_training import train_bpe, train_wordpiece
@@ -284,7 +284,7 @@ def test_a_bare_vocabulary_is_a_bert_wordpiece(shared_data, tmp_path):
     assert curie == [[101, 5032, 12731, 7373, 1029, 102]]
 
 
-LLAMA = LlamaConfig(320, hidden_size=8, num_layers=1, num_heads=1, num_kv_heads=1, head_size=8, ffn_size=8)
+LLAMA = DecoderConfig(320, hidden_size=8, num_layers=1, num_heads=1, num_kv_heads=1, head_size=8, ffn_size=8)
 BERT = BertConfig(128, hidden_size=8, num_layers=1, num_heads=1, ffn_size=8)
 
 
@@ -296,12 +296,12 @@ def test_a_tokenizer_that_does_not_fit_its_network_is_refused(bpe, wordpiece):
         ValueError, match="expected a tokeniser of about 240 pieces, .* got 120. Fetch the tok"
     ):
         check_tokenizer(wordpiece, large, "here")
-    small = LlamaConfig(**(vars(LLAMA) | {"vocab_size": bpe.vocab_size - 1}))
+    small = DecoderConfig(**(vars(LLAMA) | {"vocab_size": bpe.vocab_size - 1}))
     with pytest.raises(
         ValueError, match=r"here: expected at most \d+ ids, for which the network has embeddings"
     ):
         check_tokenizer(bpe, small, "here")
-    with pytest.raises(ValueError, match="expected a tokeniser with a bos token, which a Llama reads"):
+    with pytest.raises(ValueError, match="expected a tokeniser with a bos token, which a Decoder reads"):
         check_tokenizer(wordpiece, LLAMA, "here")
     with pytest.raises(ValueError, match="expected a tokeniser with a cls token, which a Bert reads"):
         check_tokenizer(bpe, replace(BERT, vocab_size=320), "here")

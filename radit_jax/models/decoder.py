@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from radit_jax.config import LlamaConfig
+from radit_jax.config import DecoderConfig
 from radit_jax.models.attention import (
     UNROLLED,
     Kernel,
@@ -52,10 +52,10 @@ KvHeads = Float[Array, "B T M H"]  # a layer's keys, or its values, of the T tok
 CachedKvHeads = Float[Array, "B C M H"]  # those of C earlier tokens
 
 
-class Llama(nn.Module):
+class DecoderLm(nn.Module):
     """The network. `dtype` is what it computes in; norms, softmax and logits are `wide`: float32 at least."""
 
-    config: LlamaConfig
+    config: DecoderConfig
     dtype: Any = jnp.float32
     remat: Remat = "none"  # how much the backward pass computes again, see `REMAT`
     attention: Kernel = "xla"  # of rows without continuations and without a cache
@@ -158,7 +158,7 @@ class Llama(nn.Module):
 class Decoder(nn.Module):
     """LLaMA without its head: the embeddings, the L layers and the last norm."""
 
-    config: LlamaConfig
+    config: DecoderConfig
     dtype: Any
     remat: Remat
     attention: Kernel
@@ -221,7 +221,7 @@ class Decoder(nn.Module):
 class Block(nn.Module):
     """One layer: (hidden, …) → (hidden, its keys and values), the form that `nn.scan` expects."""
 
-    config: LlamaConfig
+    config: DecoderConfig
     dtype: Any
     attention: Kernel
     layout: Layout | None
@@ -239,7 +239,7 @@ class Block(nn.Module):
         `context` holds the layer's keys and values of earlier tokens, from a cache.
         """
         config, layout = self.config, self.layout
-        attention = LlamaSelfAttention(
+        attention = SelfAttention(
             config,
             self.dtype,
             self.attention,
@@ -258,10 +258,10 @@ class Block(nn.Module):
         return x, keys_values
 
 
-class LlamaSelfAttention(nn.Module):
+class SelfAttention(nn.Module):
     """Attention with rotary positions, in which N / M query heads share each of M key and value heads."""
 
-    config: LlamaConfig
+    config: DecoderConfig
     dtype: Any
     attention: Kernel
     layout: Layout | None
@@ -309,7 +309,7 @@ class LlamaSelfAttention(nn.Module):
 class SwiGlu(nn.Module):
     """The feed-forward part of a layer: W_down (silu(W_gate x) · W_up x)."""
 
-    config: LlamaConfig
+    config: DecoderConfig
     dtype: Any
 
     @nn.compact

@@ -8,14 +8,14 @@ import torch
 import transformers
 from exact import assert_exact, in_float64, torch_in_float64, torch_model_in_float64
 
-from radit_jax.config import LlamaConfig, RopeScaling
-from radit_jax.models.llama import Llama
+from radit_jax.config import DecoderConfig, RopeScaling
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.rotary import rope_frequencies
-from radit_jax.runtime.pretrained.hf_weights import load_llama
+from radit_jax.runtime.pretrained.hf_weights import load_decoder
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-SHAPE = LlamaConfig(
+SHAPE = DecoderConfig(
     vocab_size=61, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=4, head_size=8, ffn_size=48
 )
 VARIANTS = {
@@ -29,7 +29,7 @@ VARIANTS = {
 }
 
 
-def hf_config(config: LlamaConfig) -> transformers.LlamaConfig:
+def hf_config(config: DecoderConfig) -> transformers.LlamaConfig:
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
     if (scaling := config.rope_scaling) is not None:
         rope |= {
@@ -63,20 +63,20 @@ def pair(request, tmp_path_factory):
     torch.manual_seed(0)
     theirs = transformers.LlamaForCausalLM(hf_config(VARIANTS[request.param])).eval()
     theirs.save_pretrained(folder)
-    config, params = load_llama(folder)
+    config, params = load_decoder(folder)
     assert config == VARIANTS[request.param]
-    return torch_model_in_float64(theirs), Llama(config, dtype=jnp.float64), in_float64(params)
+    return torch_model_in_float64(theirs), DecoderLm(config, dtype=jnp.float64), in_float64(params)
 
 
 @pytest.fixture(scope="module")
 def ours():
-    module = Llama(dataclasses.replace(SHAPE, num_kv_heads=2), dtype=jnp.float64)
+    module = DecoderLm(dataclasses.replace(SHAPE, num_kv_heads=2), dtype=jnp.float64)
     return module, in_float64(
-        jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, initial_params(Llama(module.config)))
+        jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, initial_params(DecoderLm(module.config)))
     )
 
 
-def initial_params(module: Llama):
+def initial_params(module: DecoderLm):
     return jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
 
 
