@@ -58,7 +58,7 @@ def hf(lm):
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = DecoderConfig(
+    config = LlamaConfig(
         vocab_size=lm.tokenizer.vocab_size,
         hidden_size=32,
         num_hidden_layers=2,
