@@ -28,8 +28,9 @@ from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import Model, load_pretrained
+from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer
 from radit_jax.runtime.pretrained.tokenizer_training import train_bpe
-from radit_jax.runtime.pretrained.tokenizers import Tokenizer, load_tokenizer
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.stages.base import init_lm
 
 MAX_WORDS = 200  # of a chunk

@@ -281,7 +281,12 @@ MOVED = {
     "runtime.targets": Moved(("runtime.distributed.accelerators",), {}),
     "runtime.tensorfiles": Moved(("runtime.pretrained.tensor_files",), {}),
     "runtime.tokenizers": Moved(
-        ("runtime.pretrained.tokenizers", "runtime.pretrained.tokenizer_training"), {}
+        (
+            "runtime.pretrained.tokenizers",
+            "runtime.pretrained.tokenizer_files",
+            "runtime.pretrained.tokenizer_training",
+        ),
+        {},
     ),
     "runtime.vectors": Moved(("runtime.pretrained.vectors",), {}),
     "text.report": Moved(

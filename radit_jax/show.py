@@ -20,8 +20,9 @@ from radit_jax.data.finetuning.mixture import open_items
 from radit_jax.data.finetuning.templates import item_example
 from radit_jax.data.records import Example
 from radit_jax.errors import exit_command, run_command
+from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer
 from radit_jax.runtime.pretrained.tokenizer_training import train_bpe
-from radit_jax.runtime.pretrained.tokenizers import Tokenizer, load_tokenizer
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.text.printable import printable
 from radit_jax.text.prompts import background
 

@@ -98,7 +98,7 @@ def hf_llama(tmp_path_factory: pytest.TempPathFactory, lm) -> str:
     """The folder of a random LLaMA that transformers saved, with the tokeniser of `lm`."""
     import transformers
 
-    from radit_jax.runtime.pretrained.tokenizers import save_tokenizer
+    from radit_jax.runtime.pretrained.tokenizer_files import save_tokenizer
 
     folder = tmp_path_factory.mktemp("hf") / "llama"
     config = transformers.LlamaConfig(

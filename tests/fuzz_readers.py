@@ -31,7 +31,7 @@ from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.pretrained import hf_config, licences, tensor_files, vectors
 from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import load_model, save_model
-from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
+from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer
 from radit_jax.runtime.storage import checkpoints
 from radit_jax.runtime.storage.files import read_json
 from radit_jax.runtime.storage.fingerprints import canonical

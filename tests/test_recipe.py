@@ -28,7 +28,7 @@ from radit_jax.config import (
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.pipeline.runner import Run
-from radit_jax.runtime.pretrained.tokenizers import save_tokenizer
+from radit_jax.runtime.pretrained.tokenizer_files import save_tokenizer
 from radit_jax.runtime.storage.workdir import Workdir
 
 FIXTURES = pathlib.Path(__file__).parent / "data" / "fixtures" / "raw"

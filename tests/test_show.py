@@ -6,8 +6,8 @@ import pytest
 
 from radit_jax.data.finetuning.datasets import DATASETS
 from radit_jax.data.records import Example
+from radit_jax.runtime.pretrained.tokenizer_files import save_tokenizer
 from radit_jax.runtime.pretrained.tokenizer_training import train_bpe
-from radit_jax.runtime.pretrained.tokenizers import save_tokenizer
 from radit_jax.show import example_lines, main
 
 FIXTURES = pathlib.Path(__file__).parent / "data" / "fixtures" / "raw"

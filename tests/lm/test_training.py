@@ -24,7 +24,7 @@ from radit_jax.models.lora import merge_adapters
 from radit_jax.runtime.distributed import memory
 from radit_jax.runtime.distributed.memory import DoesNotFitError, bytes_per_device
 from radit_jax.runtime.distributed.mesh import abstract_sharded, make_mesh
-from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
+from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 

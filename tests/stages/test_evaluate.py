@@ -27,7 +27,7 @@ from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import Model, load_model, save_model
-from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
+from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer
 from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.selfcheck.tiny_models import random_params
 from radit_jax.stages import evaluate as stage

@@ -12,7 +12,7 @@ from radit_jax.data.artifacts.corpus import CorpusData, write_corpus
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.records import Question
 from radit_jax.retrieval.exact import ExactIndex
-from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
+from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import retrieve

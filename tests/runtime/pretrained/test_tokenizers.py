@@ -16,14 +16,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from radit_jax.config import BertConfig, DecoderConfig, checkpoint_folder
 from radit_jax.lm.answering import stops_of
 from radit_jax.lm_eval import stops_at
+from radit_jax.runtime.pretrained.tokenizer_files import check_tokenizer, load_tokenizer, save_tokenizer
 from radit_jax.runtime.pretrained.tokenizer_training import train_bpe, train_wordpiece
-from radit_jax.runtime.pretrained.tokenizers import (
-    LM_SPECIALS,
-    Tokenizer,
-    check_tokenizer,
-    load_tokenizer,
-    save_tokenizer,
-)
+from radit_jax.runtime.pretrained.tokenizers import LM_SPECIALS, Tokenizer
 from radit_jax.text.prompts import answer_text, background, question_prompt
 
 TEXTS = [
