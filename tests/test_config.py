@@ -196,6 +196,10 @@ def test_a_batch_is_taken_in_equal_parts() -> None:
             "base.retriever.model.num_heads: expected a divisor of hidden_size",
         ),
         (
+            "base.retriever.model.family=roberta",
+            "base.retriever.model.family: expected bert for an encoder that is trained from scratch, got rob",
+        ),
+        (
             "base.lm.model.num_kv_heads=4",
             "base.lm.model.num_kv_heads: expected a divisor of num_heads 2, got 4",
         ),

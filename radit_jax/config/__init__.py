@@ -34,6 +34,7 @@ from radit_jax.config.shapes import (
     BertConfig,
     DecoderConfig,
     Direction,
+    EncoderFamily,
     LmScoreForm,
     RopeScaling,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "BertConfig",
     "Direction",
     "EmbedConfig",
+    "EncoderFamily",
     "EvaluateConfig",
     "Experiment",
     "ExportConfig",

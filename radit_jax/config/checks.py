@@ -49,6 +49,11 @@ def _check_base(base: BaseConfig) -> None:
             )
         if model.model:
             check_shape(model.model, f"{name}.model")
+        if not model.checkpoint and isinstance(model.model, BertConfig) and model.model.family != "bert":
+            raise ValueError(
+                f"{name}.model.family: expected bert for an encoder that is trained from scratch, got "
+                f"{model.model.family}. Name a checkpoint of that family."
+            )
         if model.optimizer:
             _check_optimizer(model.optimizer, f"{name}.optimizer")
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from radit_jax.config.ranges import PositiveFloat, PositiveInt, Settings
+from radit_jax.config.ranges import PositiveFloat, PositiveInt, Settings, added
 
+EncoderFamily = Literal["bert", "roberta", "xlm-roberta"]  # as `model_type` in a checkpoint's config.json
 Pooling = Literal["cls", "mean"]  # one vector from those of all tokens: [CLS]'s, or their mean
 LmScoreForm = Literal["token_geomean", "prob", "mean_log_prob", "sum_log_prob"]  # what Eq. 4 takes for p_LM
 Direction = Literal["retrieval_to_lsr", "lsr_to_retrieval", "symmetric"]  # of the divergence in Eq. 5
@@ -40,7 +41,7 @@ class DecoderConfig(Settings):
 
 @dataclass(frozen=True)
 class BertConfig(Settings):
-    """The shape of a BERT encoder and how it turns tokens into one vector."""
+    """The shape of an encoder, BERT's or a relative's, and how it turns tokens into one vector."""
 
     vocab_size: PositiveInt
     hidden_size: PositiveInt
@@ -55,6 +56,12 @@ class BertConfig(Settings):
     prompts: tuple[tuple[str, str], ...] = ()  # names, and the texts that may be put before others
     default_prompt: str = ""  # the name of the one that is put before every text; empty: none is
     truncate_dim: PositiveInt | None = None  # vectors are cut to this many numbers, after normalising
+    family: EncoderFamily = added("bert")
+
+    @property
+    def first_position(self) -> int:
+        """The position of a text's first token; RoBERTa and its relatives keep 0 and 1 for padding."""
+        return 0 if self.family == "bert" else 2
 
     @property
     def prompt(self) -> str:

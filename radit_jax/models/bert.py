@@ -1,5 +1,7 @@
 """BERT as an encoder of texts into single vectors: post-norm layers, erf GELU, learnt positions.
 
+RoBERTa and XLM-RoBERTa are the same network, whose positions are counted from 2.
+
 A row holds one text (`encode`), or several (`encode_packed`), where rows of one short text each would be
 mostly padding.
 
@@ -134,7 +136,8 @@ class BertEmbeddings(nn.Module):
             return table(ids)
 
         words = embed("word_embeddings", config.vocab_size, tokens)
-        places = embed("position_embeddings", config.max_length, positions)
+        first = config.first_position
+        places = embed("position_embeddings", first + config.max_length, first + positions)
         zeros = jnp.zeros_like(tokens)  # every token is of type 0
         types = embed("token_type_embeddings", config.type_vocab_size, zeros)
         layer_norm = _layer_norm(config, self.dtype)

@@ -18,78 +18,91 @@ from radit_jax.runtime.pretrained.hf_weights import load_bert
 pytestmark = pytest.mark.usefixtures("float64")
 
 SHAPE = BertConfig(vocab_size=67, hidden_size=32, num_layers=2, num_heads=4, ffn_size=48, max_length=20)
+FAMILIES = {
+    "bert": transformers.BertModel,
+    "roberta": transformers.RobertaModel,
+}
 LENGTHS = np.array([12, 5, 1])
 MASK = np.arange(12) < LENGTHS[:, None]
 
 
+@pytest.fixture(scope="module", params=FAMILIES)
+def shape(request):
+    return dataclasses.replace(SHAPE, family=request.param)
+
+
 @pytest.fixture(scope="module")
-def theirs():
-    config = transformers.BertConfig(
+def theirs(shape):
+    model = FAMILIES[shape.family]
+    config = model.config_class(
         vocab_size=SHAPE.vocab_size,
         hidden_size=SHAPE.hidden_size,
         num_hidden_layers=SHAPE.num_layers,
         num_attention_heads=SHAPE.num_heads,
         intermediate_size=SHAPE.ffn_size,
-        max_position_embeddings=SHAPE.max_length,
+        max_position_embeddings=shape.first_position + SHAPE.max_length,
+        type_vocab_size=SHAPE.type_vocab_size,
         initializer_range=0.3,
         attn_implementation="eager",
     )
     torch.manual_seed(0)
-    return transformers.BertModel(config).eval()
+    return model(config).eval()
 
 
 @pytest.fixture(scope="module")
-def params(theirs, tmp_path_factory):
+def params(theirs, shape, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bert")
     theirs.save_pretrained(folder)
     config, params = load_bert(folder)
-    assert config == SHAPE
+    assert config == shape
     theirs.double()
     return in_float64(params)
 
 
 @pytest.fixture(scope="module")
 def tokens():
-    return np.random.default_rng(0).integers(1, SHAPE.vocab_size, MASK.shape).astype(np.int32)
+    return np.random.default_rng(0).integers(3, SHAPE.vocab_size, MASK.shape).astype(np.int32)
 
 
 _embed = jax.jit(lambda module, params, *inputs: module.apply({"params": params}, *inputs), static_argnums=0)
 
 
-def embed(params, tokens, mask, **options) -> np.ndarray:
-    module = Bert(dataclasses.replace(SHAPE, **options), dtype=jnp.float64)
+def embed(shape, params, tokens, mask, **options) -> np.ndarray:
+    module = Bert(dataclasses.replace(shape, **options), dtype=jnp.float64)
     return np.asarray(_embed(module, params, jnp.asarray(tokens), jnp.asarray(mask)))
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_embeddings_are_those_of_transformers(theirs, params, tokens, pooling):
+def test_embeddings_are_those_of_transformers(theirs, shape, params, tokens, pooling):
     with torch_in_float64():
         output = theirs(torch.tensor(tokens).long(), attention_mask=torch.tensor(MASK).long())
     hidden = output.last_hidden_state.numpy()
     mean = np.stack([row[:length].mean(axis=0) for row, length in zip(hidden, LENGTHS, strict=True)])
     expected = {"cls": hidden[:, 0], "mean": mean}[pooling]
-    assert_exact(embed(params, tokens, MASK, pooling=pooling), expected)
+    assert_exact(embed(shape, params, tokens, MASK, pooling=pooling), expected)
     unit = expected / np.linalg.norm(expected, axis=-1, keepdims=True)
-    assert_exact(embed(params, tokens, MASK, pooling=pooling, normalize=True), unit)
+    assert_exact(embed(shape, params, tokens, MASK, pooling=pooling, normalize=True), unit)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_padding_changes_no_embedding(params, tokens, pooling):
+def test_padding_changes_no_embedding(shape, params, tokens, pooling):
     padded = embed(
+        shape,
         params,
         np.pad(tokens, [(0, 0), (0, 4)], constant_values=7),
         np.pad(MASK, [(0, 0), (0, 4)]),
         pooling=pooling,
     )
-    assert_exact(padded, embed(params, tokens, MASK, pooling=pooling))
+    assert_exact(padded, embed(shape, params, tokens, MASK, pooling=pooling))
     changed = np.where(MASK, tokens, 3)
     np.testing.assert_array_equal(
-        embed(params, changed, MASK, pooling=pooling), embed(params, tokens, MASK, pooling=pooling)
+        embed(shape, params, changed, MASK, pooling=pooling),
+        embed(shape, params, tokens, MASK, pooling=pooling),
     )
 
 
-def test_a_row_of_padding_gives_finite_numbers_and_gradients(params, tokens):
-    module = Bert(dataclasses.replace(SHAPE, pooling="mean", normalize=True))
+def test_a_row_of_padding_gives_finite_numbers_and_gradients(shape, params, tokens):
+    module = Bert(dataclasses.replace(shape, pooling="mean", normalize=True))
     mask = jnp.asarray(MASK).at[1].set(False)
     loss = jax.jit(jax.value_and_grad(lambda p: _embed(module, p, jnp.asarray(tokens), mask).std()))
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(loss(params)))
@@ -101,10 +114,10 @@ def test_the_zero_vector_stays_zero_with_a_finite_gradient():
     assert jnp.isfinite(jax.grad(lambda x: l2_normalize(x).sum())(zero)).all()
 
 
-def test_in_bfloat16_the_embedding_is_float32_and_close(params, tokens):
-    exact = embed(params, tokens, MASK, normalize=True)
+def test_in_bfloat16_the_embedding_is_float32_and_close(shape, params, tokens):
+    exact = embed(shape, params, tokens, MASK, normalize=True)
     rounded = _embed(
-        Bert(dataclasses.replace(SHAPE, normalize=True), dtype=jnp.bfloat16), params, tokens, MASK
+        Bert(dataclasses.replace(shape, normalize=True), dtype=jnp.bfloat16), params, tokens, MASK
     )
     assert rounded.dtype == jnp.float32
     assert (np.asarray(rounded) * exact).sum(axis=-1).min() > 0.99
@@ -143,9 +156,9 @@ def in_rows(tokens, row_length, num_rows):
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_texts_that_share_rows_have_the_vectors_and_gradients_of_a_row_each(params, tokens, pooling):
-    module = Bert(dataclasses.replace(SHAPE, pooling=pooling, normalize=True), dtype=jnp.float64)
-    towards = jnp.asarray(np.random.default_rng(1).normal(size=(3, SHAPE.hidden_size)))
+def test_texts_that_share_rows_have_the_vectors_and_gradients_of_a_row_each(shape, params, tokens, pooling):
+    module = Bert(dataclasses.replace(shape, pooling=pooling, normalize=True), dtype=jnp.float64)
+    towards = jnp.asarray(np.random.default_rng(1).normal(size=(3, shape.hidden_size)))
     packed = in_rows(tokens, 18, 2)
 
     def total(params, form):
@@ -163,16 +176,16 @@ def test_texts_that_share_rows_have_the_vectors_and_gradients_of_a_row_each(para
     assert_exact(found, wanted)
 
 
-def test_a_text_does_not_see_those_it_shares_a_row_with(params, tokens):
+def test_a_text_does_not_see_those_it_shares_a_row_with(shape, params, tokens):
     packed = in_rows(tokens, 18, 2)
     other = packed._replace(tokens=jnp.where(packed.texts == 0, packed.tokens, 3))
-    embed = jax.jit(lambda packed: encode_packed(Bert(SHAPE), params, packed, 3))
+    embed = jax.jit(lambda packed: encode_packed(Bert(shape), params, packed, 3))
     before, after = np.asarray(embed(packed)), np.asarray(embed(other))
     np.testing.assert_array_equal(before[0], after[0])
     assert np.abs(before[1:] - after[1:]).max() > 0.1
 
 
-def test_a_text_that_is_not_there_has_no_direction(params, tokens):
+def test_a_text_that_is_not_there_has_no_direction(shape, params, tokens):
     packed = in_rows(tokens, 18, 2)
-    module = Bert(dataclasses.replace(SHAPE, normalize=True))
+    module = Bert(dataclasses.replace(shape, normalize=True))
     np.testing.assert_array_equal(encode_packed(module, params, packed, 4)[3], 0.0)

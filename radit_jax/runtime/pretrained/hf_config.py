@@ -1,7 +1,7 @@
 """`config.json` in Hugging Face's form and in our own, read and written by one table for each network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from etils import epath
@@ -12,8 +12,10 @@ from radit_jax.runtime.storage.files import as_object, read_json
 
 Pooling = Literal["cls", "mean"]
 Network = Literal["decoder", "bert"]
+# The encoders' families, and the classes of transformers that their checkpoints name.
+ENCODERS = {"bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel"}
 # Our networks, and the model types that each computes. DPR's encoders are BERTs with other names.
-NETWORKS: dict[Network, tuple[str, ...]] = {"decoder": ("llama",), "bert": ("bert", "dpr")}
+NETWORKS: dict[Network, tuple[str, ...]] = {"decoder": ("llama",), "bert": (*ENCODERS, "dpr")}
 TITLES = {"decoder": "a decoder", "bert": "a BERT"}
 REMEDY = "Fetch the checkpoint again, or use another."
 REMEDY_OF_OURS = "Name a folder that the export stage wrote (export/lm, ...), or write it again."
@@ -51,8 +53,11 @@ BERT_FIELDS = {
     "type_vocab_size": Field("type_vocab_size", int, 1, 1 << 16, 2),
     "layer_norm_eps": Field("layer_norm_eps", float, 0, 1, 1e-12),
 }
-# In our own form only: how a BERT's vectors are made.
+# Of BERT's relatives, whose first two positions are those of padding.
+RELATIVE_FIELDS = BERT_FIELDS | {"max_position_embeddings": Field("max_length", int, 3, 1 << 24, 512)}
+# In our own form only: how a BERT's vectors are made, and its family.
 VECTOR_FIELDS = {
+    "family": Field("family", str, default="bert"),
     "pooling": Field("pooling", str, default="cls"),
     "normalize": Field("normalize", bool, default=False),
     "default_prompt": Field("default_prompt", str, default=""),
@@ -192,16 +197,24 @@ def bert_config(values: Mapping[str, Any], folder: str, **vectors: Any) -> BertC
     )
     # Options of DPR that none of its own encoders uses.
     _check_values(values, where, projection_dim=0, is_decoder=False)
-    config = BertConfig(**read_fields(values, BERT_FIELDS, where, REMEDY), **vectors)
+    family, table = values.get("model_type"), RELATIVE_FIELDS
+    if family in (None, "bert", "dpr"):
+        family, table = "bert", BERT_FIELDS
+    else:
+        _check_values(values, where, pad_token_id=1)  # positions are counted from the one after it
+    config = BertConfig(**read_fields(values, table, where, REMEDY), **vectors, family=family)
+    config = replace(config, max_length=config.max_length - config.first_position)
     return _check_bert(config, where)
 
 
 def bert_json(config: BertConfig, dtype: str) -> dict[str, Any]:
     """The `config.json` of a BERT encoder, which has no pooler."""
+    sizes = _as_json(config, BERT_FIELDS)
+    sizes["max_position_embeddings"] += config.first_position
     return {
-        "architectures": ["BertModel"],
-        "model_type": "bert",
-        **_as_json(config, BERT_FIELDS),
+        "architectures": [ENCODERS[config.family]],
+        "model_type": config.family,
+        **sizes,
         "hidden_act": "gelu",
         "position_embedding_type": "absolute",
         "torch_dtype": dtype,
@@ -313,10 +326,12 @@ def _own_decoder(settings: Mapping[str, Any], where: str) -> DecoderConfig:
 
 def _own_bert(settings: Mapping[str, Any], where: str) -> BertConfig:
     fields = _by_our_names(settings, BERT_FIELDS | VECTOR_FIELDS, {"prompts"}, where)
-    if fields["pooling"] not in ("cls", "mean"):
-        raise ValueError(
-            f"{where}: expected pooling cls or mean, got {shown_value(fields['pooling'])}. {REMEDY_OF_OURS}"
-        )
+    for name, choices in {"pooling": ("cls", "mean"), "family": tuple(ENCODERS)}.items():
+        if fields[name] not in choices:
+            raise ValueError(
+                f"{where}: expected {name} {_alternatives(choices)}, got {shown_value(fields[name])}. "
+                f"{REMEDY_OF_OURS}"
+            )
     return _check_bert(BertConfig(**fields, prompts=_own_prompts(settings, where)), where)
 
 

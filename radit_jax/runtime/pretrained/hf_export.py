@@ -54,7 +54,7 @@ def export_hf(
 
     # 2) Read back what was written.
     _check_config(folder, config)
-    _check_tokenizer(folder, model.tokenizer, config.vocab_size)
+    _check_tokenizer(folder, model.tokenizer, config)
     return largest_error(folder, tensors)
 
 
@@ -132,10 +132,13 @@ def _check_config(folder: epath.Path, config: DecoderConfig | BertConfig) -> Non
         raise ValueError(f"{folder / 'config.json'}: expected {config}, got {written}. {NOT_THE_SAME}")
 
 
-def _check_tokenizer(folder: epath.Path, tokenizer: Tokenizer, vocab_size: int) -> None:
+def _check_tokenizer(folder: epath.Path, tokenizer: Tokenizer, config: DecoderConfig | BertConfig) -> None:
     """Refuse tokeniser files that give a text other ids than the model's tokeniser does."""
-    expected = tokenizer.encode(PROBE)
-    found = load_tokenizer(folder, vocab_size).encode(PROBE)
+    written = load_tokenizer(folder, config.vocab_size)
+    if isinstance(config, BertConfig):
+        expected, found = tokenizer.encode_all([PROBE]), written.encode_all([PROBE])
+    else:
+        expected, found = tokenizer.encode(PROBE), written.encode(PROBE)
     if found != expected:
         raise ValueError(
             f"{folder}/tokenizer.json, tokenizer_config.json: expected {PROBE!r} as the ids {expected}, as "
@@ -145,17 +148,14 @@ def _check_tokenizer(folder: epath.Path, tokenizer: Tokenizer, vocab_size: int) 
 
 def _adding_specials(tokenizer: Tokenizer, config: DecoderConfig | BertConfig) -> Tokenizer:
     """A copy that adds `<bos>`, or `[CLS]` and `[SEP]`, by itself, as others expect of a tokeniser."""
-    # `$A` is the text in tokenizers' templates.
     hf = copy.deepcopy(tokenizer.hf)
-    if isinstance(config, BertConfig):
-        first = hf.convert_ids_to_tokens(tokenizer.cls_id)
-        last = hf.convert_ids_to_tokens(tokenizer.sep_id)
-        names, template = [first, last], f"{first} $A {last}"
-    else:
-        first = hf.convert_ids_to_tokens(tokenizer.bos_id)
-        names, template = [first], f"{first} $A"
-    ids = [(name, hf.convert_tokens_to_ids(name)) for name in names]
-    hf.backend_tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
+    before, after = tokenizer.marks if isinstance(config, BertConfig) else ([tokenizer.bos_id], [])
+    # `$A` is the text in tokenizers' templates.
+    template = ["$A"]
+    template[:0] = hf.convert_ids_to_tokens(before)
+    template += hf.convert_ids_to_tokens(after)
+    marks = [(hf.convert_ids_to_tokens(number), number) for number in {*before, *after}]
+    hf.backend_tokenizer.post_processor = processors.TemplateProcessing(template, None, marks)
     return Tokenizer(hf, config.vocab_size, tokenizer.declared)
 
 

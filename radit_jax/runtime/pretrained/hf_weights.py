@@ -97,9 +97,9 @@ BERT: Table = (
     ("encoder.layer.{}.output.LayerNorm.weight", "encoder/layer/output/LayerNorm/scale"),
     ("encoder.layer.{}.output.LayerNorm.bias", "encoder/layer/output/LayerNorm/bias"),
 )
-# The pooler serves BERT's next-sentence task, and `cls` its two pre-training tasks. The position ids are a
-# constant that old versions saved.
-BERT_IGNORED = r"pooler\..*|embeddings\.position_ids|cls\..*"
+# The pooler serves BERT's next-sentence task, `cls` its two pre-training tasks, and `lm_head` that of its
+# relatives. The position ids are a constant that old versions saved.
+BERT_IGNORED = r"pooler\..*|embeddings\.position_ids|cls\..*|lm_head\..*"
 BERT_ROOT = "embeddings.word_embeddings.weight"  # what precedes it is the prefix of all of a BERT's names
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # of TensorFlow
 
@@ -131,8 +131,9 @@ def load_bert(
 ) -> tuple[BertConfig, Any]:
     """The BERT in `folder`, or its first `num_layers` layers: its config and parameters, as `load_decoder`.
 
-    Tensor names may begin with `bert.` or with DPR's prefixes, and may be those of TensorFlow. The folder's
-    sentence-transformers layout says how its vectors are made, or else the caller does (`Vectors.settings`).
+    Tensor names may begin with `bert.`, `roberta.` or DPR's prefixes, and may be those of TensorFlow. The
+    folder's sentence-transformers layout says how its vectors are made, or else the caller does
+    (`Vectors.settings`).
     """
     config, _ = describe_folder(folder, "bert", num_layers, pooling, normalize)
     assert isinstance(config, BertConfig)

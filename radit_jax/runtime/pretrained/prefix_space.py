@@ -1,4 +1,4 @@
-"""The space that a tokeniser adds before a text, and a copy of the tokeniser without it."""
+"""Copies of a tokeniser for one network, with and without the space that it adds before a text."""
 
 import json
 import math
@@ -12,8 +12,7 @@ def without_prefix(
 ) -> tuple[tokenizers.Tokenizer, str]:
     """A copy that adds nothing before a text, and what `rust` adds there: a space, or nothing.
 
-    It is a copy because transformers changes its own with every call. It has no added tokens without an
-    embedding, and reads a special token's name in a text as text.
+    It reads a special token's name in a text as text.
     """
     # 1) The tokeniser's steps, without the space.
     settings = json.loads(rust.to_str())
@@ -24,17 +23,28 @@ def without_prefix(
     adding_parts = ("normalizer", "pre_tokenizer")
     adds_space = any(plain[part] != settings[part] for part in adding_parts)
 
-    # 2) Its added tokens, without those that the network does not know.
-    limit = num_embeddings or math.inf
-    added_tokens = [token for token in settings["added_tokens"] if token["id"] < limit]
-
-    # 3) The copy. Texts are neither cut nor padded by it.
-    settings |= plain | {"added_tokens": added_tokens}
-    copied = tokenizers.Tokenizer.from_str(json.dumps(settings))
-    copied.no_truncation()
-    copied.no_padding()
+    # 2) The copy.
+    copied = _copy(settings | plain, num_embeddings)
     copied.encode_special_tokens = True  # a passage that spells `<eos>` has ordinary pieces for it
     return copied, " " if adds_space else ""
+
+
+def for_whole_texts(rust: tokenizers.Tokenizer, num_embeddings: int | None) -> tokenizers.Tokenizer:
+    """A copy with all of the tokeniser's steps, for texts that continue no other text."""
+    return _copy(json.loads(rust.to_str()), num_embeddings)
+
+
+def _copy(settings: dict[str, Any], num_embeddings: int | None) -> tokenizers.Tokenizer:
+    """A tokeniser without added tokens that have no embedding; it neither cuts nor pads texts.
+
+    It is a copy because transformers changes its own with every call.
+    """
+    limit = num_embeddings or math.inf
+    added_tokens = [token for token in settings["added_tokens"] if token["id"] < limit]
+    copied = tokenizers.Tokenizer.from_str(json.dumps(settings | {"added_tokens": added_tokens}))
+    copied.no_truncation()
+    copied.no_padding()
+    return copied
 
 
 def _without_space(part: Any) -> Any:

@@ -20,7 +20,7 @@ import tokenizers
 from jaxtyping import Bool, Int
 
 from radit_jax.runtime.pretrained.hf_config import declared_ids
-from radit_jax.runtime.pretrained.prefix_space import without_prefix
+from radit_jax.runtime.pretrained.prefix_space import for_whole_texts, without_prefix
 
 # At import transformers says that torch is missing, which nothing here needs.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -69,11 +69,6 @@ class Tokenizer:
         self.eos_id: int = self._special("eos")
         self.cls_id: int = self._known(self.hf.cls_token_id)
         self.sep_id: int = self._known(self.hf.sep_token_id)
-        # In an encoder's text `[SEP]` is the token, unless the tokeniser says that it is text.
-        self._marked = self._rust
-        if self.cls_id is not None and not getattr(hf, "split_special_tokens", False):
-            self._marked, _ = without_prefix(rust, num_embeddings)
-            self._marked.encode_special_tokens = False
         self._encode = functools.lru_cache(REMEMBERED)(self._ids)
 
     # -- special ids --
@@ -95,6 +90,29 @@ class Tokenizer:
         if number is not None:
             return number
         return next(iter(self._declared(name)), None)
+
+    @functools.cached_property
+    def marks(self) -> tuple[list[int], list[int]]:
+        """The ids that an encoder reads before each text, and those after it.
+
+        They are `[CLS]` and `[SEP]`, by whatever names. A tokeniser without these, such as a decoder's, says
+        itself what it adds: Qwen3-Embedding's, for example, `<|endoftext|>` after the text.
+        """
+        if self.cls_id is not None and self.sep_id is not None:
+            return [self.cls_id], [self.sep_id]
+        encoding = self._whole_texts.encode("a")
+        is_text = [not mark for mark in encoding.special_tokens_mask]
+        start = is_text.index(True)
+        end = len(is_text) - is_text[::-1].index(True)
+        return encoding.ids[:start], encoding.ids[end:]
+
+    @functools.cached_property
+    def _whole_texts(self) -> tokenizers.Tokenizer:
+        """What reads an encoder's texts, which continue no other text."""
+        rust = for_whole_texts(self.hf.backend_tokenizer, self._num_embeddings)
+        # In such a text `[SEP]` is the token, unless the tokeniser says that it is text.
+        rust.encode_special_tokens = bool(getattr(self.hf, "split_special_tokens", False))
+        return rust
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -184,14 +202,11 @@ class Tokenizer:
         return self._rust.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def encode_all(self, texts: Sequence[str], max_length: int = 512) -> list[list[int]]:
-        """The ids that an encoder reads of each text: `[CLS] … [SEP]`, at most `max_length`."""
-        encodings = self._marked.encode_batch_fast(list(texts), add_special_tokens=False)
-        room = max_length - 2
-        rows = []
-        for encoding in encodings:
-            ids = encoding.ids[:room]
-            rows.append([self.cls_id, *ids, self.sep_id])
-        return rows
+        """The ids that an encoder reads of each text, between its `marks`: at most `max_length`."""
+        encodings = self._whole_texts.encode_batch_fast(list(texts), add_special_tokens=False)
+        before, after = self.marks
+        room = max_length - len(before) - len(after)
+        return [[*before, *encoding.ids[:room], *after] for encoding in encodings]
 
     def pad(
         self,

@@ -82,11 +82,22 @@ def test_minilm_is_described_by_its_own_files(name):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("llama", {"model_type": "bert"}, r"llama/config.json: expected a decoder .*, got model_type bert"),
+        ("llama", {"model_type": "bert"}, r'llama/config.json: expected a decoder .*, got model_type "bert"'),
         (
             "bert",
-            {"model_type": "roberta"},
-            r'bert/config.json: expected a BERT .*, got model_type "roberta"',
+            {"model_type": "electra"},
+            r'bert/config.json: expected a BERT .*, got model_type "electra"',
+        ),
+        ("bert", {"model_type": "roberta", "pad_token_id": 0}, "expected pad_token_id 1, got 0"),
+        (
+            "bert",
+            {"model_type": "xlm-roberta", "max_position_embeddings": 2},
+            "expected max_position_embeddings to be a whole number from 3 to .*, got 2",
+        ),
+        (
+            "bert",
+            {"model_type": "roberta", "max_position_embeddings": 65},
+            "chunk_length: expected at most 63 tokens, .* got 64. Lower",
         ),
         (
             "bert",
