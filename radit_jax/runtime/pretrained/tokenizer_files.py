@@ -1,4 +1,4 @@
-"""The files of tokenisers, in Hugging Face's form: written, read, and checked against a network."""
+"""The files of tokenisers: read in Hugging Face's form or GGUF's, written in the first, checked."""
 
 import contextlib
 import tempfile
@@ -11,6 +11,8 @@ from etils import epath
 from tokenizers import normalizers
 
 from radit_jax.config import BertConfig, DecoderConfig
+from radit_jax.runtime.pretrained.gguf_file import is_gguf, open_gguf
+from radit_jax.runtime.pretrained.gguf_tokenizer import gguf_tokenizer
 from radit_jax.runtime.pretrained.tokenizers import ENCODER_SPECIALS, Tokenizer
 from radit_jax.runtime.storage.files import read_json, read_text
 
@@ -45,8 +47,8 @@ def save_tokenizer(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
 
 
 def has_tokenizer(folder: epath.PathLike) -> bool:
-    """Whether the folder holds a tokeniser's files."""
-    return bool(_main_files(epath.Path(folder)))
+    """Whether the folder holds a tokeniser's files; a GGUF file has its own."""
+    return is_gguf(folder) or bool(_main_files(epath.Path(folder)))
 
 
 def _main_files(folder: epath.Path) -> list[str]:
@@ -61,12 +63,14 @@ def load_tokenizer(
     lower_case: bool = False,
     declared: Mapping[str, Any] | None = None,
 ) -> Tokenizer:
-    """The tokeniser in `folder`: one of ours, or a checkpoint's in Hugging Face's form.
+    """The tokeniser in `folder`: one of ours, or a checkpoint's in Hugging Face's form, or a GGUF file's.
 
     With `lower_case` texts are lower-cased first, whatever its files say. `num_embeddings` and `declared` are
     `Tokenizer`'s.
     """
     folder = epath.Path(folder)
+    if is_gguf(folder):
+        return _load_gguf(folder, num_embeddings, declared)
     names = _main_files(folder)
     if not names:
         raise ValueError(
@@ -86,6 +90,14 @@ def load_tokenizer(
             if lower_case:
                 _lower_case_first(hf.backend_tokenizer)
             return Tokenizer(hf, num_embeddings, declared)
+
+
+def _load_gguf(path: epath.Path, num_embeddings: int | None, declared: Mapping[str, Any] | None) -> Tokenizer:
+    """The tokeniser that a GGUF file's metadata describe."""
+    rust, options = gguf_tokenizer(open_gguf(path))
+    with _naming_file(path):
+        hf = transformers.PreTrainedTokenizerFast(tokenizer_object=rust, **options)
+        return Tokenizer(hf, num_embeddings, declared)
 
 
 def _check_files(folder: epath.Path, main: str) -> None:

@@ -5,6 +5,7 @@ import struct
 import gguf
 import numpy as np
 import pytest
+from gguf_files import write_gguf
 
 from radit_jax.runtime.pretrained import gguf_file
 from radit_jax.runtime.pretrained.gguf_file import TYPES, model_parts, open_gguf
@@ -14,38 +15,14 @@ VECTOR = np.float32([0.5, -1.5, 2.0])
 QUANTISED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")  # types that the package can also write
 
 
-def write(path, tensors, **metadata):
-    """A GGUF file with `tensors` (name: array, or bytes and their type) and metadata by their types."""
-    writer = gguf.GGUFWriter(path, "llama")
-    for name, value in metadata.items():
-        if isinstance(value, bool):
-            writer.add_bool(name, value)
-        elif isinstance(value, int):
-            writer.add_uint32(name, value)
-        elif isinstance(value, float):
-            writer.add_float32(name, value)
-        elif isinstance(value, str):
-            writer.add_string(name, value)
-        else:
-            writer.add_array(name, value)
-    for name, value in tensors.items():
-        array, kind = value if isinstance(value, tuple) else (value, None)
-        writer.add_tensor(name, array, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 @pytest.fixture
 def small(tmp_path):
-    return write(tmp_path / "small.gguf", {"matrix": MATRIX, "vector": VECTOR}, a_text="é", a_number=7)
+    return write_gguf(tmp_path / "small.gguf", {"matrix": MATRIX, "vector": VECTOR}, a_text="é", a_number=7)
 
 
 def test_metadata_are_what_was_written(tmp_path):
     values = {"size": 7, "eps": 1e-6, "flag": True, "words": ["a", "", "▁é"], "scores": [-1.0, -2.5]}
-    metadata = open_gguf(write(tmp_path / "m.gguf", {}, **values)).metadata
+    metadata = open_gguf(write_gguf(tmp_path / "m.gguf", {}, **values)).metadata
     assert metadata["general.architecture"] == "llama"
     assert metadata["scores"].tolist() == values.pop("scores")
     assert {name: metadata[name] for name in values} == values
@@ -55,7 +32,9 @@ def test_plain_tensors_are_what_was_written(tmp_path):
     half = MATRIX.astype(np.float16)
     upper = (MATRIX.view(np.uint32) >> 16).astype(np.uint16)
     bfloat = (upper.view(np.uint8), gguf.GGMLQuantizationType.BF16)
-    file = open_gguf(write(tmp_path / "p.gguf", {"f32": MATRIX, "f16": half, "bf16": bfloat, "v": VECTOR}))
+    file = open_gguf(
+        write_gguf(tmp_path / "p.gguf", {"f32": MATRIX, "f16": half, "bf16": bfloat, "v": VECTOR})
+    )
     np.testing.assert_array_equal(file.read("f32"), MATRIX)
     np.testing.assert_array_equal(file.read("f16"), half)
     np.testing.assert_array_equal(file.read("bf16"), (upper.astype(np.uint32) << 16).view(np.float32))
@@ -68,7 +47,7 @@ def test_plain_tensors_are_what_was_written(tmp_path):
 def test_quantised_tensors_are_near_what_was_written(tmp_path, name):
     kind = gguf.GGMLQuantizationType[name]
     data = gguf.quants.quantize(MATRIX, kind)
-    file = open_gguf(write(tmp_path / "q.gguf", {"m": (data, kind)}))
+    file = open_gguf(write_gguf(tmp_path / "q.gguf", {"m": (data, kind)}))
     read = file.read("m")
     assert read.dtype == np.float32 and read.shape == MATRIX.shape
     bits = int(name[1])
@@ -89,14 +68,14 @@ def test_every_quantised_type_can_be_read(tmp_path):
         if kind.name in gguf_file.PLAIN:
             continue
         data = np.zeros((2, kind.size * 256 // kind.block), np.uint8)
-        path = write(tmp_path / "z.gguf", {"z": (data, gguf.GGMLQuantizationType[kind.name])})
+        path = write_gguf(tmp_path / "z.gguf", {"z": (data, gguf.GGMLQuantizationType[kind.name])})
         assert open_gguf(path).read("z").shape == (2, 256)
 
 
 def test_without_the_package_only_quantised_tensors_are_refused(tmp_path, monkeypatch):
     data = gguf.quants.quantize(MATRIX, gguf.GGMLQuantizationType.Q8_0)
     tensors = {"q": (data, gguf.GGMLQuantizationType.Q8_0), "f": MATRIX}
-    file = open_gguf(write(tmp_path / "q.gguf", tensors))
+    file = open_gguf(write_gguf(tmp_path / "q.gguf", tensors))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     np.testing.assert_array_equal(file.read("f"), MATRIX)
     with pytest.raises(ValueError, match=r"q\.gguf: expected the package gguf.*Q8_0.*radit_jax\[gguf\]"):
