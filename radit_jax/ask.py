@@ -176,13 +176,13 @@ def _with_probabilities(chunks: Iterable[Any], probabilities: Any) -> list[dict[
 def _too_long(question: str, tokenizer: Any, settings: EvaluateConfig) -> str:
     """The error of a question that no row holds even without a Background; empty for one that fits."""
     # The shortest prompt that the question can have, and what the row holds besides its answer.
-    prompt = tokenizer.encode(tokenizer.opening + question_prompt(question))
-    room = settings.sequence_length - settings.max_new_tokens - 1  # for <bos>
+    prompt = tokenizer.encode_prompt(question_prompt(question))
+    room = settings.sequence_length - settings.max_new_tokens
     if len(prompt) <= room:
         return ""
     return (
         f"expected a question of at most {room} tokens, as the row of evaluate.sequence_length "
-        f"{settings.sequence_length} holds <bos> and an answer too, got {len(prompt)}."
+        f"{settings.sequence_length} holds an answer too, got {len(prompt)}."
     )
 
 

@@ -95,8 +95,8 @@ class Radit:
         all_windows = []
         windows_per_text = []
         for request in requests:
-            tokens = tokenizer.encode_prompt(request.args[0])
-            text_windows = windows(tokens, self.max_length)
+            tokens = tokenizer.encode(tokenizer.opening + request.args[0])
+            text_windows = windows([*_text_start(tokenizer), *tokens], self.max_length)
             windows_per_text.append(len(text_windows))
             for context, continuation in text_windows:
                 all_windows.append(ContinuationRequest([context], continuation, [0.0]))
@@ -127,12 +127,7 @@ class Radit:
                 texts[number] = text
         return texts
 
-    def _generate(
-        self,
-        contexts: Sequence[str],
-        until: tuple[str, ...],
-        max_new_tokens: int,
-    ) -> list[str]:
+    def _generate(self, contexts: Sequence[str], until: tuple[str, ...], max_new_tokens: int) -> list[str]:
         """The answer after each context."""
         # A prompt for each context and chunk, with room for the answer.
         backgrounds = self._backgrounds(contexts)
@@ -178,32 +173,28 @@ class Radit:
         return self.library.find(questions)
 
     def _prompt(self, context: str, passage: str | None, room: int) -> list[int]:
-        """`<bos>`, the examples that fit, the Background and the question: at most `room` tokens."""
+        """The examples that fit, the Background and the question: at most `room` tokens."""
         *examples, question = context.split(SHOT_END)
         tokenizer = self.model.tokenizer
         num_tokens = len(tokenizer.encode_prompt(question))
         if num_tokens > room:
             raise ValueError(
                 f"lm_eval: expected prompts of at most {room} tokens, since max_length is {self.max_length}, "
-                f"got {num_tokens} with <bos> in {question[:40]!r}. Raise max_length in --model_args."
+                f"got {num_tokens} in {question[:40]!r}. Raise max_length in --model_args."
             )
         shots = [Shot(None, text, "") for text in examples]
         prompt = few_shot_prompt(tokenizer, shots, passage, question, max_length=room)
-        return prompt.tokens
+        return prompt.tokens or _text_start(tokenizer)
 
     def _continuation_request(
-        self,
-        context: str,
-        continuation: str,
-        passages: Sequence[str | None],
-        log_probs: np.ndarray,
+        self, context: str, continuation: str, passages: Sequence[str | None], log_probs: np.ndarray
     ) -> ContinuationRequest:
         """Token ids of a continuation and of its context with each passage."""
         tokenizer = self.model.tokenizer
-        # Without context or passage, the continuation follows `<bos>` as the first words of a text do.
+        # Without context or passage, the continuation is the first words of a text.
         if not context and passages == [None]:
             tokens = tokenizer.encode(tokenizer.opening + continuation)
-            return ContinuationRequest([[tokenizer.bos_id]], tokens, [0.0])
+            return ContinuationRequest([_text_start(tokenizer)], tokens, [0.0])
         # All contexts leave room for the continuation.
         tokens = tokenizer.encode(continuation)
         room = self.max_length - len(tokens)
@@ -260,6 +251,11 @@ class Library:
         if self.settings.ensemble == "concatenate":
             return retrieval.concatenated()
         return retrieval.backgrounds()
+
+
+def _text_start(tokenizer: Tokenizer) -> list[int]:
+    """What a text's first token follows: `<bos>`, or as the harness has it `<eos>` where there is none."""
+    return list(tokenizer.start_ids or tokenizer.end_ids)
 
 
 def windows(tokens: Sequence[int], length: int) -> list[tuple[list[int], list[int]]]:

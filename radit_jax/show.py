@@ -8,8 +8,9 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +30,16 @@ from radit_jax.text.prompts import background
 # Escape sequences of a terminal: faint, bold green, and back to plain.
 CONTEXT, ANSWER, PLAIN = "\033[2m", "\033[1;32m", "\033[0m"
 EDGE = 12  # positions shown at both ends of a stretch without targets
+
+
+@runtime_checkable
+class ReadableTokenizer(LmTokenizer, Protocol):
+    """A language model's tokeniser whose special tokens have names, by their ids."""
+
+    @property
+    def special_names(self) -> Mapping[int, str]:
+        """For example {1: "<bos>", 2: "<eos>"}."""
+        ...
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,7 +83,7 @@ def print_examples(options: argparse.Namespace) -> None:
 
 
 def example_lines(
-    tokenizer: LmTokenizer, example: Example, passage: str | None, length: int, *, colour: bool
+    tokenizer: ReadableTokenizer, example: Example, passage: str | None, length: int, *, colour: bool
 ) -> Iterator[str]:
     """The lines that show an example: what it is, and a line per position of its row of `LmBatch`.
 
@@ -103,7 +114,7 @@ def example_lines(
         yield f"{mark}{line}{PLAIN}" if colour else line
 
 
-def _position_lines(tokenizer: LmTokenizer, tree: PrefixTree) -> Iterator[tuple[str, bool]]:
+def _position_lines(tokenizer: ReadableTokenizer, tree: PrefixTree) -> Iterator[tuple[str, bool]]:
     """Each position's line, and whether something is predicted there."""
     # A batch of one row that is just long enough.
     size = sum(len(span.tokens) for span in tree.spans)
@@ -135,9 +146,9 @@ def _position_lines(tokenizer: LmTokenizer, tree: PrefixTree) -> Iterator[tuple[
         yield line, position in target_at
 
 
-def _token_texts(tokenizer: LmTokenizer, tokens: Sequence[int]) -> list[str]:
+def _token_texts(tokenizer: ReadableTokenizer, tokens: Sequence[int]) -> list[str]:
     """What each token adds to the text of the one before it; special tokens by name."""
-    names = {tokenizer.bos_id: "<bos>", tokenizer.eos_id: "<eos>"}
+    names = tokenizer.special_names
     texts = []
     previous = tokens[0]
     for token in tokens:

@@ -1,5 +1,6 @@
 """The adapter's three requests by plain forward passes, and lm-evaluation-harness itself on a local task."""
 
+import copy
 import json
 import sys
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from small import CHUNKS, QUESTIONS
 from radit_jax import lm_eval
 from radit_jax.lm_eval import Radit
 from radit_jax.runtime.distributed import memory
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.text.prompts import background
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -74,6 +76,20 @@ def test_without_retrieval_a_continuation_has_the_probability_behind_its_context
         expected = by_hand(lm64, [context], [1.0], lm64.tokenizer.encode(answer))
         assert_stored(log_prob, expected[0])
         assert greedy == expected[1]
+
+
+def test_without_a_bos_a_text_follows_eos_as_in_the_harness(exported, lm64):
+    hf = copy.deepcopy(lm64.tokenizer.hf)
+    hf.bos_token = None
+    radit = in_float64(Radit(str(exported), max_length=128))
+    radit.model = radit.model._replace(tokenizer=Tokenizer(hf))
+    answer = lm64.tokenizer.encode("Ada Finch")
+    expected, _ = by_hand(lm64, [[lm64.tokenizer.eos_id]], [1.0], answer)
+    assert_stored(radit.loglikelihood(requests(("", "Ada Finch")))[0][0], expected)
+    assert_stored(radit.loglikelihood_rolling(requests(("Ada Finch",)))[0], expected)
+    question = lm64.tokenizer.encode(QUESTION)
+    [(log_prob, _)] = radit.loglikelihood(requests((QUESTION, ANSWER)))
+    assert_stored(log_prob, by_hand(lm64, [question], [1.0], lm64.tokenizer.encode(ANSWER))[0])
 
 
 def retrieved(model, lm, question):

@@ -16,7 +16,8 @@ FIXTURES = pathlib.Path(__file__).parent / "data" / "fixtures" / "raw"
 class Letters:
     """A tokeniser of single characters."""
 
-    bos_id, eos_id, opening = 1, 2, ""
+    start_ids, end_ids, opening = (1,), (2,), ""
+    special_names = {1: "<bos>", 2: "<eos>"}
 
     def encode(self, text):
         return [ord(letter) for letter in text]

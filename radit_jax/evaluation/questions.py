@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from radit_jax.config import OWN_ANSWERS, EvaluateConfig
 from radit_jax.data.batches.examples import question_example
-from radit_jax.data.batches.prefix_trees import LmTokenizer, fits
+from radit_jax.data.batches.prefix_trees import fits
 from radit_jax.data.eval_tasks.registry import find_task
 from radit_jax.data.eval_tasks.task import EvalExample, EvalTask, draw_shots, sample
 from radit_jax.data.records import Question
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 
 TOO_LONG = "skipped_too_long"  # among a task's counts
 
@@ -119,7 +120,7 @@ def longest_answer(settings: EvaluateConfig) -> int:
 
 def without_too_long(
     loaded: LoadedTask,
-    tokenizer: LmTokenizer,
+    tokenizer: Tokenizer,
     settings: EvaluateConfig,
 ) -> LoadedTask:
     """The task without the questions that do not fit into a row even without a Background.
@@ -133,7 +134,7 @@ def without_too_long(
     # `fitting` has places in `loaded.items`, `sizes` tokens by id.
     fitting, sizes = [], {}
     for index, item in enumerate(loaded.items):
-        size = 1 + _num_tokens(task, item, tokenizer, max_new_tokens)  # one for <bos>
+        size = _num_tokens(task, item, tokenizer, max_new_tokens)
         sizes[item.id] = size
         if size <= row_length:
             fitting.append(index)
@@ -145,7 +146,7 @@ def without_too_long(
     longest = max(sizes, key=sizes.__getitem__)
     message = (
         f"questions too long for the row of evaluate.sequence_length {row_length}: {left_out}; "
-        f"{longest} has {sizes[longest]} tokens with <bos> and its answer"
+        f"{longest} has {sizes[longest]} tokens with its answer"
     )
     _warn_too_long(task.name, message, num_fitting=len(fitting))
     return replace(
@@ -159,13 +160,12 @@ def without_too_long(
 def _num_tokens(
     task: EvalTask,
     item: EvalExample,
-    tokenizer: LmTokenizer,
+    tokenizer: Tokenizer,
     max_new_tokens: int,
 ) -> int:
     """Tokens of prompt and answer; where there are choices, the most of any of them."""
     if task.generates:
-        prompt = tokenizer.encode(tokenizer.opening + item.prompt)
-        return len(prompt) + max_new_tokens
+        return len(tokenizer.encode_prompt(item.prompt)) + max_new_tokens
 
     # Most choices share their prompt, which is long: each prompt is tokenised once.
     longest_scored = {choice.prompt: 0 for choice in item.choices}
@@ -174,14 +174,13 @@ def _num_tokens(
         longest_scored[choice.prompt] = max(longest_scored[choice.prompt], num_scored)
     sizes = []
     for prompt, num_scored in longest_scored.items():
-        prompt_tokens = tokenizer.encode(tokenizer.opening + prompt)
-        sizes.append(len(prompt_tokens) + num_scored)
+        sizes.append(len(tokenizer.encode_prompt(prompt)) + num_scored)
     return max(sizes)
 
 
 def questions_that_fit(
     questions: Sequence[Question],
-    tokenizer: LmTokenizer,
+    tokenizer: Tokenizer,
     settings: EvaluateConfig,
 ) -> list[Question]:
     """The questions that fit into a row without a Background, with a generated or gold answer.
@@ -189,15 +188,14 @@ def questions_that_fit(
     Questions that are left out are counted in a warning; if none fits, that is an error.
     """
     row_length = settings.sequence_length
-    max_prompt_length = row_length - 1 - settings.max_new_tokens  # one for <bos>
+    max_prompt_length = row_length - settings.max_new_tokens
 
     def fit(question: Question) -> bool:
         # The gold answer is scored, and another one is generated: both need room.
         example = question_example(question, question.answers[0])
         if not fits(tokenizer, example, row_length):
             return False
-        prompt = tokenizer.encode(tokenizer.opening + example.prompt)
-        return len(prompt) <= max_prompt_length
+        return len(tokenizer.encode_prompt(example.prompt)) <= max_prompt_length
 
     fitting = [question for question in questions if fit(question)]
     left_out = len(questions) - len(fitting)

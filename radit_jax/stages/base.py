@@ -140,10 +140,10 @@ def init_lm(module: DecoderLm, init: str, seed: int) -> Any:
 
 
 def document_tree(tokenizer: Tokenizer, text: str, max_length: int) -> PrefixTree:
-    """A document as one continuation: every token but `<bos>` is predicted."""
-    tokens = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
+    """A document as one continuation: every token but the first is predicted."""
+    tokens = [*tokenizer.start_ids, *tokenizer.encode(text), tokenizer.eos_id]
     whole = span(tokens[:max_length], 1.0)
-    whole.weights[0] = 0.0  # of `<bos>`
+    whole.weights[0] = 0.0  # nothing predicts it
     return PrefixTree(span([]), (whole,))
 
 

@@ -55,7 +55,7 @@ WEIGHTS = np.log(np.tile(np.float32([0.6, 0.4]), (4, 1)))
 
 @pytest.fixture(scope="module")
 def hf(lm):
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -1,5 +1,8 @@
 """Pairs are scored as they would be alone, whatever they share a row or a chunk with."""
 
+import copy
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +16,7 @@ from radit_jax.data.batches.examples import question_example
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, score_in_shards
 from radit_jax.runtime.distributed.mesh import configure_attention, make_mesh, put_params
 from radit_jax.runtime.monitoring.progress import Progress
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.text.prompts import background
 
@@ -63,6 +67,31 @@ def test_a_score_is_the_sum_over_the_answers_tokens_behind_background_and_prompt
         by_hand = sum(log_probs[len(context) - 1 + i, token] for i, token in enumerate(answer))
         assert_stored(scored.answer_log_probs[number], by_hand)
         assert scored.token_counts[number] == len(context + answer)
+
+
+def without_bos(tokenizer):
+    """The same tokeniser for a model that reads nothing before a text."""
+    hf = copy.deepcopy(tokenizer.hf)
+    hf.bos_token = None
+    return Tokenizer(hf)
+
+
+def test_without_a_bos_the_text_begins_with_background_or_prompt(lm64, scorer, chunks):
+    tokenizer = without_bos(lm64.tokenizer)
+    startless = dataclasses.replace(scorer, model=scorer.model._replace(tokenizer=tokenizer))
+    pairs = PAIRS[PAIRS[:, 1] != LONG]
+    found = startless.score(EXAMPLES, pairs, chunks)
+    forward = jax.jit(lambda tokens: lm64.module.apply({"params": lm64.params}, tokens))
+    for (number, row), found_log_prob in zip(pairs, found.answer_log_probs, strict=True):
+        example = EXAMPLES[number]
+        passage = "" if row == NO_CHUNK else background(CHUNKS[row].passage)
+        context = [*tokenizer.encode(passage), *tokenizer.encode(example.prompt)]
+        answer = tokenizer.encode(example.answer)
+        tokens = np.zeros((1, 64), np.int32)
+        tokens[0, : len(context + answer)] = context + answer
+        log_probs = np.asarray(jax.nn.log_softmax(forward(jnp.asarray(tokens))[0]))
+        by_hand = sum(log_probs[len(context) - 1 + i, token] for i, token in enumerate(answer))
+        assert_stored(found_log_prob, by_hand)
 
 
 def test_only_pairs_whose_chunk_was_cut_are_marked_as_truncated(scored):

@@ -113,13 +113,15 @@ def _prefix(title: str, sentences: Seq[Seq[str]], tokenizer: LmTokenizer, rng: R
     words = itertools.chain.from_iterable(sentences)
     text = " ".join([title, *words]).strip()
     tokens = tokenizer.encode(background(text))
-    return concatenate_spans(span([tokenizer.bos_id]), _partly(tokens, rng))
+    prefix = concatenate_spans(span(tokenizer.start_ids), _partly(tokens, rng))
+    prefix.weights[0] = 0.0  # nothing predicts the first token
+    return prefix
 
 
 def _continuation(c: Cloze, tokenizer: LmTokenizer, rng: Rng) -> Span:
     """A question, whose tokens are predicted in part, and its answer with `<eos>`, all predicted."""
     prompt = tokenizer.encode(question_prompt(c.question))
-    answer = [*tokenizer.encode(answer_text(c.answer)), tokenizer.eos_id]
+    answer = [*tokenizer.encode(answer_text(c.answer)), *tokenizer.end_ids]
     return concatenate_spans(_partly(prompt, rng), span(answer, 1.0))
 
 

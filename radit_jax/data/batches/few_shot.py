@@ -13,7 +13,7 @@ Where not all fits, shots are left out whole, the farthest first; then the quest
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from radit_jax.data.batches.prefix_trees import LmTokenizer, prompt_tokens
+from radit_jax.data.batches.prefix_trees import LmTokenizer, prompt_ids, prompt_tokens
 from radit_jax.text.prompts import background
 
 SHOT_END = "\n\n"  # our choice: the paper does not say what stands between examples
@@ -38,18 +38,18 @@ class FewShotPrompt(NamedTuple):
 def few_shot_prompt(
     tokenizer: LmTokenizer, shots: Sequence[Shot], passage: str | None, prompt: str, *, max_length: int
 ) -> FewShotPrompt:
-    """`<bos>`, as many of the shots as fit, given from the farthest to the nearest, and the question."""
+    """As many of the shots as fit, given from the farthest to the nearest, and the question."""
     # 1) Without any shot.
     tokens, truncated = prompt_tokens(tokenizer, passage, prompt, max_length=max_length)
     if truncated or not shots:
         return FewShotPrompt(tokens, len(shots), truncated)
     # 2) One shot more before the rest, from the nearest on, while the row has room. The shot that opens a
     # prompt may be other tokens than the same shot later in it.
-    parts = [prompt] if passage is None else [background(passage), prompt]
-    rest = _encode_parts(tokenizer, parts)
+    rest = [] if passage is None else tokenizer.encode(background(passage))
+    rest += prompt_ids(tokenizer, prompt, opens=False)
     num_shots = 0
     for shot in reversed(shots):
-        longer = [tokenizer.bos_id, *shot_tokens(tokenizer, shot, opens=True), *rest]
+        longer = [*tokenizer.start_ids, *shot_tokens(tokenizer, shot, opens=True), *rest]
         if len(longer) > max_length:
             break
         tokens = longer
@@ -65,11 +65,7 @@ def shot_tokens(tokenizer: LmTokenizer, shot: Shot, *, opens: bool = False) -> l
         parts.insert(0, background(shot.passage))
     if opens:
         parts[0] = tokenizer.opening + parts[0]
-    return _encode_parts(tokenizer, parts)
-
-
-def _encode_parts(tokenizer: LmTokenizer, parts: Sequence[str]) -> list[int]:
-    """The tokens of each part, one after the other: no token spans two parts."""
+    # No token spans two parts.
     tokens: list[int] = []
     for part in parts:
         tokens += tokenizer.encode(part)

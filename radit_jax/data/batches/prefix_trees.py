@@ -1,6 +1,6 @@
 r"""From an example and its chunk to the token tree that `packing` lays into rows.
 
-    prefix          <bos> Background: {passage} \n\n    weight 0
+    prefix          <bos> Background: {passage} \n\n    weight 0; without <bos> where none is read
     continuation    {prompt}                           weight 0
                     {answer}  (<eos>)                  weight 1
 
@@ -25,9 +25,20 @@ from radit_jax.text.prompts import BACKGROUND_END, BACKGROUND_START, background
 class LmTokenizer(TextTokenizer, Protocol):
     """A language model's tokeniser: ids that begin and end a sequence are put in by us, by id."""
 
-    bos_id: int  # of `<bos>`, which begins every prompt
-    eos_id: int  # of `<eos>`, the terminator
-    opening: str  # what its model read between `<bos>` and the first text: a space, or nothing
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """What begins every prompt: `<bos>`, or nothing."""
+        ...
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The terminator: `<eos>`."""
+        ...
+
+    @property
+    def opening(self) -> str:
+        """What its model read between `start_ids` and the first text: a space, or nothing."""
+        ...
 
     def encode_pair(self, prompt: str, answer: str) -> tuple[list[int], int]:
         """The ids of `prompt + answer` as one text, and the place of the first one of the answer."""
@@ -45,14 +56,24 @@ class SharedSequence(NamedTuple):
 def example_span(tokenizer: LmTokenizer, example: Example, *, terminator: bool, opens: bool = False) -> Span:
     """An example as a continuation: its prompt as context, then its answer, and `<eos>` with `terminator`.
 
-    With `opens` nothing but `<bos>` stands before it.
+    With `opens` nothing but `<bos>` stands before it. Where there is none, nothing predicts its first token,
+    which is then no target even if it holds a character of the answer.
     """
     prompt = tokenizer.opening + example.prompt if opens else example.prompt
     ids, start = tokenizer.encode_pair(prompt, example.answer)
-    end = [tokenizer.eos_id] if terminator else []
+    if terminator:
+        ids = [*ids, *tokenizer.end_ids]
+    if opens and not tokenizer.start_ids:
+        start = max(1, start)
     context = span(ids[:start])
-    target = span(ids[start:] + end, 1.0)
+    target = span(ids[start:], 1.0)
     return concatenate_spans(context, target)
+
+
+def prompt_ids(tokenizer: LmTokenizer, prompt: str, *, opens: bool) -> list[int]:
+    """The ids of a prompt up to where its answer starts; with `opens` it is the first text."""
+    ids, _ = tokenizer.encode_pair(tokenizer.opening + prompt if opens else prompt, "")
+    return ids
 
 
 def answer_token_count(tokenizer: LmTokenizer, example: Example) -> int:
@@ -64,27 +85,45 @@ def answer_token_count(tokenizer: LmTokenizer, example: Example) -> int:
 def fits(tokenizer: LmTokenizer, example: Example, max_length: int) -> bool:
     """Whether `max_length` tokens hold the example with `<bos>` and `<eos>`, if need be without a passage."""
     continuation = example_span(tokenizer, example, terminator=True, opens=True)
-    return 1 + len(continuation.tokens) <= max_length
+    return len(tokenizer.start_ids) + len(continuation.tokens) <= max_length
 
 
 def lm_sequence(
     tokenizer: LmTokenizer, passage: str | None, example: Example, *, max_length: int, terminator: bool
 ) -> tuple[PrefixTree, bool]:
-    """The tree of one example under one passage (None: closed book), and whether the passage was cut."""
-    continuation = example_span(tokenizer, example, terminator=terminator, opens=passage is None)
-    room = max_length - len(continuation.tokens)
-    prefix, truncated = _prefix(tokenizer, passage, room, f"example {example.id}")
-    return PrefixTree(span(prefix), (continuation,)), truncated
+    """The tree of one example under one passage (None: closed book), and whether the passage was cut.
+
+    Where not even the passage's first token would fit, the whole Background is left out.
+    """
+    # 1) Under the passage, or what fits of it.
+    if passage is not None:
+        continuation = example_span(tokenizer, example, terminator=terminator)
+        prefix, is_cut = _prefix(tokenizer, passage, max_length - len(continuation.tokens))
+        if prefix is not None:
+            return PrefixTree(span(prefix), (continuation,)), is_cut
+
+    # 2) Closed book.
+    continuation = example_span(tokenizer, example, terminator=terminator, opens=True)
+    num_tokens = len(tokenizer.start_ids) + len(continuation.tokens)
+    _check_fits(num_tokens, max_length, f"example {example.id}")
+    return PrefixTree(span(tokenizer.start_ids), (continuation,)), passage is not None
 
 
 def prompt_tokens(
     tokenizer: LmTokenizer, passage: str | None, prompt: str, *, max_length: int
 ) -> tuple[list[int], bool]:
-    """What generation starts from: `<bos>`, the passage and the prompt; and whether the passage was cut."""
-    tokens = tokenizer.encode(tokenizer.opening + prompt if passage is None else prompt)
-    room = max_length - len(tokens)
-    prefix, truncated = _prefix(tokenizer, passage, room, f"prompt {prompt[:40]!r}")
-    return prefix + tokens, truncated
+    """What generation starts from: the tokens of `lm_sequence` before the answer; and whether it is cut."""
+    # 1) Under the passage, or what fits of it.
+    if passage is not None:
+        tokens = prompt_ids(tokenizer, prompt, opens=False)
+        prefix, is_cut = _prefix(tokenizer, passage, max_length - len(tokens))
+        if prefix is not None:
+            return prefix + tokens, is_cut
+
+    # 2) Closed book.
+    tokens = [*tokenizer.start_ids, *prompt_ids(tokenizer, prompt, opens=True)]
+    _check_fits(len(tokens), max_length, f"prompt {prompt[:40]!r}")
+    return tokens, passage is not None
 
 
 def shared_sequences(
@@ -153,29 +192,32 @@ def _groups(
 def _whole_prefix(tokenizer: LmTokenizer, passage: str | None) -> list[int]:
     """`<bos>` and the Background, if there is a passage, however long."""
     text = "" if passage is None else tokenizer.opening + background(passage)
-    return [tokenizer.bos_id, *tokenizer.encode(text)]
+    return [*tokenizer.start_ids, *tokenizer.encode(text)]
 
 
-def _prefix(tokenizer: LmTokenizer, passage: str | None, room: int, what: str) -> tuple[list[int], bool]:
+def _prefix(tokenizer: LmTokenizer, passage: str, room: int) -> tuple[list[int] | None, bool]:
     """`<bos>` and the passage in at most `room` tokens, and whether the passage was cut.
 
-    A cut passage keeps the blank line after it, by which the model knows that the question follows. Where
-    not even its first token would fit, the whole Background is left out.
+    None where not even its first token would fit. A cut passage keeps the blank line after it, by which the
+    model knows that the question follows.
     """
-    if room < 1:
-        raise ValueError(
-            f"{what}: expected at most as many tokens as a row holds after <bos>, got {1 - room} more. Raise "
-            "the stage's sequence_length, or leave it out."
-        )
     prefix = _whole_prefix(tokenizer, passage)
-    if passage is None or len(prefix) <= room:
+    if len(prefix) <= room:
         return prefix, False
     # Cut the text, but for the blank line, to what `<bos>` and that line leave.
     end = tokenizer.encode(BACKGROUND_END)
     text = tokenizer.opening + background(passage).removesuffix(BACKGROUND_END)
-    text_room = max(0, room - 1 - len(end))
+    text_room = max(0, room - len(tokenizer.start_ids) - len(end))
     cut_text = tokenizer.encode(text)[:text_room]
     label = tokenizer.encode(tokenizer.opening + BACKGROUND_START)
     if len(cut_text) <= len(label):
-        return [tokenizer.bos_id], True
-    return [tokenizer.bos_id, *cut_text, *end], True
+        return None, True
+    return [*tokenizer.start_ids, *cut_text, *end], True
+
+
+def _check_fits(num_tokens: int, max_length: int, what: str) -> None:
+    if num_tokens > max_length:
+        raise ValueError(
+            f"{what}: expected at most the {max_length} tokens that a row holds, got {num_tokens}. Raise the "
+            "stage's sequence_length, or leave it out."
+        )

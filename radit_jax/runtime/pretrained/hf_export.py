@@ -147,9 +147,12 @@ def _check_tokenizer(folder: epath.Path, tokenizer: Tokenizer, config: DecoderCo
 
 
 def _adding_specials(tokenizer: Tokenizer, config: DecoderConfig | BertConfig) -> Tokenizer:
-    """A copy that adds `<bos>`, or `[CLS]` and `[SEP]`, by itself, as others expect of a tokeniser."""
+    """A copy that adds `<bos>`, if any, or `[CLS]` and `[SEP]` by itself, as others expect of a tokeniser."""
     hf = copy.deepcopy(tokenizer.hf)
-    before, after = tokenizer.marks if isinstance(config, BertConfig) else ([tokenizer.bos_id], [])
+    if isinstance(config, BertConfig):
+        before, after = tokenizer.marks
+    else:
+        before, after = list(tokenizer.start_ids), []
     # `$A` is the text in tokenizers' templates.
     template = ["$A"]
     template[:0] = hf.convert_ids_to_tokens(before)

@@ -178,11 +178,12 @@ def check_tokenizer(tokenizer: Tokenizer, config: DecoderConfig | BertConfig, wh
             f"{where}: expected at most {config.vocab_size} ids, for which the network has embeddings, got a "
             f"tokeniser of {tokenizer.highest_id + 1}. Take both from one checkpoint."
         )
-    specials = ("bos", "eos") if isinstance(config, DecoderConfig) else ("cls", "sep")
+    # A decoder need not read a `<bos>`.
+    specials = ("eos",) if isinstance(config, DecoderConfig) else ("cls", "sep")
     missing = [name for name in specials if getattr(tokenizer, f"{name}_id") is None]
     if missing:
         raise ValueError(
-            f"{where}: expected a tokeniser with a {missing[0]} token, which a "
+            f"{where}: expected a tokeniser with the special token {missing[0]}, which a "
             f"{type(config).__name__.removesuffix('Config')} reads, got one without. Take both from one "
             "checkpoint."
         )

@@ -3,8 +3,11 @@
 Language models and encoders share one class. Special tokens are added by id, never by a tokeniser's
 post-processor, because checkpoints disagree on when theirs acts.
 
+A text begins with `<bos>` where its checkpoint reads one: LLaMA's, Mistral's and Gemma's do, Qwen's and
+SmolLM's read none.
+
 LLaMA 1 and 2 read a space before every text. Most texts here continue another text, without a space. So
-`encode` adds none, whatever the checkpoint's settings; `opening` is the space for the text after `<bos>`.
+`encode` adds none, whatever the checkpoint's settings; `opening` is the space for the text that begins.
 What is saved is the checkpoint's own tokeniser: its ids of a text are the ids here of `opening` + text.
 """
 
@@ -34,6 +37,7 @@ ENCODER_SPECIALS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+BEGINNINGS = ("<s>", "<bos>", "<|begin_of_text|>")  # names of a bos token that begins every text
 REMEMBERED = 4096  # texts whose ids are cached: a passage returns with every question that retrieves it
 
 
@@ -44,8 +48,8 @@ class Tokenizer:
     to LLaMA's 32,000, are `hf`'s alone: no text has them here, and no answer ends with them. `declared` is
     what a checkpoint says of special ids (`hf_config.read_declared`).
 
-    `pad_id`, `bos_id`, `eos_id`, `cls_id` and `sep_id` are ids of special tokens. `bos_id` is None in an
-    encoder's tokeniser, `cls_id` in a language model's.
+    `pad_id`, `bos_id`, `eos_id`, `cls_id` and `sep_id` are ids of special tokens. `bos_id` is None where no
+    text begins with one, as in an encoder's tokeniser; `cls_id` is None in a language model's.
     """
 
     def __init__(
@@ -65,7 +69,7 @@ class Tokenizer:
         self._num_embeddings = num_embeddings
         self._rust, self.opening = without_prefix(rust, num_embeddings)
         self.pad_id: int = self._known(self.hf.pad_token_id) or 0
-        self.bos_id: int = self._special("bos")
+        self.bos_id: int | None = self._beginning()
         self.eos_id: int = self._special("eos")
         self.cls_id: int = self._known(self.hf.cls_token_id)
         self.sep_id: int = self._known(self.hf.sep_token_id)
@@ -90,6 +94,26 @@ class Tokenizer:
         if number is not None:
             return number
         return next(iter(self._declared(name)), None)
+
+    def _beginning(self) -> int | None:
+        """The id of the bos token, if texts begin with it."""
+        number = self._special("bos")
+        if number is None:
+            return None
+        # Checkpoints disagree on when a post-processor acts, so it is enough that the token is named so.
+        first_ids = self.hf.backend_tokenizer.encode("a").ids[:1]
+        is_named_so = self.hf.convert_ids_to_tokens(number) in BEGINNINGS
+        return number if is_named_so or first_ids == [number] else None
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """The ids before the first text: `<bos>`, or none."""
+        return () if self.bos_id is None else (self.bos_id,)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids after an answer that is learnt: `<eos>`."""
+        return (self.eos_id,)
 
     @functools.cached_property
     def marks(self) -> tuple[list[int], list[int]]:
@@ -168,6 +192,12 @@ class Tokenizer:
                 heads[number] = head
         return heads
 
+    @property
+    def special_names(self) -> dict[int, str]:
+        """The special tokens by their ids, which `decode` leaves out."""
+        added = self._rust.get_added_tokens_decoder()
+        return {number: token.content for number, token in added.items() if token.special}
+
     # -- encode and decode --
 
     def encode(self, text: str) -> list[int]:
@@ -177,9 +207,10 @@ class Tokenizer:
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._rust.encode(text, add_special_tokens=False).ids)
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a text's beginning as a language model reads it: after `<bos>`."""
-        return [self.bos_id, *self.encode(self.opening + text)]
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """The ids of a prompt that nothing is before, as a language model reads it: after `<bos>`, if any."""
+        ids, _ = self.encode_pair(self.opening + prompt, "")
+        return [*self.start_ids, *ids]
 
     def encode_pair(self, prompt: str, answer: str) -> tuple[list[int], int]:
         """The ids of `prompt + answer` as one text, and the number of ids of the prompt.

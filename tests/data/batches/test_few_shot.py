@@ -8,7 +8,7 @@ from radit_jax.data.batches.few_shot import Shot, few_shot_prompt
 class Letters:
     """A token per character, so that a prompt can be read."""
 
-    bos_id, eos_id, opening = 0, 1, ""
+    start_ids, end_ids, opening = (0,), (1,), ""
 
     def encode(self, text):
         return [ord(letter) for letter in text]
@@ -32,7 +32,7 @@ OWN = "Background: Here\n\nQ: 4\nA:"
 
 def prompt(max_length):
     made = few_shot_prompt(LETTERS, (FAR, MIDDLE, NEAR), "Here", "Q: 4\nA:", max_length=max_length)
-    assert made.tokens[0] == LETTERS.bos_id
+    assert made.tokens[:1] == list(LETTERS.start_ids)
     assert len(made.tokens) <= max_length
     return LETTERS.decode(made.tokens[1:]), made.shots_dropped, made.truncated
 
@@ -58,13 +58,26 @@ def test_without_room_for_any_shot_the_background_is_cut_and_never_the_question(
     text, dropped, truncated = prompt(len(OWN) - 1)
     assert text.startswith("Background: He") and text.endswith("\n\nQ: 4\nA:")
     assert (dropped, truncated) == (3, True)
-    with pytest.raises(ValueError, match="expected at most as many tokens as a row holds after <bos>, got"):
+    with pytest.raises(ValueError, match="prompt .*: expected at most the 4 tokens that a row holds, got 8"):
         prompt(4)
 
 
 def test_without_shots_it_is_the_plain_prompt():
     made = few_shot_prompt(LETTERS, (), None, "Q: 4\nA:", max_length=50)
     assert made == ([0, *LETTERS.encode("Q: 4\nA:")], 0, False)
+
+
+class Startless(Letters):
+    """Whose model reads nothing before a text, as Qwen's."""
+
+    start_ids = ()
+
+
+def test_without_a_bos_the_farthest_shot_is_the_first_text():
+    made = few_shot_prompt(Startless(), (FAR, MIDDLE, NEAR), "Here", "Q: 4\nA:", max_length=WHOLE - 1)
+    assert LETTERS.decode(made.tokens) == "".join(TEXTS) + OWN and not made.shots_dropped
+    made = few_shot_prompt(Startless(), (FAR, MIDDLE, NEAR), "Here", "Q: 4\nA:", max_length=WHOLE - 2)
+    assert LETTERS.decode(made.tokens) == "".join(TEXTS[1:]) + OWN and made.shots_dropped == 1
 
 
 class Opened(Letters):

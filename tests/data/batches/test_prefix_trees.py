@@ -20,7 +20,7 @@ from radit_jax.runtime.pretrained.tokenizer_training import train_bpe
 class Words:
     """A tokeniser of words and line ends, which keeps what it saw so that a test can read tokens."""
 
-    bos_id, eos_id, opening = 0, 1, ""
+    start_ids, end_ids, opening = (0,), (1,), ""
 
     def __init__(self):
         self.words = ["<bos>", "<eos>"]
@@ -91,7 +91,9 @@ def test_a_background_gives_way_from_its_end_and_keeps_its_blank_line(max_length
 
 def test_a_question_that_does_not_fit_even_alone_is_an_error_that_names_it():
     assert fits(Words(), EXAMPLE, 10) and not fits(Words(), EXAMPLE, 9)
-    with pytest.raises(ValueError, match="example e1: expected .*, got 1 more.*sequence_length"):
+    with pytest.raises(
+        ValueError, match="example e1: expected at most the 8 tokens that a row holds, got 9.*sequence_length"
+    ):
         lm_sequence(Words(), PASSAGE, EXAMPLE, max_length=8, terminator=False)
 
 
@@ -215,3 +217,45 @@ def test_an_input_is_what_llamas_own_tokeniser_makes_of_its_text(shared_data, tm
         assert ids == [tokenizer.bos_id, *theirs, tokenizer.eos_id]
         predicted = sequence.continuations[0].tokens[sequence.continuations[0].weights > 0]
         assert tokenizer.decode(predicted) == answer
+
+
+class Startless(Words):
+    """Whose model reads nothing before a text, as Qwen's."""
+
+    start_ids = ()
+
+
+def test_without_a_bos_the_first_token_is_that_of_the_text():
+    tokenizer = Startless()
+    tree, truncated = lm_sequence(tokenizer, PASSAGE, EXAMPLE, max_length=16, terminator=False)
+    assert text_of(tokenizer, tree) == ["Background: Emma is a novel\n\n", "Q: who?\nA: Jane Austen"]
+    assert not truncated
+    closed, _ = lm_sequence(tokenizer, None, EXAMPLE, max_length=8, terminator=False)
+    assert text_of(tokenizer, closed) == ["", "Q: who?\nA: Jane Austen"]
+    assert closed.continuations[0].weights.tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
+    assert fits(tokenizer, EXAMPLE, 9) and not fits(tokenizer, EXAMPLE, 8)
+    assert (
+        prompt_tokens(tokenizer, None, EXAMPLE.prompt, max_length=6)[0]
+        == closed.continuations[0].tokens[:6].tolist()
+    )
+
+
+def test_a_token_that_nothing_is_before_is_no_target():
+    example = Example("e", "query", "", "Jane Austen wrote")
+    for tokenizer, weights in ((Words(), [1, 1, 1, 1]), (Startless(), [0, 1, 1, 1])):
+        tree, _ = lm_sequence(tokenizer, None, example, max_length=9, terminator=True)
+        assert tree.continuations[0].weights.tolist() == weights
+        (shared,) = trees_of(tokenizer, [example, example], passage=None, max_length=9)
+        assert [part.weights.tolist() for part in shared.sequence.continuations] == [weights[:-1]] * 2
+        tree, _ = lm_sequence(tokenizer, PASSAGE, example, max_length=99, terminator=True)
+        assert tree.continuations[0].weights.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", [Words, Opened, Startless])
+def test_an_example_whose_background_is_left_out_whole_is_closed_book(kind):
+    tokenizer = kind()
+    closed, _ = lm_sequence(tokenizer, None, EXAMPLE, max_length=11, terminator=True)
+    tree, truncated = lm_sequence(tokenizer, PASSAGE, EXAMPLE, max_length=11, terminator=True)
+    assert truncated and text_of(tokenizer, tree) == text_of(tokenizer, closed)
+    prompt, also = prompt_tokens(tokenizer, PASSAGE, EXAMPLE.prompt, max_length=9)
+    assert also and prompt == prompt_tokens(tokenizer, None, EXAMPLE.prompt, max_length=9)[0]

@@ -24,7 +24,7 @@ FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "raw"
 class Bytes:
     """A tokeniser whose tokens are UTF-8 bytes, so that a span's length is its text's."""
 
-    bos_id, eos_id, opening = 256, 257, ""
+    start_ids, end_ids, opening = (256,), (257,), ""
 
     def encode(self, text):
         return list(text.encode())

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import families
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +76,17 @@ def test_a_language_model_in_transformers_has_our_logits(language_model, tmp_pat
     with torch_in_float64():
         expected = torch_model_in_float64(theirs)(ids).logits.numpy()
     assert_exact(logits_of(language_model, ids), expected)
+
+
+@pytest.mark.parametrize("family", ["gemma", "qwen", "smollm", "llama3"])
+def test_an_exported_tokeniser_begins_a_text_as_ours_does(lm, tmp_path, family):
+    tokenizer = Tokenizer(getattr(families, family)())
+    module = DecoderLm(dataclasses.replace(lm.module.config, vocab_size=tokenizer.vocab_size))
+    model = Model(module, random_params(module, jnp.zeros((1, 4), jnp.int32)), tokenizer)
+    export_hf(tmp_path, model)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs("Q: Where?\nA:")["input_ids"] == tokenizer.encode_prompt("Q: Where?\nA:")
+    assert radit_jax.load(str(tmp_path))[2].start_ids == tokenizer.start_ids
 
 
 def test_a_language_model_in_transformers_continues_as_ours_does(lm, lm64, tmp_path):

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import families
 import pytest
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from radit_jax.config import BertConfig, DecoderConfig, checkpoint_folder
@@ -137,47 +138,40 @@ def llama(shared_data, tmp_path_factory):
     return load_tokenizer(folder)
 
 
-# What Llama 3 splits text at: contractions, words with one sign before them, three digits, signs with the
-# line ends behind them, white space.
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-@pytest.fixture(scope="module")
-def llama3(tmp_path_factory):
-    """A small tokeniser of Llama 3's kind, which puts `<|begin_of_text|>` in by itself."""
-    rust = tokenizers.Tokenizer(models.BPE(ignore_merges=True))
-    rust.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    rust.decoder = decoders.ByteLevel()
-    specials = ["<|begin_of_text|>", "<|end_of_text|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=specials,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    rust.train_from_iterator([*TEXTS, "Q: Where?\nA:\nParis\n\n  \n  Lyon"] * 4, trainer)
-    bos = processors.TemplateProcessing(
-        single=f"{specials[0]} $A", special_tokens=[(specials[0], rust.token_to_id(specials[0]))]
-    )
-    rust.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), bos])
-    folder = tmp_path_factory.mktemp("llama3")
-    PreTrainedTokenizerFast(
-        tokenizer_object=rust, bos_token=specials[0], eos_token=specials[1]
-    ).save_pretrained(folder)
+@pytest.fixture(scope="module", params=["llama", "llama3", "gemma", "qwen", "smollm"])
+def family(request, tmp_path_factory):
+    """A tokeniser of each kind, as a checkpoint's folder holds it."""
+    if request.param == "llama":
+        return request.getfixturevalue("llama")
+    folder = tmp_path_factory.mktemp(request.param)
+    getattr(families, request.param)().save_pretrained(folder)
     return load_tokenizer(folder)
 
 
-@pytest.fixture(params=["llama", "llama3"])
-def family(request):
-    return request.getfixturevalue(request.param)
+@pytest.fixture(scope="module")
+def llama3():
+    return Tokenizer(families.llama3())
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma", "qwen", "smollm"])
+def test_a_text_begins_as_its_checkpoints_tokeniser_begins_it(name, tmp_path):
+    theirs = getattr(families, name)()
+    theirs.save_pretrained(tmp_path)
+    ours = load_tokenizer(tmp_path)
+    for text in (*families.TEXTS[:4], "", "\n\nQ", "  two  spaces\n\n\n"):
+        assert ours.encode_prompt(text) == theirs(text)["input_ids"]
+        assert ours.decode(ours.encode(text)) == text
+    begins = {"llama3": "<|begin_of_text|>", "gemma": "<bos>"}.get(name)
+    assert ours.start_ids == ((theirs.convert_tokens_to_ids(begins),) if begins else ())
+    assert ours.bos_id == (ours.start_ids[0] if begins else None)
+
+
+def test_a_bos_that_only_the_config_declares_begins_no_text():
+    """Qwen's config.json declares `<|endoftext|>`, which its tokeniser puts before no text."""
+    declared = {"config": {"bos_token_id": 0, "eos_token_id": 2}}
+    tokenizer = Tokenizer(families.qwen(), None, declared)
+    assert tokenizer.bos_id is None and tokenizer.start_ids == ()
+    assert tokenizer.end_ids == tokenizer.eos_ids == (2,)
 
 
 @pytest.mark.parametrize("answer", [" Paris", " 1984", "1984", "\nParis", "été", " été", "Paris", " 東京"])
@@ -224,18 +218,31 @@ def test_the_space_that_llama_reads_before_a_text_stands_at_the_opening_alone(ll
 
 
 def test_special_tokens_are_put_in_by_id_alone(family):
-    assert family.bos_id not in family.encode("Paris")
-    assert family.eos_id not in family.encode("<s> </s> <|end_of_text|>")
-    assert family.encode("<s> </s> <|end_of_text|>") != []
+    names = "<s> </s> <eos> <|im_end|> <|eot_id|> <|endoftext|>"
+    special = {family.bos_id, family.eos_id}
+    assert family.encode("Paris") and not special & set(family.encode("Paris"))
+    assert family.decode(family.encode(names)) == names and not special & set(family.encode(names))
 
 
-def test_every_piece_with_a_newline_ends_an_answer(llama, llama3):
+def test_every_piece_with_a_newline_ends_an_answer(family):
+    """`.\\n` is a piece in vocabularies of bytes; SentencePiece may have runs of line ends, and a byte."""
+    assert family.stop_ids[: len(family.eos_ids)] == family.eos_ids
+    with_newline = {n for n in range(family.vocab_size) if "\n" in family.decode([n])}
+    assert set(family.stop_ids) - set(family.eos_ids) == with_newline
+    for number in with_newline:
+        head = family.decode([number]).partition("\n")[0]
+        assert bool(head.strip()) == (number in family.closing_ids)
+
+
+def test_the_newlines_of_each_kind(llama, llama3):
     assert (llama.stop_ids, llama.closing_ids) == ((2, 13), ())
-    assert llama3.stop_ids[0] == llama3.eos_id
-    closing = {llama3.decode([number]) for number in llama3.closing_ids}
-    alone = {llama3.decode([number]) for number in set(llama3.stop_ids[1:]) - set(llama3.closing_ids)}
-    assert {"\n", "\n\n"} <= alone and not any(text.strip() for text in alone)
-    assert ".\n" in closing and all(text.partition("\n")[0].strip() for text in closing)
+    assert {".\n", ":\n"} <= {llama3.decode([number]) for number in llama3.closing_ids}
+    gemma, qwen = Tokenizer(families.gemma()), Tokenizer(families.qwen())
+    pieces = gemma.hf.convert_ids_to_tokens(gemma.stop_ids)
+    assert pieces[0] == "<eos>" and {"<0x0A>", "\n", "\n\n", "\n\n\n"} <= set(pieces)
+    assert gemma.closing_ids == ()
+    assert {"Ċ", "ĊĊ", "čĊ", ".Ċ", ":Ċ"} <= set(qwen.hf.convert_ids_to_tokens(qwen.stop_ids))
+    assert {".Ċ", ".ĊĊ", ":Ċ"} <= set(qwen.hf.convert_ids_to_tokens(qwen.closing_ids))
 
 
 def test_a_piece_of_text_and_newline_closes_an_answer():
@@ -283,6 +290,11 @@ LLAMA = DecoderConfig(320, hidden_size=8, num_layers=1, num_heads=1, num_kv_head
 BERT = BertConfig(128, hidden_size=8, num_layers=1, num_heads=1, ffn_size=8)
 
 
+def test_a_decoder_needs_no_bos_and_may_have_embeddings_without_a_piece():
+    qwen = Tokenizer(families.qwen())
+    check_tokenizer(qwen, replace(LLAMA, vocab_size=qwen.vocab_size + 20), "here")
+
+
 def test_a_tokenizer_that_does_not_fit_its_network_is_refused(bpe, wordpiece):
     check_tokenizer(bpe, LLAMA, "here")
     check_tokenizer(wordpiece, BERT, "here")
@@ -296,9 +308,9 @@ def test_a_tokenizer_that_does_not_fit_its_network_is_refused(bpe, wordpiece):
         ValueError, match=r"here: expected at most \d+ ids, for which the network has embeddings"
     ):
         check_tokenizer(bpe, small, "here")
-    with pytest.raises(ValueError, match="expected a tokeniser with a bos token, which a Decoder reads"):
+    with pytest.raises(ValueError, match="a tokeniser with the special token eos, which a Decoder reads"):
         check_tokenizer(wordpiece, LLAMA, "here")
-    with pytest.raises(ValueError, match="expected a tokeniser with a cls token, which a Bert reads"):
+    with pytest.raises(ValueError, match="a tokeniser with the special token cls, which a Bert reads"):
         check_tokenizer(bpe, replace(BERT, vocab_size=320), "here")
 
 
