@@ -21,7 +21,7 @@ from fuzzing import Files, Reader
 import radit_jax
 from radit_jax import ask, config, plan, show, train
 from radit_jax.config import Folder
-from radit_jax.data.artifacts import corpus
+from radit_jax.data.artifacts import corpus, scores_file
 from radit_jax.data.eval_tasks.registry import EVAL_TASKS
 from radit_jax.data.finetuning.datasets import DATASETS, read_items
 from radit_jax.data.readers import documents, questions
@@ -131,6 +131,28 @@ def read_documents(form: str, name: str) -> Callable[[pathlib.Path], None]:
 
 def read_questions(name: str) -> Callable[[pathlib.Path], None]:
     return lambda path: demand_text(list(questions.read_questions(epath.Path(path) / name)))
+
+
+SCORES = {
+    "scores.jsonl": lines(
+        {
+            "id": "q1",
+            "query": WHO,
+            "answer": " Mara",
+            "chunk_ids": ["a", "b"],
+            "answer_log_probs": [-1.5, 0],
+            "no_chunk_log_prob": -2.25,
+            "answer_token_count": 2,
+            "token_counts": [7, 9],
+            "truncated": [False, True],
+            "scorer": "llama",
+        }
+    )
+}
+
+
+def read_scores(path: pathlib.Path) -> None:
+    demand_text(list(scores_file.read_scores(path / "scores.jsonl")))
 
 
 def read_folder(path: pathlib.Path) -> None:
@@ -415,6 +437,7 @@ READERS: dict[str, Reader] = {
     ),
     "questions-beir": Reader(lambda: BEIR, read_questions("qrels/test.tsv"), 60),
     "folder": Reader(lambda: FOLDER, read_folder, 40),
+    "scores": Reader(lambda: SCORES, read_scores, 60),
     **{
         f"dataset-{name}": Reader(functools.partial(fixtures, name), read_dataset(name), 20)
         for name in DATASETS

@@ -8,7 +8,7 @@ export/hf/lm/                                 for transformers and vLLM
 export/hf/lm_adapter/                         LM-ft's adapters for PEFT, where it trained adapters
 export/hf/query_encoder/  hf/chunk_encoder/   for transformers and sentence-transformers
 export/runs/{base,r_ft}.trec  qrels.trec      what both query encoders retrieve for the evaluated questions
-export/lsr_scores.jsonl                       Eq. 4's scores, for FlagEmbedding
+export/lsr_scores.jsonl                       Eq. 4's scores, for another run and FlagEmbedding
 """
 
 import functools
@@ -21,13 +21,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
 
 from radit_jax.config import EvaluateConfig, ExportConfig, MeshConfig
 from radit_jax.data.artifacts.corpus import SPLITS, Chunks, Corpus
 from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
-from radit_jax.data.records import Chunk
+from radit_jax.data.artifacts.scores_file import score_records
 from radit_jax.method import losses
 from radit_jax.retrieval.index import index_files
 from radit_jax.retrieval.search import Searcher, tuned_inputs
@@ -39,10 +38,9 @@ from radit_jax.runtime.pretrained.model_io import Model, load_model, save_model
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.text.card import Origin, model_card
-from radit_jax.text.exchange import flag_embedding, trec_qrels, trec_run
+from radit_jax.text.exchange import trec_qrels, trec_run
 
 MODELS = ("lm", "query_encoder", "chunk_encoder")
-BLOCK = 1000  # examples whose passages are in memory together
 
 
 def run(
@@ -128,6 +126,11 @@ def _origins(inputs: StageInputs) -> list[Origin]:
     for role, fields in recorded.items():
         models.append(Origin(**fields) if fields else Origin(role, "trained from scratch", "none"))
 
+    # Labels may come from another model than the run's own.
+    labels = inputs["scores"].manifest.get("origin")
+    if labels and labels["name"] != (recorded["language model"] or {}).get("name"):
+        models.append(Origin(**labels)._replace(role="labels"))
+
     # A licence lies in the folder of the data, next to their files.
     corpus = inputs["corpus"].manifest
     data = corpus.get("settings", {}).get("data", {})
@@ -155,7 +158,7 @@ def _write_runs(
     searchers = {"base": base, "r_ft": base.tuned(inputs, mesh)}
     for tag, searcher in searchers.items():
         chunk_rows, scores = searcher.search(texts, depth)
-        chunk_at = _chunks_at(corpus.chunks, chunk_rows)
+        chunk_at = corpus.chunks.by_row(chunk_rows)
         lines = []
         for question, rows, row_scores in zip(questions, chunk_rows.tolist(), scores.tolist(), strict=True):
             ids = [chunk_at[row].id for row in rows]
@@ -166,41 +169,27 @@ def _write_runs(
     output.write("runs/qrels.trec", "".join(qrels).encode())
 
 
-def _chunks_at(chunks: Chunks, rows: Int[np.ndarray, "Q K"]) -> dict[int, Chunk]:
-    """Each of the chunks at `rows` once, by its row; −1 is no chunk."""
-    real_rows = np.unique(rows[rows >= 0])
-    return dict(zip(real_rows.tolist(), chunks.take(real_rows), strict=True))
-
-
 def _write_lsr_scores(
     inputs: StageInputs, output: TopLevelFolder, form: losses.LmScoreForm, tau: float
 ) -> None:
-    """Eq. 4's scores before the softmax, of every training example and its chunks."""
+    """Eq. 4's scores before the softmax, of every training example and its chunks (`scores_file`)."""
 
     def write() -> None:
         # A line at a time: the passages of all examples may be more than fits into memory.
         with (output.path / "lsr_scores.jsonl").open("w") as file:
-            for row in _lsr_rows(inputs, form, tau):
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            for record in _lsr_records(inputs, form, tau):
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     processes.on_process_zero("lsr_scores.jsonl", write)
     output.commit("lsr_scores.jsonl")
 
 
-def _lsr_rows(inputs: StageInputs, form: losses.LmScoreForm, tau: float) -> Iterator[dict[str, Any]]:
-    """FlagEmbedding's record of each example, a block's passages in memory at a time."""
-    # The exponents of Eq. 4; a softmax over an example's chunks makes p_LSR of them.
+def _lsr_records(inputs: StageInputs, form: losses.LmScoreForm, tau: float) -> Iterator[dict[str, Any]]:
+    """The line of each example, with the exponents of Eq. 4: a softmax makes p_LSR of them."""
     retrieved = Retrieved.load(inputs["retrieved"], "train")
     scores = Scores.load(inputs["scores"])
     log_probs = jnp.asarray(scores.answer_log_probs)
     token_counts = jnp.asarray(scores.answer_token_counts)
     exponents = np.asarray(losses.lm_score(log_probs, token_counts, form=form)) / tau
-    chunks = Chunks(inputs["corpus"])
-    for start in range(0, len(exponents), BLOCK):
-        block = scores.chunk_rows[start : start + BLOCK]
-        chunk_at = _chunks_at(chunks, block)
-        for number, rows in enumerate(block, start):
-            is_chunk = rows >= 0
-            passages = [chunk_at[row].passage for row in rows[is_chunk].tolist()]
-            query = retrieved.examples[number].query
-            yield flag_embedding(query, passages, exponents[number][is_chunk].tolist())
+    scorer = inputs["scores"].manifest.get("scorer", "unknown")  # an earlier version did not say
+    return score_records(retrieved, scores, exponents, Chunks(inputs["corpus"]), scorer)

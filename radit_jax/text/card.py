@@ -28,7 +28,7 @@ ASKS = {
 class Origin(NamedTuple):
     """Something that a model was made of."""
 
-    role: str  # "language model", "query encoder", "chunk encoder", "data"
+    role: str  # "language model", "query encoder", "chunk encoder", "labels", "data"
     name: str
     licence: str  # its short name in lower case; empty where none was found
     source: str = ""  # where the licence was found; empty for this program's own words

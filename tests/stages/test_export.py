@@ -11,8 +11,10 @@ from small import CHUNKS, QUESTIONS
 
 import radit_jax
 from radit_jax.config import EvaluateConfig, ExportConfig, LoraConfig, MeshConfig
+from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
+from radit_jax.data.artifacts.scores_file import import_scores
 from radit_jax.data.batches.examples import question_example
 from radit_jax.models.lora import init_adapters
 from radit_jax.runtime.pretrained.hf_export import ADAPTERS, export_peft
@@ -57,8 +59,11 @@ def tuned(inputs, lm, searcher, tmp_path_factory):
     Retrieved(EXAMPLES, ROWS, np.zeros(ROWS.shape, np.float32)).save(folders["retrieved"], "train")
     SCORES.save(folders["scores"])
     folders["evaluated"].write_json("results.json", RESULTS)
+    labels = {"role": "language model", "name": "a/labeller", "licence": "mit", "source": "its page"}
+    folders["scores"].finish(scorer="a/labeller", origin=labels)
     for folder in folders.values():
-        folder.finish()
+        if not folder.complete:
+            folder.finish()
     return {**inputs, **folders, "base_lm": inputs["lm"]}
 
 
@@ -151,22 +156,28 @@ def test_runs_are_of_the_test_questions_where_evaluate_has_a_split_that_only_tas
 
 def test_lsr_scores_are_eq_4_before_its_softmax(whole):
     rows = [json.loads(line) for line in (whole.path / "lsr_scores.jsonl").read_text().splitlines()]
-    assert rows[0] == {
-        "query": QUESTIONS["train"][0].question,
-        "pos": [CHUNKS[1].passage],  # -2 / 2 tokens / 0.25
-        "neg": [CHUNKS[0].passage, CHUNKS[2].passage],
-        "pos_scores": [-4.0],
-        "neg_scores": [-8.0, -16.0],
-    }
+    assert rows[0]["query"] == QUESTIONS["train"][0].question
+    assert rows[0]["pos"] == [CHUNKS[1].passage]  # -2 / 2 tokens / 0.25
+    assert rows[0]["neg"] == [CHUNKS[0].passage, CHUNKS[2].passage]
+    assert (rows[0]["pos_scores"], rows[0]["neg_scores"]) == ([-4.0], [-8.0, -16.0])
     # The third place holds no chunk.
     assert rows[1]["pos"] == [CHUNKS[3].passage] and rows[1]["neg"] == [CHUNKS[1].passage]
     assert rows[1]["pos_scores"] == [-2.0] and rows[1]["neg_scores"] == [-4.0]
+
+
+def test_another_run_reads_the_exported_scores(whole, tuned):
+    retrieved, chunks = Retrieved.load(tuned["retrieved"], "train"), Corpus(tuned["corpus"]).chunks
+    scores, facts = import_scores(whole.path / "lsr_scores.jsonl", retrieved, chunks)
+    np.testing.assert_array_equal(scores.answer_log_probs, SCORES.answer_log_probs)
+    np.testing.assert_array_equal(scores.answer_token_counts, SCORES.answer_token_counts)
+    assert facts["scorer"] == "a/labeller"
 
 
 def test_the_card_has_the_results_and_what_the_models_were_made_of(whole):
     card = (whole.path / "README.md").read_text()
     assert "| radit | 0.500 [0.250, 0.750] |" in card
     assert "| language model | trained from scratch |" in card
+    assert "| labels | a/labeller | mit (by its page)" in card
     assert (whole.path / "hf" / "lm" / "README.md").read_text() == card
 
 

@@ -219,6 +219,11 @@ class Chunks:
             chunk_of.update(zip(rows_in_file.tolist(), chunks, strict=True))
         return [chunk_of[row] for row in asked.tolist()]
 
+    def by_row(self, rows: Int[np.ndarray, "*axes"]) -> dict[int, Chunk]:
+        """Each of the chunks at `rows` once, by its row; −1 is no chunk."""
+        real_rows = np.unique(rows[rows >= 0])
+        return dict(zip(real_rows.tolist(), self.take(real_rows), strict=True))
+
     def _read(self, file: int, places: list[int]) -> list[Chunk]:
         """The records of a file at `places`."""
         try:
