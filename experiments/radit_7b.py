@@ -19,7 +19,14 @@ ours. Ours, where it is silent or cannot be had here: AdamW with β 0.9 and 0.95
 1; computing in bfloat16 over float32 parameters and optimiser, layers again in the backward pass; R-ft's
 decay is linear, and its epoch is that of 900,000 corpus examples and the 5 % of tasks beside them; the
 labels come from the base model of this size, where the paper has 65B's; lengths of rows and texts in
-`score`, `evaluate` and the retriever; batches that only make things fast.
+`score`, `evaluate` and the retriever; batches that only make things fast. Labels of 65B:
+
+    python -m radit_jax.train --stage=all --experiment=experiments/radit_7b.py \\
+        --set score.language_model=hub:huggyllama/llama-65b
+
+or, where a run of 65B with the same data has exported its scores (`--set export.lsr_scores=true`),
+
+        --set score.language_model=runs/radit_65b/export/lsr_scores.jsonl
 """
 
 from radit_jax.config import (

@@ -151,6 +151,7 @@ def execute(run: Run, kind: str) -> None:
     if missing:
         processes.on_process_zero("the checkpoints", run.check_checkpoints)
         processes.on_process_zero("the tasks", lambda: run.check_tasks(missing))
+        processes.on_process_zero("the scores", lambda: run.check_scores(missing))
         prepare_jax(run.workdir)
     for stage in missing:
         run.check_corpus()
@@ -218,7 +219,9 @@ def print_plan(run: Run, kind: str) -> None:
 
     # Raise the errors that a run would begin with.
     run.check_checkpoints()
-    run.check_tasks(run.stages[name] for name in sorted(missing))
+    would_run = [run.stages[name] for name in sorted(missing)]
+    run.check_tasks(would_run)
+    run.check_scores(would_run)
 
 
 def prune(run: Run) -> None:

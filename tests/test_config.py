@@ -207,6 +207,11 @@ def test_a_batch_is_taken_in_equal_parts() -> None:
         ("lm_ft.optimizer.end_lr=1", "lm_ft.optimizer.end_lr: expected at most peak_lr 0.001, got 1.0"),
         ("base.lm.optimizer.name=muon", "base.lm.optimizer.adam_lr: expected x > 0 with name='muon', got 0"),
         ("evaluate.max_new_tokens=512", "evaluate.max_new_tokens: expected less than .* 512, got 512"),
+        (
+            "score.language_model=lm-ft",
+            r"score.language_model: expected base or lm_ft, a checkpoint or a file of scores \(.jsonl\), got "
+            r"'lm-ft'. Write ./lm-ft for a folder",
+        ),
         ("mesh.tensor=0", "mesh.tensor: expected 1 or more, or -1 for what is left, got 0"),
     ],
 )
@@ -237,3 +242,29 @@ def test_an_experiment_that_fails_says_where(tmp_path: pathlib.Path, text: str, 
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(ValueError, match=rf"mine\.py.*{message}"):
         config.load_experiment(str(tmp_path / "mine.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint", "file"),
+    [
+        ("base", "", ""),
+        ("lm_ft", "", ""),
+        ("./base", "./base", ""),
+        ("hub:huggyllama/llama-65b", "hub:huggyllama/llama-65b", ""),
+        ("package:llama/folder", "package:llama/folder", ""),
+        ("runs/65b/scores.jsonl.gz", "", "runs/65b/scores.jsonl.gz"),
+        ("model.gguf", "model.gguf", ""),
+    ],
+)
+def test_labels_come_from_an_own_model_a_checkpoint_or_a_file(name: str, checkpoint: str, file: str) -> None:
+    e = config.override_settings(config.load_experiment(TINY), [f"score.language_model={name}"])
+    config.check_experiment(e)
+    assert (e.score.checkpoint, e.score.file) == (checkpoint, file)
+
+
+def test_candidates_are_not_refreshed_where_scores_are_a_files() -> None:
+    settings = ["score.language_model=./scores.jsonl", "r_ft.refresh_every=9"]
+    with pytest.raises(ValueError, match="^r_ft.refresh_every: expected 0 with scores from a file.*got 9"):
+        config.check_experiment(config.override_settings(config.load_experiment(TINY), settings))
+    settings[0] = "score.language_model=./checkpoint"  # which scores them
+    config.check_experiment(config.override_settings(config.load_experiment(TINY), settings))

@@ -10,8 +10,9 @@ import pytest
 from radit_jax import config, train
 from radit_jax.config import Folder, Instructions, LmConfig, MeshConfig, ProfileConfig
 from radit_jax.config.renamed_settings import with_old_names
-from radit_jax.pipeline.graph import KINDS, Stage, stages
+from radit_jax.pipeline.graph import KINDS, stages
 from radit_jax.pipeline.runner import Run
+from radit_jax.pipeline.stage import Stage
 from radit_jax.runtime.storage.fingerprints import canonical
 from radit_jax.runtime.storage.workdir import Workdir
 
@@ -341,7 +342,11 @@ def test_why_compares_a_role_with_its_own_earlier_run(tmp_path):
 
 
 def test_every_entry_is_a_function_of_its_kinds_module():
-    for stage in stages(with_own_retriever(TINY.base.retriever)).values():
+    tables = (
+        stages(with_own_retriever(TINY.base.retriever)),
+        stages(changed("score.language_model=a.jsonl")),
+    )
+    for stage in (stage for table in tables for stage in table.values()):
         assert stage.entry.partition(":")[0] == stage.kind
         assert callable(stage.function)
 
@@ -505,3 +510,64 @@ def test_how_evaluation_asks_chooses_lm_fts_checkpoint_on_kilt_alone(tmp_path):
         assert "lm_ft" not in changes(f"evaluate.{setting}")
     for setting in ("split=dev", "bootstrap_samples=9", "prompts_per_batch=8"):
         assert "lm_ft" not in changes(f"evaluate.{setting}", *on_kilt)
+
+
+# ---- labels from elsewhere ----
+
+
+def labelled_by(name):
+    return changed(f"score.language_model={name}")
+
+
+def test_a_checkpoint_that_labels_is_a_base_model_whose_content_counts_and_not_its_path(tmp_path):
+    one = folder_of(tmp_path / "one", "weights")
+    copied = shutil.copytree(one, tmp_path / "two")
+    table = stages(labelled_by(one))
+    assert table["base/labeller"].settings["lm"] == LmConfig(checkpoint=one)
+    assert table["base/labeller"].sources == (one,)
+    for name, role in (("score", "lm"), ("r_ft", "lm"), ("retrieve/r_ft", "labeller")):
+        assert table[name].inputs[role] == "base/labeller"
+    before = fingerprints(labelled_by(one), tmp_path / "run")
+    assert fingerprints(labelled_by(copied), tmp_path / "run") == before
+    (copied / "passages.jsonl").write_text("weightz")
+    changed_stages = differing(before, fingerprints(labelled_by(copied), tmp_path / "run"))
+    assert changed_stages == {"base/labeller", *downstream("retrieve/r_ft")}
+    # Of a run that labels with its own model, only what the labels reach is another.
+    plain = fingerprints(TINY, tmp_path / "run")
+    same = {name for name in plain if plain[name] == before[name]}
+    assert same == set(plain) - downstream("retrieve/r_ft")
+
+
+def test_a_labeller_that_is_the_base_checkpoint_is_made_once(tmp_path):
+    path = folder_of(tmp_path / "lm", "weights")
+    e = replace(with_checkpoints(lm=path), score=replace(TINY.score, language_model=path))
+    run = Run(e, Workdir(tmp_path / "run"))
+    assert run.folders["base/labeller"].path == run.folders["base/lm"].path
+
+
+def test_a_file_of_scores_takes_the_place_of_scoring_and_its_content_counts(tmp_path):
+    for name, text in (("one", "{}"), ("two", "{}"), ("three", "{ }")):
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    one, two, three = (
+        fingerprints(labelled_by(tmp_path / f"{name}.jsonl"), tmp_path / "run")
+        for name in ("one", "two", "three")
+    )
+    assert one == two
+    assert differing(two, three) == downstream("score")
+    assert differing(one, fingerprints(TINY, tmp_path / "run")) == downstream("score")
+    table = stages(labelled_by("one.jsonl"))
+    assert "lm" not in table["score"].inputs
+    assert table["r_ft"].inputs["lm"] == "base/lm"  # for development examples, which the file lacks
+
+
+def test_a_wrong_line_of_a_file_of_scores_is_named_before_anything_runs(tmp_path, capsys):
+    scores = tmp_path / "scores.jsonl"
+    scores.write_text('{"id": "a"}\n')
+    options = [f"--workdir={tmp_path / 'w'}", f"--set=score.language_model={scores}"]
+    for more in ([], ["--dry-run"]):
+        assert train.main([*options, *more]) == 1
+        assert "scores.jsonl line 1: expected the fields id, query" in capsys.readouterr().err
+    assert not list((tmp_path / "w").glob("corpus*"))
+    scores.unlink()
+    assert train.main([*options, "--dry-run"]) == 0
+    assert f"missing    {scores}: expected a file or a folder" in capsys.readouterr().out

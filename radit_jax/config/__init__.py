@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 from radit_jax.config.checks import check_experiment, check_shape, checkpoint_folder
+from radit_jax.config.data_settings import Folder, GeneratedWorld, Instructions
 from radit_jax.config.overrides import load_experiment, override_settings
 from radit_jax.config.renamed_settings import CLASSES
 from radit_jax.config.settings import (
@@ -13,10 +14,7 @@ from radit_jax.config.settings import (
     EvaluateConfig,
     Experiment,
     ExportConfig,
-    Folder,
-    GeneratedWorld,
     IndexConfig,
-    Instructions,
     LmConfig,
     LmFtConfig,
     LoraConfig,

@@ -5,17 +5,20 @@ A number's own range is in its type (`ranges.py`); here is what settings ask of 
 
 import importlib.util
 import os
+import re
 
+from radit_jax.config.data_settings import Instructions
 from radit_jax.config.ranges import check_values
 from radit_jax.config.settings import (
+    OWN_LABELLERS,
     BaseConfig,
     EvaluateConfig,
     Experiment,
-    Instructions,
     LmFtConfig,
     LoraConfig,
     OptimizerConfig,
     RFtConfig,
+    ScoreConfig,
 )
 from radit_jax.config.shapes import PROJECTIONS, BertConfig, DecoderConfig
 
@@ -31,6 +34,7 @@ def check_experiment(experiment: Experiment) -> None:
             raise ValueError(f"mesh.{axis}: expected 1 or more, or -1 for what is left, got 0.")
     _check_base(e.base)
     _check_lm_ft(e.lm_ft)
+    _check_score(e.score, e.r_ft)
     _check_r_ft(e.r_ft)
     _check_tasks(e.evaluate)
     _ = e.profile.updates  # raises ValueError where profile.steps has another form
@@ -109,6 +113,21 @@ def _check_lm_ft(lm_ft: LmFtConfig) -> None:
         raise ValueError(
             "lm_ft.select: expected lm_ft.select_folder with kilt_dev, got none. Name the folder of KILT's "
             "development files."
+        )
+
+
+def _check_score(score: ScoreConfig, r_ft: RFtConfig) -> None:
+    # A bare word is a slip: a folder of that name is written with a slash.
+    name = score.language_model
+    if name not in OWN_LABELLERS and not re.search(r"[/:.]", name):
+        raise ValueError(
+            f"score.language_model: expected {' or '.join(OWN_LABELLERS)}, a checkpoint or a file of scores "
+            f"(.jsonl), got {name!r}. Write ./{name} for a folder."
+        )
+    if score.file and r_ft.refresh_every:
+        raise ValueError(
+            "r_ft.refresh_every: expected 0 with scores from a file, which has none of new candidates, got "
+            f"{r_ft.refresh_every}. Set it to 0, or let a model label: score.language_model=base."
         )
 
 

@@ -5,11 +5,11 @@ An experiment is a Python file under `experiments/` with a function `experiment(
 Nothing here imports jax, so that the command line can say what would run without starting an accelerator.
 """
 
-import os
 import re
 from dataclasses import InitVar, dataclass, field, replace
 from typing import Annotated, Literal
 
+from radit_jax.config.data_settings import Folder, GeneratedWorld, Instructions
 from radit_jax.config.ranges import (
     Fraction,
     FractionBelowOne,
@@ -27,10 +27,7 @@ from radit_jax.config.renamed_settings import MovedValue, accept_old_names
 from radit_jax.config.shapes import PROJECTIONS, BertConfig, DecoderConfig, Direction, LmScoreForm, Pooling
 
 Dtype = Literal["float32", "bfloat16"]
-PassagesFormat = Literal["auto", "jsonl", "atlas", "dpr", "kilt", "beir", "text"]
-Quoting = Literal["auto", "csv", "none"]  # of tables; auto refuses what is not clear
 MeshSize = Annotated[int, Range(-1, 1_000_000)]
-Words = Annotated[int, Range(2, 100_000)]  # a chunk has fewer
 TextLength = Annotated[int, Range(3, 10_000_000)]  # tokens; the two at a text's ends leave one of its own
 
 
@@ -70,72 +67,6 @@ class MeshConfig(Settings):
     tensor: MeshSize = -1
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"  # of packed rows; auto: what the device has
     remat: Literal["none", "dots", "full"] = "none"  # of an LM's layers, what is computed again for gradients
-
-
-@dataclass(frozen=True)
-class GeneratedWorld(Settings):
-    """A fictional world, generated from the seed: entities, passages on them, questions with answers."""
-
-    train_entities: PositiveInt = 600
-    dev_entities: PositiveInt = 100
-    test_entities: PositiveInt = 150
-    pretraining_entities: PositiveInt = 2400
-    train_questions_per_entity: Annotated[int, Range(1, 6)] = 6  # of six facts
-    test_questions_per_entity: Annotated[int, Range(1, 6)] = 3  # of dev entities too
-    documents: PositiveInt = 12_000  # pre-training texts of the base language model, on other entities
-    encoder_groups: PositiveInt = 3000  # groups of (query, passage) pairs of the base dual encoder
-    fact_queries: Fraction = 0.03  # of those queries: they ask for a fact, the others for the entity as such
-
-
-@dataclass(frozen=True)
-class Folder(Settings):
-    """A folder of real text: `passages.jsonl` and questions (`data/sources/folder.py` has the form).
-
-    Files in other forms are found by their names, or named here, relative to `folder`.
-    """
-
-    folder: str = "data/wiki"
-    passages_file: str = ""  # or a folder of *.txt; empty: found by its name
-    passages_format: PassagesFormat = "auto"
-    train_file: str = ""  # alone, a tenth of it becomes the test part
-    test_file: str = ""
-    questions_format: Literal["auto", "json", "beir", "table"] = "auto"
-    quoting: Quoting = "auto"  # in tables; auto refuses what is not clear
-    train_questions: PositiveInt = 5000
-    dev_questions: PositiveInt = 500  # held out of the train questions, to choose checkpoints with
-    test_questions: PositiveInt = 1000
-    max_words: Words = 200  # a longer passage is split into equal chunks of fewer words
-
-
-@dataclass(frozen=True)
-class Instructions(Settings):
-    """The paper's data: a corpus, and the datasets of D_L and D_R (`data/sources/instructions.py`)."""
-
-    corpus: str = "data/corpus"  # a folder
-    passages_file: str = ""  # in it, or a folder of *.txt; empty: found by its name
-    passages_format: PassagesFormat = "auto"
-    quoting: Quoting = "auto"  # in tables; auto refuses what is not clear
-    max_words: Words = 200  # a longer section is split into equal chunks of fewer words
-    datasets: str = "data/raw"  # NAME/ with a publisher's files, or what finetuning.tfds_builders wrote
-    lm_ft_datasets: tuple[str, ...] = ()  # empty: all of D_L, or none beside lm_ft_benchmarks
-    r_ft_datasets: tuple[str, ...] = ()  # empty: all of D_R
-    lm_ft_benchmarks: tuple[str, ...] = ()  # evaluation tasks to learn from (`data/eval_tasks/registry.py`)
-    benchmark_examples: PositiveInt = 64  # of each of them
-    lm_ft_cap: PositiveInt = 7500  # examples of each dataset of D_L but dialogues
-    lm_ft_weights: tuple[str, ...] = ()  # NAME=WEIGHT, how often a dataset's examples are seen; else once
-    r_ft_weights: tuple[str, ...] = ()  # likewise in D_R
-    dialogue_fraction: FractionBelowOne = 0.05  # of LM-ft's instances, its corpus text included
-    held_out_fraction: FractionBelowOne = 0.01  # of a train part, which becomes a missing dev part
-    lm_ft_dev_examples: PositiveInt = 50  # of each dataset of D_L
-    r_ft_dev_examples: PositiveInt = 1000  # of all datasets of D_R together; as many others are evaluated on
-    on_error: Literal["stop", "skip"] = "stop"  # at a line of a dataset that does not have its form
-    expected_chunks: NonNegativeInt = 0  # the corpus stage warns of another number; 0: any
-    expected_r_ft_tasks: NonNegativeInt = 0  # likewise of the train examples of D_R's datasets
-
-    @property
-    def passages(self) -> str:
-        """The corpus: its file, or the folder in which it is found by its name."""
-        return os.path.join(self.corpus, self.passages_file) if self.passages_file else self.corpus
 
 
 @dataclass(frozen=True)
@@ -246,15 +177,31 @@ class LmFtConfig(Settings):
         return self.batch_size // self.accumulate_steps
 
 
+OWN_LABELLERS = ("base", "lm_ft")  # the run's own language models
+SCORES_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+
+
 @dataclass(frozen=True)
 class ScoreConfig(Settings):
     """LSR scoring: answer log-probabilities under each chunk, from which Eq. 4 is made later."""
 
-    language_model: Literal["base", "lm_ft"] = "base"
+    # Who labels: "base" or "lm_ft"; a checkpoint, as the paper's 65B model labels for all sizes; or a file of
+    # scores, FILE.jsonl, as `export.lsr_scores` writes it (data/artifacts/scores_file.py).
+    language_model: str = "base"
     batch_size: PositiveInt = 16  # rows
     sequence_length: TextLength = 512
     dtype: Dtype = "float32"  # to compute in; log-probabilities are float32
     shard_size: PositiveInt = 4096  # (example, chunk) pairs in a shard, about
+
+    @property
+    def file(self) -> str:
+        """The file of scores that `language_model` names, or ""."""
+        return self.language_model if self.language_model.endswith(SCORES_SUFFIXES) else ""
+
+    @property
+    def checkpoint(self) -> str:
+        """The checkpoint that `language_model` names, or ""."""
+        return "" if self.file or self.language_model in OWN_LABELLERS else self.language_model
 
 
 @accept_old_names("r_ft")
@@ -318,7 +265,7 @@ class ExportConfig(Settings):
     dtype: Dtype = "float32"  # of hf/
     shard_gigabytes: PositiveFloat = 5.0  # of tensors in one file of hf/
     run_depth: NonNegativeInt = 100  # chunks per question in runs/, in TREC's form; 0: no runs
-    lsr_scores: bool = False  # Eq. 4's scores of the training examples in FlagEmbedding's form
+    lsr_scores: bool = False  # Eq. 4's scores of the training examples (data/artifacts/scores_file.py)
     measured: bool = True  # the model card has evaluate's table, for which evaluate runs first
 
 

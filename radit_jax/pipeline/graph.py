@@ -1,10 +1,9 @@
 """The stages of RA-DIT in their order, and what each depends on."""
 
 import functools
-import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from etils import epath
@@ -17,45 +16,15 @@ from radit_jax.config import (
     Instructions,
     LmConfig,
     RetrieverConfig,
+    ScoreConfig,
 )
 from radit_jax.data.eval_tasks import registry
 from radit_jax.data.eval_tasks.registry import find_task
 from radit_jax.data.readers.questions import question_files
 from radit_jax.data.sources import folder, instructions
+from radit_jax.pipeline.stage import FilesRead, Stage
 
-FilesRead = Mapping[str, Callable[[], Sequence[epath.Path] | None]]  # by source; None: all of it
 KINDS = ("corpus", "base", "embed", "index", "retrieve", "lm_ft", "score", "r_ft", "evaluate", "export")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the method: a function from its inputs' folders and its settings to its own folder.
-
-    `name` is its kind, with a role behind a slash where a kind serves twice (`base/lm`, `base/retriever`).
-    The kind, `version` (raised by hand when the meaning changes), the settings, the sources' hashes and the
-    inputs' fingerprints make the fingerprint, so a stage that two roles would fill alike is made once.
-    """
-
-    name: str
-    entry: str  # "module:function" in radit_jax.stages, imported only when it runs
-    inputs: Mapping[str, str]  # what the function calls an input -> the name of the stage that makes it
-    settings: Mapping[str, Any]  # the function's other arguments
-    version: int = 1
-    sources: tuple[str, ...] = ()  # files and folders from outside the workdir
-    files_read: FilesRead = field(default_factory=dict)  # of a source without an entry all files are read
-    trains: bool = False  # it has a training loop, so `profile` may ask for a trace of it
-    single_process: bool = False  # it needs no devices, so process 0 alone runs it
-
-    @property
-    def kind(self) -> str:
-        """The name without a role: one of `KINDS`."""
-        return self.name.partition("/")[0]
-
-    @property
-    def function(self) -> Callable[..., dict[str, Any]]:
-        """What `entry` names: from folders and settings to facts for the manifest."""
-        module, name = self.entry.split(":")
-        return getattr(importlib.import_module(f"radit_jax.stages.{module}"), name)
 
 
 def stages(experiment: Experiment) -> dict[str, Stage]:
@@ -149,20 +118,27 @@ def _chunks(e: Experiment) -> str:
 
 
 def _base_stages(e: Experiment) -> tuple[Stage, ...]:
-    lm = Stage(
-        "base/lm",
-        "base:run_lm",
-        _text_to_learn(e.base.lm),
-        {"lm": e.base.lm, "seed": e.seed},
-        version=2,
-        sources=_checkpoints(e.base.lm),
-        trains=True,
-    )
+    models = [_lm_stage(e, "lm", e.base.lm)]
+    # Another model may label.
+    if e.score.checkpoint:
+        models.append(_lm_stage(e, "labeller", LmConfig(checkpoint=e.score.checkpoint)))
     retrievers = _retriever_stages(e, "retriever", e.base.retriever)
     # LM-ft may learn with the chunks of a retriever of its own.
     if e.lm_ft.retriever:
         retrievers += _retriever_stages(e, "lm_ft_retriever", e.lm_ft.retriever)
-    return (lm, *retrievers)
+    return (*models, *retrievers)
+
+
+def _lm_stage(e: Experiment, role: str, lm: LmConfig) -> Stage:
+    return Stage(
+        f"base/{role}",
+        "base:run_lm",
+        _text_to_learn(lm),
+        {"lm": lm, "seed": e.seed},
+        version=2,
+        sources=_checkpoints(lm),
+        trains=True,
+    )
 
 
 def _text_to_learn(model: LmConfig | RetrieverConfig) -> dict[str, str]:
@@ -233,7 +209,13 @@ def _retrieve_stages(e: Experiment) -> tuple[Stage, ...]:
         Stage(
             "retrieve/r_ft",
             "retrieve:run_r_ft",
-            {"corpus": "corpus", "lm": "base/lm", **_search("retriever")},
+            {
+                "corpus": "corpus",
+                "lm": "base/lm",
+                # Examples that do not fit into the labeller's rows are left out.
+                **({"labeller": "base/labeller"} if e.score.checkpoint else {}),
+                **_search("retriever"),
+            },
             {
                 "num_chunks": e.retrieve.num_chunks,
                 "corpus_text_fraction": e.r_ft.corpus_text_fraction,
@@ -273,21 +255,49 @@ def _lm_ft_stage(e: Experiment) -> Stage:
 
 def _r_ft_stages(e: Experiment) -> tuple[Stage, ...]:
     """LSR scores (Eq. 4), then R-ft on them (Eq. 5). A tuned chunk encoder embeds the corpus again."""
-    # The paper scores with the base language model. R-ft reads the same model, to score candidates that it
-    # retrieves during training (`r_ft.refresh_every`).
-    scoring_lm = "lm_ft" if e.score.language_model == "lm_ft" else "base/lm"
+    # R-ft reads the same model as scoring. It scores candidates that are retrieved during training
+    # (`r_ft.refresh_every`), and those of development examples.
+    scoring_lm, score = _scoring(e)
     read_by_both = {"corpus": "corpus", "lm": scoring_lm, "retrieved": "retrieve/r_ft"}
+    scores = Stage("score", "score:run", read_by_both, {"score": score}, version=2)
+    if e.score.file:
+        scores = _imported_scores_stage(e.score.file)
     return (
-        Stage("score", "score:run", read_by_both, {"score": e.score}, version=2),
+        scores,
         Stage(
             "r_ft",
             "r_ft:run",
             {**read_by_both, "scores": "score", **_search("retriever")},
-            {"r_ft": e.r_ft, "score": e.score, "temperature": e.retrieve.temperature, "seed": e.seed},
+            {"r_ft": e.r_ft, "score": score, "temperature": e.retrieve.temperature, "seed": e.seed},
             version=2,
             trains=True,
         ),
         *(_embedding_stages(e, "r_ft", "r_ft") if e.r_ft.train_chunk_encoder else ()),
+    )
+
+
+def _scoring(e: Experiment) -> tuple[str, ScoreConfig]:
+    """The stage whose language model scores, and the settings, in which no path stands.
+
+    The paper scores with the base language model, and so is what a file of scores lacks.
+    """
+    if e.score.language_model == "lm_ft":
+        return "lm_ft", e.score
+    if e.score.checkpoint:
+        # Which one it is, is in the fingerprint of its stage.
+        return "base/labeller", replace(e.score, language_model="labeller")
+    return "base/lm", replace(e.score, language_model="base")
+
+
+def _imported_scores_stage(file: str) -> Stage:
+    """Scores from a file, in the place of those that a language model gives."""
+    return Stage(
+        "score",
+        "score:run_imported",
+        {"corpus": "corpus", "retrieved": "retrieve/r_ft"},
+        {"file": file},
+        sources=(file,),
+        single_process=True,
     )
 
 
@@ -349,6 +359,8 @@ def _export_stage(e: Experiment) -> Stage:
             "tau": e.r_ft.tau,
             "export": e.export,
         },
+        # Since version 2 the file of scores can be imported.
+        version=2 if e.export.lsr_scores else 1,
     )
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from radit_jax.config import Experiment, Instructions, checkpoint_folder
 from radit_jax.config.renamed_settings import with_new_names, with_old_names
+from radit_jax.data.artifacts.scores_file import read_scores
 from radit_jax.data.eval_tasks import registry
 from radit_jax.data.readers.kilt_pages import read_titles
 from radit_jax.data.sources import instructions
-from radit_jax.pipeline.graph import KINDS, Stage, stages
+from radit_jax.pipeline.graph import KINDS, stages
+from radit_jax.pipeline.stage import Stage
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.pretrained import checkpoint_info, hub
 from radit_jax.runtime.storage.fingerprints import canonical, fingerprint
@@ -131,6 +133,14 @@ class Run:
                 registry.check_tasks(evaluate)
                 if evaluate.tasks and evaluate.kilt_titles:
                     read_titles(evaluate.kilt_titles)
+
+    def check_scores(self, stages: Iterable[Stage]) -> None:
+        """Refuse a file of scores with a wrong line, before a stage runs; an absent file is not read."""
+        for stage in stages:
+            file = stage.settings.get("file")
+            if stage.kind == "score" and file and file not in self.absent:
+                for _ in read_scores(file):
+                    pass
 
     def check_corpus(self) -> None:
         """Refuse to go on, before anything is trained, without the datasets or with too few chunks."""

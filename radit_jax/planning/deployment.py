@@ -22,6 +22,7 @@ from radit_jax.runtime.distributed.mesh import (
     mesh_shape,
     row_layout,
 )
+from radit_jax.runtime.pretrained.checkpoint_info import describe
 
 TOKENS_PER_WORD = 1.35  # of English, in LLaMA's and BERT's vocabularies
 EXAMPLE_TOKENS = 100  # of an instruction and its answer, without its Background
@@ -113,14 +114,14 @@ class Deployment:
             raise ValueError(
                 "plan: expected the checkpoint's shape in base.lm.model, got None. Set base.lm.model."
             )
-        module = DecoderLm(shape, dtype=jnp.dtype(dtype))
-        tokens = jnp.zeros((1, 8), jnp.int32)
+        return _decoder(shape, mesh, dtype)
 
-        def init(key: Any) -> Any:
-            return module.init(key, tokens)["params"]
-
-        params = placed(init, mesh, jax.random.key(0))
-        return PlannedModel(module, params, mesh)
+    def labeller(self, mesh: Any, dtype: str) -> PlannedModel:
+        """The language model that scores, which computes in `dtype`; a checkpoint's config says its shape."""
+        checkpoint = self.experiment.score.checkpoint
+        if not checkpoint:
+            return self.llama(mesh, dtype)
+        return _decoder(describe(checkpoint, expected="decoder").config, mesh, dtype)
 
     def fitted(self, model: PlannedModel, length: int) -> PlannedModel:
         """The language model as it reads packed rows of `length` tokens."""
@@ -182,6 +183,18 @@ class Deployment:
     def _num_shards(self) -> int:
         """Shards of the index, in all hosts together."""
         return -(-self.counts.chunks // self.experiment.index.shard_size)
+
+
+def _decoder(shape: Any, mesh: Any, dtype: str) -> PlannedModel:
+    """A language model of that shape on the mesh."""
+    module = DecoderLm(shape, dtype=jnp.dtype(dtype))
+    tokens = jnp.zeros((1, 8), jnp.int32)
+
+    def init(key: Any) -> Any:
+        return module.init(key, tokens)["params"]
+
+    params = placed(init, mesh, jax.random.key(0))
+    return PlannedModel(module, params, mesh)
 
 
 def placed(make: Callable[..., Any], mesh: Any, *arguments: Any) -> Any:

@@ -17,15 +17,19 @@ def plan_score(deployment: Deployment) -> ResourceEstimate:
     """Each example is scored with each of its chunks, and once without any."""
     settings = deployment.experiment.score
     counts = deployment.counts
+    pairs_per_example = deployment.experiment.retrieve.num_chunks + 1
+    num_pairs = counts.examples * pairs_per_example
+    host = HOST_BYTES_PER_PAIR * num_pairs
+    disk = DISK_BYTES_PER_PAIR * num_pairs
+    if settings.file:  # whose scores are read, not computed
+        return ResourceEstimate("score", host=host, disk=disk)
     rows, length = settings.batch_size, settings.sequence_length
     mesh = deployment.mesh(rows)
-    model = deployment.llama(mesh, settings.dtype)
+    model = deployment.labeller(mesh, settings.dtype)
     row_model = deployment.fitted(model, length)
 
     # The pairs' number gives the turns, a turn being a batch of full rows.
     pairs_per_row = length / min(length, counts.pair_tokens)
-    pairs_per_example = deployment.experiment.retrieve.num_chunks + 1
-    num_pairs = counts.examples * pairs_per_example
     forward_flops = flops_of(model.module, counts, rows, length) / 3
     program = StageProgram(
         calls=scoring_calls(row_model, settings),
@@ -36,8 +40,6 @@ def plan_score(deployment: Deployment) -> ResourceEstimate:
         activations=activations_of(model, rows, length, training=False),
         times=num_pairs / (rows * pairs_per_row),
     )
-    host = HOST_BYTES_PER_PAIR * num_pairs
-    disk = DISK_BYTES_PER_PAIR * num_pairs
     return estimate("score", program, model.params, deployment.target, host=host, disk=disk)
 
 

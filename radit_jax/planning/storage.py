@@ -27,15 +27,19 @@ def plan_base(deployment: Deployment) -> ResourceEstimate:
     largest such layer, with a margin.
     """
     lm, tower = _models(deployment)
+    lms = [lm]
+    if deployment.experiment.score.checkpoint:
+        labeller = deployment.labeller(deployment.mesh(), "float32")
+        lms.append(labeller.params)
     # A kernel is (L, in, out), all layers stacked.
     layer_bytes = []
-    for leaf in jax.tree.leaves(lm):
+    for leaf in jax.tree.leaves(lms):
         if len(leaf.shape) == 3:
             layer_bytes.append(num_bytes(leaf) / leaf.shape[0])
-    # The retriever has two towers.
-    params = num_parameters(lm) + 2 * num_parameters(tower)
-    disk = num_bytes(lm) + 2 * num_bytes(tower)
-    held = bytes_per_device(lm) + 2 * bytes_per_device(tower)
+    # The retriever has two towers. A chip has one language model at a time.
+    params = sum(map(num_parameters, lms)) + 2 * num_parameters(tower)
+    disk = sum(map(num_bytes, lms)) + 2 * num_bytes(tower)
+    held = max(map(bytes_per_device, lms)) + 2 * bytes_per_device(tower)
     return ResourceEstimate(
         "base",
         params=params,

@@ -94,14 +94,18 @@ class _Sources:
     """What both retrieve stages read: they take examples from the corpus, and search chunks for each."""
 
     corpus: Corpus  # chunks and examples
-    tokenizer: LmTokenizer  # the base language model's: it cuts texts, and finds which examples fit a row
+    tokenizer: LmTokenizer  # the base language model's, which cuts texts
+    readers: Sequence[LmTokenizer]  # of all language models that read the examples, which have to fit
     searcher: Searcher  # an untuned retriever and its index
 
     @classmethod
     def load(cls, inputs: StageInputs, mesh: MeshConfig) -> "_Sources":
         corpus = Corpus(inputs["corpus"])
-        tokenizer = load_own_tokenizer(inputs["lm"].verified_path("lm"))
-        return cls(corpus, tokenizer, Searcher.load(inputs, mesh))
+        readers = []
+        for name in ("lm", "labeller"):
+            if name in inputs:
+                readers.append(load_own_tokenizer(inputs[name].verified_path("lm")))
+        return cls(corpus, readers[0], readers, Searcher.load(inputs, mesh))
 
 
 def _retrieve_lm_ft(
@@ -113,7 +117,7 @@ def _retrieve_lm_ft(
 
     # The tasks' examples, and for training as many of the corpus as make up their share.
     drawn = _drawn(corpus, "lm_ft", split, lambda question: question.answers[0])
-    questions, tasks = _fitting(drawn, tokenizer, max_length)
+    questions, tasks = _fitting(drawn, sources.readers, max_length)
     only_gold = _draw_gold_contexts(questions, settings) if is_train else np.zeros(len(tasks), bool)
     num_instances = _num_instances(tasks, only_gold, settings)
     num_texts = 0
@@ -123,7 +127,7 @@ def _retrieve_lm_ft(
     texts = _text_examples(
         corpus,
         num_texts,
-        lambda chunk: _if_fits(lm_text_example(chunk, tokenizer), tokenizer, max_length),
+        lambda chunk: _if_fits(lm_text_example(chunk, tokenizer), sources.readers, max_length),
         settings.seed,
     )
     if not settings.retrieved_background:
@@ -179,12 +183,13 @@ def _retrieve_r_ft(
     if is_train and settings.num_examples:
         num_texts = round(settings.num_examples * settings.corpus_text_fraction)
         drawn = drawn[: settings.num_examples - num_texts]
-    _, tasks = _fitting(drawn, tokenizer, max_length)
+    _, tasks = _fitting(drawn, sources.readers, max_length)
     if is_train and not settings.num_examples:
         num_texts = share_count(len(tasks), settings.corpus_text_fraction)
 
     def text_example(chunk: Chunk) -> Example | None:
-        return _if_fits(r_text_example(chunk, tokenizer, settings.text_tokens), tokenizer, max_length)
+        example = r_text_example(chunk, tokenizer, settings.text_tokens)
+        return _if_fits(example, sources.readers, max_length)
 
     texts = _text_examples(corpus, num_texts, text_example, settings.seed)
 
@@ -244,12 +249,12 @@ def _drawn(
 
 
 def _fitting(
-    drawn: Sequence[tuple[Question, Example]], tokenizer: LmTokenizer, max_length: int
+    drawn: Sequence[tuple[Question, Example]], readers: Sequence[LmTokenizer], max_length: int
 ) -> tuple[list[Question], list[Example]]:
     """The questions whose examples fit into a row, and these examples."""
     questions, examples = [], []
     for question, example in drawn:
-        if _if_fits(example, tokenizer, max_length):
+        if _if_fits(example, readers, max_length):
             questions.append(question)
             examples.append(example)
     if drawn and not questions:
@@ -268,8 +273,10 @@ def _without_chunks(examples: Sequence[Example]) -> list[Example]:
     ]
 
 
-def _if_fits(example: Example | None, tokenizer: LmTokenizer, max_length: int) -> Example | None:
-    return example if example and fits(tokenizer, example, max_length) else None
+def _if_fits(example: Example | None, readers: Sequence[LmTokenizer], max_length: int) -> Example | None:
+    if example and all(fits(tokenizer, example, max_length) for tokenizer in readers):
+        return example
+    return None
 
 
 class _Texts(NamedTuple):

@@ -12,9 +12,11 @@ from radit_jax.config import MeshConfig, ScoreConfig
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
+from radit_jax.data.artifacts.scores_file import import_scores
 from radit_jax.data.batches.prefix_trees import answer_token_count
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair, score_in_shards
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
+from radit_jax.text.card import Origin
 
 
 def run(inputs: StageInputs, output: StageFolder, *, score: ScoreConfig, mesh: MeshConfig) -> dict[str, Any]:
@@ -56,4 +58,26 @@ def run(inputs: StageInputs, output: StageFolder, *, score: ScoreConfig, mesh: M
         "truncated": int(truncated.sum()),
         "fill": round(scorer.filled.share, 4),  # of the rows that this run scored; 0: it scored none
         "language_model": inputs["lm"].fingerprint,
+        "scorer": _name(inputs["lm"]),
+        "origin": inputs["lm"].manifest.get("origin"),
+    }
+
+
+def _name(lm: StageFolder) -> str:
+    """A language model by its checkpoint, or by the stage that trained it."""
+    origin = lm.manifest.get("origin")
+    return origin["name"] if origin else lm.stage
+
+
+def run_imported(inputs: StageInputs, output: StageFolder, *, file: str, mesh: MeshConfig) -> dict[str, Any]:
+    """The scores of a file; ValueError where it lacks a pair of an example and one of its chunks."""
+    retrieved = Retrieved.load(inputs["retrieved"], "train")
+    scores, facts = import_scores(file, retrieved, Corpus(inputs["corpus"]).chunks)
+    scores.save(output)
+    return {
+        "examples": len(retrieved.examples),
+        "pairs": int((scores.chunk_rows >= 0).sum()),
+        "truncated": int(scores.truncated.sum()),
+        **facts,
+        "origin": Origin("labels", facts["scorer"], licence="")._asdict(),
     }

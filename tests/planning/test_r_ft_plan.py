@@ -1,5 +1,6 @@
 """R-ft's plan: the step of the towers that learn, and scoring where pairs are scored in the stage itself."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -27,7 +28,8 @@ from radit_jax.planning.deployment import Counts, Deployment
 from radit_jax.planning.embed import plan_embed
 from radit_jax.planning.evaluate import plan_evaluate
 from radit_jax.planning.r_ft import plan_r_ft
-from radit_jax.planning.storage import plan_index
+from radit_jax.planning.score import plan_score
+from radit_jax.planning.storage import plan_base, plan_index
 from radit_jax.runtime.distributed.accelerators import find_target
 from radit_jax.runtime.distributed.memory import bytes_per_device
 
@@ -161,3 +163,36 @@ def test_a_chunk_encoder_that_learnt_embeds_and_indexes_the_corpus_again():
     assert plan_index(again).disk == 2 * plan_index(once).disk
     assert plan_index(again).host == plan_index(once).host  # one is built after the other
     assert plan_evaluate(again).host == 2 * plan_evaluate(once).host  # which searches both
+
+
+# ---- labels from elsewhere ----
+
+
+@pytest.fixture
+def labeller(tmp_path):
+    """A checkpoint of four layers, where the base has three; there are no weights yet."""
+    config = {"model_type": "llama", "vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 4}
+    config |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return ScoreConfig(batch_size=8, sequence_length=128, language_model=str(tmp_path))
+
+
+def test_a_checkpoint_that_labels_is_planned_by_its_own_shape(labeller):
+    elsewhere, own = at(score=labeller), at()
+    layer = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96 + 2 * 64
+    scored, by_base = plan_score(elsewhere), plan_score(own)
+    assert scored.params == by_base.params + layer
+    assert scored.held > by_base.held
+    assert scored.flops > by_base.flops
+    base, without = plan_base(elsewhere), plan_base(own)
+    assert base.params == without.params + scored.params
+    assert base.disk == without.disk + 4 * scored.params
+    assert without.held < base.held < without.held + scored.held  # one language model at a time
+    refreshed, by_base = (plan_r_ft(at(score=score, refresh_every=4)) for score in (labeller, SMALL.score))
+    assert refreshed.peak > by_base.peak
+
+
+def test_scores_of_a_file_are_computed_by_nobody():
+    need = plan_score(at(score=replace(SMALL.score, language_model="./scores.jsonl")))
+    assert (need.params, need.flops, need.seconds, need.held) == (0, 0, 0, 0)
+    assert need.disk == plan_score(at()).disk > 0

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from exact import assert_rounded
@@ -10,11 +11,16 @@ from small import CHUNKS, LONG, QUESTIONS, SHORT
 from radit_jax.config import MeshConfig
 from radit_jax.data.artifacts.corpus import CorpusData, write_corpus
 from radit_jax.data.artifacts.retrieved import Retrieved
+from radit_jax.data.batches.examples import question_example
 from radit_jax.data.records import Question
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.retrieval.exact import ExactIndex
+from radit_jax.runtime.pretrained.model_io import save_model
 from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer
+from radit_jax.runtime.pretrained.tokenizer_training import train_bpe
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.runtime.storage.workdir import Workdir
+from radit_jax.selfcheck.tiny_models import random_params
 from radit_jax.stages import retrieve
 
 ROW = {chunk.id: row for row, chunk in enumerate(CHUNKS)}
@@ -226,3 +232,23 @@ def test_d_r_has_the_number_of_examples_that_is_asked_for(inputs, tmp_path, frac
 def test_where_there_are_too_few_tasks_no_text_stands_in_for_them(inputs, tmp_path):
     facts, _ = run_r_ft(inputs, tmp_path / "out", num_examples=10, corpus_text_fraction=0.2)
     assert (facts["questions"], facts["text_examples"]) == (4, 2)
+
+
+def test_an_example_that_the_labeller_cannot_hold_in_a_row_is_left_out(inputs, lm, tmp_path):
+    letters = lm._replace(tokenizer=train_bpe(["Background: QA"], 260))  # about a token for each character
+    module = DecoderLm(replace(lm.module.config, vocab_size=letters.tokenizer.vocab_size))
+    params = random_params(module, jnp.zeros((1, 4), jnp.int32))
+    labeller = Workdir(tmp_path).folder("base", "labeller")
+    save_model(labeller.path / "lm", letters._replace(module=module, params=params))
+    labeller.commit("lm")
+    labeller.finish()
+    lengths = []
+    for question in TRAIN:
+        example = question_example(question, min(question.answers, key=len))
+        lengths.append(2 + len(letters.tokenizer.encode_pair(example.prompt, example.answer)[0]))
+    longest = max(lengths)
+    alone, _ = run_r_ft(inputs, tmp_path / "alone", max_length=longest - 1)
+    both, retrieved = run_r_ft({**inputs, "labeller": labeller}, tmp_path / "both", max_length=longest - 1)
+    assert (alone["questions"], alone["questions_too_long"]) == (4, 0)
+    assert both["questions_too_long"] == lengths.count(longest)
+    assert len(retrieved.examples) == 4 - lengths.count(longest)

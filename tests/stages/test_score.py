@@ -1,34 +1,48 @@
-"""The score stage's shards: what one run leaves of them another takes up."""
+"""The score stage's shards, of which one run takes up what another leaves, and labels from elsewhere."""
 
+import dataclasses
+import json
+
+import jax
 import numpy as np
 import pytest
 from exact import assert_stored
 from small import QUESTIONS
 
-from radit_jax.config import MeshConfig, ScoreConfig
+from radit_jax.config import LmConfig, MeshConfig, OptimizerConfig, RFtConfig, ScoreConfig
+from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
+from radit_jax.data.artifacts.scores_file import score_records
 from radit_jax.data.batches.examples import question_example
 from radit_jax.lm.scoring import PairScorer
+from radit_jax.runtime.pretrained.hf_export import export_hf
+from radit_jax.runtime.pretrained.model_io import save_model
 from radit_jax.runtime.storage.workdir import Workdir
-from radit_jax.stages import score
+from radit_jax.stages import base, r_ft, score
 
 ROWS = np.array([[0, 1], [1, 2], [2, 8], [3, 0]])
 
 
 @pytest.fixture
-def run(inputs, tmp_path):
-    """Runs the stage into a folder of that name, in shards of that size."""
-    workdir = Workdir(tmp_path)
-    retrieved = workdir.folder("retrieve", "r")
+def folders(inputs, tmp_path):
+    """The stage's inputs: those of the small world, and what was retrieved."""
+    retrieved = Workdir(tmp_path).folder("retrieve", "r")
     examples = [question_example(question, question.answers[0]) for question in QUESTIONS["train"]]
     Retrieved(examples, ROWS, np.zeros(ROWS.shape, np.float32)).save(retrieved, "train")
     retrieved.finish()
+    return {**inputs, "retrieved": retrieved}
 
-    def run_into(name, shard_size):
+
+@pytest.fixture
+def run(folders, tmp_path):
+    """Runs the stage into a folder of that name, in shards of that size."""
+
+    def run_into(name, shard_size=100, **changed):
         settings = ScoreConfig(batch_size=8, sequence_length=64, shard_size=shard_size)
-        output = workdir.folder("score", name)
-        facts = score.run({**inputs, "retrieved": retrieved}, output, score=settings, mesh=MeshConfig())
+        output = Workdir(tmp_path).folder("score", name)
+        facts = score.run({**folders, **changed}, output, score=settings, mesh=MeshConfig())
+        output.finish(**facts)
         return facts, Scores.load(output)
 
     return run_into
@@ -60,3 +74,55 @@ def test_a_killed_run_loses_its_shard_alone_and_ends_with_the_scores_of_all_at_o
     assert_stored(again.no_chunk_log_probs, whole.no_chunk_log_probs)
     np.testing.assert_array_equal(again.token_counts, whole.token_counts)
     np.testing.assert_array_equal(again.truncated, whole.truncated)
+
+
+def made_base(tmp_path, name, **lm):
+    """The folder of a base language model."""
+    output = Workdir(tmp_path).folder("base", name)
+    output.finish(**base.run_lm({}, output, lm=LmConfig(**lm), seed=0, mesh=MeshConfig()))
+    return output
+
+
+def test_a_checkpoint_labels_as_its_model_does_as_the_base_in_our_form_and_in_hugging_faces(
+    run, lm, tmp_path
+):
+    facts, own = run("own")
+    other = lm._replace(params=jax.tree.map(lambda leaf: leaf * np.float32(1.25), lm.params))
+    save_model(tmp_path / "ours", other)
+    export_hf(tmp_path / "theirs", other)
+    as_base = Workdir(tmp_path).folder("base", "other")
+    save_model(as_base.path / "lm", other)
+    as_base.commit("lm")
+    as_base.finish()
+    _, wanted = run("as_base", lm=as_base)
+    assert not np.array_equal(wanted.answer_log_probs, own.answer_log_probs), "the test needs other labels"
+    for form in ("ours", "theirs"):
+        labeller = made_base(tmp_path, form, checkpoint=str(tmp_path / form))
+        labelled, scores = run(form, lm=labeller)
+        assert labelled["scorer"] == str(tmp_path / form)
+        np.testing.assert_array_equal(scores.answer_log_probs, wanted.answer_log_probs)
+        np.testing.assert_array_equal(scores.no_chunk_log_probs, wanted.no_chunk_log_probs)
+    assert facts["scorer"] == "base"
+
+
+def test_scores_of_a_file_are_the_target_of_r_ft_bit_by_bit_as_those_that_were_exported(
+    run, folders, tmp_path
+):
+    _, scored = run("scored")
+    retrieved, chunks = Retrieved.load(folders["retrieved"], "train"), Corpus(folders["corpus"]).chunks
+    records = score_records(retrieved, scored, scored.answer_log_probs, chunks, "base")
+    file = tmp_path / "scores.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    output = Workdir(tmp_path).folder("score", "imported")
+    facts = score.run_imported(folders, output, file=str(file), mesh=MeshConfig())
+    assert (facts["examples"], facts["pairs"], facts["truncated"], facts["scorer"]) == (4, 8, 1, "base")
+    assert facts["origin"] == {"role": "labels", "name": "base", "licence": "", "source": ""}
+    imported = Scores.load(output)
+    for name, array in dataclasses.asdict(scored).items():
+        np.testing.assert_array_equal(getattr(imported, name), array)
+    # Both forms of the language model's score, of which one divides by the number of tokens.
+    for form in ("sum_log_prob", "token_geomean"):
+        settings = RFtConfig(OptimizerConfig(steps=1, peak_lr=1e-2), tau=0.25, lm_score=form)
+        one, other = (r_ft.target_log_probs(scores, settings, 0.1) for scores in (scored, imported))
+        assert one.tobytes() == other.tobytes()
+        assert (one != one[:, :1]).any(), "the test needs chunks that are told apart"

@@ -1,5 +1,6 @@
 """A checkpoint's network and vectors by its small files alone: read before any weight, and without jax."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -206,30 +207,33 @@ def check_checkpoints(experiment: Experiment) -> None:
     That includes rows longer than the language model's window, and texts longer than an encoder's positions.
     """
     # 1) The language model, and the rows that it reads.
-    base = experiment.base
-    shape = check_lm(base.lm)
-    if shape is not None:
-        row_lengths = {
-            "base.lm": 0 if base.lm.checkpoint else base.lm.sequence_length,  # a checkpoint is not trained
-            "lm_ft": experiment.lm_ft.sequence_length,
-            "score": experiment.score.sequence_length,
-            "evaluate": experiment.evaluate.sequence_length,
-        }
-        for section, length in row_lengths.items():
-            _check_window(section, length, shape)
-    # 2) The encoders, and the texts that they read.
+    base, score = experiment.base, experiment.score
+    row_lengths = {
+        "base.lm": 0 if base.lm.checkpoint else base.lm.sequence_length,  # a checkpoint is not trained
+        "lm_ft": experiment.lm_ft.sequence_length,
+        "score": 0 if score.checkpoint else score.sequence_length,
+        "evaluate": experiment.evaluate.sequence_length,
+    }
+    _check_windows(row_lengths, check_lm(base.lm))
+    # 2) The model that labels, where it is another.
+    if score.checkpoint:
+        labeller = check_lm(LmConfig(checkpoint=score.checkpoint))
+        _check_windows({"score": score.sequence_length}, labeller)
+    # 3) The encoders, and the texts that they read.
     retrievers = {"base.retriever": base.retriever, "lm_ft.retriever": experiment.lm_ft.retriever}
     for section, retriever in retrievers.items():
         if retriever is not None:
             _check_positions(section, retriever)
 
 
-def _check_window(section: str, length: int, shape: DecoderConfig) -> None:
-    if length > shape.max_length:
-        raise ValueError(
-            f"{section}.sequence_length: expected at most {shape.max_length} tokens, the language "
-            f"model's window, got {length}. Lower it."
-        )
+def _check_windows(row_lengths: Mapping[str, int], shape: DecoderConfig | None) -> None:
+    """Refuse rows, by the section of settings that asks for them, that are longer than a model's window."""
+    for section, length in row_lengths.items():
+        if shape is not None and length > shape.max_length:
+            raise ValueError(
+                f"{section}.sequence_length: expected at most {shape.max_length} tokens, the language "
+                f"model's window, got {length}. Lower it."
+            )
 
 
 def _check_positions(section: str, retriever: RetrieverConfig) -> None:

@@ -150,6 +150,21 @@ def test_rows_of_a_model_that_is_to_be_trained_fit_its_window_too():
         check_checkpoints(e)
 
 
+def test_the_rows_that_are_scored_fit_the_window_of_the_model_that_labels(folders):
+    e = replace(TINY, score=replace(TINY.score, language_model=str(folders / "llama")))
+    base = replace(TINY.base.lm, model=replace(TINY.base.lm.model, max_length=255))
+    short_base = replace(
+        e, base=replace(TINY.base, lm=base), evaluate=replace(e.evaluate, sequence_length=255)
+    )
+    check_checkpoints(short_base)  # tiny scores rows of 256 tokens
+    rewrite(folders / "llama", max_position_embeddings=255)
+    with pytest.raises(ValueError, match="^score.sequence_length: expected at most 255 tokens, .* got 256"):
+        check_checkpoints(e)
+    rewrite(folders / "llama", model_type="bert")
+    with pytest.raises(ValueError, match="llama/config.json: expected a decoder"):
+        check_checkpoints(e)
+
+
 def test_a_models_own_form_is_described_without_jax(folders):
     described = describe(str(folders / "bert"))
     (folders / "ours").mkdir()
