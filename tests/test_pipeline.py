@@ -5,7 +5,9 @@ import shutil
 from dataclasses import replace
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from gguf_files import write_gguf
 
 from radit_jax import config, train
 from radit_jax.config import Folder, Instructions, LmConfig, MeshConfig, ProfileConfig
@@ -139,6 +141,18 @@ def test_a_checkpoint_that_moved_is_the_same_checkpoint(tmp_path):
     (copied / "passages.jsonl").write_text("weightz")  # as many bytes
     after = fingerprints(with_checkpoints(lm=str(copied)), tmp_path / "run")
     assert differing(before, after) == downstream("base/lm")
+
+
+def test_a_gguf_file_is_the_same_checkpoint_by_its_path_and_by_its_folder(tmp_path):
+    embeddings = {"token_embd.weight": np.zeros((8, 2), np.float32)}
+    (tmp_path / "one").mkdir()
+    path = write_gguf(tmp_path / "one" / "m.gguf", embeddings)
+    before = fingerprints(with_checkpoints(lm=str(path)), tmp_path / "run")
+    copied = shutil.copytree(tmp_path / "one", tmp_path / "two")
+    (copied / "README.md").write_text("Of the folder, not of the file.")
+    assert fingerprints(with_checkpoints(lm=str(copied)), tmp_path / "run") == before
+    write_gguf(copied / "m.gguf", {"token_embd.weight": np.ones((8, 2), np.float32)})
+    assert fingerprints(with_checkpoints(lm=str(copied)), tmp_path / "run") != before
 
 
 def test_the_checkpoints_of_the_two_towers_are_told_apart(tmp_path):

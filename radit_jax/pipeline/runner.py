@@ -1,6 +1,5 @@
 """The runner: fingerprints, which stages are current, what is missing and why, and making it."""
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -81,8 +80,8 @@ class Run:
             commit = hub.identity(source) if stage.kind == "base" else None
             files = stage.files_read[source]() if source in stage.files_read else None
             folder = checkpoint_folder(source)
-            if stage.kind == "base":
-                folder = os.path.expanduser(folder)  # as `hub.find` does
+            if stage.kind == "base" and commit is None:
+                folder, files = hub.content(source)
             return commit or self.workdir.source_hash(folder, files)
 
         return processes.on_process_zero(f"the identity of {source}", identity)

@@ -17,6 +17,11 @@ ASKS = {
         "Show “Built with Llama” where you show or offer the model, pass its licence on with the files, and "
         "look there how the name of a model made of it must begin."
     ),
+    "gemma": (
+        "Pass Gemma's terms and the uses that they forbid (ai.google.dev/gemma/terms) on with the files, say "
+        "that they were changed, and add a file Notice: “Gemma is provided under and subject to the Gemma "
+        "Terms of Use found at ai.google.dev/gemma/terms”."
+    ),
     "cc-by-nc": "Not for commercial use. Name its authors, and say that it was changed.",
     "cc-by": "Name its authors, and say that it was changed.",
     "apache": "Pass its licence on, and say that it was changed.",

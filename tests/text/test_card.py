@@ -52,9 +52,12 @@ def test_a_card_says_what_each_licence_asks():
     origins = [
         Origin("language model", "meta-llama/Llama-3.2-1B", "llama3.2", "its page on the hub"),
         Origin("query encoder", "facebook/dragon-plus-query-encoder", "cc-by-nc-4.0", "its page on the hub"),
+        Origin("language model", "package:gemma", "gemma", "its metadata"),
         Origin("data", "data/wiki", ""),
     ]
     text = model_card(origins, None)
+    gemma = next(line for line in text.splitlines() if "package:gemma" in line)
+    assert "gemma (by its metadata)" in gemma and "subject to the Gemma Terms of Use" in gemma
     assert text.startswith("---\nlicense: other\n")
     assert "**Built with Llama.**" in text
     dragon = next(line for line in text.splitlines() if "dragon-plus" in line)

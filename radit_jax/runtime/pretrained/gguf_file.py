@@ -18,7 +18,7 @@ import os
 import re
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,11 +79,12 @@ PLAIN = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}  # not quantis
 
 
 class GgufTensor(NamedTuple):
-    """A tensor in the file: its axes in torch's order, its type, and its first byte."""
+    """A tensor in a file: its axes in torch's order, its type, its first byte, and the mapped file."""
 
     shape: tuple[int, ...]
     type: TensorType
     start: int
+    content: Any
 
     @property
     def row_bytes(self) -> int:
@@ -98,12 +99,11 @@ class GgufTensor(NamedTuple):
 
 @dataclass(frozen=True)
 class GgufFile:
-    """An open file. `metadata` has numbers, texts, lists of texts and arrays of numbers by their names."""
+    """An open model. `metadata` has numbers, texts, lists of texts and arrays of numbers by their names."""
 
-    path: Path
+    path: Path  # of its first file
     metadata: Mapping[str, Any]
     tensors: Mapping[str, GgufTensor]
-    content: Any  # the mapped bytes
 
     def read(self, name: str, rows: Any = slice(None)) -> np.ndarray:
         """A tensor's `rows`, a slice or an array of indices of its first axis, in floating-point numbers.
@@ -111,7 +111,7 @@ class GgufFile:
         Types that are not quantised keep their precision; bfloat16 and quantised ones become float32.
         """
         tensor = self.tensors[name]
-        data = np.frombuffer(self.content, np.uint8)[tensor.start : tensor.end]
+        data = np.frombuffer(tensor.content, np.uint8)[tensor.start : tensor.end]
         selected = data.reshape(*tensor.shape[:-1], tensor.row_bytes)
         # A tensor of one axis is a single row.
         if len(tensor.shape) > 1:
@@ -128,6 +128,7 @@ def _numbers(data: np.ndarray, type_name: str, path: Path) -> np.ndarray:
             return numbers
         # The upper half of a float32.
         return (numbers.astype(np.uint32) << 16).view(np.float32)
+    # In float32, whatever the type.
     demand_package(type_name, path)
     from gguf import GGMLQuantizationType, quants  # an optional package
 
@@ -156,6 +157,7 @@ def model_parts(path: Path) -> list[Path]:
     match = _SPLIT.fullmatch(path.name)
     if match is None:
         return [path]
+    # Only the first one has the metadata.
     count = int(match["count"])
     if int(match["number"]) != 1:
         first = f"{match['stem']}-00001-of-{match['count']}.gguf"
@@ -170,8 +172,26 @@ def model_parts(path: Path) -> list[Path]:
 
 
 def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
-    """The file at `path`, with its header read. ValueError where it is not a whole GGUF file of our kinds."""
-    path = Path(path)
+    """The model whose only or first file is at `path`, with its headers read.
+
+    ValueError where a file is not a whole GGUF file of our kinds.
+    """
+    first, *others = model_parts(Path(path))
+    model = _open_file(first)
+    # The other files have tensors only.
+    tensors = dict(model.tensors)
+    for other in others:
+        part = _open_file(other)
+        repeated = sorted(tensors.keys() & part.tensors.keys())
+        if repeated:
+            raise ValueError(
+                f"{other}: expected each tensor once, got {shown_value(repeated[0])} again. {REMEDY}"
+            )
+        tensors |= part.tensors
+    return replace(model, tensors=tensors)
+
+
+def _open_file(path: Path) -> GgufFile:
     # 1) The bytes. An empty file cannot be mapped.
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -196,7 +216,7 @@ def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
     metadata = header.table(num_entries, header.value)
     header.check_count(num_tensors, LEAST_TENSOR, "tensors")
     entries = header.table(num_tensors, header.tensor)
-    return GgufFile(path, metadata, _placed(entries, header, metadata), content)
+    return GgufFile(path, metadata, _placed(entries, header, metadata))
 
 
 def _placed(
@@ -209,6 +229,7 @@ def _placed(
             f"{header.path}: expected general.alignment to be a number of bytes, got "
             f"{shown_value(alignment)}. {REMEDY}"
         )
+    # The data begin at the next multiple.
     first = -(-header.position // alignment) * alignment
     tensors = {}
     for name, entry in entries.items():
@@ -322,6 +343,7 @@ class _Header:
                 f"{self.path}: expected a tensor of 1 to {MAX_AXES} axes at byte {where}, got {num_axes}. "
                 f"{REMEDY}"
             )
+        # The last axis comes first.
         axes = [self.number("Q") for _ in range(num_axes)]
         type_number, offset = self.number("I"), self.number("Q")
         if type_number not in TYPES:
@@ -330,10 +352,11 @@ class _Header:
                 f"{', '.join(kind.name for kind in TYPES.values())}, got type {type_number}. Use the model "
                 "in another quantisation."
             )
+        # A block never spans two rows.
         kind = TYPES[type_number]
         if axes[0] % kind.block:
             raise ValueError(
                 f"{self.path}: expected rows of a multiple of {kind.block} numbers in type {kind.name}, got "
                 f"{axes[0]}. {REMEDY}"
             )
-        return GgufTensor(tuple(reversed(axes)), kind, offset)
+        return GgufTensor(tuple(reversed(axes)), kind, offset, self.content)

@@ -21,17 +21,19 @@ SPACE = "▁"  # SentencePiece's mark for a space
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 _ID = (0, 1 << 24)
 _FIELDS = {
-    "tokenizer.ggml.model": Field("model", str),
+    "tokenizer.ggml.model": Field("model", str, default=None),
     "tokenizer.ggml.pre": Field("pre", str, default=""),
     "tokenizer.ggml.bos_token_id": Field("bos_token", int, *_ID, None),
     "tokenizer.ggml.eos_token_id": Field("eos_token", int, *_ID, None),
     "tokenizer.ggml.unknown_token_id": Field("unk_token", int, *_ID, None),
     "tokenizer.ggml.padding_token_id": Field("pad_token", int, *_ID, None),
+    "tokenizer.ggml.eot_token_id": Field("turn_end", int, *_ID, None),
     "tokenizer.ggml.add_bos_token": Field("add_bos", bool, default=None),
     "tokenizer.ggml.add_eos_token": Field("add_eos", bool, default=False),
     "tokenizer.ggml.add_space_prefix": Field("add_space", bool, default=True),
     "tokenizer.chat_template": Field("chat_template", str, default=None),
 }
+_SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class Splitting(NamedTuple):
@@ -84,39 +86,60 @@ def gguf_tokenizer(file: GgufFile) -> tuple[tokenizers.Tokenizer, dict[str, Any]
     """
     where = str(file.path)
     fields = read_fields(file.metadata, _FIELDS, where, REMEDY)
-    vocabulary = _vocabulary(file)
-    unknown = _piece(vocabulary, fields["unk_token"], where)
     # 1) The tokeniser.
     if fields["model"] == "llama":
-        vocabulary = _with_spaces(vocabulary)
+        vocabulary = _with_spaces(_vocabulary(file))
         scores = _numbers(file, "tokenizer.ggml.scores", len(vocabulary.pieces))
+        unknown = _piece(vocabulary, fields["unk_token"], where)
         rust = _sentencepiece(vocabulary, scores, unknown, fields["add_space"])
-        adds_bos = True
     elif fields["model"] == "gpt2":
+        vocabulary = _vocabulary(file)
         splitting = _splitting(fields["pre"], where)
         merges = _texts(file, "tokenizer.ggml.merges")
         rust = _byte_level(vocabulary, _pairs(merges, vocabulary, where), splitting)
-        adds_bos = splitting.adds_bos
     else:
         raise ValueError(
-            f"{where}: expected a tokeniser of model llama (SentencePiece's BPE) or gpt2 (byte-level BPE), "
+            f"{where}: expected tokenizer.ggml.model llama (SentencePiece's BPE) or gpt2 (byte-level BPE), "
             f"got {shown_value(fields['model'])}. Use a checkpoint in Hugging Face's form."
         )
     # 2) Pieces that are found in a text before anything else.
     rust.add_special_tokens(_added(vocabulary.of_type(UNKNOWN, CONTROL), special=True))
     rust.add_tokens(_added(vocabulary.of_type(USER_DEFINED), special=False))
 
-    # 3) Special tokens. One that the model does not read before its texts is not named.
-    if fields["add_bos"] is not None:
-        adds_bos = fields["add_bos"]
-    if not adds_bos:
-        fields["bos_token"] = None
-    options: dict[str, Any] = {"add_bos_token": adds_bos, "add_eos_token": fields["add_eos"]}
-    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
-        options[name] = _piece(vocabulary, fields[name], where)
+    # 3) Special tokens, and the template of a chat.
+    ids = special_ids(file)
+    options: dict[str, Any] = {"add_bos_token": "bos_token" in ids, "add_eos_token": fields["add_eos"]}
+    for name in _SPECIALS:
+        options[name] = _piece(vocabulary, _first(ids.get(name)), where)
     if fields["chat_template"] is not None:
         options["chat_template"] = fields["chat_template"]
     return rust, options
+
+
+def special_ids(file: GgufFile) -> dict[str, Any]:
+    """The ids of special tokens that `file` says, by transformers' names.
+
+    `bos_token` is left out where the model does not read it before its texts. `eos_token` is a list where a
+    chat's turn ends with another token than a text.
+    """
+    fields = read_fields(file.metadata, _FIELDS, str(file.path), REMEDY)
+    ids = {name: fields[name] for name in _SPECIALS if fields[name] is not None}
+    # Where the file does not say it, llama.cpp goes by the kind of tokeniser.
+    adds_bos = fields["add_bos"]
+    if adds_bos is None:
+        splitting = SPLITTINGS.get(fields["pre"])
+        adds_bos = fields["model"] == "llama" or (splitting is not None and splitting.adds_bos)
+    if not adds_bos:
+        ids.pop("bos_token", None)
+    # Both end an answer.
+    turn_end = fields["turn_end"]
+    if "eos_token" in ids and turn_end not in (None, ids["eos_token"]):
+        ids["eos_token"] = [ids["eos_token"], turn_end]
+    return ids
+
+
+def _first(numbers: Any) -> int | None:
+    return numbers[0] if isinstance(numbers, list) else numbers
 
 
 # ---- metadata ----
@@ -185,6 +208,7 @@ def _sentencepiece(
     vocabulary: Vocabulary, scores: Sequence[float], unknown: str | None, adds_space: bool
 ) -> tokenizers.Tokenizer:
     """SentencePiece's BPE: a text's spaces are marked, and it is one word."""
+    # Special pieces, single bytes and unused pieces are made by no merge.
     mergeable = {}
     for piece, kind, score in zip(*vocabulary, scores, strict=True):
         if kind == NORMAL:
@@ -243,6 +267,7 @@ def _splitting(name: str, where: str) -> Splitting:
 
 def _pairs(merges: Sequence[str], vocabulary: Vocabulary, where: str) -> list[tuple[str, str]]:
     """The merges as pairs of pieces; both and what they make are in the vocabulary."""
+    # The library's own error would not say which file.
     known = set(vocabulary.pieces)
     pairs = []
     for merge in merges:
@@ -263,6 +288,7 @@ def _byte_level(
     rust = tokenizers.Tokenizer(
         models.BPE(_ids(vocabulary), merges, ignore_merges=splitting.takes_whole_words)
     )
+    # Words first; then each one's bytes as letters, as the pieces spell them.
     steps: list[Any] = [pre_tokenizers.Split(Regex(p), behavior="isolated") for p in splitting.patterns]
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     rust.pre_tokenizer = pre_tokenizers.Sequence(steps)

@@ -8,6 +8,7 @@ from etils import epath
 
 from radit_jax.config import BertConfig, DecoderConfig, RopeScaling
 from radit_jax.runtime.pretrained.fields import REQUIRED, Field, read_fields, shown_value
+from radit_jax.runtime.pretrained.gguf_config import gguf_config, is_gguf
 from radit_jax.runtime.storage.files import as_object, read_json
 
 Pooling = Literal["cls", "mean"]
@@ -66,13 +67,12 @@ VECTOR_FIELDS = {
 
 
 def read_config(folder: epath.PathLike) -> dict[str, Any]:
-    """The fields of the folder's `config.json`."""
+    """The fields of the folder's `config.json`, or those that a GGUF file says of the same network."""
+    if is_gguf(folder):
+        return gguf_config(folder)
     path = epath.Path(folder) / "config.json"
     if not path.exists():
-        raise ValueError(
-            f"{folder}: expected a config.json, got none. Name a folder with a checkpoint in Hugging Face's "
-            "form."
-        )
+        raise ValueError(f"{folder}: expected a config.json, got none. Name a folder with a checkpoint.")
     return read_json(path, REMEDY)
 
 

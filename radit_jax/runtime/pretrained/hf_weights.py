@@ -25,6 +25,8 @@ from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed.mesh import tree_shardings
 from radit_jax.runtime.pretrained.checkpoint_info import describe_folder
+from radit_jax.runtime.pretrained.gguf_file import is_gguf
+from radit_jax.runtime.pretrained.gguf_weights import open_gguf_tensors
 from radit_jax.runtime.pretrained.hf_config import Pooling, decoder_config, read_config
 from radit_jax.runtime.pretrained.tensor_files import Index, Tensor, open_tensors
 from radit_jax.runtime.pretrained.vectors import transformer_folder
@@ -115,7 +117,8 @@ def load_decoder(
     ignored = LLAMA_IGNORED
     if config.tie_embeddings:
         ignored += r"|lm_head\.weight"
-    tensors = _drop(open_tensors(folder), ignored)
+    opened = open_gguf_tensors(folder) if is_gguf(folder) else open_tensors(folder)
+    tensors = _drop(opened, ignored)
     params = _from_hf(tensors, LLAMA, DecoderLm(config), str(folder), dtype, mesh)
     return config, params
 

@@ -1,7 +1,9 @@
-"""Where a checkpoint is: a folder, a folder inside an installed package, or a repository of a hub.
+"""Where a checkpoint is: a folder, a GGUF file, either inside an installed package, or a repository of a hub.
 
     /models/llama   ~/llama   ./llama   runs/llama      a folder
+    /models/llama.gguf                                  a file, or a folder with no other checkpoint
     package:NAME/FOLDER                                 inside an installed package
+    package:NAME                                        a file in parts, in the packages that NAME requires
     hub:ORG/NAME    hub:ORG/NAME@REVISION   ORG/NAME    on the hub
 
 `ORG/NAME` without `hub:` is on the hub only where there is no folder ORG, so that a slip in a path downloads
@@ -17,6 +19,8 @@ from typing import Any
 from radit_jax.config import checkpoint_folder
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.pretrained.fields import shown_value
+from radit_jax.runtime.pretrained.gguf_file import demand_package, is_gguf, model_parts, open_gguf
+from radit_jax.runtime.pretrained.package_parts import is_in_parts, joined_file
 
 _ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?")
 # Files without weights.
@@ -26,7 +30,7 @@ _OTHER_FORMS = ["original/*", "onnx/*", "openvino/*"]
 
 
 def find(source: str) -> Path:
-    """The folder of the checkpoint `source`, downloaded if it is on the hub."""
+    """The folder of the checkpoint `source`, downloaded if it is on the hub; or its GGUF file."""
     place = _on_hub(source)
     if place is None:
         return _local(source)
@@ -41,7 +45,7 @@ def find(source: str) -> Path:
 
 
 def find_small(source: str) -> Path:
-    """The folder of the checkpoint `source` with at least its small files: settings, tokeniser, licence."""
+    """What `find` returns, but of the hub only the small files: settings, tokeniser, licence."""
     place = _on_hub(source)
     if place is None:
         return _local(source)
@@ -50,10 +54,14 @@ def find_small(source: str) -> Path:
 
 
 def check_weights(source: str) -> None:
-    """Refuse a checkpoint that only torch can read where torch is missing, before weights are downloaded."""
+    """Refuse a checkpoint whose reader, torch or gguf, is not installed, before weights are downloaded."""
+    place = _on_hub(source)
+    if place is None and is_gguf(path := _local(source)):
+        for tensor in open_gguf(path).tensors.values():
+            demand_package(tensor.type.name, path)
+        return
     if importlib.util.find_spec("torch") is not None:
         return
-    place = _on_hub(source)
     names = _list_files(*place) if place else _names_in(_local(source))
     has_pickles = any(re.fullmatch(r"pytorch_model.*\.bin", name) for name in names)
     has_safetensors = any(name.endswith(".safetensors") for name in names)
@@ -93,6 +101,22 @@ def identity(source: str) -> str | None:
     return f"{repo}@{_commit(source, repo, revision)}"
 
 
+def content(source: str) -> tuple[str, list[Path] | None]:
+    """The path whose content identifies a checkpoint that is not on the hub, and its files if not all count.
+
+    A GGUF file is the same one wherever it lies and whatever lies next to it.
+    """
+    # The caller's error says what is absent.
+    path = os.path.expanduser(checkpoint_folder(source))
+    if not os.path.exists(path):
+        return path, None
+    file = _local(source)
+    if not is_gguf(file):
+        return path, None
+    files = model_parts(file)
+    return (str(file), None) if len(files) == 1 else (str(file.parent), files)
+
+
 def _commit(source: str, repo: str, revision: str | None) -> str:
     """The commit in this machine's cache, so that a run goes on with the one that it began with; else the
     hub's."""
@@ -120,22 +144,39 @@ def _on_hub(source: str) -> tuple[str, str | None] | None:
 
 
 def _local(source: str) -> Path:
-    """The folder that `source` names; ValueError where there is none."""
+    """The folder or the GGUF file that `source` names; ValueError where there is none."""
     path = checkpoint_folder(source)
     # The system itself refuses some paths.
     try:
         folder = Path(path).expanduser()
         is_folder = folder.is_dir()
+        is_file = is_gguf(folder) and folder.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a zero byte
         raise ValueError(
             f"checkpoint {shown_value(source)}: expected a folder, got {error}. Correct the path."
         ) from None
-    if not is_folder:
+    if not is_folder and not is_file:
         raise ValueError(
             f"checkpoint {source}: expected a folder, got none of that name. Correct the path, or write "
             "hub:ORG/NAME for the hub's."
         )
-    return folder
+    if source.startswith("package:") and is_in_parts(folder):
+        return joined_file(folder)
+    return _gguf_inside(folder) if is_folder else folder
+
+
+def _gguf_inside(folder: Path) -> Path:
+    """The only GGUF model in a folder without another checkpoint; else the folder."""
+    files = sorted(folder.glob("*.gguf"))
+    if not files or (folder / "config.json").exists():
+        return folder
+    # All parts of one model, or a single file.
+    if len(files) > 1 and model_parts(files[0]) != files:
+        raise ValueError(
+            f"checkpoint {folder}: expected one .gguf file, got {', '.join(file.name for file in files)}. "
+            "Name one of them."
+        )
+    return files[0]
 
 
 def _snapshot(

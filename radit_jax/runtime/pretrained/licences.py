@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from radit_jax.runtime.pretrained.gguf_file import is_gguf, open_gguf
 from radit_jax.runtime.pretrained.hf_config import REMEDY
 from radit_jax.runtime.storage.files import read_json
 from radit_jax.text.card import Origin
@@ -20,18 +21,25 @@ KNOWN: tuple[tuple[str, str], ...] = (
     (r"meta-llama/Meta-Llama-3-.*", "llama3"),
     (r"meta-llama/(Meta-)?Llama-3\.1-.*", "llama3.1"),
     (r"meta-llama/Llama-3\.2-.*", "llama3.2"),
+    (r"google/gemma-[23]-.*", "gemma"),
 )
 
 
 def origin(role: str, source: str, folder: Path) -> Origin:
     """The origin of what `folder` holds, which settings call `source`, with its licence if one is found.
 
-    Others' text in it is one line of at most `LONGEST` characters.
+    `folder` may be a GGUF file, which says its licence itself. Others' text in the result is one line of at
+    most `LONGEST` characters.
     """
     name = source.removeprefix("hub:")
+    in_metadata = ""
+    if is_gguf(folder):
+        in_metadata = str(open_gguf(folder).metadata.get("general.license", ""))
+        folder = folder.parent
     base = _base_model(folder)
     # The first place with a licence counts.
     candidates = (
+        (in_metadata, "its metadata"),
         (_front_matter(folder / "README.md"), "its README.md"),
         (_first_line(folder), "its licence file"),
         (_known_licence(name.partition("@")[0]), "its page on the hub"),

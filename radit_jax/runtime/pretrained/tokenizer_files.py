@@ -47,8 +47,10 @@ def save_tokenizer(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
 
 
 def has_tokenizer(folder: epath.PathLike) -> bool:
-    """Whether the folder holds a tokeniser's files; a GGUF file has its own."""
-    return is_gguf(folder) or bool(_main_files(epath.Path(folder)))
+    """Whether the folder holds a tokeniser's files, or the GGUF file a tokeniser."""
+    if is_gguf(folder):
+        return "tokenizer.ggml.model" in open_gguf(folder).metadata
+    return bool(_main_files(epath.Path(folder)))
 
 
 def _main_files(folder: epath.Path) -> list[str]:

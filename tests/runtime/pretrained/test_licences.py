@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from gguf_files import write_gguf
 
 from radit_jax.runtime.pretrained.licences import origin
 from radit_jax.text.card import Origin
@@ -42,6 +43,7 @@ def test_a_licence_file_is_known_by_its_first_line(tmp_path):
         ("meta-llama/Meta-Llama-3-8B", "llama3"),
         ("meta-llama/Llama-3.1-8B", "llama3.1"),
         ("meta-llama/Llama-3.2-1B", "llama3.2"),
+        ("google/gemma-3-270m", "gemma"),
         ("huggyllama/llama-65b", "llama 1 (for research only)"),
     ],
 )
@@ -81,3 +83,11 @@ def test_what_says_nothing_stays_unknown(tmp_path):
     write(tmp_path, config_json=json.dumps({"_name_or_path": "someone/llama-like"}))
     assert origin("data", "hub:someone/thing", tmp_path) == Origin("data", "someone/thing", "")
     assert origin("data", "gone", tmp_path / "gone") == Origin("data", "gone", "")
+
+
+def test_a_gguf_file_says_its_licence_or_its_folder_does(tmp_path):
+    write(tmp_path, README_md="---\nlicense: mit\n---\n")
+    silent = write_gguf(tmp_path / "silent.gguf", {})
+    assert licence(silent) == ("mit", "its README.md")
+    gemma = write_gguf(tmp_path / "gemma.gguf", {}, **{"general.license": "gemma"})
+    assert licence(gemma) == ("gemma", "its metadata")

@@ -1,0 +1,176 @@
+"""Models out of GGUF files, against transformers' own that they were written from."""
+
+import gguf
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from gguf_files import converted, metadata_of, write_gguf
+
+import radit_jax
+from radit_jax.runtime.pretrained.gguf_weights import open_gguf_tensors
+
+IDS = torch.randint(0, 96, (2, 12), generator=torch.Generator().manual_seed(0))
+
+
+def tiny_llama(**changes):
+    settings = {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": False,
+    }
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**(settings | changes))
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return tiny_llama()
+
+
+def write_llama(path, model, **more):
+    tensors = converted(model, "llama")
+    return write_gguf(path, tensors, **metadata_of(model.config, "llama", **more))
+
+
+def assert_same_logits(path, model):
+    module, params, _ = radit_jax.load(path)
+    logits = module.apply({"params": params}, jnp.asarray(IDS.numpy()))
+    with torch.no_grad():
+        expected = model(IDS).logits.numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_a_llama_has_the_logits_of_transformers(llama, tmp_path):
+    path = write_llama(tmp_path / "llama.gguf", llama)
+    module, params, tokenizer = radit_jax.load(path)
+    assert tokenizer is None and module.config.num_kv_heads == 2
+    assert_same_logits(path, llama)
+    # Weights are copied, not rounded.
+    kernel = params["model"]["layers"]["self_attn"]["q_proj"]["kernel"][1]
+    np.testing.assert_array_equal(kernel.T, llama.model.layers[1].self_attn.q_proj.weight.detach())
+
+
+def test_tied_embeddings_and_half_precision(tmp_path):
+    model = tiny_llama(tie_word_embeddings=True)
+    tensors = converted(model, "llama")
+    halved = {name: array.astype(np.float16) for name, array in tensors.items() if array.ndim == 2}
+    path = write_gguf(tmp_path / "half.gguf", tensors | halved, **metadata_of(model.config, "llama"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.copy_(parameter.half().float())
+    assert_same_logits(path, model)
+
+
+def test_llama_3s_scaling_of_rope_is_known_by_its_divisors(tmp_path):
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500_000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    model = tiny_llama(rope_parameters=rope, head_dim=64)
+    plain = tiny_llama(rope_parameters={"rope_type": "default", "rope_theta": 500_000.0}, head_dim=64)
+    # What the converter writes: by how much the frequencies are lowered.
+    divisors = (plain.model.rotary_emb.inv_freq / model.model.rotary_emb.inv_freq).numpy()
+    settings = metadata_of(model.config, "llama", **{"rope.freq_base": 500_000.0})
+    tensors = converted(model, "llama") | {"rope_freqs.weight": divisors}
+    path = write_gguf(tmp_path / "llama3.gguf", tensors, **settings)
+    scaling = radit_jax.load(path)[0].config.rope_scaling
+    assert (scaling.factor, scaling.low_freq_factor, scaling.high_freq_factor) == (8.0, 1.0, 4.0)
+    assert scaling.original_max_length == 8192
+    assert_same_logits(path, model)
+    # Another scaling is no LLaMA's.
+    wrong = write_gguf(tmp_path / "other.gguf", tensors | {"rope_freqs.weight": divisors**2}, **settings)
+    with pytest.raises(ValueError, match=r"other\.gguf: expected rope_freqs\.weight to be LLaMA 3's"):
+        radit_jax.load(wrong)
+
+
+def test_quantised_rows_are_read_in_the_order_of_transformers(llama, tmp_path):
+    tensors = converted(llama, "llama")
+    kind = gguf.GGMLQuantizationType.Q8_0
+    quantised = {}
+    for name, array in tensors.items():
+        quantised[name] = (gguf.quants.quantize(array, kind), kind) if array.ndim == 2 else array
+    path = write_gguf(tmp_path / "q8.gguf", quantised, **metadata_of(llama.config, "llama"))
+    opened = open_gguf_tensors(path)
+    weights = llama.state_dict()
+    assert opened.keys() == weights.keys()
+    for name, tensor in opened.items():
+        expected = weights[name].numpy()
+        np.testing.assert_allclose(tensor.whole(), expected, atol=np.abs(expected).max() / 127)
+    # A part is what it is of the whole.
+    part = (slice(5, 40, 3), slice(2, 30))
+    tensor = opened["model.layers.0.self_attn.q_proj.weight"]
+    np.testing.assert_array_equal(tensor.read(part), tensor.whole()[part])
+
+
+def test_the_norms_of_a_gemma_hold_one_less(tmp_path):
+    norm, matrix = np.float32([1.5, 0.25]), np.ones((4, 2), np.float32)
+    tensors = {
+        "blk.0.ffn_norm.weight": norm,
+        "blk.0.attn_q_norm.weight": norm,
+        "blk.0.attn_q.weight": matrix,
+        "token_embd.weight": matrix,
+        "mystery.weight": matrix,
+    }
+    config = transformers.LlamaConfig(num_hidden_layers=1, hidden_size=2, num_attention_heads=1)
+    settings = metadata_of(config, "gemma3")
+    opened = open_gguf_tensors(write_gguf(tmp_path / "g.gguf", tensors, "gemma3", **settings))
+    for name in ("pre_feedforward_layernorm", "self_attn.q_norm"):
+        np.testing.assert_array_equal(opened[f"model.layers.0.{name}.weight"].whole(), [0.5, -0.75])
+    np.testing.assert_array_equal(opened["model.layers.0.self_attn.q_proj.weight"].whole(), matrix)
+    assert "mystery.weight" in opened
+
+
+# ---- files ----
+
+
+def test_a_model_in_parts_is_one_model(llama, tmp_path):
+    tensors = converted(llama, "llama")
+    names = sorted(tensors)
+    first = {name: tensors[name] for name in names[:5]}
+    rest = {name: tensors[name] for name in names[5:]}
+    settings = metadata_of(llama.config, "llama")
+    write_gguf(tmp_path / "m-00001-of-00002.gguf", first, **settings)
+    write_gguf(tmp_path / "m-00002-of-00002.gguf", rest)
+    # By its first file, and by the folder.
+    assert_same_logits(tmp_path / "m-00001-of-00002.gguf", llama)
+    assert_same_logits(tmp_path, llama)
+    write_gguf(tmp_path / "m-00002-of-00002.gguf", tensors)
+    with pytest.raises(ValueError, match=r"m-00002-of-00002\.gguf: expected each tensor once"):
+        radit_jax.load(tmp_path)
+
+
+def test_a_folder_of_two_models_asks_for_one(llama, tmp_path):
+    write_llama(tmp_path / "a.gguf", llama)
+    assert_same_logits(tmp_path, llama)
+    write_llama(tmp_path / "b.gguf", llama)
+    with pytest.raises(ValueError, match=r"expected one \.gguf file, got a\.gguf, b\.gguf"):
+        radit_jax.load(tmp_path)
+
+
+# ---- what is refused ----
+
+
+def test_a_tensor_that_is_missing_or_left_over_is_named(llama, tmp_path):
+    tensors = converted(llama, "llama")
+    settings = metadata_of(llama.config, "llama")
+    more = write_gguf(tmp_path / "more.gguf", tensors | {"blk.0.attn_q.bias": np.ones(64, "f4")}, **settings)
+    with pytest.raises(ValueError, match=r"more\.gguf: .*layers\.0\.self_attn\.q_proj\.bias"):
+        radit_jax.load(more)
+    del tensors["blk.1.ffn_up.weight"]
+    less = write_gguf(tmp_path / "less.gguf", tensors, **settings)
+    with pytest.raises(ValueError, match=r"less\.gguf: expected the tensor .*layers\.1\.mlp\.up_proj"):
+        radit_jax.load(less)
