@@ -211,7 +211,7 @@ MOVED = {
     "runtime.fields": Moved(("runtime.pretrained.fields",), {"shown": "shown_value"}),
     "runtime.files": Moved(("runtime.storage.files",), {}),
     "runtime.hf_config": Moved(
-        ("runtime.pretrained.hf_config",),
+        ("runtime.pretrained.hf_config", "runtime.pretrained.decoder_config", "runtime.pretrained.fields"),
         {
             "BERTS": "NETWORKS",
             "LLAMA_FIELDS": "DECODER_FIELDS",

@@ -28,11 +28,13 @@ from radit_jax.config.settings import (
 )
 from radit_jax.config.shapes import (
     PROJECTIONS,
+    TRAITS,
     VECTOR_SETTINGS,
     BertConfig,
     DecoderConfig,
     Direction,
     EncoderFamily,
+    Family,
     LmScoreForm,
     RopeScaling,
 )
@@ -46,6 +48,7 @@ __all__ = [
     "EvaluateConfig",
     "Experiment",
     "ExportConfig",
+    "Family",
     "Folder",
     "GeneratedWorld",
     "IndexConfig",
@@ -65,6 +68,7 @@ __all__ = [
     "RetrieverConfig",
     "RopeScaling",
     "ScoreConfig",
+    "TRAITS",
     "VECTOR_SETTINGS",
     "check_experiment",
     "check_shape",

@@ -1,9 +1,9 @@
 """The shapes of the two networks, as their checkpoints' configs give them, and the forms of Eq. 4 and 5."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from radit_jax.config.ranges import PositiveFloat, PositiveInt, Settings, added
+from radit_jax.config.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Settings, added
 
 EncoderFamily = Literal["bert", "roberta", "xlm-roberta"]  # as `model_type` in a checkpoint's config.json
 Pooling = Literal["cls", "mean"]  # one vector from those of all tokens: [CLS]'s, or their mean
@@ -11,19 +11,57 @@ LmScoreForm = Literal["token_geomean", "prob", "mean_log_prob", "sum_log_prob"] 
 Direction = Literal["retrieval_to_lsr", "lsr_to_retrieval", "symmetric"]  # of the divergence in Eq. 5
 
 
+Family = Literal["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3"]  # of decoders
+
+
+class Traits(NamedTuple):
+    """What every decoder of a family has, and LLaMA has not."""
+
+    qkv_bias: bool = False  # biases on queries, keys and values
+    qk_norm: bool = False  # RMSNorm on each head's query and key, before they are rotated
+    gelu: bool = False  # the feed-forward gate is GELU's tanh form, and not SiLU
+    norms_after: bool = False  # what attention and the feed-forward part add is normalised too
+    centred_norms: bool = False  # a norm multiplies by 1 + weight
+    scaled_embeddings: bool = False  # a token's embedding is multiplied by √D on its way in
+
+
+TRAITS: dict[Family, Traits] = {
+    "llama": Traits(),
+    "mistral": Traits(),
+    "qwen2": Traits(qkv_bias=True),
+    "qwen3": Traits(qk_norm=True),
+    "gemma2": Traits(gelu=True, norms_after=True, centred_norms=True, scaled_embeddings=True),
+    "gemma3": Traits(
+        qk_norm=True,
+        gelu=True,
+        norms_after=True,
+        centred_norms=True,
+        scaled_embeddings=True,
+    ),
+}
+
+
 @dataclass(frozen=True)
 class RopeScaling(Settings):
-    """Llama 3's frequency scaling of RoPE (`rope_type: llama3` in a checkpoint's config)."""
+    """How RoPE's frequencies are scaled for a context that is longer than the original one.
+
+    `linear` divides all of them by `factor`; `llama3` leaves the fast ones alone (`rope_frequencies`).
+    """
 
     factor: PositiveFloat = 8.0
     low_freq_factor: PositiveFloat = 1.0
     high_freq_factor: PositiveFloat = 4.0
     original_max_length: PositiveInt = 8192
+    kind: Literal["llama3", "linear"] = added("llama3")
 
 
 @dataclass(frozen=True)
 class DecoderConfig(Settings):
-    """The shape of a LLaMA network."""
+    """The shape of a decoder: a LLaMA, or one of its relatives.
+
+    With a `window`, layers are local: a position sees itself and the `window` − 1 positions before it. Every
+    `global_every`-th layer sees all of them.
+    """
 
     vocab_size: PositiveInt
     hidden_size: PositiveInt
@@ -35,8 +73,38 @@ class DecoderConfig(Settings):
     max_length: PositiveInt = 2048
     rms_norm_eps: PositiveFloat = 1e-5
     rope_theta: PositiveFloat = 10_000.0
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: RopeScaling | None = None  # of global layers
     tie_embeddings: bool = False
+    family: Family = added("llama")
+    window: PositiveInt | None = added(None)  # None: every layer sees all positions
+    global_every: NonNegativeInt = added(0)  # 0: with a window, all layers are local
+    local_rope_theta: PositiveFloat | None = added(None)  # of local layers; None: theirs is rope_theta
+    query_divisor: PositiveFloat | None = added(None)  # scores are divided by its root; None: head_size
+    score_cap: PositiveFloat | None = added(None)  # a score s becomes cap · tanh(s / cap)
+    logit_cap: PositiveFloat | None = added(None)  # logits likewise
+
+    @property
+    def traits(self) -> Traits:
+        """What the family has beyond LLaMA."""
+        return TRAITS[self.family]
+
+    @property
+    def score_scale(self) -> float:
+        """What the product of a query and a key is multiplied by."""
+        return (self.query_divisor or self.head_size) ** -0.5
+
+    @property
+    def is_local(self) -> tuple[bool, ...]:
+        """Whether a layer sees the window only, for each of the L layers.
+
+        >>> DecoderConfig(8, 8, 4, 1, 1, 8, 8, window=512, global_every=3).is_local
+        (True, True, False, True)
+        """
+        layers = []
+        for number in range(1, self.num_layers + 1):
+            is_global = self.window is None or (self.global_every and number % self.global_every == 0)
+            layers.append(not is_global)
+        return tuple(layers)
 
 
 @dataclass(frozen=True)
@@ -77,4 +145,4 @@ class BertConfig(Settings):
 VECTOR_SETTINGS = ("pooling", "normalize", "prompts", "default_prompt", "truncate_dim")  # of a BertConfig
 
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # LLaMA's
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # a decoder's

@@ -13,13 +13,16 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
+
+from radit_jax.config import DecoderConfig
+from radit_jax.models.masks import attention_mask, window_mask
 
 # Up to this number of layers, each is compiled by itself: a loop would copy the activations in and out.
 UNROLLED = 8
@@ -30,6 +33,17 @@ BLOCKS = 8  # xla: the most blocks of queries in a row; each has at least `LANES
 SEGMENT_TOKENS = 16  # cudnn: a row of T positions has room for T / SEGMENT_TOKENS segments
 
 Kernel = Literal["xla", "splash", "cudnn"]
+
+
+class ScoreForm(NamedTuple):
+    """How the product of a query and a key becomes a score, and how far back a kernel looks."""
+
+    scale: float | None = None  # what the product is multiplied by; None: H^-½
+    cap: float | None = None  # a score s becomes cap · tanh(s / cap)
+    window: int | None = None  # a position sees itself and the window − 1 before it; a mask says so itself
+
+
+PLAIN = ScoreForm()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +107,7 @@ def attend(
     layout: Layout | None = None,
     *,
     causal: bool = False,
+    form: ScoreForm = PLAIN,
 ) -> Float[Array, "B T N H"]:
     """Scaled dot-product attention of T queries over S keys, its softmax in float32.
 
@@ -107,17 +122,21 @@ def attend(
     # Whatever segment ids cannot say goes to the reference.
     if mask_or_segment_ids.ndim == 3:
         by_mask = _causal_reference if causal else _reference
-        return by_mask(q, k, v, mask_or_segment_ids)
+        return by_mask(q, k, v, mask_or_segment_ids, form)
     segment_ids = mask_or_segment_ids
     if kernel == "xla":
         mask = attention_mask(segment_ids, jnp.zeros_like(segment_ids))
-        return _causal_reference(q, k, v, mask)
+        if form.window is not None:
+            # Within a segment, places in the row are as far apart as positions.
+            places = jnp.arange(segment_ids.shape[1])[None]
+            mask &= window_mask(places, places, form.window)
+        return _causal_reference(q, k, v, mask, form)
 
-    run: Callable[..., Any] = _cudnn
+    run: Callable[..., Any] = functools.partial(_cudnn, form=form)
     if kernel == "splash":
         # On a CPU, where only tests run it, the kernel is interpreted step by step.
         platform = jax.default_backend() if layout is None else layout.platform
-        run = functools.partial(_splash, interpret=platform == "cpu")
+        run = functools.partial(_splash, form=form, interpret=platform == "cpu")
 
     # The compiler cannot cut a kernel: each device is handed its rows and heads.
     if layout is not None:
@@ -135,9 +154,8 @@ def attend(
 
 def why_unsupported(
     kernel: Kernel,
+    config: DecoderConfig,
     *,
-    head_size: int,
-    num_kv_heads: int,
     dtype: Any,
     row_length: int,
     tensor: int = 1,
@@ -145,8 +163,8 @@ def why_unsupported(
     """Why `kernel` cannot serve rows of `row_length` positions, heads over `tensor` devices; None: it can."""
     if kernel == "xla":
         return None
-    if num_kv_heads % tensor:
-        return f"{num_kv_heads} key heads do not divide over {tensor} devices"
+    if config.num_kv_heads % tensor:
+        return f"{config.num_kv_heads} key heads do not divide over {tensor} devices"
     if kernel == "splash" and row_length % LANES:
         return f"rows of {row_length} are not a multiple of {LANES}"
     if kernel == "splash":
@@ -154,8 +172,12 @@ def why_unsupported(
     # What is left is cudnn.
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         return f"it computes in bfloat16, not in {jnp.dtype(dtype)}"
-    if head_size % 8 or head_size > 256:
-        return f"heads of {head_size} are not a multiple of 8 up to 256"
+    if config.head_size % 8 or config.head_size > 256:
+        return f"heads of {config.head_size} are not a multiple of 8 up to 256"
+    if config.window is not None and config.window < row_length:
+        return f"it packs segments without a window, here of {config.window} positions"
+    if config.score_cap is not None:
+        return "it does not cap scores"
     return _missing_cudnn()
 
 
@@ -169,6 +191,7 @@ def _causal_reference(
     k: Float[Array, "B S M H"],
     v: Float[Array, "B S M H"],
     mask: Bool[Array, "B T S"],
+    form: ScoreForm,
 ) -> Float[Array, "B T N H"]:
     """`_reference` by blocks of queries, each over the keys up to its own end."""
     # The queries stand at the last positions of the keys.
@@ -183,7 +206,7 @@ def _causal_reference(
         keys = k[:, :num_keys]
         values = v[:, :num_keys]
         block_mask = mask[:, start:stop, :num_keys]
-        outputs.append(_reference(queries, keys, values, block_mask))
+        outputs.append(_reference(queries, keys, values, block_mask, form))
     return jnp.concatenate(outputs, axis=1)
 
 
@@ -192,8 +215,9 @@ def _reference(
     k: Float[Array, "B S M H"],
     v: Float[Array, "B S M H"],
     mask: Bool[Array, "B T S"],
+    form: ScoreForm,
 ) -> Float[Array, "B T N H"]:
-    """softmax(q kᵀ / √H) v over the keys that the mask shows."""
+    """softmax(q kᵀ · scale) v over the keys that the mask shows."""
     batch, length, num_heads, head_size = q.shape
     num_groups = k.shape[2]
     group_size = num_heads // num_groups
@@ -213,7 +237,9 @@ def _reference(
         keys,
         preferred_element_type=wide(q.dtype),
     )
-    scores = scores * head_size**-0.5
+    scores = scores * (form.scale or head_size**-0.5)
+    if form.cap is not None:  # `layers.soft_cap`, in place
+        scores = form.cap * jnp.tanh(scores / form.cap)
     tiled_mask = jnp.tile(mask, (1, group_size, 1))
     bias = jnp.where(tiled_mask, 0.0, MASKED)
     scores = scores + bias[:, None]
@@ -243,6 +269,7 @@ def _splash(
     v: Float[Array, "B T M H"],
     segment_ids: Int[Array, "B T"],
     *,
+    form: ScoreForm,
     interpret: bool,
 ) -> Float[Array, "B T N H"]:
     """Causal attention within segments by the Pallas kernel for TPUs; interpreted, it runs anywhere."""
@@ -256,17 +283,21 @@ def _splash(
     block = next(size for size in candidates if length % size == 0)
     sizes = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     blocks: Any = {f"block_{size}": block for size in sizes}
-    causal_masks = [masks.CausalMask((length, length))] * num_heads
+    head_mask: Any = masks.CausalMask((length, length))
+    if form.window is not None:
+        # As many positions before its own as the first number says, and none after it.
+        head_mask = masks.LocalMask((length, length), (form.window - 1, 0), offset=0)
     kernel = splash.make_splash_mha(
-        masks.MultiHeadMask(causal_masks),
+        masks.MultiHeadMask([head_mask] * num_heads),
         block_sizes=splash.BlockSizes(**blocks),
         head_shards=1,  # shard_map has cut the heads already
         q_seq_shards=1,
+        attn_logits_soft_cap=form.cap,
         interpret=interpret,
     )
 
     # The kernel does not scale the scores, and its arrays have the heads first.
-    scaled = q.astype(jnp.float32) * head_size**-0.5
+    scaled = q.astype(jnp.float32) * (form.scale or head_size**-0.5)
     scaled = scaled.astype(q.dtype)
     heads_first = (x.swapaxes(1, 2) for x in (scaled, k, v))
     segments = splash.SegmentIds(segment_ids, segment_ids)
@@ -279,6 +310,8 @@ def _cudnn(
     k: Float[Array, "B T M H"],
     v: Float[Array, "B T M H"],
     segment_ids: Int[Array, "B T"],
+    *,
+    form: ScoreForm,
 ) -> Float[Array, "B T N H"]:
     """Causal attention within segments by cuDNN, which is told where each starts and how long it is."""
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
@@ -293,7 +326,7 @@ def _cudnn(
         kv_seqlen=lengths,
         q_offsets=offsets,  # where each segment starts
         kv_offsets=offsets,
-        scale=q.shape[-1] ** -0.5,
+        scale=form.scale or q.shape[-1] ** -0.5,
         mask_type=cudnn.MaskType.PADDING_CAUSAL,
     )
     # A row that was packed for another kernel must not go unnoticed: its loss is not finite.
@@ -354,35 +387,3 @@ def _missing_cudnn() -> str | None:
     if not cudnn.check_compute_capability("9.0"):
         return "it packs segments only on Hopper or later"
     return None
-
-
-def attention_mask(
-    segment_ids: Int[Array, "B T"],
-    continuation_ids: Int[Array, "B T"],
-) -> Bool[Array, "B T T"]:
-    """True where position i sees position j of a row of packed trees (`data/batches/packing.py` draws one).
-
-    It does if j is not after i, both are in the same segment, which is not 0 (padding), and j is in the
-    segment's prefix (continuation 0) or in i's own continuation.
-    """
-    causal = jnp.tri(segment_ids.shape[1], dtype=bool)[None]
-    return causal & context_mask(segment_ids, continuation_ids, segment_ids, continuation_ids)
-
-
-def context_mask(
-    segment_ids: Int[Array, "B T"],
-    continuation_ids: Int[Array, "B T"],
-    context_segment_ids: Int[Array, "B S"],
-    context_continuation_ids: Int[Array, "B S"],
-) -> Bool[Array, "B T S"]:
-    """True where a position sees one of S others that all come before it in its row, such as cached ones."""
-    # Axes: positions, then those that they may see.
-    segment = segment_ids[:, :, None]
-    continuation = continuation_ids[:, :, None]
-    context_segment = context_segment_ids[:, None]
-    context_continuation = context_continuation_ids[:, None]
-
-    is_prefix = context_continuation == 0
-    in_continuation = is_prefix | (context_continuation == continuation)
-    in_segment = (context_segment == segment) & (segment != 0)
-    return in_segment & in_continuation

@@ -1,4 +1,6 @@
-"""LLaMA: RMSNorm, rotary positions, grouped-query attention, SwiGLU, a tied or untied head; no biases.
+"""A decoder: LLaMA and its relatives, whose config says what they have beyond it.
+
+RMSNorm, rotary positions, grouped-query attention, a gated feed-forward part, a tied or untied head.
 
 Modules have Hugging Face's names. The layers are one scanned block whose parameters are stacked on a leading
 axis L; kernels are (in, out):
@@ -6,12 +8,17 @@ axis L; kernels are (in, out):
     model/embed_tokens/embedding                      V D
     model/layers/input_layernorm/weight               L D
     model/layers/self_attn/{q,k,v}_proj/kernel        L D (heads · H)
+    model/layers/self_attn/{q,k,v}_proj/bias          L (heads · H)       Qwen 2
+    model/layers/self_attn/{q,k}_norm/weight          L H                 Qwen 3, Gemma 3
     model/layers/self_attn/o_proj/kernel              L (heads · H) D
-    model/layers/post_attention_layernorm/weight      L D
+    model/layers/post_attention_layernorm/weight      L D                 LLaMA: before the feed-forward part
+    model/layers/{pre,post}_feedforward_layernorm/weight   L D            Gemma
     model/layers/mlp/{gate,up}_proj/kernel            L D F
     model/layers/mlp/down_proj/kernel                 L F D
     model/norm/weight                                 D
     lm_head/kernel                                    D V, unless the head is the embedding transposed
+
+Gemma's `post_attention_layernorm` normalises what attention adds, as its name says.
 
 A kernel may be quantised, and an adapter may lie next to it: see `models/lora.py`.
 """
@@ -28,28 +35,28 @@ from radit_jax.models.attention import (
     UNROLLED,
     Kernel,
     Layout,
-    attend,
-    attention_mask,
-    context_mask,
     keep_rows,
     wide,
-    widened,
 )
 from radit_jax.models.kv_cache import KvCache
-from radit_jax.models.lora import dequantized
-from radit_jax.models.rotary import Rope, rotate, rotations
+from radit_jax.models.layers import GatedMlp, Projection, RmsNorm, initial_normal, soft_cap
+from radit_jax.models.masks import attention_mask, context_mask, window_mask
+from radit_jax.models.rotary import rotations
+from radit_jax.models.self_attention import (
+    CachedKvHeads,
+    Hidden,
+    KvHeads,
+    MaskOrSegmentIds,
+    SelfAttention,
+    View,
+    Views,
+)
 
-_init = nn.initializers.normal(0.02)  # as Hugging Face's LLaMA starts
 REMAT = {  # what of a layer is kept for the backward pass; all else is computed again there
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # the projections
 }
 Remat = Literal["none", "dots", "full"]
-
-Hidden = Float[Array, "B T D"]  # the residual stream, or what a layer adds to it
-MaskOrSegmentIds = Bool[Array, "B T S"] | Int[Array, "B T"]  # see `attend`
-KvHeads = Float[Array, "B T M H"]  # a layer's keys, or its values, of the T tokens that it reads
-CachedKvHeads = Float[Array, "B C M H"]  # those of C earlier tokens
 
 
 class DecoderLm(nn.Module):
@@ -133,6 +140,7 @@ class DecoderLm(nn.Module):
 
         # Which tokens see each other; those of the cache come first.
         mask_or_segment_ids = segment_ids
+        key_positions = positions
         if not use_kernel:
             mask_or_segment_ids = attention_mask(segment_ids, continuation_ids)
         if cache is not None:
@@ -143,20 +151,40 @@ class DecoderLm(nn.Module):
                 cache.continuation_ids,
             )
             mask_or_segment_ids = jnp.concatenate([cached_mask, mask_or_segment_ids], axis=-1)
+            key_positions = jnp.concatenate([cache.positions, positions], axis=-1)
 
-        rope = rotations(self.config, positions, wide(self.dtype))  # the same in every layer
-        hidden, keys, values = self.model(tokens, rope, mask_or_segment_ids, cache)
-        return hidden, KvCache(keys, values, segment_ids, continuation_ids)
+        views = self._views(positions, key_positions, mask_or_segment_ids)
+        hidden, keys, values = self.model(tokens, views, cache)
+        positions = positions.astype(jnp.int32)
+        return hidden, KvCache(keys, values, segment_ids, continuation_ids, positions)
+
+    def _views(
+        self,
+        positions: Int[Array, "B T"],
+        key_positions: Int[Array, "B S"],
+        mask_or_segment_ids: MaskOrSegmentIds,
+    ) -> Views:
+        """The same in every layer of a kind."""
+        config, dtype = self.config, wide(self.dtype)
+        of_global = View(rotations(config, positions, dtype), mask_or_segment_ids)
+        if config.window is None:
+            return Views(of_global, None)
+        # A position has at most as many others before it as there are keys. A kernel is told the window.
+        local_mask = mask_or_segment_ids
+        is_mask = mask_or_segment_ids.ndim == 3
+        if is_mask and key_positions.shape[1] > config.window:
+            local_mask &= window_mask(positions, key_positions, config.window)
+        of_local = View(rotations(config, positions, dtype, is_local=True), local_mask)
+        return Views(of_global, of_local)
 
     def logits(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
         """The head, in the `wide` dtype."""
-        if self.config.tie_embeddings:
-            return self.model.attend(hidden)
-        return self.lm_head(hidden)
+        logits = self.model.attend(hidden) if self.config.tie_embeddings else self.lm_head(hidden)
+        return soft_cap(logits, self.config.logit_cap)
 
 
 class Decoder(nn.Module):
-    """LLaMA without its head: the embeddings, the L layers and the last norm."""
+    """The network without its head: the embeddings, the L layers and the last norm."""
 
     config: DecoderConfig
     dtype: Any
@@ -174,8 +202,8 @@ class Decoder(nn.Module):
             block,
             variable_axes={"params": 0},  # parameters are stacked on a leading axis
             split_rngs={"params": True},
-            # The rotations and the mask serve all layers; cached keys and values have the layers' axis.
-            in_axes=(nn.broadcast, nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
+            # The views serve all layers; cached keys and values have the layers' axis.
+            in_axes=(nn.broadcast, 0, 0),  # pyright: ignore[reportArgumentType]
             length=config.num_layers,
             unroll=config.num_layers if config.num_layers <= UNROLLED else 1,  # 1: a loop
         )
@@ -183,16 +211,15 @@ class Decoder(nn.Module):
             config.vocab_size,
             config.hidden_size,
             dtype=self.dtype,
-            embedding_init=_init,
+            embedding_init=initial_normal,
         )
         self.layers = stack(config, self.dtype, self.attention, self.layout)
-        self.norm = RmsNorm(config.rms_norm_eps)
+        self.norm = RmsNorm(config.rms_norm_eps, config.traits.centred_norms)
 
     def __call__(
         self,
         tokens: Int[Array, "B T"],
-        rope: Rope,
-        mask_or_segment_ids: MaskOrSegmentIds,
+        views: Views,
         cache: KvCache | None,
     ) -> tuple[
         Hidden,
@@ -203,8 +230,12 @@ class Decoder(nn.Module):
         context = None
         if cache is not None:
             context = cache.keys, cache.values
-        embedded = keep_rows(self.embed_tokens(tokens), self.layout)
-        hidden, (keys, values) = self.layers(embedded, rope, mask_or_segment_ids, context)
+        embedded = self.embed_tokens(tokens)
+        if self.config.traits.scaled_embeddings:
+            embedded *= jnp.asarray(self.config.hidden_size**0.5, embedded.dtype)
+        embedded = keep_rows(embedded, self.layout)
+        is_local = None if views.of_local is None else jnp.asarray(self.config.is_local)
+        hidden, (keys, values) = self.layers(embedded, views, is_local, context)
         return self.norm(hidden), keys, values
 
     def attend(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
@@ -230,13 +261,14 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Hidden,
-        rope: Rope,
-        mask_or_segment_ids: MaskOrSegmentIds,
+        views: Views,
+        is_local: Bool[Array, ""] | None,
         context: tuple[CachedKvHeads, CachedKvHeads] | None,
     ) -> tuple[Hidden, tuple[KvHeads, KvHeads]]:
         """The states after the layer, and its keys and values of these tokens.
 
-        `context` holds the layer's keys and values of earlier tokens, from a cache.
+        `is_local` says which of the views is the layer's. `context` holds the layer's keys and values of
+        earlier tokens, from a cache.
         """
         config, layout = self.config, self.layout
         attention = SelfAttention(
@@ -246,134 +278,23 @@ class Block(nn.Module):
             layout,
             name="self_attn",
         )
-        mlp = SwiGlu(config, self.dtype, name="mlp")
-        attention_norm = RmsNorm(config.rms_norm_eps, name="input_layernorm")
-        mlp_norm = RmsNorm(config.rms_norm_eps, name="post_attention_layernorm")
+        mlp = GatedMlp(config, self.dtype, name="mlp")
+        norms_after = config.traits.norms_after
+
+        def norm(name: str) -> RmsNorm:
+            return RmsNorm(config.rms_norm_eps, config.traits.centred_norms, name=name)
 
         # Both parts read the normalised stream and add to the stream itself. `keep_rows` holds the compiler
         # to one split over devices, by rows.
-        attended, keys_values = attention(attention_norm(x), rope, mask_or_segment_ids, context)
+        attention_norm = norm("input_layernorm")
+        attended, keys_values = attention(attention_norm(x), views, is_local, context)
+        if norms_after:
+            attended = norm("post_attention_layernorm")(attended)
         x = keep_rows(x + attended, layout)
-        x = keep_rows(x + mlp(mlp_norm(x)), layout)
+
+        mlp_norm = norm("pre_feedforward_layernorm" if norms_after else "post_attention_layernorm")
+        passed = mlp(mlp_norm(x))
+        if norms_after:
+            passed = norm("post_feedforward_layernorm")(passed)
+        x = keep_rows(x + passed, layout)
         return x, keys_values
-
-
-class SelfAttention(nn.Module):
-    """Attention with rotary positions, in which N / M query heads share each of M key and value heads."""
-
-    config: DecoderConfig
-    dtype: Any
-    attention: Kernel
-    layout: Layout | None
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Hidden,
-        rope: Rope,
-        mask_or_segment_ids: MaskOrSegmentIds,
-        context: tuple[CachedKvHeads, CachedKvHeads] | None,
-    ) -> tuple[Hidden, tuple[KvHeads, KvHeads]]:
-        """What attention adds to the stream, and the keys (rotated) and values of these tokens."""
-        config = self.config
-        batch_and_length = x.shape[:2]
-
-        def project(name: str, num_heads: int) -> Float[Array, "B T N H"]:
-            projection = Projection(num_heads * config.head_size, self.dtype, name=name)
-            return projection(x).reshape(*batch_and_length, num_heads, config.head_size)
-
-        queries = rotate(project("q_proj", config.num_heads), rope)
-        new_keys = rotate(project("k_proj", config.num_kv_heads), rope)
-        new_values = project("v_proj", config.num_kv_heads)
-
-        # Cached keys come first: their tokens are the earlier ones.
-        keys, values = new_keys, new_values
-        if context is not None:
-            cached_keys, cached_values = context
-            keys = jnp.concatenate([cached_keys, keys], axis=1)
-            values = jnp.concatenate([cached_values, values], axis=1)
-
-        attended = attend(
-            queries,
-            keys,
-            values,
-            mask_or_segment_ids,
-            self.attention,
-            self.layout,
-            causal=True,
-        )
-        output = Projection(config.hidden_size, self.dtype, name="o_proj")
-        return output(attended.reshape(*batch_and_length, -1)), (new_keys, new_values)
-
-
-class SwiGlu(nn.Module):
-    """The feed-forward part of a layer: W_down (silu(W_gate x) · W_up x)."""
-
-    config: DecoderConfig
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Hidden) -> Hidden:
-        """What the feed-forward part adds to the stream."""
-        gate_proj = Projection(self.config.ffn_size, self.dtype, name="gate_proj")
-        up_proj = Projection(self.config.ffn_size, self.dtype, name="up_proj")
-        down_proj = Projection(self.config.hidden_size, self.dtype, name="down_proj")
-        gate = gate_proj(x)
-        up = up_proj(x)
-        return down_proj(nn.silu(gate) * up)
-
-
-class Projection(nn.Module):
-    """x W in `dtype`, plus x A B where parameters `lora_a` and `lora_b` lie next to the kernel.
-
-    `result` is the dtype that products are summed and returned in, by default `dtype`.
-    """
-
-    features: int  # F, the width of the outputs
-    dtype: Any
-    result: Any = None
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows F"]:
-        """x W, or x (W + A B) without forming the sum."""
-        kernel = self.param("kernel", _init, (x.shape[-1], self.features))
-        outputs = self._times(x, kernel)
-        if not self.has_variable("params", "lora_a"):
-            return outputs
-        lora_a = self.get_variable("params", "lora_a")
-        lora_b = self.get_variable("params", "lora_b")
-        return outputs + self._times(self._times(x, lora_a), lora_b)
-
-    def _times(self, x: Float[Array, "*rows D"], matrix: Any) -> Float[Array, "*rows F"]:
-        if hasattr(matrix, "qvalue"):
-            return self._times_quantized(x, matrix)
-        x, matrix = x.astype(self.dtype), matrix.astype(self.dtype)
-        # All rows as one matrix: XLA's CPU backend sums gradients of weights over two axes far slower.
-        flat = x.reshape(-1, x.shape[-1])
-        products = jnp.dot(flat, matrix, preferred_element_type=self.result)
-        return products.reshape(*x.shape[:-1], -1)
-
-    def _times_quantized(self, x: Float[Array, "*rows D"], matrix: Any) -> Float[Array, "*rows F"]:
-        # Without the checkpoint, the backward pass would keep the whole matrices of all layers from the
-        # forward pass.
-        @jax.checkpoint
-        def times(x: Float[Array, "*rows D"], matrix: Any) -> Float[Array, "*rows F"]:
-            return self._times(x, dequantized(matrix))
-
-        return times(x, matrix)
-
-
-class RmsNorm(nn.Module):
-    """x / rms(x) · weight, computed in x's `wide` dtype and returned in x's own dtype."""
-
-    eps: float  # added to the mean square
-
-    @nn.compact
-    def __call__(self, x: Hidden) -> Hidden:
-        """Each token's state at root mean square 1, times the weight."""
-        weight = self.param("weight", nn.initializers.ones, (x.shape[-1],))
-        exact = widened(x)
-        mean_square = jnp.mean(jnp.square(exact), axis=-1, keepdims=True)
-        normalized = exact * jax.lax.rsqrt(mean_square + self.eps)
-        weighted = normalized * weight.astype(exact.dtype)[None, None]
-        return weighted.astype(x.dtype)

@@ -1,4 +1,4 @@
-"""The keys and values of tokens that LLaMA has read: what later tokens need of them."""
+"""The keys and values of tokens that a decoder has read: what later tokens need of them."""
 
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ class KvCache(NamedTuple):
     values: Float[Array, "L B S M H"]
     segment_ids: Int[Array, "B S"]  # 0: seen by no token
     continuation_ids: Int[Array, "B S"]  # 0: seen by every continuation
+    positions: Int[Array, "B S"]  # in the whole sequence: a local layer sees a window of them
 
     def write(self, block: "KvCache", slot: Int[Array, ""] | int) -> "KvCache":
         """The same cache with `block` in the slots from `slot` on."""
@@ -35,6 +36,7 @@ class KvCache(NamedTuple):
             values=put(self.values, block.values, axis=2),
             segment_ids=put(self.segment_ids, block.segment_ids, axis=1),
             continuation_ids=put(self.continuation_ids, block.continuation_ids, axis=1),
+            positions=put(self.positions, block.positions, axis=1),
         )
 
     def take(self, rows: Int[Array, "W r"]) -> "KvCache":
@@ -45,6 +47,7 @@ class KvCache(NamedTuple):
             values=take_rows(self.values, rows, axis=1),
             segment_ids=take_rows(self.segment_ids, rows),
             continuation_ids=take_rows(self.continuation_ids, rows),
+            positions=take_rows(self.positions, rows),
         )
 
     def grow(self, num_slots: int) -> "KvCache":
@@ -64,6 +67,7 @@ class KvCache(NamedTuple):
             values=pad(self.values, axis=2),
             segment_ids=pad(self.segment_ids, axis=1),
             continuation_ids=pad(self.continuation_ids, axis=1),
+            positions=pad(self.positions, axis=1),
         )
 
 

@@ -17,9 +17,11 @@ def rotations(
     config: DecoderConfig,
     positions: Int[Array, "B T"],
     dtype: Any,
+    *,
+    is_local: bool = False,
 ) -> Rope:
-    """The cosines and sines by which positions rotate the two halves of every head."""
-    frequencies = jnp.asarray(rope_frequencies(config), dtype)
+    """The cosines and sines by which positions rotate the two halves of every head, in a kind of layers."""
+    frequencies = jnp.asarray(rope_frequencies(config, is_local=is_local), dtype)
     positions = positions[:, :, None].astype(dtype)
     angles = positions * frequencies[None, None]
     # The same for all heads.
@@ -28,19 +30,25 @@ def rotations(
     return cos, sin
 
 
-def rope_frequencies(config: DecoderConfig) -> Float[np.ndarray, " h"]:
-    """Radians per position of each of the H / 2 pairs, with Llama 3's scaling where the config has it.
+def rope_frequencies(config: DecoderConfig, *, is_local: bool = False) -> Float[np.ndarray, " h"]:
+    """Radians per position of each of the H / 2 pairs, scaled where the config says so.
 
-    The scaling slows down, `factor` times, the pairs that turn fewer than `low_freq_factor` times within the
-    original context. It leaves alone those that turn more than `high_freq_factor` times, and blends between.
+    Linear scaling slows all pairs down, `factor` times. Llama 3's does so with the pairs that turn fewer than
+    `low_freq_factor` times within the original context. It leaves alone those that turn more than
+    `high_freq_factor` times, and blends between. Local layers may have a θ of their own, which is not scaled.
     """
-    # The first pair turns by one radian a position, the last ones about `rope_theta` times slower.
+    # The first pair turns by one radian a position, the last ones about θ times slower.
+    has_own_theta = is_local and config.local_rope_theta is not None
+    theta = config.local_rope_theta if has_own_theta else config.rope_theta
+    assert theta is not None
     exponents = np.arange(0, config.head_size, 2) / config.head_size
-    frequencies = config.rope_theta**-exponents
+    frequencies = theta**-exponents
 
     scaling = config.rope_scaling
-    if scaling is None:
+    if scaling is None or has_own_theta:
         return frequencies
+    if scaling.kind == "linear":
+        return frequencies / scaling.factor
 
     # What is not scaled of each pair: nothing of the slow ones, all of the fast ones.
     turns = scaling.original_max_length * frequencies / (2 * np.pi)

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import sys
 
@@ -8,17 +9,24 @@ import pytest
 from exact import assert_exact, assert_rounded
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
+from radit_jax.config import DecoderConfig
 from radit_jax.models.attention import (
+    PLAIN,
     Layout,
+    ScoreForm,
     attend,
-    attention_mask,
-    context_mask,
     max_segments,
     segment_bounds,
     why_unsupported,
 )
+from radit_jax.models.masks import attention_mask, context_mask
 
 pytestmark = pytest.mark.usefixtures("float64")
+
+
+SHAPE = DecoderConfig(
+    vocab_size=8, hidden_size=64, num_layers=1, num_heads=4, num_kv_heads=2, head_size=16, ffn_size=8
+)
 
 
 def ids(*values: int) -> jnp.ndarray:
@@ -123,7 +131,7 @@ def packed_rows(dtype=jnp.float32, length=384, num_kv_heads=2, rows=2):
     return *(jnp.asarray(x, dtype) for x in (q, k, v)), jnp.asarray(segments, jnp.int32)
 
 
-def assert_same_attention(rows, *how):
+def assert_same_attention(rows, *how, form=PLAIN):
     """A kernel's values and gradients at the positions that are no padding, against float64."""
     q, k, v, segments = rows
     weights = np.random.default_rng(1).normal(size=q.shape) * np.asarray(segments > 0)[:, :, None, None]
@@ -131,7 +139,7 @@ def assert_same_attention(rows, *how):
     @functools.partial(jax.jit, static_argnums=(3, 4))
     @functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
     def attended(q, k, v, *how):
-        out = attend(q, k, v, segments, *how)
+        out = attend(q, k, v, segments, *how, form=form)
         used = jnp.where((segments > 0)[:, :, None, None], out, 0)
         return (used * jnp.asarray(weights, used.dtype)).sum(), used
 
@@ -151,6 +159,15 @@ def test_splash_attends_as_the_reference_does(num_kv_heads):
     assert_same_attention(rows, "splash")
 
 
+@pytest.mark.parametrize("form", [ScoreForm(window=100), ScoreForm(scale=0.4, cap=2.0)], ids=str)
+def test_splash_has_a_window_and_caps_scores_as_the_reference_does(form):
+    rows = packed_rows()
+    assert_same_attention(rows, "splash", form=form)
+    segments = rows[3]
+    plain, other = (attend(*rows[:3], segments, form=each) for each in (PLAIN, form))
+    assert jnp.abs(plain - other)[segments > 0].max() > 0.01
+
+
 def test_over_a_mesh_each_device_has_its_rows_and_heads():
     mesh = jax.make_mesh((2, 2, 2), ("a", "b", "c"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
     layout = Layout(mesh, ("a", "b"), "c")
@@ -158,7 +175,7 @@ def test_over_a_mesh_each_device_has_its_rows_and_heads():
 
 
 def test_cudnn_attends_as_the_reference_does():
-    problem = why_unsupported("cudnn", head_size=16, num_kv_heads=2, dtype=jnp.bfloat16, row_length=384)
+    problem = why_unsupported("cudnn", SHAPE, dtype=jnp.bfloat16, row_length=384)
     if jax.default_backend() != "gpu" or problem:
         pytest.skip(f"needs a GPU of Hopper or later, run with JAX_PLATFORMS=cuda: {problem}")
     assert_same_attention(packed_rows(jnp.bfloat16), "cudnn")
@@ -200,11 +217,17 @@ def test_segments_are_handed_over_by_their_starts_and_lengths():
         ("splash", {"tensor": 4}, "2 key heads do not divide over 4 devices"),
         ("cudnn", {"dtype": jnp.float32}, "it computes in bfloat16, not in float32"),
         ("cudnn", {"head_size": 20}, "heads of 20 are not a multiple of 8"),
+        ("splash", {"window": 100, "score_cap": 50.0}, None),
+        ("cudnn", {"window": 100}, "it packs segments without a window, here of 100"),
+        ("cudnn", {"score_cap": 50.0}, "it does not cap scores"),
     ],
 )
 def test_a_kernel_says_what_keeps_it_from_serving(kernel, changes, why):
-    shape = {"head_size": 16, "num_kv_heads": 2, "dtype": jnp.bfloat16, "row_length": 256, **changes}
-    problem = why_unsupported(kernel, **shape)
+    of_rows = {"dtype": jnp.bfloat16, "row_length": 256, "tensor": 1}
+    of_network = {name: value for name, value in changes.items() if name not in of_rows}
+    config = dataclasses.replace(SHAPE, **of_network)
+    of_rows = {name: changes.get(name, value) for name, value in of_rows.items()}
+    problem = why_unsupported(kernel, config, **of_rows)
     if why is None:
         assert problem is None
     else:
@@ -226,8 +249,14 @@ def _private_form(monkeypatch, form):
 )
 def test_another_form_of_jaxs_private_module_is_said_and_not_called(monkeypatch, change, why):
     change(monkeypatch)
-    shape = {"head_size": 16, "num_kv_heads": 2, "dtype": jnp.bfloat16, "row_length": 256}
-    assert why in why_unsupported("cudnn", **shape)
+    assert why in why_unsupported("cudnn", SHAPE, dtype=jnp.bfloat16, row_length=256)
+
+
+def test_a_window_that_holds_the_whole_row_needs_no_kernel_that_knows_it(monkeypatch):
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+    config = dataclasses.replace(SHAPE, window=256)
+    assert why_unsupported("cudnn", config, dtype=jnp.bfloat16, row_length=256) is None
 
 
 def test_the_room_for_segments_grows_with_the_row():

@@ -37,6 +37,7 @@ AnyMesh = Mesh | AbstractMesh  # an AbstractMesh has no devices: a plan can be m
 PARTITIONS: tuple[tuple[str, P], ...] = (
     (r"embed_tokens/embedding$", P("tensor", "fsdp")),
     (r"(q|k|v|gate|up)_proj/kernel\b", P(None, "fsdp", "tensor")),
+    (r"(q|k|v)_proj/bias$", P(None, "tensor")),
     (r"(o|down)_proj/kernel\b", P(None, "tensor", "fsdp")),
     (r"lm_head/kernel$", P("fsdp", "tensor")),
     (r"(q|k|v|gate|up)_proj/lora_a$", P(None, "fsdp", None)),
@@ -120,8 +121,7 @@ def configure_attention(
     # 2) Whether it can compute these rows.
     reason = why_unsupported(
         kernel,
-        head_size=module.config.head_size,
-        num_kv_heads=module.config.num_kv_heads,
+        module.config,
         dtype=module.dtype,
         row_length=row_length,
         tensor=mesh.shape["tensor"],

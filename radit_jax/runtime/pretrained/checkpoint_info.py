@@ -15,12 +15,12 @@ from radit_jax.config import (
     RetrieverConfig,
 )
 from radit_jax.runtime.pretrained import hub
+from radit_jax.runtime.pretrained.decoder_config import decoder_config
 from radit_jax.runtime.pretrained.hf_config import (
     REMEDY,
     Pooling,
     bert_config,
     check_network,
-    decoder_config,
     network_of,
     own_config,
     read_config,

@@ -5,7 +5,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from radit_jax.runtime.storage.files import as_object
+
+REMEDY = "Fetch the checkpoint again, or use another."
 REQUIRED = object()  # in place of a default
+SIZE = (1, 1 << 24)  # the range of a vocabulary or a width
 _MAX_SHOWN = 60  # characters of a value in an error
 _MAX_NUMBER = 1e300  # of any field; JSON can spell larger ones
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
@@ -94,3 +98,30 @@ def _is_in_range(value: int | float, field: Field) -> bool:
     if not abs(value) < _MAX_NUMBER:  # NaN, too
         return False
     return field.low <= value <= field.high
+
+
+def as_json(config: Any, table: Mapping[str, Field]) -> dict[str, Any]:
+    """The settings in `table` by Hugging Face's names."""
+    values = {}
+    for name, field in table.items():
+        values[name] = getattr(config, field.ours)
+    return values
+
+
+def object_in(values: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """The object in a field; empty where the field is absent or null."""
+    if values.get(name) is None:
+        return {}
+    return as_object(values[name], f"{where}: {name}", REMEDY)
+
+
+def check_fixed(values: Mapping[str, Any], where: str, **expected: Any) -> None:
+    """Raise ValueError where a field says that this is another network than ours."""
+    for name, value in expected.items():
+        found = values.get(name)
+        is_said = found is not None
+        if is_said and found != value:
+            raise ValueError(
+                f"{where}: expected {name} {shown_value(value)}, got {shown_value(found)}. "
+                "Use such a checkpoint."
+            )

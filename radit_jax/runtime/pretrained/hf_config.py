@@ -1,4 +1,7 @@
-"""`config.json` in Hugging Face's form and in our own, read and written by one table for each network."""
+"""`config.json` in Hugging Face's form and in our own, read and written by one table for each network.
+
+A decoder's in Hugging Face's form is in `decoder_config.py`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -7,7 +10,24 @@ from typing import Any, Literal
 from etils import epath
 
 from radit_jax.config import BertConfig, DecoderConfig, RopeScaling
-from radit_jax.runtime.pretrained.fields import REQUIRED, Field, read_fields, shown_value
+from radit_jax.runtime.pretrained.decoder_config import (
+    MODEL_TYPES,
+    OWN_DECODER_FIELDS,
+    OWN_ROPE_FIELDS,
+    ROPE_FIELDS,
+    checked_decoder,
+    rope_kind,
+)
+from radit_jax.runtime.pretrained.fields import (
+    REMEDY,
+    REQUIRED,
+    SIZE,
+    Field,
+    as_json,
+    check_fixed,
+    read_fields,
+    shown_value,
+)
 from radit_jax.runtime.pretrained.gguf_config import gguf_config, is_gguf
 from radit_jax.runtime.storage.files import as_object, read_json
 
@@ -16,34 +36,13 @@ Network = Literal["decoder", "bert"]
 # The encoders' families, and the classes of transformers that their checkpoints name.
 ENCODERS = {"bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel"}
 # Our networks, and the model types that each computes. DPR's encoders are BERTs with other names.
-NETWORKS: dict[Network, tuple[str, ...]] = {"decoder": ("llama",), "bert": (*ENCODERS, "dpr")}
+NETWORKS: dict[Network, tuple[str, ...]] = {"decoder": MODEL_TYPES, "bert": (*ENCODERS, "dpr")}
 TITLES = {"decoder": "a decoder", "bert": "a BERT"}
-REMEDY = "Fetch the checkpoint again, or use another."
 REMEDY_OF_OURS = "Name a folder that the export stage wrote (export/lm, ...), or write it again."
 
 ALWAYS_SAID = ("num_kv_heads", "head_size")  # required in our own form, optional in Hugging Face's
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-SIZE = (1, 1 << 24)  # the range of a vocabulary or a width
 # Tables: a field's name in Hugging Face's form, and our setting with its kind, range and default.
-DECODER_FIELDS = {
-    "vocab_size": Field("vocab_size", int, *SIZE),
-    "hidden_size": Field("hidden_size", int, *SIZE),
-    "num_hidden_layers": Field("num_layers", int, 1, 10_000),
-    "num_attention_heads": Field("num_heads", int, *SIZE),
-    "num_key_value_heads": Field("num_kv_heads", int, *SIZE, None),  # None: one for each head
-    "head_dim": Field("head_size", int, *SIZE, None),  # None: the width divided by the heads
-    "intermediate_size": Field("ffn_size", int, *SIZE),
-    "max_position_embeddings": Field("max_length", int, 1, 1 << 30, 2048),
-    "rms_norm_eps": Field("rms_norm_eps", float, 0, 1, 1e-6),
-    "tie_word_embeddings": Field("tie_embeddings", bool, default=False),
-}
-THETA = {"rope_theta": Field("rope_theta", float, 1, 1e15, 10_000.0)}
-ROPE_FIELDS = {
-    "factor": Field("factor", float, 1e-3, 1e6),
-    "low_freq_factor": Field("low_freq_factor", float, 0, 1e6),
-    "high_freq_factor": Field("high_freq_factor", float, 0, 1e6),
-    "original_max_position_embeddings": Field("original_max_length", int, 1, 1 << 30),
-}
 BERT_FIELDS = {
     "vocab_size": Field("vocab_size", int, *SIZE),
     "hidden_size": Field("hidden_size", int, *SIZE),
@@ -113,78 +112,6 @@ def _alternatives(names: Sequence[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-# ---- decoders ----
-
-
-def decoder_config(values: Mapping[str, Any], folder: str) -> DecoderConfig:
-    """The settings in a LLaMA's `config.json`, in old forms (RoPE at the top, fields absent) or the new."""
-    where = f"{folder}/config.json"
-    network_of({"model_type": "llama"} | dict(values), where, "decoder")
-    _check_values(
-        values, where, hidden_act="silu", attention_bias=False, mlp_bias=False, quantization_config=None
-    )
-    # The newest form has θ inside with the scaling; a converted file may have both.
-    rope = {**_object(values, "rope_scaling", where), **_object(values, "rope_parameters", where)}
-    sizes = read_fields(values, DECODER_FIELDS, where, REMEDY)
-    theta_values = {"rope_theta": values.get("rope_theta")} | rope
-    theta = read_fields(theta_values, THETA, where, REMEDY)
-    # Sizes that follow from others where they are absent.
-    num_heads = sizes["num_heads"]
-    sizes["num_kv_heads"] = sizes["num_kv_heads"] or num_heads
-    sizes["head_size"] = sizes["head_size"] or sizes["hidden_size"] // num_heads
-    config = DecoderConfig(**sizes, **theta, rope_scaling=_rope_scaling(rope, where))
-    return _check_decoder(config, where)
-
-
-def decoder_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
-    """The `config.json` of a LLaMA, with RoPE at the top, as old and new readers take it."""
-    # The last fields tell readers of many LLaMAs which variant this is.
-    scaling = config.rope_scaling
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        **_as_json(config, DECODER_FIELDS | THETA),
-        "rope_scaling": scaling and {"rope_type": "llama3", **_as_json(scaling, ROPE_FIELDS)},
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "torch_dtype": dtype,
-    }
-
-
-def _rope_scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
-    """LLaMA 3's scaling of RoPE; None where there is none."""
-    # Its name in the newest form, and in older ones.
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise ValueError(
-            f"{where}: expected rope type default or llama3, got {shown_value(kind)}. Use such a checkpoint."
-        )
-    return RopeScaling(**read_fields(rope, ROPE_FIELDS, f"{where}: RoPE of type llama3", REMEDY))
-
-
-def _check_decoder(config: DecoderConfig, where: str) -> DecoderConfig:
-    """`config`, or ValueError where its numbers contradict each other."""
-    # RoPE turns pairs of numbers, so a head has an even size.
-    divides = config.num_heads % config.num_kv_heads == 0
-    is_even = config.head_size > 0 and config.head_size % 2 == 0
-    if not divides or not is_even:
-        raise ValueError(
-            f"{where}: expected heads of an even size, in equal groups for each key head, got "
-            f"{config.num_heads} heads of size {config.head_size} for {config.num_kv_heads} key heads. "
-            f"{REMEDY}"
-        )
-    scaling = config.rope_scaling
-    if scaling is not None and scaling.high_freq_factor <= scaling.low_freq_factor:
-        raise ValueError(
-            f"{where}: expected high_freq_factor above low_freq_factor, got {scaling.high_freq_factor} and "
-            f"{scaling.low_freq_factor}. {REMEDY}"
-        )
-    return config
-
-
 # ---- BERT ----
 
 
@@ -192,16 +119,16 @@ def bert_config(values: Mapping[str, Any], folder: str, **vectors: Any) -> BertC
     """The settings in a BERT's `config.json`; `vectors` are the fields that say how its vectors are made."""
     where = f"{folder}/config.json"
     network_of({"model_type": "bert"} | dict(values), where, "bert")
-    _check_values(
+    check_fixed(
         values, where, hidden_act="gelu", position_embedding_type="absolute", quantization_config=None
     )
     # Options of DPR that none of its own encoders uses.
-    _check_values(values, where, projection_dim=0, is_decoder=False)
+    check_fixed(values, where, projection_dim=0, is_decoder=False)
     family, table = values.get("model_type"), RELATIVE_FIELDS
     if family in (None, "bert", "dpr"):
         family, table = "bert", BERT_FIELDS
     else:
-        _check_values(values, where, pad_token_id=1)  # positions are counted from the one after it
+        check_fixed(values, where, pad_token_id=1)  # positions are counted from the one after it
     config = BertConfig(**read_fields(values, table, where, REMEDY), **vectors, family=family)
     config = replace(config, max_length=config.max_length - config.first_position)
     return _check_bert(config, where)
@@ -209,7 +136,7 @@ def bert_config(values: Mapping[str, Any], folder: str, **vectors: Any) -> BertC
 
 def bert_json(config: BertConfig, dtype: str) -> dict[str, Any]:
     """The `config.json` of a BERT encoder, which has no pooler."""
-    sizes = _as_json(config, BERT_FIELDS)
+    sizes = as_json(config, BERT_FIELDS)
     sizes["max_position_embeddings"] += config.first_position
     return {
         "architectures": [ENCODERS[config.family]],
@@ -316,12 +243,14 @@ def own_config(values: Mapping[str, Any], where: str) -> DecoderConfig | BertCon
 
 
 def _own_decoder(settings: Mapping[str, Any], where: str) -> DecoderConfig:
-    fields = _by_our_names(settings, DECODER_FIELDS | THETA, {"rope_scaling"}, where)
+    fields = _by_our_names(settings, OWN_DECODER_FIELDS, {"rope_scaling"}, where)
     scaling = settings.get("rope_scaling")
     if scaling is not None:
         values = as_object(scaling, f"{where}: rope_scaling", REMEDY_OF_OURS)
-        fields["rope_scaling"] = RopeScaling(**_by_our_names(values, ROPE_FIELDS, set(), where))
-    return _check_decoder(DecoderConfig(**fields), where)
+        kind = values.get("kind", "llama3")
+        table = OWN_ROPE_FIELDS | ROPE_FIELDS[rope_kind(kind, where)]
+        fields["rope_scaling"] = RopeScaling(**_by_our_names(values, table, set(), where))
+    return checked_decoder(DecoderConfig(**fields), where)
 
 
 def _own_bert(settings: Mapping[str, Any], where: str) -> BertConfig:
@@ -369,32 +298,3 @@ def _is_pair_of_texts(value: Any) -> bool:
     if not isinstance(value, list) or len(value) != 2:
         return False
     return all(isinstance(text, str) for text in value)
-
-
-# ---- fields ----
-
-
-def _as_json(config: Any, table: Mapping[str, Field]) -> dict[str, Any]:
-    """The settings in `table` by Hugging Face's names."""
-    values = {}
-    for name, field in table.items():
-        values[name] = getattr(config, field.ours)
-    return values
-
-
-def _object(values: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
-    """The object in a field; empty where the field is absent or null."""
-    if values.get(name) is None:
-        return {}
-    return as_object(values[name], f"{where}: {name}", REMEDY)
-
-
-def _check_values(values: Mapping[str, Any], where: str, **expected: Any) -> None:
-    """Raise ValueError where a field says that this is another network than ours."""
-    for name, value in expected.items():
-        found = values.get(name, value)
-        if found != value:
-            raise ValueError(
-                f"{where}: expected {name} {shown_value(value)}, got {shown_value(found)}. "
-                "Use such a checkpoint."
-            )

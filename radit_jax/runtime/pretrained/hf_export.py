@@ -14,6 +14,7 @@ from tokenizers import processors
 from radit_jax.config import BertConfig, DecoderConfig, LoraConfig
 from radit_jax.runtime.pretrained import hf_config
 from radit_jax.runtime.pretrained.checkpoint_info import describe_folder
+from radit_jax.runtime.pretrained.decoder_config import decoder_json
 from radit_jax.runtime.pretrained.hf_weights import adapters_to_peft, to_hf
 from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.runtime.pretrained.tensor_files import SHARD_BYTES, largest_error, write_tensors
@@ -103,7 +104,7 @@ def _write_config(
         max_length = min(tokenizer.hf.model_max_length, config.max_length)
         write_vectors(folder, config, max_length, bool(declared.get("do_lower_case")))
     else:
-        values = hf_config.decoder_json(config, dtype)
+        values = decoder_json(config, dtype)
         names = ("bos", "eos", "pad")
     for name in names:
         values[f"{name}_token_id"] = _known_id(tokenizer, name, config)

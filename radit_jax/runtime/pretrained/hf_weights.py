@@ -25,9 +25,10 @@ from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed.mesh import tree_shardings
 from radit_jax.runtime.pretrained.checkpoint_info import describe_folder
+from radit_jax.runtime.pretrained.decoder_config import NESTED, decoder_config
 from radit_jax.runtime.pretrained.gguf_file import is_gguf
 from radit_jax.runtime.pretrained.gguf_weights import open_gguf_tensors
-from radit_jax.runtime.pretrained.hf_config import Pooling, decoder_config, read_config
+from radit_jax.runtime.pretrained.hf_config import Pooling, read_config
 from radit_jax.runtime.pretrained.tensor_files import Index, Tensor, open_tensors
 from radit_jax.runtime.pretrained.vectors import transformer_folder
 
@@ -45,14 +46,22 @@ class Entry(NamedTuple):
     layer: int | None  # its index on the leading axis; None: the whole parameter
 
 
-LLAMA: Table = (
+# Of all families: a network that lacks a path lacks its tensors.
+DECODER: Table = (
     ("model.embed_tokens.weight", "model/embed_tokens/embedding"),
     ("model.layers.{}.input_layernorm.weight", "model/layers/input_layernorm/weight"),
     ("model.layers.{}.self_attn.q_proj.weight", "model/layers/self_attn/q_proj/kernel"),
     ("model.layers.{}.self_attn.k_proj.weight", "model/layers/self_attn/k_proj/kernel"),
     ("model.layers.{}.self_attn.v_proj.weight", "model/layers/self_attn/v_proj/kernel"),
     ("model.layers.{}.self_attn.o_proj.weight", "model/layers/self_attn/o_proj/kernel"),
+    ("model.layers.{}.self_attn.q_proj.bias", "model/layers/self_attn/q_proj/bias"),
+    ("model.layers.{}.self_attn.k_proj.bias", "model/layers/self_attn/k_proj/bias"),
+    ("model.layers.{}.self_attn.v_proj.bias", "model/layers/self_attn/v_proj/bias"),
+    ("model.layers.{}.self_attn.q_norm.weight", "model/layers/self_attn/q_norm/weight"),
+    ("model.layers.{}.self_attn.k_norm.weight", "model/layers/self_attn/k_norm/weight"),
     ("model.layers.{}.post_attention_layernorm.weight", "model/layers/post_attention_layernorm/weight"),
+    ("model.layers.{}.pre_feedforward_layernorm.weight", "model/layers/pre_feedforward_layernorm/weight"),
+    ("model.layers.{}.post_feedforward_layernorm.weight", "model/layers/post_feedforward_layernorm/weight"),
     ("model.layers.{}.mlp.gate_proj.weight", "model/layers/mlp/gate_proj/kernel"),
     ("model.layers.{}.mlp.up_proj.weight", "model/layers/mlp/up_proj/kernel"),
     ("model.layers.{}.mlp.down_proj.weight", "model/layers/mlp/down_proj/kernel"),
@@ -64,7 +73,7 @@ LLAMA: Table = (
 def _lora_table() -> Table:
     """PEFT's names of adapters, for the kernels that have one."""
     table = []
-    for name, path in LLAMA:
+    for name, path in DECODER:
         if path.endswith("_proj/kernel"):
             theirs = f"base_model.model.{name.removesuffix('weight')}"
             ours = path.removesuffix("kernel")
@@ -74,7 +83,10 @@ def _lora_table() -> Table:
 
 
 LORA = _lora_table()
-LLAMA_IGNORED = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
+DECODER_IGNORED = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
+# A model of text and images has its text's decoder under one of these prefixes, and these parts besides.
+NESTED_PREFIXES = {"language_model.": "", "model.language_model.": "model."}
+IMAGE_PARTS = r"(model\.)?(vision_tower|multi_modal_projector)\..*"
 
 BERT: Table = (
     ("embeddings.word_embeddings.weight", "embeddings/word_embeddings/embedding"),
@@ -112,15 +124,33 @@ OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm
 def load_decoder(
     folder: epath.PathLike, *, dtype: str = "float32", mesh: Mesh | None = None
 ) -> tuple[DecoderConfig, Any]:
-    """The LLaMA in `folder`: its config, and its parameters in `dtype` over `mesh` (None: one device)."""
-    config = decoder_config(read_config(folder), str(folder))
-    ignored = LLAMA_IGNORED
+    """The decoder in `folder`: its config, and its parameters in `dtype` over `mesh` (None: one device).
+
+    Of a model of text and images it is the text's.
+    """
+    values = read_config(folder)
+    config = decoder_config(values, str(folder))
+    tensors = open_gguf_tensors(folder) if is_gguf(folder) else open_tensors(folder)
+    if values.get("model_type") in NESTED:
+        tensors = _text_tensors(tensors)
+    ignored = DECODER_IGNORED
     if config.tie_embeddings:
         ignored += r"|lm_head\.weight"
-    opened = open_gguf_tensors(folder) if is_gguf(folder) else open_tensors(folder)
-    tensors = _drop(opened, ignored)
-    params = _from_hf(tensors, LLAMA, DecoderLm(config), str(folder), dtype, mesh)
+    tensors = _drop(tensors, ignored)
+    params = _from_hf(tensors, DECODER, DecoderLm(config), str(folder), dtype, mesh)
     return config, params
+
+
+def _text_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the text's decoder by the names that they have in a model of its own."""
+    renamed = {}
+    for name, tensor in _drop(tensors, IMAGE_PARTS).items():
+        for prefix, own in NESTED_PREFIXES.items():
+            if name.startswith(prefix):
+                name = own + name.removeprefix(prefix)
+                break
+        renamed[name] = tensor
+    return renamed
 
 
 def load_bert(
@@ -292,7 +322,7 @@ def to_hf(params: Any) -> dict[str, Tensor]:
 
     Nothing is copied before a tensor is read.
     """
-    return _to_hf(params, LLAMA if "model" in params else BERT)
+    return _to_hf(params, DECODER if "model" in params else BERT)
 
 
 def adapters_to_peft(adapters: Any) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed.mesh import make_mesh, tree_shardings
 from radit_jax.runtime.pretrained import hf_weights
-from radit_jax.runtime.pretrained.hf_config import decoder_config
+from radit_jax.runtime.pretrained.decoder_config import decoder_config
 from radit_jax.runtime.pretrained.hf_weights import load_bert, load_decoder, to_hf
 from radit_jax.runtime.pretrained.tensor_files import Tensor, open_tensors, write_tensors
 
@@ -368,8 +368,19 @@ def test_every_form_of_a_llamas_config_is_read(extra, expected):
 
 @pytest.mark.parametrize(
     "extra",
-    [{"model_type": "gpt2"}, {"attention_bias": True}, {"rope_scaling": {"type": "linear", "factor": 2.0}}],
+    [
+        {"model_type": "gpt2"},
+        {"model_type": ["llama"]},
+        {"attention_bias": True},
+        {"rope_scaling": {"type": "yarn", "factor": 2.0}},
+        {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 1},
+        {"model_type": "qwen3", "use_sliding_window": True, "layer_types": "full_attention"},
+        {"model_type": "gemma2", "hidden_activation": "gelu"},
+        {"model_type": "gemma3_text", "use_bidirectional_attention": True},
+        {"model_type": "gemma3_text", "layer_types": ["sliding_attention", "chunked_attention"]},
+    ],
+    ids=str,
 )
 def test_another_network_is_refused(extra):
-    with pytest.raises(ValueError, match=r"here/config\.json: expected .*, got .*\. (Use|Name) "):
+    with pytest.raises(ValueError, match=r"here/config\.json.*: expected .*, got .*\. (Use|Name) "):
         decoder_config(LLAMA_JSON | extra, "here")
