@@ -17,6 +17,7 @@ import numpy as np
 import small
 from etils import epath
 from fuzzing import Files, Reader
+from gguf_files import write_whole_model
 
 import radit_jax
 from radit_jax import ask, config, plan, show, train
@@ -467,6 +468,7 @@ READERS: dict[str, Reader] = {
     "hf-bert": Reader(only(hf_bert, "modules.json", "config"), read_vectors, 80),
     "hf-tensors": Reader(only(hf_llama, "safetensors"), read_tensors, 60),
     "hf-tokenizer": Reader(only(hf_bert, "token", "vocab"), load_tokenizer, 30),
+    "gguf": Reader(made_by(write_whole_model), lambda path: radit_jax.load(str(path)), 60),
     "hf-load-llama": Reader(hf_llama, lambda path: radit_jax.load(str(path)), 12),
     "hf-load-bert": Reader(hf_bert, lambda path: radit_jax.load(str(path)), 12),
     "own-lm": Reader(own_lm, load_model, 12),

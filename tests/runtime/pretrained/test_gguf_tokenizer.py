@@ -3,11 +3,12 @@
 import itertools
 import json
 import random
+import re
 
 import pytest
 import sentencepiece
 import transformers
-from gguf_files import write_gguf
+from gguf_files import gemma_file, write_gguf
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from radit_jax.runtime.pretrained.gguf_file import open_gguf
@@ -131,6 +132,30 @@ def test_random_vocabularies_merge_as_sentencepiece_does(tmp_path, seed):
         for symbol in merged_slowly(marked, scores, whole):
             expected.append(pieces.index({"\n": "<0x0A>"}.get(symbol, symbol)))
         assert tokenizer.encode(text) == expected, text
+        assert tokenizer.decode(expected) == text
+
+
+def test_gemmas_ids_are_those_of_sentencepieces_steps(shared_data):
+    file = open_gguf(gemma_file())
+    pieces, types = file.metadata["tokenizer.ggml.tokens"], file.metadata["tokenizer.ggml.token_type"]
+    scores, whole = {}, set()
+    for piece, kind, score in zip(pieces, types, file.metadata["tokenizer.ggml.scores"], strict=True):
+        if kind == NORMAL:
+            scores[piece] = score
+        elif kind == USER_DEFINED:
+            whole.add(piece)
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = load_tokenizer(file.path)
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.opening) == (2, 1, 0, "")
+    with (shared_data / "wiki" / "passages.jsonl").open() as lines:
+        texts = [json.loads(line)["text"] for line in itertools.islice(lines, 4)]
+    for text in [*texts, "Two  spaces,\n\na  line;\t\tand <table> 東京 🎈 \u0301."]:
+        marked = re.sub("(?<! ) (?! )", "▁", text)  # runs of spaces are pieces
+        expected = []
+        for symbol in merged_slowly(marked, scores, whole):
+            known = [symbol] if symbol in ids else [f"<0x{byte:02X}>" for byte in symbol.encode()]
+            expected += [ids[piece] for piece in known]
+        assert tokenizer.encode(text) == expected
         assert tokenizer.decode(expected) == text
 
 

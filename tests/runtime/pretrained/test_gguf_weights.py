@@ -1,14 +1,18 @@
 """Models out of GGUF files, against transformers' own that they were written from."""
 
+import importlib.util
+
 import gguf
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 import transformers
-from gguf_files import converted, metadata_of, write_gguf
+from gguf_files import converted, metadata_of, write_gguf, write_whole_model
 
 import radit_jax
+from radit_jax.runtime.pretrained import hub
+from radit_jax.runtime.pretrained.gguf_file import open_gguf
 from radit_jax.runtime.pretrained.gguf_weights import open_gguf_tensors
 
 IDS = torch.randint(0, 96, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -174,3 +178,27 @@ def test_a_tensor_that_is_missing_or_left_over_is_named(llama, tmp_path):
     less = write_gguf(tmp_path / "less.gguf", tensors, **settings)
     with pytest.raises(ValueError, match=r"less\.gguf: expected the tensor .*layers\.1\.mlp\.up_proj"):
         radit_jax.load(less)
+
+
+def test_a_tokeniser_of_another_vocabulary_is_refused(tmp_path):
+    path = write_whole_model(tmp_path)
+    assert radit_jax.load(path)[2].encode_prompt("ab") == [1, 8]
+    file = open_gguf(path)
+    tensors = {name: file.read(name) for name in file.tensors}
+    tensors["token_embd.weight"] = tensors["token_embd.weight"][:8]
+    tensors["output.weight"] = tensors["output.weight"][:8]
+    metadata = {name: value for name, value in file.metadata.items() if name != "general.architecture"}
+    for name, value in metadata.items():
+        metadata[name] = value.tolist() if isinstance(value, np.ndarray) else value
+    smaller = write_gguf(tmp_path / "smaller.gguf", tensors, **metadata)
+    with pytest.raises(ValueError, match=r"smaller\.gguf: expected at most 8 ids.*a tokeniser of 9"):
+        radit_jax.load(smaller)
+
+
+def test_a_missing_reader_is_named_before_anything_runs(tmp_path, monkeypatch):
+    path = str(write_whole_model(tmp_path))
+    hub.check_weights(path)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gguf" else find(name))
+    with pytest.raises(ValueError, match=r"model\.gguf: expected the package gguf.*type Q8_0"):
+        hub.check_weights(path)

@@ -114,3 +114,8 @@ def test_an_unclear_list_of_hashes_is_refused(install, tmp_path):
 def test_a_package_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="expected the installed package 'no_such_parts'"):
         checkpoint_folder("package:no_such_parts")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.gguf: expected a file, got none of that name"):
+        hub.find(str(tmp_path / "none.gguf"))
