@@ -156,9 +156,10 @@ def _local(source: str) -> Path:
             f"checkpoint {shown_value(source)}: expected a folder, got {error}. Correct the path."
         ) from None
     if not is_folder and not is_file:
+        expected = "a file" if is_gguf(folder) else "a folder"
         raise ValueError(
-            f"checkpoint {source}: expected a {'file' if is_gguf(folder) else 'folder'}, got none of that name. "
-            "Correct the path, or write hub:ORG/NAME for the hub's."
+            f"checkpoint {source}: expected {expected}, got none of that name. Correct the path, or write "
+            "hub:ORG/NAME for the hub's."
         )
     if source.startswith("package:") and is_in_parts(folder):
         return joined_file(folder)
