@@ -552,11 +552,15 @@ def test_a_checkpoint_that_labels_is_a_base_model_whose_content_counts_and_not_i
     assert same == set(plain) - downstream("retrieve/r_ft")
 
 
-def test_a_labeller_that_is_the_base_checkpoint_is_made_once(tmp_path):
+def test_a_labeller_that_is_the_base_checkpoint_is_made_once_unless_its_dtype_is_another(tmp_path):
     path = folder_of(tmp_path / "lm", "weights")
     e = replace(with_checkpoints(lm=path), score=replace(TINY.score, language_model=path))
     run = Run(e, Workdir(tmp_path / "run"))
     assert run.folders["base/labeller"].path == run.folders["base/lm"].path
+    e = replace(e, score=replace(e.score, dtype="bfloat16"))
+    run = Run(e, Workdir(tmp_path / "run"))
+    assert run.stages["base/labeller"].settings["dtype"] == "bfloat16"
+    assert run.folders["base/labeller"].path != run.folders["base/lm"].path
 
 
 def test_a_file_of_scores_takes_the_place_of_scoring_and_its_content_counts(tmp_path):

@@ -121,7 +121,7 @@ def _base_stages(e: Experiment) -> tuple[Stage, ...]:
     models = [_lm_stage(e, "lm", e.base.lm)]
     # Another model may label.
     if e.score.checkpoint:
-        models.append(_lm_stage(e, "labeller", LmConfig(checkpoint=e.score.checkpoint)))
+        models.append(_lm_stage(e, "labeller", LmConfig(checkpoint=e.score.checkpoint), e.score.dtype))
     retrievers = _retriever_stages(e, "retriever", e.base.retriever)
     # LM-ft may learn with the chunks of a retriever of its own.
     if e.lm_ft.retriever:
@@ -129,12 +129,13 @@ def _base_stages(e: Experiment) -> tuple[Stage, ...]:
     return (*models, *retrievers)
 
 
-def _lm_stage(e: Experiment, role: str, lm: LmConfig) -> Stage:
+def _lm_stage(e: Experiment, role: str, lm: LmConfig, dtype: str = "float32") -> Stage:
+    """A language model whose parameters are kept in `dtype`: in float32 where they are to be trained."""
     return Stage(
         f"base/{role}",
         "base:run_lm",
         _text_to_learn(lm),
-        {"lm": lm, "seed": e.seed},
+        {"lm": lm, "seed": e.seed, **({"dtype": dtype} if dtype != "float32" else {})},
         version=2,
         sources=_checkpoints(lm),
         trains=True,

@@ -116,12 +116,16 @@ class Deployment:
             )
         return _decoder(shape, mesh, dtype)
 
-    def labeller(self, mesh: Any, dtype: str) -> PlannedModel:
-        """The language model that scores, which computes in `dtype`; a checkpoint's config says its shape."""
-        checkpoint = self.experiment.score.checkpoint
-        if not checkpoint:
-            return self.llama(mesh, dtype)
-        return _decoder(describe(checkpoint, expected="decoder").config, mesh, dtype)
+    def labeller(self, mesh: Any) -> PlannedModel:
+        """The language model that scores; the shape of a checkpoint is in its config."""
+        score = self.experiment.score
+        if not score.checkpoint:
+            return self.llama(mesh, score.dtype)
+        info = describe(score.checkpoint, expected="decoder")
+        model = _decoder(info.config, mesh, score.dtype)
+        # It is not trained, so its parameters are kept in the dtype that it computes in.
+        params = jax.tree.map(lambda leaf: leaf.update(dtype=model.module.dtype), model.params)
+        return model._replace(params=params)
 
     def fitted(self, model: PlannedModel, length: int) -> PlannedModel:
         """The language model as it reads packed rows of `length` tokens."""

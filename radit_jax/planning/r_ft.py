@@ -106,7 +106,7 @@ def pair_scoring(deployment: Deployment, resident: Any) -> tuple[Sequence[Call],
     rows = settings.batch_size
     length = settings.sequence_length
     mesh = deployment.mesh(rows)
-    model = deployment.labeller(mesh, settings.dtype)
+    model = deployment.labeller(mesh)
     model = deployment.fitted(model, length)
     activations = activations_of(model, rows, length, training=False)
     peak = bytes_per_device((model.params, resident)) + activations

@@ -25,7 +25,7 @@ def plan_score(deployment: Deployment) -> ResourceEstimate:
         return ResourceEstimate("score", host=host, disk=disk)
     rows, length = settings.batch_size, settings.sequence_length
     mesh = deployment.mesh(rows)
-    model = deployment.labeller(mesh, settings.dtype)
+    model = deployment.labeller(mesh)
     row_model = deployment.fitted(model, length)
 
     # The pairs' number gives the turns, a turn being a batch of full rows.

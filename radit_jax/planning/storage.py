@@ -24,12 +24,12 @@ def plan_base(deployment: Deployment) -> ResourceEstimate:
     """The base models in float32, read from checkpoints one layer of one kernel at a time.
 
     Each layer goes straight to its shards. So a chip needs only what it holds in the end, and a host the
-    largest such layer, with a margin.
+    largest such layer, with a margin. A labeller is kept in the dtype that it computes in.
     """
     lm, tower = _models(deployment)
     lms = [lm]
     if deployment.experiment.score.checkpoint:
-        labeller = deployment.labeller(deployment.mesh(), "float32")
+        labeller = deployment.labeller(deployment.mesh())
         lms.append(labeller.params)
     # A kernel is (L, in, out), all layers stacked.
     layer_bytes = []

@@ -53,12 +53,13 @@ def run_lm(
     seed: int,
     mesh: MeshConfig,
     profile: ProfileConfig | None = None,
+    dtype: str = "float32",
 ) -> dict[str, Any]:
-    """The base language model with its tokeniser."""
+    """The base language model with its tokeniser; `dtype` is that of a checkpoint's parameters."""
     if lm.checkpoint:
         check_lm(lm)
         folder = str(hub.find(lm.checkpoint))
-        model = open_model(folder, expected="decoder", mesh=make_mesh(mesh))
+        model = open_model(folder, expected="decoder", mesh=make_mesh(mesh), dtype=dtype)
         _demand_tokenizer(model, lm.checkpoint)
         facts = {"origin": _origin("language model", lm.checkpoint)}
     else:

@@ -188,6 +188,9 @@ def test_a_checkpoint_that_labels_is_planned_by_its_own_shape(labeller):
     assert base.params == without.params + scored.params
     assert base.disk == without.disk + 4 * scored.params
     assert without.held < base.held < without.held + scored.held  # one language model at a time
+    halved = replace(labeller, dtype="bfloat16")  # its parameters are kept in it, and only in it
+    assert plan_score(at(score=halved)).held == scored.held / 2
+    assert plan_base(at(score=halved)).disk == without.disk + 2 * scored.params
     refreshed, by_base = (plan_r_ft(at(score=score, refresh_every=4)) for score in (labeller, SMALL.score))
     assert refreshed.peak > by_base.peak
 

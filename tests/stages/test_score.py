@@ -17,7 +17,7 @@ from radit_jax.data.artifacts.scores_file import score_records
 from radit_jax.data.batches.examples import question_example
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.runtime.pretrained.hf_export import export_hf
-from radit_jax.runtime.pretrained.model_io import save_model
+from radit_jax.runtime.pretrained.model_io import load_model, save_model
 from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import base, r_ft, score
 
@@ -38,8 +38,8 @@ def folders(inputs, tmp_path):
 def run(folders, tmp_path):
     """Runs the stage into a folder of that name, in shards of that size."""
 
-    def run_into(name, shard_size=100, **changed):
-        settings = ScoreConfig(batch_size=8, sequence_length=64, shard_size=shard_size)
+    def run_into(name, shard_size=100, dtype="float32", **changed):
+        settings = ScoreConfig(batch_size=8, sequence_length=64, shard_size=shard_size, dtype=dtype)
         output = Workdir(tmp_path).folder("score", name)
         facts = score.run({**folders, **changed}, output, score=settings, mesh=MeshConfig())
         output.finish(**facts)
@@ -76,10 +76,10 @@ def test_a_killed_run_loses_its_shard_alone_and_ends_with_the_scores_of_all_at_o
     np.testing.assert_array_equal(again.truncated, whole.truncated)
 
 
-def made_base(tmp_path, name, **lm):
+def made_base(tmp_path, name, lm, **how):
     """The folder of a base language model."""
     output = Workdir(tmp_path).folder("base", name)
-    output.finish(**base.run_lm({}, output, lm=LmConfig(**lm), seed=0, mesh=MeshConfig()))
+    output.finish(**base.run_lm({}, output, lm=lm, seed=0, mesh=MeshConfig(), **how))
     return output
 
 
@@ -97,12 +97,27 @@ def test_a_checkpoint_labels_as_its_model_does_as_the_base_in_our_form_and_in_hu
     _, wanted = run("as_base", lm=as_base)
     assert not np.array_equal(wanted.answer_log_probs, own.answer_log_probs), "the test needs other labels"
     for form in ("ours", "theirs"):
-        labeller = made_base(tmp_path, form, checkpoint=str(tmp_path / form))
+        labeller = made_base(tmp_path, form, LmConfig(checkpoint=str(tmp_path / form)))
         labelled, scores = run(form, lm=labeller)
         assert labelled["scorer"] == str(tmp_path / form)
         np.testing.assert_array_equal(scores.answer_log_probs, wanted.answer_log_probs)
         np.testing.assert_array_equal(scores.no_chunk_log_probs, wanted.no_chunk_log_probs)
     assert facts["scorer"] == "base"
+
+
+def test_a_labeller_in_bfloat16_is_kept_in_it_and_labels_as_its_float32_copy(run, lm, tmp_path):
+    half = lm._replace(params=jax.tree.map(lambda leaf: leaf.astype("bfloat16").astype("float32"), lm.params))
+    save_model(tmp_path / "ours", half)
+    export_hf(tmp_path / "theirs", half, dtype="bfloat16")
+    checkpoint = LmConfig(checkpoint=str(tmp_path / "theirs"))
+    _, wanted = run("whole", dtype="bfloat16", lm=made_base(tmp_path, "whole", checkpoint))
+    for form in ("ours", "theirs"):
+        checkpoint = LmConfig(checkpoint=str(tmp_path / form))
+        labeller = made_base(tmp_path, form, checkpoint, dtype="bfloat16")
+        params = load_model(labeller.verified_path("lm")).params
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+        _, scores = run(form, dtype="bfloat16", lm=labeller)
+        np.testing.assert_array_equal(scores.answer_log_probs, wanted.answer_log_probs)
 
 
 def test_scores_of_a_file_are_the_target_of_r_ft_bit_by_bit_as_those_that_were_exported(

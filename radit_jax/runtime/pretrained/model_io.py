@@ -181,6 +181,8 @@ def _load_hf_tokenizer(
 def open_model(source: str, **options: Any) -> Model:
     """A model of our own form, or of Hugging Face's with the options of `load_pretrained`.
 
+    Parameters of our own form have the dtype that they were saved in, unless `dtype` is given.
+
     What an export or a stage has recorded is first checked against its size and hash.
     """
     path = locate(source)
@@ -190,7 +192,11 @@ def open_model(source: str, **options: Any) -> Model:
     # Options that contradict the model's own settings are refused.
     stated = {"expected", "pooling", "normalize"} & options.keys()
     describe(source, **{name: options[name] for name in stated})
-    return load_model(path, mesh=options.get("mesh"))
+    model = load_model(path, mesh=options.get("mesh"))
+    if "dtype" not in options:
+        return model
+    params = jax.tree.map(lambda leaf: leaf.astype(options["dtype"]), model.params)
+    return model._replace(params=params)
 
 
 def _check_recorded(path: epath.Path) -> None:
