@@ -20,6 +20,7 @@ from etils import epath
 from radit_jax.config import EvaluateConfig, MeshConfig
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.few_shot import SHOT_END, Shot, few_shot_prompt
+from radit_jax.data.batches.prefix_trees import answer_ids
 from radit_jax.errors import exit_command, run_command
 from radit_jax.lm.answering import Backgrounds, Retrieval, merge_equal_texts
 from radit_jax.lm.ensemble import DecodeOptions, answer_questions, answer_questions_by_token
@@ -91,7 +92,7 @@ class Radit:
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """log p of each text in nats, in windows with as much context as fits; nothing is retrieved."""
         # Score the windows of all texts together.
-        tokenizer = self.model.tokenizer
+        tokenizer = self.model.tokenizer.plain
         all_windows = []
         windows_per_text = []
         for request in requests:
@@ -193,10 +194,10 @@ class Radit:
         tokenizer = self.model.tokenizer
         # Without context or passage, the continuation is the first words of a text.
         if not context and passages == [None]:
-            tokens = tokenizer.encode(tokenizer.opening + continuation)
-            return ContinuationRequest([_text_start(tokenizer)], tokens, [0.0])
+            tokens = tokenizer.plain.encode(tokenizer.plain.opening + continuation)
+            return ContinuationRequest([_text_start(tokenizer.plain)], tokens, [0.0])
         # All contexts leave room for the continuation.
-        tokens = tokenizer.encode(continuation)
+        tokens = answer_ids(tokenizer, continuation)
         room = self.max_length - len(tokens)
         contexts = [self._prompt(context, passage, room) for passage in passages]
         return ContinuationRequest(contexts, tokens, log_probs.tolist())

@@ -9,7 +9,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -52,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--tokenizer", metavar="FOLDER", help="a language model's; default: a BPE of these examples"
     )
+    p.add_argument(
+        "--prompt", choices=("plain", "chat"), default="plain", help="chat: in the tokeniser's chat template"
+    )
     p.add_argument("--split", choices=("train", "dev", "test"), default="train")
     p.add_argument("--mixture", choices=("lm_ft", "r_ft"), help="default: the first that has the dataset")
     p.add_argument("--count", type=int, default=2, metavar="N", help="examples to show (default: 2)")
@@ -76,6 +79,7 @@ def print_examples(options: argparse.Namespace) -> None:
         )
     examples = _examples(options)
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else _own_tokenizer(examples)
+    tokenizer = tokenizer.with_prompt(options.prompt)
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for example in examples:
         lines = example_lines(tokenizer, example, options.passage, options.length, colour=colour)
@@ -85,7 +89,7 @@ def print_examples(options: argparse.Namespace) -> None:
 def example_lines(
     tokenizer: ReadableTokenizer, example: Example, passage: str | None, length: int, *, colour: bool
 ) -> Iterator[str]:
-    """The lines that show an example: what it is, and a line per position of its row of `LmBatch`.
+    """The lines that show an example: what it is, the whole text, a line per position of its `LmBatch` row.
 
     Columns are the position, the token there with its id, and, where the loss is taken, the target, which is
     the next token, with its id and weight. Of a long stretch without targets only the ends are shown.
@@ -107,11 +111,25 @@ def example_lines(
     yield f"   Background  {origin}{', cut to fit' if is_cut else ''}"
     yield f"   prompt      {example.prompt!r}"
     yield f"   answer      {example.answer!r}"
+    yield f"   read        {_whole_text(tokenizer, tree)!r}"
     yield f"   {'position':>8}  {'id':>6}  {'token':<22}  {'id':>6}  {'target':<22}  weight"
     for line, has_target in _position_lines(tokenizer, tree):
         # What is predicted is told apart by colour, where there is one.
         mark = ANSWER if has_target else CONTEXT
         yield f"{mark}{line}{PLAIN}" if colour else line
+
+
+def _whole_text(tokenizer: ReadableTokenizer, tree: PrefixTree) -> str:
+    """What the model reads, with its special tokens by name."""
+    tokens = np.concatenate([span.tokens for span in tree.spans]).tolist()
+    names = tokenizer.special_names
+    parts = []
+    for is_special, group in groupby(tokens, key=names.__contains__):
+        if is_special:
+            parts += [names[token] for token in group]
+        else:
+            parts.append(tokenizer.decode(list(group)))
+    return "".join(parts)
 
 
 def _position_lines(tokenizer: ReadableTokenizer, tree: PrefixTree) -> Iterator[tuple[str, bool]]:

@@ -1,11 +1,14 @@
 """Small tokenisers of the kinds that families of language models have, trained on a few texts."""
 
+import copy
 import functools
 import json
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 
 TEXTS = [
     "Background: Paris lies on the Seine, in France.\n\nQ: Where does Paris lie?\nA: on the Seine.\n",
@@ -104,3 +107,71 @@ def gemma() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=rust, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
     )
+
+
+def prepending(hf: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """LLaMA's tokeniser as older files have it: a space before every text between two special tokens."""
+    rust = tokenizers.Tokenizer.from_str(hf.backend_tokenizer.to_str())
+    rust.pre_tokenizer = None  # pyright: ignore[reportAttributeAccessIssue]
+    rust.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=rust, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+# ---- chat templates of the shapes that families have ----
+
+ROLES = "{% for m in messages %}"
+SYSTEM = "<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n"
+TEMPLATES = {
+    # A default for the system, no <bos>, texts as they are.
+    "qwen": (
+        "{% if messages[0].role != 'system' %}{{ '" + SYSTEM + "' }}{% endif %}" + ROLES + ""
+        "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    ),
+    # What a reasoning model writes when it does not reason.
+    "qwen3": (
+        ROLES + "{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}"
+        "{{ '<think>\\n\\n</think>\\n\\n' + m.content.split('</think>')[-1].lstrip('\\n') }}"
+        "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    ),
+    # Another name for the assistant, and texts without white space at their ends.
+    "gemma": (
+        "{{ bos_token }}" + ROLES + "{% set role = 'model' if m.role == 'assistant' else m.role %}"
+        "{{ '<start_of_turn>' + role + '\\n' + m.content | trim + '<end_of_turn>\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+    ),
+    # The date in the system's text, and headers between two special tokens each.
+    "llama3": (
+        "{{ bos_token + '<|start_header_id|>system<|end_header_id|>\\n\\nToday Date: ' + "
+        "strftime_now('%d %b %Y') + '\\n\\n<|eot_id|>' }}" + ROLES + ""
+        "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content | trim + '<|eot_id|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}"
+        "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+    ),
+    # Marks that are special tokens, and a space before either text.
+    "mistral": (
+        "{{ bos_token }}" + ROLES + "{% if m.role == 'user' %}{{ '[INST] ' + m.content + '[/INST]' }}"
+        "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+    ),
+    # Marks that are no special tokens, and spaces around an answer.
+    "llama": (
+        ROLES + "{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content + ' [/INST]' }}"
+        "{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}"
+    ),
+    # For a tokeniser of ours: roles as words, `<bos>` and `<eos>`.
+    "ours": (
+        "{{ bos_token }}" + ROLES + "{{ m.role + ': ' + m.content }}"
+        "{{ eos_token if m.role == 'assistant' else '\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    ),
+}
+
+
+def in_chat(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokeniser of ours that reads prompts in a template."""
+    hf = copy.deepcopy(tokenizer.hf)
+    hf.chat_template = TEMPLATES["ours"]
+    return Tokenizer(hf, tokenizer.vocab_size).with_prompt("chat")

@@ -212,6 +212,7 @@ def test_a_batch_is_taken_in_equal_parts() -> None:
             r"score.language_model: expected base or lm_ft, a checkpoint or a file of scores \(.jsonl\), got "
             r"'lm-ft'. Write ./lm-ft for a folder",
         ),
+        ("base.lm.prompt=chat", "base.lm.prompt: expected plain for a language model that is trained from"),
         ("mesh.tensor=0", "mesh.tensor: expected 1 or more, or -1 for what is left, got 0"),
     ],
 )

@@ -5,6 +5,7 @@ import json
 import sys
 from types import SimpleNamespace
 
+import families
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,6 +91,19 @@ def test_without_a_bos_a_text_follows_eos_as_in_the_harness(exported, lm64):
     question = lm64.tokenizer.encode(QUESTION)
     [(log_prob, _)] = radit.loglikelihood(requests((QUESTION, ANSWER)))
     assert_stored(log_prob, by_hand(lm64, [question], [1.0], lm64.tokenizer.encode(ANSWER))[0])
+
+
+def test_in_a_chat_a_context_is_what_the_user_says_and_a_text_alone_is_plain(exported, lm64):
+    radit = in_float64(Radit(str(exported), max_length=128))
+    tokenizer = families.in_chat(lm64.tokenizer)
+    radit.model = radit.model._replace(tokenizer=tokenizer)
+    context = f"{EXAMPLE}\n\n{QUESTION}"
+    found = radit.loglikelihood(requests((context, ANSWER), ("", "Ada Finch")))
+    asked = [{"role": "user", "content": context}]
+    prompt = tokenizer.hf.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    assert_stored(found[0][0], by_hand(lm64, [prompt], [1.0], lm64.tokenizer.encode(ANSWER))[0])
+    alone, _ = by_hand(lm64, [ids(lm64)], [1.0], lm64.tokenizer.encode("Ada Finch"))
+    assert_stored([found[1][0], *radit.loglikelihood_rolling(requests(("Ada Finch",)))], [alone, alone])
 
 
 def retrieved(model, lm, question):

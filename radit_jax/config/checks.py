@@ -14,6 +14,7 @@ from radit_jax.config.settings import (
     BaseConfig,
     EvaluateConfig,
     Experiment,
+    LmConfig,
     LmFtConfig,
     LoraConfig,
     OptimizerConfig,
@@ -46,6 +47,7 @@ def check_experiment(experiment: Experiment) -> None:
 
 
 def _check_base(base: BaseConfig) -> None:
+    _check_prompt(base.lm)
     for name, model in (("base.lm", base.lm), ("base.retriever", base.retriever)):
         if not model.checkpoint and (model.model is None or model.optimizer is None):
             raise ValueError(
@@ -60,6 +62,14 @@ def _check_base(base: BaseConfig) -> None:
             )
         if model.optimizer:
             _check_optimizer(model.optimizer, f"{name}.optimizer")
+
+
+def _check_prompt(lm: LmConfig) -> None:
+    if lm.prompt == "chat" and not lm.checkpoint:
+        raise ValueError(
+            "base.lm.prompt: expected plain for a language model that is trained from scratch, got chat. "
+            "Name a checkpoint with a chat template."
+        )
 
 
 def check_shape(model: DecoderConfig | BertConfig, where: str) -> None:

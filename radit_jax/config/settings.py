@@ -22,6 +22,7 @@ from radit_jax.config.ranges import (
     Seed,
     Settings,
     Temperature,
+    added,
 )
 from radit_jax.config.renamed_settings import MovedValue, accept_old_names
 from radit_jax.config.shapes import PROJECTIONS, BertConfig, DecoderConfig, Direction, LmScoreForm, Pooling
@@ -74,6 +75,7 @@ class LmConfig(Settings):
     """The base language model: a checkpoint, or one trained from scratch on the corpus' own text."""
 
     checkpoint: str = ""  # in Hugging Face's form (runtime/pretrained/hub.py) or our export's; empty: none
+    prompt: Literal["plain", "chat"] = added("plain")  # chat: in the checkpoint's own chat template
     model: DecoderConfig | None = None  # to be trained, or what the checkpoint has to be
     init: Literal["normal", "mimetic"] = "normal"
     optimizer: OptimizerConfig | None = None

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from radit_jax.data.batches.few_shot import Shot, few_shot_prompt
 from radit_jax.data.batches.packing import PrefixTree, span
+from radit_jax.data.batches.prefix_trees import answer_ids
 from radit_jax.data.eval_tasks.task import PRIOR_PROMPT, Choice, EvalExample, ScoringRule
 from radit_jax.lm.answering import Backgrounds, Retrieval
 from radit_jax.lm.scoring import PairScorer
@@ -151,7 +152,7 @@ def _trees(
     row_length = scorer.settings.sequence_length
 
     # A continuation's tokens count with weight 1, the prefix's with 0.
-    continuations = [span(tokenizer.encode(choice.scored), 1.0) for choice in choices]
+    continuations = [span(answer_ids(tokenizer, choice.scored), 1.0) for choice in choices]
     sizes = [len(continuation.tokens) for continuation in continuations]
     max_length = row_length - max(sizes)
     prompt = few_shot_prompt(
@@ -184,7 +185,7 @@ def _priors(
     prefix = span(tokenizer.encode_prompt(PRIOR_PROMPT))
     trees = []
     for text in texts:
-        continuation = span(tokenizer.encode(text), 1.0)
+        continuation = span(answer_ids(tokenizer, text), 1.0)
         trees.append(PrefixTree(prefix, (continuation,)))
     log_probs = scorer.score_trees(trees).tolist()
     return dict(zip(texts, log_probs, strict=True))

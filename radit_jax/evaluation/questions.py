@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from radit_jax.config import OWN_ANSWERS, EvaluateConfig
 from radit_jax.data.batches.examples import question_example
-from radit_jax.data.batches.prefix_trees import fits
+from radit_jax.data.batches.prefix_trees import answer_ids, fits
 from radit_jax.data.eval_tasks.registry import find_task
 from radit_jax.data.eval_tasks.task import EvalExample, EvalTask, draw_shots, sample
 from radit_jax.data.records import Question
@@ -170,7 +170,7 @@ def _num_tokens(
     # Most choices share their prompt, which is long: each prompt is tokenised once.
     longest_scored = {choice.prompt: 0 for choice in item.choices}
     for choice in item.choices:
-        num_scored = len(tokenizer.encode(choice.scored))
+        num_scored = len(answer_ids(tokenizer, choice.scored))
         longest_scored[choice.prompt] = max(longest_scored[choice.prompt], num_scored)
     sizes = []
     for prompt, num_scored in longest_scored.items():

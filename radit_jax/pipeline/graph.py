@@ -121,7 +121,8 @@ def _base_stages(e: Experiment) -> tuple[Stage, ...]:
     models = [_lm_stage(e, "lm", e.base.lm)]
     # Another model may label.
     if e.score.checkpoint:
-        models.append(_lm_stage(e, "labeller", LmConfig(checkpoint=e.score.checkpoint), e.score.dtype))
+        labeller = LmConfig(checkpoint=e.score.checkpoint, prompt=e.base.lm.prompt)
+        models.append(_lm_stage(e, "labeller", labeller, e.score.dtype))
     retrievers = _retriever_stages(e, "retriever", e.base.retriever)
     # LM-ft may learn with the chunks of a retriever of its own.
     if e.lm_ft.retriever:

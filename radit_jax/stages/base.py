@@ -61,6 +61,8 @@ def run_lm(
         folder = str(hub.find(lm.checkpoint))
         model = open_model(folder, expected="decoder", mesh=make_mesh(mesh), dtype=dtype)
         _demand_tokenizer(model, lm.checkpoint)
+        # The saved model says how it reads a prompt, to every stage after this one.
+        model = model._replace(tokenizer=model.tokenizer.with_prompt(lm.prompt))
         facts = {"origin": _origin("language model", lm.checkpoint)}
     else:
         corpus = Corpus(inputs["corpus"])

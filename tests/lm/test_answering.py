@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 
+import families
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +101,27 @@ def test_each_answer_has_its_probability_in_the_mixture_over_its_questions_chunk
         assert set(dict(answers[number])) == set(by_hand)
         for text, probability in answers[number]:
             assert_stored(np.log(probability), np.log(by_hand[text]))
+
+
+def test_in_a_chat_answers_follow_what_transformers_makes_of_the_question(lm64, chunks):
+    tokenizer = families.in_chat(lm64.tokenizer)
+    chat = lm64._replace(tokenizer=tokenizer)
+    retrieval = Retrieval(chunks, ROWS[1:3], WEIGHTS[1:3])
+    answers = answer(chat, TEXTS[1:3], retrieval, SETTINGS, "test")
+    for question, rows, candidates in zip(TEXTS[1:3], ROWS[1:3], answers, strict=True):
+        prompts = []
+        for row in rows:
+            user = background(CHUNKS[row].passage) + question_prompt(question)
+            asked = [{"role": "user", "content": user}]
+            prompts.append(
+                tokenizer.hf.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+            )
+        told = {
+            first_line(tokenizer.decode(greedy(chat, prompt))): greedy(chat, prompt) for prompt in prompts
+        }
+        for text, probability in candidates:
+            each = [log_prob(chat, prompt, told[text]) for prompt in prompts]
+            assert_stored(np.log(probability), np.logaddexp.reduce(np.log([0.75, 0.25]) + each))
 
 
 def test_a_closed_book_prompt_has_no_background(lm64, chunks):

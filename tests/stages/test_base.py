@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import families
 import jax
 import numpy as np
 import pytest
@@ -99,6 +100,22 @@ def test_a_checkpoint_is_what_the_settings_say_of_it(tmp_path, hf_llama):
         match=r"llama: expected num_layers 2, rope_theta 500000.0 by the experiment's base, got num_layers 1",
     ):
         run_lm(tmp_path / "other", checkpoint=hf_llama, model=other)
+
+
+def test_a_chat_model_says_its_form_to_every_later_stage_and_its_export_keeps_the_template(tmp_path, lm):
+    tokenizer = families.in_chat(lm.tokenizer)
+    export_hf(tmp_path / "hf", lm._replace(tokenizer=tokenizer.plain))
+    found = run_lm(tmp_path / "out", checkpoint=str(tmp_path / "hf"), prompt="chat")
+    assert found.tokenizer.chat == tokenizer.chat
+    # What LM-ft saves, and what is read of an export, is a chat model too.
+    save_model(tmp_path / "tuned", found)
+    assert load_model(tmp_path / "tuned").tokenizer.encode_prompt("a") == tokenizer.encode_prompt("a")
+    export_hf(tmp_path / "again", found)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert theirs.chat_template == tokenizer.hf.chat_template
+    assert theirs("a")["input_ids"] == tokenizer.plain.encode_prompt("a")
+    again = run_lm(tmp_path / "plain", checkpoint=str(tmp_path / "tuned"), prompt="plain")
+    assert again.tokenizer.chat is None
 
 
 def test_the_encoders_of_an_export_are_checkpoints_too(tmp_path, searcher):

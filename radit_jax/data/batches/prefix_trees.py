@@ -27,21 +27,24 @@ class LmTokenizer(TextTokenizer, Protocol):
 
     @property
     def start_ids(self) -> tuple[int, ...]:
-        """What begins every prompt: `<bos>`, or nothing."""
+        """What begins every prompt: `<bos>`, nothing, or the start of a chat template."""
         ...
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The terminator: `<eos>`."""
+        """The terminator: `<eos>`, or the end of a chat's turn."""
         ...
 
     @property
     def opening(self) -> str:
-        """What its model read between `start_ids` and the first text: a space, or nothing."""
+        """What its model read between `start_ids` and the first text: a space, nothing, a chat's `user`."""
         ...
 
     def encode_pair(self, prompt: str, answer: str) -> tuple[list[int], int]:
-        """The ids of `prompt + answer` as one text, and the place of the first one of the answer."""
+        """The ids of `prompt + answer`, and the place of the first one of the answer.
+
+        In a chat these include what the template has between the two. An answer may be empty.
+        """
         ...
 
 
@@ -74,6 +77,12 @@ def prompt_ids(tokenizer: LmTokenizer, prompt: str, *, opens: bool) -> list[int]
     """The ids of a prompt up to where its answer starts; with `opens` it is the first text."""
     ids, _ = tokenizer.encode_pair(tokenizer.opening + prompt if opens else prompt, "")
     return ids
+
+
+def answer_ids(tokenizer: LmTokenizer, answer: str) -> list[int]:
+    """The ids of an answer as they follow a prompt that is tokenised without it."""
+    ids, start = tokenizer.encode_pair("", answer)
+    return ids[start:]
 
 
 def answer_token_count(tokenizer: LmTokenizer, example: Example) -> int:

@@ -136,7 +136,18 @@ def check_lm(lm: LmConfig) -> DecoderConfig | None:
     # Before anything runs, not when the weights are read.
     hub.check_weights(lm.checkpoint)
     _check_config(info.config, lm.checkpoint, _stated_settings(lm.model))
+    if lm.prompt == "chat":
+        _check_chat(info)
     return info.config
+
+
+def _check_chat(info: CheckpointInfo) -> None:
+    """Raise ValueError for a chat template that cannot serve, or where there is none."""
+    # transformers takes seconds to import, which other runs need not wait for.
+    from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer
+
+    folder = info.folder / "tokenizer" if info.is_ours else info.folder
+    load_tokenizer(folder, info.config.vocab_size).with_prompt("chat")
 
 
 def check_retriever(retriever: RetrieverConfig) -> dict[str, CheckpointInfo]:
@@ -217,7 +228,7 @@ def check_checkpoints(experiment: Experiment) -> None:
     _check_windows(row_lengths, check_lm(base.lm))
     # 2) The model that labels, where it is another.
     if score.checkpoint:
-        labeller = check_lm(LmConfig(checkpoint=score.checkpoint))
+        labeller = check_lm(LmConfig(checkpoint=score.checkpoint, prompt=base.lm.prompt))
         _check_windows({"score": score.sequence_length}, labeller)
     # 3) The encoders, and the texts that they read.
     retrievers = {"base.retriever": base.retriever, "lm_ft.retriever": experiment.lm_ft.retriever}

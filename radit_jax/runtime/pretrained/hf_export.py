@@ -153,7 +153,7 @@ def _adding_specials(tokenizer: Tokenizer, config: DecoderConfig | BertConfig) -
     if isinstance(config, BertConfig):
         before, after = tokenizer.marks
     else:
-        before, after = list(tokenizer.start_ids), []
+        before, after = list(tokenizer.plain.start_ids), []
     # `$A` is the text in tokenizers' templates.
     template = ["$A"]
     template[:0] = hf.convert_ids_to_tokens(before)

@@ -16,12 +16,13 @@ import functools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int
 
+from radit_jax.runtime.pretrained.chat_template import ChatFrame, chat_frame
 from radit_jax.runtime.pretrained.hf_config import declared_ids
 from radit_jax.runtime.pretrained.prefix_space import for_whole_texts, without_prefix
 
@@ -46,7 +47,8 @@ class Tokenizer:
 
     `num_embeddings` is the number of ids that its network knows. Tokens added beyond them, such as a <pad>
     to LLaMA's 32,000, are `hf`'s alone: no text has them here, and no answer ends with them. `declared` is
-    what a checkpoint says of special ids (`hf_config.read_declared`).
+    what a checkpoint says of special ids (`hf_config.read_declared`), and of the form of prompts
+    (`with_prompt`).
 
     `pad_id`, `bos_id`, `eos_id`, `cls_id` and `sep_id` are ids of special tokens. `bos_id` is None where no
     text begins with one, as in an encoder's tokeniser; `cls_id` is None in a language model's.
@@ -67,7 +69,11 @@ class Tokenizer:
         self.hf: Any = hf  # its declared type has no special ids
         self.declared = dict(declared or {})
         self._num_embeddings = num_embeddings
-        self._rust, self.opening = without_prefix(rust, num_embeddings)
+        self._rust, space = without_prefix(rust, num_embeddings)
+        self.chat: ChatFrame | None = None  # what is read around a prompt, where its form is chat
+        if self.declared.get("prompt") == "chat":
+            self.chat = chat_frame(hf, self._rust, space, num_embeddings)
+        self.opening: str = self.chat.opening if self.chat else space
         self.pad_id: int = self._known(self.hf.pad_token_id) or 0
         self.bos_id: int | None = self._beginning()
         self.eos_id: int = self._special("eos")
@@ -107,13 +113,15 @@ class Tokenizer:
 
     @property
     def start_ids(self) -> tuple[int, ...]:
-        """The ids before the first text: `<bos>`, or none."""
+        """The ids before the first text: `<bos>` or none, or what a chat template begins with."""
+        if self.chat:
+            return self.chat.start_ids
         return () if self.bos_id is None else (self.bos_id,)
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The ids after an answer that is learnt: `<eos>`."""
-        return (self.eos_id,)
+        """The ids after an answer that is learnt: `<eos>`, or the end of a chat's turn."""
+        return self.chat.end_ids if self.chat else (self.eos_id,)
 
     @functools.cached_property
     def marks(self) -> tuple[list[int], list[int]]:
@@ -141,8 +149,25 @@ class Tokenizer:
     @property
     def eos_ids(self) -> tuple[int, ...]:
         """The ids that end a text: `eos_id`, and others that the checkpoint declares."""
-        numbers = [self.eos_id, *self._declared("eos")]
+        numbers = [self.eos_id, *self._declared("eos"), self.end_ids[-1]]
         return tuple(dict.fromkeys(numbers))
+
+    def with_prompt(self, form: Literal["plain", "chat"]) -> "Tokenizer":
+        """The same tokeniser with prompts as they are, or in the checkpoint's own chat template.
+
+        A saved model says so too. Raises ValueError for a template that cannot serve (`chat_frame`).
+        """
+        if (form == "chat") == (self.chat is not None):
+            return self
+        declared = {name: value for name, value in self.declared.items() if name != "prompt"}
+        if form == "chat":
+            declared["prompt"] = form
+        return Tokenizer(self.hf, self._num_embeddings, declared)
+
+    @functools.cached_property
+    def plain(self) -> "Tokenizer":
+        """The same tokeniser with prompts as they are, for texts that are no prompts."""
+        return self.with_prompt("plain") if self.chat else self
 
     def reading_marks(self, reads: bool) -> "Tokenizer":
         """The same tokeniser with `[SEP]` and the like in an encoder's texts read as marks, or as text.
@@ -215,8 +240,22 @@ class Tokenizer:
     def encode_pair(self, prompt: str, answer: str) -> tuple[list[int], int]:
         """The ids of `prompt + answer` as one text, and the number of ids of the prompt.
 
-        A piece with characters of both belongs to the answer, so that the prompt gives none of it away.
+        A piece with characters of both belongs to the answer, so that the prompt gives none of it away. In a
+        chat the prompt is what the user says, up to where the assistant's answer begins.
         """
+        if self.chat is None:
+            return self._encode_pair(prompt, answer)
+        # Neither text has white space at its ends: some templates strip it.
+        prompt = prompt.rstrip() + self.chat.prompt_end
+        answer = answer and self.chat.space + answer.strip()
+        ids = []
+        if self.chat.turn_ids:
+            ids = [*self.encode(prompt), *self.chat.turn_ids]
+            prompt = self.chat.answer_opening
+        rest, start = self._encode_pair(prompt, answer)
+        return [*ids, *rest], len(ids) + start
+
+    def _encode_pair(self, prompt: str, answer: str) -> tuple[list[int], int]:
         encoding = self._rust.encode(prompt + answer, add_special_tokens=False)
         # Pieces are in the order of the text.
         ends = [end for _, end in encoding.offsets]

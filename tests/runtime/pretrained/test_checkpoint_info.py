@@ -1,10 +1,12 @@
 """What is refused by a checkpoint's small files alone, before the corpus stage and before any weight."""
 
+import copy
 import importlib.util
 import json
 import re
 from dataclasses import replace
 
+import families
 import pytest
 
 from radit_jax import config, train
@@ -163,6 +165,23 @@ def test_the_rows_that_are_scored_fit_the_window_of_the_model_that_labels(folder
     rewrite(folders / "llama", model_type="bert")
     with pytest.raises(ValueError, match="llama/config.json: expected a decoder"):
         check_checkpoints(e)
+
+
+def test_a_chat_template_is_looked_at_before_anything_runs(folders, tmp_path):
+    e = experiment(folders)
+    chat = replace(e, base=replace(e.base, lm=replace(e.base.lm, prompt="chat")))
+    tokenizer = families.qwen()
+    rewrite(folders / "llama", vocab_size=len(tokenizer))
+    for template, message in ((None, "got none"), ("{{ nothing() }}", "can be rendered, got Undefined")):
+        hf = copy.deepcopy(tokenizer)
+        hf.chat_template = template
+        hf.save_pretrained(folders / "llama")
+        check_checkpoints(e)
+        with pytest.raises(ValueError, match=f"^base.lm.prompt: expected a chat template that .*{message}"):
+            check_checkpoints(chat)
+    hf.chat_template = families.TEMPLATES["qwen"]
+    hf.save_pretrained(folders / "llama")
+    check_checkpoints(chat)
 
 
 def test_a_models_own_form_is_described_without_jax(folders):
