@@ -136,7 +136,13 @@ def exported(inputs, tmp_path_factory):
 
     output = Workdir(tmp_path_factory.mktemp("export")).published("export", "0" * 12)
     facts = export.run(
-        {**inputs, "lm_ft": inputs["lm"], "r_ft": inputs["retriever"], "base_lm": inputs["lm"]},
+        {
+            **inputs,
+            "base_lm": inputs["lm"],
+            "lm_ft": inputs["lm"],
+            "scores": inputs["corpus"],  # whose manifest names no model
+            "r_ft": inputs["retriever"],
+        },
         output,
         evaluate=EvaluateConfig(chunks_per_answer=2, tasks=("nq",), tasks_folder="raw"),
         temperature=0.5,
