@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 
 from radit_jax.runtime.pretrained.fields import Field, read_fields, shown_value
-from radit_jax.runtime.pretrained.gguf_file import REMEDY, GgufFile, is_gguf, open_gguf
+from radit_jax.runtime.pretrained.gguf_file import REMEDY, GgufFile, open_gguf
 from radit_jax.runtime.pretrained.gguf_tokenizer import special_ids
-
-__all__ = ["gguf_config", "is_gguf", "llama3_divisors"]
 
 SIZE = (1, 1 << 24)  # the range of a width
 EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"

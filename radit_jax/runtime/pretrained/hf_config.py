@@ -28,7 +28,8 @@ from radit_jax.runtime.pretrained.fields import (
     read_fields,
     shown_value,
 )
-from radit_jax.runtime.pretrained.gguf_config import gguf_config, is_gguf
+from radit_jax.runtime.pretrained.gguf_config import gguf_config
+from radit_jax.runtime.pretrained.gguf_file import is_gguf
 from radit_jax.runtime.storage.files import as_object, read_json
 
 Pooling = Literal["cls", "mean"]

@@ -3,18 +3,21 @@
 import importlib.util
 
 import gguf
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 import transformers
-from gguf_files import converted, metadata_of, write_gguf, write_whole_model
+from gguf_files import converted, gemma_file, metadata_of, write_gguf, write_whole_model
 
 import radit_jax
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.gguf_file import open_gguf
 from radit_jax.runtime.pretrained.gguf_weights import open_gguf_tensors
 
+SENTENCE = "The Danube rises in the Black Forest and flows through ten countries to the Black Sea."
+SENTENCE_LOG_PROB = -3.6108
 IDS = torch.randint(0, 96, (2, 12), generator=torch.Generator().manual_seed(0))
 
 
@@ -61,6 +64,76 @@ def test_a_llama_has_the_logits_of_transformers(llama, tmp_path):
     # Weights are copied, not rounded.
     kernel = params["model"]["layers"]["self_attn"]["q_proj"]["kernel"][1]
     np.testing.assert_array_equal(kernel.T, llama.model.layers[1].self_attn.q_proj.weight.detach())
+
+
+# ---- other families ----
+
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+LOCAL = ["sliding_attention"]
+GEMMA = {"sliding_window": 5, "tie_word_embeddings": True, "query_pre_attn_scalar": 16}
+ROPE = {"rope_type": "default", "rope_theta": 1e6}
+# transformers' name of a model; its settings; llama.cpp's architecture, and the metadata that it adds.
+FAMILIES = {
+    "Qwen2": ({"num_hidden_layers": 2, "head_dim": 8, "rope_parameters": ROPE}, "qwen2", {}),
+    "Qwen3": ({"num_hidden_layers": 2, "rope_parameters": ROPE}, "qwen3", {}),
+    "Mistral": (
+        {"num_hidden_layers": 2, "sliding_window": 5, "rope_parameters": ROPE},
+        "llama",
+        {"attention.sliding_window": 5},
+    ),
+    "Gemma2": (
+        GEMMA
+        | {
+            "layer_types": [*LOCAL, "full_attention"] * 3 + LOCAL,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 2.0,
+            "rope_parameters": ROPE,
+        },
+        "gemma2",
+        {
+            "attention.sliding_window": 5,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 2.0,
+        },
+    ),
+    "Gemma3": (
+        GEMMA
+        | {
+            "layer_types": LOCAL * 5 + ["full_attention"] + LOCAL,
+            "rope_parameters": {
+                "full_attention": ROPE,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+        "gemma3",
+        {"attention.sliding_window": 5},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family_has_the_logits_of_transformers(name, tmp_path):
+    changes, architecture, metadata = FAMILIES[name]
+    config_name = "Gemma3TextConfig" if name == "Gemma3" else f"{name}Config"
+    torch.manual_seed(0)
+    config = getattr(transformers, config_name)(**(SIZES | changes), attn_implementation="eager")
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    # Biases and norms are drawn, too: at first they are all alike.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) / 8)
+    settings = metadata_of(config, architecture, **{"rope.freq_base": 1e6}, **metadata)
+    path = write_gguf(tmp_path / "model.gguf", converted(model, architecture), architecture, **settings)
+    assert_same_logits(path, model)
 
 
 def test_tied_embeddings_and_half_precision(tmp_path):
@@ -118,6 +191,17 @@ def test_quantised_rows_are_read_in_the_order_of_transformers(llama, tmp_path):
     part = (slice(5, 40, 3), slice(2, 30))
     tensor = opened["model.layers.0.self_attn.q_proj.weight"]
     np.testing.assert_array_equal(tensor.read(part), tensor.whole()[part])
+
+
+@pytest.mark.slow
+def test_gemma_3_gives_a_passage_the_probability_that_transformers_gives_it():
+    """The mean over the tokens of a sentence, from transformers 5.23 and the same file in float32."""
+    module, params, tokenizer = radit_jax.load(gemma_file())
+    ids = jnp.asarray([tokenizer.encode_prompt(SENTENCE)])
+    logits = jax.jit(module.apply)({"params": params}, ids)
+    log_probs = jax.nn.log_softmax(logits[0, :-1])
+    mean = jnp.take_along_axis(log_probs, ids[0, 1:, None], axis=1).mean()
+    np.testing.assert_allclose(mean, SENTENCE_LOG_PROB, atol=1e-3)
 
 
 def test_the_norms_of_a_gemma_hold_one_less(tmp_path):
