@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import families
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,7 +87,10 @@ def scorer(hf, lm, tmp_path_factory):
 def log_prob(hf, tokenizer, before, scored):
     """log p(scored | before), by one pass of the torch model over their ids."""
     context = [tokenizer.bos_id, *(token for text in before for token in tokenizer.encode(text))]
-    answer = tokenizer.encode(scored)
+    return log_prob_after(hf, context, tokenizer.encode(scored))
+
+
+def log_prob_after(hf, context, answer):
     with torch_in_float64():
         logits = hf(torch.tensor([context + answer])).logits[0].double()
     log_probs = torch.log_softmax(logits, dim=-1)
@@ -120,6 +124,21 @@ def test_each_rule_scores_and_chooses_as_transformers_does(hf, scorer, rule):
         assert_stored(chosen.scores, expected, np.abs(chosen.log_probs).max())
         assert chosen.choice == int(np.argmax(expected))
     assert counts == {"shots_dropped": 0, "truncated": 0}
+
+
+def test_in_a_chat_the_assistant_says_the_choice(hf, scorer):
+    tokenizer = families.in_chat(scorer.model.tokenizer)
+    in_chat = replace(scorer, model=scorer.model._replace(tokenizer=tokenizer))
+    found, _ = choose(in_chat, ITEMS, "nll_compl")
+
+    def by_hand(prompt, scored):
+        asked = [{"role": "user", "content": prompt}]
+        context = tokenizer.hf.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+        return log_prob_after(hf, context, tokenizer.encode(scored))
+
+    for asked, chosen in zip(ITEMS, found, strict=True):
+        expected = [by_hand(c.prompt, c.scored) - by_hand("Answer:", c.scored) for c in asked.choices]
+        assert_stored(chosen.scores, expected, np.abs(chosen.log_probs).max())
 
 
 def test_the_rules_choose_differently(scorer):
