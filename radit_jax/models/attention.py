@@ -40,6 +40,7 @@ class ScoreForm(NamedTuple):
 
     scale: float | None = None  # what the product is multiplied by; None: H^-½
     cap: float | None = None  # a score s becomes cap · tanh(s / cap)
+    bias: Float[Array, "N T S"] | None = None  # added to each head's scores; only where a mask is not causal
     window: int | None = None  # a position sees itself and the window − 1 before it; a mask says so itself
 
 
@@ -240,6 +241,8 @@ def _reference(
     scores = scores * (form.scale or head_size**-0.5)
     if form.cap is not None:  # `layers.soft_cap`, in place
         scores = form.cap * jnp.tanh(scores / form.cap)
+    if form.bias is not None:
+        scores = scores + form.bias.reshape(1, *scores.shape[1:])
     tiled_mask = jnp.tile(mask, (1, group_size, 1))
     bias = jnp.where(tiled_mask, 0.0, MASKED)
     scores = scores + bias[:, None]

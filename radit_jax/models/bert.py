@@ -1,6 +1,7 @@
 """BERT as an encoder of texts into single vectors: post-norm layers, erf GELU, learnt positions.
 
-RoBERTa and XLM-RoBERTa are the same network, whose positions are counted from 2.
+RoBERTa and XLM-RoBERTa are the same network, whose positions are counted from 2. So is MPNet, which has no
+token types, and adds a bias to each score by the distance of the two tokens.
 
 A row holds one text (`encode`), or several (`encode_packed`), where rows of one short text each would be
 mostly padding.
@@ -10,6 +11,7 @@ axis L; kernels are (in, out):
 
     embeddings/{word,position,token_type}_embeddings/embedding         V D (or positions, types)
     embeddings/LayerNorm/{scale,bias}                                  D
+    encoder/relative_attention_bias/embedding                          buckets N, MPNet's
     encoder/layer/attention/self/{query,key,value}/{kernel,bias}       L D D
     encoder/layer/attention/output/{dense,LayerNorm}/…                 L D D, L D
     encoder/layer/intermediate/dense/…                                 L D F
@@ -21,15 +23,22 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from radit_jax.config import BertConfig
-from radit_jax.models.attention import UNROLLED, Layout, attend, keep_rows, wide, widened
+from radit_jax.models.attention import UNROLLED, Layout, ScoreForm, attend, keep_rows, wide, widened
 
 _init = nn.initializers.normal(0.02)  # as Hugging Face's BERT starts
 
 Hidden = Float[Array, "B T D"]  # the states of a text's tokens
 AttentionMask = Bool[Array, "B T T"]  # True where a token sees another
+DistanceBias = Float[Array, "N T T"]  # what each head adds to the score of a token (row) for another
+
+
+# The least distance of each of MPNet's buckets: one bucket for each up to 8, then two for each doubling. The
+# last also has all greater distances. As many more are for tokens after the one that looks.
+BUCKETS = (*range(8), 8, 12, 16, 23, 32, 46, 64, 91)
 
 
 class PackedTexts(NamedTuple):
@@ -138,10 +147,11 @@ class BertEmbeddings(nn.Module):
         words = embed("word_embeddings", config.vocab_size, tokens)
         first = config.first_position
         places = embed("position_embeddings", first + config.max_length, first + positions)
-        zeros = jnp.zeros_like(tokens)  # every token is of type 0
-        types = embed("token_type_embeddings", config.type_vocab_size, zeros)
+        if config.has_token_types:
+            zeros = jnp.zeros_like(tokens)  # every token is of type 0
+            words += embed("token_type_embeddings", config.type_vocab_size, zeros)
         layer_norm = _layer_norm(config, self.dtype)
-        return layer_norm(words + types + places)
+        return layer_norm(words + places)
 
 
 class BertLayers(nn.Module):
@@ -159,13 +169,25 @@ class BertLayers(nn.Module):
             Layer,
             variable_axes={"params": 0},  # parameters are stacked on a leading axis
             split_rngs={"params": True},
-            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+            in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=num_layers,
             unroll=num_layers if num_layers <= UNROLLED else 1,  # 1: a loop
         )
         stack = layers(self.config, self.dtype, self.layout, name="layer")
-        hidden, _ = stack(keep_rows(x, self.layout), attention_mask)
+        bias = self._distance_bias(x.shape[1]) if self.config.has_distance_bias else None
+        hidden, _ = stack(keep_rows(x, self.layout), attention_mask, bias)
         return hidden
+
+    def _distance_bias(self, length: int) -> DistanceBias:
+        """The bias of each head, which all layers share. Texts that share a row do not see each other."""
+        table = nn.Embed(
+            2 * len(BUCKETS),
+            self.config.num_heads,
+            dtype=wide(self.dtype),
+            embedding_init=_init,
+            name="relative_attention_bias",
+        )
+        return table(distance_buckets(length)).transpose(2, 0, 1)
 
 
 class Layer(nn.Module):
@@ -176,14 +198,19 @@ class Layer(nn.Module):
     layout: Layout | None
 
     @nn.compact
-    def __call__(self, x: Hidden, attention_mask: AttentionMask) -> tuple[Hidden, None]:
+    def __call__(
+        self,
+        x: Hidden,
+        attention_mask: AttentionMask,
+        bias: DistanceBias | None,
+    ) -> tuple[Hidden, None]:
         """The states after the layer; no layer has an output of its own."""
         attention = Attention(self.config, self.dtype, name="attention")
         intermediate = Intermediate(self.config, self.dtype, name="intermediate")
         output = Output(self.config, self.dtype, name="output")
 
         # Attention has an `Output` of its own: both halves add to the stream and normalise it.
-        x = attention(x, attention_mask)
+        x = attention(x, attention_mask, bias)
         x = output(intermediate(x), x)
         return keep_rows(x, self.layout), None
 
@@ -195,11 +222,16 @@ class Attention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Hidden, attention_mask: AttentionMask) -> Hidden:
+    def __call__(
+        self,
+        x: Hidden,
+        attention_mask: AttentionMask,
+        bias: DistanceBias | None,
+    ) -> Hidden:
         """norm(x + attention(x) W + b)."""
         self_attention = BertSelfAttention(self.config, self.dtype, name="self")
         output = Output(self.config, self.dtype, name="output")
-        return output(self_attention(x, attention_mask), x)
+        return output(self_attention(x, attention_mask, bias), x)
 
 
 class BertSelfAttention(nn.Module):
@@ -209,7 +241,12 @@ class BertSelfAttention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Hidden, attention_mask: AttentionMask) -> Hidden:
+    def __call__(
+        self,
+        x: Hidden,
+        attention_mask: AttentionMask,
+        bias: DistanceBias | None,
+    ) -> Hidden:
         """The outputs of the N heads, one after the other."""
         batch, length, width = x.shape
 
@@ -220,7 +257,8 @@ class BertSelfAttention(nn.Module):
         queries = project("query")
         keys = project("key")
         values = project("value")
-        return attend(queries, keys, values, attention_mask).reshape(x.shape)
+        form = ScoreForm(bias=bias)
+        return attend(queries, keys, values, attention_mask, form=form).reshape(x.shape)
 
 
 class Intermediate(nn.Module):
@@ -275,6 +313,18 @@ def encode_packed(
         method="packed",
     )
     return vectors
+
+
+def distance_buckets(length: int) -> Int[np.ndarray, "T T"]:
+    """The bucket of the distance from each token of a row to each other one.
+
+    >>> distance_buckets(3).tolist()
+    [[0, 17, 18], [1, 0, 17], [2, 1, 0]]
+    """
+    places = np.arange(length)
+    offsets = places - places[:, None]
+    buckets = np.searchsorted(BUCKETS, np.abs(offsets), side="right") - 1
+    return np.where(offsets > 0, len(BUCKETS) + buckets, buckets)
 
 
 def masked_mean(hidden: Hidden, mask: Bool[Array, "B T"]) -> Float[Array, "B D"]:

@@ -12,7 +12,7 @@ from exact import assert_exact, in_float64, torch_in_float64
 
 from radit_jax.config import BertConfig
 from radit_jax.data.batches.packing import pack_texts
-from radit_jax.models.bert import Bert, encode, encode_packed, l2_normalize
+from radit_jax.models.bert import Bert, distance_buckets, encode, encode_packed, l2_normalize
 from radit_jax.runtime.pretrained.hf_weights import load_bert
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -21,6 +21,7 @@ SHAPE = BertConfig(vocab_size=67, hidden_size=32, num_layers=2, num_heads=4, ffn
 FAMILIES = {
     "bert": transformers.BertModel,
     "roberta": transformers.RobertaModel,
+    "mpnet": transformers.MPNetModel,
 }
 LENGTHS = np.array([12, 5, 1])
 MASK = np.arange(12) < LENGTHS[:, None]
@@ -41,7 +42,6 @@ def theirs(shape):
         num_attention_heads=SHAPE.num_heads,
         intermediate_size=SHAPE.ffn_size,
         max_position_embeddings=shape.first_position + SHAPE.max_length,
-        type_vocab_size=SHAPE.type_vocab_size,
         initializer_range=0.3,
         attn_implementation="eager",
     )
@@ -148,6 +148,13 @@ def test_minilm_embeds_real_text_as_its_model_card_says():
     ours = np.asarray(_embed(module, in_float64(params), tokens, mask.astype(bool)))
     assert_exact(ours, expected)
     assert ours[0] @ ours[1] > ours[0] @ ours[2] + 0.2
+
+
+def test_distances_are_in_the_buckets_that_transformers_has():
+    encoder = transformers.models.mpnet.modeling_mpnet.MPNetEncoder
+    places = torch.arange(600)
+    expected = encoder.relative_position_bucket(places - places[:, None])
+    np.testing.assert_array_equal(distance_buckets(600), expected.numpy())
 
 
 def in_rows(tokens, row_length, num_rows):

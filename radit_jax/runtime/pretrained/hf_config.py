@@ -35,7 +35,12 @@ from radit_jax.runtime.storage.files import as_object, read_json
 Pooling = Literal["cls", "mean"]
 Network = Literal["decoder", "bert"]
 # The encoders' families, and the classes of transformers that their checkpoints name.
-ENCODERS = {"bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel"}
+ENCODERS = {
+    "bert": "BertModel",
+    "roberta": "RobertaModel",
+    "xlm-roberta": "XLMRobertaModel",
+    "mpnet": "MPNetModel",
+}
 # Our networks, and the model types that each computes. DPR's encoders are BERTs with other names.
 NETWORKS: dict[Network, tuple[str, ...]] = {"decoder": MODEL_TYPES, "bert": (*ENCODERS, "dpr")}
 TITLES = {"decoder": "a decoder", "bert": "a BERT"}
@@ -125,6 +130,8 @@ def bert_config(values: Mapping[str, Any], folder: str, **vectors: Any) -> BertC
     )
     # Options of DPR that none of its own encoders uses.
     check_fixed(values, where, projection_dim=0, is_decoder=False)
+    # MPNet has as many, whatever its config says.
+    check_fixed(values, where, relative_attention_num_buckets=32)
     family, table = values.get("model_type"), RELATIVE_FIELDS
     if family in (None, "bert", "dpr"):
         family, table = "bert", BERT_FIELDS

@@ -1,8 +1,8 @@
 """Weights in Hugging Face's form, to our parameters and back.
 
-One table for each network pairs Hugging Face's names with our paths, and serves both directions. `{}` is the
-number of a layer: the layers' tensors are stacked on a leading axis. A `kernel` is the transpose, (in, out)
-where torch has (out, in). No tensor may be missing and none left over, except those that a table ignores.
+The tables of `tensor_names.py` serve both directions. The layers' tensors are stacked on a leading axis. A
+`kernel` is the transpose, (in, out) where torch has (out, in). No tensor may be missing and none left over,
+except those that are ignored by name.
 
 When weights are read, each device gets the part of a tensor for its shard, out of a mapped file. When they
 are written, one tensor at a time leaves the devices. So the host holds one tensor besides the devices' own.
@@ -30,9 +30,20 @@ from radit_jax.runtime.pretrained.gguf_file import is_gguf
 from radit_jax.runtime.pretrained.gguf_weights import open_gguf_tensors
 from radit_jax.runtime.pretrained.hf_config import Pooling, read_config
 from radit_jax.runtime.pretrained.tensor_files import Index, Tensor, open_tensors
+from radit_jax.runtime.pretrained.tensor_names import (
+    BERT,
+    BERT_IGNORED,
+    BERT_ROOT,
+    DECODER,
+    DECODER_IGNORED,
+    IMAGE_PARTS,
+    LORA,
+    MPNET,
+    NESTED_PREFIXES,
+    OLD_NAMES,
+    Table,
+)
 from radit_jax.runtime.pretrained.vectors import transformer_folder
-
-Table = tuple[tuple[str, str], ...]
 
 MATRICES = ("/kernel", "/lora_a", "/lora_b")  # (in, out) here, (out, in) in torch
 
@@ -44,78 +55,6 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]  # torch's
     path: str  # of our parameter
     layer: int | None  # its index on the leading axis; None: the whole parameter
-
-
-# Of all families: a network that lacks a path lacks its tensors.
-DECODER: Table = (
-    ("model.embed_tokens.weight", "model/embed_tokens/embedding"),
-    ("model.layers.{}.input_layernorm.weight", "model/layers/input_layernorm/weight"),
-    ("model.layers.{}.self_attn.q_proj.weight", "model/layers/self_attn/q_proj/kernel"),
-    ("model.layers.{}.self_attn.k_proj.weight", "model/layers/self_attn/k_proj/kernel"),
-    ("model.layers.{}.self_attn.v_proj.weight", "model/layers/self_attn/v_proj/kernel"),
-    ("model.layers.{}.self_attn.o_proj.weight", "model/layers/self_attn/o_proj/kernel"),
-    ("model.layers.{}.self_attn.q_proj.bias", "model/layers/self_attn/q_proj/bias"),
-    ("model.layers.{}.self_attn.k_proj.bias", "model/layers/self_attn/k_proj/bias"),
-    ("model.layers.{}.self_attn.v_proj.bias", "model/layers/self_attn/v_proj/bias"),
-    ("model.layers.{}.self_attn.q_norm.weight", "model/layers/self_attn/q_norm/weight"),
-    ("model.layers.{}.self_attn.k_norm.weight", "model/layers/self_attn/k_norm/weight"),
-    ("model.layers.{}.post_attention_layernorm.weight", "model/layers/post_attention_layernorm/weight"),
-    ("model.layers.{}.pre_feedforward_layernorm.weight", "model/layers/pre_feedforward_layernorm/weight"),
-    ("model.layers.{}.post_feedforward_layernorm.weight", "model/layers/post_feedforward_layernorm/weight"),
-    ("model.layers.{}.mlp.gate_proj.weight", "model/layers/mlp/gate_proj/kernel"),
-    ("model.layers.{}.mlp.up_proj.weight", "model/layers/mlp/up_proj/kernel"),
-    ("model.layers.{}.mlp.down_proj.weight", "model/layers/mlp/down_proj/kernel"),
-    ("model.norm.weight", "model/norm/weight"),
-    ("lm_head.weight", "lm_head/kernel"),  # absent when tied
-)
-
-
-def _lora_table() -> Table:
-    """PEFT's names of adapters, for the kernels that have one."""
-    table = []
-    for name, path in DECODER:
-        if path.endswith("_proj/kernel"):
-            theirs = f"base_model.model.{name.removesuffix('weight')}"
-            ours = path.removesuffix("kernel")
-            table.append((f"{theirs}lora_A.weight", f"{ours}lora_a"))
-            table.append((f"{theirs}lora_B.weight", f"{ours}lora_b"))
-    return tuple(table)
-
-
-LORA = _lora_table()
-DECODER_IGNORED = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
-# A model of text and images has its text's decoder under one of these prefixes, and these parts besides.
-NESTED_PREFIXES = {"language_model.": "", "model.language_model.": "model."}
-IMAGE_PARTS = r"(model\.)?(vision_tower|multi_modal_projector)\..*"
-
-BERT: Table = (
-    ("embeddings.word_embeddings.weight", "embeddings/word_embeddings/embedding"),
-    ("embeddings.position_embeddings.weight", "embeddings/position_embeddings/embedding"),
-    ("embeddings.token_type_embeddings.weight", "embeddings/token_type_embeddings/embedding"),
-    ("embeddings.LayerNorm.weight", "embeddings/LayerNorm/scale"),
-    ("embeddings.LayerNorm.bias", "embeddings/LayerNorm/bias"),
-    ("encoder.layer.{}.attention.self.query.weight", "encoder/layer/attention/self/query/kernel"),
-    ("encoder.layer.{}.attention.self.query.bias", "encoder/layer/attention/self/query/bias"),
-    ("encoder.layer.{}.attention.self.key.weight", "encoder/layer/attention/self/key/kernel"),
-    ("encoder.layer.{}.attention.self.key.bias", "encoder/layer/attention/self/key/bias"),
-    ("encoder.layer.{}.attention.self.value.weight", "encoder/layer/attention/self/value/kernel"),
-    ("encoder.layer.{}.attention.self.value.bias", "encoder/layer/attention/self/value/bias"),
-    ("encoder.layer.{}.attention.output.dense.weight", "encoder/layer/attention/output/dense/kernel"),
-    ("encoder.layer.{}.attention.output.dense.bias", "encoder/layer/attention/output/dense/bias"),
-    ("encoder.layer.{}.attention.output.LayerNorm.weight", "encoder/layer/attention/output/LayerNorm/scale"),
-    ("encoder.layer.{}.attention.output.LayerNorm.bias", "encoder/layer/attention/output/LayerNorm/bias"),
-    ("encoder.layer.{}.intermediate.dense.weight", "encoder/layer/intermediate/dense/kernel"),
-    ("encoder.layer.{}.intermediate.dense.bias", "encoder/layer/intermediate/dense/bias"),
-    ("encoder.layer.{}.output.dense.weight", "encoder/layer/output/dense/kernel"),
-    ("encoder.layer.{}.output.dense.bias", "encoder/layer/output/dense/bias"),
-    ("encoder.layer.{}.output.LayerNorm.weight", "encoder/layer/output/LayerNorm/scale"),
-    ("encoder.layer.{}.output.LayerNorm.bias", "encoder/layer/output/LayerNorm/bias"),
-)
-# The pooler serves BERT's next-sentence task, `cls` its two pre-training tasks, and `lm_head` that of its
-# relatives. The position ids are a constant that old versions saved.
-BERT_IGNORED = r"pooler\..*|embeddings\.position_ids|cls\..*|lm_head\..*"
-BERT_ROOT = "embeddings.word_embeddings.weight"  # what precedes it is the prefix of all of a BERT's names
-OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # of TensorFlow
 
 
 # ---- read ----
@@ -178,7 +117,8 @@ def load_bert(
     for layer in range(config.num_layers, num_saved_layers):
         ignored.append(rf"encoder\.layer\.{layer}\..*")
     tensors = _drop(tensors, "|".join(ignored))
-    params = _from_hf(tensors, BERT, Bert(config), str(folder), dtype, mesh)
+    table = MPNET if config.family == "mpnet" else BERT
+    params = _from_hf(tensors, table, Bert(config), str(folder), dtype, mesh)
     return config, params
 
 
@@ -322,7 +262,10 @@ def to_hf(params: Any) -> dict[str, Tensor]:
 
     Nothing is copied before a tensor is read.
     """
-    return _to_hf(params, DECODER if "model" in params else BERT)
+    if "model" in params:
+        return _to_hf(params, DECODER)
+    is_mpnet = "relative_attention_bias" in params["encoder"]
+    return _to_hf(params, MPNET if is_mpnet else BERT)
 
 
 def adapters_to_peft(adapters: Any) -> dict[str, Tensor]:

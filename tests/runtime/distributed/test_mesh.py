@@ -1,5 +1,6 @@
 """Eight simulated devices compute what one does, and keep only their share of the state."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -177,6 +178,19 @@ def test_eight_devices_score_and_embed_as_one_does(llama_params, bert_params, co
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_an_r_ft_step_on_eight_devices_is_the_step_on_one(r_ft_alone, bert_params, config):
     assert_same_step(r_ft_alone, one_step(r_ft_step, bert_params, r_ft_batch(), meshes.make_mesh(config)))
+
+
+def test_an_r_ft_step_of_mpnet_on_eight_devices_is_the_step_on_one():
+    mpnet = BERT.clone(config=dataclasses.replace(BERT.config, family="mpnet"))
+
+    def step(tx, shardings):
+        module = mpnet.clone(dtype=jnp.float64)
+        return steps.make_r_ft_step(module, tx, temperature=0.5, state_shardings=shardings)
+
+    params = random_params(mpnet, *BERT_ARGS)
+    spread = meshes.make_mesh(MeshConfig(replica=2, tensor=2))
+    alone, on_eight = (one_step(step, params, r_ft_batch(), mesh) for mesh in (one_device(), spread))
+    assert_same_step(alone, on_eight)
 
 
 def one_lora_step(params, mesh):

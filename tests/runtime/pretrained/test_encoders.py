@@ -54,9 +54,19 @@ def byte_bpe():
     return rust, trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIALS, initial_alphabet=alphabet)
 
 
+def wordpiece():
+    """MPNet's: BERT's pieces with RoBERTa's special tokens."""
+    rust = tokenizers.Tokenizer(models.WordPiece(unk_token="<unk>"))
+    rust.normalizer = normalizers.BertNormalizer()
+    rust.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    rust.decoder = decoders.WordPiece()
+    return rust, trainers.WordPieceTrainer(vocab_size=200, special_tokens=SPECIALS)
+
+
 FAMILIES = {
     "roberta": (transformers.RobertaModel, byte_bpe),
     "xlm-roberta": (transformers.XLMRobertaModel, unigram),
+    "mpnet": (transformers.MPNetModel, wordpiece),  # all-mpnet-base-v2
     "bert-e5": (transformers.BertModel, unigram),  # multilingual-e5-small
 }
 POOLINGS = {"roberta": "cls_token"}  # the others' is the mean
