@@ -9,6 +9,7 @@ import pytest
 import sentencepiece
 import transformers
 from gguf_files import gemma_file, write_gguf
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from radit_jax.runtime.pretrained.gguf_file import open_gguf
@@ -188,7 +189,7 @@ def test_qwens_pattern_is_that_of_transformers():
 @pytest.fixture
 def byte_level(tmp_path):
     """A file with the 256 bytes and three merges; fields that a test gives replace or add to its own."""
-    letters = sorted(transformers.convert_slow_tokenizer.bytes_to_unicode().values())
+    letters = sorted(bytes_to_unicode().values())
     pieces = [*letters, "Ġt", "he", "Ġthe", "then", "<|end|>", "<think>"]
     types = [NORMAL] * 260 + [CONTROL, USER_DEFINED]
 
