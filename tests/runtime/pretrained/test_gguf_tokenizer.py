@@ -7,7 +7,6 @@ import re
 
 import pytest
 import sentencepiece
-import transformers
 from gguf_files import gemma_file, write_gguf
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
