@@ -5,8 +5,8 @@
 `path` is an export, or any LLaMA that `radit_jax.load` opens; only an export can retrieve. The query is the
 text after the last blank line of the harness's prompt, which is the question as the harness knows it. The
 texts before it are examples, and the Background comes between them. Where the window is short, examples are
-left out first, and then the Background is cut. Answers are mixed over the chunks by Eq. 2. In Python,
-`register()` adds the name.
+left out first, and then the Background is cut. Answers are mixed over the chunks by Eq. 2. A model whose form
+is chat reads all of it as what the user says. In Python, `register()` adds the name.
 """
 
 from collections.abc import Callable, Sequence
