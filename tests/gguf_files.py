@@ -109,8 +109,23 @@ def metadata_of(config, architecture, **more):
     return {f"{architecture}.{name}": value for name, value in (values | more).items()}
 
 
+def tokenizer_metadata(num_pieces):
+    """A tokeniser of SentencePiece's kind with nine pieces, and letters to make up the number."""
+    letters = [chr(0x4E00 + number) for number in range(num_pieces - 9)]
+    values = {
+        "model": "llama",
+        "tokens": ["<unk>", "<s>", "</s>", "<0x0A>", "\u2581", "a", "b", "ab", "\u2581ab", *letters],
+        "scores": [0.0, 0.0, 0.0, 0.0, -3.0, -4.0, -5.0, -1.0, -2.0, *[-9.0] * len(letters)],
+        "token_type": [2, 3, 3, 6] + [1] * (num_pieces - 4),
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "unknown_token_id": 0,
+    }
+    return {f"tokenizer.ggml.{name}": value for name, value in values.items()}
+
+
 def write_whole_model(folder):
-    """`folder/model.gguf`: a LLaMA of one layer in three types, with the tokeniser of eight pieces."""
+    """`folder/model.gguf`: a LLaMA of one layer in three types, with a tokeniser of nine pieces."""
     shapes = {"token_embd": (9, 32), "output_norm": (32,), "output": (9, 32)}
     layer = {
         "attn_norm": (32,),
@@ -142,15 +157,5 @@ def write_whole_model(folder):
         "attention.layer_norm_rms_epsilon": 1e-5,
         "context_length": 64,
     }
-    tokenizer = {
-        "model": "llama",
-        "tokens": ["<unk>", "<s>", "</s>", "<0x0A>", "\u2581", "a", "b", "ab", "\u2581ab"],
-        "scores": [0.0, 0.0, 0.0, 0.0, -3.0, -4.0, -5.0, -1.0, -2.0],
-        "token_type": [2, 3, 3, 6, 1, 1, 1, 1, 1],
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "unknown_token_id": 0,
-    }
     metadata = {f"llama.{name}": value for name, value in sizes.items()}
-    metadata |= {f"tokenizer.ggml.{name}": value for name, value in tokenizer.items()}
-    return write_gguf(folder / "model.gguf", tensors, **metadata)
+    return write_gguf(folder / "model.gguf", tensors, **metadata, **tokenizer_metadata(9))

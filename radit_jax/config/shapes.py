@@ -79,7 +79,7 @@ class DecoderConfig(Settings):
     window: PositiveInt | None = added(None)  # None: every layer sees all positions
     global_every: NonNegativeInt = added(0)  # 0: with a window, all layers are local
     local_rope_theta: PositiveFloat | None = added(None)  # of local layers; None: theirs is rope_theta
-    query_divisor: PositiveFloat | None = added(None)  # scores are divided by its root; None: head_size
+    query_divisor: PositiveInt | None = added(None)  # scores are divided by its root; None: head_size
     score_cap: PositiveFloat | None = added(None)  # a score s becomes cap · tanh(s / cap)
     logit_cap: PositiveFloat | None = added(None)  # logits likewise
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import small
 import transformers
+from gguf_files import write_whole_model
 
 import radit_jax
 from radit_jax.config import LmConfig, MeshConfig, RetrieverConfig
@@ -45,6 +46,17 @@ def test_a_checkpoint_is_the_base_language_model(checkpoints, lm, tmp_path):
         "licence": "",
         "source": "",
     }
+
+
+def test_a_gguf_file_is_the_base_language_model(tmp_path):
+    path = str(write_whole_model(tmp_path))
+    output = Workdir(tmp_path / "run").folder("base", "0" * 12)
+    facts = base.run_lm({}, output, lm=LmConfig(checkpoint=path), seed=0, mesh=MeshConfig())
+    module, params, tokenizer = radit_jax.load(path)
+    model = load_model(output.verified_path("lm"))
+    assert model.module.config == module.config and facts["origin"]["name"] == path
+    jax.tree.map(np.testing.assert_array_equal, model.params, params)
+    assert model.tokenizer.encode_prompt("ab ab\n") == tokenizer.encode_prompt("ab ab\n") == [1, 8, 8, 3]
 
 
 def test_checkpoints_are_the_base_towers_with_their_own_pooling_and_the_settings_lengths(

@@ -42,7 +42,7 @@ QWEN_WINDOW = {  # which of Qwen's layers have it
 }
 PATTERN = {"sliding_window_pattern": Field("global_every", int, 0, 10_000, 0)}
 SCORES = {
-    "query_pre_attn_scalar": Field("query_divisor", float, 1e-6, 1e9),
+    "query_pre_attn_scalar": Field("query_divisor", int, 1, 1 << 24),
     "attn_logit_softcapping": Field("score_cap", float, 1e-6, 1e9, None),
     "final_logit_softcapping": Field("logit_cap", float, 1e-6, 1e9, None),
 }

@@ -9,12 +9,21 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from gguf_files import converted, gemma_file, metadata_of, write_gguf, write_whole_model
+from gguf_files import (
+    converted,
+    gemma_file,
+    metadata_of,
+    tokenizer_metadata,
+    write_gguf,
+    write_whole_model,
+)
 
 import radit_jax
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.gguf_file import open_gguf
 from radit_jax.runtime.pretrained.gguf_weights import open_gguf_tensors
+from radit_jax.runtime.pretrained.hf_export import export_hf
+from radit_jax.runtime.pretrained.model_io import open_model
 
 SENTENCE = "The Danube rises in the Black Forest and flows through ten countries to the Black Sea."
 SENTENCE_LOG_PROB = -3.6108
@@ -132,8 +141,16 @@ def test_each_family_has_the_logits_of_transformers(name, tmp_path):
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) / 8)
     settings = metadata_of(config, architecture, **{"rope.freq_base": 1e6}, **metadata)
+    settings |= tokenizer_metadata(96)
     path = write_gguf(tmp_path / "model.gguf", converted(model, architecture), architecture, **settings)
     assert_same_logits(path, model)
+    # It goes out again as it was before it was converted.
+    export_hf(tmp_path / "hf", open_model(str(path)))
+    exported = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    assert type(exported) is type(model)
+    for name_of_tensor, weight in model.state_dict().items():
+        difference = exported.state_dict()[name_of_tensor] - weight
+        assert difference.abs().max() <= 2**-22, name_of_tensor  # a Gemma's norms are 1 + w in the file
 
 
 def test_tied_embeddings_and_half_precision(tmp_path):
