@@ -19,6 +19,8 @@ from gguf_files import (
 )
 
 import radit_jax
+from radit_jax.config import MeshConfig
+from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.gguf_file import open_gguf
 from radit_jax.runtime.pretrained.gguf_weights import open_gguf_tensors
@@ -219,6 +221,15 @@ def test_gemma_3_gives_a_passage_the_probability_that_transformers_gives_it():
     log_probs = jax.nn.log_softmax(logits[0, :-1])
     mean = jnp.take_along_axis(log_probs, ids[0, 1:, None], axis=1).mean()
     np.testing.assert_allclose(mean, SENTENCE_LOG_PROB, atol=1e-3)
+
+
+def test_devices_read_their_parts_of_a_quantised_model(tmp_path):
+    path = str(write_whole_model(tmp_path))
+    alone = open_model(path).params
+    spread = open_model(path, mesh=make_mesh(MeshConfig(fsdp=4, tensor=2))).params
+    jax.tree.map(np.testing.assert_array_equal, spread, alone)
+    kernel = spread["model"]["layers"]["mlp"]["up_proj"]["kernel"]
+    assert len({str(shard.index) for shard in kernel.addressable_shards}) == 8
 
 
 def test_the_norms_of_a_gemma_hold_one_less(tmp_path):
