@@ -102,7 +102,9 @@ def _date_macro() -> str:
     filters = []
     for code in _DATE_CODES:
         filters.append(f"replace('{code}', '{TODAY.strftime(code)}')")
-    return f"{{% macro strftime_now(format) %}}{{{{ format | {' | '.join(filters)} }}}}{{% endmacro %}}"
+    date = "{{ format | " + " | ".join(filters) + " }}"
+    # The empty text keeps a line end with which a template may begin.
+    return "{% macro strftime_now(format) %}" + date + "{% endmacro %}{{ '' }}"
 
 
 def _cut(rendered: str, texts: Sequence[str]) -> tuple[str, str, str]:

@@ -182,6 +182,12 @@ def test_a_template_that_says_the_date_is_the_same_on_any_day():
     assert "26 Jul 2024" in families.llama3().decode(frame.start_ids)
 
 
+def test_a_line_end_with_which_a_template_begins_is_read():
+    chat = Tokenizer(with_template(families.qwen(), "\n" + families.TEMPLATES["qwen"])).with_prompt("chat")
+    assert chat.encode_prompt(PROMPT) == reference(chat, PROMPT)
+    assert chat.decode(chat.start_ids).startswith("\nsystem")
+
+
 QWEN = families.TEMPLATES["qwen"]
 ASKED = "'<|im_start|>assistant\\n' }}{% endif %}"  # its end
 TWICE = "has the user's text once and then the assistant's, got them"
