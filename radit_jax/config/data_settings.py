@@ -4,7 +4,15 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from radit_jax.config.ranges import Fraction, FractionBelowOne, NonNegativeInt, PositiveInt, Range, Settings
+from radit_jax.config.ranges import (
+    Fraction,
+    FractionBelowOne,
+    NonNegativeInt,
+    PositiveInt,
+    Range,
+    Settings,
+    added,
+)
 
 PassagesFormat = Literal["auto", "jsonl", "atlas", "dpr", "kilt", "beir", "text"]
 Quoting = Literal["auto", "csv", "none"]  # of tables; auto refuses what is not clear
@@ -44,6 +52,7 @@ class Folder(Settings):
     dev_questions: PositiveInt = 500  # held out of the train questions, to choose checkpoints with
     test_questions: PositiveInt = 1000
     max_words: Words = 200  # a longer passage is split into equal chunks of fewer words
+    draw_by: Literal["question", "passage"] = added("question")  # passage: a group's train questions together
 
 
 @dataclass(frozen=True)

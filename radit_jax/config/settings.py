@@ -171,6 +171,7 @@ class LmFtConfig(Settings):
     select_folder: str = ""  # kilt_dev: KILT's development files
     select_questions: PositiveInt = 2500  # kilt_dev: of each of its six tasks, at most
     validate_every: NonNegativeInt = 100
+    validate_examples: NonNegativeInt = added(0)  # of the dev part's, drawn; 0: all
     checkpoint_every: NonNegativeInt = 100
 
     @property

@@ -24,6 +24,11 @@ class Retrieved:
         """Whether an example was made of a question, not cut from a chunk."""
         return np.array([not example.source_chunk for example in self.examples], dtype=bool)
 
+    def take(self, places: Int[np.ndarray, " e"]) -> "Retrieved":
+        """The examples at these places, with their chunks."""
+        examples = [self.examples[place] for place in places.tolist()]
+        return Retrieved(examples, self.chunk_rows[places], self.retrieval_scores[places])
+
     def save(self, folder: StageFolder, split: str) -> None:
         """Write the examples of a split as JSON lines, and their chunks as arrays."""
         folder.write_jsonl(f"{split}.jsonl", map(dataclasses.asdict, self.examples))

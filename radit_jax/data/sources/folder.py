@@ -121,7 +121,8 @@ def read_folder(settings: Folder, seed: int) -> CorpusData:
                 f"data folder {settings.folder}: expected questions in each part after the split by gold "
                 f"passage and text, got no {part} questions. Add questions on other passages."
             )
-        drawn[part] = _draw(parts[part], size, _generator(seed, f"draw {part}"))
+        draw = _draw_groups if part == "train" and settings.draw_by == "passage" else _draw
+        drawn[part] = draw(parts[part], size, _generator(seed, f"draw {part}"))
     # Yes and no are in any chunk, so they tell nothing of retrieval.
     if all(is_yes_no(asked.question.answers) for asked in drawn["dev"]):
         raise ValueError(
@@ -302,6 +303,21 @@ def _draw(questions: Sequence[Asked], size: int, generator: Generator) -> list[A
     """At most `size` of the questions, in their order; a larger draw contains a smaller one."""
     drawn = generator.permutation(len(questions))[:size]
     return [questions[index] for index in sorted(drawn.tolist())]
+
+
+def _draw_groups(questions: Sequence[Asked], size: int, generator: Generator) -> list[Asked]:
+    """At most `size` of the questions, in their order: groups in random order, the last one cut.
+
+    Questions on one passage retrieve the same chunks, which are then read once for all of them.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, asked in enumerate(questions):
+        groups.setdefault(asked.question.group, []).append(index)
+    names = list(groups)
+    drawn: list[int] = []
+    for number in generator.permutation(len(names)).tolist():
+        drawn += groups[names[number]]
+    return [questions[index] for index in sorted(drawn[:size])]
 
 
 def _with_gold(asked: Asked, chunks_of: ChunksOf, counts: Counter[str]) -> Question:
