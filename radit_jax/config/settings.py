@@ -252,7 +252,9 @@ class EvaluateConfig(Settings):
     tasks_folder: str = ""  # the tasks' official files
     kilt_titles: str = ""  # a table of titles and KILT's page ids, for a corpus whose ids are others
     questions_per_task: NonNegativeInt = 0  # drawn from each; 0: all. The paper's development takes 2,500
-    shots: NonNegativeInt = 0  # examples in the prompt, each task's own
+    answered_questions: NonNegativeInt = added(0)  # of the corpus' own, drawn; 0: all. Retrieval takes all
+    shots: NonNegativeInt = 0  # examples in the prompt, each task's own; of the corpus see shot_questions
+    shot_questions: PositiveInt = added(300)  # of the corpus' own, asked of the base LM after shots, too
     shot_backgrounds: bool = True  # each shot has its own top chunk before it
 
     def answering(self, longest: int = OWN_ANSWERS) -> "EvaluateConfig":

@@ -3,9 +3,10 @@
 Letters of axes: Q questions, K chunks that an answer is mixed over, D ranks to which a ranking is judged.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,75 +15,90 @@ from jaxtyping import Bool, Float, Int
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.batches.examples import asked_prompt, question_example
+from radit_jax.data.batches.few_shot import Shot
 from radit_jax.data.batches.prefix_trees import answer_token_count
 from radit_jax.data.records import Question
+from radit_jax.evaluation.few_shot_base import KINDS, FewShotBase
+from radit_jax.evaluation.figures import CUTOFFS, QuestionFigures, QuestionResult, RankingFigures
+from radit_jax.evaluation.predictions import prediction_lines
 from radit_jax.evaluation.questions import TOO_LONG
-from radit_jax.evaluation.systems import CONTEXTS, GAINS, LMS, SYSTEMS
-from radit_jax.lm.answering import Answer, Retrieval, generate_answers
-from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair
+from radit_jax.evaluation.systems import CONTEXTS, GAINS, LMS, SYSTEMS, RetrievedChunks, SystemInputs
+from radit_jax.lm.answering import Answer, Retrieval, generate_answers, questions_per_batch
+from radit_jax.lm.prefix_sharing import group_by_shared_chunks
+from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair, score_in_shards
 from radit_jax.method.losses import ensemble_log_prob
 from radit_jax.retrieval.search import Searcher, chunk_log_probs
 from radit_jax.runtime.monitoring.progress import Progress
+from radit_jax.runtime.storage.fingerprints import shard_name
 from radit_jax.runtime.storage.stage_folder import StageFolder
-from radit_jax.text.metrics import exact_match, f1, is_yes_no, recall_at_k, reciprocal_ranks
-from radit_jax.text.statistics import Figure, bootstrap_interval, paired_gain
+from radit_jax.text.metrics import exact_match, f1
+from radit_jax.text.statistics import Figure
 
-CUTOFFS = (1, 5, 10)
-QuestionResult = Mapping[str, Any]  # a question's answers, metrics and likelihood under one system
+ANSWERS_PER_SHARD = 160  # questions whose answers a killed run loses at most
+PAIRS_PER_SHARD = 2048  # (question, chunk) pairs likewise
 _ensemble: Any = jax.jit(ensemble_log_prob)
-
-
-class SystemInputs(NamedTuple):
-    """What a system answers with: its language model, and each question's chunks with their weights."""
-
-    lm: str
-    rows: Int[np.ndarray, "Q K"]  # NO_CHUNK: closed book
-    log_probs: Float[np.ndarray, "Q K"]  # log p_R
-
-
-class RetrievedChunks(NamedTuple):
-    """A retriever's ranking for each question, and log p_R of its first K."""
-
-    rows: Int[np.ndarray, "Q D"]  # the best first; D is at least K
-    log_probs: Float[np.ndarray, "Q K"]
 
 
 @dataclass(frozen=True)
 class CorpusQuestionEval:
-    """The ablation on questions of the corpus. Each system's answers are stored when they are made."""
+    """The ablation on questions of the corpus. Each system's answers are stored when they are made.
+
+    Retrievers are measured on all of `ranked`. The language models answer `questions`, some of them.
+    """
 
     output: StageFolder
     corpus: Corpus
-    questions: Sequence[Question]
+    ranked: Sequence[Question]
     settings: EvaluateConfig
-    seed: int  # of the bootstrap, and of the random chunks
+    seed: int  # of the bootstrap, of the random chunks, and of which questions are answered
     models: Mapping[str, PairScorer]  # by language model
+
+    @functools.cached_property
+    def places(self) -> Int[np.ndarray, " Q"]:
+        """Where the questions that are answered are among `ranked`."""
+        drawn = np.random.default_rng([self.seed, 4]).permutation(len(self.ranked))
+        num_answered = self.settings.answered_questions or len(drawn)
+        return np.sort(drawn[:num_answered])
+
+    @functools.cached_property
+    def questions(self) -> list[Question]:
+        """The questions that are answered."""
+        return [self.ranked[place] for place in self.places.tolist()]
+
+    @functools.cached_property
+    def figures(self) -> QuestionFigures:
+        """Means and gains over the questions that are answered."""
+        return QuestionFigures(self.questions, self.settings.bootstrap_samples, self.seed)
 
     def run(
         self,
         retrieved: Mapping[str, RetrievedChunks],
         *,
+        few_shot: FewShotBase | None = None,
         too_long: int = 0,
     ) -> dict[str, Any]:
         """Evaluate all systems, write `results.json` and predictions, and return facts for the manifest.
 
-        `retrieved` is by retriever. `too_long` is how many questions were left out because they do not fit.
+        `retrieved` is by retriever, for each question of `ranked`. `few_shot` are the examples that the base
+        LM is asked after as well. `too_long` is how many questions were left out because they do not fit.
         """
         # 1) Answers, metrics and likelihoods, for the five systems and for one chunk of each kind.
-        inputs = self.system_inputs(retrieved)
-        by_system = {}
+        of_questions = {name: chunks.of(self.places) for name, chunks in retrieved.items()}
+        inputs = self.system_inputs(of_questions)
+        by_system: dict[str, list[dict[str, Any]]] = {}
         for name, system in inputs.items():
-            by_system[name] = self.evaluate(name, system, inputs.values())
+            same = next((other for other in by_system if inputs[other].equals(system)), None)
+            by_system[name] = by_system[same] if same else self.evaluate(name, system, inputs.values())
 
         # 2) Figures: the systems, what they gain, how each LM uses a chunk, and how chunks are ranked.
-        systems = {}
+        systems, gains = {}, {}
         for name in SYSTEMS:
-            systems[name] = self.figures(by_system[name], ("exact_match", "f1", "answer_nll"))
-        gains = {}
+            systems[name] = self.figures.means(by_system[name], ("exact_match", "f1", "answer_nll"))
         for name, (after, before) in GAINS.items():
-            gains[name] = self.gain(by_system[after], by_system[before])
+            gains[name] = self.figures.gain(by_system[after], by_system[before], "exact_match")
         context = {lm: self._context_figures(lm, by_system) for lm in LMS}
-        retrieval = {name: self.retrieval_figures(chunks.rows) for name, chunks in retrieved.items()}
+        ranking = RankingFigures(self.corpus, self.ranked, self.settings.bootstrap_samples, self.seed)
+        rows_by_retriever = {name: chunks.rows for name, chunks in retrieved.items()}
 
         # 3) Files for people and for other programs.
         num_questions = len(self.questions)
@@ -91,12 +107,16 @@ class CorpusQuestionEval:
             "systems": systems,
             "gains": gains,
             "context": context,
-            "retrieval": retrieval,
+            **ranking.of_retrievers(rows_by_retriever),
             "num_questions": num_questions,
+            "num_ranked": len(self.ranked),
             TOO_LONG: too_long,
         }
+        if few_shot is not None:
+            results["few_shot"] = self._few_shot_figures(few_shot, inputs, by_system)
         self.output.write_json("results.json", results)
-        lines = self.predictions({name: by_system[name] for name in SYSTEMS}, retrieved["r_ft"])
+        results_by_system = {name: by_system[name] for name in SYSTEMS}
+        lines = prediction_lines(self.questions, results_by_system, of_questions["r_ft"], self.corpus.chunks)
         self.output.write_jsonl("predictions.jsonl", lines)
         return {
             "num_questions": num_questions,
@@ -114,7 +134,7 @@ class CorpusQuestionEval:
         """Each question's ranking under a retriever, k deep or more, and log p_R of the first k."""
         # Recall and MRR look deeper than answering does.
         k = self.settings.chunks_per_answer
-        queries = [question.question for question in self.questions]
+        queries = [question.question for question in self.ranked]
         rows, scores = searcher.search(queries, max(k, *CUTOFFS))
         return RetrievedChunks(rows, chunk_log_probs(scores[:, :k], temperature))
 
@@ -177,24 +197,65 @@ class CorpusQuestionEval:
         if not self.output.has(file):
             answers = self._answers(name, system)
             nlls = self._answer_nll(system, all_systems)
-            results = map(self._question_result, self.questions, answers, nlls)
+            results = []
+            for question, question_answers, nll in zip(self.questions, answers, nlls, strict=True):
+                result = self._question_result(question, question_answers)
+                results.append({**result, "answer_nll": float(nll)})
             self.output.write_jsonl(file, results)
         return self.output.read_jsonl(file)
 
-    def _answers(self, name: str, system: SystemInputs) -> list[list[Answer]]:
-        """Each question's generated answers, the best first."""
-        model = self.models[system.lm].model
-        prompts = [asked_prompt(question) for question in self.questions]
-        retrieval = Retrieval(self.corpus.chunks, system.rows, system.log_probs)
-        with Progress(len(prompts), f"evaluate {name}", "questions") as bar:
-            answers, _ = generate_answers(
-                model,
-                prompts,
-                retrieval,
-                self.settings,
-                bar=bar,
-            )
+    def _answers(
+        self,
+        name: str,
+        system: SystemInputs,
+        shots: Sequence[Shot] = (),
+    ) -> list[list[Answer]]:
+        """Each question's generated answers, the best first; every question has the same shots before it.
+
+        They are stored a shard at a time.
+        """
+        # Questions that share chunks are in one shard, and are answered together there.
+        num_questions, k = system.rows.shape
+        order = group_by_shared_chunks(system.rows, questions_per_batch(k, self.settings))
+        shards = [
+            order[start : start + ANSWERS_PER_SHARD] for start in range(0, num_questions, ANSWERS_PER_SHARD)
+        ]
+        answers: list[list[Answer]] = [[] for _ in range(num_questions)]
+        with Progress(num_questions, f"evaluate {name}", "questions") as bar:
+            for index, shard in enumerate(shards):
+                file = f"{shard_name(f'{name}-answers', index, len(shards))}.jsonl"
+                if self.output.has(file):
+                    bar.advance(len(shard))
+                else:
+                    self.output.write_jsonl(file, self._answer(system, shard, shots, bar))
+                for line in self.output.read_jsonl(file):
+                    answers[line["place"]] = [Answer(*pair) for pair in line["answers"]]
         return answers
+
+    def _answer(
+        self,
+        system: SystemInputs,
+        places: list[int],
+        shots: Sequence[Shot],
+        bar: Progress,
+    ) -> list[dict[str, Any]]:
+        """The answers to the questions at these places, as they are stored."""
+        retrieval = Retrieval(self.corpus.chunks, system.rows, system.log_probs)
+        answers, counts = generate_answers(
+            self.models[system.lm].model,
+            [asked_prompt(self.questions[place]) for place in places],
+            retrieval.part(places),
+            self.settings,
+            shots=[shots] * len(places),
+            bar=bar,
+        )
+        if counts["shots_dropped"]:
+            print(
+                f"   warning: evaluate: {counts['shots_dropped']} examples did not fit before their prompts; "
+                "raise evaluate.sequence_length",
+                flush=True,
+            )
+        return [{"place": place, "answers": pairs} for place, pairs in zip(places, answers, strict=True)]
 
     def _answer_nll(
         self,
@@ -233,8 +294,14 @@ class CorpusQuestionEval:
         examples = [question_example(question, question.answers[0]) for question in self.questions]
         all_rows = np.concatenate(rows, axis=1)
         pairs = np.unique(every_pair(all_rows), axis=0)
-        with Progress(len(pairs), f"evaluate {lm}", "pairs") as bar:
-            scored = scorer.score(examples, pairs, self.corpus.chunks, bar)
+        scored = score_in_shards(
+            self.output,
+            f"{lm}-pairs",
+            pairs,
+            lambda shard, bar: scorer.score(examples, shard, self.corpus.chunks, bar),
+            shard_size=PAIRS_PER_SHARD,
+            title=f"evaluate {lm}",
+        )
 
         # The likelihoods are reported per token of the answer.
         tokenizer = scorer.model.tokenizer
@@ -250,31 +317,16 @@ class CorpusQuestionEval:
     def _question_result(
         question: Question,
         answers: Sequence[Any],
-        nll: float,
     ) -> dict[str, Any]:
-        # The metrics judge the most probable answer, the likelihood the first gold one.
+        # The metrics judge the most probable answer.
         best = answers[0].text
         return {
             "answers": [{"answer": text, "probability": probability} for text, probability in answers],
             "exact_match": exact_match(best, question.answers),
             "f1": f1(best, question.answers),
-            "answer_nll": float(nll),
         }
 
     # ---- figures ----
-
-    def figures(
-        self,
-        results: Sequence[QuestionResult],
-        metrics: Sequence[str],
-        counted: Bool[np.ndarray, " Q"] | None = None,
-    ) -> dict[str, Figure]:
-        """The metrics' means with their intervals, over all questions or those that are `counted`."""
-        figures = {}
-        for metric in metrics:
-            values = [result[metric] for result in results]
-            figures[metric] = self._interval(values, counted)
-        return figures
 
     def _context_figures(
         self,
@@ -286,11 +338,7 @@ class CorpusQuestionEval:
         for kind in CONTEXTS:
             results = by_system[f"{lm}-{kind}"]
             counted = self.with_gold if kind == "gold" else None
-            figures[kind] = self.figures(
-                results,
-                ("exact_match", "answer_nll"),
-                counted,
-            )
+            figures[kind] = self.figures.means(results, ("exact_match", "f1", "answer_nll"), counted)
         return figures
 
     @property
@@ -298,89 +346,29 @@ class CorpusQuestionEval:
         """Which questions have a known gold chunk."""
         return np.array([bool(question.gold_chunks) for question in self.questions], bool)
 
-    def gain(
+    def _few_shot_figures(
         self,
-        after: Sequence[QuestionResult],
-        before: Sequence[QuestionResult],
-    ) -> Figure:
-        """How much exact match grows from one system to another on the same questions."""
-        return paired_gain(
-            np.array([result["exact_match"] for result in after]),
-            np.array([result["exact_match"] for result in before]),
-            [question.resampling_group for question in self.questions],
-            samples=self.settings.bootstrap_samples,
-            seed=self.seed,
-        )
-
-    def retrieval_figures(self, rows: Int[np.ndarray, "Q D"]) -> dict[str, Figure]:
-        """Recall of gold chunks, where known, and of chunks that hold an answer; MRR@10 of the latter."""
-        is_gold = self.corpus.is_gold(self.questions, rows)
-        holds_answer = self.corpus.holds_answer(self.questions, rows)
-        # A "no" in a chunk answers nothing, so questions of yes or no stay out of answer recall.
-        open_ended = np.array([not is_yes_no(question.answers) for question in self.questions])
-
-        # Each kind of recall is over the questions that it is defined for.
-        figures = {}
-        for cutoff in CUTOFFS:
-            recall = recall_at_k(is_gold, cutoff)
-            figures[f"gold_recall@{cutoff}"] = self._interval(recall, self.with_gold)
-        for cutoff in CUTOFFS:
-            recall = recall_at_k(holds_answer, cutoff)
-            figures[f"answer_recall@{cutoff}"] = self._interval(recall, open_ended)
-        figures["mrr"] = self._interval(reciprocal_ranks(holds_answer[:, :10]), open_ended)
-        return figures
-
-    def _interval(
-        self,
-        values: Any,
-        counted: Bool[np.ndarray, " Q"] | None = None,
-    ) -> Figure:
-        """The mean of the counted questions' values with its interval; all are counted if none are named."""
-        if counted is None:
-            counted = np.ones(len(self.questions), bool)
-        places = np.flatnonzero(counted).tolist()
-        return bootstrap_interval(
-            np.asarray(values, np.float64)[counted],
-            [self.questions[place].resampling_group for place in places],
-            samples=self.settings.bootstrap_samples,
-            seed=self.seed,
-        )
-
-    # ---- predictions ----
-
-    def predictions(
-        self,
+        few_shot: FewShotBase,
+        inputs: Mapping[str, SystemInputs],
         by_system: Mapping[str, Sequence[QuestionResult]],
-        retrieved: RetrievedChunks,
-    ) -> list[dict[str, Any]]:
-        """RA-DIT's answers with the chunks that they are from, and each system's best answer."""
-        # As a person reads it: the question, what RA-DIT answered on what evidence, and the others' answers.
-        lines = []
-        for index, question in enumerate(self.questions):
-            best_answers = {}
-            for name, results in by_system.items():
-                best_answers[name] = results[index]["answers"][0]["answer"]
-            lines.append(
-                {
-                    "id": question.id,
-                    "group": question.group,
-                    "question": question.question,
-                    "gold": list(question.answers),
-                    "answers": by_system["radit"][index]["answers"],
-                    "chunks": self._weighted_chunks(retrieved.rows[index], retrieved.log_probs[index]),
-                    "systems": best_answers,
-                }
-            )
-        return lines
-
-    def _weighted_chunks(
-        self,
-        rows: Int[np.ndarray, " D"],
-        log_probs: Float[np.ndarray, " K"],
-    ) -> list[dict[str, Any]]:
-        """The first K of a question's chunks with their p_R."""
-        chunks = []
-        records = self.corpus.chunks.take(rows[: len(log_probs)])
-        for chunk, p in zip(records, np.exp(log_probs), strict=True):
-            chunks.append({"id": chunk.id, "title": chunk.title, "text": chunk.text, "p_R": float(p)})
-        return chunks
+    ) -> dict[str, Any]:
+        """The base LM after examples, on the first questions, and what LM-ft gains on it without any."""
+        num_questions = min(self.settings.shot_questions, len(self.questions))
+        figures = QuestionFigures(self.questions[:num_questions], self.settings.bootstrap_samples, self.seed)
+        systems, gains = {}, {}
+        for kind in KINDS:
+            name = f"base_lm-{kind}-{len(few_shot.examples)}_shots"
+            system = inputs[f"base_lm-{kind}"].first(num_questions)
+            answers = self._answers(name, system, few_shot.shots(kind, self.corpus))
+            results = list(map(self._question_result, self.questions, answers))
+            # Gold chunks are not known of all questions.
+            counted = self.with_gold[:num_questions] if kind == "gold" else None
+            after = by_system[f"lm_ft_lm-{kind}"][:num_questions]
+            systems[kind] = figures.means(results, ("exact_match", "f1"), counted)
+            gains[kind] = figures.gain(after, results, "exact_match", counted)
+        return {
+            "num_questions": num_questions,
+            "examples": few_shot.record(),
+            "systems": systems,
+            "gains": gains,
+        }

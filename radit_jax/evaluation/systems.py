@@ -1,9 +1,14 @@
 """The five systems of the ablation, their parts, and which of them are compared.
 
+Letters of axes: Q questions, K chunks that an answer is mixed over, D ranks to which a ranking is judged.
+
 Titles are those of `text/results_table.py`, which prints them; the names are the keys of `results.json`.
 """
 
 from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
 
 from radit_jax.text.results_table import CONTEXT_TITLES, LM_TITLES, RETRIEVER_TITLES, SYSTEM_TITLES
 
@@ -36,3 +41,32 @@ GAINS = {  # name -> the system after a change, the system before it
     "radit-lm_ft": ("radit", "lm_ft"),
     "radit-base": ("radit", "base"),
 }
+
+
+class SystemInputs(NamedTuple):
+    """What a system answers with: its language model, and each question's chunks with their weights."""
+
+    lm: str
+    rows: Int[np.ndarray, "Q K"]  # NO_CHUNK: closed book
+    log_probs: Float[np.ndarray, "Q K"]  # log p_R
+
+    def equals(self, other: "SystemInputs") -> bool:
+        """Whether both would answer alike."""
+        same_rows = np.array_equal(self.rows, other.rows)
+        same_weights = np.array_equal(self.log_probs, other.log_probs)
+        return self.lm == other.lm and same_rows and same_weights
+
+    def first(self, num_questions: int) -> "SystemInputs":
+        """The same for the first questions."""
+        return SystemInputs(self.lm, self.rows[:num_questions], self.log_probs[:num_questions])
+
+
+class RetrievedChunks(NamedTuple):
+    """A retriever's ranking for each question, and log p_R of its first K."""
+
+    rows: Int[np.ndarray, "Q D"]  # the best first; D is at least K
+    log_probs: Float[np.ndarray, "Q K"]
+
+    def of(self, places: Int[np.ndarray, " q"]) -> "RetrievedChunks":
+        """The same for the questions at these places."""
+        return RetrievedChunks(self.rows[places], self.log_probs[places])

@@ -12,6 +12,7 @@ from radit_jax.data.artifacts.corpus import Chunks, Corpus
 from radit_jax.data.eval_tasks.registry import KILT_DEVELOPMENT
 from radit_jax.data.readers.kilt_pages import find_pages
 from radit_jax.evaluation.corpus_questions import CorpusQuestionEval
+from radit_jax.evaluation.few_shot_base import FewShotBase
 from radit_jax.evaluation.questions import LoadedTask, load_tasks, questions_that_fit, without_too_long
 from radit_jax.evaluation.systems import STAGE_OF_LM
 from radit_jax.evaluation.task_ablation import TaskAblation
@@ -61,7 +62,8 @@ def run(
     fitting = questions_that_fit(questions, tokenizer, settings)
     evaluation = CorpusQuestionEval(output, corpus, fitting, settings, seed, models)
     retrieved = {name: evaluation.retrieve(searcher, temperature) for name, searcher in searchers.items()}
-    return evaluation.run(retrieved, too_long=len(questions) - len(fitting))
+    few_shot = FewShotBase.draw(corpus, base, settings, seed) if settings.shots else None
+    return evaluation.run(retrieved, few_shot=few_shot, too_long=len(questions) - len(fitting))
 
 
 def _load_models(inputs: StageInputs, evaluate: EvaluateConfig, mesh: MeshConfig) -> dict[str, PairScorer]:

@@ -142,12 +142,14 @@ def _gains_row(task: JsonObject) -> list[str]:
 
 def ablation_table(results: JsonObject) -> str:
     """The results on the corpus' own questions: each figure with the ends of its 95 % interval."""
-    tables = (
+    tables = [
         _system_figures(results),
         _gain_figures(results["gains"]),
-        _retrieval_figures(results["retrieval"]),
+        _retrieval_figures(results),
         _context_figures(results["context"]),
-    )
+    ]
+    if "few_shot" in results:
+        tables.append(_few_shot_figures(results["few_shot"]))
     return "\n\n".join(tables)
 
 
@@ -170,8 +172,11 @@ def _gain_figures(gains: JsonObject) -> str:
     return _table(["gain in exact match", "points of 1"], rows)
 
 
-def _retrieval_figures(retrieval: JsonObject) -> str:
-    """A row for each retriever: recall of gold chunks and of chunks that hold an answer, and MRR@10."""
+def _retrieval_figures(results: JsonObject) -> str:
+    """A row for each retriever: recall of gold chunks and of chunks that hold an answer, and MRR@10.
+
+    Then what R-ft gains, where the results say it: those of older runs do not.
+    """
     metrics = (
         "gold_recall@1",
         "gold_recall@10",
@@ -179,8 +184,12 @@ def _retrieval_figures(retrieval: JsonObject) -> str:
         "answer_recall@10",
         "mrr",
     )
-    rows = _metric_rows(retrieval, RETRIEVER_TITLES, metrics)
-    return _table(["retrieval", *map(_spaced, metrics)], rows)
+    rows = _metric_rows(results["retrieval"], RETRIEVER_TITLES, metrics)
+    gains = results.get("retrieval_gains")
+    if gains is not None:
+        rows.append(["R-ft − base", *[with_interval(gains[metric]) for metric in metrics]])
+    num_ranked = results.get("num_ranked", results["num_questions"])
+    return _table([f"retrieval, {num_ranked} questions", *map(_spaced, metrics)], rows)
 
 
 def _context_figures(context: JsonObject) -> str:
@@ -195,6 +204,17 @@ def _context_figures(context: JsonObject) -> str:
             row.append(with_interval(figures["answer_nll"]))
         rows.append(row)
     return _table(["given", "base LM: EM", "NLL", "LM-ft: EM", "NLL"], rows)
+
+
+def _few_shot_figures(few_shot: JsonObject) -> str:
+    """A row for each kind of chunk: the base LM after examples, and what LM-ft gains on it without any."""
+    rows = []
+    for kind, figures in few_shot["systems"].items():
+        cells = [with_interval(figures[metric]) for metric in ("exact_match", "f1")]
+        rows.append([CONTEXT_TITLES[kind], *cells, with_interval(few_shot["gains"][kind])])
+    given = f"given, {few_shot['num_questions']} questions"
+    examples = f"base LM after {len(few_shot['examples'])} examples: EM"
+    return _table([given, examples, "F1", "LM-ft − it, EM"], rows)
 
 
 def _metric_rows(

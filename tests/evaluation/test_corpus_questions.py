@@ -9,9 +9,11 @@ from exact import assert_stored
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.records import Question
-from radit_jax.evaluation.corpus_questions import CorpusQuestionEval, SystemInputs
+from radit_jax.evaluation.corpus_questions import CorpusQuestionEval
+from radit_jax.evaluation.figures import RankingFigures
+from radit_jax.evaluation.systems import SystemInputs
 from radit_jax.lm.answering import Answer
-from radit_jax.lm.scoring import NO_CHUNK
+from radit_jax.lm.scoring import NO_CHUNK, PairScores
 from radit_jax.runtime.storage.workdir import Workdir
 
 FOUR = [
@@ -59,11 +61,7 @@ def test_every_pair_of_a_language_model_is_scored_once_for_all_its_systems(evalu
 
         def score(self, examples, pairs, chunks, bar):
             asked.extend(map(tuple, pairs.tolist()))
-            return Scored(np.zeros(len(pairs), np.float32))
-
-    class Scored:
-        def __init__(self, answer_log_probs):
-            self.answer_log_probs = answer_log_probs
+            return PairScores.empty(len(pairs))
 
     two = evaluation(FOUR[:2])
     two.models["base_lm"] = Scorer()
@@ -81,7 +79,7 @@ def test_every_pair_of_a_language_model_is_scored_once_for_all_its_systems(evalu
 
 
 def test_a_figure_is_the_mean_over_questions(evaluation):
-    figures = evaluation().figures(results_of(1.0, 0.0, 0.0, 0.0), ("exact_match", "f1"))
+    figures = evaluation().figures.means(results_of(1.0, 0.0, 0.0, 0.0), ("exact_match", "f1"))
     assert figures["exact_match"]["value"] == 0.25
     assert figures["f1"]["value"] == 0.125
     assert figures["exact_match"]["low"] == 0.0 < 0.25 < figures["exact_match"]["high"]
@@ -89,15 +87,17 @@ def test_a_figure_is_the_mean_over_questions(evaluation):
 
 def test_a_gain_is_after_minus_before_on_the_same_questions(evaluation):
     before, after = results_of(0.0, 1.0, 0.0, 0.0), results_of(1.0, 1.0, 0.0, 0.0)
-    assert evaluation().gain(after, before)["value"] == 0.25
-    assert evaluation().gain(before, after)["value"] == -0.25
+    assert evaluation().figures.gain(after, before, "exact_match")["value"] == 0.25
+    assert evaluation().figures.gain(before, after, "exact_match")["value"] == -0.25
     # Unpaired, two systems that agree on every question would differ by chance.
-    assert evaluation().gain(after, after) == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert evaluation().figures.gain(after, after, "exact_match") == {"value": 0.0, "low": 0.0, "high": 0.0}
 
 
 def test_questions_of_a_group_are_drawn_together(evaluation):
     same = [Question(q.id, q.question, q.answers, q.gold_chunks, group="one") for q in FOUR]
-    assert evaluation(same).figures(results_of(1.0, 0.0, 0.0, 0.0), ("exact_match",))["exact_match"] == {
+    assert evaluation(same).figures.means(results_of(1.0, 0.0, 0.0, 0.0), ("exact_match",))[
+        "exact_match"
+    ] == {
         "value": 0.25,
         "low": None,
         "high": None,
@@ -106,9 +106,9 @@ def test_questions_of_a_group_are_drawn_together(evaluation):
 
 def test_questions_whose_data_name_no_group_are_drawn_apart(evaluation):
     apart = evaluation([replace(question, group="") for question in FOUR])
-    figure = apart.figures(results_of(1.0, 0.0, 0.0, 0.0), ("exact_match",))["exact_match"]
+    figure = apart.figures.means(results_of(1.0, 0.0, 0.0, 0.0), ("exact_match",))["exact_match"]
     assert (figure["low"], figure["value"], figure["high"]) == (0.0, 0.25, 0.75)
-    gain = apart.gain(results_of(1.0, 0.0, 0.0, 0.0), results_of(0.0, 0.0, 0.0, 0.0))
+    gain = apart.figures.gain(results_of(1.0, 0.0, 0.0, 0.0), results_of(0.0, 0.0, 0.0, 0.0), "exact_match")
     assert gain["low"] < gain["value"] < gain["high"]
 
 
@@ -118,7 +118,13 @@ def test_gold_recall_counts_known_gold_and_answer_recall_leaves_yes_and_no_out(e
     rows[1, 4] = 8  # holds the answer, but is not its gold chunk
     rows[2, 0] = 1  # the gold chunk of the question that is answered by yes
     rows[3, 1] = 3  # holds the answer of the question without a gold chunk
-    found = {name: figure["value"] for name, figure in evaluation().retrieval_figures(rows).items()}
+    other = np.zeros((4, 10), int) + 9
+    other[1, 0] = 7  # gold, and holds the answer
+    ranking = RankingFigures(evaluation().corpus, FOUR, samples=200, seed=0)
+    figures = ranking.of_retrievers({"base": rows, "r_ft": other})
+    gains = {name: figure["value"] for name, figure in figures["retrieval_gains"].items()}
+    assert gains["gold_recall@1"] == pytest.approx(-1 / 3) and gains["answer_recall@1"] == 0.0
+    found = {name: figure["value"] for name, figure in figures["retrieval"]["base"].items()}
     assert found == pytest.approx(
         {
             "gold_recall@1": 2 / 3,
@@ -134,10 +140,48 @@ def test_gold_recall_counts_known_gold_and_answer_recall_leaves_yes_and_no_out(e
 
 def test_the_best_answer_is_the_one_that_is_scored():
     question = Question("q", "Who?", ("the Seine", "River Seine"))
-    result = CorpusQuestionEval._question_result(
-        question, [Answer("Seine.", 0.5), Answer("Loire", 0.2)], 0.25
-    )
-    assert (result["exact_match"], result["f1"], result["answer_nll"]) == (1.0, 1.0, 0.25)
-    assert result["answers"][1] == {"answer": "Loire", "probability": 0.2}
-    loire = CorpusQuestionEval._question_result(question, [Answer("Loire", 0.5), Answer("Seine", 0.2)], 0.25)
-    assert loire["exact_match"] == 0.0
+    result = CorpusQuestionEval._question_result(question, [Answer("Seine.", 0.5), Answer("Loire", 0.2)])
+    assert (result["exact_match"], result["f1"]) == (1.0, 1.0)
+
+
+def test_retrievers_are_measured_on_all_questions_and_some_are_answered(evaluation):
+    some = evaluation(answered_questions=2)
+    assert len(some.ranked) == 4 and len(some.questions) == 2
+    assert [FOUR[place] for place in some.places] == some.questions
+    assert evaluation(answered_questions=9).questions == FOUR
+
+
+def test_systems_that_would_answer_alike_are_told_apart_from_others():
+    rows, flat = np.array([[4], [7]]), np.zeros((2, 1), np.float32)
+    system = SystemInputs("base_lm", rows, flat)
+    assert system.equals(SystemInputs("base_lm", rows.copy(), flat.copy()))
+    assert not system.equals(SystemInputs("lm_ft_lm", rows, flat))
+    assert not system.equals(SystemInputs("base_lm", rows[::-1], flat))
+    assert not system.equals(SystemInputs("base_lm", rows, flat - 1))
+
+
+def test_a_killed_run_answers_only_the_shards_that_it_has_not_stored(evaluation, monkeypatch, lm):
+    """Four questions in shards of two: the second shard of a killed run is answered by the next."""
+    from types import SimpleNamespace
+
+    from radit_jax.evaluation import corpus_questions
+
+    asked = []
+
+    def generate(model, prompts, retrieval, settings, *, shots, bar):
+        asked.append(prompts)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        bar.advance(len(prompts))
+        return [[Answer(prompt, 0.5)] for prompt in prompts], {"shots_dropped": 0}
+
+    monkeypatch.setattr(corpus_questions, "generate_answers", generate)
+    monkeypatch.setattr(corpus_questions, "ANSWERS_PER_SHARD", 2)
+    four = evaluation()
+    four.models["base_lm"] = SimpleNamespace(model=lm)
+    system = SystemInputs("base_lm", np.array([[4], [7], [4], [7]]), np.zeros((4, 1), np.float32))
+    with pytest.raises(KeyboardInterrupt):
+        four._answers("base", system)
+    answers = four._answers("base", system)
+    assert [pair[0].text for pair in answers] == [f"Q: {question.question}\nA:" for question in FOUR]
+    assert asked[2] == asked[1] and len(asked) == 3

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -122,22 +123,22 @@ def question(text, answer="Hob Crane"):
 
 
 def test_what_is_known_of_gold_chunks_alone_counts_where_one_is_given(evaluation):
-    none = replace(evaluation, questions=[replace(q, gold_chunks=()) for q in QUESTIONS["test"]])
+    none = replace(evaluation, ranked=[replace(q, gold_chunks=()) for q in QUESTIONS["test"]])
     marks = [{"exact_match": 1.0}, {"exact_match": 0.0}]
-    assert none.figures(marks, ("exact_match",), none.with_gold)["exact_match"]["value"] is None
-    one = replace(evaluation, questions=[none.questions[0], QUESTIONS["test"][1]])
-    assert one.figures(marks, ("exact_match",), one.with_gold)["exact_match"]["value"] == 0.0
+    assert none.figures.means(marks, ("exact_match",), none.with_gold)["exact_match"]["value"] is None
+    one = replace(evaluation, ranked=[none.questions[0], QUESTIONS["test"][1]])
+    assert one.figures.means(marks, ("exact_match",), one.with_gold)["exact_match"]["value"] == 0.0
 
 
 def test_a_question_is_asked_as_its_example_is_written(evaluation, lm, monkeypatch):
     """With the choices of a multiple-choice question."""
     prompt = "Who built Jay Tower?\nA. Flo Wren\nB. Hob Crane\nA:"
-    own = replace(evaluation, questions=[replace(QUESTIONS["test"][0], prompt=prompt), QUESTIONS["test"][1]])
+    own = replace(evaluation, ranked=[replace(QUESTIONS["test"][0], prompt=prompt), QUESTIONS["test"][1]])
     asked = []
 
-    def generate(model, prompts, retrieval, settings, *, bar):
+    def generate(model, prompts, retrieval, settings, *, shots, bar):
         asked.extend(prompts)
-        return [[Answer("Flo Wren", 1.0)] for _ in prompts], {}
+        return [[Answer("Flo Wren", 1.0)] for _ in prompts], Counter()
 
     monkeypatch.setattr(corpus_questions, "generate_answers", generate)
     monkeypatch.setattr(CorpusQuestionEval, "_answer_nll", lambda *_: np.zeros(2))

@@ -1,0 +1,110 @@
+"""Figures over questions: means and paired gains with their intervals, of answers and of rankings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from radit_jax.data.artifacts.corpus import Corpus
+from radit_jax.data.records import Question
+from radit_jax.text.metrics import is_yes_no, recall_at_k, reciprocal_ranks
+from radit_jax.text.statistics import Figure, bootstrap_interval
+
+CUTOFFS = (1, 5, 10)
+QuestionResult = Mapping[str, Any]  # a question's answers, metrics and likelihood under one system
+
+
+@dataclass(frozen=True)
+class QuestionFigures:
+    """Means over questions, with 95 % intervals from a bootstrap over the questions' groups."""
+
+    questions: Sequence[Question]
+    samples: int
+    seed: int
+
+    def mean(
+        self,
+        values: Float[np.ndarray, " Q"],
+        counted: Bool[np.ndarray, " Q"] | None = None,
+    ) -> Figure:
+        """The mean of the counted questions' values with its interval; all are counted if none are named."""
+        if counted is None:
+            counted = np.ones(len(self.questions), bool)
+        places = np.flatnonzero(counted).tolist()
+        return bootstrap_interval(
+            np.asarray(values, np.float64)[counted],
+            [self.questions[place].resampling_group for place in places],
+            samples=self.samples,
+            seed=self.seed,
+        )
+
+    def means(
+        self,
+        results: Sequence[QuestionResult],
+        metrics: Sequence[str],
+        counted: Bool[np.ndarray, " Q"] | None = None,
+    ) -> dict[str, Figure]:
+        """The means of several metrics."""
+        return {metric: self.mean(_values(results, metric), counted) for metric in metrics}
+
+    def gain(
+        self,
+        after: Sequence[QuestionResult],
+        before: Sequence[QuestionResult],
+        metric: str,
+        counted: Bool[np.ndarray, " Q"] | None = None,
+    ) -> Figure:
+        """How much a metric grows from one system to another on the same questions."""
+        return self.mean(_values(after, metric) - _values(before, metric), counted)
+
+
+@dataclass(frozen=True)
+class RankingFigures:
+    """What retrievers find for questions, which costs no language model."""
+
+    corpus: Corpus
+    questions: Sequence[Question]
+    samples: int
+    seed: int
+
+    def of_retrievers(self, rows: Mapping[str, Int[np.ndarray, "Q D"]]) -> dict[str, dict[str, Any]]:
+        """`retrieval`: each retriever's figures; `retrieval_gains`: what R-ft gains, question by question.
+
+        `rows` is by retriever, the best first.
+        """
+        figures = QuestionFigures(self.questions, self.samples, self.seed)
+        values = {name: self._values(of_retriever) for name, of_retriever in rows.items()}
+        retrieval = {}
+        for name, by_metric in values.items():
+            retrieval[name] = {
+                metric: figures.mean(value, self._counted(metric)) for metric, value in by_metric.items()
+            }
+        gains = {}
+        for metric, after in values["r_ft"].items():
+            gains[metric] = figures.mean(after - values["base"][metric], self._counted(metric))
+        return {"retrieval": retrieval, "retrieval_gains": gains}
+
+    def _values(self, rows: Int[np.ndarray, "Q D"]) -> dict[str, Float[np.ndarray, " Q"]]:
+        """Recall of gold chunks and of chunks that hold an answer, and the reciprocal rank of the latter."""
+        is_gold = self.corpus.is_gold(self.questions, rows)
+        holds_answer = self.corpus.holds_answer(self.questions, rows)
+        values = {}
+        for cutoff in CUTOFFS:
+            values[f"gold_recall@{cutoff}"] = np.asarray(recall_at_k(is_gold, cutoff), np.float64)
+        for cutoff in CUTOFFS:
+            values[f"answer_recall@{cutoff}"] = np.asarray(recall_at_k(holds_answer, cutoff), np.float64)
+        values["mrr"] = np.asarray(reciprocal_ranks(holds_answer[:, :10]), np.float64)
+        return values
+
+    def _counted(self, metric: str) -> Bool[np.ndarray, " Q"]:
+        """The questions that a metric is defined for."""
+        if metric.startswith("gold"):
+            return np.array([bool(question.gold_chunks) for question in self.questions], bool)
+        # A "no" in a chunk answers nothing, so questions of yes or no stay out.
+        return np.array([not is_yes_no(question.answers) for question in self.questions], bool)
+
+
+def _values(results: Sequence[QuestionResult], metric: str) -> Float[np.ndarray, " Q"]:
+    return np.array([result[metric] for result in results], np.float64)
