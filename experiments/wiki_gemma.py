@@ -71,8 +71,11 @@ def experiment() -> Experiment:
         evaluate=EvaluateConfig(
             chunks_per_answer=5,
             max_new_tokens=12,
-            sequence_length=384,
+            sequence_length=1024,
             prompts_per_batch=80,
-            batch_size=4,
+            batch_size=2,
+            answered_questions=1000,
+            shots=3,
+            shot_questions=300,
         ),
     )

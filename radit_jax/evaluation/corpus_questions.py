@@ -85,10 +85,7 @@ class CorpusQuestionEval:
         # 1) Answers, metrics and likelihoods, for the five systems and for one chunk of each kind.
         of_questions = {name: chunks.of(self.places) for name, chunks in retrieved.items()}
         inputs = self.system_inputs(of_questions)
-        by_system: dict[str, list[dict[str, Any]]] = {}
-        for name, system in inputs.items():
-            same = next((other for other in by_system if inputs[other].equals(system)), None)
-            by_system[name] = by_system[same] if same else self.evaluate(name, system, inputs.values())
+        by_system = self._evaluate_all(inputs)
 
         # 2) Figures: the systems, what they gain, how each LM uses a chunk, and how chunks are ranked.
         systems, gains = {}, {}
@@ -123,6 +120,17 @@ class CorpusQuestionEval:
             TOO_LONG: too_long,
             "exact_match": systems["radit"]["exact_match"]["value"],
         }
+
+    def _evaluate_all(self, inputs: Mapping[str, SystemInputs]) -> dict[str, list[dict[str, Any]]]:
+        """Each question's results by system; systems that would answer alike are evaluated once."""
+        by_system: dict[str, list[dict[str, Any]]] = {}
+        for name, system in inputs.items():
+            alike = [other for other in by_system if inputs[other].equals(system)]
+            if alike:
+                by_system[name] = by_system[alike[0]]
+            else:
+                by_system[name] = self.evaluate(name, system, inputs.values())
+        return by_system
 
     # ---- what a system answers with ----
 
@@ -255,7 +263,10 @@ class CorpusQuestionEval:
                 "raise evaluate.sequence_length",
                 flush=True,
             )
-        return [{"place": place, "answers": pairs} for place, pairs in zip(places, answers, strict=True)]
+        lines = []
+        for place, pairs in zip(places, answers, strict=True):
+            lines.append({"place": place, "answers": pairs})
+        return lines
 
     def _answer_nll(
         self,

@@ -51,13 +51,20 @@ class FewShotBase:
     def shots(self, kind: str, corpus: Corpus) -> list[Shot]:
         """The examples, each after its chunk of the kind."""
         shots = []
-        for example, row in zip(self.examples, self.rows[kind].tolist(), strict=True):
+        rows = self.rows[kind].tolist()
+        for example, row in zip(self.examples, rows, strict=True):
             passage = None
             if row != NO_CHUNK:
-                passage = corpus.chunks.take(np.array([row]))[0].passage
-            shots.append(Shot(passage, asked_prompt(example), answer_text(example.answers[0])))
+                (chunk,) = corpus.chunks.take(np.array([row]))
+                passage = chunk.passage
+            prompt = asked_prompt(example)
+            answer = answer_text(example.answers[0])
+            shots.append(Shot(passage, prompt, answer))
         return shots
 
     def record(self) -> list[dict[str, Any]]:
         """What `results.json` says of the examples."""
-        return [{"id": example.id, "question": example.question} for example in self.examples]
+        lines = []
+        for example in self.examples:
+            lines.append({"id": example.id, "question": example.question})
+        return lines

@@ -76,27 +76,34 @@ class RankingFigures:
         """
         figures = QuestionFigures(self.questions, self.samples, self.seed)
         values = {name: self._values(of_retriever) for name, of_retriever in rows.items()}
-        retrieval = {}
+
+        # Each metric is over the questions that it is defined for.
+        retrieval: dict[str, dict[str, Figure]] = {}
         for name, by_metric in values.items():
-            retrieval[name] = {
-                metric: figures.mean(value, self._counted(metric)) for metric, value in by_metric.items()
-            }
-        gains = {}
-        for metric, after in values["r_ft"].items():
-            gains[metric] = figures.mean(after - values["base"][metric], self._counted(metric))
+            retrieval[name] = {}
+            for metric, value in by_metric.items():
+                counted = self._counted(metric)
+                retrieval[name][metric] = figures.mean(value, counted)
+
+        # What changes from one retriever to the other, question by question.
+        gains: dict[str, Figure] = {}
+        for metric, before in values["base"].items():
+            after = values["r_ft"][metric]
+            counted = self._counted(metric)
+            gains[metric] = figures.mean(after - before, counted)
         return {"retrieval": retrieval, "retrieval_gains": gains}
 
     def _values(self, rows: Int[np.ndarray, "Q D"]) -> dict[str, Float[np.ndarray, " Q"]]:
         """Recall of gold chunks and of chunks that hold an answer, and the reciprocal rank of the latter."""
         is_gold = self.corpus.is_gold(self.questions, rows)
         holds_answer = self.corpus.holds_answer(self.questions, rows)
-        values = {}
+        values: dict[str, Any] = {}
         for cutoff in CUTOFFS:
-            values[f"gold_recall@{cutoff}"] = np.asarray(recall_at_k(is_gold, cutoff), np.float64)
+            values[f"gold_recall@{cutoff}"] = recall_at_k(is_gold, cutoff)
         for cutoff in CUTOFFS:
-            values[f"answer_recall@{cutoff}"] = np.asarray(recall_at_k(holds_answer, cutoff), np.float64)
-        values["mrr"] = np.asarray(reciprocal_ranks(holds_answer[:, :10]), np.float64)
-        return values
+            values[f"answer_recall@{cutoff}"] = recall_at_k(holds_answer, cutoff)
+        values["mrr"] = reciprocal_ranks(holds_answer[:, :10])
+        return {metric: np.asarray(value, np.float64) for metric, value in values.items()}
 
     def _counted(self, metric: str) -> Bool[np.ndarray, " Q"]:
         """The questions that a metric is defined for."""

@@ -53,8 +53,7 @@ def run(
     if lm_ft.lora.quantize != "none":
         model = model._replace(params=quantized(model.params, lm_ft.lora))
     train_trees, num_truncated = _packed_instances(inputs, "train", model.tokenizer, lm_ft, seed)
-    num_dev = lm_ft.validate_examples
-    dev_trees, _ = _packed_instances(inputs, "dev", model.tokenizer, lm_ft, seed, num_examples=num_dev)
+    dev_trees, _ = _packed_instances(inputs, "dev", model.tokenizer, lm_ft, seed)
 
     # 2) Training; without KILT's tasks, validation is on the development instances alone.
     validate_on_tasks = None
@@ -104,17 +103,14 @@ def _packed_instances(
     tokenizer: Any,
     lm_ft: LmFtConfig,
     seed: int,
-    *,
-    num_examples: int = 0,
 ) -> tuple[PackedTrees, int]:
-    """The instances of a split in rows, and how many of their chunks were cut to fit.
-
-    They are those of `num_examples` drawn examples, or of all of them (0).
-    """
+    """The instances of a split in rows, and how many of their chunks were cut to fit."""
     retrieved = Retrieved.load(inputs["retrieved"], split)
-    if num_examples:
+    # Validation may be on some of the dev examples only.
+    if split == "dev" and lm_ft.validate_examples:
         drawn = np.random.default_rng([seed, 4]).permutation(len(retrieved.examples))
-        retrieved = retrieved.take(np.sort(drawn[:num_examples]))
+        places = np.sort(drawn[: lm_ft.validate_examples])
+        retrieved = retrieved.take(places)
     chunks = Chunks(inputs["corpus"])
     trees, num_truncated = instances(retrieved, chunks, tokenizer, lm_ft.sequence_length)
     # Shuffled, so that the instances of an example spread over rows.

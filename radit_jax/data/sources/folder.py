@@ -310,13 +310,16 @@ def _draw_groups(questions: Sequence[Asked], size: int, generator: Generator) ->
 
     Questions on one passage retrieve the same chunks, which are then read once for all of them.
     """
+    # 1) Where the questions of each group are.
     groups: dict[str, list[int]] = {}
     for index, asked in enumerate(questions):
         groups.setdefault(asked.question.group, []).append(index)
+    # 2) Whole groups, until there are enough.
     names = list(groups)
     drawn: list[int] = []
     for number in generator.permutation(len(names)).tolist():
-        drawn += groups[names[number]]
+        group = names[number]
+        drawn += groups[group]
     return [questions[index] for index in sorted(drawn[:size])]
 
 

@@ -1,5 +1,6 @@
 import gzip
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -476,3 +477,13 @@ def test_the_wiki_folder_gives_what_its_experiment_needs(shared_data):
     assert data.counts["drawn_questions_without_gold_chunk"] < 0.01 * 6500
     train, dev, test = ({q.group for q in questions} for questions in data.questions.values())
     assert train.isdisjoint(dev) and train.isdisjoint(test) and dev.isdisjoint(test)
+
+
+def test_train_questions_drawn_by_passage_share_their_passages(tmp_path):
+    lines = [question(f"{n}_{i}", n) for n in range(30) for i in range(4)]
+    settings = folder(tmp_path, train=lines, test=[question("t", 39)])
+    drawn = read_folder(replace(settings, train_questions=20, draw_by="passage"), 0).questions["train"]
+    passages = Counter(q.id.partition("_")[0] for q in drawn)
+    assert len(drawn) == 20 and set(passages.values()) == {4}
+    apart = read_folder(replace(settings, train_questions=20), 0).questions["train"]
+    assert len({q.id.partition("_")[0] for q in apart}) > 10
