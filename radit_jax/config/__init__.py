@@ -37,6 +37,7 @@ from radit_jax.config.shapes import (
     Family,
     LmScoreForm,
     RopeScaling,
+    shape_error,
 )
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "checkpoint_folder",
     "load_experiment",
     "override_settings",
+    "shape_error",
 ]
 
 

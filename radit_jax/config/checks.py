@@ -21,7 +21,7 @@ from radit_jax.config.settings import (
     RFtConfig,
     ScoreConfig,
 )
-from radit_jax.config.shapes import PROJECTIONS, BertConfig, DecoderConfig
+from radit_jax.config.shapes import PROJECTIONS, BertConfig, DecoderConfig, shape_error
 
 
 def check_experiment(experiment: Experiment) -> None:
@@ -73,7 +73,7 @@ def _check_prompt(lm: LmConfig) -> None:
 
 
 def check_shape(model: DecoderConfig | BertConfig, where: str) -> None:
-    """Refuse a network whose widths do not divide; `where` names it in the ValueError."""
+    """Refuse a network whose settings contradict each other; `where` names it in the ValueError."""
     if isinstance(model, BertConfig):
         if model.hidden_size % model.num_heads:
             raise ValueError(
@@ -81,19 +81,8 @@ def check_shape(model: DecoderConfig | BertConfig, where: str) -> None:
                 f"{model.num_heads}."
             )
         return
-    if model.num_heads % model.num_kv_heads:
-        raise ValueError(
-            f"{where}.num_kv_heads: expected a divisor of num_heads {model.num_heads}, got "
-            f"{model.num_kv_heads}."
-        )
-    if model.head_size % 2:
-        raise ValueError(f"{where}.head_size: expected an even number, for RoPE, got {model.head_size}.")
-    scaling = model.rope_scaling
-    if scaling and scaling.low_freq_factor >= scaling.high_freq_factor:
-        raise ValueError(
-            f"{where}.rope_scaling.low_freq_factor: expected less than high_freq_factor "
-            f"{scaling.high_freq_factor}, got {scaling.low_freq_factor}."
-        )
+    if error := shape_error(model):
+        raise ValueError(f"{where}.{error}.")
 
 
 def _check_optimizer(optimizer: OptimizerConfig, where: str) -> None:

@@ -1,6 +1,6 @@
 """The shapes of the two networks, as their checkpoints' configs give them, and the forms of Eq. 4 and 5."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 from radit_jax.config.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Settings, added
@@ -15,7 +15,7 @@ Family = Literal["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3"]  # of
 
 
 class Traits(NamedTuple):
-    """What every decoder of a family has, and LLaMA has not."""
+    """What every decoder of a family has, and LLaMA has not; and what some have, as settings."""
 
     qkv_bias: bool = False  # biases on queries, keys and values
     qk_norm: bool = False  # RMSNorm on each head's query and key, before they are rotated
@@ -23,20 +23,30 @@ class Traits(NamedTuple):
     norms_after: bool = False  # what attention and the feed-forward part add is normalised too
     centred_norms: bool = False  # a norm multiplies by 1 + weight
     scaled_embeddings: bool = False  # a token's embedding is multiplied by √D on its way in
+    may_set: tuple[str, ...] = ()  # settings of a `DecoderConfig` that LLaMA leaves as they are
+    has_to_set: tuple[str, ...] = ()
 
 
+_LAYERS = ("window", "global_every")
+_SCORES = ("query_divisor", "score_cap", "logit_cap")
+_GEMMA2 = Traits(
+    gelu=True,
+    norms_after=True,
+    centred_norms=True,
+    scaled_embeddings=True,
+    may_set=(*_LAYERS, *_SCORES),
+    has_to_set=("query_divisor",),
+)
 TRAITS: dict[Family, Traits] = {
     "llama": Traits(),
-    "mistral": Traits(),
-    "qwen2": Traits(qkv_bias=True),
-    "qwen3": Traits(qk_norm=True),
-    "gemma2": Traits(gelu=True, norms_after=True, centred_norms=True, scaled_embeddings=True),
-    "gemma3": Traits(
+    "mistral": Traits(may_set=("window",)),
+    "qwen2": Traits(qkv_bias=True, may_set=_LAYERS),
+    "qwen3": Traits(qk_norm=True, may_set=_LAYERS),
+    "gemma2": _GEMMA2,
+    "gemma3": _GEMMA2._replace(
         qk_norm=True,
-        gelu=True,
-        norms_after=True,
-        centred_norms=True,
-        scaled_embeddings=True,
+        may_set=(*_LAYERS, *_SCORES, "local_rope_theta"),
+        has_to_set=("query_divisor", "local_rope_theta"),
     ),
 }
 
@@ -105,6 +115,48 @@ class DecoderConfig(Settings):
             is_global = self.window is None or (self.global_every and number % self.global_every == 0)
             layers.append(not is_global)
         return tuple(layers)
+
+
+def shape_error(config: DecoderConfig) -> str | None:
+    """The first setting that contradicts another one, or that no checkpoint of its family has.
+
+    In the form `setting: expected X, got Y`; None where the config is sound.
+    """
+    if config.family not in TRAITS:
+        return f"family: expected one of {', '.join(TRAITS)}, got {config.family!r}"
+    # Each key head serves as many heads, and RoPE turns pairs of a head's numbers.
+    if config.num_heads % config.num_kv_heads:
+        return f"num_kv_heads: expected a divisor of num_heads {config.num_heads}, got {config.num_kv_heads}"
+    if config.head_size < 2 or config.head_size % 2:
+        return f"head_size: expected an even number, for RoPE, got {config.head_size}"
+    scaling = config.rope_scaling
+    if scaling is not None and scaling.low_freq_factor >= scaling.high_freq_factor:
+        return (
+            f"rope_scaling.low_freq_factor: expected less than high_freq_factor {scaling.high_freq_factor}, "
+            f"got {scaling.low_freq_factor}"
+        )
+    # A pattern is one of local and of global layers.
+    most = config.num_layers if config.window is not None else 0
+    if config.global_every > most:
+        return (
+            f"global_every: expected at most {most}, with {config.num_layers} layers and window "
+            f"{config.window}, got {config.global_every}"
+        )
+    return _family_error(config)
+
+
+def _family_error(config: DecoderConfig) -> str | None:
+    """`shape_error` of what a family may set and has to."""
+    traits = config.traits
+    for field in fields(config):
+        value = getattr(config, field.name)
+        is_default = value == field.default
+        if field.name in traits.has_to_set and is_default:
+            return f"{field.name}: expected a number with family {config.family}, got {value}"
+        is_of_some = any(field.name in others.may_set for others in TRAITS.values())
+        if is_of_some and field.name not in traits.may_set and not is_default:
+            return f"{field.name}: expected {field.default} with family {config.family}, got {value}"
+    return None
 
 
 @dataclass(frozen=True)

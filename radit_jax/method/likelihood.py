@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
+from radit_jax.config import DecoderConfig
 from radit_jax.models.attention import wide
 from radit_jax.models.decoder import DecoderLm
+from radit_jax.models.flops import pairs_at
 
 TARGETS_PER_PART = 64  # targets of a row whose logits exist at the same time
 
@@ -36,10 +38,10 @@ class LmBatch(NamedTuple):
     target_items: Int[Array, "B A"]  # the target's continuation, counted from 0 along the row; -1 in a prefix
 
 
-def batch_counts(batch: LmBatch) -> dict[str, Num[Array, ""]]:
-    """The work in a batch: counts of its targets, its tokens and its attended pairs.
+def batch_counts(batch: LmBatch, config: DecoderConfig) -> dict[str, Num[Array, ""]]:
+    """The work in a batch for a network: counts of its targets, its tokens and its attended pairs.
 
-    `attended` counts pairs of a token and one that it sees, itself included: at position p it sees p + 1.
+    `attended` counts pairs of a token and one that it sees, itself included, as the mean over the layers.
     `fill` is the share of positions that hold a token.
     """
     is_real = batch.segment_ids > 0
@@ -47,7 +49,7 @@ def batch_counts(batch: LmBatch) -> dict[str, Num[Array, ""]]:
     return {
         "answer_tokens": is_target.sum(),
         "tokens": is_real.sum(),
-        "attended": jnp.where(is_real, batch.positions + 1, 0).sum(dtype=jnp.float32),
+        "attended": jnp.where(is_real, pairs_at(config, batch.positions), 0).sum(),
         "fill": is_real.mean(dtype=jnp.float32),
     }
 

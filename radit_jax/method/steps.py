@@ -120,7 +120,7 @@ def make_lm_step(
             parts = _parts(batch, accumulate_steps)
             total, _ = jax.lax.scan(add_part, (no_loss, no_grads), parts)
             value, grads = total
-        return (value, batch_counts(batch)), grads
+        return (value, batch_counts(batch, module.config)), grads
 
     return _make_step(differentiate, tx, state_shardings)
 

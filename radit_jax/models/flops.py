@@ -1,6 +1,32 @@
 """How much arithmetic a network asks for, by its shape."""
 
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
 from radit_jax.config import PROJECTIONS, BertConfig, DecoderConfig, LoraConfig
+
+
+def pairs_at(config: DecoderConfig, positions: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The tokens that one at each position sees, itself included: the mean over the layers, float32.
+
+    At position p a global layer sees p + 1, a local one at most its window.
+    """
+    seen = positions.astype(jnp.float32) + 1
+    if config.window is None:
+        return seen
+    local_share = sum(config.is_local) / config.num_layers
+    return local_share * jnp.minimum(seen, config.window) + (1 - local_share) * seen
+
+
+def attended_pairs(config: DecoderConfig, *, sequences: float, length: int) -> float:
+    """The pairs of a token and one that it sees, itself included, in sequences of `length` tokens.
+
+    The mean over the layers, as `training_flops` counts them.
+
+    >>> attended_pairs(DecoderConfig(8, 8, 2, 1, 1, 8, 8), sequences=3, length=4)
+    30.0
+    """
+    return sequences * float(pairs_at(config, jnp.arange(length)).sum())
 
 
 def training_flops(
@@ -11,11 +37,12 @@ def training_flops(
     targets: float | int,
     lora: LoraConfig | None = None,
 ) -> float:
-    """The floating-point operations of a LLaMA's training step; a multiply-add is two.
+    """The floating-point operations of a decoder's training step; a multiply-add is two.
 
     Only matrix products count: the projections for each of `tokens`; attention's two for each of `attended`;
     the head for each of `targets`. `attended` counts pairs of a token and one that it sees, itself included:
-    a row of T tokens has T (T + 1) / 2, and what a mask hides adds none.
+    a row of T tokens has T (T + 1) / 2, and what a mask hides adds none. Where layers differ, it is
+    their mean (`pairs_at`).
 
     The backward pass takes as much as the forward pass for the gradients of the inputs, and as much again for
     those of the weights. Under `lora` the network's weights have no gradients, and the adapters are added.

@@ -64,9 +64,9 @@ def mimetic_init(params: Any, config: DecoderConfig, rng: PRNGKeyArray) -> Any:
 def _check_config(config: DecoderConfig) -> None:
     is_square = config.num_heads * config.head_size == config.hidden_size
     is_multi_head = config.num_kv_heads == config.num_heads
-    if is_square and is_multi_head and not config.tie_embeddings:
+    if config.family == "llama" and is_square and is_multi_head and not config.tie_embeddings:
         return
     raise ValueError(
-        "mimetic_init: expected num_kv_heads = num_heads, num_heads · head_size = hidden_size and an untied "
-        f"head, got {config}. Change the model, or start it from init='normal'."
+        "mimetic_init: expected family llama, num_kv_heads = num_heads, num_heads · head_size = hidden_size "
+        f"and an untied head, got {config}. Change the model, or start it from init='normal'."
     )

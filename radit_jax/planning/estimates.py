@@ -1,4 +1,4 @@
-"""Packed rows of a LLaMA: their batch as shapes, their arithmetic, and about how much memory they take."""
+"""Packed rows of a decoder: their batch as shapes, their arithmetic, and about how much memory they take."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from radit_jax.config import LoraConfig
 from radit_jax.method.likelihood import TARGETS_PER_PART, LmBatch
-from radit_jax.models.flops import projection_shapes, training_flops
+from radit_jax.models.flops import attended_pairs, projection_shapes, training_flops
 from radit_jax.planning.deployment import EXAMPLE_TOKENS, Counts, PlannedModel, rows_of
 from radit_jax.planning.resources import num_parameters
 from radit_jax.runtime.distributed.mesh import data_parallel_size
@@ -51,8 +51,7 @@ def flops_of(
     pair_length = min(length, counts.pair_tokens)
     num_pairs = tokens / pair_length
     targets = num_pairs * EXAMPLE_TOKENS / 2
-    # A token sees the earlier ones of its pair, and itself.
-    attended = tokens * (pair_length + 1) / 2
+    attended = attended_pairs(module.config, sequences=num_pairs, length=pair_length)
     return training_flops(module.config, tokens=tokens, attended=attended, targets=targets, lora=lora)
 
 

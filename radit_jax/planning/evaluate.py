@@ -27,7 +27,7 @@ from radit_jax.method.generation import (
     init_decode,
     prefill_shared,
 )
-from radit_jax.models.flops import training_flops
+from radit_jax.models.flops import attended_pairs, training_flops
 from radit_jax.planning.deployment import Deployment, PlannedModel, rows_of
 from radit_jax.planning.estimates import activations_of, weights_of
 from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, num_bytes
@@ -96,8 +96,9 @@ def answering_program(
     # 3) One turn answers `rows` prompts of usual length. It reads the weights for every token.
     usual_length = min(length, deployment.counts.pair_tokens)
     tokens = rows * usual_length
-    attended = tokens * (usual_length + 1) / 2
-    step_flops = training_flops(model.module.config, tokens=tokens, attended=attended, targets=rows)
+    shape = model.module.config
+    attended = attended_pairs(shape, sequences=rows, length=usual_length)
+    step_flops = training_flops(shape, tokens=tokens, attended=attended, targets=rows)
     return StageProgram(
         calls=itertools.chain(answering, scoring),
         held=(model.params, held),

@@ -1,5 +1,6 @@
 """Answer log-probabilities of packed rows against one sequence at a time, through the plain forward pass."""
 
+import dataclasses
 import functools
 
 import jax
@@ -217,7 +218,12 @@ def test_a_batchs_counts_are_those_of_its_tokens_and_of_what_they_see():
         PrefixTree(span([1, 2, 3]), (span([4, 5], 1.0), span([6], 1.0))),
         PrefixTree(span([7]), (span([8], 1.0),)),
     ]
-    found = likelihood.batch_counts(lay_out(trees, [(0, 1)]))
+    found = likelihood.batch_counts(lay_out(trees, [(0, 1)]), MODULE.config)
     assert int(found["tokens"]) == 8 and int(found["answer_tokens"]) == 4
     assert float(found["attended"]) == (1 + 2 + 3) + (4 + 5) + 4 + (1 + 2)
     assert float(found["fill"]) == pytest.approx(8 / (NUM_ROWS * 40))
+    # A window of two: in a local layer all but the first of a sequence see two.
+    windowed = dataclasses.replace(MODULE.config, num_layers=4, window=2, global_every=4)
+    found = likelihood.batch_counts(lay_out(trees, [(0, 1)]), windowed)
+    of_local = (1 + 2 + 2) + (2 + 2) + 2 + (1 + 2)
+    assert float(found["attended"]) == 0.25 * (6 + 9 + 4 + 3) + 0.75 * of_local

@@ -5,76 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-import transformers
-from exact import assert_exact, in_float64, torch_in_float64, torch_model_in_float64
+from exact import assert_exact, in_float64, torch_in_float64
+from hf_decoders import SIZES, VARIANTS, decoder_in_float64, random_decoder
 
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.pretrained.hf_weights import load_decoder
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-SIZES = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.3,  # so that attention and positions matter
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "attn_implementation": "eager",
-}
-WINDOW = 7
-LAYERS = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
-GEMMA = {"head_dim": 12, "query_pre_attn_scalar": 20, "sliding_window": WINDOW}
-LINEAR = {
-    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4},
-    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
-}
-VARIANTS = {
-    "mistral": (transformers.MistralConfig, {"sliding_window": None}),
-    "mistral_v01": (transformers.MistralConfig, {"sliding_window": WINDOW}),
-    "qwen2": (transformers.Qwen2Config, {"tie_word_embeddings": True}),
-    "qwen2_windowed": (
-        transformers.Qwen2Config,
-        {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0},
-    ),
-    "qwen3": (transformers.Qwen3Config, {"head_dim": 12}),
-    "gemma2": (
-        transformers.Gemma2Config,
-        GEMMA | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
-    ),
-    "gemma3": (transformers.Gemma3TextConfig, GEMMA | {"layer_types": LAYERS}),
-    "gemma3_scaled": (
-        transformers.Gemma3TextConfig,
-        GEMMA | {"layer_types": LAYERS, "rope_parameters": LINEAR},
-    ),
-}
-
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def pair(request, tmp_path_factory):
     """A random torch model with all of its parameters drawn, and ours read from its folder, in float64."""
-    config_class, changes = VARIANTS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
-    torch.manual_seed(0)
-    config = config_class(**SIZES | changes)
-    theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
-    # Norms and biases start at 1 and 0, where a network that left them out would be right.
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.3 * torch.randn_like(parameter))
+    theirs = random_decoder(request.param)
     theirs.save_pretrained(folder)
-    theirs = torch_model_in_float64(theirs)
-    embeddings = theirs.get_input_embeddings()
-    if hasattr(embeddings, "embed_scale"):  # which it rounds to float32
-        embeddings.embed_scale = torch.tensor(config.hidden_size**0.5, dtype=torch.float64)
     ours_config, params = load_decoder(folder)
-    return theirs, DecoderLm(ours_config, dtype=jnp.float64), in_float64(params)
+    return decoder_in_float64(theirs), DecoderLm(ours_config, dtype=jnp.float64), in_float64(params)
 
 
 _apply = jax.jit(

@@ -61,8 +61,8 @@ def test_an_untrained_mimetic_model_expects_the_words_of_its_context(mimetic):
 )
 def test_mimetic_initialisation_refuses_other_shapes(change):
     config = dataclasses.replace(CONFIG, **change)
-    (setting,) = [f"{name}={value}" for name, value in change.items()]
+    (setting,) = [f"{name}={value!r}" for name, value in change.items()]
     with pytest.raises(
-        ValueError, match=rf"mimetic_init: expected num_kv_heads = .*, got .*{setting}.*Change"
+        ValueError, match=rf"mimetic_init: expected family llama, num_kv_heads = .*, got .*{setting}.*Change"
     ):
         mimetic_init({}, config, jax.random.key(0))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from radit_jax.config import TRAITS, DecoderConfig, Family, RopeScaling
+from radit_jax.config import DecoderConfig, Family, RopeScaling, shape_error
 from radit_jax.runtime.pretrained.fields import (
     REMEDY,
     SIZE,
@@ -42,7 +42,7 @@ QWEN_WINDOW = {  # which of Qwen's layers have it
 }
 PATTERN = {"sliding_window_pattern": Field("global_every", int, 0, 10_000, 0)}
 SCORES = {
-    "query_pre_attn_scalar": Field("query_divisor", int, 1, 1 << 24),
+    "query_pre_attn_scalar": Field("query_divisor", int, *SIZE),
     "attn_logit_softcapping": Field("score_cap", float, 1e-6, 1e9, None),
     "final_logit_softcapping": Field("logit_cap", float, 1e-6, 1e9, None),
 }
@@ -286,25 +286,8 @@ def _by_layer_types(config: DecoderConfig, layer_types: Any, where: str) -> Deco
 
 def checked_decoder(config: DecoderConfig, where: str) -> DecoderConfig:
     """`config`, or ValueError where its numbers contradict each other."""
-    if config.family not in TRAITS:
-        raise ValueError(
-            f"{where}: expected a family of {', '.join(TRAITS)}, got {shown_value(config.family)}. {REMEDY}"
-        )
-    # RoPE turns pairs of numbers, so a head has an even size.
-    divides = config.num_heads % config.num_kv_heads == 0
-    is_even = config.head_size > 0 and config.head_size % 2 == 0
-    if not divides or not is_even:
-        raise ValueError(
-            f"{where}: expected heads of an even size, in equal groups for each key head, got "
-            f"{config.num_heads} heads of size {config.head_size} for {config.num_kv_heads} key heads. "
-            f"{REMEDY}"
-        )
-    scaling = config.rope_scaling
-    if scaling is not None and scaling.high_freq_factor <= scaling.low_freq_factor:
-        raise ValueError(
-            f"{where}: expected high_freq_factor above low_freq_factor, got {scaling.high_freq_factor} and "
-            f"{scaling.low_freq_factor}. {REMEDY}"
-        )
+    if error := shape_error(config):
+        raise ValueError(f"{where}: {error}. {REMEDY}")
     return config
 
 
