@@ -122,8 +122,6 @@ def shape_error(config: DecoderConfig) -> str | None:
 
     In the form `setting: expected X, got Y`; None where the config is sound.
     """
-    if config.family not in TRAITS:
-        return f"family: expected one of {', '.join(TRAITS)}, got {config.family!r}"
     # Each key head serves as many heads, and RoPE turns pairs of a head's numbers.
     if config.num_heads % config.num_kv_heads:
         return f"num_kv_heads: expected a divisor of num_heads {config.num_heads}, got {config.num_kv_heads}"

@@ -160,8 +160,12 @@ def why_unsupported(
     dtype: Any,
     row_length: int,
     tensor: int = 1,
+    elsewhere: bool = False,
 ) -> str | None:
-    """Why `kernel` cannot serve rows of `row_length` positions, heads over `tensor` devices; None: it can."""
+    """Why `kernel` cannot serve rows of `row_length` positions, heads over `tensor` devices; None: it can.
+
+    Elsewhere than on this machine, nothing is asked of this machine's libraries.
+    """
     if kernel == "xla":
         return None
     if config.num_kv_heads % tensor:
@@ -179,7 +183,7 @@ def why_unsupported(
         return f"it packs segments without a window, here of {config.window} positions"
     if config.score_cap is not None:
         return "it does not cap scores"
-    return _missing_cudnn()
+    return None if elsewhere else _missing_cudnn()
 
 
 def max_segments(row_length: int) -> int:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from radit_jax.config import Experiment, GeneratedWorld, Instructions
+from radit_jax.models.attention import Kernel, why_unsupported
 from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed.accelerators import Target, stand_in_devices
@@ -133,10 +134,24 @@ class Deployment:
         if self.target.topology:
             module = configure_attention(model.module, model.mesh, settings, row_length=length)
         else:
-            # Nothing is compiled here, so the kernel only has to be the one whose memory is estimated.
-            kernel = "cudnn" if settings.attention == "auto" else settings.attention
-            module = model.module.clone(attention=kernel, remat=settings.remat)
+            module = model.module.clone(attention=self._gpu_kernel(model, length), remat=settings.remat)
         return model._replace(module=module)
+
+    def _gpu_kernel(self, model: PlannedModel, length: int) -> Kernel:
+        """The attention that GPUs would run. Nothing is compiled, so it only has to be the one there."""
+        kernel = self.experiment.mesh.attention
+        if kernel != "auto":
+            return kernel
+        module = model.module
+        reason = why_unsupported(
+            "cudnn",
+            module.config,
+            dtype=module.dtype,
+            row_length=length,
+            tensor=model.mesh.shape["tensor"],
+            elsewhere=True,
+        )
+        return "xla" if reason else "cudnn"
 
     def encoder(self, mesh: Any, dtype: str = "float32") -> PlannedModel:
         """A tower of the retriever, which computes in `dtype`."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from etils import epath
 
-from radit_jax.config import BertConfig, DecoderConfig, RopeScaling
+from radit_jax.config import TRAITS, BertConfig, DecoderConfig, RopeScaling
 from radit_jax.runtime.pretrained.decoder_config import (
     MODEL_TYPES,
     OWN_DECODER_FIELDS,
@@ -252,6 +252,7 @@ def own_config(values: Mapping[str, Any], where: str) -> DecoderConfig | BertCon
 
 def _own_decoder(settings: Mapping[str, Any], where: str) -> DecoderConfig:
     fields = _by_our_names(settings, OWN_DECODER_FIELDS, {"rope_scaling"}, where)
+    _check_choices(fields, where, family=tuple(TRAITS))
     scaling = settings.get("rope_scaling")
     if scaling is not None:
         values = as_object(scaling, f"{where}: rope_scaling", REMEDY_OF_OURS)
@@ -263,12 +264,7 @@ def _own_decoder(settings: Mapping[str, Any], where: str) -> DecoderConfig:
 
 def _own_bert(settings: Mapping[str, Any], where: str) -> BertConfig:
     fields = _by_our_names(settings, BERT_FIELDS | VECTOR_FIELDS, {"prompts"}, where)
-    for name, choices in {"pooling": ("cls", "mean"), "family": tuple(ENCODERS)}.items():
-        if fields[name] not in choices:
-            raise ValueError(
-                f"{where}: expected {name} {_alternatives(choices)}, got {shown_value(fields[name])}. "
-                f"{REMEDY_OF_OURS}"
-            )
+    _check_choices(fields, where, pooling=("cls", "mean"), family=tuple(ENCODERS))
     return _check_bert(BertConfig(**fields, prompts=_own_prompts(settings, where)), where)
 
 
@@ -290,6 +286,15 @@ def _by_our_names(
             f"{where}: expected settings of its network, got {shown_value(unknown[0])}. {REMEDY_OF_OURS}"
         )
     return read_fields(settings, own_table, where, REMEDY_OF_OURS)
+
+
+def _check_choices(fields: Mapping[str, Any], where: str, **choices: Sequence[str]) -> None:
+    for name, names in choices.items():
+        if fields[name] not in names:
+            raise ValueError(
+                f"{where}: expected {name} {_alternatives(names)}, got {shown_value(fields[name])}. "
+                f"{REMEDY_OF_OURS}"
+            )
 
 
 def _own_prompts(settings: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]:
