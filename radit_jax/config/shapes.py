@@ -134,7 +134,9 @@ def shape_error(config: DecoderConfig) -> str | None:
             f"got {scaling.low_freq_factor}"
         )
     # A pattern is one of local and of global layers.
-    most = config.num_layers if config.window is not None else 0
+    most = config.num_layers
+    if config.window is None:
+        most = 0
     if config.global_every > most:
         return (
             f"global_every: expected at most {most}, with {config.num_layers} layers and window "
@@ -146,14 +148,20 @@ def shape_error(config: DecoderConfig) -> str | None:
 def _family_error(config: DecoderConfig) -> str | None:
     """`shape_error` of what a family may set and has to."""
     traits = config.traits
+    # Settings that only some families have.
+    of_some = set()
+    for others in TRAITS.values():
+        of_some.update(others.may_set)
     for field in fields(config):
-        value = getattr(config, field.name)
+        name = field.name
+        value = getattr(config, name)
         is_default = value == field.default
-        if field.name in traits.has_to_set and is_default:
-            return f"{field.name}: expected a number with family {config.family}, got {value}"
-        is_of_some = any(field.name in others.may_set for others in TRAITS.values())
-        if is_of_some and field.name not in traits.may_set and not is_default:
-            return f"{field.name}: expected {field.default} with family {config.family}, got {value}"
+        # A number that the family's file always has.
+        if name in traits.has_to_set and is_default:
+            return f"{name}: expected a number with family {config.family}, got {value}"
+        is_allowed = name in traits.may_set or name not in of_some
+        if not is_allowed and not is_default:
+            return f"{name}: expected {field.default} with family {config.family}, got {value}"
     return None
 
 

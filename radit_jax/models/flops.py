@@ -14,8 +14,11 @@ def pairs_at(config: DecoderConfig, positions: Int[Array, "*shape"]) -> Float[Ar
     seen = positions.astype(jnp.float32) + 1
     if config.window is None:
         return seen
-    local_share = sum(config.is_local) / config.num_layers
-    return local_share * jnp.minimum(seen, config.window) + (1 - local_share) * seen
+    seen_locally = jnp.minimum(seen, config.window)
+    num_local = sum(config.is_local)
+    num_global = config.num_layers - num_local
+    in_layers = num_local * seen_locally + num_global * seen
+    return in_layers / config.num_layers
 
 
 def attended_pairs(config: DecoderConfig, *, sequences: float, length: int) -> float:
@@ -26,7 +29,9 @@ def attended_pairs(config: DecoderConfig, *, sequences: float, length: int) -> f
     >>> attended_pairs(DecoderConfig(8, 8, 2, 1, 1, 8, 8), sequences=3, length=4)
     30.0
     """
-    return sequences * float(pairs_at(config, jnp.arange(length)).sum())
+    positions = jnp.arange(length)
+    pairs = pairs_at(config, positions)
+    return sequences * float(pairs.sum())
 
 
 def training_flops(

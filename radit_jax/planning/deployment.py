@@ -138,20 +138,24 @@ class Deployment:
         return model._replace(module=module)
 
     def _gpu_kernel(self, model: PlannedModel, length: int) -> Kernel:
-        """The attention that GPUs would run. Nothing is compiled, so it only has to be the one there."""
+        """The attention that GPUs would run for rows of `length`."""
         kernel = self.experiment.mesh.attention
         if kernel != "auto":
             return kernel
+        # Nothing is compiled here, so this machine's libraries do not matter.
         module = model.module
+        tensor = model.mesh.shape["tensor"]
         reason = why_unsupported(
             "cudnn",
             module.config,
             dtype=module.dtype,
             row_length=length,
-            tensor=model.mesh.shape["tensor"],
+            tensor=tensor,
             elsewhere=True,
         )
-        return "xla" if reason else "cudnn"
+        if reason:
+            return "xla"
+        return "cudnn"
 
     def encoder(self, mesh: Any, dtype: str = "float32") -> PlannedModel:
         """A tower of the retriever, which computes in `dtype`."""

@@ -289,12 +289,13 @@ def _by_our_names(
 
 
 def _check_choices(fields: Mapping[str, Any], where: str, **choices: Sequence[str]) -> None:
-    for name, names in choices.items():
-        if fields[name] not in names:
-            raise ValueError(
-                f"{where}: expected {name} {_alternatives(names)}, got {shown_value(fields[name])}. "
-                f"{REMEDY_OF_OURS}"
-            )
+    for name, known in choices.items():
+        value = fields[name]
+        if value in known:
+            continue
+        expected = _alternatives(known)
+        got = shown_value(value)
+        raise ValueError(f"{where}: expected {name} {expected}, got {got}. {REMEDY_OF_OURS}")
 
 
 def _own_prompts(settings: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]:
