@@ -30,6 +30,10 @@ def test_names_of_tasks_stand_between_commas() -> None:
     ("assignments", "message"),
     [
         (
+            ["evaluate.tasks=own.jsonl", "evaluate.answers=false"],
+            "evaluate.answers: expected true with evaluate.tasks, .* got false",
+        ),
+        (
             ["evaluate.tasks=nq"],
             "evaluate.tasks: expected evaluate.tasks_folder with nq, got none",
         ),

@@ -171,6 +171,11 @@ def _check_tasks(evaluate: EvaluateConfig) -> None:
             f"evaluate.split: expected test or dev of the corpus' own questions, got {evaluate.split}. Set "
             "one of the two, or name evaluate.tasks."
         )
+    if evaluate.tasks and not evaluate.answers:
+        raise ValueError(
+            "evaluate.answers: expected true with evaluate.tasks, whose questions are answered, got false. "
+            "Leave one of the two out."
+        )
     # A prompt and its answer share a row.
     if evaluate.max_new_tokens >= evaluate.sequence_length:
         raise ValueError(

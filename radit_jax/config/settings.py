@@ -252,6 +252,7 @@ class EvaluateConfig(Settings):
     tasks_folder: str = ""  # the tasks' official files
     kilt_titles: str = ""  # a table of titles and KILT's page ids, for a corpus whose ids are others
     questions_per_task: NonNegativeInt = 0  # drawn from each; 0: all. The paper's development takes 2,500
+    answers: bool = added(True)  # false: the retrievers alone are measured, without a language model
     answered_questions: NonNegativeInt = added(0)  # of the corpus' own, drawn; 0: all. Retrieval takes all
     shots: NonNegativeInt = 0  # examples in the prompt, each task's own; of the corpus see shot_questions
     shot_questions: PositiveInt = added(300)  # of the corpus' own, asked of the base LM after shots, too

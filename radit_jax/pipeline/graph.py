@@ -319,14 +319,14 @@ def _tuned_search(e: Experiment) -> dict[str, str]:
 
 
 def _evaluate_stage(e: Experiment) -> Stage:
-    """The five systems."""
+    """The five systems, or both retrievers alone."""
+    language_models = {"base_lm": "base/lm", "lm_ft": "lm_ft"} if e.evaluate.answers else {}
     return Stage(
         "evaluate",
         "evaluate:run",
         {
             "corpus": "corpus",
-            "base_lm": "base/lm",
-            "lm_ft": "lm_ft",
+            **language_models,
             "r_ft": "r_ft",
             **_search("retriever"),
             **_tuned_search(e),

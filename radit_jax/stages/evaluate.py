@@ -4,7 +4,7 @@ The questions are the corpus' own, or those of the tasks that `evaluate.tasks` n
 interval from a bootstrap over groups of questions (entities, passages); a gain is a paired difference.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
@@ -13,6 +13,7 @@ from radit_jax.data.eval_tasks.registry import KILT_DEVELOPMENT
 from radit_jax.data.readers.kilt_pages import find_pages
 from radit_jax.evaluation.corpus_questions import CorpusQuestionEval
 from radit_jax.evaluation.few_shot_base import FewShotBase
+from radit_jax.evaluation.figures import CUTOFFS, RankingFigures
 from radit_jax.evaluation.questions import LoadedTask, load_tasks, questions_that_fit, without_too_long
 from radit_jax.evaluation.systems import STAGE_OF_LM
 from radit_jax.evaluation.task_ablation import TaskAblation
@@ -35,12 +36,14 @@ def run(
     tasks = load_tasks(evaluate, seed=seed)
     page_of = find_pages(inputs["corpus"].manifest, evaluate.kilt_titles) if tasks else None
 
-    models = _load_models(inputs, evaluate, mesh)
-    tokenizer = models["base_lm"].model.tokenizer
     # Both retrievers search one index, unless R-ft tuned the chunk encoder too.
     base = Searcher.load(inputs, mesh)
     searchers = {"base": base, "r_ft": base.tuned(inputs, mesh)}
+    if not evaluate.answers:
+        return _measure_retrievers(inputs, output, searchers, evaluate, seed)
 
+    models = _load_models(inputs, evaluate, mesh)
+    tokenizer = models["base_lm"].model.tokenizer
     if evaluate.tasks:
         return TaskAblation(
             output,
@@ -64,6 +67,32 @@ def run(
     retrieved = {name: evaluation.retrieve(searcher, temperature) for name, searcher in searchers.items()}
     few_shot = FewShotBase.draw(corpus, base, settings, seed) if settings.shots else None
     return evaluation.run(retrieved, few_shot=few_shot, too_long=len(questions) - len(fitting))
+
+
+def _measure_retrievers(
+    inputs: StageInputs,
+    output: StageFolder,
+    searchers: Mapping[str, Searcher],
+    evaluate: EvaluateConfig,
+    seed: int,
+) -> dict[str, Any]:
+    """Write `results.json` of both retrievers on all of the corpus' questions, without any answers."""
+    corpus = Corpus(inputs["corpus"])
+    questions = corpus.questions(evaluate.split)
+    queries = [question.question for question in questions]
+    rows = {}
+    for name, searcher in searchers.items():
+        rows[name], _ = searcher.search(queries, max(CUTOFFS))
+    ranking = RankingFigures(corpus, questions, evaluate.bootstrap_samples, seed).of_retrievers(rows)
+    results = {
+        "fingerprint": output.fingerprint,
+        "systems": {},
+        **ranking,
+        "num_questions": 0,
+        "num_ranked": len(questions),
+    }
+    output.write_json("results.json", results)
+    return {"num_ranked": len(questions), "mrr_gain": ranking["retrieval_gains"]["mrr"]["value"]}
 
 
 def _load_models(inputs: StageInputs, evaluate: EvaluateConfig, mesh: MeshConfig) -> dict[str, PairScorer]:

@@ -74,6 +74,8 @@ def measured(results: Mapping[str, Any]) -> str:
 def _task_table(name: str, task: Mapping[str, Any]) -> str:
     """A row for each system, a column for each metric that any system has, and which questions were asked."""
     systems = task["systems"]
+    if not systems:
+        return "The retrievers alone were measured: see `results.json`."
     metrics = list(dict.fromkeys(itertools.chain.from_iterable(systems.values())))
     title = f"{name} ({task['num_questions']} questions)".strip()
     rows = [[title, *metrics]]

@@ -142,6 +142,8 @@ def _gains_row(task: JsonObject) -> list[str]:
 
 def ablation_table(results: JsonObject) -> str:
     """The results on the corpus' own questions: each figure with the ends of its 95 % interval."""
+    if not results["systems"]:  # the retrievers alone were measured
+        return _retrieval_figures(results)
     tables = [
         _system_figures(results),
         _gain_figures(results["gains"]),

@@ -148,6 +148,19 @@ def test_a_question_is_asked_as_its_example_is_written(evaluation, lm, monkeypat
     assert asked == [prompt, question_prompt(QUESTIONS["test"][1].question)]
 
 
+def test_retrievers_are_measured_without_a_language_model(stage_inputs, tmp_path):
+    without_lms = {name: value for name, value in stage_inputs.items() if name not in ("base_lm", "lm_ft")}
+    output = Workdir(tmp_path).folder("evaluate", "retrievers")
+    settings = EvaluateConfig(answers=False, bootstrap_samples=200)
+    facts = run(without_lms, output, evaluate=settings, temperature=0.05, seed=0, mesh=MeshConfig())
+    results = output.read_json("results.json")
+    assert facts["num_ranked"] == results["num_ranked"] == len(QUESTIONS["test"])
+    assert results["retrieval"]["base"] == results["retrieval"]["r_ft"]  # here both are one retriever
+    assert results["retrieval_gains"]["mrr"]["value"] == 0.0
+    shown = results_table(results)
+    assert shown.startswith(f"retrieval, {len(QUESTIONS['test'])} questions") and "exact match" not in shown
+
+
 # ---- tasks ----
 
 

@@ -31,7 +31,7 @@ from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained.model_io import load_model
 from radit_jax.runtime.pretrained.tensor_files import open_tensors
 from radit_jax.runtime.storage.stage_folder import StageFolder
-from radit_jax.stages.lm_ft import _kilt_validation, instances, run
+from radit_jax.stages.lm_ft import _kilt_validation, _packed_instances, instances, run
 from radit_jax.text.prompts import background
 
 
@@ -151,3 +151,17 @@ def test_qlora_merges_into_the_kernels_as_they_were(inputs, lm, tmp_path):
     )
     assert np.abs(b).max() > 1e-3
     assert_stored(kernel, before + 16 / 2 * (b @ a.astype(np.float64)).T)
+
+
+def test_validation_may_be_on_some_development_examples_and_training_is_on_all(inputs, lm):
+    settings = LmFtConfig(OptimizerConfig(1, 1e-3), batch_size=1, sequence_length=96)
+    some = replace(settings, validate_examples=1)
+
+    def num_trees(split, settings):
+        packed, _ = _packed_instances(inputs, split, lm.tokenizer, settings, 0)
+        return len(packed.trees)
+
+    retrieved = Retrieved.load(inputs["retrieved"], "dev")
+    assert len(retrieved.examples) > 1
+    assert num_trees("dev", some) < num_trees("dev", settings)
+    assert num_trees("train", some) == num_trees("train", settings)
