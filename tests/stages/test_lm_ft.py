@@ -105,7 +105,8 @@ def test_kilts_development_questions_judge_a_checkpoint_as_evaluation_will(
     assert calls[0] == calls[1] and calls[0][-1]
 
 
-def run_with_lora(inputs, folder, **lora):
+def retrieved_in(folder):
+    """The train questions with a chunk each, as both splits."""
     examples = [question_example(question, question.answers[0]) for question in QUESTIONS["train"]]
     rows = np.array([[0], [1], [2], [3]])
     retrieved = Retrieved(examples, rows, np.zeros(rows.shape, np.float32))
@@ -113,6 +114,11 @@ def run_with_lora(inputs, folder, **lora):
     for split in ("train", "dev"):
         retrieved.save(source, split)
     source.finish()
+    return source
+
+
+def run_with_lora(inputs, folder, **lora):
+    source = retrieved_in(folder)
     lm_ft = LmFtConfig(
         OptimizerConfig(steps=2, peak_lr=0.1), LoraConfig(rank=2, **lora), batch_size=8, sequence_length=64
     )
@@ -153,15 +159,14 @@ def test_qlora_merges_into_the_kernels_as_they_were(inputs, lm, tmp_path):
     assert_stored(kernel, before + 16 / 2 * (b @ a.astype(np.float64)).T)
 
 
-def test_validation_may_be_on_some_development_examples_and_training_is_on_all(inputs, lm):
-    settings = LmFtConfig(OptimizerConfig(1, 1e-3), batch_size=1, sequence_length=96)
-    some = replace(settings, validate_examples=1)
+def test_validation_may_be_on_some_development_examples_and_training_is_on_all(inputs, lm, tmp_path):
+    folders = {**inputs, "retrieved": retrieved_in(tmp_path)}
+    every = LmFtConfig(OptimizerConfig(1, 1e-3), batch_size=1, sequence_length=96)
+    one = replace(every, validate_examples=1)
 
     def num_trees(split, settings):
-        packed, _ = _packed_instances(inputs, split, lm.tokenizer, settings, 0)
+        packed, _ = _packed_instances(folders, split, lm.tokenizer, settings, 0)
         return len(packed.trees)
 
-    retrieved = Retrieved.load(inputs["retrieved"], "dev")
-    assert len(retrieved.examples) > 1
-    assert num_trees("dev", some) < num_trees("dev", settings)
-    assert num_trees("train", some) == num_trees("train", settings)
+    assert [num_trees("dev", settings) for settings in (every, one)] == [4, 1]
+    assert [num_trees("train", settings) for settings in (every, one)] == [4, 4]
