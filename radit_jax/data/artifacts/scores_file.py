@@ -130,6 +130,8 @@ def read_scores(path: epath.PathLike) -> Iterator[ScoredExample]:
             )
         place_of[scored.key] = where
         yield scored
+    if not place_of:
+        raise ValueError(f"{path}: expected a line for each example, got none. Write the scores again.")
 
 
 def _scored_example(line: JsonObject, where: str) -> ScoredExample:

@@ -16,6 +16,7 @@ from radit_jax.config import (
 )
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.decoder_config import decoder_config
+from radit_jax.runtime.pretrained.gguf_file import settings_file
 from radit_jax.runtime.pretrained.hf_config import (
     REMEDY,
     Pooling,
@@ -100,7 +101,7 @@ def describe_folder(
     """Settings and vectors of a checkpoint in Hugging Face's form; the arguments are those of `describe`."""
     inner = transformer_folder(folder)
     values = read_config(inner)
-    if network_of(values, f"{inner}/config.json", expected) == "decoder":
+    if network_of(values, settings_file(inner), expected) == "decoder":
         return decoder_config(values, str(inner)), Vectors()
     # A BERT's vectors are described by files of their own.
     vectors = read_vectors(folder)

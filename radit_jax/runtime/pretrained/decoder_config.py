@@ -18,6 +18,7 @@ from radit_jax.runtime.pretrained.fields import (
     read_fields,
     shown_value,
 )
+from radit_jax.runtime.pretrained.gguf_file import settings_file
 
 POSITIONS = (1, 1 << 30)
 # Tables: a field's name in Hugging Face's form, and our setting with its kind, range and default.
@@ -159,10 +160,12 @@ MODEL_TYPES = (*FAMILIES, *NESTED)
 def decoder_config(values: Mapping[str, Any], folder: str) -> DecoderConfig:
     """The settings in a decoder's `config.json`, in old forms (RoPE at the top, fields absent) or the new.
 
+    `folder` holds it, or is the GGUF file that `values` are of.
+
     Raises ValueError for a model type that is no decoder, and for a field that asks for what the network
     does not compute.
     """
-    where = f"{folder}/config.json"
+    where = settings_file(folder)
     values = _text_values(values, where)
     family = _family_of(values, where)
     form = FORMS[family]

@@ -152,6 +152,16 @@ def is_gguf(path: str | os.PathLike[str]) -> bool:
     return os.fspath(path).endswith(".gguf")
 
 
+def settings_file(checkpoint: str | os.PathLike[str]) -> str:
+    """The file that holds a checkpoint's settings: its `config.json`, or the GGUF file itself.
+
+    >>> settings_file("models/llama"), settings_file("models/llama.gguf")
+    ('models/llama/config.json', 'models/llama.gguf')
+    """
+    path = os.fspath(checkpoint)
+    return path if is_gguf(path) else f"{path}/config.json"
+
+
 def model_parts(path: Path) -> list[Path]:
     """All files of the model whose first one is `path`: it alone, or `NAME-0000I-of-0000N.gguf` for all I."""
     match = _SPLIT.fullmatch(path.name)

@@ -29,7 +29,7 @@ from radit_jax.runtime.pretrained.fields import (
     shown_value,
 )
 from radit_jax.runtime.pretrained.gguf_config import gguf_config
-from radit_jax.runtime.pretrained.gguf_file import is_gguf
+from radit_jax.runtime.pretrained.gguf_file import is_gguf, settings_file
 from radit_jax.runtime.storage.files import as_object, read_json
 
 Pooling = Literal["cls", "mean"]
@@ -186,7 +186,7 @@ def read_declared(folder: epath.PathLike) -> dict[str, Any]:
     path = folder / "generation_config.json"
     generation = read_json(path, REMEDY) if path.exists() else {}
     # They are used here, too, as the ids that end an answer.
-    _check_ids(ids, f"{folder}/config.json", REMEDY)
+    _check_ids(ids, settings_file(folder), REMEDY)
     _check_ids(generation, str(path), REMEDY)
     return {"config": ids, "generation": generation}
 

@@ -199,15 +199,15 @@ def _take(tensors: dict[str, Tensor], entry: Entry, where: str) -> Tensor:
     """Remove a tensor from `tensors`, and return it if it has its network's shape."""
     if entry.name not in tensors:
         raise ValueError(
-            f"{where}: expected the tensor {entry.name!r} by config.json, got none. Fetch the checkpoint "
+            f"{where}: expected the tensor {entry.name!r} by its settings, got none. Fetch the checkpoint "
             "again."
         )
     # A checkpoint of another size would have the same names.
     tensor = tensors.pop(entry.name)
     if tensor.shape != entry.shape:
         raise ValueError(
-            f"{where}: expected {entry.name} of shape {entry.shape} by config.json, got {tensor.shape}. Take "
-            "both files from one model."
+            f"{where}: expected {entry.name} of shape {entry.shape} by its settings, got {tensor.shape}. "
+            "Take both from one model."
         )
     return tensor
 

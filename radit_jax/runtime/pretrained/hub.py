@@ -135,9 +135,9 @@ def _on_hub(source: str) -> tuple[str, str | None] | None:
             f"checkpoint {source}: expected hub:ORG/NAME or hub:ORG/NAME@REVISION, got another form. Write "
             "one of these."
         )
-    # ORG may be a folder here.
+    # ORG may be a folder here, and no repository is a file.
     first = source.partition("/")[0]
-    is_path = not is_explicit and os.path.exists(first)
+    is_path = not is_explicit and (os.path.exists(first) or is_gguf(source))
     if match is None or is_path:
         return None
     return match["repo"], match["revision"]
@@ -210,7 +210,8 @@ def _snapshot(
             f"checkpoint {source}: expected a revision of {repo}, got {revision}. Name another."
         ) from None
     except OSError as error:  # of the network, the hub or the disk; the first line says which
+        reason = str(error).partition("\n")[0].removeprefix("Got: ")
         raise ValueError(
             f"checkpoint {source}: expected a folder or an answer of the hub, got "
-            f"{str(error).partition(chr(10))[0]}. Connect, or name a folder that holds a copy of {repo}."
+            f"{reason}. Connect, or name a folder that holds a copy of {repo}."
         ) from None

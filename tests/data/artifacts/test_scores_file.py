@@ -197,6 +197,11 @@ def test_an_example_on_two_lines_is_refused_with_both(file):
         list(read_scores(path))
 
 
+def test_a_file_without_a_line_is_refused(file):
+    with pytest.raises(ValueError, match=r"scores\.jsonl: expected a line for each example, got none"):
+        list(read_scores(file()))
+
+
 def test_one_id_with_two_answers_is_two_examples(chunks, file):
     other = replace(EXAMPLES[0], answer=" Crane")
     path = file(LINE, {**LINE, "answer": " Crane", "answer_log_probs": [-1.0, -3.0]})

@@ -160,7 +160,7 @@ def test_a_missing_size_and_missing_embeddings_are_named(tmp_path, write):
 
 def test_a_scaling_of_rope_that_the_network_lacks_is_refused(write):
     path = write(**{"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0})
-    with pytest.raises(ValueError, match=r'm\.gguf.*"yarn"'):
+    with pytest.raises(ValueError, match=r'm\.gguf: expected rope type .*"yarn"'):
         describe(str(path))
 
 
