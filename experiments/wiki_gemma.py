@@ -64,7 +64,6 @@ def experiment() -> Experiment:
         r_ft=RFtConfig(
             optimizer=OptimizerConfig(steps=240, peak_lr=2e-5, warmup_steps=20),
             target="posterior",
-            tau=0.1,
             corpus_text_fraction=0.0,
             validate_every=40,
         ),
