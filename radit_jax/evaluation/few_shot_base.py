@@ -32,11 +32,19 @@ class FewShotBase:
 
     @classmethod
     def draw(cls, corpus: Corpus, searcher: Retriever, settings: EvaluateConfig, seed: int) -> "FewShotBase":
-        """`settings.shots` examples, drawn from the train questions that are no matter of yes or no."""
+        """`settings.shots` examples, drawn from the train questions that are no matter of yes or no.
+
+        ValueError where there are fewer.
+        """
         pool = []
         for question in corpus.questions("train"):
             if question.gold_chunks and not is_yes_no(question.answers):
                 pool.append(question)
+        if len(pool) < settings.shots:
+            raise ValueError(
+                f"evaluate.shots: expected at most {len(pool)}, the train questions that have a gold chunk "
+                f"and are not answered by yes or no, got {settings.shots}. Lower it, or leave it out."
+            )
         drawn = np.random.default_rng([seed, 5]).permutation(len(pool))[: settings.shots]
         examples = [pool[number] for number in drawn.tolist()]
         # One chunk of each kind.

@@ -64,8 +64,8 @@ def run(
     questions = corpus.questions(settings.split)
     fitting = questions_that_fit(questions, tokenizer, settings)
     evaluation = CorpusQuestionEval(output, corpus, fitting, settings, seed, models)
-    retrieved = {name: evaluation.retrieve(searcher, temperature) for name, searcher in searchers.items()}
     few_shot = FewShotBase.draw(corpus, base, settings, seed) if settings.shots else None
+    retrieved = {name: evaluation.retrieve(searcher, temperature) for name, searcher in searchers.items()}
     return evaluation.run(retrieved, few_shot=few_shot, too_long=len(questions) - len(fitting))
 
 

@@ -37,9 +37,15 @@ def test_examples_are_train_questions_after_their_own_chunks(corpus):
         assert shot.prompt + shot.answer == f"Q: {example.question}\nA: {example.answers[0]}"
 
 
+def test_more_examples_than_there_are_questions_for_are_refused(corpus):
+    settings = EvaluateConfig(shots=1_000_000)
+    with pytest.raises(ValueError, match=r"evaluate\.shots: expected at most \d+, .*, got 1000000\. Lower"):
+        FewShotBase.draw(corpus, Searcher(), settings, seed=0)
+
+
 def test_the_same_seed_draws_the_same_examples_and_another_others(corpus):
     def ids(seed):
-        drawn = FewShotBase.draw(corpus, Searcher(), EvaluateConfig(shots=4), seed=seed)
+        drawn = FewShotBase.draw(corpus, Searcher(), EvaluateConfig(shots=3), seed=seed)
         return [example.id for example in drawn.examples]
 
     assert ids(0) == ids(0) != ids(1)

@@ -148,7 +148,12 @@ def _check_chat(info: CheckpointInfo) -> None:
     from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer
 
     folder = info.folder / "tokenizer" if info.is_ours else info.folder
-    load_tokenizer(folder, info.config.vocab_size).with_prompt("chat")
+    tokenizer = load_tokenizer(folder, info.config.vocab_size)
+    # The labeller is in the base's form too, so the error says whose template it is.
+    try:
+        tokenizer.with_prompt("chat")
+    except ValueError as error:
+        raise ValueError(f"{info.folder}: {error}") from None
 
 
 def check_retriever(retriever: RetrieverConfig) -> dict[str, CheckpointInfo]:
