@@ -33,13 +33,14 @@ def load(
 ) -> tuple[Any, Any, Any]:
     """The model at `path`, as (module, params, tokenizer); the parameters are exact copies in float32.
 
-    `path` is a folder that export wrote, or a LLaMA or BERT in Hugging Face's form: a folder, or a repository
-    of its hub (`hub:ORG/NAME`). A language model may be a GGUF file. Files that an export's manifest lists
-    are checked against it. The tokenizer is None where there is none. Any fault is a ValueError that says
-    what to do.
+    `path` is a folder that export wrote, or a language model or encoder in Hugging Face's form: a folder, or
+    a repository of its hub (`hub:ORG/NAME`). A language model may be a GGUF file. Files that an export's
+    manifest lists are checked against it. The tokenizer is None where there is none. Any fault is a
+    ValueError that says what to do.
 
-    `pooling` ("cls" or "mean") and `normalize` say how a BERT makes vectors. A sentence-transformers layout
-    says it too, and contradicting it is an error. Without either, vectors are those of [CLS] as they are.
+    `pooling` ("cls", "mean", or a decoder's "last") and `normalize` say how an encoder makes vectors. A
+    sentence-transformers layout says it too, and contradicting it is an error. Without either, a BERT's are
+    those of [CLS] as they are, and a decoder is a language model.
     """
     from radit_jax.runtime.pretrained.model_io import open_model
 

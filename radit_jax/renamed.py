@@ -211,7 +211,12 @@ MOVED = {
     "runtime.fields": Moved(("runtime.pretrained.fields",), {"shown": "shown_value"}),
     "runtime.files": Moved(("runtime.storage.files",), {}),
     "runtime.hf_config": Moved(
-        ("runtime.pretrained.hf_config", "runtime.pretrained.decoder_config", "runtime.pretrained.fields"),
+        (
+            "runtime.pretrained.hf_config",
+            "runtime.pretrained.decoder_config",
+            "runtime.pretrained.fields",
+            "config",
+        ),
         {
             "BERTS": "NETWORKS",
             "LLAMA_FIELDS": "DECODER_FIELDS",

@@ -199,6 +199,7 @@ def test_a_batch_is_taken_in_equal_parts() -> None:
             "base.retriever.model.num_heads=3",
             "base.retriever.model.num_heads: expected a divisor of hidden_size",
         ),
+        ("base.retriever.pooling=last", "base.retriever.pooling: expected cls or mean for a BERT, got last"),
         (
             "base.retriever.model.family=roberta",
             "base.retriever.model.family: expected bert for an encoder that is trained from scratch, got rob",
@@ -227,6 +228,16 @@ def test_a_batch_is_taken_in_equal_parts() -> None:
 def test_settings_that_contradict_each_other_are_refused(assignment: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         config.check_experiment(config.override_settings(config.load_experiment(TINY), [assignment]))
+
+
+def test_only_a_bert_is_trained_from_scratch() -> None:
+    tiny = config.load_experiment(TINY)
+    encoder = config.LastTokenConfig(tiny.base.lm.model)
+    base = dataclasses.replace(tiny.base, retriever=dataclasses.replace(tiny.base.retriever, model=encoder))
+    with pytest.raises(
+        ValueError, match=r"^base\.retriever\.model: expected a BertConfig .* got a LastToken"
+    ):
+        config.check_experiment(dataclasses.replace(tiny, base=base))
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a\nb"])

@@ -18,10 +18,18 @@ from radit_jax.config.settings import (
     LmFtConfig,
     LoraConfig,
     OptimizerConfig,
+    RetrieverConfig,
     RFtConfig,
     ScoreConfig,
 )
-from radit_jax.config.shapes import PROJECTIONS, BertConfig, DecoderConfig, shape_error
+from radit_jax.config.shapes import (
+    PROJECTIONS,
+    BertConfig,
+    DecoderConfig,
+    EncoderConfig,
+    LastTokenConfig,
+    shape_error,
+)
 
 
 def check_experiment(experiment: Experiment) -> None:
@@ -55,13 +63,30 @@ def _check_base(base: BaseConfig) -> None:
             )
         if model.model:
             check_shape(model.model, f"{name}.model")
-        if not model.checkpoint and isinstance(model.model, BertConfig) and model.model.family != "bert":
-            raise ValueError(
-                f"{name}.model.family: expected bert for an encoder that is trained from scratch, got "
-                f"{model.model.family}. Name a checkpoint of that family."
-            )
         if model.optimizer:
             _check_optimizer(model.optimizer, f"{name}.optimizer")
+    if not base.retriever.checkpoint:
+        _check_trained_retriever(base.retriever)
+
+
+def _check_trained_retriever(retriever: RetrieverConfig) -> None:
+    """Refuse what only a checkpoint can be."""
+    # Training from scratch knows BERT's tokeniser and its network only.
+    where, model = "base.retriever", retriever.model
+    if not isinstance(model, BertConfig):
+        raise ValueError(
+            f"{where}.model: expected a BertConfig for an encoder that is trained from scratch, got a "
+            f"{type(model).__name__}. Name a checkpoint of such an encoder."
+        )
+    # Its relatives have tokenisers of other kinds, whose padding is 1.
+    if model.family != "bert":
+        raise ValueError(
+            f"{where}.model.family: expected bert for an encoder that is trained from scratch, got "
+            f"{model.family}. Name a checkpoint of that family."
+        )
+    # A setting of the retriever goes before the model's own.
+    if retriever.pooling == "last":
+        raise ValueError(f"{where}.pooling: expected cls or mean for a BERT, got last. Choose one of them.")
 
 
 def _check_prompt(lm: LmConfig) -> None:
@@ -72,8 +97,10 @@ def _check_prompt(lm: LmConfig) -> None:
         )
 
 
-def check_shape(model: DecoderConfig | BertConfig, where: str) -> None:
+def check_shape(model: DecoderConfig | EncoderConfig, where: str) -> None:
     """Refuse a network whose settings contradict each other; `where` names it in the ValueError."""
+    if isinstance(model, LastTokenConfig):
+        model, where = model.decoder, f"{where}.decoder"
     if isinstance(model, BertConfig):
         if model.hidden_size % model.num_heads:
             raise ValueError(

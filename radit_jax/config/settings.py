@@ -25,7 +25,7 @@ from radit_jax.config.ranges import (
     added,
 )
 from radit_jax.config.renamed_settings import MovedValue, accept_old_names
-from radit_jax.config.shapes import PROJECTIONS, BertConfig, DecoderConfig, Direction, LmScoreForm, Pooling
+from radit_jax.config.shapes import PROJECTIONS, DecoderConfig, Direction, EncoderConfig, LmScoreForm, Pooling
 
 Dtype = Literal["float32", "bfloat16"]
 MeshSize = Annotated[int, Range(-1, 1_000_000)]
@@ -87,6 +87,8 @@ class LmConfig(Settings):
 class RetrieverConfig(Settings):
     """A dual encoder: two parameter trees of one BERT, from checkpoints or trained from scratch.
 
+    From checkpoints it may be a decoder that is an encoder, too (`LastTokenConfig`).
+
     How vectors are made, and what stands before texts, a checkpoint's own files say; a setting says it where
     they do not, and one that says otherwise is refused. Where neither does it is [CLS]'s vector as it is.
     """
@@ -98,7 +100,7 @@ class RetrieverConfig(Settings):
     normalize: bool | None = None  # likewise
     query_prompt: str | None = None  # before every query ("query: "); None: the checkpoint's, if it has one
     chunk_prompt: str | None = None  # before every chunk ("passage: "); likewise
-    model: BertConfig | None = None  # to be trained, or what the checkpoints have to be
+    model: EncoderConfig | None = None  # to be trained, or what the checkpoints have to be
     optimizer: OptimizerConfig | None = None
     groups_per_batch: PositiveInt = 16  # groups of hard negatives in an InfoNCE batch
     temperature: Temperature = 1.0  # of the InfoNCE softmax

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from radit_jax.config.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Settings, added
 
 EncoderFamily = Literal["bert", "roberta", "xlm-roberta", "mpnet"]  # as `model_type` in a config.json
-Pooling = Literal["cls", "mean"]  # one vector from those of all tokens: [CLS]'s, or their mean
+Pooling = Literal["cls", "mean", "last"]  # one vector from those of all tokens: [CLS]'s, their mean, the last
 LmScoreForm = Literal["token_geomean", "prob", "mean_log_prob", "sum_log_prob"]  # what Eq. 4 takes for p_LM
 Direction = Literal["retrieval_to_lsr", "lsr_to_retrieval", "symmetric"]  # of the divergence in Eq. 5
 
@@ -165,8 +165,20 @@ def _family_error(config: DecoderConfig) -> str | None:
     return None
 
 
+class Prompted(Settings):
+    """An encoder's config: the prompt that its texts have."""
+
+    prompts: tuple[tuple[str, str], ...]
+    default_prompt: str
+
+    @property
+    def prompt(self) -> str:
+        """The text that is put before every text that the encoder reads."""
+        return dict(self.prompts).get(self.default_prompt, "")
+
+
 @dataclass(frozen=True)
-class BertConfig(Settings):
+class BertConfig(Prompted):
     """The shape of an encoder, BERT's or a relative's, and how it turns tokens into one vector."""
 
     vocab_size: PositiveInt
@@ -177,7 +189,7 @@ class BertConfig(Settings):
     max_length: PositiveInt = 512
     type_vocab_size: PositiveInt = 2
     layer_norm_eps: PositiveFloat = 1e-12
-    pooling: Pooling = "cls"
+    pooling: Literal["cls", "mean"] = "cls"
     normalize: bool = False
     prompts: tuple[tuple[str, str], ...] = ()  # names, and the texts that may be put before others
     default_prompt: str = ""  # the name of the one that is put before every text; empty: none is
@@ -200,17 +212,48 @@ class BertConfig(Settings):
         return self.family == "mpnet"
 
     @property
-    def prompt(self) -> str:
-        """The text that is put before every text that the encoder reads."""
-        return dict(self.prompts).get(self.default_prompt, "")
-
-    @property
     def vector_size(self) -> int:
         """D, the numbers in a vector."""
         return self.truncate_dim or self.hidden_size
 
 
-VECTOR_SETTINGS = ("pooling", "normalize", "prompts", "default_prompt", "truncate_dim")  # of a BertConfig
+@dataclass(frozen=True)
+class LastTokenConfig(Prompted):
+    """A decoder whose state at a text's last token is the text's vector; the settings are `BertConfig`'s."""
+
+    decoder: DecoderConfig
+    pooling: Literal["last"] = "last"
+    normalize: bool = False
+    prompts: tuple[tuple[str, str], ...] = ()
+    default_prompt: str = ""
+    truncate_dim: PositiveInt | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the ids that it knows."""
+        return self.decoder.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        """The tokens that a text may have."""
+        return self.decoder.max_length
+
+    @property
+    def vector_size(self) -> int:
+        """D, the numbers in a vector."""
+        return self.truncate_dim or self.decoder.hidden_size
+
+
+# Whatever encodes texts: each has `prompt`, `max_length` and `vector_size`.
+EncoderConfig = BertConfig | LastTokenConfig
+
+
+def layers_of(encoder: EncoderConfig) -> BertConfig | DecoderConfig:
+    """What has the sizes of an encoder's layers."""
+    return encoder.decoder if isinstance(encoder, LastTokenConfig) else encoder
+
+
+VECTOR_SETTINGS = ("pooling", "normalize", "prompts", "default_prompt", "truncate_dim")  # of an encoder
 
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # a decoder's

@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 from radit_jax.config import LoraConfig
 from radit_jax.method import losses
 from radit_jax.method.likelihood import LmBatch, batch_counts, token_log_probs
-from radit_jax.models.bert import Bert, PackedTexts, encode, encode_packed
+from radit_jax.models.bert import PackedTexts, encode, encode_packed
 from radit_jax.models.decoder import DecoderLm
+from radit_jax.models.last_token import TextEncoder
 from radit_jax.models.lora import adapted
 
 Scalar = Float[Array, ""]
@@ -140,7 +141,7 @@ def _parts(batch: Any, num_parts: int) -> Any:
 
 
 def make_r_ft_step(
-    module: Bert,
+    module: TextEncoder,
     tx: optax.GradientTransformation,
     *,
     temperature: float,
@@ -161,10 +162,10 @@ def make_r_ft_step(
 
 
 def make_r_ft_text_step(
-    module: Bert,
+    module: TextEncoder,
     tx: optax.GradientTransformation,
     *,
-    chunk_module: Bert,
+    chunk_module: TextEncoder,
     temperature: float,
     direction: losses.Direction = "retrieval_to_lsr",
     state_shardings: Any = None,
@@ -215,7 +216,7 @@ def _r_ft_mean(
 
 
 def query_log_prob(
-    module: Bert,
+    module: TextEncoder,
     query_params: Any,
     batch: RftBatch,
     temperature: float,
@@ -230,7 +231,7 @@ def query_log_prob(
 
 
 def make_contrastive_step(
-    module: Bert,
+    module: TextEncoder,
     tx: optax.GradientTransformation,
     *,
     temperature: float,

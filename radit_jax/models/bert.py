@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from radit_jax.config import BertConfig
+from radit_jax.config import BertConfig, EncoderConfig
 from radit_jax.models.attention import UNROLLED, Layout, ScoreForm, attend, keep_rows, wide, widened
 
 _init = nn.initializers.normal(0.02)  # as Hugging Face's BERT starts
@@ -73,8 +73,8 @@ class Bert(nn.Module):
         positions = jnp.arange(length)[None]
         hidden = self._hidden(tokens, positions, attention_mask)
         if self.config.pooling == "cls":
-            return self._finish(hidden[:, 0])
-        return self._finish(masked_mean(hidden, mask))
+            return finished(hidden[:, 0], self.config)
+        return finished(masked_mean(hidden, mask), self.config)
 
     def packed(self, packed: PackedTexts, num_texts: int) -> Float[Array, "N D"]:
         """One float32 vector for each of the texts 0 to N − 1, wherever they lie; 0 where there is none."""
@@ -89,16 +89,8 @@ class Bert(nn.Module):
         pooled = texts[None] == jnp.arange(num_texts)[:, None, None]
         if self.config.pooling == "cls":
             pooled &= packed.positions[None] == 0
-        counts = pooled.sum(axis=(1, 2), keepdims=True)
-        weights = pooled / jnp.maximum(counts, 1)
-        # A product, which devices compute for their own rows; at full precision, as it only picks and adds.
-        vectors = jnp.einsum(
-            "nrt,rtd->nd",
-            weights,
-            hidden,
-            precision=jax.lax.Precision.HIGHEST,
-        )
-        return self._finish(keep_rows(vectors, self.layout))
+        vectors = packed_mean(hidden, pooled)
+        return finished(keep_rows(vectors, self.layout), self.config)
 
     def _hidden(
         self,
@@ -108,11 +100,6 @@ class Bert(nn.Module):
     ) -> Hidden:
         embedded = self.embeddings(tokens, positions)
         return widened(self.encoder(embedded, attention_mask))
-
-    def _finish(self, vectors: Float[Array, "N D"]) -> Float[Array, "N E"]:
-        if self.config.normalize:
-            vectors = l2_normalize(vectors)
-        return vectors[:, : self.config.truncate_dim]  # None keeps all D
 
 
 class BertEmbeddings(nn.Module):
@@ -289,7 +276,7 @@ class Output(nn.Module):
 
 
 def encode(
-    module: Bert,
+    module: nn.Module,
     params: Any,
     tokens: Int[Array, "B T"],
     mask: Bool[Array, "B T"],
@@ -300,7 +287,7 @@ def encode(
 
 
 def encode_packed(
-    module: Bert,
+    module: nn.Module,
     params: Any,
     packed: PackedTexts,
     num_texts: int,
@@ -333,6 +320,30 @@ def masked_mean(hidden: Hidden, mask: Bool[Array, "B T"]) -> Float[Array, "B D"]
     total = real.sum(axis=1)
     count = mask.sum(axis=1, keepdims=True)
     return total / jnp.maximum(count, 1)
+
+
+def packed_mean(
+    hidden: Float[Array, "R T D"],
+    is_pooled: Bool[Array, "N R T"],
+) -> Float[Array, "N D"]:
+    """The mean over the tokens of rows that are pooled for each of N texts; 0 where there are none."""
+    counts = is_pooled.sum(axis=(1, 2), keepdims=True)
+    weights = is_pooled / jnp.maximum(counts, 1)
+    # A product, which devices compute for their own rows; at full precision, as it only picks and adds.
+    return jnp.einsum(
+        "nrt,rtd->nd",
+        weights,
+        hidden,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+
+
+def finished(vectors: Float[Array, "N D"], config: EncoderConfig) -> Float[Array, "N E"]:
+    """The vectors at length 1, if the encoder normalises them, and cut to its width."""
+    # A vector is cut after that, so that its length may be less than 1.
+    if config.normalize:
+        vectors = l2_normalize(vectors)
+    return vectors[:, : config.truncate_dim]  # None keeps all D
 
 
 def l2_normalize(x: Float[Array, "B D"]) -> Float[Array, "B D"]:

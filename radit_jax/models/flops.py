@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from radit_jax.config import PROJECTIONS, BertConfig, DecoderConfig, LoraConfig
+from radit_jax.config import PROJECTIONS, DecoderConfig, EncoderConfig, LastTokenConfig, LoraConfig
 
 
 def pairs_at(config: DecoderConfig, positions: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -76,8 +76,14 @@ def training_flops(
     return 2.0 * multiply_adds
 
 
-def encoder_flops(config: BertConfig, *, rows: int, length: int) -> float:
-    """The operations of a BERT that reads `rows` texts of `length` tokens, counted likewise."""
+def encoder_flops(config: EncoderConfig, *, rows: int, length: int) -> float:
+    """The operations of an encoder that reads `rows` texts of `length` tokens, counted likewise."""
+    if isinstance(config, LastTokenConfig):
+        # A training step without targets, which would read the head, is three such passes.
+        decoder = config.decoder
+        attended = attended_pairs(decoder, sequences=float(rows), length=length)
+        step = training_flops(decoder, tokens=rows * length, attended=attended, targets=0)
+        return step / 3
     size = config.hidden_size
     # Multiply-adds of a token in a layer; every token sees all of its text.
     projections = 4 * size**2

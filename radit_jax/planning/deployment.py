@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from radit_jax.config import Experiment, GeneratedWorld, Instructions
+from radit_jax.config import Experiment, GeneratedWorld, Instructions, LastTokenConfig
 from radit_jax.models.attention import Kernel, why_unsupported
 from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
+from radit_jax.models.last_token import LastTokenEncoder
 from radit_jax.runtime.distributed.accelerators import Target, stand_in_devices
 from radit_jax.runtime.distributed.mesh import (
     AXES,
@@ -167,7 +168,8 @@ class Deployment:
             )
         # Rows are pinned to their chips only where the program is compiled.
         layout = row_layout(mesh) if self.target.topology else None
-        module = Bert(shape, jnp.dtype(dtype), layout)
+        network: Any = LastTokenEncoder if isinstance(shape, LastTokenConfig) else Bert
+        module = network(shape, jnp.dtype(dtype), layout)
         tokens = jnp.zeros((1, 8), jnp.int32)
 
         def init(key: Any) -> Any:

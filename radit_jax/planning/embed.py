@@ -1,5 +1,6 @@
 """embed: texts through a tower, a batch at a time."""
 
+from radit_jax.config import layers_of
 from radit_jax.models.flops import encoder_flops
 from radit_jax.planning.deployment import Deployment, texts_of
 from radit_jax.planning.estimates import weights_of
@@ -41,12 +42,12 @@ def encoding(
     tokens, mask = texts_of(mesh, rows, length)
     encode = Call(encode_batch, (model.module, model.params, tokens, mask))
     # Twice a layer's widest array in float32, which is the feed-forward network's.
-    shape = model.module.config
-    bytes_per_token = 8 * shape.ffn_size
+    config = model.module.config
+    bytes_per_token = 8 * layers_of(config).ffn_size
     return StageProgram(
         calls=[encode],
         held=model.params,
-        flops=encoder_flops(shape, rows=rows, length=min(length, usual_length)),
+        flops=encoder_flops(config, rows=rows, length=min(length, usual_length)),
         traffic=weights_of(model),
         activations=rows / num_groups * length * bytes_per_token,
         times=num_texts / rows,

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from radit_jax.config import Experiment, Instructions
+from radit_jax.config import Experiment, Instructions, layers_of
 from radit_jax.method.optimizers import make_optimizer
 from radit_jax.method.steps import RftBatch, RftTextBatch, init_state, make_r_ft_step, make_r_ft_text_step
 from radit_jax.models.bert import PackedTexts
@@ -163,7 +163,7 @@ def _activations(deployment: Deployment, model: PlannedModel) -> float:
     all_tokens = experiment.r_ft.batch_size * tokens_per_query
     tokens = all_tokens / data_parallel_size(model.mesh)
     # A layer keeps four arrays as wide as the hidden state, and one as wide as the feed-forward network.
-    shape = model.module.config
+    shape = layers_of(model.module.config)
     width = 4 * shape.hidden_size + shape.ffn_size
     bytes_per_token = 16 * width
     return tokens * shape.num_layers * bytes_per_token

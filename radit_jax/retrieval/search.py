@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 
 from radit_jax.config import MeshConfig
 from radit_jax.method.losses import retrieval_log_prob
-from radit_jax.models.bert import Bert, encode
+from radit_jax.models.bert import encode
+from radit_jax.models.last_token import TextEncoder
 from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.exact import ExcludedRows
 from radit_jax.retrieval.index import Index, load_index
@@ -53,7 +54,7 @@ class Encoder:
         return cls(model, devices)
 
     @property
-    def module(self) -> Bert:
+    def module(self) -> TextEncoder:
         """The network. Its activations lie on the devices of their rows."""
         return self.model.module.clone(layout=row_layout(self.mesh))
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from radit_jax.config import BertConfig, LmConfig, MeshConfig, ProfileConfig, RetrieverConfig
+from radit_jax.config import BertConfig, EncoderConfig, LmConfig, MeshConfig, ProfileConfig, RetrieverConfig
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.batches.cloze import cloze_sequence
 from radit_jax.data.batches.order import shuffled
@@ -177,9 +177,10 @@ def run_retriever(
     return {"parameters": count_parameters(query.params), **facts}
 
 
-def _vectors(config: BertConfig) -> str:
+def _vectors(config: EncoderConfig) -> str:
     """How a tower's vectors are made, in words."""
-    words = config.pooling
+    # In the order in which they act.
+    words: str = config.pooling
     if config.normalize:
         words += ", normalised"
     if config.prompt:
@@ -194,8 +195,11 @@ def _from_checkpoints(retriever: RetrieverConfig, mesh: MeshConfig) -> tuple[Mod
     by_folder = {checkpoint.folder: checkpoint for checkpoint in described.values()}
     for checkpoint in by_folder.values():
         if not checkpoint.says_pooling and retriever.pooling is None:
+            # Each network has its usual way.
+            is_bert = isinstance(checkpoint.config, BertConfig)
+            whose = "[CLS]'s" if is_bert else "the last token's"
             print(
-                f"   {checkpoint.folder} does not say how its vectors are made: they are [CLS]'s, as they "
+                f"   {checkpoint.folder} does not say how its vectors are made: they are {whose}, as they "
                 "are, unless base.retriever.pooling and .normalize say otherwise",
                 flush=True,
             )
@@ -203,7 +207,7 @@ def _from_checkpoints(retriever: RetrieverConfig, mesh: MeshConfig) -> tuple[Mod
     def load_tower(side: str, checkpoint: str) -> Model:
         model = open_model(
             str(hub.find(checkpoint)),
-            expected="bert",
+            expected="encoder",
             num_layers=retriever.num_layers or None,
             pooling=retriever.pooling,
             normalize=retriever.normalize,
@@ -242,7 +246,7 @@ def _pretrain_retriever(
 ) -> tuple[Model, Model, dict[str, Any]]:
     """Train both towers on InfoNCE; the query tower, the chunk tower, and facts for the manifest."""
     started = time.monotonic()
-    assert retriever.model is not None and retriever.optimizer is not None, "see config.checks"
+    assert isinstance(retriever.model, BertConfig) and retriever.optimizer is not None, "see config.checks"
     # 1) The (query, passage) pairs to learn from, and one tokeniser for both towers.
     passages = [chunk.passage for chunk in corpus.chunks]
     groups = corpus.encoder_groups() or sentence_groups(corpus.chunks, seed=seed)

@@ -1,6 +1,7 @@
 """R-ft's plan: the step of the towers that learn, and scoring where pairs are scored in the stage itself."""
 
 import json
+import math
 from dataclasses import replace
 
 import jax
@@ -13,6 +14,7 @@ from radit_jax.config import (
     Experiment,
     GeneratedWorld,
     Instructions,
+    LastTokenConfig,
     LmConfig,
     LmFtConfig,
     OptimizerConfig,
@@ -52,6 +54,20 @@ COUNTS = Counts(chunks=1000, chunk_words=100, examples=50, questions=10)
 def at(target="h100-8", data=SMALL.data, score=SMALL.score, **settings):
     experiment = replace(SMALL, data=data, score=score, r_ft=replace(SMALL.r_ft, **settings))
     return Deployment(experiment, find_target(target), COUNTS)
+
+
+def test_a_decoder_as_an_encoder_is_planned_by_its_own_shape():
+    """R-ft and embedding count the decoder's layers, and a vector of its width for each chunk."""
+    encoder = LastTokenConfig(LLAMA, truncate_dim=48)
+    retriever = RetrieverConfig(checkpoint="somewhere", model=encoder)
+    experiment = replace(SMALL, base=replace(SMALL.base, retriever=retriever))
+    place = Deployment(experiment, find_target("h100-8"), COUNTS)
+    assert place.embeddings == 4 * 1000 * 48
+    model = place.encoder(place.mesh())
+    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(model.params)]
+    attention = 2 * 64 * 64 + 2 * 64 * 32
+    assert sum(sizes) == 512 * 64 + 3 * (attention + 3 * 64 * 96 + 2 * 64) + 64  # without a head
+    assert plan_embed(place).flops > 0 and plan_r_ft(place).flops > 0
 
 
 @pytest.fixture

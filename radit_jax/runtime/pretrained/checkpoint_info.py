@@ -10,18 +10,23 @@ from radit_jax.config import (
     VECTOR_SETTINGS,
     BertConfig,
     DecoderConfig,
+    EncoderConfig,
     Experiment,
+    LastTokenConfig,
     LmConfig,
+    Pooling,
     RetrieverConfig,
 )
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.decoder_config import decoder_config
-from radit_jax.runtime.pretrained.gguf_file import settings_file
+from radit_jax.runtime.pretrained.fields import check_fixed
+from radit_jax.runtime.pretrained.gguf_file import is_gguf, settings_file
 from radit_jax.runtime.pretrained.hf_config import (
     REMEDY,
-    Pooling,
+    AnyEncoder,
+    Network,
     bert_config,
-    check_network,
+    checked_width,
     network_of,
     own_config,
     read_config,
@@ -31,13 +36,16 @@ from radit_jax.runtime.storage import bucket
 from radit_jax.runtime.storage.files import read_json
 
 SIDES: tuple[str, ...] = ("query", "chunk")
+# How each network makes a vector, the usual way first.
+POOLINGS: dict[Network, tuple[Pooling, ...]] = {"bert": ("cls", "mean"), "decoder": ("last",)}
+WORDS = {"decoder": "a language model", "encoder": "an encoder of texts"}
 
 
 class CheckpointInfo(NamedTuple):
     """What is known of a checkpoint before its weights are read."""
 
     folder: epath.Path
-    config: DecoderConfig | BertConfig
+    config: DecoderConfig | EncoderConfig
     vectors: Vectors  # what the files say of an encoder's vectors; empty in our own form
     is_ours: bool  # whether it is in our own form
 
@@ -68,9 +76,9 @@ def describe(
     pooling: Pooling | None = None,
     normalize: bool | None = None,
 ) -> CheckpointInfo:
-    """The checkpoint that `source` names. `expected` is the network that it has to be: decoder or bert.
+    """The checkpoint that `source` names. `expected` is what it has to be: decoder or encoder.
 
-    `num_layers` asks for a BERT's first layers; `pooling` and `normalize` are a BERT's, see
+    `num_layers` asks for a BERT's first layers; `pooling` and `normalize` are an encoder's, see
     `Vectors.settings`.
     """
     folder = locate(source)
@@ -82,12 +90,15 @@ def describe(
     where = f"{folder}/config.json"
     values = read_json(folder / "config.json", REMEDY)
     config = own_config(values, where)
-    network = "bert" if isinstance(config, BertConfig) else "decoder"
-    check_network(network, network, where, expected)
-    if isinstance(config, BertConfig):
+    kind = "decoder" if isinstance(config, DecoderConfig) else "encoder"
+    if expected not in ("", kind):
+        raise ValueError(
+            f"{where}: expected {WORDS[expected]}, got {WORDS[kind]}. Name another of our models."
+        )
+    if not isinstance(config, DecoderConfig):
         # Our form says both, so a caller who says otherwise is refused.
         own_vectors = Vectors(config.pooling, config.normalize)
-        own_vectors.settings(str(folder), pooling, normalize)
+        own_vectors.settings(str(folder), pooling, normalize, [config.pooling])
     return CheckpointInfo(folder, config, Vectors(), is_ours=True)
 
 
@@ -97,19 +108,50 @@ def describe_folder(
     num_layers: int | None = None,
     pooling: Pooling | None = None,
     normalize: bool | None = None,
-) -> tuple[DecoderConfig | BertConfig, Vectors]:
-    """Settings and vectors of a checkpoint in Hugging Face's form; the arguments are those of `describe`."""
+) -> tuple[DecoderConfig | EncoderConfig, Vectors]:
+    """Settings and vectors of a checkpoint in Hugging Face's form; the arguments are those of `describe`.
+
+    A decoder is an encoder where one is expected. Where nothing is, it is one that has sentence-transformers'
+    list of modules, or that the caller gives a pooling.
+    """
     inner = transformer_folder(folder)
     values = read_config(inner)
-    if network_of(values, settings_file(inner), expected) == "decoder":
+    network = network_of(values, settings_file(inner), expected)
+    has_modules = (epath.Path(folder) / "modules.json").exists()
+    asks_for_vectors = has_modules or pooling is not None
+    is_encoder = expected == "encoder" or (not expected and asks_for_vectors)
+    if network == "decoder" and not is_encoder:
         return decoder_config(values, str(inner)), Vectors()
-    # A BERT's vectors are described by files of their own.
+    # An encoder's vectors are described by files of their own.
     vectors = read_vectors(folder)
-    settings = vectors.settings(str(folder), pooling, normalize)
+    settings = vectors.settings(str(folder), pooling, normalize, POOLINGS[network])
+    if network == "decoder":
+        return _last_token_config(values, str(inner), num_layers, settings), vectors
     config = bert_config(values, str(inner), **settings)
     if num_layers:
         config = first_layers(config, num_layers, str(inner))
     return config, vectors
+
+
+def _last_token_config(
+    values: Mapping[str, Any], folder: str, num_layers: int | None, settings: Mapping[str, Any]
+) -> LastTokenConfig:
+    """The settings of a decoder as an encoder."""
+    where = settings_file(folder)
+    # A GGUF file does not say which marks the encoder's texts have.
+    if is_gguf(folder):
+        raise ValueError(
+            f"{where}: expected an encoder in Hugging Face's form, got a GGUF file. Name the folder of the "
+            "original."
+        )
+    if num_layers:
+        raise ValueError(
+            f"{where}: expected num_layers 0 for a decoder, whose last norm is that of all its layers, got "
+            f"{num_layers}. Leave base.retriever.num_layers unset."
+        )
+    # Some of them were trained further to see what follows a token, too.
+    check_fixed(values, where, is_causal=True, use_bidirectional_attention=False)
+    return checked_width(LastTokenConfig(decoder_config(values, folder), **settings), where)
 
 
 def first_layers(config: BertConfig, num_layers: int, where: str) -> BertConfig:
@@ -165,7 +207,7 @@ def check_retriever(retriever: RetrieverConfig) -> dict[str, CheckpointInfo]:
     # Scores are inner products of the two.
     sizes = {}
     for side, info in infos.items():
-        assert isinstance(info.config, BertConfig)
+        assert isinstance(info.config, EncoderConfig)
         sizes[side] = info.config.vector_size
     query_size, chunk_size = (sizes[side] for side in SIDES)
     if query_size != chunk_size:
@@ -179,7 +221,7 @@ def check_retriever(retriever: RetrieverConfig) -> dict[str, CheckpointInfo]:
 def _check_tower(side: str, checkpoint: str, retriever: RetrieverConfig) -> CheckpointInfo:
     info = describe(
         checkpoint,
-        expected="bert",
+        expected="encoder",
         num_layers=retriever.num_layers or None,
         pooling=retriever.pooling,
         normalize=retriever.normalize,
@@ -192,7 +234,7 @@ def _check_tower(side: str, checkpoint: str, retriever: RetrieverConfig) -> Chec
     _check_config(info.config, checkpoint, stated)
 
     # 2) It can make the tower's vectors.
-    assert isinstance(info.config, BertConfig)
+    assert isinstance(info.config, EncoderConfig)
     config = tower_config(info.config, retriever, side, str(info.folder))
     if config.prompt and config.pooling == "mean" and not info.vectors.pools_prompt:
         raise ValueError(
@@ -203,11 +245,11 @@ def _check_tower(side: str, checkpoint: str, retriever: RetrieverConfig) -> Chec
 
 
 def tower_config(
-    config: BertConfig,
+    config: AnyEncoder,
     retriever: RetrieverConfig,
     side: str,
     where: str,
-) -> BertConfig:
+) -> AnyEncoder:
     """The settings of one tower, query or chunk: how its vectors are made, and its prompt."""
     # `describe` has refused settings that contradict the checkpoint.
     if retriever.pooling is not None:
@@ -271,7 +313,7 @@ def _check_positions(section: str, retriever: RetrieverConfig) -> None:
             )
 
 
-def _stated_settings(model: DecoderConfig | BertConfig | None) -> dict[str, Any]:
+def _stated_settings(model: DecoderConfig | EncoderConfig | None) -> dict[str, Any]:
     """What an experiment states of a checkpoint's network; how vectors are made only where it is set."""
     if model is None:
         return {}
@@ -284,7 +326,7 @@ def _stated_settings(model: DecoderConfig | BertConfig | None) -> dict[str, Any]
 
 
 def _check_config(
-    config: DecoderConfig | BertConfig,
+    config: DecoderConfig | EncoderConfig,
     checkpoint: str,
     stated: dict[str, Any],
 ) -> None:

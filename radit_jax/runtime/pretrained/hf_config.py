@@ -5,11 +5,19 @@ A decoder's in Hugging Face's form is in `decoder_config.py`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from etils import epath
 
-from radit_jax.config import TRAITS, BertConfig, DecoderConfig, RopeScaling
+from radit_jax.config import (
+    TRAITS,
+    BertConfig,
+    DecoderConfig,
+    EncoderConfig,
+    LastTokenConfig,
+    RopeScaling,
+    layers_of,
+)
 from radit_jax.runtime.pretrained.decoder_config import (
     MODEL_TYPES,
     OWN_DECODER_FIELDS,
@@ -32,7 +40,7 @@ from radit_jax.runtime.pretrained.gguf_config import gguf_config
 from radit_jax.runtime.pretrained.gguf_file import is_gguf, settings_file
 from radit_jax.runtime.storage.files import as_object, read_json
 
-Pooling = Literal["cls", "mean"]
+AnyEncoder = TypeVar("AnyEncoder", bound=EncoderConfig)
 Network = Literal["decoder", "bert"]
 # The encoders' families, and the classes of transformers that their checkpoints name.
 ENCODERS = {
@@ -61,9 +69,9 @@ BERT_FIELDS = {
 }
 # Of BERT's relatives, whose first two positions are those of padding.
 RELATIVE_FIELDS = BERT_FIELDS | {"max_position_embeddings": Field("max_length", int, 3, 1 << 24, 512)}
-# In our own form only: how a BERT's vectors are made, and its family.
+# In our own form only: a BERT's family, and how an encoder's vectors are made.
+FAMILY_FIELD = {"family": Field("family", str, default="bert")}
 VECTOR_FIELDS = {
-    "family": Field("family", str, default="bert"),
     "pooling": Field("pooling", str, default="cls"),
     "normalize": Field("normalize", bool, default=False),
     "default_prompt": Field("default_prompt", str, default=""),
@@ -96,7 +104,7 @@ def network_of(values: Mapping[str, Any], where: str, expected: str = "") -> Net
 def check_network(network: Network | None, shown: str, where: str, expected: str = "") -> None:
     """Refuse a network that is none of ours, or not the expected one; `shown` is what names it."""
     candidates = NETWORKS.items()
-    if expected:
+    if expected in NETWORKS:  # an encoder may be either
         candidates = [(name, types) for name, types in candidates if name == expected]
     if network in [name for name, _ in candidates]:
         return
@@ -164,10 +172,16 @@ def _check_bert(config: BertConfig, where: str) -> BertConfig:
             f"{where}: expected hidden_size to be a multiple of num_attention_heads, got "
             f"{config.hidden_size} and {config.num_heads}. {REMEDY}"
         )
-    if (config.truncate_dim or 1) > config.hidden_size:
+    return checked_width(config, where)
+
+
+def checked_width(config: AnyEncoder, where: str) -> AnyEncoder:
+    """`config`, or ValueError where its vectors would be wider than the network."""
+    width = layers_of(config).hidden_size
+    if (config.truncate_dim or 1) > width:
         raise ValueError(
-            f"{where}: expected truncate_dim of at most hidden_size {config.hidden_size}, got "
-            f"{config.truncate_dim}. {REMEDY}"
+            f"{where}: expected truncate_dim of at most hidden_size {width}, got {config.truncate_dim}. "
+            f"{REMEDY}"
         )
     return config
 
@@ -231,23 +245,24 @@ def _check_ids(values: Mapping[str, Any], where: str, remedy: str) -> None:
 # ---- our own form ----
 
 
-def own_json(config: DecoderConfig | BertConfig) -> dict[str, Any]:
+def own_json(config: DecoderConfig | EncoderConfig) -> dict[str, Any]:
     """Our own `config.json`: the network, and its settings by our names."""
     network = type(config).__name__.removesuffix("Config")
     return {"module": network, "config": asdict(config)}
 
 
-def own_config(values: Mapping[str, Any], where: str) -> DecoderConfig | BertConfig:
+def own_config(values: Mapping[str, Any], where: str) -> DecoderConfig | EncoderConfig:
     """The settings in our own `config.json`, which `own_json` made."""
     network = values.get("module")
     if network == "Llama":  # as release 0.1 called a decoder
         network = "Decoder"
-    if network not in ("Decoder", "Bert"):
-        raise ValueError(
-            f"{where}: expected module Decoder or Bert, got {shown_value(network)}. {REMEDY_OF_OURS}"
-        )
-    settings = as_object(values.get("config"), f"{where}: config", REMEDY_OF_OURS)
-    return _own_decoder(settings, where) if network == "Decoder" else _own_bert(settings, where)
+    # Its module says which network it is.
+    for name, read in {"Decoder": _own_decoder, "Bert": _own_bert, "LastToken": _own_last_token}.items():
+        if network == name:
+            return read(as_object(values.get("config"), f"{where}: config", REMEDY_OF_OURS), where)
+    raise ValueError(
+        f"{where}: expected module Decoder, Bert or LastToken, got {shown_value(network)}. {REMEDY_OF_OURS}"
+    )
 
 
 def _own_decoder(settings: Mapping[str, Any], where: str) -> DecoderConfig:
@@ -263,9 +278,18 @@ def _own_decoder(settings: Mapping[str, Any], where: str) -> DecoderConfig:
 
 
 def _own_bert(settings: Mapping[str, Any], where: str) -> BertConfig:
-    fields = _by_our_names(settings, BERT_FIELDS | VECTOR_FIELDS, {"prompts"}, where)
+    fields = _by_our_names(settings, BERT_FIELDS | VECTOR_FIELDS | FAMILY_FIELD, {"prompts"}, where)
     _check_choices(fields, where, pooling=("cls", "mean"), family=tuple(ENCODERS))
     return _check_bert(BertConfig(**fields, prompts=_own_prompts(settings, where)), where)
+
+
+def _own_last_token(settings: Mapping[str, Any], where: str) -> LastTokenConfig:
+    fields = _by_our_names(settings, VECTOR_FIELDS, {"prompts", "decoder"}, where)
+    _check_choices(fields, where, pooling=("last",))
+    # The decoder's own settings are an object among them.
+    shape = as_object(settings.get("decoder"), f"{where}: decoder", REMEDY_OF_OURS)
+    decoder = _own_decoder(shape, f"{where}: decoder")
+    return checked_width(LastTokenConfig(decoder, **fields, prompts=_own_prompts(settings, where)), where)
 
 
 def _by_our_names(

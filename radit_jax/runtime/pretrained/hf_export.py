@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 from tokenizers import processors
 
-from radit_jax.config import BertConfig, DecoderConfig, LoraConfig
+from radit_jax.config import BertConfig, DecoderConfig, EncoderConfig, LastTokenConfig, LoraConfig
 from radit_jax.runtime.pretrained import hf_config
 from radit_jax.runtime.pretrained.checkpoint_info import describe_folder
 from radit_jax.runtime.pretrained.decoder_config import decoder_json
@@ -47,6 +47,8 @@ def export_hf(
     config = model.module.config
     # 1) Write the weights, the tokeniser and the settings.
     tensors = to_hf(model.params)
+    if isinstance(config, LastTokenConfig):  # without a head the decoder is the whole model
+        tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     write_tensors(folder, tensors, dtype=dtype, shard_bytes=shard_bytes)
     save_tokenizer(folder, _adding_specials(model.tokenizer, config))
     # transformers 5 may name a class that transformers 4, which vLLM may bring, does not know.
@@ -92,20 +94,25 @@ def export_peft(
 
 def _write_config(
     folder: epath.Path,
-    config: DecoderConfig | BertConfig,
+    config: DecoderConfig | EncoderConfig,
     tokenizer: Tokenizer,
     dtype: str,
 ) -> None:
     """Write config.json, generation_config.json, and an encoder's files that say how vectors are made."""
     declared = tokenizer.declared
+    names = ("bos", "eos", "pad")
     if isinstance(config, BertConfig):
         values = hf_config.bert_json(config, dtype)
         names = ("pad",)
-        max_length = min(tokenizer.hf.model_max_length, config.max_length)
-        write_vectors(folder, config, max_length, bool(declared.get("do_lower_case")))
+    elif isinstance(config, LastTokenConfig):
+        values = decoder_json(config.decoder, dtype)
+        values["architectures"] = [name.replace("ForCausalLM", "Model") for name in values["architectures"]]
     else:
         values = decoder_json(config, dtype)
-        names = ("bos", "eos", "pad")
+    # sentence-transformers reads how an encoder's vectors are made.
+    if not isinstance(config, DecoderConfig):
+        max_length = min(tokenizer.hf.model_max_length, config.max_length)
+        write_vectors(folder, config, max_length, bool(declared.get("do_lower_case")))
     for name in names:
         values[f"{name}_token_id"] = _known_id(tokenizer, name, config)
     # Declared ids stay as they are: null stays null, and a list a list.
@@ -115,7 +122,7 @@ def _write_config(
         _write_json(folder / "generation_config.json", declared["generation"])
 
 
-def _known_id(tokenizer: Tokenizer, name: str, config: DecoderConfig | BertConfig) -> int | None:
+def _known_id(tokenizer: Tokenizer, name: str, config: DecoderConfig | EncoderConfig) -> int | None:
     """The tokeniser's own id of a special token, if the network has an embedding for it."""
     number = getattr(tokenizer.hf, f"{name}_token_id")
     return number if number is not None and number < config.vocab_size else None
@@ -126,20 +133,20 @@ def _write_json(path: epath.Path, values: Any) -> None:
     write_whole(path, text)
 
 
-def _check_config(folder: epath.Path, config: DecoderConfig | BertConfig) -> None:
+def _check_config(folder: epath.Path, config: DecoderConfig | EncoderConfig) -> None:
     """Refuse a config.json that describes another network than the model's."""
     written, _ = describe_folder(folder)
     if written != config:
         raise ValueError(f"{folder / 'config.json'}: expected {config}, got {written}. {NOT_THE_SAME}")
 
 
-def _check_tokenizer(folder: epath.Path, tokenizer: Tokenizer, config: DecoderConfig | BertConfig) -> None:
+def _check_tokenizer(folder: epath.Path, tokenizer: Tokenizer, config: DecoderConfig | EncoderConfig) -> None:
     """Refuse tokeniser files that give a text other ids than the model's tokeniser does."""
     written = load_tokenizer(folder, config.vocab_size)
-    if isinstance(config, BertConfig):
-        expected, found = tokenizer.encode_all([PROBE]), written.encode_all([PROBE])
-    else:
+    if isinstance(config, DecoderConfig):
         expected, found = tokenizer.encode(PROBE), written.encode(PROBE)
+    else:
+        expected, found = tokenizer.encode_all([PROBE]), written.encode_all([PROBE])
     if found != expected:
         raise ValueError(
             f"{folder}/tokenizer.json, tokenizer_config.json: expected {PROBE!r} as the ids {expected}, as "
@@ -147,12 +154,11 @@ def _check_tokenizer(folder: epath.Path, tokenizer: Tokenizer, config: DecoderCo
         )
 
 
-def _adding_specials(tokenizer: Tokenizer, config: DecoderConfig | BertConfig) -> Tokenizer:
+def _adding_specials(tokenizer: Tokenizer, config: DecoderConfig | EncoderConfig) -> Tokenizer:
     """A copy that adds `<bos>`, if any, or `[CLS]` and `[SEP]` by itself, as others expect of a tokeniser."""
     hf = copy.deepcopy(tokenizer.hf)
-    if isinstance(config, BertConfig):
-        before, after = tokenizer.marks
-    else:
+    before, after = tokenizer.marks
+    if isinstance(config, DecoderConfig):
         before, after = list(tokenizer.plain.start_ids), []
     # `$A` is the text in tokenizers' templates.
     template = ["$A"]

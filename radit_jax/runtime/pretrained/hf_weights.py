@@ -20,15 +20,16 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from radit_jax.config import BertConfig, DecoderConfig
+from radit_jax.config import BertConfig, DecoderConfig, LastTokenConfig, Pooling
 from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
+from radit_jax.models.last_token import LastTokenEncoder, TextEncoder
 from radit_jax.runtime.distributed.mesh import tree_shardings
 from radit_jax.runtime.pretrained.checkpoint_info import describe_folder
 from radit_jax.runtime.pretrained.decoder_config import NESTED, decoder_config
 from radit_jax.runtime.pretrained.gguf_file import is_gguf
 from radit_jax.runtime.pretrained.gguf_weights import open_gguf_tensors
-from radit_jax.runtime.pretrained.hf_config import Pooling, read_config
+from radit_jax.runtime.pretrained.hf_config import read_config
 from radit_jax.runtime.pretrained.tensor_files import Index, Tensor, open_tensors
 from radit_jax.runtime.pretrained.tensor_names import (
     BERT,
@@ -122,6 +123,33 @@ def load_bert(
     return config, params
 
 
+def load_last_token(
+    folder: epath.PathLike,
+    *,
+    pooling: Pooling | None = None,
+    normalize: bool | None = None,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+) -> tuple[LastTokenConfig, Any]:
+    """The decoder in `folder` as an encoder: its config and parameters, as `load_decoder`.
+
+    Tensor names may lack the prefix `model.`, as where transformers has saved the decoder alone. A head is
+    not read. `pooling` and `normalize` are those of `load_bert`.
+    """
+    config, _ = describe_folder(folder, "encoder", None, pooling, normalize)
+    assert isinstance(config, LastTokenConfig)
+    folder = transformer_folder(folder)
+    # The names that a language model has.
+    tensors = {}
+    for name, tensor in open_tensors(folder).items():
+        is_alone = not name.startswith(("model.", "lm_head."))
+        tensors[f"model.{name}" if is_alone else name] = tensor
+    # Whatever the head is, no vector depends on it.
+    tensors = _drop(tensors, rf"{DECODER_IGNORED}|lm_head\.weight")
+    params = _from_hf(tensors, DECODER, LastTokenEncoder(config), str(folder), dtype, mesh)
+    return config, params
+
+
 def _bert_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a BERT without the prefix of their names, and by today's names."""
     # 1) What precedes the embeddings' name precedes all names.
@@ -153,7 +181,7 @@ def _drop(tensors: Mapping[str, Tensor], ignored: str) -> dict[str, Tensor]:
 def _from_hf(
     tensors: dict[str, Tensor],
     table: Table,
-    module: DecoderLm | Bert,
+    module: DecoderLm | TextEncoder,
     where: str,
     dtype: str,
     mesh: Mesh | None,
@@ -179,10 +207,10 @@ def _from_hf(
     return unflatten_dict(arrays, sep="/")
 
 
-def parameter_shapes(module: DecoderLm | Bert) -> dict[str, Any]:
+def parameter_shapes(module: DecoderLm | TextEncoder) -> dict[str, Any]:
     """The shapes of the module's parameters by their paths."""
     inputs = [jnp.zeros((1, 1), jnp.int32)]
-    if isinstance(module, Bert):
+    if not isinstance(module, DecoderLm):
         inputs.append(jnp.ones((1, 1), bool))
     variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     return flatten_dict(variables["params"], sep="/")

@@ -12,22 +12,22 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from radit_jax.config import BertConfig, DecoderConfig
+from radit_jax.config import BertConfig, DecoderConfig, EncoderConfig, LastTokenConfig, Pooling
 from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
+from radit_jax.models.last_token import LastTokenEncoder, TextEncoder
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.memory import DoesNotFitError
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.checkpoint_info import describe, describe_folder, is_ours, locate
 from radit_jax.runtime.pretrained.hf_config import (
     REMEDY_OF_OURS,
-    Pooling,
     own_config,
     own_declared,
     own_json,
     read_declared,
 )
-from radit_jax.runtime.pretrained.hf_weights import load_bert, load_decoder, parameter_shapes
+from radit_jax.runtime.pretrained.hf_weights import load_bert, load_decoder, load_last_token, parameter_shapes
 from radit_jax.runtime.pretrained.tokenizer_files import (
     check_tokenizer,
     has_tokenizer,
@@ -40,13 +40,17 @@ from radit_jax.runtime.storage import checkpoints
 from radit_jax.runtime.storage.files import SEAL, parse_json, read_json, write_whole
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 
-MODULES: dict[Any, Any] = {DecoderConfig: DecoderLm, BertConfig: Bert}
+MODULES: dict[Any, Any] = {
+    DecoderConfig: DecoderLm,
+    BertConfig: Bert,
+    LastTokenConfig: LastTokenEncoder,
+}
 
 
 class Model(NamedTuple):
     """A network, its parameters and its tokeniser."""
 
-    module: Any  # DecoderLm or Bert; the caller knows which
+    module: Any  # DecoderLm or a TextEncoder; the caller knows which
     params: Any  # a plain nested dict of arrays
     tokenizer: Any  # a Tokenizer, or None
 
@@ -98,7 +102,7 @@ def load_own_tokenizer(path: epath.PathLike) -> Tokenizer:
     return tokenizer
 
 
-def _read_own(path: epath.Path) -> tuple[DecoderConfig | BertConfig, Tokenizer | None]:
+def _read_own(path: epath.Path) -> tuple[DecoderConfig | EncoderConfig, Tokenizer | None]:
     """Settings and tokeniser, if there is one, of a model of our own form."""
     if not (path / "config.json").exists():
         raise ValueError(f"{path}: expected a config.json, got none. {REMEDY_OF_OURS}")
@@ -113,7 +117,7 @@ def _read_own(path: epath.Path) -> tuple[DecoderConfig | BertConfig, Tokenizer |
     return config, tokenizer
 
 
-def _check_shapes(module: DecoderLm | Bert, params: Any, path: epath.Path) -> None:
+def _check_shapes(module: DecoderLm | TextEncoder, params: Any, path: epath.Path) -> None:
     """Raise ValueError where the parameters are not those of the network in config.json."""
     arrays: dict[str, Any] = flatten_dict(params, sep="/")
     found = {name: array.shape for name, array in arrays.items()}
@@ -140,10 +144,10 @@ def load_pretrained(
     dtype: str = "float32",
     mesh: Mesh | None = None,
 ) -> Model:
-    """The LLaMA or BERT in Hugging Face's form that `source` names (`hub.find`).
+    """The language model or encoder in Hugging Face's form that `source` names (`hub.find`).
 
-    Its parameters are in `dtype` over `mesh`. `expected` is the network that it has to be: decoder or bert.
-    `num_layers`, `pooling` and `normalize` are a BERT's, see `load_bert`. The tokeniser is None where the
+    Its parameters are in `dtype` over `mesh`. `expected` is what it has to be: decoder or encoder.
+    `num_layers`, `pooling` and `normalize` are an encoder's, see `load_bert`. The tokeniser is None where the
     folder has none.
     """
     # Small files first: what does not fit is refused before weights are read.
@@ -154,13 +158,15 @@ def load_pretrained(
         _, params = load_bert(
             folder, num_layers, pooling=pooling, normalize=normalize, dtype=dtype, mesh=mesh
         )
+    elif isinstance(config, LastTokenConfig):
+        _, params = load_last_token(folder, pooling=pooling, normalize=normalize, dtype=dtype, mesh=mesh)
     else:
         _, params = load_decoder(folder, dtype=dtype, mesh=mesh)
     return Model(MODULES[type(config)](config), params, tokenizer)
 
 
 def _load_hf_tokenizer(
-    folder: epath.PathLike, config: DecoderConfig | BertConfig, vectors: Vectors
+    folder: epath.PathLike, config: DecoderConfig | EncoderConfig, vectors: Vectors
 ) -> Tokenizer | None:
     """The tokeniser of a checkpoint in Hugging Face's form, if it has one, checked against its network."""
     inner = transformer_folder(folder)
@@ -172,7 +178,7 @@ def _load_hf_tokenizer(
         declared["do_lower_case"] = True
     tokenizer = load_tokenizer(inner, config.vocab_size, lower_case=vectors.lower_case, declared=declared)
     check_tokenizer(tokenizer, config, str(folder))
-    if isinstance(config, BertConfig):
+    if not isinstance(config, DecoderConfig):
         max_length = vectors.max_length or tokenizer.hf.model_max_length
         tokenizer.hf.model_max_length = min(max_length, config.max_length)
     return tokenizer

@@ -10,7 +10,7 @@ import tokenizers
 from etils import epath
 from tokenizers import normalizers
 
-from radit_jax.config import BertConfig, DecoderConfig
+from radit_jax.config import DecoderConfig, EncoderConfig, LastTokenConfig
 from radit_jax.runtime.pretrained.gguf_file import is_gguf, open_gguf
 from radit_jax.runtime.pretrained.gguf_tokenizer import gguf_tokenizer
 from radit_jax.runtime.pretrained.tokenizers import ENCODER_SPECIALS, Tokenizer
@@ -173,15 +173,17 @@ def _lower_case_first(rust: tokenizers.Tokenizer) -> None:
     rust.normalizer = normalizers.Sequence(steps)
 
 
-def check_tokenizer(tokenizer: Tokenizer, config: DecoderConfig | BertConfig, where: str) -> None:
+def check_tokenizer(tokenizer: Tokenizer, config: DecoderConfig | EncoderConfig, where: str) -> None:
     """Raise ValueError where the ids of `tokenizer` cannot be those that the network was trained on."""
     if tokenizer.highest_id >= config.vocab_size:
         raise ValueError(
             f"{where}: expected at most {config.vocab_size} ids, for which the network has embeddings, got a "
             f"tokeniser of {tokenizer.highest_id + 1}. Take both from one checkpoint."
         )
-    # A decoder need not read a `<bos>`.
-    specials = ("eos",) if isinstance(config, DecoderConfig) else ("cls", "sep")
+    # A decoder need not read a `<bos>`, nor, as an encoder, any mark.
+    specials: tuple[str, ...] = ()
+    if not isinstance(config, LastTokenConfig):
+        specials = ("eos",) if isinstance(config, DecoderConfig) else ("cls", "sep")
     missing = [name for name in specials if getattr(tokenizer, f"{name}_id") is None]
     if missing:
         raise ValueError(

@@ -1,26 +1,33 @@
 """How an encoder's vectors are made, in sentence-transformers' layout, which is read and written here.
 
 modules.json                          the modules in order
-1_Pooling/config.json                 the vector of [CLS], or the mean of all tokens' vectors
+1_Pooling/config.json                 [CLS]'s vector, the last token's, or the mean of all tokens'
 sentence_bert_config.json             the number of tokens at which texts are cut
 config_sentence_transformers.json     prompts of queries and documents, and the vectors' width
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from radit_jax.config import BertConfig
+from radit_jax.config import EncoderConfig, Pooling, layers_of
 from radit_jax.runtime.pretrained.fields import Field, read_fields, shown_value
-from radit_jax.runtime.pretrained.hf_config import REMEDY, SIZE, Pooling
+from radit_jax.runtime.pretrained.hf_config import REMEDY, SIZE, AnyEncoder
 from radit_jax.runtime.storage.files import as_object, parse_json, read_json, write_whole
 
 _MODULE_PREFIX = "sentence_transformers.models"  # of classes in a modules.json of any version
 # The names under which sentence-transformers' encode_query and encode_document look for a prompt.
 PROMPT_NAMES = {"query": ("query",), "chunk": ("document", "passage", "corpus")}
 _MODULE_KINDS = ("Transformer", "Pooling", "Normalize")
+# The names of each pooling in a checkpoint; the last one is the oldest.
+_POOLING_NAMES: dict[Pooling, tuple[str, ...]] = {
+    "cls": ("cls", "cls_token"),
+    "mean": ("mean", "mean_tokens"),
+    "last": ("lasttoken",),
+}
 _MAX_FOLDER_NAME = 200
 _TRANSFORMER = {
     "max_seq_length": Field("max_length", int, 1, 1 << 30, None),
@@ -49,11 +56,13 @@ class Vectors(NamedTuple):
         where: str,
         pooling: Pooling | None,
         normalize: bool | None,
+        poolings: Sequence[Pooling] = ("cls", "mean"),
     ) -> dict[str, Any]:
-        """The fields of `BertConfig` that say how vectors are made, by the files and by the caller.
+        """The fields of an encoder's config that say how vectors are made, by the files and by the caller.
 
-        ValueError where the caller contradicts the files. Where neither says anything, vectors are those of
-        [CLS], not normalised.
+        `poolings` are those that the network computes, its usual one first. ValueError where the caller
+        contradicts the files, or the network does not compute it. Where neither says anything, vectors are
+        those of the usual pooling, not normalised.
         """
         # The two that a caller may state.
         asked_and_own = {"pooling": (pooling, self.pooling), "normalize": (normalize, self.normalize)}
@@ -63,8 +72,14 @@ class Vectors(NamedTuple):
                     f"{where}: expected {name} {asked}, as was asked for, got {name} {own} by its own "
                     f"files. Leave {name} unset, or name another checkpoint."
                 )
+        pooling = self.pooling or pooling or poolings[0]
+        if pooling not in poolings:
+            raise ValueError(
+                f"{where}: expected pooling {' or '.join(poolings)}, which its network computes, got "
+                f"{pooling}. Use such an encoder, or set that pooling."
+            )
         return {
-            "pooling": self.pooling or pooling or "cls",
+            "pooling": pooling,
             "normalize": bool(normalize) if self.normalize is None else self.normalize,
             "prompts": self.prompts,
             "default_prompt": self.default_prompt,
@@ -73,11 +88,11 @@ class Vectors(NamedTuple):
 
 
 def with_side(
-    config: BertConfig,
+    config: AnyEncoder,
     side: str,
     prompt: str | None,
     where: str,
-) -> BertConfig:
+) -> AnyEncoder:
     """`config` for one tower, query or chunk, with that side's prompt as the default.
 
     `prompt` is the experiment's, if it sets one; ValueError where the checkpoint has another.
@@ -183,13 +198,13 @@ def _read_pooling(path: epath.Path) -> tuple[Pooling, bool]:
             modes.append(name.removeprefix("pooling_mode_"))
     modes = [mode for mode in modes if mode != "include_prompt"]
     pools_prompt = values.get("include_prompt", True) is not False
-    # One mode, and no other besides.
-    if modes in (["cls"], ["cls_token"]):
-        return "cls", True
-    if modes in (["mean"], ["mean_tokens"]):
-        return "mean", pools_prompt
+    # One mode, and no other besides. Of a mean, the prompt may be left out.
+    for pooling, names in _POOLING_NAMES.items():
+        if len(modes) == 1 and modes[0] in names:
+            return pooling, pools_prompt or pooling != "mean"
     raise ValueError(
-        f"{path}: expected pooling by cls or mean, got {shown_value(modes)}. Use such an encoder."
+        f"{path}: expected pooling by {', '.join(_POOLING_NAMES)}, got {shown_value(modes)}. Use such an "
+        "encoder."
     )
 
 
@@ -227,11 +242,11 @@ def transformer_folder(folder: epath.PathLike) -> epath.Path:
 
 def write_vectors(
     folder: epath.PathLike,
-    config: BertConfig,
+    config: EncoderConfig,
     max_length: int,
     lower_case: bool,
 ) -> None:
-    """Let sentence-transformers load a folder with a BERT in Hugging Face's form.
+    """Let sentence-transformers load a folder with an encoder's network in Hugging Face's form.
 
     `max_length` is the number of tokens at which it cuts texts.
     """
@@ -243,13 +258,10 @@ def write_vectors(
         (folder / path).mkdir(parents=True, exist_ok=True)
         module_type = f"{_MODULE_PREFIX}.{kind}"
         modules.append({"idx": number, "name": str(number), "path": path, "type": module_type})
-    pooling = {
-        "word_embedding_dimension": config.hidden_size,
-        "pooling_mode_cls_token": config.pooling == "cls",
-        "pooling_mode_mean_tokens": config.pooling == "mean",
-        "pooling_mode_max_tokens": False,
-        "pooling_mode_mean_sqrt_len_tokens": False,
-    }
+    pooling: dict[str, Any] = {"word_embedding_dimension": layers_of(config).hidden_size}
+    pooling |= {"pooling_mode_max_tokens": False, "pooling_mode_mean_sqrt_len_tokens": False}
+    for mode, names in _POOLING_NAMES.items():
+        pooling[f"pooling_mode_{names[-1]}"] = mode == config.pooling
     model: dict[str, Any] = {
         "prompts": dict(config.prompts),
         "default_prompt_name": config.default_prompt or None,

@@ -19,12 +19,20 @@ from exact import assert_exact, in_float64
 from jax.experimental import topologies
 from jax.sharding import PartitionSpec as P
 
-from radit_jax.config import BertConfig, DecoderConfig, LoraConfig, MeshConfig, OptimizerConfig
+from radit_jax.config import (
+    BertConfig,
+    DecoderConfig,
+    LastTokenConfig,
+    LoraConfig,
+    MeshConfig,
+    OptimizerConfig,
+)
 from radit_jax.data.batches.packing import PrefixTree, concatenate_spans, pack, pack_texts, span, to_batch
 from radit_jax.method import losses, optimizers, steps
 from radit_jax.method.likelihood import continuation_log_probs, token_log_probs
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.decoder import DecoderLm
+from radit_jax.models.last_token import LastTokenEncoder
 from radit_jax.models.lora import init_adapters, quantized
 from radit_jax.runtime.distributed import mesh as meshes
 from radit_jax.selfcheck.tiny_models import random_params
@@ -180,14 +188,20 @@ def test_an_r_ft_step_on_eight_devices_is_the_step_on_one(r_ft_alone, bert_param
     assert_same_step(r_ft_alone, one_step(r_ft_step, bert_params, r_ft_batch(), meshes.make_mesh(config)))
 
 
-def test_an_r_ft_step_of_mpnet_on_eight_devices_is_the_step_on_one():
-    mpnet = BERT.clone(config=dataclasses.replace(BERT.config, family="mpnet"))
-
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        Bert(dataclasses.replace(BERT.config, family="mpnet")),
+        LastTokenEncoder(LastTokenConfig(LLAMA.config)),
+    ],
+    ids=["mpnet", "decoder"],
+)
+def test_an_r_ft_step_of_another_encoder_on_eight_devices_is_the_step_on_one(encoder):
     def step(tx, shardings):
-        module = mpnet.clone(dtype=jnp.float64)
+        module = encoder.clone(dtype=jnp.float64)
         return steps.make_r_ft_step(module, tx, temperature=0.5, state_shardings=shardings)
 
-    params = random_params(mpnet, *BERT_ARGS)
+    params = random_params(encoder, *BERT_ARGS)
     spread = meshes.make_mesh(MeshConfig(replica=2, tensor=2))
     alone, on_eight = (one_step(step, params, r_ft_batch(), mesh) for mesh in (one_device(), spread))
     assert_same_step(alone, on_eight)

@@ -10,7 +10,7 @@ import families
 import pytest
 
 from radit_jax import config, train
-from radit_jax.config import BaseConfig, LmConfig, RetrieverConfig
+from radit_jax.config import BaseConfig, LastTokenConfig, LmConfig, RetrieverConfig
 from radit_jax.runtime.pretrained.checkpoint_info import check_checkpoints, check_retriever, describe
 from radit_jax.runtime.pretrained.hf_config import own_json
 
@@ -88,7 +88,7 @@ def test_minilm_is_described_by_its_own_files(name):
         (
             "bert",
             {"model_type": "electra"},
-            r'bert/config.json: expected a BERT .*, got model_type "electra"',
+            r'bert/config.json: expected a decoder .* or a BERT .*, got model_type "electra"',
         ),
         ("bert", {"model_type": "roberta", "pad_token_id": 0}, "expected pad_token_id 1, got 0"),
         (
@@ -191,8 +191,95 @@ def test_a_models_own_form_is_described_without_jax(folders):
     (folders / "ours").mkdir()
     (folders / "ours" / "config.json").write_text(json.dumps(own_json(described.config)))
     assert describe(str(folders / "ours")).config == described.config
-    with pytest.raises(ValueError, match=r"expected a decoder \(model_type llama, .*\), got model_type bert"):
+    with pytest.raises(
+        ValueError, match="ours/config.json: expected a language model, got an encoder of tex"
+    ):
         describe(str(folders / "ours"), expected="decoder")
+
+
+# ---- decoders as encoders ----
+
+
+def as_retriever(folders, **retriever):
+    e = experiment(folders)
+    retriever = replace(e.base.retriever, checkpoint=str(folders / "llama"), **retriever)
+    return replace(e, base=replace(e.base, retriever=retriever))
+
+
+def test_a_decoder_may_be_a_retriever_whose_last_token_is_the_vector(folders):
+    check_checkpoints(as_retriever(folders))
+    towers = check_retriever(as_retriever(folders, query_prompt="Query: ").base.retriever)
+    assert {side: info.config.prompt for side, info in towers.items()} == {"query": "Query: ", "chunk": ""}
+    decoder = describe(str(folders / "llama")).config
+    assert towers["chunk"].config == LastTokenConfig(decoder)
+    with pytest.raises(ValueError, match="chunk_length: expected at most 512 tokens, .* got 513. Lower"):
+        check_checkpoints(as_retriever(folders, chunk_length=513))
+
+
+def test_a_decoder_with_a_list_of_modules_is_an_encoder_unless_a_language_model_is_asked_for(folders):
+    """As Qwen3-Embedding's folder."""
+    decoder = describe(str(folders / "llama")).config
+    (folders / "llama" / "modules.json").write_text("[]")
+    encoder = describe(str(folders / "llama")).config
+    assert encoder == LastTokenConfig(decoder) == describe(str(folders / "llama"), expected="encoder").config
+    assert describe(str(folders / "llama"), expected="decoder").config == decoder
+    (folders / "llama" / "modules.json").unlink()
+    assert describe(str(folders / "llama"), pooling="last").config == encoder
+    # Our own form says which of the two it is.
+    (folders / "ours").mkdir()
+    for shape, kind, other in ((encoder, "encoder", "decoder"), (decoder, "decoder", "encoder")):
+        (folders / "ours" / "config.json").write_text(json.dumps(own_json(shape)))
+        assert describe(str(folders / "ours"), expected=kind).config == shape
+        with pytest.raises(
+            ValueError, match=r"ours/config\.json: expected an? .*, got an? .*\. Name another"
+        ):
+            describe(str(folders / "ours"), expected=other)
+
+
+@pytest.mark.parametrize(
+    ("retriever", "values", "message"),
+    [
+        ({"num_layers": 1}, {}, "expected num_layers 0 for a decoder, .* got 1. Leave base.retriever.num_la"),
+        ({"pooling": "mean"}, {}, "expected pooling last, which its network computes, got mean. Use"),
+        ({}, {"is_causal": False}, "expected is_causal true, got false. Use such a checkpoint"),
+        ({}, {"use_bidirectional_attention": True}, "expected use_bidirectional_attention false, got true"),
+        ({}, {"attention_bias": True}, "expected attention_bias false, got true"),
+        (
+            {"model": TINY.base.retriever.model},
+            {},
+            "expected vocab_size .* got vocab_size 400, .* family None",
+        ),
+    ],
+)
+def test_a_decoder_that_is_no_such_encoder_is_refused_by_name(folders, retriever, values, message):
+    rewrite(folders / "llama", **values)
+    with pytest.raises(ValueError, match=message):
+        check_retriever(as_retriever(folders, **retriever).base.retriever)
+
+
+def test_a_bert_has_no_last_token_pooling(folders):
+    with pytest.raises(
+        ValueError, match="expected pooling cls or mean, which its network computes, got last"
+    ):
+        check_checkpoints(experiment(folders, pooling="last"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pooling": "mean"}, 'expected pooling last, got "mean"'),
+        ({"decoder": None}, "decoder: expected"),
+        ({"truncate_dim": 17}, "expected truncate_dim of at most hidden_size 16, got 17"),
+        ({"family": "llama"}, 'expected settings of its network, got "family"'),
+    ],
+)
+def test_our_own_form_of_such_an_encoder_is_checked(folders, settings, message):
+    good = own_json(describe(str(folders / "llama"), expected="encoder").config)
+    good["config"] |= settings
+    (folders / "ours").mkdir()
+    (folders / "ours" / "config.json").write_text(json.dumps(good))
+    with pytest.raises(ValueError, match=message):
+        describe(str(folders / "ours"))
 
 
 def test_a_pickle_without_torch_is_named_with_the_command_that_installs_it(folders, monkeypatch, capsys):
@@ -297,5 +384,5 @@ def test_our_own_config_of_any_content_is_read_or_refused_by_its_name(folders):
         with pytest.raises(ValueError, match=r"config\.json.*: expected "):
             describe(str(folders / "bert"))
         path.write_text(json.dumps({"module": value, "config": good["config"]}))
-        with pytest.raises(ValueError, match=r"config\.json: expected module Decoder or Bert, got"):
+        with pytest.raises(ValueError, match=r"config\.json: expected module Decoder, Bert or LastToken, "):
             describe(str(folders / "bert"))

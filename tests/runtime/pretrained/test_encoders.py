@@ -1,6 +1,8 @@
 """Encoders of other families than BERT's, as sentence-transformers keeps them: read, written, read by it."""
 
 import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,25 +65,43 @@ def wordpiece():
     return rust, trainers.WordPieceTrainer(vocab_size=200, special_tokens=SPECIALS)
 
 
-FAMILIES = {
-    "roberta": (transformers.RobertaModel, byte_bpe),
-    "xlm-roberta": (transformers.XLMRobertaModel, unigram),
-    "mpnet": (transformers.MPNetModel, wordpiece),  # all-mpnet-base-v2
-    "bert-e5": (transformers.BertModel, unigram),  # multilingual-e5-small
+def qwen():
+    """Qwen3-Embedding's: it ends every text with a token, and begins it with none."""
+    rust, _ = byte_bpe()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    return rust, trainers.BpeTrainer(vocab_size=300, special_tokens=specials, initial_alphabet=alphabet)
+
+
+class Kind(NamedTuple):
+    network: Any  # transformers' class
+    tokenizer: Callable[[], Any]
+    pooling: str  # as its 1_Pooling/config.json says it
+
+
+KINDS = {
+    "roberta": Kind(transformers.RobertaModel, byte_bpe, "cls_token"),
+    "xlm-roberta": Kind(transformers.XLMRobertaModel, unigram, "mean_tokens"),  # multilingual-e5
+    "mpnet": Kind(transformers.MPNetModel, wordpiece, "mean_tokens"),  # all-mpnet-base-v2
+    "bert": Kind(transformers.BertModel, unigram, "mean_tokens"),  # multilingual-e5-small
+    "qwen3": Kind(transformers.Qwen3Model, qwen, "lasttoken"),  # Qwen3-Embedding
 }
-POOLINGS = {"roberta": "cls_token"}  # the others' is the mean
 PROMPTS = {"query": "query: ", "document": "passage: "}
 
 
 def their_tokenizer(kind):
-    rust, trainer = kind()
+    rust, trainer = kind.tokenizer()
     rust.train_from_iterator([chunk.passage for chunk in small.CHUNKS], trainer)
-    rust.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True)
-    names = ("cls", "pad", "sep", "unk", "mask")
-    specials = {f"{name}_token": token for name, token in zip(names, SPECIALS, strict=True)}
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=rust, bos_token="<s>", eos_token="</s>", model_max_length=48, **specials
-    )
+    if kind.pooling == "lasttoken":
+        end = [("<|endoftext|>", 0)]
+        rust.post_processor = processors.TemplateProcessing("$A <|endoftext|>", None, end)
+        specials = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "padding_side": "left"}
+    else:
+        rust.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True)
+        names = ("cls", "pad", "sep", "unk", "mask")
+        specials = {f"{name}_token": token for name, token in zip(names, SPECIALS, strict=True)}
+        specials |= {"bos_token": "<s>", "eos_token": "</s>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=rust, model_max_length=48, **specials)
 
 
 def write(path, value):
@@ -89,13 +109,13 @@ def write(path, value):
     path.write_text(json.dumps(value))
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=KINDS)
 def checkpoint(request, tmp_path_factory):
-    """A checkpoint with the files of multilingual-e5's: pooled, normalised, with two prompts."""
+    """A checkpoint as sentence-transformers keeps it: pooled, normalised, with two prompts."""
     folder = tmp_path_factory.mktemp(request.param)
-    network, kind = FAMILIES[request.param]
+    kind = KINDS[request.param]
     tokenizer = their_tokenizer(kind)
-    config = network.config_class(
+    config = kind.network.config_class(
         vocab_size=len(tokenizer) + 3,
         hidden_size=16,
         num_hidden_layers=2,
@@ -103,19 +123,25 @@ def checkpoint(request, tmp_path_factory):
         intermediate_size=24,
         max_position_embeddings=66,
         initializer_range=0.3,
-        layer_norm_eps=1e-5,
+        **(
+            {"head_dim": 8, "num_key_value_heads": 1}
+            if request.param == "qwen3"
+            else {"layer_norm_eps": 1e-5}
+        ),
     )
     torch.manual_seed(0)
-    network(config).save_pretrained(folder)
+    kind.network(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     modules = []
     for number, module in enumerate(("Transformer", "Pooling", "Normalize")):
         path = f"{number}_{module}" if number else ""
-        kind = f"sentence_transformers.models.{module}"
-        modules.append({"idx": number, "name": str(number), "path": path, "type": kind})
-    pooling = POOLINGS.get(request.param, "mean_tokens")
+        named = {"name": str(number), "type": f"sentence_transformers.models.{module}"}
+        modules.append({"idx": number, "path": path, **named})
     write(folder / "modules.json", modules)
-    write(folder / "1_Pooling/config.json", {"word_embedding_dimension": 16, f"pooling_mode_{pooling}": True})
+    write(
+        folder / "1_Pooling/config.json",
+        {"word_embedding_dimension": 16, f"pooling_mode_{kind.pooling}": True},
+    )
     write(folder / "sentence_bert_config.json", {"max_seq_length": 40, "do_lower_case": False})
     write(folder / "config_sentence_transformers.json", {"prompts": PROMPTS})
     return str(folder)
