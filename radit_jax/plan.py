@@ -4,12 +4,13 @@ Prints a line per stage: its parameters; what a chip holds between steps and at 
 traffic between chips and their memory, and the least time that either takes; a host's memory and the
 workdir's disk. The programs are those that the stages run (`planning/`), at the experiment's batch size and
 length. For a TPU they are compiled, ahead of time and without a TPU, and the compiler gives the peak. For
-GPUs the peak is an estimate, marked by ~. Exits with 1 where something does not fit.
+GPUs, and with `--estimate`, the peak is an estimate, marked by ~. Exits with 1 where something does not fit.
 """
 
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import jax
 
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--experiment", required=True, metavar="FILE", help="a Python file, as for train")
     p.add_argument("--target", required=True, metavar="KIND-NUMBER", help="v5e-256, v5p-128, h100-8, …")
     p.add_argument("--stage", choices=STAGES, help="only this one")
+    p.add_argument("--estimate", action="store_true", help="do not compile, which takes minutes a stage")
     # What an experiment does not say.
     p.add_argument("--workdir", default="", metavar="FOLDER", help="in gs:// or s3:// no disk has to hold it")
     p.add_argument("--chunks", type=int, metavar="N", help="of the corpus; default: what the experiment says")
@@ -88,6 +90,8 @@ def print_table(options: argparse.Namespace) -> int:
             f"plan: expected --chunks and --questions >= 1, got {options.chunks} and {options.questions}."
         )
     target = find_target(options.target)
+    if options.estimate:
+        target = replace(target, topology="")
     counts = Counts.of(experiment, options.chunks, options.questions)
     deployment = Deployment(experiment, target, counts)
 

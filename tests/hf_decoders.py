@@ -1,10 +1,15 @@
 """Random decoders of transformers, one of each family and of each form that its config may have."""
 
+from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import torch
 import transformers
-from exact import torch_model_in_float64
+from exact import in_float64, torch_model_in_float64
+
+from radit_jax.models.decoder import DecoderLm
+from radit_jax.runtime.pretrained.hf_weights import load_decoder
 
 SIZES = {
     "vocab_size": 61,
@@ -72,3 +77,11 @@ def decoder_in_float64(theirs: Any) -> Any:
     if hasattr(embeddings, "embed_scale"):  # which it rounds to float32
         embeddings.embed_scale = torch.tensor(embeddings.embedding_dim**0.5, dtype=torch.float64)
     return theirs
+
+
+def decoder_pair(variant: str, folder: Path) -> tuple[Any, DecoderLm, Any]:
+    """The torch model of a variant, and ours with its parameters, read from `folder`; all in float64."""
+    theirs = random_decoder(variant)
+    theirs.save_pretrained(folder)
+    config, params = load_decoder(folder)
+    return decoder_in_float64(theirs), DecoderLm(config, dtype=jnp.float64), in_float64(params)

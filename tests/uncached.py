@@ -1,5 +1,6 @@
 """Decoding and scoring one token at a time, by uncached passes in float64: what fast answering must equal."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -24,12 +25,25 @@ _RNG = np.random.default_rng(0)
 PROMPTS = [_RNG.integers(0, 6, length).tolist() for length in (5, 3, 7, 4)]
 
 
-def sharp_params():
+# Gemma 3's kind, whose window is shorter than most prompts.
+WINDOWED = MODULE.clone(
+    config=dataclasses.replace(
+        MODULE.config,
+        family="gemma3",
+        window=4,
+        global_every=2,
+        local_rope_theta=100.0,
+        query_divisor=8,
+    )
+)
+MODULES = {"llama": MODULE, "gemma3": WINDOWED}
+
+
+def sharp_params(module: DecoderLm = MODULE):
     """Parameters whose next-token distributions have clear favourites."""
     with jax.enable_x64(False):
-        params = jax.jit(DecoderLm(MODULE.config).init)(jax.random.key(2), jnp.zeros((1, 4), jnp.int32))[
-            "params"
-        ]
+        init = jax.jit(DecoderLm(module.config).init)
+        params = init(jax.random.key(2), jnp.zeros((1, 4), jnp.int32))["params"]
     return in_float64(jax.tree.map(lambda x: 25 * x if x.ndim > 1 else x, params))
 
 

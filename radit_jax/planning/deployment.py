@@ -135,19 +135,20 @@ class Deployment:
         if self.target.topology:
             module = configure_attention(model.module, model.mesh, settings, row_length=length)
         else:
-            module = model.module.clone(attention=self._gpu_kernel(model, length), remat=settings.remat)
+            module = model.module.clone(attention=self._kernel(model, length), remat=settings.remat)
         return model._replace(module=module)
 
-    def _gpu_kernel(self, model: PlannedModel, length: int) -> Kernel:
-        """The attention that GPUs would run for rows of `length`."""
+    def _kernel(self, model: PlannedModel, length: int) -> Kernel:
+        """The attention that the chips would run for rows of `length`."""
         kernel = self.experiment.mesh.attention
         if kernel != "auto":
             return kernel
+        own: Kernel = "splash" if self.target.chip.kind == "tpu" else "cudnn"
         # Nothing is compiled here, so this machine's libraries do not matter.
         module = model.module
         tensor = model.mesh.shape["tensor"]
         reason = why_unsupported(
-            "cudnn",
+            own,
             module.config,
             dtype=module.dtype,
             row_length=length,
@@ -156,7 +157,7 @@ class Deployment:
         )
         if reason:
             return "xla"
-        return "cudnn"
+        return own
 
     def encoder(self, mesh: Any, dtype: str = "float32") -> PlannedModel:
         """A tower of the retriever, which computes in `dtype`."""

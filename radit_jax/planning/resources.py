@@ -80,7 +80,7 @@ def estimate(
     """
     chip = target.chip
     held = bytes_per_device(program.held)
-    is_estimated = chip.kind != "tpu"
+    is_estimated = not target.topology
     peak = held + program.activations if is_estimated else compiled_peak(program.calls)
     flops = program.flops * program.times
     traffic = program.traffic * program.times * target.num_chips

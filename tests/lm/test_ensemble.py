@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from exact import assert_stored
 from scipy.special import logsumexp
-from uncached import ENDS, MODULE, PROMPTS, STOPS, next_log_probs, sharp_params, slow_greedy, slow_log_prob
+from uncached import (
+    ENDS,
+    MODULE,
+    MODULES,
+    PROMPTS,
+    STOPS,
+    next_log_probs,
+    sharp_params,
+    slow_greedy,
+    slow_log_prob,
+)
 
 from radit_jax.config import MeshConfig
 from radit_jax.lm import ensemble, prefix_sharing
@@ -197,15 +207,20 @@ def sharing_prompts(rng, num_questions=6):
     return [[chunks[c] + question for c in rows] for rows, question in zip(retrieved, questions, strict=True)]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_sharing_what_prompts_begin_with_changes_no_number(params, short_prefixes, monkeypatch, seed):
+@pytest.mark.parametrize(
+    ("family", "seed"), [("llama", 0), ("llama", 1), ("llama", 2), ("gemma3", 0), ("gemma3", 1)]
+)
+def test_sharing_what_prompts_begin_with_changes_no_number(short_prefixes, monkeypatch, family, seed):
+    """Also where a window is shorter than what is shared."""
+    module = MODULES[family]
+    params = sharp_params(module)
     prompts = sharing_prompts(np.random.default_rng(seed))
     weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
     options = DecodeOptions(max_new_tokens=4, stops=ENDS, questions_per_batch=3)
 
     def answers():
-        by_answer = answer_questions(MODULE, params, prompts, weights, options)
-        return [*by_answer, *answer_questions_by_token(MODULE, params, prompts, weights, options)]
+        by_answer = answer_questions(module, params, prompts, weights, options)
+        return [*by_answer, *answer_questions_by_token(module, params, prompts, weights, options)]
 
     together = answers()
     cut = split_shared_prefixes([prompt for by_chunk in prompts[:3] for prompt in by_chunk])
@@ -238,27 +253,29 @@ def test_a_chunk_that_three_questions_share_is_read_once(params, short_prefixes,
     assert sorted(suffixes) == [1, 1, 2, 2, 3, 3]
 
 
-def on_eight_devices(params):
+def on_eight_devices(network, params):
     """The network with its rows pinned, parameters and placement, on a mesh of eight."""
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
     laid = put_params(params, mesh)
     return (
-        MODULE.clone(layout=row_layout(mesh)),
+        network.clone(layout=row_layout(mesh)),
         laid,
         DevicePlacement(batch_placer(laid), gather, data_parallel_size(mesh)),
     )
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_eight_devices_answer_as_one_does(params, short_prefixes, monkeypatch, seed):
+@pytest.mark.parametrize(("family", "seed"), [("llama", 0), ("gemma3", 1)])
+def test_eight_devices_answer_as_one_does(short_prefixes, monkeypatch, family, seed):
     """Also where answers leave the batch, each device dropping those that it has."""
+    network = MODULES[family]
+    params = sharp_params(network)
     prompts = sharing_prompts(np.random.default_rng(seed), num_questions=11)
     weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
     options = DecodeOptions(max_new_tokens=6, stops=ENDS, questions_per_batch=10)
-    module, laid, placement = on_eight_devices(params)
+    module, laid, placement = on_eight_devices(network, params)
     monkeypatch.setattr(ensemble, "STEPS_PER_CALL", 2)
     for answer in (answer_questions, answer_questions_by_token):
-        alone = answer(MODULE, params, prompts, weights, options)
+        alone = answer(network, params, prompts, weights, options)
         spread = answer(module, laid, prompts, weights, options._replace(placement=placement))
         for one, eight in zip(alone, spread, strict=True):
             assert [candidate.tokens for candidate in one] == [candidate.tokens for candidate in eight]

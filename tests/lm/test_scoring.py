@@ -7,17 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact import assert_rounded, assert_stored
+from exact import assert_rounded, assert_stored, model_in_float64
 from small import CHUNKS, LONG, QUESTIONS
 
 from radit_jax.config import MeshConfig, ScoreConfig
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.examples import question_example
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, score_in_shards
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed.mesh import configure_attention, make_mesh, put_params
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.selfcheck.tiny_models import random_params
 from radit_jax.text.prompts import background
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -25,6 +27,20 @@ EXAMPLES = [question_example(q, answer) for qs in QUESTIONS.values() for q in qs
 SPLASH = MeshConfig(attention="splash")
 ROWS = (0, 1, LONG, NO_CHUNK)
 PAIRS = np.array([(example, row) for example in range(len(EXAMPLES)) for row in ROWS])
+
+
+LOCAL = {"window": 6, "global_every": 2, "local_rope_theta": 100.0, "query_divisor": 8}
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma3"])
+def lm64(request, lm):
+    """Of Gemma 3's kind, with a window that is shorter than a chunk."""
+    if request.param == "llama":
+        return model_in_float64(lm)
+    config = dataclasses.replace(lm.module.config, num_layers=2, family="gemma3", **LOCAL)
+    module = DecoderLm(config)
+    params = random_params(module, jnp.zeros((1, 4), jnp.int32))
+    return model_in_float64(lm._replace(module=module, params=params))
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from radit_jax.models.attention import (
     segment_bounds,
     why_unsupported,
 )
+from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.masks import attention_mask, context_mask
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -257,6 +258,68 @@ def test_a_window_that_holds_the_whole_row_needs_no_kernel_that_knows_it(monkeyp
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     config = dataclasses.replace(SHAPE, window=256)
     assert why_unsupported("cudnn", config, dtype=jnp.bfloat16, row_length=256) is None
+
+
+# Gemma 3's kind, with more layers than are unrolled: a scanned block that chooses its kernel.
+WINDOWED = DecoderConfig(
+    vocab_size=64,
+    hidden_size=64,
+    num_layers=12,
+    num_heads=2,
+    num_kv_heads=1,
+    head_size=128,
+    ffn_size=64,
+    family="gemma3",
+    window=128,
+    global_every=6,
+    local_rope_theta=1e4,
+    query_divisor=128,
+)
+
+
+@jax.enable_x64(False)  # with which kernels cannot be traced
+def program_of_a_gradient(config, kernel, row_length, platform, disabled=()):
+    """The program for a platform, of the gradient of a packed row's logits in bfloat16."""
+    module = DecoderLm(config, dtype=jnp.bfloat16, remat="full", attention=kernel)
+    tokens = jax.ShapeDtypeStruct((2, row_length), jnp.int32)
+    params = jax.eval_shape(module.init, jax.random.key(0), tokens)["params"]
+
+    def total(params, tokens, positions, segment_ids):
+        return module.apply({"params": params}, tokens, positions, segment_ids).sum()
+
+    gradient = jax.jit(jax.grad(total))
+    exported = jax.export.export(gradient, platforms=[platform], disabled_checks=disabled)
+    return exported(params, tokens, tokens, tokens).mlir_module()
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mistral"])
+def test_a_windowed_network_has_splash_forwards_and_backwards_for_a_tpu(monkeypatch, family):
+    """Mistral's layers are all local. Gemma's choose between two kernels of each kind, in one block."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")  # or the kernel is interpreted
+    config = WINDOWED
+    if family == "mistral":
+        config = dataclasses.replace(
+            config, family="mistral", global_every=0, local_rope_theta=None, query_divisor=None
+        )
+    program = program_of_a_gradient(config, "splash", 256, "tpu")
+    # Forwards, forwards again, and backwards; no layer has a copy of its own.
+    num_kinds = 2
+    for name in ("splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv"):
+        assert program.count(f'kernel_name = "{name}') >= num_kinds, name
+    assert "stablehlo.case" in program and "stablehlo.while" in program
+
+
+def test_rows_up_to_the_window_have_cudnn_and_longer_ones_the_reference(monkeypatch):
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+    kernels = ("", "Backward")
+    disabled = [jax.export.DisabledSafetyCheck.custom_call(f"__cudnn$fmhaSoftmax{name}") for name in kernels]
+    program = program_of_a_gradient(WINDOWED, "cudnn", 128, "cuda", disabled)
+    assert "__cudnn$fmhaSoftmax(" in program and "__cudnn$fmhaSoftmaxBackward(" in program
+    of_rows = {"dtype": jnp.bfloat16, "row_length": 256}
+    problem = why_unsupported("cudnn", WINDOWED, **of_rows)
+    assert problem is not None and "without a window, here of 128" in problem
+    assert "fmhaSoftmax" not in program_of_a_gradient(WINDOWED, "xla", 256, "cuda")
 
 
 def test_the_room_for_segments_grows_with_the_row():

@@ -5,11 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from exact import assert_exact, in_float64, torch_in_float64
-from hf_decoders import SIZES, VARIANTS, decoder_in_float64, random_decoder
-
-from radit_jax.models.decoder import DecoderLm
-from radit_jax.runtime.pretrained.hf_weights import load_decoder
+from exact import assert_exact, torch_in_float64
+from hf_decoders import SIZES, VARIANTS, decoder_pair
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -17,11 +14,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 @pytest.fixture(scope="module", params=VARIANTS)
 def pair(request, tmp_path_factory):
     """A random torch model with all of its parameters drawn, and ours read from its folder, in float64."""
-    folder = tmp_path_factory.mktemp(request.param)
-    theirs = random_decoder(request.param)
-    theirs.save_pretrained(folder)
-    ours_config, params = load_decoder(folder)
-    return decoder_in_float64(theirs), DecoderLm(ours_config, dtype=jnp.float64), in_float64(params)
+    return decoder_pair(request.param, tmp_path_factory.mktemp(request.param))
 
 
 _apply = jax.jit(

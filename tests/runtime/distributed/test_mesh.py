@@ -30,6 +30,7 @@ from radit_jax.config import (
 from radit_jax.data.batches.packing import PrefixTree, concatenate_spans, pack, pack_texts, span, to_batch
 from radit_jax.method import losses, optimizers, steps
 from radit_jax.method.likelihood import continuation_log_probs, token_log_probs
+from radit_jax.models import attention
 from radit_jax.models.bert import Bert, encode
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.last_token import LastTokenEncoder
@@ -143,6 +144,25 @@ def assert_same_step(on_one, on_eight, share=0.35):
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_an_lm_ft_step_on_eight_devices_is_the_step_on_one(lm_alone, llama_params, config):
     assert_same_step(lm_alone, one_step(lm_step, llama_params, lm_batch(), meshes.make_mesh(config)))
+
+
+LOCAL = {"window": 5, "global_every": 2, "local_rope_theta": 100.0, "query_divisor": 16}
+
+
+@pytest.mark.parametrize("changes", [{"family": "qwen2"}, {"family": "gemma3", **LOCAL}], ids=str)
+def test_a_step_of_another_family_on_eight_devices_is_the_step_on_one(changes):
+    """Biases are cut with their heads; rows of some twelve tokens are longer than the window."""
+    network = LLAMA.clone(config=dataclasses.replace(LLAMA.config, num_kv_heads=2, **changes))
+    params = random_params(network, *LLAMA_ARGS)
+
+    def step(tx, shardings):
+        module = network.clone(dtype=jnp.float64)
+        module = meshes.configure_attention(module, shardings.step.mesh, MeshConfig(), row_length=32)
+        return steps.make_lm_step(module, tx, state_shardings=shardings)
+
+    spread = meshes.make_mesh(MeshConfig(replica=2, tensor=2))
+    alone, on_eight = (one_step(step, params, lm_batch(), mesh) for mesh in (one_device(), spread))
+    assert_same_step(alone, on_eight)
 
 
 def test_no_logits_travel_between_devices_that_share_the_vocabulary(llama_params):
@@ -329,6 +349,18 @@ def test_the_parts_of_a_batch_have_to_divide_too():
     message = r" = 8 devices in each of 2 parts, got 24. Use a batch size of 16 or 32.$"
     with pytest.raises(ValueError, match=message):
         meshes.put_batch({"tokens": np.zeros((24, 4), np.int32)}, mesh, parts=2)
+
+
+@pytest.mark.parametrize(("row_length", "kernel"), [(256, "cudnn"), (512, "xla")])
+def test_a_gpu_reads_rows_beyond_the_window_by_the_reference(row_length, kernel, capsys, monkeypatch):
+    monkeypatch.setitem(meshes.KERNELS, "cpu", "cudnn")
+    monkeypatch.setattr(attention, "_missing_cudnn", lambda: None)
+    config = dataclasses.replace(LLAMA.config, family="gemma3", **LOCAL | {"window": 256})
+    module = LLAMA.clone(config=config, dtype=jnp.bfloat16)
+    module = meshes.configure_attention(module, one_device(), MeshConfig(), row_length=row_length)
+    assert module.attention == kernel
+    printed = "xla in the place of cudnn: it packs segments without a window, here of 256 positions"
+    assert (printed in capsys.readouterr().out) == (kernel == "xla")
 
 
 @pytest.mark.parametrize(

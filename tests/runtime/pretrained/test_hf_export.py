@@ -45,6 +45,14 @@ class GivesSeven:
 VARIANTS = {
     "gqa": {},
     "tied": {"tie_embeddings": True},
+    "gemma3": {
+        "family": "gemma3",
+        "tie_embeddings": True,
+        "window": 7,
+        "global_every": 2,
+        "local_rope_theta": 100.0,
+        "query_divisor": 8,
+    },
     "llama3": {"rope_scaling": RopeScaling(8.0, 1.0, 4.0, 32), "rope_theta": 5e5},
 }
 
@@ -65,7 +73,9 @@ def test_a_language_model_in_transformers_has_our_logits(language_model, tmp_pat
     assert export_hf(tmp_path, language_model, shard_bytes=20_000) == 0
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert isinstance(theirs, transformers.LlamaForCausalLM) and theirs.dtype == torch.float32
+    assert (
+        type(theirs).__name__ in ("LlamaForCausalLM", "Gemma3ForCausalLM") and theirs.dtype == torch.float32
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     ids = tokenizer("Background: Elm Tower.\n\nQ: Who built it?\nA:", return_tensors="pt")["input_ids"]
     ours = language_model.tokenizer
@@ -103,7 +113,9 @@ def test_a_language_model_in_transformers_continues_as_ours_does(lm, lm64, tmp_p
 def test_a_language_models_config_is_what_vllm_looks_for(language_model, tmp_path):
     export_hf(tmp_path, language_model, dtype="bfloat16", shard_bytes=20_000)
     values = json.loads((tmp_path / "config.json").read_text())
-    assert values["model_type"] == "llama" and values["architectures"] == ["LlamaForCausalLM"]
+    named = {"llama": ("llama", "LlamaForCausalLM"), "gemma3": ("gemma3_text", "Gemma3ForCausalLM")}
+    family = language_model.module.config.family
+    assert (values["model_type"], *values["architectures"]) == named[family]
     assert values["torch_dtype"] == "bfloat16" and values["bos_token_id"] == 1 and values["eos_token_id"] == 2
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"].values()) == {path.name for path in tmp_path.glob("*.safetensors")}
