@@ -86,9 +86,9 @@ def quantized(params: Any, lora: LoraConfig) -> Any:
         )
 
     leaves: Leaves = flatten_dict(params)
-    # Embeddings, norms and the head stay as they are.
+    # Embeddings, norms, biases and the head stay as they are.
     for path, leaf in leaves.items():
-        if len(path) > 1 and path[-2] in PROJECTIONS:
+        if path[-1] == "kernel" and path[-2] in PROJECTIONS:
             leaves[path] = quantize(leaf)
     return unflatten_dict(leaves)
 
