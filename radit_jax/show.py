@@ -21,6 +21,7 @@ from radit_jax.data.finetuning.mixture import open_items
 from radit_jax.data.finetuning.templates import item_example
 from radit_jax.data.records import Example
 from radit_jax.errors import exit_command, run_command
+from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer
 from radit_jax.runtime.pretrained.tokenizer_training import train_bpe
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
@@ -50,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
         "--data", required=True, metavar="FOLDER", help="holds NAME/ with the publisher's files, or builds"
     )
     p.add_argument(
-        "--tokenizer", metavar="FOLDER", help="a language model's; default: a BPE of these examples"
+        "--tokenizer",
+        metavar="CHECKPOINT",
+        help="a language model's, as an experiment names it; default: a BPE of these examples",
     )
     p.add_argument(
         "--prompt", choices=("plain", "chat"), default="plain", help="chat: in the tokeniser's chat template"
@@ -78,7 +81,8 @@ def print_examples(options: argparse.Namespace) -> None:
             f"{options.length} and {options.seed}."
         )
     examples = _examples(options)
-    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else _own_tokenizer(examples)
+    source = options.tokenizer
+    tokenizer = load_tokenizer(hub.find_small(source)) if source else _own_tokenizer(examples)
     tokenizer = tokenizer.with_prompt(options.prompt)
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for example in examples:

@@ -106,7 +106,8 @@ def test_in_a_chat_the_command_shows_the_template(tmp_path, capsys):
         (["gsm"], f"dataset: expected one of {', '.join(sorted(DATASETS))}, got 'gsm'."),
         (["gsm8k", "--mixture=r_ft"], "gsm8k: expected --mixture=lm_ft, got r_ft."),
         (["gsm8k", "--split=dev"], "gsm8k: expected examples of dev in "),
-        (["gsm8k", "--tokenizer=/nowhere"], "/nowhere: expected a tokenizer.json"),
+        (["gsm8k", "--tokenizer=/nowhere"], "checkpoint /nowhere: expected a folder, got none"),
+        (["gsm8k", "--tokenizer=package:nothing"], "checkpoint package:nothing: expected the installed"),
         (["gsm8k", "--prompt=chat"], "base.lm.prompt: expected a chat template that is in the tokeniser's"),
     ],
 )
