@@ -21,7 +21,7 @@ def pairs_at(config: DecoderConfig, positions: Int[Array, "*shape"]) -> Float[Ar
     return in_layers / config.num_layers
 
 
-def attended_pairs(config: DecoderConfig, *, sequences: float, length: int) -> float:
+def attended_pairs(config: DecoderConfig, *, sequences: float | int, length: int) -> float:
     """The pairs of a token and one that it sees, itself included, in sequences of `length` tokens.
 
     The mean over the layers, as `training_flops` counts them.
