@@ -23,7 +23,7 @@ from radit_jax.evaluation.figures import CUTOFFS, QuestionFigures, QuestionResul
 from radit_jax.evaluation.predictions import prediction_lines
 from radit_jax.evaluation.questions import TOO_LONG
 from radit_jax.evaluation.systems import CONTEXTS, GAINS, LMS, SYSTEMS, RetrievedChunks, SystemInputs
-from radit_jax.lm.answering import Answer, Retrieval, generate_answers, questions_per_batch
+from radit_jax.lm.answering import Answer, Retrieval, generate_answers, make_prompts, questions_per_batch
 from radit_jax.lm.prefix_sharing import group_by_shared_chunks
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair, score_in_shards
 from radit_jax.method.losses import ensemble_log_prob
@@ -249,7 +249,7 @@ class CorpusQuestionEval:
     ) -> list[dict[str, Any]]:
         """The answers to the questions at these places, as they are stored."""
         retrieval = Retrieval(self.corpus.chunks, system.rows, system.log_probs)
-        answers, counts = generate_answers(
+        answers, _ = generate_answers(
             self.models[system.lm].model,
             [asked_prompt(self.questions[place]) for place in places],
             retrieval.part(places),
@@ -257,12 +257,6 @@ class CorpusQuestionEval:
             shots=[shots] * len(places),
             bar=bar,
         )
-        if counts["shots_dropped"]:
-            print(
-                f"   warning: evaluate: {counts['shots_dropped']} examples did not fit before their prompts; "
-                "raise evaluate.sequence_length",
-                flush=True,
-            )
         lines = []
         for place, pairs in zip(places, answers, strict=True):
             lines.append({"place": place, "answers": pairs})
@@ -366,11 +360,13 @@ class CorpusQuestionEval:
         """The base LM after examples, on the first questions, and what LM-ft gains on it without any."""
         num_questions = min(self.settings.shot_questions, len(self.questions))
         figures = QuestionFigures(self.questions[:num_questions], self.settings.bootstrap_samples, self.seed)
-        systems, gains = {}, {}
+        systems, gains, dropped = {}, {}, {}
         for kind in KINDS:
             name = f"base_lm-{kind}-{len(few_shot.examples)}_shots"
             system = inputs[f"base_lm-{kind}"].first(num_questions)
-            answers = self._answers(name, system, few_shot.shots(kind, self.corpus))
+            shots = few_shot.shots(kind, self.corpus)
+            dropped[kind] = self._num_dropped(system, shots)
+            answers = self._answers(name, system, shots)
             results = list(map(self._question_result, self.questions, answers))
             # Gold chunks are not known of all questions.
             counted = self.with_gold[:num_questions] if kind == "gold" else None
@@ -380,6 +376,15 @@ class CorpusQuestionEval:
         return {
             "num_questions": num_questions,
             "examples": few_shot.record(),
+            "shots_dropped": dropped,
             "systems": systems,
             "gains": gains,
         }
+
+    def _num_dropped(self, system: SystemInputs, shots: Sequence[Shot]) -> int:
+        """How many examples do not fit before their prompts, over all of the system's questions."""
+        texts = [asked_prompt(question) for question in self.questions[: len(system.rows)]]
+        retrieval = Retrieval(self.corpus.chunks, system.rows, system.log_probs)
+        model = self.models[system.lm].model
+        prompts = make_prompts(model, texts, retrieval, self.settings, [shots] * len(texts))
+        return prompts.shots_dropped

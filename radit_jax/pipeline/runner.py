@@ -26,6 +26,7 @@ NOT_IN_FINGERPRINT = {
     "score": {"batch_size"},
     "evaluate": {"batch_size", "prompts_per_batch"},
 }
+DEFAULT = "the default"  # in place of the value of a field that is not there
 
 
 @dataclass(frozen=True)
@@ -246,11 +247,18 @@ def _without_paths(settings: Any, sources: Mapping[str, str]) -> Any:
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
-    """The settings in which two canonical settings differ, as `path before → after`."""
+    """The settings in which two canonical settings differ, as `path before → after`.
+
+    A field that was added later is not there at its default.
+
+    >>> differences({"seed": 1}, {"seed": 2, "answered_questions": 9})
+    ['answered_questions the default → 9', 'seed 1 → 2']
+    """
     if not (isinstance(before, dict) and isinstance(after, dict)):
         return [] if before == after else [f"{path} {before} → {after}"]
     changes = []
     for key in sorted({*before, *after}):
         key_path = f"{path}.{key}" if path else key
-        changes += differences(before.get(key), after.get(key), key_path)
+        was, becomes = before.get(key, DEFAULT), after.get(key, DEFAULT)
+        changes += differences(was, becomes, key_path)
     return changes

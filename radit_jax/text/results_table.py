@@ -215,6 +215,9 @@ def _few_shot_figures(few_shot: JsonObject) -> str:
         cells = [with_interval(figures[metric]) for metric in ("exact_match", "f1")]
         rows.append([CONTEXT_TITLES[kind], *cells, with_interval(few_shot["gains"][kind])])
     given = f"given, {few_shot['num_questions']} questions"
+    num_dropped = sum(few_shot.get("shots_dropped", {}).values())
+    if num_dropped:
+        given += f", {num_dropped} examples that did not fit left out"
     examples = f"base LM after {len(few_shot['examples'])} examples: EM"
     return _table([given, examples, "F1", "LM-ft − it, EM"], rows)
 

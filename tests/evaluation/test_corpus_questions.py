@@ -10,6 +10,7 @@ from radit_jax.config import EvaluateConfig
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.records import Question
 from radit_jax.evaluation.corpus_questions import CorpusQuestionEval
+from radit_jax.evaluation.few_shot_base import KINDS, FewShotBase
 from radit_jax.evaluation.figures import RankingFigures
 from radit_jax.evaluation.systems import SystemInputs
 from radit_jax.lm.answering import Answer
@@ -185,3 +186,36 @@ def test_a_killed_run_answers_only_the_shards_that_it_has_not_stored(evaluation,
     answers = four._answers("base", system)
     assert [pair[0].text for pair in answers] == [f"Q: {question.question}\nA:" for question in FOUR]
     assert asked[2] == asked[1] and len(asked) == 3
+
+
+def test_the_base_lm_after_examples_is_compared_with_lm_ft_on_the_same_questions(evaluation, monkeypatch, lm):
+    from types import SimpleNamespace
+
+    from radit_jax.evaluation import corpus_questions
+
+    def generate(model, prompts, retrieval, settings, *, shots, bar):
+        """The base LM knows who built Jay Tower, and nothing else."""
+        assert [shot.prompt for shot in shots[0]] == ["Q: Who built Kings Tower?\nA:"]
+        texts = ["Flo Wren" if "Jay Tower" in prompt else "no" for prompt in prompts]
+        return [[Answer(text, 0.5)] for text in texts], {}
+
+    monkeypatch.setattr(corpus_questions, "generate_answers", generate)
+    rows = {"none": np.array([NO_CHUNK]), "retrieved": np.array([4]), "gold": np.array([7])}
+    one_shot = FewShotBase([FOUR[1]], rows)
+    evaluated = evaluation(shots=1, shot_questions=3, sequence_length=400)
+    evaluated.models["base_lm"] = SimpleNamespace(model=lm)
+    inputs, after = {}, {}
+    for kind in KINDS:
+        rows = np.full((4, 1), NO_CHUNK)
+        inputs[f"base_lm-{kind}"] = SystemInputs("base_lm", rows, np.zeros((4, 1), np.float32))
+        after[f"lm_ft_lm-{kind}"] = results_of(1.0, 1.0, 0.0, 1.0)
+    figures = evaluated._few_shot_figures(one_shot, inputs, after)
+    assert figures["num_questions"] == 3
+    assert figures["systems"]["retrieved"]["exact_match"]["value"] == pytest.approx(1 / 3)
+    assert figures["gains"]["retrieved"]["value"] == pytest.approx(2 / 3 - 1 / 3)
+    assert set(figures["shots_dropped"].values()) == {0}
+    # No row has room for an example.
+    narrow = evaluation(shots=1, shot_questions=3, sequence_length=40, max_new_tokens=2)
+    narrow.models["base_lm"] = SimpleNamespace(model=lm)
+    system = inputs["base_lm-gold"].first(3)
+    assert narrow._num_dropped(system, one_shot.shots("gold", narrow.corpus)) == 3
