@@ -54,6 +54,7 @@ def experiment() -> Experiment:
             optimizer=OptimizerConfig(steps=100, peak_lr=3e-4, end_lr=3e-5, warmup_steps=10, decay="cosine"),
             lora=LoraConfig(rank=16, alpha=32.0),
             batch_size=8,
+            accumulate_steps=2,  # 13 GB of memory otherwise
             sequence_length=384,
             corpus_text_fraction=0.0,
             validate_every=50,

@@ -29,7 +29,7 @@ from radit_jax.data.readers import documents, questions
 from radit_jax.data.sources import folder
 from radit_jax.evaluation import systems
 from radit_jax.runtime.monitoring.metrics import Metrics
-from radit_jax.runtime.pretrained import hf_config, licences, tensor_files, vectors
+from radit_jax.runtime.pretrained import decoder_config, hf_config, licences, tensor_files, vectors
 from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import load_model, save_model
 from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer
@@ -323,7 +323,7 @@ LICENSED = {
 
 
 def read_llama(path: pathlib.Path) -> None:
-    hf_config.decoder_config(hf_config.read_config(path), str(path))
+    decoder_config.decoder_config(hf_config.read_config(path), str(path))
     hf_config.read_declared(path)
 
 

@@ -58,6 +58,7 @@ def settings_by_class() -> dict[type, Any]:
     folder = pathlib.Path(__file__).parents[2] / "experiments"
     for name in ("tiny", "radit_7b", "radit_llama32_1b", "wiki_small"):
         gather(config.load_experiment(str(folder / f"{name}.py")))
+    gather(config.LastTokenConfig(found[config.DecoderConfig]))  # comes from checkpoints
     return found
 
 
