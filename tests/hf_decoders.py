@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import torch
 import transformers
@@ -85,3 +86,15 @@ def decoder_pair(variant: str, folder: Path) -> tuple[Any, DecoderLm, Any]:
     theirs.save_pretrained(folder)
     config, params = load_decoder(folder)
     return decoder_in_float64(theirs), DecoderLm(config, dtype=jnp.float64), in_float64(params)
+
+
+_apply = jax.jit(
+    lambda module, params, inputs, method: module.apply({"params": params}, **inputs, method=method),
+    static_argnums=(0, 3),
+)
+
+
+def apply(model, tokens, method="__call__", **inputs):
+    """A method of the network on its parameters; `model` is (module, params)."""
+    inputs = jax.tree.map(jnp.asarray, {"tokens": tokens} | inputs)
+    return _apply(*model, inputs, method)

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.artifacts.corpus import Corpus
@@ -19,7 +19,7 @@ from radit_jax.data.batches.few_shot import Shot
 from radit_jax.data.batches.prefix_trees import answer_token_count
 from radit_jax.data.records import Question
 from radit_jax.evaluation.few_shot_base import KINDS, FewShotBase
-from radit_jax.evaluation.figures import CUTOFFS, QuestionFigures, QuestionResult, RankingFigures
+from radit_jax.evaluation.figures import CUTOFFS, QuestionFigures, QuestionResult, ranking_figures
 from radit_jax.evaluation.predictions import prediction_lines
 from radit_jax.evaluation.questions import TOO_LONG
 from radit_jax.evaluation.systems import CONTEXTS, GAINS, LMS, SYSTEMS, RetrievedChunks, SystemInputs
@@ -94,7 +94,7 @@ class CorpusQuestionEval:
         for name, (after, before) in GAINS.items():
             gains[name] = self.figures.gain(by_system[after], by_system[before], "exact_match")
         context = {lm: self._context_figures(lm, by_system) for lm in LMS}
-        ranking = RankingFigures(self.corpus, self.ranked, self.settings.bootstrap_samples, self.seed)
+        all_questions = QuestionFigures(self.ranked, self.settings.bootstrap_samples, self.seed)
         rows_by_retriever = {name: chunks.rows for name, chunks in retrieved.items()}
 
         # 3) Files for people and for other programs.
@@ -104,7 +104,7 @@ class CorpusQuestionEval:
             "systems": systems,
             "gains": gains,
             "context": context,
-            **ranking.of_retrievers(rows_by_retriever),
+            **ranking_figures(self.corpus, all_questions, rows_by_retriever),
             "num_questions": num_questions,
             "num_ranked": len(self.ranked),
             TOO_LONG: too_long,
@@ -342,14 +342,9 @@ class CorpusQuestionEval:
         figures = {}
         for kind in CONTEXTS:
             results = by_system[f"{lm}-{kind}"]
-            counted = self.with_gold if kind == "gold" else None
+            counted = self.figures.with_gold if kind == "gold" else None
             figures[kind] = self.figures.means(results, ("exact_match", "f1", "answer_nll"), counted)
         return figures
-
-    @property
-    def with_gold(self) -> Bool[np.ndarray, " Q"]:
-        """Which questions have a known gold chunk."""
-        return np.array([bool(question.gold_chunks) for question in self.questions], bool)
 
     def _few_shot_figures(
         self,
@@ -369,7 +364,7 @@ class CorpusQuestionEval:
             answers = self._answers(name, system, shots)
             results = list(map(self._question_result, self.questions, answers))
             # Gold chunks are not known of all questions.
-            counted = self.with_gold[:num_questions] if kind == "gold" else None
+            counted = figures.with_gold if kind == "gold" else None
             after = by_system[f"lm_ft_lm-{kind}"][:num_questions]
             systems[kind] = figures.means(results, ("exact_match", "f1"), counted)
             gains[kind] = figures.gain(after, results, "exact_match", counted)

@@ -1,5 +1,6 @@
 """Figures over questions: means and paired gains with their intervals, of answers and of rankings."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,16 @@ class QuestionFigures:
     questions: Sequence[Question]
     samples: int
     seed: int
+
+    @functools.cached_property
+    def with_gold(self) -> Bool[np.ndarray, " Q"]:
+        """Which questions have a known gold chunk."""
+        return np.array([bool(question.gold_chunks) for question in self.questions], bool)
+
+    @functools.cached_property
+    def open_ended(self) -> Bool[np.ndarray, " Q"]:
+        """Which are no matter of yes or no: a "no" in a chunk answers nothing."""
+        return np.array([not is_yes_no(question.answers) for question in self.questions], bool)
 
     def mean(
         self,
@@ -60,57 +71,46 @@ class QuestionFigures:
         return self.mean(_values(after, metric) - _values(before, metric), counted)
 
 
-@dataclass(frozen=True)
-class RankingFigures:
-    """What retrievers find for questions, which costs no language model."""
+def ranking_figures(
+    corpus: Corpus,
+    questions: QuestionFigures,
+    rows: Mapping[str, Int[np.ndarray, "Q D"]],
+) -> dict[str, dict[str, Any]]:
+    """What retrievers find for questions, which costs no language model; `rows` is by retriever.
 
-    corpus: Corpus
-    questions: Sequence[Question]
-    samples: int
-    seed: int
+    `retrieval` has each retriever's figures, `retrieval_gains` what R-ft gains, question by question.
+    """
+    values = {}
+    for name, of_retriever in rows.items():
+        values[name] = _ranking_values(corpus, questions.questions, of_retriever)
 
-    def of_retrievers(self, rows: Mapping[str, Int[np.ndarray, "Q D"]]) -> dict[str, dict[str, Any]]:
-        """`retrieval`: each retriever's figures; `retrieval_gains`: what R-ft gains, question by question.
-
-        `rows` is by retriever, the best first.
-        """
-        figures = QuestionFigures(self.questions, self.samples, self.seed)
-        values = {name: self._values(of_retriever) for name, of_retriever in rows.items()}
-
-        # Each metric is over the questions that it is defined for.
-        retrieval: dict[str, dict[str, Figure]] = {}
+    # Each metric is over the questions that it is defined for.
+    retrieval: dict[str, dict[str, Figure]] = {name: {} for name in values}
+    gains: dict[str, Figure] = {}
+    for metric, before in values["base"].items():
+        counted = questions.with_gold if metric.startswith("gold") else questions.open_ended
         for name, by_metric in values.items():
-            retrieval[name] = {}
-            for metric, value in by_metric.items():
-                counted = self._counted(metric)
-                retrieval[name][metric] = figures.mean(value, counted)
+            retrieval[name][metric] = questions.mean(by_metric[metric], counted)
+        after = values["r_ft"][metric]
+        gains[metric] = questions.mean(after - before, counted)
+    return {"retrieval": retrieval, "retrieval_gains": gains}
 
-        # What changes from one retriever to the other, question by question.
-        gains: dict[str, Figure] = {}
-        for metric, before in values["base"].items():
-            after = values["r_ft"][metric]
-            counted = self._counted(metric)
-            gains[metric] = figures.mean(after - before, counted)
-        return {"retrieval": retrieval, "retrieval_gains": gains}
 
-    def _values(self, rows: Int[np.ndarray, "Q D"]) -> dict[str, Float[np.ndarray, " Q"]]:
-        """Recall of gold chunks and of chunks that hold an answer, and the reciprocal rank of the latter."""
-        is_gold = self.corpus.is_gold(self.questions, rows)
-        holds_answer = self.corpus.holds_answer(self.questions, rows)
-        values: dict[str, Any] = {}
-        for cutoff in CUTOFFS:
-            values[f"gold_recall@{cutoff}"] = recall_at_k(is_gold, cutoff)
-        for cutoff in CUTOFFS:
-            values[f"answer_recall@{cutoff}"] = recall_at_k(holds_answer, cutoff)
-        values["mrr"] = reciprocal_ranks(holds_answer[:, :10])
-        return {metric: np.asarray(value, np.float64) for metric, value in values.items()}
-
-    def _counted(self, metric: str) -> Bool[np.ndarray, " Q"]:
-        """The questions that a metric is defined for."""
-        if metric.startswith("gold"):
-            return np.array([bool(question.gold_chunks) for question in self.questions], bool)
-        # A "no" in a chunk answers nothing, so questions of yes or no stay out.
-        return np.array([not is_yes_no(question.answers) for question in self.questions], bool)
+def _ranking_values(
+    corpus: Corpus,
+    questions: Sequence[Question],
+    rows: Int[np.ndarray, "Q D"],
+) -> dict[str, Float[np.ndarray, " Q"]]:
+    """Recall of gold chunks and of chunks that hold an answer, and the reciprocal rank of the latter."""
+    is_gold = corpus.is_gold(questions, rows)
+    holds_answer = corpus.holds_answer(questions, rows)
+    values: dict[str, Any] = {}
+    for cutoff in CUTOFFS:
+        values[f"gold_recall@{cutoff}"] = recall_at_k(is_gold, cutoff)
+    for cutoff in CUTOFFS:
+        values[f"answer_recall@{cutoff}"] = recall_at_k(holds_answer, cutoff)
+    values["mrr"] = reciprocal_ranks(holds_answer[:, :10])
+    return {metric: np.asarray(value, np.float64) for metric, value in values.items()}
 
 
 def _values(results: Sequence[QuestionResult], metric: str) -> Float[np.ndarray, " Q"]:

@@ -99,6 +99,11 @@ def widened(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x.astype(wide(x.dtype))
 
 
+def soft_cap(x: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*shape"]:
+    """cap · tanh(x / cap), which stays between −cap and cap; without a cap, x as it is."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
 def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S M H"],
@@ -243,8 +248,7 @@ def _reference(
         preferred_element_type=wide(q.dtype),
     )
     scores = scores * (form.scale or head_size**-0.5)
-    if form.cap is not None:  # `layers.soft_cap`, in place
-        scores = form.cap * jnp.tanh(scores / form.cap)
+    scores = soft_cap(scores, form.cap)
     if form.bias is not None:
         scores = scores + form.bias.reshape(1, *scores.shape[1:])
     tiled_mask = jnp.tile(mask, (1, group_size, 1))

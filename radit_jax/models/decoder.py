@@ -36,10 +36,11 @@ from radit_jax.models.attention import (
     Kernel,
     Layout,
     keep_rows,
+    soft_cap,
     wide,
 )
 from radit_jax.models.kv_cache import KvCache
-from radit_jax.models.layers import GatedMlp, Projection, RmsNorm, initial_normal, soft_cap
+from radit_jax.models.layers import GatedMlp, Projection, RmsNorm, initial_normal
 from radit_jax.models.masks import attention_mask, context_mask, window_mask
 from radit_jax.models.rotary import rotations
 from radit_jax.models.self_attention import (

@@ -100,11 +100,6 @@ class RmsNorm(nn.Module):
         return weighted.astype(x.dtype)
 
 
-def soft_cap(x: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*shape"]:
-    """cap · tanh(x / cap), which stays between −cap and cap; without a cap, x as it is."""
-    return x if cap is None else cap * jnp.tanh(x / cap)
-
-
 def _last_axis(x: Float[Array, "*rows D"]) -> tuple[int, ...]:
     """The shape (1, …, 1, D), in which D numbers are multiplied with, or added to, every vector of `x`."""
     return (1,) * (x.ndim - 1) + (-1,)

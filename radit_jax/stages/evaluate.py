@@ -13,7 +13,7 @@ from radit_jax.data.eval_tasks.registry import KILT_DEVELOPMENT
 from radit_jax.data.readers.kilt_pages import find_pages
 from radit_jax.evaluation.corpus_questions import CorpusQuestionEval
 from radit_jax.evaluation.few_shot_base import FewShotBase
-from radit_jax.evaluation.figures import CUTOFFS, RankingFigures
+from radit_jax.evaluation.figures import CUTOFFS, QuestionFigures, ranking_figures
 from radit_jax.evaluation.questions import LoadedTask, load_tasks, questions_that_fit, without_too_long
 from radit_jax.evaluation.systems import STAGE_OF_LM
 from radit_jax.evaluation.task_ablation import TaskAblation
@@ -83,7 +83,8 @@ def _measure_retrievers(
     rows = {}
     for name, searcher in searchers.items():
         rows[name], _ = searcher.search(queries, max(CUTOFFS))
-    ranking = RankingFigures(corpus, questions, evaluate.bootstrap_samples, seed).of_retrievers(rows)
+    figures = QuestionFigures(questions, evaluate.bootstrap_samples, seed)
+    ranking = ranking_figures(corpus, figures, rows)
     results = {
         "fingerprint": output.fingerprint,
         "systems": {},

@@ -11,7 +11,7 @@ from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.records import Question
 from radit_jax.evaluation.corpus_questions import CorpusQuestionEval
 from radit_jax.evaluation.few_shot_base import KINDS, FewShotBase
-from radit_jax.evaluation.figures import RankingFigures
+from radit_jax.evaluation.figures import QuestionFigures, ranking_figures
 from radit_jax.evaluation.systems import SystemInputs
 from radit_jax.lm.answering import Answer
 from radit_jax.lm.scoring import NO_CHUNK, PairScores
@@ -121,8 +121,8 @@ def test_gold_recall_counts_known_gold_and_answer_recall_leaves_yes_and_no_out(e
     rows[3, 1] = 3  # holds the answer of the question without a gold chunk
     other = np.zeros((4, 10), int) + 9
     other[1, 0] = 7  # gold, and holds the answer
-    ranking = RankingFigures(evaluation().corpus, FOUR, samples=200, seed=0)
-    figures = ranking.of_retrievers({"base": rows, "r_ft": other})
+    four = QuestionFigures(FOUR, samples=200, seed=0)
+    figures = ranking_figures(evaluation().corpus, four, {"base": rows, "r_ft": other})
     gains = {name: figure["value"] for name, figure in figures["retrieval_gains"].items()}
     assert gains["gold_recall@1"] == pytest.approx(-1 / 3) and gains["answer_recall@1"] == 0.0
     found = {name: figure["value"] for name, figure in figures["retrieval"]["base"].items()}

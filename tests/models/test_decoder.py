@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from exact import assert_exact, in_float64, torch_in_float64, torch_model_in_float64
+from hf_decoders import apply
 
 from radit_jax.config import DecoderConfig, RopeScaling
 from radit_jax.models.decoder import DecoderLm
@@ -82,17 +83,6 @@ def initial_params(module: DecoderLm):
 
 def random_tokens(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).integers(1, SHAPE.vocab_size, shape).astype(np.int32)
-
-
-_apply = jax.jit(
-    lambda module, params, inputs, method: module.apply({"params": params}, **inputs, method=method),
-    static_argnums=(0, 3),
-)
-
-
-def apply(model, tokens, method="__call__", **inputs):
-    inputs = jax.tree.map(jnp.asarray, {"tokens": tokens} | inputs)
-    return _apply(*model, inputs, method)
 
 
 def test_logits_are_those_of_transformers(pair):

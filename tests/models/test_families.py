@@ -1,12 +1,11 @@
 """Every family of decoders against transformers, on random networks with rows longer than their window."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from exact import assert_exact, torch_in_float64
-from hf_decoders import SIZES, VARIANTS, decoder_pair
+from hf_decoders import SIZES, VARIANTS, apply, decoder_pair
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -15,17 +14,6 @@ pytestmark = pytest.mark.usefixtures("float64")
 def pair(request, tmp_path_factory):
     """A random torch model with all of its parameters drawn, and ours read from its folder, in float64."""
     return decoder_pair(request.param, tmp_path_factory.mktemp(request.param))
-
-
-_apply = jax.jit(
-    lambda module, params, inputs, method: module.apply({"params": params}, **inputs, method=method),
-    static_argnums=(0, 3),
-)
-
-
-def apply(ours, tokens, method="__call__", **inputs):
-    inputs = jax.tree.map(jnp.asarray, {"tokens": tokens} | inputs)
-    return _apply(*ours, inputs, method)
 
 
 def random_tokens(*shape: int) -> np.ndarray:

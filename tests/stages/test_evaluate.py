@@ -125,9 +125,9 @@ def question(text, answer="Hob Crane"):
 def test_what_is_known_of_gold_chunks_alone_counts_where_one_is_given(evaluation):
     none = replace(evaluation, ranked=[replace(q, gold_chunks=()) for q in QUESTIONS["test"]])
     marks = [{"exact_match": 1.0}, {"exact_match": 0.0}]
-    assert none.figures.means(marks, ("exact_match",), none.with_gold)["exact_match"]["value"] is None
+    assert none.figures.means(marks, ("exact_match",), none.figures.with_gold)["exact_match"]["value"] is None
     one = replace(evaluation, ranked=[none.questions[0], QUESTIONS["test"][1]])
-    assert one.figures.means(marks, ("exact_match",), one.with_gold)["exact_match"]["value"] == 0.0
+    assert one.figures.means(marks, ("exact_match",), one.figures.with_gold)["exact_match"]["value"] == 0.0
 
 
 def test_a_question_is_asked_as_its_example_is_written(evaluation, lm, monkeypatch):
