@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from radit_jax import config, plan
-from radit_jax.planning import deployment
+from radit_jax.planning import deployment, resources
 from radit_jax.planning.deployment import Counts, Deployment
 from radit_jax.planning.storage import BYTES_PER_WORD
 from radit_jax.runtime.distributed.accelerators import GIB, find_target
@@ -109,6 +109,19 @@ def test_every_stage_has_a_line_that_ends_with_its_verdict(small, capsys):
     assert [line.split()[0] for line in lines] == list(plan.STAGES)
     assert all(line.endswith(" fits") for line in lines)
     assert "~" in lines[4]  # lm_ft's peak is estimated
+
+
+def test_with_estimate_a_slice_is_not_compiled_and_its_peaks_are_marked(small, capsys, monkeypatch):
+    def compile_it(*_):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(resources, "compiled_peak", compile_it)
+    monkeypatch.setattr(deployment, "stand_in_devices", lambda topology: jax.devices())
+    arguments = [f"--experiment={small}", "--target=v5e-8", "--stage=lm_ft"]
+    assert plan.main([*arguments, "--estimate"]) == 0
+    assert "~" in capsys.readouterr().out.splitlines()[-1]
+    with pytest.raises(AssertionError, match="compiled"):
+        plan.main(arguments)
 
 
 def test_what_does_not_fit_is_named_with_its_remedy_and_the_exit_says_so(small, capsys):
