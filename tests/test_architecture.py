@@ -21,6 +21,7 @@ FLOORS = (
     ("evaluation",),
     ("stages", "planning"),
     ("pipeline",),
+    ("report",),
     ("train", "ask", "show", "lm_eval", "plan", "selfcheck", "__init__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -217,7 +217,8 @@ def facts(workdir: pathlib.Path, stage: str) -> list[dict]:
 
     manifests = Workdir(workdir).manifests(stage)
     return [
-        {k: v for k, v in m.items() if k not in ("files", "versions", "commit", "seal")} for m in manifests
+        {k: v for k, v in m.items() if k not in ("files", "versions", "commit", "seal", "seconds")}
+        for m in manifests
     ]
 
 

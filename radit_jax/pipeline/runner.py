@@ -194,9 +194,11 @@ class Run:
         if stage.trains:
             how["profile"] = self.experiment.profile
         facts = self._run(stage, inputs, output, how)
-        output.finish(settings=canonical(stage.settings), **facts)
-        self.drop_checkpoints(stage)
         seconds = time.monotonic() - start
+        read = {name: self.folders[name].fingerprint for name in stage.inputs.values()}
+        record = {"inputs": read, "seconds": round(seconds, 1), "device": _devices()}
+        output.finish(settings=canonical(stage.settings), **record, **facts)
+        self.drop_checkpoints(stage)
         print(f"   {stage.name}: done in {seconds:.1f} s; {_summary(facts)}", flush=True)
 
     def drop_checkpoints(self, stage: Stage) -> None:
@@ -215,6 +217,13 @@ class Run:
                 return stage.function(inputs, output, **how, **stage.settings)
 
         return processes.on_process_zero(stage.name, run) if stage.single_process else run()
+
+
+def _devices() -> str:
+    """The devices of all processes in words, as `8 × TPU v5 lite`."""
+    import jax  # which a dry run does without
+
+    return f"{jax.device_count()} × {jax.devices()[0].device_kind}"
 
 
 def _summary(facts: Mapping[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""The report of a run: what its workdir says, as one page."""
