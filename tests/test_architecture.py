@@ -22,7 +22,7 @@ FLOORS = (
     ("stages", "planning"),
     ("pipeline",),
     ("report",),
-    ("train", "ask", "show", "lm_eval", "plan", "selfcheck", "__init__"),
+    ("train", "ask", "show", "lm_eval", "plan", "settings", "selfcheck", "__init__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

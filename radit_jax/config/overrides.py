@@ -148,3 +148,16 @@ def _parse(text: str, kind: Any, assignment: str) -> Any:
             "Write --set section.field=value."
         )
     raise ValueError(f"--set {assignment}: expected {expected}, got {text!r}.")
+
+
+def as_text(value: Any) -> str:
+    """A value as `--set` takes it, after the =.
+
+    >>> [as_text(value) for value in (True, None, 1e-5, ("nq", "fever"))]
+    ['true', 'none', '1e-05', 'nq,fever']
+    """
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return str(value)

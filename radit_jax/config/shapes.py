@@ -58,10 +58,12 @@ class RopeScaling(Settings):
     `linear` divides all of them by `factor`; `llama3` leaves the fast ones alone (`rope_frequencies`).
     """
 
-    factor: PositiveFloat = 8.0
+    factor: PositiveFloat = 8.0  # longest waves are stretched by it
+    # llama3: waves longer than original_max_length / this are stretched whole
     low_freq_factor: PositiveFloat = 1.0
-    high_freq_factor: PositiveFloat = 4.0
-    original_max_length: PositiveInt = 8192
+    high_freq_factor: PositiveFloat = 4.0  # llama3: waves shorter than original_max_length / this stay
+    original_max_length: PositiveInt = 8192  # tokens of the context before it was lengthened
+    # llama3 leaves fast frequencies alone, linear divides all
     kind: Literal["llama3", "linear"] = added("llama3")
 
 
@@ -73,25 +75,27 @@ class DecoderConfig(Settings):
     `global_every`-th layer sees all of them.
     """
 
-    vocab_size: PositiveInt
-    hidden_size: PositiveInt
-    num_layers: PositiveInt
-    num_heads: PositiveInt
-    num_kv_heads: PositiveInt
-    head_size: PositiveInt
-    ffn_size: PositiveInt
-    max_length: PositiveInt = 2048
-    rms_norm_eps: PositiveFloat = 1e-5
-    rope_theta: PositiveFloat = 10_000.0
-    rope_scaling: RopeScaling | None = None  # of global layers
-    tie_embeddings: bool = False
-    family: Family = added("llama")
-    window: PositiveInt | None = added(None)  # None: every layer sees all positions
-    global_every: NonNegativeInt = added(0)  # 0: with a window, all layers are local
-    local_rope_theta: PositiveFloat | None = added(None)  # of local layers; None: theirs is rope_theta
-    query_divisor: PositiveInt | None = added(None)  # scores are divided by its root; None: head_size
-    score_cap: PositiveFloat | None = added(None)  # a score s becomes cap · tanh(s / cap)
-    logit_cap: PositiveFloat | None = added(None)  # logits likewise
+    vocab_size: PositiveInt  # pieces of the vocabulary, V
+    hidden_size: PositiveInt  # numbers in a token's state, D
+    num_layers: PositiveInt  # number of layers, L
+    num_heads: PositiveInt  # query heads of a layer, N
+    num_kv_heads: PositiveInt  # key and value heads of a layer; must divide `num_heads`
+    head_size: PositiveInt  # numbers of a head, H; even, for RoPE
+    ffn_size: PositiveInt  # numbers inside the feed-forward part
+    max_length: PositiveInt = 2048  # tokens of the longest context
+    rms_norm_eps: PositiveFloat = 1e-5  # added to the mean square in RMSNorm
+    rope_theta: PositiveFloat = 10_000.0  # base of RoPE's frequencies, θ
+    rope_scaling: RopeScaling | None = None  # scaling of RoPE in global layers; None: none
+    tie_embeddings: bool = False  # the head's matrix is that of the embeddings
+    family: Family = added("llama")  # whose form the layers have, as `model_type` in a config.json
+    window: PositiveInt | None = added(None)  # positions that a local layer sees; None: every layer sees all
+    # every such layer sees all positions; 0: with a window, all layers are local
+    global_every: NonNegativeInt = added(0)
+    # base of RoPE's frequencies in local layers; None: theirs is rope_theta
+    local_rope_theta: PositiveFloat | None = added(None)
+    query_divisor: PositiveInt | None = added(None)  # scores are divided by its square root; None: head_size
+    score_cap: PositiveFloat | None = added(None)  # a score s becomes cap · tanh(s / cap); None: it stays
+    logit_cap: PositiveFloat | None = added(None)  # a logit z becomes cap · tanh(z / cap); None: it stays
 
     @property
     def traits(self) -> Traits:
@@ -181,20 +185,21 @@ class Prompted(Settings):
 class BertConfig(Prompted):
     """The shape of an encoder, BERT's or a relative's, and how it turns tokens into one vector."""
 
-    vocab_size: PositiveInt
-    hidden_size: PositiveInt
-    num_layers: PositiveInt
-    num_heads: PositiveInt
-    ffn_size: PositiveInt
-    max_length: PositiveInt = 512
-    type_vocab_size: PositiveInt = 2
-    layer_norm_eps: PositiveFloat = 1e-12
-    pooling: Literal["cls", "mean"] = "cls"
-    normalize: bool = False
+    vocab_size: PositiveInt  # pieces of the vocabulary, V
+    hidden_size: PositiveInt  # numbers in a token's state, D
+    num_layers: PositiveInt  # number of layers, L
+    num_heads: PositiveInt  # attention heads of a layer; must divide `hidden_size`
+    ffn_size: PositiveInt  # numbers inside the feed-forward part
+    max_length: PositiveInt = 512  # tokens of the longest text
+    type_vocab_size: PositiveInt = 2  # token types that have an embedding
+    layer_norm_eps: PositiveFloat = 1e-12  # added to the variance in LayerNorm
+    pooling: Literal["cls", "mean"] = "cls"  # how tokens' states become one vector
+    normalize: bool = False  # vectors have length 1
     prompts: tuple[tuple[str, str], ...] = ()  # names, and the texts that may be put before others
-    default_prompt: str = ""  # the name of the one that is put before every text; empty: none is
-    truncate_dim: PositiveInt | None = None  # vectors are cut to this many numbers, after normalising
-    family: EncoderFamily = added("bert")
+    default_prompt: str = ""  # name of the prompt that is put before every text; empty: none is
+    # numbers that a vector is cut to, after normalising; None: it is not cut
+    truncate_dim: PositiveInt | None = None
+    family: EncoderFamily = added("bert")  # whose form the layers have, as `model_type` in a config.json
 
     @property
     def first_position(self) -> int:
@@ -221,11 +226,12 @@ class BertConfig(Prompted):
 class LastTokenConfig(Prompted):
     """A decoder whose state at a text's last token is the text's vector; the settings are `BertConfig`'s."""
 
-    decoder: DecoderConfig
-    pooling: Literal["last"] = "last"
-    normalize: bool = False
-    prompts: tuple[tuple[str, str], ...] = ()
-    default_prompt: str = ""
+    decoder: DecoderConfig  # shape of the decoder that reads the texts
+    pooling: Literal["last"] = "last"  # the state at the last token is the vector
+    normalize: bool = False  # vectors have length 1
+    prompts: tuple[tuple[str, str], ...] = ()  # names, and the texts that may be put before others
+    default_prompt: str = ""  # name of the prompt that is put before every text; empty: none is
+    # numbers that a vector is cut to, after normalising; None: it is not cut
     truncate_dim: PositiveInt | None = None
 
     @property
