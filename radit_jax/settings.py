@@ -2,13 +2,14 @@
 
 python -m radit_jax.settings list [SECTION]                       # type, default, meaning, the paper's value
 python -m radit_jax.settings show --experiment=experiments/wiki_small.py --set seed=3
-python -m radit_jax.settings diff experiments/tiny.py paper       # or two experiments
+python -m radit_jax.settings diff experiments/tiny.py paper       # or two experiments or workdirs
 """
 
 import argparse
 import dataclasses
 import difflib
 import json
+import os
 import shlex
 import sys
 import textwrap
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     )
     comparing = commands.add_parser("diff", help="what is set otherwise")
     for side in ("a", "b"):
-        comparing.add_argument(side, metavar=side.upper(), help="an experiment's file, or: paper")
+        comparing.add_argument(side, metavar=side.upper(), help="an experiment's file, a workdir, or: paper")
     for command in (listing, showing, comparing):
         command.add_argument("--json", action="store_true", help="for programs")
     return p
@@ -298,7 +299,22 @@ def _side(name: str) -> Mapping[str, Any]:
     """The settings that a side of `diff` names, by path."""
     if name == "paper":
         return json.loads(json.dumps({path: paper.value for path, paper in PAPER.items()}))
+    if os.path.isdir(name) or "://" in name:
+        return _last_run(name)
     return settings_by_path(config.load_experiment(name))
+
+
+def _last_run(workdir: str) -> Mapping[str, Any]:
+    """The settings of a workdir's last run."""
+    from radit_jax.pipeline.run_log import RUNS, read_runs  # which starts slower than this command
+
+    runs = read_runs(workdir)
+    if not runs:
+        raise ValueError(
+            f"{workdir}: expected a workdir with {RUNS}, got none in it. Run the experiment once with this "
+            "version, or name its file."
+        )
+    return runs[-1]["settings"]
 
 
 def _at(side: Mapping[str, Any], path: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from radit_jax import config
 from radit_jax.errors import exit_command, run_command
 from radit_jax.pipeline import graph
+from radit_jax.pipeline.run_log import recorded
 from radit_jax.pipeline.runner import Run
 from radit_jax.runtime.distributed import processes, topology
 from radit_jax.runtime.monitoring.metrics import check_wandb
@@ -153,9 +154,10 @@ def execute(run: Run, kind: str) -> None:
         processes.on_process_zero("the tasks", lambda: run.check_tasks(missing))
         processes.on_process_zero("the scores", lambda: run.check_scores(missing))
         prepare_jax(run.workdir)
-    for stage in missing:
-        run.check_corpus()
-        run.make(stage)
+        with recorded(run.experiment, run.workdir.path, names):
+            for stage in missing:
+                run.check_corpus()
+                run.make(stage)
 
     # 4) Show what there is to see.
     if kind == "score":
