@@ -10,6 +10,8 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from textwrap import fill
+from typing import Any
 
 from radit_jax import config
 from radit_jax.errors import exit_command, run_command
@@ -184,13 +186,41 @@ def prepare_jax(workdir: Workdir) -> None:
 
 
 def publish_results(run: Run) -> None:
-    """Put the current run's results at the workdir's top, and print the table."""
-    from radit_jax.text import results_table
+    """Put the current run's results at the workdir's top, and print what they say."""
+    from radit_jax.text.results_table import results_table
+    from radit_jax.text.verdict import learnt_nothing, signal_in_words, verdict
 
     folder = run.folders["evaluate"]
     run.workdir.publish(folder, PUBLISHED)
-    print(results_table.results_table(folder.read_json("results.json")))
-    print(f"results: {run.workdir.path / 'results.json'}")
+
+    # In words first, then in figures.
+    best_steps, signal = _training_facts(run)
+    results = folder.read_json("results.json")
+    predictions = folder.read_jsonl("predictions.jsonl") if folder.has("predictions.jsonl") else ()
+    print(f"\n{fill(verdict(results, predictions, best_steps), 80)}\n")
+    print(results_table(results))
+    if signal:
+        print(f"\n{fill(signal_in_words(signal), 80)}")
+
+    # What can be done next.
+    print(f"\nresults: {run.workdir.path / 'results.json'}")
+    if learnt_nothing(best_steps):
+        print("next: docs/concepts/evaluation.md has what to try where a run learnt nothing")
+    elif results["systems"] if "systems" in results else results["average"]:
+        print(f'next: python -m radit_jax.ask "QUESTION" --workdir={run.workdir.path}')
+
+
+def _training_facts(run: Run) -> tuple[dict[str, int], dict[str, Any] | None]:
+    """The step of the checkpoint that each training kept, and the diagnostics of R-ft's last labels."""
+    best_steps: dict[str, int] = {}
+    signals = []
+    for name in ("lm_ft", "r_ft"):
+        folder = run.folders[name]
+        facts = folder.manifest if folder.complete else {}
+        if "best_step" in facts:
+            best_steps[name] = facts["best_step"]
+        signals += facts.get("signal", [])
+    return best_steps, signals[-1] if signals else None
 
 
 def show_signal(run: Run) -> None:

@@ -39,6 +39,7 @@ class QuestionFigures:
         self,
         values: Float[np.ndarray, " Q"],
         counted: Bool[np.ndarray, " Q"] | None = None,
+        is_gain: bool = False,
     ) -> Figure:
         """The mean of the counted questions' values with its interval; all are counted if none are named."""
         if counted is None:
@@ -49,6 +50,7 @@ class QuestionFigures:
             [self.questions[place].resampling_group for place in places],
             samples=self.samples,
             seed=self.seed,
+            is_gain=is_gain,
         )
 
     def means(
@@ -68,7 +70,7 @@ class QuestionFigures:
         counted: Bool[np.ndarray, " Q"] | None = None,
     ) -> Figure:
         """How much a metric grows from one system to another on the same questions."""
-        return self.mean(_values(after, metric) - _values(before, metric), counted)
+        return self.mean(_values(after, metric) - _values(before, metric), counted, is_gain=True)
 
 
 def ranking_figures(
@@ -92,7 +94,7 @@ def ranking_figures(
         for name, by_metric in values.items():
             retrieval[name][metric] = questions.mean(by_metric[metric], counted)
         after = values["r_ft"][metric]
-        gains[metric] = questions.mean(after - before, counted)
+        gains[metric] = questions.mean(after - before, counted, is_gain=True)
     return {"retrieval": retrieval, "retrieval_gains": gains}
 
 

@@ -208,11 +208,11 @@ class TaskAblation:
         gains = {}
         for name, (after, before) in GAINS.items():
             differences = [a - b for a, b in zip(values[after], values[before], strict=True)]
-            gains[name] = average_interval(differences, groups, **self._bootstrap)
+            gains[name] = average_interval(differences, groups, is_gain=True, **self._bootstrap)
         return {"systems": systems, "gains": gains}
 
     @property
-    def _bootstrap(self) -> dict[str, int]:
+    def _bootstrap(self) -> dict[str, Any]:
         return {"samples": self.settings.bootstrap_samples, "seed": self.seed}
 
     def _write_predictions(

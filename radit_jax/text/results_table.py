@@ -1,10 +1,13 @@
-"""`results.json` as text: the tables that a run prints at its end."""
+"""`results.json` as text: the tables that a run prints at its end, at most 80 columns wide.
+
+Shares are in percent. Where five systems stand next to each other only `results.json` has their intervals.
+"""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from radit_jax.text.statistics import with_interval
+from radit_jax.text.statistics import in_percent, percent_with_interval
 
 JsonObject = Mapping[str, Any]  # `results.json`, or a part of it
 
@@ -15,10 +18,26 @@ LM_TITLES = {
 }
 SYSTEM_TITLES = {
     "closed_book": "base LM, no chunks",
-    "base": "base LM + base retriever",
-    "lm_ft": "LM-ft + base retriever",
-    "r_ft": "base LM + R-ft",
-    "radit": "RA-DIT: LM-ft + R-ft",
+    "base": "base LM, base retriever",
+    "lm_ft": "LM-ft, base retriever",
+    "r_ft": "base LM, R-ft",
+    "radit": "RA-DIT: LM-ft, R-ft",
+}
+# The same at the head of a narrow column.
+SYSTEM_HEADS = {
+    "closed_book": "no chunks",
+    "base": "base",
+    "lm_ft": "LM-ft",
+    "r_ft": "R-ft",
+    "radit": "RA-DIT",
+}
+SHOWN_GAINS = ("lm_ft-base", "r_ft-base", "radit-base")  # of tasks; a fourth is in results.json alone
+METRIC_TITLES = {
+    "gold_recall@1": "gold chunk first",
+    "gold_recall@10": "gold chunk in first 10",
+    "answer_recall@1": "an answer in the first",
+    "answer_recall@10": "an answer in first 10",
+    "mrr": "MRR@10",
 }
 RETRIEVER_TITLES = {
     "base": "base retriever",
@@ -83,7 +102,7 @@ def _task_figures(
     for name, task in tasks.items():
         title = f"{name} ({task['num_questions']})"
         if not task["systems"]:  # no gold answers: nothing was scored
-            empty = ["–"] * len(SYSTEM_TITLES)
+            empty = ["–"] * len(SYSTEM_HEADS)
             rows.append([title, "predictions only", *empty])
             continue
         # Every system has the same metrics.
@@ -94,7 +113,7 @@ def _task_figures(
     # Only a task's own metric enters the average, KILT's scores do not.
     if average:
         rows.append(["average", "mean over tasks", *_systems_row(average, "mean")])
-    head = ["task (questions)", "metric", *SYSTEM_TITLES.values()]
+    head = ["task (questions)", "metric, %", *SYSTEM_HEADS.values()]
     return _table(head, rows)
 
 
@@ -106,7 +125,7 @@ def _task_gains(tasks: JsonObject, average: JsonObject) -> str:
         if task["systems"]:
             rows.append([name, *_gains_row(task)])
     rows.append(["average", *_gains_row(average)])
-    head = ["gain", *map(_minus, average["gains"])]
+    head = ["gain, points", *map(_minus, SHOWN_GAINS)]
     return _table(head, rows)
 
 
@@ -133,11 +152,11 @@ def asked_of(task: JsonObject) -> str:
 
 def _systems_row(task: JsonObject, metric: str) -> list[str]:
     systems = task["systems"]
-    return [with_interval(systems[system][metric]) for system in SYSTEM_TITLES]
+    return [in_percent(systems[system][metric]["value"]) for system in SYSTEM_HEADS]
 
 
 def _gains_row(task: JsonObject) -> list[str]:
-    return [with_interval(gain) for gain in task["gains"].values()]
+    return [percent_with_interval(task["gains"][name]) for name in SHOWN_GAINS]
 
 
 def ablation_table(results: JsonObject) -> str:
@@ -157,41 +176,52 @@ def ablation_table(results: JsonObject) -> str:
 
 def _system_figures(results: JsonObject) -> str:
     """A row for each system: exact match, F1 and −log p of the gold answer."""
-    # The head says over how many questions the figures are.
-    num_questions = f"{results['num_questions']} questions"
+    # The title says over how many questions the figures are.
+    title = f"answers, {results['num_questions']} questions"
     left_out = results.get("skipped_too_long", 0)
     if left_out:
-        num_questions += f", {left_out} too long left out"
+        title += f", {left_out} too long left out"
     # Lower is better for the likelihood alone.
-    metrics = ("exact_match", "f1", "answer_nll")
-    rows = _metric_rows(results["systems"], SYSTEM_TITLES, metrics)
-    return _table([num_questions, "exact match", "F1", "NLL per answer token"], rows)
+    rows = []
+    for name, system in SYSTEM_TITLES.items():
+        figures = results["systems"][name]
+        shares = [percent_with_interval(figures[metric]) for metric in ("exact_match", "f1")]
+        nll = _nll(figures["answer_nll"], with_ends=True)
+        rows.append([system, *shares, nll])
+    head = [
+        "system",
+        "exact match, %",
+        "F1, %",
+        "NLL per token",
+    ]
+    return _titled(title, head, rows)
 
 
 def _gain_figures(gains: JsonObject) -> str:
     """A row for each pair of systems: what exact match gains from one to the other."""
-    rows = [[_minus(name), with_interval(gain)] for name, gain in gains.items()]
-    return _table(["gain in exact match", "points of 1"], rows)
+    rows = []
+    for name, gain in gains.items():
+        rows.append([_minus(name), percent_with_interval(gain)])
+    return _table(["gain in exact match", "points"], rows)
 
 
 def _retrieval_figures(results: JsonObject) -> str:
-    """A row for each retriever: recall of gold chunks and of chunks that hold an answer, and MRR@10.
+    """A row for each metric: recall of gold chunks and of chunks that hold an answer, and MRR@10.
 
-    Then what R-ft gains, where the results say it: those of older runs do not.
+    A column for each retriever, and one for what R-ft gains where the results say it: older ones do not.
     """
-    metrics = (
-        "gold_recall@1",
-        "gold_recall@10",
-        "answer_recall@1",
-        "answer_recall@10",
-        "mrr",
-    )
-    rows = _metric_rows(results["retrieval"], RETRIEVER_TITLES, metrics)
     gains = results.get("retrieval_gains")
+    head = ["retrieval, %", *RETRIEVER_TITLES.values()]
     if gains is not None:
-        rows.append(["R-ft − base", *[with_interval(gains[metric]) for metric in metrics]])
+        head.append("R-ft − base")
+    rows = []
+    for metric, name in METRIC_TITLES.items():
+        figures = [results["retrieval"][retriever][metric] for retriever in RETRIEVER_TITLES]
+        if gains is not None:
+            figures.append(gains[metric])
+        rows.append([name, *map(percent_with_interval, figures)])
     num_ranked = results.get("num_ranked", results["num_questions"])
-    return _table([f"retrieval, {num_ranked} questions", *map(_spaced, metrics)], rows)
+    return _titled(f"retrieval, {num_ranked} questions", head, rows)
 
 
 def _context_figures(context: JsonObject) -> str:
@@ -202,37 +232,47 @@ def _context_figures(context: JsonObject) -> str:
         row = [title]
         for lm in LM_TITLES:
             figures = context[lm][kind]
-            row.append(with_interval(figures["exact_match"]))
-            row.append(with_interval(figures["answer_nll"]))
+            row.append(percent_with_interval(figures["exact_match"]))
+            row.append(_nll(figures["answer_nll"]))
         rows.append(row)
-    return _table(["given", "base LM: EM", "NLL", "LM-ft: EM", "NLL"], rows)
+    head = [
+        "given",
+        "base LM, %",
+        "NLL",
+        "LM-ft, %",
+        "NLL",
+    ]
+    return _titled("answers with one chunk", head, rows)
 
 
 def _few_shot_figures(few_shot: JsonObject) -> str:
     """A row for each kind of chunk: the base LM after examples, and what LM-ft gains on it without any."""
     rows = []
     for kind, figures in few_shot["systems"].items():
-        cells = [with_interval(figures[metric]) for metric in ("exact_match", "f1")]
-        rows.append([CONTEXT_TITLES[kind], *cells, with_interval(few_shot["gains"][kind])])
-    given = f"given, {few_shot['num_questions']} questions"
+        cells = [percent_with_interval(figures[metric]) for metric in ("exact_match", "f1")]
+        gain = percent_with_interval(few_shot["gains"][kind])
+        rows.append([CONTEXT_TITLES[kind], *cells, gain])
+    title = f"base LM after {len(few_shot['examples'])} examples, {few_shot['num_questions']} questions"
     num_dropped = sum(few_shot.get("shots_dropped", {}).values())
     if num_dropped:
-        given += f", {num_dropped} examples that did not fit left out"
-    examples = f"base LM after {len(few_shot['examples'])} examples: EM"
-    return _table([given, examples, "F1", "LM-ft − it, EM"], rows)
+        title += f", {num_dropped} examples that did not fit left out"
+    head = [
+        "given",
+        "exact match, %",
+        "F1, %",
+        "LM-ft − it",
+    ]
+    return _titled(title, head, rows)
 
 
-def _metric_rows(
-    figures: JsonObject,
-    titles: Mapping[str, str],
-    metrics: Sequence[str],
-) -> list[list[str]]:
-    """A row for each key of `titles`, with its title and its figures in these metrics."""
-    rows = []
-    for name, title in titles.items():
-        cells = [with_interval(figures[name][metric]) for metric in metrics]
-        rows.append([title, *cells])
-    return rows
+def _nll(figure: JsonObject, with_ends: bool = False) -> str:
+    """Nats, in three digits."""
+    value, low, high = figure["value"], figure["low"], figure["high"]
+    if value is None:
+        return "–"
+    if not with_ends or low is None:
+        return f"{value:#.3g}"
+    return f"{value:#.3g} [{low:#.3g}, {high:#.3g}]"
 
 
 def _spaced(metric: str) -> str:
@@ -240,8 +280,17 @@ def _spaced(metric: str) -> str:
 
 
 def _minus(gain: str) -> str:
-    """The name of a gain, `after-before`, as a difference."""
-    return gain.replace("-", " − ")
+    """The name of a gain, `after-before`, as a difference.
+
+    >>> _minus("radit-base")
+    'RA-DIT − base'
+    """
+    after, _, before = gain.partition("-")
+    return f"{SYSTEM_HEADS[after]} − {SYSTEM_HEADS[before]}"
+
+
+def _titled(title: str, head: list[str], rows: list[list[str]]) -> str:
+    return f"{title}\n{_table(head, rows)}"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
