@@ -186,11 +186,14 @@ def prepare_jax(workdir: Workdir) -> None:
 
 
 def publish_results(run: Run) -> None:
-    """Put the current run's results at the workdir's top, and print what they say."""
+    """Put the current run's results at the workdir's top and under their name, and print what they say."""
     from radit_jax.text.results_table import results_table
     from radit_jax.text.verdict import learnt_nothing, signal_in_words, verdict
 
     folder = run.folders["evaluate"]
+    # At the top are the last results, in results/ those of all questions that were ever asked.
+    name = f"results/{run.experiment.evaluate.results_name}"
+    run.workdir.publish(folder, PUBLISHED, name)
     run.workdir.publish(folder, PUBLISHED)
 
     # In words first, then in figures.
@@ -203,7 +206,7 @@ def publish_results(run: Run) -> None:
         print(f"\n{fill(signal_in_words(signal), 80)}")
 
     # What can be done next.
-    print(f"\nresults: {run.workdir.path / 'results.json'}")
+    print(f"\nresults: {run.workdir.path / 'results.json'}, and in {name}/")
     if learnt_nothing(best_steps):
         print("next: docs/concepts/evaluation.md has what to try where a run learnt nothing")
     elif results["systems"] if "systems" in results else results["average"]:

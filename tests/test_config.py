@@ -18,6 +18,21 @@ def test_an_override_is_parsed_by_the_type_of_its_setting() -> None:
     assert changed.r_ft.target == "posterior"
 
 
+def test_results_are_named_by_what_was_asked() -> None:
+    evaluate = config.load_experiment(TINY).evaluate
+    assert evaluate.results_name == "corpus-test"
+    asked = dataclasses.replace(evaluate, tasks=("nq", "raw/mine.jsonl"), split="dev")
+    assert asked.results_name == "nq+mine-dev"
+    assert dataclasses.replace(asked, name="five shots").results_name == "five shots"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a\nb"])
+def test_a_name_of_results_that_is_no_folder_is_refused(name: str) -> None:
+    named = config.override_settings(config.load_experiment(TINY), [f"evaluate.name={name}"])
+    with pytest.raises(ValueError, match=r"^evaluate\.name: expected one name of a folder, got "):
+        config.check_experiment(named)
+
+
 def test_names_of_tasks_stand_between_commas() -> None:
     changed = config.override_settings(
         config.load_experiment(TINY), ["evaluate.tasks=nq, own.jsonl", "evaluate.tasks_folder=raw"]

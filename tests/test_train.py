@@ -17,6 +17,7 @@ import pytest
 import radit_jax
 from radit_jax import ask, config, train
 from radit_jax.pipeline import runner
+from radit_jax.pipeline.run_log import read_runs
 from radit_jax.runtime.storage.workdir import Workdir
 
 SMALL = [
@@ -137,6 +138,17 @@ def test_a_stage_that_ran_before_compiles_nothing_again(tmp_path: pathlib.Path) 
     shutil.rmtree(tmp_path / "run")
     compiled, found = map(int, in_a_process(code, *options, JAX_COMPILATION_CACHE_DIR=kept).split())
     assert compiled == found > 0
+
+
+def test_results_lie_at_the_top_and_under_their_name(workdir: pathlib.Path) -> None:
+    for name in ("results.json", "predictions.jsonl"):
+        assert (workdir / "results" / "corpus-test" / name).read_bytes() == (workdir / name).read_bytes()
+
+
+def test_the_run_is_on_record(workdir: pathlib.Path) -> None:
+    first = read_runs(workdir)[0]
+    assert first["outcome"] == "done" and first["settings"]["lm_ft.optimizer.steps"] == 4
+    assert first["stages"][0] == "corpus" and first["stages"][-1] == "export"
 
 
 def test_results_have_every_figure_with_its_interval(workdir: pathlib.Path) -> None:

@@ -36,8 +36,7 @@ def check_experiment(experiment: Experiment) -> None:
     """Refuse settings that are out of their range or cannot work together, before any stage runs."""
     e = experiment
     check_values(e)
-    if not e.name.isprintable() or os.path.basename(e.name) != e.name or e.name in ("", ".", ".."):
-        raise ValueError(f"name: expected one name of a folder, got {e.name!r}.")
+    _check_folder_name(e.name, "name")
     for axis in ("replica", "fsdp", "tensor"):
         if not getattr(e.mesh, axis):
             raise ValueError(f"mesh.{axis}: expected 1 or more, or -1 for what is left, got 0.")
@@ -52,6 +51,12 @@ def check_experiment(experiment: Experiment) -> None:
             f"data.dialogue_fraction: expected a sum with lm_ft.corpus_text_fraction below 1, got "
             f"{e.data.dialogue_fraction} + {e.lm_ft.corpus_text_fraction}. Lower one."
         )
+
+
+def _check_folder_name(name: str, where: str) -> None:
+    is_one_name = os.path.basename(name) == name and name not in ("", ".", "..")
+    if not is_one_name or not name.isprintable():
+        raise ValueError(f"{where}: expected one name of a folder, got {name!r}.")
 
 
 def _check_base(base: BaseConfig) -> None:
@@ -191,7 +196,8 @@ def _check_lora(lora: LoraConfig) -> None:
 
 
 def _check_tasks(evaluate: EvaluateConfig) -> None:
-    """Evaluation's split, the length of its answers, and the folder that its tasks are read from."""
+    """Evaluation's split, the length of its answers, the folder of its tasks and that of its results."""
+    _check_folder_name(evaluate.results_name, "evaluate.name")
     # Without tasks the corpus' own questions are asked; they have the splits test and dev only.
     if evaluate.split in ("official", "hidden") and not evaluate.tasks:
         raise ValueError(

@@ -5,6 +5,7 @@ An experiment is a Python file under `experiments/` with a function `experiment(
 Nothing here imports jax, so that the command line can say what would run without starting an accelerator.
 """
 
+import os
 import re
 from dataclasses import InitVar, dataclass, field, replace
 from typing import Annotated, Literal
@@ -288,6 +289,15 @@ class EvaluateConfig(Settings):
     # questions of the corpus' own that the base LM is asked after shots, too
     shot_questions: PositiveInt = added(300)
     shot_backgrounds: bool = True  # each shot has its own top chunk before it
+    name: str = added("")  # folder in results/ that keeps these results; empty: made of tasks and split
+
+    @property
+    def results_name(self) -> str:
+        """The folder in results/: `corpus-test`, `nq+fever-dev`, or the name that was given."""
+        if self.name:
+            return self.name
+        tasks = [os.path.splitext(os.path.basename(task))[0] for task in self.tasks]
+        return f"{'+'.join(tasks) or 'corpus'}-{self.split}"
 
     def answering(self, longest: int = OWN_ANSWERS) -> "EvaluateConfig":
         """The same where answers have a length: the one that is set, else `longest`, a task's own."""

@@ -43,7 +43,7 @@ def recorded(experiment: Experiment, workdir: epath.Path, stages: Sequence[str])
         _write(file, lines)
 
     # 1) The file holds the run from its first second, so that a killed one is there too.
-    processes.on_process_zero(RUNS, begin)
+    processes.on_process_zero(stages[0], begin)  # who stops here stops at that stage
     # 2) However it ends. Where it ends badly the processes do not meet any more.
     try:
         yield

@@ -19,12 +19,12 @@ from radit_jax.runtime.storage.fingerprints import canonical, fingerprint
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 from radit_jax.runtime.storage.workdir import Workdir
 
-# By section: settings that change memory and speed, and results by rounding at most.
+# By section: settings that change memory and speed, and results by rounding at most; and where results lie.
 NOT_IN_FINGERPRINT = {
     "embed": {"batch_size"},
     "lm_ft": {"accumulate_steps"},
     "score": {"batch_size"},
-    "evaluate": {"batch_size", "prompts_per_batch"},
+    "evaluate": {"batch_size", "prompts_per_batch", "name"},
 }
 DEFAULT = "the default"  # in place of the value of a field that is not there
 

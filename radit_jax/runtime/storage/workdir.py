@@ -98,13 +98,15 @@ class Workdir:
         """
         return self._hashes.of(path, files)
 
-    def publish(self, folder: StageFolder, patterns: Sequence[str]) -> None:
+    def publish(self, folder: StageFolder, patterns: Sequence[str], where: str = "") -> None:
         """Copy a finished stage's files that match `patterns` to the top, in place of its earlier runs'.
 
+        `where` is a folder below the top that takes them instead.
         A file that no run of the stage wrote is a person's. It stays, under another name where a published
         file takes its own.
         """
         locks.check_held(self.path)
+        target = self.path / where
         records = folder.manifest["files"]
         names = [name for name in records if matches(name, patterns)]
 
@@ -125,7 +127,7 @@ class Workdir:
         write_whole(self._published_file(folder.stage), text)
 
         # 3) Make room: a person's file moves aside, a file of an earlier run goes.
-        for file in list(self.path.iterdir()):
+        for file in list(target.iterdir()) if target.exists() else []:
             if not matches(file.name, patterns) or is_link(file):
                 continue
             is_ours = (file.name, size_and_hash(file)["sha256"]) in written
@@ -136,7 +138,7 @@ class Workdir:
 
         # 4) Copy.
         for name in names:
-            write_whole(self.path / name, folder.read(name))
+            write_whole(target / name, folder.read(name))
 
     def _published_file(self, stage: str) -> epath.Path:
         return self.path / stage / "published.json"

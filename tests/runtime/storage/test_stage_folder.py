@@ -200,6 +200,29 @@ def test_results_take_the_place_of_earlier_ones_and_of_nothing_else(workdir, cap
     assert capsys.readouterr().err == ""
 
 
+def test_results_under_a_name_stay_when_others_take_the_top(workdir, capsys):
+    for letter, name in (("a", "corpus-test"), ("b", "nq-test"), ("c", "nq-test")):
+        folder = evaluated(workdir, letter, results_json=letter, **{f"predictions-{letter}_jsonl": letter})
+        workdir.publish(folder, PUBLISHED, f"results/{name}")
+        workdir.publish(folder, PUBLISHED)
+    (workdir.path / "results" / "nq-test" / "notes.txt").write_text("mine")
+    files = {
+        file.relative_to(workdir.path).as_posix(): file.read_text()
+        for file in pathlib.Path(workdir.path).rglob("*")
+        if file.is_file() and "evaluate" not in file.parts
+    }
+    assert files == {
+        "results.json": "c",
+        "predictions-c.jsonl": "c",
+        "results/corpus-test/results.json": "a",
+        "results/corpus-test/predictions-a.jsonl": "a",
+        "results/nq-test/results.json": "c",
+        "results/nq-test/predictions-c.jsonl": "c",
+        "results/nq-test/notes.txt": "mine",
+    }
+    assert capsys.readouterr().err == ""
+
+
 def test_results_of_a_run_that_was_deleted_since_are_still_ours(workdir, capsys):
     first = evaluated(workdir, "a", results_json="1", predictions_jsonl="1")
     workdir.publish(first, PUBLISHED)
