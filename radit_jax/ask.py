@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--file", metavar="FILE", help="questions in any form that data.folder may have; to standard output"
     )
+    p.set_defaults(run=answer_command)
     return p
 
 

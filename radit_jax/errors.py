@@ -1,10 +1,10 @@
 """The end of every command: a line for an error that a person can cause, a traceback for a bug of ours.
 
-Exit codes: 0 done; 1 an error; 2 a wrong command line (argparse); 75 stopped by SIGTERM and 130 by Ctrl-C,
-which the same command resumes; 141 the reader of the output has gone. RADIT_TRACEBACK=1 shows all tracebacks.
+`EXIT_CODES` says what every exit code means. RADIT_TRACEBACK=1 shows all tracebacks.
 """
 
 import contextlib
+import enum
 import errno
 import io
 import lzma
@@ -19,8 +19,27 @@ from typing import NoReturn
 
 from radit_jax.text.printable import printable
 
-_NO_READER = 128 + signal.SIGPIPE  # the exit code that shells give to a program without a reader
-_CTRL_C = 128 + signal.SIGINT
+
+class ExitCode(enum.IntEnum):
+    """How a command ended; `EXIT_CODES` has the words."""
+
+    DONE = 0
+    ERROR = 1
+    WRONG_COMMAND_LINE = 2  # argparse's own
+    STOPPED = os.EX_TEMPFAIL  # of sysexits.h
+    CTRL_C = 128 + signal.SIGINT  # as in shells
+    NO_READER = 128 + signal.SIGPIPE  # as shells give to a program without a reader
+
+
+EXIT_CODES = {
+    ExitCode.DONE: "done",
+    ExitCode.ERROR: "an error, said in a line; or no, from a command that asks: plan, doctor",
+    ExitCode.WRONG_COMMAND_LINE: "a wrong command line",
+    ExitCode.STOPPED: "stopped by SIGTERM; the same command resumes",
+    ExitCode.CTRL_C: "stopped by Ctrl-C; the same command resumes",
+    ExitCode.NO_READER: "nobody reads the output, as after `| head`",
+}
+
 # What a person can do about an error of the system.
 _REMEDIES = {
     errno.ENOSPC: "Make room on that disk",
@@ -50,8 +69,8 @@ class Stopped(BaseException):
 
     @property
     def code(self) -> int:
-        """The exit code: 130 for Ctrl-C, as in shells, else EX_TEMPFAIL of sysexits.h."""
-        return _CTRL_C if self.signal_number == signal.SIGINT else os.EX_TEMPFAIL
+        """The exit code: that of Ctrl-C, or that of any other signal."""
+        return ExitCode.CTRL_C if self.signal_number == signal.SIGINT else ExitCode.STOPPED
 
     @property
     def line(self) -> str:
@@ -65,7 +84,7 @@ def run_command(body: Callable[[], int | None]) -> int:
     open_closed()
     replace_unencodable()
     try:
-        code = body() or 0
+        code = body() or ExitCode.DONE
         sys.stdout.flush()
         return code
     # A stop is not an error, and has a code of its own.
@@ -74,16 +93,16 @@ def run_command(body: Callable[[], int | None]) -> int:
         return stop.code
     except KeyboardInterrupt:
         print("stopped by Ctrl-C. The same command starts again.", file=sys.stderr)
-        return _CTRL_C
+        return ExitCode.CTRL_C
     # Everything else is a line, or a traceback.
     except (Exception, *_panics()) as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
-            return _NO_READER
+            return ExitCode.NO_READER
         line = one_line(error)
         if line is None or os.environ.get("RADIT_TRACEBACK"):
             raise
         print(f"error: {line}", file=sys.stderr)
-        return 1
+        return ExitCode.ERROR
 
 
 def exit_command(main: Callable[[], int]) -> NoReturn:

@@ -1,50 +1,71 @@
 """Train with RA-DIT: `python -m radit_jax.train --stage=r_ft` runs what r_ft depends on, then r_ft.
 
 python -m radit_jax.train --stage=all                                    # the tiny experiment, minutes
-python -m radit_jax.train --stage=all --experiment=experiments/wiki_small.py --set data.folder=PATH
+python -m radit_jax.train --stage=all --experiment=wiki_small --set data.folder=PATH
 python -m radit_jax.train --stage=all --dry-run                          # what is done, what would run, why
 """
 
 import argparse
 import contextlib
 import os
-import pathlib
 from collections.abc import Iterator, Sequence
 from textwrap import fill
 from typing import Any
 
 from radit_jax import config
+from radit_jax.config.experiment_files import FOLDER
 from radit_jax.errors import exit_command, run_command
 from radit_jax.pipeline import graph
 from radit_jax.pipeline.run_log import recorded
 from radit_jax.pipeline.runner import Run
 from radit_jax.runtime.distributed import processes, topology
-from radit_jax.runtime.monitoring.metrics import check_wandb
 from radit_jax.runtime.storage.workdir import Workdir
 
-TINY = pathlib.Path(__file__).parent.parent / "experiments" / "tiny.py"
+TINY = FOLDER / "tiny.py"
 PUBLISHED = ("results.json", "predictions*.jsonl", "kilt-*.jsonl")  # files of evaluate, for people
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line, frozen by tests/test_train.py."""
-    p = argparse.ArgumentParser("python -m radit_jax.train", description=(__doc__ or "").partition("\n")[0])
-    # What is run, and where its files are.
+    p = argparse.ArgumentParser(
+        "python -m radit_jax.train",
+        description=(__doc__ or "").partition("\n")[0],
+        parents=[experiment_options(), host_options()],
+    )
+    # How much of it.
     p.add_argument(
         "--stage", default="all", metavar="NAME", help=", ".join(graph.KINDS) + " or all (default)"
-    )
-    p.add_argument("--experiment", default=str(TINY), metavar="FILE", help="default: experiments/tiny.py")
-    p.add_argument("--workdir", metavar="FOLDER", help="gs:// or s3:// too; default: runs/<experiment>")
-    p.add_argument("--scratch", metavar="FOLDER", help="for copies of a bucket; default: ~/.cache/radit_jax")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a setting"
     )
     # What is done instead of running.
     p.add_argument("--dry-run", action="store_true", help="say what is done and what would run, and stop")
     p.add_argument(
         "--prune", action="store_true", help="delete, after asking, what the settings no longer name"
     )
-    # Who else takes part.
+    p.set_defaults(run=run_stages)
+    return p
+
+
+def experiment_options() -> argparse.ArgumentParser:
+    """What is run, and where its files are: the options of every command that takes an experiment."""
+    p = argparse.ArgumentParser(add_help=False)
+    # A variant is a setting or two away from one that is there.
+    p.add_argument(
+        "--experiment",
+        default=str(TINY),
+        metavar="NAME",
+        help="one of the package's own, as wiki_small, or a Python file (default: tiny)",
+    )
+    p.add_argument("--workdir", metavar="FOLDER", help="gs:// or s3:// too; default: runs/<experiment>")
+    p.add_argument("--scratch", metavar="FOLDER", help="for copies of a bucket; default: ~/.cache/radit_jax")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a setting"
+    )
+    return p
+
+
+def host_options() -> argparse.ArgumentParser:
+    """Who else takes part."""
+    p = argparse.ArgumentParser(add_help=False)
     several = p.add_argument_group(
         "several processes, where neither SLURM nor a TPU says it (runtime/distributed/processes.py)"
     )
@@ -57,25 +78,24 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = parser().parse_args(arguments)
+    return run_command(lambda: run_stages(options))
 
-    def body() -> None:
-        try:
-            with processes.handling_signals():
-                start(options)
-        finally:
-            processes.shutdown()
 
-    return run_command(body)
+def run_stages(options: argparse.Namespace) -> None:
+    """Do what the command line asks for, and leave the other processes in an orderly way."""
+    try:
+        with processes.handling_signals():
+            start(options)
+    finally:
+        processes.shutdown()
 
 
 def start(options: argparse.Namespace) -> None:
     """Do what the command line asks for, in this process or together with the other ones."""
+    from radit_jax.runtime.monitoring.metrics import check_wandb  # TensorBoard, which takes a second
+
     # 1) Refuse wrong settings before anything is written.
-    experiment = config.load_experiment(options.experiment)
-    experiment = config.override_settings(experiment, options.set)
-    check_folders(options)
-    config.check_experiment(experiment)
-    workdir = Workdir(options.workdir or f"runs/{experiment.name}", options.scratch)
+    experiment, workdir = open_workdir(options)
     check_wandb()
     if options.dry_run:
         print_plan(Run(experiment, workdir, plan_only=True), options.stage)
@@ -85,6 +105,15 @@ def start(options: argparse.Namespace) -> None:
     join_program(options, workdir)
     with only_first_prints():
         run_together(experiment, workdir, options)
+
+
+def open_workdir(options: argparse.Namespace) -> tuple[config.Experiment, Workdir]:
+    """The experiment that the options name, with its settings checked, and its workdir."""
+    experiment = config.load_experiment(options.experiment)
+    experiment = config.override_settings(experiment, options.set)
+    check_folders(options)
+    config.check_experiment(experiment)
+    return experiment, Workdir(options.workdir or f"runs/{experiment.name}", options.scratch)
 
 
 def check_folders(options: argparse.Namespace) -> None:

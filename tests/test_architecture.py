@@ -23,6 +23,9 @@ FLOORS = (
     ("pipeline",),
     ("report",),
     ("train", "ask", "show", "lm_eval", "plan", "settings", "selfcheck", "__init__"),
+    ("commands",),
+    ("cli",),
+    ("completion", "__main__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

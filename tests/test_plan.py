@@ -12,6 +12,7 @@ from radit_jax import config, plan
 from radit_jax.planning import deployment, resources
 from radit_jax.planning.deployment import Counts, Deployment
 from radit_jax.planning.storage import BYTES_PER_WORD
+from radit_jax.planning.table import PLANNERS
 from radit_jax.runtime.distributed.accelerators import GIB, find_target
 
 SMALL = """
@@ -46,7 +47,7 @@ def small(tmp_path):
 def needs(path, target="h100-8", **counts):
     experiment = config.load_experiment(path)
     place = Deployment(experiment, find_target(target), Counts.of(experiment, None, 10))
-    return {name: make(place) for name, make in plan.STAGES.items()}
+    return {name: make(place) for name, make in PLANNERS.items()}
 
 
 def test_parameters_state_and_disk_are_those_of_the_networks(small):
@@ -79,16 +80,14 @@ def test_every_program_compiles_where_its_target_has_a_compiler(small, monkeypat
     monkeypatch.setattr(deployment, "stand_in_devices", lambda topology: jax.devices())
     experiment, slice_of_8 = config.load_experiment(small), replace(find_target("v5p-16"), topology="cpu")
     counts = Counts.of(experiment, None, 10)
-    need = plan.STAGES[stage](Deployment(experiment, slice_of_8, counts))
+    need = PLANNERS[stage](Deployment(experiment, slice_of_8, counts))
     assert not need.estimated
     assert need.held < need.peak
 
 
 def test_adapters_leave_the_base_as_it_is_and_out_of_the_state(small):
     experiment = config.override_settings(config.load_experiment(small), ["lm_ft.lora.rank=2"])
-    need = plan.STAGES["lm_ft"](
-        Deployment(experiment, find_target("h100-8"), Counts.of(experiment, None, 10))
-    )
+    need = PLANNERS["lm_ft"](Deployment(experiment, find_target("h100-8"), Counts.of(experiment, None, 10)))
     whole = needs(small)
     assert need.params == whole["lm_ft"].params
     assert whole["score"].held < need.held < 2 * whole["score"].held  # the base once, and little more
@@ -97,16 +96,14 @@ def test_adapters_leave_the_base_as_it_is_and_out_of_the_state(small):
 def test_only_the_exported_forms_bring_a_whole_model_to_a_hosts_devices(small):
     assert needs(small)["export"].held == 4 * LM_PARAMS / 8
     experiment = config.override_settings(config.load_experiment(small), ["export.hf=false"])
-    need = plan.STAGES["export"](
-        Deployment(experiment, find_target("h100-8"), Counts.of(experiment, None, 10))
-    )
+    need = PLANNERS["export"](Deployment(experiment, find_target("h100-8"), Counts.of(experiment, None, 10)))
     assert need.held == need.peak == 0
 
 
 def test_every_stage_has_a_line_that_ends_with_its_verdict(small, capsys):
     assert plan.main([f"--experiment={small}", "--target=h100-8"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
-    assert [line.split()[0] for line in lines] == list(plan.STAGES)
+    assert [line.split()[0] for line in lines] == list(PLANNERS)
     assert all(line.endswith(" fits") for line in lines)
     assert "~" in lines[4]  # lm_ft's peak is estimated
 

@@ -7,11 +7,12 @@ import pathlib
 import families
 import pytest
 
+from radit_jax.data.batches.example_lines import example_lines
 from radit_jax.data.finetuning.datasets import DATASETS
 from radit_jax.data.records import Example
 from radit_jax.runtime.pretrained.tokenizer_files import save_tokenizer
 from radit_jax.runtime.pretrained.tokenizer_training import train_bpe
-from radit_jax.show import example_lines, main
+from radit_jax.show import main
 
 FIXTURES = pathlib.Path(__file__).parent / "data" / "fixtures" / "raw"
 

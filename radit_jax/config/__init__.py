@@ -5,6 +5,7 @@ from typing import Any
 
 from radit_jax.config.checks import check_experiment, check_shape, checkpoint_folder
 from radit_jax.config.data_settings import Folder, GeneratedWorld, Instructions
+from radit_jax.config.experiment_files import experiment_file, experiment_names
 from radit_jax.config.overrides import load_experiment, override_settings
 from radit_jax.config.renamed_settings import CLASSES
 from radit_jax.config.settings import (
@@ -81,6 +82,8 @@ __all__ = [
     "check_experiment",
     "check_shape",
     "checkpoint_folder",
+    "experiment_file",
+    "experiment_names",
     "layers_of",
     "load_experiment",
     "override_settings",

@@ -11,16 +11,17 @@ from dataclasses import replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from radit_jax.config.experiment_files import experiment_file
 from radit_jax.config.renamed_settings import RENAMED, notice
 from radit_jax.config.settings import Experiment
 
 
 def load_experiment(path: str) -> Experiment:
-    """The experiment that the Python file at `path` defines by its function `experiment()`."""
-    if not os.path.isfile(path):
-        raise ValueError(
-            f"--experiment: expected a file such as experiments/tiny.py, got no file {path!r}. Name one."
-        )
+    """The experiment that a Python file defines by its function `experiment()`.
+
+    `path` is a file, or the name of one of the package's own experiments, as `tiny`.
+    """
+    path = experiment_file(path)
     module_name = f"radit_experiment_{os.path.splitext(os.path.basename(path))[0]}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:

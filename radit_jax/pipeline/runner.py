@@ -14,6 +14,7 @@ from radit_jax.data.sources import instructions
 from radit_jax.pipeline.graph import KINDS, stages
 from radit_jax.pipeline.stage import Stage
 from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.monitoring.progress import begin_stage
 from radit_jax.runtime.pretrained import checkpoint_info, hub
 from radit_jax.runtime.storage.fingerprints import canonical, fingerprint
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
@@ -187,6 +188,7 @@ class Run:
         output = self.folders[stage.name]
         inputs = self._inputs(stage)
         print(f"── {stage.name}: {self.why(stage)}", flush=True)
+        begin_stage(stage.name)
         start = time.monotonic()
         output.fetch_logs()
         # No fingerprint covers how a stage runs.

@@ -1,9 +1,10 @@
 """What a person sees of a long loop: a progress bar, or lines, on stderr."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from radit_jax.runtime.distributed import processes
 from radit_jax.text.printable import printable
@@ -13,6 +14,38 @@ Item = TypeVar("Item")
 _BAR_WIDTH = 24  # characters
 _REDRAW_SECONDS = 0.1  # on a terminal
 _LINE_SECONDS = 10.0  # elsewhere, where every report is a line that stays
+
+
+class Display(Protocol):
+    """What shows a run's progress in place of a bar or lines for each loop."""
+
+    def begin_stage(self, name: str) -> None:
+        """A stage begins."""
+        ...
+
+    def show_loop(self, loop: "Progress") -> None:
+        """A loop of that stage has advanced, or ends."""
+        ...
+
+
+_display: Display | None = None
+
+
+@contextlib.contextmanager
+def show_on(display: Display) -> Iterator[None]:
+    """Let `display` show the progress of all loops inside."""
+    global _display
+    _display = display
+    try:
+        yield
+    finally:
+        _display = None
+
+
+def begin_stage(name: str) -> None:
+    """Tell the display, where there is one, which stage the next loops belong to."""
+    if _display is not None:
+        _display.begin_stage(name)
 
 
 class Progress:
@@ -44,15 +77,19 @@ class Progress:
         self._done_before = done
         self._done_shown = -1
         self._start_time = time.monotonic()
-        # A terminal shows the first step at once; elsewhere the first line comes after ten seconds.
-        self._shown_time = 0.0 if self._is_terminal else self._start_time
-        self._facts: Mapping[str, float] = {}
+        # A bar shows the first step at once; elsewhere the first line comes after ten seconds.
+        self._is_redrawn = self._is_terminal or _display is not None
+        self._shown_time = 0.0 if self._is_redrawn else self._start_time
+        self.facts: Mapping[str, float] = {}  # the loop's own numbers, such as its loss
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._is_hidden:
+            return
+        if _display is not None:
+            _display.show_loop(self)
             return
         if self._is_terminal or self._done_shown != self.done:
             self._show()
@@ -63,8 +100,8 @@ class Progress:
     def advance(self, count: int = 1, **facts: float) -> None:
         """Count `count` more units as done; `facts` are numbers to show after the bar."""
         self.done += count
-        self._facts = facts or self._facts
-        wait = _REDRAW_SECONDS if self._is_terminal else _LINE_SECONDS
+        self.facts = facts or self.facts
+        wait = _REDRAW_SECONDS if self._is_redrawn else _LINE_SECONDS
         is_due = time.monotonic() - self._shown_time >= wait
         if is_due and not self._is_hidden:
             self._show()
@@ -75,6 +112,9 @@ class Progress:
     def _show(self) -> None:
         self._shown_time = time.monotonic()
         self._done_shown = self.done
+        if _display is not None:
+            _display.show_loop(self)
+            return
         line = self._line(self._shown_time - self._start_time)
         if self._is_terminal:
             # The escape sequence clears the rest of a longer line.
@@ -102,7 +142,7 @@ class Progress:
         elif rate > 0:
             seconds_left = (self.total - self.done) / rate
             parts.append(f"{_clock(seconds_left)} left")
-        for name, value in self._facts.items():
+        for name, value in self.facts.items():
             parts.append(f"{name} {value:.4g}")
         return "  ".join(parts)
 

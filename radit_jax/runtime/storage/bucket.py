@@ -52,14 +52,18 @@ def local_copy(home: epath.PathLike, scratch: epath.PathLike | None = None) -> e
     home = epath.Path(home)
     if not is_bucket(home):
         return home
-    # In the user's cache, as other programs do.
     if scratch is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or epath.Path("~/.cache").expanduser()
-        scratch = epath.Path(cache) / "radit_jax"
+        scratch = scratch_folder()
     relative = os.fspath(home).replace("://", "/")
     local = epath.Path(os.path.abspath(scratch)) / relative
     _homes[os.fspath(local)] = home
     return local
+
+
+def scratch_folder() -> epath.Path:
+    """Where local copies lie by default: in the user's cache, as other programs have it."""
+    cache = os.environ.get("XDG_CACHE_HOME") or epath.Path("~/.cache").expanduser()
+    return epath.Path(cache) / "radit_jax"
 
 
 def home_of(local: epath.PathLike) -> epath.Path | None:

@@ -1,0 +1,104 @@
+"""What `radit` shows, and what it keeps: `--quiet` and `--log-file`, which every command has."""
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from radit_jax.runtime.monitoring.progress import Progress, show_on
+
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours, and what moves the cursor
+
+
+def output_options() -> argparse.ArgumentParser:
+    """The options that every command has."""
+    p = argparse.ArgumentParser(add_help=False)
+    # Of the terminal, and next to it.
+    shown = p.add_argument_group("output")
+    shown.add_argument("--quiet", action="store_true", help="print errors only")
+    shown.add_argument("--log-file", metavar="FILE", help="append what is printed, with the times")
+    return p
+
+
+@contextlib.contextmanager
+def shown_as(options: argparse.Namespace) -> Iterator[None]:
+    """Print what the options leave over inside, and keep it in the log."""
+    with contextlib.ExitStack() as stack:
+        # The log first: with --quiet it has the errors that the terminal has.
+        if options.log_file:
+            stack.enter_context(copied_to(options.log_file))
+        # Errors are on stderr, and so would be the bars.
+        if options.quiet:
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(show_on(Nothing()))
+        yield
+
+
+class Nothing:
+    """Shows no progress."""
+
+    def begin_stage(self, name: str) -> None:
+        """Show nothing."""
+
+    def show_loop(self, loop: Progress) -> None:
+        """Show nothing."""
+
+
+@contextlib.contextmanager
+def copied_to(path: str) -> Iterator[None]:
+    """Append to the file at `path` what is printed inside, and the traceback of a bug."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    # Line by line, so that the log of a killed run is whole.
+    with open(path, "a", encoding="utf-8", errors="replace", buffering=1) as log:
+        # Libraries and warnings print through the same two names.
+        streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+        for name, stream in streams.items():
+            setattr(sys, name, Copied(stream, log))
+        try:
+            yield
+        # What is one line for a person was printed before, in `run_command`.
+        except Exception:
+            log.write(traceback.format_exc())
+            raise
+        finally:
+            # Also a line that never ended is kept.
+            for name, stream in streams.items():
+                getattr(sys, name).end_line()
+                setattr(sys, name, stream)
+
+
+class Copied:
+    """A standard stream whose whole lines also go to a log, without what a terminal draws over."""
+
+    def __init__(self, stream: TextIO, log: TextIO):
+        self._stream = stream
+        self._log = log
+        self._line = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Print `text`, and log the lines that it ends."""
+        # All parts but the last one end a line.
+        *ended, rest = text.split("\n")
+        for part in ended:
+            self._line += part
+            self.end_line()
+        self._line += rest
+        return self._stream.write(text)
+
+    def end_line(self) -> None:
+        """Log the line that was begun, if any."""
+        # A bar that was redrawn ends as it was drawn last.
+        line = _ESCAPE.sub("", self._line).rpartition("\r")[2]
+        self._line = ""
+        if line.strip():
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            self._log.write(f"{now} {line}\n")

@@ -1,0 +1,73 @@
+"""`radit demo`: the tiny experiment under one bar."""
+
+import io
+import pathlib
+
+import pytest
+
+from radit_jax import cli, config, train
+from radit_jax.commands import demo
+from radit_jax.pipeline.graph import stages
+from radit_jax.runtime.monitoring.progress import Progress, begin_stage, show_on
+
+
+def test_the_bar_has_a_share_for_every_stage_of_tiny() -> None:
+    assert list(demo.SECONDS) == list(stages(config.load_experiment(str(train.TINY))))
+
+
+class Bar:
+    """Stands in for rich's bar; remembers what it was told."""
+
+    def __init__(self):
+        self.shown = []
+
+    def add_task(self, description, total):
+        assert total == sum(demo.SECONDS.values())
+        return 7
+
+    def update(self, task, completed, description):
+        assert task == 7
+        self.shown.append((completed, description))
+
+
+def test_the_bar_moves_by_the_share_of_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "SECONDS", {"corpus": 2, "lm_ft": 8})
+    bar = Bar()
+    with show_on(demo.WholeRun(bar)):
+        begin_stage("corpus")
+        begin_stage("lm_ft")
+        loop = Progress(4, "lm_ft", "steps", stops=False)
+        loop.advance(3, loss=1.25)
+        loop.__exit__()
+    assert bar.shown == [
+        (0, "stage 1/2 corpus"),
+        (2, "stage 2/2 lm_ft"),
+        (2 + 8 * 3 / 4, "stage 2/2 lm_ft  loss 1.25"),
+        (2 + 8 * 3 / 4, "stage 2/2 lm_ft  loss 1.25"),
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_demo_runs_the_stages_of_tiny_with_a_bar_on_a_terminal(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr(train, "execute", lambda run, kind: made.append((run.experiment.name, kind)))
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    assert cli.main(["demo", f"--workdir={tmp_path}", "--set=seed=3"]) == 0
+    assert made == [("tiny", "all")]
+    assert "left" in err.getvalue()
+
+
+def test_a_demo_without_a_terminal_has_no_bar(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "execute", lambda run, kind: print("── corpus"))
+    assert cli.main(["demo", f"--workdir={tmp_path}"]) == 0
+    assert capsys.readouterr() == ("── corpus\n", "")

@@ -1,0 +1,70 @@
+"""`--quiet` and `--log-file`: what is shown, and what is kept."""
+
+import argparse
+import pathlib
+import re
+import sys
+
+import pytest
+
+from radit_jax import cli
+from radit_jax.commands.output import Copied, output_options, shown_as
+from radit_jax.runtime.monitoring.progress import progress
+
+STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
+
+
+def options(*words: str) -> argparse.Namespace:
+    return output_options().parse_args(words)
+
+
+def logged(path: pathlib.Path) -> list[str]:
+    """The lines of a log without their times."""
+    lines = path.read_text().splitlines()
+    assert all(re.match(STAMP, line) for line in lines), lines
+    return [re.sub(f"^{STAMP}", "", line) for line in lines]
+
+
+def test_a_log_has_what_both_streams_print_and_so_has_the_terminal(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "new" / "run.log"
+    with shown_as(options(f"--log-file={log}")):
+        print("one\ntwo")
+        print("a warning", file=sys.stderr)
+        print("no end", end="")
+    with shown_as(options(f"--log-file={log}")):
+        print("a second run")
+    assert logged(log) == ["one", "two", "a warning", "no end", "a second run"]
+    assert capsys.readouterr() == ("one\ntwo\nno enda second run\n", "a warning\n")
+    assert not isinstance(sys.stdout, Copied)
+
+
+def test_a_log_has_a_bar_as_it_was_drawn_last_and_no_colours(tmp_path: pathlib.Path) -> None:
+    log = tmp_path / "log"
+    with shown_as(options(f"--log-file={log}")):
+        sys.stderr.write("\rlm_ft 1/2\x1b[K")
+        sys.stderr.write("\rlm_ft 2/2\x1b[K\n")
+        print("\x1b[1;32mgreen\x1b[0m")
+    assert logged(log) == ["lm_ft 2/2", "green"]
+
+
+def test_a_log_has_the_traceback_of_a_bug(tmp_path: pathlib.Path) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(ZeroDivisionError), shown_as(options(f"--log-file={log}")):
+        print(1 // 0)
+    assert "ZeroDivisionError" in log.read_text()
+
+
+def test_quiet_shows_errors_only(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with shown_as(options("--quiet")):
+        print("a line")
+        assert list(progress([1, 2], "lm_ft", "steps")) == [1, 2]
+    assert capsys.readouterr() == ("", "")
+    assert cli.main(["status", "--quiet", "--experiment=nobody"]) == 1
+    assert capsys.readouterr().err.startswith("error: --experiment: ")
+
+
+def test_loops_show_their_bars_again_after_a_quiet_command(capsys: pytest.CaptureFixture[str]) -> None:
+    list(progress([1, 2], "lm_ft", "steps"))
+    assert "lm_ft  2/2 steps" in capsys.readouterr().err

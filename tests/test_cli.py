@@ -1,0 +1,128 @@
+"""The command `radit`: its commands, what they import, what they print, and how they end."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+import radit_jax
+from radit_jax import cli, train
+from radit_jax.errors import EXIT_CODES, ExitCode
+
+ROOT = pathlib.Path(__file__).parent.parent
+HELP = """
+import contextlib, io, sys
+from radit_jax import cli
+for name in ["--help", *cli.NAMES]:
+    words = [name] if name == "--help" else [name, "--help"]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        cli.main(words)
+    print(name, *[heavy for heavy in sys.argv[1:] if heavy in sys.modules])
+"""
+
+
+def test_no_help_imports_what_takes_seconds() -> None:
+    command = [sys.executable, "-c", HELP, "jax", "flax", "transformers", "tensorflow", "torch"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split("\n")[:-1] == ["--help", *cli.NAMES]
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.name)
+def test_a_commands_parser_says_what_to_run(command: cli.Command) -> None:
+    p = command.parser()
+    assert isinstance(p.get_default("run"), Callable)
+    assert p.description
+
+
+def test_help_lists_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for command in cli.COMMANDS:
+        assert re.search(rf"^    {command.name}\s+{re.escape(command.summary)}$", shown, re.MULTILINE)
+    for code, meaning in EXIT_CODES.items():
+        assert f" {code:d}  {meaning}\n" in shown
+
+
+def test_the_readme_has_every_exit_code() -> None:
+    paragraph = re.search(r"\*\*Exit codes\.\*\*(.*?)\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert paragraph
+    codes = [int(code) for code in re.findall(r"\b(\d+)\b", paragraph[1].partition("`RADIT")[0])]
+    assert sorted(codes) == sorted(EXIT_CODES) == sorted(ExitCode)
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"radit_jax {radit_jax.__version__}\n"
+    assert cli.main(["version", "--json"]) == 0
+    versions = json.loads(capsys.readouterr().out)
+    assert versions["radit_jax"] == radit_jax.__version__
+    assert versions["jax"] and versions["python"].startswith("3.")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("staus", "Did you mean 'status'?"), ("quux", "`radit --help` lists them.")]
+)
+def test_a_wrong_command_is_a_wrong_command_line(
+    name: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([name]) == ExitCode.WRONG_COMMAND_LINE
+    assert capsys.readouterr().err == f"error: radit: expected a command, got {name!r}. {hint}\n"
+
+
+def test_a_wrong_option_shows_the_usage_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["tasks", "--jsn"])
+    assert ended.value.code == ExitCode.WRONG_COMMAND_LINE
+    assert "radit: error: unrecognized arguments: --jsn" in capsys.readouterr().err
+
+
+def test_run_is_train_with_the_experiment_in_front() -> None:
+    options = cli.parser("run").parse_args(["run", "wiki_small", "--set=seed=3", "--dry-run"])
+    trained = train.parser().parse_args(["--experiment=wiki_small", "--set=seed=3", "--dry-run"])
+    assert vars(options) == vars(trained) | {"quiet": False, "log_file": None}
+    assert cli.parser("run").parse_args(["run"]).experiment == str(train.TINY)
+
+
+def test_python_m_radit_jax_is_radit(tmp_path: pathlib.Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "radit_jax", "plan", "--experiment=tny", "--target=v5e-8"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert ended.returncode == ExitCode.ERROR
+    assert ended.stderr.startswith(
+        "error: --experiment: expected a file or the name of an experiment, got 'tny'"
+    )
+
+
+def test_plan_in_json_has_bytes_and_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "--experiment=tiny", "--target=h100-8", "--stage=lm_ft", "--json"]
+    assert cli.main(words) == ExitCode.DONE
+    planned = json.loads(capsys.readouterr().out)
+    (stage,) = planned["stages"]
+    assert (planned["experiment"], stage["stage"], stage["fits"]) == ("tiny", "lm_ft", True)
+    # 2,048 x 96 twice; per layer 4 x 96 x 96, 3 x 96 x 256 and two norms; the last norm.
+    assert stage["params"] == 2 * 2048 * 96 + 2 * (4 * 96 * 96 + 3 * 96 * 256 + 2 * 96) + 96
+    assert stage["estimated"] and stage["peak"] > stage["held"] > 4 * 3 * stage["params"] / 8
+
+
+def test_a_script_of_completions_is_bash_and_knows_commands_options_and_experiments(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    for word in ("doctor", "--log-file", "--dry-run", "wiki_small"):
+        assert word in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
