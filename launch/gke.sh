@@ -32,7 +32,7 @@ create() {
 
 build() {
   demand image
-  run docker build --file="$root/launch/Dockerfile" --tag="$image" "$root"
+  run docker build --file="$root/launch/Dockerfile" --target=tpu --tag="$image" "$root"
   run docker push "$image"
 }
 

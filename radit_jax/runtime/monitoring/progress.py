@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from radit_jax.runtime.distributed import processes
 from radit_jax.text.printable import printable
@@ -16,6 +16,7 @@ _REDRAW_SECONDS = 0.1  # on a terminal
 _LINE_SECONDS = 10.0  # elsewhere, where every report is a line that stays
 
 
+@runtime_checkable
 class Display(Protocol):
     """What shows a run's progress in place of a bar or lines for each loop."""
 
