@@ -40,6 +40,7 @@ COMMANDS = (
     Command("plan", "plan", "memory, time and disk on machines that you would rent"),
     Command("show", "show", "a dataset's examples as the model sees them"),
     Command("tasks", "commands.tasks", "the tasks to evaluate on and the datasets to train on"),
+    Command("config", "settings", "the settings: list them, show an experiment's, compare two"),
     Command("clean", "commands.clean", "delete outputs that the settings no longer name"),
     Command("doctor", "commands.doctor", "is this machine ready, and what to do where it is not"),
     Command("version", "commands.version", "versions of this package and of what it runs on"),
@@ -103,6 +104,7 @@ def _parser(with_options: Sequence[str]) -> argparse.ArgumentParser:
             continue
         # The options of the module, then those that all commands have.
         own = command.parser()
+        _rename(own, f"radit {command.name}")
         several.add_parser(
             command.name,
             help=command.summary,
@@ -113,6 +115,15 @@ def _parser(with_options: Sequence[str]) -> argparse.ArgumentParser:
             add_help=False,  # `own` has it
         )
     return p
+
+
+def _rename(command: argparse.ArgumentParser, name: str) -> None:
+    """Let the usage of a command's own commands begin with `radit`, and not with `python -m`."""
+    for action in command._actions:
+        # `config` has list, show and diff.
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                inner.prog = inner.prog.replace(command.prog, name)
 
 
 if __name__ == "__main__":

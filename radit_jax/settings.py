@@ -76,14 +76,20 @@ def parser() -> argparse.ArgumentParser:
         comparing.add_argument(side, metavar=side.upper(), help="an experiment's file, a workdir, or: paper")
     for command in (listing, showing, comparing):
         command.add_argument("--json", action="store_true", help="for programs")
+    p.set_defaults(run=print_settings)
     return p
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = parser().parse_args(arguments)
+    return run_command(lambda: print_settings(options))
+
+
+def print_settings(options: argparse.Namespace) -> None:
+    """Do what the command's own command says."""
     bodies = {"list": print_list, "show": print_values, "diff": print_differences}
-    return run_command(lambda: bodies[options.command](options))
+    bodies[options.command](options)
 
 
 # ---- list ----
