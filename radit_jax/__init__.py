@@ -5,15 +5,17 @@ prompt = tokenizer.encode_prompt("Q: Who?\nA:")
 ids = radit_jax.generate(module, params, [prompt], max_new_tokens=16, stop_ids=tokenizer.stop_ids)
 """
 
+import os
 import signal
 import sys
 
-# Under `python -m radit_jax.train`, but not in a program that imports the package, Ctrl-C ends the command
-# without a traceback while modules load. `exit_command` then gives Ctrl-C its KeyboardInterrupt back.
-if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+# Under `radit` and `python -m radit_jax.train`, but not in a program that imports the package, Ctrl-C ends
+# the command without a traceback while modules load. `exit_command` gives Ctrl-C its KeyboardInterrupt back.
+_program = "".join(sys.argv[:1])
+_is_command = _program == "-m" or os.path.basename(_program) == "radit"
+if _is_command and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import os  # noqa: E402
 from typing import Any  # noqa: E402
 
 from radit_jax import renamed  # noqa: E402
