@@ -108,7 +108,7 @@ def test_python_m_radit_jax_is_radit(tmp_path: pathlib.Path) -> None:
 
 
 def test_plan_in_json_has_bytes_and_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["plan", "--experiment=tiny", "--target=h100-8", "--stage=lm_ft", "--json"]
+    words = ["plan", "--experiment=tiny", "--target=h100-8", "--stage=lm_ft", "--chunks=2550", "--json"]
     assert cli.main(words) == ExitCode.DONE
     planned = json.loads(capsys.readouterr().out)
     (stage,) = planned["stages"]

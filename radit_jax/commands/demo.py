@@ -94,7 +94,7 @@ class WholeRun:
         self._bar = bar
         self._task = bar.add_task("demo", total=sum(SECONDS.values()))
         self._stage = ""
-        self._before = 0.0  # seconds of the stages before this one
+        self._before = 0  # seconds of the stages before this one
 
     def begin_stage(self, name: str) -> None:
         """Name the stage, and count those before it as done."""
@@ -112,7 +112,7 @@ class WholeRun:
         self._bar.update(self._task, completed=self._before + self._share * done, description=text)
 
 
-def seconds_before(stage: str) -> float:
+def seconds_before(stage: str) -> int:
     """What the stages before `stage` took.
 
     >>> seconds_before("base/lm")

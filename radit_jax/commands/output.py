@@ -76,7 +76,7 @@ def copied_to(path: str) -> Iterator[None]:
 class Copied:
     """A standard stream whose whole lines also go to a log, without what a terminal draws over."""
 
-    def __init__(self, stream: TextIO, log: TextIO):
+    def __init__(self, stream: Any, log: TextIO):
         self._stream = stream
         self._log = log
         self._line = ""

@@ -1,7 +1,7 @@
 """Bytes in words."""
 
 
-def size_text(num_bytes: float) -> str:
+def size_text(num_bytes: float | int) -> str:
     """A size with three digits or more, in the unit that suits it.
 
     >>> size_text(999), size_text(2_500_000), size_text(12_345_678_901)
