@@ -1,11 +1,6 @@
-"""An experiment by its name or its file, in a checkout and in a wheel."""
+"""An experiment by its name or its file; tests/test_wheel.py has the same in a wheel."""
 
-import json
-import os
 import pathlib
-import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -47,24 +42,3 @@ def test_a_wrong_name_is_refused_with_the_nearest_one(name: str, hint: str) -> N
         config.load_experiment(name)
     message = f"--experiment: expected a file or the name of an experiment, got {name!r}. {hint}"
     assert str(caught.value).startswith(message)
-
-
-def test_experiments_import_each_other_from_where_a_wheel_has_them(tmp_path: pathlib.Path) -> None:
-    """The layout of a wheel, seen from a folder without a checkout."""
-    site = tmp_path / "site"
-    shutil.copytree(ROOT / "radit_jax", site / "radit_jax", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "experiments", site / "radit_jax" / "experiments")
-    (tmp_path / "empty").mkdir()
-    command = [sys.executable, "-m", "radit_jax", "status", "radit_65b_64shot", "--stage=base", "--json"]
-    ended = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path / "empty",
-        env=os.environ | {"PYTHONPATH": str(site)},
-    )
-    assert ended.returncode == 0, ended.stderr
-    status = json.loads(ended.stdout)
-    assert status["experiment"] == "radit_65b_64shot"
-    assert [stage["why"] for stage in status["stages"]] == ["was never run"] * 2
-    assert not any((tmp_path / "empty").iterdir())
