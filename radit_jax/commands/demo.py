@@ -9,20 +9,35 @@ from typing import Any
 from radit_jax import train
 from radit_jax.runtime.monitoring.progress import Progress, show_on
 
-# How long each stage took on two CPU cores, in seconds: its share of the bar.
+# The loops of each stage and their seconds on two busy CPU cores: the shares of the bar.
 SECONDS = {
-    "corpus": 1,
-    "base/lm": 132,
-    "base/retriever": 155,
-    "embed/retriever": 12,
-    "index/retriever": 9,
-    "retrieve/lm_ft": 7,
-    "retrieve/r_ft": 6,
-    "lm_ft": 128,
-    "score": 59,
-    "r_ft": 74,
-    "evaluate": 180,
-    "export": 10,
+    "corpus": {"corpus": 1},
+    "base/lm": {"base": 132},
+    "base/retriever": {"base": 155},
+    "embed/retriever": {"embed": 12},
+    "index/retriever": {"index": 9},
+    "retrieve/lm_ft": {"retrieve": 7},
+    "retrieve/r_ft": {"retrieve": 6},
+    "lm_ft": {"lm_ft": 128},
+    "score": {"score": 59},
+    "r_ft": {"r_ft": 74},
+    "evaluate": {
+        "evaluate closed_book": 45,
+        "evaluate base_lm": 62,
+        "evaluate base": 60,
+        "evaluate lm_ft": 57,
+        "evaluate lm_ft_lm": 49,
+        "evaluate r_ft": 47,
+        "evaluate radit": 46,
+        "evaluate base_lm-gold": 56,
+        "evaluate base_lm-retrieved": 6,
+        "evaluate base_lm-random": 8,
+        "evaluate lm_ft_lm-gold": 5,
+        "evaluate lm_ft_lm-retrieved": 5,
+        "evaluate lm_ft_lm-random": 4,
+        "evaluate lm_ft_lm-none": 1,
+    },
+    "export": {"export": 29},
 }
 
 
@@ -92,33 +107,42 @@ class WholeRun:
     def __init__(self, bar: Any):
         # The total is in seconds, so that the bar moves evenly over stages of all lengths.
         self._bar = bar
-        self._task = bar.add_task("demo", total=sum(SECONDS.values()))
+        total = sum(sum(loops.values()) for loops in SECONDS.values())
+        self._task = bar.add_task("demo", total=total)
         self._stage = ""
-        self._before = 0  # seconds of the stages before this one
+        self._title = ""
 
     def begin_stage(self, name: str) -> None:
         """Name the stage, and count those before it as done."""
-        self._stage = f"stage {list(SECONDS).index(name) + 1}/{len(SECONDS)} {name}"
-        self._before = seconds_before(name)
-        self._share = SECONDS[name]
-        self._bar.update(self._task, completed=self._before, description=self._stage)
+        self._stage = name
+        self._title = f"stage {list(SECONDS).index(name) + 1}/{len(SECONDS)} {name}"
+        done = seconds_before(name)
+        self._bar.update(self._task, completed=done, description=self._title)
 
     def show_loop(self, loop: Progress) -> None:
         """Move the bar by the loop's share of its stage, and show its loss."""
-        # A stage with several loops moves through its share once for each.
-        done = loop.done / max(loop.total, 1)
+        # A loop that the table lacks leaves the bar where it is.
+        share = SECONDS[self._stage].get(loop.name)
+        done = None
+        if share is not None:
+            fraction = loop.done / max(loop.total, 1)
+            done = seconds_before(self._stage, loop.name) + share * fraction
         facts = [f"{name} {value:.4g}" for name, value in loop.facts.items()]
-        text = "  ".join([self._stage, *facts[:1]])
-        self._bar.update(self._task, completed=self._before + self._share * done, description=text)
+        text = "  ".join([self._title, *facts[:1]])
+        self._bar.update(self._task, completed=done, description=text)
 
 
-def seconds_before(stage: str) -> int:
-    """What the stages before `stage` took.
+def seconds_before(stage: str, loop: str = "") -> int:
+    """What comes before a stage, or before one of its loops, took.
 
-    >>> seconds_before("base/lm")
-    1
+    >>> seconds_before("base/retriever"), seconds_before("evaluate", "evaluate base_lm")
+    (133, 628)
     """
-    # The table is in the order of the stages.
-    names = list(SECONDS)
-    before = names[: names.index(stage)]
-    return sum(SECONDS[name] for name in before)
+    # Both tables are in the order of the run.
+    seconds = 0
+    for name, loops in SECONDS.items():
+        if name == stage:
+            before = list(loops).index(loop) if loop else 0
+            return seconds + sum(list(loops.values())[:before])
+        seconds += sum(loops.values())
+    raise ValueError(f"demo: expected a stage of tiny, got {stage!r}.")

@@ -22,7 +22,7 @@ class Bar:
         self.shown = []
 
     def add_task(self, description, total):
-        assert total == sum(demo.SECONDS.values())
+        assert total == 2 + 4 + 6
         return 7
 
     def update(self, task, completed, description):
@@ -31,19 +31,19 @@ class Bar:
 
 
 def test_the_bar_moves_by_the_share_of_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "SECONDS", {"corpus": 2, "lm_ft": 8})
+    monkeypatch.setattr(demo, "SECONDS", {"corpus": {"corpus": 2}, "lm_ft": {"lm_ft": 4, "again": 6}})
     bar = Bar()
     with show_on(demo.WholeRun(bar)):
         begin_stage("corpus")
         begin_stage("lm_ft")
-        loop = Progress(4, "lm_ft", "steps", stops=False)
-        loop.advance(3, loss=1.25)
-        loop.__exit__()
+        for name in ("lm_ft", "not in the table", "again"):
+            Progress(4, name, "steps", stops=False).advance(3, loss=1.25)
     assert bar.shown == [
         (0, "stage 1/2 corpus"),
         (2, "stage 2/2 lm_ft"),
-        (2 + 8 * 3 / 4, "stage 2/2 lm_ft  loss 1.25"),
-        (2 + 8 * 3 / 4, "stage 2/2 lm_ft  loss 1.25"),
+        (2 + 4 * 3 / 4, "stage 2/2 lm_ft  loss 1.25"),
+        (None, "stage 2/2 lm_ft  loss 1.25"),  # where it was
+        (2 + 4 + 6 * 3 / 4, "stage 2/2 lm_ft  loss 1.25"),
     ]
 
 
