@@ -257,7 +257,10 @@ MOVED = {
         },
     ),
     "runtime.models": Moved(("runtime.pretrained.model_io",), {"num_parameters": "count_parameters"}),
-    "runtime.progress": Moved(("runtime.monitoring.progress", "runtime.monitoring.metrics"), {}),
+    "runtime.progress": Moved(
+        ("runtime.monitoring.progress", "runtime.monitoring.metrics", "runtime.monitoring.trackers"),
+        {"check_wandb": "check_trackers"},
+    ),
     "runtime.publish": Moved(
         ("runtime.pretrained.hf_export",), {"publish": "export_hf", "publish_adapters": "export_peft"}
     ),

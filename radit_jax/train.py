@@ -19,6 +19,7 @@ from radit_jax.pipeline import graph
 from radit_jax.pipeline.run_log import recorded
 from radit_jax.pipeline.runner import Run
 from radit_jax.runtime.distributed import processes, topology
+from radit_jax.runtime.monitoring.trackers import check_trackers
 from radit_jax.runtime.storage.workdir import Workdir
 
 TINY = FOLDER / "tiny.py"
@@ -92,11 +93,9 @@ def run_stages(options: argparse.Namespace) -> None:
 
 def start(options: argparse.Namespace) -> None:
     """Do what the command line asks for, in this process or together with the other ones."""
-    from radit_jax.runtime.monitoring.metrics import check_wandb  # TensorBoard, which takes a second
-
     # 1) Refuse wrong settings before anything is written.
     experiment, workdir = open_workdir(options)
-    check_wandb()
+    check_trackers()
     if options.dry_run:
         print_plan(Run(experiment, workdir, plan_only=True), options.stage)
         return

@@ -13,6 +13,8 @@ import sys
 import jax
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.util import tensor_util
 
 import radit_jax
 from radit_jax import ask, config, train
@@ -143,6 +145,18 @@ def test_a_stage_that_ran_before_compiles_nothing_again(tmp_path: pathlib.Path) 
 def test_results_lie_at_the_top_and_under_their_name(workdir: pathlib.Path) -> None:
     for name in ("results.json", "predictions.jsonl"):
         assert (workdir / "results" / "corpus-test" / name).read_bytes() == (workdir / name).read_bytes()
+
+
+def test_tensorboard_has_the_figures_of_evaluation(workdir: pathlib.Path) -> None:
+    (file,) = workdir.glob("evaluate/*/tensorboard/events*")
+    scalars = {}
+    for event in EventFileLoader(str(file)).Load():
+        for value in event.summary.value:
+            if value.tag != "settings":
+                scalars[value.tag] = tensor_util.make_ndarray(value.tensor).item()
+    results = json.loads((workdir / "results.json").read_text())
+    radit = results["systems"]["radit"]["exact_match"]["value"]
+    assert scalars["evaluate/systems/radit/exact_match"] == pytest.approx(radit)
 
 
 def test_the_run_is_on_record(workdir: pathlib.Path) -> None:

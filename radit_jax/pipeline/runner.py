@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from radit_jax.config import Experiment, Instructions, checkpoint_folder
+from radit_jax.config.descriptions import settings_by_path
 from radit_jax.config.renamed_settings import with_new_names, with_old_names
 from radit_jax.data.artifacts.scores_file import read_scores
 from radit_jax.data.eval_tasks import registry
@@ -14,6 +15,7 @@ from radit_jax.data.sources import instructions
 from radit_jax.pipeline.graph import KINDS, stages
 from radit_jax.pipeline.stage import Stage
 from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.monitoring import trackers
 from radit_jax.runtime.monitoring.progress import begin_stage
 from radit_jax.runtime.pretrained import checkpoint_info, hub
 from radit_jax.runtime.storage.fingerprints import canonical, fingerprint
@@ -195,13 +197,21 @@ class Run:
         how: dict[str, Any] = {"mesh": self.experiment.mesh}
         if stage.trains:
             how["profile"] = self.experiment.profile
-        facts = self._run(stage, inputs, output, how)
+        with trackers.tracking(self._context(stage)):
+            facts = self._run(stage, inputs, output, how)
+            if stage.kind == "evaluate":
+                _log_figures(output)
         seconds = time.monotonic() - start
         read = {name: self.folders[name].fingerprint for name in stage.inputs.values()}
         record = {"inputs": read, "seconds": round(seconds, 1), "device": _devices()}
         output.finish(settings=canonical(stage.settings), **record, **facts)
         self.drop_checkpoints(stage)
         print(f"   {stage.name}: done in {seconds:.1f} s; {_summary(facts)}", flush=True)
+
+    def _context(self, stage: Stage) -> trackers.StageContext:
+        """What trackers are told of a stage."""
+        settings = settings_by_path(self.experiment)
+        return trackers.StageContext(self.workdir.path.name, stage.name, settings)
 
     def drop_checkpoints(self, stage: Stage) -> None:
         """Delete the training state of a stage that has finished; a kill may have left it."""
@@ -226,6 +236,35 @@ def _devices() -> str:
     import jax  # which a dry run does without
 
     return f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+
+
+def _log_figures(output: StageFolder) -> None:
+    """Show evaluation's results as training's metrics are shown, in TensorBoard and in trackers."""
+    from radit_jax.runtime.monitoring.metrics import Metrics  # TensorBoard, which a dry run does without
+
+    results = processes.on_process_zero("the figures", lambda: output.read_json("results.json"))
+    metrics = Metrics(output.path / "figures.jsonl")
+    # A run that was killed here writes them again.
+    metrics.drop_after(-1, "evaluate")
+    metrics.write(0, "evaluate", figures_by_path(results))
+    metrics.flush()
+
+
+def figures_by_path(results: Mapping[str, Any], path: str = "") -> dict[str, float]:
+    """The value of each figure in `results.json`, without its interval, by the names that lead to it.
+
+    >>> figures_by_path({"systems": {"radit": {"f1": {"value": 0.5, "low": 0.4, "high": 0.6}}}, "seed": 3})
+    {'systems/radit/f1': 0.5}
+    """
+    value = results.get("value")
+    if isinstance(value, int | float):
+        return {path: float(value)}
+    figures = {}
+    for name, inner in results.items():
+        if isinstance(inner, Mapping):
+            inner_path = f"{path}/{name}" if path else name
+            figures |= figures_by_path(inner, inner_path)
+    return figures
 
 
 def _summary(facts: Mapping[str, Any]) -> str:

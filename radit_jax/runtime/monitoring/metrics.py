@@ -1,10 +1,7 @@
-"""A run's metrics by step, as JSON lines, as TensorBoard's events, and in Weights & Biases."""
+"""A run's metrics by step, as JSON lines, as TensorBoard's events, and in trackers."""
 
-import importlib
-import importlib.util
 import io
 import json
-import os
 import pathlib
 import time
 from collections.abc import Iterable, Mapping
@@ -14,11 +11,17 @@ from etils import epath
 
 # protobuf makes its classes at import, where a type checker does not see them.
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.compat.proto.summary_pb2 import (
+    Summary,  # pyright: ignore[reportAttributeAccessIssue]
+    SummaryMetadata,  # pyright: ignore[reportAttributeAccessIssue]
+)
+from tensorboard.compat.proto.tensor_pb2 import TensorProto  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from radit_jax.config.overrides import as_text
 from radit_jax.errors import naming
 from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.monitoring.trackers import Trackers, stage_context
 from radit_jax.runtime.storage.files import write_whole
 from radit_jax.runtime.storage.manifests import parse_jsonl
 
@@ -27,6 +30,7 @@ Line = dict[str, Any]  # step, name, time, and numbers
 _MAX_STEP = 2**63 - 1  # TensorBoard's
 _NOT_NUMBERS = ("step", "name", "time")
 _REMEDY = "Delete the file: training goes on, without the numbers of earlier steps."
+_TEXT = 7  # DT_STRING of TensorBoard's types
 _FLUSH_SECONDS = 1.0  # how old what TensorBoard shows may be
 
 
@@ -34,9 +38,9 @@ class Metrics:
     """A run's metrics by step: JSON lines at `path`, and the same for TensorBoard in the folder next to it.
 
     A line is `{"step": 8, "name": "lm_ft", "time": 1733000000.1, "loss": 1.25}`; `time` is in seconds since
-    1970. Lines reach the disk about every second, and at each `flush`. If WANDB_PROJECT names a project of
-    Weights & Biases, they also go there, and lines that a resumed run writes again stand there twice. Process
-    0 writes; the other processes call the same methods without effect.
+    1970. Lines reach the disk about every second, and at each `flush`, and then trackers (`trackers.py`),
+    where lines that a resumed run writes again stand twice. Process 0 writes; the other processes call the
+    same methods without effect.
     """
 
     def __init__(self, path: epath.PathLike):
@@ -51,7 +55,7 @@ class Metrics:
 
     def _open(self) -> None:
         self.tensorboard.parent.mkdir(parents=True, exist_ok=True)
-        self._wandb = _wandb_run(self.path.parent)
+        self._trackers = Trackers(self.path.parent)
         self._rewrite(self._read())
 
     def write(self, step: int, name: str, values: Mapping[str, Any]) -> None:
@@ -76,9 +80,8 @@ class Metrics:
         events = b"".join(map(_event, self._pending))
         with naming(self.tensorboard), self.tensorboard.open("ab") as file:
             file.write(events)
-        if self._wandb is not None:
-            for line in self._pending:
-                self._wandb.log({"step": line["step"], **_scalars(line)})
+        sent = [(line["step"], line["time"], _scalars(line)) for line in self._pending]
+        self._trackers.log(sent)
         self._pending = []
         self._flush_time = time.monotonic()
 
@@ -113,7 +116,7 @@ class Metrics:
     def _rewrite(self, lines: list[Line]) -> None:
         """Make both files hold `lines`; a kill leaves the JSON lines as before or as after."""
         write_whole(self.path, _json_lines(lines))
-        events = [_first_event(), *map(_event, lines)]
+        events = [_first_event(), *_settings_events(), *map(_event, lines)]
         self.tensorboard.write_bytes(b"".join(events))
 
 
@@ -146,38 +149,27 @@ def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
     return scalars
 
 
-# ---- Weights & Biases ----
-
-
-def check_wandb() -> None:
-    """Raise ValueError where Weights & Biases is asked for and not installed."""
-    project = os.environ.get("WANDB_PROJECT")
-    if project and importlib.util.find_spec("wandb") is None:
-        raise ValueError(
-            f"WANDB_PROJECT: expected the package wandb, to log to {project}, got none. pip install wandb, "
-            "or unset WANDB_PROJECT."
-        )
-
-
-def _wandb_run(folder: pathlib.Path) -> Any:
-    """The project's run for a stage's folder; None where no project is named."""
-    if not os.environ.get("WANDB_PROJECT"):
-        return None
-    check_wandb()
-    wandb: Any = importlib.import_module("wandb")
-    # The id is the stage's and its fingerprint, so a resumed stage goes on with its run.
-    stage = f"{folder.parent.name}-{folder.name}"
-    run = wandb.init(id=stage, name=stage, dir=folder, resume="allow", reinit="finish_previous")
-    run.define_metric("*", step_metric="step")
-    return run
-
-
 # ---- TensorBoard's event files ----
 
 
 def _first_event() -> bytes:
     """The record that an event file starts with."""
     return _record(Event(wall_time=0.0, file_version="brain.Event:2"))
+
+
+def _settings_events() -> list[bytes]:
+    """The experiment's settings as TensorBoard's text, a table of Markdown; none where nobody said them."""
+    settings = stage_context().settings
+    if not settings:
+        return []
+    rows = ["| setting | value |", "|---|---|"]
+    for path, value in settings.items():
+        rows.append(f"| {path} | {as_text(value)} |")
+    text = TensorProto(dtype=_TEXT)
+    text.string_val.append("\n".join(rows).encode())
+    plugin = SummaryMetadata.PluginData(plugin_name="text")
+    value = Summary.Value(tag="settings", metadata=SummaryMetadata(plugin_data=plugin), tensor=text)
+    return [_record(Event(wall_time=0.0, summary=Summary(value=[value])))]
 
 
 def _event(line: Mapping[str, Any]) -> bytes:

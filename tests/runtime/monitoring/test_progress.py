@@ -1,16 +1,13 @@
-import importlib.util
 import io
 import json
-import sys
 import time
 import types
-from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util import tensor_util
 
-from radit_jax.runtime.monitoring.metrics import Metrics, check_wandb
+from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.monitoring.progress import Progress, progress
 
 
@@ -201,44 +198,3 @@ def test_tensorboard_follows_the_json_lines_through_a_resume(tmp_path):
     metrics.write(3, "lm", {"loss": 30})
     metrics.flush()
     assert [value for _, _, value in scalars_of(metrics)] == [1, 2, 30]
-
-
-@pytest.fixture
-def wandb(monkeypatch):
-    """Stands for the package of Weights & Biases, with a project asked for."""
-    calls = []
-    run = types.SimpleNamespace(
-        log=lambda values: calls.append(values), define_metric=lambda name, **how: calls.append((name, how))
-    )
-    module: Any = types.ModuleType("wandb")
-    module.init = lambda **options: calls.append(options) or run
-    module.__spec__ = types.SimpleNamespace()
-    monkeypatch.setitem(sys.modules, "wandb", module)
-    monkeypatch.setenv("WANDB_PROJECT", "radit")
-    return calls
-
-
-def test_weights_and_biases_are_sent_each_line_once(wandb, tmp_path):
-    folder = tmp_path / "lm_ft" / "0123456789ab"
-    metrics = Metrics(folder / "metrics.jsonl")
-    metrics.write(3, "lm", {"loss": 0.5, "lr": 0.1})
-    metrics.flush()
-    metrics.flush()
-    assert wandb[0]["id"] == "lm_ft-0123456789ab" and wandb[0]["resume"] == "allow"
-    assert wandb[1:] == [("*", {"step_metric": "step"}), {"step": 3, "lm/loss": 0.5, "lm/lr": 0.1}]
-
-
-def test_weights_and_biases_are_left_alone_where_no_project_is_named(wandb, tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_PROJECT")
-    Metrics(tmp_path / "metrics.jsonl").flush()
-    check_wandb()
-    assert not wandb
-
-
-def test_a_project_without_the_package_is_refused(monkeypatch):
-    monkeypatch.setenv("WANDB_PROJECT", "radit")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError, match="^WANDB_PROJECT: expected the package wandb, to log to radit, got none. pip"
-    ):
-        check_wandb()
