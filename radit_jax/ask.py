@@ -159,7 +159,9 @@ def ask(export: TopLevelFolder, questions: Sequence[str]) -> Iterator[dict[str, 
             yield {"error": error}
             continue
         result: dict[str, Any] = {}
-        result["answers"] = [candidate._asdict() for candidate in answers[index]]
+        result["answers"] = []
+        for candidate in answers[index]:
+            result["answers"].append({"text": candidate.text, "probability": candidate.probability})
         for name, (rows, log_probs) in retrieved.items():
             result_chunks = chunks.take(rows[index])
             result[name] = _with_probabilities(result_chunks, np.exp(log_probs[index]))

@@ -18,11 +18,26 @@ from radit_jax.data.batches.examples import asked_prompt, question_example
 from radit_jax.data.batches.few_shot import Shot
 from radit_jax.data.batches.prefix_trees import answer_token_count
 from radit_jax.data.records import Question
+from radit_jax.evaluation.details import (
+    GoldLogProbs,
+    answer_from_json,
+    answer_to_json,
+    detail_lines,
+    gold_log_probs,
+)
 from radit_jax.evaluation.few_shot_base import KINDS, FewShotBase
 from radit_jax.evaluation.figures import CUTOFFS, QuestionFigures, QuestionResult, ranking_figures
-from radit_jax.evaluation.predictions import prediction_lines
+from radit_jax.evaluation.predictions import prediction_lines, question_result
 from radit_jax.evaluation.questions import TOO_LONG
-from radit_jax.evaluation.systems import CONTEXTS, GAINS, LMS, SYSTEMS, RetrievedChunks, SystemInputs
+from radit_jax.evaluation.systems import (
+    CONTEXTS,
+    GAINS,
+    LMS,
+    SYSTEMS,
+    RetrievedChunks,
+    SystemInputs,
+    first_alike,
+)
 from radit_jax.lm.answering import Answer, Retrieval, generate_answers, make_prompts, questions_per_batch
 from radit_jax.lm.prefix_sharing import group_by_shared_chunks
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair, score_in_shards
@@ -31,7 +46,6 @@ from radit_jax.retrieval.search import Searcher, chunk_log_probs
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.storage.fingerprints import shard_name
 from radit_jax.runtime.storage.stage_folder import StageFolder
-from radit_jax.text.metrics import exact_match, f1
 from radit_jax.text.statistics import Figure
 
 ANSWERS_PER_SHARD = 160  # questions whose answers a killed run loses at most
@@ -115,6 +129,7 @@ class CorpusQuestionEval:
         results_by_system = {name: by_system[name] for name in SYSTEMS}
         lines = prediction_lines(self.questions, results_by_system, of_questions["r_ft"], self.corpus.chunks)
         self.output.write_jsonl("predictions.jsonl", lines)
+        self.output.write_jsonl("details.jsonl", self._details(inputs, of_questions))
         return {
             "num_questions": num_questions,
             TOO_LONG: too_long,
@@ -125,20 +140,29 @@ class CorpusQuestionEval:
         """Each question's results by system; systems that would answer alike are evaluated once."""
         by_system: dict[str, list[dict[str, Any]]] = {}
         for name, system in inputs.items():
-            alike = [other for other in by_system if inputs[other].equals(system)]
-            if alike:
-                by_system[name] = by_system[alike[0]]
-            else:
+            first = first_alike(name, inputs)
+            if first == name:
                 by_system[name] = self.evaluate(name, system, inputs.values())
+            else:
+                by_system[name] = by_system[first]
         return by_system
+
+    def _details(
+        self, inputs: Mapping[str, SystemInputs], retrieved: Mapping[str, RetrievedChunks]
+    ) -> list[dict[str, Any]]:
+        """The lines of `details.jsonl`, from what is stored of the systems that answered."""
+        answers, gold = {}, {}
+        for name, system in SYSTEMS.items():
+            first = first_alike(name, inputs)
+            answers[name] = self._stored_answers(first, inputs[first])
+            if system.retriever is not None:
+                gold[system.lm, system.retriever] = self._gold_log_probs(inputs[name])
+        ids = [question.id for question in self.questions]
+        return detail_lines(ids, retrieved, answers, gold)
 
     # ---- what a system answers with ----
 
-    def retrieve(
-        self,
-        searcher: Searcher,
-        temperature: float,
-    ) -> RetrievedChunks:
+    def retrieve(self, searcher: Searcher, temperature: float) -> RetrievedChunks:
         """Each question's ranking under a retriever, k deep or more, and log p_R of the first k."""
         # Recall and MRR look deeper than answering does.
         k = self.settings.chunks_per_answer
@@ -207,7 +231,7 @@ class CorpusQuestionEval:
             nlls = self._answer_nll(system, all_systems)
             results = []
             for question, question_answers, nll in zip(self.questions, answers, nlls, strict=True):
-                result = self._question_result(question, question_answers)
+                result = question_result(question, question_answers)
                 results.append({**result, "answer_nll": float(nll)})
             self.output.write_jsonl(file, results)
         return self.output.read_jsonl(file)
@@ -222,22 +246,33 @@ class CorpusQuestionEval:
 
         They are stored a shard at a time.
         """
-        # Questions that share chunks are in one shard, and are answered together there.
-        num_questions, k = system.rows.shape
-        order = group_by_shared_chunks(system.rows, questions_per_batch(k, self.settings))
-        shards = [
-            order[start : start + ANSWERS_PER_SHARD] for start in range(0, num_questions, ANSWERS_PER_SHARD)
-        ]
-        answers: list[list[Answer]] = [[] for _ in range(num_questions)]
-        with Progress(num_questions, f"evaluate {name}", "questions") as bar:
-            for index, shard in enumerate(shards):
-                file = f"{shard_name(f'{name}-answers', index, len(shards))}.jsonl"
+        shards = self._answer_shards(name, system)
+        with Progress(len(system.rows), f"evaluate {name}", "questions") as bar:
+            for file, shard in shards.items():
                 if self.output.has(file):
                     bar.advance(len(shard))
                 else:
                     self.output.write_jsonl(file, self._answer(system, shard, shots, bar))
-                for line in self.output.read_jsonl(file):
-                    answers[line["place"]] = [Answer(*pair) for pair in line["answers"]]
+        return self._stored_answers(name, system)
+
+    def _answer_shards(self, name: str, system: SystemInputs) -> dict[str, list[int]]:
+        """The files of a system's answers, and the places of the questions in each."""
+        # Questions that share chunks are in one shard, and are answered together there.
+        num_questions, k = system.rows.shape
+        order = group_by_shared_chunks(system.rows, questions_per_batch(k, self.settings))
+        starts = range(0, num_questions, ANSWERS_PER_SHARD)
+        shards = {}
+        for index, start in enumerate(starts):
+            file = shard_name(f"{name}-answers", index, len(starts))
+            shards[f"{file}.jsonl"] = order[start : start + ANSWERS_PER_SHARD]
+        return shards
+
+    def _stored_answers(self, name: str, system: SystemInputs) -> list[list[Answer]]:
+        """The answers of a system that has answered all questions."""
+        answers: list[list[Answer]] = [[] for _ in system.rows]
+        for file in self._answer_shards(name, system):
+            for line in self.output.read_jsonl(file):
+                answers[line["place"]] = list(map(answer_from_json, line["answers"]))
         return answers
 
     def _answer(
@@ -258,34 +293,27 @@ class CorpusQuestionEval:
             bar=bar,
         )
         lines = []
-        for place, pairs in zip(places, answers, strict=True):
-            lines.append({"place": place, "answers": pairs})
+        for place, candidates in zip(places, answers, strict=True):
+            lines.append({"place": place, "answers": list(map(answer_to_json, candidates))})
         return lines
 
     def _answer_nll(
-        self,
-        system: SystemInputs,
-        all_systems: Iterable[SystemInputs],
+        self, system: SystemInputs, all_systems: Iterable[SystemInputs]
     ) -> Float[np.ndarray, " Q"]:
         """−log p of each first gold answer under Eq. 2, in nats per answer token, without a terminator."""
-        file = f"{system.lm}-pairs.npz"
-        if not self.output.has(file):
+        if not self.output.has(f"{system.lm}-pairs.npz"):
             rows = [other.rows for other in all_systems if other.lm == system.lm]
-            self._score_pairs(file, system.lm, rows)
-        stored = self.output.read_arrays(file)
-
-        # Where the score of each (question, chunk) pair is stored.
-        pairs = map(tuple, stored["pairs"].tolist())
-        place_of = {pair: place for place, pair in enumerate(pairs)}
-        places = np.zeros(system.rows.shape, np.int64)
-        for question, rows in enumerate(system.rows.tolist()):
-            places[question] = [place_of[question, row] for row in rows]
-
+            self._score_pairs(f"{system.lm}-pairs.npz", system.lm, rows)
+        log_probs, counts = self._gold_log_probs(system)
         # Eq. 2 over each question's chunks.
-        log_probs = stored["answer_log_probs"][places]
         chunk_mask = np.ones(log_probs.shape, bool)
         mixed = _ensemble(log_probs, system.log_probs, chunk_mask)
-        return -np.asarray(mixed) / np.maximum(stored["answer_token_counts"], 1)
+        return -np.asarray(mixed) / np.maximum(counts, 1)
+
+    def _gold_log_probs(self, system: SystemInputs) -> GoldLogProbs:
+        """What is stored of each first gold answer under the system's chunks."""
+        stored = self.output.read_arrays(f"{system.lm}-pairs.npz")
+        return gold_log_probs(stored, system.rows)
 
     def _score_pairs(
         self,
@@ -318,19 +346,6 @@ class CorpusQuestionEval:
             answer_token_counts=np.array(counts),
         )
 
-    @staticmethod
-    def _question_result(
-        question: Question,
-        answers: Sequence[Any],
-    ) -> dict[str, Any]:
-        # The metrics judge the most probable answer.
-        best = answers[0].text
-        return {
-            "answers": [{"answer": text, "probability": probability} for text, probability in answers],
-            "exact_match": exact_match(best, question.answers),
-            "f1": f1(best, question.answers),
-        }
-
     # ---- figures ----
 
     def _context_figures(
@@ -362,7 +377,7 @@ class CorpusQuestionEval:
             shots = few_shot.shots(kind, self.corpus)
             dropped[kind] = self._num_dropped(system, shots)
             answers = self._answers(name, system, shots)
-            results = list(map(self._question_result, self.questions, answers))
+            results = list(map(question_result, self.questions, answers))
             # Gold chunks are not known of all questions.
             counted = figures.with_gold if kind == "gold" else None
             after = by_system[f"lm_ft_lm-{kind}"][:num_questions]

@@ -1,6 +1,6 @@
 """`predictions.jsonl` of the corpus' own questions: each system's answer, and RA-DIT's evidence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,23 @@ from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.records import Question
 from radit_jax.evaluation.figures import QuestionResult
 from radit_jax.evaluation.systems import RetrievedChunks
+from radit_jax.lm.answering import Answer
+from radit_jax.text.metrics import exact_match, f1
+
+
+def text_records(answers: Iterable[Answer]) -> list[dict[str, Any]]:
+    """Answers as results and predictions have them."""
+    return [{"answer": answer.text, "probability": answer.probability} for answer in answers]
+
+
+def question_result(question: Question, answers: Sequence[Answer]) -> dict[str, Any]:
+    """A question's answers with their metrics, which judge the most probable one."""
+    best = answers[0].text
+    return {
+        "answers": text_records(answers),
+        "exact_match": exact_match(best, question.answers),
+        "f1": f1(best, question.answers),
+    }
 
 
 def prediction_lines(

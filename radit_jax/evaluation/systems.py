@@ -5,6 +5,7 @@ Letters of axes: Q questions, K chunks that an answer is mixed over, D ranks to 
 Titles are those of `text/results_table.py`, which prints them; the names are the keys of `results.json`.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,11 @@ class SystemInputs(NamedTuple):
     def first(self, num_questions: int) -> "SystemInputs":
         """The same for the first questions."""
         return SystemInputs(self.lm, self.rows[:num_questions], self.log_probs[:num_questions])
+
+
+def first_alike(name: str, inputs: Mapping[str, SystemInputs]) -> str:
+    """The first system that would answer as this one does: those that answer alike are asked once."""
+    return next(other for other in inputs if inputs[other].equals(inputs[name]))
 
 
 class RetrievedChunks(NamedTuple):

@@ -18,6 +18,7 @@ from radit_jax.data.eval_tasks.task import EvalExample
 from radit_jax.data.readers.kilt_pages import PageOf
 from radit_jax.data.records import Chunk
 from radit_jax.evaluation.multiple_choice import choose
+from radit_jax.evaluation.predictions import text_records
 from radit_jax.evaluation.questions import LoadedTask
 from radit_jax.lm.answering import Retrieval, Retriever, generate_answers
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
@@ -156,7 +157,7 @@ def _generated(
                 "id": item.id,
                 "answer": task.answer(best),
                 task.metric: task.metric_value(item, best),
-                "answers": [{"answer": text, "probability": probability} for text, probability in answers],
+                "answers": text_records(answers),
             }
         )
     return results, counts

@@ -48,6 +48,8 @@ class Answer(NamedTuple):
 
     text: str
     probability: float
+    log_probs: tuple[float, ...] = ()  # under each chunk, in nats; empty where they were not kept
+    is_cut: bool | None = None  # whether its likeliest tokenisation was cut; None: this was not kept
 
 
 class Prompts(NamedTuple):
@@ -284,9 +286,11 @@ def merge_equal_texts(
     for text, tokenisations in by_text.items():
         log_probs = [candidate.log_prob for candidate in tokenisations]
         log_prob = float(np.logaddexp.reduce(log_probs))
+        by_chunk = np.logaddexp.reduce([candidate.log_probs for candidate in tokenisations])
         likeliest = max(tokenisations, key=lambda candidate: candidate.log_prob)
         score = log_prob / likeliest.num_tokens if per_token else log_prob
         probability = float(np.exp(log_prob))
-        scored.append((score, Answer(text, probability)))
+        answer = Answer(text, probability, tuple(by_chunk.tolist()), likeliest.is_cut)
+        scored.append((score, answer))
     scored.sort(key=lambda pair: -pair[0])
     return [answer for _, answer in scored]

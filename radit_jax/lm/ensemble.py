@@ -56,6 +56,8 @@ class AnswerCandidate(NamedTuple):
     tokens: Answer
     log_prob: float
     num_tokens: int  # that log_prob sums over: the answer's, and its terminator where it has one
+    is_cut: bool = False  # it has `max_new_tokens` tokens and no end
+    log_probs: tuple[float, ...] = ()  # log p_LM(y | c∘x) under each chunk; empty at token level
 
 
 CandidatesByQuestion = list[list[AnswerCandidate]]  # of each question the most probable first
@@ -185,13 +187,15 @@ class _Answerer(NamedTuple):
         # 3) Mix over the chunks by p_R, and rank.
         mixed = np.asarray(mix_over_chunks(log_probs, retrieval_log_probs))
         ranked = []
-        for answers, scores in zip(unique, mixed.tolist(), strict=True):
-            # There are K scores, and often fewer unique answers.
-            pairs = zip(answers, scores, strict=False)
-            candidates = [self.candidate(*pair) for pair in pairs]
+        for question, by_chunk in enumerate(prompts):
+            candidates = []
+            for number, answer in enumerate(unique[question]):
+                scores = log_probs[question, : len(by_chunk), number]
+                candidate = self.candidate(answer, float(mixed[question, number]))
+                candidates.append(candidate._replace(log_probs=tuple(scores.tolist())))
             candidates.sort(key=lambda candidate: -candidate.log_prob)
             ranked.append(candidates)
-        return ranked[: len(prompts)]
+        return ranked
 
     def answer_by_token(
         self,
@@ -276,8 +280,10 @@ class _Answerer(NamedTuple):
 
     def candidate(self, answer: Answer, log_prob: float) -> AnswerCandidate:
         """The answer with the number of tokens that its log-probability sums over."""
-        outcome = _outcome(answer, self.options.stops, self.options.max_new_tokens)
-        return AnswerCandidate(answer, log_prob, len(outcome))
+        max_new_tokens, stops = self.options.max_new_tokens, self.options.stops
+        outcome = _outcome(answer, stops, max_new_tokens)
+        is_cut = len(answer) == max_new_tokens and not _is_closed(answer, stops)
+        return AnswerCandidate(answer, log_prob, len(outcome), is_cut)
 
 
 def _places(prompts: Sequence[PromptsByChunk]) -> Int[np.ndarray, "P 2"]:
@@ -346,9 +352,13 @@ def pack_answers(
 
 def _outcome(answer: Answer, stops: Stops, max_new_tokens: int) -> Answer:
     """The tokens that are scored: the answer's, and STOP where a terminator belongs to it."""
-    is_cut_off = len(answer) == max_new_tokens
-    is_closed = len(answer) > 0 and answer[-1] in stops.closing
-    return answer if is_cut_off or is_closed else (*answer, STOP)
+    is_full = len(answer) == max_new_tokens
+    return answer if is_full or _is_closed(answer, stops) else (*answer, STOP)
+
+
+def _is_closed(answer: Answer, stops: Stops) -> bool:
+    """Whether a closing piece ends the answer."""
+    return len(answer) > 0 and answer[-1] in stops.closing
 
 
 def _strip_terminator(row: Sequence[int], stops: Stops) -> Answer:

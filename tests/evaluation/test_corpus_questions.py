@@ -12,6 +12,7 @@ from radit_jax.data.records import Question
 from radit_jax.evaluation.corpus_questions import CorpusQuestionEval
 from radit_jax.evaluation.few_shot_base import KINDS, FewShotBase
 from radit_jax.evaluation.figures import QuestionFigures, ranking_figures
+from radit_jax.evaluation.predictions import question_result
 from radit_jax.evaluation.systems import SystemInputs
 from radit_jax.lm.answering import Answer
 from radit_jax.lm.scoring import NO_CHUNK, PairScores
@@ -141,7 +142,7 @@ def test_gold_recall_counts_known_gold_and_answer_recall_leaves_yes_and_no_out(e
 
 def test_the_best_answer_is_the_one_that_is_scored():
     question = Question("q", "Who?", ("the Seine", "River Seine"))
-    result = CorpusQuestionEval._question_result(question, [Answer("Seine.", 0.5), Answer("Loire", 0.2)])
+    result = question_result(question, [Answer("Seine.", 0.5), Answer("Loire", 0.2)])
     assert (result["exact_match"], result["f1"]) == (1.0, 1.0)
 
 

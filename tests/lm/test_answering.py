@@ -98,9 +98,24 @@ def test_each_answer_has_its_probability_in_the_mixture_over_its_questions_chunk
             )
             for tokens in distinct
         }
-        assert set(dict(answers[number])) == set(by_hand)
-        for text, probability in answers[number]:
+        assert {candidate.text for candidate in answers[number]} == set(by_hand)
+        for text, probability, *_ in answers[number]:
             assert_stored(np.log(probability), np.log(by_hand[text]))
+
+
+def test_an_answers_probability_under_each_chunk_makes_its_probability_in_the_mixture(lm64, answers):
+    for number in (1, 2, 4):
+        prompts = [prompt(lm64, TEXTS[number], row) for row in ROWS[number]]
+        for candidate in answers[number]:
+            [tokens] = {
+                tuple(tokens)
+                for tokens in (greedy(lm64, p) for p in prompts)
+                if lm64.tokenizer.decode(tokens).strip() == candidate.text
+            }
+            assert candidate.is_cut == (len(tokens) == SETTINGS.max_new_tokens)
+            assert_stored(candidate.log_probs, [log_prob(lm64, p, list(tokens)) for p in prompts])
+            mixed = np.exp(WEIGHTS[number] + candidate.log_probs).sum()
+            assert_stored(np.log(candidate.probability), np.log(mixed))
 
 
 def test_in_a_chat_answers_follow_what_transformers_makes_of_the_question(lm64, chunks):
@@ -119,7 +134,7 @@ def test_in_a_chat_answers_follow_what_transformers_makes_of_the_question(lm64, 
         told = {
             first_line(tokenizer.decode(greedy(chat, prompt))): greedy(chat, prompt) for prompt in prompts
         }
-        for text, probability in candidates:
+        for text, probability, *_ in candidates:
             each = [log_prob(chat, prompt, told[text]) for prompt in prompts]
             assert_stored(np.log(probability), np.logaddexp.reduce(np.log([0.75, 0.25]) + each))
 
@@ -140,9 +155,9 @@ def test_an_answer_depends_on_no_other_question(lm64, chunks, answers):
     texts = [TEXTS[number] for number in order]
     moved = answer(lm64, texts, Retrieval(chunks, ROWS, WEIGHTS).part(order), SETTINGS, "test")
     for number, candidates in zip(order, moved, strict=True):
-        for (text, probability), (text_before, before) in itertools.zip_longest(candidates, answers[number]):
-            assert text == text_before
-            assert_stored(np.log(probability), np.log(before))
+        for after, before in itertools.zip_longest(candidates, answers[number]):
+            assert after.text == before.text
+            assert_stored(np.log(after.probability), np.log(before.probability))
 
 
 def test_at_token_level_a_question_has_one_answer_with_its_probability_in_the_mixture(lm64, chunks):
@@ -209,9 +224,14 @@ def by_words(*texts):
 
 def test_answers_that_read_alike_are_one_whose_probabilities_add_up():
     read = by_words(" Lyon", " Paris", ".", ".\n")
-    lyon, split = AnswerCandidate((0, 2), np.log(0.4), 3), AnswerCandidate((1, 2), np.log(0.25), 3)
-    joined = AnswerCandidate((1, 3), np.log(0.3), 2)
+    # The second of two chunks, which weigh the same, leads to Paris alone.
+    by_chunk = [np.log(values) for values in ((0.7, 0.1), (0.1, 0.4), (0.2, 0.4))]
+    lyon = AnswerCandidate((0, 2), np.log(0.4), 3, False, tuple(by_chunk[0]))
+    split = AnswerCandidate((1, 2), np.log(0.25), 3, True, tuple(by_chunk[1]))
+    joined = AnswerCandidate((1, 3), np.log(0.3), 2, False, tuple(by_chunk[2]))
     [first, second] = merge_equal_texts([lyon, joined, split], read)
+    assert np.exp(first.log_probs) == pytest.approx((0.3, 0.8)) and not first.is_cut
+    assert np.exp(second.log_probs) == pytest.approx((0.7, 0.1))
     assert (first.text, second.text) == ("Paris.", "Lyon.")
     assert (first.probability, second.probability) == pytest.approx((0.55, 0.4))
 

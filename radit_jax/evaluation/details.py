@@ -1,0 +1,122 @@
+"""`details.jsonl`: what the systems' answers come from, a line a question, for the report.
+
+    id                    the question's
+    rows, log_p_R         by retriever: its K chunks as rows of the corpus, and the logarithm of their p_R
+    answer_log_probs      by language model and retriever: log p of the first gold answer under each chunk,
+                          summed over its tokens, without a terminator
+    answer_tokens         by language model: how many tokens that sum is over
+    candidates            by system: each distinct answer with its probability in the mixture, the best first,
+                          and `log_probs`: log p of the whole answer under each chunk
+    cut                   by system: whether the best answer was cut at `max_new_tokens`
+
+Log-probabilities are nats, rounded to four decimals. A candidate that an earlier version answered has neither
+`log_probs` nor an entry in `cut`. A task's file has no gold answer's likelihood where answers are generated.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from radit_jax.evaluation.systems import RetrievedChunks
+from radit_jax.lm.answering import Answer
+
+DECIMALS = 4  # of log-probabilities: a ten thousandth of a probability
+
+
+class GoldLogProbs(NamedTuple):
+    """How likely a language model finds the first gold answer of each question."""
+
+    log_probs: Float[np.ndarray, "Q K"]  # under each chunk, in nats, summed over the answer's tokens
+    token_counts: Int[np.ndarray, " Q"]
+
+
+def gold_log_probs(
+    stored: Mapping[str, np.ndarray],
+    rows: Int[np.ndarray, "Q K"],
+) -> GoldLogProbs:
+    """The likelihoods under each question's chunks, from the arrays of scored (question, chunk) pairs."""
+    # Where the score of each pair is stored.
+    pairs = map(tuple, stored["pairs"].tolist())
+    place_of = {pair: place for place, pair in enumerate(pairs)}
+    places = np.zeros(rows.shape, np.int64)
+    for question, of_question in enumerate(rows.tolist()):
+        places[question] = [place_of[question, row] for row in of_question]
+    return GoldLogProbs(stored["answer_log_probs"][places], stored["answer_token_counts"])
+
+
+def rounded(values: Float[np.ndarray, " K"] | Sequence[float]) -> list[float]:
+    """Log-probabilities as they are stored."""
+    return [round(float(value), DECIMALS) for value in values]
+
+
+# ---- answers, as shards of answers keep them ----
+
+
+def answer_to_json(answer: Answer) -> list[Any]:
+    """An answer as a list."""
+    return [answer.text, answer.probability, rounded(answer.log_probs), answer.is_cut]
+
+
+def answer_from_json(stored: Sequence[Any]) -> Answer:
+    """The answer that `answer_to_json` made a list of; an earlier version wrote text and probability."""
+    text, probability, *rest = stored
+    log_probs, is_cut = rest or ((), None)
+    return Answer(text, probability, tuple(log_probs), is_cut)
+
+
+def candidate_records(answers: Iterable[Answer]) -> list[dict[str, Any]]:
+    """Answers as `candidates` have them."""
+    records = []
+    for answer in answers:
+        record: dict[str, Any] = {"text": answer.text, "probability": answer.probability}
+        if answer.log_probs:
+            record["log_probs"] = rounded(answer.log_probs)
+        records.append(record)
+    return records
+
+
+# ---- lines ----
+
+
+def detail_lines(
+    ids: Sequence[str],
+    retrieved: Mapping[str, RetrievedChunks],
+    answers: Mapping[str, Sequence[Sequence[Answer]]],
+    gold: Mapping[tuple[str, str], GoldLogProbs],
+) -> list[dict[str, Any]]:
+    """A line for each question: `retrieved` by retriever, `answers` by system, `gold` by LM and retriever."""
+    lines = []
+    for index, question_id in enumerate(ids):
+        line: dict[str, Any] = {"id": question_id, "rows": {}, "log_p_R": {}}
+        # What was retrieved.
+        for name, chunks in retrieved.items():
+            log_probs = chunks.log_probs[index]
+            line["rows"][name] = chunks.rows[index, : len(log_probs)].tolist()
+            line["log_p_R"][name] = rounded(log_probs)
+        line |= _gold_fields(gold, index)
+        line |= answer_fields({name: of_system[index] for name, of_system in answers.items()})
+        lines.append(line)
+    return lines
+
+
+def _gold_fields(gold: Mapping[tuple[str, str], GoldLogProbs], index: int) -> dict[str, Any]:
+    """The likelihoods of a question's first gold answer."""
+    log_probs: dict[str, dict[str, list[float]]] = {}
+    token_counts = {}
+    for (lm, retriever), likelihoods in gold.items():
+        log_probs.setdefault(lm, {})[retriever] = rounded(likelihoods.log_probs[index])
+        token_counts[lm] = int(likelihoods.token_counts[index])
+    return {"answer_log_probs": log_probs, "answer_tokens": token_counts}
+
+
+def answer_fields(answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
+    """`candidates` and `cut` of one question, by system."""
+    candidates, cut = {}, {}
+    for name, of_system in answers.items():
+        candidates[name] = candidate_records(of_system)
+        is_cut = of_system[0].is_cut
+        if is_cut is not None:
+            cut[name] = is_cut
+    return {"candidates": candidates, "cut": cut}
