@@ -19,10 +19,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from radit_jax.evaluation.systems import RetrievedChunks
-from radit_jax.lm.answering import Answer
+from radit_jax.data.batches.prefix_trees import answer_ids
+from radit_jax.data.eval_tasks.task import EvalExample
+from radit_jax.evaluation.multiple_choice import ChoiceResult
+from radit_jax.evaluation.systems import SYSTEMS, RetrievedChunks
+from radit_jax.lm.answering import Answer, Retrieval
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 
 DECIMALS = 4  # of log-probabilities: a ten thousandth of a probability
+
+
+TaskDetail = dict[str, Any]  # what one language model and one retriever's chunks leave of a task's question
 
 
 class GoldLogProbs(NamedTuple):
@@ -120,3 +127,69 @@ def answer_fields(answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
         if is_cut is not None:
             cut[name] = is_cut
     return {"candidates": candidates, "cut": cut}
+
+
+# ---- tasks ----
+
+
+def generated_detail(answers: Sequence[Answer]) -> TaskDetail:
+    """What is kept of the answers that a language model wrote to a task's question."""
+    return {"candidates": candidate_records(answers), "cut": answers[0].is_cut}
+
+
+def chosen_detail(item: EvalExample, result: ChoiceResult, tokenizer: Tokenizer) -> TaskDetail:
+    """What is kept of a choice: the choices as candidates, and the right one's likelihood."""
+    # The best by the task's rule first, as the answer was chosen.
+    candidates = []
+    for choice in np.argsort(-result.scores, kind="stable").tolist():
+        probability = float(np.exp(result.log_probs[choice]))
+        answer = Answer(item.choices[choice].answer, probability, tuple(result.by_chunk[:, choice].tolist()))
+        candidates.append(answer)
+    detail: TaskDetail = {"candidates": candidate_records(candidates), "cut": False}
+    # Of hidden questions the right choice is not known.
+    if item.label >= 0:
+        right = item.choices[item.label]
+        detail["answer_log_probs"] = rounded(result.by_chunk[:, item.label])
+        detail["answer_tokens"] = len(answer_ids(tokenizer, right.scored))
+    return detail
+
+
+def add_chunks(details: Sequence[TaskDetail], retrieval: Retrieval) -> None:
+    """Say of each question which chunks it was answered with, and their weights."""
+    rows = retrieval.rows.tolist()
+    for detail, of_question, log_probs in zip(details, rows, retrieval.log_probs, strict=True):
+        detail["rows"] = of_question
+        detail["log_p_R"] = rounded(log_probs)
+
+
+def task_detail_lines(
+    ids: Sequence[str],
+    by_system: Mapping[str, Sequence[TaskDetail]],
+) -> list[dict[str, Any]]:
+    """A line for each question of a task, from what is kept by system; a system may have kept nothing."""
+    lines = []
+    for index, question_id in enumerate(ids):
+        line: dict[str, Any] = {"id": question_id, "rows": {}, "log_p_R": {}}
+        line |= {"answer_log_probs": {}, "answer_tokens": {}, "candidates": {}, "cut": {}}
+        for name, details in by_system.items():
+            if details:
+                _add_system(line, name, details[index])
+        lines.append(line)
+    return lines
+
+
+def _add_system(line: dict[str, Any], name: str, detail: TaskDetail) -> None:
+    """Put what one system left of a question into its line."""
+    system = SYSTEMS[name]
+    line["candidates"][name] = detail["candidates"]
+    if detail["cut"] is not None:
+        line["cut"][name] = detail["cut"]
+    # A task without queries has no chunks.
+    if system.retriever is None or "rows" not in detail:
+        return
+    line["rows"][system.retriever] = detail["rows"]
+    line["log_p_R"][system.retriever] = detail["log_p_R"]
+    if "answer_log_probs" in detail:
+        by_retriever = line["answer_log_probs"].setdefault(system.lm, {})
+        by_retriever[system.retriever] = detail["answer_log_probs"]
+        line["answer_tokens"][system.lm] = detail["answer_tokens"]

@@ -32,6 +32,7 @@ class ChoiceResult(NamedTuple):
     choice: int  # the number of the one with the highest score, the first of equals
     scores: Float[np.ndarray, " C"]  # by the rule
     log_probs: Float[np.ndarray, " C"]  # log p(scored | prompt) in nats, mixed over the chunks
+    by_chunk: Float[np.ndarray, "K C"]  # the same under each of the K chunks, before they are mixed
 
 
 def choose(
@@ -64,10 +65,10 @@ def choose(
         block = slice(start, start + ITEMS_PER_BLOCK)
         block_items = items[block]
 
-        # 1) log p of every choice, mixed over the item's Backgrounds. `counts` grows by the block's prompts.
+        # 1) log p of every choice under each Background. `counts` grows by the block's prompts.
         part = retrieval.part(block)
         backgrounds = part.concatenated() if concatenate else part.backgrounds()
-        log_probs = _log_probs(
+        by_item = _log_probs(
             scorer,
             block_items,
             backgrounds,
@@ -76,13 +77,14 @@ def choose(
             bar,
         )
 
-        # 2) The rule's scores, and the best choice by them. `nll_compl` compares log p with the question to
-        # log p without it, the prior.
+        # 2) The rule's scores of the mixture, and the best choice by them. `nll_compl` compares log p with
+        # the question to log p without it, the prior.
         priors = _priors(scorer, block_items) if rule == "nll_compl" else {}
-        for item, item_log_probs in zip(block_items, log_probs, strict=True):
-            scores = rule_scores(rule, item_log_probs, item.choices, priors)
+        for item, by_chunk, weights in zip(block_items, by_item, backgrounds.log_probs, strict=True):
+            log_probs = _mixed(by_chunk, weights)
+            scores = rule_scores(rule, log_probs, item.choices, priors)
             choice = int(np.argmax(scores))
-            results.append(ChoiceResult(choice, scores, item_log_probs))
+            results.append(ChoiceResult(choice, scores, log_probs, by_chunk))
     return results, counts
 
 
@@ -109,8 +111,8 @@ def _log_probs(
     shots: Sequence[Shots],
     counts: Counter[str],
     bar: Progress | None,
-) -> list[Float[np.ndarray, " _"]]:
-    """log p(scored | prompt) of each item's choices, mixed over its Backgrounds."""
+) -> list[Float[np.ndarray, "_ _"]]:
+    """log p(scored | prompt) of each item's choices under each of its Backgrounds: [K, C]."""
     # 1) Score all choices under all Backgrounds, in the order of items, Backgrounds and choices.
     trees: list[PrefixTree] = []
     for item, passages, item_shots in zip(items, backgrounds.passages, shots, strict=True):
@@ -119,16 +121,15 @@ def _log_probs(
             trees += _trees(scorer, choices, passage, item_shots, counts)
     scores = scorer.score_trees(trees, bar)
 
-    # 2) Cut the scores into one matrix (Backgrounds, choices) an item, and mix each by Eq. 2.
-    mixed = []
+    # 2) Cut the scores into one matrix (Backgrounds, choices) an item.
+    by_item = []
     start = 0
-    for item, passages, weights in zip(items, backgrounds.passages, backgrounds.log_probs, strict=True):
+    for item, passages in zip(items, backgrounds.passages, strict=True):
         shape = (len(passages), len(item.choices))
         end = start + shape[0] * shape[1]
-        item_scores = scores[start:end].reshape(shape)
-        mixed.append(_mixed(item_scores, weights))
+        by_item.append(scores[start:end].reshape(shape))
         start = end
-    return mixed
+    return by_item
 
 
 def _with_one_prompt(choices: Sequence[Choice]) -> Iterable[Sequence[Choice]]:

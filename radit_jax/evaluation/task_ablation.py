@@ -11,6 +11,7 @@ from jaxtyping import Float
 from radit_jax.config import EvaluateConfig
 from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.readers.kilt_pages import PageOf
+from radit_jax.evaluation.details import task_detail_lines
 from radit_jax.evaluation.questions import LoadedTask
 from radit_jax.evaluation.systems import GAINS, SYSTEMS
 from radit_jax.evaluation.task_suite import TaskChunks, TaskResult, evaluate_task, retrieve_for_task
@@ -237,6 +238,9 @@ class TaskAblation:
                 }
             )
         self.output.write_jsonl(f"predictions-{task.name}.jsonl", lines)
+        ids = [item.id for item in loaded.items]
+        details = {name: result.details for name, result in by_system.items()}
+        self.output.write_jsonl(f"details-{task.name}.jsonl", task_detail_lines(ids, details))
 
         # KILT's leaderboard takes the hidden questions' answers in its own form.
         is_hidden = task.is_kilt and not loaded.has_answers

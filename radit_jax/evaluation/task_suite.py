@@ -4,7 +4,6 @@ Evaluation asks every task of an experiment this way. With `lm_ft.select=kilt_de
 development tasks in the same way, to choose its checkpoint.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from radit_jax.data.batches.few_shot import Shot
 from radit_jax.data.eval_tasks.task import EvalExample
 from radit_jax.data.readers.kilt_pages import PageOf
 from radit_jax.data.records import Chunk
+from radit_jax.evaluation.details import TaskDetail, add_chunks, chosen_detail, generated_detail
 from radit_jax.evaluation.multiple_choice import choose
 from radit_jax.evaluation.predictions import text_records
 from radit_jax.evaluation.questions import LoadedTask
@@ -35,16 +35,17 @@ class TaskResult(NamedTuple):
 
     results: list[ExampleResult]
     counts: dict[str, int]
+    details: Sequence[TaskDetail] = ()  # a question's each; none where an earlier version answered
 
     def to_json(self) -> dict[str, Any]:
         """The object that the stage's file of these results holds."""
         # The key is part of the file format: files of earlier runs have it.
-        return {"marks": self.results, "counts": self.counts}
+        return {"marks": self.results, "counts": self.counts, "details": list(self.details)}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "TaskResult":
         """The results that `to_json` made an object of."""
-        return cls(stored["marks"], stored["counts"])
+        return cls(stored["marks"], stored["counts"], stored.get("details", ()))
 
 
 class TaskChunks(NamedTuple):
@@ -102,7 +103,7 @@ def evaluate_task(
     shots = [_with_passages(examples, passages) for examples in loaded.shots]
     settings = settings.answering(task.max_new_tokens)
     ask = _generated if task.generates else _chosen
-    results, counts = ask(loaded, scorer, settings, name, retrieval, shots)
+    results, counts, details = ask(loaded, scorer, settings, name, retrieval, shots)
 
     # 2) Say what each answer was based on, and score that by KILT's rules.
     for item, result, chunks in zip(loaded.items, results, _chunks(retrieval), strict=True):
@@ -115,7 +116,9 @@ def evaluate_task(
             precision = r_precision(pages, item.pages)
             result["r_precision"] = precision
             result[f"kilt_{task.metric}"] = result[task.metric] * (precision == 1)
-    return TaskResult(results, dict(counts))
+    if retrieved is not None:
+        add_chunks(details, retrieval)
+    return TaskResult(results, counts, details)
 
 
 def _with_passages(
@@ -133,7 +136,7 @@ def _generated(
     name: str,
     retrieval: Retrieval,
     shots: Sequence[Sequence[Shot]],
-) -> tuple[list[ExampleResult], Counter[str]]:
+) -> TaskResult:
     """Results of the answers that the language model writes; its other candidates are in `answers`."""
     task = loaded.task
     prompts = [item.prompt for item in loaded.items]
@@ -160,7 +163,7 @@ def _generated(
                 "answers": text_records(answers),
             }
         )
-    return results, counts
+    return TaskResult(results, dict(counts), list(map(generated_detail, answers_of_items)))
 
 
 def _chosen(
@@ -170,7 +173,7 @@ def _chosen(
     name: str,
     retrieval: Retrieval,
     shots: Sequence[Sequence[Shot]],
-) -> tuple[list[ExampleResult], Counter[str]]:
+) -> TaskResult:
     """Results of the choices that the language model makes, with the scores of all choices."""
     concatenate = settings.ensemble == "concatenate"
     prompts_per_choice = 1 if concatenate else retrieval.rows.shape[1]
@@ -198,7 +201,11 @@ def _chosen(
                 "scores": [float(score) for score in choice_result.scores],
             }
         )
-    return results, counts
+    tokenizer = scorer.model.tokenizer
+    details = []
+    for item, choice_result in zip(loaded.items, chosen, strict=True):
+        details.append(chosen_detail(item, choice_result, tokenizer))
+    return TaskResult(results, dict(counts), details)
 
 
 def _chunks(retrieval: Retrieval) -> list[list[Chunk]]:

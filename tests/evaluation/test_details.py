@@ -1,14 +1,23 @@
 """`details.jsonl`: what a small evaluation keeps gives back the figures that it was kept of."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
 from radit_jax.data.artifacts.corpus import Corpus
+from radit_jax.data.eval_tasks.task import Choice, EvalExample
 from radit_jax.evaluation.corpus_questions import CorpusQuestionEval
-from radit_jax.evaluation.details import answer_from_json, answer_to_json, rounded
+from radit_jax.evaluation.details import (
+    answer_from_json,
+    answer_to_json,
+    chosen_detail,
+    rounded,
+    task_detail_lines,
+)
+from radit_jax.evaluation.multiple_choice import ChoiceResult
 from radit_jax.evaluation.systems import LMS, RETRIEVERS, SYSTEMS, RetrievedChunks
 from radit_jax.lm.answering import Answer
 from radit_jax.lm.scoring import PairScorer
@@ -126,3 +135,40 @@ def test_an_answer_is_stored_with_four_decimals():
     )
     assert answer_from_json(["Seine", 0.5]) == Answer("Seine", 0.5)
     assert rounded(np.float32([-1.23456])) == [-1.2346]
+
+
+def test_a_choice_keeps_the_choices_best_first_and_the_right_ones_likelihood(lm):
+    choices = tuple(Choice(text, "Who?", f" {text}") for text in ("Ada Finch", "Bo Marsh"))
+    item = EvalExample("q", "Who?", choices=choices, label=0)
+    by_chunk = np.log(np.float32([[0.2, 0.5], [0.1, 0.7]]))
+    mixed = np.log(np.float32([0.15, 0.6]))
+    detail = chosen_detail(item, ChoiceResult(1, mixed, mixed, by_chunk), lm.tokenizer)
+    first, second = detail["candidates"]
+    assert (first["text"], second["text"]) == ("Bo Marsh", "Ada Finch")
+    assert np.exp(second["log_probs"]) == pytest.approx([0.2, 0.1], rel=ROUNDING)
+    assert second["probability"] == pytest.approx(0.15)
+    assert detail["answer_log_probs"] == second["log_probs"]
+    assert detail["answer_tokens"] == len(lm.tokenizer.encode(" Ada Finch"))
+    hidden = chosen_detail(replace(item, label=-1), ChoiceResult(1, mixed, mixed, by_chunk), lm.tokenizer)
+    assert "answer_log_probs" not in hidden
+
+
+def test_a_tasks_line_joins_its_systems_by_retriever_and_language_model():
+    def detail(row, text, **more):
+        chunks = {"rows": [row], "log_p_R": [0.0]}
+        return [{"candidates": [{"text": text, "probability": 1.0}], "cut": False, **chunks, **more}]
+
+    likelihood = {"answer_log_probs": [-1.5], "answer_tokens": 2}
+    closed = [{"candidates": [], "cut": None}]
+    by_system = {
+        "closed_book": closed,
+        "base": detail(4, "a", **likelihood),
+        "radit": detail(7, "b", **likelihood),
+        "r_ft": (),
+    }
+    [line] = task_detail_lines(["q"], by_system)
+    assert line["rows"] == {"base": [4], "r_ft": [7]}
+    assert line["answer_log_probs"] == {"base_lm": {"base": [-1.5]}, "lm_ft_lm": {"r_ft": [-1.5]}}
+    assert line["answer_tokens"] == {"base_lm": 2, "lm_ft_lm": 2}
+    assert line["cut"] == {"base": False, "radit": False}
+    assert set(line["candidates"]) == {"closed_book", "base", "radit"}

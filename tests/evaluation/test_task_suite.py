@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -142,7 +143,7 @@ def test_of_long_answers_the_one_that_is_likeliest_per_token_is_given(folder, lm
 
     def generate(model, prompts, retrieval, settings, *, shots, per_token, bar):
         seen[len(prompts)] = (per_token, settings.max_new_tokens)
-        return [[Answer("Ada Finch", 1.0)] for _ in prompts], task_suite.Counter()
+        return [[Answer("Ada Finch", 1.0)] for _ in prompts], Counter()
 
     monkeypatch.setattr(task_suite, "generate_answers", generate)
     scorer = PairScorer(lm, make_mesh(MeshConfig()), ScoreConfig())
@@ -165,7 +166,7 @@ def test_a_kilt_metric_counts_where_the_gold_page_is_ranked_first(
     made = loaded_task(folder, "hotpotqa", split="official")
     right = [[Answer(TOWERS[row][1], 1.0)] for row in range(3)]
     given = right if answers == "right" else [[Answer("Nobody", 1.0)] for _ in range(3)]
-    monkeypatch.setattr(task_suite, "generate_answers", lambda *_, **__: (given, task_suite.Counter()))
+    monkeypatch.setattr(task_suite, "generate_answers", lambda *_, **__: (given, Counter()))
     rows = np.array([[page, 3] for page in first_pages])
     retrieved = TaskChunks(Retrieval(Chunks(inputs["corpus"]), rows, np.zeros((3, 2), np.float32)), {})
     scorer = PairScorer(lm, make_mesh(MeshConfig()), ScoreConfig())
@@ -208,7 +209,7 @@ def test_a_checkpoint_is_measured_by_the_mean_over_kilts_development_tasks(folde
     def generate(model, prompts, retrieval, settings, *, shots, per_token, bar):
         """Ada Finch to everything, which is right of Elm Tower alone."""
         seen.append((model.params, str(model.module.dtype), per_token, settings.max_new_tokens))
-        return [[Answer("Ada Finch", 1.0)] for _ in prompts], task_suite.Counter()
+        return [[Answer("Ada Finch", 1.0)] for _ in prompts], Counter()
 
     monkeypatch.setattr(task_suite, "generate_answers", generate)
     found = [

@@ -307,6 +307,21 @@ def test_hidden_questions_get_predictions_in_kilts_form_and_no_figure(stage_inpu
         run_tasks(stage_inputs, output, task_settings(folder, "piqa", split="hidden"))
 
 
+def test_every_task_has_details_that_give_its_probabilities_back(finished):
+    output, _ = finished
+    for task, retrieves in (("hotpotqa", True), ("piqa", False), ("towers", True)):
+        predictions = output.read_jsonl(f"predictions-{task}.jsonl")
+        for line, prediction in zip(output.read_jsonl(f"details-{task}.jsonl"), predictions, strict=True):
+            assert line["id"] == prediction["id"] and set(line["candidates"]) == set(SYSTEMS)
+            assert set(line["rows"]) == ({"base", "r_ft"} if retrieves else set())
+            assert line["candidates"]["radit"][0]["text"].strip() == prediction["answer"]
+            for name, system in SYSTEMS.items():
+                weights = line["log_p_R"].get(system.retriever, [0.0])
+                for candidate in line["candidates"][name]:
+                    mixed = np.exp(np.add(weights, candidate["log_probs"])).sum()
+                    assert candidate["probability"] == pytest.approx(mixed, rel=2e-4)
+
+
 def test_a_task_without_queries_is_evaluated_once_by_each_language_model(finished):
     output, _ = finished
     assert sorted(file.name for file in (output.path / "piqa").glob("*.json")) == [
