@@ -76,12 +76,21 @@ class CandidateRecord:
     log_probs: Sequence[float] = ()  # under each of the K chunks; empty: not recorded
 
 
+def answer_candidates(records: Sequence[Mapping[str, Any]]) -> list[CandidateRecord]:
+    """Candidates as `details.jsonl` has them, or answers as `predictions.jsonl` does."""
+    candidates = []
+    for record in records:
+        text = record["text"] if "text" in record else record["answer"]
+        candidates.append(CandidateRecord(text, record["probability"], record.get("log_probs", ())))
+    return candidates
+
+
 @dataclass(frozen=True)
 class SystemAnswer:
     """What a system answered to a question."""
 
     text: str
-    score: float  # in the metric of the question's task: exact match for the corpus' own
+    score: float | None  # in the task's metric, exact match for the corpus' own; None: no gold answer
     is_cut: bool | None = None  # whether it has as many tokens as it may; None: not recorded
     candidates: Sequence[CandidateRecord] = ()  # the best first
 
@@ -100,6 +109,7 @@ class QuestionRecord:
     chunks: Mapping[str, Sequence[RankedChunk]]  # by retriever, the best first
     systems: Mapping[str, SystemAnswer]
     answer_tokens: Mapping[str, int]  # of the first gold answer, by language model
+    has_gold_chunk: bool  # whether a gold chunk is known
 
 
 CATEGORIES = {

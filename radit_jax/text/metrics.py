@@ -11,7 +11,7 @@ import numpy as np
 import regex
 from jaxtyping import Bool, Float
 
-from radit_jax.text.words import characters_apart, folded, is_spaced, words
+from radit_jax.text.words import characters_apart, folded, is_spaced, word_spans, words
 
 _ARTICLES = frozenset(("a", "an", "the"))
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
@@ -235,6 +235,45 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
         if _between_spaces(answer_words) in searched:
             return True
     return False
+
+
+def answer_spans(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
+    """Where `contains_answer` finds the answers: the start and end of each run of words, without overlaps.
+
+    >>> answer_spans("The Seine, and the river Seine.", ["Seine", "River Seine"])
+    [(4, 9), (19, 30)]
+    """
+    # 1) Every run of words that is one of the answers.
+    text_words = word_spans(text)
+    other_words = [word for word in text_words if word[0] not in _ARTICLES]
+    found = []
+    for answer in answers:
+        answer_words = _answer_words(answer)
+        has_article = not _ARTICLES.isdisjoint(answer_words)
+        searched = text_words if has_article else other_words
+        found += _runs(searched, answer_words)
+
+    # 2) Of those that overlap, the first, and of these the longest.
+    found.sort(key=lambda span: (span[0], -span[1]))
+    spans: list[tuple[int, int]] = []
+    for start, end in found:
+        if not spans or start >= spans[-1][1]:
+            spans.append((start, end))
+    return spans
+
+
+def _runs(
+    text_words: Sequence[tuple[str, int, int]],
+    answer_words: Sequence[str],
+) -> list[tuple[int, int]]:
+    """Where an answer's words stand next to each other among a text's; nowhere if it has none."""
+    count = len(answer_words)
+    spans = []
+    for first in range(len(text_words) - count + 1 if count else 0):
+        run = text_words[first : first + count]
+        if tuple(word for word, _, _ in run) == tuple(answer_words):
+            spans.append((run[0][1], run[-1][2]))
+    return spans
 
 
 def _between_spaces(text_words: Iterable[str]) -> str:

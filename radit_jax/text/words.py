@@ -54,6 +54,19 @@ def words(text: str) -> list[str]:
     return pattern.findall(text)
 
 
+def word_spans(text: str) -> list[tuple[str, int, int]]:
+    """`words` of any text, each folded, with the places in `text` where it starts and ends.
+
+    >>> word_spans("In 北京!")
+    [('in', 0, 2), ('北', 3, 4), ('京', 4, 5)]
+    """
+    pattern = _ASCII_WORD if text.isascii() else _WORD
+    spans = []
+    for match in pattern.finditer(text):
+        spans.append((folded(match.group()), match.start(), match.end()))
+    return spans
+
+
 def characters_apart(text: str) -> str:
     """`text` with single spaces between its words, and around each character of a script without spaces.
 
