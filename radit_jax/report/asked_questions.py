@@ -27,6 +27,12 @@ class AskedQuestion(NamedTuple):
     scores: Mapping[str, float]  # by system, in the task's metric; empty without gold answers
 
     @property
+    def rows(self) -> set[int]:
+        """The rows of all passages that were retrieved for it."""
+        by_retriever = self.detail.get("rows", {})
+        return set[int]().union(*by_retriever.values()) - {-1}
+
+    @property
     def num_bytes(self) -> int:
         """About how much the page stores of it, without passages."""
         kept = {key: value for key, value in self.prediction.items() if key != "chunks"}
@@ -106,7 +112,7 @@ def sample(asked: Sequence[AskedQuestion], max_bytes: int, passage_bytes: int) -
     seen: set[int] = set()
     kept: list[int] = []
     for number in order.tolist():
-        rows = set[int]().union(*asked[number].detail.get("rows", {}).values())
+        rows = asked[number].rows
         total += asked[number].num_bytes + passage_bytes * len(rows - seen)
         if total > max_bytes:
             break

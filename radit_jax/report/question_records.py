@@ -1,9 +1,10 @@
 """Questions with their chunks before and after R-ft, as the page's browser shows them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from radit_jax.data.artifacts.corpus import CHUNKS, Chunks
 from radit_jax.data.records import Chunk
@@ -13,6 +14,7 @@ from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.text.metrics import answer_spans, contains_answer, is_yes_no
 
 RIGHT = 0.5  # an answer is right from this score on, whatever the metric
+_MEASURED = 50  # questions by whose passages the size of one is known
 MAX_DOWNLOAD = 1 << 30  # bytes of a corpus in a bucket that are fetched to show its passages
 
 
@@ -39,22 +41,29 @@ Rankings = Mapping[str, Sequence[Found]]  # by retriever
 # ---- passages ----
 
 
-def passages_at(
-    folder: StageFolder | None, asked: Sequence[AskedQuestion], in_bucket: bool
-) -> dict[int, Chunk]:
-    """The passages of all rows that details name; none where they are not there, or too large to fetch."""
-    if folder is None or (in_bucket and corpus_bytes(folder) > MAX_DOWNLOAD):
-        return {}
+def open_passages(folder: StageFolder | None, in_bucket: bool) -> Chunks | None:
+    """The corpus' passages; None where they are not there, or too large to fetch."""
+    if folder is None:
+        return None
+    size = folder.manifest["files"].get(CHUNKS, {}).get("size", 0)
+    return Chunks(folder) if size and not (in_bucket and size > MAX_DOWNLOAD) else None
+
+
+def rows_of(asked: Iterable[AskedQuestion]) -> Int[np.ndarray, " N"]:
+    """The rows of all passages that questions have, by their details, each once."""
     rows: set[int] = set()
     for question in asked:
-        rows |= set[int]().union(*question.detail.get("rows", {}).values())
-    rows.discard(-1)
-    return Chunks(folder).by_row(np.array(sorted(rows), np.int64)) if rows else {}
+        rows |= question.rows
+    return np.array(sorted(rows), np.int64)
 
 
-def corpus_bytes(folder: StageFolder) -> int:
-    """The size of a corpus' passages."""
-    return folder.manifest["files"].get(CHUNKS, {}).get("size", 0)
+def passage_bytes(passages: Chunks | None, asked: Sequence[AskedQuestion]) -> int:
+    """The size of a passage, by those of a few questions."""
+    rows = rows_of(asked[:_MEASURED])
+    if passages is None or not len(rows):
+        return 0
+    sizes = [len(chunk.passage.encode()) for chunk in passages.take(rows)]
+    return sum(sizes) // len(sizes)
 
 
 def gold_chunks(folder: StageFolder | None, split: str) -> dict[str, Sequence[str]]:

@@ -13,18 +13,18 @@ from radit_jax.report.asked_questions import AskedQuestion, asked_questions, sam
 from radit_jax.report.metric_series import metric_lines, series_of, time_use
 from radit_jax.report.question_records import (
     LsrSettings,
-    corpus_bytes,
     gold_chunks,
-    passages_at,
+    open_passages,
+    passage_bytes,
     question_records,
     rankings,
+    rows_of,
     shown_passages,
 )
 from radit_jax.report.run_records import RunData, Series, TimeUse
 from radit_jax.report.run_stages import Folders, counts_of, origins, run_folders, stage_record
 from radit_jax.runtime.storage.entries import bytes_or_none
 from radit_jax.runtime.storage.files import parse_json
-from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.runtime.storage.workdir import Workdir
 
 MAX_BYTES = 30_000_000  # of questions and passages: more are sampled
@@ -86,8 +86,9 @@ def _with_questions(run: RunData, folders: Folders, in_bucket: bool, max_bytes: 
     )
 
     # 2) Those that the page has room for, with what was retrieved for them.
-    shown = sample(asked, max_bytes, _passage_bytes(corpus))
-    chunk_at = passages_at(corpus, shown, in_bucket)
+    passages = open_passages(corpus, in_bucket)
+    shown = sample(asked, max_bytes, passage_bytes(passages, asked))
+    chunk_at = passages.by_row(rows_of(shown)) if passages is not None else {}
     lsr = _lsr_settings(folders)
     ranked = rankings(shown, chunk_at, lsr)
     split = evaluated.manifest["settings"]["evaluate"]["split"]
@@ -101,20 +102,13 @@ def _with_questions(run: RunData, folders: Folders, in_bucket: bool, max_bytes: 
     )
 
 
-def _passage_bytes(corpus: StageFolder | None) -> int:
-    """The size of a passage in a corpus, about."""
-    if corpus is None:
-        return 0
-    return corpus_bytes(corpus) // max(1, corpus.manifest.get("chunks", 1))
-
-
 def _lsr_settings(folders: Folders) -> LsrSettings | None:
     """Eq. 4 under R-ft's settings; None where R-ft has not finished."""
     if "r_ft" not in folders:
         return None
     settings = with_new_names(folders["r_ft"].manifest["settings"])
     lm = "lm_ft_lm" if _labeller(folders) == "lm_ft" else "base_lm"
-    return LsrSettings(lm, settings["r_ft"]["lm_score"], settings["r_ft"]["tau"])
+    return LsrSettings(lm, settings["r_ft"]["lm_score"], float(settings["r_ft"]["tau"]))
 
 
 def _labeller(folders: Folders) -> str:

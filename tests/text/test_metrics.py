@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from radit_jax.text.metrics import (
+    answer_spans,
     contains_answer,
     exact_match,
     f1,
@@ -274,3 +275,22 @@ def test_rouge_l_is_the_rouge_packages_on_generated_pairs():
         assert rouge_l(prediction, answers) == pytest.approx(expected, abs=1e-12), (prediction, answers)
         different += 0 < expected < 0.999
     assert different > 300
+
+
+@pytest.mark.parametrize(
+    ("text", "answers", "marked"),
+    [
+        ("The Franco-Prussian war[2] began.", ["Prussian War"], ["Prussian war"]),
+        ("Nobody knew who the Who were.", ["The Who"], ["the Who"]),
+        ("Head of the Navy, head of a navy", ["head of navy"], ["Head of the Navy", "head of a navy"]),
+        ("北京是中国的首都", ["北京"], ["北京"]),
+        ("Cafe\u0301 de Flore", ["Café"], ["Cafe\u0301"]),
+        ("the 1970s", ["1970"], []),
+        ("a b a b a", ["b a"], ["b a", "b a"]),
+        ("anything", ["the"], []),
+    ],
+)
+def test_an_answer_is_marked_exactly_where_a_text_holds_it(text, answers, marked):
+    spans = answer_spans(text, answers)
+    assert [text[start:end] for start, end in spans] == marked
+    assert bool(spans) == contains_answer(text, answers)
