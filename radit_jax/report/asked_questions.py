@@ -102,7 +102,9 @@ def _lines(folder: StageFolder, suffix: str) -> Iterator[tuple[Line, Line]]:
     return zip(predictions, details, strict=True)
 
 
-def sample(asked: Sequence[AskedQuestion], max_bytes: int, passage_bytes: int) -> list[AskedQuestion]:
+def drawn_questions(
+    asked: Sequence[AskedQuestion], max_bytes: int, passage_bytes: int
+) -> list[AskedQuestion]:
     """As many questions as the page has room for, in their order: all, or a random sample.
 
     `passage_bytes` is a passage's size, about. Each is stored once, however many questions have it.

@@ -49,7 +49,7 @@ def open_passages(folder: StageFolder | None, in_bucket: bool) -> Chunks | None:
     return Chunks(folder) if size and not (in_bucket and size > MAX_DOWNLOAD) else None
 
 
-def rows_of(asked: Iterable[AskedQuestion]) -> Int[np.ndarray, " N"]:
+def retrieved_rows(asked: Iterable[AskedQuestion]) -> Int[np.ndarray, " N"]:
     """The rows of all passages that questions have, by their details, each once."""
     rows: set[int] = set()
     for question in asked:
@@ -59,7 +59,7 @@ def rows_of(asked: Iterable[AskedQuestion]) -> Int[np.ndarray, " N"]:
 
 def passage_bytes(passages: Chunks | None, asked: Sequence[AskedQuestion]) -> int:
     """The size of a passage, by those of a few questions."""
-    rows = rows_of(asked[:_MEASURED])
+    rows = retrieved_rows(asked[:_MEASURED])
     if passages is None or not len(rows):
         return 0
     sizes = [len(chunk.passage.encode()) for chunk in passages.take(rows)]

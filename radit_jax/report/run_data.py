@@ -9,7 +9,7 @@ from etils import epath
 from radit_jax.config.renamed_settings import with_new_names
 from radit_jax.config.settings import OWN_LABELLERS
 from radit_jax.report.answer_figures import answer_lengths, calibrations, recall_curves
-from radit_jax.report.asked_questions import AskedQuestion, asked_questions, sample
+from radit_jax.report.asked_questions import AskedQuestion, asked_questions, drawn_questions
 from radit_jax.report.metric_series import metric_lines, series_of, time_use
 from radit_jax.report.question_records import (
     LsrSettings,
@@ -18,7 +18,7 @@ from radit_jax.report.question_records import (
     passage_bytes,
     question_records,
     rankings,
-    rows_of,
+    retrieved_rows,
     shown_passages,
 )
 from radit_jax.report.run_records import RunData, Series, TimeUse
@@ -87,8 +87,8 @@ def _with_questions(run: RunData, folders: Folders, in_bucket: bool, max_bytes: 
 
     # 2) Those that the page has room for, with what was retrieved for them.
     passages = open_passages(corpus, in_bucket)
-    shown = sample(asked, max_bytes, passage_bytes(passages, asked))
-    chunk_at = passages.by_row(rows_of(shown)) if passages is not None else {}
+    shown = drawn_questions(asked, max_bytes, passage_bytes(passages, asked))
+    chunk_at = passages.by_row(retrieved_rows(shown)) if passages is not None else {}
     lsr = _lsr_settings(folders)
     ranked = rankings(shown, chunk_at, lsr)
     split = evaluated.manifest["settings"]["evaluate"]["split"]

@@ -5,7 +5,7 @@ import pytest
 from small_run import CHUNKS, QUESTIONS, detail, prediction, small_run, stage_folder
 
 from radit_jax.report import run_data
-from radit_jax.report.asked_questions import AskedQuestion, asked_questions, sample
+from radit_jax.report.asked_questions import AskedQuestion, asked_questions, drawn_questions
 from radit_jax.report.run_data import read_run
 from radit_jax.runtime.storage.workdir import Workdir
 
@@ -125,12 +125,12 @@ def test_a_sample_is_said_to_be_one_and_keeps_the_order(tmp_path):
     sizes = [question.num_bytes for question in asked]
     run = read_run(tmp_path, max_bytes=sum(sizes) + 400)  # room for four passages
     assert len(run.questions) == 3 and not run.is_sample
-    two = sample(asked, sum(sizes) - 1, 0)
+    two = drawn_questions(asked, sum(sizes) - 1, 0)
     assert len(two) == 2 and two == [question for question in asked if question in two]
-    assert sample(asked, sum(sizes), 0) == asked
+    assert drawn_questions(asked, sum(sizes), 0) == asked
     # All four passages once each, and not the eleven places in which they are.
-    assert sample(asked, sum(sizes) + 400, 100) == asked
-    assert len(sample(asked, sum(sizes) + 399, 100)) == 2
+    assert drawn_questions(asked, sum(sizes) + 400, 100) == asked
+    assert len(drawn_questions(asked, sum(sizes) + 399, 100)) == 2
     few = read_run(tmp_path, max_bytes=1)
     assert few.is_sample and few.questions == [] and few.num_questions == 3
     # Figures without passages are over all questions.
