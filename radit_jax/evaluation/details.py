@@ -96,24 +96,35 @@ def detail_lines(
     """A line for each question: `retrieved` by retriever, `answers` by system, `gold` by LM and retriever."""
     lines = []
     for index, question_id in enumerate(ids):
-        line: dict[str, Any] = {"id": question_id, "rows": {}, "log_p_R": {}}
         # What was retrieved.
+        rows, weights = {}, {}
         for name, chunks in retrieved.items():
             log_probs = chunks.log_probs[index]
-            line["rows"][name] = chunks.rows[index, : len(log_probs)].tolist()
-            line["log_p_R"][name] = rounded(log_probs)
+            k = len(log_probs)
+            rows[name] = chunks.rows[index, :k].tolist()
+            weights[name] = rounded(log_probs)
+
+        # What was made of it.
+        of_question = {}
+        for name, of_system in answers.items():
+            of_question[name] = of_system[index]
+        line = {"id": question_id, "rows": rows, "log_p_R": weights}
         line |= _gold_fields(gold, index)
-        line |= answer_fields({name: of_system[index] for name, of_system in answers.items()})
+        line |= answer_fields(of_question)
         lines.append(line)
     return lines
 
 
-def _gold_fields(gold: Mapping[tuple[str, str], GoldLogProbs], index: int) -> dict[str, Any]:
+def _gold_fields(
+    gold: Mapping[tuple[str, str], GoldLogProbs],
+    index: int,
+) -> dict[str, Any]:
     """The likelihoods of a question's first gold answer."""
     log_probs: dict[str, dict[str, list[float]]] = {}
     token_counts = {}
     for (lm, retriever), likelihoods in gold.items():
-        log_probs.setdefault(lm, {})[retriever] = rounded(likelihoods.log_probs[index])
+        by_retriever = log_probs.setdefault(lm, {})
+        by_retriever[retriever] = rounded(likelihoods.log_probs[index])
         token_counts[lm] = int(likelihoods.token_counts[index])
     return {"answer_log_probs": log_probs, "answer_tokens": token_counts}
 
@@ -137,14 +148,19 @@ def generated_detail(answers: Sequence[Answer]) -> TaskDetail:
     return {"candidates": candidate_records(answers), "cut": answers[0].is_cut}
 
 
-def chosen_detail(item: EvalExample, result: ChoiceResult, tokenizer: Tokenizer) -> TaskDetail:
+def chosen_detail(
+    item: EvalExample,
+    result: ChoiceResult,
+    tokenizer: Tokenizer,
+) -> TaskDetail:
     """What is kept of a choice: the choices as candidates, and the right one's likelihood."""
     # The best by the task's rule first, as the answer was chosen.
     candidates = []
     for choice in np.argsort(-result.scores, kind="stable").tolist():
+        text = item.choices[choice].answer
         probability = float(np.exp(result.log_probs[choice]))
-        answer = Answer(item.choices[choice].answer, probability, tuple(result.by_chunk[:, choice].tolist()))
-        candidates.append(answer)
+        by_chunk = result.by_chunk[:, choice].tolist()
+        candidates.append(Answer(text, probability, tuple(by_chunk)))
     detail: TaskDetail = {"candidates": candidate_records(candidates), "cut": False}
     # Of hidden questions the right choice is not known.
     if item.label >= 0:
@@ -154,7 +170,10 @@ def chosen_detail(item: EvalExample, result: ChoiceResult, tokenizer: Tokenizer)
     return detail
 
 
-def add_chunks(details: Sequence[TaskDetail], retrieval: Retrieval) -> None:
+def add_chunks(
+    details: Sequence[TaskDetail],
+    retrieval: Retrieval,
+) -> None:
     """Say of each question which chunks it was answered with, and their weights."""
     rows = retrieval.rows.tolist()
     for detail, of_question, log_probs in zip(details, rows, retrieval.log_probs, strict=True):
@@ -178,7 +197,11 @@ def task_detail_lines(
     return lines
 
 
-def _add_system(line: dict[str, Any], name: str, detail: TaskDetail) -> None:
+def _add_system(
+    line: dict[str, Any],
+    name: str,
+    detail: TaskDetail,
+) -> None:
     """Put what one system left of a question into its line."""
     system = SYSTEMS[name]
     line["candidates"][name] = detail["candidates"]

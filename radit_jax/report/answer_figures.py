@@ -13,26 +13,35 @@ from radit_jax.report.run_records import (
     CalibrationBin,
     QuestionRecord,
     RecallCurve,
-    SystemAnswer,
 )
 from radit_jax.text.metrics import is_yes_no
 from radit_jax.text.words import words
 
+Key = tuple[str, str]  # a task and a system
 NUM_BINS = 10  # of probability, all as wide
 
 
 def calibrations(asked: Sequence[AskedQuestion]) -> list[Calibration]:
     """Each task's and system's probability of its best answers against their scores, where both are known."""
-    pairs: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    pairs: dict[Key, list[tuple[float, float]]] = defaultdict(list)
     for question in asked:
         for name, answer in question.answers().items():
-            probability = answer.candidates[0].probability if answer.candidates else None
-            if probability is not None and answer.score is not None:
-                pairs[question.task, name].append((probability, answer.score))
-    return [_calibration(task, name, values) for (task, name), values in pairs.items()]
+            probability = answer.probability
+            if probability is None or answer.score is None:
+                continue
+            pair = (probability, answer.score)
+            pairs[question.task, name].append(pair)
+    found = []
+    for (task, name), values in pairs.items():
+        found.append(_calibration(task, name, values))
+    return found
 
 
-def _calibration(task: str, system: str, pairs: Sequence[tuple[float, float]]) -> Calibration:
+def _calibration(
+    task: str,
+    system: str,
+    pairs: Sequence[tuple[float, float]],
+) -> Calibration:
     """Bins of equal width, and the error expected of the probability of an answer."""
     probabilities, scores = np.array(pairs).T
     # A probability of 1 is in the last bin.
@@ -55,42 +64,54 @@ def _calibration(task: str, system: str, pairs: Sequence[tuple[float, float]]) -
 
 def answer_lengths(asked: Sequence[AskedQuestion]) -> list[AnswerLengths]:
     """Lengths in words of each task's gold answers and of each system's, and how many were cut."""
-    counts: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
-    answers: dict[tuple[str, str], list[SystemAnswer]] = defaultdict(list)
+    # 1) The texts, and whether each was cut. Nobody cut the gold ones.
+    texts: dict[Key, list[str]] = defaultdict(list)
+    cut: dict[Key, list[bool | None]] = defaultdict(list)
     for question in asked:
-        for gold in question.prediction["gold"][:1]:
-            counts[question.task, "gold"][len(words(gold))] += 1
+        texts[question.task, "gold"] += question.prediction["gold"][:1]
         for name, answer in question.answers().items():
-            counts[question.task, name][len(words(answer.text))] += 1
-            answers[question.task, name].append(answer)
+            key = (question.task, name)
+            texts[key].append(answer.text)
+            cut[key].append(answer.is_cut)
+
+    # 2) Their figures.
     lengths = []
-    for (task, name), of_system in counts.items():
-        lengths.append(AnswerLengths(task, name, dict(of_system), _num_cut(answers[task, name])))
+    for key, of_system in texts.items():
+        counts = Counter(len(words(text)) for text in of_system)
+        num_cut = _num_cut(cut[key])
+        lengths.append(AnswerLengths(*key, dict(counts), num_cut))
     return lengths
 
 
-def _num_cut(answers: Sequence[SystemAnswer]) -> int | None:
-    """How many answers were cut; None where that was not kept of all, and of gold ones."""
-    if not answers or any(answer.is_cut is None for answer in answers):
+def _num_cut(cut: Sequence[bool | None]) -> int | None:
+    """How many answers were cut; None where that was not kept of all."""
+    if not cut or None in cut:
         return None
-    return sum(answer.is_cut is True for answer in answers)
+    return cut.count(True)
 
 
 def recall_curves(questions: Sequence[QuestionRecord]) -> list[RecallCurve]:
     """Recall at every depth of both retrievers, of gold chunks and of chunks that hold an answer."""
+    # 1) Which of each question's chunks are hits, where that means something.
     hits: dict[tuple[str, str, str], list[list[bool]]] = defaultdict(list)
     for question in questions:
+        is_open = question.gold and not is_yes_no(question.gold)
         for name, chunks in question.chunks.items():
-            if not chunks:
-                continue
             if question.has_gold_chunk:
-                hits[question.task, name, "gold"].append([chunk.is_gold for chunk in chunks])
-            if question.gold and not is_yes_no(question.gold):
-                hits[question.task, name, "answer"].append([chunk.holds_answer for chunk in chunks])
+                is_gold = [chunk.is_gold for chunk in chunks]
+                hits[question.task, name, "gold"].append(is_gold)
+            if is_open:
+                holds_answer = [chunk.holds_answer for chunk in chunks]
+                hits[question.task, name, "answer"].append(holds_answer)
+
+    # 2) A curve for each task, retriever and kind of hit.
     curves = []
-    for (task, name, of), rows in hits.items():
-        recall = _recall_by_depth(np.array(rows, bool))
-        curves.append(RecallCurve(task, name, of, recall, len(rows)))
+    for key, rows in hits.items():
+        # Where nothing is known of a question's chunks, it is not counted.
+        known = [row for row in rows if row]
+        if known:
+            recall = _recall_by_depth(np.array(known, bool))
+            curves.append(RecallCurve(*key, recall, len(known)))
     return curves
 
 

@@ -57,7 +57,10 @@ class AskedQuestion(NamedTuple):
         return answers
 
 
-def asked_questions(folder: StageFolder, results: Mapping[str, Any]) -> list[AskedQuestion]:
+def asked_questions(
+    folder: StageFolder,
+    results: Mapping[str, Any],
+) -> list[AskedQuestion]:
     """All questions that the evaluation in `folder` asked; none where the retrievers alone were measured."""
     if "tasks" in results:
         asked = []
@@ -75,7 +78,11 @@ def asked_questions(folder: StageFolder, results: Mapping[str, Any]) -> list[Ask
     return asked
 
 
-def _of_task(folder: StageFolder, task: str, results: Mapping[str, Any]) -> list[AskedQuestion]:
+def _of_task(
+    folder: StageFolder,
+    task: str,
+    results: Mapping[str, Any],
+) -> list[AskedQuestion]:
     """The questions of a task, with the scores that each system's file keeps."""
     scores = {}
     for name, system in SYSTEMS.items():
@@ -93,7 +100,10 @@ def _of_task(folder: StageFolder, task: str, results: Mapping[str, Any]) -> list
     return asked
 
 
-def _lines(folder: StageFolder, suffix: str) -> Iterator[tuple[Line, Line]]:
+def _lines(
+    folder: StageFolder,
+    suffix: str,
+) -> Iterator[tuple[Line, Line]]:
     """Each question's predictions and details, in order."""
     predictions = folder.read_jsonl(f"predictions{suffix}.jsonl")
     details: Sequence[Line] = [{}] * len(predictions)
@@ -103,7 +113,9 @@ def _lines(folder: StageFolder, suffix: str) -> Iterator[tuple[Line, Line]]:
 
 
 def drawn_questions(
-    asked: Sequence[AskedQuestion], max_bytes: int, passage_bytes: int
+    asked: Sequence[AskedQuestion],
+    max_bytes: int,
+    passage_bytes: int,
 ) -> list[AskedQuestion]:
     """As many questions as the page has room for, in their order: all, or a random sample.
 

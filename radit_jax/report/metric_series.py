@@ -21,21 +21,33 @@ _FILE = "metrics.jsonl"
 
 def metric_lines(folder: StageFolder) -> list[Line]:
     """The lines of a stage's metrics, without one that a kill cut short; none where it has no metrics."""
-    data = bytes_or_none(folder.home / _FILE) or b""
-    whole = data[: data.rfind(b"\n") + 1]
-    return parse_jsonl(whole, str(folder.home / _FILE), _KEYS, "Delete the file.")
+    file = folder.home / _FILE
+    data = bytes_or_none(file) or b""
+    end = data.rfind(b"\n") + 1
+    return parse_jsonl(data[:end], str(file), _KEYS, "Delete the file.")
 
 
-def series_of(stage: str, lines: Sequence[Line]) -> list[Series]:
+def series_of(
+    stage: str,
+    lines: Sequence[Line],
+) -> list[Series]:
     """A series for each name, but for the lines of time."""
     by_name: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
-        if not line["name"].endswith("/time"):
-            by_name[line["name"]].append(line)
-    return [_series(stage, name, named) for name, named in by_name.items()]
+        name = line["name"]
+        if not name.endswith("/time"):
+            by_name[name].append(line)
+    series = []
+    for name, named in by_name.items():
+        series.append(_series(stage, name, named))
+    return series
 
 
-def _series(stage: str, name: str, lines: Sequence[Line]) -> Series:
+def _series(
+    stage: str,
+    name: str,
+    lines: Sequence[Line],
+) -> Series:
     """The numbers of one name; neighbours are averaged where there are more than `MAX_POINTS`."""
     metrics = [key for key in _all_keys(lines) if key not in _KEYS]
     # Each point is of as many lines as the others, the last of fewer.
@@ -57,13 +69,19 @@ def _all_keys(lines: Sequence[Line]) -> list[str]:
     return list(keys)
 
 
-def _mean(lines: Sequence[Line], metric: str) -> float | None:
+def _mean(
+    lines: Sequence[Line],
+    metric: str,
+) -> float | None:
     """The mean of a metric over the lines that have it."""
     values = [line[metric] for line in lines if metric in line]
     return sum(values) / len(values) if values else None
 
 
-def time_use(stage: str, lines: Sequence[Line]) -> TimeUse | None:
+def time_use(
+    stage: str,
+    lines: Sequence[Line],
+) -> TimeUse | None:
     """Where the time of a stage's calls went; None where none has ended."""
     calls = [line for line in lines if line["name"].endswith("/time")]
     if not calls:

@@ -41,12 +41,18 @@ Rankings = Mapping[str, Sequence[Found]]  # by retriever
 # ---- passages ----
 
 
-def open_passages(folder: StageFolder | None, in_bucket: bool) -> Chunks | None:
+def open_passages(
+    folder: StageFolder | None,
+    in_bucket: bool,
+) -> Chunks | None:
     """The corpus' passages; None where they are not there, or too large to fetch."""
     if folder is None:
         return None
-    size = folder.manifest["files"].get(CHUNKS, {}).get("size", 0)
-    return Chunks(folder) if size and not (in_bucket and size > MAX_DOWNLOAD) else None
+    record = folder.manifest["files"].get(CHUNKS)
+    if record is None:
+        return None
+    is_too_large = in_bucket and record["size"] > MAX_DOWNLOAD
+    return None if is_too_large else Chunks(folder)
 
 
 def retrieved_rows(asked: Iterable[AskedQuestion]) -> Int[np.ndarray, " N"]:
@@ -57,7 +63,10 @@ def retrieved_rows(asked: Iterable[AskedQuestion]) -> Int[np.ndarray, " N"]:
     return np.array(sorted(rows), np.int64)
 
 
-def passage_bytes(passages: Chunks | None, asked: Sequence[AskedQuestion]) -> int:
+def passage_bytes(
+    passages: Chunks | None,
+    asked: Sequence[AskedQuestion],
+) -> int:
     """The size of a passage, by those of a few questions."""
     rows = retrieved_rows(asked[:_MEASURED])
     if passages is None or not len(rows):
@@ -66,19 +75,27 @@ def passage_bytes(passages: Chunks | None, asked: Sequence[AskedQuestion]) -> in
     return sum(sizes) // len(sizes)
 
 
-def gold_chunks(folder: StageFolder | None, split: str) -> dict[str, Sequence[str]]:
+def gold_chunks(
+    folder: StageFolder | None,
+    split: str,
+) -> dict[str, Sequence[str]]:
     """The ids of the gold chunks of the corpus' own questions, by question."""
     name = f"questions-{split}.jsonl"
     if folder is None or not folder.has(name):
         return {}
-    return {line["id"]: line.get("gold_chunks", ()) for line in folder.read_jsonl(name)}
+    by_question = {}
+    for line in folder.read_jsonl(name):
+        by_question[line["id"]] = line.get("gold_chunks", ())
+    return by_question
 
 
 # ---- rankings ----
 
 
 def rankings(
-    asked: Sequence[AskedQuestion], chunk_at: Mapping[int, Chunk], lsr: LsrSettings | None
+    asked: Sequence[AskedQuestion],
+    chunk_at: Mapping[int, Chunk],
+    lsr: LsrSettings | None,
 ) -> list[Rankings]:
     """What each retriever found for each question.
 
@@ -126,32 +143,49 @@ def _predicted(prediction: Mapping[str, Any]) -> list[Found]:
     return found
 
 
-def _lsr_probs(asked: Sequence[AskedQuestion], lsr: LsrSettings) -> dict[tuple[int, str], list[float]]:
+def _lsr_probs(
+    asked: Sequence[AskedQuestion],
+    lsr: LsrSettings,
+) -> dict[tuple[int, str], list[float]]:
     """p_LSR of every (question, retriever) whose likelihoods are known, Eq. 4."""
-    keys, log_probs, counts = [], [], []
+    # 1) A row for each question and retriever.
+    keys: list[tuple[int, str]] = []
+    log_probs: list[list[float]] = []
+    counts: list[int] = []
     for number, question in enumerate(asked):
-        by_retriever = question.detail.get("answer_log_probs", {}).get(lsr.lm, {})
-        for name, of_retriever in by_retriever.items():
+        by_lm = question.detail.get("answer_log_probs", {})
+        for name, of_retriever in by_lm.get(lsr.lm, {}).items():
             keys.append((number, name))
             log_probs.append(of_retriever)
-            counts.append(question.detail["answer_tokens"][lsr.lm])
+            count = question.detail["answer_tokens"][lsr.lm]
+            counts.append(count)
     if not keys:
         return {}
-    # One call for all: shorter rows have a mask.
+
+    # 2) One call for all: shorter rows have a mask.
     width = max(map(len, log_probs))
     padded = np.zeros((len(keys), width), np.float32)
     mask = np.zeros(padded.shape, bool)
     for row, values in enumerate(log_probs):
-        padded[row, : len(values)] = values
-        mask[row, : len(values)] = True
+        num_chunks = len(values)
+        padded[row, :num_chunks] = values
+        mask[row, :num_chunks] = True
     probs = _lsr_prob(padded, np.array(counts), mask, lsr)
+
+    # 3) Back to rows of their own lengths.
     by_key = {}
-    for key, values, row in zip(keys, log_probs, probs.tolist(), strict=True):
-        by_key[key] = row[: len(values)]
+    for row, key in enumerate(keys):
+        num_chunks = len(log_probs[row])
+        by_key[key] = probs[row, :num_chunks].tolist()
     return by_key
 
 
-def _lsr_prob(log_probs: Any, counts: Any, mask: Any, lsr: LsrSettings) -> np.ndarray:
+def _lsr_prob(
+    log_probs: Any,
+    counts: Any,
+    mask: Any,
+    lsr: LsrSettings,
+) -> np.ndarray:
     """Eq. 4 of whole arrays."""
     import jax.numpy as jnp  # a report without details needs no jax
 
@@ -165,7 +199,9 @@ def _lsr_prob(log_probs: Any, counts: Any, mask: Any, lsr: LsrSettings) -> np.nd
 
 
 def question_records(
-    asked: Sequence[AskedQuestion], ranked: Sequence[Rankings], gold: Mapping[str, Sequence[str]]
+    asked: Sequence[AskedQuestion],
+    ranked: Sequence[Rankings],
+    gold: Mapping[str, Sequence[str]],
 ) -> list[QuestionRecord]:
     """The questions as the page shows them; `gold` has gold chunks by question, where they are known."""
     records = []
@@ -192,7 +228,11 @@ def question_records(
     return records
 
 
-def _ranked_chunk(found: Found, answers: Sequence[str], gold_ids: Sequence[str]) -> RankedChunk:
+def _ranked_chunk(
+    found: Found,
+    answers: Sequence[str],
+    gold_ids: Sequence[str],
+) -> RankedChunk:
     """A chunk with where the answers are in it; yes and no are nowhere."""
     chunk = found.chunk
     searched = [] if is_yes_no(answers) else answers
@@ -219,7 +259,9 @@ def _category(scores: Mapping[str, float]) -> str:
 
 
 def _gold_retrieved(
-    chunks: Sequence[RankedChunk], answers: Sequence[str], gold_ids: Sequence[str]
+    chunks: Sequence[RankedChunk],
+    answers: Sequence[str],
+    gold_ids: Sequence[str],
 ) -> bool | None:
     """Whether a gold chunk is among R-ft's or, where none is known, one that holds an answer."""
     if not chunks or not answers:

@@ -37,7 +37,9 @@ _NO_PASSAGES = "The corpus is too large to fetch from its bucket: R-ft's chunks 
 
 
 def read_run(
-    path: epath.PathLike, scratch: epath.PathLike | None = None, max_bytes: int = MAX_BYTES
+    path: epath.PathLike,
+    scratch: epath.PathLike | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> RunData:
     """What the workdir at `path` says of its last run; ValueError where no stage has finished in it.
 
@@ -70,7 +72,12 @@ def read_run(
     return _with_questions(run, folders, workdir.in_bucket, max_bytes)
 
 
-def _with_questions(run: RunData, folders: Folders, in_bucket: bool, max_bytes: int) -> RunData:
+def _with_questions(
+    run: RunData,
+    folders: Folders,
+    in_bucket: bool,
+    max_bytes: int,
+) -> RunData:
     """The run with its results and its questions."""
     # 1) All questions, without passages: figures that need none are over all of them.
     evaluated, corpus = folders["evaluate"], folders.get("corpus/chunks", folders.get("corpus"))
@@ -118,7 +125,11 @@ def _labeller(folders: Folders) -> str:
     return folders["score"].manifest["settings"].get("score", {}).get("language_model", "a file")
 
 
-def _lacks(asked: Sequence[AskedQuestion], chunk_at: Mapping[int, Any], folders: Folders) -> list[str]:
+def _lacks(
+    asked: Sequence[AskedQuestion],
+    chunk_at: Mapping[int, Any],
+    folders: Folders,
+) -> list[str]:
     """What cannot be shown of the questions."""
     lacks = []
     if any(not question.detail for question in asked):

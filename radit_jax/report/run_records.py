@@ -94,6 +94,13 @@ class SystemAnswer:
     is_cut: bool | None = None  # whether it has as many tokens as it may; None: not recorded
     candidates: Sequence[CandidateRecord] = ()  # the best first
 
+    @property
+    def probability(self) -> float | None:
+        """Of the answer in the mixture; None: not recorded."""
+        if not self.candidates:
+            return None
+        return self.candidates[0].probability
+
 
 @dataclass(frozen=True)
 class QuestionRecord:

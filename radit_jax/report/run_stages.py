@@ -54,7 +54,10 @@ def _published(workdir: Workdir) -> StageFolder | None:
     return folder if folder.complete else None
 
 
-def _role(kind: str, settings: Mapping[str, Any]) -> str:
+def _role(
+    kind: str,
+    settings: Mapping[str, Any],
+) -> str:
     """The name of a stage by its kind and settings."""
     for setting, name in _ROLES.get(kind, {}).items():
         if setting in settings:
@@ -62,20 +65,35 @@ def _role(kind: str, settings: Mapping[str, Any]) -> str:
     return kind
 
 
-def _read_by(folder: StageFolder, workdir: Workdir) -> dict[str, StageFolder]:
+def _read_by(
+    folder: StageFolder,
+    workdir: Workdir,
+) -> dict[str, StageFolder]:
     """The folders that a stage read, as its manifest says."""
+    inputs = folder.manifest.get("inputs", {})
     read = {}
-    for name, fingerprint in folder.manifest.get("inputs", {}).items():
-        read[name] = workdir.folder(name.partition("/")[0], fingerprint)
-    return {name: other for name, other in read.items() if other.complete}
+    for name, fingerprint in inputs.items():
+        kind, _, _ = name.partition("/")
+        other = workdir.folder(kind, fingerprint)
+        if other.complete:
+            read[name] = other
+    return read
 
 
 def _in_order(names: Mapping[str, Any]) -> list[str]:
     """Names of stages in the order of the method."""
-    return sorted(names, key=lambda name: (KINDS.index(name.partition("/")[0]), name))
+
+    def place(name: str) -> tuple[int, str]:
+        kind, _, _ = name.partition("/")
+        return KINDS.index(kind), name
+
+    return sorted(names, key=place)
 
 
-def stage_record(name: str, folder: StageFolder) -> StageRecord:
+def stage_record(
+    name: str,
+    folder: StageFolder,
+) -> StageRecord:
     """What the manifest of a finished stage says."""
     manifest = folder.manifest
     facts = {key: value for key, value in manifest.items() if key not in _NOT_FACTS}

@@ -170,9 +170,9 @@ def test_a_kilt_metric_counts_where_the_gold_page_is_ranked_first(
     rows = np.array([[page, 3] for page in first_pages])
     retrieved = TaskChunks(Retrieval(Chunks(inputs["corpus"]), rows, np.zeros((3, 2), np.float32)), {})
     scorer = PairScorer(lm, make_mesh(MeshConfig()), ScoreConfig())
-    results, _ = evaluate_task(
+    results = evaluate_task(
         made, scorer, EvaluateConfig(), "hotpotqa", retrieved=retrieved, page_of=lambda chunk: chunk.id
-    )
+    ).results
     assert [result["pages"] for result in results] == [[f"c{page}", "c3"] for page in first_pages]
     assert [result["r_precision"] for result in results] == precisions
     assert [result[f"kilt_{made.task.metric}"] for result in results] == counted
