@@ -14,6 +14,7 @@ from radit_jax.runtime.storage.files import sync_folder, write_whole
 from radit_jax.runtime.storage.source_hashes import hash_file, hash_listing
 
 SIDECAR_SUFFIX = ".sha256"  # of the file with another file's size and hash
+LINKED_FROM = 1 << 20  # bytes; smaller files are copied
 
 
 # ---- list ----
@@ -112,6 +113,32 @@ def sync(path: epath.Path) -> None:
     # Their names, too.
     for folder in {file.parent for file in files}:
         sync_folder(folder)
+
+
+def link_or_copy(source: epath.Path, target: epath.Path) -> None:
+    """Make `target` what `source` is, a file or a folder on a disk; large files get a second name.
+
+    Small files are copied: people edit settings, and an editor may write into the file that it opened.
+    """
+    if target.exists() and target.is_dir():
+        target.rmtree()
+    files = files_under(source) if source.is_dir() else [source]
+    for file in files:
+        # A folder's files keep their names in it.
+        copy = target / os.path.relpath(file, source) if source.is_dir() else target
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.unlink(missing_ok=True)
+        if file.stat().length < LINKED_FROM or not _link(file, copy):
+            file.copy(copy, overwrite=True)
+
+
+def _link(file: epath.Path, name: epath.Path) -> bool:
+    """Give a file a second name, if its filesystem can; whether it did."""
+    try:
+        os.link(file, name)
+    except OSError:  # another filesystem, or one without links
+        return False
+    return True
 
 
 def remove(path: epath.Path) -> None:

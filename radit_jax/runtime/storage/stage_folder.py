@@ -16,7 +16,6 @@ Nothing here imports jax: the command line says what would run without starting 
 """
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +27,7 @@ from radit_jax.runtime.storage import bucket, locks
 from radit_jax.runtime.storage.entries import (
     SIDECAR_SUFFIX,
     committed_names,
-    files_under,
+    link_or_copy,
     num_bytes_of,
     remove,
     size_and_hash,
@@ -125,22 +124,31 @@ class StageFolder(TypedFiles):
         self._upload(name)
         self._write_sidecar(name, size_and_hash_of_bytes(data))
 
-    def copy_from(self, other: "StageFolder", name: str) -> None:
-        """Copy a committed file or folder of another stage, with its name."""
-        processes.on_process_zero(f"{self} {name}", lambda: self._copy_from(other, name))
+    def copy_from(self, other: "StageFolder", name: str, to: str = "") -> None:
+        """Copy a committed file or folder of another stage, with its name or as `to`.
 
-    def _copy_from(self, other: "StageFolder", name: str) -> None:
+        On a disk large files are not stored twice: both names lead to them. In a bucket the store copies.
+        """
+        target = to or name
+        processes.on_process_zero(f"{self} {target}", lambda: self._copy_from(other, name, target))
+
+    def _copy_from(self, other: "StageFolder", name: str, target: str) -> None:
         locks.check_held(self.home)
-        # Verified on the way: damage is not copied.
-        source = other.verified_path(name)
-        files = files_under(source) if source.is_dir() else [source]
-        for file in files:
-            target = self.path / os.path.relpath(file, other.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.copy(target, overwrite=True)
-        sync(self.path / name)
-        self._upload(name)
-        self._write_sidecar(name, other._committed_record(name))
+        record = other._committed_record(name)
+        if self._is_copy and other._is_copy:
+            # The record is copied too, so a reader of the copy sees damage as one of the original does.
+            other._check_size(name, num_bytes_of(other.home / name), record)
+            remove(self._sidecar(target))
+            bucket.copy(other.home / name, self.home / target)
+            # This machine may have it already, and need not download the copy.
+            if (other.path / name).exists():
+                link_or_copy(other.path / name, self.path / target)
+        else:
+            # Verified on the way: damage is not copied.
+            link_or_copy(other.verified_path(name), self.path / target)
+            sync(self.path / target)
+            self._upload(target)
+        self._write_sidecar(target, record)
 
     def commit(self, name: str) -> None:
         """Commit a file or a folder that another library wrote in this folder."""

@@ -51,15 +51,21 @@ class TopLevelFolder(StageFolder):
     def _check_names(self, manifest: Mapping[str, Any]) -> None:
         """Accept any manifest: people may move an export, and other settings replace it."""
 
-    def commit_each(self, name: str) -> None:
-        """Commit what is in a folder one by one, so that a person may put other files next to it."""
-        processes.on_process_zero(f"{self} {name}/*", lambda: self._commit_each(name))
+    def commit_each(self, name: str, deep: bool = False) -> None:
+        """Commit what is in a folder one by one, so that a person may put other files next to it.
 
-    def _commit_each(self, name: str) -> None:
+        A folder inside is committed as a whole, as Orbax does not read its folder with a sidecar in it; with
+        `deep` its files are, one by one.
+        """
+        processes.on_process_zero(f"{self} {name}/*", lambda: self._commit_each(name, deep))
+
+    def _commit_each(self, name: str, deep: bool) -> None:
         locks.check_held(self.home)
-        # A folder inside is committed as a whole: Orbax does not read its folder with a sidecar in it.
-        for child in sorted((self.path / name).iterdir()):
-            self._write_sidecar(f"{name}/{child.name}", size_and_hash(child))
+        folder = self.path / name
+        children = files_under(folder) if deep else sorted(folder.iterdir())
+        for child in children:
+            relative = os.path.relpath(child, folder)
+            self._write_sidecar(f"{name}/{relative}", size_and_hash(child))
         # The sidecar of the whole folder, which was copied with it.
         remove(self._sidecar(name))
 

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.storage import entries
 from radit_jax.runtime.storage.fingerprints import canonical, fingerprint, shard_name
 from radit_jax.runtime.storage.manifests import parse_jsonl
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -600,6 +602,41 @@ def test_an_adopted_file_or_folder_is_the_other_stages(workdir, folder):
     assert (export.path / "params" / "d" / "data").read_bytes() == b"weights"
     export.finish()
     assert export.manifest["files"] == folder.manifest["files"]
+
+
+def test_a_large_file_that_is_adopted_is_stored_once_and_a_small_one_twice(workdir, folder, monkeypatch):
+    monkeypatch.setattr(entries, "LINKED_FROM", 5)
+    folder.write("large", b"some bytes")
+    folder.write("small", b"some")
+    folder.finish()
+    export = workdir.published("export", "a" * 12)
+    export.write("renamed", b"of an earlier run")
+    for name in ("large", "small"):
+        export.copy_from(folder, name)
+    export.copy_from(folder, "large", to="renamed")
+    export.finish()
+    assert os.path.samefile(folder.path / "large", export.path / "renamed")
+    assert not os.path.samefile(folder.path / "small", export.path / "small")
+    assert export.manifest["files"]["renamed"] == folder.manifest["files"]["large"]
+    # Each outlives the other, and a workdir that is copied has files of its own.
+    moved = Workdir(shutil.copytree(workdir.path, workdir.path.parent / "moved"))
+    folder.clear()
+    assert export.verified_path("renamed").read_bytes() == b"some bytes"
+    assert moved.folder("embed", folder.fingerprint).read("large") == b"some bytes"
+
+
+def test_files_are_copied_where_the_disk_has_no_links(workdir, folder, monkeypatch):
+    monkeypatch.setattr(entries, "LINKED_FROM", 0)
+
+    def refuse(source, target):
+        raise OSError("Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    make(folder)
+    export = workdir.published("export", "a" * 12)
+    export.copy_from(folder, "shard")
+    assert export.verified_path("shard").read_bytes() == b"some bytes"
+    assert not os.path.samefile(folder.path / "shard", export.path / "shard")
 
 
 def test_a_damaged_file_is_not_adopted(workdir, folder):
