@@ -169,7 +169,7 @@ def test_ask_answers_from_a_damaged_export_as_before_or_refuses(
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("name", ["lm", "query_encoder", "hf/lm", "hf/query_encoder"])
+@pytest.mark.parametrize("name", ["lm", "query_encoder", "hf/lm", "hf/retriever/query_encoder"])
 def test_a_damaged_model_is_loaded_as_it_was_or_refused(
     whole: pathlib.Path, tmp_path: pathlib.Path, name: str
 ) -> None:

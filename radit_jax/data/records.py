@@ -1,9 +1,11 @@
 """What the stages pass to each other: chunks to retrieve from, and questions asked of them."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, Protocol, SupportsIndex, TypeVar, runtime_checkable
+
+from radit_jax.text.prompts import PASSAGE_FORM
 
 Record = TypeVar("Record")
 
@@ -19,7 +21,27 @@ class Chunk:
     @property
     def passage(self) -> str:
         """The text that both the encoder and the language model see: `{title} {text}`."""
-        return f"{self.title} {self.text}".strip()
+        return PASSAGE_FORM.format(title=self.title, text=self.text).strip()
+
+
+@runtime_checkable
+class ChunkReader(Protocol):
+    """Chunks by row, as a corpus has them in its files (`artifacts.corpus.Chunks`)."""
+
+    def take(self, rows: Iterable[SupportsIndex]) -> list[Chunk]:
+        """The chunks at `rows`, in that order."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChunkList:
+    """Chunks in memory."""
+
+    chunks: tuple[Chunk, ...]
+
+    def take(self, rows: Iterable[SupportsIndex]) -> list[Chunk]:
+        """The chunks at `rows`, in that order."""
+        return [self.chunks[row] for row in rows]
 
 
 @dataclass(frozen=True)

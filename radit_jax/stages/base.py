@@ -36,6 +36,7 @@ from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.checkpoint_info import SIDES, check_lm, check_retriever, tower_config
 from radit_jax.runtime.pretrained.licences import origin
 from radit_jax.runtime.pretrained.model_io import Model, count_parameters, open_model, save_model
+from radit_jax.runtime.pretrained.router import tower_folder
 from radit_jax.runtime.pretrained.tokenizer_training import train_bpe, train_wordpiece
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.runtime.storage.checkpoints import Checkpoints
@@ -171,7 +172,10 @@ def run_retriever(
         # T-REx's queries have the separator's token between entity and relation; a passage is text.
         tower = tower._replace(tokenizer=tower.tokenizer.reading_marks(side == "query"))
         tower.tokenizer.hf.model_max_length = max_length
-        save_model(output.path / f"{side}_encoder", tower)
+        # Parameters that both towers have are stored once.
+        is_stored = side == "chunk" and chunk.params is query.params
+        stored = output.path / "query_encoder" if is_stored else None
+        save_model(output.path / f"{side}_encoder", tower, params_of=stored)
         output.commit(f"{side}_encoder")
         facts[f"{side}_vectors"] = _vectors(tower.module.config)
     return {"parameters": count_parameters(query.params), **facts}
@@ -205,8 +209,10 @@ def _from_checkpoints(retriever: RetrieverConfig, mesh: MeshConfig) -> tuple[Mod
             )
 
     def load_tower(side: str, checkpoint: str) -> Model:
+        # An export of a retriever has both towers in one folder.
+        folder = tower_folder(hub.find(checkpoint), side)
         model = open_model(
-            str(hub.find(checkpoint)),
+            str(folder),
             expected="encoder",
             num_layers=retriever.num_layers or None,
             pooling=retriever.pooling,
@@ -220,7 +226,11 @@ def _from_checkpoints(retriever: RetrieverConfig, mesh: MeshConfig) -> tuple[Mod
     query = retriever.checkpoint
     chunk = retriever.chunk_checkpoint or query
     facts = {"origin": _origin("query encoder", query), "chunk_origin": _origin("chunk encoder", chunk)}
-    return load_tower("query", query), load_tower("chunk", chunk), facts
+    query_tower, chunk_tower = load_tower("query", query), load_tower("chunk", chunk)
+    # Towers of one checkpoint have one set of parameters.
+    if len(by_folder) == 1:
+        chunk_tower = chunk_tower._replace(params=query_tower.params)
+    return query_tower, chunk_tower, facts
 
 
 def _demand_tokenizer(model: Model, checkpoint: str) -> None:
@@ -233,7 +243,8 @@ def _demand_tokenizer(model: Model, checkpoint: str) -> None:
 
 def _origin(role: str, checkpoint: str) -> dict[str, str]:
     """The checkpoint's licence, for the export's model card."""
-    return origin(role, checkpoint, hub.find(checkpoint))._asdict()
+    found = origin(role, checkpoint, hub.find(checkpoint))
+    return found._replace(hub_id=hub.repository(checkpoint) or found.hub_id)._asdict()
 
 
 def _pretrain_retriever(

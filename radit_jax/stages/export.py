@@ -6,7 +6,7 @@ export/base_query_encoder/                    the untuned query encoder, to comp
 export/chunks.array_record  embeddings-*  index/  answering.json
 export/hf/lm/                                 for transformers and vLLM
 export/hf/lm_adapter/                         LM-ft's adapters for PEFT, where it trained adapters
-export/hf/query_encoder/  hf/chunk_encoder/   for transformers and sentence-transformers
+export/hf/retriever/                          both encoders, one model for sentence-transformers
 export/runs/{base,r_ft}.trec  qrels.trec      what both query encoders retrieve for the evaluated questions
 export/lsr_scores.jsonl                       Eq. 4's scores, for another run and FlagEmbedding
 """
@@ -14,7 +14,7 @@ export/lsr_scores.jsonl                       Eq. 4's scores, for another run an
 import functools
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,23 @@ from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained.hf_export import ADAPTERS, export_hf
 from radit_jax.runtime.pretrained.licences import origin
-from radit_jax.runtime.pretrained.model_io import Model, load_model, save_model
+from radit_jax.runtime.pretrained.model_io import Model, load_model
+from radit_jax.runtime.pretrained.router import TOWERS, write_router
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.text.card import Origin, model_card
 from radit_jax.text.exchange import trec_qrels, trec_run
+from radit_jax.text.model_cards import CardFacts, adapter_card, lm_card, retriever_card
 
-MODELS = ("lm", "query_encoder", "chunk_encoder")
+RETRIEVER = "hf/retriever"  # both encoders, one model for sentence-transformers
+# Each model's folder in our own form, and in others'.
+MODELS = {
+    "lm": "hf/lm",
+    "query_encoder": f"{RETRIEVER}/{TOWERS['query']}",
+    "chunk_encoder": f"{RETRIEVER}/{TOWERS['chunk']}",
+}
+# Each model that others load, with what writes its card.
+CARDS = {"hf/lm": lm_card, RETRIEVER: retriever_card, ADAPTERS: adapter_card}
 
 
 def run(
@@ -61,9 +71,7 @@ def run(
     output.copy_from(inputs["lm_ft"], "lm")
     output.copy_from(inputs["r_ft"], "query_encoder")
     output.copy_from(searched["retriever"], "chunk_encoder")
-    base_query_encoder = load_model(inputs["retriever"].verified_path("query_encoder"))
-    save_model(output.path / "base_query_encoder", base_query_encoder)
-    output.commit("base_query_encoder")
+    output.copy_from(inputs["retriever"], "query_encoder", to="base_query_encoder")
     for name in (*MODELS, "base_query_encoder"):
         output.commit_each(name)
 
@@ -78,7 +86,8 @@ def run(
 
     # 3) For others: the model card, what was retrieved, the scores, the models in their forms.
     results = inputs["evaluated"].read_json("results.json") if export.measured else None
-    card = model_card(_origins(inputs), results)
+    origins = _origins(inputs)
+    card = model_card(origins, results)
     output.write("README.md", card.encode())
     if export.run_depth:
         # The corpus' own questions have no split `official` or `hidden`: those are KILT's.
@@ -86,32 +95,58 @@ def run(
         _write_runs(inputs, output, split, export.run_depth, mesh)
     if export.lsr_scores:
         _write_lsr_scores(inputs, output, lm_score, tau)
-    largest_errors = _publish(output, inputs["lm_ft"], export, card) if export.hf else {}
-    return {"largest_errors": largest_errors}
+    if not export.hf:
+        return {"largest_errors": {}}
+    facts = CardFacts(
+        origins,
+        results,
+        lm_settings=inputs["lm_ft"].manifest.get("settings", {}),
+        retriever_settings=inputs["r_ft"].manifest.get("settings", {}),
+    )
+    return {"largest_errors": _publish(output, inputs["lm_ft"], export, facts)}
 
 
-def _publish(output: TopLevelFolder, lm_ft: StageFolder, export: ExportConfig, card: str) -> dict[str, float]:
+def _publish(
+    output: TopLevelFolder, lm_ft: StageFolder, export: ExportConfig, facts: CardFacts
+) -> dict[str, float]:
     """Write hf/; the largest error of each model's parameters, read back."""
     shard_bytes = int(export.shard_gigabytes * 1e9)
 
-    def write(name: str, model: Model) -> float:
-        folder = output.path / "hf" / name
-        error = export_hf(folder, model, dtype=export.dtype, shard_bytes=shard_bytes)
-        (folder / "README.md").write_text(card)
-        return error
+    def write(folder: str, model: Model) -> float:
+        return export_hf(output.path / folder, model, dtype=export.dtype, shard_bytes=shard_bytes)
 
-    # The host that writes has whole models on its devices.
+    # 1) Each model. The host that writes has whole models on its devices.
     errors = {}
+    models = {}
     local_mesh = make_mesh(MeshConfig(), jax.local_devices())
-    for name in MODELS:
+    for name, folder in MODELS.items():
         model = load_model(output.verified_path(name), mesh=local_mesh)
-        write_model = functools.partial(write, name, model)
-        errors[name] = processes.on_process_zero(f"hf/{name}", write_model)
-        output.commit(f"hf/{name}")
-        output.commit_each(f"hf/{name}")
+        write_model = functools.partial(write, folder, model)
+        errors[name] = processes.on_process_zero(folder, write_model)
+        models[name] = model._replace(params=None)
+
+    # 2) What makes one model of the two towers.
+    towers = {side: models[name].module.config for side, name in TOWERS.items()}
+    processes.on_process_zero(RETRIEVER, lambda: write_router(output.path / RETRIEVER, towers))
+    folders = ["hf/lm", RETRIEVER]
     if ADAPTERS in lm_ft.manifest["files"]:
         output.copy_from(lm_ft, ADAPTERS)
+        output.verified_path(ADAPTERS)
+        folders.append(ADAPTERS)
+
+    # 3) Their cards, and each file by itself, so that a person may put others next to it.
+    facts = replace(facts, reads_chat=models["lm"].tokenizer.chat is not None)
+    for folder in folders:
+        card = CARDS[folder](facts, folder)
+        write_card = functools.partial(_write_card, output, folder, card)
+        processes.on_process_zero(f"{folder}/README.md", write_card)
+        output.commit(folder)
+        output.commit_each(folder, deep=True)
     return errors
+
+
+def _write_card(output: TopLevelFolder, folder: str, card: str) -> None:
+    (output.path / folder / "README.md").write_text(card)
 
 
 def _origins(inputs: StageInputs) -> list[Origin]:

@@ -19,6 +19,7 @@ from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.batches.packing import PrefixTree
 from radit_jax.data.batches.prefix_trees import lm_sequence
+from radit_jax.data.records import ChunkReader
 from radit_jax.evaluation.questions import load_tasks, without_too_long
 from radit_jax.evaluation.task_suite import kilt_validation, retrieve_for_task
 from radit_jax.lm.training import LmTraining, LmValidation, PackedTrees, train_lm
@@ -160,7 +161,7 @@ def _kilt_validation(
 
 
 def instances(
-    retrieved: Retrieved, chunks: Chunks, tokenizer: Any, max_length: int
+    retrieved: Retrieved, chunks: ChunkReader, tokenizer: Any, max_length: int
 ) -> tuple[list[PrefixTree], int]:
     """One tree per (example, chunk), and how many chunks were cut to fit.
 

@@ -1,4 +1,7 @@
-"""The model card of an export: its measured figures, what it was made of, and what those licences ask."""
+"""The card of a whole export: its measured figures, what it was made of, and what those licences ask.
+
+`model_cards.py` has the cards of its models.
+"""
 
 import itertools
 import re
@@ -29,6 +32,11 @@ ASKS = {
     "none": "Nothing.",
 }
 
+# Licences that the hub's metadata name by these ids.
+_HUB_LICENCES = (
+    r"apache-2\.0|mit|bsd-3-clause|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-[34]\.0|llama(2|3(\.[1-3])?|4)|gemma"
+)
+
 
 class Origin(NamedTuple):
     """Something that a model was made of."""
@@ -37,6 +45,14 @@ class Origin(NamedTuple):
     name: str
     licence: str  # its short name in lower case; empty where none was found
     source: str = ""  # where the licence was found; empty for this program's own words
+    hub_id: str = ""  # its repository on the hub; empty where it has none, or an earlier version did not say
+
+    @property
+    def public_name(self) -> str:
+        """Its name without folders of the machine that read it."""
+        if self.hub_id or self.name.startswith("package:") or self.source.endswith("on the hub"):
+            return self.name
+        return self.name.rstrip("/").rpartition("/")[2]
 
 
 def model_card(
@@ -44,19 +60,16 @@ def model_card(
     results: Mapping[str, Any] | None,
 ) -> str:
     """Markdown with the hub's metadata first; `results` is `results.json`, None if nothing was measured."""
-    # Llama's licence asks for this line wherever the model is shown.
-    is_built_with_llama = any("llama" in origin.licence for origin in origins)
-    built_with = ["**Built with Llama.**"] if is_built_with_llama else []
     sections = [
-        "---\nlicense: other\ntags: [retrieval-augmented-generation, radit_jax]\n---",
+        f"---\n{_metadata(origins)}\n---",
         "# RA-DIT",
         "A language model and a dual encoder that were tuned for each other by retrieval-augmented dual "
         "instruction tuning (arXiv 2310.01352), with radit_jax.",
-        *built_with,
+        *built_with(origins),
         "## Measured",
         measured(results) if results else "Nothing was measured before this export.",
         "## Made of",
-        _origins(origins),
+        origins_table(origins),
         "The strictest of these licences binds what was made of them.",
     ]
     return "\n\n".join(sections) + "\n"
@@ -88,10 +101,41 @@ def _task_table(name: str, task: Mapping[str, Any]) -> str:
     return f"{table}\n\nQuestions of {name}: {asked}." if asked else table
 
 
-def _origins(origins: Sequence[Origin]) -> str:
+def built_with(origins: Sequence[Origin]) -> list[str]:
+    """The line that Llama's licence asks for wherever a model made of it is shown; none for others."""
+    is_built_with_llama = any("llama" in origin.licence for origin in origins)
+    return ["**Built with Llama.**"] if is_built_with_llama else []
+
+
+def licence_of(origins: Sequence[Origin]) -> tuple[str, str]:
+    """The hub's id of a licence, and where the id is "other" a name: the first that an origin states.
+
+    >>> licence_of([Origin("data", "a world", "none"), Origin("encoder", "a/b", "mit")])
+    ('mit', '')
+    >>> licence_of([Origin("encoder", "a/b", "Some Terms 1.0")])
+    ('other', 'some-terms-1.0')
+    """
+    stated = [origin.licence for origin in origins if origin.licence not in ("", "none")]
+    if not stated:
+        return "other", "unknown"
+    if re.fullmatch(_HUB_LICENCES, stated[0]):
+        return stated[0], ""
+    return "other", re.sub(r"[^a-z0-9.]+", "-", stated[0].lower()).strip("-")
+
+
+def _metadata(origins: Sequence[Origin]) -> str:
+    from huggingface_hub import ModelCardData
+
+    licence, name = licence_of(origins)
+    tags = ["ra-dit", "retrieval-augmented-generation", "radit_jax"]
+    return ModelCardData(license=licence, license_name=name or None, tags=tags).to_yaml()
+
+
+def origins_table(origins: Sequence[Origin]) -> str:
+    """What a model was made of, with each one's licence and what that asks."""
     rows = [["as", "what", "licence", "which asks"]]
     for origin in origins:
-        rows.append([origin.role, origin.name, _licence(origin), _asks(origin.licence)])
+        rows.append([origin.role, origin.public_name, _licence(origin), _asks(origin.licence)])
     return _markdown_table(rows)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 BACKGROUND_START = "Background:"
 BACKGROUND_END = "\n\n"
+PASSAGE_FORM = "{title} {text}"  # a chunk as encoders and language models read it, without spaces around it
 
 
 def background(passage: str) -> str:

@@ -19,6 +19,7 @@ from radit_jax.data.batches.examples import question_example
 from radit_jax.models.lora import init_adapters
 from radit_jax.runtime.pretrained.hf_export import ADAPTERS, export_peft
 from radit_jax.runtime.pretrained.model_io import save_model
+from radit_jax.runtime.storage import entries
 from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import export
 
@@ -91,7 +92,7 @@ def whole(tuned, tmp_path_factory):
 def test_the_tuned_models_open_in_both_forms_with_the_same_parameters(whole, tuned):
     for name, stage in (("lm", "lm_ft"), ("query_encoder", "r_ft"), ("chunk_encoder", "retriever")):
         _, expected, _ = radit_jax.load(str(tuned[stage].path / name))
-        for folder in (whole.path / name, whole.path / "hf" / name):
+        for folder in (whole.path / name, whole.path / export.MODELS[name]):
             module, params, tokenizer = radit_jax.load(str(folder))
             jax.tree.map(np.testing.assert_array_equal, params, expected)
             assert tokenizer.encode("Elm Tower") and module.config.hidden_size == 16
@@ -99,7 +100,7 @@ def test_the_tuned_models_open_in_both_forms_with_the_same_parameters(whole, tun
 
 def test_the_manifest_has_every_form_and_its_largest_error(whole):
     assert whole.manifest["largest_errors"] == {"lm": 0, "query_encoder": 0, "chunk_encoder": 0}
-    names = {"README.md", "hf/lm/config.json", "hf/query_encoder/tokenizer.json", "runs/r_ft.trec"}
+    names = {"README.md", "hf/lm/config.json", "hf/retriever/query_encoder/tokenizer.json", "runs/r_ft.trec"}
     assert names | {"lm/config.json", "lsr_scores.jsonl"} <= set(whole.manifest["files"])
     for name in whole.manifest["files"]:
         whole.verified_path(name)
@@ -110,7 +111,7 @@ def copied(whole, tmp_path):
     return pathlib.Path(shutil.copytree(whole.path, tmp_path / "export"))
 
 
-@pytest.mark.parametrize("model", ["lm", "hf/lm", "hf/query_encoder"])
+@pytest.mark.parametrize("model", ["lm", "hf/lm", "hf/retriever/query_encoder"])
 def test_a_model_opens_whatever_a_person_writes_next_to_it(copied, model):
     for name in ("README.md", ".gitattributes", ".DS_Store", "notes.txt"):
         (copied / model / name).write_text("mine")
@@ -177,8 +178,7 @@ def test_the_card_has_the_results_and_what_the_models_were_made_of(whole):
     card = (whole.path / "README.md").read_text()
     assert "| radit | 0.500 [0.250, 0.750] |" in card
     assert "| language model | trained from scratch |" in card
-    assert "| labels | a/labeller | mit (by its page)" in card
-    assert (whole.path / "hf" / "lm" / "README.md").read_text() == card
+    assert "| labels | labeller | mit (by its page)" in card
 
 
 def test_adapters_of_lm_ft_are_exported_as_they_are(tuned, lm, tmp_path):
@@ -206,3 +206,35 @@ def test_forms_that_are_not_asked_for_are_not_written(tuned, tmp_path):
     assert not [name for name in output.manifest["files"] if name.startswith(("hf", "runs", "lsr"))]
     assert "Nothing was measured" in (output.path / "README.md").read_text()
     assert output.manifest["largest_errors"] == {}
+
+
+def snippet(folder, root):
+    """The first code of a model card, with the model's place in this test."""
+    card = (root / folder / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    assert f'name = "{folder}"' in code
+    return code.replace(f'name = "{folder}"', f'name = "{root / folder}"')
+
+
+@pytest.mark.filterwarnings("ignore")  # of sentence-transformers and what it imports
+@pytest.mark.parametrize("folder", ["hf/lm", "hf/retriever"])
+def test_the_snippet_of_each_card_runs_as_it_is(whole, folder, capsys):
+    pytest.importorskip("sentence_transformers")
+    exec(snippet(folder, whole.path), {})
+    assert capsys.readouterr().out
+
+
+def test_large_files_of_an_export_are_not_stored_twice(tuned, tmp_path, monkeypatch):
+    monkeypatch.setattr(entries, "LINKED_FROM", 1000)
+    output = run(tuned, tmp_path, hf=False, run_depth=0)
+    linked = {file for file in pathlib.Path(output.path).rglob("*") if file.stat().st_nlink > 1}
+    assert linked and {file.relative_to(output.path).parts[0] for file in linked} >= {
+        "lm",
+        "query_encoder",
+        "chunk_encoder",
+        "base_query_encoder",
+    }
+    # An export that is deleted leaves the stages whole.
+    output.clear()
+    for stage, name in (("lm_ft", "lm"), ("r_ft", "query_encoder"), ("retriever", "chunk_encoder")):
+        tuned[stage].verified_path(name)

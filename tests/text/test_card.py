@@ -58,11 +58,11 @@ def test_a_card_says_what_each_licence_asks():
     text = model_card(origins, None)
     gemma = next(line for line in text.splitlines() if "package:gemma" in line)
     assert "gemma (by its metadata)" in gemma and "subject to the Gemma Terms of Use" in gemma
-    assert text.startswith("---\nlicense: other\n")
+    assert text.startswith("---\nlicense: llama3.2\n")
     assert "**Built with Llama.**" in text
     dragon = next(line for line in text.splitlines() if "dragon-plus" in line)
     assert "cc-by-nc-4.0 (by its page on the hub)" in dragon and "Not for commercial use." in dragon
-    assert f"| data | data/wiki | {UNKNOWN} |" in text
+    assert f"| data | wiki | {UNKNOWN} |" in text  # without the folders of the machine
     assert "Nothing was measured" in text
 
 
@@ -79,3 +79,17 @@ def test_only_what_was_made_of_llama_says_so():
         "language model", "x", "meta llama 3 community license agreement", "its licence file"
     )
     assert "**Built with Llama.**" in model_card([licence_file], None)
+
+
+@pytest.mark.parametrize(
+    ("origin", "shown"),
+    [
+        (Origin("language model", "/home/me/llama", ""), "llama"),
+        (Origin("corpus", "data/wiki/", ""), "wiki"),
+        (Origin("language model", "package:gemma/model", "gemma"), "package:gemma/model"),
+        (Origin("query encoder", "a/b@main", "mit", "its README.md", "a/b"), "a/b@main"),
+        (Origin("query encoder", "a/b", "mit", "its page on the hub"), "a/b"),  # of an earlier version
+    ],
+)
+def test_a_card_names_no_folder_of_the_machine(origin, shown):
+    assert origin.public_name == shown

@@ -31,6 +31,7 @@ from radit_jax.runtime.pretrained.hf_config import (
     own_config,
     read_config,
 )
+from radit_jax.runtime.pretrained.router import tower_folder
 from radit_jax.runtime.pretrained.vectors import Vectors, read_vectors, transformer_folder, with_side
 from radit_jax.runtime.storage import bucket
 from radit_jax.runtime.storage.files import read_json
@@ -72,16 +73,17 @@ def describe(
     source: str,
     *,
     expected: str = "",
+    side: str = "",
     num_layers: int | None = None,
     pooling: Pooling | None = None,
     normalize: bool | None = None,
 ) -> CheckpointInfo:
     """The checkpoint that `source` names. `expected` is what it has to be: decoder or encoder.
 
-    `num_layers` asks for a BERT's first layers; `pooling` and `normalize` are an encoder's, see
-    `Vectors.settings`.
+    `side` says which encoder of a Router with two is meant. `num_layers` asks for a BERT's first layers;
+    `pooling` and `normalize` are an encoder's, see `Vectors.settings`.
     """
-    folder = locate(source)
+    folder = tower_folder(locate(source), side)
     # 1) Hugging Face's form.
     if not is_ours(folder):
         config, vectors = describe_folder(folder, expected, num_layers, pooling, normalize)
@@ -222,6 +224,7 @@ def _check_tower(side: str, checkpoint: str, retriever: RetrieverConfig) -> Chec
     info = describe(
         checkpoint,
         expected="encoder",
+        side=side,
         num_layers=retriever.num_layers or None,
         pooling=retriever.pooling,
         normalize=retriever.normalize,

@@ -101,6 +101,12 @@ def identity(source: str) -> str | None:
     return f"{repo}@{_commit(source, repo, revision)}"
 
 
+def repository(source: str) -> str:
+    """The repository of a checkpoint on the hub; empty for a folder."""
+    place = _on_hub(source)
+    return place[0] if place else ""
+
+
 def content(source: str) -> tuple[str, list[Path] | None]:
     """The path whose content identifies a checkpoint that is not on the hub, and its files if not all count.
 

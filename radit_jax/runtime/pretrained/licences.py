@@ -37,18 +37,21 @@ def origin(role: str, source: str, folder: Path) -> Origin:
         in_metadata = str(open_gguf(folder).metadata.get("general.license", ""))
         folder = folder.parent
     base = _base_model(folder)
+    repository = name.partition("@")[0]
+    known_ids = [identity for identity in (repository, base) if _known_licence(identity)]
+    hub_id = known_ids[0] if known_ids else ""
     # The first place with a licence counts.
     candidates = (
         (in_metadata, "its metadata"),
         (_front_matter(folder / "README.md"), "its README.md"),
         (_first_line(folder), "its licence file"),
-        (_known_licence(name.partition("@")[0]), "its page on the hub"),
+        (_known_licence(repository), "its page on the hub"),
         (_known_licence(base), f"the page of {base}"),
     )
     for licence, where in candidates:
         if licence:
-            return Origin(role, name, _one_line(licence).lower(), _one_line(where))
-    return Origin(role, name, "")
+            return Origin(role, name, _one_line(licence).lower(), _one_line(where), hub_id)
+    return Origin(role, name, "", hub_id=hub_id)
 
 
 def _front_matter(path: Path) -> str:

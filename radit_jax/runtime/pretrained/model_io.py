@@ -28,6 +28,7 @@ from radit_jax.runtime.pretrained.hf_config import (
     read_declared,
 )
 from radit_jax.runtime.pretrained.hf_weights import load_bert, load_decoder, load_last_token, parameter_shapes
+from radit_jax.runtime.pretrained.router import tower_folder
 from radit_jax.runtime.pretrained.tokenizer_files import (
     check_tokenizer,
     has_tokenizer,
@@ -37,6 +38,7 @@ from radit_jax.runtime.pretrained.tokenizer_files import (
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.runtime.pretrained.vectors import Vectors, transformer_folder
 from radit_jax.runtime.storage import checkpoints
+from radit_jax.runtime.storage.entries import link_or_copy
 from radit_jax.runtime.storage.files import SEAL, parse_json, read_json, write_whole
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 
@@ -47,6 +49,9 @@ MODULES: dict[Any, Any] = {
 }
 
 
+_MANIFEST_ABOVE = 3  # the folders above a model's in which a manifest may list it
+
+
 class Model(NamedTuple):
     """A network, its parameters and its tokeniser."""
 
@@ -55,14 +60,21 @@ class Model(NamedTuple):
     tokenizer: Any  # a Tokenizer, or None
 
 
-def save_model(path: epath.PathLike, model: Model) -> None:
-    """Write `model` to the folder `path` in our own form."""
+def save_model(path: epath.PathLike, model: Model, params_of: epath.Path | None = None) -> None:
+    """Write `model` to the folder `path` in our own form.
+
+    `params_of` is a folder on the same disk, finished by all processes, with a model of the same parameters.
+    They are not stored a second time.
+    """
     path = epath.Path(path)
     path.mkdir(parents=True, exist_ok=True)
     # All processes write the parameters together, and process 0 the rest.
-    checkpoints.save_params(path / "params", model.params)
+    if params_of is None:
+        checkpoints.save_params(path / "params", model.params)
     if not processes.is_process_zero():
         return
+    if params_of is not None:
+        link_or_copy(params_of / "params", path / "params")
     settings = own_json(model.module.config)
     if model.tokenizer is not None:
         save_tokenizer(path / "tokenizer", model.tokenizer)
@@ -191,7 +203,7 @@ def open_model(source: str, **options: Any) -> Model:
 
     What an export or a stage has recorded is first checked against its size and hash.
     """
-    path = locate(source)
+    path = tower_folder(locate(source), side="")
     _check_recorded(path)
     if not is_ours(path):
         return load_pretrained(source, **options)
@@ -207,13 +219,9 @@ def open_model(source: str, **options: Any) -> Model:
 
 def _check_recorded(path: epath.Path) -> None:
     """Refuse a folder whose bytes are not those in the manifest of its stage or export."""
-    # The manifest may be in the parent folder, or one higher, as for export/hf/lm.
-    parent = path.parent
-    candidates = [
-        (parent, path.name),
-        (parent.parent, f"{parent.name}/{path.name}"),
-    ]
-    for home, name in candidates:
+    # The manifest may be in the parent folder, or higher, as for export/hf/retriever/query_encoder.
+    for home in list(path.parents)[:_MANIFEST_ABOVE]:
+        name = str(path.relative_to(home))
         if not _is_ours_or_damaged(home / "manifest.json"):
             continue
         recorded = TopLevelFolder(home)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from radit_jax.config import EncoderConfig, Pooling, layers_of
+from radit_jax.config import BertConfig, EncoderConfig, Pooling, layers_of
 from radit_jax.runtime.pretrained.fields import Field, read_fields, shown_value
 from radit_jax.runtime.pretrained.hf_config import REMEDY, SIZE, AnyEncoder
 from radit_jax.runtime.storage.files import as_object, parse_json, read_json, write_whole
@@ -240,6 +240,28 @@ def transformer_folder(folder: epath.PathLike) -> epath.Path:
 # ---- write ----
 
 
+def module_class(kind: str) -> str:
+    """The class of a module, by a name that every version of sentence-transformers knows."""
+    return f"{_MODULE_PREFIX}.{kind}"
+
+
+def module_names(config: EncoderConfig) -> dict[str, str]:
+    """The modules of an encoder in their order: each one's folder, and its kind.
+
+    >>> module_names(BertConfig(8, hidden_size=4, num_layers=1, num_heads=1, ffn_size=4))
+    {'': 'Transformer', '1_Pooling': 'Pooling'}
+    """
+    kinds = _MODULE_KINDS if config.normalize else _MODULE_KINDS[:2]
+    # The network's own files are at the top.
+    names = [f"{number}_{kind}" if number else "" for number, kind in enumerate(kinds)]
+    return dict(zip(names, kinds, strict=True))
+
+
+def similarity(config: EncoderConfig) -> str:
+    """How two vectors are compared: unit vectors by their cosine, which is then Eq. 1's inner product."""
+    return "cosine" if config.normalize else "dot"
+
+
 def write_vectors(
     folder: epath.PathLike,
     config: EncoderConfig,
@@ -252,12 +274,9 @@ def write_vectors(
     """
     folder = epath.Path(folder)
     modules = []
-    for number, kind in enumerate(_MODULE_KINDS if config.normalize else _MODULE_KINDS[:2]):
-        # The network's own files are at the top.
-        path = f"{number}_{kind}" if number else ""
+    for number, (path, kind) in enumerate(module_names(config).items()):
         (folder / path).mkdir(parents=True, exist_ok=True)
-        module_type = f"{_MODULE_PREFIX}.{kind}"
-        modules.append({"idx": number, "name": str(number), "path": path, "type": module_type})
+        modules.append({"idx": number, "name": str(number), "path": path, "type": module_class(kind)})
     pooling: dict[str, Any] = {"word_embedding_dimension": layers_of(config).hidden_size}
     pooling |= {"pooling_mode_max_tokens": False, "pooling_mode_mean_sqrt_len_tokens": False}
     for mode, names in _POOLING_NAMES.items():
@@ -265,11 +284,14 @@ def write_vectors(
     model: dict[str, Any] = {
         "prompts": dict(config.prompts),
         "default_prompt_name": config.default_prompt or None,
-        "similarity_fn_name": "cosine" if config.normalize else "dot",
+        "similarity_fn_name": similarity(config),
     }
     if config.truncate_dim is not None:
         model["truncate_dim"] = config.truncate_dim
-    transformer = {"max_seq_length": max_length, "do_lower_case": lower_case}
+    transformer: dict[str, Any] = {"max_seq_length": max_length, "do_lower_case": lower_case}
+    # No vector goes through a BERT's pooler, and files without one load without a warning.
+    if isinstance(config, BertConfig):
+        transformer["model_args"] = {"add_pooling_layer": False}
     _write_json(folder / "modules.json", modules)
     _write_json(folder / "sentence_bert_config.json", transformer)
     _write_json(folder / "config_sentence_transformers.json", model)
