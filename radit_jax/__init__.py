@@ -1,10 +1,11 @@
 """RA-DIT, retrieval-augmented dual instruction tuning (arXiv 2310.01352), in JAX.
 
-module, params, tokenizer = radit_jax.load("runs/tiny/export/lm")
-prompt = tokenizer.encode_prompt("Q: Who?\nA:")
-ids = radit_jax.generate(module, params, [prompt], max_new_tokens=16, stop_ids=tokenizer.stop_ids)
+hits = radit_jax.Retriever.load("runs/tiny").search(["Who?"], k=5)
+answers = radit_jax.answer("runs/tiny/export/lm", ["Who?"], hits)
+docs/api.md has the rest: `load`, `score_pairs`, `train_query_encoder`, `tune_lm`, `losses`, `open`.
 """
 
+import importlib
 import os
 import signal
 import sys
@@ -23,6 +24,31 @@ from radit_jax import renamed  # noqa: E402
 renamed.install()
 
 __version__ = "0.1.0"
+
+# Names whose modules are imported when they are used, so that `import radit_jax` is quick.
+_LAZY = {
+    "Retriever": ("api.retriever", "Retriever"),
+    "Training": ("api.training", "Training"),
+    "answer": ("api.language_model", "answer_from_chunks"),
+    "losses": ("method.losses", ""),
+    "open": ("api.finished_run", "open_run"),
+    "score_pairs": ("api.language_model", "score_pairs"),
+    "train_query_encoder": ("api.training", "train_query_encoder"),
+    "tune_lm": ("api.language_model", "tune_lm"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The object of a name in `_LAZY`."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'radit_jax' has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    found: Any = importlib.import_module(f"radit_jax.{module}")
+    return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])
 
 
 # `load` and `generate` import what they need when they are called, so that `import radit_jax` is quick.

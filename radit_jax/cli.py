@@ -37,6 +37,7 @@ COMMANDS = (
     Command("status", "commands.status", "what is done, what would run and why, and sizes on disk"),
     Command("ask", "ask", "ask a trained system a question"),
     Command("export", "commands.export", "write the models and the index in one folder"),
+    Command("push", "push", "publish the exported models on the Hugging Face hub"),
     Command("plan", "plan", "memory, time and disk on machines that you would rent"),
     Command("show", "show", "a dataset's examples as the model sees them"),
     Command("tasks", "commands.tasks", "the tasks to evaluate on and the datasets to train on"),

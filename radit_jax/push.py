@@ -186,8 +186,10 @@ def _stage(upload: Upload, staged: epath.Path) -> None:
 @contextlib.contextmanager
 def _naming_the_hub(what: str) -> Iterator[None]:
     """Turn an error of the hub or the network into one that says what to do."""
-    from huggingface_hub import errors
+    from huggingface_hub import errors as hub_errors
 
+    # Its HTTPError is that of the client which its version uses, and it does not list it.
+    errors: Any = hub_errors
     # huggingface_hub looks for the token itself, wherever a person has put it.
     try:
         yield

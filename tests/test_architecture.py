@@ -22,7 +22,7 @@ FLOORS = (
     ("stages", "planning"),
     ("pipeline",),
     ("report",),
-    ("train", "ask", "show", "lm_eval", "plan", "settings", "selfcheck", "__init__"),
+    ("train", "ask", "show", "lm_eval", "plan", "settings", "push", "api", "selfcheck", "__init__"),
     ("commands",),
     ("cli",),
     ("completion", "__main__"),

@@ -12,7 +12,7 @@ from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.batches.examples import asked_prompt
 from radit_jax.data.batches.few_shot import Shot
 from radit_jax.data.records import Question
-from radit_jax.lm.answering import Retriever
+from radit_jax.lm.answering import ChunkSearch
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.text.metrics import is_yes_no
 from radit_jax.text.prompts import answer_text
@@ -31,7 +31,9 @@ class FewShotBase:
     rows: Mapping[str, Int[np.ndarray, " S"]]  # by kind: the chunk of each example
 
     @classmethod
-    def draw(cls, corpus: Corpus, searcher: Retriever, settings: EvaluateConfig, seed: int) -> "FewShotBase":
+    def draw(
+        cls, corpus: Corpus, searcher: ChunkSearch, settings: EvaluateConfig, seed: int
+    ) -> "FewShotBase":
         """`settings.shots` examples, drawn from the train questions that are no matter of yes or no.
 
         ValueError where there are fewer.

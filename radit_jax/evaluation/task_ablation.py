@@ -15,7 +15,7 @@ from radit_jax.evaluation.details import task_detail_lines
 from radit_jax.evaluation.questions import LoadedTask
 from radit_jax.evaluation.systems import GAINS, SYSTEMS
 from radit_jax.evaluation.task_suite import TaskChunks, TaskResult, evaluate_task, retrieve_for_task
-from radit_jax.lm.answering import Retriever
+from radit_jax.lm.answering import ChunkSearch
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.text.kilt import prediction
@@ -32,7 +32,7 @@ class TaskAblation:
     output: StageFolder
     tasks: Sequence[LoadedTask]
     chunks: Chunks
-    searchers: Mapping[str, Retriever]  # by retriever
+    searchers: Mapping[str, ChunkSearch]  # by retriever
     models: Mapping[str, PairScorer]  # by language model
     settings: EvaluateConfig
     temperature: float  # of p_R

@@ -20,7 +20,7 @@ from radit_jax.evaluation.details import TaskDetail, add_chunks, chosen_detail, 
 from radit_jax.evaluation.multiple_choice import choose
 from radit_jax.evaluation.predictions import text_records
 from radit_jax.evaluation.questions import LoadedTask
-from radit_jax.lm.answering import Retrieval, Retriever, generate_answers
+from radit_jax.lm.answering import ChunkSearch, Retrieval, generate_answers
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
 from radit_jax.runtime.distributed.mesh import make_mesh, row_layout
 from radit_jax.runtime.monitoring.progress import Progress
@@ -57,7 +57,7 @@ class TaskChunks(NamedTuple):
 
 def retrieve_for_task(
     loaded: LoadedTask,
-    searcher: Retriever,
+    searcher: ChunkSearch,
     chunks: Chunks,
     settings: EvaluateConfig,
     temperature: float,

@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Float
 
 from radit_jax.config import EvaluateConfig
-from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.few_shot import FewShotPrompt, Shot, few_shot_prompt
+from radit_jax.data.records import ChunkReader
 from radit_jax.lm.ensemble import (
     AnswerCandidate,
     CandidatesByQuestion,
@@ -74,7 +74,7 @@ class Prompts(NamedTuple):
 
 
 @runtime_checkable
-class Retriever(Protocol):
+class ChunkSearch(Protocol):
     """Finds the chunks for a text, as `retrieval.search.Searcher` does."""
 
     def search(self, queries: Sequence[str], k: int) -> tuple[ChunkRows, Any]:
@@ -89,7 +89,7 @@ class Retriever(Protocol):
 class Retrieval(NamedTuple):
     """The chunks retrieved for each of Q questions, and their weights."""
 
-    chunks: Chunks | None  # None where every row is NO_CHUNK
+    chunks: ChunkReader | None  # None where every row is NO_CHUNK
     rows: ChunkRows
     log_probs: LogProbs  # log p_R
 

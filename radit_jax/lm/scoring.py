@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from radit_jax.config import MeshConfig, ScoreConfig
-from radit_jax.data.artifacts.corpus import Chunks
 from radit_jax.data.batches.packing import (
     PrefixTree,
     Row,
@@ -31,11 +31,18 @@ from radit_jax.data.batches.packing import (
     to_batch,
 )
 from radit_jax.data.batches.prefix_trees import shared_sequences
-from radit_jax.data.records import Example
+from radit_jax.data.records import ChunkReader, Example
 from radit_jax.method.likelihood import LmBatch, continuation_log_probs
 from radit_jax.models.attention import max_segments
 from radit_jax.models.decoder import DecoderLm
-from radit_jax.runtime.distributed.mesh import configure_attention, gather, make_mesh, put_batch, row_layout
+from radit_jax.runtime.distributed.mesh import (
+    configure_attention,
+    gather,
+    make_mesh,
+    put_batch,
+    put_params,
+    row_layout,
+)
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.model_io import Model, load_model
 from radit_jax.runtime.storage.fingerprints import shard_name
@@ -219,9 +226,20 @@ class PairScorer:
     @classmethod
     def load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
         """Load the model at `path` on the devices of `mesh`."""
-        # Packed rows and generation read the same parameters by two modules.
         devices = make_mesh(mesh, rows=settings.batch_size)
-        model = load_model(path, dtype=settings.dtype, mesh=devices)
+        return cls._on(devices, load_model(path, dtype=settings.dtype, mesh=devices), settings, mesh)
+
+    @classmethod
+    def of(cls, model: Model, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
+        """A model in memory on the devices of `mesh`."""
+        devices = make_mesh(mesh, rows=settings.batch_size)
+        module = model.module.clone(dtype=jnp.dtype(settings.dtype))
+        placed = Model(module, put_params(model.params, devices), model.tokenizer)
+        return cls._on(devices, placed, settings, mesh)
+
+    @classmethod
+    def _on(cls, devices: Mesh, model: Model, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
+        # Packed rows and generation read the same parameters by two modules.
         row_module = configure_attention(model.module, devices, mesh, row_length=settings.sequence_length)
         generating_module = model.module.clone(layout=row_layout(devices))
         return cls(model._replace(module=generating_module), devices, settings, row_module)
@@ -240,7 +258,7 @@ class PairScorer:
         self,
         examples: Sequence[Example],
         pairs: Pairs,
-        chunks: Chunks,
+        chunks: ChunkReader,
         bar: Progress | None = None,
     ) -> PairScores:
         """Score `pairs` of (number in `examples`, row of `chunks` or NO_CHUNK), in any order."""
@@ -258,7 +276,7 @@ class PairScorer:
         num_continuations = sum(len(tree.continuations) for tree in trees)
         return self._score(trees, np.arange(num_continuations), bar)
 
-    def _pair_trees(self, examples: Sequence[Example], pairs: Pairs, chunks: Chunks) -> PairTrees:
+    def _pair_trees(self, examples: Sequence[Example], pairs: Pairs, chunks: ChunkReader) -> PairTrees:
         """The pairs as prefix trees, the examples of a chunk together."""
         trees: list[PrefixTree] = []
         pair_of_continuation: list[int] = []

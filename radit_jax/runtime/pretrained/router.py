@@ -80,8 +80,9 @@ def tower_folder(folder: epath.PathLike, side: str) -> epath.Path:
     # The first module of a route is its network.
     structure = read_json(folder / CONFIG, REMEDY).get("structure")
     route = structure.get(ROUTES[side]) if isinstance(structure, dict) else None
-    name = route[0] if isinstance(route, list) and route else None
-    is_inside = isinstance(name, str) and ".." not in name.split("/") and not name.startswith("/")
+    first = route[0] if isinstance(route, list) and route else None
+    name = first if isinstance(first, str) else ""
+    is_inside = bool(name) and ".." not in name.split("/") and not name.startswith("/")
     if not is_inside or not (folder / name / "modules.json").exists():
         raise ValueError(
             f"{folder / CONFIG}: expected the route {ROUTES[side]!r} to begin with the folder of a whole "
