@@ -11,6 +11,7 @@ from radit_jax.config.settings import OWN_LABELLERS
 from radit_jax.report.answer_figures import answer_lengths, calibrations, recall_curves
 from radit_jax.report.asked_questions import AskedQuestion, asked_questions, drawn_questions
 from radit_jax.report.metric_series import metric_lines, series_of, time_use
+from radit_jax.report.paper_differences import paper_differences
 from radit_jax.report.question_records import (
     LsrSettings,
     gold_chunks,
@@ -65,6 +66,7 @@ def read_run(
         signal=_signal(folders),
         counts=counts_of(stages),
         licences=origins(stages),
+        differences=paper_differences(workdir),
         lacks=["Nothing was evaluated yet: run --stage=evaluate."],
     )
     if "evaluate" not in folders:
