@@ -1,6 +1,7 @@
 """`python -m radit_jax` is `radit`, where the script is not on the path."""
 
-from radit_jax.cli import console
+from radit_jax.cli import main
+from radit_jax.errors import exit_command
 
 if __name__ == "__main__":
-    console()
+    exit_command(main)

@@ -128,4 +128,4 @@ def _rename(command: argparse.ArgumentParser, name: str) -> None:
 
 
 if __name__ == "__main__":
-    console()
+    exit_command(main)

@@ -217,16 +217,21 @@ def test_a_signal_after_the_end_of_main_changes_nothing() -> None:
     assert (ended.returncode, ended.stderr) == (3, b"")
 
 
-def test_ctrl_c_while_modules_load_ends_a_command_without_a_traceback(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("command", ["'-m', 'radit_jax.lm_eval'", "'radit'"])
+def test_ctrl_c_while_modules_load_ends_a_command_without_a_traceback(
+    tmp_path: pathlib.Path, command: str
+) -> None:
     (tmp_path / "jax.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    # As pip writes the script of that name, for a module that imports jax at once.
+    (tmp_path / "radit").write_text("from radit_jax.lm_eval import main\n")
     # Tests that a script starts in the background ignore Ctrl-C, and would hand that down.
     launcher = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
-    launcher += "os.execv(sys.executable, [sys.executable, '-m', 'radit_jax.plan'])"
+    launcher += f"os.execv(sys.executable, [sys.executable, {command}])"
     ended = subprocess.run(
         [sys.executable, "-c", launcher],
         capture_output=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{tmp_path}"},
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
     )
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
 
