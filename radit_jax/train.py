@@ -181,6 +181,7 @@ def execute(run: Run, kind: str) -> None:
     # 3) Check the files that stages will read, then make the stages.
     if missing:
         processes.on_process_zero("the checkpoints", run.check_checkpoints)
+        processes.on_process_zero("the weights", lambda: run.check_weights(missing))
         processes.on_process_zero("the tasks", lambda: run.check_tasks(missing))
         processes.on_process_zero("the scores", lambda: run.check_scores(missing))
         prepare_jax(run.workdir)
@@ -283,8 +284,13 @@ def print_plan(run: Run, kind: str) -> None:
     # Raise the errors that a run would begin with.
     run.check_checkpoints()
     would_run = [run.stages[name] for name in sorted(missing)]
+    run.check_weights(would_run)
     run.check_tasks(would_run)
     run.check_scores(would_run)
+    for line in run.look_at_data(would_run):
+        print(line)
+    if run.folders["corpus"].complete:
+        run.check_corpus()
 
 
 def prune(run: Run) -> None:

@@ -60,6 +60,27 @@ def test_tasks_without_their_files_are_refused(assignments: list[str], message: 
         config.check_experiment(config.override_settings(config.load_experiment(TINY), assignments))
 
 
+def test_a_checkpoint_by_set_takes_the_place_of_a_model_to_be_trained(capsys) -> None:
+    tiny = config.load_experiment(TINY)
+    changed = config.override_settings(tiny, ["base.retriever.checkpoint=./bge", "base.lm.checkpoint=./lm"])
+    assert changed.base.lm.model is changed.base.retriever.model is None
+    assert changed.base.retriever.pooling is None  # tiny's own encoder takes the mean
+    assert capsys.readouterr().err.count("trains from scratch") == 2
+    # What is said of the checkpoint by --set stays said.
+    said = ["base.retriever.checkpoint=./bge", "base.retriever.pooling=cls", "base.lm.checkpoint=./lm"]
+    said.append("base.lm.model.hidden_size=64")
+    changed = config.override_settings(tiny, said)
+    assert changed.base.retriever.pooling == "cls"
+    assert changed.base.lm.model and changed.base.lm.model.hidden_size == 64
+
+
+def test_a_model_that_describes_an_experiments_own_checkpoint_goes_on_describing_it(capsys) -> None:
+    llama = config.load_experiment("experiments/radit_7b.py")
+    changed = config.override_settings(llama, ["base.lm.checkpoint=./copy"])
+    assert changed.base.lm.model == llama.base.lm.model
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [

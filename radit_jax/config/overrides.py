@@ -67,14 +67,43 @@ def override_settings(experiment: Experiment, assignments: Sequence[str]) -> Exp
     """
     for old, assignment in _assigned_by_old_name(assignments).items():
         print(f"warning: --set {assignment}: {notice(old)}.", file=sys.stderr)
+    assigned = experiment
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(
                 f"--set {assignment}: expected section.field=value, got no value. Write one after an =."
             )
-        experiment = _replace_at(experiment, RENAMED.get(path, path).split("."), text, assignment)
-    return experiment
+        assigned = _replace_at(assigned, RENAMED.get(path, path).split("."), text, assignment)
+    return _without_replaced_models(experiment, assigned, assignments)
+
+
+def _without_replaced_models(
+    experiment: Experiment, assigned: Experiment, assignments: Sequence[str]
+) -> Experiment:
+    """`assigned` without the networks that were to be trained from scratch where it names a checkpoint.
+
+    They would otherwise be what the checkpoint has to be, as they are where the experiment names one itself.
+    """
+    base = assigned.base
+    paths = [assignment.partition("=")[0] for assignment in assignments]
+    for role in ("lm", "retriever"):
+        before, after = getattr(experiment.base, role), getattr(base, role)
+        states_model = any(path.startswith(f"base.{role}.model.") for path in paths)
+        if before.checkpoint or not after.checkpoint or after.model is None or states_model:
+            continue
+        # How the model made its vectors is none of the checkpoint's concern either.
+        unset = {"model": None}
+        for name in ("pooling", "normalize") if role == "retriever" else ():
+            if f"base.{role}.{name}" not in paths:
+                unset[name] = None
+        base = replace(base, **{role: replace(after, **unset)})
+        print(
+            f"note: base.{role}.checkpoint={after.checkpoint} replaces the model that the experiment "
+            "trains from scratch",
+            file=sys.stderr,
+        )
+    return replace(assigned, base=base)
 
 
 def _assigned_by_old_name(assignments: Sequence[str]) -> dict[str, str]:

@@ -29,12 +29,16 @@ KINDS = ("corpus", "base", "embed", "index", "retrieve", "lm_ft", "score", "r_ft
 
 def stages(experiment: Experiment) -> dict[str, Stage]:
     """The method in order: the stages of `experiment` by name, each after those that it reads."""
+    # A file of scores may lack some: that is known before LM-ft, which takes long.
+    lm_ft = _lm_ft_stage(experiment)
+    score, *r_ft = _r_ft_stages(experiment)
+    tuning = (score, lm_ft) if experiment.score.file else (lm_ft, score)
     table = (
         *_corpus_stages(experiment),
         *_base_stages(experiment),
         *_retrieve_stages(experiment),
-        _lm_ft_stage(experiment),
-        *_r_ft_stages(experiment),
+        *tuning,
+        *r_ft,
         _evaluate_stage(experiment),
         _export_stage(experiment),
     )

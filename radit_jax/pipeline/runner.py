@@ -12,6 +12,7 @@ from radit_jax.data.artifacts.scores_file import read_scores
 from radit_jax.data.eval_tasks import registry
 from radit_jax.data.readers.kilt_pages import read_titles
 from radit_jax.data.sources import instructions
+from radit_jax.pipeline import early_checks
 from radit_jax.pipeline.graph import KINDS, stages
 from radit_jax.pipeline.stage import Stage
 from radit_jax.runtime.distributed import processes
@@ -125,6 +126,20 @@ class Run:
         if not checkpoints & self.absent.keys():
             checkpoint_info.check_checkpoints(self.experiment)
 
+    def check_weights(self, stages: Iterable[Stage]) -> None:
+        """Refuse checkpoints whose tensors or tokeniser do not fit their settings, before a stage runs."""
+        early_checks.check_weights(stages, self.absent)
+
+    def look_at_data(self, stages: Iterable[Stage]) -> list[str]:
+        """Refuse data that a corpus stage among `stages` would refuse; lines on what small data is."""
+        sources = set()
+        for stage in stages:
+            if stage.kind == "corpus":
+                sources.update(stage.sources)
+        if not sources or self.absent.keys() & sources:
+            return []
+        return early_checks.look_at_data(self.experiment)
+
     def check_tasks(self, stages: Iterable[Stage]) -> None:
         """Refuse tasks that the stages could not ask, before one of them runs; absent files are not read."""
         for stage in stages:
@@ -151,22 +166,11 @@ class Run:
         corpus = self.folders["corpus"]
         if isinstance(e.data, Instructions) and not corpus.complete:
             instructions.check_files(e.data)
-        chunks_per_query = {
-            "lm_ft.chunks_per_example": e.lm_ft.chunks_per_example,
-            "retrieve.num_chunks": e.retrieve.num_chunks,
-            "evaluate.chunks_per_answer": e.evaluate.chunks_per_answer,
-            "recall@10 and MRR@10": 10,
-        }
         if not corpus.complete:
             return
-        # An example cut from the corpus must not retrieve its own chunk, which leaves one fewer.
-        available = corpus.manifest["chunks"] - 1
-        for name, num_chunks in chunks_per_query.items():
-            if num_chunks > available:
-                raise ValueError(
-                    f"{name}: expected at most {available} chunks, which is all that the corpus has besides "
-                    f"an example's own, got {num_chunks}. Lower the setting or add passages."
-                )
+        early_checks.check_num_chunks(e, corpus.manifest["chunks"])
+        if e.score.file and not self.folders["score"].complete and e.score.file not in self.absent:
+            early_checks.check_scored_examples(e.score.file, corpus)
 
     def why(self, stage: Stage) -> str:
         """Why `stage` has to run, in words for a person."""

@@ -35,7 +35,13 @@ from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.checkpoint_info import SIDES, check_lm, check_retriever, tower_config
 from radit_jax.runtime.pretrained.licences import origin
-from radit_jax.runtime.pretrained.model_io import Model, count_parameters, open_model, save_model
+from radit_jax.runtime.pretrained.model_io import (
+    Model,
+    count_parameters,
+    no_tokenizer,
+    open_model,
+    save_model,
+)
 from radit_jax.runtime.pretrained.router import tower_folder
 from radit_jax.runtime.pretrained.tokenizer_training import train_bpe, train_wordpiece
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
@@ -235,10 +241,7 @@ def _from_checkpoints(retriever: RetrieverConfig, mesh: MeshConfig) -> tuple[Mod
 
 def _demand_tokenizer(model: Model, checkpoint: str) -> None:
     if model.tokenizer is None:
-        raise ValueError(
-            f"checkpoint {checkpoint}: expected a tokenizer.json, tokenizer.model or vocab.txt, got none. "
-            "Put its tokeniser into its folder."
-        )
+        raise no_tokenizer(checkpoint)
 
 
 def _origin(role: str, checkpoint: str) -> dict[str, str]:

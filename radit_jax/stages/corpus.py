@@ -22,6 +22,7 @@ from radit_jax.data.readers.documents import corpus_format
 from radit_jax.data.readers.tables import Quoting
 from radit_jax.data.sources import folder as text_folder
 from radit_jax.data.sources import generated_world, instructions
+from radit_jax.data.sources.small_data import small_data_warnings
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
 
@@ -39,6 +40,7 @@ def run(
     else:
         corpus = text_folder.read_folder(data, seed)
         _warn(text_folder.folder_warnings(corpus))
+        _warn(small_data_warnings(corpus.questions))
     return {"chunks": write_corpus(output, corpus), **_counts(corpus)}
 
 

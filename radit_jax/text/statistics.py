@@ -54,7 +54,7 @@ def bootstrap_interval(
     is_constant = len(levels) == 1
     if is_constant or num_groups < FEW_GROUPS:
         if not is_gain and levels <= {0, 1}:
-            return _wilson(value, num_groups)
+            return share_interval(value, num_groups)
         if is_gain and levels <= {-1, 0, 1}:
             return _bonett_price(values, num_groups)
     rng = np.random.default_rng(seed)
@@ -66,8 +66,8 @@ def bootstrap_interval(
     return _figure(value, sample_means)
 
 
-def _wilson(share: float, num_draws: int) -> Figure:
-    """Wilson's score interval of a share."""
+def share_interval(share: float, num_draws: int) -> Figure:
+    """Wilson's score interval of a share of so many draws."""
     squared = _Z**2 / num_draws
     middle = share + squared / 2
     # The spread of the share, and what few draws add to it.

@@ -20,7 +20,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from radit_jax.config import BertConfig, DecoderConfig, LastTokenConfig, Pooling
+from radit_jax.config import BertConfig, DecoderConfig, EncoderConfig, LastTokenConfig, Pooling
 from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.last_token import LastTokenEncoder, TextEncoder
@@ -58,6 +58,14 @@ class Entry(NamedTuple):
     layer: int | None  # its index on the leading axis; None: the whole parameter
 
 
+class Matched(NamedTuple):
+    """A network with the tensors of each of its parameters, of which nothing but the shapes has been read."""
+
+    config: DecoderConfig | EncoderConfig
+    parts: dict[str, list[Tensor]]  # by our path: one for each layer, or a single one
+    targets: dict[str, Any]  # the parameters' shapes by their paths
+
+
 # ---- read ----
 
 
@@ -68,6 +76,14 @@ def load_decoder(
 
     Of a model of text and images it is the text's.
     """
+    matched = match_decoder(folder)
+    assert isinstance(matched.config, DecoderConfig)
+    return matched.config, _read_parameters(matched, dtype, mesh)
+
+
+def match_decoder(folder: epath.PathLike) -> Matched:
+    """The decoder in `folder`, with its tensors; ValueError where one is missing, left over or of another
+    shape."""
     values = read_config(folder)
     config = decoder_config(values, str(folder))
     tensors = open_gguf_tensors(folder) if is_gguf(folder) else open_tensors(folder)
@@ -77,8 +93,7 @@ def load_decoder(
     if config.tie_embeddings:
         ignored += r"|lm_head\.weight"
     tensors = _drop(tensors, ignored)
-    params = _from_hf(tensors, DECODER, DecoderLm(config), str(folder), dtype, mesh)
-    return config, params
+    return _match(tensors, DECODER, DecoderLm(config), str(folder))
 
 
 def _text_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -108,6 +123,19 @@ def load_bert(
     folder's sentence-transformers layout says how its vectors are made, or else the caller does
     (`Vectors.settings`).
     """
+    matched = match_bert(folder, num_layers, pooling=pooling, normalize=normalize)
+    assert isinstance(matched.config, BertConfig)
+    return matched.config, _read_parameters(matched, dtype, mesh)
+
+
+def match_bert(
+    folder: epath.PathLike,
+    num_layers: int | None = None,
+    *,
+    pooling: Pooling | None = None,
+    normalize: bool | None = None,
+) -> Matched:
+    """The BERT of `load_bert` with its tensors, as `match_decoder`."""
     config, _ = describe_folder(folder, "bert", num_layers, pooling, normalize)
     assert isinstance(config, BertConfig)
     folder = transformer_folder(folder)
@@ -119,8 +147,7 @@ def load_bert(
         ignored.append(rf"encoder\.layer\.{layer}\..*")
     tensors = _drop(tensors, "|".join(ignored))
     table = MPNET if config.family == "mpnet" else BERT
-    params = _from_hf(tensors, table, Bert(config), str(folder), dtype, mesh)
-    return config, params
+    return _match(tensors, table, Bert(config), str(folder))
 
 
 def load_last_token(
@@ -136,6 +163,15 @@ def load_last_token(
     Tensor names may lack the prefix `model.`, as where transformers has saved the decoder alone. A head is
     not read. `pooling` and `normalize` are those of `load_bert`.
     """
+    matched = match_last_token(folder, pooling=pooling, normalize=normalize)
+    assert isinstance(matched.config, LastTokenConfig)
+    return matched.config, _read_parameters(matched, dtype, mesh)
+
+
+def match_last_token(
+    folder: epath.PathLike, *, pooling: Pooling | None = None, normalize: bool | None = None
+) -> Matched:
+    """The encoder of `load_last_token` with its tensors, as `match_decoder`."""
     config, _ = describe_folder(folder, "encoder", None, pooling, normalize)
     assert isinstance(config, LastTokenConfig)
     folder = transformer_folder(folder)
@@ -146,8 +182,7 @@ def load_last_token(
         tensors[f"model.{name}" if is_alone else name] = tensor
     # Whatever the head is, no vector depends on it.
     tensors = _drop(tensors, rf"{DECODER_IGNORED}|lm_head\.weight")
-    params = _from_hf(tensors, DECODER, LastTokenEncoder(config), str(folder), dtype, mesh)
-    return config, params
+    return _match(tensors, DECODER, LastTokenEncoder(config), str(folder))
 
 
 def _bert_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -178,16 +213,8 @@ def _drop(tensors: Mapping[str, Tensor], ignored: str) -> dict[str, Tensor]:
     return remaining
 
 
-def _from_hf(
-    tensors: dict[str, Tensor],
-    table: Table,
-    module: DecoderLm | TextEncoder,
-    where: str,
-    dtype: str,
-    mesh: Mesh | None,
-) -> Any:
-    """The parameters of `module`, in the shapes that its config gives; it takes all of `tensors`."""
-    # 1) The tensors of each parameter.
+def _match(tensors: dict[str, Tensor], table: Table, module: DecoderLm | TextEncoder, where: str) -> Matched:
+    """The tensors of each parameter of `module`, in the shapes that its config gives; all are taken."""
     targets = parameter_shapes(module)
     shapes = {path: target.shape for path, target in targets.items()}
     parts: dict[str, list[Tensor]] = {path: [] for path in shapes}
@@ -198,21 +225,26 @@ def _from_hf(
             f"{where}: expected tensors of this network only, got {sorted(tensors)}. Use a checkpoint "
             "without them."
         )
-    # 2) Each parameter on the devices.
-    shardings = _shardings(targets, mesh)
+    return Matched(module.config, parts, targets)
+
+
+def _read_parameters(matched: Matched, dtype: str, mesh: Mesh | None) -> Any:
+    """The parameters on the devices, in `dtype`."""
+    shardings = _shardings(matched.targets, mesh)
     arrays = {}
-    for path, tensor_parts in parts.items():
-        target = jax.ShapeDtypeStruct(shapes[path], dtype, sharding=shardings[path])
+    for path, tensor_parts in matched.parts.items():
+        shape = matched.targets[path].shape
+        target = jax.ShapeDtypeStruct(shape, dtype, sharding=shardings[path])
         arrays[path] = _read_parameter(path, tensor_parts, target)
     return unflatten_dict(arrays, sep="/")
 
 
 def parameter_shapes(module: DecoderLm | TextEncoder) -> dict[str, Any]:
-    """The shapes of the module's parameters by their paths."""
-    inputs = [jnp.zeros((1, 1), jnp.int32)]
+    """The shapes of the module's parameters by their paths; it starts no accelerator."""
+    inputs = [jax.ShapeDtypeStruct((1, 1), jnp.int32)]
     if not isinstance(module, DecoderLm):
-        inputs.append(jnp.ones((1, 1), bool))
-    variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+        inputs.append(jax.ShapeDtypeStruct((1, 1), bool))
+    variables = jax.eval_shape(lambda *texts: module.init(jax.random.key(0), *texts), *inputs)
     return flatten_dict(variables["params"], sep="/")
 
 

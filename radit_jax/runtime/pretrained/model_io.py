@@ -20,6 +20,7 @@ from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.memory import DoesNotFitError
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.checkpoint_info import describe, describe_folder, is_ours, locate
+from radit_jax.runtime.pretrained.gguf_file import is_gguf
 from radit_jax.runtime.pretrained.hf_config import (
     REMEDY_OF_OURS,
     own_config,
@@ -27,7 +28,15 @@ from radit_jax.runtime.pretrained.hf_config import (
     own_json,
     read_declared,
 )
-from radit_jax.runtime.pretrained.hf_weights import load_bert, load_decoder, load_last_token, parameter_shapes
+from radit_jax.runtime.pretrained.hf_weights import (
+    load_bert,
+    load_decoder,
+    load_last_token,
+    match_bert,
+    match_decoder,
+    match_last_token,
+    parameter_shapes,
+)
 from radit_jax.runtime.pretrained.router import tower_folder
 from radit_jax.runtime.pretrained.tokenizer_files import (
     check_tokenizer,
@@ -175,6 +184,45 @@ def load_pretrained(
     else:
         _, params = load_decoder(folder, dtype=dtype, mesh=mesh)
     return Model(MODULES[type(config)](config), params, tokenizer)
+
+
+def check_stored(
+    source: str,
+    *,
+    expected: str,
+    num_layers: int | None = None,
+    pooling: Pooling | None = None,
+    normalize: bool | None = None,
+) -> None:
+    """Refuse what `load_pretrained` would refuse, by the tokeniser and the headers of tensors' files alone.
+
+    Of a checkpoint on the hub only the tokeniser is looked at, and of torch's pickles too, which have no
+    header. A model in our own form has been checked when it was written.
+    """
+    folder = locate(source)
+    if is_ours(folder):
+        return
+    config, vectors = describe_folder(folder, expected, num_layers, pooling, normalize)
+    if _load_hf_tokenizer(folder, config, vectors) is None:
+        raise no_tokenizer(source)
+    # Tensors are mapped, and none is read.
+    inner = transformer_folder(folder)
+    if not is_gguf(inner) and not list(epath.Path(inner).glob("*.safetensors")):
+        return
+    if isinstance(config, BertConfig):
+        match_bert(folder, num_layers, pooling=pooling, normalize=normalize)
+    elif isinstance(config, LastTokenConfig):
+        match_last_token(folder, pooling=pooling, normalize=normalize)
+    else:
+        match_decoder(folder)
+
+
+def no_tokenizer(source: str) -> ValueError:
+    """The error of a checkpoint without a tokeniser."""
+    return ValueError(
+        f"checkpoint {source}: expected a tokenizer.json, tokenizer.model or vocab.txt, got none. "
+        "Put its tokeniser into its folder."
+    )
 
 
 def _load_hf_tokenizer(

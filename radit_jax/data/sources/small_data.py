@@ -1,0 +1,55 @@
+"""What few questions cannot teach, nor show: said before a run, in words."""
+
+from collections.abc import Mapping, Sequence
+
+from radit_jax.data.records import Question
+from radit_jax.text.statistics import share_interval
+
+# Fewer groups of questions than these are worth a warning.
+FEW_TRAIN = 200
+FEW_DEV = 50
+FEW_TEST = 100
+
+
+def small_data_warnings(questions: Mapping[str, Sequence[Question]]) -> list[str]:
+    """What the questions of the splits train, dev and test are too few for.
+
+    Questions of one group, such as those on one passage, count once.
+    """
+    counts = {}
+    for split, of_split in questions.items():
+        counts[split] = len({question.resampling_group for question in of_split})
+    warnings = []
+
+    # 1) To learn.
+    if counts["train"] < FEW_TRAIN:
+        warnings.append(
+            f"there are {_questions('train', counts)} to learn from, which is little: raise "
+            "r_ft.corpus_text_fraction, as the paper does (0.95), so that R-ft learns from the passages too"
+        )
+    # 2) To choose a checkpoint.
+    if counts["dev"] < FEW_DEV:
+        warnings.append(
+            f"there are {_questions('dev', counts)} to choose LM-ft's and R-ft's checkpoints by: chance "
+            "chooses with so few, and the untuned model may be kept"
+        )
+    # 3) To measure what was learnt.
+    if counts["test"] < FEW_TEST:
+        half = share_interval(0.5, counts["test"])
+        enough = share_interval(0.5, FEW_TEST)
+        warnings.append(
+            f"there are {_questions('test', counts)} to evaluate with: half of them right is known to within "
+            f"{_points(half)} points, of {FEW_TEST} to within {_points(enough)}"
+        )
+    return warnings
+
+
+def _questions(split: str, counts: Mapping[str, int]) -> str:
+    count = counts[split]
+    return f"{count} independent {split} question{'' if count == 1 else 's'}"
+
+
+def _points(figure: Mapping[str, float | None]) -> str:
+    low = figure["low"]
+    assert low is not None
+    return f"± {100 * (0.5 - low):.0f}"
