@@ -14,7 +14,21 @@ from radit_jax.config.ranges import (
     added,
 )
 
-PassagesFormat = Literal["auto", "jsonl", "atlas", "dpr", "kilt", "beir", "text"]
+PassagesFormat = Literal[
+    "auto",
+    "jsonl",
+    "atlas",
+    "dpr",
+    "kilt",
+    "beir",
+    "csv",
+    "parquet",
+    "text",
+    "markdown",
+    "html",
+    "pdf",
+    "documents",
+]
 Quoting = Literal["auto", "csv", "none"]  # of tables; auto refuses what is not clear
 Words = Annotated[int, Range(2, 100_000)]  # a chunk has fewer
 
@@ -51,7 +65,7 @@ class Folder(Settings):
     train_file: str = ""  # questions that train; alone, a tenth becomes the test part; empty: found by name
     test_file: str = ""  # file of questions that are evaluated on; empty: found by its name
     # form of the questions' files; auto: their names tell
-    questions_format: Literal["auto", "json", "beir", "table"] = "auto"
+    questions_format: Literal["auto", "json", "beir", "table", "parquet"] = "auto"
     quoting: Quoting = "auto"  # quotes in tables; auto refuses what is not clear
     train_questions: PositiveInt = 5000  # questions that train, at most, drawn
     dev_questions: PositiveInt = 500  # questions held out of the train part, to choose checkpoints with

@@ -23,7 +23,7 @@ from radit_jax.data.finetuning.items import (
     single_spaced,
     text_field,
 )
-from radit_jax.data.readers.questions import list_of_strings
+from radit_jax.data.readers.string_lists import list_of_strings
 from radit_jax.data.records import Item
 from radit_jax.text.prompts import UNANSWERABLE
 

@@ -5,7 +5,9 @@
     dpr     psgs_w100.tsv              id, text, title, under a line that says so: DPR's Wikipedia
     kilt    kilt_knowledgesource.json  {"wikipedia_id", "wikipedia_title", "text": [paragraphs]}
     beir    corpus.jsonl               {"_id", "title", "text"}
+    csv     passages.csv               a head with text, and perhaps id and title; Parquet likewise
     text    a folder of *.txt          a blank line between paragraphs
+    documents   a folder of *.md, *.html, *.pdf and *.txt, and folders in it (`markup.py`)
 
 Any file may be compressed (`passages.jsonl.gz`, `.zst`). An id is a string or a whole number, and a string
 from here on; a title may be missing. `{"id", "contents"}` is Pyserini's and FlashRAG's, whose contents begin
@@ -17,6 +19,7 @@ Nothing here holds more than one document, so memory does not grow with the corp
 
 import codecs
 import fnmatch
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,11 +27,12 @@ from typing import NamedTuple
 from etils import epath
 
 from radit_jax.data.readers.chunking import Document, own_ids, split_document
+from radit_jax.data.readers.columns import csv_objects, parquet_objects
+from radit_jax.data.readers.kilt_articles import read_kilt
 from radit_jax.data.readers.lines import (
     COMPRESSED,
     JsonObject,
     checked,
-    demand,
     identifier,
     json_objects,
     one_of,
@@ -36,10 +40,20 @@ from radit_jax.data.readers.lines import (
     quoted,
     text_lines,
 )
+from radit_jax.data.readers.markup import read_html, read_markdown, read_pdf, titled
 from radit_jax.data.readers.tables import Quoting, table_rows
 from radit_jax.data.readers.unique_ids import UniqueIds
 from radit_jax.data.records import Chunk
 
+# Forms of a single document, by the endings of their files' names.
+_DOCUMENTS = {
+    ".txt": "text",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".html": "html",
+    ".htm": "html",
+    ".pdf": "pdf",
+}
 _ID_FIELDS = ("id", "_id", "docid")
 _TEXT_FIELDS = ("text", "contents")
 _HEADS: tuple[set[str], ...] = ({"id", "text", "title"}, {"id", "text"}, {"text"})
@@ -80,7 +94,7 @@ def find_corpus(folder: epath.Path) -> epath.Path | None:
     # The files whose names say that they are corpora, in the order of the formats.
     corpora: list[str] = []
     for format_name, form in FORMATS.items():
-        if format_name != "text":
+        if format_name not in _DOCUMENTS.values():
             corpora += _matching(names, form.patterns)
     corpora = list(dict.fromkeys(corpora))  # a name may match two formats
     # The project's own form is the one, whatever else is there.
@@ -92,13 +106,18 @@ def find_corpus(folder: epath.Path) -> epath.Path | None:
         )
     if corpora:
         return folder / corpora[0]
-    return folder if any(_is_text(name) for name in names) else None
+    if not folder.is_dir():
+        return None
+    return folder if any(map(_is_content, _document_files(folder))) else None
 
 
 def corpus_format(path: epath.Path) -> str:
     """The name in `FORMATS` that a file's name, or a folder, calls for."""
     if path.is_dir():
-        return "beir" if packed_or_plain(path, "corpus.jsonl").exists() else "text"
+        if packed_or_plain(path, "corpus.jsonl").exists():
+            return "beir"
+        others = [file for file in _document_files(path) if not file.name.endswith(".txt")]
+        return "documents" if any(map(_is_content, others)) else "text"
     # A name of its own says more than an ending.
     for name, (patterns, _) in FORMATS.items():
         if _matching([path.name], patterns):
@@ -117,11 +136,13 @@ def corpus_format(path: epath.Path) -> str:
 
 def corpus_files(path: epath.Path, format: str = "auto") -> list[epath.Path]:
     """The files that a corpus is read from: `path`, or those in the folder that it is."""
+    name = corpus_format(path) if format == "auto" else format
     if not path.is_dir():
         return [path]
-    name = corpus_format(path) if format == "auto" else format
     if name == "text":
         return _text_files(path)
+    if name == "documents":
+        return _document_files(path)
     return [packed_or_plain(path, "corpus.jsonl")]
 
 
@@ -186,15 +207,41 @@ def _text_files(folder: epath.Path) -> list[epath.Path]:
     return sorted(file for file in folder.iterdir() if _is_text(file.name))
 
 
+def _is_content(file: epath.Path) -> bool:
+    """Whether a document is more than what explains a folder's other files."""
+    return not file.name.lower().startswith(("readme", "licen"))
+
+
+def _document_files(folder: epath.Path) -> list[epath.Path]:
+    """The documents in a folder and in those inside, in order; hidden ones and questions are none."""
+    files: list[epath.Path] = []
+    for child in sorted(folder.iterdir()):
+        if child.name.startswith("."):
+            continue
+        if child.is_dir():
+            files += _document_files(child)
+        elif child.suffix.lower() in _DOCUMENTS and not child.name.startswith("questions"):
+            files.append(child)
+    return files
+
+
 # ---- the formats ----
 
 
-def _json_reader(section_field: str = "") -> Reader:
-    """A reader of JSON objects with an id and a text, and perhaps a title and the name of a section."""
+def _object_reader(
+    objects: Callable[[epath.Path], Iterator[tuple[str, JsonObject]]] = json_objects,
+    section_field: str = "",
+    *,
+    has_ids: bool = True,
+) -> Reader:
+    """A reader of objects with an id and a text, and perhaps a title and the name of a section.
+
+    Without `has_ids` those that have no id are named after file and place.
+    """
 
     def read(path: epath.Path, quoting: Quoting) -> Iterator[Document]:
         file = packed_or_plain(path, "corpus.jsonl") if path.is_dir() else path
-        for where, line in json_objects(file):
+        for number, (where, line) in enumerate(objects(file), start=1):
             # The text, and the title where the line has one.
             text_field = _present(line, _TEXT_FIELDS, where)
             text = checked(line, text_field, "a string", where)
@@ -203,9 +250,11 @@ def _json_reader(section_field: str = "") -> Reader:
                 title, text = _title_of_contents(text)
             # What Atlas calls its section is part of the title.
             section = _optional(line, section_field, where) if section_field else ""
+            if not has_ids and not set(_ID_FIELDS) & line.keys():
+                line["id"] = f"{plain_name(path)}:{number}"
             id_field = _present(line, _ID_FIELDS, where)
             document_id = identifier(line, id_field, where)
-            yield Document(document_id, ((_titled(title, section), text),), where)
+            yield Document(document_id, ((titled(title, section), text),), where)
 
     return read
 
@@ -275,38 +324,6 @@ def _columns(first_row: Sequence[str], where: str) -> list[str]:
     return ["id", "text"] if len(first_row) == 2 else ["text"]
 
 
-def _read_kilt(path: epath.Path, quoting: Quoting) -> Iterator[Document]:
-    """The articles of KILT's Wikipedia, each in sections."""
-    fields = {"wikipedia_id": "an id", "wikipedia_title": "a string", "text": "a list of strings"}
-    for where, line in json_objects(path):
-        demand(line, fields, where)
-        sections = tuple(_kilt_sections(line["wikipedia_title"], line["text"]))
-        yield Document(str(line["wikipedia_id"]), sections, where)
-
-
-def _kilt_sections(title: str, paragraphs: list[str]) -> Iterator[tuple[str, str]]:
-    """(title, text) of the article's head and of each section that has text.
-
-    `Section::::Plot.:Volume one.` begins a section, `BULLET::::- ` a list's item.
-    """
-    section = ""
-    texts: list[str] = []
-    for number, paragraph in enumerate(paragraphs):
-        if paragraph.startswith("Section::::"):
-            # A section begins: the one before is complete.
-            if texts:
-                yield _titled(title, section), " ".join(texts)
-            texts = []
-            names = paragraph.removeprefix("Section::::").strip().removesuffix(".")
-            section = names.replace(".:", ": ")
-        elif number == 0 and paragraph.strip() == title.strip():
-            continue  # which repeats the title
-        elif paragraph.strip():
-            texts.append(paragraph.removeprefix("BULLET::::").strip())
-    if texts:
-        yield _titled(title, section), " ".join(texts)
-
-
 def _read_texts(path: epath.Path, quoting: Quoting) -> Iterator[Document]:
     """The paragraphs of a text, or of every text in a folder, under the file's name as title."""
     files = _text_files(path) if path.is_dir() else [path]
@@ -333,23 +350,47 @@ def _paragraphs(path: epath.Path) -> Iterator[tuple[str, str]]:
         yield first_line, " ".join(lines)
 
 
-def _titled(title: str, section: str) -> str:
-    """The title with the section's name in it.
+def _markup_reader(read_file: Callable[[epath.Path, str], Iterator[Document]]) -> Reader:
+    """A reader of a single document, whose id is its file's name."""
 
-    >>> _titled("Emma", "Plot"), _titled("Emma", "")
-    ('Emma: Plot', 'Emma')
-    """
-    return f"{title}: {section}" if section.strip() else title
+    def read(path: epath.Path, quoting: Quoting) -> Iterator[Document]:
+        yield from read_file(path, path.name)
+
+    return read
+
+
+def _read_folder_of_documents(path: epath.Path, quoting: Quoting) -> Iterator[Document]:
+    """All documents in a folder, each read by its ending; an id is the file's name from the folder on."""
+    for file in _document_files(path):
+        name = _DOCUMENTS[file.suffix.lower()]
+        if name == "text":
+            yield from FORMATS[name].read(file, quoting)
+        else:
+            document_id = os.path.relpath(file, path)
+            yield from _MARKUP[name](file, document_id)
 
 
 # By name, in the order in which a file's name is compared with their patterns.
+_MARKUP = {"markdown": read_markdown, "html": read_html, "pdf": read_pdf}
 FORMATS: dict[str, Format] = {
-    "atlas": Format(("text-list-*.jsonl",), _json_reader("section")),
+    "atlas": Format(("text-list-*.jsonl",), _object_reader(section_field="section")),
     "dpr": Format(("psgs_w100*.tsv",), _read_table),
-    "kilt": Format(("kilt_knowledgesource*",), _read_kilt),
-    "beir": Format(("corpus.jsonl",), _json_reader()),
-    "jsonl": Format(("passages.jsonl",), _json_reader()),
+    "kilt": Format(("kilt_knowledgesource*",), read_kilt),
+    "beir": Format(("corpus.jsonl",), _object_reader()),
+    "jsonl": Format(("passages.jsonl",), _object_reader()),
+    "csv": Format(("passages.csv",), _object_reader(csv_objects, has_ids=False)),
+    "parquet": Format(("passages.parquet",), _object_reader(parquet_objects, has_ids=False)),
     "text": Format(("*.txt",), _read_texts),
+    "markdown": Format(("*.md", "*.markdown"), _markup_reader(read_markdown)),
+    "html": Format(("*.html", "*.htm"), _markup_reader(read_html)),
+    "pdf": Format(("*.pdf",), _markup_reader(read_pdf)),
+    "documents": Format((), _read_folder_of_documents),
 }
 # The format of a file whose name matches no pattern.
-_SUFFIXES = {".jsonl": "jsonl", ".json": "jsonl", ".tsv": "dpr"}
+_SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".tsv": "dpr",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}

@@ -8,6 +8,7 @@
     queries.jsonl and qrels/train.tsv, dev.tsv, test.tsv                                              BEIR
     question <tab> ['answer', 'another']                                                  DPR's tables
     question                                                                              a line each
+    question,answer        in CSV with a head, or Parquet: the names of the first forms' fields
 
 The first four forms, and DPR's and KILT's, are told apart by the fields of each object; the objects stand in
 lines, or in one JSON list. Any file may be compressed. An id is a string or a whole number, and a string from
@@ -17,13 +18,13 @@ have one (`answer`, `answers`), that is read.
 
 import itertools
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from etils import epath
 
+from radit_jax.data.readers.columns import csv_objects, has_named_columns, parquet_objects
 from radit_jax.data.readers.documents import packed_or_plain
 from radit_jax.data.readers.lines import (
     JsonObject,
@@ -35,21 +36,11 @@ from radit_jax.data.readers.lines import (
     plain_name,
     quoted,
 )
+from radit_jax.data.readers.string_lists import list_of_strings
 from radit_jax.data.readers.tables import Quoting, table_rows
 from radit_jax.data.records import Question
 
 _GRADE = re.compile(r"-?[0-9]+(\.[0-9]*)?")
-_WHITE_SPACE = re.compile(r"\s*")
-# A string in Python's or JSON's notation, and what a backslash stands before in one.
-_IN_SINGLE_QUOTES = r"'([^'\\]*+(?:\\.[^'\\]*+)*+)'"
-_IN_DOUBLE_QUOTES = r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
-_STRING = re.compile(rf"\s*(?:{_IN_SINGLE_QUOTES}|{_IN_DOUBLE_QUOTES})\s*", re.DOTALL)
-_HEX = "[0-9a-fA-F]"
-_ESCAPE = re.compile(rf"""\\(?:x({_HEX}{{2}})|u({_HEX}{{4}})|U({_HEX}{{8}})|([\\'"/abfnrtv0\n]))""")
-_ESCAPED = {
-    "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "0": "\0", "\n": ""
-}  # fmt: skip
-
 
 Texts = tuple[str, ...]  # distinct answers, or ids of passages
 
@@ -146,8 +137,12 @@ def question_files(path: epath.Path, format: str = "auto") -> list[epath.Path]:
 
 
 def _read_json(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iterator[Asked]:
+    yield from _asked_objects(path, json_objects(path))
+
+
+def _asked_objects(path: epath.Path, objects: Iterable[tuple[str, JsonObject]]) -> Iterator[Asked]:
     file_name = plain_name(path)
-    for number, (where, line) in enumerate(json_objects(path), start=1):
+    for number, (where, line) in enumerate(objects, start=1):
         # What the line's fields say of its form decides what is read.
         form = _form(line, where)
         question_id = _question_id(line, where) or f"{file_name}:{number}"
@@ -312,8 +307,30 @@ def _beir_answers(line: JsonObject, where: str) -> Texts:
     return ()
 
 
+def _read_parquet(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iterator[Asked]:
+    yield from _asked_objects(path, parquet_objects(path))
+
+
+def _with_lists(path: epath.Path) -> Iterator[tuple[str, JsonObject]]:
+    """The rows of a CSV file with a head, with its cells that hold several answers or ids as lists."""
+    for where, line in csv_objects(path):
+        for name in _LISTS & line.keys():
+            text = line[name].strip()
+            if text.startswith("["):
+                line[name] = list_of_strings(text, where)
+            else:
+                line[name] = [text] if text else []
+        yield where, line
+
+
 def _read_table(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iterator[Asked]:
-    """DPR's tables of questions: the second column, if there is one, is a Python list of strings."""
+    """DPR's tables of questions: the second column, if there is one, is a Python list of strings.
+
+    A table with commas and a head has our fields.
+    """
+    if has_named_columns(path, {form.question for form in _FORMS}):
+        yield from _asked_objects(path, _with_lists(path))
+        return
     file_name = plain_name(path)
     rows = table_rows(path, delimiter="\t", num_columns=(1, 2), quoting=quoting)
     for number, (where, row) in enumerate(rows, start=1):
@@ -324,47 +341,6 @@ def _read_table(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Ite
         yield Asked(question, (), where)
 
 
-def list_of_strings(text: str, where: str) -> list[str]:
-    """The strings of a list as Python or JSON writes it; anything else is a ValueError.
-
-    >>> list_of_strings("['Mara', 'Mara and son',]", "here")
-    ['Mara', 'Mara and son']
-    """
-    stripped = text.strip()
-    problem = ValueError(
-        f"{where}: expected a list of strings, got {quoted(text)}. Write ['one', 'another'] there."
-    )
-    if not (stripped.startswith("[") and stripped.endswith("]")):
-        raise problem
-    strings: list[str] = []
-    # Between the brackets: strings, with a comma after each but perhaps the last.
-    start, end = 1, len(stripped) - 1
-    while start < end and not _WHITE_SPACE.fullmatch(stripped, start, end):
-        string = _STRING.match(stripped, start, end)
-        if string is None:
-            raise problem
-        if string.end() < end and stripped[string.end()] != ",":
-            raise problem
-        single, double = string.groups()
-        strings.append(_ESCAPE.sub(_unescaped, double if single is None else single))
-        start = string.end() + 1
-    try:
-        # JSON spells a character beyond 16 bits as two halves.
-        return [string.encode("utf-16", "surrogatepass").decode("utf-16") for string in strings]
-    except UnicodeDecodeError:
-        raise problem from None
-
-
-def _unescaped(escape: re.Match[str]) -> str:
-    """The character that an escape stands for; a number beyond Unicode's last stays as it is."""
-    two_digits, four_digits, eight_digits, letter = escape.groups()
-    digits = two_digits or four_digits or eight_digits
-    if digits is None:
-        return _ESCAPED.get(letter, letter)
-    code = int(digits, 16)
-    return chr(code) if code <= sys.maxunicode else escape[0]
-
-
 # The first whose question and answers a line has is the one.
 _FORMS = (
     _Form("question", "answers", _our_passages),
@@ -373,5 +349,18 @@ _FORMS = (
     _Form("query", "response", _no_passages),
     _Form("input", "output", _kilt_passages),
 )
-FORMATS: dict[str, Reader] = {"json": _read_json, "beir": _read_beir, "table": _read_table}
-_SUFFIXES = {".jsonl": "json", ".json": "json", ".tsv": "table", ".csv": "table", ".txt": "table"}
+_LISTS = {"answers", "golden_answers", "positive_passage_ids"}  # of a table's columns
+FORMATS: dict[str, Reader] = {
+    "json": _read_json,
+    "beir": _read_beir,
+    "table": _read_table,
+    "parquet": _read_parquet,
+}
+_SUFFIXES = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".tsv": "table",
+    ".csv": "table",
+    ".txt": "table",
+    ".parquet": "parquet",
+}

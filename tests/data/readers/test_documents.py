@@ -4,10 +4,12 @@ import gzip
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 from etils import epath
 
+from radit_jax.config.data_settings import PassagesFormat
 from radit_jax.data.readers.documents import (
     FORMATS,
     corpus_files,
@@ -152,7 +154,7 @@ def test_an_unknown_name_or_format_says_what_there_is(tmp_path):
         corpus_format(epath.Path(tmp_path) / "wiki.xml")
     with pytest.raises(ValueError, match=r"data\.passages_format: expected atlas, dpr, .*, got 'xml'"):
         read_documents(epath.Path(tmp_path) / "wiki.xml", "xml")
-    assert set(FORMATS) == {"jsonl", "atlas", "dpr", "kilt", "beir", "text"}
+    assert {"auto", *FORMATS} == set(get_args(PassagesFormat))
 
 
 def test_two_corpora_in_a_folder_are_ambiguous(tmp_path):

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 from etils import epath
 
-from radit_jax.data.readers.questions import kilt_answers, kilt_provenance, list_of_strings, read_questions
+from radit_jax.data.readers.questions import kilt_answers, kilt_provenance, read_questions
+from radit_jax.data.readers.string_lists import list_of_strings
 
 WHO = "Who tends the lighthouse?"
 KILT = {
@@ -167,7 +168,9 @@ def test_a_line_of_no_known_form_is_an_error_with_its_place(tmp_path, name, text
 
 
 def test_an_unknown_format_says_what_there_is(tmp_path):
-    with pytest.raises(ValueError, match=r"data\.questions_format: expected json, beir or table, got 'xml'"):
+    with pytest.raises(
+        ValueError, match=r"data\.questions_format: expected json, beir, table or parquet, got 'xml'"
+    ):
         read(tmp_path, "q.jsonl", "", format="xml")
 
 

@@ -374,7 +374,7 @@ def test_the_sources_of_beirs_form_and_of_texts_are_all_files_that_are_read(tmp_
     names = [str(file.relative_to(tmp_path)) for file in source_files(Folder(str(tmp_path)))]
     assert names == ["corpus.jsonl", "qrels/train.tsv", "queries.jsonl", "qrels/test.tsv"]
     (tmp_path / "texts").mkdir()
-    for name in ("a.txt", "b.txt", "c.md"):
+    for name in ("a.txt", "b.txt", "c.csv", "readme.md"):
         (tmp_path / "texts" / name).touch()
     settings = Folder(str(tmp_path), passages_file="texts", train_file="queries.jsonl")
     names = [str(file.relative_to(tmp_path)) for file in source_files(settings)]

@@ -1,0 +1,69 @@
+"""Passages and questions in CSV with a head, and in Parquet."""
+
+import pyarrow
+import pytest
+from etils import epath
+from pyarrow import parquet
+
+from radit_jax.data.readers.documents import read_documents
+from radit_jax.data.readers.questions import read_questions
+
+
+@pytest.fixture
+def tmp_path(tmp_path):
+    """The folder as what readers take."""
+    return epath.Path(tmp_path)
+
+
+def test_passages_in_csv_have_named_columns_in_any_order(tmp_path):
+    path = tmp_path / "passages.csv"
+    path.write_text('title,text,year\nEmma,"A novel, in\nthree volumes.",1815\nPersuasion,Another.,1817\n')
+    first, second = read_documents(path)
+    assert (first.id, first.sections) == ("passages.csv:1", (("Emma", "A novel, in\nthree volumes."),))
+    assert (second.id, second.where) == ("passages.csv:2", f"{path} line 4")
+
+
+def test_a_csv_without_a_text_is_refused_by_its_line(tmp_path):
+    (tmp_path / "passages.csv").write_text("id,body\n1,A novel.\n")
+    with pytest.raises(ValueError, match=r"passages\.csv line 2: expected a field text or contents"):
+        list(read_documents(tmp_path / "passages.csv"))
+    (tmp_path / "passages.csv").write_text("text,text\n1,A novel.\n")
+    with pytest.raises(ValueError, match=r"passages\.csv line 1: expected a name of its own for each column"):
+        list(read_documents(tmp_path / "passages.csv"))
+
+
+def test_questions_in_csv_with_a_head_have_one_answer_or_a_list(tmp_path):
+    path = tmp_path / "questions.csv"
+    path.write_text(
+        "question,answers,positive_passage_ids\n\"Who, then?\",Austen,p7\nWhat?,\"['a', 'b']\",\n"
+    )
+    first, second = read_questions(path)
+    assert (first.question.question, first.question.answers) == ("Who, then?", ("Austen",))
+    assert first.passages == ("p7",)
+    assert second.question.answers == ("a", "b")
+
+
+def test_a_table_with_tabs_is_still_dprs_whatever_its_ending(tmp_path):
+    path = tmp_path / "nq.csv"
+    path.write_text("question, or what?\t['yes']\n")
+    (asked,) = read_questions(path)
+    assert (asked.question.question, asked.question.answers) == ("question, or what?", ("yes",))
+
+
+def test_passages_and_questions_in_parquet(tmp_path):
+    passages = pyarrow.table({"id": [7, 8], "text": ["A novel.", "Another."], "title": ["Emma", None]})
+    parquet.write_table(passages, tmp_path / "passages.parquet")
+    assert [(d.id, d.sections) for d in read_documents(tmp_path / "passages.parquet")] == [
+        ("7", (("Emma", "A novel."),)),
+        ("8", (("", "Another."),)),
+    ]
+    asked = pyarrow.table({"question": ["Who?"], "answers": [["Austen", "Jane"]]})
+    parquet.write_table(asked, tmp_path / "questions.parquet")
+    (question,) = read_questions(tmp_path / "questions.parquet")
+    assert question.question.answers == ("Austen", "Jane")
+
+
+def test_damaged_parquet_is_one_error(tmp_path):
+    (tmp_path / "passages.parquet").write_bytes(b"PAR1 no more PAR1")
+    with pytest.raises(ValueError, match=r"passages\.parquet: expected a whole Parquet file"):
+        list(read_documents(tmp_path / "passages.parquet"))
