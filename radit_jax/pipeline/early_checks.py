@@ -17,7 +17,7 @@ from radit_jax.runtime.storage.stage_folder import StageFolder
 SMALL_BYTES = 64 << 20  # of data that a dry run reads whole
 
 
-def check_weights(stages: Iterable[Stage], absent: Mapping[str, str]) -> None:
+def check_stored_models(stages: Iterable[Stage], absent: Mapping[str, str]) -> None:
     """Refuse checkpoints whose tensors or tokeniser do not fit their settings, by their files' headers.
 
     `absent` has the sources that are not there, which are not read.

@@ -128,7 +128,7 @@ class Run:
 
     def check_weights(self, stages: Iterable[Stage]) -> None:
         """Refuse checkpoints whose tensors or tokeniser do not fit their settings, before a stage runs."""
-        early_checks.check_weights(stages, self.absent)
+        early_checks.check_stored_models(stages, self.absent)
 
     def look_at_data(self, stages: Iterable[Stage]) -> list[str]:
         """Refuse data that a corpus stage among `stages` would refuse; lines on what small data is."""
