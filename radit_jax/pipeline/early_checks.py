@@ -1,7 +1,6 @@
 """What can be refused before a stage runs, and is: a dry run and a run begin with these checks."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from etils import epath
 
@@ -32,22 +31,24 @@ def check_stored_models(stages: Iterable[Stage], absent: Mapping[str, str]) -> N
     from radit_jax.runtime.pretrained.model_io import check_stored  # jax, for a network's shapes
 
     for stage in present:
-        how = _how_it_is_read(stage)
-        for source in stage.sources:
-            check_stored(source, **how)
-
-
-def _how_it_is_read(stage: Stage) -> dict[str, Any]:
-    """The options with which a base stage opens its checkpoints."""
-    retriever = stage.settings.get("retriever")
-    if retriever is None:
-        return {"expected": "decoder"}
-    return {
-        "expected": "encoder",
-        "num_layers": retriever.num_layers or None,
-        "pooling": retriever.pooling,
-        "normalize": retriever.normalize,
-    }
+        retriever = stage.settings.get("retriever")
+        if retriever is None:
+            check_stored(stage.sources[0], expected="decoder")
+            continue
+        # Without a checkpoint of its own, the chunk tower starts as the query tower.
+        towers = {
+            "query": retriever.checkpoint,
+            "chunk": retriever.chunk_checkpoint or retriever.checkpoint,
+        }
+        for side, source in towers.items():
+            check_stored(
+                source,
+                expected="encoder",
+                side=side,
+                num_layers=retriever.num_layers or None,
+                pooling=retriever.pooling,
+                normalize=retriever.normalize,
+            )
 
 
 def look_at_data(experiment: Experiment) -> list[str]:

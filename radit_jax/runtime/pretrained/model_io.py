@@ -190,6 +190,7 @@ def check_stored(
     source: str,
     *,
     expected: str,
+    side: str = "",
     num_layers: int | None = None,
     pooling: Pooling | None = None,
     normalize: bool | None = None,
@@ -197,9 +198,9 @@ def check_stored(
     """Refuse what `load_pretrained` would refuse, by the tokeniser and the headers of tensors' files alone.
 
     Of a checkpoint on the hub only the tokeniser is looked at, and of torch's pickles too, which have no
-    header. A model in our own form has been checked when it was written.
+    header. A model in our own form has been checked when it was written. `side` is that of a tower.
     """
-    folder = locate(source)
+    folder = tower_folder(locate(source), side)
     if is_ours(folder):
         return
     config, vectors = describe_folder(folder, expected, num_layers, pooling, normalize)
