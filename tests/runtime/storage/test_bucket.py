@@ -1,7 +1,9 @@
 """Stages in buckets that are kept in memory, and refuse what an object store cannot do."""
 
+import contextlib
 import json
 import os
+import pathlib
 import signal
 import time
 from collections.abc import Iterator
@@ -9,10 +11,13 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry as implementations
 from fsspec.registry import register_implementation
 
+from radit_jax.config import load_experiment
+from radit_jax.pipeline.run_log import read_runs, recorded
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage import bucket
 from radit_jax.runtime.storage import lease as leases
@@ -21,6 +26,8 @@ from radit_jax.runtime.storage.source_hashes import SourceHashes
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.runtime.storage.workdir import Workdir
+
+EXPERIMENTS = pathlib.Path(__file__).parents[3] / "experiments"
 
 
 class Objects(MemoryFileSystem):
@@ -460,3 +467,29 @@ def test_a_workdir_inside_a_source_is_not_part_of_it_in_a_bucket_either(tmp_path
     assert hashes.of(source) == before
     bucket.put(f"{source}/runs.jsonl", b"{}")
     assert hashes.of(source) != before
+
+
+def test_results_of_other_questions_stay_under_their_name(machines, home):
+    for letter, name in (("a", "corpus-test"), ("b", "nq-test"), ("c", "nq-test")):
+        folder = machines[0].folder("evaluate", letter * 12)
+        folder.write("results.json", letter.encode())
+        folder.write(f"predictions-{letter}.jsonl", b"")
+        folder.finish()
+        machines[0].publish(folder, ("results.json", "predictions*.jsonl"), f"results/{name}")
+    results = epath.Path(home) / "results"
+    assert (results / "corpus-test" / "results.json").read_text() == "a"
+    assert (results / "nq-test" / "results.json").read_text() == "c"
+    assert sorted(file.name for file in (results / "nq-test").iterdir()) == [
+        "predictions-c.jsonl",
+        "results.json",
+    ]
+
+
+def test_runs_of_two_machines_are_on_one_record(machines):
+    experiment = load_experiment(str(EXPERIMENTS / "tiny.py"))
+    with contextlib.suppress(KeyboardInterrupt), recorded(experiment, machines[0].path, ["corpus"]):
+        raise KeyboardInterrupt
+    with recorded(experiment, machines[1].path, ["corpus", "base/lm"]):
+        assert [run["outcome"] for run in read_runs(machines[0].path)] == ["stopped", "running"]
+    runs = read_runs(machines[0].path)
+    assert [(run["outcome"], len(run["stages"])) for run in runs] == [("stopped", 1), ("done", 2)]
