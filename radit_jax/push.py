@@ -105,6 +105,11 @@ def planned_uploads(export: TopLevelFolder, name: str, models: str = "") -> list
             f"push: expected a finished export, got none in {export.home}. "
             "Run --stage=export, or name one with --export."
         )
+    if export.holds("hf/query_encoder"):
+        raise ValueError(
+            f"push: expected both encoders in hf/retriever, got the layout of an earlier version in "
+            f"{export.home}. Delete it, and run --stage=export."
+        )
     # 1) The models that are there, and those that are asked for.
     there = {suffix: folder for folder, suffix in MODELS.items() if export.holds(folder)}
     asked = models.split(",") if models else list(there)

@@ -128,6 +128,14 @@ def test_an_export_without_others_forms_says_how_to_make_them(tmp_path, hub, cap
     assert "export.hf=true" in problem
 
 
+def test_an_export_of_an_earlier_version_is_to_be_made_again(tmp_path, hub, capsys) -> None:
+    folder = Workdir(tmp_path).published("export", "a" * 12)
+    folder.write("hf/query_encoder/config.json", b"{}")
+    folder.finish()
+    code, _, problem = run(capsys, "org/tuned", f"--workdir={tmp_path}")
+    assert code == 1 and "got the layout of an earlier version" in problem
+
+
 def test_a_damaged_model_is_not_sent(export, hub, capsys) -> None:
     (export / "hf" / "lm" / "config.json").write_text("[]")
     code, _, problem = run(capsys, "org/tuned", f"--export={export}")

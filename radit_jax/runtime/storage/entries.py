@@ -14,7 +14,7 @@ from radit_jax.runtime.storage.files import sync_folder, write_whole
 from radit_jax.runtime.storage.source_hashes import hash_file, hash_listing
 
 SIDECAR_SUFFIX = ".sha256"  # of the file with another file's size and hash
-LINKED_FROM = 1 << 20  # bytes; smaller files are copied
+_EDITED = (".json", ".jsonl", ".md", ".txt", ".jinja")  # of files that people edit
 
 
 # ---- list ----
@@ -86,6 +86,20 @@ def num_bytes_of(path: epath.Path) -> int:
     return sum(file.stat().length for file in files)
 
 
+def num_bytes_stored(path: epath.Path) -> int:
+    """Bytes that the files under a folder take; a file with several names is shared equally among them.
+
+    So the sum over all folders is what the disk holds. A bucket has an object for each name.
+    """
+    if bucket.is_bucket(path):
+        return max(num_bytes_of(path), 0)
+    total = 0
+    for file in files_under(path):
+        status = os.stat(file)
+        total += status.st_size // status.st_nlink
+    return total
+
+
 def size_and_hash(path: epath.Path) -> dict[str, Any]:
     """`{"size": bytes, "sha256": hash}` of a file; of a folder, the hash of its files' names and hashes."""
     if not path.is_dir():
@@ -116,9 +130,9 @@ def sync(path: epath.Path) -> None:
 
 
 def link_or_copy(source: epath.Path, target: epath.Path) -> None:
-    """Make `target` what `source` is, a file or a folder on a disk; large files get a second name.
+    """Make `target` what `source` is, a file or a folder on a disk; its files get a second name.
 
-    Small files are copied: people edit settings, and an editor may write into the file that it opened.
+    Text is copied: people edit settings, and an editor may write into the file that it opened.
     """
     if target.exists() and target.is_dir():
         target.rmtree()
@@ -128,7 +142,7 @@ def link_or_copy(source: epath.Path, target: epath.Path) -> None:
         copy = target / os.path.relpath(file, source) if source.is_dir() else target
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.unlink(missing_ok=True)
-        if file.stat().length < LINKED_FROM or not _link(file, copy):
+        if file.suffix in _EDITED or not _link(file, copy):
             file.copy(copy, overwrite=True)
 
 

@@ -29,6 +29,7 @@ from radit_jax.runtime.storage.entries import (
     committed_names,
     link_or_copy,
     num_bytes_of,
+    num_bytes_stored,
     remove,
     size_and_hash,
     size_and_hash_of_bytes,
@@ -80,8 +81,8 @@ class StageFolder(TypedFiles):
 
     @property
     def size(self) -> int:
-        """Bytes of all that is in the folder."""
-        return max(num_bytes_of(self.home), 0)
+        """Bytes that the folder takes: what it shares with another one counts in part."""
+        return num_bytes_stored(self.home)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -127,7 +128,8 @@ class StageFolder(TypedFiles):
     def copy_from(self, other: "StageFolder", name: str, to: str = "") -> None:
         """Copy a committed file or folder of another stage, with its name or as `to`.
 
-        On a disk large files are not stored twice: both names lead to them. In a bucket the store copies.
+        On a disk weights and arrays are not stored twice: both names lead to them. In a bucket the store
+        copies.
         """
         target = to or name
         processes.on_process_zero(f"{self} {target}", lambda: self._copy_from(other, name, target))

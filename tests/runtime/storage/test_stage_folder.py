@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.storage import entries
 from radit_jax.runtime.storage.fingerprints import canonical, fingerprint, shard_name
 from radit_jax.runtime.storage.manifests import parse_jsonl
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -604,30 +603,30 @@ def test_an_adopted_file_or_folder_is_the_other_stages(workdir, folder):
     assert export.manifest["files"] == folder.manifest["files"]
 
 
-def test_a_large_file_that_is_adopted_is_stored_once_and_a_small_one_twice(workdir, folder, monkeypatch):
-    monkeypatch.setattr(entries, "LINKED_FROM", 5)
-    folder.write("large", b"some bytes")
-    folder.write("small", b"some")
+def test_an_adopted_file_is_stored_once_unless_people_edit_such_files(workdir, folder):
+    folder.write("weights", b"some bytes")
+    folder.write("config.json", b"{}")
     folder.finish()
     export = workdir.published("export", "a" * 12)
     export.write("renamed", b"of an earlier run")
-    for name in ("large", "small"):
+    for name in ("weights", "config.json"):
         export.copy_from(folder, name)
-    export.copy_from(folder, "large", to="renamed")
+    export.copy_from(folder, "weights", to="renamed")
     export.finish()
-    assert os.path.samefile(folder.path / "large", export.path / "renamed")
-    assert not os.path.samefile(folder.path / "small", export.path / "small")
-    assert export.manifest["files"]["renamed"] == folder.manifest["files"]["large"]
+    assert os.path.samefile(folder.path / "weights", export.path / "renamed")
+    assert not os.path.samefile(folder.path / "config.json", export.path / "config.json")
+    assert export.manifest["files"]["renamed"] == folder.manifest["files"]["weights"]
+    # What both hold is counted once: a third of ten bytes for each of its names.
+    manifest = (export.path / "manifest.json").stat().length
+    assert export.size == manifest + len(b"{}") + 2 * (10 // 3)
     # Each outlives the other, and a workdir that is copied has files of its own.
     moved = Workdir(shutil.copytree(workdir.path, workdir.path.parent / "moved"))
     folder.clear()
     assert export.verified_path("renamed").read_bytes() == b"some bytes"
-    assert moved.folder("embed", folder.fingerprint).read("large") == b"some bytes"
+    assert moved.folder("embed", folder.fingerprint).read("weights") == b"some bytes"
 
 
 def test_files_are_copied_where_the_disk_has_no_links(workdir, folder, monkeypatch):
-    monkeypatch.setattr(entries, "LINKED_FROM", 0)
-
     def refuse(source, target):
         raise OSError("Invalid cross-device link")
 
