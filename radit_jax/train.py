@@ -18,6 +18,7 @@ from radit_jax.errors import exit_command, run_command
 from radit_jax.pipeline import graph
 from radit_jax.pipeline.run_log import recorded
 from radit_jax.pipeline.runner import Run
+from radit_jax.report.writing import try_report
 from radit_jax.runtime.distributed import processes, topology
 from radit_jax.runtime.monitoring.trackers import check_trackers
 from radit_jax.runtime.storage.workdir import Workdir
@@ -136,6 +137,8 @@ def run_together(experiment: config.Experiment, workdir: Workdir, options: argpa
             processes.on_process_zero("prune", lambda: prune(run))
         else:
             execute(run, options.stage)
+            if options.stage == "all":
+                processes.on_process_zero("the report", lambda: try_report(workdir.path, options.scratch))
 
 
 def join_program(options: argparse.Namespace, workdir: Workdir) -> None:

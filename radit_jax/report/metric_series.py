@@ -94,4 +94,5 @@ def time_use(
     # What no purpose was named for is the steps' own time.
     named = sum(value for purpose, value in seconds.items() if purpose != "all")
     seconds["steps"] = max(0.0, seconds["all"] - named)
-    return TimeUse(stage, len(calls), dict(seconds))
+    ends = [call["step"] for call in calls]
+    return TimeUse(stage, len(calls), ends, dict(seconds))

@@ -42,6 +42,7 @@ class TimeUse:
 
     stage: str
     calls: int
+    ends: Sequence[int]  # the step at which each call ended
     seconds: Mapping[str, float]  # by purpose; `all` is their sum, `steps` what no other purpose took
 
 

@@ -135,7 +135,7 @@ def origins_table(origins: Sequence[Origin]) -> str:
     """What a model was made of, with each one's licence and what that asks."""
     rows = [["as", "what", "licence", "which asks"]]
     for origin in origins:
-        rows.append([origin.role, origin.public_name, _licence(origin), _asks(origin.licence)])
+        rows.append([origin.role, origin.public_name, _licence(origin), asks_of_licence(origin.licence)])
     return _markdown_table(rows)
 
 
@@ -153,7 +153,8 @@ def _quoted(text: str) -> str:
     return f"`{without_backticks}`"
 
 
-def _asks(licence: str) -> str:
+def asks_of_licence(licence: str) -> str:
+    """What a licence asks of a person who passes on what was made under it; `licence` is in lower case."""
     for name, asks in ASKS.items():
         if re.search(rf"\b{name}", licence):
             return asks

@@ -1,0 +1,33 @@
+"""Write a run as one HTML page: `python -m radit_jax.report --workdir=runs/tiny` writes its report.html."""
+
+import argparse
+from collections.abc import Sequence
+
+from radit_jax.errors import exit_command, run_command
+from radit_jax.report.writing import write_report
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `report`."""
+    p = argparse.ArgumentParser("python -m radit_jax.report", description=(__doc__ or "").partition("\n")[0])
+    p.add_argument("--workdir", required=True, metavar="FOLDER", help="of a run; gs:// or s3:// too")
+    p.add_argument("--scratch", metavar="FOLDER", help="for copies of a bucket; default: ~/.cache/radit_jax")
+    p.add_argument("--output", metavar="FILE", help="default: report.html in the workdir")
+    p.set_defaults(run=print_report)
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    options = parser().parse_args(arguments)
+    return run_command(lambda: print_report(options))
+
+
+def print_report(options: argparse.Namespace) -> None:
+    """Write the page that the command line asks for, and print where it is."""
+    path = write_report(options.workdir, options.scratch, options.output)
+    print(f"report: {path}")
+
+
+if __name__ == "__main__":
+    exit_command(main)

@@ -1,0 +1,39 @@
+"""The report's file: read a workdir, write its page."""
+
+from etils import epath
+
+from radit_jax.errors import one_line
+from radit_jax.runtime.storage.files import write_whole
+
+REPORT = "report.html"  # at the workdir's top
+
+
+def write_report(
+    workdir: epath.PathLike,
+    scratch: epath.PathLike | None = None,
+    output: epath.PathLike | None = None,
+) -> epath.Path:
+    """Write the page of the run in `workdir` to `output`, by default its report.html; returns where it is."""
+    # Templates and their engine are for the page alone.
+    from radit_jax.report.page import render_page
+    from radit_jax.report.run_data import read_run
+
+    run = read_run(workdir, scratch)
+    path = epath.Path(output) if output else epath.Path(workdir) / REPORT
+    write_whole(path, render_page(run))
+    return path
+
+
+def try_report(workdir: epath.PathLike, scratch: epath.PathLike | None = None) -> None:
+    """Write the page at the end of a run, and say where it is.
+
+    The run is done, and what it made is kept: whatever goes wrong here is a line that says how to repeat it.
+    """
+    try:
+        print(f"report: {write_report(workdir, scratch)}")
+    except Exception as error:
+        reason = one_line(error) or f"{type(error).__name__}: {error}"
+        print(
+            f"warning: no report was written ({reason}). "
+            f"Repeat it with python -m radit_jax.report --workdir={workdir}"
+        )
