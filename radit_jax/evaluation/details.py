@@ -27,6 +27,7 @@ from radit_jax.lm.answering import Answer, Retrieval
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 
 DECIMALS = 4  # of log-probabilities: a ten thousandth of a probability
+DIGITS = 6  # of a probability, which may be very small
 
 
 TaskDetail = dict[str, Any]  # what one language model and one retriever's chunks leave of a task's question
@@ -77,7 +78,8 @@ def candidate_records(answers: Iterable[Answer]) -> list[dict[str, Any]]:
     """Answers as `candidates` have them."""
     records = []
     for answer in answers:
-        record: dict[str, Any] = {"text": answer.text, "probability": answer.probability}
+        probability = float(f"{answer.probability:.{DIGITS}g}")
+        record: dict[str, Any] = {"text": answer.text, "probability": probability}
         if answer.log_probs:
             record["log_probs"] = rounded(answer.log_probs)
         records.append(record)

@@ -8,6 +8,7 @@ from etils import epath
 
 from radit_jax.config.renamed_settings import with_new_names
 from radit_jax.config.settings import OWN_LABELLERS
+from radit_jax.pipeline.run_log import read_runs
 from radit_jax.report.answer_figures import answer_lengths, calibrations, recall_curves
 from radit_jax.report.asked_questions import AskedQuestion, asked_questions, drawn_questions
 from radit_jax.report.metric_series import metric_lines, series_of, time_use
@@ -23,7 +24,14 @@ from radit_jax.report.question_records import (
     shown_passages,
 )
 from radit_jax.report.run_records import RunData, Series, TimeUse
-from radit_jax.report.run_stages import Folders, counts_of, origins, run_folders, stage_record
+from radit_jax.report.run_stages import (
+    Folders,
+    counts_of,
+    manifest_settings,
+    origins,
+    run_folders,
+    stage_record,
+)
 from radit_jax.runtime.storage.entries import bytes_or_none
 from radit_jax.runtime.storage.files import parse_json
 from radit_jax.runtime.storage.workdir import Workdir
@@ -56,6 +64,8 @@ def read_run(
         )
     stages = [stage_record(name, folder) for name, folder in folders.items()]
     series, times = _metrics(folders)
+    runs = read_runs(workdir.path)
+    settings = runs[-1]["settings"] if runs else manifest_settings(stages)
     run = RunData(
         workdir=str(path),
         experiment=_experiment(workdir),
@@ -66,6 +76,8 @@ def read_run(
         signal=_signal(folders),
         counts=counts_of(stages),
         licences=origins(stages),
+        settings=settings,
+        runs=runs,
         differences=paper_differences(workdir),
         lacks=["Nothing was evaluated yet: run --stage=evaluate."],
     )

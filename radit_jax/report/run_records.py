@@ -193,6 +193,8 @@ class RunData:
     signal: Sequence[Mapping[str, Any]]  # what LSR's labels can teach, a record a round
     counts: Mapping[str, int]  # what was cut or left out, by name, over all stages
     licences: Sequence[Origin]
+    settings: Mapping[str, Any]  # of the last run, by path; of an older version, those in its manifests
+    runs: Sequence[Mapping[str, Any]]  # the lines of `runs.jsonl`: command, machine, how each run ended
     questions: Sequence[QuestionRecord] = ()
     passages: Mapping[str, Passage] = field(default_factory=dict)  # by the chunk's id
     num_questions: int = 0  # that were asked; more than `questions`, where these are a sample

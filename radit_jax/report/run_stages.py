@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from radit_jax.config.renamed_settings import with_new_names
 from radit_jax.report.run_records import StageRecord
 from radit_jax.runtime.storage.entries import bytes_or_none
 from radit_jax.runtime.storage.files import parse_json
@@ -20,6 +21,12 @@ _ROLES = {
     "retrieve": {"chunks_per_example": "retrieve/lm_ft", "num_chunks": "retrieve/r_ft"},
     "embed": {"embed": "embed/retriever"},
     "index": {"index": "index/retriever"},
+}
+# Settings that stages have outside a section, and their paths.
+_ALONE = {
+    "temperature": "retrieve.temperature",
+    "num_chunks": "retrieve.num_chunks",
+    "seed": "seed",
 }
 _NOT_FACTS = ("stage", "fingerprint", "settings", "files", "versions", "commit", "seal", "inputs")
 _COUNTED = ("truncated", "too_long", "skipped", "dropped", "left_out", "excluded")  # in names of counts
@@ -121,6 +128,32 @@ def counts_of(stages: Sequence[StageRecord]) -> dict[str, int]:
             if is_counted and type(value) is int and value:
                 counts[f"{stage.name} {name}"] = value
     return counts
+
+
+def manifest_settings(stages: Sequence[StageRecord]) -> dict[str, Any]:
+    """The settings that manifests keep, by path, as far as they are those of a section of an experiment."""
+    found: dict[str, Any] = {}
+    for stage in stages:
+        # A model's own section is below `base`.
+        above = "base." if stage.name.startswith("base/") else ""
+        for name, value in with_new_names(stage.settings).items():
+            if isinstance(value, Mapping):
+                found |= _by_path(value, f"{above}{name}")
+            elif name in _ALONE:
+                found[_ALONE[name]] = value
+    return found
+
+
+def _by_path(section: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The values of a section of settings and of those in it."""
+    found: dict[str, Any] = {}
+    for name, value in section.items():
+        inner = f"{path}.{name}"
+        if isinstance(value, Mapping):
+            found |= _by_path(value, inner)
+        elif name != "class":
+            found[inner] = value
+    return found
 
 
 def origins(stages: Sequence[StageRecord]) -> list[Origin]:

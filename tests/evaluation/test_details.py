@@ -90,9 +90,10 @@ def test_the_gold_answers_mixed_by_p_r_have_the_likelihood_of_the_results(evalua
 def test_the_candidates_are_the_predictions(evaluation, lines):
     predictions = evaluation.output.read_jsonl("predictions.jsonl")
     for line, prediction in zip(lines, predictions, strict=True):
-        answers = [(answer["answer"], answer["probability"]) for answer in prediction["answers"]]
-        assert [(c["text"], c["probability"]) for c in line["candidates"]["radit"]] == answers
-        assert {name: answers[0]["text"] for name, answers in line["candidates"].items()} == prediction[
+        for candidate, answer in zip(line["candidates"]["radit"], prediction["answers"], strict=True):
+            assert candidate["text"] == answer["answer"]
+            assert candidate["probability"] == pytest.approx(answer["probability"], rel=1e-5)
+        assert {name: candidates[0]["text"] for name, candidates in line["candidates"].items()} == prediction[
             "systems"
         ]
         assert set(line["cut"]) == set(SYSTEMS)

@@ -1,5 +1,6 @@
 """What a report reads of a workdir: its stages, figures and metrics."""
 
+import json
 import os
 
 import pytest
@@ -87,3 +88,21 @@ def test_metrics_become_series_and_times_over_all_calls(tmp_path):
     [use] = run.time_use
     # 30 seconds in all, of which 4 to start and 2 to compile.
     assert use.calls == 2 and use.seconds == {"all": 30, "start_up": 4, "compile": 2, "steps": 24}
+
+
+def test_the_settings_of_an_older_run_are_those_in_its_manifests(tmp_path):
+    small_run(tmp_path)
+    run = read_run(tmp_path)
+    assert run.settings["lm_ft.optimizer.steps"] == 4 and run.settings["retrieve.num_chunks"] == 2
+    assert run.settings["base.lm.checkpoint"] == "hub:lab/small" and run.settings["seed"] == 0
+    assert run.runs == [] and run.differences == []
+
+
+def test_the_last_runs_record_says_the_settings(tmp_path):
+    small_run(tmp_path)
+    record = {"experiment": "small", "started": "", "ended": "", "outcome": "done"}
+    lines = [{**record, "settings": {"r_ft.tau": tau}} for tau in (0.5, 0.01)]
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = read_run(tmp_path)
+    assert run.settings == {"r_ft.tau": 0.01} and len(run.runs) == 2
+    assert run.differences == []  # it is the paper's
