@@ -22,7 +22,18 @@ from typing import Any
 from benchmarks import compare, tables
 
 # Each is a module with a BENCHMARK; where nothing is compared, it has its own `run` and `section` instead.
-NAMES = ("scoring", "lm_ft", "r_ft", "quality", "embedding", "search", "answering", "size", "roofline")
+NAMES = (
+    "scoring",
+    "lm_ft",
+    "r_ft",
+    "quality",
+    "embedding",
+    "search",
+    "answering",
+    "serving",
+    "size",
+    "roofline",
+)
 RESULTS = pathlib.Path(__file__).parent / "results"
 PERFORMANCE = compare.ROOT / "docs" / "performance.md"
 

@@ -2,7 +2,8 @@
 
 Shows the chunks that were retrieved before and after R-ft with their weights p_R, and the answers of Eq. 2.
 `--export=PATH` needs nothing but an export. `--file=questions.jsonl` answers many questions, each with a line
-of JSON; one that is too long for the language model's row has an `error` in place of its answers.
+of JSON; one that is too long for the language model's row has an `error` in place of its answers. `--serve`
+keeps the models in memory, and answers on a page and in JSON (`serving/server.py`).
 """
 
 import argparse
@@ -10,14 +11,13 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from radit_jax.config import EvaluateConfig
 from radit_jax.errors import exit_command, run_command
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
+from radit_jax.serving.command import add_export, add_options, find_export, serve_export
 from radit_jax.text.printable import printable
-from radit_jax.text.prompts import question_prompt
 
 CHUNK_TITLES = {"chunks": "chunks after R-ft", "base_chunks": "chunks before R-ft"}
 
@@ -26,13 +26,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line of `ask`."""
     p = argparse.ArgumentParser("python -m radit_jax.ask", description=(__doc__ or "").partition("\n")[0])
     p.add_argument("question", nargs="?", help="a question in plain words")
-    p.add_argument(
-        "--workdir", default="runs/tiny", metavar="FOLDER", help="of a finished run (default: runs/tiny)"
-    )
-    p.add_argument("--export", metavar="FOLDER", help="an export; default: the workdir's")
+    add_export(p)
     p.add_argument(
         "--file", metavar="FILE", help="questions in any form that data.folder may have; to standard output"
     )
+    service = p.add_argument_group("a service, until Ctrl-C (pip install 'radit_jax[serve]')")
+    service.add_argument("--serve", action="store_true", help="serve a page and a JSON endpoint")
+    add_options(service)
     p.set_defaults(run=answer_command)
     return p
 
@@ -44,20 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answer_command(options: argparse.Namespace) -> None:
-    """Show one question's answers, or answer a file of questions in JSON lines.
+    """Show one question's answers, answer a file of questions in JSON lines, or serve.
 
     Raises ValueError where there is no question, or no export to ask.
     """
-    if bool(options.question) == bool(options.file):
+    asked = [options.question, options.file, options.serve]
+    if sum(map(bool, asked)) != 1:
         raise ValueError(
-            "ask: expected a question or --file, got both or neither. Give one, as in --file=questions.jsonl."
+            "ask: expected one of a question, --file and --serve, got several or none. "
+            "Give one, as in --file=questions.jsonl."
         )
-    export = TopLevelFolder(options.export or f"{options.workdir}/export")
-    if not export.complete:
-        raise ValueError(
-            f"ask: expected a finished export, got none in {export.home}. "
-            "Run --stage=export, or name one with --export."
-        )
+    if options.serve:
+        serve_export(options)
+        return
+    export = find_export(options)
     # A file's results are for programs, a single question's for a person.
     if options.file:
         answer_file(export, options.file)
@@ -113,80 +113,27 @@ def ask(export: TopLevelFolder, questions: Sequence[str]) -> Iterator[dict[str, 
     Where both encoders learnt, the exported vectors of chunks do not fit the base one, which is left out. A
     question that no row holds with its answer has only an `error`; the others are answered all the same.
     """
-    import numpy as np
+    from radit_jax.runtime.monitoring.progress import Progress
+    from radit_jax.serving.system import TUNED, AnsweringSystem
 
-    from radit_jax.config import MeshConfig
-    from radit_jax.data.artifacts.corpus import Chunks
-    from radit_jax.lm.answering import Retrieval, answer
-    from radit_jax.retrieval.search import Searcher
-    from radit_jax.runtime.distributed.memory import naming_remedy
-    from radit_jax.runtime.distributed.mesh import make_mesh, row_layout
-    from radit_jax.runtime.pretrained.model_io import load_model
+    # 1) Retrieve with both query encoders, and answer those of the questions that fit.
+    system = AnsweringSystem.load(export)
+    retrieved = system.retrieve(questions)
+    errors = [system.why_too_long(question) for question in questions]
+    fitting = [place for place, error in enumerate(errors) if not error]
+    answers: dict[int, list[Any]] = {}
+    if fitting:
+        texts = [questions[place] for place in fitting]
+        with Progress(len(texts), "ask", "questions") as bar:
+            answered = system.answer(texts, retrieved[TUNED].part(fitting), bar)
+        answers = dict(zip(fitting, answered, strict=True))
 
-    # The export says how it was evaluated; its tasks are not asked here.
-    stored = export.read_json("answering.json")
-    settings = EvaluateConfig(**{**stored["evaluate"], "tasks": ()}).answering()
-    temperature = stored["temperature"]
-    chunks = Chunks(export)
-    mesh = make_mesh(MeshConfig())
-    k = min(settings.chunks_per_answer, len(chunks))
-    retrieved: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # rows of chunks, and log p_R
-    with naming_remedy("ask"):
-        # 1) Retrieve with both query encoders.
-        searcher = Searcher.load({"retriever": export, "embeddings": export, "index": export}, MeshConfig())
-        if not stored.get("both_encoders"):
-            base_params = load_model(export.verified_path("base_query_encoder")).params
-            base_searcher = searcher.with_params(base_params)
-            retrieved["base_chunks"] = base_searcher.retrieve(questions, k, temperature)
-        retrieved["chunks"] = searcher.retrieve(questions, k, temperature)
-
-        # 2) Answer those of the questions that fit.
-        lm = load_model(export.verified_path("lm"), dtype=settings.dtype, mesh=mesh)
-        module = lm.module.clone(layout=row_layout(mesh))
-        lm = lm._replace(module=module)
-        errors = [_too_long(question, lm.tokenizer, settings) for question in questions]
-        fitting = [index for index, error in enumerate(errors) if not error]
-        answers: dict[int, list[Any]] = {}
-        if fitting:
-            retrieval = Retrieval(chunks, *retrieved["chunks"]).part(fitting)
-            texts = [questions[index] for index in fitting]
-            answered = answer(lm, texts, retrieval, settings, "ask")
-            answers = dict(zip(fitting, answered, strict=True))
-
-    # 3) Give the results in the order of the questions.
-    for index, error in enumerate(errors):
+    # 2) Give the results in the order of the questions.
+    for place, error in enumerate(errors):
         if error:
             yield {"error": error}
             continue
-        result: dict[str, Any] = {}
-        result["answers"] = []
-        for candidate in answers[index]:
-            result["answers"].append({"text": candidate.text, "probability": candidate.probability})
-        for name, (rows, log_probs) in retrieved.items():
-            result_chunks = chunks.take(rows[index])
-            result[name] = _with_probabilities(result_chunks, np.exp(log_probs[index]))
-        yield result
-
-
-def _with_probabilities(chunks: Iterable[Any], probabilities: Any) -> list[dict[str, Any]]:
-    """A question's chunks with their p_R, as JSON holds them."""
-    entries = []
-    for chunk, p in zip(chunks, probabilities, strict=True):
-        entries.append({"p_R": float(p), "title": chunk.title, "text": chunk.text})
-    return entries
-
-
-def _too_long(question: str, tokenizer: Any, settings: EvaluateConfig) -> str:
-    """The error of a question that no row holds even without a Background; empty for one that fits."""
-    # The shortest prompt that the question can have, and what the row holds besides its answer.
-    prompt = tokenizer.encode_prompt(question_prompt(question))
-    room = settings.sequence_length - settings.max_new_tokens
-    if len(prompt) <= room:
-        return ""
-    return (
-        f"expected a question of at most {room} tokens, as the row of evaluate.sequence_length "
-        f"{settings.sequence_length} holds an answer too, got {len(prompt)}."
-    )
+        yield {"answers": answers[place], **system.describe_chunks(retrieved, place)}
 
 
 def show(question: str, result: Mapping[str, Any]) -> None:

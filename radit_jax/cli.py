@@ -37,6 +37,7 @@ COMMANDS = (
     Command("status", "commands.status", "what is done, what would run and why, and sizes on disk"),
     Command("ask", "ask", "ask a trained system a question"),
     Command("report", "report.__main__", "write a run as one page to look at"),
+    Command("serve", "serving.command", "answer on a page and in JSON, until Ctrl-C"),
     Command("export", "commands.export", "write the models and the index in one folder"),
     Command("push", "push", "publish the exported models on the Hugging Face hub"),
     Command("plan", "plan", "memory, time and disk on machines that you would rent"),

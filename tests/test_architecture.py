@@ -21,7 +21,7 @@ FLOORS = (
     ("evaluation",),
     ("stages", "planning"),
     ("pipeline",),
-    ("report",),
+    ("report", "serving"),
     ("train", "ask", "show", "lm_eval", "plan", "settings", "push", "api", "selfcheck", "__init__"),
     ("commands",),
     ("cli",),

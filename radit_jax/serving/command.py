@@ -1,0 +1,69 @@
+"""`radit serve --workdir=runs/tiny`: a page to ask on, and the same in JSON, until Ctrl-C.
+
+`python -m radit_jax.ask --serve` is the same command. Others reach the service only where RADIT_SERVE_TOKEN
+holds a token, which they then have to bring.
+"""
+
+import argparse
+import importlib.util
+import os
+
+from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `radit serve`."""
+    p = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add_export(p)
+    add_options(p)
+    p.set_defaults(run=serve_export)
+    return p
+
+
+def add_export(p: argparse.ArgumentParser) -> None:
+    """The options that name what is asked."""
+    p.add_argument(
+        "--workdir", default="runs/tiny", metavar="FOLDER", help="of a finished run (default: runs/tiny)"
+    )
+    p.add_argument("--export", metavar="FOLDER", help="an export; default: the workdir's")
+
+
+def add_options(p: argparse._ActionsContainer) -> None:
+    """The options that say where to listen, and how many may wait."""
+    p.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on; one that others reach takes a token from RADIT_SERVE_TOKEN",
+    )
+    p.add_argument("--port", type=int, default=8765, metavar="N", help="0: any free one (default: 8765)")
+    p.add_argument(
+        "--max-waiting", type=int, default=64, metavar="N", help="questions; others get 503 (default: 64)"
+    )
+
+
+def find_export(options: argparse.Namespace) -> TopLevelFolder:
+    """The export that the options name; ValueError where it is not finished."""
+    export = TopLevelFolder(options.export or f"{options.workdir}/export")
+    if not export.complete:
+        raise ValueError(
+            f"ask: expected a finished export, got none in {export.home}. "
+            "Run --stage=export, or name one with --export."
+        )
+    return export
+
+
+def serve_export(options: argparse.Namespace) -> None:
+    """Answer over HTTP until Ctrl-C or SIGTERM; ValueError where aiohttp is not installed."""
+    if importlib.util.find_spec("aiohttp") is None:
+        raise ValueError("ask: expected aiohttp for a service, got none. pip install 'radit_jax[serve]'.")
+    from radit_jax.serving.server import ServeOptions, serve
+    from radit_jax.serving.system import AnsweringSystem
+
+    # A wrong address is refused before the models are read.
+    serving = ServeOptions(
+        options.host,
+        options.port,
+        token=os.environ.get("RADIT_SERVE_TOKEN", ""),
+        max_waiting=options.max_waiting,
+    )
+    serve(AnsweringSystem.load(find_export(options)), serving)
