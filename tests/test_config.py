@@ -156,7 +156,7 @@ def test_a_wrong_override_says_what_would_be_right(assignment: str, message: str
 
 
 def test_a_missing_experiment_file_is_named(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match="expected a file such as .*, got no file '.*absent.py'"):
+    with pytest.raises(ValueError, match="expected a file or the name of an experiment, got '.*absent.py'"):
         config.load_experiment(str(tmp_path / "absent.py"))
 
 

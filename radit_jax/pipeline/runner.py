@@ -203,7 +203,7 @@ class Run:
             how["profile"] = self.experiment.profile
         with trackers.tracking(self._context(stage)):
             facts = self._run(stage, inputs, output, how)
-            if stage.kind == "evaluate":
+            if output.has("results.json"):
                 _log_figures(output)
         seconds = time.monotonic() - start
         read = {name: self.folders[name].fingerprint for name in stage.inputs.values()}
