@@ -193,15 +193,16 @@ class RunData:
     signal: Sequence[Mapping[str, Any]]  # what LSR's labels can teach, a record a round
     counts: Mapping[str, int]  # what was cut or left out, by name, over all stages
     licences: Sequence[Origin]
-    settings: Mapping[str, Any]  # of the last run, by path; of an older version, those in its manifests
-    runs: Sequence[Mapping[str, Any]]  # the lines of `runs.jsonl`: command, machine, how each run ended
     questions: Sequence[QuestionRecord] = ()
     passages: Mapping[str, Passage] = field(default_factory=dict)  # by the chunk's id
     num_questions: int = 0  # that were asked; more than `questions`, where these are a sample
     calibration: Sequence[Calibration] = ()
     lengths: Sequence[AnswerLengths] = ()
     recall: Sequence[RecallCurve] = ()
+    # Of the last run, by path; of an older version those that its manifests have.
+    settings: Mapping[str, Any] = field(default_factory=dict)
     differences: Sequence[SettingDifference] = ()
+    runs: Sequence[Mapping[str, Any]] = ()  # lines of `runs.jsonl`: command, machine, how each run ended
     lacks: Sequence[str] = ()  # what an older or unfinished run does not have, a sentence each
 
     @property
