@@ -66,8 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse(name)
     # 2) Its options, and its work. Only now is its module imported.
     options = parser(name).parse_args(words or ["--help"])
-    with shown_as(options):
-        return run_command(lambda: options.run(options))
+
+    def body() -> int:
+        # What ends the work is a line of the log, too.
+        with shown_as(options):
+            return run_command(lambda: options.run(options))
+
+    return run_command(body)  # a log that cannot be written is an error of its own
 
 
 def refuse(name: str) -> int:

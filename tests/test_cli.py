@@ -126,3 +126,21 @@ def test_a_script_of_completions_is_bash_and_knows_commands_options_and_experime
     for word in ("doctor", "--log-file", "--dry-run", "wiki_small"):
         assert word in script
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+
+
+def test_a_log_that_cannot_be_written_is_one_line(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["version", f"--log-file={tmp_path}"]) == ExitCode.ERROR
+    assert capsys.readouterr() == ("", f"error: {tmp_path}: Is a directory. Name a file.\n")
+
+
+@pytest.mark.parametrize("closed", [">&-", "| true", ""])
+def test_a_log_is_whole_where_the_output_is_closed_or_in_ascii(tmp_path: pathlib.Path, closed: str) -> None:
+    command = f"{sys.executable} -m radit_jax status --stage=corpus --log-file=log {closed}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (tmp_path / "log").read_text().splitlines()[0].endswith("was never run")
