@@ -9,6 +9,7 @@ from etils import epath
 from radit_jax.api.retriever import Retriever, finished_export
 from radit_jax.runtime.pretrained.model_io import Model, load_model
 from radit_jax.runtime.storage import bucket
+from radit_jax.runtime.storage.entries import subfolders
 from radit_jax.runtime.storage.files import read_json
 from radit_jax.runtime.storage.manifests import parse_jsonl
 
@@ -25,8 +26,16 @@ class FinishedRun:
 
     @property
     def results(self) -> dict[str, Any]:
-        """`results.json`: every figure with its 95 % interval."""
+        """`results.json` of the last evaluation: every figure with its 95 % interval."""
         return read_json(self._file("results.json"), _REMEDY)
+
+    @property
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """Each evaluation's results by its name, as in `results/NAME/`; other questions have other names."""
+        by_name = {}
+        for folder in subfolders(self.path / "results"):
+            by_name[folder.name] = read_json(folder / "results.json", _REMEDY)
+        return by_name
 
     @property
     def predictions(self) -> list[dict[str, Any]]:

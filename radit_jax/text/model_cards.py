@@ -97,7 +97,9 @@ def retriever_card(facts: CardFacts, folder: str) -> str:
     reads = (
         "A query is its text. A document is a passage with its title before it, which may be empty:\n\n"
         f"{_code(PASSAGE_FORM, 'text')}\n\n"
-        "`encode_query` and `encode_document` are two encoders. `encode` is refused: it does not say which."
+        "`encode_query` and `encode_document` are two encoders. `encode` is refused unless it is told which: "
+        '`task="query", prompt_name="query"`, or `document` for both. In LangChain these are its '
+        "`query_encode_kwargs` and `encode_kwargs`."
     )
     return _card(
         title="RA-DIT retriever",

@@ -160,7 +160,10 @@ def test_a_run_that_was_not_evaluated_says_what_to_run(tmp_path, exported):
     with pytest.raises(ValueError, match=r"expected a finished run with results.json, got none. Run --stage"):
         run.results  # noqa: B018
     (tmp_path / "predictions.jsonl").write_text('{"id": "q1"}\n')
-    assert radit_jax.open(tmp_path).predictions == [{"id": "q1"}]
+    (tmp_path / "results" / "nq-dev").mkdir(parents=True)
+    (tmp_path / "results" / "nq-dev" / "results.json").write_text('{"num_questions": 3}')
+    run = radit_jax.open(tmp_path)
+    assert run.predictions == [{"id": "q1"}] and run.evaluations == {"nq-dev": {"num_questions": 3}}
     with pytest.raises(ValueError, match="nowhere: expected a workdir, got no such folder"):
         radit_jax.open("nowhere")
 

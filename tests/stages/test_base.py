@@ -18,6 +18,7 @@ from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import load_model, save_model
+from radit_jax.runtime.pretrained.router import TOWERS, write_router
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import base
@@ -72,6 +73,18 @@ def test_checkpoints_are_the_base_towers_with_their_own_pooling_and_the_settings
     assert (query.tokenizer.hf.model_max_length, chunk.tokenizer.hf.model_max_length) == (16, 32)
     assert facts["origin"]["licence"] == facts["chunk_origin"]["licence"] == "apache-2.0"
     assert facts["chunk_origin"]["role"] == "chunk encoder"
+
+
+def test_the_router_of_an_export_gives_both_towers(tmp_path):
+    query = small.encoder()
+    chunk = query._replace(params=jax.tree.map(lambda leaf: leaf * 2, query.params))
+    for side, tower in (("query", query), ("chunk", chunk)):
+        export_hf(tmp_path / "retriever" / TOWERS[side], tower)
+    configs = {"query": query.module.config, "chunk": chunk.module.config}
+    write_router(tmp_path / "retriever", configs)
+    found = run_retriever(tmp_path / "out", checkpoint=str(tmp_path / "retriever"))
+    for tower, expected in zip(found, (query, chunk), strict=True):
+        assert_equal_params(tower, expected)
 
 
 def test_one_checkpoint_for_both_towers_is_stored_once(checkpoints, tmp_path):
