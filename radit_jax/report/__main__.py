@@ -4,15 +4,19 @@ import argparse
 from collections.abc import Sequence
 
 from radit_jax.errors import exit_command, run_command
-from radit_jax.report.writing import write_report
+from radit_jax.report.writing import write_comparison, write_report
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `report`."""
     p = argparse.ArgumentParser("python -m radit_jax.report", description=(__doc__ or "").partition("\n")[0])
-    p.add_argument("--workdir", required=True, metavar="FOLDER", help="of a run; gs:// or s3:// too")
+    which = p.add_mutually_exclusive_group(required=True)
+    which.add_argument("--workdir", metavar="FOLDER", help="of a run; gs:// or s3:// too")
+    which.add_argument("--compare", nargs="+", metavar="FOLDER", help="of runs, to set them side by side")
     p.add_argument("--scratch", metavar="FOLDER", help="for copies of a bucket; default: ~/.cache/radit_jax")
-    p.add_argument("--output", metavar="FILE", help="default: report.html in the workdir")
+    p.add_argument(
+        "--output", metavar="FILE", help="default: report.html in the workdir; comparison.html here"
+    )
     p.set_defaults(run=print_report)
     return p
 
@@ -25,6 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def print_report(options: argparse.Namespace) -> None:
     """Write the page that the command line asks for, and print where it is."""
+    if options.compare:
+        path = write_comparison(options.compare, options.scratch, options.output)
+        print(f"comparison: {path}")
+        return
     path = write_report(options.workdir, options.scratch, options.output)
     print(f"report: {path}")
 

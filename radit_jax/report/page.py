@@ -4,28 +4,21 @@ jinja2 escapes every text of the run on its way into the page, and the questions
 nodes. A content security policy names the one script that may run, by its hash, and allows no request.
 """
 
-import base64
-import functools
-import hashlib
-import re
 from collections import Counter
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
-import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 import radit_jax
 from radit_jax.report import answer_section, sections, training
 from radit_jax.report.question_blocks import SIZES, QuestionBlocks, pack_questions
+from radit_jax.report.rendering import environment, own_file, policy_for
 from radit_jax.report.run_records import CATEGORIES, RunData
 from radit_jax.text.results_table import LM_TITLES, SYSTEM_TITLES
 from radit_jax.text.verdict import verdict
 
-_INTERVAL = re.compile(r"\[[-−\d., ]+\]")
 MAX_BYTES = 30_000_000  # of a page
-_TEMPLATES = files("radit_jax.report") / "templates"
 
 # The filters of the browser of questions, in their order; the rest are names of CATEGORIES.
 _FILTERS = {
@@ -52,7 +45,7 @@ _SECTIONS = {
 def render_page(run: RunData, max_bytes: int = MAX_BYTES) -> str:
     """The page of a run, of at most `max_bytes`, with a sample of the questions where all are too many."""
     # 1) All but the questions, to know how much room these have.
-    template = _environment().get_template("page.html")
+    template = environment().get_template("page.html")
     context = _context(run)
     without = template.render(
         context
@@ -68,38 +61,17 @@ def render_page(run: RunData, max_bytes: int = MAX_BYTES) -> str:
     return template.render(context | _questions_context(run, packed))
 
 
-@functools.cache
-def _environment() -> jinja2.Environment:
-    """Templates that escape all text, and refuse a name that does not exist."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("radit_jax.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["formats"] = sections.FORMATS
-    environment.filters["quiet_ends"] = quiet_ends
-    return environment
-
-
 def _context(run: RunData) -> dict[str, Any]:
     """What the templates show, but for the questions."""
     # 1) Our own style and script, the one that the policy lets run.
-    script = _own("browser.js")
-    script_hash = hashlib.sha256(script.encode())
-    digest = base64.b64encode(script_hash.digest()).decode()
-    policy = (
-        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"script-src 'sha256-{digest}'"
-    )
+    script = own_file("browser.js")
 
     # 2) The verdict's first sentence is the title.
     headline, sentences = _verdict(run)
     return {
         "run": run,
-        "policy": policy,
-        "style": Markup(_own("style.css")),
+        "policy": policy_for(script),
+        "style": Markup(own_file("style.css")),
         "script": Markup(script),
         "headline": headline,
         "sentences": sentences,
@@ -115,22 +87,7 @@ def _context(run: RunData) -> dict[str, Any]:
     }
 
 
-def _own(name: str) -> str:
-    return (_TEMPLATES / name).read_text("utf-8")
-
-
 # ---- the head ----
-
-
-def quiet_ends(words: str) -> Markup:
-    r"""Escaped words whose intervals, such as [68.7, 76.7], are in a quieter type.
-
-    >>> quiet_ends("72.7 % [68.7, 76.7] <")
-    Markup('72.7\xa0% <span class="quiet">[68.7, 76.7]</span> &lt;')
-    """
-    # A number and its sign stay on one line.
-    escaped = str(escape(words)).replace(" %", "\u00a0%")
-    return Markup(_INTERVAL.sub(r'<span class="quiet">\g<0></span>', escaped))
 
 
 def _verdict(run: RunData) -> tuple[str, str]:

@@ -59,14 +59,16 @@ def percent(value: float | int) -> str:
 def in_points(value: float | int) -> str:
     """A difference of shares in points, with its sign.
 
-    >>> in_points(0.376), in_points(-0.02)
-    ('+37.6', '−2.0')
+    >>> in_points(0.376), in_points(-0.02), in_points(-0.0001)
+    ('+37.6', '−2.0', '0.0')
     """
-    return f"{100 * value:+.1f}".replace("-", "−")
+    return _signed(100 * value, 1)
 
 
-def _signed(value: float | int) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+def _signed(value: float | int, digits: int = 3) -> str:
+    """A number with its sign; none for what is rounded to 0."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
 FORMATS: Mapping[str, Callable[[float | int], str]] = {

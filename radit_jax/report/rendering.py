@@ -1,0 +1,56 @@
+"""Templates that escape every text, and a policy under which a page loads nothing."""
+
+import base64
+import functools
+import hashlib
+import re
+from importlib.resources import files
+
+import jinja2
+from markupsafe import Markup, escape
+
+from radit_jax.report.sections import FORMATS
+
+_TEMPLATES = files("radit_jax.report") / "templates"
+_INTERVAL = re.compile(r"\[[-−\d., ]+\]")
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """The templates. A name that does not exist is an error, and every text is escaped."""
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("radit_jax.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.globals["formats"] = FORMATS
+    templates.filters["quiet_ends"] = quiet_ends
+    return templates
+
+
+def own_file(name: str) -> str:
+    """The text of a style sheet or script of ours."""
+    return (_TEMPLATES / name).read_text("utf-8")
+
+
+def policy_for(script: str) -> str:
+    """A content security policy: this script may run, nothing may be asked of any host."""
+    script_hash = hashlib.sha256(script.encode())
+    digest = base64.b64encode(script_hash.digest()).decode()
+    return (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"script-src 'sha256-{digest}'"
+    )
+
+
+def quiet_ends(words: str) -> Markup:
+    r"""Escaped words whose intervals, such as [68.7, 76.7], are in a quieter type.
+
+    >>> quiet_ends("72.7 % [68.7, 76.7] <")
+    Markup('72.7\xa0% <span class="quiet">[68.7, 76.7]</span> &lt;')
+    """
+    # A number and its sign stay on one line.
+    escaped = str(escape(words)).replace(" %", "\u00a0%")
+    return Markup(_INTERVAL.sub(r'<span class="quiet">\g<0></span>', escaped))
