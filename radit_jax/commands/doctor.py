@@ -35,6 +35,7 @@ PURPOSES = {
     "gguf": "language models in GGUF files",
     "gemma": "Gemma 3 270M from PyPI",
     "minilm": "the encoder of wiki_small",
+    "pdf": "documents in PDF",
 }
 LEAST_ROOM = 1e9  # bytes; tiny takes a tenth of it
 

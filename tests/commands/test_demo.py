@@ -56,18 +56,20 @@ def test_a_demo_runs_the_stages_of_tiny_with_a_bar_on_a_terminal(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    monkeypatch.setattr(train, "execute", lambda run, kind: made.append((run.experiment.name, kind)))
+    monkeypatch.setattr(train, "start", made.append)
     out, err = Terminal(), Terminal()
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("sys.stderr", err)
     assert cli.main(["demo", f"--workdir={tmp_path}", "--set=seed=3"]) == 0
-    assert made == [("tiny", "all")]
+    (options,) = made
+    assert config.load_experiment(options.experiment).name == "tiny"
+    assert (options.stage, options.set, options.workdir) == ("all", ["seed=3"], str(tmp_path))
     assert "left" in err.getvalue()
 
 
 def test_a_demo_without_a_terminal_has_no_bar(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train, "execute", lambda run, kind: print("── corpus"))
+    monkeypatch.setattr(train, "start", lambda options: print("── corpus"))
     assert cli.main(["demo", f"--workdir={tmp_path}"]) == 0
     assert capsys.readouterr() == ("── corpus\n", "")
