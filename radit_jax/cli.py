@@ -112,12 +112,13 @@ def _parser(with_options: Sequence[str]) -> argparse.ArgumentParser:
             continue
         # The options of the module, then those that all commands have.
         own = command.parser()
-        _rename(own, f"radit {command.name}")
+        name = f"radit {command.name}"
+        _rename(own, name)
         several.add_parser(
             command.name,
             help=command.summary,
-            description=own.description,
-            epilog=own.epilog,
+            description=(own.description or "").replace(own.prog, name),
+            epilog=(own.epilog or "").replace(own.prog, name),
             formatter_class=own.formatter_class,
             parents=[own, output_options()],
             add_help=False,  # `own` has it
@@ -126,7 +127,7 @@ def _parser(with_options: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _rename(command: argparse.ArgumentParser, name: str) -> None:
-    """Let the usage of a command's own commands begin with `radit`, and not with `python -m`."""
+    """Let the usage of a command's own commands begin with `radit`, not with `python -m`."""
     for action in command._actions:
         # `config` has list, show and diff.
         if isinstance(action, argparse._SubParsersAction):

@@ -40,6 +40,15 @@ def test_a_commands_parser_says_what_to_run(command: cli.Command) -> None:
     assert p.description
 
 
+def test_help_of_a_command_says_radit_and_not_python_m(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["plan", "--help"], ["config", "--help"], ["config", "list", "--help"]):
+        with pytest.raises(SystemExit):
+            cli.main(words)
+        shown = capsys.readouterr().out
+        assert "python -m" not in shown
+        assert shown.startswith(f"usage: radit {' '.join(words[:-1])} ")
+
+
 def test_help_lists_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([])
