@@ -78,13 +78,14 @@ class MeshConfig(Settings):
 class LmConfig(Settings):
     """The base language model: a checkpoint, or one trained from scratch on the corpus' own text."""
 
-    checkpoint: str = ""  # in Hugging Face's form (runtime/pretrained/hub.py) or our export's; empty: none
-    # form of what it reads; chat: in the checkpoint's own chat template
+    # checkpoint in Hugging Face's form (runtime/pretrained/hub.py) or our export's; empty: none
+    checkpoint: str = ""
+    # form of what the model reads; chat: the checkpoint's own chat template
     prompt: Literal["plain", "chat"] = added("plain")
     model: DecoderConfig | None = None  # the network to be trained, or what the checkpoint has to be
     # start of training from scratch; mimetic: layers that already look up and copy
     init: Literal["normal", "mimetic"] = "normal"
-    optimizer: OptimizerConfig | None = None  # of training from scratch
+    optimizer: OptimizerConfig | None = None  # optimiser of training from scratch
     batch_size: PositiveInt = 16  # rows in a batch of training from scratch
     sequence_length: TextLength = 256  # tokens in a row of training from scratch
 
@@ -110,10 +111,10 @@ class RetrieverConfig(Settings):
     # text before every chunk, such as "passage: "; None: the checkpoint's, if it has one
     chunk_prompt: str | None = None
     model: EncoderConfig | None = None  # the network to be trained, or what the checkpoints have to be
-    optimizer: OptimizerConfig | None = None  # of training from scratch
+    optimizer: OptimizerConfig | None = None  # optimiser of training from scratch
     # groups of hard negatives in an InfoNCE batch of training from scratch
     groups_per_batch: PositiveInt = 16
-    temperature: Temperature = 1.0  # of the InfoNCE softmax of training from scratch
+    temperature: Temperature = 1.0  # temperature of the InfoNCE softmax of training from scratch
     query_length: TextLength = 64  # tokens of a query; a longer one is cut
     chunk_length: TextLength = 256  # tokens of a chunk, with its title; a longer one is cut
 
@@ -151,7 +152,7 @@ class RetrieveConfig(Settings):
     """What R-ft and Eq. 2 share of retrieval. Only `num_chunks` makes the stage `retrieve` run again."""
 
     num_chunks: PositiveInt = 10  # chunks of a query in R-ft, |C'| of Eq. 4 and 5
-    # of the softmax p_R, in R-ft, in answering and in KILT's choice of a checkpoint
+    # temperature of the softmax p_R in R-ft, answering and KILT's choice of a checkpoint
     temperature: Temperature = 1.0
 
 
@@ -171,7 +172,7 @@ class LoraConfig(Settings):
 class LmFtConfig(Settings):
     """LM-ft, Eq. 3."""
 
-    optimizer: OptimizerConfig  # of LM-ft, with its learning-rate schedule
+    optimizer: OptimizerConfig  # optimiser and learning-rate schedule of LM-ft
     lora: LoraConfig = field(default_factory=LoraConfig)  # adapters that learn in place of the whole network
     batch_size: PositiveInt = 64  # rows in a batch, each packed with several examples
     accumulate_steps: PositiveInt = 1  # parts in which a batch is taken, to save memory; must divide it
@@ -185,7 +186,8 @@ class LmFtConfig(Settings):
     # the dual encoder that retrieves for LM-ft; None: the base retriever
     retriever: RetrieverConfig | None = None
     force_gold: bool = False  # put a gold chunk among each example's chunks
-    select: Literal["dev_log_prob", "kilt_dev"] = "dev_log_prob"  # what the kept checkpoint is the best in
+    # what the kept checkpoint is best in: log p of the dev answers, or KILT's dev tasks
+    select: Literal["dev_log_prob", "kilt_dev"] = "dev_log_prob"
     select_folder: str = ""  # kilt_dev: folder with KILT's development files
     select_questions: PositiveInt = 2500  # kilt_dev: questions of each of its six tasks, at most
     validate_every: NonNegativeInt = 100  # steps between validations; 0: at the start and the end only
@@ -232,11 +234,13 @@ class ScoreConfig(Settings):
 class RFtConfig(Settings):
     """R-ft, Eq. 4 and 5. The temperature of p_R is in `RetrieveConfig`."""
 
-    optimizer: OptimizerConfig  # of R-ft, with its learning-rate schedule
+    optimizer: OptimizerConfig  # optimiser and learning-rate schedule of R-ft
     batch_size: PositiveInt = 64  # queries in a batch, each with its chunks
-    lm_score: LmScoreForm = "token_geomean"  # what Eq. 4 takes for p_LM(y|c∘x)
+    # p_LM(y|c∘x) in Eq. 4: exp of the mean log p of a token, the product, mean or sum of log p
+    lm_score: LmScoreForm = "token_geomean"
     tau: Temperature = 0.01  # temperature τ of the softmax p_LSR in Eq. 4
-    direction: Direction = "retrieval_to_lsr"  # direction of the divergence in Eq. 5
+    # divergence in Eq. 5: KL(p_R‖p_LSR), KL(p_LSR‖p_R), or their mean
+    direction: Direction = "retrieval_to_lsr"
     # what p_R learns: the LM's p_LSR, or the posterior, p_R · p_LSR normalised
     target: Literal["lsr", "posterior"] = "lsr"
     # share of examples that are text of the corpus; the others are tasks
@@ -341,7 +345,7 @@ class ProfileConfig(Settings):
 class Experiment(Settings):
     """One run of RA-DIT, whole: its name, its seed, its data, and the settings of every stage."""
 
-    name: str  # of the run and its folder, which only the experiment's file sets
+    name: str  # name of the run and its folder, which only the experiment's file sets
     data: GeneratedWorld | Folder | Instructions  # where chunks and questions come from: one of three sources
     base: BaseConfig  # the models that RA-DIT starts from
     lm_ft: LmFtConfig  # fine-tuning of the language model, Eq. 3
