@@ -15,6 +15,7 @@ other words dropped, so that it has to be matched by what is left. All of it can
 import functools
 import itertools
 import re
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Seq
 from typing import Any, NamedTuple
 
@@ -99,6 +100,22 @@ def cloze_sequence(
         f"from {len(passages)}. Give passages with sentences of {MIN_WORDS} words or more, or raise "
         "base.lm.sequence_length."
     )
+
+
+def questions_on(passages: Iterable[Chunk], seed: int, most: int = 3) -> Iterator[tuple[int, Cloze]]:
+    """(number of the passage, a question on it), at most so many on each, whose questions all differ."""
+    for number, passage in enumerate(passages):
+        rng = np.random.default_rng([seed, number])
+        asked: set[str] = set()
+        for _ in range(most):
+            sentence = _draw(_window(passage, rng), rng)
+            question = cloze(sentence, passage.title, rng)
+            # A question word alone asks nothing.
+            if question is None or len(question.question.split()) < MIN_WORDS:
+                continue
+            if question.answer and question.question not in asked:
+                asked.add(question.question)
+                yield number, question
 
 
 # ---- spans of tokens ----

@@ -360,13 +360,14 @@ def _markup_reader(read_file: Callable[[epath.Path, str], Iterator[Document]]) -
 
 
 def _read_folder_of_documents(path: epath.Path, quoting: Quoting) -> Iterator[Document]:
-    """All documents in a folder, each read by its ending; an id is the file's name from the folder on."""
-    for file in _document_files(path):
+    """All documents in a folder, or one, each read by its ending; its id is its name from the folder on."""
+    files = _document_files(path) if path.is_dir() else [path]
+    for file in files:
         name = _DOCUMENTS[file.suffix.lower()]
         if name == "text":
             yield from FORMATS[name].read(file, quoting)
         else:
-            document_id = os.path.relpath(file, path)
+            document_id = os.path.relpath(file, path) if file != path else file.name
             yield from _MARKUP[name](file, document_id)
 
 

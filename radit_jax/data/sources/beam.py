@@ -138,13 +138,17 @@ def find_parts(
     return parts
 
 
+# Of the others a part is a whole file: a text's paragraphs are numbered, a CSV file has a head.
+LINE_FORMS = ("jsonl", "atlas", "dpr", "kilt", "beir")
+
+
 def _may_be_cut(file: epath.Path, form: str, quoting: Quoting) -> bool:
     """Whether the lines of a file can be read without those before them."""
     with file.open("rb") as stream:
         start = stream.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
         stream.seek(0)
         first_line = stream.readline()
-    if is_compressed(start) or form == "text":  # a text's paragraphs are numbered
+    if is_compressed(start) or form not in LINE_FORMS:
         return False
     if form == "dpr":
         return quoting != "csv" and b"\t" in first_line  # rows of one column are numbered, too

@@ -61,7 +61,7 @@ def folder_files(settings: Folder) -> tuple[epath.Path, ...]:
         passages = root / settings.passages_file
     else:
         passages = find_corpus(root) or root / PASSAGES
-    questions = [packed_or_plain(root, name) for name in _question_files(settings, root)]
+    questions = [packed_or_plain(root, name) for name in question_names(settings, root)]
     files = (passages, *questions)
     missing = [os.path.relpath(file, root) for file in files if not file.exists()]
     if missing:
@@ -82,7 +82,7 @@ def source_files(settings: Folder) -> list[epath.Path]:
     return list(dict.fromkeys(files))
 
 
-def _question_files(settings: Folder, root: epath.Path) -> tuple[str, ...]:
+def question_names(settings: Folder, root: epath.Path) -> tuple[str, ...]:
     """The names of the files of questions: those of train and test, or one that is divided."""
     if settings.test_file and not settings.train_file:
         raise ValueError(

@@ -97,7 +97,7 @@ def test_each_text_of_a_folder_is_a_part(tmp_path) -> None:
         (tmp_path / name).write_text("" if name == "empty.txt" else f"{name} one\n\n{name} two\n")
     parts = beam.find_parts(epath.Path(tmp_path), part_bytes=3)
     found = [document.id for part in parts for document in beam.part_documents(part)]
-    assert found == ["a#1", "a#2", "b#1", "b#2"]
+    assert found == ["a#1", "a#2", "b#1", "b#2", "other.md"]
 
 
 def test_a_fault_in_a_part_is_named_by_the_file_and_where_the_part_begins(tmp_path) -> None:

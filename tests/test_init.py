@@ -1,0 +1,117 @@
+"""`radit init` writes an experiment that loads, on whatever it finds."""
+
+import json
+import pathlib
+
+import pytest
+import small
+
+from radit_jax import config, init
+from radit_jax.config import DecoderConfig
+from radit_jax.runtime.pretrained.hf_export import export_hf
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    export_hf(folder / "lm", small.language_model())
+    export_hf(folder / "encoder", small.encoder())
+    return folder
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """60 passages and 40 questions, from inside the folder next to them."""
+    folder = tmp_path / "my docs"
+    folder.mkdir()
+    rows = ["question,answer"]
+    with open(folder / "texts.jsonl", "w") as file:
+        for number in range(60):
+            text = f"Tower {number} was built by Mara Crane in the year {1800 + number}."
+            file.write(json.dumps({"id": number, "text": text}) + "\n")
+    for number in range(40):
+        rows.append(f"When was Tower {number} built?,{1800 + number}")
+    (folder / "faq.csv").write_text("\n".join(rows) + "\n")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def run(*arguments):
+    return init.main([str(argument) for argument in arguments])
+
+
+def test_an_experiment_on_own_data_and_own_checkpoints_loads(mine, checkpoints, capsys):
+    assert run(mine, "--lm", checkpoints / "lm", "--encoder", checkpoints / "encoder") == 0
+    experiment = config.load_experiment("my_docs.py")
+    config.check_experiment(experiment)
+    assert experiment.name == "my_docs"
+    assert experiment.base.lm.checkpoint == str(checkpoints / "lm")
+    assert experiment.base.retriever.chunk_length == 64  # the encoder's positions
+    assert experiment.retrieve.temperature == 0.05  # its vectors are normalised
+    assert experiment.lm_ft.lora.rank == 0  # a small network learns whole
+    said = capsys.readouterr().out
+    assert "questions  faq.csv" in said
+    assert "data       60 chunks; 32 train, 4 dev, 4 test questions" in said
+    assert "there are 4 independent test questions to evaluate with" in said
+    assert "missing" not in said
+    assert "radit run my_docs.py --dry-run" in said
+
+
+def test_the_file_imports_what_it_uses_and_nothing_else(mine, checkpoints):
+    assert run(mine, "--lm", checkpoints / "lm", "--encoder", checkpoints / "encoder") == 0
+    text = pathlib.Path("my_docs.py").read_text()
+    assert "DecoderConfig" not in text and text.count("LmFtConfig") == 2
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_without_checkpoints_small_models_are_trained_and_missing_ones_said(mine, capsys, monkeypatch):
+    monkeypatch.setattr(init.importlib.util, "find_spec", lambda name: None)
+    assert run(mine, "--output", "mine.py") == 0
+    said = capsys.readouterr().out
+    assert "missing    --lm: a language model that reads" in said
+    assert "missing    --encoder: a pretrained encoder" in said
+    experiment = config.load_experiment("mine.py")
+    assert experiment.base.lm.model and experiment.base.retriever.model
+    assert experiment.score.language_model == "lm_ft"  # a weak one is tuned before it labels
+
+
+def test_text_alone_gets_questions_of_its_own(mine, capsys):
+    (mine / "faq.csv").unlink()
+    assert run(mine) == 0
+    assert "were made of the text; they measure retrieval" in capsys.readouterr().out
+    experiment = config.load_experiment("my_docs.py")
+    assert experiment.data.train_file.endswith("my_docs_questions.jsonl")
+
+
+def test_a_file_that_is_there_is_not_written_over(mine, capsys):
+    assert run(mine) == 0
+    assert run(mine) == 1
+    assert "my_docs.py: expected no file of that name" in capsys.readouterr().err
+    assert run(mine, "--force") == 0
+
+
+def test_a_wrong_line_is_named_by_file_and_line(mine, capsys):
+    with open(mine / "texts.jsonl", "a") as file:
+        file.write('{"id": 60}\n')
+    assert run(mine) == 1
+    assert "texts.jsonl line 61: expected a field text or contents" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_none_is_refused(mine, tmp_path, capsys):
+    assert run(mine, "--lm", tmp_path / "absent") == 1
+    assert "expected a folder, got none of that name" in capsys.readouterr().err
+
+
+def test_a_large_network_learns_adapters():
+    llama = DecoderConfig(
+        vocab_size=128_256,
+        hidden_size=2048,
+        num_layers=16,
+        num_heads=32,
+        num_kv_heads=8,
+        head_size=64,
+        ffn_size=8192,
+        tie_embeddings=True,
+    )
+    # Llama 3.2 1B has 1,235,814,400 parameters, 67,584 of them in its 33 norms.
+    assert init.num_parameters(llama) == 1_235_814_400 - 33 * 2048
