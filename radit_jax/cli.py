@@ -33,6 +33,7 @@ class Command(NamedTuple):
 # In the order in which a newcomer needs them.
 COMMANDS = (
     Command("demo", "commands.demo", "train and evaluate a small system whole, in minutes"),
+    Command("init", "init", "write an experiment on your own documents and checkpoints"),
     Command("run", "commands.run", "train and evaluate an experiment"),
     Command("status", "commands.status", "what is done, what would run and why, and sizes on disk"),
     Command("ask", "ask", "ask a trained system a question"),

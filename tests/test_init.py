@@ -6,7 +6,7 @@ import pathlib
 import pytest
 import small
 
-from radit_jax import config, init
+from radit_jax import config, init, new_experiment
 from radit_jax.config import DecoderConfig
 from radit_jax.runtime.pretrained.hf_export import export_hf
 
@@ -65,7 +65,7 @@ def test_the_file_imports_what_it_uses_and_nothing_else(mine, checkpoints):
 
 
 def test_without_checkpoints_small_models_are_trained_and_missing_ones_said(mine, capsys, monkeypatch):
-    monkeypatch.setattr(init.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(new_experiment.importlib.util, "find_spec", lambda name: None)
     assert run(mine, "--output", "mine.py") == 0
     said = capsys.readouterr().out
     assert "missing    --lm: a language model that reads" in said
@@ -114,4 +114,4 @@ def test_a_large_network_learns_adapters():
         tie_embeddings=True,
     )
     # Llama 3.2 1B has 1,235,814,400 parameters, 67,584 of them in its 33 norms.
-    assert init.num_parameters(llama) == 1_235_814_400 - 33 * 2048
+    assert new_experiment.parameters_of(llama) == 1_235_814_400 - 33 * 2048
