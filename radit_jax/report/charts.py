@@ -182,7 +182,7 @@ def reliability_chart(points: Sequence[tuple[Number, Number, int]], label: str) 
         probabilities = [probability for probability, _, _ in points]
         shares = [share for _, share, _ in points]
         axes.plot(probabilities, shares, color=AFTER, linewidth=1)
-        axes.scatter(probabilities, shares, s=areas, color=AFTER, linewidth=0, zorder=3)
+        axes.scatter(probabilities, shares, s=areas, color=AFTER, linewidth=0, zorder=3, clip_on=False)
         # Both axes are probabilities, in the same scale.
         quarters = [0, 0.25, 0.5, 0.75, 1]
         axes.set_xlim(-0.03, 1.03)
@@ -266,7 +266,8 @@ def _draw_curve(axes: Any, curve: Curve) -> None:
 
 def _set_scales(axes: Any, *, from_zero: bool, percent: bool) -> None:
     """Few ticks, with names that do not run into each other at a phone's width."""
-    axes.locator_params(axis="x", nbins=5)
+    # Steps, ranks and words are counted.
+    axes.locator_params(axis="x", nbins=5, integer=True)
     axes.locator_params(axis="y", nbins=5)
     # Curves end close to the edges.
     axes.margins(x=0.02)

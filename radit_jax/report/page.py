@@ -217,9 +217,10 @@ def _distinct(values: Sequence[str | None]) -> str:
 
 
 def _whole_time(run: RunData) -> str:
-    """How long all stages took together; "" where none says it."""
+    """How long all stages took together; "" where one does not say it."""
     seconds = [stage.seconds for stage in run.stages if stage.seconds is not None]
-    return duration(sum(seconds)) if seconds else ""
+    # A sum of some would look like the whole.
+    return duration(sum(seconds)) if len(seconds) == len(run.stages) else ""
 
 
 def _megabytes(num_bytes: int) -> str:

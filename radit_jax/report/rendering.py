@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from radit_jax.report.sections import FORMATS
 
 _TEMPLATES = files("radit_jax.report") / "templates"
+_SYMBOL = re.compile(r"\bp_(R|LSR)\b")
 _INTERVAL = re.compile(r"\[[-−\d., ]+\]")
 
 
@@ -27,6 +28,7 @@ def environment() -> jinja2.Environment:
     )
     templates.globals["formats"] = FORMATS
     templates.filters["quiet_ends"] = quiet_ends
+    templates.filters["symbols"] = with_symbols
     return templates
 
 
@@ -54,3 +56,13 @@ def quiet_ends(words: str) -> Markup:
     # A number and its sign stay on one line.
     escaped = str(escape(words)).replace(" %", "\u00a0%")
     return Markup(_INTERVAL.sub(r'<span class="quiet">\g<0></span>', escaped))
+
+
+def with_symbols(words: str) -> Markup:
+    """Escaped words in which p_R and p_LSR have their index below the line.
+
+    >>> with_symbols("p_LSR < 1")
+    Markup('p<sub>LSR</sub> &lt; 1')
+    """
+    escaped = str(escape(words))
+    return Markup(_SYMBOL.sub(r"p<sub>\1</sub>", escaped))

@@ -61,27 +61,28 @@ PURPOSE_KEYS = [
 ]
 
 # Key of the signal -> title, format.
+SHARE_FORM = "{:.1%}"
 SIGNAL = {
     # The labels, and the retriever's distribution.
     "examples": ("Examples", "{:,}"),
     "effective_chunks": ("Effective number of chunks of p_LSR", "{:.2f}"),
-    "flat_targets": ("Flat labels", "{:.1%}"),
-    "one_hot_targets": ("One-hot labels", "{:.1%}"),
+    "flat_targets": ("Flat labels", SHARE_FORM),
+    "one_hot_targets": ("One-hot labels", SHARE_FORM),
     "highest_p_R": ("Highest p_R, mean", "{:.3f}"),
-    "saturated_queries": ("Queries with a saturated p_R", "{:.1%}"),
+    "saturated_queries": ("Queries with a saturated p_R", SHARE_FORM),
     "spearman": ("Rank correlation of p_R and p_LSR", "{:.3f}"),
     "gain_over_no_chunk": ("Gain of a chunk over none, nats a token", "{:.3f}"),
     # Which chunks are useful, and who puts them first.
-    "gold_among_candidates": ("Gold chunk among the candidates", "{:.1%}"),
-    "answer_among_candidates": ("Answer among the candidates", "{:.1%}"),
-    "useful_lm_first": ("LM puts a useful chunk first", "{:.1%}"),
-    "useful_retriever_first": ("Retriever puts a useful chunk first", "{:.1%}"),
+    "gold_among_candidates": ("Gold chunk among the candidates", SHARE_FORM),
+    "answer_among_candidates": ("Answer among the candidates", SHARE_FORM),
+    "useful_lm_first": ("LM puts a useful chunk first", SHARE_FORM),
+    "useful_retriever_first": ("Retriever puts a useful chunk first", SHARE_FORM),
     "mixed_examples": ("Examples with useful and useless chunks", "{:,}"),
-    "mixed_lm_first": ("of these, LM puts a useful one first", "{:.1%}"),
-    "mixed_retriever_first": ("of these, retriever puts a useful one first", "{:.1%}"),
+    "mixed_lm_first": ("of these, LM puts a useful one first", SHARE_FORM),
+    "mixed_retriever_first": ("of these, retriever puts a useful one first", SHARE_FORM),
     # What the language model read.
     "truncated_examples": ("Examples with a cut chunk", "{:,}"),
-    "supervised_tokens": ("Answer tokens among those read", "{:.1%}"),
+    "supervised_tokens": ("Answer tokens among those read", SHARE_FORM),
 }
 
 
@@ -296,12 +297,19 @@ def signal_table(run: RunData) -> dict[str, list[Any]]:
     rows = []
     for key, (title, form) in SIGNAL.items():
         values = [run.signal[number].get(key) for number in numbers]
-        cells = ["–" if value is None else form.format(value) for value in values]
+        cells = [_written(value, form) for value in values]
         # Older runs do not have all of them.
         if any(value is not None for value in values):
             rows.append([title, *cells])
     heads = [f"Round {number + 1}" for number in numbers] if len(run.signal) > 1 else ["Value"]
     return {"head": ["Diagnostic", *heads], "rows": rows}
+
+
+def _written(value: float | int | None, form: str) -> str:
+    """A figure in its form, with the signs that the page has; a dash where there is none."""
+    if value is None:
+        return "–"
+    return form.format(value).replace("%", " %").replace("-", "−")
 
 
 def _some(numbers: Sequence[int], most: int) -> list[int]:

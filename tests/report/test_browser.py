@@ -89,6 +89,21 @@ def test_filters_change_the_list(open_page):
     assert len(listed(page)) == 5
 
 
+def test_tasks_are_a_choice_where_there_are_several(chromium, tmp_path):
+    tasks = [dataclasses.replace(one, task="nq" if one.id < "q3" else "fever") for one in QUESTIONS]
+    path = tmp_path / "tasks.html"
+    path.write_text(render_page(dataclasses.replace(RUN, questions=tasks)), encoding="utf-8")
+    page = chromium.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector(LISTED)
+    page.select_option("#task", "fever")
+    assert listed(page) == [QUESTIONS[3].question, QUESTIONS[4].question]
+    choose_filter(page, "wrong")
+    assert listed(page) == [QUESTIONS[3].question]
+    assert detail_of(page, "broken").locator(".kicker").inner_text() == "fever · wrong before and after"
+    page.close()
+
+
 def test_search_finds_words_of_questions_and_answers_in_any_case(open_page):
     page = open_page()
     page.fill("#search", "2ND tower")
@@ -197,6 +212,7 @@ def test_paper_has_the_figures_and_the_question_but_no_controls(open_page):
     page = open_page(color_scheme="dark")
     detail_of(page, "2nd tower")
     page.emulate_media(media="print", color_scheme="dark")
+    page.set_viewport_size({"width": 680, "height": 900})  # a sheet's width
     for selector in ("nav", "#filters", "#list", "#count"):
         assert page.locator(selector).is_hidden(), selector
     assert page.locator("#detail h3").is_visible() and page.locator("#answers svg").first.is_visible()

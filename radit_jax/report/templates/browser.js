@@ -4,7 +4,7 @@
 (() => {
   const find = (id) => document.getElementById(id);
   const about = JSON.parse(find("about-blocks").textContent);
-  const narrow = matchMedia("(max-width: 959px)");
+  const narrow = matchMedia("screen and (max-width: 959px)"); // paper is narrow, too, but has no list
   const added = () => (narrow.matches ? 20 : 100); // questions added to the list at once
 
   // ---- blocks ----
