@@ -1,7 +1,7 @@
 """What evaluation's files say of each question: its predictions, its details, and whether answers are right.
 
 The corpus' own questions are in `predictions.jsonl` and `details.jsonl`, a task's in files with its name.
-Runs of an earlier version have no details.
+Runs of an earlier version have no details. Where the retrievers alone were measured there are no predictions.
 """
 
 import json
@@ -46,8 +46,7 @@ class AskedQuestion(NamedTuple):
     def answers(self) -> dict[str, SystemAnswer]:
         """Every system's answer with its candidates."""
         answers = {}
-        for name in SYSTEMS:
-            text = self.prediction["systems"][name]
+        for name, text in self.prediction["systems"].items():
             candidates = self.detail.get("candidates", {}).get(name)
             if candidates is None and name == "radit":
                 candidates = self.prediction.get("answers", ())
@@ -60,21 +59,40 @@ class AskedQuestion(NamedTuple):
 def asked_questions(
     folder: StageFolder,
     results: Mapping[str, Any],
+    corpus_questions: Sequence[Line],
 ) -> list[AskedQuestion]:
-    """All questions that the evaluation in `folder` asked; none where the retrievers alone were measured."""
+    """All questions that the evaluation in `folder` asked.
+
+    Where the retrievers alone were measured, nobody answered, and all of `corpus_questions` were asked.
+    """
     if "tasks" in results:
         asked = []
         for task, of_task in results["tasks"].items():
             asked += _of_task(folder, task, of_task)
         return asked
     if not folder.has("predictions.jsonl"):
-        return []
+        return _only_retrieved(folder, corpus_questions)
     asked = []
     for prediction, detail in _lines(folder, ""):
         scores = {}
         for name, text in prediction["systems"].items():
             scores[name] = exact_match(text, prediction["gold"])
         asked.append(AskedQuestion("", prediction, detail, scores))
+    return asked
+
+
+def _only_retrieved(
+    folder: StageFolder,
+    corpus_questions: Sequence[Line],
+) -> list[AskedQuestion]:
+    """Questions with what was retrieved for them; none where an earlier version measured the retrievers."""
+    if not folder.has("details.jsonl"):
+        return []
+    asked = []
+    details = folder.read_jsonl("details.jsonl")
+    for line, detail in zip(corpus_questions, details, strict=True):
+        prediction = {**line, "gold": line["answers"], "answers": [], "systems": {}}
+        asked.append(AskedQuestion("", prediction, detail, {}))
     return asked
 
 

@@ -75,16 +75,21 @@ def passage_bytes(
     return sum(sizes) // len(sizes)
 
 
-def gold_chunks(
+def own_questions(
     folder: StageFolder | None,
     split: str,
-) -> dict[str, Sequence[str]]:
-    """The ids of the gold chunks of the corpus' own questions, by question."""
+) -> list[dict[str, Any]]:
+    """The corpus' own questions of a split, as it keeps them; a split of tasks alone has none."""
     name = f"questions-{split}.jsonl"
     if folder is None or not folder.has(name):
-        return {}
+        return []
+    return folder.read_jsonl(name)
+
+
+def gold_chunks(questions: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[str]]:
+    """The ids of the gold chunks of the corpus' own questions, by question."""
     by_question = {}
-    for line in folder.read_jsonl(name):
+    for line in questions:
         by_question[line["id"]] = line.get("gold_chunks", ())
     return by_question
 

@@ -17,6 +17,7 @@ from radit_jax.report.question_records import (
     LsrSettings,
     gold_chunks,
     open_passages,
+    own_questions,
     passage_bytes,
     question_records,
     rankings,
@@ -36,7 +37,7 @@ from radit_jax.runtime.storage.entries import bytes_or_none
 from radit_jax.runtime.storage.files import parse_json
 from radit_jax.runtime.storage.workdir import Workdir
 
-MAX_BYTES = 30_000_000  # of questions and passages: more are sampled
+MAX_BYTES = 80_000_000  # of questions and passages, which a page of 30 MB holds compressed; more are sampled
 _NO_DETAILS = (
     "An earlier version evaluated this run and kept no details: the chunks before R-ft, p_LSR and the "
     "candidates under each chunk are not known. Delete its folder in evaluate/ and run --stage=evaluate."
@@ -94,9 +95,11 @@ def _with_questions(
 ) -> RunData:
     """The run with its results and its questions."""
     # 1) All questions, without passages: figures that need none are over all of them.
-    evaluated, corpus = folders["evaluate"], folders.get("corpus/chunks", folders.get("corpus"))
+    evaluated, corpus = folders["evaluate"], folders.get("corpus")
     results = evaluated.read_json("results.json")
-    asked = asked_questions(evaluated, results)
+    split = evaluated.manifest["settings"]["evaluate"]["split"]
+    own = own_questions(corpus, split)
+    asked = asked_questions(evaluated, results, own)
     run = replace(
         run,
         results=results,
@@ -112,8 +115,7 @@ def _with_questions(
     chunk_at = passages.by_row(retrieved_rows(shown)) if passages is not None else {}
     lsr = _lsr_settings(folders)
     ranked = rankings(shown, chunk_at, lsr)
-    split = evaluated.manifest["settings"]["evaluate"]["split"]
-    questions = question_records(shown, ranked, gold_chunks(folders.get("corpus"), split))
+    questions = question_records(shown, ranked, gold_chunks(own))
     return replace(
         run,
         questions=questions,

@@ -125,7 +125,7 @@ CATEGORIES = {
     "lost": "right before, wrong after",
     "wrong": "wrong before and after",
     "right": "right before and after",
-    "unknown": "without gold answers",
+    "unknown": "not answered, or without gold answers",
 }
 
 

@@ -12,13 +12,14 @@ from radit_jax.data.artifacts.corpus import Chunks, Corpus
 from radit_jax.data.eval_tasks.registry import KILT_DEVELOPMENT
 from radit_jax.data.readers.kilt_pages import find_pages
 from radit_jax.evaluation.corpus_questions import CorpusQuestionEval
+from radit_jax.evaluation.details import detail_lines
 from radit_jax.evaluation.few_shot_base import FewShotBase
 from radit_jax.evaluation.figures import CUTOFFS, QuestionFigures, ranking_figures
 from radit_jax.evaluation.questions import LoadedTask, load_tasks, questions_that_fit, without_too_long
-from radit_jax.evaluation.systems import STAGE_OF_LM
+from radit_jax.evaluation.systems import STAGE_OF_LM, RetrievedChunks
 from radit_jax.evaluation.task_ablation import TaskAblation
 from radit_jax.lm.scoring import PairScorer
-from radit_jax.retrieval.search import Searcher
+from radit_jax.retrieval.search import Searcher, chunk_log_probs
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
 
@@ -40,7 +41,7 @@ def run(
     base = Searcher.load(inputs, mesh)
     searchers = {"base": base, "r_ft": base.tuned(inputs, mesh)}
     if not evaluate.answers:
-        return _measure_retrievers(inputs, output, searchers, evaluate, seed)
+        return _measure_retrievers(inputs, output, searchers, evaluate, temperature, seed)
 
     models = _load_models(inputs, evaluate, mesh)
     tokenizer = models["base_lm"].model.tokenizer
@@ -74,15 +75,20 @@ def _measure_retrievers(
     output: StageFolder,
     searchers: Mapping[str, Searcher],
     evaluate: EvaluateConfig,
+    temperature: float,
     seed: int,
 ) -> dict[str, Any]:
-    """Write `results.json` of both retrievers on all of the corpus' questions, without any answers."""
+    """Write `results.json` of both retrievers on all of the corpus' questions, without any answers.
+
+    `details.jsonl` has what was retrieved, with p_R over all chunks that are ranked.
+    """
     corpus = Corpus(inputs["corpus"])
     questions = corpus.questions(evaluate.split)
     queries = [question.question for question in questions]
-    rows = {}
+    rows, retrieved = {}, {}
     for name, searcher in searchers.items():
-        rows[name], _ = searcher.search(queries, max(CUTOFFS))
+        rows[name], scores = searcher.search(queries, max(CUTOFFS))
+        retrieved[name] = RetrievedChunks(rows[name], chunk_log_probs(scores, temperature))
     figures = QuestionFigures(questions, evaluate.bootstrap_samples, seed)
     ranking = ranking_figures(corpus, figures, rows)
     results = {
@@ -93,6 +99,8 @@ def _measure_retrievers(
         "num_ranked": len(questions),
     }
     output.write_json("results.json", results)
+    ids = [question.id for question in questions]
+    output.write_jsonl("details.jsonl", detail_lines(ids, retrieved, {}, {}))
     return {"num_ranked": len(questions), "mrr_gain": ranking["retrieval_gains"]["mrr"]["value"]}
 
 

@@ -1,8 +1,7 @@
 """Questions with their chunks, answers and categories, and the figures made of them, by hand."""
 
-import numpy as np
 import pytest
-from small_run import CHUNKS, QUESTIONS, detail, prediction, small_run, stage_folder
+from small_run import CHUNKS, detail, finish, prediction, small_run, stage_folder, write_questions
 
 from radit_jax.report import run_data
 from radit_jax.report.asked_questions import AskedQuestion, asked_questions, drawn_questions
@@ -157,13 +156,33 @@ def test_a_tasks_questions_have_the_scores_that_its_files_keep(tmp_path):
         {"id": "2", "prompt": "Q: Why?", "gold": [], "chunks": [], "systems": texts},
     ]
     folder.write_jsonl("predictions-wow.jsonl", lines)
-    first, second = asked_questions(folder, {"tasks": {"wow": {"metric": "f1"}}})
+    first, second = asked_questions(folder, {"tasks": {"wow": {"metric": "f1"}}}, ())
     assert (first.task, first.text) == ("wow", "Q: Tea?")
     assert first.scores == {"closed_book": 0.25, "base": 0.25, "lm_ft": 0.75, "r_ft": 0.25, "radit": 0.75}
     assert second.scores == {} and second.answers()["radit"].score is None
 
 
-def test_a_run_that_measured_retrievers_alone_has_no_question(tmp_path):
+def test_where_the_retrievers_alone_were_measured_questions_have_their_chunks(tmp_path):
+    workdir = Workdir(tmp_path)
+    write_questions(workdir)
+    evaluated = stage_folder(workdir, "evaluate")
+    (evaluated.path / "predictions.jsonl.sha256").unlink()
+    unanswered = {"answer_log_probs": {}, "answer_tokens": {}, "candidates": {}, "cut": {}}
+    evaluated.write_jsonl("details.jsonl", [{**detail(number), **unanswered} for number in range(3)])
+    evaluated.write_json("results.json", {"systems": {}, "num_questions": 0})
+    for name in ("corpus", "evaluate"):
+        finish(workdir, name)
+    run = read_run(tmp_path)
+    assert [question.category for question in run.questions] == ["unknown"] * 3
+    assert [question.gold_retrieved for question in run.questions] == [True, False, None]
+    first = run.questions[0]
+    assert first.systems == {} and first.gold == ["Hob Crane"]
+    assert [chunk.id for chunk in first.chunks["base"]] == ["elm", "fen"]
+    assert first.chunks["r_ft"][0].retrieval_prob == pytest.approx(0.75, rel=1e-4)
+    assert run.calibration == [] and [one.system for one in run.lengths] == ["gold"]
+
+
+def test_an_earlier_version_kept_no_question_of_retrievers_alone(tmp_path):
     workdir = small_run(tmp_path)
-    assert asked_questions(stage_folder(workdir, "evaluate"), {"systems": {}}) == []
-    assert len(QUESTIONS) == 3 and np.isfinite(read_run(tmp_path).num_questions)
+    assert asked_questions(stage_folder(workdir, "evaluate"), {"systems": {}}, [{}]) == []
+    assert read_run(tmp_path).num_questions == 0

@@ -157,6 +157,11 @@ def test_retrievers_are_measured_without_a_language_model(stage_inputs, tmp_path
     assert facts["num_ranked"] == results["num_ranked"] == len(QUESTIONS["test"])
     assert results["retrieval"]["base"] == results["retrieval"]["r_ft"]  # here both are one retriever
     assert results["retrieval_gains"]["mrr"]["value"] == 0.0
+    for question, line in zip(QUESTIONS["test"], output.read_jsonl("details.jsonl"), strict=True):
+        assert line["id"] == question.id and line["rows"]["base"] == line["rows"]["r_ft"]
+        assert sorted(line["rows"]["base"]) == list(range(10))  # of ten chunks, all
+        assert np.exp(line["log_p_R"]["base"]).sum() == pytest.approx(1, rel=1e-3)
+        assert line["candidates"] == line["answer_log_probs"] == {}
     shown = results_table(results)
     assert shown.startswith(f"retrieval, {len(QUESTIONS['test'])} questions") and "exact match" not in shown
 
