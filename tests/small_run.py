@@ -1,10 +1,10 @@
 """A workdir as a run of three questions leaves it, written by hand: no model, no training."""
 
 import json
-import pathlib
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from radit_jax.config import OptimizerConfig, RFtConfig
 from radit_jax.data.artifacts.corpus import CorpusData, write_corpus
@@ -127,15 +127,19 @@ def write_questions(workdir: Workdir, *, details: bool = True) -> None:
 
 
 def small_run(
-    path: pathlib.Path, *, inputs: bool = True, questions: bool = False, details: bool = True
+    path: epath.PathLike,
+    scratch: epath.PathLike | None = None,
+    *,
+    inputs: bool = True,
+    questions: bool = False,
+    details: bool = True,
 ) -> Workdir:
     """All stages finished, with `results.json`, and files of `questions`.
 
     Without `inputs` and `details` it is as an older version left it.
     """
-    workdir = Workdir(path)
-    path.mkdir(exist_ok=True)
-    (path / "workdir.json").write_text('{"experiment": "small"}\n')
+    workdir = Workdir(path, scratch)
+    workdir.claim("small")
     results = {"fingerprint": FINGERPRINTS["evaluate"], "systems": {}, "num_questions": 3}
     stage_folder(workdir, "evaluate").write_json("results.json", results)
     if questions:

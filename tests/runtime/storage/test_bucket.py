@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_run
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry as implementations
@@ -18,6 +19,7 @@ from fsspec.registry import register_implementation
 
 from radit_jax.config import load_experiment
 from radit_jax.pipeline.run_log import read_runs, recorded
+from radit_jax.report.run_data import _NO_PASSAGES, read_run
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage import bucket
 from radit_jax.runtime.storage import lease as leases
@@ -493,3 +495,22 @@ def test_runs_of_two_machines_are_on_one_record(machines):
         assert [run["outcome"] for run in read_runs(machines[0].path)] == ["stopped", "running"]
     runs = read_runs(machines[0].path)
     assert [(run["outcome"], len(run["stages"])) for run in runs] == [("stopped", 1), ("done", 2)]
+
+
+def test_a_report_reads_a_run_that_another_machine_made(home, tmp_path):
+    workdir = Workdir(home, tmp_path / "one")
+    training = small_run.stage_folder(workdir, "lm_ft")
+    small_run.write_metrics(training, [{"step": 1, "name": "lm_ft", "time": 1.0, "loss": 3.0}])
+    small_run.small_run(home, tmp_path / "one", questions=True)
+    run = read_run(home, tmp_path / "two")
+    assert [stage.name for stage in run.stages] == list(small_run.SETTINGS) and run.experiment == "small"
+    assert [question.category for question in run.questions] == ["gained", "lost", "right"]
+    assert run.series[0].values == {"loss": [3.0]} and set(run.passages) == {"dray", "elm", "fen", "yes"}
+
+
+def test_a_corpus_that_is_too_large_to_fetch_is_not_fetched(home, tmp_path, monkeypatch):
+    small_run.small_run(home, tmp_path / "one", questions=True)
+    monkeypatch.setattr("radit_jax.report.question_records.MAX_DOWNLOAD", 1)
+    run = read_run(home, tmp_path / "two")
+    assert not list((tmp_path / "two").rglob("chunks.array_record"))
+    assert set(run.questions[0].chunks) == {"r_ft"} and run.lacks == [_NO_PASSAGES]
