@@ -15,6 +15,7 @@ from radit_jax.config.renamed_settings import with_old_names
 from radit_jax.pipeline.graph import KINDS, stages
 from radit_jax.pipeline.runner import Run
 from radit_jax.pipeline.stage import Stage
+from radit_jax.report.run_stages import run_folders
 from radit_jax.runtime.storage.fingerprints import canonical
 from radit_jax.runtime.storage.workdir import Workdir
 
@@ -334,6 +335,23 @@ def test_stages_that_train_are_told_what_to_trace(tmp_path, monkeypatch):
     traced = {name for name, profile in told.items() if profile == ProfileConfig("2:3")}
     assert traced == {"base/lm", "base/retriever", "lm_ft", "r_ft"}
     assert {told[name] for name in told if name not in traced} == {None}
+
+
+def test_a_manifest_says_what_its_stage_read_and_how_long_it_took(tmp_path, monkeypatch):
+    monkeypatch.setattr(Stage, "function", property(lambda stage: lambda inputs, output, **settings: {}))
+    run = Run(TINY, Workdir(tmp_path))
+    for stage in run.stages.values():
+        run.make(stage)
+    manifest = run.folders["lm_ft"].manifest
+    assert manifest["inputs"] == {
+        name: run.folders[name].fingerprint for name in ("corpus", "base/lm", "retrieve/lm_ft")
+    }
+    assert manifest["seconds"] >= 0 and manifest["device"] == "8 × cpu"
+    # A report finds the stages of a run by that.
+    found = run_folders(Workdir(tmp_path))
+    assert {name: folder.fingerprint for name, folder in found.items()} == {
+        name: folder.fingerprint for name, folder in run.folders.items() if name != "export"
+    }
 
 
 def test_a_stage_beyond_the_devices_memory_ends_with_what_to_set(tmp_path, monkeypatch):
