@@ -1,5 +1,6 @@
 """Which stage folders of a workdir belong to its last run, and what their manifests say."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,9 +56,13 @@ def run_folders(workdir: Workdir) -> dict[str, StageFolder]:
 
 def _published(workdir: Workdir) -> StageFolder | None:
     """The evaluation whose `results.json` lies at the workdir's top; None where there is none."""
-    file = workdir.path / "results.json"
-    results = parse_json(bytes_or_none(file) or b"{}", str(file), "Run --stage=evaluate again.")
-    folder = workdir.folder("evaluate", str(results.get("fingerprint", "none")))
+    data = bytes_or_none(workdir.path / "results.json")
+    # A person may have put another file there.
+    fingerprint = None
+    if data:
+        with contextlib.suppress(ValueError, AttributeError):
+            fingerprint = parse_json(data, "results.json", "").get("fingerprint")
+    folder = workdir.folder("evaluate", str(fingerprint))
     return folder if folder.complete else None
 
 
