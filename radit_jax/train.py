@@ -20,6 +20,7 @@ from radit_jax.pipeline.run_log import recorded
 from radit_jax.pipeline.runner import Run
 from radit_jax.report.writing import try_report
 from radit_jax.runtime.distributed import processes, topology
+from radit_jax.runtime.monitoring.progress import end_stages
 from radit_jax.runtime.monitoring.trackers import check_trackers
 from radit_jax.runtime.storage.workdir import Workdir
 
@@ -192,6 +193,7 @@ def execute(run: Run, kind: str) -> None:
             for stage in missing:
                 run.check_corpus()
                 run.make(stage)
+    end_stages()
 
     # 4) Show what there is to see.
     if kind == "score":

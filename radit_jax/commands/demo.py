@@ -107,8 +107,8 @@ class WholeRun:
     def __init__(self, bar: Any):
         # The total is in seconds, so that the bar moves evenly over stages of all lengths.
         self._bar = bar
-        total = sum(sum(loops.values()) for loops in SECONDS.values())
-        self._task = bar.add_task("demo", total=total)
+        self._total = sum(sum(loops.values()) for loops in SECONDS.values())
+        self._task = bar.add_task("demo", total=self._total)
         self._stage = ""
         self._title = ""
 
@@ -130,6 +130,11 @@ class WholeRun:
         facts = [f"{name} {value:.4g}" for name, value in loop.facts.items()]
         text = "  ".join([self._title, *facts[:1]])
         self._bar.update(self._task, completed=done, description=text)
+
+    def end_stages(self) -> None:
+        """Leave the whole bar above what follows."""
+        self._bar.update(self._task, completed=self._total, description="demo")
+        self._bar.stop()
 
 
 def seconds_before(stage: str, loop: str = "") -> int:

@@ -49,6 +49,9 @@ class Nothing:
     def show_loop(self, loop: Progress) -> None:
         """Show nothing."""
 
+    def end_stages(self) -> None:
+        """Show nothing."""
+
 
 @contextlib.contextmanager
 def copied_to(path: str) -> Iterator[None]:

@@ -8,7 +8,7 @@ import pytest
 from radit_jax import cli, config, train
 from radit_jax.commands import demo
 from radit_jax.pipeline.graph import stages
-from radit_jax.runtime.monitoring.progress import Progress, begin_stage, show_on
+from radit_jax.runtime.monitoring.progress import Progress, begin_stage, end_stages, show_on
 
 
 def test_the_bar_has_a_share_for_every_stage_of_tiny() -> None:
@@ -29,6 +29,9 @@ class Bar:
         assert task == 7
         self.shown.append((completed, description))
 
+    def stop(self):
+        self.shown.append("stopped")
+
 
 def test_the_bar_moves_by_the_share_of_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "SECONDS", {"corpus": {"corpus": 2}, "lm_ft": {"lm_ft": 4, "again": 6}})
@@ -38,12 +41,15 @@ def test_the_bar_moves_by_the_share_of_each_stage(monkeypatch: pytest.MonkeyPatc
         begin_stage("lm_ft")
         for name in ("lm_ft", "not in the table", "again"):
             Progress(4, name, "steps", stops=False).advance(3, loss=1.25)
+        end_stages()
     assert bar.shown == [
         (0, "stage 1/2 corpus"),
         (2, "stage 2/2 lm_ft"),
         (2 + 4 * 3 / 4, "stage 2/2 lm_ft  loss 1.25"),
         (None, "stage 2/2 lm_ft  loss 1.25"),  # where it was
         (2 + 4 + 6 * 3 / 4, "stage 2/2 lm_ft  loss 1.25"),
+        (2 + 4 + 6, "demo"),
+        "stopped",
     ]
 
 

@@ -28,6 +28,10 @@ class Display(Protocol):
         """A loop of that stage has advanced, or ends."""
         ...
 
+    def end_stages(self) -> None:
+        """All stages are done; results follow."""
+        ...
+
 
 _display: Display | None = None
 
@@ -47,6 +51,12 @@ def begin_stage(name: str) -> None:
     """Tell the display, where there is one, which stage the next loops belong to."""
     if _display is not None:
         _display.begin_stage(name)
+
+
+def end_stages() -> None:
+    """Tell the display, where there is one, that no loop follows."""
+    if _display is not None:
+        _display.end_stages()
 
 
 class Progress:
