@@ -296,7 +296,13 @@ def _is_loopback(host: str) -> bool:
 def _content_policy(page: str) -> str:
     """A policy that runs the page's own script and style, and nothing else."""
     # The page's own parts are known by their hashes.
-    parts = ["default-src 'none'", "connect-src 'self'", "base-uri 'none'", "form-action 'none'"]
+    parts = [
+        "default-src 'none'",
+        "img-src data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
     for element in ("script", "style"):
         text = re.search(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
         assert text is not None

@@ -6,13 +6,13 @@ import json
 import re
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from quick_service import Quick, with_client
 
 from radit_jax import ask
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.serving import server
 from radit_jax.serving.queue import QuestionQueue
-from radit_jax.serving.server import ServeOptions, make_app
+from radit_jax.serving.server import ServeOptions
 from radit_jax.serving.system import AnsweringSystem
 
 QUESTIONS = ["Who built Dray Tower?", "Where is it?", "Who?"]
@@ -21,17 +21,6 @@ QUESTIONS = ["Who built Dray Tower?", "Where is it?", "Who?"]
 @pytest.fixture(scope="module")
 def system(exported):
     return AnsweringSystem.load(TopLevelFolder(exported))
-
-
-def with_client(system, body, **options):
-    """What `body(client)` returns while the service runs."""
-
-    async def run():
-        app = make_app(system, ServeOptions(**options))
-        async with TestClient(TestServer(app)) as client:
-            return await body(client)
-
-    return asyncio.run(run())
 
 
 async def post(client, path, body, **options):
@@ -121,34 +110,6 @@ def test_a_bad_request_is_told_what_is_wrong(quick, path, body, message):
     status, answered = with_client(quick, lambda client: post(client, path, body))
     assert status == 400
     assert answered["error"]["message"].startswith(message)
-
-
-class Quick:
-    """Stands in for the models: answers at once, or when it may."""
-
-    questions_per_batch = 4
-
-    def __init__(self):
-        self.batches = []
-        self.fault = None
-
-    def one_at_a_time(self):
-        return self
-
-    def why_too_long(self, question):
-        return "expected a question of at most 5 tokens." if len(question) > 100 else ""
-
-    def retrieve(self, questions):
-        if self.fault:
-            raise self.fault
-        self.batches.append(list(questions))
-        return {"chunks": None}
-
-    def answer(self, questions, retrieved):
-        return [[{"text": question.upper(), "probability": 1.0}] for question in questions]
-
-    def describe_chunks(self, retrieved, place):
-        return {"chunks": []}
 
 
 @pytest.fixture
@@ -265,7 +226,9 @@ def test_the_page_runs_its_own_script_only_and_loads_nothing(quick):
             return response.headers["Content-Security-Policy"], await response.text()
 
     policy, page = with_client(quick, body)
-    assert policy.startswith("default-src 'none'; connect-src 'self'") and "unsafe" not in policy
+    assert (
+        policy.startswith("default-src 'none'; img-src data:; connect-src 'self'") and "unsafe" not in policy
+    )
     assert not re.search(r"https?://(?!host:8765)", page)
     assert "innerHTML" not in page
 
