@@ -11,7 +11,7 @@ from radit_jax import cli
 from radit_jax.commands import doctor
 
 PROJECT = tomllib.loads((pathlib.Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-FOR_DEVELOPMENT = {"test", "bench"}
+FOR_DEVELOPMENT = {"docs", "test", "bench"}
 
 
 def findings(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, str]]:
