@@ -25,6 +25,10 @@ from radit_jax.runtime.monitoring.trackers import check_trackers
 from radit_jax.runtime.storage.workdir import Workdir
 
 TINY = FOLDER / "tiny.py"
+WHERE_NOTHING_WAS_LEARNT = (
+    "bring more questions, try labels that prefer some chunks\n"
+    "      (r_ft.lm_score=mean_log_prob, r_ft.tau=0.25), or a lower optimizer.peak_lr"
+)
 PUBLISHED = ("results.json", "predictions*.jsonl", "kilt-*.jsonl")  # files of evaluate, for people
 
 
@@ -242,9 +246,9 @@ def publish_results(run: Run) -> None:
     # What can be done next.
     print(f"\nresults: {run.workdir.path / 'results.json'}, and in {name}/")
     if learnt_nothing(best_steps):
-        print("next: docs/concepts/evaluation.md has what to try where a run learnt nothing")
+        print(f"next: {WHERE_NOTHING_WAS_LEARNT}")
     elif results["systems"] if "systems" in results else results["average"]:
-        print(f'next: python -m radit_jax.ask "QUESTION" --workdir={run.workdir.path}')
+        print(f'next: radit ask "QUESTION" --workdir={run.workdir.path}')
 
 
 def _training_facts(run: Run) -> tuple[dict[str, int], dict[str, Any] | None]:

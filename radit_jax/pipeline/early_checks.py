@@ -7,13 +7,11 @@ from etils import epath
 from radit_jax.config import Experiment, Folder, Instructions
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.artifacts.scores_file import read_scores
-from radit_jax.data.readers.documents import corpus_format
+from radit_jax.data.readers.documents import Passages, corpus_format
 from radit_jax.data.sources import folder, instructions
-from radit_jax.data.sources.small_data import small_data_warnings
+from radit_jax.data.sources.small_data import SMALL_BYTES, small_data_warnings
 from radit_jax.pipeline.stage import Stage
 from radit_jax.runtime.storage.stage_folder import StageFolder
-
-SMALL_BYTES = 64 << 20  # of data that a dry run reads whole
 
 
 def check_stored_models(stages: Iterable[Stage], absent: Mapping[str, str]) -> None:
@@ -69,7 +67,8 @@ def look_at_data(experiment: Experiment) -> list[str]:
 
     # Reading is what finds a wrong line.
     corpus = folder.read_folder(data, experiment.seed)
-    num_chunks = sum(1 for _ in corpus.chunks)
+    assert isinstance(corpus.chunks, Passages)
+    num_chunks = len(corpus.chunks)
     check_num_chunks(experiment, num_chunks)
     parts = [f"{len(questions):,} {split}" for split, questions in corpus.questions.items()]
     lines = [f"data       {num_chunks:,} chunks; {', '.join(parts)} questions"]

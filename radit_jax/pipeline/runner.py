@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from etils import epath
+
 from radit_jax.config import Experiment, Instructions, checkpoint_folder
 from radit_jax.config.descriptions import settings_by_path
 from radit_jax.config.renamed_settings import with_new_names, with_old_names
@@ -136,7 +138,12 @@ class Run:
         for stage in stages:
             if stage.kind == "corpus":
                 sources.update(stage.sources)
-        if not sources or self.absent.keys() & sources:
+        absent = sorted(self.absent.keys() & sources)
+        # What is there and cannot be read is an error; what is not there may come.
+        for source in absent:
+            if epath.Path(source).exists():
+                raise ValueError(self.absent[source])
+        if not sources or absent:
             return []
         return early_checks.look_at_data(self.experiment)
 

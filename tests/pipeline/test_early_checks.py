@@ -129,6 +129,22 @@ def test_a_wrong_line_of_small_data_is_an_error_of_the_dry_run(tmp_path, capsys)
     assert "passages.jsonl line 61: expected a field text or contents" in capsys.readouterr().err
 
 
+def test_a_form_that_no_reader_knows_is_an_error_of_the_dry_run(tmp_path, capsys):
+    folder(tmp_path / "mine")
+    (tmp_path / "mine" / "passages.jsonl").rename(tmp_path / "mine" / "passages.docx")
+    experiment = tmp_path / "mine.py"
+    experiment.write_text(
+        "from dataclasses import replace\nfrom radit_jax.config import Folder, load_experiment\n"
+        "def experiment():\n"
+        f"    data = Folder(folder={str(tmp_path / 'mine')!r}, passages_file='passages.docx')\n"
+        "    return replace(load_experiment('tiny'), name='mine', data=data)\n"
+    )
+    assert dry_run(tmp_path, f"--experiment={experiment}") == 1
+    said = capsys.readouterr()
+    assert "would run  corpus" in said.out
+    assert "passages.docx: expected a name that says its format" in said.err
+
+
 def test_a_corpus_smaller_than_a_query_asks_for_is_an_error_of_the_dry_run(tmp_path):
     with pytest.raises(ValueError, match="retrieve.num_chunks: expected at most 9 chunks, which is all"):
         look_at_data(folder(tmp_path, num_passages=10, num_questions=10))

@@ -11,6 +11,7 @@ from radit_jax.config import Folder
 from radit_jax.data.artifacts.corpus import CorpusData
 from radit_jax.data.batches.cloze import questions_on
 from radit_jax.data.readers.documents import (
+    Passages,
     corpus_files,
     corpus_format,
     find_corpus,
@@ -21,9 +22,9 @@ from radit_jax.data.readers.lines import one_of
 from radit_jax.data.readers.questions import read_questions
 from radit_jax.data.records import Chunk
 from radit_jax.data.sources.folder import question_names, read_folder
+from radit_jax.data.sources.small_data import SMALL_BYTES
 
 TABLES = (".jsonl", ".json", ".tsv", ".csv", ".parquet")
-SMALL_BYTES = 64 << 20  # of data that is read whole, to count it
 MANY_DOCUMENTS = 30  # from which on questions made of the text may be divided by their documents
 ASKED_CHUNKS = 2000  # at most, on which questions are made
 FEWEST_CHUNKS = 11  # a ranking is judged to rank 10, and a text's own chunk is left out
@@ -163,7 +164,8 @@ def look_at(settings: Folder, made_file: Path) -> FoundData:
     size = sum(file.stat().length for file in corpus_files(passages))
     corpus = read_folder(settings, 0) if size <= SMALL_BYTES else None
     if corpus is not None:
-        _check_size(passages, sum(1 for _ in corpus.chunks))
+        assert isinstance(corpus.chunks, Passages)
+        _check_size(passages, len(corpus.chunks))
     return FoundData(settings, passages, form, corpus, made)
 
 

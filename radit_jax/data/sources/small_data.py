@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from radit_jax.data.records import Question
 from radit_jax.text.statistics import share_interval
 
+SMALL_BYTES = 16 << 20  # of files that are read whole before a run, in a second or two
 # Fewer groups of questions than these are worth a warning.
 FEW_TRAIN = 200
 FEW_DEV = 50
