@@ -76,7 +76,7 @@ def read_run(
         time_use=times,
         signal=_signal(folders),
         counts=counts_of(stages),
-        licences=origins(stages),
+        licences=origins(folders),
         settings=settings,
         runs=runs,
         differences=paper_differences(workdir),

@@ -161,12 +161,12 @@ def _by_path(section: Mapping[str, Any], path: str) -> dict[str, Any]:
     return found
 
 
-def origins(stages: Sequence[StageRecord]) -> list[Origin]:
-    """The checkpoints and labels that the models were made of, with their licences."""
-    found = []
-    for stage in stages:
-        for key in ("origin", "chunk_origin"):
-            fields = stage.facts.get(key)
-            if fields:
-                found.append(Origin(**fields))
-    return list(dict.fromkeys(found))
+def origins(folders: Folders) -> list[Origin]:
+    """What the models were made of, with their licences, as far as the stages have finished."""
+    from radit_jax.runtime.pretrained.licences import (
+        origins_of_run,  # it reads checkpoints, and starts slowly
+    )
+
+    names = ("base/lm", "base/retriever", "score", "corpus")
+    manifests = [folders[name].manifest if name in folders else None for name in names]
+    return origins_of_run(*manifests)

@@ -15,7 +15,6 @@ import functools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,12 +32,12 @@ from radit_jax.retrieval.search import Searcher, tuned_inputs
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.mesh import make_mesh
 from radit_jax.runtime.pretrained.hf_export import ADAPTERS, export_hf
-from radit_jax.runtime.pretrained.licences import origin
+from radit_jax.runtime.pretrained.licences import origins_of_run
 from radit_jax.runtime.pretrained.model_io import Model, load_model
 from radit_jax.runtime.pretrained.router import TOWERS, write_router
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
-from radit_jax.text.card import Origin, model_card
+from radit_jax.text.card import model_card
 from radit_jax.text.exchange import trec_qrels, trec_run
 from radit_jax.text.model_cards import CardFacts, adapter_card, lm_card, retriever_card
 
@@ -86,7 +85,8 @@ def run(
 
     # 3) For others: the model card, what was retrieved, the scores, the models in their forms.
     results = inputs["evaluated"].read_json("results.json") if export.measured else None
-    origins = _origins(inputs)
+    made_of = ("base_lm", "retriever", "scores", "corpus")
+    origins = origins_of_run(*(inputs[name].manifest for name in made_of))
     card = model_card(origins, results)
     output.write("README.md", card.encode())
     if export.run_depth:
@@ -147,37 +147,6 @@ def _publish(
 
 def _write_card(output: TopLevelFolder, folder: str, card: str) -> None:
     (output.path / folder / "README.md").write_text(card)
-
-
-def _origins(inputs: StageInputs) -> list[Origin]:
-    """What the models were made of, as the stages recorded it, with the data."""
-    lm, retriever = inputs["base_lm"].manifest, inputs["retriever"].manifest
-    recorded = {
-        "language model": lm.get("origin"),
-        "query encoder": retriever.get("origin"),
-        "chunk encoder": retriever.get("chunk_origin"),
-    }
-    models = []
-    for role, fields in recorded.items():
-        models.append(Origin(**fields) if fields else Origin(role, "trained from scratch", "none"))
-
-    # Labels may come from another model than the run's own.
-    labels = inputs["scores"].manifest.get("origin")
-    if labels and labels["name"] != (recorded["language model"] or {}).get("name"):
-        models.append(Origin(**labels)._replace(role="labels"))
-
-    # A licence lies in the folder of the data, next to their files.
-    corpus = inputs["corpus"].manifest
-    data = corpus.get("settings", {}).get("data", {})
-    if data.get("class") == "Instructions":
-        passages, datasets = corpus["passages"], data["datasets"]
-        folder = Path(passages)
-        if not folder.is_dir():
-            folder = folder.parent
-        return [*models, origin("corpus", passages, folder), origin("data", datasets, Path(datasets))]
-    if "folder" in data:
-        return [*models, origin("data", data["folder"], Path(data["folder"]))]
-    return [*models, Origin("data", "a generated world", "none")]
 
 
 def _write_runs(

@@ -25,7 +25,12 @@ def test_a_run_has_its_name_results_stages_and_counts(tmp_path):
     assert r_ft.settings["r_ft"]["tau"] == 1 and {"jax", "numpy"} <= set(r_ft.versions)
     assert run.signal == [{"effective_chunks": 1.5, "flat_targets": 0.25}]
     assert run.counts == {"lm_ft truncated_chunks": 3}
-    assert [(origin.name, origin.licence) for origin in run.licences] == [("lab/small", "mit")]
+    assert [(origin.role, origin.name, origin.licence) for origin in run.licences] == [
+        ("language model", "lab/small", "mit"),
+        ("query encoder", "trained from scratch", "none"),
+        ("chunk encoder", "trained from scratch", "none"),
+        ("data", "mine", ""),
+    ]
 
 
 def test_the_stages_are_those_that_evaluation_read_whatever_was_made_since(tmp_path):
@@ -64,7 +69,7 @@ def test_a_run_that_is_not_evaluated_yet_says_so(tmp_path):
     workdir = Workdir(tmp_path / "begun")
     finish(workdir, "lm_ft")
     run = read_run(workdir.path)
-    assert run.results == {} and run.experiment == "begun"
+    assert run.results == {} and run.experiment == "begun" and run.licences == []
     assert run.lacks == ["Nothing was evaluated yet: run --stage=evaluate."]
 
 

@@ -1,13 +1,16 @@
 """The licence of a checkpoint or of data, by its own files, or else by what its page is known to say."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from radit_jax.runtime.pretrained.gguf_file import is_gguf, open_gguf
 from radit_jax.runtime.pretrained.hf_config import REMEDY
 from radit_jax.runtime.storage.files import read_json
 from radit_jax.text.card import Origin
 
+Manifest = Mapping[str, Any]
 READ = 1 << 16  # bytes of a README or a licence that are read
 LONGEST = 80  # characters of others' text in a model card
 
@@ -52,6 +55,55 @@ def origin(role: str, source: str, folder: Path) -> Origin:
         if licence:
             return Origin(role, name, _one_line(licence).lower(), _one_line(where), hub_id)
     return Origin(role, name, "", hub_id=hub_id)
+
+
+def origins_of_run(
+    lm: Manifest | None,
+    retriever: Manifest | None,
+    scores: Manifest | None,
+    corpus: Manifest | None,
+) -> list[Origin]:
+    """What a run's models were made of, by the manifests of its stages, and its data.
+
+    The manifests are those of the untuned models, of the scores and of the corpus; None of a stage that has
+    not finished.
+    """
+    # 1) The untuned models.
+    recorded: dict[str, Any] = {}
+    if lm is not None:
+        recorded["language model"] = lm.get("origin")
+    if retriever is not None:
+        recorded["query encoder"] = retriever.get("origin")
+        recorded["chunk encoder"] = retriever.get("chunk_origin")
+    origins = []
+    for role, fields in recorded.items():
+        made_here = Origin(role, "trained from scratch", "none")
+        origins.append(Origin(**fields) if fields else made_here)
+
+    # 2) Labels may come from another model than the run's own.
+    labels = scores.get("origin") if scores is not None else None
+    own = recorded.get("language model") or {}
+    if labels and labels["name"] != own.get("name"):
+        origins.append(Origin(**labels)._replace(role="labels"))
+
+    # 3) The data.
+    if corpus is not None:
+        origins += _data_origins(corpus)
+    return origins
+
+
+def _data_origins(corpus: Manifest) -> list[Origin]:
+    """Where passages and questions come from. A licence lies in the folder of the data, next to their files."""
+    data = corpus.get("settings", {}).get("data", {})
+    if data.get("class") == "Instructions":
+        passages, datasets = corpus["passages"], data["datasets"]
+        folder = Path(passages)
+        if not folder.is_dir():
+            folder = folder.parent
+        return [origin("corpus", passages, folder), origin("data", datasets, Path(datasets))]
+    if "folder" in data:
+        return [origin("data", data["folder"], Path(data["folder"]))]
+    return [Origin("data", "a generated world", "none")]
 
 
 def _front_matter(path: Path) -> str:
