@@ -6,6 +6,7 @@ from typing import Any
 
 from radit_jax.config.renamed_settings import with_new_names
 from radit_jax.report.run_records import StageRecord
+from radit_jax.runtime.pretrained.licences import origins_of_run
 from radit_jax.runtime.storage.entries import bytes_or_none
 from radit_jax.runtime.storage.files import parse_json
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -163,10 +164,6 @@ def _by_path(section: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 def origins(folders: Folders) -> list[Origin]:
     """What the models were made of, with their licences, as far as the stages have finished."""
-    from radit_jax.runtime.pretrained.licences import (
-        origins_of_run,  # it reads checkpoints, and starts slowly
-    )
-
     names = ("base/lm", "base/retriever", "score", "corpus")
     manifests = [folders[name].manifest if name in folders else None for name in names]
     return origins_of_run(*manifests)

@@ -93,7 +93,7 @@ def origins_of_run(
 
 
 def _data_origins(corpus: Manifest) -> list[Origin]:
-    """Where passages and questions come from. A licence lies in the folder of the data, next to their files."""
+    """Where passages and questions come from. Their folder holds the licence, next to their files."""
     data = corpus.get("settings", {}).get("data", {})
     if data.get("class") == "Instructions":
         passages, datasets = corpus["passages"], data["datasets"]
