@@ -243,6 +243,10 @@ def answer_spans(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
     >>> answer_spans("The Seine, and the river Seine.", ["Seine", "River Seine"])
     [(4, 9), (19, 30)]
     """
+    # Most texts hold none, which takes a tenth of the time to see.
+    if not contains_answer(text, answers):
+        return []
+
     # 1) Every run of words that is one of the answers.
     text_words = word_spans(text)
     other_words = [word for word in text_words if word[0] not in _ARTICLES]
