@@ -17,7 +17,7 @@ _is_command = _program == "-m" or os.path.basename(_program) == "radit"
 if _is_command and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from typing import Any  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 from radit_jax import renamed  # noqa: E402
 
@@ -36,6 +36,17 @@ _LAZY = {
     "train_query_encoder": ("api.training", "train_query_encoder"),
     "tune_lm": ("api.language_model", "tune_lm"),
 }
+
+# Type checkers and editors read them here.
+if TYPE_CHECKING:
+    from radit_jax.api.finished_run import open_run as open  # noqa: F401
+    from radit_jax.api.language_model import answer_from_chunks as answer  # noqa: F401
+    from radit_jax.api.language_model import score_pairs as score_pairs
+    from radit_jax.api.language_model import tune_lm as tune_lm
+    from radit_jax.api.retriever import Retriever as Retriever
+    from radit_jax.api.training import Training as Training
+    from radit_jax.api.training import train_query_encoder as train_query_encoder
+    from radit_jax.method import losses as losses
 
 
 def __getattr__(name: str) -> Any:

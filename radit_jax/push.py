@@ -8,6 +8,7 @@ and the model cards, and sends nothing. The token is the one that `hf auth login
 import argparse
 import contextlib
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ def push_command(options: argparse.Namespace) -> None:
     for upload in uploads:
         print(f"{upload.repository} ({visibility}): {upload.size / 1e6:,.2f} MB from {upload.folder}")
         show_files(upload)
+        warn_of_name(upload)
         if options.dry_run:
             print(f"\n{printable_lines(upload.card)}")
     if options.dry_run:
@@ -139,6 +141,18 @@ def planned_uploads(export: TopLevelFolder, name: str, models: str = "") -> list
 def _is_sent(file: epath.Path) -> bool:
     # Neither a system's hidden files, nor the sidecars that a kill may leave.
     return not file.name.startswith(".") and not file.name.endswith(SIDECAR_SUFFIX)
+
+
+def warn_of_name(upload: Upload) -> None:
+    """Say where a model made of Llama 3 or 4 has a name that its licence does not allow."""
+    is_of_llama = re.search(r"^license: llama[34]", upload.card, re.MULTILINE) is not None
+    name = upload.repository.rpartition("/")[2]
+    if is_of_llama and not name.startswith("Llama"):
+        print(
+            f"warning: {upload.repository}: its licence asks for a name that begins with “Llama”. Push it as "
+            f"Llama-{name.removesuffix('-lm')}.",
+            file=sys.stderr,
+        )
 
 
 def show_files(upload: Upload) -> None:

@@ -100,6 +100,15 @@ def test_a_dry_run_shows_files_sizes_and_cards_and_sends_nothing(export, hub, ca
     assert ".DS_Store" not in printed
 
 
+def test_a_model_of_llama_3_has_to_be_called_so(export, hub, capsys) -> None:
+    card = export / "hf" / "lm" / "README.md"
+    card.write_text(CARD.replace("model-index", "license: llama3.2\nmodel-index"))
+    _, _, warned = run(capsys, "org/tuned", f"--export={export}", "--dry-run")
+    assert warned.count("begins with “Llama”") == 1 and "org/tuned-lm" in warned
+    _, _, warned = run(capsys, "org/Llama-tuned", f"--export={export}", "--dry-run")
+    assert not warned
+
+
 def test_some_of_the_models_can_be_sent(export, hub, capsys) -> None:
     run(capsys, "org/tuned", f"--export={export}", "--models=retriever", "--public")
     assert hub.calls[0] == ("create", "org/tuned-retriever", False, True) and len(hub.calls) == 2
