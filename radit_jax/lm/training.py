@@ -12,7 +12,7 @@ from radit_jax.config import LoraConfig, MeshConfig, OptimizerConfig, ProfileCon
 from radit_jax.data.batches.order import shuffled
 from radit_jax.data.batches.packing import PrefixTree, fill, has_continuations, pack, to_batch
 from radit_jax.method.likelihood import LmBatch, token_log_probs
-from radit_jax.method.optimizers import make_optimizer
+from radit_jax.method.optimizers import learning_rates, make_optimizer
 from radit_jax.method.steps import TrainState, init_state, make_lm_step
 from radit_jax.models.attention import max_segments
 from radit_jax.models.decoder import DecoderLm
@@ -157,7 +157,13 @@ def train_lm(
         batch_at=lambda step: put_batch(batch_at(step), devices, training.accumulate_steps),
         num_steps=training.optimizer.steps,
         saving=Saving(checkpoints, training.checkpoint_every),
-        reporting=Reporting(metrics, flops, training.profile, started),
+        reporting=Reporting(
+            metrics,
+            flops,
+            training.profile,
+            started,
+            learning_rates(training.optimizer),
+        ),
         validation=_loop_validation(validation, module, learner, devices) if validation else None,
     )
     facts: dict[str, Any] = {"steps": training.optimizer.steps}

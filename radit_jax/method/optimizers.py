@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from radit_jax.config import OptimizerConfig
 
-Schedule = Callable[[Any], Float[Array, ""]]  # from the step, counted from 0, to the learning rate
+Schedule = Callable[[Any], Float[Array, "*S"]]  # from steps, counted from 0, to learning rates
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -31,7 +31,7 @@ def learning_rate(config: OptimizerConfig, peak: float) -> Schedule:
     decay_start = max(config.warmup_steps, config.decay_from * config.steps)
     decay_steps = max(1, config.steps - decay_start)
 
-    def schedule(step: Any) -> Float[Array, ""]:
+    def schedule(step: Any) -> Float[Array, "*S"]:
         # Both shares go from 0 to 1: of the peak during warm-up, and of the way from the peak to the end.
         warm = jnp.minimum(1.0, (step + 1) / max(1, config.warmup_steps))
         decayed = jnp.clip((step - decay_start) / decay_steps, 0.0, 1.0)
@@ -40,6 +40,12 @@ def learning_rate(config: OptimizerConfig, peak: float) -> Schedule:
         return warm * (peak + (end - peak) * decayed)
 
     return schedule
+
+
+def learning_rates(config: OptimizerConfig) -> list[float]:
+    """The learning rate of each update."""
+    schedule = learning_rate(config, config.peak_lr)
+    return schedule(jnp.arange(config.steps)).tolist()
 
 
 def _adamw(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:

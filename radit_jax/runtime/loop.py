@@ -6,7 +6,7 @@ It also stops where SIGTERM or Ctrl-C was sent to any process: all at the same s
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -54,6 +54,7 @@ class Reporting:
     flops: Callable[[Values], float] | None = None  # an update's operations by its metrics, for the MFU
     profile: ProfileConfig | None = None  # the updates to trace; the trace lies next to the metrics
     started: float | None = None  # `time.monotonic` from which start-up counts; None: the call of `train`
+    learning_rates: Sequence[float] = ()  # of each update; empty: not reported
 
 
 def train(
@@ -97,7 +98,8 @@ def train(
         profile = reporting.profile
         traced_updates = profile.updates if profile else None
         tracer = Tracer(traced_updates, metrics.path.parent / "profile")
-        run = _Run(name, num_steps, saving, validation, metrics, bar, watch, tracer)
+        rates = reporting.learning_rates
+        run = _Run(name, num_steps, saving, validation, metrics, bar, watch, tracer, rates)
         try:
             for done in range(start, num_steps + 1):
                 # What is due at a restored step was done before that checkpoint was written, except for a
@@ -127,6 +129,7 @@ class _Run:
     bar: Progress
     watch: Watch
     tracer: Tracer
+    learning_rates: Sequence[float] = ()
     # Dispatched steps, and whether a process had been asked to stop by then.
     pending: deque[tuple[int, StepMetrics, Any]] = field(default_factory=deque)
     stopping: bool = False  # the same on all processes, because they settle the same steps
@@ -173,6 +176,8 @@ class _Run:
             self.stopping |= bool(stop_asked)
             on_host = jax.device_get(metrics)
             values = {key: float(value) for key, value in on_host.items()}
+            if self.learning_rates:
+                values["learning_rate"] = float(self.learning_rates[step_number - 1])
             self.metrics.write(step_number, self.name, values)
             loss = values["loss"]
             if not math.isfinite(loss):

@@ -24,7 +24,7 @@ from radit_jax.data.batches.packing import PrefixTree, span, to_batch
 from radit_jax.data.records import Chunk
 from radit_jax.lm.training import LmTraining, PackedTrees, train_lm
 from radit_jax.method.likelihood import LmBatch
-from radit_jax.method.optimizers import make_optimizer
+from radit_jax.method.optimizers import learning_rates, make_optimizer
 from radit_jax.method.steps import ContrastiveBatch, init_state, make_contrastive_step
 from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
@@ -295,7 +295,12 @@ def _pretrain_retriever(
         batch_at=_contrastive_batches(prompted_groups, tokenizer, retriever, seed, devices),
         num_steps=retriever.optimizer.steps,
         saving=Saving(Checkpoints(output.path / "checkpoints"), CHECKPOINT_EVERY),
-        reporting=Reporting(Metrics(output.path / "metrics.jsonl"), profile=profile, started=started),
+        reporting=Reporting(
+            Metrics(output.path / "metrics.jsonl"),
+            profile=profile,
+            started=started,
+            learning_rates=learning_rates(retriever.optimizer),
+        ),
     )
 
     def tower(side: str) -> Model:

@@ -29,7 +29,7 @@ from radit_jax.data.records import Example
 from radit_jax.lm.lsr_diagnostics import report
 from radit_jax.lm.scoring import PairScorer, PairScores, every_pair, score_in_shards
 from radit_jax.method import losses
-from radit_jax.method.optimizers import make_optimizer
+from radit_jax.method.optimizers import learning_rates, make_optimizer
 from radit_jax.method.steps import init_state
 from radit_jax.retrieval.candidates import search_examples
 from radit_jax.retrieval.search import Encoder, Searcher
@@ -80,6 +80,7 @@ def run(
     checkpoints = Checkpoints(output.path / "checkpoints")
     validation = Validation(lambda s: learner.validate(s.params), r_ft.validate_every, select="mrr@10")
     signals = []
+    rates = learning_rates(r_ft.optimizer)
     for round_number, end in enumerate(_round_ends(r_ft)):
         # A resumed run retrieves a round's candidates with the query encoder that it has come to.
         if (checkpoints.latest() or 0) > 0:
@@ -93,7 +94,7 @@ def run(
             batch_at=_batches(learner, scores, target_log_probs(scores, r_ft, temperature), order),
             num_steps=end,
             saving=Saving(checkpoints, r_ft.checkpoint_every),
-            reporting=Reporting(Metrics(output.path / "metrics.jsonl"), profile=profile, started=started),
+            reporting=Reporting(Metrics(output.path / "metrics.jsonl"), None, profile, started, rates),
             validation=validation,
         )
         started = time.monotonic()  # a round's start-up is its new candidates
@@ -103,12 +104,11 @@ def run(
     for name, tower in learner.tuned(checkpoints.restore_best(state.params)).items():
         save_model(output.path / name, tower)
         output.commit(name)
-    num_queries_seen = r_ft.optimizer.steps * r_ft.batch_size
     return {
         "steps": r_ft.optimizer.steps,
         "best_step": best_step,
         "dev_mrr@10": best_mrr,
-        "times_seen": round(num_queries_seen / len(candidates.examples), 2),
+        "times_seen": round(r_ft.optimizer.steps * r_ft.batch_size / len(candidates.examples), 2),
         "signal": signals,
     }
 

@@ -8,7 +8,7 @@ import pytest
 from exact import EXACT, STORED, drawn_in_float64
 
 from radit_jax.config import DecoderConfig, OptimizerConfig
-from radit_jax.method.optimizers import learning_rate, make_optimizer
+from radit_jax.method.optimizers import learning_rate, learning_rates, make_optimizer
 from radit_jax.models.decoder import DecoderLm
 
 LLAMA = DecoderLm(
@@ -50,6 +50,9 @@ def by_name(tree):
 )
 def test_the_learning_rate_by_hand(config, expected):
     schedule = learning_rate(OptimizerConfig(**config), config["peak_lr"])
+    assert learning_rates(OptimizerConfig(**config)) == pytest.approx(
+        list(map(float, map(schedule, range(config["steps"]))))
+    )
     np.testing.assert_allclose([schedule(step) for step in range(len(expected))], expected, atol=EXACT)
 
 

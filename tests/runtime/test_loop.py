@@ -57,6 +57,7 @@ def run(
     validate=None,
     validate_every=0,
     select="",
+    learning_rates=(),
 ):
     return train(
         name="toy",
@@ -65,7 +66,7 @@ def run(
         batch_at=batch_at,
         num_steps=num_steps,
         saving=Saving(Checkpoints(folder / "checkpoints"), checkpoint_every),
-        reporting=Reporting(Metrics(folder / "metrics.jsonl")),
+        reporting=Reporting(Metrics(folder / "metrics.jsonl"), learning_rates=learning_rates),
         validation=validate and Validation(validate, validate_every, select),
     )
 
@@ -104,6 +105,14 @@ def test_it_takes_the_steps_in_order_and_writes_each_ones_metrics(tmp_path):
     assert lines_of(tmp_path) == [
         {"step": i + 1, "name": "toy", "loss": loss} for i, loss in enumerate(losses)
     ]
+
+
+def test_each_updates_learning_rate_is_among_its_metrics_also_after_a_kill(tmp_path):
+    rates = [0.5, 0.25, 0.125, 0.0625]
+    with pytest.raises(Killed):
+        run(tmp_path, 4, batch_at=killed_at(2), checkpoint_every=1, learning_rates=rates)
+    run(tmp_path, 4, learning_rates=rates)
+    assert [line["learning_rate"] for line in lines_of(tmp_path)] == rates
 
 
 @pytest.mark.parametrize("killed", [2, 5, 6, 10, 13])
