@@ -66,8 +66,9 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A finished run, made as a newcomer makes it: with a relative path."""
     folder = tmp_path_factory.mktemp("run")
     with contextlib.chdir(folder.parent):
-        code, _, err = run(pathlib.Path(folder.name), "--stage=all")
+        code, out, err = run(pathlib.Path(folder.name), "--stage=all")
     assert code == 0, err
+    assert "no report was written" not in out, out
     return folder
 
 
@@ -145,6 +146,11 @@ def test_a_stage_that_ran_before_compiles_nothing_again(tmp_path: pathlib.Path) 
 def test_results_lie_at_the_top_and_under_their_name(workdir: pathlib.Path) -> None:
     for name in ("results.json", "predictions.jsonl"):
         assert (workdir / "results" / "corpus-test" / name).read_bytes() == (workdir / name).read_bytes()
+
+
+def test_a_whole_run_leaves_a_page_of_it(workdir: pathlib.Path) -> None:
+    page = (workdir / "report.html").read_text()
+    assert "<h1>RA-DIT answers" in page and 'id="questions-0"' in page
 
 
 def test_tensorboard_has_the_figures_of_evaluation(workdir: pathlib.Path) -> None:

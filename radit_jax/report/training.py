@@ -50,6 +50,7 @@ NOT_SHOWN = {
 }  # of a step, not a rate
 FROM_ZERO = {"mfu", "fill", "learning_rate", "step_seconds", "hbm_peak_gigabytes"}
 JUMPY = {"loss", "grad_norm", "saturated_queries", "tokens_per_second_per_device", "step_seconds"}
+RATES = ("peak_lr", "end_lr", "decay_from")  # of an optimiser's settings
 MANY_POINTS = 40  # from here on a metric of each step is drawn with its running mean
 
 # Purposes of time, in the order and with the words of the chart; what is not named here is overhead.
@@ -143,14 +144,18 @@ def _learning_rate(
     # Optax is slow to import, and --help does not need it.
     from radit_jax.method.optimizers import learning_rate
 
-    fields = {field.name for field in dataclasses.fields(OptimizerConfig)}
-    known = {name: value for name, value in optimizer.items() if name in fields}
-    config = OptimizerConfig(**known)
+    # What the schedule depends on. A manifest has 0 for 0.0.
+    counts: dict[str, Any] = {
+        name: int(optimizer[name]) for name in ("steps", "warmup_steps") if name in optimizer
+    }
+    rates: dict[str, Any] = {name: float(optimizer[name]) for name in RATES if name in optimizer}
+    decay = optimizer.get("decay", "linear")
+    config = OptimizerConfig(**counts, **rates, decay=decay)
     schedule = learning_rate(config, config.peak_lr)
     # Metrics count updates from 1, the schedule those before.
-    rates = [float(schedule(step - 1)) for step in steps]
+    values = [float(schedule(step - 1)) for step in steps]
     no_times = [0.0] * len(steps)
-    return [Series(stage, stage, steps, no_times, {"learning_rate": rates})]
+    return [Series(stage, stage, steps, no_times, {"learning_rate": values})]
 
 
 def _metric_charts(

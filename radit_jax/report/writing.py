@@ -54,7 +54,7 @@ def try_report(workdir: epath.PathLike, scratch: epath.PathLike | None = None) -
     try:
         print(f"report: {write_report(workdir, scratch)}")
     except Exception as error:
-        reason = one_line(error) or f"{type(error).__name__}: {error}"
+        reason = one_line(error) or type(error).__name__ + ": " + " ".join(str(error).split())
         print(
             f"warning: no report was written ({reason}). "
             f"Repeat it with python -m radit_jax.report --workdir={workdir}"

@@ -126,7 +126,14 @@ SIGNAL = {
     "mixed_lm_first": 0.9,
     "mixed_retriever_first": 0.4,
 }
-OPTIMIZER = {"class": "OptimizerConfig", "steps": 4, "peak_lr": 0.5, "warmup_steps": 2, "decay": "linear"}
+OPTIMIZER = {
+    "class": "OptimizerConfig",
+    "steps": 4,
+    "peak_lr": 0.5,
+    "end_lr": 0,
+    "warmup_steps": 2,
+    "decay": "linear",
+}
 RUN = RunData(
     workdir="runs/small",
     experiment="small",

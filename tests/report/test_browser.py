@@ -215,7 +215,7 @@ def test_paper_has_the_figures_and_the_question_but_no_controls(open_page):
     page.set_viewport_size({"width": 680, "height": 900})  # a sheet's width
     for selector in ("nav", "#filters", "#list", "#count"):
         assert page.locator(selector).is_hidden(), selector
-    assert page.locator("#detail h3").is_visible() and page.locator("#answers svg").first.is_visible()
+    assert page.locator("#detail h3").is_visible() and page.locator("#answers .narrow svg").first.is_visible()
     assert brightness(page, "body", "color") < 60  # dark ink, whatever the screen has
     assert page.pdf(format="A4").startswith(b"%PDF")
 
