@@ -26,6 +26,7 @@ from radit_jax.lm import scoring
 from radit_jax.lm.answering import Answer
 from radit_jax.lm.scoring import NO_CHUNK
 from radit_jax.models.decoder import DecoderLm
+from radit_jax.report.asked_questions import asked_questions
 from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import Model, load_model, save_model
 from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer
@@ -325,6 +326,21 @@ def test_every_task_has_details_that_give_its_probabilities_back(finished):
                 for candidate in line["candidates"][name]:
                     mixed = np.exp(np.add(weights, candidate["log_probs"])).sum()
                     assert candidate["probability"] == pytest.approx(mixed, rel=2e-4)
+
+
+def test_a_report_reads_every_tasks_questions_with_their_scores(finished):
+    output, _ = finished
+    results = output.read_json("results.json")
+    asked = asked_questions(output, results, ())
+    assert Counter(question.task for question in asked) == {"hotpotqa": 3, "piqa": 4, "towers": 2}
+    for task, of_task in results["tasks"].items():
+        for system in SYSTEMS:
+            scores = [question.scores[system] for question in asked if question.task == task]
+            mean = of_task["systems"][system][of_task["metric"]]["value"]
+            assert np.mean(scores) == pytest.approx(mean)
+    for question in asked:
+        answer = question.answers()["radit"]
+        assert answer.candidates[0].text.strip() == answer.text and answer.is_cut is not None
 
 
 def test_a_task_without_queries_is_evaluated_once_by_each_language_model(finished):
