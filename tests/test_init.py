@@ -6,7 +6,7 @@ import pathlib
 import pytest
 import small
 
-from radit_jax import config, init, new_experiment
+from radit_jax import config, init, new_experiment, train
 from radit_jax.config import DecoderConfig
 from radit_jax.runtime.pretrained.hf_export import export_hf
 
@@ -115,3 +115,13 @@ def test_a_large_network_learns_adapters():
     )
     # Llama 3.2 1B has 1,235,814,400 parameters, 67,584 of them in its 33 norms.
     assert new_experiment.parameters_of(llama) == 1_235_814_400 - 33 * 2048
+
+
+@pytest.mark.slow
+def test_the_experiment_runs_whole_and_ends_in_a_verdict(mine, checkpoints, capsys):
+    assert run(mine, "--lm", checkpoints / "lm", "--encoder", checkpoints / "encoder") == 0
+    assert train.main(["--experiment=my_docs.py", "--workdir=run"]) == 0
+    said = capsys.readouterr().out
+    assert "of 4 questions [" in said and "cannot tell from none" in said
+    assert "answers, 4 questions\n" in said
+    assert pathlib.Path("run/export/lm").is_dir()
