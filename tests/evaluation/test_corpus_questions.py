@@ -84,15 +84,18 @@ def test_a_figure_is_the_mean_over_questions(evaluation):
     figures = evaluation().figures.means(results_of(1.0, 0.0, 0.0, 0.0), ("exact_match", "f1"))
     assert figures["exact_match"]["value"] == 0.25
     assert figures["f1"]["value"] == 0.125
-    assert figures["exact_match"]["low"] == 0.0 < 0.25 < figures["exact_match"]["high"]
+    # Wilson's interval of one right answer of four.
+    assert figures["exact_match"]["low"] == pytest.approx(0.0456, abs=1e-4)
+    assert figures["exact_match"]["high"] == pytest.approx(0.6994, abs=1e-4)
 
 
 def test_a_gain_is_after_minus_before_on_the_same_questions(evaluation):
     before, after = results_of(0.0, 1.0, 0.0, 0.0), results_of(1.0, 1.0, 0.0, 0.0)
     assert evaluation().figures.gain(after, before, "exact_match")["value"] == 0.25
     assert evaluation().figures.gain(before, after, "exact_match")["value"] == -0.25
-    # Unpaired, two systems that agree on every question would differ by chance.
-    assert evaluation().figures.gain(after, after, "exact_match") == {"value": 0.0, "low": 0.0, "high": 0.0}
+    # Four questions on which two systems agree leave room for a difference, either way alike.
+    same = evaluation().figures.gain(after, after, "exact_match")
+    assert same["value"] == 0.0 and same["high"] == -same["low"] == pytest.approx(0.462, abs=1e-3)
 
 
 def test_questions_of_a_group_are_drawn_together(evaluation):
@@ -109,7 +112,7 @@ def test_questions_of_a_group_are_drawn_together(evaluation):
 def test_questions_whose_data_name_no_group_are_drawn_apart(evaluation):
     apart = evaluation([replace(question, group="") for question in FOUR])
     figure = apart.figures.means(results_of(1.0, 0.0, 0.0, 0.0), ("exact_match",))["exact_match"]
-    assert (figure["low"], figure["value"], figure["high"]) == (0.0, 0.25, 0.75)
+    assert (figure["low"], figure["value"], figure["high"]) == pytest.approx((0.0456, 0.25, 0.6994), abs=1e-4)
     gain = apart.figures.gain(results_of(1.0, 0.0, 0.0, 0.0), results_of(0.0, 0.0, 0.0, 0.0), "exact_match")
     assert gain["low"] < gain["value"] < gain["high"]
 

@@ -128,8 +128,9 @@ def test_texts_have_the_sum_of_their_tokenisations_in_the_mixture(params, answer
         assert set(tokens) == {slow_greedy(params, prompt) for prompt in prompts}
         told = merge_equal_texts(candidates, read)
         sums = text_sums(mixed, tokens)
-        assert set(dict(told)) == set(sums)
-        assert_stored([np.log(dict(told)[text]) for text in sums], np.log([*sums.values()]))
+        probabilities = {answer.text: answer.probability for answer in told}
+        assert set(probabilities) == set(sums)
+        assert_stored([np.log(probabilities[text]) for text in sums], np.log([*sums.values()]))
         assert told == sorted(told, key=lambda answer: -answer.probability)
         several += len(told) < len(candidates)
     assert several > 0

@@ -131,7 +131,13 @@ def test_scores_of_a_file_are_the_target_of_r_ft_bit_by_bit_as_those_that_were_e
     output = Workdir(tmp_path).folder("score", "imported")
     facts = score.run_imported(folders, output, file=str(file), mesh=MeshConfig())
     assert (facts["examples"], facts["pairs"], facts["truncated"], facts["scorer"]) == (4, 8, 1, "base")
-    assert facts["origin"] == {"role": "labels", "name": "base", "licence": "", "source": ""}
+    assert facts["origin"] == {
+        "role": "labels",
+        "name": "base",
+        "licence": "",
+        "source": "",
+        "hub_id": "",
+    }
     imported = Scores.load(output)
     for name, array in dataclasses.asdict(scored).items():
         np.testing.assert_array_equal(getattr(imported, name), array)

@@ -39,7 +39,7 @@ def in_page(body, *, hash="", **options):
 async def ask(page, question):
     await page.fill("#question", question)
     await page.click("#ask")
-    await page.wait_for_function("!document.getElementById('ask').disabled")
+    await page.wait_for_selector("#ask:enabled")
 
 
 def test_a_question_shows_its_answers_and_chunks_as_text_on_a_phone():
