@@ -194,9 +194,9 @@ def execute(run: Run, kind: str) -> None:
         processes.on_process_zero("the scores", lambda: run.check_scores(missing))
         prepare_jax(run.workdir)
         with recorded(run.experiment, run.workdir.path, names):
-            for stage in missing:
+            for number, stage in enumerate(missing, 1):
                 run.check_corpus()
-                run.make(stage)
+                run.make(stage, f"{number}/{len(missing)}")
     end_stages()
 
     # 4) Show what there is to see.

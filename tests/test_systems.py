@@ -147,7 +147,9 @@ def paused_in(
 
         def begun() -> Iterator[str]:
             for line in process.stdout:
-                stage = line.removeprefix("── ").partition(":")[0].partition("/")[0]
+                # ── 3/12 base/lm: was never run
+                title = line.partition(":")[0].split()
+                stage = title[-1].partition("/")[0] if title else ""
                 if line.startswith("──") and stage in stages:
                     process.send_signal(signal.SIGSTOP)
                     yield stage

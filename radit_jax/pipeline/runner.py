@@ -196,11 +196,12 @@ class Run:
         changes = differences(earlier[-1], canonical(stage.settings))
         return "changed: " + "; ".join(changes) if changes else "what it reads has changed"
 
-    def make(self, stage: Stage) -> None:
-        """Run one stage and commit what it made."""
+    def make(self, stage: Stage, place: str = "") -> None:
+        """Run one stage and commit what it made; `place` says where it stands among others, as 3/12."""
         output = self.folders[stage.name]
         inputs = self._inputs(stage)
-        print(f"── {stage.name}: {self.why(stage)}", flush=True)
+        title = f"{place} {stage.name}".lstrip()
+        print(f"── {title}: {self.why(stage)}", flush=True)
         begin_stage(stage.name)
         start = time.monotonic()
         output.fetch_logs()
