@@ -13,7 +13,7 @@ from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `radit serve`."""
-    p = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    p = argparse.ArgumentParser(description="Answer questions on a page and in JSON, until Ctrl-C.")
     add_export(p)
     add_options(p)
     p.set_defaults(run=serve_export)
@@ -56,14 +56,16 @@ def serve_export(options: argparse.Namespace) -> None:
     """Answer over HTTP until Ctrl-C or SIGTERM; ValueError where aiohttp is not installed."""
     if importlib.util.find_spec("aiohttp") is None:
         raise ValueError("ask: expected aiohttp for a service, got none. pip install 'radit_jax[serve]'.")
-    from radit_jax.serving.server import ServeOptions, serve
+    from radit_jax.serving.server import ServeOptions, check_port, serve
     from radit_jax.serving.system import AnsweringSystem
 
-    # A wrong address is refused before the models are read.
+    # A wrong address or a taken port is refused before the models are read.
     serving = ServeOptions(
         options.host,
         options.port,
         token=os.environ.get("RADIT_SERVE_TOKEN", ""),
         max_waiting=options.max_waiting,
     )
-    serve(AnsweringSystem.load(find_export(options)), serving)
+    export = find_export(options)
+    check_port(serving)
+    serve(AnsweringSystem.load(export), serving)

@@ -19,9 +19,10 @@ import ipaddress
 import json
 import pathlib
 import re
+import socket
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,11 +67,25 @@ class ServeOptions:
 def serve(system: QuestionAnswerer, options: ServeOptions) -> None:
     """Answer requests until Ctrl-C or SIGTERM."""
     app = make_app(system, options)
-    try:
+    with _naming_port(options):
         web.run_app(app, host=options.host, port=options.port, print=_say_where, access_log=None)
+
+
+def check_port(options: ServeOptions) -> None:
+    """Refuse a port that another program has, before the models are read."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    with _naming_port(options), socket.create_server((options.host, options.port), family=family):
+        pass
+
+
+@contextlib.contextmanager
+def _naming_port(options: ServeOptions) -> Iterator[None]:
+    """Let an address that cannot be listened on be an error that a person can correct."""
+    try:
+        yield
     except OSError as error:
         raise ValueError(
-            f"ask: expected a free port on {options.host}, got {options.port} ({error.strerror}). "
+            f"serve: expected a free port on {options.host}, got {options.port} ({error.strerror}). "
             "Name another with --port."
         ) from error
 

@@ -243,7 +243,8 @@ def test_an_address_of_others_takes_a_token_and_a_taken_port_is_an_error(quick):
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         other = loop.run_until_complete(asyncio.start_server(lambda *_: None, "127.0.0.1", 0))
         port = other.sockets[0].getsockname()[1]
-        with pytest.raises(ValueError, match=f"expected a free port on 127.0.0.1, got {port}"):
-            server.serve(quick, ServeOptions(port=port))
+        for listen in (lambda taken: server.serve(quick, taken), server.check_port):
+            with pytest.raises(ValueError, match=f"expected a free port on 127.0.0.1, got {port}"):
+                listen(ServeOptions(port=port))
         other.close()
         loop.run_until_complete(other.wait_closed())
