@@ -9,6 +9,7 @@ from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.artifacts.scores_file import read_scores
 from radit_jax.data.readers.documents import Passages, corpus_format
 from radit_jax.data.sources import folder, instructions
+from radit_jax.data.sources.found_data import unread_tables
 from radit_jax.data.sources.small_data import SMALL_BYTES, small_data_warnings
 from radit_jax.pipeline.stage import Stage
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -72,7 +73,11 @@ def look_at_data(experiment: Experiment) -> list[str]:
     check_num_chunks(experiment, num_chunks)
     parts = [f"{len(questions):,} {split}" for split, questions in corpus.questions.items()]
     lines = [f"data       {num_chunks:,} chunks; {', '.join(parts)} questions"]
-    surprises = [*folder.folder_warnings(corpus), *small_data_warnings(corpus.questions)]
+    surprises = [
+        *unread_tables(data),
+        *folder.folder_warnings(corpus),
+        *small_data_warnings(corpus.questions),
+    ]
     for surprise in surprises:
         lines.append(f"warning    {surprise}")
     return lines

@@ -46,6 +46,7 @@ class CorpusData:
     encoder_groups: Sequence[Sequence[tuple[str, str]]] = ()  # groups of (query, passage) hard to tell apart
     examples: Mapping[tuple[str, str], Sequence[tuple[Question, Example]]] = field(default_factory=dict)
     counts: Mapping[str, Any] = field(default_factory=dict)  # what was read and left out, for the manifest
+    first_of: Mapping[str, str] = field(default_factory=dict)  # the first of some counts, in words
 
 
 # ---- writing ----

@@ -1,30 +1,60 @@
 """Rows with named columns, of CSV with a head and of Parquet, as objects like those of JSON lines."""
 
+import csv
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from radit_jax.data.readers.lines import JsonObject, open_bytes, quoted, text_lines
+from radit_jax.data.readers.lines import JsonObject, one_of, open_bytes, quoted, text_lines
 from radit_jax.data.readers.tables import table_rows
 
 ANY_NUMBER = range(1, 1000)  # of columns
+_DELIMITERS = ",;|"
 _ROWS_AT_ONCE = 1024
 
+Columns = Sequence[Sequence[str]]  # sets of names, one of which a table has to have
 
-def csv_objects(path: epath.Path) -> Iterator[tuple[str, JsonObject]]:
+
+def csv_objects(path: epath.Path, expected: Columns = ()) -> Iterator[tuple[str, JsonObject]]:
     """(`FILE line N`, the row by the names of its columns) of a CSV file, whose first line names them.
 
-    A field in quotes may hold line ends.
+    Columns are parted by what parts those of the first line. A field in quotes may hold line ends. Raises
+    ValueError where the first line has none of the sets of names `expected`.
     """
-    rows = table_rows(path, delimiter=",", num_columns=ANY_NUMBER, quoting="csv")
+    rows = table_rows(path, delimiter=csv_delimiter(path), num_columns=ANY_NUMBER, quoting="csv")
     names: list[str] = []
     for where, row in rows:
         if not names:
             names = [name.strip() for name in row]
             _check_names(names, where)
+            _check_columns(names, expected, where)
             continue
         yield where, dict(zip(names, row, strict=True))
+
+
+def csv_delimiter(path: epath.Path) -> str:
+    """What parts the columns of a CSV file by its first line: a tab, a comma, a semicolon or a bar."""
+    head = _first_line(path)
+    # DPR's tables have commas in their questions, and one tab.
+    if "\t" in head:
+        return "\t"
+    try:
+        return csv.Sniffer().sniff(head, _DELIMITERS).delimiter
+    except csv.Error:  # one column
+        return ","
+
+
+def column_names(path: epath.Path) -> list[str]:
+    """What stands in the columns of a CSV file's first line."""
+    delimiter = csv_delimiter(path)
+    return [name.strip().strip('"') for name in _first_line(path).split(delimiter)]
+
+
+def _first_line(path: epath.Path) -> str:
+    for _, line in itertools.islice(text_lines(path), 1):
+        return line
+    return ""
 
 
 def _check_names(names: list[str], where: str) -> None:
@@ -36,25 +66,29 @@ def _check_names(names: list[str], where: str) -> None:
             )
 
 
-def has_named_columns(path: epath.Path, names: set[str]) -> bool:
-    """Whether the first line of a table has commas, no tab, and one of `names` as a column."""
-    first = next(itertools.islice(text_lines(path), 1), None)
-    if first is None or "\t" in first[1]:
-        return False
-    columns = {column.strip().strip('"') for column in first[1].split(",")}
-    return bool(columns & names)
+def _check_columns(names: Sequence[str], expected: Columns, where: str) -> None:
+    """Refuse a table that has none of the sets of names `expected`."""
+    if not expected or any(set(wanted) <= set(names) for wanted in expected):
+        return
+    wanted_names = one_of([" with ".join(wanted) for wanted in expected])
+    got = ", ".join(quoted(name) for name in names)
+    raise ValueError(f"{where}: expected the columns {wanted_names}, got {got}. Rename them there.")
 
 
-def parquet_objects(path: epath.Path) -> Iterator[tuple[str, JsonObject]]:
-    """(`FILE row N`, the row by the names of its columns) of a Parquet file, a part in memory at a time."""
+def parquet_objects(path: epath.Path, expected: Columns = ()) -> Iterator[tuple[str, JsonObject]]:
+    """(`FILE row N`, the row by the names of its columns) of a Parquet file, a part in memory at a time.
+
+    Raises ValueError where it has none of the sets of columns `expected`.
+    """
     import pyarrow
     from pyarrow import parquet
 
     with open_bytes(path) as file:
         try:
-            batches = parquet.ParquetFile(file).iter_batches(_ROWS_AT_ONCE)
+            table = parquet.ParquetFile(file)
+            _check_columns(table.schema_arrow.names, expected, f"{path}")
             number = 0
-            for batch in batches:
+            for batch in table.iter_batches(_ROWS_AT_ONCE):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path} row {number}", row

@@ -22,6 +22,7 @@ import fnmatch
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from etils import epath
@@ -58,7 +59,6 @@ _ID_FIELDS = ("id", "_id", "docid")
 _TEXT_FIELDS = ("text", "contents")
 _HEADS: tuple[set[str], ...] = ({"id", "text", "title"}, {"id", "text"}, {"text"})
 _TITLE_CHARACTERS = 200  # at most, of a first line of "contents" that is the title
-
 
 Reader = Callable[[epath.Path, Quoting], Iterator[Document]]
 
@@ -371,6 +371,9 @@ def _read_folder_of_documents(path: epath.Path, quoting: Quoting) -> Iterator[Do
             yield from _MARKUP[name](file, document_id)
 
 
+_TEXTS = [[name] for name in _TEXT_FIELDS]  # columns, one of which a table has
+_csv_rows = partial(csv_objects, expected=_TEXTS)
+_parquet_rows = partial(parquet_objects, expected=_TEXTS)
 # By name, in the order in which a file's name is compared with their patterns.
 _MARKUP = {"markdown": read_markdown, "html": read_html, "pdf": read_pdf}
 FORMATS: dict[str, Format] = {
@@ -379,8 +382,8 @@ FORMATS: dict[str, Format] = {
     "kilt": Format(("kilt_knowledgesource*",), read_kilt),
     "beir": Format(("corpus.jsonl",), _object_reader()),
     "jsonl": Format(("passages.jsonl",), _object_reader()),
-    "csv": Format(("passages.csv",), _object_reader(csv_objects, has_ids=False)),
-    "parquet": Format(("passages.parquet",), _object_reader(parquet_objects, has_ids=False)),
+    "csv": Format(("passages.csv",), _object_reader(_csv_rows, has_ids=False)),
+    "parquet": Format(("passages.parquet",), _object_reader(_parquet_rows, has_ids=False)),
     "text": Format(("*.txt",), _read_texts),
     "markdown": Format(("*.md", "*.markdown"), _markup_reader(read_markdown)),
     "html": Format(("*.html", "*.htm"), _markup_reader(read_html)),

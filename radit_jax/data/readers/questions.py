@@ -8,7 +8,8 @@
     queries.jsonl and qrels/train.tsv, dev.tsv, test.tsv                                              BEIR
     question <tab> ['answer', 'another']                                                  DPR's tables
     question                                                                              a line each
-    question,answer        in CSV with a head, or Parquet: the names of the first forms' fields
+    question,answer        in CSV with a head, or Parquet: the names of the first forms' fields; columns of
+                           CSV may be parted by a semicolon, a tab or a bar too
 
 The first four forms, and DPR's and KILT's, are told apart by the fields of each object; the objects stand in
 lines, or in one JSON list. Any file may be compressed. An id is a string or a whole number, and a string from
@@ -24,7 +25,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from radit_jax.data.readers.columns import csv_objects, has_named_columns, parquet_objects
+from radit_jax.data.readers.columns import column_names, csv_delimiter, csv_objects, parquet_objects
 from radit_jax.data.readers.documents import packed_or_plain
 from radit_jax.data.readers.lines import (
     JsonObject,
@@ -96,7 +97,12 @@ def read_asked(path: epath.Path) -> Iterator[tuple[JsonObject, str]]:
         for where, line in json_objects(path):
             yield line, checked(line, _question_field(line, where), "a string", where)
         return
-    for asked in FORMATS[name](path, "auto", Counter()):
+    # A table may have a head without answers, or none.
+    if name == "table":
+        read = _read_head_and_questions if _names_questions(path) else _read_rows
+    else:
+        read = FORMATS[name]
+    for asked in read(path, "auto", Counter()):
         fields = {"question": asked.question.question}
         if name == "beir":  # a table's rows have no ids of their own
             fields = {"id": asked.question.id, **fields}
@@ -308,12 +314,12 @@ def _beir_answers(line: JsonObject, where: str) -> Texts:
 
 
 def _read_parquet(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iterator[Asked]:
-    yield from _asked_objects(path, parquet_objects(path))
+    yield from _asked_objects(path, parquet_objects(path, _COLUMNS))
 
 
 def _with_lists(path: epath.Path) -> Iterator[tuple[str, JsonObject]]:
     """The rows of a CSV file with a head, with its cells that hold several answers or ids as lists."""
-    for where, line in csv_objects(path):
+    for where, line in csv_objects(path, _COLUMNS):
         for name in _LISTS & line.keys():
             text = line[name].strip()
             if text.startswith("["):
@@ -323,14 +329,37 @@ def _with_lists(path: epath.Path) -> Iterator[tuple[str, JsonObject]]:
         yield where, line
 
 
-def _read_table(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iterator[Asked]:
-    """DPR's tables of questions: the second column, if there is one, is a Python list of strings.
+def _names_questions(path: epath.Path) -> bool:
+    """Whether the first line of a table names a column of questions."""
+    names = column_names(path)
+    return any(form.question in names for form in _FORMS)
 
-    A table with commas and a head has our fields.
-    """
-    if has_named_columns(path, {form.question for form in _FORMS}):
+
+def _has_head(path: epath.Path) -> bool:
+    """Whether the first line of a table names its columns: DPR's do not, and have tabs."""
+    if _names_questions(path):
+        return True
+    is_csv = plain_name(path).endswith(".csv") and csv_delimiter(path) != "\t"
+    return is_csv and len(column_names(path)) > 1
+
+
+def _read_table(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iterator[Asked]:
+    """A table with a head has our fields; any other is DPR's."""
+    if _has_head(path):
         yield from _asked_objects(path, _with_lists(path))
-        return
+    else:
+        yield from _read_rows(path, quoting, counts)
+
+
+def _read_head_and_questions(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iterator[Asked]:
+    """The questions of a table with a head, without their answers."""
+    for where, line in csv_objects(path):
+        text = checked(line, _question_field(line, where), "a string", where)
+        yield Asked(Question("", text, ()), (), where)
+
+
+def _read_rows(path: epath.Path, quoting: Quoting, counts: Counter[str]) -> Iterator[Asked]:
+    """DPR's tables of questions: the second column, if there is one, is a Python list of strings."""
     file_name = plain_name(path)
     rows = table_rows(path, delimiter="\t", num_columns=(1, 2), quoting=quoting)
     for number, (where, row) in enumerate(rows, start=1):
@@ -349,6 +378,7 @@ _FORMS = (
     _Form("query", "response", _no_passages),
     _Form("input", "output", _kilt_passages),
 )
+_COLUMNS = tuple((form.question, form.answers) for form in _FORMS)
 _LISTS = {"answers", "golden_answers", "positive_passage_ids"}  # of a table's columns
 FORMATS: dict[str, Reader] = {
     "json": _read_json,

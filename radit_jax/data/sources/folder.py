@@ -108,8 +108,9 @@ def read_folder(settings: Folder, seed: int) -> CorpusData:
     """
     passages_file, *files = folder_files(settings)
     counts: Counter[str] = Counter()  # for the manifest
+    first_of: dict[str, str] = {}
     # 1) Divide the questions, and draw those of each part.
-    questions_by_file = _read_questions(files, settings, counts)
+    questions_by_file = _read_questions(files, settings, counts, first_of)
     parts = _split(_without_overlap(questions_by_file, counts), seed)
     drawn: dict[str, list[Asked]] = {}
     for part in SPLITS:
@@ -138,8 +139,9 @@ def read_folder(settings: Folder, seed: int) -> CorpusData:
     # 3) Give each question its gold chunks.
     questions: dict[str, list[Question]] = {}
     for part, drawn_part in drawn.items():
-        questions[part] = [_with_gold(asked, chunks_of, counts) for asked in drawn_part]
-    return CorpusData(passages, questions, counts={**counts, "format": passages.format})
+        questions[part] = [_with_gold(asked, chunks_of, counts, first_of) for asked in drawn_part]
+    facts = {**counts, "format": passages.format}
+    return CorpusData(passages, questions, counts=facts, first_of=first_of)
 
 
 def folder_warnings(data: CorpusData) -> list[str]:
@@ -151,7 +153,20 @@ def folder_warnings(data: CorpusData) -> list[str]:
     # What only some forms of questions can have.
     num_unknown = counts.get("judged_queries_not_in_queries", 0)
     num_in_test = counts.get("questions_skipped_as_in_test", 0)
+    num_unanswered = counts["questions_skipped_without_answer"]
+    num_absent = counts["gold_passages_not_in_corpus"]
     warnings = []
+    # What a person would not see otherwise, with the place of the first.
+    if num_unanswered:
+        warnings.append(
+            f"questions without an answer, left out: {num_unanswered:,} of {counts['questions']:,}; the "
+            f"first is {data.first_of['questions_skipped_without_answer']}"
+        )
+    if num_absent:
+        warnings.append(
+            f"gold passages that questions name and the corpus lacks: {num_absent:,}; the first is "
+            f"{data.first_of['gold_passages_not_in_corpus']}"
+        )
     if 2 * num_without > num_questions:
         warnings.append(
             f"{num_without:,} of {num_questions:,} questions have no gold chunk: their lines name no "
@@ -185,7 +200,9 @@ def _scan(
     return Passages(path, form, settings.max_words, num_chunks, settings.quoting), chunks_of
 
 
-def _read_questions(paths: Sequence[epath.Path], settings: Folder, counts: Counter[str]) -> list[list[Asked]]:
+def _read_questions(
+    paths: Sequence[epath.Path], settings: Folder, counts: Counter[str], first_of: dict[str, str]
+) -> list[list[Asked]]:
     """The questions with answers of each file, each with the group that it is in."""
     place_of_id: dict[str, str] = {}
     files: list[list[Asked]] = []
@@ -203,6 +220,8 @@ def _read_questions(paths: Sequence[epath.Path], settings: Folder, counts: Count
             # Nothing is learnt from a question without an answer, nor evaluated.
             if question.answers:
                 files[-1].append(asked)
+            else:
+                first_of.setdefault("questions_skipped_without_answer", asked.where)
             counts["questions"] += 1
             counts["questions_skipped_without_answer"] += not question.answers
     if counts["questions"] and not any(files):
@@ -323,7 +342,7 @@ def _draw_groups(questions: Sequence[Asked], size: int, generator: Generator) ->
     return [questions[index] for index in sorted(drawn[:size])]
 
 
-def _with_gold(asked: Asked, chunks_of: ChunksOf, counts: Counter[str]) -> Question:
+def _with_gold(asked: Asked, chunks_of: ChunksOf, counts: Counter[str], first_of: dict[str, str]) -> Question:
     """The question with its gold chunks: those of its gold passages that contain an answer.
 
     A yes/no question has none, because containing "no" answers nothing.
@@ -337,7 +356,10 @@ def _with_gold(asked: Asked, chunks_of: ChunksOf, counts: Counter[str]) -> Quest
                 gold.append(chunk.id)
     counts["drawn_questions_yes_no"] += yes_no
     counts["drawn_questions_without_gold_chunk"] += not gold and not yes_no
-    counts["gold_passages_not_in_corpus"] += sum(passage not in chunks_of for passage in asked.passages)
+    absent = [passage for passage in asked.passages if passage not in chunks_of]
+    counts["gold_passages_not_in_corpus"] += len(absent)
+    if absent:
+        first_of.setdefault("gold_passages_not_in_corpus", f"{quoted(absent[0])} of {asked.where}")
     return replace(question, gold_chunks=tuple(gold))
 
 

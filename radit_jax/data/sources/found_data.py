@@ -1,6 +1,8 @@
 """What a folder that a person brings holds: passages or documents, and questions in one or two files."""
 
+import itertools
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,12 +23,13 @@ from radit_jax.data.readers.documents import (
 from radit_jax.data.readers.lines import one_of
 from radit_jax.data.readers.questions import read_questions
 from radit_jax.data.records import Chunk
-from radit_jax.data.sources.folder import question_names, read_folder
+from radit_jax.data.sources.folder import question_names, read_folder, source_files
 from radit_jax.data.sources.small_data import SMALL_BYTES
 
 TABLES = (".jsonl", ".json", ".tsv", ".csv", ".parquet")
 MANY_DOCUMENTS = 30  # from which on questions made of the text may be divided by their documents
 ASKED_CHUNKS = 2000  # at most, on which questions are made
+FIRST_LINES = 20  # of a file, by which it is known
 FEWEST_CHUNKS = 11  # a ranking is judged to rank 10, and a text's own chunk is left out
 
 
@@ -101,11 +104,15 @@ def _tables(root: epath.Path) -> list[epath.Path]:
     return files
 
 
+def _maybe_questions(root: epath.Path) -> list[epath.Path]:
+    return [*_tables(root), *sorted(root.glob("questions*.txt"))]
+
+
 def _question_files(root: epath.Path, passages: str) -> tuple[str, str]:
     """The names of the train and the test questions in a folder; "" where there are none."""
     corpus = find_corpus(root)
     names = []
-    for file in [*_tables(root), *sorted(root.glob("questions*.txt"))]:
+    for file in _maybe_questions(root):
         if file.name != passages and file != corpus and _reads_as_questions(file):
             names.append(file.name)
     # A name says which part a file is.
@@ -122,12 +129,32 @@ def _question_files(root: epath.Path, passages: str) -> tuple[str, str]:
 
 
 def _reads_as_questions(file: epath.Path) -> bool:
-    """Whether the first line of a file is a question with answers."""
+    """Whether a file's first lines are questions, and any has answers."""
+    return not why_no_questions(file)
+
+
+def why_no_questions(file: epath.Path) -> str:
+    """What makes a file's first lines no questions with answers; "" where they are."""
     try:
-        first = next(read_questions(file), None)
-    except ValueError:
-        return False
-    return first is not None and bool(first.question.answers)
+        first_questions = list(itertools.islice(read_questions(file), FIRST_LINES))
+    except ValueError as error:
+        return str(error)
+    if any(asked.question.answers for asked in first_questions):
+        return ""
+    return f"{file}: expected questions with answers, got none in the first {FIRST_LINES} lines."
+
+
+def unread_tables(settings: Folder) -> list[str]:
+    """What is said of each table in the folder that is neither its passages nor its questions."""
+    root = epath.Path(settings.folder)
+    read = {os.fspath(file) for file in source_files(settings)}
+    warnings = []
+    for file in _maybe_questions(root):
+        if os.fspath(file) not in read:
+            reason = why_no_questions(file)
+            as_questions = f" as questions ({reason})" if reason else ""
+            warnings.append(f"{file.name} is not read{as_questions}")
+    return warnings
 
 
 def _passages_file(root: epath.Path, settings: Folder) -> str:

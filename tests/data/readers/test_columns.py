@@ -6,7 +6,7 @@ from etils import epath
 from pyarrow import parquet
 
 from radit_jax.data.readers.documents import read_documents
-from radit_jax.data.readers.questions import read_questions
+from radit_jax.data.readers.questions import read_asked, read_questions
 
 
 @pytest.fixture
@@ -23,10 +23,50 @@ def test_passages_in_csv_have_named_columns_in_any_order(tmp_path):
     assert (second.id, second.where) == ("passages.csv:2", f"{path} line 4")
 
 
-def test_a_csv_without_a_text_is_refused_by_its_line(tmp_path):
-    (tmp_path / "passages.csv").write_text("id,body\n1,A novel.\n")
-    with pytest.raises(ValueError, match=r"passages\.csv line 2: expected a field text or contents"):
-        list(read_documents(tmp_path / "passages.csv"))
+@pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
+def test_what_parts_the_columns_is_found_in_the_first_line(tmp_path, delimiter):
+    passages = tmp_path / "passages.csv"
+    passages.write_text(f'id{delimiter}text\n7{delimiter}"One; two, three | four."\n')
+    (document,) = read_documents(passages)
+    assert (document.id, document.sections) == ("7", (("", "One; two, three | four."),))
+    questions = tmp_path / "questions.csv"
+    questions.write_text(f'"question"{delimiter}answer\nWho?{delimiter}Austen\n')
+    (asked,) = read_questions(questions)
+    assert (asked.question.question, asked.question.answers) == ("Who?", ("Austen",))
+
+
+def test_a_csv_of_one_column_is_read(tmp_path):
+    (tmp_path / "passages.csv").write_text('text\n"A novel, of 1815."\n')
+    (document,) = read_documents(tmp_path / "passages.csv")
+    assert document.sections == (("", "A novel, of 1815."),)
+
+
+def test_a_table_without_its_columns_is_refused_by_its_head(tmp_path):
+    passages, questions = tmp_path / "passages.csv", tmp_path / "questions.csv"
+    passages.write_text("id;titel;inhalt\n1;Emma;A novel.\n")
+    with pytest.raises(ValueError) as refused:
+        list(read_documents(passages))
+    assert str(refused.value) == (
+        f"{passages} line 1: expected the columns text or contents, got 'id', 'titel', 'inhalt'. Rename them "
+        "there."
+    )
+    questions.write_text("frage,antwort\nWer?,Austen\n")
+    with pytest.raises(ValueError, match=r"line 1: expected the columns question with answers, .*'antwort'"):
+        list(read_questions(questions))
+    parquet.write_table(pyarrow.table({"body": ["A novel."]}), tmp_path / "passages.parquet")
+    with pytest.raises(ValueError, match=r"passages\.parquet: expected the columns text or .*, got 'body'"):
+        list(read_documents(tmp_path / "passages.parquet"))
+
+
+@pytest.mark.parametrize(
+    "text", ['question\n"Who, then?"\n', "question;kind\nWho, then?;a\n", "Who, then?\n"]
+)
+def test_questions_alone_need_no_head_to_be_asked(tmp_path, text):
+    (tmp_path / "asked.csv").write_text(text)
+    assert [question for _, question in read_asked(tmp_path / "asked.csv")] == ["Who, then?"]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
     (tmp_path / "passages.csv").write_text("text,text\n1,A novel.\n")
     with pytest.raises(ValueError, match=r"passages\.csv line 1: expected a name of its own for each column"):
         list(read_documents(tmp_path / "passages.csv"))

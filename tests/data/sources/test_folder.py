@@ -331,6 +331,19 @@ def test_questions_mostly_without_a_gold_chunk_are_said(tmp_path):
     assert said.startswith("20 of 21 questions have no gold chunk")
 
 
+def test_questions_without_answer_and_unknown_gold_passages_are_said_with_the_first(tmp_path):
+    asked = [question(n, n) for n in range(20)]
+    asked[3] |= {"answers": [" "]}
+    asked[4] |= {"answers": []}
+    asked[7] |= {"positive_passage_ids": ["zzz"]}
+    settings = folder(tmp_path, single=asked)
+    assert folder_warnings(read_folder(settings, 0)) == [
+        f"questions without an answer, left out: 2 of 20; the first is {tmp_path}/questions.jsonl line 4",
+        "gold passages that questions name and the corpus lacks: 1; the first is 'zzz' of "
+        f"{tmp_path}/questions.jsonl line 8",
+    ]
+
+
 def test_gold_chunks_of_other_languages_are_found(tmp_path):
     texts = {0: "北京是中国的首都", 1: "กรุงเทพเป็นเมืองหลวง", 2: "Zoe\u0301 sang"}
     answers = {0: "首都", 1: "กรุงเทพ", 2: "Zoé"}

@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from radit_jax.data.readers.questions import read_questions
-from radit_jax.data.sources.found_data import find_data, has_questions, look_at
+from radit_jax.data.sources.found_data import find_data, has_questions, look_at, unread_tables
 
 
 def write(path, name, lines):
@@ -66,6 +66,26 @@ def test_several_files_of_one_kind_have_to_be_named(tmp_path):
         find_data(str(tmp_path), passages="a.jsonl")
     named = find_data(str(tmp_path), passages="a.jsonl", questions="d.jsonl")
     assert (named.passages_file, named.train_file) == ("a.jsonl", "d.jsonl")
+
+
+def test_a_table_that_nothing_reads_is_said_with_the_reason(tmp_path):
+    write(tmp_path, "passages.jsonl", passages())
+    write(tmp_path, "questions.jsonl", QUESTIONS)
+    settings = find_data(str(tmp_path))
+    assert unread_tables(settings) == []
+    (tmp_path / "faq.csv").write_text("frage;antwort\nWer?;Mara\n")
+    write(tmp_path, "more.jsonl", QUESTIONS)
+    first, second = unread_tables(settings)
+    assert first.startswith(
+        f"faq.csv is not read as questions ({tmp_path}/faq.csv line 1: expected the columns"
+    )
+    assert second == "more.jsonl is not read"
+
+
+def test_questions_are_known_by_any_of_their_first_lines(tmp_path):
+    write(tmp_path, "passages.jsonl", passages())
+    write(tmp_path, "faq.jsonl", [{"question": "Who?", "answers": []}, *QUESTIONS])
+    assert find_data(str(tmp_path)).train_file == "faq.jsonl"
 
 
 def test_a_folder_without_text_is_refused(tmp_path):
