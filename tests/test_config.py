@@ -258,7 +258,7 @@ def test_a_batch_is_taken_in_equal_parts() -> None:
             r"'lm-ft'. Write ./lm-ft for a folder",
         ),
         ("base.lm.prompt=chat", "base.lm.prompt: expected plain for a language model that is trained from"),
-        ("mesh.tensor=0", "mesh.tensor: expected 1 or more, or -1 for what is left, got 0"),
+        ("mesh.tensor=0", "mesh.tensor: expected 1 or more, or -1 for what the devices give, got 0"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(assignment: str, message: str) -> None:

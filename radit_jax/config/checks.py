@@ -39,7 +39,7 @@ def check_experiment(experiment: Experiment) -> None:
     _check_folder_name(e.name, "name")
     for axis in ("replica", "fsdp", "tensor"):
         if not getattr(e.mesh, axis):
-            raise ValueError(f"mesh.{axis}: expected 1 or more, or -1 for what is left, got 0.")
+            raise ValueError(f"mesh.{axis}: expected 1 or more, or -1 for what the devices give, got 0.")
     _check_base(e.base)
     _check_lm_ft(e.lm_ft)
     _check_score(e.score, e.r_ft)

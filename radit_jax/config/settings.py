@@ -61,11 +61,13 @@ class MeshConfig(Settings):
     """Sizes of the device mesh, and how its devices compute.
 
     −1 takes the devices that are left. Where both `fsdp` and `tensor` do, each stage's `fsdp` is the largest
-    that divides its batch, and `tensor` is the rest. Nothing here changes a result beyond rounding, so no
-    fingerprint knows of it.
+    that divides its batch, and `tensor` is the rest. Over several TPU slices or nodes of GPUs, `replica` is
+    what the slower network divides first, and then `fsdp`. Nothing here changes a result beyond rounding, so
+    no fingerprint knows of it.
     """
 
-    replica: MeshSize = 1  # groups of devices that each hold a whole copy of the parameters
+    # groups of devices that each hold a whole copy of the parameters; -1: one a TPU slice or node of GPUs
+    replica: MeshSize = 1
     fsdp: MeshSize = -1  # devices over which parameters and the batch are sharded; -1: those left
     tensor: MeshSize = -1  # devices that share the sums inside a layer; -1: those left
     # kernel for packed rows; auto: what the device has

@@ -2,6 +2,7 @@
 
 The axes are `replica` (whole copies of the model), `fsdp` (each copy is cut over the axis) and `tensor`. The
 rows of a batch are spread over the first two. The sizes never change a result, only where it is computed.
+Of devices in several slices `replica` spans the slower network between them, then `fsdp` (`slices.py`).
 
 The axis types are Auto: the compiler places what nobody has placed. Under Explicit axes, jax's default, every
 gather, linen's `Embed` among them, would have to name its output's sharding.
@@ -24,6 +25,13 @@ from radit_jax.config import MeshConfig
 from radit_jax.models.attention import Kernel, Layout, why_unsupported
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed.memory import check_room
+from radit_jax.runtime.distributed.slices import (
+    MeshShape,
+    count_slices,
+    dcn_shape,
+    flat_mesh,
+    hybrid_devices,
+)
 
 AXES = ("replica", "fsdp", "tensor")
 ROW_AXES = ("replica", "fsdp")
@@ -55,19 +63,22 @@ def mesh_shape(
     num_devices: int,
     *,
     rows: int = 0,
-) -> tuple[int, int, int]:
+    num_slices: int = 1,
+) -> MeshShape:
     """The sizes of `AXES` on `num_devices` devices, for batches of `rows` rows (0: any number).
 
-    A size of −1 is open. If both are, `fsdp` is the largest that divides the batch, and `tensor` the rest.
+    A `replica` of −1 is a copy for each slice. Of the others a size of −1 is open: if both are, `fsdp` is the
+    largest that divides the batch, and `tensor` the rest.
     """
-    devices_per_replica = num_devices // config.replica
+    replica = num_slices if config.replica == -1 else config.replica
+    devices_per_replica = num_devices // replica
     fsdp, tensor = config.fsdp, config.tensor
     # 1) The open sizes.
     if fsdp == -1 and tensor == -1:
         fsdp = 1
         for size in range(1, devices_per_replica + 1):
             divides_devices = devices_per_replica % size == 0
-            divides_rows = rows % (config.replica * size) == 0
+            divides_rows = rows % (replica * size) == 0
             if divides_devices and divides_rows:
                 fsdp = size
     if fsdp == -1:
@@ -76,13 +87,16 @@ def mesh_shape(
         tensor = devices_per_replica // fsdp
 
     # 2) All devices have to be used.
-    if config.replica * fsdp * tensor != num_devices:
+    if replica * fsdp * tensor != num_devices:
         sizes = " × ".join(f"{axis} {getattr(config, axis)}" for axis in AXES)
         raise ValueError(
             f"mesh: expected replica × fsdp × tensor to be the {num_devices} devices, got {sizes}. Set "
             "mesh.fsdp=-1, and let mesh.replica × mesh.tensor divide the number of devices."
         )
-    return config.replica, fsdp, tensor
+    # 3) The slices have to divide them.
+    shape = (replica, fsdp, tensor)
+    dcn_shape(shape, num_slices)
+    return shape
 
 
 def make_mesh(
@@ -93,9 +107,14 @@ def make_mesh(
 ) -> Mesh:
     """The mesh of `config` over `devices` (None: all of them), with the sizes of `mesh_shape`."""
     devices = list(jax.devices() if devices is None else devices)
-    shape = mesh_shape(config, len(devices), rows=rows)
+    num_slices = count_slices(devices)
+    shape = mesh_shape(config, len(devices), rows=rows, num_slices=num_slices)
     axis_types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices)
+    if num_slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices)
+    # jax.make_mesh refuses devices of more than one slice.
+    arranged = hybrid_devices(shape, devices, num_slices)
+    return Mesh(arranged, AXES, axis_types=axis_types)
 
 
 def data_parallel_size(mesh: AnyMesh) -> int:
@@ -300,8 +319,7 @@ def any_process(flag: bool) -> Any:
 @functools.cache
 def _any_of_devices() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
     """The sharding of one flag a device, and the compiled OR over them."""
-    shape = (jax.device_count(),)
-    mesh = jax.make_mesh(shape, ("all",), axis_types=(AxisType.Auto,))
+    mesh = flat_mesh(jax.devices())
     one_each = NamedSharding(mesh, P("all"))
     everywhere = NamedSharding(mesh, P())
     return one_each, jax.jit(jnp.any, out_shardings=everywhere)

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from radit_jax.runtime.distributed.memory import check_room
 from radit_jax.runtime.distributed.mesh import abstract_sharded
+from radit_jax.runtime.distributed.slices import flat_mesh
 from radit_jax.runtime.storage import bucket, locks
 from radit_jax.runtime.storage.checkpoint_series import CheckpointSeries, PyTree, load_tree, save_tree
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -176,9 +177,7 @@ def _replicated(array: Any) -> jax.Array:
     # One that is spread over all processes is one array already.
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return array
-    shape = (jax.device_count(),)
-    mesh = jax.make_mesh(shape, ("all",), axis_types=(AxisType.Auto,))
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    everywhere = NamedSharding(flat_mesh(jax.devices()), PartitionSpec())
 
     def read_part(part: Any) -> np.ndarray:
         return np.asarray(array[part])
