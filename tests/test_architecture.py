@@ -51,10 +51,17 @@ def test_every_module_stands_on_a_floor() -> None:
     assert {room_of(path) for path in PACKAGE.rglob("*.py")} == set(FLOOR_OF)
 
 
-def test_the_readme_shows_every_module() -> None:
-    tree = (PACKAGE.parent / "README.md").read_text()
+def test_the_architecture_shows_every_module() -> None:
+    tree = (PACKAGE.parent / "docs" / "architecture.md").read_text()
     missing = [path.name for path in PACKAGE.rglob("[!_]*.py") if path.name not in tree]
     assert not missing
+
+
+def test_the_readme_shows_every_room() -> None:
+    package = (PACKAGE.parent / "README.md").read_text().partition("## The package")[2]
+    rooms = [path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name[0] != "_"]
+    missing = [room for room in rooms if f"{room}/" not in package]
+    assert rooms and not missing
 
 
 def test_imports_point_down() -> None:

@@ -11,7 +11,6 @@ from etils import epath
 
 from radit_jax.config import Folder
 from radit_jax.data.artifacts.corpus import CorpusData
-from radit_jax.data.batches.cloze import questions_on
 from radit_jax.data.readers.documents import (
     Passages,
     corpus_files,
@@ -225,6 +224,8 @@ def _make_questions(passages: epath.Path, form: str, max_words: int, file: Path)
 
 def _question_lines(chunks: list[Chunk], documents: list[str]) -> Iterator[dict[str, object]]:
     """Our form of questions; of few documents none is named, because one's questions stay together."""
+    from radit_jax.data.batches.cloze import questions_on  # imports jax
+
     names_documents = len(set(documents)) >= MANY_DOCUMENTS
     for place, (number, cloze) in enumerate(questions_on(chunks, seed=0)):
         line: dict[str, object] = {
