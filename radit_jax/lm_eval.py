@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from radit_jax.config import EvaluateConfig, MeshConfig
-from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.batches.few_shot import SHOT_END, Shot, few_shot_prompt
 from radit_jax.data.batches.prefix_trees import answer_ids
 from radit_jax.errors import exit_command, run_command

@@ -22,6 +22,7 @@ from radit_jax.report.writing import try_report
 from radit_jax.runtime.distributed import processes, topology
 from radit_jax.runtime.monitoring.progress import end_stages
 from radit_jax.runtime.monitoring.trackers import check_trackers
+from radit_jax.runtime.storage.open_files import raise_file_limit
 from radit_jax.runtime.storage.workdir import Workdir
 
 TINY = FOLDER / "tiny.py"
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_stages(options: argparse.Namespace) -> None:
     """Do what the command line asks for, and leave the other processes in an orderly way."""
+    raise_file_limit()
     try:
         with processes.handling_signals():
             start(options)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from radit_jax.api.inputs import AnyChunk, AnyModel, Hit, as_chunk, as_model, check_lengths
 from radit_jax.config import MeshConfig
-from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.records import ChunkList, ChunkReader
 from radit_jax.retrieval.exact import ExactIndex
 from radit_jax.retrieval.products import search_devices

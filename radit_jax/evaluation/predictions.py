@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.records import Question
 from radit_jax.evaluation.figures import QuestionResult
 from radit_jax.evaluation.systems import RetrievedChunks

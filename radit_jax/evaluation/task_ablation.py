@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from radit_jax.config import EvaluateConfig
-from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.readers.kilt_pages import PageOf
 from radit_jax.evaluation.details import task_detail_lines
 from radit_jax.evaluation.questions import LoadedTask

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
-from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.batches.few_shot import Shot
 from radit_jax.data.eval_tasks.task import EvalExample
 from radit_jax.data.readers.kilt_pages import PageOf

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from radit_jax.data.artifacts.corpus import CHUNKS, Chunks
+from radit_jax.data.artifacts.chunks import CHUNKS, Chunks
 from radit_jax.data.records import Chunk
 from radit_jax.report.asked_questions import AskedQuestion
 from radit_jax.report.run_records import Passage, QuestionRecord, RankedChunk

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.records import Example
 from radit_jax.retrieval.copied_answers import SPARE_CANDIDATES, without_copies
 from radit_jax.retrieval.search import Searcher

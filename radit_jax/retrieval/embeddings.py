@@ -23,15 +23,17 @@ class Embeddings:
     """
 
     def __init__(self, parts: Sequence[Vectors]):
-        self._parts = list(parts)
-        self._starts = np.cumsum([0, *map(len, parts)])
+        self._parts = parts
+        # Parts in files are opened here one after the other, and later when they are read.
+        lengths = [len(part) for part in parts]
+        self._starts = np.cumsum([0, *lengths])
 
     @classmethod
     def load(cls, folder: StageFolder) -> "Embeddings":
         """The arrays of a finished embed stage, each (chunks, D), mapped and in the order of the corpus."""
         # Numbers in the names have leading zeros, so the names sort in that order.
         names = [name for name in folder.manifest["files"] if name.startswith("embeddings-")]
-        parts = [folder.map_array(name) for name in sorted(names)]
+        parts = folder.map_arrays(sorted(names))
 
         # The folder may be from someone else, and hashes do not say that its arrays fit each other.
         shapes = [part.shape for part in parts]
@@ -75,7 +77,7 @@ class Embeddings:
 
         # Gather from the parts that hold any of the rows.
         gathered = np.empty((len(flat_rows), width), np.float32)
-        for part in np.flatnonzero(np.diff(bounds)):
+        for part in np.flatnonzero(np.diff(bounds)).tolist():
             places = order[bounds[part] : bounds[part + 1]]
             rows_of_part = flat_rows[places] - self._starts[part]
             gathered[places] = self._parts[part][rows_of_part]
@@ -87,10 +89,14 @@ class Embeddings:
         size: int,
     ) -> Iterator[tuple[int, Vectors]]:
         """The embeddings of `rows` in blocks of at most `size`, each after its first row; none is copied."""
-        for first_row, part in zip(self._starts.tolist(), self._parts, strict=False):
+        starts = self._starts.tolist()
+        for number, first_row in enumerate(starts[:-1]):
             # What of the part lies in `rows`, counted from the part's own start.
             begin = max(rows.start - first_row, 0)
-            end = min(rows.stop - first_row, len(part))
+            end = min(rows.stop, starts[number + 1]) - first_row
+            if begin >= end:
+                continue
+            part = self._parts[number]
             for start in range(begin, end, size):
                 processes.stop_if_asked("a block of embeddings")
                 stop = min(start + size, end)
@@ -105,20 +111,26 @@ class Embeddings:
 
         With `into` the copy is mapped too, from that `.npy` file.
         """
-        # A part is one block here, whatever its length.
-        blocks = [block for _, block in self.blocks(rows, len(self))]
-        if len(blocks) == 1:
-            return blocks[0]
-
-        # Make room in memory or in the file, and fill it block by block.
-        shape = len(rows), self.shape[1]
-        joined = np.empty(shape, np.float32) if into is None else open_memmap(into, "w+", np.float32, shape)
+        # Make room in memory or in the file, unless the first part with any of the rows has all of them.
+        joined = None
         start = 0
-        for block in blocks:
+        # A part is one block here, whatever its length. No two are held: each holds its file open.
+        for _, block in self.blocks(rows, len(self)):
+            if len(block) == len(rows):
+                return block
+            if joined is None:
+                joined = self._room(len(rows), into)
             stop = start + len(block)
             joined[start:stop] = block
             start = stop
-        return joined
+        return self._room(0, into) if joined is None else joined
+
+    def _room(self, num_rows: int, into: str | os.PathLike[str] | None) -> Vectors:
+        """An array for as many rows, in memory or in the file `into`."""
+        shape = num_rows, self.shape[1]
+        if into is None:
+            return np.empty(shape, np.float32)
+        return open_memmap(into, "w+", np.float32, shape)
 
 
 def as_embeddings(embeddings: Embeddings | Vectors) -> Embeddings:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from radit_jax.config import EvaluateConfig, MeshConfig
-from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.lm.answering import Answer, Retrieval, generate_answers, questions_per_batch
 from radit_jax.retrieval.ranking import Rows, Scores
 from radit_jax.retrieval.search import Searcher, chunk_log_probs

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from radit_jax.config import Folder, GeneratedWorld, Instructions, MeshConfig
+from radit_jax.data.artifacts.chunks import CHUNKS, write_chunks
 from radit_jax.data.artifacts.corpus import (
-    CHUNKS,
     SPLITS,
     CorpusData,
     copy_chunks,
     prepared,
-    write_chunks,
     write_corpus,
     write_questions,
 )

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from radit_jax.config import EmbedConfig, MeshConfig
-from radit_jax.data.artifacts.corpus import Chunks, Corpus
+from radit_jax.data.artifacts.chunks import Chunks
+from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.storage.fingerprints import shard_name

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
-from radit_jax.data.artifacts.corpus import Chunks, Corpus
+from radit_jax.data.artifacts.chunks import Chunks
+from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.eval_tasks.registry import KILT_DEVELOPMENT
 from radit_jax.data.readers.kilt_pages import find_pages
 from radit_jax.evaluation.corpus_questions import CorpusQuestionEval

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from radit_jax.config import EvaluateConfig, ExportConfig, MeshConfig
-from radit_jax.data.artifacts.corpus import SPLITS, Chunks, Corpus
+from radit_jax.data.artifacts.chunks import Chunks
+from radit_jax.data.artifacts.corpus import SPLITS, Corpus
 from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.artifacts.scores_file import score_records

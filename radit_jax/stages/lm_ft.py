@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from radit_jax.config import EvaluateConfig, LmFtConfig, MeshConfig, ProfileConfig
-from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.batches.packing import PrefixTree
 from radit_jax.data.batches.prefix_trees import lm_sequence

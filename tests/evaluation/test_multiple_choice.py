@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 from small import CHUNKS, LONG
 
 from radit_jax.config import MeshConfig, ScoreConfig
-from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.batches.few_shot import Shot
 from radit_jax.data.eval_tasks.registry import EVAL_TASKS
 from radit_jax.data.eval_tasks.task import Choice, EvalExample

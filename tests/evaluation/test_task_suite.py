@@ -10,7 +10,7 @@ import pytest
 from small import CHUNKS, TOWERS
 
 from radit_jax.config import OWN_ANSWERS, EvaluateConfig, MeshConfig, ScoreConfig, load_experiment
-from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.eval_tasks.registry import KILT_DEVELOPMENT
 from radit_jax.evaluation import task_suite
 from radit_jax.evaluation.questions import TOO_LONG, load_tasks, longest_answer, without_too_long

@@ -12,7 +12,7 @@ from exact import assert_stored
 from small import CHUNKS, LONG, QUESTIONS
 
 from radit_jax.config import EvaluateConfig
-from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.batches.few_shot import Shot
 from radit_jax.lm.answering import (
     Retrieval,

@@ -11,7 +11,7 @@ from exact import assert_rounded, assert_stored, model_in_float64
 from small import CHUNKS, LONG, QUESTIONS
 
 from radit_jax.config import MeshConfig, ScoreConfig
-from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.batches.examples import question_example
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, score_in_shards
 from radit_jax.models.decoder import DecoderLm

@@ -24,7 +24,7 @@ def output(tmp_path):
 
 def test_there_is_a_vector_for_each_chunk_in_the_order_of_the_corpus(inputs, searcher64, output):
     assert embedded(inputs, output) == {"chunks": 10, "width": 16, "shards": 3}
-    shards = [output.map_array(name) for name in NAMES]
+    shards = [output.map_arrays([name])[0] for name in NAMES]
     assert [len(shard) for shard in shards] == [4, 4, 2]
     exact, passages = searcher64.encoder, [chunk.passage for chunk in CHUNKS]
     assert_rounded(np.concatenate(shards), lambda p: exact.with_params(p).embed(passages), exact.model.params)
@@ -36,7 +36,7 @@ def test_a_run_that_goes_on_makes_the_missing_shards_alone_and_the_same_bytes(in
     mark = np.full((4, 16), 7.0, np.float32)
     killed.write_array(NAMES[1], mark)  # as a run that was killed may have left the second
     embedded(inputs, killed)
-    np.testing.assert_array_equal(killed.map_array(NAMES[1]), mark)
+    np.testing.assert_array_equal(killed.map_arrays([NAMES[1]])[0], mark)
     for name in (NAMES[0], NAMES[2]):
         assert killed.read(name) == output.read(name)
 

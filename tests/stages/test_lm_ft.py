@@ -19,7 +19,7 @@ from radit_jax.config import (
     OptimizerConfig,
     ScoreConfig,
 )
-from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.batches.examples import question_example
 from radit_jax.evaluation import task_suite

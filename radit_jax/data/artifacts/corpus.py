@@ -1,34 +1,33 @@
-"""The corpus stage's folder: chunks with random access by row, and the questions asked of them."""
+"""The corpus stage's folder: its chunks, and the questions asked of them."""
 
 import dataclasses
 import functools
-import itertools
-import json
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from etils import epath
 from jaxtyping import Bool, Int
 
+from radit_jax.data.artifacts.chunks import (
+    CHUNKS,
+    CHUNKS_PER_FILE,
+    Chunks,
+    empty_chunks_folder,
+    open_chunk_file,
+    write_chunks,
+)
 from radit_jax.data.records import Chunk, Example, Question, Record, record_from_json
-from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.storage.bucket import get_file, put_file
-from radit_jax.runtime.storage.files import parse_json, read_json
+from radit_jax.runtime.storage.bucket import get_file
+from radit_jax.runtime.storage.files import read_json
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.text.metrics import contains_answer
 
 SPLITS = ("train", "dev", "test")
-CHUNKS = "chunks.array_record"  # a folder of numbered files
 PREPARED = "chunks.json"  # next to them, where radit_jax.data.sources.beam made them
-_ROWS_AT_ONCE = 4096  # of chunks, when all are read
 _PREPARE = "Prepare the corpus again (python -m radit_jax.data.sources.beam)."
 _AGAIN = "Delete the folder that holds it, and make it again."
-CHUNKS_PER_FILE = 1 << 16  # a writer remembers about 300 bytes a record until its file is closed
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ class CorpusData:
 # ---- writing ----
 
 
-def write_corpus(folder: StageFolder, data: CorpusData) -> int:
+def write_corpus(folder: StageFolder, data: CorpusData, chunks_per_file: int = CHUNKS_PER_FILE) -> int:
     """Write the corpus stage's files, a chunk in memory at a time, and say how many chunks there are."""
-    num_chunks = write_chunks(folder, data.chunks)
+    num_chunks = write_chunks(folder, data.chunks, chunks_per_file)
     write_questions(folder, data)
     return num_chunks
 
@@ -72,48 +71,6 @@ def write_questions(folder: StageFolder, data: CorpusData) -> None:
 def _example_record(pair: tuple[Question, Example]) -> dict[str, Any]:
     question, example = pair
     return {"question": dataclasses.asdict(question), "example": dataclasses.asdict(example)}
-
-
-def write_chunks(folder: StageFolder, chunks: Iterable[Chunk]) -> int:
-    """Write the chunks alone, and say how many there are."""
-    target = _empty_chunks_folder(folder)
-    total = 0
-    rest = iter(chunks)
-    for number in itertools.count():
-        # A file that would be empty is not written: all chunks are.
-        written = write_chunk_file(target / f"{number:05d}", itertools.islice(rest, CHUNKS_PER_FILE))
-        if not written:
-            break
-        total += written
-    folder.commit(CHUNKS)
-    return total
-
-
-def _empty_chunks_folder(folder: StageFolder) -> epath.Path:
-    """Where the chunks' files are written, without those of a run that was killed."""
-    target = folder.path / CHUNKS
-    if target.exists():
-        target.rmtree()
-    target.mkdir(parents=True)
-    return target
-
-
-def write_chunk_file(target: epath.Path, chunks: Iterator[Chunk]) -> int:
-    """Write one of the numbered files, which may be in a bucket, and say how many chunks it has."""
-    # The writer knows local files only; a group of one record makes every row its own random access.
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "records"
-        count = 0
-        writer = ArrayRecordWriter(str(path), "group_size:1")
-        for chunk in chunks:
-            processes.stop_if_asked("the corpus")
-            record = json.dumps(dataclasses.asdict(chunk))
-            writer.write(record.encode())
-            count += 1
-        writer.close()
-        if count:
-            put_file(path, target)
-    return count
 
 
 # ---- chunks that Beam prepared ----
@@ -151,12 +108,12 @@ def _prepared_facts(file: epath.Path) -> dict[str, Any]:
 def copy_chunks(folder: StageFolder, passages: epath.PathLike) -> None:
     """Take the prepared chunks over as the stage's own; ValueError where some of them are missing."""
     source = epath.Path(passages) / CHUNKS
-    target = _empty_chunks_folder(folder)
+    target = empty_chunks_folder(folder)
     files = sorted(source.iterdir()) if source.exists() else []
     num_copied = 0
     for file in files:
         get_file(file, target / file.name)
-        reader = _open_chunks(target / file.name, str(file), _PREPARE)
+        reader = open_chunk_file(target / file.name, str(file), _PREPARE)
         num_copied += reader.num_records()
     # Only a complete copy is committed.
     num_prepared = _prepared_facts(epath.Path(passages) / PREPARED)["chunks"]
@@ -167,77 +124,7 @@ def copy_chunks(folder: StageFolder, passages: epath.PathLike) -> None:
     folder.commit(CHUNKS)
 
 
-def _open_chunks(file: epath.Path, where: str, remedy: str) -> Any:
-    """A reader of one of the numbered files; ValueError where it is damaged."""
-    reader = ArrayRecordReader(str(file))
-    if not reader.ok():  # it would say that there are no records
-        raise ValueError(f"{where}: expected an ArrayRecord file, got a damaged one. {remedy}")
-    return reader
-
-
 # ---- reading ----
-
-
-class Chunks:
-    """The corpus' chunks by row, read from ArrayRecord files when asked for."""
-
-    def __init__(self, folder: StageFolder):
-        files = sorted(folder.verified_path(CHUNKS).iterdir())
-        self._where = str(folder.home / CHUNKS)
-        self._readers = []
-        for file in files:
-            self._readers.append(_open_chunks(file, f"{self._where}/{file.name}", _AGAIN))
-        self._num_chunks = sum(reader.num_records() for reader in self._readers)
-        # Every file but the last has as many as the first.
-        self._per_file = self._readers[0].num_records() if self._readers else 1
-
-    def __len__(self) -> int:
-        return self._num_chunks
-
-    def __getitem__(self, row: int) -> Chunk:
-        return self.take([row])[0]
-
-    def __iter__(self) -> Iterator[Chunk]:
-        for start in range(0, len(self), _ROWS_AT_ONCE):
-            stop = min(start + _ROWS_AT_ONCE, len(self))
-            yield from self.take(range(start, stop))
-
-    def take(self, rows: Iterable[SupportsIndex]) -> list[Chunk]:
-        """The chunks at `rows`, read in one parallel access to each file."""
-        asked = np.array([int(row) for row in rows], np.int64)
-        if len(asked) and not 0 <= asked.min() <= asked.max() < len(self):
-            raise IndexError(
-                f"chunks: expected rows from 0 to {len(self) - 1}, got {asked.min()} to {asked.max()}. Ask "
-                "for rows of this corpus."
-            )
-        # Read every file once, and each row once, however often it is asked for.
-        chunk_of: dict[int, Chunk] = {}
-        file_of_row = asked // self._per_file
-        for file in np.unique(file_of_row):
-            rows_in_file = np.unique(asked[file_of_row == file])
-            places = rows_in_file - file * self._per_file
-            chunks = self._read(int(file), places.tolist())
-            chunk_of.update(zip(rows_in_file.tolist(), chunks, strict=True))
-        return [chunk_of[row] for row in asked.tolist()]
-
-    def by_row(self, rows: Int[np.ndarray, "*axes"]) -> dict[int, Chunk]:
-        """Each of the chunks at `rows` once, by its row; −1 is no chunk."""
-        real_rows = np.unique(rows[rows >= 0])
-        return dict(zip(real_rows.tolist(), self.take(real_rows), strict=True))
-
-    def _read(self, file: int, places: list[int]) -> list[Chunk]:
-        """The records of a file at `places`."""
-        try:
-            records = self._readers[file].read(places)
-        except (RuntimeError, IndexError) as error:
-            raise ValueError(
-                f"{self._where}: expected whole records, got damaged ones ({error}). {_AGAIN}"
-            ) from None
-        chunks = []
-        for record in records:
-            value = parse_json(record, self._where, _AGAIN)
-            chunks.append(record_from_json(Chunk, value, self._where))
-        return chunks
 
 
 class Corpus:

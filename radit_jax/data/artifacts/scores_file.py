@@ -32,7 +32,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from radit_jax.data.artifacts.corpus import Chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.readers.lines import JsonObject, demand, json_objects, quoted

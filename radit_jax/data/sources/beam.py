@@ -26,7 +26,8 @@ from typing import Any, NamedTuple, get_args
 
 from etils import epath
 
-from radit_jax.data.artifacts.corpus import CHUNKS, CHUNKS_PER_FILE, PREPARED, write_chunk_file
+from radit_jax.data.artifacts.chunks import CHUNKS, CHUNKS_PER_FILE, write_chunk_file
+from radit_jax.data.artifacts.corpus import PREPARED
 from radit_jax.data.readers.chunking import Document, own_ids, split_document
 from radit_jax.data.readers.documents import corpus_files, corpus_format, is_head, read_documents
 from radit_jax.data.readers.lines import is_compressed

@@ -5,7 +5,7 @@ import contextlib
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from etils import epath
 
 from radit_jax.runtime.storage.files import parse_json
 from radit_jax.runtime.storage.manifests import parse_jsonl
+from radit_jax.runtime.storage.open_files import MappedArrays
 
 # What numpy raises for a file without arrays.
 _NO_ARRAYS = (ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile)
@@ -82,19 +83,23 @@ class TypedFiles(abc.ABC):
         return arrays
 
     def write_array(self, name: str, array: np.ndarray) -> None:
-        """Write one array as a `.npy` file, for `map_array`."""
+        """Write one array as a `.npy` file, for `map_arrays`."""
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         self.write(name, buffer.getvalue())
 
-    def map_array(self, name: str) -> np.ndarray:
-        """A `.npy` file's array, verified once and then read from disk as it is used."""
-        path = self.verified_path(name)
-        with self._naming_arrays(name):
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            if not isinstance(array, np.ndarray):
-                raise ValueError("an archive of arrays, not one")
-        return array
+    def map_arrays(self, names: Sequence[str]) -> MappedArrays:
+        """The arrays of `.npy` files, each verified once, here, and then read from disk as it is used."""
+        paths = {name: self.verified_path(name) for name in names}
+
+        def load(name: str) -> np.ndarray:
+            with self._naming_arrays(name):
+                array = np.load(paths[name], mmap_mode="r", allow_pickle=False)
+                if not isinstance(array, np.ndarray):
+                    raise ValueError("an archive of arrays, not one")
+            return array
+
+        return MappedArrays(names, load)
 
     @contextlib.contextmanager
     def _naming_arrays(self, name: str) -> Iterator[None]:

@@ -1,14 +1,12 @@
 """What the corpus stage writes is what the others read."""
 
-import json
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from array_record.python.array_record_module import ArrayRecordWriter
 from small import CHUNKS, CORPUS, QUESTIONS
 
-from radit_jax.data.artifacts.corpus import SPLITS, Chunks, Corpus, write_corpus
+from radit_jax.data.artifacts.corpus import SPLITS, Corpus, write_corpus
 from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.records import Example, Question
@@ -25,29 +23,6 @@ def test_chunks_questions_and_texts_come_back_as_they_were_written(corpus):
     assert {split: corpus.questions(split) for split in SPLITS} == QUESTIONS
     assert corpus.documents() == CORPUS.documents
     assert corpus.encoder_groups() == CORPUS.encoder_groups
-
-
-def test_chunks_are_read_by_row_in_any_order_and_as_often_as_asked(corpus):
-    assert len(corpus.chunks) == len(CHUNKS)
-    assert corpus.chunks[9] == CHUNKS[9]
-    assert corpus.chunks.take(np.array([3, 0, 3])) == [CHUNKS[3], CHUNKS[0], CHUNKS[3]]
-    assert corpus.chunks.take([]) == []
-
-
-def test_chunks_of_several_files_are_read_as_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("radit_jax.data.artifacts.corpus.CHUNKS_PER_FILE", 4)
-    folder = Workdir(tmp_path).folder("corpus", "x")
-    for chunks in (CHUNKS[:8], CHUNKS[:9]):  # the second time over the first
-        assert write_corpus(folder, replace(CORPUS, chunks=iter(chunks))) == len(chunks)
-        read = Chunks(folder)
-        assert list(read) == list(chunks)
-        assert read.take([7, 0, 4, 7]) == [CHUNKS[7], CHUNKS[0], CHUNKS[4], CHUNKS[7]]
-    assert len(list((folder.path / "chunks.array_record").iterdir())) == 3
-    export = Workdir(tmp_path).published("export", "a" * 12)
-    export.copy_from(folder, "chunks.array_record")
-    assert list(Chunks(export)) == list(CHUNKS[:9])
-    with pytest.raises(IndexError, match="expected rows from 0 to 8, got 2 to 9"):
-        read.take([2, 9])
 
 
 def test_a_row_is_where_the_chunk_of_an_id_lies(corpus):
@@ -145,34 +120,6 @@ def test_the_examples_of_a_finished_corpus_that_are_gone_are_not_replaced_by_oth
         ValueError, match=r"lm_ft-train\.jsonl: expected the \d+ bytes that were written, got 0\. Delete"
     ):
         Corpus(folder).examples("lm_ft", "train")
-
-
-def chunks_of(folder, records):
-    (folder.path / "chunks.array_record").mkdir(parents=True)
-    writer = ArrayRecordWriter(str(folder.path / "chunks.array_record" / "00000"), "group_size:1")
-    for record in records:
-        writer.write(record)
-    writer.close()
-    folder.commit("chunks.array_record")
-    return folder.path / "chunks.array_record" / "00000"
-
-
-@pytest.mark.parametrize(
-    "record", [b"[]", b"{", b'{"id": "a"}', b'{"id": 1, "title": "", "text": ""}', b"\xff"]
-)
-def test_a_chunk_of_another_form_is_one_error(folder, record):
-    chunks_of(folder, [json.dumps(asdict(CHUNKS[0])).encode(), record])
-    assert Chunks(folder)[0] == CHUNKS[0]
-    with pytest.raises(ValueError, match=r"chunks\.array_record: expected "):
-        Chunks(folder)[1]
-
-
-@pytest.mark.parametrize("data", [b"", b"not records" * 7000])
-def test_chunks_in_a_damaged_file_are_one_error(folder, data):
-    chunks_of(folder, [b"{}"]).write_bytes(data)
-    folder.commit("chunks.array_record")  # as if it had been so when it was hashed
-    with pytest.raises(ValueError, match=r"00000: expected an ArrayRecord file, got a damaged one"):
-        Chunks(folder)
 
 
 def test_arrays_that_do_not_belong_to_the_examples_are_refused(folder):

@@ -229,11 +229,9 @@ def test_a_folder_of_texts_leaves_out_what_systems_put_there(tmp_path):
 MEASURE = """
 import json, pathlib, resource, sys
 from radit_jax.config import Folder
-from radit_jax.data.artifacts import corpus as stage
+from radit_jax.data.artifacts.corpus import write_corpus
 from radit_jax.data.sources.folder import read_folder as read
 from radit_jax.runtime.storage.workdir import Workdir
-
-stage.CHUNKS_PER_FILE = 4096
 
 def corpus(size):
     folder = pathlib.Path(sys.argv[1]) / str(size)
@@ -247,7 +245,8 @@ def corpus(size):
             line = {"id": f"q{n}", "question": f"{n}?", "answers": [str(n)], "positive_passage_id": f"p{n}"}
             file.write(json.dumps(line) + "\\n")
     data = read(Folder(str(folder), max_words=100), 0)
-    assert stage.write_corpus(Workdir(folder / "run").folder("corpus", "x"), data) == 2 * size
+    stage = Workdir(folder / "run").folder("corpus", "x")
+    assert write_corpus(stage, data, chunks_per_file=4096) == 2 * size
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 print(*map(corpus, (1000, 5000, 50000)))

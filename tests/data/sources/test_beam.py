@@ -10,7 +10,7 @@ from etils import epath
 
 from radit_jax.config import MeshConfig
 from radit_jax.data.artifacts import corpus
-from radit_jax.data.artifacts.corpus import CHUNKS, write_chunks
+from radit_jax.data.artifacts.chunks import CHUNKS, write_chunks
 from radit_jax.data.readers.documents import read_documents
 from radit_jax.data.sources import beam
 from radit_jax.data.sources.instructions import read_chunks
@@ -138,7 +138,7 @@ def prepare_by_hand(folder: pathlib.Path, max_words: int) -> StageFolder:
     local = Workdir(folder / "local").folder("corpus", "0" * 12)
     number = write_chunks(local, read_chunks(str(folder / "in"), "auto", max_words, counts))
     for file in (local.path / CHUNKS).iterdir():
-        corpus.put_file(file, folder / "out" / CHUNKS / file.name)
+        put_file(file, folder / "out" / CHUNKS / file.name)
     facts = {"chunks": number, "max_words": max_words, "counts": dict(counts), "format": "jsonl"}
     (folder / "out" / corpus.PREPARED).write_text(json.dumps(facts))
     return local
@@ -215,12 +215,11 @@ def direct():
 
 
 def test_beams_direct_runner_makes_the_local_paths_files(direct, path, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(corpus, "CHUNKS_PER_FILE", 50)
     monkeypatch.setattr(beam, "CHUNKS_PER_FILE", 50)
     monkeypatch.setattr(beam.find_parts, "__defaults__", ("auto", "auto", 400))
     counts = Counter[str]()
     local = Workdir(tmp_path / "local").folder("corpus", "0" * 12)
-    number = write_chunks(local, read_chunks(str(path), "auto", 9, counts))
+    number = write_chunks(local, read_chunks(str(path), "auto", 9, counts), chunks_per_file=50)
     facts = beam.prepare(str(path), "auto", 9, str(tmp_path / "out"))
     assert facts == {"chunks": number, "max_words": 9, "counts": counts}
     wanted = {file.name: file.read_bytes() for file in (local.path / CHUNKS).iterdir()}

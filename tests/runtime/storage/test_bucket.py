@@ -134,7 +134,7 @@ def test_what_one_machine_writes_another_reads(machines) -> None:
     assert two.read_json("facts.json") == {"k": [1, 2]}
     assert two.read_jsonl("rows.jsonl") == [{"text": "é"}]
     np.testing.assert_array_equal(two.read_arrays("arrays.npz")["ids"], [0, 1, 2])
-    assert isinstance(two.map_array("sub/matrix.npy"), np.memmap)
+    assert isinstance(two.map_arrays(["sub/matrix.npy"])[0], np.memmap)
     assert (two.verified_path("params") / "d" / "data").read_bytes() == b"weights"
     assert sorted(two.manifest["files"]) == [
         "arrays.npz",

@@ -327,7 +327,7 @@ def test_what_was_written_is_read_back_before_and_after_the_manifest(folder):
         arrays = reader.read_arrays("arrays.npz")
         np.testing.assert_array_equal(arrays["ids"], [[0, 1, 2], [3, 4, 5]])
         assert arrays["scores"].dtype == np.float32
-        matrix = reader.map_array("sub/matrix.npy")
+        matrix = reader.map_arrays(["sub/matrix.npy"])[0]
         assert isinstance(matrix, np.memmap)
         np.testing.assert_array_equal(matrix, np.eye(3))
 
@@ -338,7 +338,10 @@ def test_what_was_written_is_read_back_before_and_after_the_manifest(folder):
 def test_arrays_that_were_cut_short_before_they_were_hashed_are_one_error(folder, damage):
     folder.write_arrays("whole.npz", ids=np.arange(60))
     folder.write_array("whole.npy", np.arange(60))
-    for name, read in (("whole.npz", folder.read_arrays), ("whole.npy", folder.map_array)):
+    for name, read in (
+        ("whole.npz", folder.read_arrays),
+        ("whole.npy", lambda name: folder.map_arrays([name])[0]),
+    ):
         folder.write(name, damage(folder.read(name)))
         with pytest.raises(ValueError, match=rf"{name}: expected arrays of numpy, got .* Delete the folder"):
             read(name)
@@ -542,7 +545,7 @@ def test_an_altered_memory_mapped_array_is_refused(folder):
     data[-8] ^= 1
     (folder.path / "x.npy").write_bytes(data)
     with pytest.raises(ValueError, match=r"x\.npy: expected the bytes that were written, got altered bytes"):
-        folder.map_array("x.npy")
+        folder.map_arrays(["x.npy"])[0]
 
 
 def test_a_file_that_was_never_committed_cannot_be_read(folder):
