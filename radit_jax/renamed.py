@@ -97,7 +97,7 @@ MOVED = {
         ("data.finetuning.tfds_builders",), {"build": "build_dataset", "build_named": "build_datasets"}
     ),
     "data.cloze": Moved(("data.batches.cloze",), {"Candidate": "ClozeSpan"}),
-    "data.corpus": Moved(("data.artifacts.corpus",), {}),
+    "data.corpus": Moved(("data.artifacts.corpus", "data.artifacts.chunks"), {}),
     "data.documents": Moved(
         ("data.readers.documents", "data.readers.chunking", "data.readers.unique_ids"), {}
     ),

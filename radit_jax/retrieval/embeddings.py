@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from numpy.lib.format import open_memmap
 
 from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.storage.open_files import MappedArrays
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 Vectors = Float[np.ndarray, "V D"]  # chunk embeddings
@@ -22,7 +23,7 @@ class Embeddings:
     ((3, 3), [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     """
 
-    def __init__(self, parts: Sequence[Vectors]):
+    def __init__(self, parts: Sequence[Vectors] | MappedArrays):
         self._parts = parts
         # Parts in files are opened here one after the other, and later when they are read.
         lengths = [len(part) for part in parts]

@@ -30,7 +30,7 @@ def raise_file_limit() -> None:
         )
 
 
-class MappedArrays(Sequence[np.ndarray]):
+class MappedArrays:
     """Arrays in files, each mapped when it is asked for; at most `MAX_OPEN` of them stay mapped.
 
     `names` are what errors call the files, and `load` maps the one of a name. A mapped array holds its file
@@ -45,7 +45,7 @@ class MappedArrays(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def __getitem__(self, number: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __getitem__(self, number: int) -> np.ndarray:
         name = self._names[number]
         array = self._load(name)
         # A file that is opened again may have been replaced in the meantime.

@@ -14,6 +14,7 @@ from radit_jax.data.artifacts.chunks import CHUNKS, write_chunks
 from radit_jax.data.readers.documents import read_documents
 from radit_jax.data.sources import beam
 from radit_jax.data.sources.instructions import read_chunks
+from radit_jax.runtime.storage.bucket import put_file
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages.corpus import run_chunks
