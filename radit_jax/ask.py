@@ -17,7 +17,7 @@ from typing import Any
 from radit_jax.errors import exit_command, run_command
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.serving.command import add_export, add_options, find_export, serve_export
-from radit_jax.text.printable import printable
+from radit_jax.text.printable import printable, shown_answer
 
 CHUNK_TITLES = {"chunks": "chunks after R-ft", "base_chunks": "chunks before R-ft"}
 
@@ -140,7 +140,7 @@ def show(question: str, result: Mapping[str, Any]) -> None:
     """Print one question's answers and chunks for a person to read."""
     print(f"{printable(question)}\n")
     for candidate in result["answers"]:
-        text = printable(candidate["text"])
+        text = printable(shown_answer(candidate["text"]))
         print(f"  {candidate['probability']:.3f}  {text}")
 
     for name, title in CHUNK_TITLES.items():

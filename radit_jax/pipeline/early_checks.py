@@ -10,7 +10,7 @@ from radit_jax.data.artifacts.scores_file import read_scores
 from radit_jax.data.readers.documents import Passages, corpus_format
 from radit_jax.data.sources import folder, instructions
 from radit_jax.data.sources.found_data import unread_tables
-from radit_jax.data.sources.small_data import SMALL_BYTES, small_data_warnings
+from radit_jax.data.sources.small_data import FEW_TRAIN, SMALL_BYTES, small_data_warnings
 from radit_jax.pipeline.stage import Stage
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
@@ -78,6 +78,12 @@ def look_at_data(experiment: Experiment) -> list[str]:
         *folder.folder_warnings(corpus),
         *small_data_warnings(corpus.questions),
     ]
+    has_few = len(corpus.questions["train"]) < FEW_TRAIN
+    if has_few and not experiment.r_ft.corpus_text_fraction:
+        surprises.append(
+            "R-ft learns from questions alone: r_ft.corpus_text_fraction=0.5 lets it learn from the passages "
+            "too"
+        )
     for surprise in surprises:
         lines.append(f"warning    {surprise}")
     return lines

@@ -45,6 +45,7 @@ class Run:
     stages: dict[str, Stage] = field(init=False)  # by name
     folders: dict[str, StageFolder] = field(init=False)  # by the stage's name
     absent: dict[str, str] = field(init=False, default_factory=dict)  # sources, and what is wrong with them
+    unreached: set[str] = field(init=False, default_factory=set)  # those of them on a hub without an answer
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", stages(self.experiment))
@@ -78,6 +79,8 @@ class Run:
             if not self.plan_only:
                 raise
             self.absent[source] = str(error)
+            if isinstance(error, hub.UnreachedError):
+                self.unreached.add(source)
             return "absent"
 
     def _identity(self, stage: Stage, source: str) -> str:
@@ -218,7 +221,8 @@ class Run:
         record = {"inputs": read, "seconds": round(seconds, 1), "device": _devices()}
         output.finish(settings=canonical(stage.settings), **record, **facts)
         self.drop_checkpoints(stage)
-        print(f"   {stage.name}: done in {seconds:.1f} s; {_summary(facts)}", flush=True)
+        done = f"{stage.name}: done in {seconds:.1f} s"
+        print(f"   {'; '.join(filter(None, [done, _summary(facts)]))}", flush=True)
 
     def _context(self, stage: Stage) -> trackers.StageContext:
         """What trackers are told of a stage."""

@@ -102,7 +102,7 @@ def _verdict(run: RunData) -> tuple[str, str]:
             lines.append({"gold": question.gold, "systems": answers})
     # A sample would count too few.
     counted = [] if run.is_sample else lines
-    words = verdict(run.results, counted, _best_steps(run))
+    words = verdict(run.results, counted, _best_steps(run), _dev_mrr(run))
     first, dot, others = words.partition(". ")
     return (f"{first}." if dot else first), others
 
@@ -115,6 +115,14 @@ def _best_steps(run: RunData) -> dict[str, int]:
         if "best_step" in stage.facts:
             steps[stage.name] = stage.facts["best_step"]
     return steps
+
+
+def _dev_mrr(run: RunData) -> float | None:
+    """R-ft's MRR@10 on the development questions, of the checkpoint that it kept."""
+    for stage in run.stages:
+        if "dev_mrr@10" in stage.facts:
+            return stage.facts["dev_mrr@10"]
+    return None
 
 
 def facts(run: RunData) -> list[str]:

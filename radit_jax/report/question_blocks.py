@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from radit_jax.report.run_records import QuestionRecord, RankedChunk, RunData, SystemAnswer
+from radit_jax.text.printable import shown_answer
 
 SIZES = {"questions": 32, "passages": 128}  # entries of a block
 _DECIMALS = 5  # of probabilities; log-probabilities have fewer
@@ -124,7 +125,7 @@ def _index_entry(question: QuestionRecord) -> dict[str, Any]:
         "question": question.question,
         "category": question.category,
         "gold_retrieved": question.gold_retrieved,
-        "answer": radit.text if radit else "",
+        "answer": shown_answer(radit.text) if radit else "",
         "gold": list(question.gold),
     }
 
@@ -170,13 +171,13 @@ def _system_entry(system: SystemAnswer) -> dict[str, Any]:
     for candidate in system.candidates:
         candidates.append(
             {
-                "text": candidate.text,
+                "text": shown_answer(candidate.text),
                 "probability": _rounded(candidate.probability),
                 "log_probs": [_rounded(value, 3) for value in candidate.log_probs],
             }
         )
     return {
-        "text": system.text,
+        "text": shown_answer(system.text),
         "score": _rounded(system.score),
         "is_cut": bool(system.is_cut),
         "candidates": candidates,

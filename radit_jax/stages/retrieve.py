@@ -148,7 +148,7 @@ def _retrieve_lm_ft(
         num_text_instances = len(texts.examples) * settings.instances_per_example
         share = num_text_instances / max(1, num_instances + num_text_instances)
         facts["text_share"] = round(share, 4)
-        _warn("lm_ft", "instances", settings.corpus_text_fraction, facts)
+        _warn("lm_ft", "instances", settings.corpus_text_fraction, facts, "Add passages.")
     return facts
 
 
@@ -200,7 +200,13 @@ def _retrieve_r_ft(
     if is_train:
         share = len(texts.examples) / max(1, len(retrieved.examples))
         facts["text_share"] = round(share, 4)
-        _warn("r_ft", "examples", settings.corpus_text_fraction, facts)
+        remedy = "Add passages."
+        if texts.num_skipped:
+            remedy = (
+                f"{texts.num_skipped:,} chunks gave none. Lower r_ft.text_tokens ({settings.text_tokens}), "
+                "because a chunk needs twice as many tokens, or add passages."
+            )
+        _warn("r_ft", "examples", settings.corpus_text_fraction, facts, remedy)
     return facts
 
 
@@ -340,13 +346,13 @@ def _facts(
     }
 
 
-def _warn(section: str, unit: str, fraction: float, facts: Mapping[str, Any]) -> None:
-    """Say where the corpus has fewer text examples than were asked for."""
+def _warn(section: str, unit: str, fraction: float, facts: Mapping[str, Any], remedy: str) -> None:
+    """Say where the corpus has fewer text examples than were asked for, and what helps."""
     made, asked = facts["text_examples"], facts["text_examples_asked"]
     if made < asked:
         print(
             f"   warning: {section}.corpus_text_fraction {fraction} asks for {asked:,} text examples, the "
             f"corpus gives {made:,}: they are {facts['text_share']:.1%} of the {unit}, each as often as any "
-            f"other. Add passages, or set a smaller {section}.corpus_text_fraction.",
+            f"other. {remedy}",
             flush=True,
         )

@@ -8,6 +8,14 @@ _ACTED_ON = re.compile(
 )
 
 
+NO_ANSWER = "(no answer)"  # what is shown of an empty one
+
+
+def shown_answer(text: str) -> str:
+    """An answer as people see it, in a table or a list: an empty one has words, too."""
+    return text if text.strip() else NO_ANSWER
+
+
 def printable(text: str) -> str:
     r"""`text` with an escape sequence in place of every character that a terminal would act upon.
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from radit_jax.config import RFtConfig
 from radit_jax.text.metrics import exact_match
 from radit_jax.text.results_table import reading_results
 from radit_jax.text.statistics import in_percent, percent_with_interval
@@ -10,6 +11,7 @@ from radit_jax.text.statistics import in_percent, percent_with_interval
 JsonObject = Mapping[str, Any]
 HARDLY = 0.01  # an exact match below this says little of a change in the answers
 HALF = 0.5  # of the labels
+SHARP = 0.25  # τ with which means of log p make labels that prefer some chunks
 TRAININGS = {
     "lm_ft": "LM-ft",
     "r_ft": "R-ft",
@@ -44,12 +46,13 @@ def verdict(
     results: JsonObject,
     predictions: Iterable[JsonObject] = (),
     best_steps: Mapping[str, int] | None = None,
+    dev_mrr: float | None = None,
 ) -> str:
     """A run's `results.json` in a few sentences, the most important first.
 
     `predictions` are the lines of `predictions.jsonl`, which say how many answers got worse. `best_steps` has
     the step of the checkpoint that LM-ft ("lm_ft") and R-ft ("r_ft") kept, where that is known: 0 is the
-    untuned model.
+    untuned model. `dev_mrr` is the kept retriever's MRR@10 on the development questions.
     """
     with reading_results():
         if results.get("average"):
@@ -61,11 +64,11 @@ def verdict(
         if "retrieval" in results:
             sentences += _retrieval_sentences(results)
     # A run that learnt nothing would otherwise read like a success.
-    first = learnt_nothing(best_steps or {})
+    first = learnt_nothing(best_steps or {}, dev_mrr)
     return " ".join(filter(None, [first, *sentences]))
 
 
-def learnt_nothing(best_steps: Mapping[str, int]) -> str:
+def learnt_nothing(best_steps: Mapping[str, int], dev_mrr: float | None = None) -> str:
     """The sentence for trainings that kept what they began with; "" where each learnt something."""
     untuned = []
     for name, title in TRAININGS.items():
@@ -74,14 +77,57 @@ def learnt_nothing(best_steps: Mapping[str, int]) -> str:
     if not untuned:
         return ""
     if len(untuned) == len(TRAININGS):
-        return (
+        sentence = (
             "This run learnt nothing: LM-ft and R-ft both kept their checkpoint of step 0, so that all "
             "systems are the untuned models."
         )
-    return (
-        f"{untuned[0]} learnt nothing: the best on the development questions was its checkpoint of step 0, "
-        "the untuned model."
-    )
+    else:
+        sentence = (
+            f"{untuned[0]} learnt nothing: the best on the development questions was its checkpoint of step "
+            "0, the untuned model."
+        )
+    # Nothing is better than the best.
+    if _no_room(best_steps, dev_mrr):
+        sentence += (
+            " The untuned retriever puts a right chunk first for every development question, so these "
+            "cannot show a gain of R-ft."
+        )
+    return sentence
+
+
+def what_may_help(best_steps: Mapping[str, int], dev_mrr: float | None, r_ft: RFtConfig) -> list[str]:
+    """What to do after a run that learnt nothing, without what its settings say already."""
+    no_room = _no_room(best_steps, dev_mrr)
+    advice = ["bring more questions"]
+    if no_room:
+        advice = ["bring more questions, and harder ones to choose R-ft's checkpoint by"]
+    trainings = [name for name in TRAININGS if best_steps.get(name) == 0]
+    # Labels and steps are not at fault where there is no room.
+    if no_room:
+        trainings.remove("r_ft")
+    elif "r_ft" in trainings:
+        labels = _other_labels(r_ft)
+        if labels:
+            advice.append(f"try labels that prefer some chunks ({', '.join(labels)})")
+    if trainings:
+        rates = " and ".join(f"{name}.optimizer.peak_lr" for name in trainings)
+        advice.append(f"lower {rates}")
+    return advice
+
+
+def _no_room(best_steps: Mapping[str, int], dev_mrr: float | None) -> bool:
+    """Whether R-ft kept the untuned retriever because that cannot be surpassed."""
+    return best_steps.get("r_ft") == 0 and dev_mrr is not None and dev_mrr >= 1
+
+
+def _other_labels(r_ft: RFtConfig) -> list[str]:
+    """The settings of labels that are less flat, and that the run did not have."""
+    settings = []
+    if r_ft.lm_score != "mean_log_prob":
+        settings.append("r_ft.lm_score=mean_log_prob")
+    if r_ft.lm_score != "mean_log_prob" or r_ft.tau > SHARP:
+        settings.append(f"r_ft.tau={SHARP}")
+    return settings
 
 
 # ---- sentences ----

@@ -120,7 +120,7 @@ def test_a_question_has_its_answers_chunks_and_candidates(open_page):
     rows = detail.locator(".systems tbody tr").all_inner_texts()
     cells = [row.split("\t")[:3] for row in rows]
     assert cells == [
-        ["base LM, no chunks", "✗", "(nothing)"],
+        ["base LM, no chunks", "✗", "(no answer)"],
         ["base LM, base retriever", "✗", "Ada Finch"],
         ["RA-DIT: LM-ft, R-ft", "✓", "Hob Crane"],
     ]

@@ -134,7 +134,7 @@ def test_rows_too_short_for_every_question_are_an_error(inputs, tmp_path, run):
         run(inputs, tmp_path / "out", max_length=9)
 
 
-def test_chunks_without_a_text_example_are_counted_and_replaced_by_others(inputs, tmp_path):
+def test_chunks_without_a_text_example_are_counted_and_replaced_by_others(inputs, tmp_path, capsys):
     # 0.9 of all would be 36 texts, so every chunk is drawn; a stop has no halves.
     facts, retrieved, _ = run_lm_ft(inputs, tmp_path / "lm", corpus_text_fraction=0.9)
     assert (facts["text_examples"], facts["chunks_skipped"]) == (9, 1)
@@ -143,6 +143,10 @@ def test_chunks_without_a_text_example_are_counted_and_replaced_by_others(inputs
     facts, retrieved = run_r_ft(inputs, tmp_path / "r", corpus_text_fraction=0.9, text_tokens=40)
     assert (facts["text_examples"], facts["chunks_skipped"]) == (1, 9)
     assert retrieved.examples[-1].source_chunk == CHUNKS[LONG].id
+    said = capsys.readouterr().out
+    assert (
+        "9 chunks gave none. Lower r_ft.text_tokens (40), because a chunk needs twice as many tokens" in said
+    )
 
 
 def test_fewer_texts_than_asked_for_are_said_with_their_share(inputs, tmp_path, capsys):
@@ -152,7 +156,7 @@ def test_fewer_texts_than_asked_for_are_said_with_their_share(inputs, tmp_path, 
     said = capsys.readouterr().out
     assert (
         "warning: lm_ft.corpus_text_fraction 0.9 asks for 36 text examples, the corpus gives 9: "
-        "they are 69.2%" in said
+        "they are 69.2% of the instances, each as often as any other. Add passages." in said
     )
     run_lm_ft(inputs, tmp_path / "enough", corpus_text_fraction=0.5)
     run_r_ft(inputs, tmp_path / "r", corpus_text_fraction=0.5)

@@ -1,8 +1,11 @@
 """What others wrote is shown, never acted upon."""
 
+from pathlib import Path
+
 import pytest
 
-from radit_jax.text.printable import printable
+from radit_jax import serving
+from radit_jax.text.printable import NO_ANSWER, printable, shown_answer
 
 
 @pytest.mark.parametrize(
@@ -18,3 +21,9 @@ from radit_jax.text.printable import printable
 )
 def test_what_a_terminal_acts_upon_is_spelt_out(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+def test_an_empty_answer_has_words_wherever_answers_are_shown() -> None:
+    assert [shown_answer(text) for text in ("Emma", "", " ")] == ["Emma", NO_ANSWER, NO_ANSWER]
+    page = Path(serving.__file__).with_name("page.html").read_text(encoding="utf-8")
+    assert f'answer.text || "{NO_ANSWER}"' in page

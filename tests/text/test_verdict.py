@@ -1,6 +1,13 @@
 import pytest
 
-from radit_jax.text.verdict import changed_answers, learnt_nothing, signal_in_words, verdict
+from radit_jax.config import OptimizerConfig, RFtConfig
+from radit_jax.text.verdict import (
+    changed_answers,
+    learnt_nothing,
+    signal_in_words,
+    verdict,
+    what_may_help,
+)
 
 
 def figure(value, low, high):
@@ -67,6 +74,56 @@ def test_an_answer_is_right_as_exact_match_judges_it():
 def test_a_run_that_learnt_nothing_says_so_first(best_steps, beginning):
     assert verdict(results(NOTHING, NOTHING), (), best_steps).startswith(beginning)
     assert bool(learnt_nothing(best_steps)) == ("nothing" in beginning)
+
+
+def test_a_retriever_that_cannot_be_surpassed_is_said_to_be_that():
+    untuned = {"lm_ft": 8, "r_ft": 0}
+    assert learnt_nothing(untuned, 1.0).endswith(
+        " The untuned retriever puts a right chunk first for every development question, so these cannot "
+        "show a gain of R-ft."
+    )
+    assert "every development question" not in learnt_nothing(untuned, 0.99) + learnt_nothing(untuned)
+    assert learnt_nothing({"lm_ft": 0, "r_ft": 20}, 1.0).count(".") == 1
+
+
+OPTIMIZER = OptimizerConfig(steps=1, peak_lr=1e-5, warmup_steps=0)
+
+
+@pytest.mark.parametrize(
+    ("best_steps", "dev_mrr", "settings", "wanted"),
+    [
+        (
+            {"lm_ft": 8, "r_ft": 0},
+            0.5,
+            {},
+            "bring more questions; try labels that prefer some chunks (r_ft.lm_score=mean_log_prob, "
+            "r_ft.tau=0.25); lower r_ft.optimizer.peak_lr",
+        ),
+        (
+            {"lm_ft": 0, "r_ft": 0},
+            0.5,
+            {"lm_score": "mean_log_prob", "tau": 0.25},
+            "bring more questions; lower lm_ft.optimizer.peak_lr and r_ft.optimizer.peak_lr",
+        ),
+        (
+            {"lm_ft": 8, "r_ft": 0},
+            0.5,
+            {"lm_score": "mean_log_prob", "tau": 1.0},
+            "bring more questions; try labels that prefer some chunks (r_ft.tau=0.25); lower "
+            "r_ft.optimizer.peak_lr",
+        ),
+        (
+            {"lm_ft": 8, "r_ft": 0},
+            1.0,
+            {},
+            "bring more questions, and harder ones to choose R-ft's checkpoint by",
+        ),
+        ({"lm_ft": 0, "r_ft": 20}, 1.0, {}, "bring more questions; lower lm_ft.optimizer.peak_lr"),
+    ],
+)
+def test_advice_names_nothing_that_is_set_nor_what_is_not_at_fault(best_steps, dev_mrr, settings, wanted):
+    r_ft = RFtConfig(optimizer=OPTIMIZER, **settings)
+    assert "; ".join(what_may_help(best_steps, dev_mrr, r_ft)) == wanted
 
 
 def test_systems_that_do_not_answer_are_said_not_to():

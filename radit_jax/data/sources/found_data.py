@@ -27,6 +27,7 @@ from radit_jax.data.sources.small_data import SMALL_BYTES
 
 TABLES = (".jsonl", ".json", ".tsv", ".csv", ".parquet")
 MANY_DOCUMENTS = 30  # from which on questions made of the text may be divided by their documents
+MEASURED_CHUNKS = 500  # at most, whose tokens are counted
 ASKED_CHUNKS = 2000  # at most, on which questions are made
 FIRST_LINES = 20  # of a file, by which it is known
 FEWEST_CHUNKS = 11  # a ranking is judged to rank 10, and a text's own chunk is left out
@@ -50,12 +51,28 @@ class FoundData:
         return len(self.corpus.questions["train"])
 
     @property
-    def typical_words(self) -> int:
-        """The words of a chunk of middle length; as many as a chunk may have where the data is large."""
+    def num_chunks(self) -> int | None:
+        """The chunks of the corpus; None where it is too large to be read here."""
         if self.corpus is None:
-            return self.settings.max_words
-        lengths = sorted(len(chunk.text.split()) for chunk in self.corpus.chunks)
-        return lengths[len(lengths) // 2]
+            return None
+        assert isinstance(self.corpus.chunks, Passages)
+        return len(self.corpus.chunks)
+
+    @property
+    def first_texts(self) -> list[str]:
+        """The texts of the first chunks, from which the length of the others is guessed."""
+        texts: list[str] = []
+        for _, chunks in read_chunked(self.passages, self.format, self.settings.max_words):
+            texts += [chunk.text for chunk in chunks]
+            if len(texts) >= MEASURED_CHUNKS:
+                break
+        return texts
+
+    @property
+    def question_files(self) -> list[epath.Path]:
+        """The files of questions, to learn from and to evaluate with."""
+        root = epath.Path(self.settings.folder)
+        return [packed_or_plain(root, name) for name in question_names(self.settings, root)]
 
 
 def find_data(folder: str, passages: str = "", questions: str = "", test_questions: str = "") -> Folder:

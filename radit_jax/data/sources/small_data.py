@@ -24,10 +24,7 @@ def small_data_warnings(questions: Mapping[str, Sequence[Question]]) -> list[str
 
     # 1) To learn.
     if counts["train"] < FEW_TRAIN:
-        warnings.append(
-            f"there are {_questions('train', counts)} to learn from, which is little: raise "
-            "r_ft.corpus_text_fraction, as the paper does (0.95), so that R-ft learns from the passages too"
-        )
+        warnings.append(f"there are {_questions('train', counts)} to learn from, which is little: bring more")
     # 2) To choose a checkpoint.
     if counts["dev"] < FEW_DEV:
         warnings.append(

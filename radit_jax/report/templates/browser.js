@@ -182,7 +182,7 @@
       return element("tr", {},
         element("th", { scope: "row" }, about.systems[name] || name),
         element("td", { class: `score ${label}`, "aria-label": label }, question.gold.length ? score : ""),
-        element("td", { class: "answer" }, text("span", "", system.text || "(nothing)"), system.is_cut ? element("small", {}, " cut") : null),
+        element("td", { class: "answer" }, text("span", "", system.text), system.is_cut ? element("small", {}, " cut") : null),
         element("td", { class: "probability" }, best ? bar(name === "radit" ? "after" : "before", "", best.probability) : ""));
     });
     const heads = ["System", "", "Answer", "Probability, %"].map((words) => element("th", { scope: "col" }, words));
@@ -249,7 +249,7 @@
         cell.style.setProperty("--share", probability);
         return cell;
       });
-      return element("tr", {}, element("th", { scope: "row" }, text("span", "", candidate.text || "(nothing)")),
+      return element("tr", {}, element("th", { scope: "row" }, text("span", "", candidate.text)),
         element("td", { class: "probability" }, bar("after", "", candidate.probability)), ...cells);
     });
     return element("div", { class: "scroll", tabindex: 0 }, element("table", { class: "matrix" }, element("thead", {}, head), element("tbody", {}, ...rows)));

@@ -29,6 +29,10 @@ _SMALL = ["*.json", "*.txt", "*.jinja", "tokenizer.model", "README.md", "LICENSE
 _OTHER_FORMS = ["original/*", "onnx/*", "openvino/*"]
 
 
+class UnreachedError(ValueError):
+    """The hub gave no answer: what was asked for may be there or not."""
+
+
 def find(source: str) -> Path:
     """The folder of the checkpoint `source`, downloaded if it is on the hub; or its GGUF file."""
     place = _on_hub(source)
@@ -217,7 +221,7 @@ def _snapshot(
         ) from None
     except OSError as error:  # of the network, the hub or the disk; the first line says which
         reason = str(error).partition("\n")[0].removeprefix("Got: ")
-        raise ValueError(
+        raise UnreachedError(
             f"checkpoint {source}: expected a folder or an answer of the hub, got "
             f"{reason}. Connect, or name a folder that holds a copy of {repo}."
         ) from None

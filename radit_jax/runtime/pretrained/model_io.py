@@ -218,6 +218,18 @@ def check_stored(
         match_decoder(folder)
 
 
+def stored_tokenizer(source: str) -> Tokenizer:
+    """The tokeniser of the language model that `source` names, without its weights."""
+    folder = locate(source)
+    if is_ours(folder):
+        return load_own_tokenizer(folder)
+    config, vectors = describe_folder(folder, "decoder")
+    tokenizer = _load_hf_tokenizer(folder, config, vectors)
+    if tokenizer is None:
+        raise no_tokenizer(source)
+    return tokenizer
+
+
 def no_tokenizer(source: str) -> ValueError:
     """The error of a checkpoint without a tokeniser."""
     return ValueError(

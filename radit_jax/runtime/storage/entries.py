@@ -36,6 +36,14 @@ def subfolders(path: epath.Path) -> list[epath.Path]:
     return [child for child in children if child.is_dir()]
 
 
+def names_in(path: epath.Path) -> list[str]:
+    """The names of files and folders directly under `path`; none where there is no such folder."""
+    if bucket.is_bucket(path):
+        names = {name.partition("/")[0] for name in bucket.sizes(path)}
+        return sorted(names - {""})
+    return sorted(child.name for child in path.iterdir()) if path.exists() else []
+
+
 def files_under(path: epath.Path) -> list[epath.Path]:
     """Every file under the folder `path`, in order."""
     children = sorted(path.iterdir()) if path.exists() else []

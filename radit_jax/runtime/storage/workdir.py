@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from radit_jax.runtime.storage.entries import (
     matches,
     modified,
     move_aside,
+    names_in,
     remove,
     size_and_hash,
     subfolders,
@@ -31,6 +33,20 @@ from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
 # What a stage writes first, by which its folder is known to be one.
 _LEFT_BY_STAGES = ("manifest.json", "*.sha256", "metrics.jsonl", "checkpoints")
+# What may lie in a workdir before its first run: hidden files, logs, and what a start leaves that was killed.
+_OF_NO_ACCOUNT = (
+    ".*",
+    "lost+found",
+    "*.log",
+    "*.out",
+    "*.err",
+    "lock",
+    "lease*",
+    "probe-*",
+    "compiled",
+    "workdir.json",
+    "sources.json",
+)
 _REMEDY = "Delete it, or name another --workdir."
 
 
@@ -45,6 +61,50 @@ class Workdir:
         self._hashes = SourceHashes(self.path / "sources.json")
         if self.in_bucket:
             bucket.check_access(self.path, write=False)
+
+    def check_free(self, experiment: str) -> None:
+        """Refuse a folder in which a run of `experiment` would write among other files; writes nothing.
+
+        It may be absent, empty, a workdir of this experiment, or one whose `workdir.json` was lost.
+        """
+        if not self.in_bucket and self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path}: expected a folder, got a file. Name another --workdir.")
+        # 1) Whose it is, where it is somebody's.
+        identity = self.path / "workdir.json"
+        data = bytes_or_none(identity) if self.path.exists() or self.in_bucket else None
+        if data and data.strip():
+            self._check_owner(data, experiment)
+            return
+        # 2) Of nobody's folder, what is in it.
+        others = [name for name in names_in(self.path) if not matches(name, _OF_NO_ACCOUNT)]
+        if others and not self._has_stages():
+            raise ValueError(
+                f"{self.path}: expected a workdir or an empty folder, got one with {min(others)!r}, which no "
+                f"run wrote. Name one for the run alone: --workdir={self.path / experiment}."
+            )
+
+    def check_writable(self) -> None:
+        """Refuse a workdir in which nothing could be written; on a disk, leaves nothing behind."""
+        if self.in_bucket:
+            bucket.check_access(self.path, write=True)
+            return
+        # What is not there would be made in the first parent that is.
+        folder = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"{self.path}: expected a folder that a run may write in, got {error.strerror} in {folder}. "
+                "Name another --workdir."
+            ) from None
+
+    def _has_stages(self) -> bool:
+        """Whether the folder holds what a stage has left, by the names of folders."""
+        for stage in subfolders(self.path):
+            if any(_FINGERPRINT.fullmatch(run.name) for run in subfolders(stage)):
+                return True
+        return False
 
     def claim(self, experiment: str) -> None:
         """Make the folder this experiment's; ValueError where it is another's. The caller holds the lock."""
@@ -62,14 +122,19 @@ class Workdir:
         if not data or not data.strip():  # a power cut may leave an empty file
             write_whole(identity, json.dumps({"experiment": experiment}) + "\n")
             data = identity.read_bytes()
-        value = parse_json(data, str(identity), _REMEDY)
-        claim = as_object(value, str(identity), _REMEDY)
+        self._check_owner(data, experiment)
+        self._hashes.save()
+
+    def _check_owner(self, data: bytes, experiment: str) -> None:
+        """Refuse `workdir.json`, whose bytes are `data`, of another experiment."""
+        where = str(self.path / "workdir.json")
+        value = parse_json(data, where, _REMEDY)
+        claim = as_object(value, where, _REMEDY)
         if claim.get("experiment") != experiment:
             raise ValueError(
                 f"{self.path}: expected a workdir of the experiment {experiment!r}, got one of "
                 f"{claim.get('experiment')!r}. Name another folder with --workdir."
             )
-        self._hashes.save()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

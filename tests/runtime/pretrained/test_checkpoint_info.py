@@ -302,8 +302,26 @@ def test_a_pickle_without_torch_is_named_with_the_command_that_installs_it(folde
 
 def test_a_dry_run_goes_on_without_a_checkpoint_and_names_it(tmp_path, capsys):
     flags = ["--set", "base.lm.checkpoint=/nowhere/llama"]
+    assert train.main(["--dry-run", f"--workdir={tmp_path / 'run'}", *flags]) == 1
+    said = capsys.readouterr()
+    assert "missing    /nowhere/llama: " in said.out
+    assert said.err.endswith(
+        "--dry-run: expected all that a run reads, got no /nowhere/llama. Put there what is missing, or name "
+        "another.\n"
+    )
+
+
+def test_a_hub_that_does_not_answer_fails_no_dry_run(tmp_path, capsys, monkeypatch):
+    def unreached(*_, **__):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreached)
+    flags = ["--set", "base.lm.checkpoint=hub:lab/llama"]
     assert train.main(["--dry-run", f"--workdir={tmp_path / 'run'}", *flags]) == 0
-    assert "missing    /nowhere/llama: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert (
+        "missing    checkpoint hub:lab/llama: expected a folder or an answer of the hub, got no route" in said
+    )
 
 
 # ---- files of any content ----

@@ -129,6 +129,51 @@ def test_a_workdir_belongs_to_one_experiment(workdir):
         workdir.claim("wiki")
 
 
+def test_a_folder_with_files_of_others_is_no_workdir(workdir):
+    workdir.path.mkdir()
+    (workdir.path / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError) as refused:
+        workdir.check_free("tiny")
+    assert str(refused.value) == (
+        f"{workdir.path}: expected a workdir or an empty folder, got one with 'thesis.tex', which no run "
+        f"wrote. Name one for the run alone: --workdir={workdir.path}/tiny."
+    )
+    assert os.listdir(workdir.path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("left", [".DS_Store", "lost+found/", "run.log", "lock", "compiled/", "workdir.json"])
+def test_what_systems_and_starts_leave_makes_no_folder_anothers(workdir, left):
+    workdir.check_free("tiny")  # there is none yet
+    workdir.path.mkdir()
+    if left.endswith("/"):
+        (workdir.path / left).mkdir()
+    else:
+        (workdir.path / left).write_text("")
+    workdir.check_free("tiny")
+
+
+def test_a_workdir_that_lost_its_name_is_known_by_its_stages(workdir):
+    workdir.claim("tiny")
+    with pytest.raises(ValueError, match="expected a workdir of the experiment 'wiki', got one of 'tiny'"):
+        workdir.check_free("wiki")
+    (workdir.path / "corpus" / "0123456789ab").mkdir(parents=True)
+    (workdir.path / "notes.txt").write_text("x")
+    (workdir.path / "workdir.json").unlink()
+    workdir.check_free("wiki")
+
+
+def test_a_workdir_that_cannot_be_written_is_refused(workdir, tmp_path):
+    workdir.check_writable()
+    assert not workdir.path.exists()
+    with pytest.raises(
+        ValueError, match=r"expected a folder that a run may write in, got .* in /proc\. Name"
+    ):
+        Workdir("/proc/nobody/run").check_writable()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file: expected a folder, got a file. Name another --workdir."):
+        Workdir(tmp_path / "file").check_free("tiny")
+
+
 def test_a_lock_held_by_another_process_names_that_process(workdir):
     code = f"""
 import sys
