@@ -11,11 +11,14 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from radit_jax import config
 from radit_jax.errors import ExitCode, exit_command, run_command
 from radit_jax.pipeline.graph import KINDS
 from radit_jax.runtime.distributed.accelerators import find_target
+
+USUAL_QUESTIONS = 1000  # to answer, where nothing says how many
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,8 +31,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true", help="bytes, operations and seconds for programs")
     # What an experiment does not say.
     p.add_argument("--workdir", default="", metavar="FOLDER", help="in gs:// or s3:// no disk has to hold it")
-    p.add_argument("--chunks", type=int, metavar="N", help="of the corpus; default: what the experiment says")
-    p.add_argument("--questions", type=int, default=1000, metavar="N", help="to answer (default: 1000)")
+    p.add_argument(
+        "--chunks", type=int, metavar="N", help="default: counted in a small folder, else as the settings say"
+    )
+    p.add_argument(
+        "--questions", type=int, metavar="N", help="to answer (default: counted in a small folder, else 1000)"
+    )
     p.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", dest="assignments")
     p.set_defaults(run=print_plan_table)
     return p
@@ -48,24 +55,25 @@ def print_plan_table(options: argparse.Namespace) -> int:
     experiment = config.override_settings(experiment, options.assignments)
     config.check_experiment(experiment)
     # Sizes that the experiment does not say.
-    if options.questions < 1 or (options.chunks is not None and options.chunks < 1):
-        raise ValueError(
-            f"plan: expected --chunks and --questions >= 1, got {options.chunks} and {options.questions}."
-        )
+    for name in ("chunks", "questions"):
+        number = getattr(options, name)
+        if number is not None and number < 1:
+            raise ValueError(f"plan: expected --{name} >= 1, got {number}.")
     target = find_target(options.target)
     if options.estimate:
         target = replace(target, topology="")
 
     # 2) jax, which `--help` and wrong options do without.
     from radit_jax.planning import table
-    from radit_jax.planning.deployment import Counts
+    from radit_jax.planning.own_data import with_shapes
 
-    counts = Counts.of(experiment, options.chunks, options.questions)
+    experiment = with_shapes(experiment)
+    counts, origin = _counts(experiment, options)
     stages = [options.stage] if options.stage else KINDS
     on_disk = "://" not in options.workdir
     # 3) Each line is printed as soon as it is known.
     if not options.json:
-        print(table.heading(experiment, target), flush=True)
+        print(table.heading(experiment, target, counts, origin), flush=True)
     needs = []
     for need in table.estimates(experiment, target, counts, stages, on_disk=on_disk):
         needs.append(need)
@@ -76,6 +84,21 @@ def print_plan_table(options: argparse.Namespace) -> int:
         print(json.dumps({"experiment": experiment.name, "target": target.name, "stages": rows}, indent=1))
     # 4) The answer to "does it fit?".
     return ExitCode.ERROR if any(need.faults for need in needs) else ExitCode.DONE
+
+
+def _counts(experiment: config.Experiment, options: argparse.Namespace) -> tuple[Any, str]:
+    """The counts to plan for, and where they are from: the command line, a small folder, the settings."""
+    from radit_jax.planning.deployment import Counts
+    from radit_jax.planning.own_data import folder_size
+
+    # Who names the number of chunks plans for other data than those that are here.
+    counted = None if options.chunks else folder_size(experiment)
+    questions = options.questions or (counted.test_questions if counted else USUAL_QUESTIONS)
+    counts = Counts.of(experiment, options.chunks, questions, counted)
+    origin = "counted in its folder" if counted else "by the settings"
+    if options.chunks or options.questions:
+        origin += " and the command line"
+    return counts, origin
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Planning: sizes by hand on a small experiment, verdicts, and real compilations for TPUs (slow)."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,13 +8,16 @@ from dataclasses import replace
 
 import jax
 import pytest
+import small as tiny
 
-from radit_jax import config, plan
+from radit_jax import config, init, plan
 from radit_jax.planning import deployment, resources
 from radit_jax.planning.deployment import Counts, Deployment
 from radit_jax.planning.storage import BYTES_PER_WORD
 from radit_jax.planning.table import PLANNERS
 from radit_jax.runtime.distributed.accelerators import GIB, find_target
+from radit_jax.runtime.pretrained.hf_export import export_hf
+from radit_jax.runtime.pretrained.model_io import count_parameters
 
 SMALL = """
 from radit_jax.config import *
@@ -102,10 +106,45 @@ def test_only_the_exported_forms_bring_a_whole_model_to_a_hosts_devices(small):
 
 def test_every_stage_has_a_line_that_ends_with_its_verdict(small, capsys):
     assert plan.main([f"--experiment={small}", "--target=h100-8"]) == 0
-    lines = capsys.readouterr().out.splitlines()[2:]
+    _, planned_for, _, *lines = capsys.readouterr().out.splitlines()
+    assert planned_for == (
+        "1,000,000 chunks of 100 words, 1,000 examples for R-ft, 1,000 questions to answer (by the settings)"
+    )
     assert [line.split()[0] for line in lines] == list(PLANNERS)
     assert all(line.endswith(" fits") for line in lines)
     assert "~" in lines[4]  # lm_ft's peak is estimated
+
+
+def test_own_checkpoints_and_a_small_folder_say_their_sizes(tmp_path, capsys):
+    export_hf(tmp_path / "lm", tiny.language_model())
+    export_hf(tmp_path / "encoder", tiny.encoder())
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    passages, questions = [], []
+    for number in range(60):
+        passages.append({"id": number, "text": f"Tower {number} is high."})
+    for number in range(40):
+        questions.append({"question": f"How high is Tower {number}?", "answers": ["high"]})
+    for name, lines in (("passages", passages), ("questions", questions)):
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / f"{name}.jsonl").write_text(text)
+    options = [str(folder), f"--lm={tmp_path}/lm", f"--encoder={tmp_path}/encoder"]
+    assert init.main([*options, f"--output={tmp_path}/mine.py"]) == 0
+    capsys.readouterr()
+
+    arguments = [f"--experiment={tmp_path}/mine.py", "--target=h100-1", "--stage=base"]
+    assert plan.main(arguments) == 0
+    _, planned_for, *_ = capsys.readouterr().out.splitlines()
+    # A tenth of 40 questions tests, a tenth of the others chooses; half of R-ft's examples are text.
+    assert planned_for == (
+        "60 chunks of 4 words, 64 examples for R-ft, 4 questions to answer (counted in its folder)"
+    )
+    models = [tiny.language_model(), tiny.encoder(), tiny.encoder()]
+    assert plan.main([*arguments, "--json"]) == 0
+    (base,) = json.loads(capsys.readouterr().out)["stages"]
+    assert base["params"] == sum(count_parameters(model.params) for model in models)
+    assert plan.main([*arguments, "--chunks=900"]) == 0
+    assert "900 chunks of 200 words" in capsys.readouterr().out  # data.max_words
 
 
 def test_with_estimate_a_slice_is_not_compiled_and_its_peaks_are_marked(small, capsys, monkeypatch):
@@ -146,8 +185,8 @@ def test_an_experiment_without_sizes_is_refused(tmp_path, capsys):
             "",
             "expected the number of chunks of small's corpus, got none. Give --chunks=N.",
         ),
-        ("model=llama", "", "expected the checkpoint's shape in base.lm.model, got None. Set base.lm.model."),
-        ("model=bert", "", "expected the checkpoint's shape in base.retriever.model, got None."),
+        ("model=llama", "", "Or state its shape in base.lm.model."),
+        ("model=bert", "", "Or state its shape in base.retriever.model."),
     ):
         assert old in SMALL
         (tmp_path / "e.py").write_text(SMALL.replace(old, new))

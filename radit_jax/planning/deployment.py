@@ -13,6 +13,7 @@ from radit_jax.models.attention import Kernel, why_unsupported
 from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.last_token import LastTokenEncoder
+from radit_jax.planning.own_data import FolderSize
 from radit_jax.runtime.distributed.accelerators import Target, stand_in_devices
 from radit_jax.runtime.distributed.mesh import (
     AXES,
@@ -45,14 +46,24 @@ class Counts:
     questions: int  # of the evaluation
 
     @classmethod
-    def of(cls, experiment: Experiment, chunks: int | None, questions: int) -> "Counts":
-        """The counts of `experiment`, by its settings alone; `chunks`, if not None, is the number of chunks.
+    def of(
+        cls,
+        experiment: Experiment,
+        chunks: int | None,
+        questions: int,
+        counted: FolderSize | None = None,
+    ) -> "Counts":
+        """The counts of `experiment`, by its settings; `chunks`, if not None, is the number of chunks.
 
-        `questions` is passed on. Raises ValueError where neither `chunks` nor the settings give a number.
+        `questions` is passed on. `counted` is what its own folder holds, and stands in for settings. Raises
+        ValueError where nothing gives the number of chunks.
         """
         # 1) Chunks, and the tasks' examples for R-ft (0: the settings do not say how many).
         data, r_ft = experiment.data, experiment.r_ft
         num_tasks = getattr(data, "train_questions", 0)
+        if counted:
+            chunks = chunks or counted.chunks
+            num_tasks = counted.train_questions
         if isinstance(data, Instructions):
             chunks = chunks or data.expected_chunks
             num_tasks = data.expected_r_ft_tasks
@@ -65,6 +76,8 @@ class Counts:
         # 2) Words: the longest chunk counts as the usual one.
         is_generated = isinstance(data, GeneratedWorld)
         words = GENERATED_CHUNK_WORDS if is_generated else data.max_words
+        if counted:
+            words = counted.chunk_words
 
         # 3) All of R-ft's examples: tasks are a fraction of them, and the rest is cut from the corpus' own
         # text. Where no setting says how many, there is one for each chunk.

@@ -59,10 +59,14 @@ def estimates(
         yield check_fits(need, target, on_disk=on_disk)
 
 
-def heading(experiment: Experiment, target: Target) -> str:
-    """The lines above the table's rows."""
+def heading(experiment: Experiment, target: Target, counts: Counts, origin: str) -> str:
+    """The lines above the table's rows; `origin` says where the counts are from."""
     title = f"{experiment.name} on {target.name}: {target.num_chips} chips on {target.num_hosts} hosts"
-    return f"{title}\n{_columns('stage', list(WIDTHS))}"
+    planned_for = (
+        f"{counts.chunks:,} chunks of {counts.chunk_words} words, {counts.examples:,} examples for R-ft, "
+        f"{counts.questions:,} questions to answer ({origin})"
+    )
+    return f"{title}\n{planned_for}\n{_columns('stage', list(WIDTHS))}"
 
 
 def row_for_programs(need: ResourceEstimate) -> dict[str, Any]:
