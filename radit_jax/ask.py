@@ -2,8 +2,10 @@
 
 Shows the chunks that were retrieved before and after R-ft with their weights p_R, and the answers of Eq. 2.
 `--export=PATH` needs nothing but an export. `--file=questions.jsonl` answers many questions, each with a line
-of JSON; one that is too long for the language model's row has an `error` in place of its answers. `--serve`
-keeps the models in memory, and answers on a page and in JSON (`serving/server.py`).
+of JSON; one that is too long for the language model's row has an `error` in place of its answers. `--json`
+answers one question so: `question`, `answer`, `probability`, then `answers` (every candidate's `text` and
+`probability`), `chunks` and `base_chunks` (each with its `p_R`, `title` and `text`). `--serve` keeps the
+models in memory, and answers on a page and in JSON (`serving/server.py`).
 """
 
 import argparse
@@ -14,6 +16,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from radit_jax.command_line import CommandParser
 from radit_jax.errors import exit_command, run_command
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.serving.command import add_export, add_options, find_export, serve_export
@@ -24,12 +27,13 @@ CHUNK_TITLES = {"chunks": "chunks after R-ft", "base_chunks": "chunks before R-f
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `ask`."""
-    p = argparse.ArgumentParser("python -m radit_jax.ask", description=(__doc__ or "").partition("\n")[0])
+    p = CommandParser("python -m radit_jax.ask", description=(__doc__ or "").partition("\n")[0])
     p.add_argument("question", nargs="?", help="a question in plain words")
     add_export(p)
     p.add_argument(
         "--file", metavar="FILE", help="questions in any form that data.folder may have; to standard output"
     )
+    p.add_argument("--json", action="store_true", help="one question's answers for programs, in one line")
     service = p.add_argument_group("a service, until Ctrl-C (pip install 'radit_jax[serve]')")
     service.add_argument("--serve", action="store_true", help="serve a page and a JSON endpoint")
     add_options(service)
@@ -66,6 +70,9 @@ def answer_command(options: argparse.Namespace) -> None:
     result = next(ask(export, [options.question]))
     if "error" in result:
         raise ValueError(f"ask: {result['error']} Ask a shorter question.")
+    if options.json:
+        print(_in_json(one_answer(options.question, result)))
+        return
     show(options.question, result)
 
 
@@ -87,14 +94,11 @@ def answer_file(export: TopLevelFolder, name: str) -> None:
         raise ValueError(f"{path}: expected questions, got none. Write one a line.")
 
     # 1) Ask them all, and print each result after the fields of its line.
-    # A terminal or pipe of another encoding gets escapes for what it may not have.
-    encoding = sys.stdout.encoding or ""
-    is_utf8 = encoding.lower().replace("-", "") == "utf8"
     errors = []
     questions = [question for _, question in lines_and_questions]
     results = ask(export, questions)
     for (line, _), result in zip(lines_and_questions, results, strict=True):
-        print(json.dumps({**line, **result}, ensure_ascii=not is_utf8))
+        print(_in_json({**line, **result}))
         if "error" in result:
             errors.append(result["error"])
 
@@ -105,6 +109,24 @@ def answer_file(export: TopLevelFolder, name: str) -> None:
     if errors:
         warning = f"warning: {path}: {len(errors):,} of {num_questions:,} questions were too long"
         print(warning, file=sys.stderr)
+
+
+def one_answer(question: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """One question's result for programs: the best candidate first, then all that `--file` writes."""
+    best = result["answers"][0]
+    return {
+        "question": question,
+        "answer": best["text"],
+        "probability": best["probability"],
+        **result,
+    }
+
+
+def _in_json(value: Mapping[str, Any]) -> str:
+    """A line of JSON; a terminal or pipe of another encoding gets escapes for what it may not have."""
+    encoding = sys.stdout.encoding or ""
+    is_utf8 = encoding.lower().replace("-", "") == "utf8"
+    return json.dumps(value, ensure_ascii=not is_utf8)
 
 
 def ask(export: TopLevelFolder, questions: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -10,9 +10,10 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import radit_jax
+from radit_jax.command_line import CommandParser
 from radit_jax.commands.output import output_options, shown_as
 from radit_jax.errors import EXIT_CODES, ExitCode, exit_command, run_command
 
@@ -98,7 +99,7 @@ def whole_parser() -> argparse.ArgumentParser:
 def _parser(with_options: Sequence[str]) -> argparse.ArgumentParser:
     # 1) What `radit --help` says above and below the commands.
     codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         "radit",
         description="RA-DIT: retrieval-augmented dual instruction tuning in JAX (arXiv 2310.01352).",
         epilog=f"exit codes:\n{codes}",
@@ -115,13 +116,14 @@ def _parser(with_options: Sequence[str]) -> argparse.ArgumentParser:
         own = command.parser()
         name = f"radit {command.name}"
         _rename(own, name)
+        parents: Any = [own, output_options()]
         several.add_parser(
             command.name,
             help=command.summary,
             description=(own.description or "").replace(own.prog, name),
             epilog=(own.epilog or "").replace(own.prog, name),
             formatter_class=own.formatter_class,
-            parents=[own, output_options()],
+            parents=parents,
             add_help=False,  # `own` has it
         )
     return p

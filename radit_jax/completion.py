@@ -10,7 +10,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description="Print a script that completes `radit`. In bash: source <(radit completion bash)"
     )
-    p.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    p.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="which shell to write for")
     p.set_defaults(run=print_script)
     return p
 

@@ -1,4 +1,4 @@
-"""Plan a run before renting anything: `python -m radit_jax.plan --experiment=… --target=v5e-256`.
+"""Plan a run before renting anything: `python -m radit_jax.plan NAME --target=v5e-256`.
 
 Prints a line per stage: its parameters; what a chip holds between steps and at its peak; the arithmetic, the
 traffic between chips and their memory, and the least time that either takes; a host's memory and the
@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from radit_jax import config
+from radit_jax.command_line import CommandParser, add_experiment_name, add_experiment_option
 from radit_jax.errors import ExitCode, exit_command, run_command
 from radit_jax.pipeline.graph import KINDS
 from radit_jax.runtime.distributed.accelerators import find_target
@@ -23,8 +24,9 @@ USUAL_QUESTIONS = 1000  # to answer, where nothing says how many
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `plan`."""
-    p = argparse.ArgumentParser("python -m radit_jax.plan", description=(__doc__ or "").partition("\n")[0])
-    p.add_argument("--experiment", required=True, metavar="NAME", help="a name or a file, as for train")
+    p = CommandParser("python -m radit_jax.plan", description=(__doc__ or "").partition("\n")[0])
+    add_experiment_option(p)
+    add_experiment_name(p)
     p.add_argument("--target", required=True, metavar="KIND-NUMBER", help="v5e-256, v5p-128, h100-8, …")
     p.add_argument("--stage", choices=KINDS, help="only this one")
     p.add_argument("--estimate", action="store_true", help="do not compile, which takes minutes a stage")
@@ -37,7 +39,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--questions", type=int, metavar="N", help="to answer (default: counted in a small folder, else 1000)"
     )
-    p.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", dest="assignments")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        dest="assignments",
+        help="change a setting",
+    )
     p.set_defaults(run=print_plan_table)
     return p
 

@@ -135,7 +135,7 @@ MOVED = {
         {"KINDS": "ENTITY_KINDS", "read": "generate_world"},
     ),
     "harness": Moved(
-        ("lm_eval",),
+        ("evaluation.harness_model", "lm_eval"),
         {"Forced": "ContinuationRequest", "LONGEST": "DEFAULT_ANSWER_TOKENS"},
     ),
     "lm.benchmarking": Moved(

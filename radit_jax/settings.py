@@ -1,7 +1,7 @@
 """Look settings up and compare them: `python -m radit_jax.settings list lm_ft`.
 
 python -m radit_jax.settings list [SECTION]                       # type, default, meaning, the paper's value
-python -m radit_jax.settings show --experiment=experiments/wiki_small.py --set seed=3
+python -m radit_jax.settings show wiki_small --set seed=3
 python -m radit_jax.settings diff experiments/tiny.py paper       # or two experiments or workdirs
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from radit_jax import config
+from radit_jax.command_line import CommandParser, add_experiment_name, add_experiment_option
 from radit_jax.config.descriptions import Section, Setting, Value, sections, settings_by_path, values
 from radit_jax.config.overrides import as_text
 from radit_jax.config.paper import PAPER, Paper
@@ -54,7 +55,7 @@ At `{{ section.paths | join("`, `") }}`.
 def parser() -> argparse.ArgumentParser:
     """The command line of `settings`."""
     lines = (__doc__ or "").splitlines()
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         "python -m radit_jax.settings",
         description=lines[0],
         epilog="\n".join(lines[2:]),
@@ -67,7 +68,8 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--markdown", action="store_true", help="as docs/reference/settings.md has them")
     # What an experiment has set.
     showing = commands.add_parser("show", help="an experiment's values, as --set takes them")
-    showing.add_argument("--experiment", required=True, metavar="FILE")
+    add_experiment_option(showing)
+    add_experiment_name(showing)
     showing.add_argument(
         "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a setting"
     )

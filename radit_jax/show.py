@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+from radit_jax.command_line import CommandParser
 from radit_jax.data.finetuning.datasets import DATASETS, dataset_named
 from radit_jax.data.records import Example
 from radit_jax.errors import exit_command, run_command
@@ -19,7 +20,7 @@ from radit_jax.errors import exit_command, run_command
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `show`."""
-    p = argparse.ArgumentParser("python -m radit_jax.show", description=(__doc__ or "").partition("\n")[0])
+    p = CommandParser("python -m radit_jax.show", description=(__doc__ or "").partition("\n")[0])
     p.add_argument("name", metavar="NAME", help=f"of {', '.join(DATASETS)}")
     p.add_argument(
         "--data", required=True, metavar="FOLDER", help="holds NAME/ with the publisher's files, or builds"
@@ -32,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--prompt", choices=("plain", "chat"), default="plain", help="chat: in the tokeniser's chat template"
     )
-    p.add_argument("--split", choices=("train", "dev", "test"), default="train")
+    p.add_argument(
+        "--split", choices=("train", "dev", "test"), default="train", help="of the dataset (default: train)"
+    )
     p.add_argument("--mixture", choices=("lm_ft", "r_ft"), help="default: the first that has the dataset")
     p.add_argument("--count", type=int, default=2, metavar="N", help="examples to show (default: 2)")
     p.add_argument("--passage", metavar="TEXT", help="what stands where a chunk is retrieved")

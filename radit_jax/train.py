@@ -13,25 +13,26 @@ from textwrap import fill
 from typing import Any
 
 from radit_jax import config
-from radit_jax.config.experiment_files import FOLDER
+from radit_jax.command_line import TINY, CommandParser, add_experiment_option, spelled
 from radit_jax.errors import exit_command, run_command
 from radit_jax.pipeline import graph
 from radit_jax.pipeline.run_log import recorded
 from radit_jax.pipeline.runner import Run
+from radit_jax.pipeline.work_ahead import work_ahead
 from radit_jax.report.writing import try_report
 from radit_jax.runtime.distributed import processes, topology
 from radit_jax.runtime.monitoring.progress import end_stages
 from radit_jax.runtime.monitoring.trackers import check_trackers
+from radit_jax.runtime.storage.entries import bytes_freed
 from radit_jax.runtime.storage.open_files import raise_file_limit
 from radit_jax.runtime.storage.workdir import Workdir
 
-TINY = FOLDER / "tiny.py"
 PUBLISHED = ("results.json", "predictions*.jsonl", "kilt-*.jsonl")  # files of evaluate, for people
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line, frozen by tests/test_train.py."""
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         "python -m radit_jax.train",
         description=(__doc__ or "").partition("\n")[0],
         parents=[experiment_options(), host_options()],
@@ -49,17 +50,15 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def experiment_options() -> argparse.ArgumentParser:
-    """What is run, and where its files are: the options of every command that takes an experiment."""
+def experiment_options(default: str | None = str(TINY)) -> argparse.ArgumentParser:
+    """What is run, and where its files are: the options of every command that takes an experiment.
+
+    Without a `default`, an experiment that is not named is the one of the workdir's last run.
+    """
     p = argparse.ArgumentParser(add_help=False)
     # A variant is a setting or two away from one that is there.
-    p.add_argument(
-        "--experiment",
-        default=str(TINY),
-        metavar="NAME",
-        help="one of the package's own, as wiki_small, or a Python file (default: tiny)",
-    )
-    p.add_argument("--workdir", metavar="FOLDER", help="gs:// or s3:// too; default: runs/<experiment>")
+    add_experiment_option(p, default)
+    p.add_argument("--workdir", metavar="FOLDER", help="gs:// or s3:// too; default: runs/EXPERIMENT")
     p.add_argument("--scratch", metavar="FOLDER", help="for copies of a bucket; default: ~/.cache/radit_jax")
     p.add_argument(
         "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a setting"
@@ -192,6 +191,9 @@ def execute(run: Run, kind: str) -> None:
         processes.on_process_zero("the weights", lambda: run.check_weights(missing))
         processes.on_process_zero("the tasks", lambda: run.check_tasks(missing))
         processes.on_process_zero("the scores", lambda: run.check_scores(missing))
+        ahead = work_ahead(run.experiment, missing)
+        if ahead:
+            print(ahead)
         prepare_jax(run.workdir)
         with recorded(run.experiment, run.workdir.path, names):
             for number, stage in enumerate(missing, 1):
@@ -249,7 +251,8 @@ def publish_results(run: Run) -> None:
         advice = "; ".join(what_may_help(best_steps, dev_mrr, run.experiment.r_ft))
         print(fill(f"next: {advice}", 80, subsequent_indent="      "))
     elif results["systems"] if "systems" in results else results["average"]:
-        print(f'next: radit ask "QUESTION" --workdir={run.workdir.path}')
+        command = spelled(f'ask "QUESTION" --workdir={run.workdir.path}')
+        print(f"next: {command}")
 
 
 def _training_facts(run: Run) -> tuple[dict[str, int], float | None, dict[str, Any] | None]:
@@ -318,7 +321,8 @@ def prune(run: Run) -> None:
     current = list(run.folders.values())
     # A person decides on each, and may stop in between.
     for folder in run.workdir.superseded(current):
-        print(f"{folder.home}: {folder.size / 1e6:,.1f} MB")
+        (freed,) = bytes_freed([folder.home])
+        print(f"{folder.home}: {freed / 1e6:,.1f} MB")
         try:
             with processes.stopping_at_once("the question"):
                 answer = input("delete it? [y/N] ")

@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "radit_jax"
 FLOORS = (
     ("renamed",),
     ("config",),
+    ("command_line",),
     ("text",),
     ("errors",),
     ("models",),

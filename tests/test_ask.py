@@ -43,6 +43,19 @@ def test_the_base_query_encoder_is_asked_only_where_the_chunks_vectors_are_its_o
     assert ("chunks before R-ft" in printed) is not both
 
 
+def test_json_is_one_object_with_the_best_answer_first_and_nothing_else(
+    exported, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask.main(["Who?", f"--export={exported}", "--json"]) == 0
+    answered = json.loads(capsys.readouterr().out)
+    assert list(answered) == ["question", "answer", "probability", "answers", "base_chunks", "chunks"]
+    best = max(answered["answers"], key=lambda candidate: candidate["probability"])
+    assert (answered["question"], answered["answer"]) == ("Who?", best["text"])
+    assert answered["probability"] == best["probability"]
+    assert {"p_R", "title", "text"} == set(answered["chunks"][0])
+    assert sum(chunk["p_R"] for chunk in answered["chunks"]) == pytest.approx(1.0)
+
+
 LONG = "Who " * 600 + "?"
 
 

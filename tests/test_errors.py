@@ -217,13 +217,13 @@ def test_a_signal_after_the_end_of_main_changes_nothing() -> None:
     assert (ended.returncode, ended.stderr) == (3, b"")
 
 
-@pytest.mark.parametrize("command", ["'-m', 'radit_jax.lm_eval'", "'radit'"])
+@pytest.mark.parametrize("command", ["'-m', 'radit_jax.evaluation.harness_model'", "'radit'"])
 def test_ctrl_c_while_modules_load_ends_a_command_without_a_traceback(
     tmp_path: pathlib.Path, command: str
 ) -> None:
     (tmp_path / "jax.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     # As pip writes the script of that name, for a module that imports jax at once.
-    (tmp_path / "radit").write_text("from radit_jax.lm_eval import main\n")
+    (tmp_path / "radit").write_text("from radit_jax.evaluation.harness_model import Radit\n")
     # Tests that a script starts in the background ignore Ctrl-C, and would hand that down.
     launcher = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
     launcher += f"os.execv(sys.executable, [sys.executable, {command}])"

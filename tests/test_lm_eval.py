@@ -14,7 +14,8 @@ from exact import assert_stored, model_in_float64
 from small import CHUNKS, QUESTIONS
 
 from radit_jax import lm_eval
-from radit_jax.lm_eval import Radit
+from radit_jax.evaluation import harness_model
+from radit_jax.evaluation.harness_model import Radit
 from radit_jax.runtime.distributed import memory
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.text.prompts import background
@@ -133,8 +134,8 @@ def test_what_greedy_decoding_gives_is_said_to_be_greedy(open_book, lm64):
         each = [next_log_probs(lm64, [*c, *answer])[len(c) + len(answer) - 1] for c in contexts]
         seen = [by_hand(lm64, [c], [1.0], answer)[0] for c in contexts]
         answer.append(int((weights * np.exp(np.array(seen)) @ np.exp(each)).argmax()))
-    asked = lm_eval.ContinuationRequest(contexts, answer, np.log(weights).tolist())
-    other = lm_eval.ContinuationRequest(
+    asked = harness_model.ContinuationRequest(contexts, answer, np.log(weights).tolist())
+    other = harness_model.ContinuationRequest(
         contexts, [*answer[:2], (answer[2] + 1) % 400], np.log(weights).tolist()
     )
     assert [greedy for _, greedy in open_book._score([asked, other])] == [True, False]
@@ -217,8 +218,8 @@ def test_a_lack_of_memory_is_one_error_that_says_what_to_set(exported, closed, m
     def refuse(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 GiB.")
 
-    monkeypatch.setattr(lm_eval, "_log_likelihood", refuse)
-    monkeypatch.setattr(lm_eval, "answer_questions", refuse)
+    monkeypatch.setattr(harness_model, "_log_likelihood", refuse)
+    monkeypatch.setattr(harness_model, "answer_questions", refuse)
     options = {"until": ["\n"], "max_gen_toks": 4}
     for ask, args in (
         (closed.loglikelihood, (QUESTION, ANSWER)),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from radit_jax.method import likelihood, losses, steps
-from radit_jax.selfcheck import __main__
+from radit_jax.selfcheck import __main__, proofs
 
 SOUND = {
     "r_ft_loss": losses.r_ft_loss,
@@ -23,7 +23,7 @@ def test_the_command_proves_at_least_ten_properties():
     )
     assert run.returncode == 0, run.stdout + run.stderr
     lines = run.stdout.splitlines()
-    assert len(lines) - 1 == len(__main__.PROPERTIES) >= 10
+    assert len(lines) - 1 == len(proofs.PROPERTIES) >= 10
     assert all(line.startswith("ok ") for line in lines[:-1])
     assert lines[-1].startswith("0 failed")
 
@@ -68,9 +68,9 @@ def one_position_late(module, params, batch):
 )
 def test_a_broken_property_is_found(monkeypatch, capsys, module, name, broken, property_name):
     monkeypatch.setattr(module, name, broken)
-    [prop] = (p for p in __main__.PROPERTIES if p.name.startswith(property_name))
+    [prop] = (p for p in proofs.PROPERTIES if p.name.startswith(property_name))
     with pytest.raises(SystemExit) as exit_:
-        __main__.main([prop])
+        proofs.main([prop])
     assert exit_.value.code == 1
     out = capsys.readouterr().out
     assert out.startswith("FAIL") and property_name in out and "1 failed" in out
@@ -78,7 +78,7 @@ def test_a_broken_property_is_found(monkeypatch, capsys, module, name, broken, p
 
 def test_a_measurement_that_is_not_a_number_fails(capsys):
     for at_least in (False, True):
-        nan = __main__.Property("nothing", lambda models: float("nan"), 1.0, at_least)
+        nan = proofs.Property("nothing", lambda models: float("nan"), 1.0, at_least)
         with pytest.raises(SystemExit) as exit_:
-            __main__.main([nan])
+            proofs.main([nan])
         assert exit_.value.code == 1

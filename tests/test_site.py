@@ -10,6 +10,7 @@ import pytest
 
 from radit_jax import cli
 from radit_jax.errors import EXIT_CODES
+from tools import commands_page
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -60,7 +61,8 @@ def test_the_commands_of_a_page_have_the_options_that_it_gives(page):
 
 def test_every_command_and_every_exit_code_has_its_place_in_the_reference():
     page = (ROOT / "docs/reference/commands.md").read_text()
-    assert re.findall(r"^```\{help\} (\w+)$", page, re.MULTILINE) == cli.NAMES
+    assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == cli.NAMES
+    assert page == commands_page.page(), "run: python tools/commands_page.py > docs/reference/commands.md"
     page = (ROOT / "docs/reference/exit-codes.md").read_text()
     rows = re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE)
     assert dict(rows) == {str(int(code)): meaning for code, meaning in EXIT_CODES.items()}
@@ -74,4 +76,4 @@ def test_the_site_builds_without_a_warning(tmp_path):
     with contextlib.redirect_stderr(said):
         status = build.main(["-q", "-W", "--keep-going", str(ROOT / "docs"), str(tmp_path)])
     assert status == 0, said.getvalue()
-    assert "usage: radit run" in (tmp_path / "reference/commands.html").read_text()
+    assert "radit run [EXPERIMENT]" in (tmp_path / "reference/commands.html").read_text()

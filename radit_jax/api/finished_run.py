@@ -7,13 +7,12 @@ from typing import Any
 from etils import epath
 
 from radit_jax.api.retriever import Retriever, finished_export
+from radit_jax.command_line import run_stage
 from radit_jax.runtime.pretrained.model_io import Model, load_model
 from radit_jax.runtime.storage import bucket
 from radit_jax.runtime.storage.entries import subfolders
 from radit_jax.runtime.storage.files import read_json
 from radit_jax.runtime.storage.manifests import parse_jsonl
-
-_REMEDY = "Run --stage=evaluate."
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,14 @@ class FinishedRun:
     @property
     def results(self) -> dict[str, Any]:
         """`results.json` of the last evaluation: every figure with its 95 % interval."""
-        return read_json(self._file("results.json"), _REMEDY)
+        return read_json(self._file("results.json"), _remedy())
 
     @property
     def evaluations(self) -> dict[str, dict[str, Any]]:
         """Each evaluation's results by its name, as in `results/NAME/`; other questions have other names."""
         by_name = {}
         for folder in subfolders(self.path / "results"):
-            by_name[folder.name] = read_json(folder / "results.json", _REMEDY)
+            by_name[folder.name] = read_json(folder / "results.json", _remedy())
         return by_name
 
     @property
@@ -42,7 +41,7 @@ class FinishedRun:
         """What each system answered to each question of the corpus: the lines of `predictions.jsonl`."""
         # A line is one question.
         file = self._file("predictions.jsonl")
-        return parse_jsonl(file.read_bytes(), str(file), remedy=_REMEDY)
+        return parse_jsonl(file.read_bytes(), str(file), remedy=_remedy())
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -62,7 +61,7 @@ class FinishedRun:
         # `evaluate` puts its files there, where people look for them.
         file = self.path / name
         if not file.exists():
-            raise ValueError(f"{self.path}: expected a finished run with {name}, got none. {_REMEDY}")
+            raise ValueError(f"{self.path}: expected a finished run with {name}, got none. {_remedy()}")
         return file
 
 
@@ -74,3 +73,7 @@ def open_run(run: str | os.PathLike[str]) -> FinishedRun:
     if not path.exists():
         raise ValueError(f"{path}: expected a workdir, got no such folder. Correct the path.")
     return FinishedRun(path)
+
+
+def _remedy() -> str:
+    return f"Run {run_stage('evaluate')}."

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from radit_jax.api.inputs import AnyChunk, AnyModel, Hit, as_chunk, as_model, check_lengths
+from radit_jax.command_line import run_stage
 from radit_jax.config import MeshConfig
 from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.records import ChunkList, ChunkReader
@@ -28,7 +29,8 @@ def finished_export(run: str | os.PathLike[str]) -> TopLevelFolder:
         if export.complete and "answering.json" in export.manifest["files"]:
             return export
     raise ValueError(
-        f"{run}: expected a workdir with a finished export, or an export, got neither. Run --stage=export."
+        f"{run}: expected a workdir with a finished export, or an export, got neither. "
+        f"Run {run_stage('export')}."
     )
 
 

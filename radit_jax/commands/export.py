@@ -3,7 +3,7 @@
 import argparse
 
 from radit_jax import train
-from radit_jax.commands.run import add_experiment
+from radit_jax.command_line import add_experiment_name
 
 
 def parser() -> argparse.ArgumentParser:
@@ -14,6 +14,6 @@ def parser() -> argparse.ArgumentParser:
         parents=[train.experiment_options(), train.host_options()],
     )
     # This stage and what it reads, never a dry run: `radit status` tells.
-    add_experiment(p)
+    add_experiment_name(p)
     p.set_defaults(run=train.run_stages, stage="export", dry_run=False, prune=False)
     return p

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from radit_jax.runtime.monitoring.progress import Progress, show_on
+from radit_jax.runtime.monitoring.progress import LINE_SECONDS, Progress, show_on
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours, and what moves the cursor
 
@@ -21,7 +21,7 @@ def output_options() -> argparse.ArgumentParser:
     # Of the terminal, and next to it.
     shown = p.add_argument_group("output")
     shown.add_argument("--quiet", action="store_true", help="print errors only")
-    shown.add_argument("--log-file", metavar="FILE", help="append what is printed, with the times")
+    shown.add_argument("--log-file", metavar="FILE", help="append all of it, with the times")
     return p
 
 
@@ -29,14 +29,17 @@ def output_options() -> argparse.ArgumentParser:
 def shown_as(options: argparse.Namespace) -> Iterator[None]:
     """Print what the options leave over inside, and keep it in the log."""
     with contextlib.ExitStack() as stack:
-        # The log first: with --quiet it has the errors that the terminal has.
-        if options.log_file:
-            stack.enter_context(copied_to(options.log_file))
         # Errors are on stderr, and so would be the bars.
         if options.quiet:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-            stack.enter_context(show_on(Nothing()))
+        # The log has all of it, whatever the terminal shows.
+        display = Nothing()
+        if options.log_file:
+            log = stack.enter_context(copied_to(options.log_file))
+            display = InLog(log)
+        if options.quiet:
+            stack.enter_context(show_on(display))
         yield
 
 
@@ -53,9 +56,31 @@ class Nothing:
         """Show nothing."""
 
 
+class InLog(Nothing):
+    """Shows progress in a log alone, in lines as where there is no terminal."""
+
+    def __init__(self, log: TextIO):
+        self._log = log
+        self._shown_time = time.monotonic()
+
+    def show_loop(self, loop: Progress) -> None:
+        """Log a line every ten seconds, and the last one."""
+        now = time.monotonic()
+        is_due = now - self._shown_time >= LINE_SECONDS
+        if is_due or loop.done >= loop.total:
+            self._shown_time = now
+            write_line(self._log, loop.line())
+
+
+def write_line(log: TextIO, line: str) -> None:
+    """Write a line with its time."""
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    log.write(f"{now} {line}\n")
+
+
 @contextlib.contextmanager
-def copied_to(path: str) -> Iterator[None]:
-    """Append to the file at `path` what is printed inside, and the traceback of a bug."""
+def copied_to(path: str) -> Iterator[TextIO]:
+    """Append to the file at `path` what is printed inside, and the traceback of a bug; yields the file."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     # Line by line, so that the log of a killed run is whole.
     with open(path, "a", encoding="utf-8", errors="replace", buffering=1) as log:
@@ -64,7 +89,7 @@ def copied_to(path: str) -> Iterator[None]:
         for name, stream in streams.items():
             setattr(sys, name, Copied(stream, log))
         try:
-            yield
+            yield log
         # What is one line for a person was printed before, in `run_command`.
         except Exception:
             log.write(traceback.format_exc())
@@ -103,5 +128,4 @@ class Copied:
         line = _ESCAPE.sub("", self._line).rpartition("\r")[2]
         self._line = ""
         if line.strip():
-            now = time.strftime("%Y-%m-%d %H:%M:%S")
-            self._log.write(f"{now} {line}\n")
+            write_line(self._log, line)

@@ -3,6 +3,7 @@
 import argparse
 
 from radit_jax import train
+from radit_jax.command_line import add_experiment_name
 
 
 def parser() -> argparse.ArgumentParser:
@@ -13,16 +14,5 @@ def parser() -> argparse.ArgumentParser:
         add_help=False,
     )
     # `radit run NAME` is what people type; the option stays for scripts.
-    add_experiment(p)
+    add_experiment_name(p)
     return p
-
-
-def add_experiment(p: argparse.ArgumentParser) -> None:
-    """Let the experiment stand first, as in `radit status wiki_small`; --experiment means the same."""
-    p.add_argument(
-        "experiment",
-        nargs="?",
-        default=argparse.SUPPRESS,  # --experiment has the default
-        metavar="EXPERIMENT",
-        help="as for --experiment",
-    )

@@ -89,6 +89,7 @@ def _record(experiment: Experiment, stages: Sequence[str]) -> dict[str, Any]:
     return {
         "experiment": experiment.name,
         "command": shlex.join([program, *sys.argv[1:]]),
+        "folder": os.getcwd(),
         "stages": list(stages),
         "started": _now(),
         "ended": None,

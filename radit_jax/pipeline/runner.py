@@ -16,6 +16,7 @@ from radit_jax.data.readers.kilt_pages import read_titles
 from radit_jax.data.sources import instructions
 from radit_jax.pipeline import early_checks
 from radit_jax.pipeline.graph import KINDS, stages
+from radit_jax.pipeline.sessions import session
 from radit_jax.pipeline.stage import Stage
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.monitoring import trackers
@@ -212,14 +213,15 @@ class Run:
         how: dict[str, Any] = {"mesh": self.experiment.mesh}
         if stage.trains:
             how["profile"] = self.experiment.profile
-        with trackers.tracking(self._context(stage)):
-            facts = self._run(stage, inputs, output, how)
-            if output.has("results.json"):
-                _log_figures(output)
+        with session(output) as seconds_of_all:
+            with trackers.tracking(self._context(stage)):
+                facts = self._run(stage, inputs, output, how)
+                if output.has("results.json"):
+                    _log_figures(output)
+            read = {name: self.folders[name].fingerprint for name in stage.inputs.values()}
+            record = {"inputs": read, "seconds": round(seconds_of_all(), 1), "device": _devices()}
+            output.finish(settings=canonical(stage.settings), **record, **facts)
         seconds = time.monotonic() - start
-        read = {name: self.folders[name].fingerprint for name in stage.inputs.values()}
-        record = {"inputs": read, "seconds": round(seconds, 1), "device": _devices()}
-        output.finish(settings=canonical(stage.settings), **record, **facts)
         self.drop_checkpoints(stage)
         done = f"{stage.name}: done in {seconds:.1f} s"
         print(f"   {'; '.join(filter(None, [done, _summary(facts)]))}", flush=True)

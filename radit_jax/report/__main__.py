@@ -3,15 +3,19 @@
 import argparse
 from collections.abc import Sequence
 
+from radit_jax.command_line import CommandParser
 from radit_jax.errors import exit_command, run_command
 from radit_jax.report.writing import write_comparison, write_report
+from radit_jax.runtime.storage.runs_folder import default_workdir
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `report`."""
-    p = argparse.ArgumentParser("python -m radit_jax.report", description=(__doc__ or "").partition("\n")[0])
-    which = p.add_mutually_exclusive_group(required=True)
-    which.add_argument("--workdir", metavar="FOLDER", help="of a run; gs:// or s3:// too")
+    p = CommandParser("python -m radit_jax.report", description=(__doc__ or "").partition("\n")[0])
+    which = p.add_mutually_exclusive_group()
+    which.add_argument(
+        "--workdir", metavar="FOLDER", help="of a run, gs:// or s3:// too (default: the only one in runs/)"
+    )
     which.add_argument("--compare", nargs="+", metavar="FOLDER", help="of runs, to set them side by side")
     p.add_argument("--scratch", metavar="FOLDER", help="for copies of a bucket; default: ~/.cache/radit_jax")
     p.add_argument(
@@ -33,7 +37,7 @@ def print_report(options: argparse.Namespace) -> None:
         path = write_comparison(options.compare, options.scratch, options.output)
         print(f"comparison: {path}")
         return
-    path = write_report(options.workdir, options.scratch, options.output)
+    path = write_report(options.workdir or default_workdir(), options.scratch, options.output)
     print(f"report: {path}")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 import radit_jax
+from radit_jax.command_line import spelled
 from radit_jax.report import answer_section, sections, training
 from radit_jax.report.question_blocks import SIZES, QuestionBlocks, pack_questions
 from radit_jax.report.rendering import environment, own_file, policy_for
@@ -83,7 +84,7 @@ def _context(run: RunData) -> dict[str, Any]:
         "signal_words": training.signal_sentences(run),
         "provenance": _provenance(run),
         "version": radit_jax.__version__,
-        "command": f"python -m radit_jax.report --workdir={run.workdir}",
+        "command": spelled(f"report --workdir={run.workdir}"),
     }
 
 

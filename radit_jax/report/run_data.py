@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from radit_jax.command_line import run_stage, spelled
 from radit_jax.config.renamed_settings import with_new_names
 from radit_jax.config.settings import OWN_LABELLERS
 from radit_jax.pipeline.run_log import read_runs
@@ -40,7 +41,7 @@ from radit_jax.runtime.storage.workdir import Workdir
 MAX_BYTES = 80_000_000  # of questions and passages, which a page of 30 MB holds compressed; more are sampled
 _NO_DETAILS = (
     "An earlier version evaluated this run and kept no details: the chunks before R-ft, p_LSR and the "
-    "candidates under each chunk are not known. Delete its folder in evaluate/ and run --stage=evaluate."
+    "candidates under each chunk are not known. Delete its folder in evaluate/ and run {}."
 )
 _OTHER_LABELLER = "p_LSR is by the untuned language model here; another one gave R-ft its labels."
 _NO_PASSAGES = "The corpus is too large to fetch from its bucket: R-ft's chunks alone are shown."
@@ -61,7 +62,7 @@ def read_run(
     if not folders:
         raise ValueError(
             f"{path}: expected a workdir with a finished stage, got none. Name one with --workdir, or run "
-            "python -m radit_jax.train."
+            f"`{spelled('run EXPERIMENT')}`."
         )
     stages = [stage_record(name, folder) for name, folder in folders.items()]
     series, times = _metrics(folders)
@@ -80,7 +81,7 @@ def read_run(
         settings=settings,
         runs=runs,
         differences=paper_differences(workdir),
-        lacks=["Nothing was evaluated yet: run --stage=evaluate."],
+        lacks=[f"Nothing was evaluated yet: run {run_stage('evaluate')}."],
     )
     if "evaluate" not in folders:
         return run
@@ -149,7 +150,7 @@ def _lacks(
     """What cannot be shown of the questions."""
     lacks = []
     if any(not question.detail for question in asked):
-        lacks.append(_NO_DETAILS)
+        lacks.append(_NO_DETAILS.format(run_stage("evaluate")))
     elif any(question.detail["rows"] for question in asked) and not chunk_at:
         lacks.append(_NO_PASSAGES)
     if _labeller(folders) not in OWN_LABELLERS:

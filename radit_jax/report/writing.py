@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from radit_jax.command_line import spelled
 from radit_jax.errors import one_line
 from radit_jax.runtime.storage.files import write_whole
 
@@ -55,7 +56,5 @@ def try_report(workdir: epath.PathLike, scratch: epath.PathLike | None = None) -
         print(f"report: {write_report(workdir, scratch)}")
     except Exception as error:
         reason = one_line(error) or type(error).__name__ + ": " + " ".join(str(error).split())
-        print(
-            f"warning: no report was written ({reason}). "
-            f"Repeat it with python -m radit_jax.report --workdir={workdir}"
-        )
+        again = spelled(f"report --workdir={workdir}")
+        print(f"warning: no report was written ({reason}). Repeat it with {again}")

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.lib.format import open_memmap
 
+from radit_jax.command_line import run_stage
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.open_files import MappedArrays
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -43,7 +44,7 @@ class Embeddings:
         if not are_matrices or len(widths) != 1:
             raise ValueError(
                 f"{folder.home}: expected shards of vectors of one width, got {shapes[:3]}. "
-                f"Delete the folder and rerun --stage={folder.stage}."
+                f"Delete the folder and run {run_stage(folder.stage)}."
             )
         return cls(parts)
 

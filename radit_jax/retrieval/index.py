@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from radit_jax.command_line import run_stage
 from radit_jax.config import IndexConfig
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors, as_embeddings
 from radit_jax.retrieval.exact import FACTS, ExactIndex, ExcludedRows, check_finite, check_search
@@ -163,13 +164,13 @@ def load_index(
     if not _are_facts(facts):
         raise ValueError(
             f"{folder.home / FACTS}: expected the facts of an index, got {str(facts)[:80]}. "
-            f"Delete the folder and rerun --stage=index."
+            f"Delete the folder and run {run_stage('index')}."
         )
     num_chunks = len(embeddings)
     if facts["num_chunks"] != num_chunks:
         raise ValueError(
             f"{folder}: expected an index of {num_chunks} chunks, got one of {facts['num_chunks']}. "
-            f"Delete it and rerun --stage=index."
+            f"Delete it and run {run_stage('index')}."
         )
 
     # The shards follow from their number.

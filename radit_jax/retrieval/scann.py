@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from radit_jax.command_line import run_stage
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.files import read_text
@@ -201,7 +202,7 @@ def _check_inside(folder: pathlib.Path) -> None:
     if not assets.exists() or (folder / "scann_docids.pkl").exists():
         raise ValueError(
             f"{folder}: expected a tree with scann_assets.pbtxt and no scann_docids.pkl, got another's. "
-            f"Delete its stage's folder and rerun --stage=index."
+            f"Delete its stage's folder and run {run_stage('index')}."
         )
 
     # The assets name the files that ScaNN reads.
@@ -210,7 +211,7 @@ def _check_inside(folder: pathlib.Path) -> None:
         if path.is_absolute() or ".." in path.parts or "\\" in name:
             raise ValueError(
                 f"{assets}: expected names of files inside the folder, got {name!r}. "
-                f"Delete its stage's folder and rerun --stage=index."
+                f"Delete its stage's folder and run {run_stage('index')}."
             )
 
 

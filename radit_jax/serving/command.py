@@ -8,6 +8,8 @@ import argparse
 import importlib.util
 import os
 
+from radit_jax.command_line import run_stage
+from radit_jax.runtime.storage.runs_folder import default_workdir
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 
 
@@ -22,9 +24,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_export(p: argparse.ArgumentParser) -> None:
     """The options that name what is asked."""
-    p.add_argument(
-        "--workdir", default="runs/tiny", metavar="FOLDER", help="of a finished run (default: runs/tiny)"
-    )
+    p.add_argument("--workdir", metavar="FOLDER", help="of a finished run (default: the only one in runs/)")
     p.add_argument("--export", metavar="FOLDER", help="an export; default: the workdir's")
 
 
@@ -43,11 +43,11 @@ def add_options(p: argparse._ActionsContainer) -> None:
 
 def find_export(options: argparse.Namespace) -> TopLevelFolder:
     """The export that the options name; ValueError where it is not finished."""
-    export = TopLevelFolder(options.export or f"{options.workdir}/export")
+    export = TopLevelFolder(options.export or f"{options.workdir or default_workdir()}/export")
     if not export.complete:
         raise ValueError(
-            f"ask: expected a finished export, got none in {export.home}. "
-            "Run --stage=export, or name one with --export."
+            f"{export.home}: expected a finished export, got none. "
+            f"Run {run_stage('export')}, or name one with --export."
         )
     return export
 
@@ -55,7 +55,7 @@ def find_export(options: argparse.Namespace) -> TopLevelFolder:
 def serve_export(options: argparse.Namespace) -> None:
     """Answer over HTTP until Ctrl-C or SIGTERM; ValueError where aiohttp is not installed."""
     if importlib.util.find_spec("aiohttp") is None:
-        raise ValueError("ask: expected aiohttp for a service, got none. pip install 'radit_jax[serve]'.")
+        raise ValueError("serve: expected aiohttp for a service, got none. pip install 'radit_jax[serve]'.")
     from radit_jax.serving.server import ServeOptions, check_port, serve
     from radit_jax.serving.system import AnsweringSystem
 

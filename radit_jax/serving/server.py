@@ -54,12 +54,12 @@ class ServeOptions:
         """Refuse an address of others without a token, and sizes that are none."""
         if not self.token and not _is_loopback(self.host):
             raise ValueError(
-                f"ask: expected a token for --host={self.host}, which other machines reach, got none. "
+                f"serve: expected a token for --host={self.host}, which other machines reach, got none. "
                 "Set RADIT_SERVE_TOKEN, or serve 127.0.0.1."
             )
         if not 0 <= self.port < 65536 or self.max_waiting < 1:
             raise ValueError(
-                f"ask: expected --port of 0 to 65535 and --max-waiting >= 1, got {self.port} and "
+                f"serve: expected --port of 0 to 65535 and --max-waiting >= 1, got {self.port} and "
                 f"{self.max_waiting}. Correct it."
             )
 

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from radit_jax.command_line import run_stage
 from radit_jax.text.statistics import in_percent, percent_with_interval
 
 JsonObject = Mapping[str, Any]  # `results.json`, or a part of it
@@ -68,7 +69,7 @@ def reading_results() -> Iterator[None]:
         first_line = str(error).partition("\n")[0]
         raise ValueError(
             f"results.json: expected the figures that evaluate writes, got another form "
-            f"({type(error).__name__}: {first_line}). Run --stage=evaluate again."
+            f"({type(error).__name__}: {first_line}). Run {run_stage('evaluate')}."
         ) from None
 
 

@@ -15,6 +15,7 @@ from radit_jax.runtime.storage.workdir import Workdir
 def stale(tmp_path: pathlib.Path) -> list[StageFolder]:
     """Two outputs that tiny's settings do not name."""
     workdir = Workdir(tmp_path)
+    workdir.claim("tiny")
     folders = [workdir.folder("embed", "a" * 12), workdir.folder("lm_ft", "b" * 12)]
     for folder in folders:
         folder.write("shard", bytes(2_500_000))
@@ -36,7 +37,7 @@ def test_clean_shows_what_it_would_delete_and_asks(
     shown = capsys.readouterr().out
     assert f"   2.5 MB  {tmp_path}/embed/{'a' * 12}\n" in shown
     assert questions == ["delete 5.0 MB in 2 folders? [y/N] "]
-    assert shown.endswith("nothing was deleted\n" if left else "deleted 5.0 MB\n")
+    assert shown.endswith("nothing was deleted\n" if left else "freed 5.0 MB\n")
     assert [folder.path.exists() for folder in stale] == [left, left]
 
 

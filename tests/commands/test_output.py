@@ -65,6 +65,24 @@ def test_quiet_shows_errors_only(tmp_path: pathlib.Path, capsys: pytest.CaptureF
     assert capsys.readouterr().err.startswith("error: --experiment: ")
 
 
+def test_a_log_is_whole_where_the_terminal_is_quiet(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    with shown_as(options("--quiet", f"--log-file={log}")):
+        print("a line")
+        for step in progress([1, 2], "lm_ft", "steps"):
+            print(f"step {step}")
+        print("an error", file=sys.stderr)
+    assert capsys.readouterr() == ("", "an error\n")
+    first, step_1, step_2, loop, error = logged(log)
+    assert [first, step_1, step_2, error] == ["a line", "step 1", "step 2", "an error"]
+    assert re.match(r"lm_ft  2/2 steps  \S+ steps/s  in 0:00$", loop)
+    assert cli.main(["version", "--quiet", f"--log-file={log}"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert any(line.startswith("radit_jax ") for line in logged(log))
+
+
 def test_loops_show_their_bars_again_after_a_quiet_command(capsys: pytest.CaptureFixture[str]) -> None:
     list(progress([1, 2], "lm_ft", "steps"))
     assert "lm_ft  2/2 steps" in capsys.readouterr().err

@@ -181,5 +181,5 @@ BARE_RUN = RunData(
     signal=[],
     counts={},
     licences=[],
-    lacks=["Nothing was evaluated yet: run --stage=evaluate."],
+    lacks=["Nothing was evaluated yet: run `radit run EXPERIMENT --stage=evaluate`."],
 )

@@ -177,5 +177,5 @@ def test_retrievers_that_were_measured_alone_are_a_page():
 @pytest.mark.parametrize("missing", ["systems", "gains", "context"])
 def test_results_in_another_form_are_an_error_that_says_what_to_do(missing):
     results = {**RESULTS, missing: {"radit": None}}
-    with pytest.raises(ValueError, match="results.json: expected .* Run --stage=evaluate again"):
+    with pytest.raises(ValueError, match="results.json: expected .* Run `radit run .* --stage=evaluate`"):
         render_page(dataclasses.replace(RUN, results=results))

@@ -70,7 +70,7 @@ def test_a_run_that_is_not_evaluated_yet_says_so(tmp_path):
     finish(workdir, "lm_ft")
     run = read_run(workdir.path)
     assert run.results == {} and run.experiment == "begun" and run.licences == []
-    assert run.lacks == ["Nothing was evaluated yet: run --stage=evaluate."]
+    assert run.lacks == ["Nothing was evaluated yet: run `radit run EXPERIMENT --stage=evaluate`."]
 
 
 def test_a_folder_without_a_finished_stage_is_an_error(tmp_path):

@@ -37,7 +37,7 @@ def test_an_error_in_the_report_is_a_line_that_says_how_to_repeat_it(tmp_path, c
     try_report(tmp_path)
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith("warning: no report was written (") and " ".join(str(error).split()) in line
-    assert line.endswith(f"python -m radit_jax.report --workdir={tmp_path}")
+    assert line.endswith(f"Repeat it with radit report --workdir={tmp_path}")
 
 
 def test_a_run_in_small_is_a_page(tmp_path):

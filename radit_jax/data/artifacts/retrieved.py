@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from radit_jax.command_line import run_stage
 from radit_jax.data.records import Example, record_from_json
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
@@ -46,6 +47,6 @@ class Retrieved:
             shapes = {name: array.shape for name, array in arrays.items()}
             raise ValueError(
                 f"{folder.home / split}.npz: expected what was retrieved for {len(examples)} examples, got "
-                f"{shapes}. Delete the folder {folder.home} and rerun --stage={folder.stage}."
+                f"{shapes}. Delete the folder {folder.home} and run {run_stage(folder.stage)}."
             )
         return cls(examples, **arrays)

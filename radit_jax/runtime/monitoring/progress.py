@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 _BAR_WIDTH = 24  # characters
 _REDRAW_SECONDS = 0.1  # on a terminal
-_LINE_SECONDS = 10.0  # elsewhere, where every report is a line that stays
+LINE_SECONDS = 10.0  # elsewhere, where every report is a line that stays
 
 
 @runtime_checkable
@@ -112,13 +112,17 @@ class Progress:
         """Count `count` more units as done; `facts` are numbers to show after the bar."""
         self.done += count
         self.facts = facts or self.facts
-        wait = _REDRAW_SECONDS if self._is_redrawn else _LINE_SECONDS
+        wait = _REDRAW_SECONDS if self._is_redrawn else LINE_SECONDS
         is_due = time.monotonic() - self._shown_time >= wait
         if is_due and not self._is_hidden:
             self._show()
         # Where processes meet, each learns that one was asked to stop.
         if self._stops:
             processes.barrier(self.name)
+
+    def line(self) -> str:
+        """How far the loop is now, as it is shown."""
+        return self._line(time.monotonic() - self._start_time)
 
     def _show(self) -> None:
         self._shown_time = time.monotonic()

@@ -4,8 +4,9 @@ import fnmatch
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -94,18 +95,56 @@ def num_bytes_of(path: epath.Path) -> int:
     return sum(file.stat().length for file in files)
 
 
-def num_bytes_stored(path: epath.Path) -> int:
-    """Bytes that the files under a folder take; a file with several names is shared equally among them.
+class StoredFile(NamedTuple):
+    """A file on a disk, which may have several names, or an object of a bucket, which has one."""
 
-    So the sum over all folders is what the disk holds. A bucket has an object for each name.
+    identity: tuple[int, int] | str  # the same for all names of a file
+    size: int
+    num_names: int
+
+
+def bytes_stored(folders: Iterable[epath.Path]) -> list[int]:
+    """Bytes that each folder takes; a file with names in several folders counts in the first of them."""
+    files = [_stored_files(folder) for folder in folders]
+    return _bytes_of_new(files, is_counted=lambda file: True)
+
+
+def bytes_freed(folders: Iterable[epath.Path]) -> list[int]:
+    """Bytes that are free once all of the folders are deleted, each file's in the first folder that has it.
+
+    A file that has another name elsewhere, as an exported model has, frees nothing.
     """
-    if bucket.is_bucket(path):
-        return max(num_bytes_of(path), 0)
-    total = 0
-    for file in files_under(path):
-        status = os.stat(file)
-        total += status.st_size // status.st_nlink
-    return total
+    files = [_stored_files(folder) for folder in folders]
+    # How many of a file's names go.
+    names_gone: Counter[tuple[int, int] | str] = Counter()
+    for files_of_folder in files:
+        names_gone.update(file.identity for file in files_of_folder)
+    return _bytes_of_new(files, lambda file: names_gone[file.identity] >= file.num_names)
+
+
+def _bytes_of_new(
+    files: Iterable[Sequence[StoredFile]],
+    is_counted: Callable[[StoredFile], bool],
+) -> list[int]:
+    """For each folder's files the bytes of those that count and were in no folder before."""
+    seen: set[tuple[int, int] | str] = set()
+    sizes = []
+    for files_of_folder in files:
+        new = {file.identity: file for file in files_of_folder if file.identity not in seen}
+        seen.update(new)
+        sizes.append(sum(file.size for file in new.values() if is_counted(file)))
+    return sizes
+
+
+def _stored_files(folder: epath.Path) -> list[StoredFile]:
+    """The files under a folder, one for each name."""
+    if bucket.is_bucket(folder):
+        return [StoredFile(f"{folder}/{name}", size, 1) for name, size in bucket.sizes(folder).items()]
+    found = []
+    for file in files_under(folder):
+        status = os.lstat(file)
+        found.append(StoredFile((status.st_dev, status.st_ino), status.st_size, status.st_nlink))
+    return found
 
 
 def size_and_hash(path: epath.Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from etils import epath
 
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage import bucket
+from radit_jax.runtime.storage.entries import modified
 
 BEAT_SECONDS = 15.0  # between two writes of the holder
 PATIENCE_SECONDS = 60.0  # without a change, after which another run may take the lease
@@ -52,6 +53,20 @@ def lease(workdir: epath.PathLike, name: str = "lock") -> Iterator[Callable[[], 
         beating.join()
         if is_held():
             bucket.put(_object(folder, number), b"")
+
+
+def lease_holder(workdir: epath.PathLike, name: str = "lock") -> str | None:
+    """Who holds the lease of `workdir`, and its age; None where nobody has rewritten it within a minute."""
+    folder = epath.Path(workdir) / name
+    last = _last_number(folder) if bucket.is_bucket(folder) or folder.is_dir() else 0
+    signature = bucket.get(_object(folder, last)) if last else b""
+    if not signature:
+        return None
+    # By the store's clock and this machine's, which may differ by some seconds.
+    age = max(time.time() - modified(_object(folder, last)), 0.0)
+    if age > PATIENCE_SECONDS:
+        return None
+    return f"{_describe(signature)}, last heard of {age:.0f} s ago"
 
 
 def in_use(workdir: epath.PathLike, holder: str) -> str:

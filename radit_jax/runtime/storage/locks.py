@@ -17,7 +17,7 @@ from typing import IO
 from etils import epath
 
 from radit_jax.runtime.storage import bucket
-from radit_jax.runtime.storage.lease import in_use, lease
+from radit_jax.runtime.storage.lease import in_use, lease, lease_holder
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 # Which locks this process took: workdir -> whether it still holds the lock.
@@ -35,6 +35,17 @@ def hold(folder: epath.Path) -> Iterator[None]:
             yield
         finally:
             del _held[os.fspath(folder)]
+
+
+def holder(folder: epath.Path) -> str | None:
+    """Which process is at work in `folder`, in words; None where none is. Takes no lease and writes nothing.
+
+    A holder of a lease is one that has rewritten it within a minute.
+    """
+    # A filesystem without locks has a lease of another name.
+    if bucket.is_bucket(folder):
+        return lease_holder(folder)
+    return _system_holder(folder / "lock") or lease_holder(folder, "lease")
 
 
 def check_held(path: epath.PathLike) -> None:
@@ -80,6 +91,24 @@ def _system_lock(folder: epath.Path) -> Iterator[Callable[[], bool]]:
             yield lambda: _is_name_of(folder / "lock", file)
         finally:
             file.truncate(0)
+
+
+def _system_holder(lock: epath.Path) -> str | None:
+    """What the holder of the system's lock wrote; None where nobody holds it."""
+    import fcntl  # Unix only; planning works without it
+
+    holder = ""
+    try:
+        with open(lock) as file:
+            # Who ends in order empties the file, so only what a kill has left is tried.
+            holder = file.read().strip()
+            if holder:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return holder
+    except OSError:  # there is none, or it may not be read
+        return None
+    return None
 
 
 def _is_name_of(path: epath.Path, file: IO[str]) -> bool:

@@ -21,6 +21,7 @@ from typing import Any
 
 from etils import epath
 
+from radit_jax.command_line import run_stage
 from radit_jax.errors import naming
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage import bucket, locks
@@ -29,7 +30,6 @@ from radit_jax.runtime.storage.entries import (
     committed_names,
     link_or_copy,
     num_bytes_of,
-    num_bytes_stored,
     remove,
     size_and_hash,
     size_and_hash_of_bytes,
@@ -77,12 +77,8 @@ class StageFolder(TypedFiles):
         """Whether a run began to fill the folder and did not finish."""
         if self.complete or not self.home.exists():
             return False
-        return any(self.home.iterdir())
-
-    @property
-    def size(self) -> int:
-        """Bytes that the folder takes: what it shares with another one counts in part."""
-        return num_bytes_stored(self.home)
+        # A hidden file says how long it took, and is no output.
+        return any(not child.name.startswith(".") for child in self.home.iterdir())
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -90,7 +86,7 @@ class StageFolder(TypedFiles):
         if not self.complete or self._manifest is None:
             raise ValueError(
                 f"{self}: expected a finished stage, got a half-written folder, or none. "
-                f"Run --stage={self.stage}."
+                f"Run {run_stage(self.stage)}."
             )
         return self._manifest
 
@@ -222,7 +218,9 @@ class StageFolder(TypedFiles):
     def _committed_record(self, name: str) -> Record:
         record = self._record(name)
         if record is None:
-            raise ValueError(f"{self}: expected a whole file {name!r}, got none. Run --stage={self.stage}.")
+            raise ValueError(
+                f"{self}: expected a whole file {name!r}, got none. Run {run_stage(self.stage)}."
+            )
         return record
 
     def _read_manifest(self) -> dict[str, Any] | None:
@@ -256,7 +254,7 @@ class StageFolder(TypedFiles):
     @property
     def remedy(self) -> str:
         """What to do where a file is damaged."""
-        return f"Delete the folder {self.home} and rerun --stage={self.stage}."
+        return f"Delete the folder {self.home} and run {run_stage(self.stage)}."
 
     # -- read --
 

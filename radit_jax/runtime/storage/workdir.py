@@ -32,7 +32,7 @@ from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
 # What a stage writes first, by which its folder is known to be one.
-_LEFT_BY_STAGES = ("manifest.json", "*.sha256", "metrics.jsonl", "checkpoints")
+_LEFT_BY_STAGES = ("manifest.json", "*.sha256", "metrics.jsonl", "checkpoints", ".sessions.json")
 # What may lie in a workdir before its first run: hidden files, logs, and what a start leaves that was killed.
 _OF_NO_ACCOUNT = (
     ".*",
@@ -47,6 +47,7 @@ _OF_NO_ACCOUNT = (
     "workdir.json",
     "sources.json",
 )
+_CLAIM = "workdir.json"
 _REMEDY = "Delete it, or name another --workdir."
 
 
@@ -70,10 +71,8 @@ class Workdir:
         if not self.in_bucket and self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path}: expected a folder, got a file. Name another --workdir.")
         # 1) Whose it is, where it is somebody's.
-        identity = self.path / "workdir.json"
-        data = bytes_or_none(identity) if self.path.exists() or self.in_bucket else None
-        if data and data.strip():
-            self._check_owner(data, experiment)
+        if self.claimed_by is not None:
+            self.check_claim(experiment)
             return
         # 2) Of nobody's folder, what is in it.
         others = [name for name in names_in(self.path) if not matches(name, _OF_NO_ACCOUNT)]
@@ -110,30 +109,36 @@ class Workdir:
         """Make the folder this experiment's; ValueError where it is another's. The caller holds the lock."""
         processes.on_process_zero("workdir.json", lambda: self._claim(experiment))
         # Process 0 wrote it: who does not see it has another folder of that name.
-        if not (self.path / "workdir.json").exists():
+        if not (self.path / _CLAIM).exists():
             raise ValueError(
                 f"{self.path}: expected a folder that all hosts see, got one that only "
                 f"{socket.gethostname()} has. Name one on a shared filesystem with --workdir, or use gs://."
             )
 
     def _claim(self, experiment: str) -> None:
-        identity = self.path / "workdir.json"
-        data = bytes_or_none(identity)
-        if not data or not data.strip():  # a power cut may leave an empty file
-            write_whole(identity, json.dumps({"experiment": experiment}) + "\n")
-            data = identity.read_bytes()
-        self._check_owner(data, experiment)
+        if self.claimed_by is None:
+            text = json.dumps({"experiment": experiment}) + "\n"
+            write_whole(self.path / _CLAIM, text)
+        self.check_claim(experiment)
         self._hashes.save()
 
-    def _check_owner(self, data: bytes, experiment: str) -> None:
-        """Refuse `workdir.json`, whose bytes are `data`, of another experiment."""
-        where = str(self.path / "workdir.json")
-        value = parse_json(data, where, _REMEDY)
-        claim = as_object(value, where, _REMEDY)
-        if claim.get("experiment") != experiment:
+    @property
+    def claimed_by(self) -> str | None:
+        """The name of the experiment whose folder this is; None where no run has claimed it."""
+        identity = self.path / _CLAIM
+        data = bytes_or_none(identity)
+        if not data or not data.strip():  # a power cut may leave an empty file
+            return None
+        value = parse_json(data, str(identity), _REMEDY)
+        return str(as_object(value, str(identity), _REMEDY).get("experiment"))
+
+    def check_claim(self, experiment: str) -> None:
+        """Refuse a folder that is another experiment's."""
+        claim = self.claimed_by
+        if claim not in (None, experiment):
             raise ValueError(
                 f"{self.path}: expected a workdir of the experiment {experiment!r}, got one of "
-                f"{claim.get('experiment')!r}. Name another folder with --workdir."
+                f"{claim!r}. Name another folder with --workdir."
             )
 
     @contextlib.contextmanager
@@ -221,8 +226,9 @@ class Workdir:
         return {name: saved[name] for name in names}
 
     def manifests(self, stage: str) -> list[dict[str, Any]]:
-        """The manifests of all finished runs of `stage`, the latest last."""
-        files = [run / "manifest.json" for run in subfolders(self.path / stage)]
+        """The manifests of all finished runs of `stage`, the latest last; an export's is at its own top."""
+        folders = [self.path / stage, *subfolders(self.path / stage)]
+        files = [folder / "manifest.json" for folder in folders]
         finished = [file for file in files if file.exists()]
         by_time = sorted((modified(file), file) for file in finished)
         manifests = []

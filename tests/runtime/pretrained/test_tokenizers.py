@@ -15,8 +15,8 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from radit_jax.config import BertConfig, DecoderConfig, checkpoint_folder
+from radit_jax.evaluation.harness_model import stops_at
 from radit_jax.lm.answering import stops_of
-from radit_jax.lm_eval import stops_at
 from radit_jax.runtime.pretrained.tokenizer_files import check_tokenizer, load_tokenizer, save_tokenizer
 from radit_jax.runtime.pretrained.tokenizer_training import train_bpe, train_wordpiece
 from radit_jax.runtime.pretrained.tokenizers import LM_SPECIALS, Tokenizer

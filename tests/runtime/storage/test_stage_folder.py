@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.storage.entries import bytes_freed, bytes_stored
 from radit_jax.runtime.storage.fingerprints import canonical, fingerprint, shard_name
 from radit_jax.runtime.storage.manifests import parse_jsonl
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -207,7 +208,8 @@ def test_only_folders_of_other_settings_are_superseded(workdir):
     (workdir.path / "export" / "lm").mkdir(parents=True)  # not a stage's folder
     found = workdir.superseded(current)
     assert [folder.path for folder in found] == [stale.path, half_written.path, training.path]
-    assert [folder.size > 0 for folder in found] == [True, True, False]
+    freed = bytes_freed(folder.home for folder in found)
+    assert [size > 0 for size in freed] == [True, True, False]
 
 
 def test_a_persons_folders_are_not_superseded_nor_what_a_link_leads_to(workdir, tmp_path):
@@ -498,7 +500,8 @@ def test_a_half_written_stage_is_not_complete_and_says_so(folder):
     (folder.path / "manifest.json").write_text("")  # as a power cut may leave it
     assert not folder.complete and folder.half_written
     with pytest.raises(
-        ValueError, match=r"embed/0123456789ab: expected a finished stage, got .* Run --stage=embed"
+        ValueError,
+        match=r"embed/0123456789ab: expected a finished stage, got .* Run `radit run .* --stage=embed`",
     ):
         _ = folder.manifest
 
@@ -567,9 +570,8 @@ def test_a_truncated_or_altered_file_is_named_with_the_remedy(folder, data, faul
     if finished:
         folder.finish()
     (folder.path / "shard").write_bytes(data)
-    message = (
-        rf"embed/0123456789ab/shard: {fault}\. Delete the folder .*0123456789ab and rerun --stage=embed\."
-    )
+    remedy = r"Delete the folder .*0123456789ab and run `radit run EXPERIMENT --stage=embed`\."
+    message = rf"embed/0123456789ab/shard: {fault}\. {remedy}"
     for read in (folder.read, folder.verified_path):
         with pytest.raises(ValueError, match=message):
             read("shard")
@@ -596,7 +598,9 @@ def test_an_altered_memory_mapped_array_is_refused(folder):
 def test_a_file_that_was_never_committed_cannot_be_read(folder):
     (folder.path).mkdir(parents=True)
     (folder.path / "stray").write_bytes(b"bytes")
-    with pytest.raises(ValueError, match="expected a whole file 'stray', got none. Run --stage=embed"):
+    with pytest.raises(
+        ValueError, match="expected a whole file 'stray', got none. Run `radit run .* --stage"
+    ):
         folder.read("stray")
 
 
@@ -664,9 +668,10 @@ def test_an_adopted_file_is_stored_once_unless_people_edit_such_files(workdir, f
     assert os.path.samefile(folder.path / "weights", export.path / "renamed")
     assert not os.path.samefile(folder.path / "config.json", export.path / "config.json")
     assert export.manifest["files"]["renamed"] == folder.manifest["files"]["weights"]
-    # What both hold is counted once: a third of ten bytes for each of its names.
-    manifest = (export.path / "manifest.json").stat().length
-    assert export.size == manifest + len(b"{}") + 2 * (10 // 3)
+    # What both hold counts where it was made, and is freed with the last of its three names.
+    own = (export.path / "manifest.json").stat().length + len(b"{}")
+    assert bytes_stored([folder.home, export.home])[1] == own == bytes_freed([export.home])[0]
+    assert bytes_freed([export.home, folder.home])[0] == own + len(b"some bytes")
     # Each outlives the other, and a workdir that is copied has files of its own.
     moved = Workdir(shutil.copytree(workdir.path, workdir.path.parent / "moved"))
     folder.clear()
