@@ -274,7 +274,7 @@ def _training_lines(
     train = max(1, data.num_train)
     length = MOST_TOKENS if lm is None else min(MOST_TOKENS, lm.max_length)
     text_tokens, text_share = _text_examples(options.lm, data)
-    from_text = 0.0 if data.made_questions or train >= FEW_TRAIN else min(0.5, text_share)
+    from_text = 0.0 if train >= FEW_TRAIN else min(0.5, text_share)
     # 1) How often LM-ft and R-ft step: three chunks for a question, twice; and every query four times.
     lm_ft_steps = _between(20, math.ceil(2 * 3 * train / (2 * LM_FT_BATCH)), 250)
     num_queries = round(train / (1 - from_text))

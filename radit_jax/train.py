@@ -98,7 +98,7 @@ def start(options: argparse.Namespace) -> None:
     """Do what the command line asks for, in this process or together with the other ones."""
     # 1) Refuse wrong settings before anything is written.
     experiment, workdir = open_workdir(options)
-    workdir.check_free(experiment.name)
+    workdir.check_free(experiment.name, getattr(options, "log_file", None) or "")
     check_trackers()
     if options.dry_run:
         workdir.check_writable()

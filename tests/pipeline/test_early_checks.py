@@ -129,6 +129,37 @@ def test_a_wrong_line_of_small_data_is_an_error_of_the_dry_run(tmp_path, capsys)
     assert "passages.jsonl line 61: expected a field text or contents" in capsys.readouterr().err
 
 
+def test_what_r_ft_learns_from_is_advised_only_where_it_is_not_set(tmp_path):
+    experiment = folder(tmp_path)
+    advice = (
+        "warning    R-ft learns from questions alone: r_ft.corpus_text_fraction=0.5 lets it learn from the"
+    )
+    for fraction, is_said in ((0.0, True), (0.1, False)):
+        r_ft = replace(experiment.r_ft, corpus_text_fraction=fraction)
+        lines = look_at_data(replace(experiment, r_ft=r_ft))
+        assert any(line.startswith(advice) for line in lines) == is_said
+        assert (
+            "warning    there are 32 independent train questions to learn from, which is little: bring more"
+            in lines
+        )
+
+
+def test_a_dry_run_refuses_the_workdir_that_a_run_would_refuse(tmp_path, capsys):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "thesis.tex").write_text("x")
+    for more in ([], ["--dry-run"]):
+        assert train.main([f"--workdir={tmp_path / 'w'}", *more]) == 1
+        assert "expected a workdir or an empty folder, got one with 'thesis.tex'" in capsys.readouterr().err
+    (tmp_path / "w" / "thesis.tex").unlink()
+    (tmp_path / "w" / "workdir.json").write_text('{"experiment": "wiki_small"}')
+    for more in ([], ["--dry-run"]):
+        assert train.main([f"--workdir={tmp_path / 'w'}", *more]) == 1
+        assert "of the experiment 'tiny', got one of 'wiki_small'" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "w").iterdir()] == ["workdir.json"]
+    assert train.main(["--workdir=/proc/nobody", "--dry-run"]) == 1
+    assert "expected a folder that a run may write in" in capsys.readouterr().err
+
+
 def test_a_form_that_no_reader_knows_is_an_error_of_the_dry_run(tmp_path, capsys):
     folder(tmp_path / "mine")
     (tmp_path / "mine" / "passages.jsonl").rename(tmp_path / "mine" / "passages.docx")

@@ -11,6 +11,7 @@ from radit_jax.data.readers.tables import table_rows
 
 ANY_NUMBER = range(1, 1000)  # of columns
 _DELIMITERS = ",;|"
+_HEAD_CHARACTERS = 2000  # of a first line, which may be no head but a long text
 _ROWS_AT_ONCE = 1024
 
 Columns = Sequence[Sequence[str]]  # sets of names, one of which a table has to have
@@ -40,7 +41,7 @@ def csv_delimiter(path: epath.Path) -> str:
     if "\t" in head:
         return "\t"
     try:
-        return csv.Sniffer().sniff(head, _DELIMITERS).delimiter
+        return csv.Sniffer().sniff(head[:_HEAD_CHARACTERS], _DELIMITERS).delimiter
     except csv.Error:  # one column
         return ","
 

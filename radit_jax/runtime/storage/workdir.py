@@ -38,6 +38,7 @@ _OF_NO_ACCOUNT = (
     ".*",
     "lost+found",
     "*.log",
+    "log",
     "*.out",
     "*.err",
     "lock",
@@ -63,10 +64,11 @@ class Workdir:
         if self.in_bucket:
             bucket.check_access(self.path, write=False)
 
-    def check_free(self, experiment: str) -> None:
+    def check_free(self, experiment: str, log_file: str = "") -> None:
         """Refuse a folder in which a run of `experiment` would write among other files; writes nothing.
 
-        It may be absent, empty, a workdir of this experiment, or one whose `workdir.json` was lost.
+        It may be absent, empty, a workdir of this experiment, or one whose `workdir.json` was lost. The
+        `log_file` of this command may be in it.
         """
         if not self.in_bucket and self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path}: expected a folder, got a file. Name another --workdir.")
@@ -75,7 +77,8 @@ class Workdir:
             self.check_claim(experiment)
             return
         # 2) Of nobody's folder, what is in it.
-        others = [name for name in names_in(self.path) if not matches(name, _OF_NO_ACCOUNT)]
+        allowed = (*_OF_NO_ACCOUNT, os.path.basename(log_file))
+        others = [name for name in names_in(self.path) if not matches(name, allowed)]
         if others and not self._has_stages():
             raise ValueError(
                 f"{self.path}: expected a workdir or an empty folder, got one with {min(others)!r}, which no "

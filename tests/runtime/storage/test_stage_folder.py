@@ -139,6 +139,7 @@ def test_a_folder_with_files_of_others_is_no_workdir(workdir):
         f"{workdir.path}: expected a workdir or an empty folder, got one with 'thesis.tex', which no run "
         f"wrote. Name one for the run alone: --workdir={workdir.path}/tiny."
     )
+    workdir.check_free("tiny", log_file=f"{workdir.path}/thesis.tex")
     assert os.listdir(workdir.path) == ["thesis.tex"]
 
 
