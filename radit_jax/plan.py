@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     add_experiment_option(p)
     add_experiment_name(p)
     p.add_argument("--target", required=True, metavar="KIND-NUMBER", help="v5e-256, v5p-128, h100-8, …")
+    p.add_argument("--slices", type=int, default=1, metavar="N", help="such slices of a TPU (default: 1)")
     p.add_argument("--stage", choices=KINDS, help="only this one")
     p.add_argument("--estimate", action="store_true", help="do not compile, which takes minutes a stage")
     p.add_argument("--json", action="store_true", help="bytes, operations and seconds for programs")
@@ -68,7 +69,7 @@ def print_plan_table(options: argparse.Namespace) -> int:
         number = getattr(options, name)
         if number is not None and number < 1:
             raise ValueError(f"plan: expected --{name} >= 1, got {number}.")
-    target = find_target(options.target)
+    target = find_target(options.target, options.slices)
     if options.estimate:
         target = replace(target, topology="")
 

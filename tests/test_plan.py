@@ -81,7 +81,7 @@ def test_operations_are_those_of_the_examples(small):
 @pytest.mark.parametrize("stage", ["embed", "retrieve", "lm_ft", "score", "r_ft", "evaluate"])
 def test_every_program_compiles_where_its_target_has_a_compiler(small, monkeypatch, stage):
     """Eight devices of the host stand in for a slice, whose compiler is then the CPU's."""
-    monkeypatch.setattr(deployment, "stand_in_devices", lambda topology: jax.devices())
+    monkeypatch.setattr(deployment, "stand_in_devices", lambda *_: jax.devices())
     experiment, slice_of_8 = config.load_experiment(small), replace(find_target("v5p-16"), topology="cpu")
     counts = Counts.of(experiment, None, 10)
     need = PLANNERS[stage](Deployment(experiment, slice_of_8, counts))
@@ -152,7 +152,7 @@ def test_with_estimate_a_slice_is_not_compiled_and_its_peaks_are_marked(small, c
         raise AssertionError("compiled")
 
     monkeypatch.setattr(resources, "compiled_peak", compile_it)
-    monkeypatch.setattr(deployment, "stand_in_devices", lambda topology: jax.devices())
+    monkeypatch.setattr(deployment, "stand_in_devices", lambda *_: jax.devices())
     arguments = [f"--experiment={small}", "--target=v5e-8", "--stage=lm_ft"]
     assert plan.main([*arguments, "--estimate"]) == 0
     assert "~" in capsys.readouterr().out.splitlines()[-1]
@@ -169,6 +169,38 @@ def test_what_does_not_fit_is_named_with_its_remedy_and_the_exit_says_so(small, 
     assert verdicts["index"].startswith("a host has 1743 GiB of memory")
     assert verdicts["embed"].startswith("a host has 5588 GiB of disk: --workdir in a bucket")
     assert not verdicts["score"]
+
+
+def test_between_slices_go_gradients_and_the_parts_of_a_copy_that_others_hold(small):
+    def bytes_in(*settings, target="h100-16"):
+        experiment = config.override_settings(config.load_experiment(small), settings)
+        place = Deployment(experiment, find_target(target), Counts.of(experiment, None, 10))
+        return {stage: PLANNERS[stage](place).dcn for stage in ("lm_ft", "score", "embed")}
+
+    # 1) Gradients in bfloat16, and the embedding's in float32, each summed with the other node's.
+    in_bf16 = 2 * LM_PARAMS
+    gradients = in_bf16 + 2 * 512 * 64
+    half = "lm_ft.dtype=bfloat16"
+    assert bytes_in("mesh.replica=-1", half) == {"lm_ft": gradients, "score": 0, "embed": 0}
+    # 2) One copy over both: half of the weights comes in for each pass, and half of the sums.
+    shared = bytes_in(half)
+    assert shared["lm_ft"] == 2 * in_bf16 / 2 + gradients / 2
+    assert shared["score"] == in_bf16 and shared["embed"] > 0  # scored in float32
+    # 3) Of four copies on four nodes: three quarters come in to be summed, and three to be shared.
+    assert bytes_in("mesh.replica=4", half, target="h100-32")["lm_ft"] == 1.5 * gradients
+    assert bytes_in(target="h100-8") == {"lm_ft": 0, "score": 0, "embed": 0}
+
+
+def test_what_a_step_brings_into_a_slice_is_a_line_of_its_own(small, capsys):
+    arguments = [f"--experiment={small}", "--target=v5e-8", "--slices=2", "--stage=lm_ft", "--estimate"]
+    assert plan.main([*arguments, "--set", "mesh.replica=-1"]) == 0
+    heading, *_, row, between = capsys.readouterr().out.splitlines()
+    assert heading == "small on 2 × v5e-8: 16 chips on 2 hosts"
+    assert row.endswith(" fits")
+    assert between.strip() == "each step brings 0.00 GiB into every slice over the slower network"
+    # Tensor parallelism over both would be refused on the machines, and is here.
+    assert plan.main([*arguments, "--set", "mesh.fsdp=1"]) == 1
+    assert "got replica 1 × fsdp 1 × tensor 16" in capsys.readouterr().err
 
 
 def test_a_workdir_in_a_bucket_asks_for_no_disk(small, capsys):

@@ -116,9 +116,14 @@ class Deployment:
         """The mesh for batches of `rows` (0: of any number)."""
         settings = self.experiment.mesh
         if self.target.topology:
-            devices = stand_in_devices(self.target.topology)
+            devices = stand_in_devices(self.target.topology, self.target.num_slices)
             return make_mesh(settings, devices, rows=rows)
-        shape = mesh_shape(settings, self.target.num_chips, rows=rows)
+        shape = mesh_shape(
+            settings,
+            self.target.num_chips,
+            rows=rows,
+            num_slices=self.target.num_slices,
+        )
         axis_types = (AxisType.Auto,) * len(AXES)
         return AbstractMesh(shape, AXES, axis_types=axis_types)
 

@@ -3,7 +3,7 @@
 from radit_jax.config import layers_of
 from radit_jax.models.flops import encoder_flops
 from radit_jax.planning.deployment import Deployment, texts_of
-from radit_jax.planning.estimates import weights_of
+from radit_jax.planning.estimates import dcn_bytes, weights_of
 from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate
 from radit_jax.retrieval.search import encode_batch
 from radit_jax.runtime.distributed.mesh import data_parallel_size
@@ -51,4 +51,5 @@ def encoding(
         traffic=weights_of(model),
         activations=rows / num_groups * length * bytes_per_token,
         times=num_texts / rows,
+        dcn=dcn_bytes(model, deployment.target.num_slices, passes=1),
     )

@@ -3,14 +3,16 @@
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from radit_jax.config import LoraConfig
 from radit_jax.method.likelihood import TARGETS_PER_PART, LmBatch
 from radit_jax.models.flops import attended_pairs, projection_shapes, training_flops
 from radit_jax.planning.deployment import EXAMPLE_TOKENS, Counts, PlannedModel, rows_of
-from radit_jax.planning.resources import num_parameters
+from radit_jax.planning.resources import Number, num_parameters
 from radit_jax.runtime.distributed.mesh import data_parallel_size
+from radit_jax.runtime.distributed.slices import dcn_shape
 
 # Arrays of (tokens, hidden size) that a layer keeps for the backward pass, by `mesh.remat`.
 KEPT_PER_LAYER = {"full": 1, "dots": 3, "none": 6}
@@ -60,6 +62,40 @@ def weights_of(model: PlannedModel) -> float:
     bytes_per_number = jnp.dtype(model.module.dtype).itemsize
     all_bytes = num_parameters(model.params) * bytes_per_number
     return all_bytes / model.mesh.shape["tensor"]
+
+
+def dcn_bytes(
+    model: PlannedModel,
+    num_slices: int,
+    *,
+    passes: Number,
+    trained: Any = None,
+) -> float:
+    """Bytes that a slice must at least receive from the others in a turn; 0 where there is one slice.
+
+    A copy of the model that is cut over several slices is gathered for each of `passes` over the weights, in
+    the dtype that they compute in. Gradients of the `trained` parameters, if any, are summed over all slices:
+    scattered, and then gathered by the slices that hold the same part.
+    """
+    _, parts, _ = dcn_shape(tuple(model.mesh.shape.values()), num_slices)
+    itemsize = jnp.dtype(model.module.dtype).itemsize
+    # 1) A slice has 1 of the parts of its copy, and needs the others.
+    missing = 1 - 1 / parts
+    gathered = num_parameters(model.params) * itemsize * missing
+    if trained is None:
+        return passes * gathered
+    # 2) Of the sums, those of the other slices come in, and then what the copies share.
+    summed = (1 - 1 / num_slices) + (1 / parts - 1 / num_slices)
+    return passes * gathered + _gradient_bytes(trained, itemsize) * summed
+
+
+def _gradient_bytes(trained: Any, itemsize: int) -> float:
+    """Bytes of the gradients in the dtype in which they are summed: an embedding's in float32."""
+    total = 0.0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(trained):
+        is_embedding = "embedding" in jax.tree_util.keystr(path)
+        total += math.prod(leaf.shape) * (4 if is_embedding else itemsize)
+    return total
 
 
 def activations_of(model: PlannedModel, rows: int, length: int, *, training: bool) -> float:

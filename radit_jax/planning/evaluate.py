@@ -29,7 +29,7 @@ from radit_jax.method.generation import (
 )
 from radit_jax.models.flops import attended_pairs, training_flops
 from radit_jax.planning.deployment import Deployment, PlannedModel, rows_of
-from radit_jax.planning.estimates import activations_of, weights_of
+from radit_jax.planning.estimates import activations_of, dcn_bytes, weights_of
 from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, num_bytes
 from radit_jax.planning.score import scoring_calls
 from radit_jax.runtime.distributed.mesh import data_parallel_size, row_layout
@@ -99,13 +99,15 @@ def answering_program(
     shape = model.module.config
     attended = attended_pairs(shape, sequences=rows, length=usual_length)
     step_flops = training_flops(shape, tokens=tokens, attended=attended, targets=rows)
+    passes = 1 + settings.max_new_tokens
     return StageProgram(
         calls=itertools.chain(answering, scoring),
         held=(model.params, held),
         flops=step_flops / 3,  # the forward pass's
-        traffic=(1 + settings.max_new_tokens) * weights_of(model),
+        traffic=passes * weights_of(model),
         activations=cache_bytes + activations,
         times=num_questions * settings.chunks_per_answer / rows,
+        dcn=dcn_bytes(model, deployment.target.num_slices, passes=passes),
     )
 
 

@@ -14,7 +14,7 @@ from radit_jax.method.optimizers import make_optimizer
 from radit_jax.method.steps import TrainState, make_lm_step
 from radit_jax.models.lora import adapted, quantized
 from radit_jax.planning.deployment import Deployment, PlannedModel, placed
-from radit_jax.planning.estimates import activations_of, batch_of, flops_of, weights_of
+from radit_jax.planning.estimates import activations_of, batch_of, dcn_bytes, flops_of, weights_of
 from radit_jax.planning.evaluate import answering_program
 from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, in_turn, num_bytes
 from radit_jax.runtime.distributed.memory import bytes_per_device
@@ -39,6 +39,9 @@ def plan_lm_ft(deployment: Deployment) -> ResourceEstimate:
     # 2) Besides the state it needs gradients, and the activations of the rows that it reads at a time.
     gradients = bytes_per_device(state.params)
     activations = activations_of(model, settings.rows_at_a_time, length, training=True)
+    # Over several slices every part of a batch gathers the weights twice, and sums gradients.
+    num_slices = deployment.target.num_slices
+    dcn = dcn_bytes(model, num_slices, passes=2, trained=state.params)
     program = StageProgram(
         calls=[step],
         held=(state, frozen, step.resident),
@@ -46,6 +49,7 @@ def plan_lm_ft(deployment: Deployment) -> ResourceEstimate:
         traffic=weight_bytes + state_bytes,
         activations=gradients + activations,
         times=settings.optimizer.steps,
+        dcn=dcn * settings.accumulate_steps,
     )
 
     # 3) Two checkpoints on disk, the best parameters and the result.

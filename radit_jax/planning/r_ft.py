@@ -13,7 +13,7 @@ from radit_jax.method.steps import RftBatch, RftTextBatch, init_state, make_r_ft
 from radit_jax.models.bert import PackedTexts
 from radit_jax.models.flops import encoder_flops
 from radit_jax.planning.deployment import Deployment, PlannedModel, placed, rows_of
-from radit_jax.planning.estimates import activations_of, weights_of
+from radit_jax.planning.estimates import activations_of, dcn_bytes, weights_of
 from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, num_bytes
 from radit_jax.planning.score import scoring_calls
 from radit_jax.runtime.distributed.memory import bytes_per_device
@@ -46,6 +46,7 @@ def plan_r_ft(deployment: Deployment) -> ResourceEstimate:
     # 2) One step: it reads the weights once forward and twice backward, and rewrites the state.
     weights = weights_of(model)
     traffic = 3 * weights + 2 * bytes_per_device(state)
+    num_slices = deployment.target.num_slices
     program = StageProgram(
         calls=[training, *scoring],
         held=held,
@@ -53,6 +54,7 @@ def plan_r_ft(deployment: Deployment) -> ResourceEstimate:
         traffic=traffic,
         activations=activations,
         times=settings.optimizer.steps,
+        dcn=dcn_bytes(model, num_slices, passes=2, trained=model.params),
     )
     # 3) Two checkpoints on disk, the best and the result, and the index in a host's memory.
     checkpoint = num_bytes(state) + num_bytes(model.params)

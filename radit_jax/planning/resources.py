@@ -52,6 +52,7 @@ class StageProgram:
     traffic: Number  # bytes that a chip must at least read and write in a turn
     activations: Number  # bytes of a chip besides `held`, estimated: used where nothing is compiled
     times: Number  # turns
+    dcn: Number = 0.0  # bytes that a slice at least receives from the others in a turn
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class ResourceEstimate:
     flops: Number = 0.0  # of the whole stage
     traffic: Number = 0.0  # bytes, of the whole stage
     seconds: Number = 0.0  # of the whole stage, at least
+    dcn: Number = 0.0  # bytes of a step that every slice receives from the others, at least
     host: Number = 0.0  # bytes of a host's memory
     disk: Number = 0.0  # bytes of the workdir
     faults: tuple[str, ...] = ()  # what the target has too little of, with the remedies
@@ -96,13 +98,14 @@ def estimate(
         flops=flops,
         traffic=traffic,
         seconds=seconds,
+        dcn=program.dcn,
         host=host,
         disk=disk,
     )
 
 
 def in_turn(first: ResourceEstimate, second: ResourceEstimate) -> ResourceEstimate:
-    """A stage that does both, one after the other; parameters, `held` and disk are the first's."""
+    """A stage that does both, one after the other; parameters, `held`, disk and `dcn` are the first's."""
     return replace(
         first,
         peak=max(first.peak, second.peak),

@@ -6,7 +6,7 @@ from typing import Any
 from radit_jax.config import ScoreConfig
 from radit_jax.method.likelihood import continuation_log_probs
 from radit_jax.planning.deployment import Deployment, PlannedModel
-from radit_jax.planning.estimates import activations_of, batch_of, flops_of, weights_of
+from radit_jax.planning.estimates import activations_of, batch_of, dcn_bytes, flops_of, weights_of
 from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate
 
 HOST_BYTES_PER_PAIR = 32.0  # while pairs are ordered and their scores collected
@@ -39,6 +39,7 @@ def plan_score(deployment: Deployment) -> ResourceEstimate:
         # The module with reference attention is the one that takes more.
         activations=activations_of(model, rows, length, training=False),
         times=num_pairs / (rows * pairs_per_row),
+        dcn=dcn_bytes(model, deployment.target.num_slices, passes=1),
     )
     return estimate("score", program, model.params, deployment.target, host=host, disk=disk)
 

@@ -75,7 +75,10 @@ def row_for_programs(need: ResourceEstimate) -> dict[str, Any]:
 
 
 def line(need: ResourceEstimate) -> str:
-    """A row of the table: sizes in GiB, FLOPs and traffic of the whole stage, and whether it fits."""
+    """A row of the table: sizes in GiB, FLOPs and traffic of the whole stage, and whether it fits.
+
+    Where a step sends something between slices, a second line says how much.
+    """
     # A dash is for what a stage does not use, ~ for a peak that no compiler gave.
     mark = "~" if need.estimated else ""
     cells = [
@@ -89,7 +92,11 @@ def line(need: ResourceEstimate) -> str:
         _size(need.disk),
     ]
     verdict = f"does not fit: {'; '.join(need.faults)}" if need.faults else "fits"
-    return f"{_columns(need.stage, cells)} {verdict}"
+    row = f"{_columns(need.stage, cells)} {verdict}"
+    if not need.dcn:
+        return row
+    indent = " " * STAGE_WIDTH
+    return f"{row}\n{indent} each step brings {_size(need.dcn)} into every slice over the slower network"
 
 
 def _columns(stage: str, cells: Sequence[str]) -> str:

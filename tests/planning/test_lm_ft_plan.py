@@ -55,7 +55,7 @@ def at(target="h100-8", **settings):
 def calls_of(monkeypatch):
     """What a plan for a TPU would compile, which it then does not: of each program its calls."""
     programs = []
-    monkeypatch.setattr(deployment, "stand_in_devices", lambda topology: jax.devices())
+    monkeypatch.setattr(deployment, "stand_in_devices", lambda *_: jax.devices())
     monkeypatch.setattr(resources, "compiled_peak", lambda calls: programs.append(calls) or 0.0)
 
     def calls(**settings):

@@ -73,7 +73,7 @@ def test_a_decoder_as_an_encoder_is_planned_by_its_own_shape():
 @pytest.fixture
 def on_host(monkeypatch):
     """Eight devices of the host stand in for a slice, whose compiler is then the CPU's."""
-    monkeypatch.setattr(deployment, "stand_in_devices", lambda topology: jax.devices())
+    monkeypatch.setattr(deployment, "stand_in_devices", lambda *_: jax.devices())
 
     def make(**settings):
         place = at("v5p-16", **settings)

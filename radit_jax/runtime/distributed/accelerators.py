@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 
@@ -63,6 +63,14 @@ CHIPS = {
     "h100": Chip("gpu", 0.92 * 80 * GB, PEAK_FLOPS["h100"], 3350 * GB, 8, 1872 * GB, 6000 * GB),
     "h200": Chip("gpu", 0.92 * 141 * GB, PEAK_FLOPS["h200"], 4800 * GB, 8, 2952 * GB, 12_000 * GB),
 }
+# Bytes of memory of hosts that are a whole slice, by kind and number of chips: Google's ct5lp-hightpu-1t and
+# -8t, ct6e-standard-1t and -8t. Elsewhere a host has the four chips of `CHIPS`.
+WHOLE_SLICE_HOSTS = {
+    ("v5e", 1): 48 * GB,
+    ("v5e", 8): 384 * GB,
+    ("v6e", 1): 176 * GB,
+    ("v6e", 8): 1440 * GB,
+}
 CORES_PER_CHIP = {"v4": 2, "v5p": 2}  # of TPUs whose slices are named by cores: v5p-16 has 8 chips
 # Chips of a slice, and its topology as libtpu names it.
 SQUARES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
@@ -98,20 +106,25 @@ class Target:
 
     name: str  # as it is rented
     chip: Chip
-    num_chips: int
-    topology: str = ""  # of a TPU slice, as libtpu names it
+    num_chips: int  # of all slices
+    topology: str = ""  # of one TPU slice, as libtpu names it
+    num_slices: int = 1  # TPU slices, or nodes of GPUs
 
     @property
     def num_hosts(self) -> int:
-        """Hosts with these chips; the last one may be partly used."""
-        return -(-self.num_chips // self.chip.chips_per_host)
+        """Hosts with these chips; a slice has whole hosts, and its last one may be partly used."""
+        chips_per_slice = self.num_chips // self.num_slices
+        hosts_per_slice = -(-chips_per_slice // self.chip.chips_per_host)
+        return self.num_slices * hosts_per_slice
 
 
-def find_target(name: str) -> Target:
-    """The target of that name: a TPU slice by its accelerator type, or GPUs by kind and number.
+def find_target(name: str, slices: int = 1) -> Target:
+    """The target of that name: TPU slices by their accelerator type, or GPUs by kind and number.
 
-    >>> find_target("v5p-16").num_chips, find_target("v5e-256").topology, find_target("h100-8").num_hosts
-    (8, 'v5e:16x16', 1)
+    GPUs are in nodes, which the slower network joins, as it joins `slices` of a TPU.
+
+    >>> find_target("v5p-16").num_chips, find_target("v5e-256").topology, find_target("h100-16").num_slices
+    (8, 'v5e:16x16', 2)
     """
     match = re.fullmatch(r"(\w+)-(\d+)", name)
     if not match or match[1] not in CHIPS:
@@ -125,26 +138,53 @@ def find_target(name: str) -> Target:
     if topologies is None:
         if number == 0:
             raise ValueError(f"--target: expected at least one chip, got {name!r}. Name {kind}-1 or more.")
-        return Target(name, CHIPS[kind], number)
+        return _gpu_target(name, CHIPS[kind], number, slices)
     # A TPU comes in slices of certain sizes only.
     cores_per_chip = CORES_PER_CHIP.get(kind, 1)
     num_chips = number // cores_per_chip
     if number % cores_per_chip or num_chips not in topologies:
-        slices = ", ".join(f"{kind}-{size * cores_per_chip}" for size in topologies)
-        raise ValueError(f"--target: expected one of the slices {slices}, got {name}. Name one of them.")
-    return Target(name, CHIPS[kind], num_chips, f"{kind}:{topologies[num_chips]}")
+        known = ", ".join(f"{kind}-{size * cores_per_chip}" for size in topologies)
+        raise ValueError(f"--target: expected one of the slices {known}, got {name}. Name one of them.")
+    if slices < 1:
+        raise ValueError(f"--slices: expected 1 or more, got {slices}. Leave it out for one slice.")
+    chip = CHIPS[kind]
+    host_memory = WHOLE_SLICE_HOSTS.get((kind, num_chips))
+    if host_memory is not None:
+        chip = replace(chip, chips_per_host=num_chips, host_memory=host_memory)
+    topology = f"{kind}:{topologies[num_chips]}"
+    title = name if slices == 1 else f"{slices} × {name}"
+    return Target(title, chip, slices * num_chips, topology, slices)
+
+
+def _gpu_target(name: str, chip: Chip, number: int, slices: int) -> Target:
+    """GPUs of one node, or of several whole ones."""
+    if slices != 1:
+        raise ValueError(
+            f"--slices: expected it for a TPU only, got {slices} with {name}. Name all GPUs, for "
+            "example h100-16 for two nodes."
+        )
+    per_node = chip.chips_per_host
+    num_nodes = -(-number // per_node)
+    if num_nodes > 1 and number % per_node:
+        raise ValueError(
+            f"--target: expected up to {per_node} GPUs or whole nodes of {per_node}, got {name}. Take as "
+            "many GPUs of every node."
+        )
+    return Target(name, chip, number, num_slices=num_nodes)
 
 
 @functools.cache
-def stand_in_devices(topology: str) -> Sequence[Any]:
-    """Devices of a TPU slice to compile for, by libtpu and without a TPU.
+def stand_in_devices(topology: str, num_slices: int = 1) -> Sequence[Any]:
+    """Devices of TPU slices to compile for, by libtpu and without a TPU.
 
     Raises ValueError where libtpu is missing or cannot make them.
     """
     from jax.experimental import topologies
 
+    # libtpu makes other devices where it is told how many slices there are.
+    options = {"num_slices": num_slices} if num_slices > 1 else {}
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
     except Exception as error:  # libtpu's own, of many kinds
         raise ValueError(
             f"plan: expected libtpu, to compile for {topology}, got {str(error).splitlines()[0]}. "
