@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import radit_jax
-from radit_jax.command_line import CommandParser
+from radit_jax.command_line import CommandParser, spelled
 from radit_jax.commands.output import output_options, shown_as
 from radit_jax.errors import EXIT_CODES, ExitCode, exit_command, run_command
 
@@ -81,7 +81,7 @@ def refuse(name: str) -> int:
     """Say that there is no such command, and which one may have been meant."""
     # A wrong command line, as argparse would call it, but with the nearest name.
     close = difflib.get_close_matches(name, NAMES, n=1)
-    hint = f"Did you mean {close[0]!r}?" if close else "`radit --help` lists them."
+    hint = f"Did you mean {close[0]!r}?" if close else f"`{spelled('--help')}` lists them."
     print(f"error: radit: expected a command, got {name!r}. {hint}", file=sys.stderr)
     return ExitCode.WRONG_COMMAND_LINE
 

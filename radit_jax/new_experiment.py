@@ -11,6 +11,7 @@ from pathlib import Path
 from etils import epath
 
 from radit_jax import config
+from radit_jax.command_line import spelled
 from radit_jax.config import DecoderConfig, EncoderConfig
 from radit_jax.data.readers.columns import csv_delimiter
 from radit_jax.data.readers.lines import plain_name
@@ -136,9 +137,11 @@ def write_experiment(options: argparse.Namespace) -> None:
     for line in missing:
         print(f"missing    {line}")
     print(f"wrote      {output}\n")
-    print(f"next: radit run {output} --dry-run   # what would run, and whether it can")
-    print(f"      radit run {output}")
-    print(f'      radit ask "QUESTION" --workdir=runs/{name}')
+    run = spelled(f"run {output}")
+    ask = spelled(f'ask "QUESTION" --workdir=runs/{name}')
+    print(f"next: {run} --dry-run   # what would run, and whether it can")
+    print(f"      {run}")
+    print(f"      {ask}")
 
 
 def _print_found(

@@ -8,7 +8,7 @@ import json
 from typing import Any, NamedTuple
 
 from radit_jax import train
-from radit_jax.command_line import add_experiment_name
+from radit_jax.command_line import add_experiment_name, spelled
 from radit_jax.commands.last_run import find_workdir, settings_words
 from radit_jax.commands.sizes import size_text
 from radit_jax.config.descriptions import settings_by_path
@@ -79,7 +79,8 @@ def print_status(options: argparse.Namespace) -> None:
     if status.other_export:
         print(f"{size_text(status.other_export)} of an export of other settings, which the next one replaces")
     if status.superseded:
-        print(f"{size_text(status.superseded)} of other settings, which `radit clean` frees after asking")
+        clean = spelled("clean")
+        print(f"{size_text(status.superseded)} of other settings, which `{clean}` frees after asking")
 
 
 def workdir_status(run: Run, kind: str, experiment: str) -> WorkdirStatus:
