@@ -104,7 +104,8 @@ class Workdir:
     def _has_stages(self) -> bool:
         """Whether the folder holds what a stage has left, by the names of folders."""
         for stage in subfolders(self.path):
-            if any(_FINGERPRINT.fullmatch(run.name) for run in subfolders(stage)):
+            is_export = (stage / "manifest.json").exists()
+            if is_export or any(_FINGERPRINT.fullmatch(run.name) for run in subfolders(stage)):
                 return True
         return False
 

@@ -158,9 +158,16 @@ def test_a_workdir_that_lost_its_name_is_known_by_its_stages(workdir):
     workdir.claim("tiny")
     with pytest.raises(ValueError, match="expected a workdir of the experiment 'wiki', got one of 'tiny'"):
         workdir.check_free("wiki")
-    (workdir.path / "corpus" / "0123456789ab").mkdir(parents=True)
-    (workdir.path / "notes.txt").write_text("x")
     (workdir.path / "workdir.json").unlink()
+    (workdir.path / "notes.txt").write_text("x")
+    with pytest.raises(ValueError, match="got one with 'notes.txt'"):
+        workdir.check_free("wiki")
+    (workdir.path / "corpus" / "0123456789ab").mkdir(parents=True)
+    workdir.check_free("wiki")
+    # An export alone is at the top.
+    (workdir.path / "corpus" / "0123456789ab").rmdir()
+    (workdir.path / "corpus").rename(workdir.path / "export")
+    (workdir.path / "export" / "manifest.json").write_text("{}")
     workdir.check_free("wiki")
 
 
