@@ -14,6 +14,7 @@
 # tail     follows a run whose terminal was lost
 # resume   what a supervisor calls again and again: new machines if they were preempted, set up, run
 #
+# --slices=N takes N slices of that type from the queue, and one run uses them all: give it to all commands.
 # --project, --version (of the TPU's software) and --network are gcloud's; --dry-run shows every command.
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
@@ -21,9 +22,11 @@
 command=${1:-help}
 shift || true
 [ "$command" != help ] && [ "$command" != --help ] || { usage && exit; }
-name='' zone='' type='' version='' project='' network='' workdir='' bucket='' spot='' queued=''
-read_options name zone type version project network workdir bucket spot queued -- "$@"
+name='' zone='' type='' version='' project='' network='' workdir='' bucket='' spot='' queued='' slices=1
+read_options name zone type version project network workdir bucket spot queued slices -- "$@"
 demand name zone
+case $slices in '' | *[!0-9]* | 0*) die "expected --slices=1 or more, got --slices=$slices" ;; esac
+[ "$slices" = 1 ] || queued=yes  # only the queue has several
 
 where=("--zone=$zone")
 [ -z "$project" ] || where+=("--project=$project")
@@ -46,7 +49,9 @@ create() {
   [ -z "$spot" ] || options+=(--spot)
   [ -z "$bucket" ] || create_bucket
   if [ -n "$queued" ]; then
-    run "${queue[@]}" create "$name" "--node-id=$name" "--runtime-version=${version:-$(software)}" "${options[@]}"
+    local nodes=("--node-id=$name")
+    [ "$slices" = 1 ] || nodes=("--node-count=$slices" "--node-prefix=$name")
+    run "${queue[@]}" create "$name" "${nodes[@]}" "--runtime-version=${version:-$(software)}" "${options[@]}"
     wait_for_machines
   else
     run "${tpu[@]}" create "$name" "--version=${version:-$(software)}" "${options[@]}"
@@ -101,16 +106,30 @@ show_state() {
   fi
 }
 
-# on WORKER SCRIPT: a shell script on one host, or on `all`.
+# nodes: the names of the slices. gcloud numbers several by their prefix, and slice 0 has process 0.
+nodes() {
+  local number
+  [ "$slices" != 1 ] || { echo "$name" && return; }
+  for ((number = 0; number < slices; number++)); do echo "$name-$number"; done
+}
+
+# on WORKER SCRIPT: a shell script on one host of the first slice, or on `all` hosts of all slices.
 on() {
-  run "${tpu[@]}" ssh "$name" "${where[@]}" "--worker=$1" "--command=$2"
+  local node
+  for node in $(nodes); do
+    run "${tpu[@]}" ssh "$node" "${where[@]}" "--worker=$1" "--command=$2" || return
+    [ "$1" = all ] || return 0
+  done
 }
 
 setup() {
   archive=ARCHIVE
   [ -n "$dry_run" ] || { archive=$(mktemp) && trap 'rm -f "$archive"' EXIT; }
   run git -C "$root" archive --format=tar.gz --output="$archive" HEAD
-  run "${tpu[@]}" scp "$archive" "$name:radit_jax.tar.gz" "${where[@]}" --worker=all
+  local node
+  for node in $(nodes); do
+    run "${tpu[@]}" scp "$archive" "$node:radit_jax.tar.gz" "${where[@]}" --worker=all
+  done
   on all 'set -e
 mkdir -p radit_jax && tar -xzf radit_jax.tar.gz -C radit_jax && cd radit_jax
 python3 -m pip install -q --user uv && ~/.local/bin/uv venv -q --clear --python=3.11 .venv
@@ -122,7 +141,7 @@ start() {
   case $workdir in gs://*) ;; *) die "--workdir=$workdir came, needed is gs://BUCKET/FOLDER: hosts share no disk" ;; esac
   draw_token
   on all "cd radit_jax && rm -f status
-RADIT_JOIN_TOKEN=$token nohup sh -c $(show "$(show .venv/bin/python -m radit_jax.train "--workdir=$workdir" "${train[@]}")
+RADIT_JOIN_TOKEN=$token RADIT_JOIN_SECONDS=300 nohup sh -c $(show "$(show .venv/bin/python -m radit_jax.train "--workdir=$workdir" "${train[@]}")
 echo \$? >status") >train.log 2>&1 </dev/null &
 echo \$! >pid"
 }

@@ -21,7 +21,9 @@ TRAINING = "--stage=all --experiment=experiments/radit_7b.py --set 'data.corpus=
 COMMANDS = {
     "tpu_create": f"tpu.sh create {TPU} --type=v5p-128 --project=lab --bucket=gs://bucket",
     "tpu_create_queued": f"tpu.sh create {TPU} --type=v5litepod-16 --spot=yes --queued=yes --network=own",
+    "tpu_create_slices": f"tpu.sh create {TPU} --type=v5litepod-16 --slices=2",
     "tpu_setup": f"tpu.sh setup {TPU}",
+    "tpu_resume_slices": f"tpu.sh resume {TPU} --type=v5p-16 --slices=2 --workdir=gs://b/7b -- --stage=all",
     "tpu_run": f"tpu.sh run {TPU} --workdir=gs://bucket/7b -- {TRAINING}",
     "tpu_tail": f"tpu.sh tail {TPU}",
     "tpu_resume": f"tpu.sh resume {TPU} --type=v6e-8 --queued=yes --workdir=gs://bucket/7b -- {TRAINING}",
@@ -31,6 +33,7 @@ COMMANDS = {
     "slurm_tail": "slurm.sh tail --job=7",
     "slurm_cancel": "slurm.sh cancel --job=7",
     "gke_create": "gke.sh create --cluster=c --zone=z --machine=m --topology=4x4 --hosts=4 --spot=yes",
+    "gke_create_slices": "gke.sh create --cluster=c --zone=z --machine=m --topology=4x4 --hosts=4 --slices=2",
     "gke_build": "gke.sh build --image=host/project/radit",
     "gke_submit": "gke.sh submit --image=host/project/radit --accelerator=tpu-v5-lite-podslice "
     f"--topology=4x4 --hosts=4 --workdir=gs://bucket/7b -- {TRAINING}",

@@ -155,20 +155,33 @@ def _tpu_topology(environment: Mapping[str, str]) -> ProcessTopology | None:
     if names is None and has_tpu:
         names = _read_metadata("worker-network-endpoints")
         worker = _read_metadata("agent-worker-number")
+        environment = _tpu_environment() | dict(environment)
     if not names or not worker:
         return None
     # GKE gives hosts; a TPU VM gives `name:number:address`.
     addresses = [name.split(":")[-1] for name in names.split(",")]
     hosts = tuple(address.strip() for address in addresses)
-    num_slices = int(environment.get("MEGASCALE_NUM_SLICES", "1"))
-    slice_id = int(environment.get("MEGASCALE_SLICE_ID", "0"))
-    first_host = environment.get("MEGASCALE_COORDINATOR_ADDRESS", hosts[0]).split(":")[0]
+    num_slices = int(environment.get("MEGASCALE_NUM_SLICES") or 1)
+    slice_id = int(environment.get("MEGASCALE_SLICE_ID") or 0)
+    first_address = environment.get("MEGASCALE_COORDINATOR_ADDRESS") or hosts[0]
+    first_host = first_address.split(":")[0]
     return ProcessTopology(
         coordinator=f"{first_host}:{_PORT}",
         num_processes=len(hosts) * num_slices,
         process_id=slice_id * len(hosts) + int(worker),
         hosts=hosts if num_slices == 1 else (),  # the other slices' hosts are not known here
     )
+
+
+def _tpu_environment() -> dict[str, str]:
+    """What a TPU VM's metadata server would have in its environment: the slices of a queued resource, too."""
+    # A line is NAME: 'VALUE'.
+    lines = (_read_metadata("tpu-env") or "").splitlines()
+    variables = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        variables[name.strip()] = value.strip().strip("'")
+    return variables
 
 
 def _read_metadata(key: str) -> str | None:

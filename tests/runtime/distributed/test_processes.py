@@ -160,6 +160,12 @@ def test_a_tpu_vm_learns_its_place_from_the_metadata_server(monkeypatch, tmp_pat
         assert find_topology(environment={}) == ProcessTopology(
             "10.0.0.7:8482", 2, 1, ("10.0.0.7", "10.0.0.8")
         )
+        # A queued resource with several slices.
+        answers["tpu-env"] = (
+            "ZONE: 'z'\nMEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\n"
+            "MEGASCALE_COORDINATOR_ADDRESS: '10.0.0.3:8080'\n"
+        )
+        assert find_topology(environment={}) == ProcessTopology("10.0.0.3:8482", 4, 3)
         answers.clear()  # a machine with a TPU that is no cloud's
         assert find_topology(environment={}) is None
         server.shutdown()
