@@ -23,6 +23,7 @@ from radit_jax.report.writing import try_report
 from radit_jax.runtime.distributed import processes, topology
 from radit_jax.runtime.monitoring.progress import end_stages
 from radit_jax.runtime.monitoring.trackers import check_trackers
+from radit_jax.runtime.storage import locks
 from radit_jax.runtime.storage.entries import bytes_freed
 from radit_jax.runtime.storage.open_files import raise_file_limit
 from radit_jax.runtime.storage.workdir import Workdir
@@ -295,6 +296,9 @@ def print_plan(run: Run, kind: str) -> None:
             print(f"done       {stage.name:22} {folder.home}")
     for problem in run.absent.values():
         print(f"missing    {problem}")
+    holder = locks.holder(run.workdir.path)
+    if holder:
+        print(f"in use by  {holder}")
 
     # Raise the errors that a run would begin with.
     run.check_checkpoints()

@@ -9,6 +9,7 @@ import shlex
 from typing import Any
 
 from radit_jax import config, train
+from radit_jax.command_line import add_experiment_name
 from radit_jax.commands import run
 from radit_jax.commands.output import output_options
 from radit_jax.config.experiment_files import FOLDER, experiment_names
@@ -24,6 +25,14 @@ def find_workdir(options: argparse.Namespace) -> tuple[config.Experiment, Workdi
 
     Raises ValueError where the workdir is another experiment's, and where nothing says whose it is.
     """
+    name_experiment(options)
+    experiment, workdir = train.open_workdir(options)
+    workdir.check_claim(experiment.name)
+    return experiment, workdir
+
+
+def name_experiment(options: argparse.Namespace) -> None:
+    """Where no experiment is named, fill in that of the workdir's last run, and its `--set`."""
     # In a fresh folder a bare command speaks of tiny, as `radit run` does.
     if options.experiment is None and options.workdir is None:
         options.workdir = default_workdir() if known_workdirs() else None
@@ -31,9 +40,6 @@ def find_workdir(options: argparse.Namespace) -> tuple[config.Experiment, Workdi
         options.experiment = str(train.TINY)
     if options.experiment is None:
         _add_last_run(options)
-    experiment, workdir = train.open_workdir(options)
-    workdir.check_claim(experiment.name)
-    return experiment, workdir
 
 
 def settings_words(options: argparse.Namespace) -> str:
@@ -51,8 +57,11 @@ def _add_last_run(options: argparse.Namespace) -> None:
     name = Workdir(options.workdir, options.scratch).claimed_by
     for record in reversed(read_runs(options.workdir)):
         last = _options_of(record)
-        if last is not None:
-            options.experiment, options.set = last.experiment, [*last.set, *options.set]
+        if last is None:
+            continue
+        # An export that named no experiment was of the run before it.
+        options.experiment, options.set = last.experiment, [*last.set, *options.set]
+        if options.experiment is not None:
             return
     # Runs of older versions left no record, but a name.
     if name not in experiment_names():
@@ -70,18 +79,26 @@ def _options_of(record: dict[str, Any]) -> argparse.Namespace | None:
     if not words or words.pop(0) not in _PROGRAMS:
         return None
     # `radit run tiny` and `train.py --experiment=tiny` have the same options.
-    if words and words[0] in ("run", "demo", "export"):
-        del words[0]
-    p = argparse.ArgumentParser(parents=[run.parser(), output_options()], add_help=False)
+    command = words.pop(0) if words and words[0] in ("run", "demo", "export") else "run"
+    of_command = _export_options() if command == "export" else run.parser()
+    p = argparse.ArgumentParser(parents=[of_command, output_options()], add_help=False)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             options = p.parse_args(words)
     except SystemExit:
         return None
     # A path is relative to where the command was given.
-    file = os.path.join(record.get("folder", ""), options.experiment)
+    file = os.path.join(record.get("folder", ""), options.experiment or "")
     if os.path.isfile(file):
         options.experiment = file
-    elif options.experiment not in experiment_names():
+    elif options.experiment not in (None, *experiment_names()):
         return None
     return options
+
+
+def _export_options() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        parents=[train.experiment_options(default=None), train.host_options()], add_help=False
+    )
+    add_experiment_name(p)
+    return p

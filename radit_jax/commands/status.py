@@ -72,7 +72,7 @@ def print_status(options: argparse.Namespace) -> None:
     for problem in run.absent.values():
         print(f"missing    {problem}")
     if status.holder:
-        print(f"in use by {status.holder}")
+        print(f"in use by  {status.holder}")
     # 2) What the workdir takes.
     total = sum(stage.bytes for stage in status.stages)
     print(f"{size_text(total)} of these settings in {workdir.path}")

@@ -1,5 +1,6 @@
 """`radit status`: what is done, what would run, why, and its bytes."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -147,6 +148,23 @@ def test_a_workdir_alone_means_the_experiment_and_the_settings_of_its_last_run(
     # Named, it is what is named: here the settings of seed 0.
     status = status_of(capsys, "tiny", f"--workdir={path}")
     assert not status["stages"][0]["done"] and status["superseded_bytes"] > 500
+
+
+def test_an_export_that_names_no_experiment_is_of_the_run_before_it(
+    seed_3: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = seed_3.workdir.path
+    exported: list[argparse.Namespace] = []
+    monkeypatch.setattr(train, "run_stages", exported.append)
+    words = ["export", f"--workdir={path}", "--set=export.hf=false"]
+    assert cli.main(words) == 0
+    assert exported[0].set == ["seed=3", "export.hf=false"]
+    assert capsys.readouterr().out == "settings: tiny --set=seed=3 --set=export.hf=false\n"
+    # What follows speaks of both commands' settings.
+    monkeypatch.setattr(sys, "argv", ["/opt/bin/radit", *words])
+    with recorded(seed_3.experiment, epath.Path(path), ["export"]):
+        pass
+    assert status_of(capsys, f"--workdir={path}")["settings"] == "tiny --set=seed=3 --set=export.hf=false"
 
 
 def test_the_stage_at_work_is_running_while_the_lock_is_held(
