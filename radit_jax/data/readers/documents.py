@@ -36,6 +36,7 @@ from radit_jax.data.readers.lines import (
     checked,
     identifier,
     json_objects,
+    lacking,
     one_of,
     plain_name,
     quoted,
@@ -264,9 +265,7 @@ def _present(line: JsonObject, names: Sequence[str], where: str) -> str:
     for name in names:
         if name in line:
             return name
-    raise ValueError(
-        f"{where}: expected a field {one_of(names)}, got no field {names[0]!r}. Add it to the line."
-    )
+    raise ValueError(f"{where}: expected a field {one_of(names)}, got {lacking(line, names[0])}. Add it.")
 
 
 def _optional(line: JsonObject, name: str, where: str) -> str:

@@ -31,6 +31,7 @@ _JSON_LINE = "Write one JSON object per line."
 _JSON_LIST = "Write a JSON list of objects."
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # how files of these forms begin
 _QUOTED_CHARACTERS = 60  # of a value, in a message
+_SHOWN_FIELDS = 8  # of a line, in a message
 _WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -272,7 +273,7 @@ def demand(line: JsonObject, fields: Mapping[str, str], where: str) -> None:
     for name, kind in fields.items():
         if name not in line:
             raise ValueError(
-                f"{where}: expected the fields {', '.join(fields)}, got no field {name!r}. Add it to the "
+                f"{where}: expected the fields {', '.join(fields)}, got {lacking(line, name)}. Add it to the "
                 "line."
             )
         checked(line, name, kind, where)
@@ -341,6 +342,19 @@ def quoted(value: Any) -> str:
         return ascii(value[:_QUOTED_CHARACTERS])
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text[:_QUOTED_CHARACTERS]
+
+
+def lacking(line: JsonObject, name: str) -> str:
+    """That a line has no field `name`, and which it has, for a message.
+
+    >>> lacking({"id": 1, "frage": "?"}, "question")
+    "no field 'question' but 'id', 'frage'"
+    """
+    names = [quoted(other) for other in line]
+    if not names:
+        return f"no field {name!r}"
+    more = ", …" if len(names) > _SHOWN_FIELDS else ""
+    return f"no field {name!r} but {', '.join(names[:_SHOWN_FIELDS])}{more}"
 
 
 def one_of(names: Sequence[str]) -> str:

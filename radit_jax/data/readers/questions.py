@@ -33,6 +33,7 @@ from radit_jax.data.readers.lines import (
     demand,
     identifier,
     json_objects,
+    lacking,
     one_of,
     plain_name,
     quoted,
@@ -176,7 +177,7 @@ def _form(line: JsonObject, where: str) -> _Form:
     likely = with_question[0] if with_question else _FORMS[0]
     missing = likely.answers if likely.question in line else likely.question
     forms = one_of([f"{form.question} with {form.answers}" for form in _FORMS])
-    raise ValueError(f"{where}: expected {forms}, got no field {missing!r}. Add it to the line.")
+    raise ValueError(f"{where}: expected {forms}, got {lacking(line, missing)}. Add it to the line.")
 
 
 def _answers(line: JsonObject, name: str, where: str) -> Texts:

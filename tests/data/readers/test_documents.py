@@ -114,7 +114,11 @@ def test_a_folder_of_texts_has_a_document_for_every_paragraph(tmp_path):
             '{"id": "1", "text": ' + "[" * 9999,
             r"line 1: expected JSON of at most 100 levels",
         ),
-        ("passages.jsonl", '{"id": "1"}', r"line 1: expected a field text or contents, got no field 'text'"),
+        (
+            "passages.jsonl",
+            '{"id": "1"}',
+            r"line 1: expected a field text or contents, got no field 'text' but 'id'\. ",
+        ),
         ("passages.jsonl", '[{"id": "1", "text": "T"}, 5]', r"jsonl item 2: expected a JSON object, got 5"),
         ("passages.jsonl", '[{"id": "1", "text": "T"}', r"expected ',' in a JSON list, got the end"),
         ("passages.jsonl", '[{"id": "1", "text": "T"}] 5', r"expected nothing after the JSON list, got '5"),

@@ -97,7 +97,7 @@ def test_a_table_has_a_list_of_answers_behind_each_question(tmp_path):
         (
             "q.jsonl",
             '{"question": "Who?"}',
-            r"q\.jsonl line 1: expected question with answers, .*, got no field 'answers'",
+            r"q\.jsonl line 1: expected question with answers, .*, got no field 'answers' but ",
         ),
         ("q.jsonl", '{"query": "Who?"}', r"no field 'response'"),
         ("q.jsonl", '{"text": "Who?"}', r"no field 'question'"),
