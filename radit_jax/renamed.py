@@ -77,7 +77,9 @@ def _find(old: str, moved: Moved, name: str) -> Any:
 
 
 MOVED = {
-    "data.beam": Moved(("data.sources.beam",), {"Part": "FileRange", "count": "count_chunks"}),
+    "data.beam": Moved(
+        ("data.sources.beam", "data.readers.parts"), {"Part": "FileRange", "count": "count_chunks"}
+    ),
     "data.benchmarks": Moved(
         (
             "data.eval_tasks.registry",
@@ -97,7 +99,9 @@ MOVED = {
         ("data.finetuning.tfds_builders",), {"build": "build_dataset", "build_named": "build_datasets"}
     ),
     "data.cloze": Moved(("data.batches.cloze",), {"Candidate": "ClozeSpan"}),
-    "data.corpus": Moved(("data.artifacts.corpus", "data.artifacts.chunks"), {}),
+    "data.corpus": Moved(
+        ("data.artifacts.corpus", "data.artifacts.chunk_writing", "data.artifacts.chunks"), {}
+    ),
     "data.documents": Moved(
         ("data.readers.documents", "data.readers.chunking", "data.readers.unique_ids"), {}
     ),

@@ -4,24 +4,30 @@ For instructions the chunks are a stage of their own, so that other datasets lea
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from etils import epath
+
 from radit_jax.config import Folder, GeneratedWorld, Instructions, MeshConfig
-from radit_jax.data.artifacts.chunks import CHUNKS, write_chunks
+from radit_jax.data.artifacts.chunk_rows import CHUNK_ROWS
+from radit_jax.data.artifacts.chunk_writing import write_chunks
+from radit_jax.data.artifacts.chunks import CHUNKS
 from radit_jax.data.artifacts.corpus import (
     SPLITS,
     CorpusData,
     copy_chunks,
     prepared,
-    write_corpus,
     write_questions,
 )
-from radit_jax.data.readers.documents import corpus_format
+from radit_jax.data.readers.documents import Passages, corpus_format, ids_with_places
 from radit_jax.data.readers.tables import Quoting
+from radit_jax.data.records import Chunk
 from radit_jax.data.sources import folder as text_folder
 from radit_jax.data.sources import generated_world, instructions
+from radit_jax.data.sources.cutting import cut_corpus, parts_of_large
 from radit_jax.data.sources.small_data import small_data_warnings
+from radit_jax.runtime.distributed.worker_processes import num_cores
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
 
@@ -40,7 +46,32 @@ def run(
         corpus = text_folder.read_folder(data, seed)
         _warn(text_folder.folder_warnings(corpus))
         _warn(small_data_warnings(corpus.questions))
-    return {"chunks": write_corpus(output, corpus), **_counts(corpus)}
+    num_chunks = _write_chunks(output, corpus.chunks)
+    write_questions(output, corpus)
+    return {"chunks": num_chunks, **_counts(corpus)}
+
+
+def _write_chunks(output: StageFolder, chunks: Iterable[Chunk]) -> int:
+    """Write the chunks, those of a large file with all cores, and say how many there are."""
+    if isinstance(chunks, Passages):
+        cut = _cut_large(output, chunks.path, chunks.format, chunks.max_words, chunks.quoting)
+        if cut is not None:
+            return cut[0]
+    return write_chunks(output, chunks)
+
+
+def _cut_large(
+    output: StageFolder, path: epath.Path, form: str, max_words: int, quoting: Quoting
+) -> tuple[int, Counter[str]] | None:
+    """Cut a large corpus with all cores: the number of chunks, and what was read; None of another corpus."""
+    parts = parts_of_large(path, form, quoting)
+    if not parts:
+        return None
+
+    def read_ids() -> Iterator[tuple[str, str]]:
+        return ids_with_places(path, form, max_words, quoting)
+
+    return cut_corpus(output, parts, max_words, read_ids, num_cores())
 
 
 def run_chunks(
@@ -59,12 +90,17 @@ def run_chunks(
         copy_chunks(output, passages)
         facts = {"chunks": made["chunks"], "format": made.get("format", "")}
         return {**facts, "passages": passages, **made["counts"]}
-    # One document after the other: a corpus need not fit into memory. Reading fills `counts`.
-    counts = Counter[str]()
     path = instructions.corpus_path(passages)
     form = corpus_format(path) if format == "auto" else format
-    chunks = instructions.read_chunks(passages, form, max_words, counts, quoting)
-    num_chunks = write_chunks(output, chunks)
+    cut = _cut_large(output, path, form, max_words, quoting)
+    if cut is not None:
+        num_chunks, counts = cut
+        instructions.refuse_no_text(path, counts)
+    else:
+        # One document after the other: a corpus need not fit into memory. Reading fills `counts`.
+        counts = Counter[str]()
+        chunks = instructions.read_chunks(passages, form, max_words, counts, quoting)
+        num_chunks = write_chunks(output, chunks)
     return {"chunks": num_chunks, "format": form, "passages": passages, **counts}
 
 
@@ -84,6 +120,8 @@ def run_examples(
     facts = {name: inputs["chunks"].manifest.get(name, "") for name in ("chunks", "passages", "format")}
     _warn(instructions.instruction_warnings(data, facts["chunks"], corpus))
     output.copy_from(inputs["chunks"], CHUNKS)
+    if inputs["chunks"].has(CHUNK_ROWS):  # an earlier version left none
+        output.copy_from(inputs["chunks"], CHUNK_ROWS)
     write_questions(output, corpus)
     sizes = {f"{mixture}_{split}_tasks": len(pairs) for (mixture, split), pairs in corpus.examples.items()}
     return {**facts, **sizes, **_counts(corpus)}

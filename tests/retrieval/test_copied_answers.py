@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from small import FACTS
 
-from radit_jax.data.artifacts.chunks import Chunks, write_chunks
+from radit_jax.data.artifacts.chunk_writing import write_chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.records import Chunk, Example
 from radit_jax.retrieval import copied_answers
 from radit_jax.retrieval.copied_answers import without_copies

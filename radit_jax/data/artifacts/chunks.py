@@ -1,82 +1,26 @@
-"""The corpus' chunks in numbered ArrayRecord files, written in order and read by row.
+"""The corpus' chunks in numbered ArrayRecord files, read by row.
 
 Every file but the last has as many chunks as the first. A reader holds its file open, so files are opened
 when they are read, and few of them stay open.
 """
 
-import dataclasses
 import functools
-import itertools
-import json
-import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 from jaxtyping import Int
 
 from radit_jax.data.records import Chunk, record_from_json
-from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.storage.bucket import put_file
 from radit_jax.runtime.storage.files import parse_json
 from radit_jax.runtime.storage.open_files import MAX_OPEN
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 CHUNKS = "chunks.array_record"  # a folder of numbered files
-CHUNKS_PER_FILE = 1 << 16  # a writer remembers about 300 bytes a record until its file is closed
 _ROWS_AT_ONCE = 4096  # of chunks, when all are read
 _AGAIN = "Delete the folder that holds it, and make it again."
-
-
-# ---- writing ----
-
-
-def write_chunks(folder: StageFolder, chunks: Iterable[Chunk], chunks_per_file: int = CHUNKS_PER_FILE) -> int:
-    """Write the chunks, a chunk in memory at a time, and say how many there are."""
-    target = empty_chunks_folder(folder)
-    total = 0
-    rest = iter(chunks)
-    for number in itertools.count():
-        # A file that would be empty is not written: all chunks are.
-        written = write_chunk_file(target / f"{number:05d}", itertools.islice(rest, chunks_per_file))
-        if not written:
-            break
-        total += written
-    folder.commit(CHUNKS)
-    return total
-
-
-def empty_chunks_folder(folder: StageFolder) -> epath.Path:
-    """Where the chunks' files are written, without those of a run that was killed."""
-    target = folder.path / CHUNKS
-    if target.exists():
-        target.rmtree()
-    target.mkdir(parents=True)
-    return target
-
-
-def write_chunk_file(target: epath.Path, chunks: Iterator[Chunk]) -> int:
-    """Write one of the numbered files, which may be in a bucket, and say how many chunks it has."""
-    # The writer knows local files only; a group of one record makes every row its own random access.
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "records"
-        count = 0
-        writer = ArrayRecordWriter(str(path), "group_size:1")
-        for chunk in chunks:
-            processes.stop_if_asked("the corpus")
-            record = json.dumps(dataclasses.asdict(chunk))
-            writer.write(record.encode())
-            count += 1
-        writer.close()
-        if count:
-            put_file(path, target)
-    return count
-
-
-# ---- reading ----
 
 
 def open_chunk_file(file: epath.Path, where: str, remedy: str) -> Any:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import itertools
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,14 +12,19 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Int
 
-from radit_jax.data.artifacts.chunks import (
-    CHUNKS,
+from radit_jax.data.artifacts.chunk_rows import (
+    CHUNK_HASHES,
+    CHUNK_ROWS,
+    HASH_BYTES,
+    ChunkRows,
+    write_chunk_rows,
+)
+from radit_jax.data.artifacts.chunk_writing import (
     CHUNKS_PER_FILE,
-    Chunks,
     empty_chunks_folder,
-    open_chunk_file,
     write_chunks,
 )
+from radit_jax.data.artifacts.chunks import CHUNKS, Chunks, open_chunk_file
 from radit_jax.data.records import Chunk, Example, Question, Record, record_from_json
 from radit_jax.runtime.storage.bucket import get_file
 from radit_jax.runtime.storage.files import read_json
@@ -111,17 +118,24 @@ def copy_chunks(folder: StageFolder, passages: epath.PathLike) -> None:
     target = empty_chunks_folder(folder)
     files = sorted(source.iterdir()) if source.exists() else []
     num_copied = 0
-    for file in files:
-        get_file(file, target / file.name)
-        reader = open_chunk_file(target / file.name, str(file), _PREPARE)
-        num_copied += reader.num_records()
-    # Only a complete copy is committed.
-    num_prepared = _prepared_facts(epath.Path(passages) / PREPARED)["chunks"]
-    if num_copied != num_prepared:
-        raise ValueError(
-            f"{source}: expected the {num_prepared} chunks of {PREPARED}, got {num_copied}. {_PREPARE}"
-        )
-    folder.commit(CHUNKS)
+    with tempfile.TemporaryFile() as hashes:
+        for file in files:
+            get_file(file, target / file.name)
+            reader = open_chunk_file(target / file.name, str(file), _PREPARE)
+            num_copied += reader.num_records()
+            # An earlier version left none.
+            hashes_of_file = epath.Path(passages) / CHUNK_HASHES / file.name
+            if hashes_of_file.exists():
+                hashes.write(hashes_of_file.read_bytes())
+        # Only a complete copy is committed.
+        num_prepared = _prepared_facts(epath.Path(passages) / PREPARED)["chunks"]
+        if num_copied != num_prepared:
+            raise ValueError(
+                f"{source}: expected the {num_prepared} chunks of {PREPARED}, got {num_copied}. {_PREPARE}"
+            )
+        folder.commit(CHUNKS)
+        if hashes.tell() == num_copied * HASH_BYTES:
+            write_chunk_rows(folder, hashes)
 
 
 # ---- reading ----
@@ -133,19 +147,24 @@ class Corpus:
     def __init__(self, folder: StageFolder):
         self._folder = folder
         self.chunks = Chunks(folder)
+        # All processes are here, but perhaps not where the first row is looked up.
+        has_rows = folder.has(CHUNK_ROWS)
+        self._rows_file = folder.verified_path(CHUNK_ROWS) if has_rows else None
 
     @functools.cached_property
-    def rows(self) -> dict[str, int]:
+    def rows(self) -> ChunkRows:
         """The row of every chunk id."""
-        return {chunk.id: row for row, chunk in enumerate(self.chunks)}
+        if self._rows_file is None:
+            return ChunkRows.of(self.chunks)
+        return ChunkRows.load(self._rows_file, self.chunks)
 
     def source_rows(self, examples: Sequence[Example]) -> Int[np.ndarray, " E"]:
         """The row of the chunk that each example was cut from; −1 is none, and reads no chunk."""
         rows = np.full(len(examples), -1)
-        for i, example in enumerate(examples):
-            # `self.rows` reads all chunks, so it is not made for examples without one.
-            if example.source_chunk:
-                rows[i] = self.rows.get(example.source_chunk, -1)
+        with_source = [i for i, example in enumerate(examples) if example.source_chunk]
+        # The keys are opened for examples that have one.
+        if with_source:
+            rows[with_source] = self.rows.find([examples[i].source_chunk for i in with_source])
         return rows
 
     def questions(self, split: str) -> list[Question]:
@@ -211,8 +230,11 @@ class Corpus:
     def is_gold(self, questions: Sequence[Question], rows: Int[np.ndarray, "Q K"]) -> Bool[np.ndarray, "Q K"]:
         """Whether each question's retrieved chunk is one of its gold chunks."""
         is_gold = np.zeros(rows.shape, bool)
+        # Look all of them up at once.
+        gold_ids = itertools.chain.from_iterable(question.gold_chunks for question in questions)
+        row_of = self.rows.rows_of(list(gold_ids))
         for i, (question, retrieved) in enumerate(zip(questions, rows, strict=True)):
-            gold_rows = [self.rows[chunk] for chunk in question.gold_chunks]
+            gold_rows = [row_of[chunk] for chunk in question.gold_chunks]
             is_gold[i] = np.isin(retrieved, gold_rows)
         return is_gold
 

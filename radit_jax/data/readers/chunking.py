@@ -1,5 +1,6 @@
 """From a document to its chunks, the passages that are retrieved."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,13 @@ class Document(NamedTuple):
 def own_ids(document: Document, chunks: Sequence[Chunk]) -> list[str]:
     """The ids that no other document may have, nor any chunk of one: its own, and those of its chunks."""
     return list(dict.fromkeys([document.id, *(chunk.id for chunk in chunks)]))
+
+
+def count_document(counts: Counter[str], chunks: Sequence[Chunk]) -> None:
+    """Count a document with its chunks, for the manifest; one without text has none."""
+    counts["documents"] += 1
+    counts["documents_split"] += len(chunks) > 1
+    counts["documents_skipped_without_text"] += not chunks
 
 
 def split_document(document: Document, max_words: int) -> tuple[Chunk, ...]:

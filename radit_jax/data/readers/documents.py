@@ -170,24 +170,24 @@ def read_chunked(
     path: epath.Path, format: str, max_words: int, quoting: Quoting = "auto"
 ) -> Iterator[tuple[Document, tuple[Chunk, ...]]]:
     """Each document of a corpus with its chunks; after the last, ValueError if an id was used twice."""
-
-    def read() -> Iterator[tuple[Document, tuple[Chunk, ...]]]:
-        for document in read_documents(path, format, quoting):
-            yield document, split_document(document, max_words)
-
-    def ids_with_places() -> Iterator[tuple[str, str]]:
-        for document, chunks in read():
-            for name in own_ids(document, chunks):
-                yield name, document.where
-
     # Documents and chunks share one set of ids: P#1 is the first chunk of P, so no document may be named so.
     with UniqueIds() as ids:
-        for document, chunks in read():
+        for document in read_documents(path, format, quoting):
+            chunks = split_document(document, max_words)
             for name in own_ids(document, chunks):
                 ids.add(name)  # the check takes place when all have been given
             yield document, chunks
         # Where two ids may be equal the corpus is read a second time, to say where they are.
-        ids.check(ids_with_places)
+        ids.check(lambda: ids_with_places(path, format, max_words, quoting))
+
+
+def ids_with_places(
+    path: epath.Path, format: str, max_words: int, quoting: Quoting = "auto"
+) -> Iterator[tuple[str, str]]:
+    """Every id that no other document or chunk of the corpus may have, with the place where it stands."""
+    for document in read_documents(path, format, quoting):
+        for name in own_ids(document, split_document(document, max_words)):
+            yield name, document.where
 
 
 def _matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:

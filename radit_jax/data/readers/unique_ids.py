@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from etils import epath
 
 from radit_jax.data.readers.lines import quoted
 
@@ -19,16 +20,26 @@ class UniqueIds:
     repeated id from two ids that share a hash.
     """
 
+    def __init__(self, path: epath.PathLike | None = None, num_bytes: int = 0):
+        """Ids in a temporary file, or in that at `path`, whose first `num_bytes` are of an earlier run."""
+        self._path = path
+        self._num_bytes = num_bytes
+
     def __enter__(self) -> "UniqueIds":
-        self._file = tempfile.TemporaryFile()
+        self.file = tempfile.TemporaryFile() if self._path is None else open(self._path, "a+b")
+        self.file.truncate(self._num_bytes)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.file.close()
 
     def add(self, name: str) -> None:
         """Remember an id."""
-        self._file.write(_hash(name).to_bytes(_BYTES_PER_HASH, "little"))
+        self.file.write(hash_bytes(name))
+
+    def add_hashes(self, hashes: bytes) -> None:
+        """Remember ids by their `hash_bytes`."""
+        self.file.write(hashes)
 
     def check(self, read: Callable[[], Iterable[tuple[str, str]]]) -> None:
         """Refuse ids that were added twice; `read` gives all ids again, each with its place."""
@@ -38,14 +49,14 @@ class UniqueIds:
         # Among the suspects are ids that only share a hash.
         places: dict[str, list[str]] = {}
         for name, where in read():
-            if _hash(name) in suspects:
+            if int.from_bytes(hash_bytes(name), "little") in suspects:
                 places.setdefault(name, []).append(where)
                 refuse_repeated_id(name, places[name])
 
     def _repeated_hashes(self) -> set[int]:
-        self._file.flush()
-        count = self._file.tell() // _BYTES_PER_HASH
-        hashes = np.memmap(self._file, np.dtype("<u8"), "r") if count else np.zeros(0, np.uint64)
+        self.file.flush()
+        count = self.file.seek(0, 2) // _BYTES_PER_HASH
+        hashes = np.memmap(self.file, np.dtype("<u8"), "r") if count else np.zeros(0, np.uint64)
         # Equal hashes have equal remainders. So each remainder is a part that is sorted alone, and the file
         # is read block by block for every part.
         num_parts = -(-count // _HASHES_AT_ONCE)
@@ -72,6 +83,6 @@ def refuse_repeated_id(name: str, places: Sequence[str]) -> None:
     )
 
 
-def _hash(name: str) -> int:
-    digest = hashlib.blake2b(name.encode(), digest_size=_BYTES_PER_HASH).digest()
-    return int.from_bytes(digest, "little")
+def hash_bytes(name: str) -> bytes:
+    """An id's hash, as it is remembered."""
+    return hashlib.blake2b(name.encode(), digest_size=_BYTES_PER_HASH).digest()

@@ -17,20 +17,21 @@ second knows the row of every chunk and can group them by the file they belong t
 """
 
 import argparse
-import codecs
+import io
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from etils import epath
 
-from radit_jax.data.artifacts.chunks import CHUNKS, CHUNKS_PER_FILE, write_chunk_file
+from radit_jax.data.artifacts.chunk_rows import CHUNK_HASHES
+from radit_jax.data.artifacts.chunk_writing import CHUNKS_PER_FILE, write_chunk_file
+from radit_jax.data.artifacts.chunks import CHUNKS
 from radit_jax.data.artifacts.corpus import PREPARED
-from radit_jax.data.readers.chunking import Document, own_ids, split_document
-from radit_jax.data.readers.documents import corpus_files, corpus_format, is_head, read_documents
-from radit_jax.data.readers.lines import is_compressed
+from radit_jax.data.readers.chunking import count_document, own_ids, split_document
+from radit_jax.data.readers.documents import corpus_format
+from radit_jax.data.readers.parts import FileRange, find_parts, part_documents
 from radit_jax.data.readers.tables import Quoting
 from radit_jax.data.readers.unique_ids import refuse_repeated_id
 from radit_jax.data.records import Chunk
@@ -38,23 +39,11 @@ from radit_jax.data.sources.instructions import corpus_path
 from radit_jax.errors import exit_command, run_command
 from radit_jax.runtime.storage.files import read_json, write_whole
 
-PART_BYTES = 1 << 26
 COUNTED = "counted.json"  # in the output: what `summarise` says, before the chunks are written
 
 
 # (row, the fields of a `Chunk`): plain values, which every runner can send.
 NumberedChunk = tuple[int, tuple[str, str, str]]
-
-
-class FileRange(NamedTuple):
-    """The lines of a file that begin at the bytes from `start` to before `end`."""
-
-    number: int  # of the part, in the order of the corpus
-    path: str
-    form: str  # a name in `documents.FORMATS`
-    start: int
-    end: int
-    quoting: Quoting = "auto"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,68 +113,6 @@ def prepare(
     return committed
 
 
-def find_parts(
-    path: epath.Path, form: str = "auto", quoting: Quoting = "auto", part_bytes: int = PART_BYTES
-) -> list[FileRange]:
-    """The parts of a corpus' file, or of the texts in a folder, in order."""
-    form = corpus_format(path) if form == "auto" else form
-    parts: list[FileRange] = []
-    for file in corpus_files(path, form):
-        size = file.stat().length
-        step = part_bytes if _may_be_cut(file, form, quoting) else max(size, 1)
-        for start in range(0, size, step):
-            end = min(start + step, size)
-            parts.append(FileRange(len(parts), str(file), form, start, end, quoting))
-    return parts
-
-
-# Of the others a part is a whole file: a text's paragraphs are numbered, a CSV file has a head.
-LINE_FORMS = ("jsonl", "atlas", "dpr", "kilt", "beir")
-
-
-def _may_be_cut(file: epath.Path, form: str, quoting: Quoting) -> bool:
-    """Whether the lines of a file can be read without those before them."""
-    with file.open("rb") as stream:
-        start = stream.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
-        stream.seek(0)
-        first_line = stream.readline()
-    if is_compressed(start) or form not in LINE_FORMS:
-        return False
-    if form == "dpr":
-        return quoting != "csv" and b"\t" in first_line  # rows of one column are numbered, too
-    return not start.startswith(b"[")  # which one JSON list does
-
-
-def part_lines(part: FileRange) -> Iterator[bytes]:
-    """The part's lines; a line that begins in it and goes on after its end is whole."""
-    with epath.Path(part.path).open("rb") as file:
-        # A table's head is shown to the reader of every part.
-        if part.form == "dpr" and part.start and is_head(head := file.readline()):
-            yield head
-        # The end of a line that began before belongs to the part before. One byte back, because a line that
-        # begins at the part's first byte does not.
-        file.seek(max(part.start - 1, 0))
-        if part.start:
-            file.readline()
-        while file.tell() < part.end and (line := file.readline()):
-            yield line
-
-
-def part_documents(part: FileRange) -> Iterator[Document]:
-    """The documents of a part, through the readers of `documents.py`, which know files."""
-    with tempfile.TemporaryDirectory() as scratch:
-        local = epath.Path(scratch) / epath.Path(part.path).name
-        with local.open("wb") as file:
-            file.writelines(part_lines(part))
-        # Errors name the corpus, not the copy of a part.
-        place = f"{part.path} from byte {part.start}" if part.start else part.path
-        try:
-            for document in read_documents(local, part.form, part.quoting):
-                yield document._replace(where=document.where.replace(str(local), place))
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(local), place)) from None
-
-
 # ---- what runs on the workers ----
 
 
@@ -197,9 +124,7 @@ def count_chunks(part: FileRange, max_words: int) -> Iterator[Any]:
     for document in part_documents(part):
         chunks = split_document(document, max_words)
         num_chunks += len(chunks)
-        counts["documents"] += 1
-        counts["documents_split"] += len(chunks) > 1
-        counts["documents_skipped_without_text"] += not chunks
+        count_document(counts, chunks)
         for name in own_ids(document, chunks):
             yield beam.pvalue.TaggedOutput("ids", (name, document.where))
     yield part.number, num_chunks, dict(counts)
@@ -245,7 +170,9 @@ def write_file(chunks_of_file: tuple[int, Iterable[NumberedChunk]], output: str)
     number, numbered = chunks_of_file
     target = epath.Path(output) / CHUNKS / f"{number:05d}"
     in_order = sorted(numbered, key=lambda chunk: chunk[0])
-    write_chunk_file(target, (Chunk(*fields) for _, fields in in_order))
+    hashes = io.BytesIO()
+    write_chunk_file(target, (Chunk(*fields) for _, fields in in_order), hashes)
+    write_whole(epath.Path(output) / CHUNK_HASHES / target.name, hashes.getvalue())
 
 
 def _import_beam() -> Any:

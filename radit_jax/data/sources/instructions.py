@@ -34,6 +34,7 @@ from radit_jax.data.finetuning.mixture import (
     parse_weights,
 )
 from radit_jax.data.finetuning.sources import Split
+from radit_jax.data.readers.chunking import count_document
 from radit_jax.data.readers.documents import corpus_files, find_corpus, read_chunked
 from radit_jax.data.readers.tables import Quoting
 from radit_jax.data.records import Chunk, Example, Item, Question
@@ -53,11 +54,13 @@ def read_chunks(
     """The chunks of a corpus' file or folder, a document in memory at a time; what was read is counted."""
     path = corpus_path(passages)
     for _, chunks in read_chunked(path, format, max_words, quoting):
-        # A document without text has no chunks.
-        counts["documents"] += 1
-        counts["documents_split"] += len(chunks) > 1
-        counts["documents_skipped_without_text"] += not chunks
+        count_document(counts, chunks)
         yield from chunks
+    refuse_no_text(path, counts)
+
+
+def refuse_no_text(path: epath.Path, counts: Counter[str]) -> None:
+    """ValueError for a corpus of which no document has a chunk."""
     if counts["documents"] == counts["documents_skipped_without_text"]:
         raise ValueError(f"{path}: expected a document with text to retrieve, got none. Write one per line.")
 

@@ -11,7 +11,8 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from small import CHUNKS
 
-from radit_jax.data.artifacts.chunks import Chunks, write_chunks
+from radit_jax.data.artifacts.chunk_writing import write_chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.runtime.storage.workdir import Workdir
 
 
@@ -170,7 +171,8 @@ def test_a_file_that_may_not_be_opened_is_the_systems_error_and_not_damage(tmp_p
 MANY = """
 import os, resource, sys
 import numpy as np
-from radit_jax.data.artifacts.chunks import Chunks, write_chunks
+from radit_jax.data.artifacts.chunk_writing import write_chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.records import Chunk
 from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.runtime.storage.workdir import Workdir
