@@ -18,6 +18,7 @@ from typing import Any
 
 from radit_jax.command_line import CommandParser
 from radit_jax.errors import exit_command, run_command
+from radit_jax.runtime.distributed.gpus import prepare_gpus
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.serving.command import add_export, add_options, find_export, serve_export
 from radit_jax.text.printable import printable, shown_answer
@@ -62,6 +63,7 @@ def answer_command(options: argparse.Namespace) -> None:
         serve_export(options)
         return
     export = find_export(options)
+    prepare_gpus()  # before jax starts
     # A file's results are for programs, a single question's for a person.
     if options.file:
         answer_file(export, options.file)

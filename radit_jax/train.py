@@ -21,6 +21,7 @@ from radit_jax.pipeline.runner import Run
 from radit_jax.pipeline.work_ahead import work_ahead
 from radit_jax.report.writing import try_report
 from radit_jax.runtime.distributed import processes, topology
+from radit_jax.runtime.distributed.gpus import prepare_gpus
 from radit_jax.runtime.monitoring.progress import end_stages
 from radit_jax.runtime.monitoring.trackers import check_trackers
 from radit_jax.runtime.storage import locks
@@ -106,9 +107,12 @@ def start(options: argparse.Namespace) -> None:
         print_plan(Run(experiment, workdir, plan_only=True), options.stage)
         return
 
-    # 2) Run, with the other processes where there are any.
+    # 2) Run, with the other processes where there are any. jax starts after this.
+    gpu_settings = prepare_gpus()
     join_program(options, workdir)
     with only_first_prints():
+        if gpu_settings:
+            print(gpu_settings)
         run_together(experiment, workdir, options)
 
 

@@ -14,11 +14,13 @@ from typing import Literal, NamedTuple
 from radit_jax.commands.sizes import size_text
 from radit_jax.commands.version import versions
 from radit_jax.errors import ExitCode, one_line
+from radit_jax.runtime.distributed.gpus import prepare_gpus
 from radit_jax.runtime.storage import bucket
 
 # What each extra is for. Those for the package's own development are left out.
 PURPOSES = {
     "cuda": "NVIDIA GPUs",
+    "cuda12": "NVIDIA GPUs whose driver is older than 580",
     "tpu": "TPUs",
     "torch": "checkpoints that are a pytorch_model.bin",
     "tfds": "building datasets with `tfds build`",
@@ -88,7 +90,8 @@ def check_versions() -> Iterator[Finding]:
 
 
 def check_devices() -> Iterator[Finding]:
-    """The devices that jax finds, each with its memory."""
+    """The devices that jax finds, each with the memory that a run would use."""
+    prepare_gpus()
     try:
         import jax
 

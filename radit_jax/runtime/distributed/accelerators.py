@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from radit_jax.runtime.distributed.gpus import MEMORY_FRACTION
+
 
 @dataclass(frozen=True)
 class Chip:
@@ -53,15 +55,15 @@ CHIP_OF_DEVICE_KIND = {
 # Memory, bandwidth and hosts. TPUs: Google's pages on Cloud TPU's versions and machine types; hosts are those
 # of a slice with several; the disk is a TPU VM's boot disk. GPUs: NVIDIA's data sheets, and Google's
 # a2-ultragpu-8g, a3-highgpu-8g and a3-ultragpu-8g with their local disks. A TPU's memory is what its compiler
-# lets a program use.
+# lets a program use, and a GPU's is the share that commands let jax take.
 CHIPS = {
     "v4": Chip("tpu", 31.75 * GIB, PEAK_FLOPS["v4"], 1228 * GB, 4, 407 * GB, 100 * GB),
     "v5e": Chip("tpu", 15.75 * GIB, PEAK_FLOPS["v5e"], 819 * GB, 4, 192 * GB, 100 * GB),
     "v5p": Chip("tpu", 95.74 * GIB, PEAK_FLOPS["v5p"], 2765 * GB, 4, 448 * GB, 100 * GB),
     "v6e": Chip("tpu", 31.25 * GIB, PEAK_FLOPS["v6e"], 1640 * GB, 4, 720 * GB, 100 * GB),
-    "a100": Chip("gpu", 0.92 * 80 * GB, PEAK_FLOPS["a100"], 2039 * GB, 8, 1360 * GB, 3000 * GB),
-    "h100": Chip("gpu", 0.92 * 80 * GB, PEAK_FLOPS["h100"], 3350 * GB, 8, 1872 * GB, 6000 * GB),
-    "h200": Chip("gpu", 0.92 * 141 * GB, PEAK_FLOPS["h200"], 4800 * GB, 8, 2952 * GB, 12_000 * GB),
+    "a100": Chip("gpu", MEMORY_FRACTION * 80 * GB, PEAK_FLOPS["a100"], 2039 * GB, 8, 1360 * GB, 3000 * GB),
+    "h100": Chip("gpu", MEMORY_FRACTION * 80 * GB, PEAK_FLOPS["h100"], 3350 * GB, 8, 1872 * GB, 6000 * GB),
+    "h200": Chip("gpu", MEMORY_FRACTION * 141 * GB, PEAK_FLOPS["h200"], 4800 * GB, 8, 2952 * GB, 12_000 * GB),
 }
 # Bytes of memory of hosts that are a whole slice, by kind and number of chips: Google's ct5lp-hightpu-1t and
 # -8t, ct6e-standard-1t and -8t. Elsewhere a host has the four chips of `CHIPS`.
