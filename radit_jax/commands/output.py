@@ -62,13 +62,15 @@ class InLog(Nothing):
     def __init__(self, log: TextIO):
         self._log = log
         self._shown_time = time.monotonic()
+        self._shown: tuple[Progress, int] | None = None  # the loop of the last line, and how far it was
 
     def show_loop(self, loop: Progress) -> None:
         """Log a line every ten seconds, and the last one."""
         now = time.monotonic()
         is_due = now - self._shown_time >= LINE_SECONDS
-        if is_due or loop.done >= loop.total:
-            self._shown_time = now
+        is_new = self._shown != (loop, loop.done)
+        if is_new and (is_due or loop.done >= loop.total):
+            self._shown_time, self._shown = now, (loop, loop.done)
             write_line(self._log, loop.line())
 
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from radit_jax import cli
-from radit_jax.commands.output import Copied, output_options, shown_as
-from radit_jax.runtime.monitoring.progress import progress
+from radit_jax.commands.output import Copied, InLog, output_options, shown_as
+from radit_jax.runtime.monitoring.progress import Progress, progress
 
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
 
@@ -81,6 +81,15 @@ def test_a_log_is_whole_where_the_terminal_is_quiet(
     assert cli.main(["version", "--quiet", f"--log-file={log}"]) == 0
     assert capsys.readouterr() == ("", "")
     assert any(line.startswith("radit_jax ") for line in logged(log))
+
+
+def test_a_quiet_log_says_once_that_a_loop_is_done(tmp_path: pathlib.Path) -> None:
+    with (tmp_path / "log").open("w") as file:
+        display = InLog(file)
+        loops = [Progress(2, "lm_ft", "steps", done=2), Progress(2, "lm_ft", "steps", done=2)]
+        for loop in (*loops[:1], *loops):
+            display.show_loop(loop)
+    assert len(logged(tmp_path / "log")) == 2
 
 
 def test_loops_show_their_bars_again_after_a_quiet_command(capsys: pytest.CaptureFixture[str]) -> None:
