@@ -30,6 +30,7 @@ COMMANDS = {
     "tpu_delete": f"tpu.sh delete {TPU}",
     "tpu_delete_queued": f"tpu.sh delete {TPU} --queued=yes",
     "slurm_submit": f"slurm.sh submit --workdir=/lab/7b --nodes=4 --partition=gpu --account=a -- {TRAINING}",
+    "slurm_submit_each_gpu": "slurm.sh submit --workdir=/lab/7b --gpus=4 --each-gpu=yes -- --stage=all",
     "slurm_tail": "slurm.sh tail --job=7",
     "slurm_cancel": "slurm.sh cancel --job=7",
     "gke_create": "gke.sh create --cluster=c --zone=z --machine=m --topology=4x4 --hosts=4 --spot=yes",
