@@ -64,12 +64,14 @@ def answer_command(options: argparse.Namespace) -> None:
         return
     export = find_export(options)
     prepare_gpus()  # before jax starts
-    # A file's results are for programs, a single question's for a person.
-    if options.file:
-        answer_file(export, options.file)
-        return
+    from radit_jax.runtime.monitoring.compilation import announcing_compilation
 
-    result = next(ask(export, [options.question]))
+    # A file's results are for programs, a single question's for a person.
+    with announcing_compilation():
+        if options.file:
+            answer_file(export, options.file)
+            return
+        result = next(ask(export, [options.question]))
     if "error" in result:
         raise ValueError(f"ask: {result['error']} Ask a shorter question.")
     if options.json:

@@ -16,13 +16,16 @@ from radit_jax import config
 from radit_jax.command_line import TINY, CommandParser, add_experiment_option, spelled
 from radit_jax.errors import exit_command, run_command
 from radit_jax.pipeline import graph
+from radit_jax.pipeline.past_times import past_seconds
 from radit_jax.pipeline.run_log import recorded
 from radit_jax.pipeline.runner import Run
+from radit_jax.pipeline.stage import Stage
 from radit_jax.pipeline.work_ahead import work_ahead
 from radit_jax.report.writing import try_report
 from radit_jax.runtime.distributed import processes, topology
 from radit_jax.runtime.distributed.gpus import prepare_gpus
 from radit_jax.runtime.monitoring.progress import end_stages
+from radit_jax.runtime.monitoring.time_left import TimeLeft
 from radit_jax.runtime.monitoring.trackers import check_trackers
 from radit_jax.runtime.storage import locks
 from radit_jax.runtime.storage.entries import bytes_freed
@@ -200,10 +203,7 @@ def execute(run: Run, kind: str) -> None:
         if ahead:
             print(ahead)
         prepare_jax(run.workdir)
-        with recorded(run.experiment, run.workdir.path, names):
-            for number, stage in enumerate(missing, 1):
-                run.check_corpus()
-                run.make(stage, f"{number}/{len(missing)}")
+        make_stages(run, missing)
     end_stages()
 
     # 4) Show what there is to see.
@@ -213,6 +213,21 @@ def execute(run: Run, kind: str) -> None:
         print(f"{kind}: everything is current in {run.workdir.path}")
     if kind in ("evaluate", "all"):
         processes.on_process_zero("the results", lambda: publish_results(run))
+
+
+def make_stages(run: Run, stages: Sequence[Stage]) -> None:
+    """Make `stages` in their order, and say how long the whole run takes where earlier runs tell it."""
+    from radit_jax.runtime.monitoring.compilation import announcing_compilation  # jax
+
+    names = [stage.name for stage in stages]
+    with recorded(run.experiment, run.workdir.path, names) as runs, announcing_compilation():
+        time_left = TimeLeft(past_seconds(runs))
+        for number, stage in enumerate(stages, 1):
+            run.check_corpus()
+            seconds = run.make(stage, f"{number}/{len(stages)}", time_left)
+            # The next run with the same work is told its time from these.
+            if seconds:
+                runs[-1]["seconds"][stage.name] = seconds
 
 
 def prepare_jax(workdir: Workdir) -> None:

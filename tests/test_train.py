@@ -169,6 +169,8 @@ def test_the_run_is_on_record(workdir: pathlib.Path) -> None:
     first = read_runs(workdir)[0]
     assert first["outcome"] == "done" and first["settings"]["lm_ft.optimizer.steps"] == 4
     assert first["stages"][0] == "corpus" and first["stages"][-1] == "export"
+    assert list(first["seconds"]) == first["stages"] and first["seconds"]["lm_ft"].keys() == {"lm_ft"}
+    assert sum(first["seconds"]["evaluate"].values()) > 0 and "evaluate radit" in first["seconds"]["evaluate"]
 
 
 def test_results_have_every_figure_with_its_interval(workdir: pathlib.Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from radit_jax import train
 from radit_jax.runtime.monitoring.progress import Progress, show_on
+from radit_jax.runtime.monitoring.time_left import TimeLeft, in_words
 
 # The loops of each stage and their seconds on two busy CPU cores: the shares of the bar.
 SECONDS = {
@@ -79,13 +80,7 @@ def whole_bar() -> Iterator[None]:
         yield
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
     # How much, how long already, and how long still.
@@ -94,8 +89,7 @@ def whole_bar() -> Iterator[None]:
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with Bar(*columns, console=Console(stderr=True)) as bar, show_on(WholeRun(bar)):
         yield
@@ -107,47 +101,37 @@ class WholeRun:
     def __init__(self, bar: Any):
         # The total is in seconds, so that the bar moves evenly over stages of all lengths.
         self._bar = bar
-        self._total = sum(sum(loops.values()) for loops in SECONDS.values())
-        self._task = bar.add_task("demo", total=self._total)
-        self._stage = ""
+        self._time_left = TimeLeft(SECONDS)
+        self._task = bar.add_task("demo", total=self._time_left.total, left="")
         self._title = ""
 
     def begin_stage(self, name: str) -> None:
         """Name the stage, and count those before it as done."""
-        self._stage = name
+        self._time_left.begin(name)
         self._title = f"stage {list(SECONDS).index(name) + 1}/{len(SECONDS)} {name}"
-        done = seconds_before(name)
-        self._bar.update(self._task, completed=done, description=self._title)
+        self._show()
 
     def show_loop(self, loop: Progress) -> None:
         """Move the bar by the loop's share of its stage, and show its loss."""
         # A loop that the table lacks leaves the bar where it is.
-        share = SECONDS[self._stage].get(loop.name)
-        done = None
-        if share is not None:
-            fraction = loop.done / max(loop.total, 1)
-            done = seconds_before(self._stage, loop.name) + share * fraction
+        self._time_left.advance(loop.name, loop.done / max(loop.total, 1))
         facts = [f"{name} {value:.4g}" for name, value in loop.facts.items()]
-        text = "  ".join([self._title, *facts[:1]])
-        self._bar.update(self._task, completed=done, description=text)
+        self._show(*facts[:1])
+
+    def show_note(self, text: str) -> None:
+        """Show it next to the stage, until a loop goes on."""
+        self._show(text)
+
+    def _show(self, *words: str) -> None:
+        left = in_words(self._time_left.left() or 0.0)
+        self._bar.update(
+            self._task,
+            completed=self._time_left.done,
+            description="  ".join([self._title, *words]),
+            left=left,
+        )
 
     def end_stages(self) -> None:
         """Leave the whole bar above what follows."""
-        self._bar.update(self._task, completed=self._total, description="demo")
+        self._bar.update(self._task, completed=self._time_left.total, description="demo", left="")
         self._bar.stop()
-
-
-def seconds_before(stage: str, loop: str = "") -> int:
-    """What comes before a stage, or before one of its loops, took.
-
-    >>> seconds_before("base/retriever"), seconds_before("evaluate", "evaluate base_lm")
-    (133, 628)
-    """
-    # Both tables are in the order of the run.
-    seconds = 0
-    for name, loops in SECONDS.items():
-        if name == stage:
-            before = list(loops).index(loop) if loop else 0
-            return seconds + sum(list(loops.values())[:before])
-        seconds += sum(loops.values())
-    raise ValueError(f"demo: expected a stage of tiny, got {stage!r}.")

@@ -52,6 +52,9 @@ class Nothing:
     def show_loop(self, loop: Progress) -> None:
         """Show nothing."""
 
+    def show_note(self, text: str) -> None:
+        """Show nothing."""
+
     def end_stages(self) -> None:
         """Show nothing."""
 

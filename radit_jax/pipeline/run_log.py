@@ -28,10 +28,13 @@ _MAX_OUTCOME = 300  # characters of an error
 
 
 @contextlib.contextmanager
-def recorded(experiment: Experiment, workdir: epath.Path, stages: Sequence[str]) -> Iterator[None]:
+def recorded(
+    experiment: Experiment, workdir: epath.Path, stages: Sequence[str]
+) -> Iterator[list[dict[str, Any]]]:
     """Record a run while the body makes `stages`: first that it runs, at the end how it ended.
 
-    Process 0 writes, while the workdir's lock is held. jax has its devices by now.
+    Yields the records of the workdir's runs, this one last; the body may put more into it. Process 0 writes,
+    while the workdir's lock is held, and the others have this run's record alone. jax has its devices by now.
     """
     file = workdir / RUNS
     lines: list[dict[str, Any]] = []
@@ -46,7 +49,7 @@ def recorded(experiment: Experiment, workdir: epath.Path, stages: Sequence[str])
     processes.on_process_zero(stages[0], begin)  # who stops here stops at that stage
     # 2) However it ends. Where it ends badly the processes do not meet any more.
     try:
-        yield
+        yield lines or [record]
     except BaseException as error:
         record["outcome"] = _outcome(error)
         raise
@@ -97,6 +100,7 @@ def _record(experiment: Experiment, stages: Sequence[str]) -> dict[str, Any]:
         "commit": commit_of_source(),
         "versions": {"python": platform.python_version(), **package_versions()},
         "hardware": _hardware(),
+        "seconds": {},  # of the stages that it made from their start: what each of their loops took
         "settings": settings_by_path(experiment),
     }
 

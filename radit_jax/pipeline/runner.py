@@ -21,6 +21,7 @@ from radit_jax.pipeline.stage import Stage
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.monitoring import trackers
 from radit_jax.runtime.monitoring.progress import begin_stage
+from radit_jax.runtime.monitoring.time_left import LoopSeconds, TimeLeft
 from radit_jax.runtime.pretrained import checkpoint_info, hub
 from radit_jax.runtime.storage.fingerprints import canonical, fingerprint
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
@@ -200,13 +201,17 @@ class Run:
         changes = differences(earlier[-1], canonical(stage.settings))
         return "changed: " + "; ".join(changes) if changes else "what it reads has changed"
 
-    def make(self, stage: Stage, place: str = "") -> None:
-        """Run one stage and commit what it made; `place` says where it stands among others, as 3/12."""
+    def make(self, stage: Stage, place: str = "", time_left: TimeLeft | None = None) -> LoopSeconds | None:
+        """Run one stage and commit what it made; `place` says where it stands among others, as 3/12.
+
+        Returns what its loops took; None of a stage that went on where an earlier run had stopped.
+        """
         output = self.folders[stage.name]
         inputs = self._inputs(stage)
-        title = f"{place} {stage.name}".lstrip()
+        is_whole = not output.half_written
+        clock = begin_stage(stage.name, place, time_left)
+        title = f"{clock.place()} {stage.name}".lstrip()
         print(f"── {title}: {self.why(stage)}", flush=True)
-        begin_stage(stage.name)
         start = time.monotonic()
         output.fetch_logs()
         # No fingerprint covers how a stage runs.
@@ -225,6 +230,8 @@ class Run:
         self.drop_checkpoints(stage)
         done = f"{stage.name}: done in {seconds:.1f} s"
         print(f"   {'; '.join(filter(None, [done, _summary(facts)]))}", flush=True)
+        loop_seconds = clock.end_stage(stage.kind)
+        return loop_seconds if is_whole else None
 
     def _context(self, stage: Stage) -> trackers.StageContext:
         """What trackers are told of a stage."""

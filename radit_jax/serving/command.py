@@ -58,6 +58,7 @@ def serve_export(options: argparse.Namespace) -> None:
     if importlib.util.find_spec("aiohttp") is None:
         raise ValueError("serve: expected aiohttp for a service, got none. pip install 'radit_jax[serve]'.")
     prepare_gpus()  # before jax starts
+    from radit_jax.runtime.monitoring.compilation import announcing_compilation
     from radit_jax.serving.server import ServeOptions, check_port, serve
     from radit_jax.serving.system import AnsweringSystem
 
@@ -70,4 +71,5 @@ def serve_export(options: argparse.Namespace) -> None:
     )
     export = find_export(options)
     check_port(serving)
-    serve(AnsweringSystem.load(export), serving)
+    with announcing_compilation():
+        serve(AnsweringSystem.load(export), serving)

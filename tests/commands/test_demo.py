@@ -8,7 +8,7 @@ import pytest
 from radit_jax import cli, config, train
 from radit_jax.commands import demo
 from radit_jax.pipeline.graph import stages
-from radit_jax.runtime.monitoring.progress import Progress, begin_stage, end_stages, show_on
+from radit_jax.runtime.monitoring.progress import Progress, begin_stage, end_stages, show_note, show_on
 
 
 def test_the_bar_has_a_share_for_every_stage_of_tiny() -> None:
@@ -21,34 +21,38 @@ class Bar:
     def __init__(self):
         self.shown = []
 
-    def add_task(self, description, total):
-        assert total == 2 + 4 + 6
+    def add_task(self, description, total, left):
+        assert (total, left) == (120 + 240 + 360, "")
         return 7
 
-    def update(self, task, completed, description):
+    def update(self, task, completed, description, left):
         assert task == 7
-        self.shown.append((completed, description))
+        self.shown.append((completed, description, left))
 
     def stop(self):
         self.shown.append("stopped")
 
 
-def test_the_bar_moves_by_the_share_of_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "SECONDS", {"corpus": {"corpus": 2}, "lm_ft": {"lm_ft": 4, "again": 6}})
+def test_the_bar_moves_by_the_share_of_each_stage(monkeypatch: pytest.MonkeyPatch, clock) -> None:
+    monkeypatch.setattr(demo, "SECONDS", {"corpus": {"corpus": 120}, "lm_ft": {"lm_ft": 240, "again": 360}})
     bar = Bar()
     with show_on(demo.WholeRun(bar)):
         begin_stage("corpus")
+        clock.now += 120
         begin_stage("lm_ft")
-        for name in ("lm_ft", "not in the table", "again"):
+        show_note("compiling step …")
+        for name, seconds in (("lm_ft", 180), ("not in the table", 0), ("again", 330)):
+            clock.now += seconds
             Progress(4, name, "steps", stops=False).advance(3, loss=1.25)
         end_stages()
     assert bar.shown == [
-        (0, "stage 1/2 corpus"),
-        (2, "stage 2/2 lm_ft"),
-        (2 + 4 * 3 / 4, "stage 2/2 lm_ft  loss 1.25"),
-        (None, "stage 2/2 lm_ft  loss 1.25"),  # where it was
-        (2 + 4 + 6 * 3 / 4, "stage 2/2 lm_ft  loss 1.25"),
-        (2 + 4 + 6, "demo"),
+        (0, "stage 1/2 corpus", "about 12 min left"),
+        (120, "stage 2/2 lm_ft", "about 10 min left"),
+        (120, "stage 2/2 lm_ft  compiling step …", "about 10 min left"),
+        (120 + 240 * 3 / 4, "stage 2/2 lm_ft  loss 1.25", "about 7 min left"),
+        (120 + 240 * 3 / 4, "stage 2/2 lm_ft  loss 1.25", "about 7 min left"),  # where it was
+        (120 + 240 + 360 * 3 / 4, "stage 2/2 lm_ft  loss 1.25", "about 2 min left"),
+        (120 + 240 + 360, "demo", ""),
         "stopped",
     ]
 
@@ -70,7 +74,7 @@ def test_a_demo_runs_the_stages_of_tiny_with_a_bar_on_a_terminal(
     (options,) = made
     assert config.load_experiment(options.experiment).name == "tiny"
     assert (options.stage, options.set, options.workdir) == ("all", ["seed=3"], str(tmp_path))
-    assert "left" in err.getvalue()
+    assert "demo" in err.getvalue() and "0:00:00" in err.getvalue()
 
 
 def test_a_demo_without_a_terminal_has_no_bar(

@@ -1,12 +1,14 @@
 """What a person sees of a long loop: a progress bar, or lines, on stderr."""
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Protocol, TypeVar, runtime_checkable
 
 from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.monitoring.time_left import TimeLeft, in_words
 from radit_jax.text.printable import printable
 
 Item = TypeVar("Item")
@@ -28,6 +30,10 @@ class Display(Protocol):
         """A loop of that stage has advanced, or ends."""
         ...
 
+    def show_note(self, text: str) -> None:
+        """Something is going on that no loop shows."""
+        ...
+
     def end_stages(self) -> None:
         """All stages are done; results follow."""
         ...
@@ -47,16 +53,83 @@ def show_on(display: Display) -> Iterator[None]:
         _display = None
 
 
-def begin_stage(name: str) -> None:
-    """Tell the display, where there is one, which stage the next loops belong to."""
+class StageClock:
+    """What the loops of the present stage took, and where the stage stands in the whole run."""
+
+    def __init__(self, place: str = "", time_left: TimeLeft | None = None):
+        self.depth = 0  # of loops that run inside each other
+        self._seconds: dict[str, float] = {}  # by loop; what is between two counts to the later one
+        self._place = place
+        self._time_left = time_left
+        self._last_end = time.monotonic()
+
+    def advance(self, loop: "Progress") -> None:
+        """A loop was shown; one inside another is a part of it."""
+        if self._time_left is not None and self.depth == 1:
+            fraction = loop.done / max(loop.total, 1)
+            self._time_left.advance(loop.name, fraction)
+
+    def end_loop(self, name: str) -> None:
+        """A loop has ended."""
+        self.depth -= 1
+        if self.depth == 0:
+            self._count(name)
+
+    def end_stage(self, name: str) -> dict[str, float]:
+        """The seconds of the stage's loops; what follows the last one counts to it."""
+        last_loop = next(reversed(self._seconds), name)
+        self._count(last_loop)
+        return {loop: round(seconds, 1) for loop, seconds in self._seconds.items()}
+
+    def _count(self, name: str) -> None:
+        now = time.monotonic()
+        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last_end
+        self._last_end = now
+
+    def place(self) -> str:
+        """For example `8/12 (about 9 min left)`, or `8/12` where nobody knows; empty outside of a run."""
+        seconds = self._time_left.left() if self._time_left else None
+        if seconds is None:
+            return self._place
+        return f"{self._place} ({in_words(seconds)})"
+
+
+_clock_of_stage = StageClock()
+
+
+def begin_stage(name: str, place: str = "", time_left: TimeLeft | None = None) -> StageClock:
+    """The clock of a stage that the next loops belong to; `place` as in 3/12."""
+    global _clock_of_stage
+    if time_left is not None:
+        time_left.begin(name)
+    _clock_of_stage = StageClock(place, time_left)
+    # The display, where there is one, has its own way to show it.
     if _display is not None:
         _display.begin_stage(name)
+    return _clock_of_stage
 
 
 def end_stages() -> None:
     """Tell the display, where there is one, that no loop follows."""
+    global _clock_of_stage
+    _clock_of_stage = StageClock()
     if _display is not None:
         _display.end_stages()
+
+
+def show_note(text: str) -> None:
+    """Show a line among those of loops, where nothing else would be seen for a while."""
+    if not processes.is_process_zero():
+        return
+    if _display is not None:
+        _display.show_note(text)
+        return
+    # On a terminal it takes the line of a bar, which is drawn again below it.
+    line = f"{text}\n"
+    if sys.stderr.isatty():
+        line = f"\r{text}\x1b[K\n"
+    sys.stderr.write(line)
+    sys.stderr.flush()
 
 
 class Progress:
@@ -82,6 +155,7 @@ class Progress:
         self.unit = unit
         self.done = done
         self._stops = stops
+        self._stage_clock = _clock_of_stage
         self._is_hidden = not processes.is_process_zero()
         self._stream = sys.stderr
         self._is_terminal = sys.stderr.isatty()
@@ -94,9 +168,12 @@ class Progress:
         self.facts: Mapping[str, float] = {}  # the loop's own numbers, such as its loss
 
     def __enter__(self) -> "Progress":
+        self._stage_clock.depth += 1
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._stage_clock.advance(self)
+        self._stage_clock.end_loop(self.name)
         if self._is_hidden:
             return
         if _display is not None:
@@ -127,6 +204,7 @@ class Progress:
     def _show(self) -> None:
         self._shown_time = time.monotonic()
         self._done_shown = self.done
+        self._stage_clock.advance(self)
         if _display is not None:
             _display.show_loop(self)
             return
@@ -159,6 +237,12 @@ class Progress:
             parts.append(f"{_clock(seconds_left)} left")
         for name, value in self.facts.items():
             parts.append(f"{name} {value:.4g}")
+        # 4) The whole run, where a terminal has room for it: a line that wraps cannot be redrawn.
+        place = self._stage_clock.place()
+        width = sum(map(len, parts)) + 2 * len(parts) + len(place)
+        has_room = not self._is_terminal or width < shutil.get_terminal_size().columns
+        if place and has_room:
+            parts.append(place)
         return "  ".join(parts)
 
 

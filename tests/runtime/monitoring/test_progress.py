@@ -8,7 +8,8 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.util import tensor_util
 
 from radit_jax.runtime.monitoring.metrics import Metrics
-from radit_jax.runtime.monitoring.progress import Progress, progress
+from radit_jax.runtime.monitoring.progress import Progress, begin_stage, end_stages, progress, show_note
+from radit_jax.runtime.monitoring.time_left import TimeLeft
 
 
 @pytest.fixture(params=[False])
@@ -79,6 +80,61 @@ def test_progress_yields_the_items_and_counts_them(capsys):
 def test_an_empty_loop_is_no_error(capsys):
     assert list(progress([], "read", "rows")) == []
     assert "read  0/0 rows" in capsys.readouterr().err
+
+
+@pytest.fixture
+def in_a_run(clock):
+    """A stage that took 100 s in each of two loops before, of a run in which 40 s follow."""
+    time_left = TimeLeft({"evaluate": {"base": 100.0, "radit": 100.0}, "export": {"export": 40.0}})
+    yield begin_stage("evaluate", "11/12", time_left)
+    end_stages()
+
+
+def test_a_line_says_where_the_whole_run_is(stream, clock, in_a_run):
+    with Progress(50, "base", "questions") as bar:
+        clock.now += 50
+        bar.advance(25)
+    expected = "base  25/50 questions  0.5 questions/s  0:50 left  11/12 (about 4 min left)"
+    assert stream.getvalue().splitlines()[0] == expected
+
+
+@on_a_terminal
+def test_a_terminal_without_room_for_the_whole_run_shows_the_loop(stream, clock, in_a_run, monkeypatch):
+    for columns, ending in (("80", "0:50 left\x1b[K"), ("140", "left  11/12 (about 6 min left)\x1b[K")):
+        monkeypatch.setenv("COLUMNS", columns)
+        with Progress(50, "base", "questions") as bar:
+            clock.now += 50
+            bar.advance(25)
+            assert stream.getvalue().endswith(ending)
+
+
+def test_a_stage_counts_the_time_of_its_outer_loops_from_its_start_to_its_end(stream, clock, in_a_run):
+    clock.now += 5  # before the first loop
+    for name in ("base", "radit", "radit"):
+        with Progress(2, name, "questions") as bar:
+            clock.now += 10
+            with Progress(1, "validation", "questions") as inner:
+                clock.now += 3
+                inner.advance()
+            bar.advance(2)
+    clock.now += 1  # after the last one
+    assert in_a_run.end_stage("evaluate") == {"base": 18.0, "radit": 27.0}
+
+
+def test_a_stage_without_a_loop_has_one_of_its_own_name(clock, in_a_run):
+    clock.now += 4
+    assert in_a_run.end_stage("evaluate") == {"evaluate": 4.0}
+
+
+def test_a_note_is_a_line_and_off_a_terminal_nothing_else(stream):
+    show_note("compiling step …")
+    assert stream.getvalue() == "compiling step …\n"
+
+
+@on_a_terminal
+def test_on_a_terminal_a_note_takes_the_line_of_the_bar(stream):
+    show_note("compiling step …")
+    assert stream.getvalue() == "\rcompiling step …\x1b[K\n"
 
 
 # ---- metrics ----

@@ -1,0 +1,97 @@
+"""How long a run still takes: what its stages took before, at the speed of this run so far."""
+
+import math
+import time
+from collections.abc import Mapping
+
+LoopSeconds = Mapping[str, int | float]  # what each loop of a stage took, in the order of the stage
+
+_TRUSTED_SHARE = 0.1  # of the whole run: after so much work this run's own speed counts for half
+
+
+class TimeLeft:
+    """The position of a run in work that has been measured before.
+
+    `seconds` has each stage that the run makes, in its order, with what its loops took; None of a stage that
+    was never measured. Work is counted in these seconds, so a slower machine is only a lower speed.
+    """
+
+    def __init__(self, seconds: Mapping[str, LoopSeconds | None]):
+        self._seconds = dict(seconds)
+        self._finished = 0.0  # recorded seconds of the finished stages that were measured
+        self._taken = 0.0  # what the same stages took in this run
+        self._position = 0.0  # recorded seconds, in the present stage
+        self._stage = ""
+        self._stage_start = 0.0
+        self._position_time = 0.0  # when it was reached
+
+    @property
+    def total(self) -> float:
+        """Recorded seconds of all stages that were measured."""
+        total = 0.0
+        for loops in self._seconds.values():
+            total += sum(loops.values()) if loops else 0.0
+        return total
+
+    @property
+    def done(self) -> float:
+        """Recorded seconds of what is done."""
+        return self._finished + self._position
+
+    def begin(self, stage: str) -> None:
+        """Count the stage before as done."""
+        now = time.monotonic()
+        loops = self._seconds.get(self._stage)
+        if loops:
+            self._finished += sum(loops.values())
+            self._taken += now - self._stage_start
+        self._stage = stage
+        self._stage_start = self._position_time = now
+        self._position = 0.0
+
+    def advance(self, loop: str, fraction: float) -> None:
+        """Count `fraction` of the present stage's loop `loop` as done, where it was measured."""
+        loops = self._seconds.get(self._stage) or {}
+        if loop not in loops:
+            return
+        names = list(loops)
+        before = 0.0
+        for name in names[: names.index(loop)]:
+            before += loops[name]
+        # A loop that runs again does not take the run back.
+        self._position = max(self._position, before + fraction * loops[loop])
+        self._position_time = time.monotonic()
+
+    def left(self) -> float | None:
+        """Seconds that the rest of the run takes; None where a stage of the rest was never measured."""
+        # 1) The recorded seconds of the rest.
+        names = list(self._seconds)
+        present = names.index(self._stage) if self._stage in names else 0
+        rest = -self._position
+        for name in names[present:]:
+            loops = self._seconds[name]
+            if not loops:
+                return None
+            rest += sum(loops.values())
+        # 2) What a recorded second takes today. The first ones, in which programs compile, say little of it.
+        taken = self._taken + self._position_time - self._stage_start
+        trusted = max(_TRUSTED_SHARE * self.total, 1.0)
+        speed = (taken + trusted) / (self.done + trusted)
+        return max(rest, 0.0) * speed
+
+
+def in_words(seconds: float) -> str:
+    """A time left, rounded up, because nobody minds a run that ends early.
+
+    >>> in_words(20.0), in_words(61.0), in_words(5410.0), in_words(40_000.0)
+    ('less than a minute left', 'about 2 min left', 'about 1 h 31 min left', 'about 12 h left')
+    """
+    minutes = math.ceil(seconds / 60)
+    if minutes <= 1:
+        return "less than a minute left"
+    if minutes < 60:
+        return f"about {minutes} min left"
+    hours, minute = divmod(minutes, 60)
+    if hours < 10:
+        return f"about {hours} h {minute} min left"
+    return f"about {math.ceil(minutes / 60)} h left"
