@@ -4,11 +4,14 @@ The tests are skipped where there is no Chromium (Debian's package `chromium`).
 """
 
 import dataclasses
+import re
 import shutil
 
 import pytest
-from report_runs import HOSTILE, QUESTIONS, RTL_TEXT, RUN
+from report_runs import HOSTILE, QUESTIONS, RTL_TEXT, RUN, answer
 
+from radit_jax.report.comparison import compare_runs
+from radit_jax.report.comparison_page import render_comparison
 from radit_jax.report.page import render_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -35,25 +38,37 @@ def address(tmp_path_factory):
 
 
 @pytest.fixture
-def open_page(chromium, address):
-    """Opens the page; at the end, that it asked for nothing and that nothing went wrong in it."""
-    pages, faults, requests = [], [], []
+def open_at(chromium):
+    """Opens a page; at the end, that none asked for anything and that nothing went wrong in it."""
+    pages, faults, requests, addresses = [], [], [], {"data:,"}
 
-    def opened(width=1280, height=900, hash="", **options):
+    def opened(address, width=1280, height=900, hash="", **options):
         page = chromium.new_page(viewport={"width": width, "height": height}, **options)
         pages.append(page)
+        addresses.add(address)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: faults.append(message.text))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(address + hash)
-        page.wait_for_selector(LISTED)
         return page
 
     yield opened
     for page in pages:
         page.close()
     assert faults == []
-    assert {url.partition("#")[0] for url in requests} <= {address, "data:,"}
+    assert {url.partition("#")[0] for url in requests} <= addresses
+
+
+@pytest.fixture
+def open_page(open_at, address):
+    """Opens the page of a run."""
+
+    def opened(**options):
+        page = open_at(address, **options)
+        page.wait_for_selector(LISTED)
+        return page
+
+    return opened
 
 
 def listed(page):
@@ -238,3 +253,68 @@ def test_the_first_view_of_a_page_of_many_questions_opens_within_two_seconds(chr
     page.locator(".more button").click()
     assert len(listed(page)) == 200
     page.close()
+
+
+# ---- runs side by side ----
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The address of a page on two runs, of which the second is better by the same on every question."""
+    runs = []
+    first_scores = (0.8, 0.2, 0.4, 0.0, 0.6)
+    for workdir, more, tau in (("runs/a", 0.0, 0.02), (f"runs/{HOSTILE}", 0.2, 0.5)):
+        questions = []
+        for question, score in zip(QUESTIONS, first_scores, strict=True):
+            systems = dict.fromkeys(("closed_book", "base", "lm_ft", "r_ft"), answer("x", 0.0))
+            systems["radit"] = answer("y", score + more)
+            questions.append(dataclasses.replace(question, systems=systems))
+        settings = {**RUN.settings, "r_ft.tau": tau}
+        runs.append(dataclasses.replace(RUN, workdir=workdir, questions=questions, settings=settings))
+    path = tmp_path_factory.mktemp("compared") / "compare.html"
+    path.write_text(render_comparison(compare_runs(runs)), encoding="utf-8")
+    return path.as_uri()
+
+
+def numbers_in(cell):
+    return [float(number.replace("−", "-")) for number in re.findall(r"[+−-]?\d+\.\d", cell)]
+
+
+def test_a_comparison_shows_each_runs_figure_and_the_paired_gain_with_their_intervals(open_at, compared):
+    page = open_at(compared)
+    # A run is called by the last part of its path.
+    assert page.title() == f"a, {HOSTILE.rpartition('/')[2]}: RA-DIT comparison"
+    row = page.locator("tr.strong", has_text="RA-DIT").first.locator("td").all_inner_texts()
+    first, second, gain = map(numbers_in, row)
+    assert (first[0], second[0], gain[0]) == (40.0, 60.0, 20.0)
+    for value, low, high in (first, second):
+        assert low < value < high
+    # Each question is compared with itself, and all of them gain the same.
+    assert gain == [20.0, 20.0, 20.0]
+
+
+def test_a_comparison_draws_the_gain_where_the_table_has_it(open_at, compared):
+    page = open_at(compared)
+    chart = page.locator("#figures .wide svg").first
+    words = chart.locator("text").all_text_contents()
+    assert any("RA-DIT" in word for word in words) and chart.is_visible()
+    assert page.locator("#figures .narrow").first.is_hidden()
+    assert page.locator("#settings tbody").inner_text().split() == ["r_ft.tau", "0.02", "0.5"]
+
+
+def test_a_comparison_on_a_phone_scrolls_its_table_alone(open_at, compared):
+    page = open_at(compared, width=360, height=740)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.locator("#figures .narrow svg").first.is_visible()
+    # What is cut off is reached with a touch and the arrow keys.
+    table = page.locator("#figures .scroll").first
+    assert table.evaluate("table => table.scrollWidth > table.clientWidth")
+    table.click()
+    table.press("ArrowRight")
+    page.wait_for_function("document.querySelector('#figures .scroll').scrollLeft > 0")
+
+
+@pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
+def test_a_comparison_is_light_or_dark_as_the_reader_has_it(open_at, compared, scheme, is_dark):
+    page = open_at(compared, color_scheme=scheme)
+    assert (brightness(page, "body", "backgroundColor") < 60) == is_dark
