@@ -239,7 +239,7 @@ def test_a_stage_that_goes_on_keeps_its_training_state_where_two_roles_share_it(
     (run.folders["base/retriever"].path / "checkpoints").mkdir(parents=True)
     monkeypatch.setattr(Run, "check_corpus", lambda self: None)
     monkeypatch.setattr(Run, "check_checkpoints", lambda self: None)
-    monkeypatch.setattr(Run, "make", lambda self, stage, place: None)
+    monkeypatch.setattr(Run, "make", lambda self, stage, place, time_left: None)
     monkeypatch.setattr(train, "prepare_jax", lambda workdir: None)
     train.execute(run, "retrieve")
     assert (run.folders["base/retriever"].path / "checkpoints").exists()
