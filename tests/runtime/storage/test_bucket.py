@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from radit_jax.config import load_experiment
 from radit_jax.pipeline.run_log import read_runs, recorded
 from radit_jax.report.run_data import _NO_PASSAGES, read_run
 from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.storage import bucket
+from radit_jax.runtime.storage import bucket, locks
 from radit_jax.runtime.storage import lease as leases
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 from radit_jax.runtime.storage.source_hashes import SourceHashes
@@ -357,6 +358,14 @@ def test_a_lease_that_beats_keeps_others_out(machines, quick) -> None:
     message = f"lab/runs/tiny: expected .*, got one in use by process {os.getpid()} on .*. Wait for it"
     with machines[0].lock(), pytest.raises(ValueError, match=message), machines[1].lock():
         pass
+
+
+def test_another_machine_sees_who_holds_the_lease(machines) -> None:
+    with machines[0].lock():
+        assert re.match(
+            rf"process {os.getpid()} on .*, last heard of \d+ s ago", locks.holder(machines[1].path)
+        )
+    assert locks.holder(machines[1].path) is None
 
 
 def test_a_lease_that_was_given_back_is_free_at_once(machines, objects) -> None:

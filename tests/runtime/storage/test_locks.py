@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+import re
+import time
 
 import pytest
 
@@ -76,6 +78,29 @@ def test_where_the_filesystem_has_no_locks_a_lease_keeps_others_out(workdir, mon
         workdir.folder("embed", "0123456789ab").write("one", b"1")
     with workdir.lock():
         pass
+
+
+def test_the_holder_is_known_without_taking_the_lock(workdir):
+    assert locks.holder(workdir.path) is None
+    with workdir.lock():
+        assert locks.holder(workdir.path).startswith(f"process {os.getpid()} on ")
+    assert locks.holder(workdir.path) is None
+    # What a killed process wrote stays in the file, and no lock.
+    (workdir.path / "lock").write_text("process 7 on vm, started 2026-11-30 12:00:00")
+    assert locks.holder(workdir.path) is None
+
+
+def test_a_lease_says_how_long_ago_its_holder_was_heard_of(workdir):
+    workdir.path.mkdir()
+    with leases.lease(workdir.path, "lease"):
+        assert re.search(r", last heard of \d s ago$", locks.holder(workdir.path))
+        (signature,) = (workdir.path / "lease").iterdir()
+        for age, words in ((40, f"process {os.getpid()} on .*, last heard of 4[0-9] s ago"), (90, None)):
+            then = time.time() - age
+            os.utime(signature, (then, then))
+            holder = locks.holder(workdir.path)
+            assert re.fullmatch(words, holder) if words else holder is None
+    assert locks.holder(workdir.path) is None
 
 
 def test_another_fault_of_the_system_is_not_taken_for_that(workdir, monkeypatch):
