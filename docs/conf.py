@@ -9,8 +9,9 @@ project = "radit_jax"
 author = "the radit_jax developers"
 version = release = radit_jax.__version__
 
-# Markdown, with anchors for headings as GitHub makes them.
-extensions = ["myst_parser"]
+# Markdown, with anchors for headings as GitHub makes them. Notebooks are shown as a test runs them.
+extensions = ["myst_nb"]
+nb_execution_mode = "off"
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 
