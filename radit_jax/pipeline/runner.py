@@ -228,8 +228,7 @@ class Run:
             output.finish(settings=canonical(stage.settings), **record, **facts)
         seconds = time.monotonic() - start
         self.drop_checkpoints(stage)
-        done = f"{stage.name}: done in {seconds:.1f} s"
-        print(f"   {'; '.join(filter(None, [done, _summary(facts)]))}", flush=True)
+        print(f"   {stage.name}: done in {seconds:.1f} s{_summary(facts)}", flush=True)
         loop_seconds = clock.end_stage(stage.kind)
         return loop_seconds if is_whole else None
 
@@ -293,12 +292,16 @@ def figures_by_path(results: Mapping[str, Any], path: str = "") -> dict[str, flo
 
 
 def _summary(facts: Mapping[str, Any]) -> str:
-    """The facts that one word says."""
+    """The facts that one word says, behind what goes before.
+
+    >>> _summary({"steps": 8, "signal": []}), _summary({})
+    ('; steps 8', '')
+    """
     words = []
     for name, value in facts.items():
         if isinstance(value, int | float | str):
             words.append(f"{name} {value}")
-    return ", ".join(words)
+    return f"; {', '.join(words)}" if words else ""
 
 
 def _that_change_results(settings: Mapping[str, Any]) -> dict[str, Any]:
