@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from radit_jax.config import LoraConfig
 from radit_jax.method.likelihood import TARGETS_PER_PART, LmBatch
+from radit_jax.models.attention import max_segments
 from radit_jax.models.flops import attended_pairs, projection_shapes, training_flops
 from radit_jax.planning.deployment import EXAMPLE_TOKENS, Counts, PlannedModel, rows_of
 from radit_jax.planning.resources import Number, num_parameters
@@ -124,12 +125,16 @@ def activations_of(model: PlannedModel, rows: int, length: int, *, training: boo
         width += 0 if module.remat == "full" else wide
         stored = tokens * width * bytes_per_number * shape.num_layers
 
-    # 3) Attention's scores in float32, of every position for every position; a kernel keeps none.
+    # 3) Attention's scores in float32, of every position for every position. A kernel keeps none, but cuDNN's
+    # keeps a statistic of each position for gradients, in every place that a row has for a segment.
     scores = 0.0
+    heads_per_chip = rows_per_chip * shape.num_heads / tensor
     if module.attention == "xla":
         copies = 2 if training else 1
-        heads_per_chip = rows_per_chip * shape.num_heads / tensor
         scores = heads_per_chip * length**2 * 4 * copies
+    if module.attention == "cudnn" and training:
+        layers = shape.num_layers if module.remat == "none" else 1
+        scores = heads_per_chip * length * max_segments(length) * 4 * layers
 
     # 4) Logits in float32, with their gradients.
     copies = 3 if training else 1
