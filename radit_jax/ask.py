@@ -9,6 +9,7 @@ models in memory, and answers on a page and in JSON (`serving/server.py`).
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 import sys
@@ -143,16 +144,18 @@ def ask(export: TopLevelFolder, questions: Sequence[str]) -> Iterator[dict[str, 
     from radit_jax.serving.system import TUNED, AnsweringSystem
 
     # 1) Retrieve with both query encoders, and answer those of the questions that fit.
-    system = AnsweringSystem.load(export)
-    retrieved = system.retrieve(questions)
-    errors = [system.why_too_long(question) for question in questions]
-    fitting = [place for place, error in enumerate(errors) if not error]
-    answers: dict[int, list[Any]] = {}
-    if fitting:
-        texts = [questions[place] for place in fitting]
-        with Progress(len(texts), "ask", "questions") as bar:
-            answered = system.answer(texts, retrieved[TUNED].part(fitting), bar)
-        answers = dict(zip(fitting, answered, strict=True))
+    # What is said on the way is no result, and standard output is for results.
+    with contextlib.redirect_stdout(sys.stderr):
+        system = AnsweringSystem.load(export)
+        retrieved = system.retrieve(questions)
+        errors = [system.why_too_long(question) for question in questions]
+        fitting = [place for place, error in enumerate(errors) if not error]
+        answers: dict[int, list[Any]] = {}
+        if fitting:
+            texts = [questions[place] for place in fitting]
+            with Progress(len(texts), "ask", "questions") as bar:
+                answered = system.answer(texts, retrieved[TUNED].part(fitting), bar)
+            answers = dict(zip(fitting, answered, strict=True))
 
     # 2) Give the results in the order of the questions.
     for place, error in enumerate(errors):

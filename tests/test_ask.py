@@ -10,6 +10,7 @@ import pytest
 from radit_jax import ask
 from radit_jax.lm import answering
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
+from radit_jax.serving.system import AnsweringSystem
 
 
 def test_ask_says_in_one_line_what_to_do_where_the_memory_is_too_small(
@@ -44,8 +45,10 @@ def test_the_base_query_encoder_is_asked_only_where_the_chunks_vectors_are_its_o
 
 
 def test_json_is_one_object_with_the_best_answer_first_and_nothing_else(
-    exported, capsys: pytest.CaptureFixture[str]
+    exported, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    load = AnsweringSystem.load
+    monkeypatch.setattr(AnsweringSystem, "load", lambda export: print("loading") or load(export))
     assert ask.main(["Who?", f"--export={exported}", "--json"]) == 0
     answered = json.loads(capsys.readouterr().out)
     assert list(answered) == ["question", "answer", "probability", "answers", "base_chunks", "chunks"]
