@@ -19,8 +19,8 @@ from etils import epath
 from radit_jax.command_line import CommandParser, run_stage
 from radit_jax.errors import exit_command, run_command
 from radit_jax.runtime.storage.entries import SIDECAR_SUFFIX, files_under, link_or_copy
-from radit_jax.runtime.storage.runs_folder import default_workdir
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
+from radit_jax.serving.command import add_export, find_export
 from radit_jax.text.model_cards import card_for_repository
 from radit_jax.text.printable import printable
 
@@ -50,8 +50,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line of `push`."""
     p = CommandParser("python -m radit_jax.push", description=(__doc__ or "").partition("\n")[0])
     p.add_argument("name", metavar="ORG/NAME", help="what the names of the repositories begin with")
-    p.add_argument("--workdir", metavar="FOLDER", help="of a finished run (default: the only one in runs/)")
-    p.add_argument("--export", metavar="FOLDER", help="an export; default: the workdir's")
+    add_export(p)
     p.add_argument(
         "--models",
         default="",
@@ -76,7 +75,7 @@ def push_command(options: argparse.Namespace) -> None:
 
     Raises ValueError where there is no export in Hugging Face's form, or the hub does not take it.
     """
-    export = TopLevelFolder(options.export or f"{options.workdir or default_workdir()}/export")
+    export = find_export(options)
     # 1) What would be sent; a dry run ends after that.
     uploads = planned_uploads(export, options.name, options.models)
     visibility = "public" if options.public else "private"
@@ -102,11 +101,6 @@ def planned_uploads(export: TopLevelFolder, name: str, models: str = "") -> list
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"push: expected ORG/NAME, got {name!r}. Write an account of the hub, and a name.")
-    if not export.complete:
-        raise ValueError(
-            f"push: expected a finished export, got none in {export.home}. "
-            f"Run {run_stage('export')}, or name one with --export."
-        )
     if export.holds("hf/query_encoder"):
         raise ValueError(
             f"push: expected both encoders in hf/retriever, got the layout of an earlier version in "

@@ -120,7 +120,10 @@ def test_some_of_the_models_can_be_sent(export, hub, capsys) -> None:
         (["tuned"], "push: expected ORG/NAME, got 'tuned'"),
         (["org/a b"], "push: expected ORG/NAME, got 'org/a b'"),
         (["org/tuned", "--models=lm-adapter"], "push: expected an export with lm-adapter, got lm, retriever"),
-        (["org/tuned", "--export=nowhere"], "push: expected a finished export, got none in nowhere"),
+        (
+            ["org/tuned", "--export=nowhere"],
+            "nowhere: expected a finished export, got none. Name another",
+        ),
     ],
 )
 def test_what_cannot_be_sent_is_one_line(export, hub, capsys, arguments, error) -> None:

@@ -342,7 +342,7 @@ def test_ask_without_an_export_says_how_to_make_one(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ask.main(["Who?", f"--workdir={tmp_path}"]) == 1
-    assert "Run `radit run EXPERIMENT --stage=export`" in capsys.readouterr().err
+    assert f"Run `radit export --workdir={tmp_path}`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("answer", "left"), [("y", False), ("", True)])

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from radit_jax.api.inputs import AnyChunk, AnyModel, Hit, as_chunk, as_model, check_lengths
-from radit_jax.command_line import run_stage
+from radit_jax.command_line import spelled
 from radit_jax.config import MeshConfig
 from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.records import ChunkList, ChunkReader
@@ -30,7 +30,7 @@ def finished_export(run: str | os.PathLike[str]) -> TopLevelFolder:
             return export
     raise ValueError(
         f"{run}: expected a workdir with a finished export, or an export, got neither. "
-        f"Run {run_stage('export')}."
+        f"Run `{spelled(f'export --workdir={run}')}`."
     )
 
 

@@ -8,7 +8,7 @@ import argparse
 import importlib.util
 import os
 
-from radit_jax.command_line import run_stage
+from radit_jax.command_line import spelled
 from radit_jax.runtime.distributed.gpus import prepare_gpus
 from radit_jax.runtime.storage.runs_folder import default_workdir
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
@@ -44,12 +44,14 @@ def add_options(p: argparse._ActionsContainer) -> None:
 
 def find_export(options: argparse.Namespace) -> TopLevelFolder:
     """The export that the options name; ValueError where it is not finished."""
-    export = TopLevelFolder(options.export or f"{options.workdir or default_workdir()}/export")
+    if options.export:
+        export, remedy = TopLevelFolder(options.export), "Name another"
+    else:
+        workdir = options.workdir or default_workdir()
+        export = TopLevelFolder(f"{workdir}/export")
+        remedy = f"Run `{spelled(f'export --workdir={workdir}')}`, or name one"
     if not export.complete:
-        raise ValueError(
-            f"{export.home}: expected a finished export, got none. "
-            f"Run {run_stage('export')}, or name one with --export."
-        )
+        raise ValueError(f"{export.home}: expected a finished export, got none. {remedy} with --export.")
     return export
 
 
