@@ -76,6 +76,10 @@ class InLog(Nothing):
             self._shown_time, self._shown = now, (loop, loop.done)
             write_line(self._log, loop.line())
 
+    def show_note(self, text: str) -> None:
+        """Log it."""
+        write_line(self._log, text)
+
 
 def write_line(log: TextIO, line: str) -> None:
     """Write a line with its time."""
@@ -113,6 +117,7 @@ class Copied:
         self._stream = stream
         self._log = log
         self._line = ""
+        self._logged_time = time.monotonic()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -125,12 +130,21 @@ class Copied:
             self._line += part
             self.end_line()
         self._line += rest
+        # A bar may be redrawn for hours: as elsewhere, the log has it every ten seconds.
+        if "\r" in rest:
+            self._line = "\r" + self._line.rpartition("\r")[2]
+            if time.monotonic() - self._logged_time >= LINE_SECONDS:
+                self._log_line()
         return self._stream.write(text)
 
     def end_line(self) -> None:
         """Log the line that was begun, if any."""
-        # A bar that was redrawn ends as it was drawn last.
-        line = _ESCAPE.sub("", self._line).rpartition("\r")[2]
+        self._log_line()
         self._line = ""
+
+    def _log_line(self) -> None:
+        """Log the line as it is now; a bar that was redrawn is as it was drawn last."""
+        line = _ESCAPE.sub("", self._line).rpartition("\r")[2]
         if line.strip():
             write_line(self._log, line)
+        self._logged_time = time.monotonic()

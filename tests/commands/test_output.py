@@ -4,6 +4,7 @@ import argparse
 import pathlib
 import re
 import sys
+import time
 
 import pytest
 
@@ -49,6 +50,19 @@ def test_a_log_has_a_bar_as_it_was_drawn_last_and_no_colours(tmp_path: pathlib.P
     assert logged(log) == ["lm_ft 2/2", "green"]
 
 
+def test_a_log_has_a_bar_every_ten_seconds_while_it_is_redrawn(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with shown_as(options(f"--log-file={log}")):
+        for step in range(25):
+            clock[0] = step
+            sys.stderr.write(f"\rlm_ft {step}/25\x1b[K")
+    assert logged(log) == ["lm_ft 10/25", "lm_ft 20/25", "lm_ft 24/25"]
+
+
 def test_a_log_has_the_traceback_of_a_bug(tmp_path: pathlib.Path) -> None:
     log = tmp_path / "log"
     with pytest.raises(ZeroDivisionError), shown_as(options(f"--log-file={log}")):
@@ -89,7 +103,8 @@ def test_a_quiet_log_says_once_that_a_loop_is_done(tmp_path: pathlib.Path) -> No
         loops = [Progress(2, "lm_ft", "steps", done=2), Progress(2, "lm_ft", "steps", done=2)]
         for loop in (*loops[:1], *loops):
             display.show_loop(loop)
-    assert len(logged(tmp_path / "log")) == 2
+        display.show_note("compiling step …")
+    assert logged(tmp_path / "log")[2] == "compiling step …" and len(logged(tmp_path / "log")) == 3
 
 
 def test_loops_show_their_bars_again_after_a_quiet_command(capsys: pytest.CaptureFixture[str]) -> None:
