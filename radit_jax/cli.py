@@ -34,7 +34,7 @@ class Command(NamedTuple):
 # In the order in which a newcomer needs them.
 COMMANDS = (
     Command("demo", "commands.demo", "train and evaluate a small system whole, in minutes"),
-    Command("init", "init", "write an experiment on your own documents and checkpoints"),
+    Command("init", "commands.init", "write an experiment on your own documents and checkpoints"),
     Command("run", "commands.run", "train and evaluate an experiment"),
     Command("status", "commands.status", "what is done, what would run and why, and sizes on disk"),
     Command("ask", "ask", "ask a trained system a question"),
@@ -45,7 +45,7 @@ COMMANDS = (
     Command("plan", "plan", "memory, time and disk on machines that you would rent"),
     Command("show", "show", "a dataset's examples as the model sees them"),
     Command("tasks", "commands.tasks", "the tasks to evaluate on and the datasets to train on"),
-    Command("config", "settings", "the settings: list them, show an experiment's, compare two"),
+    Command("config", "commands.settings", "the settings: list them, show an experiment's, compare two"),
     Command("clean", "commands.clean", "delete outputs that the settings no longer name"),
     Command("doctor", "commands.doctor", "is this machine ready, and what to do where it is not"),
     Command("version", "commands.version", "versions of this package and of what it runs on"),

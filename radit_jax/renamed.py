@@ -142,6 +142,7 @@ MOVED = {
         ("evaluation.harness_model", "lm_eval"),
         {"Forced": "ContinuationRequest", "LONGEST": "DEFAULT_ANSWER_TOKENS"},
     ),
+    "init": Moved(("commands.init",), {}),
     "lm.benchmarking": Moved(
         ("evaluation.task_suite", "evaluation.questions"),
         {
@@ -187,6 +188,7 @@ MOVED = {
         {"SLOTS": "TARGETS_PER_PART", "branch_log_probs": "continuation_log_probs"},
     ),
     "models.llama": Moved(("models.decoder",), {"Llama": "DecoderLm", "LlamaSelfAttention": "SelfAttention"}),
+    "new_experiment": Moved(("commands.new_experiment",), {}),
     "planning.need": Moved(
         ("planning.resources",),
         {
@@ -301,6 +303,7 @@ MOVED = {
         {},
     ),
     "runtime.vectors": Moved(("runtime.pretrained.vectors",), {}),
+    "settings": Moved(("commands.settings",), {}),
     "text.report": Moved(
         ("text.results_table",),
         {

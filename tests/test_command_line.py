@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from radit_jax import cli, command_line, plan, settings, train
+from radit_jax import cli, command_line, plan, train
+from radit_jax.commands import settings
 from radit_jax.errors import ExitCode
 
 PACKAGE = pathlib.Path(cli.__file__).parent

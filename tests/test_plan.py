@@ -10,7 +10,8 @@ import jax
 import pytest
 import small as tiny
 
-from radit_jax import config, init, plan
+from radit_jax import config, plan
+from radit_jax.commands import init
 from radit_jax.planning import deployment, resources
 from radit_jax.planning.deployment import Counts, Deployment
 from radit_jax.planning.storage import BYTES_PER_WORD

@@ -64,7 +64,7 @@ def recorded(
 def read_runs(workdir: epath.PathLike) -> list[dict[str, Any]]:
     """The records of a workdir's runs, the latest last; none where no run has left one.
 
-    `settings` are by path, as `radit_jax.settings` names them; `ended` is None of a run that was killed, or
+    `settings` are by path, as `radit config` names them; `ended` is None of a run that was killed, or
     that still runs. Raises ValueError for a file that no run wrote.
     """
     file = epath.Path(workdir) / RUNS

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import pytest
 
-from radit_jax import config, settings
+from radit_jax import config
+from radit_jax.commands import settings
 from radit_jax.config import descriptions
 from radit_jax.config.paper import PAPER
 from radit_jax.config.ranges import Range, Settings
@@ -75,5 +76,5 @@ def test_a_section_of_several_classes_has_its_classs_name() -> None:
 
 
 def test_the_reference_page_is_up_to_date() -> None:
-    """After a change: python -m radit_jax.settings list --markdown > docs/reference/settings.md."""
+    """After a change: radit config list --markdown > docs/reference/settings.md."""
     assert (ROOT / "docs" / "reference" / "settings.md").read_text() == settings.markdown()

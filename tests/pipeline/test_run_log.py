@@ -8,7 +8,8 @@ import sys
 import pytest
 from etils import epath
 
-from radit_jax import config, settings
+from radit_jax import config
+from radit_jax.commands import settings
 from radit_jax.errors import Stopped
 from radit_jax.pipeline.run_log import RUNS, read_runs, recorded
 from radit_jax.runtime.distributed import processes

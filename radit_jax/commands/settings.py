@@ -1,8 +1,8 @@
-"""Look settings up and compare them: `python -m radit_jax.settings list lm_ft`.
+"""Look settings up and compare them: `radit config list lm_ft`.
 
-python -m radit_jax.settings list [SECTION]                       # type, default, meaning, the paper's value
-python -m radit_jax.settings show wiki_small --set seed=3
-python -m radit_jax.settings diff experiments/tiny.py paper       # or two experiments or workdirs
+radit config list [SECTION]                       # type, default, meaning, the paper's value
+radit config show wiki_small --set seed=3
+radit config diff experiments/tiny.py paper       # or two experiments or workdirs
 """
 
 import argparse
@@ -32,7 +32,7 @@ _PAGE = """\
 Every setting of an experiment: `--set PATH=VALUE` changes it for a run, an experiment's file for good.
 The paper's values are of its largest model, LLaMA 65B; where there is none, the paper says nothing.
 
-<!-- Written by `python -m radit_jax.settings list --markdown` from the comments in config/. Change those. -->
+<!-- Written by `radit config list --markdown` from the comments in config/. Change those. -->
 {% for section in sections %}
 
 ## {{ section.settings_class.__name__ }}
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line of `settings`."""
     lines = (__doc__ or "").splitlines()
     p = CommandParser(
-        "python -m radit_jax.settings",
+        "python -m radit_jax.commands.settings",
         description=lines[0],
         epilog="\n".join(lines[2:]),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -14,7 +14,7 @@ from radit_jax.errors import exit_command, run_command
 def parser() -> argparse.ArgumentParser:
     """The command line of `radit init`."""
     p = argparse.ArgumentParser(
-        "python -m radit_jax.init", description=(__doc__ or "").partition("\n\n")[2].strip()
+        "python -m radit_jax.commands.init", description=(__doc__ or "").partition("\n\n")[2].strip()
     )
     p.add_argument("folder", help="passages or documents, and questions where there are any")
     # The models, and then the files, where their names do not tell.
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_init(options: argparse.Namespace) -> None:
     """Look at data and checkpoints, write the experiment, and print what was found."""
-    from radit_jax.new_experiment import write_experiment  # jax, which help does without
+    from radit_jax.commands.new_experiment import write_experiment  # jax, which help does without
 
     write_experiment(options)
 

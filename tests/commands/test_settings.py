@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from radit_jax import config, settings
+from radit_jax import config
+from radit_jax.commands import settings
 
-EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 TINY = str(EXPERIMENTS / "tiny.py")
 RADIT_7B = str(EXPERIMENTS / "radit_7b.py")
 RADIT_65B = str(EXPERIMENTS / "radit_65b.py")
@@ -119,7 +120,7 @@ def test_diff_for_programs(capsys: Output) -> None:
 
 
 def test_it_imports_no_jax() -> None:
-    code = "import sys, radit_jax.settings as s; s.main(['list']); sys.exit('jax' in sys.modules)"
+    code = "import sys, radit_jax.commands.settings as s; s.main(['list']); sys.exit('jax' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
     )

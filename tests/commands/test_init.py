@@ -6,7 +6,8 @@ import pathlib
 import pytest
 import small
 
-from radit_jax import config, init, new_experiment, train
+from radit_jax import config, train
+from radit_jax.commands import init, new_experiment
 from radit_jax.config import DecoderConfig
 from radit_jax.runtime.pretrained import model_io
 from radit_jax.runtime.pretrained.hf_export import export_hf
