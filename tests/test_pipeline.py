@@ -249,7 +249,7 @@ def test_an_export_of_other_settings_is_not_taken_for_one_that_was_interrupted(t
     first = Run(TINY, Workdir(tmp_path))
     finish(first, "export")
     again = Run(changed("r_ft.tau=0.5"), Workdir(tmp_path))
-    assert again.why(again.stages["export"]) == "was never run"
+    assert again.why(again.stages["export"]) == "changed: tau 0.02 → 0.5"
     (tmp_path / "export" / "manifest.json").unlink()
     again.folders["export"].write("lm", b"")
     assert Run(TINY, Workdir(tmp_path)).why(first.stages["export"]) == "was interrupted; resumes"
