@@ -25,6 +25,7 @@ from radit_jax.runtime.distributed.mesh import (
     data_parallel_size,
     gather,
     make_mesh,
+    own_mesh,
     put_batch,
     put_params,
     row_layout,
@@ -47,9 +48,9 @@ class Encoder:
     mesh: Mesh
 
     @classmethod
-    def load(cls, path: Any, mesh: MeshConfig, dtype: str = "float32") -> "Encoder":
-        """The encoder in folder `path`, its parameters over the mesh of devices."""
-        devices = make_mesh(mesh)
+    def load(cls, path: Any, mesh: MeshConfig, dtype: str = "float32", own: bool = False) -> "Encoder":
+        """The encoder in folder `path`, its parameters over the mesh of devices, or of this process's own."""
+        devices = own_mesh(mesh) if own else make_mesh(mesh)
         model = load_model(path, dtype=dtype, mesh=devices)
         return cls(model, devices)
 

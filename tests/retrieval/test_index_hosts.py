@@ -6,14 +6,11 @@ The slow test has 40,000 vectors, or RADIT_INDEX_CHUNKS of them: docs/verificati
 import json
 import os
 import pathlib
-import subprocess
-import sys
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from ports import free_port
 from test_index import clustered
+from two_processes import run_two
 
 from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.exact import ExactIndex
@@ -39,29 +36,6 @@ found = [loaded.search(queries, 7, exclude), loaded.search(queries, 60)]
 np.savez(f"{folder}/{kind}-{number}.npz", *[array for one in found for array in one])
 processes.shutdown()
 """
-
-
-def run_two(program: str, arguments: Sequence[str], **environment: str) -> None:
-    """The program as two processes of two devices each; their port and number follow the arguments."""
-    port = str(free_port())
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        **environment,
-    }
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, *arguments, port, number],
-            env=environment,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for number in ("0", "1")
-    ]
-    for process, (printed, _) in [(process, process.communicate()) for process in started]:
-        assert process.returncode == 0, printed
 
 
 @pytest.mark.parametrize("kind", ["exact", "scann"])

@@ -1,11 +1,17 @@
 """Shards of a killed run are kept, and what is embedded does not depend on when."""
 
+import json
+
 import numpy as np
 import pytest
+from etils import epath
 from exact import assert_rounded
 from small import CHUNKS
+from two_processes import run_two
 
 from radit_jax.config import EmbedConfig, MeshConfig
+from radit_jax.retrieval.search import Encoder
+from radit_jax.runtime.distributed.memory import DoesNotFitError
 from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import embed
 
@@ -46,3 +52,65 @@ def test_a_finished_set_of_shards_is_left_as_it_is(inputs, output):
     before = [output.read(name) for name in NAMES]
     assert embedded(inputs, output)["shards"] == 3
     assert [output.read(name) for name in NAMES] == before
+
+
+PROGRAM = """
+import json, sys
+from radit_jax.runtime.distributed import processes, topology
+corpus, retriever, home, port, number = sys.argv[1:]
+processes.join_processes(topology.find_topology("127.0.0.1:" + port, 2, int(number)))
+from radit_jax.config import EmbedConfig, MeshConfig
+from radit_jax.data.artifacts.chunks import Chunks
+from radit_jax.runtime.pretrained.tokenizers import Tokenizer
+from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.stages import embed
+
+read, tokenised, written = [], [], []
+def noting(method, notes, of):
+    return lambda self, value, *rest: (notes.append(of(value)), method(self, value, *rest))[1]
+Chunks.take = noting(Chunks.take, read, list)
+Tokenizer.encode_all = noting(Tokenizer.encode_all, tokenised, len)
+StageFolder._write = noting(StageFolder._write, written, str)
+
+output = StageFolder(home)
+inputs = {"corpus": StageFolder(corpus), "retriever": StageFolder(retriever)}
+facts = embed.run(inputs, output, embed=EmbedConfig(batch_size=4, shard_size=4), mesh=MeshConfig())
+output.finish()
+print(json.dumps({"facts": facts, "read": read, "tokenised": tokenised, "written": written}))
+processes.shutdown()
+"""
+
+
+def test_two_processes_make_shards_of_their_own_and_what_one_makes(inputs, output, tmp_path):
+    """Each reads, tokenises and writes its own alone: the first and the last, and the one between."""
+    embedded(inputs, output)
+    together = Workdir(tmp_path / "together").folder("embed", "e")
+    paths = [str(folder) for folder in (inputs["corpus"].home, inputs["retriever"].home, together.home)]
+    said = [json.loads(printed.splitlines()[-1]) for printed in run_two(PROGRAM, paths)]
+    for process, numbers in zip(said, ([0, 2], [1]), strict=True):
+        assert process["facts"] == {"chunks": 10, "width": 16, "shards": 3}
+        assert process["written"] == [NAMES[number] for number in numbers]
+        rows = [list(range(4 * number, min(4 * number + 4, 10))) for number in numbers]
+        assert process["read"] == rows
+        assert process["tokenised"] == [len(of_shard) for of_shard in rows]
+    for name in NAMES:
+        both = [folder.map_arrays([name])[0] for folder in (together, output)]
+        np.testing.assert_allclose(*both, rtol=0, atol=1e-6)
+
+
+def test_an_encoder_without_room_on_its_own_devices_is_spread_over_all(monkeypatch):
+    loaded = []
+    encoder, path = object.__new__(Encoder), epath.Path("chunk_encoder")
+
+    def load(path, mesh, dtype, own=False):
+        loaded.append(own)
+        if own:
+            raise DoesNotFitError("the model: expected …")
+        return encoder
+
+    monkeypatch.setattr(embed.Encoder, "load", load)
+    assert embed._load(path, SETTINGS, MeshConfig()) == (encoder, False)
+    assert loaded == [False]  # a single process has all devices
+    monkeypatch.setattr(embed.processes, "is_multiprocess", lambda: True)
+    assert embed._load(path, SETTINGS, MeshConfig()) == (encoder, False)
+    assert loaded == [False, True, False]

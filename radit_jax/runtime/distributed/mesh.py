@@ -117,6 +117,16 @@ def make_mesh(
     return Mesh(arranged, AXES, axis_types=axis_types)
 
 
+def own_mesh(config: MeshConfig) -> Mesh:
+    """A mesh of this process's devices alone, for work that it shares with no other process.
+
+    One copy of the model lies on them, cut over `tensor` as far as `config` says, and else over `fsdp`.
+    """
+    devices = jax.local_devices()
+    tensor = math.gcd(max(config.tensor, 1), len(devices))
+    return make_mesh(MeshConfig(replica=1, fsdp=-1, tensor=tensor), devices)
+
+
 def data_parallel_size(mesh: AnyMesh) -> int:
     """The number of parts into which the rows of a batch are spread."""
     return math.prod(mesh.shape[axis] for axis in ROW_AXES)

@@ -113,6 +113,13 @@ class StageFolder(TypedFiles):
         """Write a file, and then its sidecar, which commits it."""
         processes.on_process_zero(f"{self} {name}", lambda: self._write(name, data))
 
+    def write_local(self, name: str, data: bytes) -> None:
+        """Write and commit what this process alone has, while others write under other names.
+
+        The others can rely on it after the next barrier.
+        """
+        self._write(name, data)
+
     def _write(self, name: str, data: bytes) -> None:
         locks.check_held(self.home)
         # An old sidecar must not vouch for new bytes.
