@@ -157,7 +157,10 @@ def test_arrays_of_other_shapes_are_refused(searcher):
 def test_a_run_that_was_not_evaluated_says_what_to_run(tmp_path, exported):
     run = radit_jax.open(exported.parent)
     assert run.settings["temperature"] and run.language_model().tokenizer
-    with pytest.raises(ValueError, match=r"expected a finished run with results.json, got none. Run --stage"):
+    with pytest.raises(
+        ValueError,
+        match=r"a finished run with results.json, got none. Run `radit run",
+    ):
         run.results  # noqa: B018
     (tmp_path / "predictions.jsonl").write_text('{"id": "q1"}\n')
     (tmp_path / "results" / "nq-dev").mkdir(parents=True)
