@@ -114,7 +114,8 @@ class WholeRun:
     def show_loop(self, loop: Progress) -> None:
         """Move the bar by the loop's share of its stage, and show its loss."""
         # A loop that the table lacks leaves the bar where it is.
-        self._time_left.advance(loop.name, loop.done / max(loop.total, 1))
+        fraction = loop.done / max(loop.total, 1)
+        self._time_left.advance(loop.name, fraction, loop.seconds_left())
         facts = [f"{name} {value:.4g}" for name, value in loop.facts.items()]
         self._show(*facts[:1])
 

@@ -42,8 +42,9 @@ def test_the_bar_moves_by_the_share_of_each_stage(monkeypatch: pytest.MonkeyPatc
         begin_stage("lm_ft")
         show_note("compiling step …")
         for name, seconds in (("lm_ft", 180), ("not in the table", 0), ("again", 330)):
+            loop = Progress(4, name, "steps", stops=False)
             clock.now += seconds
-            Progress(4, name, "steps", stops=False).advance(3, loss=1.25)
+            loop.advance(3, loss=1.25)
         end_stages()
     assert bar.shown == [
         (0, "stage 1/2 corpus", "about 12 min left"),

@@ -14,6 +14,7 @@ from radit_jax.text.printable import printable
 Item = TypeVar("Item")
 
 _BAR_WIDTH = 24  # characters
+_KNOWN_SHARE = 0.1  # of a loop, after which even its first units tell its time
 _REDRAW_SECONDS = 0.1  # on a terminal
 LINE_SECONDS = 10.0  # elsewhere, where every report is a line that stays
 
@@ -67,7 +68,7 @@ class StageClock:
         """A loop was shown; one inside another is a part of it."""
         if self._time_left is not None and self.depth == 1:
             fraction = loop.done / max(loop.total, 1)
-            self._time_left.advance(loop.name, fraction)
+            self._time_left.advance(loop.name, fraction, loop.seconds_left())
 
     def end_loop(self, name: str) -> None:
         """A loop has ended."""
@@ -162,6 +163,8 @@ class Progress:
         self._done_before = done
         self._done_shown = -1
         self._start_time = time.monotonic()
+        self._first_time: float | None = None  # when the first units were done
+        self._done_first = 0  # how many there were by then
         # A bar shows the first step at once; elsewhere the first line comes after ten seconds.
         self._is_redrawn = self._is_terminal or _display is not None
         self._shown_time = 0.0 if self._is_redrawn else self._start_time
@@ -189,6 +192,8 @@ class Progress:
         """Count `count` more units as done; `facts` are numbers to show after the bar."""
         self.done += count
         self.facts = facts or self.facts
+        if self._first_time is None:
+            self._first_time, self._done_first = time.monotonic(), self.done
         wait = _REDRAW_SECONDS if self._is_redrawn else LINE_SECONDS
         is_due = time.monotonic() - self._shown_time >= wait
         if is_due and not self._is_hidden:
@@ -200,6 +205,19 @@ class Progress:
     def line(self) -> str:
         """How far the loop is now, as it is shown."""
         return self._line(time.monotonic() - self._start_time)
+
+    def seconds_left(self) -> float | None:
+        """By the rate since the first units, for which programs compile; None where nothing is known yet."""
+        if self._first_time is None:
+            return None
+        start, done_before = self._first_time, self._done_first
+        # A few units alone may have waited for a compilation; many have hidden it.
+        if self.done == self._done_first:
+            start, done_before = self._start_time, self._done_before
+            if self.done - done_before < _KNOWN_SHARE * self.total:
+                return None
+        seconds = time.monotonic() - start
+        return (self.total - self.done) * seconds / (self.done - done_before)
 
     def _show(self) -> None:
         self._shown_time = time.monotonic()
@@ -232,8 +250,7 @@ class Progress:
         # 3) The time, and the loop's own numbers.
         if self.done >= self.total:
             parts.append(f"in {_clock(seconds)}")
-        elif rate > 0:
-            seconds_left = (self.total - self.done) / rate
+        elif (seconds_left := self.seconds_left()) is not None:
             parts.append(f"{_clock(seconds_left)} left")
         for name, value in self.facts.items():
             parts.append(f"{name} {value:.4g}")

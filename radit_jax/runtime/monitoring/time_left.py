@@ -24,6 +24,8 @@ class TimeLeft:
         self._stage = ""
         self._stage_start = 0.0
         self._position_time = 0.0  # when it was reached
+        self._loop_rest = 0.0  # recorded seconds that the present loop still has
+        self._loop_left: float | None = None  # what the loop itself says of them
 
     @property
     def total(self) -> float:
@@ -48,9 +50,13 @@ class TimeLeft:
         self._stage = stage
         self._stage_start = self._position_time = now
         self._position = 0.0
+        self._loop_rest, self._loop_left = 0.0, None
 
-    def advance(self, loop: str, fraction: float) -> None:
-        """Count `fraction` of the present stage's loop `loop` as done, where it was measured."""
+    def advance(self, loop: str, fraction: float, seconds_left: float | None = None) -> None:
+        """Count `fraction` of the present stage's loop `loop` as done, where it was measured.
+
+        `seconds_left` is what the loop needs by its own rate, which is newer than any record.
+        """
         loops = self._seconds.get(self._stage) or {}
         if loop not in loops:
             return
@@ -61,6 +67,8 @@ class TimeLeft:
         # A loop that runs again does not take the run back.
         self._position = max(self._position, before + fraction * loops[loop])
         self._position_time = time.monotonic()
+        self._loop_rest = (1 - fraction) * loops[loop]
+        self._loop_left = seconds_left
 
     def left(self) -> float | None:
         """Seconds that the rest of the run takes; None where a stage of the rest was never measured."""
@@ -77,7 +85,10 @@ class TimeLeft:
         taken = self._taken + self._position_time - self._stage_start
         trusted = max(_TRUSTED_SHARE * self.total, 1.0)
         speed = (taken + trusted) / (self.done + trusted)
-        return max(rest, 0.0) * speed
+        if self._loop_left is None:
+            return max(rest, 0.0) * speed
+        # The present loop knows its own rest.
+        return max(rest - self._loop_rest, 0.0) * speed + self._loop_left
 
 
 def in_words(seconds: float) -> str:

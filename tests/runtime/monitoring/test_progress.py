@@ -63,6 +63,18 @@ def test_what_was_done_before_a_resume_does_not_count_into_the_rate(stream, cloc
     assert stream.getvalue().splitlines()[0] == "r_ft  120/200 steps  2 steps/s  0:40 left"
 
 
+def test_the_first_units_of_many_wait_for_a_compilation_and_tell_no_time(stream, clock):
+    with Progress(200, "r_ft", "steps") as bar:
+        clock.now += 30
+        bar.advance(2)
+        clock.now += 12
+        bar.advance(6)
+        assert bar.seconds_left() == 192 * 2
+    first, second = stream.getvalue().splitlines()
+    assert first == "r_ft  2/200 steps  0.0667 steps/s"
+    assert second == "r_ft  8/200 steps  0.19 steps/s  6:24 left"
+
+
 def test_a_loop_that_fails_still_shows_how_far_it_came(stream):
     with pytest.raises(KeyError), Progress(3, "score", "pairs") as bar:
         bar.advance()
@@ -100,7 +112,7 @@ def test_a_line_says_where_the_whole_run_is(stream, clock, in_a_run):
 
 @on_a_terminal
 def test_a_terminal_without_room_for_the_whole_run_shows_the_loop(stream, clock, in_a_run, monkeypatch):
-    for columns, ending in (("80", "0:50 left\x1b[K"), ("140", "left  11/12 (about 6 min left)\x1b[K")):
+    for columns, ending in (("80", "0:50 left\x1b[K"), ("140", "left  11/12 (about 5 min left)\x1b[K")):
         monkeypatch.setenv("COLUMNS", columns)
         with Progress(50, "base", "questions") as bar:
             clock.now += 50

@@ -35,6 +35,18 @@ def test_a_machine_of_half_the_speed_is_believed_with_the_work_that_it_does(cloc
     assert time_left.left() == pytest.approx(30 * (180 + 12) / (90 + 12))
 
 
+def test_a_loop_that_knows_its_own_rest_is_believed(clock) -> None:
+    time_left = TimeLeft(SECONDS)
+    time_left.begin("corpus")
+    clock.now += 10
+    time_left.begin("lm_ft")
+    # The machine has slowed down: half of a minute's work took two.
+    clock.now += 120
+    time_left.advance("lm_ft", 0.5, seconds_left=120.0)
+    speed = (130 + 12) / (40 + 12)
+    assert time_left.left() == pytest.approx(120 + (20 + 30) * speed)
+
+
 def test_what_was_never_measured_leaves_no_time_until_it_is_over(clock) -> None:
     time_left = TimeLeft({**SECONDS, "lm_ft": None})
     assert time_left.left() is None
