@@ -19,8 +19,6 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_RUN = {
     "pip install": "it installs; tests/test_wheel.py does",
     "pytest": "it is this",
-    ".ci/run": "it runs this",
-    "pre-commit": "it needs a repository and the network",
     "radit demo": "the first thing that these tests run",
     "radit serve": "it runs until a signal; tests/serving starts and asks it",
     "gs://": "it needs a bucket; tests/test_buckets.py has one on the loopback",
