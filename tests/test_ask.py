@@ -28,7 +28,9 @@ def test_ask_says_in_one_line_what_to_do_where_the_memory_is_too_small(
     assert "Traceback" not in err
     decoding, loading = [line for line in err.splitlines() if "error: " in line]
     for line, fault in ((decoding, "allocate 9 GiB."), (loading, "the model takes 0.00 GiB of each device")):
-        assert "error: ask: expected a program that fits the devices' memory, " in line and fault in line
+        assert (
+            "error: answering: expected a program that fits the devices' memory, " in line and fault in line
+        )
         assert line.endswith("). Take more devices, or the CPU with JAX_PLATFORMS=cpu.")
 
 

@@ -53,7 +53,7 @@ class AnsweringSystem:
         stored = export.read_json("answering.json")
         settings = EvaluateConfig(**{**stored["evaluate"], "tasks": ()}).answering()
         mesh = make_mesh(MeshConfig())
-        with naming_remedy("ask"):
+        with naming_remedy("answering"):
             # 1) The retrievers, which search one index.
             inputs: Any = {"retriever": export, "embeddings": export, "index": export}
             tuned = Searcher.load(inputs, MeshConfig())
@@ -99,7 +99,7 @@ class AnsweringSystem:
     def retrieve(self, questions: Sequence[str]) -> dict[str, FoundChunks]:
         """Each retriever's chunks for the questions, by the retriever's name in a result."""
         retrieved = {}
-        with naming_remedy("ask"):
+        with naming_remedy("answering"):
             for name, searcher in self.searchers.items():
                 # A batch no larger than what is asked: padding would take most of a single question's time.
                 batch_size = min(len(questions), self.questions_per_batch)
@@ -121,7 +121,7 @@ class AnsweringSystem:
         """
         prompts = [question_prompt(question) for question in questions]
         retrieval = Retrieval(self.chunks, *retrieved)
-        with naming_remedy("ask"):
+        with naming_remedy("answering"):
             answers, _ = generate_answers(self.lm, prompts, retrieval, self.settings, bar=bar)
         return [_as_json(candidates) for candidates in answers]
 

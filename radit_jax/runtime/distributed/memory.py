@@ -20,7 +20,7 @@ REMEDIES = {
     "r_ft": "lower r_ft.batch_size, or score.batch_size if it was scoring, or take more devices",
     "evaluate": "lower evaluate.prompts_per_batch or evaluate.sequence_length, or take more devices",
     "export": "take hosts with more or larger devices, or set export.hf=false",
-    "ask": "take more devices, or the CPU with JAX_PLATFORMS=cpu",
+    "answering": "take more devices, or the CPU with JAX_PLATFORMS=cpu",
     "lm_eval": "lower --batch_size or --model_args max_length=…, take more devices, or the CPU with "
     "JAX_PLATFORMS=cpu",
 }
