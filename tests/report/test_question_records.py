@@ -3,6 +3,7 @@
 import pytest
 from small_run import CHUNKS, detail, finish, prediction, small_run, stage_folder, write_questions
 
+from radit_jax.command_line import run_stage
 from radit_jax.report import run_data
 from radit_jax.report.asked_questions import AskedQuestion, asked_questions, drawn_questions
 from radit_jax.report.run_data import read_run
@@ -115,7 +116,7 @@ def test_a_run_without_details_has_r_fts_chunks_and_says_what_it_lacks(tmp_path)
     ]
     assert question.systems["radit"].candidates[0].probability == 0.9
     assert question.systems["base"].candidates == [] and question.systems["radit"].is_cut is None
-    assert run.lacks == [run_data._NO_DETAILS]
+    assert run.lacks == [run_data._NO_DETAILS.format(run_stage("evaluate"))]
 
 
 def test_a_sample_is_said_to_be_one_and_keeps_the_order(tmp_path):

@@ -18,6 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry as implementations
 from fsspec.registry import register_implementation
 
+from radit_jax.command_line import run_stage
 from radit_jax.config import load_experiment
 from radit_jax.pipeline.run_log import read_runs, recorded
 from radit_jax.report.run_data import _NO_PASSAGES, read_run
@@ -203,7 +204,8 @@ def test_a_damaged_object_is_named(machines, objects, home, data, fault) -> None
     objects[f"/lab/runs/tiny/embed/{NAME}/shard"].seek(0)
     objects[f"/lab/runs/tiny/embed/{NAME}/shard"].truncate()
     objects[f"/lab/runs/tiny/embed/{NAME}/shard"].write(data)
-    message = f"{home}/embed/{NAME}/shard: {fault}.* Delete the folder {home}/embed/{NAME} and rerun"
+    remedy = f"Delete the folder {home}/embed/{NAME} and run {run_stage('embed')}"
+    message = f"{home}/embed/{NAME}/shard: {fault}.* {remedy}"
     with pytest.raises(ValueError, match=message):
         two.read("shard")
 
