@@ -108,7 +108,11 @@ class WholeRun:
     def begin_stage(self, name: str) -> None:
         """Name the stage, and count those before it as done."""
         self._time_left.begin(name)
-        self._title = f"stage {list(SECONDS).index(name) + 1}/{len(SECONDS)} {name}"
+        self._title = f"stage {name}"
+        # A setting may bring a stage that the table lacks.
+        if name in SECONDS:
+            number = list(SECONDS).index(name) + 1
+            self._title = f"stage {number}/{len(SECONDS)} {name}"
         self._show()
 
     def show_loop(self, loop: Progress) -> None:

@@ -58,6 +58,14 @@ def test_the_bar_moves_by_the_share_of_each_stage(monkeypatch: pytest.MonkeyPatc
     ]
 
 
+def test_a_stage_that_the_table_lacks_has_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "SECONDS", {"corpus": {"corpus": 120}, "lm_ft": {"lm_ft": 240, "again": 360}})
+    bar = Bar()
+    with show_on(demo.WholeRun(bar)):
+        begin_stage("embed/r_ft")
+    assert bar.shown == [(0, "stage embed/r_ft", "about 12 min left")]
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

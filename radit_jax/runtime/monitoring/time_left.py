@@ -18,9 +18,11 @@ class TimeLeft:
 
     def __init__(self, seconds: Mapping[str, LoopSeconds | None]):
         self._seconds = dict(seconds)
-        self._finished = 0.0  # recorded seconds of the finished stages that were measured
-        self._taken = 0.0  # what the same stages took in this run
+        self._before = 0.0  # recorded seconds of the stages before the present one
         self._position = 0.0  # recorded seconds, in the present stage
+        # What this run has done by itself: an earlier one may have made the first stages.
+        self._work = 0.0  # recorded seconds of the stages that it finished
+        self._taken = 0.0  # what the same stages took
         self._stage = ""
         self._stage_start = 0.0
         self._position_time = 0.0  # when it was reached
@@ -30,23 +32,30 @@ class TimeLeft:
     @property
     def total(self) -> float:
         """Recorded seconds of all stages that were measured."""
-        total = 0.0
-        for loops in self._seconds.values():
-            total += sum(loops.values()) if loops else 0.0
-        return total
+        return sum(map(self._measured, self._seconds))
 
     @property
     def done(self) -> float:
         """Recorded seconds of what is done."""
-        return self._finished + self._position
+        return self._before + self._position
+
+    def _measured(self, stage: str) -> float:
+        loops = self._seconds.get(stage)
+        return sum(loops.values(), 0.0) if loops else 0.0
 
     def begin(self, stage: str) -> None:
-        """Count the stage before as done."""
+        """Count the stages before as done."""
         now = time.monotonic()
-        loops = self._seconds.get(self._stage)
-        if loops:
-            self._finished += sum(loops.values())
+        # 1) The stage that ends tells how fast this run is.
+        measured = self._measured(self._stage)
+        if measured:
+            self._work += measured
             self._taken += now - self._stage_start
+        # 2) A stage that nobody planned comes after it.
+        self._before += measured
+        if stage in self._seconds:
+            names = list(self._seconds)
+            self._before = sum(map(self._measured, names[: names.index(stage)]))
         self._stage = stage
         self._stage_start = self._position_time = now
         self._position = 0.0
@@ -75,16 +84,14 @@ class TimeLeft:
         # 1) The recorded seconds of the rest.
         names = list(self._seconds)
         present = names.index(self._stage) if self._stage in names else 0
-        rest = -self._position
         for name in names[present:]:
-            loops = self._seconds[name]
-            if not loops:
+            if not self._seconds[name]:
                 return None
-            rest += sum(loops.values())
+        rest = self.total - self.done
         # 2) What a recorded second takes today. The first ones, in which programs compile, say little of it.
         taken = self._taken + self._position_time - self._stage_start
         trusted = max(_TRUSTED_SHARE * self.total, 1.0)
-        speed = (taken + trusted) / (self.done + trusted)
+        speed = (taken + trusted) / (self._work + self._position + trusted)
         if self._loop_left is None:
             return max(rest, 0.0) * speed
         # The present loop knows its own rest.

@@ -35,6 +35,26 @@ def test_a_machine_of_half_the_speed_is_believed_with_the_work_that_it_does(cloc
     assert time_left.left() == pytest.approx(30 * (180 + 12) / (90 + 12))
 
 
+def test_what_an_earlier_run_made_is_done_and_tells_no_speed(clock) -> None:
+    time_left = TimeLeft(SECONDS)
+    time_left.begin("lm_ft")
+    assert (time_left.done, time_left.left()) == (10.0, 110.0)
+    clock.now += 160
+    time_left.begin("export")
+    assert time_left.left() == pytest.approx(30 * (160 + 12) / (80 + 12))
+
+
+def test_a_stage_that_was_not_planned_moves_nothing(clock) -> None:
+    time_left = TimeLeft(SECONDS)
+    time_left.begin("corpus")
+    clock.now += 10
+    time_left.begin("embed/r_ft")
+    clock.now += 1000
+    assert (time_left.done, time_left.left()) == (10.0, 110.0)
+    time_left.begin("lm_ft")
+    assert (time_left.done, time_left.left()) == (10.0, 110.0)
+
+
 def test_a_loop_that_knows_its_own_rest_is_believed(clock) -> None:
     time_left = TimeLeft(SECONDS)
     time_left.begin("corpus")
@@ -74,7 +94,7 @@ def test_a_loop_that_was_never_measured_or_runs_again_moves_nothing(clock) -> No
     time_left.advance("lm_ft", 0.5)
     time_left.advance("validation", 1.0)
     time_left.advance("lm_ft", 0.1)
-    assert time_left.done == 30.0
+    assert time_left.done == 10.0 + 30.0
 
 
 @pytest.mark.parametrize(
