@@ -181,6 +181,7 @@ class _Answerer(NamedTuple):
                 packed,
                 questions,
                 stops=stops,
+                num_groups=placement.num_groups(len(questions)),
             )
             log_probs[tuple(places.T)] = placement.gather(scores)
 

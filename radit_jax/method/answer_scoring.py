@@ -8,6 +8,7 @@ The candidates of a prompt are continuations of it: they share its keys and valu
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,10 +18,14 @@ from jaxtyping import Array, Bool, Float, Int
 from radit_jax.method.generation import Prefilled, Stops, apply_lm
 from radit_jax.method.likelihood import entries_of
 from radit_jax.method.losses import ensemble_log_prob
+from radit_jax.models.attention import wide
 from radit_jax.models.decoder import DecoderLm
 
 STOP = -1  # as a target: any of the ids in `Stops.alone`
 NOTHING = -2  # as a target: an unused slot
+
+LOGITS_PER_PART = 2**24  # of the slots whose logits exist at the same time: 64 MiB in float32
+MIN_SLOTS_PER_PART = 64  # fewer would keep neither a CPU nor an accelerator busy
 
 
 class PackedAnswers(NamedTuple):
@@ -42,7 +47,7 @@ class PackedAnswers(NamedTuple):
     first_targets: Int[Array, "R U"]
 
 
-@functools.partial(jax.jit, static_argnames=("module", "stops"))
+@functools.partial(jax.jit, static_argnames=("module", "stops", "num_groups"))
 def score_answers(
     module: DecoderLm,
     params: Any,
@@ -51,6 +56,7 @@ def score_answers(
     questions: Int[Array, " R"],
     *,
     stops: Stops,
+    num_groups: int = 1,
 ) -> Float[Array, "R U"]:
     """`answer_log_probs` for answers by question: row i of `answers` is question i's.
 
@@ -58,7 +64,7 @@ def score_answers(
     """
     # Each prompt of a question, one for each chunk, has the same candidates.
     by_prompt = jax.tree.map(lambda array: array[questions], answers)
-    return answer_log_probs(module, params, prefilled, by_prompt, stops=stops)
+    return answer_log_probs(module, params, prefilled, by_prompt, stops=stops, num_groups=num_groups)
 
 
 def answer_log_probs(
@@ -68,8 +74,12 @@ def answer_log_probs(
     answers: PackedAnswers,
     *,
     stops: Stops,
+    num_groups: int = 1,
 ) -> Float[Array, "R U"]:
-    """log p_LM(y | prompt) of each candidate in nats, with its terminator; 0 where there is no candidate."""
+    """log p_LM(y | prompt) of each candidate in nats, with its terminator; 0 where there is no candidate.
+
+    The prompts are in `num_groups` groups, one for each set of devices that shares rows.
+    """
     # Read the answers as continuations of the prompts; unused slots are padding.
     positions = prefilled.lengths[:, None] + answers.offsets
     is_used = answers.continuation_ids > 0
@@ -83,17 +93,68 @@ def answer_log_probs(
         continuation_ids=answers.continuation_ids,
         cache=prefilled.cache,
     )
-    logits = apply_lm(module, params, "logits", hidden)
+
+    def log_probs_of(
+        hidden: Float[Array, "W p D"],
+        targets: Int[Array, "W p"],
+    ) -> Float[Array, "W p"]:
+        logits = apply_lm(module, params, "logits", hidden)
+        return _target_log_probs(logits, targets, stops)
 
     # The prompt's last token predicts an answer's first; each token predicts the next, or the terminator.
     first = _target_log_probs(prefilled.logits[:, None], answers.first_targets, stops)
-    later = _target_log_probs(logits, answers.targets, stops)
+    part_size = max(MIN_SLOTS_PER_PART, LOGITS_PER_PART // module.config.vocab_size)
+    later = _by_used_slots(log_probs_of, hidden, answers.targets, num_groups, part_size)
 
     # Sum by continuation. Number 0 collects the unused slots and is dropped.
     num_answers = first.shape[1]
     sum_by_answer = functools.partial(jax.ops.segment_sum, num_segments=num_answers + 1)
     sums = jax.vmap(sum_by_answer)(later, answers.continuation_ids)
     return first + sums[:, 1:]
+
+
+def _by_used_slots(
+    log_probs: Callable[..., Float[Array, "W p"]],
+    hidden: Float[Array, "R C D"],
+    targets: Int[Array, "R C"],
+    num_groups: int,
+    part_size: int,
+) -> Float[Array, "R C"]:
+    """`log_probs` of the used slots, `part_size` of a group at a time, and 0 elsewhere.
+
+    Most slots are empty, since the rows are as long as the longest, and the head is most of a small model.
+    """
+    # 1) In each group, order the used slots before the empty ones.
+    num_rows, num_slots, width = hidden.shape
+    slots_per_group = num_rows * num_slots // num_groups
+    hidden = hidden.reshape(num_groups, slots_per_group, width)
+    by_group = targets.reshape(num_groups, slots_per_group)
+    is_empty = by_group == NOTHING
+    order = jnp.argsort(is_empty, axis=1, stable=True)
+
+    # 2) Go through as many parts as the fullest group has. The last one may overlap the one before it.
+    part_size = min(part_size, slots_per_group)
+    num_used = (slots_per_group - is_empty.sum(axis=1)).max()
+    num_parts = -(-num_used // part_size)
+
+    def add_part(
+        part: Int[Array, ""],
+        found: Float[Array, "W s"],
+    ) -> Float[Array, "W s"]:
+        start = part * part_size
+        slots = jax.lax.dynamic_slice_in_dim(order, start, part_size, axis=1)
+        part_hidden = jnp.take_along_axis(hidden, slots[:, :, None], axis=1)
+        part_targets = jnp.take_along_axis(by_group, slots, axis=1)
+        part_found = log_probs(part_hidden, part_targets)
+        return jax.lax.dynamic_update_slice_in_dim(found, part_found, start, axis=1)
+
+    found = jnp.zeros(by_group.shape, wide(hidden.dtype))
+    found = jax.lax.fori_loop(0, num_parts, add_part, found)
+
+    # 3) Back to the places of the slots.
+    places = jnp.argsort(order, axis=1)
+    found = jnp.take_along_axis(found, places, axis=1)
+    return found.reshape(num_rows, num_slots)
 
 
 def _target_log_probs(

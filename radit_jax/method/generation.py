@@ -288,8 +288,10 @@ def _take_token(
     num_answers, num_chunks = state.weights.shape
     logits = logits.reshape(num_answers, num_chunks, -1)
     by_chunk = jax.nn.log_softmax(logits, axis=-1)
-    weighted = state.weights[:, :, None] + by_chunk
-    mixed = jax.nn.logsumexp(weighted, axis=1)
+    mixed = by_chunk[:, 0]  # of a single chunk, which has all the weight
+    if num_chunks > 1:
+        weighted = state.weights[:, :, None] + by_chunk
+        mixed = jax.nn.logsumexp(weighted, axis=1)
 
     # Its most probable token, and whether that ends the answer.
     token = jnp.argmax(mixed, axis=-1).astype(jnp.int32)

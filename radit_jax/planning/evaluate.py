@@ -192,7 +192,8 @@ def answering_calls(
     packed = pack_answers(answers, STOPS, max_new_tokens=settings.max_new_tokens, num_answers=num_prompts)
     questions = np.zeros(len(first.given.lengths), np.int64)
     score_arguments = (module, params, first.given, packed, questions)
-    yield Call(score_answers, score_arguments, stops, resident=(held, prefilled[1:]))
+    score_options = {**stops, "num_groups": len(parts[0].prefix_of)}
+    yield Call(score_answers, score_arguments, score_options, resident=(held, prefilled[1:]))
 
 
 def _prompts_per_question(settings: EvaluateConfig) -> int:
