@@ -9,6 +9,7 @@ from exact import EXACT, assert_exact
 from uncached import ENDS, MODULE, PROMPTS, padded, sharp_params, slow_log_prob
 
 from radit_jax.lm.ensemble import pack_answers
+from radit_jax.method import answer_scoring
 from radit_jax.method.answer_scoring import answer_log_probs
 from radit_jax.method.generation import prefill
 
@@ -37,6 +38,29 @@ def test_answers_as_continuations_of_a_cache_score_as_separate_sequences(params)
         expected = [slow_log_prob(params, prompt, answer, 4) for answer in group]
         assert_exact(got[row, : len(group)], np.array(expected))
         assert (got[row, len(group) :] == 0).all()
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 4])
+@pytest.mark.parametrize("part_size", [1, 3, 64])
+def test_scores_do_not_depend_on_how_many_slots_pass_the_head_together(
+    params, monkeypatch, part_size, num_groups
+):
+    # Row 1 has no slot in use; the fullest group decides how many parts there are.
+    answers = [[(3, 4), (), (5, 5, 3, 0)], [()], [(3,), (4, 3, 5)], [(4,)]]
+    packed = pack_answers(answers, ENDS, max_new_tokens=4, num_answers=3)
+    monkeypatch.setattr(answer_scoring, "LOGITS_PER_PART", 1)
+    monkeypatch.setattr(answer_scoring, "MIN_SLOTS_PER_PART", part_size)
+
+    # A function of its own, so that it is traced with these constants.
+    @jax.jit
+    def scores_in_parts(rows, lengths, packed):
+        prefilled = prefill(MODULE, params, rows, lengths)
+        return answer_log_probs(MODULE, params, prefilled, packed, stops=ENDS, num_groups=num_groups)
+
+    got = scores_in_parts(*padded(PROMPTS), packed)
+    for row, (prompt, group) in enumerate(zip(PROMPTS, answers, strict=True)):
+        expected = [slow_log_prob(params, prompt, answer, 4) for answer in group]
+        assert_exact(np.asarray(got)[row, : len(group)], np.array(expected))
 
 
 @pytest.fixture(scope="module")
