@@ -224,8 +224,8 @@ class Decoder(nn.Module):
         cache: KvCache | None,
     ) -> tuple[
         Hidden,
-        Float[Array, "L B T M H"],
-        Float[Array, "L B T M H"],
+        Float[Array, "L B M T H"],
+        Float[Array, "L B M T H"],
     ]:
         """The states after the last norm, and every layer's keys and values of these tokens."""
         context = None

@@ -14,8 +14,8 @@ class KvCache(NamedTuple):
     therefore lie in one cache, padded on either side, and every row is written at the same slots.
     """
 
-    keys: Float[Array, "L B S M H"]  # M heads of width H
-    values: Float[Array, "L B S M H"]
+    keys: Float[Array, "L B M S H"]  # M heads of width H, each in one piece, as products read them
+    values: Float[Array, "L B M S H"]
     segment_ids: Int[Array, "B S"]  # 0: seen by no token
     continuation_ids: Int[Array, "B S"]  # 0: seen by every continuation
     positions: Int[Array, "B S"]  # in the whole sequence: a local layer sees a window of them
@@ -23,7 +23,7 @@ class KvCache(NamedTuple):
     def write(self, block: "KvCache", slot: Int[Array, ""] | int) -> "KvCache":
         """The same cache with `block` in the slots from `slot` on."""
 
-        # The axis of slots is 2 in keys and values, after layers and rows, and 1 in the ids.
+        # The axis of slots is 3 in keys and values, after layers, rows and heads, and 1 in the ids.
         def put(
             cached: Shaped[Array, "*cached"],
             new: Shaped[Array, "*new"],
@@ -32,8 +32,8 @@ class KvCache(NamedTuple):
             return jax.lax.dynamic_update_slice_in_dim(cached, new, slot, axis)
 
         return KvCache(
-            keys=put(self.keys, block.keys, axis=2),
-            values=put(self.values, block.values, axis=2),
+            keys=put(self.keys, block.keys, axis=3),
+            values=put(self.values, block.values, axis=3),
             segment_ids=put(self.segment_ids, block.segment_ids, axis=1),
             continuation_ids=put(self.continuation_ids, block.continuation_ids, axis=1),
             positions=put(self.positions, block.positions, axis=1),
@@ -63,8 +63,8 @@ class KvCache(NamedTuple):
             return jnp.pad(array, widths)
 
         return KvCache(
-            keys=pad(self.keys, axis=2),
-            values=pad(self.values, axis=2),
+            keys=pad(self.keys, axis=3),
+            values=pad(self.values, axis=3),
             segment_ids=pad(self.segment_ids, axis=1),
             continuation_ids=pad(self.continuation_ids, axis=1),
             positions=pad(self.positions, axis=1),

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from radit_jax.config import DecoderConfig
-from radit_jax.models.attention import Kernel, Layout, ScoreForm, attend
+from radit_jax.models.attention import Kernel, Layout, ScoreForm, attend, attend_cached, heads_first
 from radit_jax.models.layers import Projection, RmsNorm
 from radit_jax.models.rotary import Rope, rotate
 
 Hidden = Float[Array, "B T D"]  # the residual stream, or what a layer adds to it
 MaskOrSegmentIds = Bool[Array, "B T S"] | Int[Array, "B T"]  # see `attend`
-KvHeads = Float[Array, "B T M H"]  # a layer's keys, or its values, of the T tokens that it reads
-CachedKvHeads = Float[Array, "B C M H"]  # those of C earlier tokens
+KvHeads = Float[Array, "B M T H"]  # a layer's keys, or its values, of the T tokens that it reads
+CachedKvHeads = Float[Array, "B M C H"]  # those of C earlier tokens
 
 
 class View(NamedTuple):
@@ -72,22 +72,20 @@ class SelfAttention(nn.Module):
         new_keys = rotate(project("k", config.num_kv_heads), view.rope)
         new_values = project("v", config.num_kv_heads)
 
-        # Cached keys come first: their tokens are the earlier ones.
-        keys, values = new_keys, new_values
-        if context is not None:
-            cached_keys, cached_values = context
-            keys = jnp.concatenate([cached_keys, keys], axis=1)
-            values = jnp.concatenate([cached_values, values], axis=1)
-
-        attended = self._attend(queries, keys, values, view.mask_or_segment_ids, is_local)
+        new = heads_first(new_keys, new_values)
+        if context is None:
+            attended = self._attend(queries, new_keys, new_values, view.mask_or_segment_ids, is_local)
+        else:
+            form = ScoreForm(config.score_scale, config.score_cap)
+            attended = attend_cached(queries, new, context, view.mask_or_segment_ids, form)
         output = Projection(config.hidden_size, self.dtype, name="o_proj")
-        return output(attended.reshape(*batch_and_length, -1)), (new_keys, new_values)
+        return output(attended.reshape(*batch_and_length, -1)), new
 
     def _attend(
         self,
         queries: Float[Array, "B T N H"],
-        keys: Float[Array, "B S M H"],
-        values: Float[Array, "B S M H"],
+        keys: Float[Array, "B T M H"],
+        values: Float[Array, "B T M H"],
         mask_or_segment_ids: MaskOrSegmentIds,
         is_local: Bool[Array, ""] | None,
     ) -> Float[Array, "B T N H"]:

@@ -69,8 +69,8 @@ def test_what_is_read_stays_with_its_rows_when_prefixes_are_shared_and_answers_d
     np.testing.assert_array_equal(kept.tokens, state.tokens[::4])
     read = prefill_shared.lower(module, laid, *reading).compile().as_text()
     keep = gather_answers.lower(state, np.zeros((4, 1), np.int32)).compile().as_text()
-    assert "f64[2,4,96,1," in read  # two layers, four prompts, 64 slots and 32
-    assert not re.search(r"\[(2,)?16,\d+,1,\d+\]", read) and "all-gather" not in keep
+    assert "f64[2,4,1,96," in read  # two layers, four prompts, one head, 64 slots and 32
+    assert not re.search(r"\[(2,)?16,1,\d+,\d+\]", read) and "all-gather" not in keep
 
 
 def test_a_beginning_of_few_tokens_is_read_with_each_prompt():
