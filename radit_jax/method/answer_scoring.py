@@ -124,16 +124,18 @@ def _by_used_slots(
 
     Most slots are empty, since the rows are as long as the longest, and the head is most of a small model.
     """
-    # 1) In each group, order the used slots before the empty ones.
     num_rows, num_slots, width = hidden.shape
     slots_per_group = num_rows * num_slots // num_groups
+    if slots_per_group <= part_size:
+        return log_probs(hidden, targets)
+
+    # 1) In each group, order the used slots before the empty ones.
     hidden = hidden.reshape(num_groups, slots_per_group, width)
     by_group = targets.reshape(num_groups, slots_per_group)
     is_empty = by_group == NOTHING
     order = jnp.argsort(is_empty, axis=1, stable=True)
 
     # 2) Go through as many parts as the fullest group has. The last one may overlap the one before it.
-    part_size = min(part_size, slots_per_group)
     num_used = (slots_per_group - is_empty.sum(axis=1)).max()
     num_parts = -(-num_used // part_size)
 

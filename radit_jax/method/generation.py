@@ -262,16 +262,16 @@ def decode_steps(
         newest = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
         newest = jnp.repeat(newest, num_chunks, axis=0)
         positions = (state.lengths + state.step - 1)[:, None]
-        hidden, block = apply_lm(
+        slot = prompt_slots + state.step - 1
+        hidden, cache = apply_lm(
             module,
             params,
-            "extend",
+            "extend_in_place",
             newest,
             positions,
             cache=state.cache,
+            slot=slot,
         )
-        slot = prompt_slots + state.step - 1
-        cache = state.cache.write(block, slot)
         logits = apply_lm(module, params, "logits", hidden[:, 0])
         return _take_token(state._replace(cache=cache), logits, stops)
 

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -45,8 +45,6 @@ class ScoreForm(NamedTuple):
 
 
 PLAIN = ScoreForm()
-
-KeysAndValues = tuple[Float[Array, "B M _ H"], Float[Array, "B M _ H"]]  # heads first; any number of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +127,7 @@ def attend(
     """
     # Whatever segment ids cannot say goes to the reference.
     if mask_or_segment_ids.ndim == 3:
-        by_mask = _causal_reference if causal else _reference
-        return by_mask(q, [heads_first(k, v)], mask_or_segment_ids, form)
+        return attend_heads_first(q, *heads_first(k, v), mask_or_segment_ids, causal=causal, form=form)
     segment_ids = mask_or_segment_ids
     if kernel == "xla":
         mask = attention_mask(segment_ids, jnp.zeros_like(segment_ids))
@@ -138,7 +135,7 @@ def attend(
             # Within a segment, places in the row are as far apart as positions.
             places = jnp.arange(segment_ids.shape[1])[None]
             mask &= window_mask(places, places, form.window)
-        return _causal_reference(q, [heads_first(k, v)], mask, form)
+        return _causal_reference(q, *heads_first(k, v), mask, form)
 
     run: Callable[..., Any] = functools.partial(_cudnn, form=form)
     if kernel == "splash":
@@ -163,23 +160,23 @@ def attend(
 def heads_first(
     keys: Float[Array, "B S M H"],
     values: Float[Array, "B S M H"],
-) -> KeysAndValues:
-    """Keys and values with each head in one piece, as products read them."""
+) -> tuple[Float[Array, "B M S H"], Float[Array, "B M S H"]]:
+    """Keys and values with each head in one piece, as products and caches have them."""
     return keys.swapaxes(1, 2), values.swapaxes(1, 2)
 
 
-def attend_cached(
+def attend_heads_first(
     q: Float[Array, "B T N H"],
-    own: KeysAndValues,
-    cached: KeysAndValues,
+    keys: Float[Array, "B M S H"],
+    values: Float[Array, "B M S H"],
     mask: Bool[Array, "B T S"],
+    *,
+    causal: bool = False,
     form: ScoreForm = PLAIN,
 ) -> Float[Array, "B T N H"]:
-    """`attend` of T queries over what a cache has and then over their own keys and values, with heads first.
-
-    Only scores are joined: to join the keys would copy the whole cache for every token that is generated.
-    """
-    return _causal_reference(q, [cached, own], mask, form)
+    """`attend` under a mask over keys and values as a cache has them, each head in one piece."""
+    by_mask = _causal_reference if causal else _reference
+    return by_mask(q, keys, values, mask, form)
 
 
 def why_unsupported(
@@ -222,37 +219,37 @@ def max_segments(row_length: int) -> int:
 
 def _causal_reference(
     q: Float[Array, "B T N H"],
-    parts: Sequence[KeysAndValues],
+    keys: Float[Array, "B M S H"],
+    values: Float[Array, "B M S H"],
     mask: Bool[Array, "B T S"],
     form: ScoreForm,
 ) -> Float[Array, "B T N H"]:
-    """`_reference` by blocks of queries, each over the keys up to its own end.
-
-    The last T keys of the last part are those of the queries' own positions.
-    """
-    *earlier, (last_keys, last_values) = parts
+    """`_reference` by blocks of queries, each over the keys up to its own end."""
+    # The queries stand at the last positions of the keys.
     length = q.shape[1]
+    num_earlier_keys = keys.shape[2] - length
     block = max(LANES, -(-length // BLOCKS))
     outputs = []
     for start in range(0, length, block):
         stop = min(start + block, length)
-        num_later = length - stop
-        num_keys = last_keys.shape[2] - num_later
-        last = last_keys[:, :, :num_keys], last_values[:, :, :num_keys]
-        block_mask = mask[:, start:stop, : mask.shape[2] - num_later]
-        outputs.append(_reference(q[:, start:stop], [*earlier, last], block_mask, form))
+        num_keys = num_earlier_keys + stop
+        block_keys = keys[:, :, :num_keys]
+        block_values = values[:, :, :num_keys]
+        block_mask = mask[:, start:stop, :num_keys]
+        outputs.append(_reference(q[:, start:stop], block_keys, block_values, block_mask, form))
     return jnp.concatenate(outputs, axis=1)
 
 
 def _reference(
     q: Float[Array, "B T N H"],
-    parts: Sequence[KeysAndValues],
+    keys: Float[Array, "B M S H"],
+    values: Float[Array, "B M S H"],
     mask: Bool[Array, "B T S"],
     form: ScoreForm,
 ) -> Float[Array, "B T N H"]:
-    """softmax(q kᵀ · scale) v over the keys that the mask shows, S in all parts together."""
+    """softmax(q kᵀ · scale) v over the keys that the mask shows."""
     batch, length, num_heads, head_size = q.shape
-    num_groups = parts[0][0].shape[1]
+    num_groups = keys.shape[1]
     group_size = num_heads // num_groups
 
     # Heads first, and those that share a key head as further rows of one matrix: a batch of plain products,
@@ -262,16 +259,12 @@ def _reference(
     queries = queries.reshape(batch, num_groups, group_size * length, head_size)
 
     # A masked score becomes so low that its weight is 0.
-    by_part = []
-    for keys, _ in parts:
-        products = jnp.einsum(
-            "bmth,bmsh->bmts",
-            queries,
-            keys,
-            preferred_element_type=wide(q.dtype),
-        )
-        by_part.append(products)
-    scores = jnp.concatenate(by_part, axis=-1)
+    scores = jnp.einsum(
+        "bmth,bmsh->bmts",
+        queries,
+        keys,
+        preferred_element_type=wide(q.dtype),
+    )
     scores = scores * (form.scale or head_size**-0.5)
     scores = soft_cap(scores, form.cap)
     if form.bias is not None:
@@ -283,21 +276,15 @@ def _reference(
     # The softmax is divided by its sum after the second product, where there are H numbers instead of S.
     peak = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     weights = jnp.exp(scores - peak)
-    by_part, start = [], 0
-    for _, values in parts:
-        stop = start + values.shape[2]
-        products = jnp.einsum(
-            "bmts,bmsh->bmth",
-            weights[..., start:stop].astype(values.dtype),
-            values,
-            preferred_element_type=wide(values.dtype),
-        )
-        by_part.append(products)
-        start = stop
-    weighted = functools.reduce(jnp.add, by_part)
+    weighted = jnp.einsum(
+        "bmts,bmsh->bmth",
+        weights.astype(values.dtype),
+        values,
+        preferred_element_type=wide(values.dtype),
+    )
     total = weights.sum(axis=-1, keepdims=True)
     attended = weighted / total
-    attended = attended.astype(q.dtype)
+    attended = attended.astype(values.dtype)
 
     # Back to positions first.
     attended = attended.reshape(batch, num_groups, group_size, length, head_size)

@@ -39,7 +39,7 @@ from radit_jax.models.attention import (
     soft_cap,
     wide,
 )
-from radit_jax.models.kv_cache import KvCache
+from radit_jax.models.kv_cache import CacheSlot, KvCache
 from radit_jax.models.layers import GatedMlp, Projection, RmsNorm, initial_normal
 from radit_jax.models.masks import attention_mask, context_mask, window_mask
 from radit_jax.models.rotary import rotations
@@ -159,6 +159,24 @@ class DecoderLm(nn.Module):
         positions = positions.astype(jnp.int32)
         return hidden, KvCache(keys, values, segment_ids, continuation_ids, positions)
 
+    def extend_in_place(
+        self,
+        tokens: Int[Array, "B 1"],
+        positions: Int[Array, "B 1"],
+        cache: KvCache,
+        slot: Int[Array, ""] | int,
+    ) -> tuple[Hidden, KvCache]:
+        """`extend` of one token a row, and the given cache with it in `slot`, which nobody sees yet.
+
+        Where the given cache is not used again, nothing of it is copied.
+        """
+        cache = cache.mark(positions, slot)
+        segment_ids, continuation_ids = jnp.ones_like(tokens), jnp.zeros_like(tokens)
+        mask = context_mask(segment_ids, continuation_ids, cache.segment_ids, cache.continuation_ids)
+        views = self._views(positions, cache.positions, mask)
+        hidden, keys, values = self.model(tokens, views, cache, slot)
+        return hidden, cache._replace(keys=keys, values=values)
+
     def _views(
         self,
         positions: Int[Array, "B T"],
@@ -222,21 +240,29 @@ class Decoder(nn.Module):
         tokens: Int[Array, "B T"],
         views: Views,
         cache: KvCache | None,
+        slot: Int[Array, ""] | int | None = None,
     ) -> tuple[
         Hidden,
-        Float[Array, "L B M T H"],
-        Float[Array, "L B M T H"],
+        Float[Array, "L B M _ H"],
+        Float[Array, "L B M _ H"],
     ]:
-        """The states after the last norm, and every layer's keys and values of these tokens."""
-        context = None
-        if cache is not None:
+        """The states after the last norm, and every layer's keys and values of these tokens.
+
+        With a `slot`, the cache's keys and values, and those of the tokens in it.
+        """
+        context, in_place = None, None
+        if slot is not None and cache is not None:
+            in_place = CacheSlot(cache.keys, cache.values, jnp.int32(slot), jnp.int32(0))
+            context = jnp.arange(self.config.num_layers, dtype=jnp.int32)
+        elif cache is not None:
             context = cache.keys, cache.values
         embedded = self.embed_tokens(tokens)
         if self.config.traits.scaled_embeddings:
             embedded *= jnp.asarray(self.config.hidden_size**0.5, embedded.dtype)
         embedded = keep_rows(embedded, self.layout)
         is_local = None if views.of_local is None else jnp.asarray(self.config.is_local)
-        hidden, (keys, values) = self.layers(embedded, views, is_local, context)
+        (hidden, in_place), kept = self.layers((embedded, in_place), views, is_local, context)
+        keys, values = kept if in_place is None else in_place[:2]
         return self.norm(hidden), keys, values
 
     def attend(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
@@ -251,7 +277,10 @@ class Decoder(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: (hidden, …) → (hidden, its keys and values), the form that `nn.scan` expects."""
+    """One layer: (stream, …) → (stream, its keys and values), the form that `nn.scan` expects.
+
+    The stream is the hidden states, and the cache where the layers write into it.
+    """
 
     config: DecoderConfig
     dtype: Any
@@ -261,17 +290,24 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Hidden,
+        stream: tuple[Hidden, CacheSlot | None],
         views: Views,
         is_local: Bool[Array, ""] | None,
-        context: tuple[CachedKvHeads, CachedKvHeads] | None,
-    ) -> tuple[Hidden, tuple[KvHeads, KvHeads]]:
-        """The states after the layer, and its keys and values of these tokens.
+        context: tuple[CachedKvHeads, CachedKvHeads] | Int[Array, ""] | None,
+    ) -> tuple[
+        tuple[Hidden, CacheSlot | None],
+        tuple[KvHeads, KvHeads] | None,
+    ]:
+        """The stream after the layer, and its keys and values of these tokens.
 
         `is_local` says which of the views is the layer's. `context` holds the layer's keys and values of
-        earlier tokens, from a cache.
+        earlier tokens, or its number in the stream's cache.
         """
         config, layout = self.config, self.layout
+        x, in_place = stream
+        earlier: Any = context
+        if in_place is not None:
+            earlier = in_place._replace(layer=context)
         attention = SelfAttention(
             config,
             self.dtype,
@@ -288,7 +324,7 @@ class Block(nn.Module):
         # Both parts read the normalised stream and add to the stream itself. `keep_rows` holds the compiler
         # to one split over devices, by rows.
         attention_norm = norm("input_layernorm")
-        attended, keys_values = attention(attention_norm(x), views, is_local, context)
+        attended, kept = attention(attention_norm(x), views, is_local, earlier)
         if norms_after:
             attended = norm("post_attention_layernorm")(attended)
         x = keep_rows(x + attended, layout)
@@ -298,4 +334,6 @@ class Block(nn.Module):
         if norms_after:
             passed = norm("post_feedforward_layernorm")(passed)
         x = keep_rows(x + passed, layout)
-        return x, keys_values
+        if isinstance(kept, CacheSlot):
+            return (x, kept), None
+        return (x, None), kept

@@ -1,5 +1,6 @@
 """The keys and values of tokens that a decoder has read: what later tokens need of them."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -39,6 +40,18 @@ class KvCache(NamedTuple):
             positions=put(self.positions, block.positions, axis=1),
         )
 
+    def mark(self, positions: Int[Array, "B T"], slot: Int[Array, ""] | int) -> "KvCache":
+        """The same cache with the ids of a prompt's next tokens in the slots from `slot` on, without keys."""
+
+        def put(ids: Int[Array, "B S"], new: Int[Array, "B T"]) -> Int[Array, "B S"]:
+            return jax.lax.dynamic_update_slice_in_dim(ids, new.astype(ids.dtype), slot, axis=1)
+
+        return self._replace(
+            segment_ids=put(self.segment_ids, jnp.ones_like(positions)),
+            continuation_ids=put(self.continuation_ids, jnp.zeros_like(positions)),
+            positions=put(self.positions, positions),
+        )
+
     def take(self, rows: Int[Array, "W r"]) -> "KvCache":
         """The cache of the rows that `take_rows` selects."""
         # The axis of rows is 1 in keys and values, after the layers, and 0 in the ids.
@@ -69,6 +82,36 @@ class KvCache(NamedTuple):
             continuation_ids=pad(self.continuation_ids, axis=1),
             positions=pad(self.positions, axis=1),
         )
+
+
+class CacheSlot(NamedTuple):
+    """The keys and values of a cache, and where a layer writes those of the token of each row.
+
+    A loop over the layers carries the cache along, so that it is written in place.
+    """
+
+    keys: Float[Array, "L B M S H"]
+    values: Float[Array, "L B M S H"]
+    slot: Int[Array, ""]
+    layer: Int[Array, ""]
+
+    def write(
+        self,
+        keys: Float[Array, "B M 1 H"],
+        values: Float[Array, "B M 1 H"],
+    ) -> "CacheSlot":
+        """The cache with a token's keys and values in the layer's slot."""
+        zero = jnp.zeros_like(self.layer)
+        start = (self.layer, zero, zero, self.slot, zero)
+        return self._replace(
+            keys=jax.lax.dynamic_update_slice(self.keys, keys[None], start),
+            values=jax.lax.dynamic_update_slice(self.values, values[None], start),
+        )
+
+    def of_layer(self) -> tuple[Float[Array, "B M S H"], Float[Array, "B M S H"]]:
+        """The layer's keys and values."""
+        take = functools.partial(jax.lax.dynamic_index_in_dim, index=self.layer, keepdims=False)
+        return take(self.keys), take(self.values)
 
 
 def take_rows(

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from radit_jax.config import DecoderConfig
-from radit_jax.models.attention import Kernel, Layout, ScoreForm, attend, attend_cached, heads_first
+from radit_jax.models.attention import Kernel, Layout, ScoreForm, attend, attend_heads_first, heads_first
+from radit_jax.models.kv_cache import CacheSlot
 from radit_jax.models.layers import Projection, RmsNorm
 from radit_jax.models.rotary import Rope, rotate
 
@@ -48,9 +49,12 @@ class SelfAttention(nn.Module):
         x: Hidden,
         views: Views,
         is_local: Bool[Array, ""] | None,
-        context: tuple[CachedKvHeads, CachedKvHeads] | None,
-    ) -> tuple[Hidden, tuple[KvHeads, KvHeads]]:
-        """What attention adds to the stream, and the keys (rotated) and values of these tokens."""
+        context: tuple[CachedKvHeads, CachedKvHeads] | CacheSlot | None,
+    ) -> tuple[Hidden, tuple[KvHeads, KvHeads] | CacheSlot]:
+        """What attention adds to the stream, and the keys (rotated) and values of these tokens.
+
+        In place of the latter, where the context is a slot of a cache, the cache that has them.
+        """
         config, traits = self.config, self.config.traits
         batch_and_length = x.shape[:2]
         view = _view_of(views, is_local)
@@ -72,14 +76,25 @@ class SelfAttention(nn.Module):
         new_keys = rotate(project("k", config.num_kv_heads), view.rope)
         new_values = project("v", config.num_kv_heads)
 
-        new = heads_first(new_keys, new_values)
+        kept = new = heads_first(new_keys, new_values)
+        form = ScoreForm(config.score_scale, config.score_cap)
+        attend_to = functools.partial(
+            attend_heads_first,
+            queries,
+            mask=view.mask_or_segment_ids,
+            form=form,
+        )
         if context is None:
             attended = self._attend(queries, new_keys, new_values, view.mask_or_segment_ids, is_local)
+        elif isinstance(context, CacheSlot):
+            kept = context.write(*new)
+            attended = attend_to(*kept.of_layer())
         else:
-            form = ScoreForm(config.score_scale, config.score_cap)
-            attended = attend_cached(queries, new, context, view.mask_or_segment_ids, form)
+            # Cached keys come first: their tokens are the earlier ones.
+            keys, values = map(_join_slots, context, new)
+            attended = attend_to(keys, values, causal=True)
         output = Projection(config.hidden_size, self.dtype, name="o_proj")
-        return output(attended.reshape(*batch_and_length, -1)), new
+        return output(attended.reshape(*batch_and_length, -1)), kept
 
     def _attend(
         self,
@@ -106,6 +121,13 @@ class SelfAttention(nn.Module):
         # Both kinds of layers are in one scanned block, which runs the kernel of its kind.
         local_form = form._replace(window=config.window)
         return jax.lax.cond(is_local, attend_in(local_form), attend_in(form), *inputs)
+
+
+def _join_slots(
+    cached: Float[Array, "B M C H"],
+    new: Float[Array, "B M T H"],
+) -> Float[Array, "B M C+T H"]:
+    return jnp.concatenate([cached, new], axis=2)
 
 
 def _view_of(views: Views, is_local: Bool[Array, ""] | None) -> View:

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +176,34 @@ def test_cached_decoding_equals_one_pass(ours):
         whole = np.concatenate([tokens[row, :length], tokens[row, 5:]])[None]
         expected = apply(ours, whole, "hidden")[0, length - 1 :]
         assert_exact(np.stack([state[row] for state in states]), expected)
+
+
+def test_a_token_written_in_place_is_read_as_one_that_is_joined_to_the_cache(ours):
+    lengths, tokens = np.array([5, 3], np.int32), random_tokens(2, 6)
+    segments = (np.arange(5) < lengths[:, None]).astype(np.int32)
+    _, prefilled = apply(ours, tokens[:, :5], "extend", segment_ids=segments)
+    cache, new = prefilled.grow(2), tokens[:, 5:]
+    given = {"positions": lengths[:, None], "cache": cache}
+    expected, block = apply(ours, new, "extend", **given)
+    hidden, kept = apply(ours, new, "extend_in_place", **given, slot=5)
+    assert_exact(hidden, expected)
+    for found, written in zip(kept, cache.write(block, 5), strict=True):
+        assert_exact(found, written)
+
+
+def test_a_token_written_in_place_makes_no_longer_copy_of_the_cache(ours):
+    module, params = ours
+    _, prefilled = apply(ours, random_tokens(2, 30), "extend")
+    inputs = random_tokens(2, 1), np.full((2, 1), 30, np.int32), prefilled.grow(7)
+
+    def one_token(method, *inputs, **slot):
+        step = functools.partial(module.apply, method=method, **slot)
+        return jax.jit(step).lower({"params": params}, *inputs).as_text()
+
+    tokens, positions, cache = inputs
+    in_place = one_token("extend_in_place", tokens, positions, cache, slot=30)
+    joined = one_token("extend", tokens, positions, None, None, cache)
+    assert "x38x" in joined and "x38x" not in in_place
 
 
 def test_continuations_against_a_cache_equal_separate_sequences(ours):
