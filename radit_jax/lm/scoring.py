@@ -33,7 +33,7 @@ from radit_jax.data.batches.packing import (
 from radit_jax.data.batches.prefix_trees import shared_sequences
 from radit_jax.data.records import ChunkReader, Example
 from radit_jax.method.likelihood import LmBatch, continuation_log_probs
-from radit_jax.models.attention import max_segments
+from radit_jax.models.cudnn import max_segments
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed.mesh import (
     configure_attention,

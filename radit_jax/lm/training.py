@@ -14,7 +14,7 @@ from radit_jax.data.batches.packing import PrefixTree, fill, has_continuations, 
 from radit_jax.method.likelihood import LmBatch, token_log_probs
 from radit_jax.method.optimizers import learning_rates, make_optimizer
 from radit_jax.method.steps import TrainState, init_state, make_lm_step
-from radit_jax.models.attention import max_segments
+from radit_jax.models.cudnn import max_segments
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.flops import training_flops
 from radit_jax.models.lora import adapted, init_adapters

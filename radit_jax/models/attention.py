@@ -10,7 +10,6 @@ kernels take only rows of segments, in each of which a position sees itself and 
 
 import dataclasses
 import functools
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -22,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from radit_jax.config import DecoderConfig
+from radit_jax.models.cudnn import attend_cudnn, missing_cudnn
 from radit_jax.models.masks import attention_mask, window_mask
 
 # Up to this number of layers, each is compiled by itself: a loop would copy the activations in and out.
@@ -30,7 +30,6 @@ MASKED = -1e30  # added to a score; so large that float32 forgets the score, and
 LANES = 128  # splash: positions in the smallest block of a row
 BLOCK = 512  # splash: positions in a block, if the row divides into such blocks
 BLOCKS = 8  # xla: the most blocks of queries in a row; each has at least `LANES` positions
-SEGMENT_TOKENS = 16  # cudnn: a row of T positions has room for T / SEGMENT_TOKENS segments
 
 Kernel = Literal["xla", "splash", "cudnn"]
 
@@ -137,7 +136,7 @@ def attend(
             mask &= window_mask(places, places, form.window)
         return _causal_reference(q, *heads_first(k, v), mask, form)
 
-    run: Callable[..., Any] = functools.partial(_cudnn, form=form)
+    run: Callable[..., Any] = functools.partial(attend_cudnn, scale=form.scale)
     if kernel == "splash":
         # On a CPU, where only tests run it, the kernel is interpreted step by step.
         platform = jax.default_backend() if layout is None else layout.platform
@@ -209,12 +208,7 @@ def why_unsupported(
         return f"it packs segments without a window, here of {config.window} positions"
     if config.score_cap is not None:
         return "it does not cap scores"
-    return None if elsewhere else _missing_cudnn()
-
-
-def max_segments(row_length: int) -> int:
-    """The number of segments in a row, padding counted as one, that every kernel has room for."""
-    return max(2, row_length // SEGMENT_TOKENS)
+    return None if elsewhere else missing_cudnn()
 
 
 def _causal_reference(
@@ -332,87 +326,3 @@ def _splash(
     segments = splash.SegmentIds(segment_ids, segment_ids)
     attended: Any = jax.vmap(kernel)(*heads_first, segments)
     return attended.swapaxes(1, 2)
-
-
-def _cudnn(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B T M H"],
-    v: Float[Array, "B T M H"],
-    segment_ids: Int[Array, "B T"],
-    *,
-    form: ScoreForm,
-) -> Float[Array, "B T N H"]:
-    """Causal attention within segments by cuDNN, which is told where each starts and how long it is."""
-    from jax._src.cudnn import fused_attention_stablehlo as cudnn
-
-    room = max_segments(segment_ids.shape[1])
-    offsets, lengths, fits = segment_bounds(segment_ids, room)
-    attended: Any = cudnn.dot_product_attention(
-        q,
-        k,
-        v,
-        q_seqlen=lengths,  # of each segment
-        kv_seqlen=lengths,
-        q_offsets=offsets,  # where each segment starts
-        kv_offsets=offsets,
-        scale=form.scale or q.shape[-1] ** -0.5,
-        mask_type=cudnn.MaskType.PADDING_CAUSAL,
-    )
-    # A row that was packed for another kernel must not go unnoticed: its loss is not finite.
-    return jnp.where(fits[:, None, None, None], attended, jnp.nan)
-
-
-def segment_bounds(
-    segment_ids: Int[Array, "B T"],
-    room: int,
-) -> tuple[
-    Int[Array, "B {room}+1"],
-    Int[Array, "B {room}"],
-    Bool[Array, " B"],
-]:
-    """Where the runs of equal ids start in each row, how long they are, and whether `room` runs suffice.
-
-    Padding is a run as well, so that what is computed for it is finite. −1 fills the places without a run.
-    """
-    length = segment_ids.shape[1]
-    before_first = segment_ids[:, :1] - 1
-    is_start = jnp.diff(segment_ids, axis=1, prepend=before_first) != 0
-
-    # One start more than there is room for: the last run ends where the next one would start.
-    find = functools.partial(jnp.flatnonzero, size=room + 1, fill_value=length)
-    starts = jax.vmap(find)(is_start).astype(jnp.int32)
-    lengths = jnp.diff(starts, axis=1)
-
-    offsets = jnp.where(starts < length, starts, -1)
-    lengths = jnp.where(lengths > 0, lengths, -1)
-    fits = is_start.sum(axis=1) <= room
-    return offsets, lengths, fits
-
-
-def _missing_cudnn() -> str | None:
-    """What `_cudnn` calls and this machine's jax, cuDNN or GPU does not have; None if nothing is missing.
-
-    The function is private to jax, so that another release may have it in another form.
-    """
-    try:
-        from jax._src.cudnn import fused_attention_stablehlo as cudnn
-    except ImportError as error:
-        return f"this jax does not have it ({error})"
-
-    # The function may have other parameters in this release.
-    parameters = inspect.signature(cudnn.dot_product_attention).parameters
-    used = {"q_seqlen", "kv_seqlen", "q_offsets", "kv_offsets", "scale", "mask_type"}
-    lacking = sorted(used - set(parameters))
-    if not hasattr(cudnn.MaskType, "PADDING_CAUSAL"):
-        lacking = lacking or ["a causal mask"]
-    if lacking:
-        return f"this jax's form of it does not take {', '.join(lacking)}"
-
-    # The libraries, and the chip.
-    try:
-        cudnn.check_cudnn_version()
-    except RuntimeError as error:
-        return str(error)
-    if not cudnn.check_compute_capability("9.0"):
-        return "it packs segments only on Hopper or later"
-    return None

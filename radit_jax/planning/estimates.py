@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from radit_jax.config import LoraConfig
 from radit_jax.method.likelihood import TARGETS_PER_PART, LmBatch
-from radit_jax.models.attention import max_segments
+from radit_jax.models.cudnn import max_segments
 from radit_jax.models.flops import attended_pairs, projection_shapes, training_flops
 from radit_jax.planning.deployment import EXAMPLE_TOKENS, Counts, PlannedModel, rows_of
 from radit_jax.planning.resources import Number, num_parameters

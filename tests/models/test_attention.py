@@ -15,10 +15,9 @@ from radit_jax.models.attention import (
     Layout,
     ScoreForm,
     attend,
-    max_segments,
-    segment_bounds,
     why_unsupported,
 )
+from radit_jax.models.cudnn import max_segments, segment_bounds
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.masks import attention_mask, context_mask
 

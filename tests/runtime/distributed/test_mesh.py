@@ -354,7 +354,7 @@ def test_the_parts_of_a_batch_have_to_divide_too():
 @pytest.mark.parametrize(("row_length", "kernel"), [(256, "cudnn"), (512, "xla")])
 def test_a_gpu_reads_rows_beyond_the_window_by_the_reference(row_length, kernel, capsys, monkeypatch):
     monkeypatch.setitem(meshes.KERNELS, "cpu", "cudnn")
-    monkeypatch.setattr(attention, "_missing_cudnn", lambda: None)
+    monkeypatch.setattr(attention, "missing_cudnn", lambda: None)
     config = dataclasses.replace(LLAMA.config, family="gemma3", **LOCAL | {"window": 256})
     module = LLAMA.clone(config=config, dtype=jnp.bfloat16)
     module = meshes.configure_attention(module, one_device(), MeshConfig(), row_length=row_length)
