@@ -72,7 +72,7 @@ def segment_bounds(
 
 
 def missing_cudnn() -> str | None:
-    """What `attend_cudnn` calls and this machine's jax, cuDNN or GPU does not have; None if nothing is missing.
+    """What `attend_cudnn` needs and this machine has not; None if nothing is missing.
 
     The function is private to jax, so that another release may have it in another form.
     """
