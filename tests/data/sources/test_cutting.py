@@ -2,14 +2,16 @@
 
 import contextlib
 import json
+import os
 import random
+import signal
 from collections import Counter
 
 import pytest
 from corpus_forms import CORPORA, passage, write_form
 from etils import epath
 
-from radit_jax.config import MeshConfig
+from radit_jax.config import Folder, MeshConfig
 from radit_jax.data.artifacts.chunk_writing import write_chunks
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.readers.documents import ids_with_places
@@ -17,6 +19,8 @@ from radit_jax.data.readers.parts import find_parts
 from radit_jax.data.sources import cutting
 from radit_jax.data.sources.cutting import CUTTING, NOTE, cut_corpus, cut_part, parts_of_large
 from radit_jax.data.sources.instructions import read_chunks
+from radit_jax.errors import Stopped
+from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import corpus as stage
 
@@ -128,6 +132,26 @@ def test_a_run_may_be_killed_again_and_again(passages, monkeypatch):
     assert files_of(folder) == wanted.manifest["files"]
 
 
+def test_a_stop_is_heeded_after_a_part_and_whole_files_are_kept(passages, monkeypatch):
+    wanted, said = local(passages)
+    folder = stage_folder(passages, "cut")
+    done = []
+
+    def cut_and_signal(found, max_words):
+        done.append(found.number)
+        if found.number == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return cut_part(found, max_words)
+
+    monkeypatch.setattr(cutting, "cut_part", cut_and_signal)
+    with processes.handling_signals(), pytest.raises(Stopped, match="at corpus; what was finished is kept"):
+        cut(folder, passages)
+    assert done == list(range(10))
+    assert cut_until(folder, passages, None, monkeypatch)[0] > 0
+    assert files_of(folder) == wanted.manifest["files"]
+    assert len(Corpus(folder).chunks) == said[0]
+
+
 def test_what_is_damaged_or_of_other_settings_is_cut_from_the_start(passages, monkeypatch):
     wanted, _ = local(passages)
     damages = [
@@ -184,6 +208,31 @@ def test_the_stage_says_the_same_of_a_large_corpus(passages, monkeypatch):
         monkeypatch.setattr(stage, "num_cores", lambda: 1)
     assert facts[0] == facts[1]
     assert files[0] == files[1]
+
+
+def test_a_large_folder_of_own_data_gives_the_same_files(passages, monkeypatch):
+    lines = []
+    for number in range(1, 61):
+        line = {"id": f"q{number}", "question": f"{number}?", "answers": ["fish", "sea"]}
+        lines.append(json.dumps({**line, "positive_passage_id": f"p{number}"}) + "\n")
+    (passages.parent / "questions.jsonl").write_text("".join(lines))
+    settings = Folder(str(passages.parent), max_words=MAX_WORDS)
+    facts, files, cut_by = [], [], []
+
+    def noting(*arguments, **options):
+        cut_by.append(len(files))
+        return cut_corpus(*arguments, **options)
+
+    monkeypatch.setattr(stage, "cut_corpus", noting)
+    for name in ("small", "large"):
+        folder = stage_folder(passages, name)
+        facts.append(stage.run({}, folder, data=settings, seed=0, mesh=MeshConfig()))
+        files.append(files_of(folder))
+        monkeypatch.setattr(cutting, "LARGE", 1000)
+        monkeypatch.setattr(cutting, "PART_BYTES", 400)
+        monkeypatch.setattr(stage, "num_cores", lambda: 1)
+    assert facts[0] == facts[1] and files[0] == files[1]
+    assert cut_by == [1]  # the second alone
 
 
 def test_a_large_corpus_without_text_is_refused(tmp_path, monkeypatch):
