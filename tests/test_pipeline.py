@@ -245,6 +245,23 @@ def test_a_stage_that_goes_on_keeps_its_training_state_where_two_roles_share_it(
     assert (run.folders["base/retriever"].path / "checkpoints").exists()
 
 
+def test_a_run_with_the_work_of_an_earlier_one_is_told_its_time(tmp_path, monkeypatch):
+    told = []
+
+    def make(self, stage, place, time_left):
+        time_left.begin(stage.name)
+        told.append((place, time_left.left()))
+        return {stage.kind: 100.0}
+
+    monkeypatch.setattr(Run, "make", make)
+    for assignment in ("seed=0", "seed=1"):
+        run = Run(changed(assignment), Workdir(tmp_path))
+        with run.workdir.lock():
+            train.make_stages(run, [run.stages["corpus"], run.stages["base/lm"]])
+    assert told[:2] == [("1/2", None), ("2/2", None)]
+    assert told[2] == ("1/2", pytest.approx(200.0, abs=10)) and told[3][1] is not None
+
+
 def test_an_export_of_other_settings_is_not_taken_for_one_that_was_interrupted(tmp_path):
     first = Run(TINY, Workdir(tmp_path))
     finish(first, "export")
