@@ -15,10 +15,11 @@ from jaxtyping import Int
 
 from radit_jax.data.records import Chunk, record_from_json
 from radit_jax.runtime.storage.files import parse_json
-from radit_jax.runtime.storage.open_files import MAX_OPEN
+from radit_jax.runtime.storage.open_files import max_open
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 CHUNKS = "chunks.array_record"  # a folder of numbered files
+_MOST_READERS = 1024  # each remembers 0.5 MB of where its records are, and takes some ms to open
 _ROWS_AT_ONCE = 4096  # of chunks, when all are read
 _AGAIN = "Delete the folder that holds it, and make it again."
 
@@ -46,7 +47,7 @@ class Chunks:
     def __init__(self, folder: StageFolder):
         self._files = sorted(folder.verified_path(CHUNKS).iterdir())
         self._where = str(folder.home / CHUNKS)
-        self._open = functools.lru_cache(MAX_OPEN)(open_chunk_file)
+        self._open = functools.lru_cache(max_open(_MOST_READERS))(open_chunk_file)
         self._per_file = self._num_chunks = 0
         # The first file says how many each has, and the last one how many there are.
         if self._files:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-MAX_OPEN = 64  # files of one kind that stay open; one more closes the one that was used longest ago
+_MOST_MAPPED = 1 << 14  # arrays: a mapped one takes no memory of its own
 _MOST_ALLOWED = 1 << 16  # some programs that are started from here close every number up to the limit
 
 
@@ -30,8 +30,18 @@ def raise_file_limit() -> None:
         )
 
 
+def max_open(most: int) -> int:
+    """How many files of one kind may stay open: `most`, or a quarter of what this process may open."""
+    if os.name == "nt":
+        return min(most, 128)
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most if soft == resource.RLIM_INFINITY else max(1, min(most, soft // 4))
+
+
 class MappedArrays:
-    """Arrays in files, each mapped when it is asked for; at most `MAX_OPEN` of them stay mapped.
+    """Arrays in files, each mapped when it is asked for; those that were used last stay mapped.
 
     `names` are what errors call the files, and `load` maps the one of a name. A mapped array holds its file
     open, and so does every view of it.
@@ -39,7 +49,7 @@ class MappedArrays:
 
     def __init__(self, names: Sequence[str], load: Callable[[str], np.ndarray]):
         self._names = list(names)
-        self._load = functools.lru_cache(MAX_OPEN)(load)
+        self._load = functools.lru_cache(max_open(_MOST_MAPPED))(load)
         self._shapes: dict[int, tuple[int, ...]] = {}  # as they were when each file was opened first
 
     def __len__(self) -> int:

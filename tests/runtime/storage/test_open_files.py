@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from radit_jax.runtime.storage.open_files import MAX_OPEN, MappedArrays, raise_file_limit
+from radit_jax.runtime.storage.open_files import MappedArrays, max_open, raise_file_limit
 
 RAISE = """
 import resource, sys
@@ -46,25 +46,37 @@ def test_a_limit_that_cannot_be_raised_is_a_line_on_stderr(monkeypatch, capsys):
     assert "warning: this process may open 1024 files at once, not 4096" in capsys.readouterr().err
 
 
-def test_arrays_are_opened_when_they_are_read_and_the_last_used_stay():
+@pytest.mark.parametrize(
+    ("soft", "most", "stay"), [(1024, 1000, 256), (1024, 100, 100), (3, 9, 1), (resource.RLIM_INFINITY, 9, 9)]
+)
+def test_a_quarter_of_what_may_be_open_is_for_one_kind(monkeypatch, soft, most, stay):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
+    assert max_open(most) == stay
+
+
+@pytest.fixture
+def three_stay(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (12, 12))
+
+
+def test_arrays_are_opened_when_they_are_read_and_the_last_used_stay(three_stay):
     opened = []
 
     def load(name):
         opened.append(name)
         return np.full(2, int(name))
 
-    arrays = MappedArrays([str(number) for number in range(MAX_OPEN + 1)], load)
-    assert opened == [] and len(arrays) == MAX_OPEN + 1
-    assert [int(array[0]) for array in arrays] == list(range(MAX_OPEN + 1))
-    arrays[MAX_OPEN], arrays[0]  # noqa: B018 - the first one was closed, for the last
-    assert opened == [str(number) for number in range(MAX_OPEN + 1)] + ["0"]
+    arrays = MappedArrays(["0", "1", "2", "3"], load)
+    assert opened == [] and len(arrays) == 4
+    assert [int(array[0]) for array in arrays] == [0, 1, 2, 3]
+    arrays[3], arrays[0]  # noqa: B018 - the first one was closed, for the last
+    assert opened == ["0", "1", "2", "3", "0"]
 
 
-def test_an_array_that_was_replaced_is_refused():
-    lengths = {"a": 2, "b": 2}
-    arrays = MappedArrays(["a"] + ["b"] * MAX_OPEN, lambda name: np.zeros(lengths[name]))
-    assert arrays[0].shape == (2,)
-    arrays._load.cache_clear()
+def test_an_array_that_was_replaced_is_refused(three_stay):
+    lengths = {"a": 2, "b": 2, "c": 2, "d": 2}
+    arrays = MappedArrays(list("abcd"), lambda name: np.zeros(lengths[name]))
+    assert [array.shape for array in arrays] == [(2,)] * 4
     lengths["a"] = 3
     with pytest.raises(ValueError, match=r"a: expected the \(2,\) numbers .* before, got \(3,\)"):
         arrays[0]
