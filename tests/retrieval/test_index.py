@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from radit_jax.command_line import run_stage
 from radit_jax.retrieval import exact as exact_module
 from radit_jax.retrieval import index as index_module
 from radit_jax.retrieval.embeddings import Embeddings
@@ -199,7 +200,8 @@ def test_a_saved_index_finds_the_same(index, embeddings, queries, folder):
 
 def test_an_index_of_other_embeddings_is_refused(index, embeddings, folder):
     index.save(folder)
-    message = r"expected an index of 2999 chunks, got one of 3000\. Delete it and rerun"
+    remedy = f"Delete it and run {run_stage('index')}"
+    message = f"expected an index of 2999 chunks, got one of 3000. {remedy}"
     with pytest.raises(ValueError, match=message):
         load_index(folder, embeddings[:-1])
 
