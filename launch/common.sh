@@ -65,7 +65,7 @@ read_options() {
         [[ $names == *" $option "* ]] || die "no option --$option; there are$names(see --help)"
         printf -v "${option//-/_}" '%s' "${1#*=}"
         ;;
-      *) die "$1 came, needed is --NAME=VALUE, --spot=yes for example (see --help)" ;;
+      *) die "expected --NAME=VALUE, --spot=yes for example, got $1 (see --help)" ;;
     esac
     shift
   done

@@ -63,7 +63,7 @@ fill() {
 
 submit() {
   demand accelerator topology hosts image workdir
-  case $workdir in gs://*) ;; *) die "--workdir=$workdir came, needed is gs://BUCKET/FOLDER: pods share no disk" ;; esac
+  case $workdir in gs://*) ;; *) die "--workdir: expected gs://BUCKET/FOLDER, since pods share no disk, got $workdir" ;; esac
   if [ -n "$dry_run" ]; then
     show kubectl apply --filename=-
     fill

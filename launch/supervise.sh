@@ -14,7 +14,7 @@
 workdir='' failures=5 wait=10 longest_wait=600
 read_options workdir failures wait longest-wait -- "$@"
 demand workdir
-[ ${#train[@]} -gt 0 ] || die "no command came, needed is one behind -- (see --help)"
+[ ${#train[@]} -gt 0 ] || die "expected a command behind --, got none (see --help)"
 
 # progress: the names of all that is committed.
 progress() {

@@ -138,11 +138,12 @@ python3 -m pip install -q --user uv && ~/.local/bin/uv venv -q --clear --python=
 
 start() {
   demand workdir
-  case $workdir in gs://*) ;; *) die "--workdir=$workdir came, needed is gs://BUCKET/FOLDER: hosts share no disk" ;; esac
+  case $workdir in gs://*) ;; *) die "--workdir: expected gs://BUCKET/FOLDER, since hosts share no disk, got $workdir" ;; esac
   draw_token
-  on all "cd radit_jax && rm -f status
+  # The log is there before anybody follows it.
+  on all "cd radit_jax && rm -f status && : >train.log
 RADIT_JOIN_TOKEN=$token RADIT_JOIN_SECONDS=300 nohup sh -c $(show "$(show .venv/bin/python -m radit_jax.train "--workdir=$workdir" "${train[@]}")
-echo \$? >status") >train.log 2>&1 </dev/null &
+echo \$? >status") >>train.log 2>&1 </dev/null &
 echo \$! >pid"
 }
 
