@@ -82,7 +82,7 @@ def test_the_scripts_have_no_fault_that_shellcheck_knows() -> None:
         (f"tpu.sh start {TPU}", "no command start; there are create, setup"),
         (f"tpu.sh run {TPU} --workdirs=gs://b", "no option --workdirs; there are name zone"),
         (f"tpu.sh run {TPU} --spot", "expected --NAME=VALUE, --spot=yes for example, got --spot"),
-        (f"tpu.sh run {TPU} --workdir=runs/7b", "--workdir: expected gs://BUCKET/FOLDER, since hosts share no disk, got runs/7b"),
+        (f"tpu.sh run {TPU} --workdir=runs/7b", "--workdir: expected gs://BUCKET/FOLDER, since hosts share"),
         ("slurm.sh submit --nodes=2", "--workdir is needed"),
         ("supervise.sh --workdir=w", "expected a command behind --, got none"),
         (
