@@ -23,33 +23,22 @@ class KvCache(NamedTuple):
 
     def write(self, block: "KvCache", slot: Int[Array, ""] | int) -> "KvCache":
         """The same cache with `block` in the slots from `slot` on."""
-
         # The axis of slots is 3 in keys and values, after layers, rows and heads, and 1 in the ids.
-        def put(
-            cached: Shaped[Array, "*cached"],
-            new: Shaped[Array, "*new"],
-            axis: int,
-        ) -> Shaped[Array, "*cached"]:
-            return jax.lax.dynamic_update_slice_in_dim(cached, new, slot, axis)
-
         return KvCache(
-            keys=put(self.keys, block.keys, axis=3),
-            values=put(self.values, block.values, axis=3),
-            segment_ids=put(self.segment_ids, block.segment_ids, axis=1),
-            continuation_ids=put(self.continuation_ids, block.continuation_ids, axis=1),
-            positions=put(self.positions, block.positions, axis=1),
+            keys=_put(self.keys, block.keys, slot, axis=3),
+            values=_put(self.values, block.values, slot, axis=3),
+            segment_ids=_put(self.segment_ids, block.segment_ids, slot, axis=1),
+            continuation_ids=_put(self.continuation_ids, block.continuation_ids, slot, axis=1),
+            positions=_put(self.positions, block.positions, slot, axis=1),
         )
 
     def mark(self, positions: Int[Array, "B T"], slot: Int[Array, ""] | int) -> "KvCache":
         """The same cache with the ids of a prompt's next tokens in the slots from `slot` on, without keys."""
-
-        def put(ids: Int[Array, "B S"], new: Int[Array, "B T"]) -> Int[Array, "B S"]:
-            return jax.lax.dynamic_update_slice_in_dim(ids, new.astype(ids.dtype), slot, axis=1)
-
+        positions = positions.astype(self.positions.dtype)
         return self._replace(
-            segment_ids=put(self.segment_ids, jnp.ones_like(positions)),
-            continuation_ids=put(self.continuation_ids, jnp.zeros_like(positions)),
-            positions=put(self.positions, positions),
+            segment_ids=_put(self.segment_ids, jnp.ones_like(positions), slot, axis=1),
+            continuation_ids=_put(self.continuation_ids, jnp.zeros_like(positions), slot, axis=1),
+            positions=_put(self.positions, positions, slot, axis=1),
         )
 
     def take(self, rows: Int[Array, "W r"]) -> "KvCache":
@@ -82,6 +71,16 @@ class KvCache(NamedTuple):
             continuation_ids=pad(self.continuation_ids, axis=1),
             positions=pad(self.positions, axis=1),
         )
+
+
+def _put(
+    cached: Shaped[Array, "*cached"],
+    new: Shaped[Array, "*new"],
+    slot: Int[Array, ""] | int,
+    axis: int,
+) -> Shaped[Array, "*cached"]:
+    """An array of a cache with `new` in the slots from `slot` on."""
+    return jax.lax.dynamic_update_slice_in_dim(cached, new, slot, axis)
 
 
 class CacheSlot(NamedTuple):
