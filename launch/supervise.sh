@@ -6,7 +6,8 @@
 #
 # Progress is whatever a run has committed in the workdir since: a stage, a shard, a checkpoint. The pause
 # before a restart doubles from --wait seconds (10) up to --longest-wait (600), and is short again after
-# progress; after --failures (5) failures in a row without any it gives up with the command's exit code.
+# progress; after --failures (5) failures in a row without any it gives up with the command's exit code. Exit
+# code 75 is no failure: the command was stopped, or the machines that it wants are not to be had just now.
 # TERM and INT go to the command, and nothing is started after them.
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
@@ -16,13 +17,26 @@ read_options workdir failures wait longest-wait -- "$@"
 demand workdir
 [ ${#train[@]} -gt 0 ] || die "expected a command behind --, got none (see --help)"
 
+# list_files: the names of all files in the workdir. Without the cloud's own program our Python lists a bucket.
+list_files() {
+  local python=$root/.venv/bin/python
+  [ -x "$python" ] || python=python3
+  if [[ $workdir == gs://* ]] && command -v gcloud >/dev/null; then
+    gcloud storage ls --recursive "$workdir"
+  elif [[ $workdir == s3://* ]] && command -v aws >/dev/null; then
+    aws s3 ls --recursive "$workdir" | awk '{print $4}'
+  elif [[ $workdir == *://* ]]; then
+    PYTHONPATH=$root "$python" -c 'import sys
+from radit_jax.runtime.storage import bucket
+print(*bucket.sizes(sys.argv[1]), sep="\n")' "$workdir"
+  else
+    find "$workdir" -type f
+  fi
+}
+
 # progress: the names of all that is committed.
 progress() {
-  case $workdir in
-    gs://*) gcloud storage ls --recursive "$workdir" ;;
-    s3://*) aws s3 ls --recursive "$workdir" | awk '{print $4}' ;;
-    *) find "$workdir" -type f ;;
-  esac 2>/dev/null | grep -v 'orbax-checkpoint-tmp' |
+  list_files 2>/dev/null | grep -v 'orbax-checkpoint-tmp' |
     grep -E '(manifest\.json|\.sha256|_CHECKPOINT_METADATA|commit_success\.txt)$' | sort || true
 }
 
@@ -51,8 +65,8 @@ while true; do
   once "${train[@]}" && exit 0 || code=$?
   [ -z "$stopped" ] || exit "$code"
   after=$(progress)
-  failed=$((failed + 1))
-  [ "$after" = "$before" ] || { failed=1 pause=$wait before=$after; }
+  [ "$after" = "$before" ] || { failed=0 pause=$wait before=$after; }
+  [ "$code" = 75 ] || failed=$((failed + 1))
   if [ "$failed" -ge "$failures" ]; then
     echo "supervise: exit code $code, and no progress in $failed runs; giving up" >&2
     exit "$code"

@@ -9,11 +9,16 @@
 #   launch/tpu.sh delete --name=radit --zone=us-west4-a
 #
 # create   makes the machines, and the bucket if --bucket is given; --queued=yes waits in the queue for them
-# setup    copies HEAD of this checkout to all hosts and installs it there
+# setup    copies HEAD of this checkout to all hosts and installs it there; files that git does not keep come
+#          from a bucket: --data=gs://BUCKET/data becomes data/ on every host
 # run      starts the same training command on all hosts and follows it; its end is that of the training
 # tail     follows a run whose terminal was lost
 # resume   what a supervisor calls again and again: new machines if they were preempted, set up, run
 #
+# A host's boot disk has 100 GB, and keeps copies of what a run opens in the bucket (`radit plan` says how much).
+# --data-disk=projects/P/zones/Z/disks/D is a larger disk of your own for a slice of one host, and holds the
+# copies; on several hosts --scratch=/dev/shm/radit keeps them in memory. Where there are no machines to be had,
+# the exit code is 75, and supervise.sh waits.
 # --slices=N takes N slices of that type from the queue, and one run uses them all: give it to all commands.
 # --project, --version (of the TPU's software) and --network are gcloud's; --dry-run shows every command.
 # shellcheck source-path=SCRIPTDIR
@@ -23,10 +28,13 @@ command=${1:-help}
 shift || true
 [ "$command" != help ] && [ "$command" != --help ] || { usage && exit; }
 name='' zone='' type='' version='' project='' network='' workdir='' bucket='' spot='' queued='' slices=1
-read_options name zone type version project network workdir bucket spot queued slices -- "$@"
+data='' data_disk='' scratch=''
+read_options name zone type version project network workdir bucket spot queued slices data data-disk scratch \
+  -- "$@"
 demand name zone
 case $slices in '' | *[!0-9]* | 0*) die "expected --slices=1 or more, got --slices=$slices" ;; esac
 [ "$slices" = 1 ] || queued=yes  # only the queue has several
+[ -z "$data_disk" ] || scratch=${scratch:-/mnt/radit/scratch}
 
 where=("--zone=$zone")
 [ -z "$project" ] || where+=("--project=$project")
@@ -47,15 +55,39 @@ create() {
   local options=("${where[@]}" "--accelerator-type=$type")
   [ -z "$network" ] || options+=("--network=$network")
   [ -z "$spot" ] || options+=(--spot)
+  if [ -n "$data_disk" ]; then
+    has_one_host || die "--data-disk: expected a slice of one host, which alone may write a disk, got $type: --scratch=/dev/shm/radit"
+    options+=("--data-disk=source=$data_disk,mode=read-write")
+  fi
   [ -z "$bucket" ] || create_bucket
   if [ -n "$queued" ]; then
     local nodes=("--node-id=$name")
     [ "$slices" = 1 ] || nodes=("--node-count=$slices" "--node-prefix=$name")
-    run "${queue[@]}" create "$name" "${nodes[@]}" "--runtime-version=${version:-$(software)}" "${options[@]}"
+    obtain "${queue[@]}" create "$name" "${nodes[@]}" "--runtime-version=${version:-$(software)}" "${options[@]}"
     wait_for_machines
   else
-    run "${tpu[@]}" create "$name" "--version=${version:-$(software)}" "${options[@]}"
+    obtain "${tpu[@]}" create "$name" "--version=${version:-$(software)}" "${options[@]}"
   fi
+}
+
+has_one_host() {
+  case $slices-$type in
+    1-v5litepod-[148] | 1-v6e-[148] | 1-v4-8 | 1-v5p-8) return 0 ;;
+    *) return 1 ;;
+  esac
+}
+
+# obtain COMMAND...: run it; exit code 75 where there are no such machines to be had just now.
+obtain() {
+  local words code=0
+  words=$(mktemp)
+  run "$@" 2>"$words" || code=$?
+  cat "$words" >&2
+  if [ "$code" != 0 ] && grep -qi 'no more capacity\|resource_exhausted\|stockout\|resource_pool_exhausted' "$words"; then
+    code=75
+  fi
+  rm "$words"
+  [ "$code" = 0 ] || exit "$code"
 }
 
 create_bucket() {
@@ -91,7 +123,13 @@ wait_for_machines() {
   [ -z "$dry_run" ] || { echo "# every 60 s, until it is ACTIVE:" && show_state && return; }
   local now
   while now=$(state) && [ "$now" != ACTIVE ] && [ "$now" != READY ]; do
-    case $now in FAILED | SUSPENDED | PREEMPTED | STOPPED | TERMINATED | NONE) die "$name is $now; see its events in the console" ;; esac
+    case $now in
+      FAILED | NONE) die "$name is $now; see its events in the console" ;;
+      SUSPENDED | PREEMPTED | STOPPED | TERMINATED)
+        echo "$name is $now before it was ACTIVE; run the same command again" >&2
+        exit 75
+        ;;
+    esac
     echo "$name is $now"
     sleep 60
   done
@@ -134,15 +172,25 @@ setup() {
 mkdir -p radit_jax && tar -xzf radit_jax.tar.gz -C radit_jax && cd radit_jax
 python3 -m pip install -q --user uv && ~/.local/bin/uv venv -q --clear --python=3.11 .venv
 ~/.local/bin/uv pip install -q -c constraints.txt -e ".[tpu,gcs]"'
+  [ -z "$data" ] || on all "cd radit_jax && mkdir -p data && gcloud storage rsync --recursive $(show "$data") data"
+  # An empty disk gets a filesystem.
+  # shellcheck disable=SC2016 # for the host's shell
+  [ -z "$data_disk" ] || on all 'set -e
+disk=$(ls /dev/disk/by-id/google-persistent-disk-1 /dev/disk/by-id/google-*-1 2>/dev/null | head -n 1)
+sudo blkid "$disk" >/dev/null || sudo mkfs.ext4 -q -m 0 "$disk"
+sudo mkdir -p /mnt/radit && { mountpoint -q /mnt/radit || sudo mount -o discard,defaults "$disk" /mnt/radit; }
+sudo chown "$USER" /mnt/radit'
 }
 
 start() {
   demand workdir
   case $workdir in gs://*) ;; *) die "--workdir: expected gs://BUCKET/FOLDER, since hosts share no disk, got $workdir" ;; esac
   draw_token
+  local options=("--workdir=$workdir")
+  [ -z "$scratch" ] || options+=("--scratch=$scratch")
   # The log is there before anybody follows it.
   on all "cd radit_jax && rm -f status && : >train.log
-RADIT_JOIN_TOKEN=$token RADIT_JOIN_SECONDS=300 nohup sh -c $(show "$(show .venv/bin/python -m radit_jax.train "--workdir=$workdir" "${train[@]}")
+RADIT_JOIN_TOKEN=$token RADIT_JOIN_SECONDS=300 nohup sh -c $(show "$(show .venv/bin/python -m radit_jax.train "${options[@]}" "${train[@]}")
 echo \$? >status") >>train.log 2>&1 </dev/null &
 echo \$! >pid"
 }

@@ -1,5 +1,6 @@
 """What the scripts would run, frozen; and the supervisor and a pod, with commands that only pretend."""
 
+import json
 import os
 import pathlib
 import re
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import time
 
+import jsonschema
 import pytest
+import yaml
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -22,19 +25,29 @@ COMMANDS = {
     "tpu_create": f"tpu.sh create {TPU} --type=v5p-128 --project=lab --bucket=gs://bucket",
     "tpu_create_queued": f"tpu.sh create {TPU} --type=v5litepod-16 --spot=yes --queued=yes --network=own",
     "tpu_create_slices": f"tpu.sh create {TPU} --type=v5litepod-16 --slices=2",
+    "tpu_create_disk": f"tpu.sh create {TPU} --type=v5litepod-8 --data-disk=projects/p/zones/z/disks/d",
     "tpu_setup": f"tpu.sh setup {TPU}",
+    "tpu_setup_data": f"tpu.sh setup {TPU} --data=gs://bucket/data --data-disk=projects/p/zones/z/disks/d",
     "tpu_resume_slices": f"tpu.sh resume {TPU} --type=v5p-16 --slices=2 --workdir=gs://b/7b -- --stage=all",
     "tpu_run": f"tpu.sh run {TPU} --workdir=gs://bucket/7b -- {TRAINING}",
+    "tpu_run_scratch": f"tpu.sh run {TPU} --workdir=gs://bucket/7b --scratch=/dev/shm/radit -- {TRAINING}",
     "tpu_tail": f"tpu.sh tail {TPU}",
     "tpu_resume": f"tpu.sh resume {TPU} --type=v6e-8 --queued=yes --workdir=gs://bucket/7b -- {TRAINING}",
     "tpu_delete": f"tpu.sh delete {TPU}",
     "tpu_delete_queued": f"tpu.sh delete {TPU} --queued=yes",
     "slurm_submit": f"slurm.sh submit --workdir=/lab/7b --nodes=4 --partition=gpu --account=a -- {TRAINING}",
     "slurm_submit_each_gpu": "slurm.sh submit --workdir=/lab/7b --gpus=4 --each-gpu=yes -- --stage=all",
+    "slurm_submit_container": "slurm.sh submit --workdir=/lab/7b --container=radit.sif --runtime=apptainer "
+    "--grace=600 -- --stage=all",
     "slurm_tail": "slurm.sh tail --job=7",
     "slurm_cancel": "slurm.sh cancel --job=7",
     "gke_create": "gke.sh create --cluster=c --zone=z --machine=m --topology=4x4 --hosts=4 --spot=yes",
     "gke_create_slices": "gke.sh create --cluster=c --zone=z --machine=m --topology=4x4 --hosts=4 --slices=2",
+    "gke_create_gpu": "gke.sh create --kind=gpu --cluster=c --zone=z-a --location=z --machine=a3-highgpu-8g "
+    "--accelerator=nvidia-h100-80gb --chips=8 --hosts=2 --disk=500",
+    "gke_build_gpu": "gke.sh build --kind=gpu --image=host/project/radit",
+    "gke_submit_gpu": "gke.sh submit --kind=gpu --image=host/project/radit --accelerator=nvidia-h100-80gb "
+    "--hosts=2 --chips=8 --workdir=gs://bucket/7b -- --stage=all",
     "gke_build": "gke.sh build --image=host/project/radit",
     "gke_submit": "gke.sh submit --image=host/project/radit --accelerator=tpu-v5-lite-podslice "
     f"--topology=4x4 --hosts=4 --workdir=gs://bucket/7b -- {TRAINING}",
@@ -61,6 +74,23 @@ def test_a_dry_run_shows_what_would_run(name: str) -> None:
     assert dry(COMMANDS[name]) == (GOLDEN / f"{name}.txt").read_text()
 
 
+@pytest.mark.parametrize("name", ["gke_submit", "gke_submit_gpu"])
+def test_a_rendered_jobset_has_fields_and_values_that_jobsets_have(name: str) -> None:
+    schema = json.loads((LAUNCH.parent / "tests" / "launch" / "jobset_schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    rendered = dry(COMMANDS[name]).partition("--filename=-\n")[2]
+    jobset = yaml.safe_load(rendered)
+    jsonschema.validate(jobset, schema)
+    # Pods have the name that the failure policy speaks of.
+    (job,) = jobset["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    rules = [rule for rule in spec["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
+    codes = {rule["action"]: rule["onExitCodes"]["values"] for rule in rules}
+    assert codes == {"Ignore": [75], "FailJob": [2]}  # stopped; a wrong command line
+    assert {rule["onExitCodes"]["containerName"] for rule in rules} == {container["name"]}
+
+
 def test_no_golden_file_is_left_over() -> None:
     assert {file.stem for file in GOLDEN.iterdir()} == set(COMMANDS)
 
@@ -83,7 +113,9 @@ def test_the_scripts_have_no_fault_that_shellcheck_knows() -> None:
         (f"tpu.sh run {TPU} --workdirs=gs://b", "no option --workdirs; there are name zone"),
         (f"tpu.sh run {TPU} --spot", "expected --NAME=VALUE, --spot=yes for example, got --spot"),
         (f"tpu.sh run {TPU} --workdir=runs/7b", "--workdir: expected gs://BUCKET/FOLDER, since hosts share"),
+        (f"tpu.sh create {TPU} --type=v5p-128 --data-disk=d", "--data-disk: expected a slice of one host"),
         ("slurm.sh submit --nodes=2", "--workdir is needed"),
+        ("gke.sh create --kind=cpu", "--kind: expected tpu or gpu, got cpu"),
         ("supervise.sh --workdir=w", "expected a command behind --, got none"),
         (
             f"tpu.sh run {TPU} '--workdir=gs://b\nc'",
@@ -175,20 +207,89 @@ def test_a_program_that_gcloud_does_not_find_is_no_machine_that_it_does_not_find
     assert "command not found" in ended.stderr
 
 
-def test_machines_preempted_while_they_are_made_are_an_error_and_by_the_next_resume_made_anew(
+def test_machines_preempted_while_they_are_made_are_made_anew_by_the_next_resume(
     tmp_path: pathlib.Path,
 ) -> None:
     ended, asked = resume(tmp_path, "CREATING", "CREATING", "PREEMPTED")
-    assert (ended.returncode, asked) == (2, [])
+    assert (ended.returncode, asked) == (75, [])
     assert "radit is PREEMPTED" in ended.stderr
     ended, asked = resume(tmp_path, "PREEMPTED", "ACTIVE")
     assert ended.returncode == 0, ended.stderr
     assert asked == ["delete", "create", "scp", "ssh", "ssh", "ssh"]
 
 
+def test_machines_that_are_not_to_be_had_are_no_failure(tmp_path: pathlib.Path) -> None:
+    program(tmp_path / "gcloud", 'echo "ERROR: There is no more capacity in the zone" >&2; exit 1')
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    ended = run(f"tpu.sh create {TPU} --type=v5litepod-16", env=environment)
+    assert ended.returncode == 75 and "no more capacity" in ended.stderr
+    program(tmp_path / "gcloud", 'echo "ERROR: permission denied" >&2; exit 1')
+    assert run(f"tpu.sh create {TPU} --type=v5litepod-16", env=environment).returncode == 1
+
+
 def program(path: pathlib.Path, script: str) -> None:
     path.write_text(f"#!/usr/bin/env bash\n{script}\n")
     path.chmod(0o755)
+
+
+# ---- a job of SLURM that is this machine ----
+
+
+def job(folder: pathlib.Path, training: str) -> tuple[subprocess.Popen[str], pathlib.Path]:
+    """A job whose `srun` runs the training here; the file has what scontrol was asked."""
+    asked = folder / "asked"
+    checkout = folder / "checkout"
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / "launch").symlink_to(LAUNCH)
+    program(checkout / ".venv" / "bin" / "python", training)
+    # Options come first, then the command. A signal goes to all processes of a task.
+    program(
+        folder / "srun",
+        f'echo "$@" >> {asked}\n'
+        "while [[ $1 == --* ]]; do shift; done\n"
+        '"$@" &\n'
+        "task=$!\n"
+        "trap 'kill -TERM $task $(pgrep -P $task)' TERM\n"
+        "code=0\n"
+        "while kill -0 $task 2>/dev/null; do code=0; wait $task || code=$?; done\n"
+        "exit $code",
+    )
+    program(folder / "scontrol", f'echo "scontrol $*" >> {asked}')
+    program(folder / "sleep", "exit 0")
+    environment = os.environ | {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "SLURM_CPUS_ON_NODE": "16",
+        "SLURM_JOB_ID": "7",
+    }
+    words = ["bash", "launch/slurm_job.sh", f"--workdir={folder}", "--tasks=2", "--", "--stage=all"]
+    return subprocess.Popen(words, cwd=checkout, env=environment, text=True, stderr=subprocess.PIPE), asked
+
+
+def test_a_jobs_tasks_have_their_share_of_the_node(tmp_path: pathlib.Path) -> None:
+    ran, asked = job(tmp_path, "exit 0")
+    assert ran.wait(20) == 0
+    assert asked.read_text().startswith(
+        "--kill-on-bad-exit=1 --cpus-per-task=8 --cpu-bind=none --mem=0 --export=ALL bash -c"
+    )
+    assert "-m radit_jax.train" in asked.read_text() and "scontrol" not in asked.read_text()
+    ran.communicate()
+
+
+def test_a_job_whose_time_ends_saves_and_goes_into_the_queue_again(tmp_path: pathlib.Path) -> None:
+    up = tmp_path / "up"
+    # The training is the shell's child, and gets the signal as srun's tasks do.
+    program(
+        tmp_path / "wait_for_term",
+        f"trap 'exit 75' TERM; touch {up}; while true; do read -t 0.05 < /dev/zero || :; done",
+    )
+    ran, asked = job(tmp_path, f"exec {tmp_path / 'wait_for_term'}")
+    deadline = time.monotonic() + 20
+    while not up.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    ran.send_signal(signal.SIGTERM)
+    assert ran.wait(20) == 75
+    assert asked.read_text().splitlines()[-1] == "scontrol requeue 7"
+    ran.communicate()
 
 
 # ---- the supervisor ----
@@ -228,6 +329,34 @@ def test_progress_starts_the_count_anew(tmp_path: pathlib.Path) -> None:
     ended, runs = supervise(tmp_path, committed, "--failures=3")
     # Runs 1 to 4 commit something; 4 is the first failure since, 5 and 6 the second and third.
     assert (ended.returncode, runs) == (1, 6)
+
+
+def test_a_stop_is_no_failure_however_often_it_comes(tmp_path: pathlib.Path) -> None:
+    ended, runs = supervise(tmp_path, "[ $n = 8 ] || exit 75", "--failures=2")
+    assert (ended.returncode, runs) == (0, 8)
+    assert "exit code 75; again in 0 s (failure 0 of 2 without progress)" in ended.stderr
+
+
+def test_progress_in_a_bucket_is_seen_without_the_clouds_own_program(tmp_path: pathlib.Path) -> None:
+    """Python lists the bucket: here a stand-in, which says what each run has committed."""
+    (tmp_path / "runs").touch()
+    checkout = tmp_path / "checkout"
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    shutil.copytree(LAUNCH, checkout / "launch")
+    listing = f"n=$(wc -l < {tmp_path / 'runs'}); seq -f 'lm_ft/%g.sha256' $((n < 4 ? n : 4))"
+    program(checkout / ".venv" / "bin" / "python", listing)
+    words = ["--workdir=gs://bucket/run", "--wait=0", "--longest-wait=0", "--failures=3"]
+    command = ["bash", checkout / "launch" / "supervise.sh", *words, "--"]
+    counted = f"echo >> {tmp_path / 'runs'}; exit 1"
+    # All that the supervisor takes, and no gcloud.
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "dirname", "env", "grep", "seq", "sleep", "sort", "wc"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    environment = os.environ | {"PATH": str(programs)}
+    ended = subprocess.run([*command, "bash", "-c", counted], env=environment, capture_output=True, text=True)
+    # As on a disk: runs 1 to 4 commit something.
+    assert (ended.returncode, len((tmp_path / "runs").read_text())) == (1, 6)
 
 
 def test_the_pause_doubles_up_to_the_longest(tmp_path: pathlib.Path) -> None:
