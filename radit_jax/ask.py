@@ -19,7 +19,7 @@ from typing import Any
 
 from radit_jax.command_line import CommandParser
 from radit_jax.errors import exit_command, run_command
-from radit_jax.runtime.distributed.gpus import prepare_gpus
+from radit_jax.runtime.distributed.devices import prepare_devices
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.serving.command import add_export, add_options, find_export, serve_export
 from radit_jax.text.printable import printable, shown_answer
@@ -64,7 +64,7 @@ def answer_command(options: argparse.Namespace) -> None:
         serve_export(options)
         return
     export = find_export(options)
-    prepare_gpus()  # before jax starts
+    prepare_devices()  # before jax starts
     from radit_jax.runtime.monitoring.compilation import announcing_compilation
 
     # A file's results are for programs, a single question's for a person.

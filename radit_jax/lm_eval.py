@@ -13,7 +13,7 @@ import importlib.util
 import sys
 
 from radit_jax.errors import exit_command, run_command
-from radit_jax.runtime.distributed.gpus import prepare_gpus
+from radit_jax.runtime.distributed.devices import prepare_devices
 
 INSTALL = "Install it with: pip install 'radit_jax[lm_eval]'"
 
@@ -49,7 +49,7 @@ def main() -> int:
                 return
         else:
             register()
-        prepare_gpus()  # before jax starts
+        prepare_devices()  # before jax starts
         from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
         cli_evaluate()

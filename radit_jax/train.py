@@ -23,7 +23,7 @@ from radit_jax.pipeline.stage import Stage
 from radit_jax.pipeline.work_ahead import work_ahead
 from radit_jax.report.writing import try_report
 from radit_jax.runtime.distributed import processes, topology
-from radit_jax.runtime.distributed.gpus import prepare_gpus
+from radit_jax.runtime.distributed.devices import prepare_devices
 from radit_jax.runtime.monitoring.progress import end_stages
 from radit_jax.runtime.monitoring.time_left import TimeLeft
 from radit_jax.runtime.monitoring.trackers import check_trackers
@@ -111,11 +111,11 @@ def start(options: argparse.Namespace) -> None:
         return
 
     # 2) Run, with the other processes where there are any. jax starts after this.
-    gpu_settings = prepare_gpus()
+    device_settings = prepare_devices()
     join_program(options, workdir)
     with only_first_prints():
-        if gpu_settings:
-            print(gpu_settings)
+        if device_settings:
+            print(device_settings)
         run_together(experiment, workdir, options)
 
 

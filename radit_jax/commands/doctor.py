@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from radit_jax.commands.sizes import size_text
 from radit_jax.commands.version import versions
 from radit_jax.errors import ExitCode, one_line
-from radit_jax.runtime.distributed.gpus import prepare_gpus
+from radit_jax.runtime.distributed.devices import prepare_devices
 from radit_jax.runtime.storage import bucket
 
 # What each extra is for. Those for the package's own development are left out.
@@ -91,7 +91,7 @@ def check_versions() -> Iterator[Finding]:
 
 def check_devices() -> Iterator[Finding]:
     """The devices that jax finds, each with the memory that a run would use."""
-    prepare_gpus()
+    prepare_devices()
     try:
         import jax
 

@@ -9,7 +9,7 @@ import importlib.util
 import os
 
 from radit_jax.command_line import spelled
-from radit_jax.runtime.distributed.gpus import prepare_gpus
+from radit_jax.runtime.distributed.devices import prepare_devices
 from radit_jax.runtime.storage.runs_folder import default_workdir
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 
@@ -59,7 +59,7 @@ def serve_export(options: argparse.Namespace) -> None:
     """Answer over HTTP until Ctrl-C or SIGTERM; ValueError where aiohttp is not installed."""
     if importlib.util.find_spec("aiohttp") is None:
         raise ValueError("serve: expected aiohttp for a service, got none. pip install 'radit_jax[serve]'.")
-    prepare_gpus()  # before jax starts
+    prepare_devices()  # before jax starts
     from radit_jax.runtime.monitoring.compilation import announcing_compilation
     from radit_jax.serving.server import ServeOptions, check_port, serve
     from radit_jax.serving.system import AnsweringSystem

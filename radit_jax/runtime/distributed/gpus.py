@@ -27,7 +27,7 @@ _DEVICES = ("/dev/nvidiactl", "/dev/dxg")  # of NVIDIA's driver, the second unde
 
 def prepare_gpus(environment: MutableMapping[str, str] = os.environ) -> str:
     """Make the settings above where this machine has a GPU; returns a line that says which, or ""."""
-    if not _will_use_gpus(environment):
+    if not will_use_gpus(environment):
         return ""
     # 1) The share of memory.
     made = []
@@ -45,7 +45,7 @@ def prepare_gpus(environment: MutableMapping[str, str] = os.environ) -> str:
     return f"GPUs: {' '.join(made)} (set them yourself for other values)" if made else ""
 
 
-def _will_use_gpus(environment: MutableMapping[str, str]) -> bool:
+def will_use_gpus(environment: MutableMapping[str, str]) -> bool:
     """Whether jax may use a GPU: there is one, and JAX_PLATFORMS does not leave it out."""
     platforms = environment.get("JAX_PLATFORMS", "")
     is_wanted = not platforms or "cuda" in platforms or "gpu" in platforms

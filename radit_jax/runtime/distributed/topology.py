@@ -31,6 +31,11 @@ class ProcessTopology(NamedTuple):
         return f"process {process_id} ({self.hosts[process_id]})"
 
 
+def on_tpu_host() -> bool:
+    """Whether this machine has a TPU's devices."""
+    return any(Path(device).exists() for device in _TPU_DEVICES)
+
+
 def find_topology(
     coordinator: str | None = None,
     num_processes: int | None = None,
@@ -151,7 +156,7 @@ def _tpu_topology(environment: Mapping[str, str]) -> ProcessTopology | None:
     """The topology that GKE sets, or a TPU VM's metadata server gives; several slices are one program."""
     names = environment.get("TPU_WORKER_HOSTNAMES")
     worker = environment.get("TPU_WORKER_ID")
-    has_tpu = any(Path(device).exists() for device in _TPU_DEVICES)
+    has_tpu = on_tpu_host()
     if names is None and has_tpu:
         names = _read_metadata("worker-network-endpoints")
         worker = _read_metadata("agent-worker-number")
