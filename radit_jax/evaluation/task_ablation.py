@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from radit_jax.evaluation.details import task_detail_lines
 from radit_jax.evaluation.questions import LoadedTask
 from radit_jax.evaluation.systems import GAINS, SYSTEMS
 from radit_jax.evaluation.task_suite import TaskChunks, TaskResult, evaluate_task, retrieve_for_task
-from radit_jax.lm.answering import ChunkSearch
+from radit_jax.lm.answering import ChunkSearch, Retrieval
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.text.kilt import prediction
@@ -40,7 +40,6 @@ class TaskAblation:
     # Names of the tasks some of whose questions LM-ft's checkpoint was chosen by.
     chose_checkpoint: frozenset[str] = frozenset()
     page_of: PageOf | None = None  # None: the corpus' ids do not name KILT's pages
-    retrieved: dict[tuple[str, str], TaskChunks] = field(default_factory=dict)  # by task and retriever
 
     def run(self) -> dict[str, Any]:
         """Evaluate all, write `results.json` and predictions, and return facts for the manifest."""
@@ -114,18 +113,28 @@ class TaskAblation:
         return TaskResult.from_json(self.output.read_json(file))
 
     def _retrieve(self, loaded: LoadedTask, retriever: str) -> TaskChunks:
-        """The retriever's chunks for a task, which both language models are asked with."""
-        # A task's chunks are small next to the time that a search of the corpus takes.
-        key = (loaded.task.name, retriever)
-        if key not in self.retrieved:
-            self.retrieved[key] = retrieve_for_task(
+        """The retriever's chunks for a task, which both language models are asked with.
+
+        They are stored: a run that goes on after a kill does not search a large corpus again.
+        """
+        name = f"{loaded.task.name}/{retriever}"
+        arrays, passages = f"{name}-retrieved.npz", f"{name}-shot-passages.json"
+        if not self.output.has(arrays):
+            found = retrieve_for_task(
                 loaded,
                 self.searchers[retriever],
                 self.chunks,
                 self.settings,
                 self.temperature,
             )
-        return self.retrieved[key]
+            # The arrays are last: they say that both files exist.
+            self.output.write_json(passages, dict(found.shot_passages))
+            retrieval = found.retrieval
+            self.output.write_arrays(arrays, rows=retrieval.rows, log_probs=retrieval.log_probs)
+
+        stored = self.output.read_arrays(arrays, "rows", "log_probs")
+        retrieval = Retrieval(self.chunks, **stored)
+        return TaskChunks(retrieval, self.output.read_json(passages))
 
     def _task_results(
         self,

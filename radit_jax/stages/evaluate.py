@@ -67,8 +67,24 @@ def run(
     fitting = questions_that_fit(questions, tokenizer, settings)
     evaluation = CorpusQuestionEval(output, corpus, fitting, settings, seed, models)
     few_shot = FewShotBase.draw(corpus, base, settings, seed) if settings.shots else None
-    retrieved = {name: evaluation.retrieve(searcher, temperature) for name, searcher in searchers.items()}
+    retrieved = {}
+    for name, searcher in searchers.items():
+        retrieved[name] = _retrieve(evaluation, name, searcher, temperature)
     return evaluation.run(retrieved, few_shot=few_shot, too_long=len(questions) - len(fitting))
+
+
+def _retrieve(
+    evaluation: CorpusQuestionEval,
+    name: str,
+    searcher: Searcher,
+    temperature: float,
+) -> RetrievedChunks:
+    """What the retriever `name` finds, stored: a run that resumes does not search a large corpus again."""
+    file, output = f"{name}-retrieved.npz", evaluation.output
+    if not output.has(file):
+        found = evaluation.retrieve(searcher, temperature)
+        output.write_arrays(file, **found._asdict())
+    return RetrievedChunks(**output.read_arrays(file, *RetrievedChunks._fields))
 
 
 def _measure_retrievers(

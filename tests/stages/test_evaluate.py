@@ -103,6 +103,15 @@ def test_a_search_is_deep_enough_for_every_cutoff_and_weighs_the_chunks_of_eq_2_
     np.testing.assert_allclose(np.exp(log_probs.astype(float)).sum(axis=1), 1, rtol=rounding)
 
 
+def test_what_was_retrieved_before_a_kill_is_read_and_not_searched_again(evaluation, searcher, monkeypatch):
+    found = stage._retrieve(evaluation, "base", searcher, 0.05)
+    monkeypatch.delattr(type(searcher), "search")
+    stored = stage._retrieve(evaluation, "base", searcher, 0.05)
+    for before, after in zip(found, stored, strict=True):
+        np.testing.assert_array_equal(after, before)
+        assert after.dtype == before.dtype
+
+
 def test_a_question_that_no_row_holds_is_left_out_of_the_corpus_own(evaluation, lm, capsys):
     kept = questions_that_fit(
         [question("Who built it?"), question("Was it " + "very " * 200)], lm.tokenizer, FITTING
@@ -407,6 +416,7 @@ def test_what_was_evaluated_before_a_kill_is_not_evaluated_again(finished, stage
         return evaluate_task(loaded, scorer, settings, name, **more)
 
     monkeypatch.setattr(task_ablation, "evaluate_task", noted)
+    monkeypatch.delattr(task_ablation, "retrieve_for_task")  # what was retrieved is stored
     run_tasks(stage_inputs, output, task_settings(folder))
     assert asked == ["evaluate towers/base_lm-base"]
     assert output.read("results.json") == before
