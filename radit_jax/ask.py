@@ -17,8 +17,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from radit_jax.command_line import CommandParser
-from radit_jax.errors import exit_command, run_command
+from radit_jax.command_line import module_parser
+from radit_jax.errors import exit_command, parse_and_run
 from radit_jax.runtime.distributed.devices import prepare_devices
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.serving.command import add_export, add_options, find_export, serve_export
@@ -29,7 +29,7 @@ CHUNK_TITLES = {"chunks": "chunks after R-ft", "base_chunks": "chunks before R-f
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `ask`."""
-    p = CommandParser("python -m radit_jax.ask", description=(__doc__ or "").partition("\n")[0])
+    p = module_parser("ask", __doc__, answer_command)
     p.add_argument("question", nargs="?", help="a question in plain words")
     add_export(p)
     p.add_argument(
@@ -39,14 +39,12 @@ def parser() -> argparse.ArgumentParser:
     service = p.add_argument_group("a service, until Ctrl-C (pip install 'radit_jax[serve]')")
     service.add_argument("--serve", action="store_true", help="serve a page and a JSON endpoint")
     add_options(service)
-    p.set_defaults(run=answer_command)
     return p
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    options = parser().parse_args(arguments)
-    return run_command(lambda: answer_command(options))
+    return parse_and_run(parser(), arguments)
 
 
 def answer_command(options: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ import argparse
 import difflib
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from radit_jax.config.experiment_files import FOLDER, PACKAGE
@@ -40,6 +40,22 @@ class CommandParser(argparse.ArgumentParser):
                 message += f". Did you mean {close[0]}?" if close else ""
                 break
         super().error(message)
+
+
+def module_parser(module: str, doc: str | None, run: Callable[..., int | None]) -> CommandParser:
+    """The parser of a module that is a command: `doc`, the module's, begins with what `run` does."""
+    description = (doc or "").partition("\n")[0]
+    p = CommandParser(f"python -m radit_jax.{module}", description=description)
+    # What `radit` calls with the options, too.
+    p.set_defaults(run=run)
+    return p
+
+
+def add_set_option(p: argparse.ArgumentParser) -> None:
+    """`--set`, as often as there are settings to change; a list, empty by default."""
+    p.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a setting"
+    )
 
 
 def add_experiment_option(p: argparse.ArgumentParser, default: str | None = str(TINY)) -> None:

@@ -23,22 +23,22 @@ def print_script(options: argparse.Namespace) -> None:
 
     # 1) All commands with all their options.
     p = cli.whole_parser()
-    for subparsers in p._subparsers._group_actions if p._subparsers else []:
-        commands: dict[str, argparse.ArgumentParser] = dict(subparsers.choices or {})
-        for command in commands.values():
-            complete_values(command)
+    complete_values(p)
     # 2) A script that needs no Python at each press of the key.
     print(shtab.complete(p, options.shell))
 
 
 def complete_values(command: argparse.ArgumentParser) -> None:
-    """Let the values of options complete, too: files, folders and the names of experiments."""
+    """Let values complete, too: files, folders and the names of experiments. Also in the commands below."""
     import shtab
 
     kinds = {"FILE": shtab.FILE, "FOLDER": shtab.DIRECTORY}
     # By the word that the help has in the place of a value.
     for action in command._actions:
-        if action.dest == "experiment":
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                complete_values(inner)
+        elif action.dest == "experiment":
             action.choices = experiment_names()
         elif action.metavar in kinds:
             action.complete = kinds[action.metavar]  # pyright: ignore[reportAttributeAccessIssue]

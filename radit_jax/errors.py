@@ -3,6 +3,7 @@
 `EXIT_CODES` says what every exit code means. RADIT_TRACEBACK=1 shows all tracebacks.
 """
 
+import argparse
 import contextlib
 import enum
 import errno
@@ -14,7 +15,7 @@ import signal
 import sys
 import traceback
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from radit_jax.text.printable import printable
@@ -103,6 +104,12 @@ def run_command(body: Callable[[], int | None]) -> int:
             raise
         print(f"error: {line}", file=sys.stderr)
         return ExitCode.ERROR
+
+
+def parse_and_run(p: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    """Parse `arguments`, or else those of the process, and do what `options.run` does; the exit code."""
+    options = p.parse_args(arguments)
+    return run_command(lambda: options.run(options))
 
 
 def exit_command(main: Callable[[], int]) -> NoReturn:

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from radit_jax import config
-from radit_jax.command_line import CommandParser, add_experiment_name, add_experiment_option
-from radit_jax.errors import ExitCode, exit_command, run_command
+from radit_jax.command_line import add_experiment_name, add_experiment_option, add_set_option, module_parser
+from radit_jax.errors import ExitCode, exit_command, parse_and_run
 from radit_jax.pipeline.graph import KINDS
 from radit_jax.runtime.distributed.accelerators import find_target
 
@@ -24,7 +24,7 @@ USUAL_QUESTIONS = 1000  # to answer, where nothing says how many
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `plan`."""
-    p = CommandParser("python -m radit_jax.plan", description=(__doc__ or "").partition("\n")[0])
+    p = module_parser("plan", __doc__, print_plan_table)
     add_experiment_option(p)
     add_experiment_name(p)
     p.add_argument("--target", required=True, metavar="KIND-NUMBER", help="v5e-256, v5p-128, h100-8, …")
@@ -40,29 +40,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--questions", type=int, metavar="N", help="to answer (default: counted in a small folder, else 1000)"
     )
-    p.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.FIELD=VALUE",
-        dest="assignments",
-        help="change a setting",
-    )
-    p.set_defaults(run=print_plan_table)
+    add_set_option(p)
     return p
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    options = parser().parse_args(arguments)
-    return run_command(lambda: print_plan_table(options))
+    return parse_and_run(parser(), arguments)
 
 
 def print_plan_table(options: argparse.Namespace) -> int:
     """Print the table; the exit code says whether every stage fits."""
     # 1) What is to be planned, and for which machines.
     experiment = config.load_experiment(options.experiment)
-    experiment = config.override_settings(experiment, options.assignments)
+    experiment = config.override_settings(experiment, options.set)
     config.check_experiment(experiment)
     # Sizes that the experiment does not say.
     for name in ("chunks", "questions"):

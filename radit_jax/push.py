@@ -16,8 +16,8 @@ from typing import Any
 
 from etils import epath
 
-from radit_jax.command_line import CommandParser, run_stage
-from radit_jax.errors import exit_command, run_command
+from radit_jax.command_line import module_parser, run_stage
+from radit_jax.errors import exit_command, parse_and_run
 from radit_jax.runtime.storage.entries import SIDECAR_SUFFIX, files_under, link_or_copy
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.serving.command import add_export, find_export
@@ -48,7 +48,7 @@ class Upload:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `push`."""
-    p = CommandParser("python -m radit_jax.push", description=(__doc__ or "").partition("\n")[0])
+    p = module_parser("push", __doc__, push_command)
     p.add_argument("name", metavar="ORG/NAME", help="what the names of the repositories begin with")
     add_export(p)
     p.add_argument(
@@ -60,14 +60,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--public", action="store_true", help="anyone may read the repositories")
     p.add_argument("--message", default="Upload with radit_jax", help="of the commit")
     p.add_argument("--dry-run", action="store_true", help="show what would be sent, and send nothing")
-    p.set_defaults(run=push_command)
     return p
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    options = parser().parse_args(arguments)
-    return run_command(lambda: push_command(options))
+    return parse_and_run(parser(), arguments)
 
 
 def push_command(options: argparse.Namespace) -> None:

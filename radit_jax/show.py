@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from radit_jax.command_line import CommandParser
+from radit_jax.command_line import module_parser
 from radit_jax.data.finetuning.datasets import DATASETS, dataset_named
 from radit_jax.data.records import Example
-from radit_jax.errors import exit_command, run_command
+from radit_jax.errors import exit_command, parse_and_run
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `show`."""
-    p = CommandParser("python -m radit_jax.show", description=(__doc__ or "").partition("\n")[0])
+    p = module_parser("show", __doc__, print_examples)
     p.add_argument("name", metavar="NAME", help=f"of {', '.join(DATASETS)}")
     p.add_argument(
         "--data", required=True, metavar="FOLDER", help="holds NAME/ with the publisher's files, or builds"
@@ -41,15 +41,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--passage", metavar="TEXT", help="what stands where a chunk is retrieved")
     p.add_argument("--length", type=int, default=2048, metavar="T", help="tokens in a row (default: 2048)")
     p.add_argument("--seed", type=int, default=0, help="of the markers (default: 0)")
-    # Also for `radit show`.
-    p.set_defaults(run=print_examples)
     return p
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    options = parser().parse_args(arguments)
-    return run_command(lambda: print_examples(options))
+    return parse_and_run(parser(), arguments)
 
 
 def print_examples(options: argparse.Namespace) -> None:

@@ -13,8 +13,8 @@ from textwrap import fill
 from typing import Any
 
 from radit_jax import config
-from radit_jax.command_line import TINY, CommandParser, add_experiment_option, spelled
-from radit_jax.errors import exit_command, run_command
+from radit_jax.command_line import TINY, CommandParser, add_experiment_option, add_set_option, spelled
+from radit_jax.errors import exit_command, parse_and_run
 from radit_jax.pipeline import graph
 from radit_jax.pipeline.past_times import past_seconds
 from radit_jax.pipeline.run_log import recorded
@@ -65,9 +65,7 @@ def experiment_options(default: str | None = str(TINY)) -> argparse.ArgumentPars
     add_experiment_option(p, default)
     p.add_argument("--workdir", metavar="FOLDER", help="gs:// or s3:// too; default: runs/EXPERIMENT")
     p.add_argument("--scratch", metavar="FOLDER", help="for copies of a bucket; default: ~/.cache/radit_jax")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a setting"
-    )
+    add_set_option(p)
     return p
 
 
@@ -85,8 +83,7 @@ def host_options() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    options = parser().parse_args(arguments)
-    return run_command(lambda: run_stages(options))
+    return parse_and_run(parser(), arguments)
 
 
 def run_stages(options: argparse.Namespace) -> None:

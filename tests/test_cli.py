@@ -132,6 +132,9 @@ def test_a_script_of_completions_is_bash_and_knows_commands_options_and_experime
     script = capsys.readouterr().out
     for word in ("doctor", "--log-file", "--dry-run", "wiki_small"):
         assert word in script
+    for command in ("run", "plan", "config_show"):
+        choices = next(line for line in script.splitlines() if f"_{command}_pos_0_choices=" in line)
+        assert "wiki_small" in choices
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
 
 

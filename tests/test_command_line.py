@@ -2,11 +2,12 @@
 
 import pathlib
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from radit_jax import cli, command_line, plan, train
-from radit_jax.commands import settings
+from radit_jax.commands import init, settings
 from radit_jax.errors import ExitCode
 
 PACKAGE = pathlib.Path(cli.__file__).parent
@@ -34,11 +35,24 @@ def test_an_unknown_option_shows_the_usage_of_its_command_and_the_nearest(
     assert f"{usage}: error: " in shown and shown.endswith(f"{hint}\n")
 
 
-def test_a_module_refuses_what_it_does_not_know_alike(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("main", "module", "words", "hint"),
+    [
+        (train.main, "train", ["--stge=all"], "--stage"),
+        (init.main, "commands.init", ["mydocs", "--ouput=run.py"], "--output"),
+    ],
+)
+def test_a_module_refuses_what_it_does_not_know_alike(
+    main: Callable[[list[str]], int],
+    module: str,
+    words: list[str],
+    hint: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
-        train.main(["--stge=all"])
+        main(words)
     shown = capsys.readouterr().err
-    assert shown.startswith("usage: python -m radit_jax.train ") and "Did you mean --stage?" in shown
+    assert shown.startswith(f"usage: python -m radit_jax.{module} ") and f"Did you mean {hint}?" in shown
 
 
 @pytest.mark.parametrize("words", [["wiki_small"], ["--experiment=wiki_small"]])

@@ -8,14 +8,14 @@ commands to run next.
 import argparse
 from collections.abc import Sequence
 
-from radit_jax.errors import exit_command, run_command
+from radit_jax.command_line import module_parser
+from radit_jax.errors import exit_command, parse_and_run
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `radit init`."""
-    p = argparse.ArgumentParser(
-        "python -m radit_jax.commands.init", description=(__doc__ or "").partition("\n\n")[2].strip()
-    )
+    p = module_parser("commands.init", __doc__, run_init)
+    p.epilog = (__doc__ or "").partition("\n\n")[2].strip()
     p.add_argument("folder", help="passages or documents, and questions where there are any")
     # The models, and then the files, where their names do not tell.
     p.add_argument("--lm", default="", metavar="CHECKPOINT", help="a folder, hub:ORG/NAME or a GGUF file")
@@ -26,14 +26,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--test-questions", default="", metavar="NAME", help="default: a tenth of the questions")
     p.add_argument("--output", metavar="FILE", help="default: FOLDER's name with .py")
     p.add_argument("--force", action="store_true", help="write over a file that is there")
-    p.set_defaults(run=run_init)
     return p
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    options = parser().parse_args(arguments)
-    return run_command(lambda: run_init(options))
+    return parse_and_run(parser(), arguments)
 
 
 def run_init(options: argparse.Namespace) -> None:

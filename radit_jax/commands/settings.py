@@ -17,11 +17,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from radit_jax import config
-from radit_jax.command_line import CommandParser, add_experiment_name, add_experiment_option
+from radit_jax.command_line import (
+    add_experiment_name,
+    add_experiment_option,
+    add_set_option,
+    module_parser,
+)
 from radit_jax.config.descriptions import Section, Setting, Value, sections, settings_by_path, values
 from radit_jax.config.overrides import as_text
 from radit_jax.config.paper import PAPER, Paper
-from radit_jax.errors import exit_command, run_command
+from radit_jax.errors import exit_command, parse_and_run
 
 WIDTH = 80  # columns
 ABSENT = "not there"
@@ -55,12 +60,9 @@ At `{{ section.paths | join("`, `") }}`.
 def parser() -> argparse.ArgumentParser:
     """The command line of `settings`."""
     lines = (__doc__ or "").splitlines()
-    p = CommandParser(
-        "python -m radit_jax.commands.settings",
-        description=lines[0],
-        epilog="\n".join(lines[2:]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = module_parser("commands.settings", __doc__, print_settings)
+    p.epilog = "\n".join(lines[2:])
+    p.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = p.add_subparsers(dest="command", required=True, metavar="list, show or diff")
     # What there is to set.
     listing = commands.add_parser("list", help="every setting, or those of a section")
@@ -70,22 +72,18 @@ def parser() -> argparse.ArgumentParser:
     showing = commands.add_parser("show", help="an experiment's values, as --set takes them")
     add_experiment_option(showing)
     add_experiment_name(showing)
-    showing.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a setting"
-    )
+    add_set_option(showing)
     comparing = commands.add_parser("diff", help="what is set otherwise")
     for side in ("a", "b"):
         comparing.add_argument(side, metavar=side.upper(), help="an experiment's file, a workdir, or: paper")
     for command in (listing, showing, comparing):
         command.add_argument("--json", action="store_true", help="for programs")
-    p.set_defaults(run=print_settings)
     return p
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    options = parser().parse_args(arguments)
-    return run_command(lambda: print_settings(options))
+    return parse_and_run(parser(), arguments)
 
 
 def print_settings(options: argparse.Namespace) -> None:

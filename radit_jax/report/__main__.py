@@ -3,15 +3,15 @@
 import argparse
 from collections.abc import Sequence
 
-from radit_jax.command_line import CommandParser
-from radit_jax.errors import exit_command, run_command
+from radit_jax.command_line import module_parser
+from radit_jax.errors import exit_command, parse_and_run
 from radit_jax.report.writing import write_comparison, write_report
 from radit_jax.runtime.storage.runs_folder import default_workdir
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `report`."""
-    p = CommandParser("python -m radit_jax.report", description=(__doc__ or "").partition("\n")[0])
+    p = module_parser("report", __doc__, print_report)
     which = p.add_mutually_exclusive_group()
     which.add_argument(
         "--workdir", metavar="FOLDER", help="of a run, gs:// or s3:// too (default: the only one in runs/)"
@@ -21,14 +21,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--output", metavar="FILE", help="default: report.html in the workdir; comparison.html here"
     )
-    p.set_defaults(run=print_report)
     return p
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    options = parser().parse_args(arguments)
-    return run_command(lambda: print_report(options))
+    return parse_and_run(parser(), arguments)
 
 
 def print_report(options: argparse.Namespace) -> None:
