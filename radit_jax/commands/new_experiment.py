@@ -8,13 +8,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from etils import epath
-
 from radit_jax import config
 from radit_jax.command_line import spelled
 from radit_jax.config import DecoderConfig, EncoderConfig
-from radit_jax.data.readers.columns import csv_delimiter
-from radit_jax.data.readers.lines import plain_name
 from radit_jax.data.sources.found_data import FoundData, find_data, look_at
 from radit_jax.data.sources.small_data import FEW_TRAIN
 from radit_jax.pipeline.early_checks import look_at_data
@@ -151,23 +147,15 @@ def _print_found(
     encoder: DecoderConfig | EncoderConfig | None,
 ) -> None:
     """Say what the folder and the checkpoints were taken for."""
-    print(f"passages   {data.passages} ({data.format}{_delimiter_in_words(data.passages)})")
+    print(f"passages   {data.passages} ({data.format})")
     for file in data.question_files:
-        print(f"questions  {file.name}{_delimiter_in_words(file)}")
+        print(f"questions  {file.name}")
     if isinstance(lm, DecoderConfig):
         size = parameters_of(lm) / 1e6
         print(f"lm         {options.lm}: {size:,.3g}M parameters, at most {lm.max_length:,} tokens")
     if encoder is not None and not isinstance(encoder, DecoderConfig):
         normalised = ", normalised" if encoder.normalize else ""
         print(f"encoder    {options.encoder}: {encoder.pooling} vectors{normalised}")
-
-
-def _delimiter_in_words(file: epath.Path) -> str:
-    """What parts the columns of a CSV file, where it is no comma."""
-    if not plain_name(file).endswith(".csv"):
-        return ""
-    delimiter = csv_delimiter(file)
-    return "" if delimiter == "," else f", columns parted by {delimiter!r}"
 
 
 def parameters_of(lm: DecoderConfig) -> int:

@@ -7,6 +7,7 @@ from etils import epath
 from radit_jax.config import Experiment, Folder, Instructions
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.artifacts.scores_file import read_scores
+from radit_jax.data.readers.columns import columns_in_words
 from radit_jax.data.readers.documents import Passages, corpus_format
 from radit_jax.data.sources import folder, instructions
 from radit_jax.data.sources.found_data import unread_tables
@@ -63,8 +64,11 @@ def look_at_data(experiment: Experiment) -> list[str]:
     if not isinstance(data, Folder):
         return []
     files = folder.source_files(data)
+    # What was guessed about a table can be seen to be wrong.
+    guesses = filter(None, map(columns_in_words, files))
+    lines = [f"data       {guess}" for guess in guesses]
     if sum(map(_size, files)) > SMALL_BYTES:
-        return []
+        return lines
 
     # Reading is what finds a wrong line.
     corpus = folder.read_folder(data, experiment.seed)
@@ -72,7 +76,7 @@ def look_at_data(experiment: Experiment) -> list[str]:
     num_chunks = len(corpus.chunks)
     check_num_chunks(experiment, num_chunks)
     parts = [f"{len(questions):,} {split}" for split, questions in corpus.questions.items()]
-    lines = [f"data       {num_chunks:,} chunks; {', '.join(parts)} questions"]
+    lines.append(f"data       {num_chunks:,} chunks; {', '.join(parts)} questions")
     surprises = [
         *unread_tables(data),
         *folder.folder_warnings(corpus),

@@ -147,7 +147,7 @@ def test_columns_that_semicolons_part_are_read_and_said(mine, capsys):
     (mine / "faq.csv").write_text("question;answer\n" + "\n".join(rows) + "\n")
     assert run(mine) == 0
     said = capsys.readouterr().out
-    assert "questions  faq.csv, columns parted by ';'\n" in said
+    assert "data       faq.csv has its columns parted by a semicolon\n" in said
     assert "32 train, 4 dev, 4 test questions" in said
 
 

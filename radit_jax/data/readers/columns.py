@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from radit_jax.data.readers.lines import JsonObject, one_of, open_bytes, quoted, text_lines
+from radit_jax.data.readers.lines import JsonObject, one_of, open_bytes, plain_name, quoted, text_lines
 from radit_jax.data.readers.tables import table_rows
 
 ANY_NUMBER = range(1, 1000)  # of columns
 _DELIMITERS = ",;|"
+_ONE_COLUMN = "\x1f"  # parts nothing: no text has it
+_IN_WORDS = {",": "a comma", ";": "a semicolon", "|": "a bar", "\t": "a tab"}
 _HEAD_CHARACTERS = 2000  # of a first line, which may be no head but a long text
 _ROWS_AT_ONCE = 1024
 
@@ -35,15 +37,31 @@ def csv_objects(path: epath.Path, expected: Columns = ()) -> Iterator[tuple[str,
 
 
 def csv_delimiter(path: epath.Path) -> str:
-    """What parts the columns of a CSV file by its first line: a tab, a comma, a semicolon or a bar."""
+    """What parts the columns of a CSV file by its first line: a tab, a comma, a semicolon or a bar.
+
+    Where the first line has none of them, nothing does: a comma in a row belongs to its text.
+    """
     head = _first_line(path)
     # DPR's tables have commas in their questions, and one tab.
     if "\t" in head:
         return "\t"
+    if not any(mark in head for mark in _DELIMITERS):
+        return _ONE_COLUMN
     try:
         return csv.Sniffer().sniff(head[:_HEAD_CHARACTERS], _DELIMITERS).delimiter
-    except csv.Error:  # one column
+    except csv.Error:  # a first line that is no head
         return ","
+
+
+def columns_in_words(path: epath.Path) -> str:
+    """How the columns of a CSV file are read, for a person; "" of a file of another kind."""
+    name = plain_name(path)
+    if not name.endswith(".csv"):
+        return ""
+    delimiter = csv_delimiter(path)
+    if delimiter == _ONE_COLUMN:
+        return f"{name} has one column"
+    return f"{name} has its columns parted by {_IN_WORDS[delimiter]}"
 
 
 def column_names(path: epath.Path) -> list[str]:

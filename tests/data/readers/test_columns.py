@@ -5,6 +5,7 @@ import pytest
 from etils import epath
 from pyarrow import parquet
 
+from radit_jax.data.readers.columns import columns_in_words
 from radit_jax.data.readers.documents import read_documents
 from radit_jax.data.readers.questions import read_asked, read_questions
 
@@ -35,10 +36,30 @@ def test_what_parts_the_columns_is_found_in_the_first_line(tmp_path, delimiter):
     assert (asked.question.question, asked.question.answers) == ("Who?", ("Austen",))
 
 
-def test_a_csv_of_one_column_is_read(tmp_path):
-    (tmp_path / "passages.csv").write_text('text\n"A novel, of 1815."\n')
+@pytest.mark.parametrize("row", ['"A novel, of 1815."', "A novel, of 1815."])
+def test_a_csv_of_one_column_is_read_with_and_without_quotes_around_its_commas(tmp_path, row):
+    (tmp_path / "passages.csv").write_text(f"text\n{row}\n")
     (document,) = read_documents(tmp_path / "passages.csv")
     assert document.sections == (("", "A novel, of 1815."),)
+
+
+def test_a_row_of_one_column_that_only_begins_with_quotes_is_refused(tmp_path):
+    (tmp_path / "passages.csv").write_text('text\n"Emma", a novel, is long.\n')
+    with pytest.raises(ValueError, match=r"passages\.csv line 2: expected quotes around whole fields"):
+        list(read_documents(tmp_path / "passages.csv"))
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "words"),
+    [
+        ("a.csv", "id;text", "a.csv has its columns parted by a semicolon"),
+        ("a.csv", "text", "a.csv has one column"),
+        ("a.tsv", "id\ttext", ""),
+    ],
+)
+def test_a_person_is_told_how_the_columns_of_a_csv_file_are_read(tmp_path, name, head, words):
+    (tmp_path / name).write_text(f"{head}\n")
+    assert columns_in_words(tmp_path / name) == words
 
 
 def test_a_table_without_its_columns_is_refused_by_its_head(tmp_path):
