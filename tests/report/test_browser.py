@@ -79,12 +79,15 @@ def choose_filter(page, value):
     page.check(f"input[value='{value}']", force=True)
 
 
+def wait_for_detail(page, words):
+    """Wait until the question that `words` are of is open; a script that waits meets the page's policy."""
+    page.locator("#detail h3", has_text=words).wait_for()
+    return page.locator("#detail")
+
+
 def detail_of(page, words):
     page.locator("#list .question", has_text=words).click()
-    page.wait_for_function(
-        "words => document.querySelector('#detail h3')?.textContent.includes(words)", arg=words
-    )
-    return page.locator("#detail")
+    return wait_for_detail(page, words)
 
 
 def test_filters_change_the_list(open_page):
@@ -184,12 +187,12 @@ def test_arrows_walk_through_the_list(open_page):
     page = open_page()
     page.locator("#list .question").first.focus()
     page.keyboard.press("ArrowDown")
-    page.wait_for_function("document.querySelector('#detail h3').textContent.includes('2nd')")
+    wait_for_detail(page, "2nd")
 
 
 def test_a_question_has_an_address(open_page):
     page = open_page(hash="#question=q4")
-    page.wait_for_function("document.querySelector('#detail h3')?.textContent.includes('Fen Tower')")
+    wait_for_detail(page, "Fen Tower")
 
 
 @pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
