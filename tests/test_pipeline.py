@@ -255,7 +255,7 @@ def test_a_run_with_the_work_of_an_earlier_one_is_told_its_time(tmp_path, monkey
 
     monkeypatch.setattr(Run, "make", make)
     for assignment in ("seed=0", "seed=1"):
-        run = Run(changed(assignment), Workdir(tmp_path))
+        run = Run(replace(changed(assignment), name="mine"), Workdir(tmp_path))
         with run.workdir.lock():
             train.make_stages(run, [run.stages["corpus"], run.stages["base/lm"]])
     assert told[:2] == [("1/2", None), ("2/2", None)]

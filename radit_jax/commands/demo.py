@@ -7,39 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from radit_jax import train
+from radit_jax.command_line import add_set_option
+from radit_jax.pipeline.past_times import TINY_SECONDS
 from radit_jax.runtime.monitoring.progress import Progress, show_on
 from radit_jax.runtime.monitoring.time_left import TimeLeft, in_words
-
-# The loops of each stage and their seconds on two busy CPU cores: the shares of the bar.
-SECONDS = {
-    "corpus": {"corpus": 1},
-    "base/lm": {"base": 132},
-    "base/retriever": {"base": 155},
-    "embed/retriever": {"embed": 12},
-    "index/retriever": {"index": 9},
-    "retrieve/lm_ft": {"retrieve": 7},
-    "retrieve/r_ft": {"retrieve": 6},
-    "lm_ft": {"lm_ft": 128},
-    "score": {"score": 59},
-    "r_ft": {"r_ft": 74},
-    "evaluate": {
-        "evaluate closed_book": 45,
-        "evaluate base_lm": 62,
-        "evaluate base": 60,
-        "evaluate lm_ft": 57,
-        "evaluate lm_ft_lm": 49,
-        "evaluate r_ft": 47,
-        "evaluate radit": 46,
-        "evaluate base_lm-gold": 56,
-        "evaluate base_lm-retrieved": 6,
-        "evaluate base_lm-random": 8,
-        "evaluate lm_ft_lm-gold": 5,
-        "evaluate lm_ft_lm-retrieved": 5,
-        "evaluate lm_ft_lm-random": 4,
-        "evaluate lm_ft_lm-none": 1,
-    },
-    "export": {"export": 29},
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,9 +19,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train and evaluate the tiny experiment whole. Needs minutes, no network, no accelerator."
     )
     p.add_argument("--workdir", metavar="FOLDER", help="default: runs/tiny")
-    p.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a setting"
-    )
+    add_set_option(p)
     # What else train asks for: this experiment whole, on this machine alone.
     p.set_defaults(
         run=run_demo,
@@ -101,7 +70,7 @@ class WholeRun:
     def __init__(self, bar: Any):
         # The total is in seconds, so that the bar moves evenly over stages of all lengths.
         self._bar = bar
-        self._time_left = TimeLeft(SECONDS)
+        self._time_left = TimeLeft(TINY_SECONDS)
         self._task = bar.add_task("demo", total=self._time_left.total, left="")
         self._title = ""
 
@@ -110,9 +79,9 @@ class WholeRun:
         self._time_left.begin(name)
         self._title = f"stage {name}"
         # A setting may bring a stage that the table lacks.
-        if name in SECONDS:
-            number = list(SECONDS).index(name) + 1
-            self._title = f"stage {number}/{len(SECONDS)} {name}"
+        if name in TINY_SECONDS:
+            number = list(TINY_SECONDS).index(name) + 1
+            self._title = f"stage {number}/{len(TINY_SECONDS)} {name}"
         self._show()
 
     def show_loop(self, loop: Progress) -> None:

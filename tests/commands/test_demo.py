@@ -12,7 +12,10 @@ from radit_jax.runtime.monitoring.progress import Progress, begin_stage, end_sta
 
 
 def test_the_bar_has_a_share_for_every_stage_of_tiny() -> None:
-    assert list(demo.SECONDS) == list(stages(config.load_experiment(str(train.TINY))))
+    assert list(demo.TINY_SECONDS) == list(stages(config.load_experiment(str(train.TINY))))
+
+
+TWO_STAGES = {"corpus": {"corpus": 120}, "lm_ft": {"lm_ft": 240, "again": 360}}
 
 
 class Bar:
@@ -34,7 +37,9 @@ class Bar:
 
 
 def test_the_bar_moves_by_the_share_of_each_stage(monkeypatch: pytest.MonkeyPatch, clock) -> None:
-    monkeypatch.setattr(demo, "SECONDS", {"corpus": {"corpus": 120}, "lm_ft": {"lm_ft": 240, "again": 360}})
+    monkeypatch.setattr(
+        demo, "TINY_SECONDS", {"corpus": {"corpus": 120}, "lm_ft": {"lm_ft": 240, "again": 360}}
+    )
     bar = Bar()
     with show_on(demo.WholeRun(bar)):
         begin_stage("corpus")
@@ -59,7 +64,9 @@ def test_the_bar_moves_by_the_share_of_each_stage(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_stage_that_the_table_lacks_has_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "SECONDS", {"corpus": {"corpus": 120}, "lm_ft": {"lm_ft": 240, "again": 360}})
+    monkeypatch.setattr(
+        demo, "TINY_SECONDS", {"corpus": {"corpus": 120}, "lm_ft": {"lm_ft": 240, "again": 360}}
+    )
     bar = Bar()
     with show_on(demo.WholeRun(bar)):
         begin_stage("embed/r_ft")

@@ -14,6 +14,7 @@ def run(seconds: Any = None, machine: Any = (), **settings: Any) -> dict[str, An
     """A line of runs.jsonl; settings' dots are double underscores."""
     changed = {path.replace("__", "."): value for path, value in settings.items()}
     return {
+        "experiment": "mine",
         "stages": ["corpus", "lm_ft"],
         "settings": {**SETTINGS, **changed},
         "hardware": {**MACHINE, **dict(machine)},
@@ -34,6 +35,13 @@ def test_the_latest_run_that_made_a_stage_tells_its_time() -> None:
 
 def test_without_an_earlier_run_nothing_is_known() -> None:
     assert past_seconds([run()]) == {"corpus": None, "lm_ft": None}
+
+
+def test_the_first_run_of_the_tiny_experiment_is_told_the_times_in_the_table() -> None:
+    first = run() | {"experiment": "tiny"}
+    assert past_seconds([first]) == {"corpus": {"corpus": 1}, "lm_ft": {"lm_ft": 128}}
+    earlier = first | {"seconds": {"lm_ft": {"lm_ft": 30.0}}}
+    assert past_seconds([earlier, first])["lm_ft"] == {"lm_ft": 30.0}
 
 
 def test_other_steps_take_their_share_and_other_labels_the_same_time() -> None:
