@@ -135,7 +135,10 @@ def _learning_rate(
     all_series: Sequence[Series],
     optimizer: Mapping[str, Any] | None,
 ) -> list[Series]:
-    """The learning rate at the steps that the stage has metrics of, by its schedule; none without one."""
+    """The learning rate at the steps that the stage has metrics of, by its schedule; none without one.
+
+    Runs of 0.1 have not logged it. What a run has logged counts.
+    """
     steps = next((series.steps for series in all_series if series.name == stage), [])
     is_logged = any("learning_rate" in series.values for series in all_series)
     if optimizer is None or is_logged or not steps:
