@@ -36,7 +36,7 @@ from radit_jax.runtime.pretrained.tokenizer_files import load_tokenizer
 from radit_jax.runtime.storage import checkpoints
 from radit_jax.runtime.storage.files import read_json
 from radit_jax.runtime.storage.fingerprints import canonical
-from radit_jax.runtime.storage.source_hashes import hash_file
+from radit_jax.runtime.storage.hashes import hash_file
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.text import card, results_table

@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 
 from radit_jax.runtime.storage.files import read_text, write_whole
-from radit_jax.runtime.storage.source_hashes import hash_file
+from radit_jax.runtime.storage.hashes import hash_file
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"(?P<digest>[0-9a-f]{64})[ \t]+[*]?(?P<name>[\w][\w.-]*\.gguf)")

@@ -12,7 +12,7 @@ from etils import epath
 
 from radit_jax.runtime.storage import bucket
 from radit_jax.runtime.storage.files import sync_folder, write_whole
-from radit_jax.runtime.storage.source_hashes import hash_file, hash_listing
+from radit_jax.runtime.storage.hashes import hash_file, hash_files, hash_listing
 
 SIDECAR_SUFFIX = ".sha256"  # of the file with another file's size and hash
 _EDITED = (".json", ".jsonl", ".md", ".txt", ".jinja")  # of files that people edit
@@ -153,8 +153,8 @@ def size_and_hash(path: epath.Path) -> dict[str, Any]:
         return {"size": path.stat().length, "sha256": hash_file(path)}
     files = files_under(path)
     names = [os.path.relpath(file, path) for file in files]
-    hashes = [hash_file(file) for file in files]
-    return {"size": num_bytes_of(path), "sha256": hash_listing(hashes, names)}
+    digest = hash_listing(hash_files(files), names)
+    return {"size": num_bytes_of(path), "sha256": digest}
 
 
 def size_and_hash_of_bytes(data: bytes) -> dict[str, Any]:

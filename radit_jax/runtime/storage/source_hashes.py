@@ -5,7 +5,6 @@ another host may see other times of the same bytes. So it is remembered by host,
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
@@ -16,12 +15,11 @@ from typing import Any
 
 from etils import epath
 
-from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage import bucket
 from radit_jax.runtime.storage.files import has_seal, read_json, sealed, write_whole
+from radit_jax.runtime.storage.hashes import hash_file, hash_listing, in_parallel
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_BLOCK_BYTES = 1 << 24  # read at once: a file that is hashed need not fit in memory
 _MAX_HOSTS = 64  # remembered; a cluster may give its hosts new names in each run
 _EVERYWHERE = "objects"  # in place of a host: an object's state is the same for all hosts
 
@@ -76,14 +74,15 @@ class SourceHashes:
         files: Iterable[epath.PathLike],
         memory: Memory,
     ) -> str:
-        named_hashes = []
-        for file in files:
+        def named_hash(file: epath.PathLike) -> tuple[str, str]:
             if bucket.is_bucket(file):
                 size = bucket.sizes(file)[""]
                 digest = self._hash_object(file, size, memory)
             else:
                 digest = self._hash_file(pathlib.Path(file), memory)
-            named_hashes.append((_name_below(root, file), digest))
+            return _name_below(root, file), digest
+
+        named_hashes = in_parallel(named_hash, list(files))
         # In the order of names, whatever order the reader has.
         named_hashes.sort()
         hashes = [digest for _, digest in named_hashes]
@@ -92,20 +91,23 @@ class SourceHashes:
 
     def _hash_objects(self, root: epath.Path, memory: Memory) -> str:
         sizes = _without_workdirs(bucket.sizes(root))
-        hashes = []
-        for name, size in sizes.items():
+
+        def object_hash(name: str) -> str:
             # The root itself may be an object.
             path = root / name if name else root
-            hashes.append(self._hash_object(path, size, memory))
+            return self._hash_object(path, sizes[name], memory)
+
+        hashes = in_parallel(object_hash, list(sizes))
         return hash_listing(hashes, sizes)
 
     def _hash_folder(self, root: pathlib.Path, memory: Memory) -> str:
         listing = list_folder(root)
-        hashes = []
-        for entry in listing.values():
+
+        def entry_hash(entry: pathlib.Path | str) -> str:
             # A folder's second name stands in the place of a hash.
-            is_file = isinstance(entry, pathlib.Path)
-            hashes.append(self._hash_file(entry, memory) if is_file else entry)
+            return self._hash_file(entry, memory) if isinstance(entry, pathlib.Path) else entry
+
+        hashes = in_parallel(entry_hash, listing.values())
         return hash_listing(hashes, listing)
 
     def _hash_file(self, file: pathlib.Path, memory: Memory) -> str:
@@ -218,26 +220,3 @@ def _without_workdirs(sizes: Mapping[str, int]) -> dict[str, int]:
 def _is_hidden(name: str) -> bool:
     """Whether a part of the name begins with a dot: the system's files, an editor's, git's."""
     return any(part.startswith(".") for part in name.split("/"))
-
-
-# ---- hashes ----
-
-
-def hash_file(path: epath.PathLike) -> str:
-    """SHA-256 of a file's or an object's bytes."""
-    digest = hashlib.sha256()
-    with epath.Path(path).open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            processes.stop_if_asked(f"the hash of {path}")
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def hash_listing(hashes: Iterable[str], names: Iterable[str]) -> str:
-    """One hash for many files: that of the lines that `sha256sum` would print."""
-    lines = []
-    for digest, name in zip(hashes, names, strict=True):
-        lines.append(f"{digest}  {name}\n")
-    # A file's name need not be UTF-8.
-    text = "".join(lines).encode(errors="surrogateescape")
-    return hashlib.sha256(text).hexdigest()
