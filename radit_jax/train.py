@@ -32,6 +32,7 @@ from radit_jax.runtime.storage.entries import bytes_freed
 from radit_jax.runtime.storage.open_files import raise_file_limit
 from radit_jax.runtime.storage.workdir import Workdir
 
+SECONDS_WORTH_A_REQUEST = 1.0  # of compilation: programs that took less are not kept in a bucket
 PUBLISHED = ("results.json", "predictions*.jsonl", "kilt-*.jsonl")  # files of evaluate, for people
 
 
@@ -228,17 +229,21 @@ def make_stages(run: Run, stages: Sequence[Stage]) -> None:
 
 
 def prepare_jax(workdir: Workdir) -> None:
-    """Let jax keep compiled programs between runs.
+    """Let jax keep compiled programs between runs, in the workdir.
 
-    It keeps all of them, also those that compile in a moment, because a stage has a hundred of these: a stage
-    that resumes compiles nothing again.
+    On a disk it keeps all, also those that compile in a moment, because a stage has a hundred of these:
+    a stage that resumes compiles nothing again. In a bucket it keeps those that cost more than a request, and
+    a machine that takes the place of another one finds them.
     """
     import jax
 
-    default_cache = os.path.abspath(workdir.local / "compiled")
+    if workdir.in_bucket:
+        default_cache, least_seconds = os.fspath(workdir.path / "compiled"), SECONDS_WORTH_A_REQUEST
+    else:
+        default_cache, least_seconds = os.path.abspath(workdir.path / "compiled"), 0.0
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", default_cache)
     jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
     jax.devices()  # a wrong JAX_PLATFORMS is an error here, and not in the middle of a stage
 
 

@@ -90,6 +90,45 @@ def test_a_bucket_that_does_not_exist_is_one_clear_error(scheme: str) -> None:
     assert "in a bucket that exists" in refused.stderr
 
 
+COMPILES = """
+import collections, sys
+import jax
+hits = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: hits.update([event.rpartition("/")[2]]))
+from radit_jax import train
+train.SECONDS_WORTH_A_REQUEST = float(sys.argv[3])
+train.prepare_jax(train.Workdir(*sys.argv[1:3]))
+jax.jit(lambda x: x + 1)(1.0)
+print(hits["cache_hits"])
+"""
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_a_second_machine_finds_the_programs_that_took_long(scheme: str, tmp_path: pathlib.Path) -> None:
+    with getattr(servers, scheme)() as server:
+        environment = ENVIRONMENT | server.environment
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+
+        def hits(machine: str, least_seconds: str) -> str:
+            words = [
+                sys.executable,
+                "-c",
+                COMPILES,
+                f"{scheme}://lab/run",
+                str(tmp_path / machine),
+                least_seconds,
+            ]
+            done = subprocess.run(words, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            return done.stdout.strip()
+
+        # One that compiles in a moment is not kept.
+        assert hits("one", "1.0") == "0" and hits("two", "1.0") == "0"
+        assert not any("/compiled/" in name for name in server.names())
+        assert hits("one", "0.0") == "0" and hits("two", "0.0") == "1"
+        assert any("/compiled/" in name for name in server.names())
+
+
 TWO = """
 import sys
 import jax, numpy as np
