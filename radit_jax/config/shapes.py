@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from radit_jax.config.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Settings, added
 
-EncoderFamily = Literal["bert", "roberta", "xlm-roberta", "mpnet"]  # as `model_type` in a config.json
+EncoderFamily = Literal["bert", "roberta", "xlm-roberta", "mpnet", "distilbert"]  # as config.json has it
 Pooling = Literal["cls", "mean", "last"]  # one vector from those of all tokens: [CLS]'s, their mean, the last
 LmScoreForm = Literal["token_geomean", "prob", "mean_log_prob", "sum_log_prob"]  # what Eq. 4 takes for p_LM
 Direction = Literal["retrieval_to_lsr", "lsr_to_retrieval", "symmetric"]  # of the divergence in Eq. 5
@@ -204,12 +204,12 @@ class BertConfig(Prompted):
     @property
     def first_position(self) -> int:
         """The position of a text's first token; RoBERTa and its relatives keep 0 and 1 for padding."""
-        return 0 if self.family == "bert" else 2
+        return 0 if self.family in ("bert", "distilbert") else 2
 
     @property
     def has_token_types(self) -> bool:
         """Whether an embedding of its type is added to each token's."""
-        return self.family != "mpnet"
+        return self.family not in ("mpnet", "distilbert")
 
     @property
     def has_distance_bias(self) -> bool:

@@ -1,7 +1,8 @@
 """BERT as an encoder of texts into single vectors: post-norm layers, erf GELU, learnt positions.
 
-RoBERTa and XLM-RoBERTa are the same network, whose positions are counted from 2. So is MPNet, which has no
-token types, and adds a bias to each score by the distance of the two tokens.
+RoBERTa and XLM-RoBERTa are the same network, whose positions are counted from 2. So are
+DistilBERT and MPNet, which have no token types. MPNet adds a bias to each score by the distance of the two
+tokens.
 
 A row holds one text (`encode`), or several (`encode_packed`), where rows of one short text each would be
 mostly padding.

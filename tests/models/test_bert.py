@@ -22,6 +22,7 @@ FAMILIES = {
     "bert": transformers.BertModel,
     "roberta": transformers.RobertaModel,
     "mpnet": transformers.MPNetModel,
+    "distilbert": transformers.DistilBertModel,
 }
 LENGTHS = np.array([12, 5, 1])
 MASK = np.arange(12) < LENGTHS[:, None]
@@ -35,12 +36,14 @@ def shape(request):
 @pytest.fixture(scope="module")
 def theirs(shape):
     model = FAMILIES[shape.family]
+    # DistilBERT has other names for its sizes; one of them is no alias of BERT's.
+    ffn_size = "hidden_dim" if shape.family == "distilbert" else "intermediate_size"
     config = model.config_class(
         vocab_size=SHAPE.vocab_size,
         hidden_size=SHAPE.hidden_size,
         num_hidden_layers=SHAPE.num_layers,
         num_attention_heads=SHAPE.num_heads,
-        intermediate_size=SHAPE.ffn_size,
+        **{ffn_size: SHAPE.ffn_size},
         max_position_embeddings=shape.first_position + SHAPE.max_length,
         initializer_range=0.3,
         attn_implementation="eager",

@@ -48,6 +48,7 @@ ENCODERS = {
     "roberta": "RobertaModel",
     "xlm-roberta": "XLMRobertaModel",
     "mpnet": "MPNetModel",
+    "distilbert": "DistilBertModel",
 }
 # Our networks, and the model types that each computes. DPR's encoders are BERTs with other names.
 NETWORKS: dict[Network, tuple[str, ...]] = {"decoder": MODEL_TYPES, "bert": (*ENCODERS, "dpr")}
@@ -69,6 +70,14 @@ BERT_FIELDS = {
 }
 # Of BERT's relatives, whose first two positions are those of padding.
 RELATIVE_FIELDS = BERT_FIELDS | {"max_position_embeddings": Field("max_length", int, 3, 1 << 24, 512)}
+DISTILBERT_FIELDS = {
+    "vocab_size": Field("vocab_size", int, *SIZE),
+    "dim": Field("hidden_size", int, *SIZE),
+    "n_layers": Field("num_layers", int, 1, 10_000),
+    "n_heads": Field("num_heads", int, *SIZE),
+    "hidden_dim": Field("ffn_size", int, *SIZE),
+    "max_position_embeddings": Field("max_length", int, 1, 1 << 24, 512),
+}
 # In our own form only: a BERT's family, and how an encoder's vectors are made.
 FAMILY_FIELD = {"family": Field("family", str, default="bert")}
 VECTOR_FIELDS = {
@@ -140,19 +149,26 @@ def bert_config(values: Mapping[str, Any], folder: str, **vectors: Any) -> BertC
     check_fixed(values, where, projection_dim=0, is_decoder=False)
     # MPNet has as many, whatever its config says.
     check_fixed(values, where, relative_attention_num_buckets=32)
-    family, table = values.get("model_type"), RELATIVE_FIELDS
-    if family in (None, "bert", "dpr"):
-        family, table = "bert", BERT_FIELDS
-    else:
+    check_fixed(values, where, activation="gelu")  # as DistilBERT calls it
+    family = values.get("model_type")
+    if family in (None, "dpr"):
+        family = "bert"
+    table = _fields_of(family)
+    if table is RELATIVE_FIELDS:
         check_fixed(values, where, pad_token_id=1)  # positions are counted from the one after it
     config = BertConfig(**read_fields(values, table, where, REMEDY), **vectors, family=family)
     config = replace(config, max_length=config.max_length - config.first_position)
     return _check_bert(config, where)
 
 
+def _fields_of(family: str) -> Mapping[str, Field]:
+    """The table of a family's `config.json`."""
+    return {"bert": BERT_FIELDS, "distilbert": DISTILBERT_FIELDS}.get(family, RELATIVE_FIELDS)
+
+
 def bert_json(config: BertConfig, dtype: str) -> dict[str, Any]:
     """The `config.json` of a BERT encoder, which has no pooler."""
-    sizes = as_json(config, BERT_FIELDS)
+    sizes = as_json(config, _fields_of(config.family))
     sizes["max_position_embeddings"] += config.first_position
     return {
         "architectures": [ENCODERS[config.family]],

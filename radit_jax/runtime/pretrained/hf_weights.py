@@ -29,7 +29,7 @@ from radit_jax.runtime.pretrained.checkpoint_info import describe_folder
 from radit_jax.runtime.pretrained.decoder_config import NESTED, decoder_config
 from radit_jax.runtime.pretrained.gguf_file import is_gguf
 from radit_jax.runtime.pretrained.gguf_weights import open_gguf_tensors
-from radit_jax.runtime.pretrained.hf_config import read_config
+from radit_jax.runtime.pretrained.hf_config import bert_config, read_config
 from radit_jax.runtime.pretrained.tensor_files import Index, Tensor, open_tensors
 from radit_jax.runtime.pretrained.tensor_names import (
     BERT,
@@ -37,6 +37,7 @@ from radit_jax.runtime.pretrained.tensor_names import (
     BERT_ROOT,
     DECODER,
     DECODER_IGNORED,
+    DISTILBERT,
     IMAGE_PARTS,
     LORA,
     MPNET,
@@ -46,6 +47,7 @@ from radit_jax.runtime.pretrained.tensor_names import (
 )
 from radit_jax.runtime.pretrained.vectors import transformer_folder
 
+BERT_TABLES = {"mpnet": MPNET, "distilbert": DISTILBERT}  # of the families with names of their own
 MATRICES = ("/kernel", "/lora_a", "/lora_b")  # (in, out) here, (out, in) in torch
 
 
@@ -141,12 +143,12 @@ def match_bert(
     folder = transformer_folder(folder)
     tensors = _bert_tensors(open_tensors(folder))
     # The checkpoint's layers after `num_layers` are not read.
-    num_saved_layers = read_config(folder)["num_hidden_layers"]
+    num_saved_layers = bert_config(read_config(folder), str(folder)).num_layers
     ignored = [BERT_IGNORED]
     for layer in range(config.num_layers, num_saved_layers):
-        ignored.append(rf"encoder\.layer\.{layer}\..*")
+        ignored.append(rf"\w+\.layer\.{layer}\..*")
     tensors = _drop(tensors, "|".join(ignored))
-    table = MPNET if config.family == "mpnet" else BERT
+    table = BERT_TABLES.get(config.family, BERT)
     return _match(tensors, table, Bert(config), str(folder))
 
 
@@ -324,8 +326,11 @@ def to_hf(params: Any) -> dict[str, Tensor]:
     """
     if "model" in params:
         return _to_hf(params, DECODER)
-    is_mpnet = "relative_attention_bias" in params["encoder"]
-    return _to_hf(params, MPNET if is_mpnet else BERT)
+    # What a family lacks or has besides says which one it is.
+    if "relative_attention_bias" in params["encoder"]:
+        return _to_hf(params, MPNET)
+    has_token_types = "token_type_embeddings" in params["embeddings"]
+    return _to_hf(params, BERT if has_token_types else DISTILBERT)
 
 
 def adapters_to_peft(adapters: Any) -> dict[str, Tensor]:

@@ -3,6 +3,8 @@
 `{}` is the number of a layer.
 """
 
+from collections.abc import Mapping
+
 Table = tuple[tuple[str, str], ...]
 
 # Of all families: a network that lacks a path lacks its tensors.
@@ -80,19 +82,37 @@ MPNET_NAMES = {
 }
 
 
-def _mpnet_table() -> Table:
-    """BERT's table by MPNet's names, with the bias by distance."""
-    table = [("encoder.relative_attention_bias.weight", "encoder/relative_attention_bias/embedding")]
+# DistilBERT's likewise.
+DISTILBERT_NAMES = {
+    "encoder.layer": "transformer.layer",
+    "attention.self.query": "attention.q_lin",
+    "attention.self.key": "attention.k_lin",
+    "attention.self.value": "attention.v_lin",
+    "attention.output.dense": "attention.out_lin",
+    "attention.output.LayerNorm": "sa_layer_norm",
+    "intermediate.dense": "ffn.lin1",
+    "output.dense": "ffn.lin2",
+    "output.LayerNorm": "output_layer_norm",
+}
+
+
+def _renamed(names: Mapping[str, str]) -> Table:
+    """BERT's table by the names of a relative; those that stand first in `names` are replaced first."""
+    table = []
     for name, path in BERT:
-        for berts, mpnets in MPNET_NAMES.items():
-            name = name.replace(berts, mpnets)
+        for berts, relatives in names.items():
+            name = name.replace(berts, relatives)
         table.append((name, path))
     return tuple(table)
 
 
-MPNET = _mpnet_table()
-# The pooler serves BERT's next-sentence task, `cls` its two pre-training tasks, and `lm_head` that of its
-# relatives. The position ids are a constant that old versions saved.
-BERT_IGNORED = r"pooler\..*|embeddings\.position_ids|cls\..*|lm_head\..*"
+MPNET: Table = (
+    ("encoder.relative_attention_bias.weight", "encoder/relative_attention_bias/embedding"),
+    *_renamed(MPNET_NAMES),
+)
+DISTILBERT = _renamed(DISTILBERT_NAMES)
+# The pooler serves BERT's next-sentence task, `cls` its two pre-training tasks, and `lm_head` and `vocab_…`
+# that of its relatives. The position ids are a constant that old versions saved.
+BERT_IGNORED = r"pooler\..*|embeddings\.position_ids|cls\..*|lm_head\..*|vocab_\w+\..*"
 BERT_ROOT = "embeddings.word_embeddings.weight"  # what precedes it is the prefix of all of a BERT's names
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # of TensorFlow

@@ -289,8 +289,9 @@ def write_vectors(
     if config.truncate_dim is not None:
         model["truncate_dim"] = config.truncate_dim
     transformer: dict[str, Any] = {"max_seq_length": max_length, "do_lower_case": lower_case}
-    # No vector goes through a BERT's pooler, and files without one load without a warning.
-    if isinstance(config, BertConfig):
+    # No vector goes through a BERT's pooler, and files without one load without a warning. DistilBERT's
+    # class has none that could be left out.
+    if isinstance(config, BertConfig) and config.family != "distilbert":
         transformer["model_args"] = {"add_pooling_layer": False}
     _write_json(folder / "modules.json", modules)
     _write_json(folder / "sentence_bert_config.json", transformer)

@@ -83,6 +83,7 @@ KINDS = {
     "roberta": Kind(transformers.RobertaModel, byte_bpe, "cls_token"),
     "xlm-roberta": Kind(transformers.XLMRobertaModel, unigram, "mean_tokens"),  # multilingual-e5
     "mpnet": Kind(transformers.MPNetModel, wordpiece, "mean_tokens"),  # all-mpnet-base-v2
+    "distilbert": Kind(transformers.DistilBertModel, wordpiece, "mean_tokens"),  # multi-qa-distilbert-cos-v1
     "bert": Kind(transformers.BertModel, unigram, "mean_tokens"),  # multilingual-e5-small
     "qwen3": Kind(transformers.Qwen3Model, qwen, "lasttoken"),  # Qwen3-Embedding
 }
