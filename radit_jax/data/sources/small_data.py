@@ -17,18 +17,19 @@ def small_data_warnings(questions: Mapping[str, Sequence[Question]]) -> list[str
 
     Questions of one group, such as those on one passage, count once.
     """
-    counts = {}
+    counts, words = {}, {}
     for split, of_split in questions.items():
         counts[split] = len({question.resampling_group for question in of_split})
+        words[split] = _questions(split, counts[split], len(of_split))
     warnings = []
 
     # 1) To learn.
     if counts["train"] < FEW_TRAIN:
-        warnings.append(f"there are {_questions('train', counts)} to learn from, which is little: bring more")
+        warnings.append(f"there are {words['train']} to learn from, which is little: bring more")
     # 2) To choose a checkpoint.
     if counts["dev"] < FEW_DEV:
         warnings.append(
-            f"there are {_questions('dev', counts)} to choose LM-ft's and R-ft's checkpoints by: chance "
+            f"there are {words['dev']} to choose LM-ft's and R-ft's checkpoints by: chance "
             "chooses with so few, and the untuned model may be kept"
         )
     # 3) To measure what was learnt.
@@ -36,15 +37,16 @@ def small_data_warnings(questions: Mapping[str, Sequence[Question]]) -> list[str
         half = share_interval(0.5, counts["test"])
         enough = share_interval(0.5, FEW_TEST)
         warnings.append(
-            f"there are {_questions('test', counts)} to evaluate with: half of them right is known to within "
+            f"there are {words['test']} to evaluate with: half of them right is known to within "
             f"{_points(half)} points, of {FEW_TEST} to within {_points(enough)}"
         )
     return warnings
 
 
-def _questions(split: str, counts: Mapping[str, int]) -> str:
-    count = counts[split]
-    return f"{count} independent {split} question{'' if count == 1 else 's'}"
+def _questions(split: str, count: int, total: int) -> str:
+    words = f"{count} independent {split} question{'' if count == 1 else 's'}"
+    # Else nobody knows why the number is not that of the questions.
+    return words if count == total else f"{words} ({total:,}, those on one passage or document counted once)"
 
 
 def _points(figure: Mapping[str, float | None]) -> str:
