@@ -168,9 +168,13 @@ def folder_warnings(data: CorpusData) -> list[str]:
             f"{data.first_of['gold_passages_not_in_corpus']}"
         )
     if 2 * num_without > num_questions:
+        rest = "what is said of gold chunks is about the others"
+        # Of made questions on few documents none has one.
+        if num_without == num_questions:
+            rest = "nothing is said of gold chunks"
         warnings.append(
             f"{num_without:,} of {num_questions:,} questions have no gold chunk: their lines name no "
-            "passage, or none that holds an answer; what is said of gold chunks is about the others"
+            f"passage, or none that holds an answer; {rest}"
         )
     if num_unknown:
         warnings.append(
