@@ -40,10 +40,12 @@ from radit_jax.evaluation.systems import (
 )
 from radit_jax.lm.answering import Answer, Retrieval, generate_answers, make_prompts, questions_per_batch
 from radit_jax.lm.prefix_sharing import group_by_shared_chunks
-from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair, score_in_shards
+from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair
+from radit_jax.lm.sharded_scoring import ShardedScorer
 from radit_jax.method.losses import ensemble_log_prob
 from radit_jax.retrieval.search import Searcher, chunk_log_probs
 from radit_jax.runtime.monitoring.progress import Progress
+from radit_jax.runtime.shards import Shards
 from radit_jax.runtime.storage.fingerprints import shard_name
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.text.statistics import Figure
@@ -244,15 +246,14 @@ class CorpusQuestionEval:
     ) -> list[list[Answer]]:
         """Each question's generated answers, the best first; every question has the same shots before it.
 
-        They are stored a shard at a time.
+        They are stored a shard at a time; each of several processes makes shards of its own.
         """
-        shards = self._answer_shards(name, system)
-        with Progress(len(system.rows), f"evaluate {name}", "questions") as bar:
-            for file, shard in shards.items():
-                if self.output.has(file):
-                    bar.advance(len(shard))
-                else:
-                    self.output.write_jsonl(file, self._answer(system, shard, shots, bar))
+        places = self._answer_shards(name, system)
+        sizes = {file: len(places_of_shard) for file, places_of_shard in places.items()}
+        shards = Shards.find(self.output, sizes, self.models[system.lm].own)
+        with shards.progress(f"evaluate {name}", "questions") as bar:
+            lines = (self._answer(system, places[file], shots, bar) for file in shards.own)
+            shards.write_each(lines, self.output.write_jsonl)
         return self._stored_answers(name, system)
 
     def _answer_shards(self, name: str, system: SystemInputs) -> dict[str, list[int]]:
@@ -327,14 +328,8 @@ class CorpusQuestionEval:
         examples = [question_example(question, question.answers[0]) for question in self.questions]
         all_rows = np.concatenate(rows, axis=1)
         pairs = np.unique(every_pair(all_rows), axis=0)
-        scored = score_in_shards(
-            self.output,
-            f"{lm}-pairs",
-            pairs,
-            lambda shard, bar: scorer.score(examples, shard, self.corpus.chunks, bar),
-            shard_size=PAIRS_PER_SHARD,
-            title=f"evaluate {lm}",
-        )
+        sharded = ShardedScorer(lambda: scorer, self.output, self.corpus.chunks, PAIRS_PER_SHARD)
+        scored = sharded.score(f"{lm}-pairs", examples, pairs, f"evaluate {lm}")
 
         # The likelihoods are reported per token of the answer.
         tokenizer = scorer.model.tokenizer

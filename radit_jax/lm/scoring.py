@@ -10,9 +10,8 @@ Pairs pass through three layouts on their way to the model. Two examples of chun
 layout of the rows, so that one assignment takes the scores from the rows to their pairs.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,32 +20,27 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from radit_jax.config import MeshConfig, ScoreConfig
-from radit_jax.data.batches.packing import (
-    PrefixTree,
-    Row,
-    continuation_places,
-    fill,
-    has_continuations,
-    pack,
-    to_batch,
-)
+from radit_jax.data.batches.packing import PrefixTree, has_continuations
 from radit_jax.data.batches.prefix_trees import shared_sequences
 from radit_jax.data.records import ChunkReader, Example
-from radit_jax.method.likelihood import LmBatch, continuation_log_probs
-from radit_jax.models.cudnn import max_segments
+from radit_jax.lm.scored_rows import Packing, RowFill
+from radit_jax.method.likelihood import continuation_log_probs
 from radit_jax.models.decoder import DecoderLm
+from radit_jax.runtime.ahead import IN_FLIGHT, delayed, prefetched
+from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.mesh import (
     configure_attention,
+    data_parallel_size,
     gather,
     make_mesh,
+    own_mesh,
     put_batch,
     put_params,
     row_layout,
 )
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.model_io import Model, load_model
-from radit_jax.runtime.storage.fingerprints import shard_name
-from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.runtime.shards import load_on_own_devices
 
 Pairs = Int[np.ndarray, "P 2"]  # (number of an example, row of a chunk or NO_CHUNK)
 ChunkRows = Int[np.ndarray, "Q K"]  # the rows of each question's chunks; NO_CHUNK: no Background
@@ -60,7 +54,7 @@ def every_pair(rows: Int[np.ndarray, "E K"]) -> Int[np.ndarray, "E*K 2"]:
     return np.stack([examples, rows.ravel()], axis=1)
 
 
-def _order_by_chunk(pairs: Pairs) -> Int[np.ndarray, " P"]:
+def order_by_chunk(pairs: Pairs) -> Int[np.ndarray, " P"]:
     """The numbers of the pairs, those of a chunk next to each other."""
     return np.argsort(pairs[:, 1], kind="stable")
 
@@ -87,37 +81,6 @@ class PairScores(NamedTuple):
             array[places] = new
 
 
-def score_in_shards(
-    folder: StageFolder,
-    name: str,
-    pairs: Pairs,
-    score: Callable[[Pairs, Progress], PairScores],
-    *,
-    shard_size: int,
-    title: str,
-) -> PairScores:
-    """The scores of all `pairs`, which `score` makes a shard at a time and `folder` keeps as `name`-….
-
-    A run that is killed loses the shard that it was scoring; the next run of the same pairs reads the others.
-    """
-    scores = PairScores.empty(len(pairs))
-    # Ordered by chunk, most chunks are read in one shard only.
-    order = _order_by_chunk(pairs)
-    num_shards = max(1, -(-len(order) // shard_size))
-    shards = np.array_split(order, num_shards)
-    with Progress(len(pairs), title, "pairs") as bar:
-        for index, shard in enumerate(shards if len(pairs) else ()):
-            file = shard_name(name, index, len(shards))
-            # A shard that an earlier run has written is read back.
-            if folder.has(file):
-                bar.advance(len(shard))
-            else:
-                shard_scores = score(pairs[shard], bar)
-                folder.write_arrays(file, **shard_scores._asdict())
-            scores.put(shard, PairScores(**folder.read_arrays(file)))
-    return scores
-
-
 class PairTrees(NamedTuple):
     """The prefix trees that score P pairs: a chunk, then the prompt and answer of each of its examples."""
 
@@ -125,92 +88,6 @@ class PairTrees(NamedTuple):
     pair_of_continuation: Int[np.ndarray, " P"]  # tree after tree: the number of the pair that it scores
     token_counts: Int[np.ndarray, " P"]  # by pair: chunk, prompt and answer
     truncated: Bool[np.ndarray, " P"]  # by pair: the chunk was cut to fit the row
-
-
-class Packing(NamedTuple):
-    """Prefix trees packed into rows, and where the score of each of their N continuations belongs."""
-
-    trees: Sequence[PrefixTree]
-    numbers: Int[np.ndarray, " N"]  # tree after tree: the place of each continuation in the result
-    rows: Sequence[Row]
-    row_length: int
-    targets_per_row: int
-    continuation_ids: bool  # False: no tree has two continuations, and the batches need no numbers for them
-
-    @classmethod
-    def pack(
-        cls,
-        trees: Sequence[PrefixTree],
-        numbers: Int[np.ndarray, " N"],
-        *,
-        row_length: int,
-        targets_per_row: int,
-        continuation_ids: bool,
-    ) -> "Packing":
-        """Pack the trees; rows get room for `row_length` targets where a tree needs more than usual."""
-        if any(_num_continuation_tokens(tree) > targets_per_row for tree in trees):
-            targets_per_row = row_length
-        # A kernel that knows only segments has room for a limited number of them, padding included.
-        continuations_per_row = targets_per_row if continuation_ids else max_segments(row_length) - 1
-        rows = pack(
-            trees,
-            row_length=row_length,
-            targets_per_row=targets_per_row,
-            continuations_per_row=continuations_per_row,
-        )
-        return cls(trees, numbers, rows, row_length, targets_per_row, continuation_ids)
-
-    @property
-    def fill(self) -> float:
-        """The share of the rows' positions that hold a token."""
-        return fill(self.trees, self.rows, row_length=self.row_length)
-
-    def batches(self, batch_size: int) -> Iterator[tuple[LmBatch, int]]:
-        """The rows, `batch_size` at a time, with the number of continuations in them."""
-        for start in range(0, len(self.rows), batch_size):
-            rows = self.rows[start : start + batch_size]
-            batch = to_batch(
-                self.trees,
-                rows,
-                row_length=self.row_length,
-                targets_per_row=self.targets_per_row,
-                num_rows=batch_size,
-                continuation_ids=self.continuation_ids,
-            )
-            trees = [self.trees[index] for index in itertools.chain.from_iterable(rows)]
-            yield batch, sum(len(tree.continuations) for tree in trees)
-
-    def put_scores(
-        self,
-        row_scores: Float[np.ndarray, "R C"],
-        scores: Float[np.ndarray, " _"],
-    ) -> None:
-        """Write `row_scores`, [row, continuation in the row], to the continuations' places in `scores`."""
-        places = continuation_places(self.trees, self.rows)
-        scores[self.numbers] = row_scores[places]
-
-
-def _num_continuation_tokens(tree: PrefixTree) -> int:
-    """Tokens of all continuations; each may be a target."""
-    return sum(len(continuation.tokens) for continuation in tree.continuations)
-
-
-@dataclass
-class RowFill:
-    """How much of the rows that were scored is tokens."""
-
-    rows: int = 0
-    full_rows: float = 0.0  # the number of rows without padding that would hold the same tokens
-
-    def add(self, rows: int, share: float) -> None:
-        """Count `rows` rows; a token is at `share` of their positions."""
-        self.rows += rows
-        self.full_rows += rows * share
-
-    @property
-    def share(self) -> float:
-        """The share of positions that hold a token."""
-        return self.full_rows / max(1, self.rows)
 
 
 @dataclass(frozen=True)
@@ -221,13 +98,35 @@ class PairScorer:
     mesh: Mesh
     settings: ScoreConfig
     module: DecoderLm | None = None  # reads packed rows, where it differs from the model's own module
+    own: bool = False  # it is on this process's own devices, and the others have copies of theirs
     filled: RowFill = field(default_factory=RowFill, compare=False)
 
     @classmethod
     def load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
-        """Load the model at `path` on the devices of `mesh`."""
-        devices = make_mesh(mesh, rows=settings.batch_size)
-        return cls._on(devices, load_model(path, dtype=settings.dtype, mesh=devices), settings, mesh)
+        """Load the model at `path`.
+
+        Several processes have a copy each on their own devices, where these have room for one. Else one model
+        lies on the devices of all.
+        """
+        scorer, _ = load_on_own_devices(
+            lambda own: cls._load(path, settings, mesh, own),
+            lambda scorer: scorer.model.params,
+        )
+        return scorer
+
+    @classmethod
+    def _load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig, own: bool) -> "PairScorer":
+        if own:
+            # All processes together have the batch that the settings say.
+            devices = own_mesh(mesh)
+            _, count = processes.process_index_and_count()
+            unit = data_parallel_size(devices)
+            rows = -(-settings.batch_size // (count * unit)) * unit
+            settings = replace(settings, batch_size=rows)
+        else:
+            devices = make_mesh(mesh, rows=settings.batch_size)
+        model = load_model(path, dtype=settings.dtype, mesh=devices)
+        return cls._on(devices, model, settings, mesh, own)
 
     @classmethod
     def of(cls, model: Model, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
@@ -238,11 +137,13 @@ class PairScorer:
         return cls._on(devices, placed, settings, mesh)
 
     @classmethod
-    def _on(cls, devices: Mesh, model: Model, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
+    def _on(
+        cls, devices: Mesh, model: Model, settings: ScoreConfig, mesh: MeshConfig, own: bool = False
+    ) -> "PairScorer":
         # Packed rows and generation read the same parameters by two modules.
         row_module = configure_attention(model.module, devices, mesh, row_length=settings.sequence_length)
         generating_module = model.module.clone(layout=row_layout(devices))
-        return cls(model._replace(module=generating_module), devices, settings, row_module)
+        return cls(model._replace(module=generating_module), devices, settings, row_module, own)
 
     @property
     def row_module(self) -> DecoderLm:
@@ -265,16 +166,41 @@ class PairScorer:
         # Without a pair there is no row to pack.
         if not len(pairs):
             return PairScores.empty(0)
-        trees = self._pair_trees(examples, pairs, chunks)
-        log_probs = self._score(trees.trees, trees.pair_of_continuation, bar)
-        return PairScores(log_probs, trees.token_counts, trees.truncated)
+        (scores,) = self.score_each([pairs], examples, chunks, bar)
+        return scores
+
+    def score_each(
+        self,
+        parts: Iterable[Pairs],
+        examples: Sequence[Example],
+        chunks: ChunkReader,
+        bar: Progress | None = None,
+    ) -> Iterator[PairScores]:
+        """`score` of each part, none of which is empty.
+
+        The devices do not wait for the host: the next part is read, tokenised and packed meanwhile.
+        """
+        laid_out = prefetched(self._lay_out(examples, pairs, chunks) for pairs in parts)
+        for part in self._scored(laid_out, bar):
+            assert part.pairs is not None, "`_lay_out` sets it"
+            yield PairScores(part.scores, part.pairs.token_counts, part.pairs.truncated)
 
     def score_trees(
         self, trees: Sequence[PrefixTree], bar: Progress | None = None
     ) -> Float[np.ndarray, " N"]:
         """Each continuation's log-probability, tree after tree, in nats, summed over its weighted tokens."""
+        if not trees:
+            return np.zeros(0, np.float32)
         num_continuations = sum(len(tree.continuations) for tree in trees)
-        return self._score(trees, np.arange(num_continuations), bar)
+        packings = list(self._packings(trees, np.arange(num_continuations)))
+        (part,) = self._scored([_Part(np.zeros(num_continuations, np.float32), packings)], bar)
+        return part.scores
+
+    def _lay_out(self, examples: Sequence[Example], pairs: Pairs, chunks: ChunkReader) -> "_Part":
+        """What the devices need to score `pairs`."""
+        trees = self._pair_trees(examples, pairs, chunks)
+        packings = list(self._packings(trees.trees, trees.pair_of_continuation))
+        return _Part(np.zeros(len(pairs), np.float32), packings, trees)
 
     def _pair_trees(self, examples: Sequence[Example], pairs: Pairs, chunks: ChunkReader) -> PairTrees:
         """The pairs as prefix trees, the examples of a chunk together."""
@@ -284,7 +210,7 @@ class PairScorer:
         truncated = np.zeros(len(pairs), bool)
 
         # 1) Split the pairs by chunk, and read all chunks.
-        order = _order_by_chunk(pairs)
+        order = order_by_chunk(pairs)
         chunk_rows, starts = np.unique(pairs[order, 1], return_index=True)
         pairs_by_chunk = np.split(order, starts[1:])
         loaded_chunks = iter(chunks.take(chunk_rows[chunk_rows != NO_CHUNK]))
@@ -311,17 +237,6 @@ class PairScorer:
                     token_counts[pair] = prefix_length + len(continuation.tokens)
         return PairTrees(trees, np.array(pair_of_continuation), token_counts, truncated)
 
-    def _score(
-        self, trees: Sequence[PrefixTree], numbers: Int[np.ndarray, " N"], bar: Progress | None
-    ) -> Float[np.ndarray, " N"]:
-        """Score the trees' N continuations; `numbers` says where each one's score belongs in the result."""
-        # Each packing fills its continuations' places.
-        scores = np.zeros(len(numbers), np.float32)
-        for packing in self._packings(trees, numbers):
-            self.filled.add(len(packing.rows), packing.fill)
-            packing.put_scores(self._row_scores(packing, bar), scores)
-        return scores
-
     def _packings(self, trees: Sequence[PrefixTree], numbers: Int[np.ndarray, " N"]) -> Iterator[Packing]:
         """The trees in rows: those that an attention kernel can read in one packing, all others in another.
 
@@ -346,15 +261,55 @@ class PairScorer:
                     continuation_ids=not kernel,
                 )
 
-    def _row_scores(self, packing: Packing, bar: Progress | None) -> Float[np.ndarray, "R C"]:
-        """The continuations' summed log-probabilities, as they lie in the rows."""
-        params = self.model.params
-        results = []
-        for batch, num_continuations in packing.batches(self.settings.batch_size):
-            on_devices = put_batch(batch, self.mesh)
-            sums = continuation_log_probs(self.row_module, params, on_devices, packing.targets_per_row)
-            results.append(gather(sums))
-            if bar is not None:
-                bar.advance(num_continuations)
-        # The last batch is filled up with empty rows.
-        return np.concatenate(results)[: len(packing.rows)]
+    def _scored(self, parts: Iterable["_Part"], bar: Progress | None) -> Iterator["_Part"]:
+        """Each part with its scores."""
+        for batch in delayed(self._dispatched(parts), IN_FLIGHT):
+            # Wait for the batch's scores. Those of a packing's rows are put in their places together.
+            batch.row_scores.append(gather(batch.sums))
+            if bar is None:
+                processes.stop_if_asked("scoring")
+            else:
+                bar.advance(batch.num_continuations)
+            if not batch.ends_packing:
+                continue
+            # The last batch is filled up with empty rows.
+            packing = batch.packing
+            row_scores = np.concatenate(batch.row_scores)[: len(packing.rows)]
+            packing.put_scores(row_scores, batch.part.scores)
+            if packing is batch.part.packings[-1]:
+                yield batch.part
+
+    def _dispatched(self, parts: Iterable["_Part"]) -> Iterator["_Batch"]:
+        """The batches of each part, dispatched to the devices when they are asked for."""
+        module, params = self.row_module, self.model.params
+        batch_size = self.settings.batch_size
+        for part in parts:
+            for packing in part.packings:
+                self.filled.add(len(packing.rows), packing.fill)
+                row_scores: list[Any] = []
+                num_rows = 0
+                for batch, num_continuations in packing.batches(batch_size):
+                    on_devices = put_batch(batch, self.mesh)
+                    sums = continuation_log_probs(module, params, on_devices, packing.targets_per_row)
+                    num_rows += batch_size
+                    ends_packing = num_rows >= len(packing.rows)
+                    yield _Batch(part, packing, row_scores, sums, num_continuations, ends_packing)
+
+
+class _Part(NamedTuple):
+    """Trees that are scored together."""
+
+    scores: Float[np.ndarray, " N"]  # of their continuations, to be filled
+    packings: Sequence[Packing]  # all of them; each fills its continuations' places
+    pairs: PairTrees | None = None  # where the continuations are those of pairs
+
+
+class _Batch(NamedTuple):
+    """Rows of a packing that are scored together."""
+
+    part: _Part
+    packing: Packing
+    row_scores: list[Any]  # [row, continuation] of the packing's batches so far
+    sums: Any  # the same of this batch, on the devices
+    num_continuations: int
+    ends_packing: bool

@@ -143,7 +143,8 @@ class ScannShards:
         # Stored trees are loaded once, and only those that a query needs.
         if number not in self._in_memory:
             assert self._folder is not None, "a tree without a folder is in memory"
-            tree_folder = self._folder.verified_local_path(self._name(number))
+            with processes.apart(), processes.deferring_stops():
+                tree_folder = self._folder.verified_path(self._name(number))
             self._in_memory[number] = ScannShard.load(tree_folder)
         return self._in_memory[number]
 
@@ -188,7 +189,8 @@ class ScannShards:
         """Write one tree into `folder` and commit it."""
         name = self._name(number)
         tree.save(folder.path / name)
-        folder.commit_local(name)
+        with processes.apart(), processes.deferring_stops():
+            folder.commit(name)
 
     def _name(self, number: int) -> str:
         """The name of a tree in a stage's folder."""

@@ -1,10 +1,8 @@
 """From text to chunks: encoding with one tower of the dual encoder, and searching the corpus with it."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,6 +18,7 @@ from radit_jax.retrieval.exact import ExcludedRows
 from radit_jax.retrieval.index import Index, load_index
 from radit_jax.retrieval.products import search_devices
 from radit_jax.retrieval.ranking import Rows, Scores
+from radit_jax.runtime.ahead import IN_FLIGHT, delayed, prefetched
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.mesh import (
     data_parallel_size,
@@ -36,8 +35,6 @@ from radit_jax.runtime.storage.stage_folder import StageFolder
 
 BATCH_SIZE = 64  # texts that are encoded at once where no setting says otherwise
 WIDTH = 16  # batches are as wide as a multiple of it: few shapes are compiled, and little is padding
-IN_FLIGHT = 2  # batches that the devices have been given beyond the one that is waited for
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ class Encoder:
         The devices do not wait for the host: the next part is read and tokenised meanwhile, and its first
         batches are on their way when a part is handed out.
         """
-        for batch in _delayed(self._dispatched(parts, batch_size), IN_FLIGHT):
+        for batch in delayed(self._dispatched(parts, batch_size), IN_FLIGHT):
             # Wait for the batch's vectors, and put them where their texts stand in the part.
             num_texts = len(batch.rows)
             batch.embeddings[batch.rows] = gather(batch.vectors)[:num_texts]
@@ -125,7 +122,7 @@ class Encoder:
         texts_per_device = -(-batch_size // num_devices)
         batch_size = texts_per_device * num_devices
 
-        for token_ids in _prefetched(map(self.token_ids, parts)):
+        for token_ids in prefetched(map(self.token_ids, parts)):
             # Sort the part's texts, so that those of a batch have like length.
             num_texts = len(token_ids)
             embeddings = np.empty((num_texts, module.config.vector_size), np.float32)
@@ -154,38 +151,6 @@ class _Batch(NamedTuple):
 
 
 encode_batch: Callable[..., Any] = jax.jit(encode, static_argnums=0)
-
-
-def _prefetched(items: Iterable[T]) -> Iterator[T]:
-    """`items`; a thread makes the next one while one is used."""
-    # `None` says that there is no next item.
-    rest = iter(items)
-    with ThreadPoolExecutor(1) as thread:
-        next_item = thread.submit(next, rest, None)
-        while (item := next_item.result()) is not None:
-            next_item = thread.submit(next, rest, None)
-            yield item
-
-
-def _delayed(items: Iterable[T], count: int) -> Iterator[T]:
-    """`items`, each when `count` more have been made.
-
-    >>> made = (print("made", number) or number for number in range(3))
-    >>> for number in _delayed(made, 1):
-    ...     print("used", number)
-    made 0
-    made 1
-    used 0
-    made 2
-    used 1
-    used 2
-    """
-    waiting: deque[T] = deque()
-    for item in items:
-        waiting.append(item)
-        if len(waiting) > count:
-            yield waiting.popleft()
-    yield from waiting
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ goes on from there.
 `retrieval/tuning.py`.
 """
 
-import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,9 +24,9 @@ from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.batches.order import shuffled
-from radit_jax.data.records import Example
 from radit_jax.lm.lsr_diagnostics import report
-from radit_jax.lm.scoring import PairScorer, PairScores, every_pair, score_in_shards
+from radit_jax.lm.scoring import PairScorer, PairScores, every_pair
+from radit_jax.lm.sharded_scoring import ShardedScorer
 from radit_jax.method import losses
 from radit_jax.method.optimizers import learning_rates, make_optimizer
 from radit_jax.method.steps import init_state
@@ -65,7 +64,14 @@ def run(
     started = time.monotonic()
     corpus = Corpus(inputs["corpus"])
     searcher = Searcher.load(inputs, mesh)
-    scorer = ShardedScorer(inputs["lm"], output, corpus, score, mesh)
+    # The model is loaded where pairs are scored, and for that time alone: between two rounds training has the
+    # devices' memory.
+    scorer = ShardedScorer(
+        lambda: PairScorer.load(inputs["lm"].verified_path("lm"), score, mesh),
+        output,
+        corpus.chunks,
+        score.shard_size,
+    )
     candidates = Candidates(inputs, output, corpus, searcher, scorer)
     order = shuffled(len(candidates.examples), batch_size=r_ft.batch_size, seed=seed)
 
@@ -179,33 +185,6 @@ def target_log_probs(scores: Scores, r_ft: RFtConfig, temperature: float) -> Flo
     retrieval_scores = jnp.asarray(scores.retrieval_scores)
     untuned = losses.retrieval_log_prob(retrieval_scores, chunk_mask, temperature)
     return np.asarray(losses.posterior_log_prob(untuned, lsr, chunk_mask))
-
-
-@dataclass(frozen=True)
-class ShardedScorer:
-    """The language model in `lm`, and the folder that keeps its scores in shards."""
-
-    lm: StageFolder
-    output: StageFolder
-    corpus: Corpus
-    settings: ScoreConfig
-    mesh: MeshConfig
-
-    def score(
-        self, name: str, examples: Sequence[Example], pairs: Int[np.ndarray, "P 2"], title: str
-    ) -> PairScores:
-        """Score `pairs` in shards that the output keeps as `name`."""
-        # The model is loaded when the first pair needs it, and for this call alone: between two rounds
-        # training has the devices' memory.
-        load = functools.cache(lambda: PairScorer.load(self.lm.verified_path("lm"), self.settings, self.mesh))
-        return score_in_shards(
-            self.output,
-            name,
-            pairs,
-            lambda shard, bar: load().score(examples, shard, self.corpus.chunks, bar),
-            shard_size=self.settings.shard_size,
-            title=title,
-        )
 
 
 def development_questions(

@@ -13,35 +13,59 @@ from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.artifacts.scores_file import import_scores
-from radit_jax.data.batches.prefix_trees import answer_token_count
-from radit_jax.lm.scoring import NO_CHUNK, PairScorer, every_pair, score_in_shards
+from radit_jax.data.batches.prefix_trees import LmTokenizer, answer_token_count
+from radit_jax.lm.scoring import NO_CHUNK, PairScorer, PairScores, every_pair
+from radit_jax.lm.sharded_scoring import ShardedScorer
+from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.pretrained.model_io import load_own_tokenizer
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 from radit_jax.text.card import Origin
 
 
 def run(inputs: StageInputs, output: StageFolder, *, score: ScoreConfig, mesh: MeshConfig) -> dict[str, Any]:
-    """Score every (example, chunk) pair, in shards ordered by chunk so that each chunk is read once."""
+    """Score every (example, chunk) pair, in shards ordered by chunk so that each chunk is read once.
+
+    Each of several processes reads, tokenises, scores and writes shards of its own.
+    """
     retrieved = Retrieved.load(inputs["retrieved"], "train")
-    chunks = Corpus(inputs["corpus"]).chunks
-    scorer = PairScorer.load(inputs["lm"].verified_path("lm"), score, mesh)
-    examples = retrieved.examples
+    path = inputs["lm"].verified_path("lm")
+    loaded: list[PairScorer] = []
+
+    def load() -> PairScorer:
+        loaded.append(PairScorer.load(path, score, mesh))
+        return loaded[0]
 
     # Each example has one pair more than chunks: its answer without a chunk.
-    num_examples, k = retrieved.chunk_rows.shape
-    no_chunk = np.full((num_examples, 1), NO_CHUNK)
+    no_chunk = np.full((len(retrieved.examples), 1), NO_CHUNK)
     pairs = every_pair(np.concatenate([retrieved.chunk_rows, no_chunk], axis=1))
-    pair_scores = score_in_shards(
-        output,
-        "pairs",
-        pairs,
-        lambda shard, bar: scorer.score(examples, shard, chunks, bar),
-        shard_size=score.shard_size,
-        title="score",
-    )
-    # Back to a row per example; the last column is the answer without a chunk.
+    scorer = ShardedScorer(load, output, Corpus(inputs["corpus"]).chunks, score.shard_size)
+    scorer.make("pairs", retrieved.examples, pairs, "score")
+
+    # One process alone puts the shards together: no other needs all of them.
+    def join() -> int:
+        pair_scores = scorer.read("pairs", pairs)
+        return _save(output, retrieved, pair_scores, load_own_tokenizer(path))
+
+    num_truncated = processes.on_process_zero(f"{output} scores", join)
+    fill = loaded[0].filled.share if loaded else 0.0
+    return {
+        "examples": len(retrieved.examples),
+        "pairs": len(pairs),
+        "truncated": num_truncated,
+        "fill": round(fill, 4),  # of the rows that this process scored in this run; 0: it scored none
+        "language_model": inputs["lm"].fingerprint,
+        "scorer": _name(inputs["lm"]),
+        "origin": inputs["lm"].manifest.get("origin"),
+    }
+
+
+def _save(output: StageFolder, retrieved: Retrieved, pair_scores: PairScores, tokenizer: LmTokenizer) -> int:
+    """Write the scores with a row for each example; how many pairs were truncated is returned."""
+    # The last column is the answer without a chunk.
+    num_examples, k = retrieved.chunk_rows.shape
     by_example = (array.reshape(num_examples, k + 1) for array in pair_scores)
     log_probs, token_counts, truncated = by_example
-    answer_lengths = [answer_token_count(scorer.model.tokenizer, example) for example in examples]
+    answer_lengths = [answer_token_count(tokenizer, example) for example in retrieved.examples]
     scores = Scores(
         chunk_rows=retrieved.chunk_rows,
         retrieval_scores=retrieved.retrieval_scores,
@@ -52,15 +76,7 @@ def run(inputs: StageInputs, output: StageFolder, *, score: ScoreConfig, mesh: M
         truncated=truncated[:, :k],
     )
     scores.save(output)
-    return {
-        "examples": num_examples,
-        "pairs": len(pairs),
-        "truncated": int(truncated.sum()),
-        "fill": round(scorer.filled.share, 4),  # of the rows that this run scored; 0: it scored none
-        "language_model": inputs["lm"].fingerprint,
-        "scorer": _name(inputs["lm"]),
-        "origin": inputs["lm"].manifest.get("origin"),
-    }
+    return int(truncated.sum())
 
 
 def _name(lm: StageFolder) -> str:

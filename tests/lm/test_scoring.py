@@ -13,7 +13,8 @@ from small import CHUNKS, LONG, QUESTIONS
 from radit_jax.config import MeshConfig, ScoreConfig
 from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.batches.examples import question_example
-from radit_jax.lm.scoring import NO_CHUNK, PairScorer, score_in_shards
+from radit_jax.lm.scoring import NO_CHUNK, PairScorer
+from radit_jax.lm.sharded_scoring import ShardedScorer
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed.mesh import configure_attention, make_mesh, put_params
 from radit_jax.runtime.monitoring.progress import Progress
@@ -122,24 +123,42 @@ def test_a_score_belongs_to_its_pair_in_whatever_order_pairs_come(scorer, chunks
 
 
 def test_shards_give_the_scores_of_all_pairs_at_once(scorer, chunks, scored, tmp_path):
-    sizes = []
+    loads = []
 
-    def score(some, bar):
-        sizes.append(len(some))
-        return scorer.score(EXAMPLES, some, chunks, bar)
+    def load():
+        loads.append(scorer)
+        return scorer
 
-    def in_shards():
-        folder = StageFolder(tmp_path)
-        return score_in_shards(folder, "pairs", PAIRS, score, shard_size=9, title="score")
-
+    folder = StageFolder(tmp_path)
+    sharded = ShardedScorer(load, folder, chunks, shard_size=9)
     for _ in range(2):  # made, and read back
-        found = in_shards()
+        found = sharded.score("pairs", EXAMPLES, PAIRS, "score")
         assert_stored(found.answer_log_probs, scored.answer_log_probs)
         np.testing.assert_array_equal(found.token_counts, scored.token_counts)
         np.testing.assert_array_equal(found.truncated, scored.truncated)
-    assert len(sizes) > 1
-    assert max(sizes) <= 9
-    assert sum(sizes) == len(PAIRS)
+    assert len(loads) == 1
+    count = -(-len(PAIRS) // 9)
+    sizes = []
+    for number in range(count):
+        arrays = folder.read_arrays(f"pairs-{number:05d}-of-{count:05d}")
+        sizes.append(len(arrays["truncated"]))
+    assert count > 1 and max(sizes) <= 9 and sum(sizes) == len(PAIRS)
+
+
+def test_parts_are_scored_as_each_is_alone_and_the_next_is_read_meanwhile(scorer, chunks, scored):
+    parts, asked = np.array_split(np.arange(len(PAIRS)), 4), []
+
+    def in_parts():
+        for number, part in enumerate(parts):
+            asked.append(number)
+            yield PAIRS[part]
+
+    each = scorer.score_each(in_parts(), EXAMPLES, chunks)
+    found = [next(each)]
+    assert asked[:2] == [0, 1]  # when the first is handed out, the second has been asked for
+    found += each
+    together = np.concatenate([part.answer_log_probs for part in found])
+    assert_stored(together, scored.answer_log_probs)
 
 
 def test_a_kernel_reads_the_trees_of_one_continuation_and_the_reference_the_others(lm64, scorer, chunks):

@@ -4,14 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from etils import epath
 from exact import assert_rounded
 from small import CHUNKS
 from two_processes import run_two
 
 from radit_jax.config import EmbedConfig, MeshConfig
-from radit_jax.retrieval.search import Encoder
-from radit_jax.runtime.distributed.memory import DoesNotFitError
 from radit_jax.runtime.storage.workdir import Workdir
 from radit_jax.stages import embed
 
@@ -96,21 +93,3 @@ def test_two_processes_make_shards_of_their_own_and_what_one_makes(inputs, outpu
     for name in NAMES:
         both = [folder.map_arrays([name])[0] for folder in (together, output)]
         np.testing.assert_allclose(*both, rtol=0, atol=1e-6)
-
-
-def test_an_encoder_without_room_on_its_own_devices_is_spread_over_all(monkeypatch):
-    loaded = []
-    encoder, path = object.__new__(Encoder), epath.Path("chunk_encoder")
-
-    def load(path, mesh, dtype, own=False):
-        loaded.append(own)
-        if own:
-            raise DoesNotFitError("the model: expected …")
-        return encoder
-
-    monkeypatch.setattr(embed.Encoder, "load", load)
-    assert embed._load(path, SETTINGS, MeshConfig()) == (encoder, False)
-    assert loaded == [False]  # a single process has all devices
-    monkeypatch.setattr(embed.processes, "is_multiprocess", lambda: True)
-    assert embed._load(path, SETTINGS, MeshConfig()) == (encoder, False)
-    assert loaded == [False, True, False]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from exact import assert_stored
 from small import QUESTIONS
+from two_processes import run_two
 
 from radit_jax.config import LmConfig, MeshConfig, OptimizerConfig, RFtConfig, ScoreConfig
 from radit_jax.data.artifacts.corpus import Corpus
@@ -51,29 +52,74 @@ def run(folders, tmp_path):
 @pytest.mark.usefixtures("exact_scorers")
 def test_a_killed_run_loses_its_shard_alone_and_ends_with_the_scores_of_all_at_once(run, monkeypatch):
     facts, whole = run("whole", 100)
-    sizes, real = [], PairScorer.score
+    sizes, real = [], PairScorer.score_each
 
-    def killed_after_one(self, examples, pairs, chunks, bar=None):
-        if sizes:
-            raise KeyboardInterrupt
-        sizes.append(len(pairs))
-        return real(self, examples, pairs, chunks, bar)
+    def killed_after_one(self, parts, *rest):
+        yield next(real(self, parts, *rest))
+        raise KeyboardInterrupt
 
-    def counted(self, examples, pairs, chunks, bar=None):
-        sizes.append(len(pairs))
-        return real(self, examples, pairs, chunks, bar)
+    def counted(self, parts, *rest):
+        for scores in real(self, parts, *rest):
+            sizes.append(len(scores.truncated))
+            yield scores
 
-    monkeypatch.setattr(PairScorer, "score", killed_after_one)
+    monkeypatch.setattr(PairScorer, "score_each", killed_after_one)
     with pytest.raises(KeyboardInterrupt):
         run("shards", 4)
-    monkeypatch.setattr(PairScorer, "score", counted)
+    monkeypatch.setattr(PairScorer, "score_each", counted)
     _, again = run("shards", 4)
-    assert sizes == [4, 4, 4]  # four examples, each under two chunks and under none
+    assert sizes == [4, 4]  # four examples, each under two chunks and under none: 12 pairs
     assert (facts["pairs"], facts["truncated"]) == (12, 1)
     assert_stored(again.answer_log_probs, whole.answer_log_probs)
     assert_stored(again.no_chunk_log_probs, whole.no_chunk_log_probs)
     np.testing.assert_array_equal(again.token_counts, whole.token_counts)
     np.testing.assert_array_equal(again.truncated, whole.truncated)
+
+
+PROGRAM = """
+import json, sys
+from radit_jax.runtime.distributed import processes, topology
+corpus, lm, retrieved, home, port, number = sys.argv[1:]
+processes.join_processes(topology.find_topology("127.0.0.1:" + port, 2, int(number)))
+from radit_jax.config import MeshConfig, ScoreConfig
+from radit_jax.data.artifacts.chunks import Chunks
+from radit_jax.runtime.storage.stage_folder import StageFolder
+from radit_jax.stages import score
+
+read, written = set(), []
+def noting(method, note):
+    return lambda self, value, *rest: (note(value), method(self, value, *rest))[1]
+Chunks.take = noting(Chunks.take, lambda rows: read.update(map(int, rows)))
+StageFolder._write = noting(StageFolder._write, written.append)
+
+output = StageFolder(home)
+inputs = {"corpus": StageFolder(corpus), "lm": StageFolder(lm), "retrieved": StageFolder(retrieved)}
+settings = ScoreConfig(batch_size=8, sequence_length=64, shard_size=4)
+facts = score.run(inputs, output, score=settings, mesh=MeshConfig())
+output.finish(**facts)
+print(json.dumps({"facts": facts, "read": sorted(read), "written": written}))
+processes.shutdown()
+"""
+
+
+def test_two_processes_score_shards_of_their_own_and_what_one_scores(run, folders, tmp_path):
+    facts, whole = run("whole", 4)
+    together = Workdir(tmp_path / "together").folder("score", "together")
+    paths = [str(folders[name].home) for name in ("corpus", "lm", "retrieved")]
+    said = [
+        json.loads(printed.splitlines()[-1]) for printed in run_two(PROGRAM, [*paths, str(together.home)])
+    ]
+    files = [f"pairs-{number:05d}-of-00003" for number in range(3)]
+    # Twelve pairs in the order of chunks: four without any; two of 0 and of 1; two of 2, one of 3 and of 8.
+    assert said[0]["written"] == [files[0], files[2], "scores.npz"] and said[0]["read"] == [2, 3, 8]
+    assert said[1]["written"] == [files[1]] and said[1]["read"] == [0, 1]
+    for name in ("examples", "pairs", "truncated", "scorer"):
+        assert said[0]["facts"][name] == said[1]["facts"][name] == facts[name]
+    scores = Scores.load(together)
+    np.testing.assert_allclose(scores.answer_log_probs, whole.answer_log_probs, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(scores.no_chunk_log_probs, whole.no_chunk_log_probs, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(scores.token_counts, whole.token_counts)
+    np.testing.assert_array_equal(scores.truncated, whole.truncated)
 
 
 def made_base(tmp_path, name, lm, **how):

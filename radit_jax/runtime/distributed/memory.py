@@ -40,8 +40,8 @@ def bytes_per_device(tree: Any) -> int:
     return total
 
 
-def check_room(what: str, shapes: Any) -> None:
-    """Refuse a tree whose part for a device is more than the device's memory, before any is allocated.
+def check_room(what: str, shapes: Any, share: float = 1.0) -> None:
+    """Refuse a tree whose part for a device is more than a share of the device's memory.
 
     Devices that do not tell their memory, such as CPUs, are not checked.
     """
@@ -51,7 +51,7 @@ def check_room(what: str, shapes: Any) -> None:
     if not known_limits:
         return
     # The smallest device decides.
-    num_bytes, limit = bytes_per_device(shapes), min(known_limits)
+    num_bytes, limit = bytes_per_device(shapes), share * min(known_limits)
     if num_bytes > limit:
         raise DoesNotFitError(
             f"{what} takes {num_bytes / GIB:.2f} GiB of each device, which has {limit / GIB:.2f} GiB"

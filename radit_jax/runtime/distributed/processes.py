@@ -89,7 +89,7 @@ class ProcessGroup:
 
     topology: ProcessTopology | None = None  # None: a single process
     connections: dict[int, JsonConnection] = field(default_factory=dict)  # by process number
-    alone: bool = False  # process 0 works while the others wait
+    alone: bool = False  # it works by itself: the others wait for it, or do other work
     stop_signal: int = 0  # SIGTERM or SIGINT, once it was sent to this process
     interruptible: str = ""  # the work that a signal interrupts at once, if any
     deferring: bool = False  # a training loop looks at `stop_signal` by itself, and saves its state first
@@ -143,11 +143,10 @@ class ProcessGroup:
 
     def _outcome(self, function: Callable[[], Any]) -> dict[str, Any]:
         """Process 0: what `function` returns, or its error as one line."""
-        # While it works, nobody else has to be at the places that it passes.
         value, fault = None, ""
-        self.alone = True
         try:
-            value = function()
+            with self.apart():
+                value = function()
         except Stopped:
             pass  # `broadcast` stops all
         except Exception as error:
@@ -155,9 +154,17 @@ class ProcessGroup:
             if line is None:
                 raise
             fault = line
-        finally:
-            self.alone = False
         return {"value": value, "fault": fault}
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """See `apart` below."""
+        before = self.alone
+        self.alone = True
+        try:
+            yield
+        finally:
+            self.alone = before
 
     def _collect(self, own_report: Mapping[str, Any], value: Any) -> dict[str, Any]:
         """Process 0: wait for all reports, then send `value`, and the first stop signal, to all."""
@@ -246,6 +253,17 @@ def on_process_zero(where: str, function: Callable[[], T]) -> T:
     A decision that depends on files is process 0's: others may see a shared disk's changes later.
     """
     return _process_group.on_process_zero(where, function)
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Inside, this process works as if it were the only one, while the others do other work.
+
+    It writes and reads files by itself, and waits for nobody: nobody has to be at the places that it passes.
+    A stop that it was asked for is raised here. The others learn of it at the next barrier.
+    """
+    with _process_group.apart():
+        yield
 
 
 def stop_if_asked(where: str) -> None:

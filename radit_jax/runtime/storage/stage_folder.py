@@ -10,13 +10,15 @@ What it commits is uploaded to `StageFolder.home`. What is read is downloaded on
 file.
 
 Several processes all call the same methods in the same order. Process 0 writes, and the others wait for it.
-It also says what exists, because a shared disk may show a file to some processes later.
+It also says what exists, because a shared disk may show a file to some processes later. Inside
+`processes.apart` a process writes and reads by itself, under names that no other writes. The others can rely
+on that after the next barrier.
 
 Nothing here imports jax: the command line says what would run without starting an accelerator.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -98,6 +100,14 @@ class StageFolder(TypedFiles):
         """
         return processes.on_process_zero(f"{self} {name}", lambda: self._has(name))
 
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Those of `names` that it does not have, in their order."""
+
+        def find() -> list[str]:
+            return [name for name in names if not self._has(name)]
+
+        return processes.on_process_zero(f"{self} {len(names)} files", find)
+
     def _has(self, name: str) -> bool:
         record = self._record(name)
         if record is None:
@@ -112,13 +122,6 @@ class StageFolder(TypedFiles):
     def write(self, name: str, data: bytes) -> None:
         """Write a file, and then its sidecar, which commits it."""
         processes.on_process_zero(f"{self} {name}", lambda: self._write(name, data))
-
-    def write_local(self, name: str, data: bytes) -> None:
-        """Write and commit what this process alone has, while others write under other names.
-
-        The others can rely on it after the next barrier.
-        """
-        self._write(name, data)
 
     def _write(self, name: str, data: bytes) -> None:
         locks.check_held(self.home)
@@ -158,13 +161,6 @@ class StageFolder(TypedFiles):
     def commit(self, name: str) -> None:
         """Commit a file or a folder that another library wrote in this folder."""
         processes.on_process_zero(f"{self} {name}", lambda: self._commit(name))
-
-    def commit_local(self, name: str) -> None:
-        """Commit what this process wrote, while others write under other names.
-
-        The others can rely on it after the next barrier.
-        """
-        self._commit(name)
 
     def _commit(self, name: str) -> None:
         locks.check_held(self.home)
@@ -268,7 +264,7 @@ class StageFolder(TypedFiles):
     def verified_path(self, name: str) -> epath.Path:
         """The path of a committed file or folder, verified: its bytes are those that were written.
 
-        All processes call it. Of a bucket it is this machine's copy.
+        All processes call it, or one that works apart. Of a bucket it is this machine's copy.
         """
         record = self._committed_record(name)
         if self._is_copy:
@@ -276,12 +272,6 @@ class StageFolder(TypedFiles):
         self._check_size(name, num_bytes_of(self.path / name), record)
         self._check_hash(name, size_and_hash(self.path / name), record)
         return self.path / name
-
-    def verified_local_path(self, name: str) -> epath.Path:
-        """`verified_path` of what this process reads and the others do not."""
-        if not self._is_copy:
-            return self.verified_path(name)
-        return self._local_copy(name, self._committed_record(name))
 
     def _shared_copy(self, name: str, record: Record) -> epath.Path:
         """This machine's copy. Where processes share the folder of copies, process 0 downloads for all."""

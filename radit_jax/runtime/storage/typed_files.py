@@ -29,10 +29,6 @@ class TypedFiles(abc.ABC):
         """Write a file and commit it."""
 
     @abc.abstractmethod
-    def write_local(self, name: str, data: bytes) -> None:
-        """Write and commit a file that no other process writes."""
-
-    @abc.abstractmethod
     def read(self, name: str) -> bytes:
         """The bytes of a committed file, verified."""
 
@@ -86,12 +82,11 @@ class TypedFiles(abc.ABC):
                 raise ValueError(f"arrays {sorted(arrays)}, not {sorted(fields)}")
         return arrays
 
-    def write_array(self, name: str, array: np.ndarray, local: bool = False) -> None:
-        """Write one array as a `.npy` file, for `map_arrays`; with `local` it is this process's alone."""
+    def write_array(self, name: str, array: np.ndarray) -> None:
+        """Write one array as a `.npy` file, for `map_arrays`."""
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
-        write = self.write_local if local else self.write
-        write(name, buffer.getvalue())
+        self.write(name, buffer.getvalue())
 
     def map_arrays(self, names: Sequence[str]) -> MappedArrays:
         """The arrays of `.npy` files, each verified once, here, and then read from disk as it is used."""

@@ -117,9 +117,11 @@ def test_what_processes_of_several_machines_commit_each_fetches_that_reads_it(ma
         )
         (folder.path / f"tree-{number}").mkdir(parents=True)
         (folder.path / f"tree-{number}" / "data").write_bytes(b"%d" % number)
-        folder.commit_local(f"tree-{number}")
+        with processes.apart():
+            folder.commit(f"tree-{number}")
     first, second = folders(machines)
-    assert (second.verified_local_path("tree-0") / "data").read_bytes() == b"0"
+    with processes.apart():
+        assert (second.verified_path("tree-0") / "data").read_bytes() == b"0"
     assert not (first.path / "tree-1").exists()
 
 
