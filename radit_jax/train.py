@@ -223,6 +223,7 @@ def make_stages(run: Run, stages: Sequence[Stage]) -> None:
         for number, stage in enumerate(stages, 1):
             run.check_corpus()
             seconds = run.make(stage, f"{number}/{len(stages)}", time_left)
+            run.evict(stages[number:])
             # The next run with the same work is told its time from these.
             if seconds:
                 runs[-1]["seconds"][stage.name] = seconds

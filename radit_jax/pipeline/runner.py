@@ -1,7 +1,7 @@
 """The runner: fingerprints, which stages are current, what is missing and why, and making it."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -236,6 +236,20 @@ class Run:
         """What trackers are told of a stage."""
         settings = settings_by_path(self.experiment)
         return trackers.StageContext(self.workdir.path.name, stage.name, settings)
+
+    def evict(self, rest: Sequence[Stage]) -> None:
+        """Delete this machine's copies of what none of `rest`, the stages to be made, reads or writes.
+
+        In a bucket all of it stays. Once nothing is left to be made, nothing more has to be deleted.
+        """
+        if not rest:
+            return
+        used = {self.folders[stage.name].home for stage in rest}
+        for stage in rest:
+            used |= {folder.home for folder in self._inputs(stage).values()}
+        for folder in self.folders.values():
+            if folder.home not in used:
+                folder.evict()
 
     def drop_checkpoints(self, stage: Stage) -> None:
         """Delete the training state of a stage that has finished; a kill may have left it."""

@@ -1,7 +1,8 @@
 """The chunks' embeddings, mapped from the files of the embed stage and never joined in memory."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,6 +13,8 @@ from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.open_files import MappedArrays
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
+_HEADER_BYTES = 128  # of a `.npy` file of a matrix
+_PARTS_PER_PROCESS = 4  # with as many parts, processes can have whole ones and still have about as many rows
 Vectors = Float[np.ndarray, "V D"]  # chunk embeddings
 Queries = Float[np.ndarray, "Q D"]  # query embeddings
 
@@ -24,18 +27,31 @@ class Embeddings:
     ((3, 3), [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     """
 
-    def __init__(self, parts: Sequence[Vectors] | MappedArrays):
+    def __init__(
+        self,
+        parts: Sequence[Vectors] | MappedArrays,
+        shapes: Sequence[tuple[int, int]] | None = None,
+    ):
+        """Embeddings of `parts`, which are opened for their `shapes` if these are not given."""
         self._parts = parts
-        # Parts in files are opened here one after the other, and later when they are read.
-        lengths = [len(part) for part in parts]
+        if shapes is None:
+            shapes = [part.shape for part in parts]
+        lengths = [num_rows for num_rows, _ in shapes]
+        self._width = shapes[0][1]
         self._starts = np.cumsum([0, *lengths])
 
     @classmethod
     def load(cls, folder: StageFolder) -> "Embeddings":
         """The arrays of a finished embed stage, each (chunks, D), mapped and in the order of the corpus."""
         # Numbers in the names have leading zeros, so the names sort in that order.
-        names = [name for name in folder.manifest["files"] if name.startswith("embeddings-")]
-        parts = folder.map_arrays(sorted(names))
+        files = folder.manifest["files"]
+        names = sorted(name for name in files if name.startswith("embeddings-"))
+        parts = folder.map_arrays(names)
+
+        # The embed stage's own manifest says what there is, so that no file has to be opened for its shape.
+        shapes = _recorded_shapes(folder.manifest, names)
+        if shapes is not None:
+            return cls(parts, shapes)
 
         # The folder may be from someone else, and hashes do not say that its arrays fit each other.
         shapes = [part.shape for part in parts]
@@ -54,8 +70,7 @@ class Embeddings:
     @property
     def shape(self) -> tuple[int, int]:
         """The number of chunks, and the width D of their embeddings."""
-        width = self._parts[0].shape[1]
-        return len(self), width
+        return len(self), self._width
 
     def __getitem__(
         self,
@@ -84,6 +99,18 @@ class Embeddings:
             rows_of_part = flat_rows[places] - self._starts[part]
             gathered[places] = self._parts[part][rows_of_part]
         return gathered.reshape(*rows.shape, width)
+
+    def share(self, number: int, count: int) -> range:
+        """The rows of one of `count` processes: whole parts, where there are enough of them."""
+        bounds = [len(self) * place // count for place in (number, number + 1)]
+        if len(self._parts) >= _PARTS_PER_PROCESS * count:
+            bounds = [self._nearest_start(bound) for bound in bounds]
+        return range(*bounds)
+
+    def _nearest_start(self, row: int) -> int:
+        """The first row of a part, or the end, that is nearest to `row`."""
+        distances = np.abs(self._starts - row)
+        return int(self._starts[distances.argmin()])
 
     def blocks(
         self,
@@ -133,6 +160,21 @@ class Embeddings:
         if into is None:
             return np.empty(shape, np.float32)
         return open_memmap(into, "w+", np.float32, shape)
+
+
+def _recorded_shapes(manifest: Mapping[str, Any], names: Sequence[str]) -> list[tuple[int, int]] | None:
+    """The arrays' shapes by their width and their files' sizes; None where the manifest says too little."""
+    width, num_chunks = manifest.get("width"), manifest.get("chunks")
+    if type(width) is not int or width < 1:
+        return None
+    shapes = []
+    for name in names:
+        num_rows, rest = divmod(manifest["files"][name]["size"] - _HEADER_BYTES, 4 * width)
+        if rest or num_rows < 0:
+            return None
+        shapes.append((num_rows, width))
+    total = sum(num_rows for num_rows, _ in shapes)
+    return shapes if shapes and total == num_chunks else None
 
 
 def as_embeddings(embeddings: Embeddings | Vectors) -> Embeddings:

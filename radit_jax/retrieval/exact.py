@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors, as_embeddings
 from radit_jax.retrieval.products import DeviceProducts
-from radit_jax.retrieval.ranking import Candidates, Ranked, merge_hosts, rank, split
+from radit_jax.retrieval.ranking import Candidates, Ranked, merge_hosts, rank
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
@@ -54,15 +54,27 @@ class ExactIndex:
         exclude: ExcludedRows | None = None,
     ) -> Ranked:
         """Rows and float32 scores of each query's k best chunks, without its row of `exclude`."""
+        return merge_hosts(self.search_part(queries, k, exclude))
+
+    def search_part(
+        self,
+        queries: Queries,
+        k: int,
+        exclude: ExcludedRows | None = None,
+    ) -> Ranked:
+        """The best of the chunks that this process searches; the processes together search all."""
         check_search(queries, k, exclude, len(self.embeddings))
         if exclude is None:
             exclude = np.full(len(queries), -1)
 
-        # Each process searches its own range of rows.
-        process, num_processes = processes.process_index_and_count()
-        rows = split(len(self.embeddings), num_processes)[process]
+        rows = self._own_rows
         search = self._search_on_devices if self._devices else self._search_on_host
-        return merge_hosts(search(queries, k, exclude, rows))
+        return search(queries, k, exclude, rows)
+
+    @property
+    def _own_rows(self) -> range:
+        """The rows that this process searches."""
+        return self.embeddings.share(*processes.process_index_and_count())
 
     def save(self, folder: StageFolder) -> None:
         """Write what `load_index` needs besides the embeddings."""
@@ -152,11 +164,10 @@ class ExactIndex:
 
     @functools.cached_property
     def _longest(self) -> float:
-        """The length of the longest embedding."""
+        """The length of the longest embedding that this process searches; 0 where it has none."""
         # A block at a time, since the embeddings may not fit into memory.
-        all_rows = range(len(self.embeddings))
-        longest_of_blocks = []
-        for _, block in self.embeddings.blocks(all_rows, _CHUNK_BLOCK):
+        longest_of_blocks = [0.0]
+        for _, block in self.embeddings.blocks(self._own_rows, _CHUNK_BLOCK):
             squares = np.einsum("cd,cd->c", block, block)
             longest_of_blocks.append(float(np.sqrt(squares.max())))
         return max(longest_of_blocks)

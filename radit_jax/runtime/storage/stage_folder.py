@@ -18,6 +18,7 @@ Nothing here imports jax: the command line says what would run without starting 
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -338,6 +339,12 @@ class StageFolder(TypedFiles):
                 bucket.delete_objects(folder)
             elif folder.exists():
                 folder.rmtree()
+
+    def evict(self) -> None:
+        """Delete this machine's copies of what is kept in a bucket; a reader fetches them again."""
+        if self._is_copy:
+            # Other processes of this machine may be at it too.
+            shutil.rmtree(self.path, ignore_errors=True)
 
     # -- logs, which are not committed --
 

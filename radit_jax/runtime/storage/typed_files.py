@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.files import parse_json
 from radit_jax.runtime.storage.manifests import parse_jsonl
 from radit_jax.runtime.storage.open_files import MappedArrays
@@ -89,10 +90,16 @@ class TypedFiles(abc.ABC):
         self.write(name, buffer.getvalue())
 
     def map_arrays(self, names: Sequence[str]) -> MappedArrays:
-        """The arrays of `.npy` files, each verified once, here, and then read from disk as it is used."""
-        paths = {name: self.verified_path(name) for name in names}
+        """The arrays of `.npy` files, each verified when a process first uses it, and read as it is used.
+
+        So a process fetches and opens none that it does not use.
+        """
+        paths: dict[str, epath.Path] = {}
 
         def load(name: str) -> np.ndarray:
+            if name not in paths:
+                with processes.apart(), processes.deferring_stops():
+                    paths[name] = self.verified_path(name)
             with self._naming_arrays(name):
                 array = np.load(paths[name], mmap_mode="r", allow_pickle=False)
                 if not isinstance(array, np.ndarray):

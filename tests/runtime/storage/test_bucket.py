@@ -1,6 +1,7 @@
 """Stages in buckets that are kept in memory, and refuse what an object store cannot do."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,8 @@ from fsspec.registry import register_implementation
 from radit_jax.command_line import run_stage
 from radit_jax.config import load_experiment
 from radit_jax.pipeline.run_log import read_runs, recorded
+from radit_jax.pipeline.runner import Run
+from radit_jax.pipeline.stage import Stage
 from radit_jax.report.run_data import _NO_PASSAGES, read_run
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage import bucket, locks
@@ -108,6 +112,45 @@ def write_params(folder: StageFolder) -> None:
 
 
 # ---- stages ----
+
+
+def test_what_is_evicted_is_fetched_again_and_on_a_disk_nothing_is(machines, tmp_path) -> None:
+    one, two = folders(machines)
+    one.write_array("matrix.npy", np.eye(3))
+    one.finish()
+    two.map_arrays(["matrix.npy"])[0]
+    other = [(folder.path / "matrix.npy").exists() for folder in (one, two)]
+    one.evict()
+    assert other == [True, True] and not one.path.exists() and two.path.exists()
+    np.testing.assert_array_equal(folders(machines)[0].map_arrays(["matrix.npy"])[0], np.eye(3))
+    on_disk = StageFolder(tmp_path / "disk" / "embed" / NAME)
+    on_disk.write("matrix.npy", b"1")
+    on_disk.evict()
+    assert on_disk.read("matrix.npy") == b"1"
+
+
+def test_a_run_evicts_what_no_stage_that_is_left_reads_or_writes() -> None:
+    evicted = []
+    folders = {
+        name: SimpleNamespace(home=name, evict=functools.partial(evicted.append, name))
+        for name in ("corpus", "embed", "index", "score", "r_ft")
+    }
+    run = object.__new__(Run)
+    object.__setattr__(run, "folders", folders)
+    score = Stage("score", "score:run", {"corpus": "corpus"}, {})
+    run.evict([score, Stage("r_ft", "r_ft:run", {"embeddings": "embed", "scores": "score"}, {})])
+    assert evicted == ["index"]
+    run.evict([])
+    assert evicted == ["index"]
+
+
+def test_an_array_is_fetched_by_the_machine_that_uses_it(machines) -> None:
+    one, two = folders(machines)
+    for number in range(3):
+        one.write_array(f"part-{number}.npy", np.full((2, 2), number))
+    arrays = two.map_arrays([f"part-{number}.npy" for number in range(3)])
+    np.testing.assert_array_equal(arrays[1], np.full((2, 2), 1))
+    assert [(two.path / f"part-{number}.npy").exists() for number in range(3)] == [False, True, False]
 
 
 def test_what_processes_of_several_machines_commit_each_fetches_that_reads_it(machines, monkeypatch) -> None:
