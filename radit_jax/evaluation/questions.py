@@ -26,6 +26,7 @@ class LoadedTask:
     counts: Mapping[str, int] = field(default_factory=dict)  # of lines read and skipped
     split: str = "test"
     part: str = ""  # which questions the split has, in words
+    whole: "LoadedTask | None" = None  # the task that these questions were taken from, if they are not all
 
     @property
     def has_answers(self) -> bool:
@@ -40,7 +41,12 @@ class LoadedTask:
     @property
     def has_pages(self) -> bool:
         """Whether gold Wikipedia pages are known, as in KILT's files."""
-        return any(item.pages for item in self.items)
+        whole = self.whole or self
+        return any(item.pages for item in whole.items)
+
+    def take(self, questions: slice) -> "LoadedTask":
+        """The task with these questions only."""
+        return replace(self, items=self.items[questions], shots=self.shots[questions], whole=self)
 
     @property
     def shot_items(self) -> list[EvalExample]:

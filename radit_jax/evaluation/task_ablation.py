@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -17,17 +17,24 @@ from radit_jax.evaluation.systems import GAINS, SYSTEMS
 from radit_jax.evaluation.task_suite import TaskChunks, TaskResult, evaluate_task, retrieve_for_task
 from radit_jax.lm.answering import ChunkSearch, Retrieval
 from radit_jax.lm.scoring import PairScorer
+from radit_jax.runtime.shards import Shards
+from radit_jax.runtime.storage.fingerprints import shard_name
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.text.kilt import prediction
 from radit_jax.text.statistics import Figure, average_interval, bootstrap_interval, paired_gain
 
+QUESTIONS_PER_SHARD = 512  # of a task, of whose answers a killed run loses one shard a process
 SystemResults = Mapping[str, TaskResult]  # a task's results by system
 UNKNOWN: Figure = {"value": None, "low": None, "high": None}
 
 
 @dataclass(frozen=True)
 class TaskAblation:
-    """The five systems in every task. Results are stored by task, language model and retriever when made."""
+    """The five systems in every task.
+
+    Results are stored by task, language model and retriever, and before that in shards of questions, which
+    processes have between them.
+    """
 
     output: StageFolder
     tasks: Sequence[LoadedTask]
@@ -44,6 +51,7 @@ class TaskAblation:
     def run(self) -> dict[str, Any]:
         """Evaluate all, write `results.json` and predictions, and return facts for the manifest."""
         # 1) The answers of all systems in all tasks, which take nearly all the time.
+        self._make_shards()
         by_task = {loaded.task.name: self.evaluate_systems(loaded) for loaded in self.tasks}
 
         # 2) Each task's predictions and figures.
@@ -77,40 +85,63 @@ class TaskAblation:
         }
 
     def evaluate_systems(self, loaded: LoadedTask) -> dict[str, TaskResult]:
-        """Every system's results; systems with the same model and the same prompts are evaluated once."""
-        # In a task without queries the retriever makes no difference.
-        parts: dict[str, tuple[str, str | None]] = {}
-        for name, system in SYSTEMS.items():
-            retriever = system.retriever if loaded.retrieves else None
-            parts[name] = (system.lm, retriever)
+        """Every system's results, from the shards or from the file in which these were joined."""
+        results: dict[_Pair, TaskResult] = {}
+        for pair in _pairs(loaded).values():
+            if pair not in results:
+                results[pair] = self._result(loaded, pair)
+        return {name: results[pair] for name, pair in _pairs(loaded).items()}
 
-        results: dict[tuple[str, str | None], TaskResult] = {}
-        for lm, retriever in parts.values():
-            if (lm, retriever) not in results:
-                results[lm, retriever] = self._evaluate(loaded, lm, retriever)
-        return {name: results[pair] for name, pair in parts.items()}
-
-    def _evaluate(
-        self,
-        loaded: LoadedTask,
-        lm: str,
-        retriever: str | None,
-    ) -> TaskResult:
-        """The results of one language model with one retriever's chunks, from their file if it is there."""
-        name = f"{loaded.task.name}/{lm}-{retriever or 'none'}"
-        file = f"{name}.json"
+    def _result(self, loaded: LoadedTask, pair: "_Pair") -> TaskResult:
+        file = f"{_name(loaded, pair)}.json"
         if not self.output.has(file):
-            retrieved = self._retrieve(loaded, retriever) if retriever else None
-            result = evaluate_task(
-                loaded,
-                self.models[lm],
-                self.settings,
-                f"evaluate {name}",
-                retrieved=retrieved,
-                page_of=self.page_of,
-            )
-            self.output.write_json(file, result.to_json())
+            parts = [TaskResult.from_json(self.output.read_json(shard)) for shard in _parts(loaded, pair)]
+            self.output.write_json(file, TaskResult.join(parts).to_json())
         return TaskResult.from_json(self.output.read_json(file))
+
+    def _make_shards(self) -> None:
+        """Evaluate the shards of all tasks that are missing.
+
+        Systems with the same model and the same prompts are evaluated once.
+        """
+        # 1) The shards of what is not joined yet.
+        work: dict[str, _Work] = {}
+        for loaded in self.tasks:
+            for pair in dict.fromkeys(_pairs(loaded).values()):
+                if not self.output.has(f"{_name(loaded, pair)}.json"):
+                    for shard, questions in _parts(loaded, pair).items():
+                        work[shard] = _Work(loaded, pair, questions)
+        sizes = {shard: len(one.loaded.items[one.questions]) for shard, one in work.items()}
+        have_own = all(scorer.own for scorer in self.models.values())
+        shards = Shards.find(self.output, sizes, have_own)
+
+        # 2) All processes search together for the chunks of what is missing.
+        retrieved: dict[tuple[str, str | None], TaskChunks | None] = {}
+        for shard in shards.missing:
+            loaded, pair, _ = work[shard]
+            key = loaded.task.name, pair.retriever
+            if key not in retrieved:
+                retrieved[key] = self._retrieve(loaded, pair.retriever) if pair.retriever else None
+
+        # 3) Each answers its own.
+        def evaluate(shard: str) -> dict[str, Any]:
+            loaded, pair, questions = work[shard]
+            chunks = retrieved[loaded.task.name, pair.retriever]
+            return self._evaluate(work[shard], chunks and chunks.take(questions)).to_json()
+
+        shards.write_each(map(evaluate, shards.own), self.output.write_json)
+
+    def _evaluate(self, work: "_Work", retrieved: TaskChunks | None) -> TaskResult:
+        """The results of one language model with one retriever's chunks on some of a task's questions."""
+        loaded, pair, questions = work
+        return evaluate_task(
+            loaded.take(questions),
+            self.models[pair.lm],
+            self.settings,
+            f"evaluate {_name(loaded, pair)}",
+            retrieved=retrieved,
+            page_of=self.page_of,
+        )
 
     def _retrieve(self, loaded: LoadedTask, retriever: str) -> TaskChunks:
         """The retriever's chunks for a task, which both language models are asked with.
@@ -260,6 +291,44 @@ class TaskAblation:
             pages = result.get("pages", ())
             kilt_lines.append(prediction(result["id"], result["answer"], pages))
         self.output.write_jsonl(f"kilt-{task.name}.jsonl", kilt_lines)
+
+
+class _Pair(NamedTuple):
+    """What the systems of a task differ in."""
+
+    lm: str
+    retriever: str | None  # None: closed book
+
+
+class _Work(NamedTuple):
+    """A shard's questions, and who answers them."""
+
+    loaded: LoadedTask
+    pair: _Pair
+    questions: slice
+
+
+def _pairs(loaded: LoadedTask) -> dict[str, _Pair]:
+    """Each system's language model and retriever; in a task without queries no retriever matters."""
+    pairs = {}
+    for name, system in SYSTEMS.items():
+        pairs[name] = _Pair(system.lm, system.retriever if loaded.retrieves else None)
+    return pairs
+
+
+def _name(loaded: LoadedTask, pair: _Pair) -> str:
+    """What the files of these results are called."""
+    return f"{loaded.task.name}/{pair.lm}-{pair.retriever or 'none'}"
+
+
+def _parts(loaded: LoadedTask, pair: _Pair) -> dict[str, slice]:
+    """The questions of each shard, by its file."""
+    starts = range(0, len(loaded.items), QUESTIONS_PER_SHARD)
+    parts = {}
+    for number, start in enumerate(starts):
+        shard = shard_name(f"{_name(loaded, pair)}-questions", number, len(starts))
+        parts[f"{shard}.json"] = slice(start, start + QUESTIONS_PER_SHARD)
+    return parts
 
 
 def _values(result: TaskResult, metric: str) -> Float[np.ndarray, " Q"]:

@@ -4,6 +4,7 @@ Evaluation asks every task of an experiment this way. With `lm_ft.select=kilt_de
 development tasks in the same way, to choose its checkpoint.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -47,12 +48,28 @@ class TaskResult(NamedTuple):
         """The results that `to_json` made an object of."""
         return cls(stored["marks"], stored["counts"], stored.get("details", ()))
 
+    @classmethod
+    def join(cls, parts: Sequence["TaskResult"]) -> "TaskResult":
+        """The results of all questions, from those of their parts in order."""
+        results: list[ExampleResult] = []
+        details: list[TaskDetail] = []
+        counts = Counter[str]()
+        for part in parts:
+            results += part.results
+            details += part.details
+            counts.update(part.counts)
+        return cls(results, dict(counts), details)
+
 
 class TaskChunks(NamedTuple):
     """The chunks retrieved for a task: those of its questions, and the Backgrounds of shots by their ids."""
 
     retrieval: Retrieval
     shot_passages: Mapping[str, str]
+
+    def take(self, questions: slice) -> "TaskChunks":
+        """The same for these questions only."""
+        return TaskChunks(self.retrieval.part(questions), self.shot_passages)
 
 
 def retrieve_for_task(

@@ -102,8 +102,8 @@ class PairScorer:
     filled: RowFill = field(default_factory=RowFill, compare=False)
 
     @classmethod
-    def load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":
-        """Load the model at `path`.
+    def load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig, num_models: int = 1) -> "PairScorer":
+        """Load the model at `path`, one of `num_models` that are used together.
 
         Several processes have a copy each on their own devices, where these have room for one. Else one model
         lies on the devices of all.
@@ -111,6 +111,7 @@ class PairScorer:
         scorer, _ = load_on_own_devices(
             lambda own: cls._load(path, settings, mesh, own),
             lambda scorer: scorer.model.params,
+            num_models,
         )
         return scorer
 
@@ -193,14 +194,14 @@ class PairScorer:
             return np.zeros(0, np.float32)
         num_continuations = sum(len(tree.continuations) for tree in trees)
         packings = list(self._packings(trees, np.arange(num_continuations)))
-        (part,) = self._scored([_Part(np.zeros(num_continuations, np.float32), packings)], bar)
+        (part,) = self._scored([_PairPart(np.zeros(num_continuations, np.float32), packings)], bar)
         return part.scores
 
-    def _lay_out(self, examples: Sequence[Example], pairs: Pairs, chunks: ChunkReader) -> "_Part":
+    def _lay_out(self, examples: Sequence[Example], pairs: Pairs, chunks: ChunkReader) -> "_PairPart":
         """What the devices need to score `pairs`."""
         trees = self._pair_trees(examples, pairs, chunks)
         packings = list(self._packings(trees.trees, trees.pair_of_continuation))
-        return _Part(np.zeros(len(pairs), np.float32), packings, trees)
+        return _PairPart(np.zeros(len(pairs), np.float32), packings, trees)
 
     def _pair_trees(self, examples: Sequence[Example], pairs: Pairs, chunks: ChunkReader) -> PairTrees:
         """The pairs as prefix trees, the examples of a chunk together."""
@@ -261,7 +262,7 @@ class PairScorer:
                     continuation_ids=not kernel,
                 )
 
-    def _scored(self, parts: Iterable["_Part"], bar: Progress | None) -> Iterator["_Part"]:
+    def _scored(self, parts: Iterable["_PairPart"], bar: Progress | None) -> Iterator["_PairPart"]:
         """Each part with its scores."""
         for batch in delayed(self._dispatched(parts), IN_FLIGHT):
             # Wait for the batch's scores. Those of a packing's rows are put in their places together.
@@ -279,7 +280,7 @@ class PairScorer:
             if packing is batch.part.packings[-1]:
                 yield batch.part
 
-    def _dispatched(self, parts: Iterable["_Part"]) -> Iterator["_Batch"]:
+    def _dispatched(self, parts: Iterable["_PairPart"]) -> Iterator["_RowBatch"]:
         """The batches of each part, dispatched to the devices when they are asked for."""
         module, params = self.row_module, self.model.params
         batch_size = self.settings.batch_size
@@ -293,10 +294,10 @@ class PairScorer:
                     sums = continuation_log_probs(module, params, on_devices, packing.targets_per_row)
                     num_rows += batch_size
                     ends_packing = num_rows >= len(packing.rows)
-                    yield _Batch(part, packing, row_scores, sums, num_continuations, ends_packing)
+                    yield _RowBatch(part, packing, row_scores, sums, num_continuations, ends_packing)
 
 
-class _Part(NamedTuple):
+class _PairPart(NamedTuple):
     """Trees that are scored together."""
 
     scores: Float[np.ndarray, " N"]  # of their continuations, to be filled
@@ -304,10 +305,10 @@ class _Part(NamedTuple):
     pairs: PairTrees | None = None  # where the continuations are those of pairs
 
 
-class _Batch(NamedTuple):
+class _RowBatch(NamedTuple):
     """Rows of a packing that are scored together."""
 
-    part: _Part
+    part: _PairPart
     packing: Packing
     row_scores: list[Any]  # [row, continuation] of the packing's batches so far
     sums: Any  # the same of this batch, on the devices

@@ -22,6 +22,7 @@ from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors, as_embe
 from radit_jax.retrieval.exact import FACTS, ExactIndex, ExcludedRows, check_finite, check_search
 from radit_jax.retrieval.ranking import Candidates, Ranked, Rows, merge_hosts, rank, split
 from radit_jax.retrieval.scann import MIN_CHUNKS, ScannShards, has_scann, num_leaves
+from radit_jax.runtime.distributed.mesh import sum_hosts
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 FoundRows = Int[np.ndarray, "Q F"]
@@ -55,6 +56,15 @@ class ScannIndex:
         exclude: ExcludedRows | None = None,
     ) -> Ranked:
         """As `ExactIndex.search`, but a query may miss a chunk: see `facts["recall@10"]`."""
+        return merge_hosts(self.search_part(queries, k, exclude))
+
+    def search_part(
+        self,
+        queries: Queries,
+        k: int,
+        exclude: ExcludedRows | None = None,
+    ) -> Ranked:
+        """As `ExactIndex.search_part`."""
         check_search(queries, k, exclude, len(self.embeddings))
         num_queries = len(queries)
         if not num_queries:  # ScaNN refuses these
@@ -62,17 +72,18 @@ class ScannIndex:
         if exclude is None:
             exclude = np.full(num_queries, -1)
 
-        # Rank what this process's shards propose, and merge it with what other processes ranked.
+        # 1) Rank what this process's shards propose.
         no_rows = np.empty((num_queries, 0), np.int32)  # for a process without a shard
         proposed = [self._propose(number, queries, k) for number in self._trees.own]
         candidates = np.hstack([no_rows, *proposed])
         candidates[candidates == exclude[:, None]] = -1
-        ranked = merge_hosts(rank(self.embeddings, queries, candidates, k))
+        ranked = rank(self.embeddings, queries, candidates, k)
 
-        # Where the searched leaves held fewer than k chunks, search exactly.
-        short = np.flatnonzero(ranked.rows[:, -1] < 0)
+        # 2) Where the searched leaves of all processes held fewer than k chunks, search exactly.
+        num_found = sum_hosts((ranked.rows >= 0).sum(axis=1))
+        short = np.flatnonzero(num_found < k)
         if len(short):
-            searched_exactly = self._exact.search(queries[short], k, exclude[short])
+            searched_exactly = self._exact.search_part(queries[short], k, exclude[short])
             ranked.put(short, searched_exactly)
         return ranked
 

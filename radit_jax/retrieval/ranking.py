@@ -5,6 +5,7 @@ first and the lower row first among equals, is total: it does not matter in how 
 """
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int
 
 from radit_jax.retrieval.embeddings import Embeddings, Queries
 from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.distributed.mesh import gather_hosts
+from radit_jax.runtime.distributed.mesh import exchange_hosts, gather_hosts
 
 Rows = Int[np.ndarray, "Q K"]  # each query's chunks, as rows of the corpus
 Scores = Float[np.ndarray, "Q K"]  # s(q, c) of those chunks
@@ -122,6 +123,29 @@ def merge_hosts(ranked: Ranked) -> Ranked:
     rows = gather_hosts(ranked.rows)
     scores = gather_hosts(ranked.scores)
     return merge(*map(Ranked, rows, scores))
+
+
+def exchange(ranked: Ranked, lengths: Sequence[int]) -> Ranked:
+    """The k best chunks of this process's queries, from all processes' parts of the corpus.
+
+    `ranked` is this process's part for the queries of all, `lengths[p]` of them those of process p, in order.
+    """
+    if len(lengths) == 1:
+        return ranked
+    # Every process has the same number of places, some of them empty: [num_processes, longest, K].
+    process, num_processes = processes.process_index_and_count()
+    longest, k = max(lengths), ranked.rows.shape[1]
+    padded = Ranked.empty(num_processes * longest, k)
+    ends = np.cumsum(lengths)
+    for number, (end, length) in enumerate(zip(ends, lengths, strict=True)):
+        part = Ranked(ranked.rows[end - length : end], ranked.scores[end - length : end])
+        start = number * longest
+        padded.put(slice(start, start + length), part)
+    shape = num_processes, longest, k
+    rows = exchange_hosts(padded.rows.reshape(shape))
+    scores = exchange_hosts(padded.scores.reshape(shape))
+    best = merge(*map(Ranked, rows, scores))
+    return Ranked(best.rows[: lengths[process]], best.scores[: lengths[process]])
 
 
 def _best(

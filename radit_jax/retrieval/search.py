@@ -17,10 +17,11 @@ from radit_jax.retrieval.embeddings import Embeddings
 from radit_jax.retrieval.exact import ExcludedRows
 from radit_jax.retrieval.index import Index, load_index
 from radit_jax.retrieval.products import search_devices
-from radit_jax.retrieval.ranking import Rows, Scores
+from radit_jax.retrieval.ranking import Rows, Scores, exchange, split
 from radit_jax.runtime.ahead import IN_FLIGHT, delayed, prefetched
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.mesh import (
+    concatenate_hosts,
     data_parallel_size,
     gather,
     make_mesh,
@@ -31,6 +32,7 @@ from radit_jax.runtime.distributed.mesh import (
 )
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.model_io import Model, load_model
+from radit_jax.runtime.shards import load_on_own_devices
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 BATCH_SIZE = 64  # texts that are encoded at once where no setting says otherwise
@@ -43,13 +45,27 @@ class Encoder:
 
     model: Model
     mesh: Mesh
+    own: bool = False  # it is on this process's own devices, and the others have copies of theirs
 
     @classmethod
-    def load(cls, path: Any, mesh: MeshConfig, dtype: str = "float32", own: bool = False) -> "Encoder":
-        """The encoder in folder `path`, its parameters over the mesh of devices, or of this process's own."""
+    def load(cls, path: Any, mesh: MeshConfig, dtype: str = "float32") -> "Encoder":
+        """The encoder in folder `path`, its parameters over the mesh of all devices."""
+        return cls._load(path, mesh, dtype, own=False)
+
+    @classmethod
+    def load_copies(cls, path: Any, mesh: MeshConfig, dtype: str = "float32") -> "Encoder":
+        """The same, with a copy on each process's own devices where these have room for one."""
+        encoder, _ = load_on_own_devices(
+            lambda own: cls._load(path, mesh, dtype, own),
+            lambda encoder: encoder.model.params,
+        )
+        return encoder
+
+    @classmethod
+    def _load(cls, path: Any, mesh: MeshConfig, dtype: str, own: bool) -> "Encoder":
         devices = own_mesh(mesh) if own else make_mesh(mesh)
         model = load_model(path, dtype=dtype, mesh=devices)
-        return cls(model, devices)
+        return cls(model, devices, own)
 
     @property
     def module(self) -> TextEncoder:
@@ -85,6 +101,16 @@ class Encoder:
         """Float32 embeddings of `texts`; batches hold texts of like length, so that little is padding."""
         (embeddings,) = self.embed_each([texts], batch_size, bar)
         return embeddings
+
+    def embed_together(self, texts: Sequence[str]) -> Float[np.ndarray, "E D"]:
+        """`embed`; processes with a copy each embed a part of the texts, and all get all."""
+        if not self.own:
+            return self.embed(texts)
+        process, num_processes = processes.process_index_and_count()
+        parts = split(len(texts), num_processes)
+        rows = parts[process]
+        embedded = self.embed(texts[rows.start : rows.stop])
+        return concatenate_hosts(embedded, [len(part) for part in parts])
 
     def embed_each(
         self,
@@ -161,10 +187,15 @@ class Searcher:
     index: Index
 
     @classmethod
-    def load(cls, inputs: Mapping[str, StageFolder], mesh: MeshConfig) -> "Searcher":
-        """From a stage's inputs `retriever`, `embeddings` and `index`."""
+    def load(cls, inputs: Mapping[str, StageFolder], mesh: MeshConfig, copies: bool = False) -> "Searcher":
+        """From a stage's inputs `retriever`, `embeddings` and `index`.
+
+        With `copies` each of several processes has a query tower on its own devices, if there is room.
+        """
         # The query tower, the chunks' embeddings, and the index over them.
-        encoder = Encoder.load(inputs["retriever"].verified_path("query_encoder"), mesh)
+        path = inputs["retriever"].verified_path("query_encoder")
+        load = Encoder.load_copies if copies else Encoder.load
+        encoder = load(path, mesh)
         embeddings = Embeddings.load(inputs["embeddings"])
         devices = search_devices(encoder.mesh, len(embeddings))
         return cls(encoder, load_index(inputs["index"], embeddings, devices))
@@ -182,7 +213,7 @@ class Searcher:
         """
         # R-ft leaves new embeddings only where it has trained the chunk tower too.
         if "r_ft_index" in inputs:
-            return Searcher.load(tuned_inputs(inputs), mesh)
+            return Searcher.load(tuned_inputs(inputs), mesh, copies=self.encoder.own)
         query_encoder = load_model(inputs["r_ft"].verified_path("query_encoder"))
         return self.with_params(query_encoder.params)
 
@@ -198,8 +229,26 @@ class Searcher:
         exclude: ExcludedRows | None = None,
     ) -> tuple[Rows, Scores]:
         """Rows and scores of each query's top k chunks, best first, without its `exclude` (−1: none)."""
-        embedded = self.encoder.embed(queries)
+        embedded = self.encoder.embed_together(queries)
         return self.index.search(embedded, k, exclude)
+
+    def search_own(
+        self,
+        queries: Sequence[str],
+        lengths: Sequence[int],
+        k: int,
+        exclude: ExcludedRows,
+    ) -> tuple[Rows, Scores]:
+        """`search` of this process's `queries`, while each of the others searches for its own.
+
+        Process p has `lengths[p]` queries. `exclude` is that of all, in the order of the processes.
+        """
+        embedded = self.encoder.embed(queries)
+        if len(lengths) == 1:
+            return self.index.search(embedded, k, exclude)
+        # Each searches the chunks that it has for the queries of all, and gets what is found for its own.
+        of_all = concatenate_hosts(embedded, lengths)
+        return exchange(self.index.search_part(of_all, k, exclude), lengths)
 
     def retrieve(
         self,

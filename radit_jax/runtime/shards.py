@@ -52,23 +52,23 @@ class Shards:
         total = max(missing, sum(self.sizes.values()) // self.count)
         return Progress(total, title, unit, done=total - missing)
 
-    def turns(self) -> Iterator[str | None]:
-        """This process's shards one after the other; None where it has none in the others' last turn.
+    def turns(self) -> Iterator[Sequence[str]]:
+        """The missing shards, one for each process at a time: the p-th of a turn is process p's.
 
-        After each turn all processes meet, and stop if one was asked to.
+        In the last turn there may be fewer. After each turn all processes meet, and stop if one was asked to.
         """
         for start in range(0, len(self.missing), self.count):
             turn = self.missing[start : start + self.count]
-            yield turn[self.index] if self.index < len(turn) else None
+            yield turn
             processes.barrier(f"{self.folder} {turn[0]}")
 
     def write_each(self, made: Iterable[T], write: Callable[[str, T], None]) -> None:
         """Write what `made` yields for each of `own`."""
         rest = iter(made)
-        for name in self.turns():
+        for turn in self.turns():
             with self.by_itself():
-                if name is not None:
-                    write(name, next(rest))
+                if self.index < len(turn):
+                    write(turn[self.index], next(rest))
 
     @contextlib.contextmanager
     def by_itself(self) -> Iterator[None]:
@@ -81,18 +81,20 @@ class Shards:
             yield
 
 
-def load_on_own_devices(load: Callable[[bool], T], params_of: Callable[[T], Any]) -> tuple[T, bool]:
+def load_on_own_devices(
+    load: Callable[[bool], T], params_of: Callable[[T], Any], num_models: int = 1
+) -> tuple[T, bool]:
     """A model and whether it is on this process's own devices, as `load(True)` places it.
 
-    Where its parameters take more than half of these, on any process, `load(False)` places it on all. A
-    single process has all devices.
+    Where the parameters of `num_models` such models take more than half of these, on any process,
+    `load(False)` places it on all. A single process has all devices.
     """
     if not processes.is_multiprocess():
         return load(False), False
     loaded = None
     with contextlib.suppress(DoesNotFitError):
         model = load(True)
-        check_room("the model", params_of(model), share=ROOM_OF_PARAMS)
+        check_room("the model", params_of(model), share=ROOM_OF_PARAMS / num_models)
         loaded = model
     # All do the same, also where one has smaller devices.
     if bool(any_process(loaded is None)) or loaded is None:

@@ -7,7 +7,7 @@ from radit_jax.config import EmbedConfig, MeshConfig
 from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.retrieval.search import Encoder
-from radit_jax.runtime.shards import Shards, load_on_own_devices
+from radit_jax.runtime.shards import Shards
 from radit_jax.runtime.storage.fingerprints import shard_name
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
@@ -19,10 +19,7 @@ def run(inputs: StageInputs, output: StageFolder, *, embed: EmbedConfig, mesh: M
     """
     chunks = Corpus(inputs["corpus"]).chunks
     path = inputs["retriever"].verified_path("chunk_encoder")
-    encoder, own = load_on_own_devices(
-        lambda own: Encoder.load(path, mesh, dtype=embed.dtype, own=own),
-        lambda encoder: encoder.model.params,
-    )
+    encoder = Encoder.load_copies(path, mesh, dtype=embed.dtype)
 
     # The rows of each shard, by its file.
     starts = range(0, len(chunks), embed.shard_size)
@@ -31,7 +28,7 @@ def run(inputs: StageInputs, output: StageFolder, *, embed: EmbedConfig, mesh: M
         name = f"{shard_name('embeddings', number, len(starts))}.npy"
         rows[name] = range(start, min(start + embed.shard_size, len(chunks)))
     sizes = {name: len(rows_of_shard) for name, rows_of_shard in rows.items()}
-    shards = Shards.find(output, sizes, own)
+    shards = Shards.find(output, sizes, encoder.own)
 
     # All processes together have the batch that the settings say.
     batch_size = -(-embed.batch_size // shards.count)

@@ -39,7 +39,7 @@ def run(
     page_of = find_pages(inputs["corpus"].manifest, evaluate.kilt_titles) if tasks else None
 
     # Both retrievers search one index, unless R-ft tuned the chunk encoder too.
-    base = Searcher.load(inputs, mesh)
+    base = Searcher.load(inputs, mesh, copies=True)
     searchers = {"base": base, "r_ft": base.tuned(inputs, mesh)}
     if not evaluate.answers:
         return _measure_retrievers(inputs, output, searchers, evaluate, temperature, seed)
@@ -129,7 +129,8 @@ def _load_models(inputs: StageInputs, evaluate: EvaluateConfig, mesh: MeshConfig
     # All five systems are pairs of these two models with a retriever or none.
     models = {}
     for lm, stage in STAGE_OF_LM.items():
-        models[lm] = PairScorer.load(inputs[stage].verified_path("lm"), score, mesh)
+        path = inputs[stage].verified_path("lm")
+        models[lm] = PairScorer.load(path, score, mesh, num_models=len(STAGE_OF_LM))
     return models
 
 

@@ -154,7 +154,7 @@ def _kilt_validation(
     """What a checkpoint is chosen by: KILT's development tasks, asked as `evaluate` will ask its tasks."""
     tasks = [without_too_long(task, model.tokenizer, evaluate) for task in load_tasks(evaluate, seed=seed)]
     # The retriever does not change while the language model learns, so it is asked once.
-    searcher = Searcher.load(inputs, mesh)
+    searcher = Searcher.load(inputs, mesh, copies=True)
     chunks = Chunks(inputs["corpus"])
     retrieved = [retrieve_for_task(task, searcher, chunks, evaluate, temperature) for task in tasks]
     return kilt_validation(tasks, retrieved, model, mesh, evaluate, batch_size=batch_size)

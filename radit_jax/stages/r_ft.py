@@ -30,7 +30,7 @@ from radit_jax.lm.sharded_scoring import ShardedScorer
 from radit_jax.method import losses
 from radit_jax.method.optimizers import learning_rates, make_optimizer
 from radit_jax.method.steps import init_state
-from radit_jax.retrieval.candidates import search_examples
+from radit_jax.retrieval.candidates import ExampleSearch
 from radit_jax.retrieval.search import Encoder, Searcher
 from radit_jax.retrieval.tuning import (
     BothTowers,
@@ -64,14 +64,7 @@ def run(
     started = time.monotonic()
     corpus = Corpus(inputs["corpus"])
     searcher = Searcher.load(inputs, mesh)
-    # The model is loaded where pairs are scored, and for that time alone: between two rounds training has the
-    # devices' memory.
-    scorer = ShardedScorer(
-        lambda: PairScorer.load(inputs["lm"].verified_path("lm"), score, mesh),
-        output,
-        corpus.chunks,
-        score.shard_size,
-    )
+    scorer = _scorer(inputs, output, corpus, score, mesh)
     candidates = Candidates(inputs, output, corpus, searcher, scorer)
     order = shuffled(len(candidates.examples), batch_size=r_ft.batch_size, seed=seed)
 
@@ -187,6 +180,18 @@ def target_log_probs(scores: Scores, r_ft: RFtConfig, temperature: float) -> Flo
     return np.asarray(losses.posterior_log_prob(untuned, lsr, chunk_mask))
 
 
+def _scorer(
+    inputs: StageInputs, output: StageFolder, corpus: Corpus, score: ScoreConfig, mesh: MeshConfig
+) -> ShardedScorer:
+    """The language model that scores what a round retrieves, and the folder that keeps its scores."""
+
+    # It is loaded for each scoring: between two rounds training has the devices' memory.
+    def load() -> PairScorer:
+        return PairScorer.load(inputs["lm"].verified_path("lm"), score, mesh)
+
+    return ShardedScorer(load, output, corpus.chunks, score.shard_size)
+
+
 def development_questions(
     inputs: StageInputs, output: StageFolder, corpus: Corpus, scorer: ShardedScorer
 ) -> DevelopmentQuestions:
@@ -260,7 +265,9 @@ class Candidates:
             # An example that was cut from the corpus does not retrieve its own chunk.
             sources = self.corpus.source_rows(self.examples)
             tuned = self.searcher.with_params(query_params)
-            rows, *_ = search_examples(tuned, self.corpus.chunks, self.examples, sources, k)
+            search = ExampleSearch(tuned, self.corpus.chunks, self.output, name, self.examples, sources, k)
+            search.make()
+            rows, *_ = search.read()
             scores = np.where(rows >= 0, self.searcher.score(queries, rows), 0)
             self.output.write_arrays(name, chunk_rows=rows, retrieval_scores=scores)
         return self.output.read_arrays(name)

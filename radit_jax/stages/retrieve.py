@@ -20,8 +20,9 @@ from radit_jax.data.batches.examples import lm_text_example, question_example, r
 from radit_jax.data.batches.prefix_trees import LmTokenizer, fits
 from radit_jax.data.finetuning.mixture import share_count
 from radit_jax.data.records import Chunk, Example, Question
-from radit_jax.retrieval.candidates import search_examples
+from radit_jax.retrieval.candidates import ExampleSearch
 from radit_jax.retrieval.search import Searcher
+from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.pretrained.model_io import load_own_tokenizer
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
@@ -105,7 +106,7 @@ class _Sources:
         for name in ("lm", "labeller"):
             if name in inputs:
                 readers.append(load_own_tokenizer(inputs[name].verified_path("lm")))
-        return cls(corpus, readers[0], readers, Searcher.load(inputs, mesh))
+        return cls(corpus, readers[0], readers, Searcher.load(inputs, mesh, copies=True))
 
 
 def _retrieve_lm_ft(
@@ -134,22 +135,40 @@ def _retrieve_lm_ft(
         tasks = _without_chunks(tasks)
         texts = texts._replace(examples=_without_chunks(texts.examples))
 
-    # Their chunks. The rows of the tasks come first.
-    retrieved, num_copies = _search(sources, tasks, texts, settings.chunks_per_example)
-    task_rows = retrieved.chunk_rows[: len(tasks)]
-    if settings.force_gold:
-        task_rows[:] = with_gold(task_rows, questions, corpus.rows)
-    if only_gold.any():
-        task_rows[:] = with_gold_alone(task_rows, questions, corpus.rows, only_gold)
-    retrieved.save(output, split)
+    # Their chunks, which processes find in shards.
+    search = _search(sources, tasks, texts, settings.chunks_per_example, output, split)
+    search.make()
 
-    facts = _facts(len(drawn), len(tasks), texts, retrieved, num_copies)
-    if is_train:
-        num_text_instances = len(texts.examples) * settings.instances_per_example
-        share = num_text_instances / max(1, num_instances + num_text_instances)
-        facts["text_share"] = round(share, 4)
-        _warn("lm_ft", "instances", settings.corpus_text_fraction, facts, "Add passages.")
-    return facts
+    # One process puts the shards together.
+    def join() -> dict[str, Any]:
+        retrieved, num_copies = _retrieved(search)
+        # The rows of the tasks come first.
+        task_rows = retrieved.chunk_rows[: len(tasks)]
+        _put_gold(task_rows, questions, corpus, only_gold, settings.force_gold)
+        retrieved.save(output, split)
+        facts = _facts(len(drawn), len(tasks), texts, retrieved, num_copies)
+        if is_train:
+            num_text_instances = len(texts.examples) * settings.instances_per_example
+            share = num_text_instances / max(1, num_instances + num_text_instances)
+            facts["text_share"] = round(share, 4)
+            _warn("lm_ft", "instances", settings.corpus_text_fraction, facts, "Add passages.")
+        return facts
+
+    return processes.on_process_zero(f"{output} {split}", join)
+
+
+def _put_gold(
+    rows: ChunkRows,
+    questions: Sequence[Question],
+    corpus: Corpus,
+    only_gold: Bool[np.ndarray, " E"],
+    force_gold: bool,
+) -> None:
+    """Put gold chunks where the settings and the draw of `only_gold` ask for them."""
+    if force_gold:
+        rows[:] = with_gold(rows, questions, corpus.rows)
+    if only_gold.any():
+        rows[:] = with_gold_alone(rows, questions, corpus.rows, only_gold)
 
 
 def _draw_gold_contexts(questions: Sequence[Question], settings: LmFtRetrieval) -> Bool[np.ndarray, " E"]:
@@ -193,21 +212,28 @@ def _retrieve_r_ft(
 
     texts = _text_examples(corpus, num_texts, text_example, settings.seed)
 
-    # Their chunks.
-    retrieved, num_copies = _search(sources, tasks, texts, settings.num_chunks)
-    retrieved.save(output, split)
-    facts = _facts(len(drawn), len(tasks), texts, retrieved, num_copies)
-    if is_train:
-        share = len(texts.examples) / max(1, len(retrieved.examples))
-        facts["text_share"] = round(share, 4)
-        remedy = "Add passages."
-        if texts.num_skipped:
-            remedy = (
-                f"{texts.num_skipped:,} chunks gave none. Lower r_ft.text_tokens ({settings.text_tokens}), "
-                "because a chunk needs twice as many tokens, or add passages."
-            )
-        _warn("r_ft", "examples", settings.corpus_text_fraction, facts, remedy)
-    return facts
+    # Their chunks, which processes find in shards.
+    search = _search(sources, tasks, texts, settings.num_chunks, output, split)
+    search.make()
+
+    # One process puts the shards together.
+    def join() -> dict[str, Any]:
+        retrieved, num_copies = _retrieved(search)
+        retrieved.save(output, split)
+        facts = _facts(len(drawn), len(tasks), texts, retrieved, num_copies)
+        if is_train:
+            share = len(texts.examples) / max(1, len(retrieved.examples))
+            facts["text_share"] = round(share, 4)
+            remedy = "Add passages."
+            if texts.num_skipped:
+                remedy = (
+                    f"{texts.num_skipped:,} chunks gave none. Lower r_ft.text_tokens "
+                    f"({settings.text_tokens}), because a chunk needs twice as many tokens, or add passages."
+                )
+            _warn("r_ft", "examples", settings.corpus_text_fraction, facts, remedy)
+        return facts
+
+    return processes.on_process_zero(f"{output} {split}", join)
 
 
 def with_gold(rows: ChunkRows, questions: Sequence[Question], row_of: Mapping[str, int]) -> ChunkRows:
@@ -316,15 +342,20 @@ def _text_examples(
     return texts
 
 
-def _search(sources: _Sources, tasks: Sequence[Example], texts: _Texts, k: int) -> tuple[Retrieved, int]:
-    """The examples with their chunks, tasks first, and how many candidates were left out as copies."""
+def _search(
+    sources: _Sources, tasks: Sequence[Example], texts: _Texts, k: int, output: StageFolder, split: str
+) -> ExampleSearch:
+    """The search of the examples' chunks, tasks first."""
     examples = [*tasks, *texts.examples]
     source_rows = np.full(len(examples), -1, np.int64)
     source_rows[len(tasks) :] = texts.sources
-    rows, scores, num_copies = search_examples(
-        sources.searcher, sources.corpus.chunks, examples, source_rows, k
-    )
-    return Retrieved(examples, rows, scores), num_copies
+    return ExampleSearch(sources.searcher, sources.corpus.chunks, output, split, examples, source_rows, k)
+
+
+def _retrieved(search: ExampleSearch) -> tuple[Retrieved, int]:
+    """The examples with their chunks, and how many candidates were left out as copies."""
+    rows, scores, num_copies = search.read()
+    return Retrieved(search.examples, rows, scores), num_copies
 
 
 def _facts(

@@ -60,10 +60,12 @@ def test_every_pair_of_a_language_model_is_scored_once_for_all_its_systems(evalu
 
     class Scorer:
         model = lm
+        own = False
 
-        def score(self, examples, pairs, chunks, bar):
-            asked.extend(map(tuple, pairs.tolist()))
-            return PairScores.empty(len(pairs))
+        def score_each(self, parts, examples, chunks, bar):
+            for pairs in parts:
+                asked.extend(map(tuple, pairs.tolist()))
+                yield PairScores.empty(len(pairs))
 
     two = evaluation(FOUR[:2])
     two.models["base_lm"] = Scorer()
@@ -183,7 +185,7 @@ def test_a_killed_run_answers_only_the_shards_that_it_has_not_stored(evaluation,
     monkeypatch.setattr(corpus_questions, "generate_answers", generate)
     monkeypatch.setattr(corpus_questions, "ANSWERS_PER_SHARD", 2)
     four = evaluation()
-    four.models["base_lm"] = SimpleNamespace(model=lm)
+    four.models["base_lm"] = SimpleNamespace(model=lm, own=False)
     system = SystemInputs("base_lm", np.array([[4], [7], [4], [7]]), np.zeros((4, 1), np.float32))
     with pytest.raises(KeyboardInterrupt):
         four._answers("base", system)
@@ -207,7 +209,7 @@ def test_the_base_lm_after_examples_is_compared_with_lm_ft_on_the_same_questions
     rows = {"none": np.array([NO_CHUNK]), "retrieved": np.array([4]), "gold": np.array([7])}
     one_shot = FewShotBase([FOUR[1]], rows)
     evaluated = evaluation(shots=1, shot_questions=3, sequence_length=400)
-    evaluated.models["base_lm"] = SimpleNamespace(model=lm)
+    evaluated.models["base_lm"] = SimpleNamespace(model=lm, own=False)
     inputs, after = {}, {}
     for kind in KINDS:
         rows = np.full((4, 1), NO_CHUNK)
@@ -220,6 +222,6 @@ def test_the_base_lm_after_examples_is_compared_with_lm_ft_on_the_same_questions
     assert set(figures["shots_dropped"].values()) == {0}
     # No row has room for an example.
     narrow = evaluation(shots=1, shot_questions=3, sequence_length=40, max_new_tokens=2)
-    narrow.models["base_lm"] = SimpleNamespace(model=lm)
+    narrow.models["base_lm"] = SimpleNamespace(model=lm, own=False)
     system = inputs["base_lm-gold"].first(3)
     assert narrow._num_dropped(system, one_shot.shots("gold", narrow.corpus)) == 3

@@ -152,7 +152,7 @@ def test_a_question_is_asked_as_its_example_is_written(evaluation, lm, monkeypat
 
     monkeypatch.setattr(corpus_questions, "generate_answers", generate)
     monkeypatch.setattr(CorpusQuestionEval, "_answer_nll", lambda *_: np.zeros(2))
-    own.models["base_lm"] = SimpleNamespace(model=lm)
+    own.models["base_lm"] = SimpleNamespace(model=lm, own=False)
     none = SystemInputs("base_lm", np.full((2, 1), NO_CHUNK), np.zeros((2, 1), np.float32))
     own.evaluate("asked", none, [none])
     assert asked == [prompt, question_prompt(QUESTIONS["test"][1].question)]
@@ -355,7 +355,9 @@ def test_a_report_reads_every_tasks_questions_with_their_scores(finished):
 def test_a_task_without_queries_is_evaluated_once_by_each_language_model(finished):
     output, _ = finished
     assert sorted(file.name for file in (output.path / "piqa").glob("*.json")) == [
+        "base_lm-none-questions-00000-of-00001.json",
         "base_lm-none.json",
+        "lm_ft_lm-none-questions-00000-of-00001.json",
         "lm_ft_lm-none.json",
     ]
     systems = output.read_json("results.json")["tasks"]["piqa"]["systems"]
@@ -409,6 +411,7 @@ def test_what_was_evaluated_before_a_kill_is_not_evaluated_again(finished, stage
     before = output.read("results.json")
     (output.path / "results.json").unlink()
     (output.path / "towers" / "base_lm-base.json").unlink()
+    (output.path / "towers" / "base_lm-base-questions-00000-of-00001.json").unlink()
     asked = []
 
     def noted(loaded, scorer, settings, name, **more):
@@ -420,6 +423,33 @@ def test_what_was_evaluated_before_a_kill_is_not_evaluated_again(finished, stage
     run_tasks(stage_inputs, output, task_settings(folder))
     assert asked == ["evaluate towers/base_lm-base"]
     assert output.read("results.json") == before
+
+
+def test_shards_of_a_tasks_questions_give_its_results_and_a_kill_costs_one_of_them(
+    finished, stage_inputs, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(task_ablation, "QUESTIONS_PER_SHARD", 2)
+    output = Workdir(tmp_path).folder("evaluate", "e")
+    asked = []
+
+    def killed(loaded, scorer, settings, name, **more):
+        asked.append([item.id for item in loaded.items])
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return evaluate_task(loaded, scorer, settings, name, **more)
+
+    monkeypatch.setattr(task_ablation, "evaluate_task", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks(stage_inputs, output, task_settings(folder, "hotpotqa"))
+    run_tasks(stage_inputs, output, task_settings(folder, "hotpotqa"))
+    # Three questions by five systems: the first two, then the third, which was asked twice.
+    assert [len(ids) for ids in asked] == [2, 1, 1] + [2, 1] * 4
+    for system in ("base_lm-none", "lm_ft_lm-r_ft"):
+        file = f"hotpotqa/{system}.json"
+        made, whole = (one.read_json(file) for one in (output, finished[0]))
+        assert [mark["id"] for mark in made["marks"]] == [mark["id"] for mark in whole["marks"]]
+        assert [mark["answer"] for mark in made["marks"]] == [mark["answer"] for mark in whole["marks"]]
+        assert made["counts"] == whole["counts"] and len(made["details"]) == 3
 
 
 def test_both_models_compute_in_the_dtype_of_the_settings(stage_inputs, folder, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 from radit_jax.config import MeshConfig
 from radit_jax.models.attention import Kernel, Layout, why_unsupported
 from radit_jax.models.decoder import DecoderLm
+from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.memory import check_room
 from radit_jax.runtime.distributed.slices import (
     MeshShape,
@@ -285,6 +286,32 @@ def gather(array: Any) -> np.ndarray:
 def gather_hosts(array: np.ndarray) -> np.ndarray:
     """The arrays of all processes, which have one shape, stacked in the processes' order."""
     return np.asarray(multihost_utils.process_allgather(array, tiled=False))
+
+
+def concatenate_hosts(array: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    """The arrays of all processes end to end, in the processes' order; process p has `lengths[p]` rows."""
+    padded = np.zeros((max(lengths), *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    parts = gather_hosts(padded)
+    return np.concatenate([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+
+def sum_hosts(array: np.ndarray) -> np.ndarray:
+    """The sum of the arrays of all processes that work together, which have one shape."""
+    return gather_hosts(array).sum(axis=0) if processes.is_multiprocess() else array
+
+
+def exchange_hosts(array: np.ndarray) -> np.ndarray:
+    """What each process has for this one, in the processes' order; `array[p]` is what this one has for p."""
+    # One device of each process takes part: a row of the table is its process's, and then a column is.
+    firsts: dict[int, Any] = {}
+    for device in sorted(jax.devices(), key=lambda device: device.id):
+        firsts.setdefault(device.process_index, device)
+    mesh = Mesh(np.array([firsts[process] for process in sorted(firsts)]), ("hosts",))
+    row, column = NamedSharding(mesh, P("hosts")), NamedSharding(mesh, P(None, "hosts"))
+    table = jax.make_array_from_process_local_data(row, array[None], (len(firsts), *array.shape))
+    turned = jax.jit(lambda same: same, out_shardings=column)(table)
+    return np.asarray(turned.addressable_data(0))[:, 0]
 
 
 def mesh_of(params: Any) -> Mesh | None:
