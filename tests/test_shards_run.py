@@ -43,7 +43,14 @@ from radit_jax.data.artifacts import chunks
 from radit_jax.runtime.storage import open_files, stage_folder
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.retrieval.embeddings import Embeddings
+from radit_jax.evaluation import corpus_questions
+from radit_jax.retrieval import candidates
 from radit_jax.stages import embed, evaluate, index, retrieve, score
+
+# Shards small enough that each of four processes has some.
+corpus_questions.ANSWERS_PER_SHARD = 8
+corpus_questions.PAIRS_PER_SHARD = 64
+candidates.EXAMPLES_PER_SHARD = 64
 
 stage = ""
 counts = collections.defaultdict(lambda: {"written": 0, "read": 0, "hashed": 0, "chunks": 0, "opened": []})
@@ -121,6 +128,7 @@ stages = {
             batch_size=16,
             prompts_per_batch=32,
             bootstrap_samples=100,
+            answered_questions=32,
         ),
         temperature=0.1,
         seed=0,
@@ -156,7 +164,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         answer = chunks[number].text.split()[3]
         return Question(f"q{number}", f"What is Place {number}?", (answer,), (f"c{number}",))
 
-    numbers = rng.permutation(CHUNKS)[: QUESTIONS + 200].tolist()
+    numbers = rng.permutation(CHUNKS)[: QUESTIONS + 150].tolist()
     questions = {
         "train": list(map(question, numbers[:QUESTIONS])),
         "dev": list(map(question, numbers[QUESTIONS : QUESTIONS + 100])),

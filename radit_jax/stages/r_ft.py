@@ -184,12 +184,13 @@ def _scorer(
     inputs: StageInputs, output: StageFolder, corpus: Corpus, score: ScoreConfig, mesh: MeshConfig
 ) -> ShardedScorer:
     """The language model that scores what a round retrieves, and the folder that keeps its scores."""
-
     # It is loaded for each scoring: between two rounds training has the devices' memory.
-    def load() -> PairScorer:
-        return PairScorer.load(inputs["lm"].verified_path("lm"), score, mesh)
-
-    return ShardedScorer(load, output, corpus.chunks, score.shard_size)
+    return ShardedScorer(
+        lambda: PairScorer.load(inputs["lm"].verified_path("lm"), score, mesh),
+        output,
+        corpus.chunks,
+        score.shard_size,
+    )
 
 
 def development_questions(

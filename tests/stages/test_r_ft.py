@@ -67,23 +67,24 @@ class CountingScorer:
     """Instead of a language model: a score that tells example and chunk, and a list of what was asked."""
 
     asked: list[tuple[int, int]] = []
+    own = False
 
     @classmethod
     def load(cls, path, score, mesh):
         return cls()
 
-    def score(self, examples, pairs, chunks, bar=None):
-        self.asked.extend(map(tuple, pairs.tolist()))
-        return PairScores(log_prob(pairs[:, 0], pairs[:, 1]), 10 + pairs[:, 1], pairs[:, 1] % 2 == 0)
+    def score_each(self, parts, examples, chunks, bar=None):
+        for pairs in parts:
+            self.asked.extend(map(tuple, pairs.tolist()))
+            yield PairScores(log_prob(pairs[:, 0], pairs[:, 1]), 10 + pairs[:, 1], pairs[:, 1] % 2 == 0)
 
 
 class KilledScorer(CountingScorer):
     """Scores one shard and is killed in the next."""
 
-    def score(self, examples, pairs, chunks, bar=None):
-        if self.asked:
-            raise KeyboardInterrupt
-        return super().score(examples, pairs, chunks, bar)
+    def score_each(self, parts, *rest):
+        yield next(super().score_each(parts, *rest))
+        raise KeyboardInterrupt
 
 
 def log_prob(example: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -130,7 +131,7 @@ def candidates(inputs, first, searcher, tmp_path):
 
     def make(name="o", **score):
         output = workdir.folder("r_ft", name)
-        scorer = r_ft.ShardedScorer(folders["lm"], output, corpus, ScoreConfig(**score), MeshConfig())
+        scorer = r_ft._scorer(folders, output, corpus, ScoreConfig(**score), MeshConfig())
         return r_ft.Candidates(folders, output, corpus, searcher, scorer)
 
     return make
@@ -282,7 +283,7 @@ def test_where_no_candidate_holds_an_answer_the_one_that_helps_most_is_the_hit(i
     yes_no = Question("yes", "Is it a tower?", ("yes",))
     folders = drawn(inputs, tmp_path, [held, without, yes_no])
     corpus, output = Corpus(folders["corpus"]), Workdir(tmp_path).folder("r_ft", "o")
-    scorer = r_ft.ShardedScorer(folders["lm"], output, corpus, ScoreConfig(), MeshConfig())
+    scorer = r_ft._scorer(folders, output, corpus, ScoreConfig(), MeshConfig())
     made = r_ft.development_questions(folders, output, corpus, scorer)
     # `log_prob` falls with the chunk's row, so the lowest row helps most.
     assert made.helpful_rows.tolist() == [-1, 0, 5]
@@ -299,6 +300,6 @@ def test_where_no_candidate_holds_an_answer_the_one_that_helps_most_is_the_hit(i
 
 def test_questions_without_drawn_examples_are_judged_by_their_answers_alone(inputs, tmp_path):
     corpus, output = Corpus(inputs["corpus"]), Workdir(tmp_path).folder("r_ft", "o")
-    scorer = r_ft.ShardedScorer(inputs["lm"], output, corpus, ScoreConfig(), MeshConfig())
+    scorer = r_ft._scorer(inputs, output, corpus, ScoreConfig(), MeshConfig())
     made = r_ft.development_questions(inputs, output, corpus, scorer)
     assert (made.questions, made.helpful_rows.tolist()) == (QUESTIONS["dev"], [-1, -1])
