@@ -15,6 +15,7 @@ from radit_jax.retrieval.embeddings import Embeddings, Queries, Vectors, as_embe
 from radit_jax.retrieval.products import DeviceProducts
 from radit_jax.retrieval.ranking import Candidates, Ranked, merge_hosts, rank
 from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed.mesh import gather_hosts
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 FACTS = "index/index.json"  # of any index, in a stage's folder
@@ -191,17 +192,28 @@ def check_search(
     check_finite("queries", as_embeddings(queries))
 
 
-def check_finite(what: str, vectors: Embeddings) -> None:
-    """Raise ValueError, with `what` they are, where any of the vectors holds NaN or infinity."""
-    bad_rows: list[int] = []
-    for start, block in vectors.blocks(range(len(vectors)), _CHUNK_BLOCK):
+def check_finite(what: str, vectors: Embeddings, together: bool = False) -> None:
+    """Raise ValueError, with `what` they are, where any of the vectors holds NaN or infinity.
+
+    With `together` each of several processes looks at its share of them, and all raise the same error.
+    """
+    process, count = processes.process_index_and_count() if together else (0, 1)
+    num_bad, first_bad = 0, len(vectors)
+    for start, block in vectors.blocks(vectors.share(process, count), _CHUNK_BLOCK):
         is_finite = np.isfinite(block).all(axis=1)
         bad_places = np.flatnonzero(~is_finite)
-        bad_rows += (start + bad_places).tolist()
-    if bad_rows:
+        if len(bad_places):
+            num_bad += len(bad_places)
+            first_bad = min(first_bad, start + int(bad_places[0]))
+
+    # What all have found.
+    if count > 1:
+        found = gather_hosts(np.array([num_bad, first_bad]))
+        num_bad, first_bad = int(found[:, 0].sum()), int(found[:, 1].min())
+    if num_bad:
         raise ValueError(
-            f"index: expected finite {what}, got NaN or infinity in {len(bad_rows)} of {len(vectors)}, "
-            f"the first in row {bad_rows[0]}. Look at the encoder."
+            f"index: expected finite {what}, got NaN or infinity in {num_bad} of {len(vectors)}, "
+            f"the first in row {first_bad}. Look at the encoder."
         )
 
 

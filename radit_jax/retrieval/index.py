@@ -130,7 +130,7 @@ def build_index(
     num_chunks = len(embeddings)
     if not num_chunks:
         raise ValueError("index: expected at least one chunk, got 0. Look at the corpus.")
-    check_finite("chunks", embeddings)
+    check_finite("chunks", embeddings, together=True)
 
     # A small corpus is searched exactly; so is a large one where ScaNN is not installed.
     exact = ExactIndex(embeddings, devices)
