@@ -164,7 +164,7 @@ MOVED = {
     ),
     "lm.signal": Moved(("lm.lsr_diagnostics",), {}),
     "method.decode": Moved(
-        ("method.generation", "method.answer_scoring", "lm.ensemble", "lm.prefix_sharing"),
+        ("method.generation", "method.answer_scoring", "lm.ensemble", "lm.answer_rows", "lm.prefix_sharing"),
         {
             "Candidate": "AnswerCandidate",
             "Decoding": "DecodeState",

@@ -16,22 +16,29 @@ So the probabilities of all outcomes sum to 1, and `New` has no advantage over `
 probability, and differ in which answers they find.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from radit_jax.lm.answer_rows import (
+    Candidates,
+    ScoringBatch,
+    is_closed,
+    outcome,
+    scoring_batches,
+    strip_terminator,
+    unique_answers,
+)
 from radit_jax.lm.prefix_sharing import (
     ONE_DEVICE,
     DevicePlacement,
     build_prefill_batch,
-    padded_size,
     prefill_batches,
     split_shared_prefixes,
 )
-from radit_jax.method.answer_scoring import NOTHING, STOP, PackedAnswers, mix_over_chunks, score_answers
+from radit_jax.method.answer_scoring import NOTHING, mix_over_chunks, score_answers
 from radit_jax.method.generation import (
     Answer,
     Prefilled,
@@ -155,37 +162,47 @@ class _Answerer(NamedTuple):
         retrieval_log_probs: Float[np.ndarray, "B K"],
     ) -> CandidatesByQuestion:
         """Every unique greedy answer scored under all chunks."""
-        max_new_tokens, stops, _, placement = self.options
+        max_new_tokens, stops = self.options.max_new_tokens, self.options.stops
         batch_size, num_chunks = retrieval_log_probs.shape
         generated = np.zeros((batch_size, num_chunks, max_new_tokens), np.int32)
-        log_probs = np.zeros((batch_size, num_chunks, num_chunks), np.float32)
+        own_log_probs = np.zeros((batch_size, num_chunks), np.float32)
 
         # 1) Read the prompts and decode greedily under each.
-        prefilled_batches = []
+        read = []
         for places, prefilled in self.prefill(prompts, retrieval_log_probs.size):
             # Greedy decoding is the mixture over one prompt, whose log-weight is 0.
             weights = np.zeros((len(places), 1), np.float32)
-            tokens, _ = self.generate(prefilled, weights)
+            tokens, token_log_probs = self.generate(prefilled, weights)
             generated[tuple(places.T)] = tokens
-            prefilled_batches.append((places, prefilled))
+            own_log_probs[tuple(places.T)] = token_log_probs
+            read.append((places, prefilled))
 
-        # 2) Score each question's unique answers after each of its prompts.
-        unique = _unique_answers(generated, prompts, stops)
-        packed = pack_answers(unique, stops, max_new_tokens=max_new_tokens, num_answers=num_chunks)
-        for places, prefilled in prefilled_batches:
-            questions = places[:, 0]
-            scores = score_answers(
-                self.module,
-                self.params,
-                prefilled,
-                packed,
-                questions,
-                stops=stops,
-                num_groups=placement.num_groups(len(questions)),
-            )
-            log_probs[tuple(places.T)] = placement.gather(scores)
+        # 2) Each question's unique answers, whose probability under the chunks that led to them is known.
+        unique: list[list[Answer]] = []
+        log_probs = np.zeros((batch_size, num_chunks, num_chunks), np.float32)
+        others: dict[tuple[int, int], Candidates] = {}
+        for question, by_chunk in enumerate(prompts):
+            rows = generated[question, : len(by_chunk)].tolist()
+            answers = [strip_terminator(row, stops) for row in rows]
+            unique.append(unique_answers(answers))
+            for chunk, own in enumerate(answers):
+                number = unique[question].index(own)
+                log_probs[question, chunk, number] = own_log_probs[question, chunk]
+                others[question, chunk] = [None if answer == own else answer for answer in unique[question]]
 
-        # 3) Mix over the chunks by p_R, and rank.
+        # 3) Score them under the other chunks.
+        for places, prefilled in read:
+            self.score(prefilled, places, others, log_probs)
+        return self.rank(prompts, unique, log_probs, retrieval_log_probs)
+
+    def rank(
+        self,
+        prompts: Sequence[PromptsByChunk],
+        unique: Sequence[Sequence[Answer]],
+        log_probs: Float[np.ndarray, "B K U"],
+        retrieval_log_probs: Float[np.ndarray, "B K"],
+    ) -> CandidatesByQuestion:
+        """The answers mixed over the chunks by p_R, the most probable first."""
         mixed = np.asarray(mix_over_chunks(log_probs, retrieval_log_probs))
         ranked = []
         for question, by_chunk in enumerate(prompts):
@@ -225,7 +242,7 @@ class _Answerer(NamedTuple):
         # 3) Leave out the answers of stand-ins.
         answers = []
         for row, log_prob in zip(tokens.tolist(), log_probs.tolist(), strict=True):
-            answer = _strip_terminator(row, self.options.stops)
+            answer = strip_terminator(row, self.options.stops)
             answers.append([self.candidate(answer, log_prob)])
         return answers[: len(prompts)]
 
@@ -243,6 +260,41 @@ class _Answerer(NamedTuple):
         for numbers, batch in prefill_batches(texts, capacity, self.options.placement):
             prefilled = prefill_shared(self.module, self.params, *batch)
             yield places[numbers], prefilled
+
+    def score(
+        self,
+        prefilled: Prefilled,
+        places: Int[np.ndarray, "R 2"],
+        others: Mapping[tuple[int, int], Candidates],
+        log_probs: Float[np.ndarray, "B K U"],
+    ) -> None:
+        """Score what other chunks gave under each prompt that was read, and write it to its place."""
+        # 1) Have the devices score all rows. A prompt that fills up the last batch was scored before.
+        candidates: list[Candidates] = []
+        seen = set()
+        for place in map(tuple, places.tolist()):
+            candidates.append(() if place in seen else others[place])
+            seen.add(place)
+        _, stops, _, placement = self.options
+        batches = scoring_batches(
+            candidates,
+            stops,
+            max_new_tokens=self.options.max_new_tokens,
+            num_answers=log_probs.shape[2],
+            placement=placement,
+        )
+        scored: list[tuple[ScoringBatch, Any]] = []
+        for batch in batches:
+            rows = placement.put_rows(batch.answers)
+            scores = score_answers(self.module, self.params, prefilled, batch.prompts, rows, stops=stops)
+            scored.append((batch, scores))
+
+        # 2) Bring the scores to the host.
+        for batch, scores in scored:
+            of_rows = batch.rows_of_prompts(len(places))
+            rows, numbers = np.nonzero(batch.answers.first_targets != NOTHING)
+            questions, chunks = places[of_rows[rows]].T
+            log_probs[questions, chunks, numbers] = placement.gather(scores)[rows, numbers]
 
     def generate(
         self,
@@ -282,9 +334,9 @@ class _Answerer(NamedTuple):
     def candidate(self, answer: Answer, log_prob: float) -> AnswerCandidate:
         """The answer with the number of tokens that its log-probability sums over."""
         max_new_tokens, stops = self.options.max_new_tokens, self.options.stops
-        outcome = _outcome(answer, stops, max_new_tokens)
-        is_cut = len(answer) == max_new_tokens and not _is_closed(answer, stops)
-        return AnswerCandidate(answer, log_prob, len(outcome), is_cut)
+        num_tokens = len(outcome(answer, stops, max_new_tokens))
+        is_cut = len(answer) == max_new_tokens and not is_closed(answer, stops)
+        return AnswerCandidate(answer, log_prob, num_tokens, is_cut)
 
 
 def _places(prompts: Sequence[PromptsByChunk]) -> Int[np.ndarray, "P 2"]:
@@ -310,74 +362,3 @@ def _survivors(alive: Bool[np.ndarray, "W r"]) -> Int[np.ndarray, "W q"] | None:
         numbers = np.flatnonzero(group)
         survivors.append(np.resize(numbers, group_size // 4))
     return np.stack(survivors)
-
-
-def pack_answers(
-    answers: Sequence[Sequence[Answer]],
-    stops: Stops,
-    *,
-    max_new_tokens: int,
-    num_answers: int,
-) -> PackedAnswers:
-    """Lay out the candidates of each prompt, `num_answers` at most, as host arrays.
-
-    An answer of `max_new_tokens` tokens was cut off, and a closing piece ends an answer by itself, so no
-    terminator is scored after either. `PackedAnswers` shows the layout.
-    """
-    # 1) Slots for the longest row. The prompt predicts an outcome's first token, so it takes no slot.
-    outcomes = []
-    for group in answers:
-        outcomes.append([_outcome(answer, stops, max_new_tokens) for answer in group])
-    row_lengths = [sum(map(len, group)) - len(group) for group in outcomes]
-    slots = padded_size(max(row_lengths), unit=16)
-
-    # 2) Each row's outcomes end to end: tokens are read, and the next ones are targets.
-    num_rows = len(answers)
-    tokens, offsets, continuation_ids = np.zeros((3, num_rows, slots), np.int32)
-    targets = np.full((num_rows, slots), NOTHING, np.int32)
-    first_targets = np.full((num_rows, num_answers), NOTHING, np.int32)
-    for row, group in enumerate(outcomes):
-        start = 0
-        for column, outcome in enumerate(group):
-            length = len(outcome) - 1
-            place = slice(start, start + length)
-            first_targets[row, column] = outcome[0]
-            tokens[row, place] = outcome[:-1]
-            targets[row, place] = outcome[1:]
-            offsets[row, place] = np.arange(length)
-            continuation_ids[row, place] = column + 1
-            start += length
-    arrays: Any = (tokens, offsets, continuation_ids, targets, first_targets)
-    return PackedAnswers(*arrays)
-
-
-def _outcome(answer: Answer, stops: Stops, max_new_tokens: int) -> Answer:
-    """The tokens that are scored: the answer's, and STOP where a terminator belongs to it."""
-    is_full = len(answer) == max_new_tokens
-    return answer if is_full or _is_closed(answer, stops) else (*answer, STOP)
-
-
-def _is_closed(answer: Answer, stops: Stops) -> bool:
-    """Whether a closing piece ends the answer."""
-    return len(answer) > 0 and answer[-1] in stops.closing
-
-
-def _strip_terminator(row: Sequence[int], stops: Stops) -> Answer:
-    """The tokens of a generation before its terminator; the filler after a closing piece is one too."""
-    answer = itertools.takewhile(lambda token: token not in stops.alone, row)
-    return tuple(answer)
-
-
-def _unique_answers(
-    generated: Int[np.ndarray, "B K A"],
-    prompts: Sequence[PromptsByChunk],
-    stops: Stops,
-) -> list[list[Answer]]:
-    """Each question's distinct answers, in the order of its chunks; none for the missing questions."""
-    # An answer is one however many chunks lead to it.
-    unique: list[list[Answer]] = [[] for _ in generated]
-    for question, by_chunk in enumerate(prompts):
-        rows = generated[question, : len(by_chunk)].tolist()
-        answers = [_strip_terminator(row, stops) for row in rows]
-        unique[question] = list(dict.fromkeys(answers))
-    return unique

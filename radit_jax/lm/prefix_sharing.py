@@ -181,11 +181,11 @@ def build_prefill_batch(prompts: Sequence[Prompt], placement: DevicePlacement) -
 
 
 def _prefix_slots(num_prefixes: int, group_size: int) -> int:
-    """Room for the prefixes of a group: an eighth of its prompts, a quarter, half or all."""
-    slots = -(-group_size // 8)
-    while slots < num_prefixes:
-        slots *= 2
-    return min(group_size, slots)
+    """Room for the prefixes of a group: an eighth of its prompts, a quarter, half, three quarters or all."""
+    eighth = -(-group_size // 8)
+    sizes = (eighth, 2 * eighth, 4 * eighth, 6 * eighth)
+    enough = [size for size in sizes if num_prefixes <= size < group_size]
+    return min(enough, default=group_size)
 
 
 def _pad_rows(texts: Sequence[TokenIds], min_width: int) -> TokenRows:

@@ -29,7 +29,7 @@ MIN_SLOTS_PER_PART = 64  # fewer would keep neither a CPU nor an accelerator bus
 
 
 class PackedAnswers(NamedTuple):
-    """Up to U candidate answers for each of R prompts, end to end in C slots as continuations of the prompt.
+    """Up to U candidate answers in each of R rows, end to end in C slots as continuations of a prompt.
 
     Answers (5, 6) and (7,), where `max_new_tokens` is more than 2:
 
@@ -47,24 +47,22 @@ class PackedAnswers(NamedTuple):
     first_targets: Int[Array, "R U"]
 
 
-@functools.partial(jax.jit, static_argnames=("module", "stops", "num_groups"))
+@functools.partial(jax.jit, static_argnames=("module", "stops"))
 def score_answers(
     module: DecoderLm,
     params: Any,
     prefilled: Prefilled,
+    prompts: Int[Array, "W r"],
     answers: PackedAnswers,
-    questions: Int[Array, " R"],
     *,
     stops: Stops,
-    num_groups: int = 1,
 ) -> Float[Array, "R U"]:
-    """`answer_log_probs` for answers by question: row i of `answers` is question i's.
+    """`answer_log_probs` of R = W · r rows, each after one of the prompts that were read.
 
-    `questions` holds the number of each prompt's question.
+    In each of W device groups, `prompts` are the prompts' numbers; several rows may follow one prompt.
     """
-    # Each prompt of a question, one for each chunk, has the same candidates.
-    by_prompt = jax.tree.map(lambda array: array[questions], answers)
-    return answer_log_probs(module, params, prefilled, by_prompt, stops=stops, num_groups=num_groups)
+    rows = prefilled.take(prompts)
+    return answer_log_probs(module, params, rows, answers, stops=stops, num_groups=len(prompts))
 
 
 def answer_log_probs(

@@ -72,6 +72,14 @@ class Prefilled(NamedTuple):
     lengths: Int[Array, " R"]
     logits: Float[Array, "R V"]  # of the token after each prompt
 
+    def take(self, prompts: Int[Array, "W r"]) -> "Prefilled":
+        """The prompts that `take_rows` selects."""
+        return Prefilled(
+            cache=self.cache.take(prompts),
+            lengths=take_rows(self.lengths, prompts),
+            logits=take_rows(self.logits, prompts),
+        )
+
 
 class DecodeState(NamedTuple):
     """U answers that are being decoded, each under K prompts: the prompts of a mixture, or one."""

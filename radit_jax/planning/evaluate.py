@@ -11,8 +11,9 @@ import numpy as np
 from radit_jax.config import EvaluateConfig, ScoreConfig
 from radit_jax.evaluation.questions import longest_answer
 from radit_jax.evaluation.systems import SYSTEMS
+from radit_jax.lm.answer_rows import scoring_batches
 from radit_jax.lm.answering import questions_per_batch
-from radit_jax.lm.ensemble import STEPS_PER_CALL, pack_answers
+from radit_jax.lm.ensemble import STEPS_PER_CALL
 from radit_jax.lm.prefix_sharing import (
     DevicePlacement,
     build_prefill_batch,
@@ -113,8 +114,7 @@ def answering_program(
 
 def longest(settings: EvaluateConfig, mesh: Any) -> list[PrefillBatch]:
     """The parts of the batch that takes the most memory, as shapes."""
-    num_groups = data_parallel_size(mesh)
-    placement = DevicePlacement(functools.partial(_shapes, mesh), data_parallel_size=num_groups)
+    placement = _placement(mesh)
     num_prompts = _prompts_per_question(settings)
     num_questions = questions_per_batch(num_prompts, settings)
     length = settings.sequence_length - settings.max_new_tokens
@@ -182,18 +182,29 @@ def answering_calls(
     yield init
     decode_arguments = (module, params, init.given, STEPS_PER_CALL)
     yield Call(decode_steps, decode_arguments, stops, resident=(held, prefilled))
-    if by_token:
+    if by_token or num_prompts == 1:
         return
 
-    # 3) Score every question's candidates after each prompt of the first part. There are most tokens where
-    # each chunk gave another answer, as long as an answer may be.
-    distinct = [(token,) * settings.max_new_tokens for token in range(num_prompts)]
-    answers = [distinct] * questions_per_batch(num_prompts, settings)
-    packed = pack_answers(answers, STOPS, max_new_tokens=settings.max_new_tokens, num_answers=num_prompts)
-    questions = np.zeros(len(first.given.lengths), np.int64)
-    score_arguments = (module, params, first.given, packed, questions)
-    score_options = {**stops, "num_groups": len(parts[0].prefix_of)}
-    yield Call(score_answers, score_arguments, score_options, resident=(held, prefilled[1:]))
+    # 3) Score candidates after the prompts of the first part, where each chunk gave another answer. The rows
+    # of all batches have one size.
+    placement = _placement(model.mesh)
+    distinct = [(token,) * settings.max_new_tokens for token in range(num_prompts - 1)]
+    batch = next(
+        scoring_batches(
+            [distinct] * len(first.given.lengths),
+            STOPS,
+            max_new_tokens=settings.max_new_tokens,
+            num_answers=num_prompts,
+            placement=placement,
+        )
+    )
+    score_arguments = (module, params, first.given, batch.prompts, placement.put_rows(batch.answers))
+    yield Call(score_answers, score_arguments, stops, resident=(held, prefilled[1:]))
+
+
+def _placement(mesh: Any) -> DevicePlacement:
+    """Rows spread over the mesh, as shapes."""
+    return DevicePlacement(functools.partial(_shapes, mesh), data_parallel_size=data_parallel_size(mesh))
 
 
 def _prompts_per_question(settings: EvaluateConfig) -> int:

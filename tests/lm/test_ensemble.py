@@ -17,13 +17,14 @@ from uncached import (
 )
 
 from radit_jax.config import MeshConfig
-from radit_jax.lm import ensemble, prefix_sharing
+from radit_jax.lm import answer_rows, ensemble, prefix_sharing
 from radit_jax.lm.ensemble import DecodeOptions, answer_questions, answer_questions_by_token
 from radit_jax.lm.prefix_sharing import (
     DevicePlacement,
     Prompt,
     split_shared_prefixes,
 )
+from radit_jax.method.answer_scoring import NOTHING, score_answers
 from radit_jax.method.generation import (
     decode_steps,
     prefill_shared,
@@ -91,6 +92,53 @@ def test_no_questions_have_no_answers_and_a_question_needs_a_prompt(params):
         match="answer_questions: expected a prompt .* got question 0 with none or an empty one. Ask",
     ):
         answer_questions(MODULE, params, [[]], [[]], options)
+
+
+# ---- what is scored ----
+
+
+def test_an_answer_is_not_scored_again_after_the_prompts_that_led_to_it(params, monkeypatch):
+    """Of 4 chunks with u answers, 4 (u − 1) pairs are left."""
+    scored = []
+
+    def spy(module, params, prefilled, prompts, answers, **named):
+        scored.append(int((answers.first_targets != NOTHING).sum()))
+        return score_answers(module, params, prefilled, prompts, answers, **named)
+
+    monkeypatch.setattr(ensemble, "score_answers", spy)
+    options = DecodeOptions(max_new_tokens=5, stops=ENDS)
+    [candidates] = answer_questions(MODULE, params, [PROMPTS], [np.log(np.full(4, 0.25))], options)
+    assert len(candidates) > 1
+    assert sum(scored) == 4 * (len(candidates) - 1)
+    for candidate in candidates:
+        expected = [slow_log_prob(params, prompt, candidate.tokens, 5) for prompt in PROMPTS]
+        assert_stored(candidate.log_probs, expected)
+
+
+def test_chunks_that_agree_have_nothing_scored(params, monkeypatch):
+    monkeypatch.setattr(ensemble, "score_answers", None)
+    options = DecodeOptions(max_new_tokens=5, stops=ENDS)
+    weights = np.log([0.2, 0.5, 0.3])
+    [[candidate]] = answer_questions(MODULE, params, [[PROMPTS[0]] * 3], [weights], options)
+    assert_stored(candidate.log_prob, slow_log_prob(params, PROMPTS[0], candidate.tokens, 5))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_answers_do_not_depend_on_the_rows_that_candidates_lie_in(monkeypatch, family):
+    """One prompt's candidates in many rows, few rows at a time, also where a window is short."""
+    module = MODULES[family]
+    params = sharp_params(module)
+    prompts = sharing_prompts(np.random.default_rng(3))
+    weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
+    options = DecodeOptions(max_new_tokens=5, stops=ENDS, questions_per_batch=4)
+    together = answer_questions(module, params, prompts, weights, options)
+    assert max(map(len, together)) == 3
+    monkeypatch.setattr(answer_rows, "SLOT_UNIT", 1)
+    monkeypatch.setattr(answer_rows, "ROWS_PER_SCORING", 3)
+    apart = answer_questions(module, params, prompts, weights, options)
+    for one, other in zip(together, apart, strict=True):
+        assert [candidate.tokens for candidate in one] == [candidate.tokens for candidate in other]
+        assert_stored([c.log_probs for c in one], [c.log_probs for c in other])
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from exact import assert_exact, assert_stored, drawn_in_float64
 from scipy.special import logsumexp
 
 from radit_jax.config import DecoderConfig
+from radit_jax.lm.answer_rows import pack_answers
 from radit_jax.lm.answering import first_line, merge_equal_texts
-from radit_jax.lm.ensemble import DecodeOptions, answer_questions, answer_questions_by_token, pack_answers
+from radit_jax.lm.ensemble import DecodeOptions, answer_questions, answer_questions_by_token
 from radit_jax.method.answer_scoring import answer_log_probs
 from radit_jax.method.generation import Stops, prefill
 from radit_jax.models.decoder import DecoderLm

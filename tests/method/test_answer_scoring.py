@@ -8,7 +8,7 @@ import pytest
 from exact import EXACT, assert_exact
 from uncached import ENDS, MODULE, PROMPTS, padded, sharp_params, slow_log_prob
 
-from radit_jax.lm.ensemble import pack_answers
+from radit_jax.lm.answer_rows import pack_answers
 from radit_jax.method import answer_scoring
 from radit_jax.method.answer_scoring import answer_log_probs
 from radit_jax.method.generation import prefill
