@@ -7,7 +7,8 @@ records that are there, and `--tables` makes them again without measuring anythi
     python -m venv .venv-fed-rag && .venv-fed-rag/bin/pip install -r benchmarks/fed_rag.txt     (optional)
 
 `RADIT_DATA` names a folder with `wiki/` (`radit_jax/data/sources/folder.py` has its form) and
-`tokenizers/llama_tokenizer.model`; without it the inputs are generated.
+`tokenizers/llama_tokenizer.model`; without it the inputs are generated. `RADIT_LM` names a trained language
+model, `export/hf/lm` of a run, that `answering` asks.
 """
 
 import argparse

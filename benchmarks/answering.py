@@ -1,10 +1,11 @@
 """Answers by Eq. 2: greedy answers under ten chunks, each distinct one scored under all ten.
 
-A question's chunks are MiniLM's top ten with equal weights. The model's weights are drawn, so no answer ends
-early: each has as many tokens as wiki's answers have on average with a terminator, and nearly all are
-distinct, so that there is as much to score as there can be. The questions are one batch of a run over all
-test questions, the median one by how much its chunks are shared. The peers, whose rate does not depend on
-the number of questions, take the first ones. They read prompts in batches of like length.
+A question's chunks are MiniLM's top ten with equal weights. `RADIT_LM` names a folder with a trained language
+model in Hugging Face's form. Without it the weights are drawn, so that no answer ends early: each has as many
+tokens as wiki's answers have on average with a terminator, and nearly all are distinct, so that there is as
+much to score as there can be. The questions are one batch of a run over all test questions, the median one by
+how much its chunks are shared. The peers, whose rate does not depend on the number of questions, take the
+first ones. They read prompts in batches of like length.
 """
 
 import json
@@ -28,13 +29,33 @@ OF_ANEW = 2
 
 Prompts = list[list[list[int]]]  # of each question after each of its chunks, as token ids
 Place = tuple[int, int]  # question, chunk
+Answer = tuple[int, ...]
+
+STOP = -1  # as a target: any of the ids that end an answer
+NOTHING = -2  # as a target: no token
+
+
+class Ends(NamedTuple):
+    """The ids that end an answer: alone, or as the last piece of its text."""
+
+    alone: Sequence[int]
+    closing: Sequence[int]
+
+    def cut(self, row: Sequence[int]) -> Answer:
+        """A generated row as targets: up to its end, which is STOP or a closing piece."""
+        for place, token in enumerate(row):
+            if token in self.alone:
+                return (*row[:place], STOP)
+            if token in self.closing:
+                return tuple(row[: place + 1])
+        return tuple(row)
 
 
 class Read(NamedTuple):
     """Prompts that transformers has generated from, and its cache of them."""
 
     places: Sequence[Place]
-    answers: list[tuple[int, ...]]
+    answers: list[Answer]  # as targets
     mask: Any  # 1 at the cache's slots that hold a prompt's tokens
     cache: Any
     logits: Any  # of the token after each prompt
@@ -44,12 +65,13 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
     """The prompts as tokens, and the language model in Hugging Face's form."""
     from benchmarks import inputs
     from radit_jax.data.batches.prefix_trees import prompt_tokens
+    from radit_jax.lm.answering import stops_of
     from radit_jax.lm.prefix_sharing import group_by_shared_chunks
     from radit_jax.text.prompts import question_prompt
 
     texts = inputs.texts()
     rows = inputs.candidates(folder.parent, texts.passages, texts.test, "test")
-    tokenizer = inputs.language_model(folder / "lm").tokenizer
+    tokenizer = inputs.answering_model(folder / "lm").tokenizer
     order = np.array(group_by_shared_chunks(rows, QUESTIONS_PER_BATCH))
     whole = order[: len(order) - len(order) % QUESTIONS_PER_BATCH].reshape(-1, QUESTIONS_PER_BATCH)
     distinct = np.array([len(np.unique(rows[own])) for own in whole])
@@ -63,8 +85,10 @@ def prepare(folder: pathlib.Path) -> Mapping[str, Any]:
         for prompt in [question_prompt(texts.test[number].question)]
     ]
     inputs.write_json(folder / "prompts.json", made)
+    inputs.write_json(folder / "ends.json", stops_of(tokenizer))
     return {
         "inputs": texts.source,
+        "language model": inputs.answering_model_name(),
         "questions": len(made),
         "tokens a prompt": float(np.mean([len(prompt) for own in made for prompt in own])),
         "new tokens an answer": NEW_TOKENS,
@@ -91,7 +115,7 @@ def _ours(folder: pathlib.Path, dtype: str) -> Once:
     from radit_jax.lm.answering import stops_of
     from radit_jax.lm.ensemble import DecodeOptions, answer_questions
 
-    model = inputs.language_model(folder / "lm")
+    model = inputs.answering_model(folder / "lm")
     module = model.module.clone(dtype=jnp.dtype(dtype))
     prompts = _prompts(folder)
     weights = [np.full(len(own), -np.log(len(own)), np.float32) for own in prompts]
@@ -157,7 +181,7 @@ def _prompts(folder: pathlib.Path) -> Prompts:
     return json.loads((folder / "prompts.json").read_text())
 
 
-def _output(best: Sequence[tuple[tuple[int, ...], float]]) -> np.ndarray:
+def _output(best: Sequence[tuple[Answer, float]]) -> np.ndarray:
     """A row for each question: its best answer's log-probability and tokens, −1 after the last."""
     rows = np.full((len(best), 1 + NEW_TOKENS), -1.0)
     for row, (tokens, log_prob) in zip(rows, best, strict=True):
@@ -171,10 +195,11 @@ def _transformers(folder: pathlib.Path, dtype: str, score: Any, num_questions: i
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder / "lm", dtype=getattr(torch, dtype)).eval()
     prompts = _prompts(folder)[:num_questions]
+    ends = Ends(*json.loads((folder / "ends.json").read_text()))
 
     @torch.inference_mode()
     def once() -> Work:
-        read = list(_generated(model, prompts))
+        read = list(_generated(model, prompts, ends))
         answers = {
             place: answer for own in read for place, answer in zip(own.places, own.answers, strict=True)
         }
@@ -182,13 +207,13 @@ def _transformers(folder: pathlib.Path, dtype: str, score: Any, num_questions: i
             list(dict.fromkeys(answers[question, chunk] for chunk in range(len(own))))
             for question, own in enumerate(prompts)
         ]
-        scores = score(model, prompts, unique, read)
+        scores = score(model, prompts, unique, read, ends)
         return Work(len(prompts), _output([_best(unique[q], scores[q]) for q in range(len(prompts))]))
 
     return once
 
 
-def _generated(model: Any, prompts: Prompts) -> Iterator[Read]:
+def _generated(model: Any, prompts: Prompts, ends: Ends) -> Iterator[Read]:
     """Greedy answers to all prompts, those of like length together, padded on the left."""
     import torch
 
@@ -207,49 +232,59 @@ def _generated(model: Any, prompts: Prompts) -> Iterator[Read]:
             attention_mask=mask,
             do_sample=False,
             max_new_tokens=NEW_TOKENS,
-            eos_token_id=None,
+            eos_token_id=[*ends.alone, *ends.closing],
             pad_token_id=0,
             return_dict_in_generate=True,
             output_logits=True,
         )
         cache = told.past_key_values
         cache.crop(width - cache.get_seq_length())  # a negative number: so many slots less
-        answers = [tuple(row) for row in told.sequences[:, width:].tolist()]
+        answers = [ends.cut(row) for row in told.sequences[:, width:].tolist()]
         yield Read(some, answers, mask, cache, told.logits[0])
 
 
 def _scored_by_caches(
-    model: Any, prompts: Prompts, unique: Sequence[Sequence[tuple[int, ...]]], read: Sequence[Read]
+    model: Any,
+    prompts: Prompts,
+    unique: Sequence[Sequence[Answer]],
+    read: Sequence[Read],
+    ends: Ends,
 ) -> list[np.ndarray]:
     """Log-probabilities [chunks, answers] of each question: a prompt's answers stand in a row after it."""
     import torch
 
     scores = [np.zeros((len(own), len(unique[q]))) for q, own in enumerate(prompts)]
-    later = NEW_TOKENS - 1  # an answer's tokens but for the first, which the prompt predicts
     for part in read:
-        most = max(len(unique[q]) for q, _ in part.places)
-        answers = torch.zeros((len(part.places), most, NEW_TOKENS), dtype=torch.long)
-        for row, (q, _) in enumerate(part.places):
-            answers[row, : len(unique[q])] = torch.tensor(unique[q])
+        targets = _padded([unique[q] for q, _ in part.places])
+        num_rows, most, longest = targets.shape
+        later = longest - 1  # an answer's targets but for the first, which the prompt predicts
         slots = torch.arange(most * later)
         own = (slots[:, None] // later == slots[None] // later) & (slots[:, None] >= slots[None])
         before = part.mask.bool()[:, None, None].expand(-1, 1, len(slots), -1)
         hidden = model.model(
-            answers[:, :, :-1].flatten(1),
-            attention_mask=torch.cat([before, own.expand(len(answers), 1, -1, -1)], dim=-1),
+            targets[:, :, :-1].clamp(min=0).flatten(1),
+            attention_mask=torch.cat([before, own.expand(num_rows, 1, -1, -1)], dim=-1),
             position_ids=part.mask.sum(1, keepdim=True) + slots % later,
             past_key_values=part.cache,
         ).last_hidden_state
-        logits = model.lm_head(hidden).float().log_softmax(-1).unflatten(1, (most, later))
-        found = logits.gather(3, answers[:, :, 1:, None])[..., 0].sum(2)
-        found += part.logits.float().log_softmax(-1).gather(1, answers[:, :, 0])
+        # The head runs on the slots that are used.
+        used = targets[:, :, 1:] != NOTHING
+        logits = model.lm_head(hidden.unflatten(1, (most, later))[used])
+        found = torch.zeros(used.shape)
+        found[used] = _target_log_probs(logits, targets[:, :, 1:][used], ends)
+        first = part.logits[:, None].expand(-1, most, -1)
+        sums = found.sum(2) + _target_log_probs(first, targets[:, :, 0], ends)
         for row, (q, chunk) in enumerate(part.places):
-            scores[q][chunk] = found[row, : len(unique[q])].numpy()
+            scores[q][chunk] = sums[row, : len(unique[q])].numpy()
     return scores
 
 
 def _scored_anew(
-    model: Any, prompts: Prompts, unique: Sequence[Sequence[tuple[int, ...]]], read: Sequence[Read]
+    model: Any,
+    prompts: Prompts,
+    unique: Sequence[Sequence[Answer]],
+    read: Sequence[Read],
+    ends: Ends,
 ) -> list[np.ndarray]:
     """The same with a row for every pair, pairs of like length together."""
     import torch
@@ -264,23 +299,48 @@ def _scored_anew(
     pairs.sort(key=lambda pair: len(prompts[pair[0]][pair[1]]))
     for start in range(0, len(pairs), BATCH):
         some = pairs[start : start + BATCH]
-        texts = [[*prompts[q][chunk], *unique[q][number]] for q, chunk, number in some]
+        texts = [[*prompts[q][chunk], *unique[q][number][:-1]] for q, chunk, number in some]
         lengths = torch.tensor([len(text) for text in texts])
         ids = torch.zeros((len(texts), int(lengths.max())), dtype=torch.long)
         for row, text in enumerate(texts):
             ids[row, : len(text)] = torch.tensor(text)
         mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
         hidden = model.model(ids, attention_mask=mask.long()).last_hidden_state
-        places = lengths[:, None] - NEW_TOKENS + torch.arange(NEW_TOKENS)
-        predicting = hidden.gather(1, (places - 1)[..., None].expand(-1, -1, hidden.shape[-1]))
-        logits = model.lm_head(predicting).float().log_softmax(-1)
-        found = logits.gather(2, ids.gather(1, places)[..., None])[..., 0].sum(1)
+        # The prompt's last token predicts the first target.
+        targets = _padded([[unique[q][number]] for q, _, number in some])[:, 0]
+        starts = torch.tensor([len(prompts[q][chunk]) - 1 for q, chunk, _ in some])
+        places = (starts[:, None] + torch.arange(targets.shape[1])).clamp(max=ids.shape[1] - 1)
+        predicting = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
+        found = _target_log_probs(model.lm_head(predicting), targets, ends).sum(1)
         for (q, chunk, number), value in zip(some, found.tolist(), strict=True):
             scores[q][chunk, number] = value
     return scores
 
 
-def _best(answers: Sequence[tuple[int, ...]], scores: np.ndarray) -> tuple[tuple[int, ...], float]:
-    """The most probable answer under chunks with equal weights."""
+def _padded(answers: Sequence[Sequence[Answer]]) -> Any:
+    """The answers of each row as targets [rows, answers, tokens], two tokens at least."""
+    import torch
+
+    most = max(map(len, answers))
+    longest = max(len(answer) for of_row in answers for answer in of_row)
+    targets = torch.full((len(answers), most, max(2, longest)), NOTHING)
+    for row, of_row in enumerate(answers):
+        for number, answer in enumerate(of_row):
+            targets[row, number, : len(answer)] = torch.tensor(answer)
+    return targets
+
+
+def _target_log_probs(logits: Any, targets: Any, ends: Ends) -> Any:
+    """Each target's log-probability: of all ends together for STOP, 0 for NOTHING."""
+    log_probs = logits.float().log_softmax(-1)
+    of_tokens = log_probs.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    of_ends = log_probs[..., list(ends.alone)].logsumexp(-1)
+    found = of_tokens.where(targets != STOP, of_ends)
+    return found.masked_fill(targets == NOTHING, 0.0)
+
+
+def _best(answers: Sequence[Answer], scores: np.ndarray) -> tuple[Answer, float]:
+    """The most probable answer under chunks with equal weights, without its end."""
     mixed = np.logaddexp.reduce(scores - np.log(len(scores)), axis=0)
-    return answers[int(mixed.argmax())], float(mixed.max())
+    best = answers[int(mixed.argmax())]
+    return tuple(token for token in best if token != STOP), float(mixed.max())

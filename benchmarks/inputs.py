@@ -102,6 +102,25 @@ def language_model(folder: pathlib.Path) -> Model:
     return model
 
 
+def answering_model(folder: pathlib.Path) -> Model:
+    """The trained model that `RADIT_LM` names, else `language_model`; peers find either in `folder`."""
+    trained = os.environ.get("RADIT_LM")
+    if not trained:
+        return language_model(folder)
+    if not folder.exists():
+        folder.symlink_to(pathlib.Path(trained).absolute())
+    return load_pretrained(trained)
+
+
+def answering_model_name() -> str:
+    """What `answering_model` is, for a record."""
+    trained = os.environ.get("RADIT_LM")
+    if not trained:
+        return "drawn weights"
+    config = json.loads((pathlib.Path(trained) / "config.json").read_text())
+    return f"trained, {config['num_hidden_layers']} layers of {config['hidden_size']}"
+
+
 def encoder(num_layers: int | None = None) -> Encoder:
     """MiniLM, a BERT of six layers, or its first `num_layers`, on whatever devices there are."""
     model = load_pretrained(MINILM, num_layers=num_layers, pooling="mean", normalize=True)
