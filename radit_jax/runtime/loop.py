@@ -19,6 +19,7 @@ from radit_jax.runtime.distributed.mesh import any_process
 from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.monitoring.throughput import Tracer, Values, Watch
+from radit_jax.runtime.monitoring.watchdog import Watchdog, watching
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 
 State = Any  # a pytree with `step`, the number of updates done, and `params`
@@ -93,13 +94,17 @@ def train(
     elif restored is not None and start >= num_steps:
         return state
 
-    with processes.deferring_stops(), Progress(num_steps, name, "steps", done=start, stops=False) as bar:
+    with (
+        processes.deferring_stops(),
+        Progress(num_steps, name, "steps", done=start, stops=False) as bar,
+        watching(name) as watchdog,
+    ):
         watch = Watch(name, metrics, reporting.flops, started)
         profile = reporting.profile
         traced_updates = profile.updates if profile else None
         tracer = Tracer(traced_updates, metrics.path.parent / "profile")
         rates = reporting.learning_rates
-        run = _Run(name, num_steps, saving, validation, metrics, bar, watch, tracer, rates)
+        run = _Run(name, num_steps, saving, validation, metrics, bar, watch, watchdog, tracer, rates)
         try:
             for done in range(start, num_steps + 1):
                 # What is due at a restored step was done before that checkpoint was written, except for a
@@ -128,6 +133,7 @@ class _Run:
     metrics: Metrics
     bar: Progress
     watch: Watch
+    watchdog: Watchdog
     tracer: Tracer
     learning_rates: Sequence[float] = ()
     # Dispatched steps, and whether a process had been asked to stop by then.
@@ -174,7 +180,8 @@ class _Run:
         while len(self.pending) > ahead:
             step_number, metrics, stop_asked = self.pending.popleft()
             self.stopping |= bool(stop_asked)
-            on_host = jax.device_get(metrics)
+            with self.watchdog.waiting_for(f"step {step_number}"):
+                on_host = jax.device_get(metrics)
             values = {key: float(value) for key, value in on_host.items()}
             if self.learning_rates:
                 values["learning_rate"] = float(self.learning_rates[step_number - 1])

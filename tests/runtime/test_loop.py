@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.processes import Stopped, handling_signals
 from radit_jax.runtime.loop import Reporting, Saving, Validation, train
+from radit_jax.runtime.monitoring import watchdog
 from radit_jax.runtime.monitoring.metrics import Metrics
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 
@@ -312,3 +314,23 @@ def test_a_run_that_is_told_to_stop_while_it_validates_keeps_its_step_and_valida
         assert lines_of(tmp_path / "stopped", name) == lines_of(tmp_path / "whole", name)
     found = [Checkpoints(tmp_path / name / "checkpoints").best() for name in ("stopped", "whole")]
     assert found[0] == found[1]
+
+
+def test_a_step_that_hangs_is_noticed(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setenv("RADIT_HANG_SECONDS", "0.1")
+    monkeypatch.setattr(watchdog, "end_hanging", lambda what, seconds: told.append(what))
+
+    class Late:
+        """A loss that a device has not computed yet."""
+
+        def __array__(self, dtype=None, copy=None):
+            time.sleep(0.5)
+            return np.ones((), dtype)
+
+    def slow_step(state, batch):
+        new_state, _ = step(state, batch)
+        return new_state, {"loss": Late()}
+
+    run(tmp_path, 1, step=slow_step)
+    assert told and told[0].endswith(": step 1")

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from radit_jax.errors import Stopped, one_line
 from radit_jax.runtime.distributed.connection import JsonConnection
+from radit_jax.runtime.distributed.environment import seconds_of
 from radit_jax.runtime.distributed.join_token import TOKEN_FILE, JoinToken
 from radit_jax.runtime.distributed.rendezvous import introduction, rendezvous
 from radit_jax.runtime.distributed.topology import ProcessTopology
@@ -24,7 +25,7 @@ from radit_jax.runtime.distributed.topology import ProcessTopology
 T = TypeVar("T")
 
 JOIN_SECONDS = 45.0  # so that a program that was started on one host of many ends within a minute
-MAX_JOIN_SECONDS = 86_400
+MAX_JOIN_SECONDS = 86_400.0
 STOPPED = os.EX_TEMPFAIL  # the exit code of a program that SIGTERM stopped
 _HANDLED = (signal.SIGTERM, signal.SIGINT)
 _STOPPING = b"\nstopping; the same command goes on. Ctrl-C again ends it at once.\n"
@@ -44,7 +45,7 @@ def join_processes(
     Raises ValueError on every process that joined, where one is missing or runs other versions.
     """
     if timeout_seconds is None:
-        timeout_seconds = _seconds_to_join(os.environ)
+        timeout_seconds = seconds_of(os.environ, "RADIT_JOIN_SECONDS", JOIN_SECONDS, MAX_JOIN_SECONDS)
     token = JoinToken(Path(workdir) / TOKEN_FILE if workdir else None)
     own_introduction = introduction(topology.process_id)
     # 1) Find the others.
@@ -67,17 +68,6 @@ def join_processes(
     )
     if signal.getsignal(signal.SIGTERM) == _process_group.note_signal:
         _install_handlers()  # again: jax takes SIGTERM for itself
-
-
-def _seconds_to_join(environment: Mapping[str, str]) -> float:
-    text = environment.get("RADIT_JOIN_SECONDS", str(JOIN_SECONDS))
-    with contextlib.suppress(ValueError):
-        if 0 < float(text) <= MAX_JOIN_SECONDS:
-            return float(text)
-    raise ValueError(
-        f"RADIT_JOIN_SECONDS: expected 0 < x <= {MAX_JOIN_SECONDS}, got {text!r}. Set it to a number of "
-        "seconds, or unset it."
-    )
 
 
 # ---- keeping step ----

@@ -108,12 +108,6 @@ def test_a_variable_of_slurms_that_is_no_number_is_named() -> None:
         find_topology(environment=SLURM | {"SLURM_PROCID": "x"})
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "soon", "1e9"])
-def test_a_patience_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="^RADIT_JOIN_SECONDS: expected 0 < x <= 86400, got"):
-        processes._seconds_to_join({"RADIT_JOIN_SECONDS": text})
-
-
 @pytest.mark.parametrize(
     ("short", "names"),
     [
