@@ -1,5 +1,6 @@
 """Training a language model on prefix trees: LM-ft, and with other trees the pre-training of a base model."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -52,7 +53,12 @@ class PackedTrees:
             continuations_per_row=max_continuations,
         )
         self.fill = fill(trees, self.rows, row_length=row_length)
-        self._row_numbers = shuffled(len(self.rows), batch_size=batch_size, seed=seed)
+        self._seed = seed
+
+    @functools.cached_property
+    def _row_numbers(self) -> Callable[[int], list[int]]:
+        """The rows of each training step."""
+        return shuffled(len(self.rows), batch_size=self._batch_size, seed=self._seed)
 
     @property
     def facts(self) -> dict[str, Any]:

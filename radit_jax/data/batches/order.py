@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import grain
-
 
 def shuffled(count: int, *, batch_size: int, seed: int) -> Callable[[int], list[int]]:
     """The numbers below `count` that step s, from 0, takes; epochs follow each other in fresh orders.
@@ -15,6 +13,8 @@ def shuffled(count: int, *, batch_size: int, seed: int) -> Callable[[int], list[
     >>> sorted(numbers(0))
     [0, 0, 1, 1, 2, 2]
     """
+    import grain  # which only training needs
+
     # No epoch is held in memory: Grain computes what stands at a place of the order.
     numbers = grain.MapDataset.range(count).seed(seed)
     order: Any = numbers.shuffle().repeat()
