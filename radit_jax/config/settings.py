@@ -180,6 +180,8 @@ class LmFtConfig(Settings):
     accumulate_steps: PositiveInt = 1  # parts in which a batch is taken, to save memory; must divide it
     sequence_length: TextLength = 2048  # tokens in a row
     dtype: Dtype = "float32"  # type of numbers to compute in; parameters and optimiser are float32
+    # the gradient of the logits is rounded to `dtype`, in which its products are then faster
+    round_head_gradient: bool = added(False)
     chunks_per_example: PositiveInt = 3  # retrieved chunks of an example, each an instance of its own: k̃
     corpus_text_fraction: FractionBelowOne = 0.1  # share of instances that are plain text of the corpus
     # share of questions whose Background is a gold chunk, not retrieved

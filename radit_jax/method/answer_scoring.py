@@ -92,11 +92,14 @@ def answer_log_probs(
         cache=prefilled.cache,
     )
 
+    # The parts below share what the head multiplies by.
+    head = apply_lm(module, params, "head_kernel")
+
     def log_probs_of(
         hidden: Float[Array, "W p D"],
         targets: Int[Array, "W p"],
     ) -> Float[Array, "W p"]:
-        logits = apply_lm(module, params, "logits", hidden)
+        logits = apply_lm(module, params, "logits", hidden, head)
         return _target_log_probs(logits, targets, stops)
 
     # The prompt's last token predicts an answer's first; each token predicts the next, or the terminator.

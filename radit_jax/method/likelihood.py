@@ -13,7 +13,8 @@ from radit_jax.models.attention import wide
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.flops import pairs_at
 
-TARGETS_PER_PART = 64  # targets of a row whose logits exist at the same time
+LOGITS_BYTES = 2**27  # of the logits that a device holds at the same time, about
+TARGETS_PER_PART = 16  # a part has so many targets of each row, or a multiple
 
 
 class LmBatch(NamedTuple):
@@ -72,17 +73,36 @@ def token_log_probs(
     slots = batch.target_slots[:, :, None]
     at_slots = jnp.take_along_axis(hidden, slots, axis=1)
     is_used = batch.target_weights > 0
+    head: Any = module.apply({"params": params}, method="head_kernel")
 
     def log_probs(
         hidden: Float[Array, "B c D"],
         targets: Int[Array, "B c"],
     ) -> Float[Array, "B c"]:
-        logits: Any = module.apply({"params": params}, hidden, method="logits")
+        logits: Any = module.apply({"params": params}, hidden, head, method="logits")
         of_targets = entries_of(logits, targets)
         return of_targets - jax.nn.logsumexp(logits, axis=-1)
 
-    of_targets = _by_parts(log_probs, at_slots, batch.targets, is_used)
+    num_rows = len(batch.tokens)
+    if module.layout is not None:
+        num_rows = module.layout.rows_of_device(num_rows)
+    part_size = targets_per_part(num_rows, module.config.vocab_size)
+    of_targets = _by_parts(log_probs, at_slots, batch.targets, is_used, part_size)
     return jnp.where(is_used, of_targets, 0.0)
+
+
+def targets_per_part(num_rows: int | float, vocab_size: int) -> int:
+    """How many targets of each row, on a device with `num_rows` of them, have logits at the same time.
+
+    The product of many states with the head is what an accelerator is fast at, but memory has to hold it.
+
+    >>> targets_per_part(8, 128256), targets_per_part(4, 32000), targets_per_part(64, 128256)
+    (32, 256, 16)
+    """
+    bytes_per_target = 4 * num_rows * vocab_size
+    most = LOGITS_BYTES / bytes_per_target
+    num_units = int(most / TARGETS_PER_PART)
+    return TARGETS_PER_PART * max(1, num_units)
 
 
 def entries_of(
@@ -99,27 +119,28 @@ def _by_parts(
     hidden: Float[Array, "B A D"],
     targets: Int[Array, "B A"],
     is_used: Bool[Array, "B A"],
+    part_size: int,
 ) -> Float[Array, "B A"]:
-    """`log_probs` for `TARGETS_PER_PART` target slots at a time, so that no more logits exist than for those.
+    """`log_probs` for `part_size` target slots at a time, so that no more logits exist than for those.
 
     A part in which no row has a target costs nothing. The used slots of a row come first, so the last parts
     serve only the rows with the most targets.
     """
     num_targets = targets.shape[1]
-    num_parts = -(-num_targets // TARGETS_PER_PART)
+    num_parts = -(-num_targets // part_size)
     if num_parts == 1:
         return log_probs(hidden, targets)
 
     def split(
         array: Shaped[Array, "B A *rest"],
     ) -> Shaped[Array, "parts B c *rest"]:
-        """`TARGETS_PER_PART` slots to each part; the last part is padded with zeros."""
+        """`part_size` slots to each part; the last part is padded with zeros."""
         batch, _, *rest = array.shape
-        num_missing = num_parts * TARGETS_PER_PART - num_targets
+        num_missing = num_parts * part_size - num_targets
         widths = [(0, 0)] * array.ndim
         widths[1] = (0, num_missing)
         padded = jnp.pad(array, widths)
-        by_row = padded.reshape(batch, num_parts, TARGETS_PER_PART, *rest)
+        by_row = padded.reshape(batch, num_parts, part_size, *rest)
         return by_row.swapaxes(0, 1)
 
     def zeros(

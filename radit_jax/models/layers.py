@@ -33,14 +33,10 @@ class GatedMlp(nn.Module):
 
 
 class Projection(nn.Module):
-    """x W + b in `dtype`, plus x A B where parameters `lora_a` and `lora_b` lie next to the kernel.
-
-    `result` is the dtype that products are summed and returned in, by default `dtype`.
-    """
+    """x W + b in `dtype`, plus x A B where parameters `lora_a` and `lora_b` lie next to the kernel."""
 
     features: int  # F, the width of the outputs
     dtype: Any
-    result: Any = None
     use_bias: bool = False
 
     @nn.compact
@@ -63,7 +59,7 @@ class Projection(nn.Module):
         x, matrix = x.astype(self.dtype), matrix.astype(self.dtype)
         # All rows as one matrix: XLA's CPU backend sums gradients of weights over two axes far slower.
         flat = x.reshape(-1, x.shape[-1])
-        products = jnp.dot(flat, matrix, preferred_element_type=self.result)
+        products = jnp.dot(flat, matrix)
         return products.reshape(*x.shape[:-1], -1)
 
     def _times_quantized(self, x: Float[Array, "*rows D"], matrix: Any) -> Float[Array, "*rows F"]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from radit_jax.config import LoraConfig
-from radit_jax.method.likelihood import TARGETS_PER_PART, LmBatch
+from radit_jax.method.likelihood import LmBatch, targets_per_part
 from radit_jax.models.cudnn import max_segments
 from radit_jax.models.flops import attended_pairs, projection_shapes, training_flops
 from radit_jax.planning.deployment import EXAMPLE_TOKENS, Counts, PlannedModel, rows_of
@@ -138,7 +138,7 @@ def activations_of(model: PlannedModel, rows: int, length: int, *, training: boo
 
     # 4) Logits in float32, with their gradients.
     copies = 3 if training else 1
-    num_targets = rows_per_chip * TARGETS_PER_PART
+    num_targets = rows_per_chip * targets_per_part(rows_per_chip, shape.vocab_size)
     logits = num_targets * shape.vocab_size * 4 / tensor * copies
 
     # 5) Weights that are gathered from all chips, of four layers at most.

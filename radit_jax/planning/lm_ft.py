@@ -110,6 +110,7 @@ def training_call(model: PlannedModel, settings: LmFtConfig) -> Call:
     Only the examples know how many slots for targets a row has. Here it is the most: one for every token.
     """
     module, params, mesh = model
+    module = module.clone(rounds_head_gradient=settings.round_head_gradient)
     lora = settings.lora
     tx = make_optimizer(settings.optimizer)
     if lora.quantize != "none":

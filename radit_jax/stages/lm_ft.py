@@ -64,7 +64,7 @@ def run(
         )
     trained, facts = train_lm(
         "lm_ft",
-        model.module,
+        model.module.clone(rounds_head_gradient=lm_ft.round_head_gradient),
         model.params,
         train_trees.shuffled,
         output,

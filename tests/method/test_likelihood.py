@@ -184,13 +184,18 @@ def test_rows_of_one_continuation_each_may_leave_out_their_continuation_ids_and_
     assert_rounded(found, lambda params: loss_and_grad(MODULE, params, with_ids), params)
 
 
+def make_parts_of(size, monkeypatch):
+    monkeypatch.setattr(likelihood, "LOGITS_BYTES", 1)
+    monkeypatch.setattr(likelihood, "TARGETS_PER_PART", size)
+
+
 @pytest.mark.parametrize("slots", [1, 5, 16])
 def test_logits_made_in_parts_give_the_same_values_and_gradients(params, slots, monkeypatch):
     sequences = random_sequences()
     batch = lay_out(sequences, pack(sequences, **LIMITS))
 
     def value_and_grad(size):
-        monkeypatch.setattr(likelihood, "TARGETS_PER_PART", size)
+        make_parts_of(size, monkeypatch)
         loss = lambda p: (likelihood.token_log_probs(MODULE, p, batch) * batch.target_weights).sum()  # noqa: E731
         return jax.jit(jax.value_and_grad(loss))(params)
 
@@ -199,13 +204,13 @@ def test_logits_made_in_parts_give_the_same_values_and_gradients(params, slots, 
 
 def test_parts_without_a_target_are_not_computed(params, monkeypatch):
     """The head would be most of a small model's work: an infinite one must not show in unused slots."""
-    monkeypatch.setattr(likelihood, "TARGETS_PER_PART", 4)
+    make_parts_of(4, monkeypatch)
     sequences = [PrefixTree(span([1, 2]), (Span(np.array([3, 4]), np.array([0.0, 1.0], np.float32)),))]
     batch = lay_out(sequences, pack(sequences, **LIMITS))
     calls = []
     head = DecoderLm.logits
     monkeypatch.setattr(
-        DecoderLm, "logits", lambda self, x: jax.debug.callback(calls.append, x.sum()) or head(self, x)
+        DecoderLm, "logits", lambda self, x, w: jax.debug.callback(calls.append, x.sum()) or head(self, x, w)
     )
     jax.block_until_ready(jax.jit(lambda p: likelihood.token_log_probs(MODULE, p, batch))(params))
     jax.effects_barrier()
