@@ -15,8 +15,8 @@ from radit_jax.method.steps import RftBatch, init_state, make_r_ft_step
 from radit_jax.models.bert import Bert
 from radit_jax.models.flops import encoder_flops
 from radit_jax.retrieval.search import encode_batch
+from radit_jax.runtime.ahead import IN_FLIGHT, delayed
 from radit_jax.runtime.distributed.mesh import init_sharded, put_batch, row_layout
-from radit_jax.runtime.in_flight import delayed
 
 BATCHES = 8  # in a turn
 QUERY = (6, 20)  # tokens
@@ -46,7 +46,7 @@ def _embed(bench: Bench, name: str, dtype: Any) -> None:
             yield encode_batch(module, params, *put_batch((tokens, mask), devices))
 
     def turn() -> Any:
-        return [np.asarray(vectors) for vectors in delayed(dispatched())]
+        return [np.asarray(vectors) for vectors in delayed(dispatched(), IN_FLIGHT)]
 
     clock = measure(turn, most_seconds=sizes.turn_seconds / 2)
     flops = BATCHES * encoder_flops(sizes.encoder, rows=rows, length=length)

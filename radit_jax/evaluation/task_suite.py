@@ -23,7 +23,7 @@ from radit_jax.evaluation.predictions import text_records
 from radit_jax.evaluation.questions import LoadedTask
 from radit_jax.lm.answering import ChunkSearch, Retrieval, generate_answers
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
-from radit_jax.runtime.distributed.mesh import make_mesh, row_layout
+from radit_jax.runtime.distributed.mesh import configure_attention, make_mesh
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.text.kilt import r_precision
@@ -282,7 +282,8 @@ def kilt_validation(
     # The mesh follows from the batch size: with training's, it is the one that the parameters lie on.
     devices = make_mesh(mesh, rows=batch_size)
     # The network computes in evaluation's dtype, whatever training's is.
-    module = model.module.clone(dtype=jnp.dtype(settings.dtype), layout=row_layout(devices))
+    module = model.module.clone(dtype=jnp.dtype(settings.dtype))
+    module = configure_attention(module, devices, mesh)
 
     def validate(params: Any) -> dict[str, float]:
         tuned = model._replace(module=module, params=params)

@@ -36,7 +36,6 @@ from radit_jax.runtime.distributed.mesh import (
     own_mesh,
     put_batch,
     put_params,
-    row_layout,
 )
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.model_io import Model, load_model
@@ -141,9 +140,9 @@ class PairScorer:
     def _on(
         cls, devices: Mesh, model: Model, settings: ScoreConfig, mesh: MeshConfig, own: bool = False
     ) -> "PairScorer":
-        # Packed rows and generation read the same parameters by two modules.
+        # Packed rows and generation, with rows of any length, read the same parameters by two modules.
         row_module = configure_attention(model.module, devices, mesh, row_length=settings.sequence_length)
-        generating_module = model.module.clone(layout=row_layout(devices))
+        generating_module = configure_attention(model.module, devices, mesh)
         return cls(model._replace(module=generating_module), devices, settings, row_module, own)
 
     @property

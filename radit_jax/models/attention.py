@@ -59,12 +59,23 @@ class Layout:
 
         If the rows do not divide over the devices, the compiler decides.
         """
-        sizes = (self.mesh.shape[axis] for axis in self.row_axes)
-        num_devices = math.prod(sizes)
-        if len(x) % num_devices:
+        if not self.divides(len(x)):
             return x
         sharding = NamedSharding(self.mesh, P(self.row_axes))
         return jax.lax.with_sharding_constraint(x, sharding)
+
+    def rows_of_device(self, num_rows: int) -> int:
+        """How many of `num_rows` rows a device has; all of them, if they do not divide over the devices."""
+        return num_rows // self._num_devices if self.divides(num_rows) else num_rows
+
+    def divides(self, num_rows: int) -> bool:
+        """Whether so many rows divide over the devices."""
+        return num_rows % self._num_devices == 0
+
+    @property
+    def _num_devices(self) -> int:
+        """The number of parts into which rows are spread."""
+        return math.prod(self.mesh.shape[axis] for axis in self.row_axes)
 
     @property
     def platform(self) -> str:

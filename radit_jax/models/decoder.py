@@ -37,10 +37,12 @@ from radit_jax.models.attention import (
     Layout,
     keep_rows,
     soft_cap,
+    why_unsupported,
     wide,
 )
+from radit_jax.models.head import HeadKernel, head_kernel, head_logits
 from radit_jax.models.kv_cache import CacheSlot, KvCache
-from radit_jax.models.layers import GatedMlp, Projection, RmsNorm, initial_normal
+from radit_jax.models.layers import GatedMlp, RmsNorm, initial_normal
 from radit_jax.models.masks import attention_mask, context_mask, window_mask
 from radit_jax.models.rotary import rotations
 from radit_jax.models.self_attention import (
@@ -66,8 +68,9 @@ class DecoderLm(nn.Module):
     config: DecoderConfig
     dtype: Any = jnp.float32
     remat: Remat = "none"  # how much the backward pass computes again, see `REMAT`
-    attention: Kernel = "xla"  # of rows without continuations and without a cache
+    attention: Kernel = "xla"  # of rows that it can serve, without continuations and without a cache
     layout: Layout | None = None  # None: activations lie where the compiler puts them
+    rounds_head_gradient: bool = False  # the gradient of the logits is rounded to `dtype`, see `head_logits`
 
     def setup(self) -> None:
         """The decoder, and a head where the embedding does not serve as one."""
@@ -79,11 +82,7 @@ class DecoderLm(nn.Module):
             self.layout,
         )
         if not self.config.tie_embeddings:
-            self.lm_head = Projection(
-                self.config.vocab_size,
-                self.dtype,
-                result=wide(self.dtype),
-            )
+            self.lm_head = Head(self.config.hidden_size, self.config.vocab_size)
 
     def __call__(
         self,
@@ -127,7 +126,7 @@ class DecoderLm(nn.Module):
         other, and a kernel may run.
         """
         segments_suffice = continuation_ids is None and cache is None
-        use_kernel = segments_suffice and self.attention != "xla"
+        use_kernel = segments_suffice and self._kernel_serves(*tokens.shape)
 
         # By default a row is one sequence, unpadded.
         batch, length = tokens.shape
@@ -158,6 +157,19 @@ class DecoderLm(nn.Module):
         hidden, keys, values = self.model(tokens, views, cache)
         positions = positions.astype(jnp.int32)
         return hidden, KvCache(keys, values, segment_ids, continuation_ids, positions)
+
+    def _kernel_serves(self, num_rows: int, row_length: int) -> bool:
+        """Whether the attention kernel, if there is one, can compute such rows on their devices."""
+        if self.attention == "xla" or (self.layout and not self.layout.divides(num_rows)):
+            return False
+        reason = why_unsupported(
+            self.attention,
+            self.config,
+            dtype=self.dtype,
+            row_length=row_length,
+            elsewhere=True,  # who chose the kernel has asked the machine
+        )
+        return reason is None
 
     def extend_in_place(
         self,
@@ -196,10 +208,36 @@ class DecoderLm(nn.Module):
         of_local = View(rotations(config, positions, dtype, is_local=True), local_mask)
         return Views(of_global, of_local)
 
-    def logits(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
-        """The head, in the `wide` dtype."""
-        logits = self.model.attend(hidden) if self.config.tie_embeddings else self.lm_head(hidden)
+    def head_kernel(self) -> HeadKernel:
+        """The head's matrix, for `logits` in a loop: there it is cast once."""
+        tied = self.config.tie_embeddings
+        exact = self.model.embedding() if tied else self.lm_head.kernel
+        return head_kernel(exact, self.dtype)
+
+    def logits(
+        self,
+        hidden: Float[Array, "*rows D"],
+        kernel: HeadKernel | None = None,
+    ) -> Float[Array, "*rows V"]:
+        """The head, in the `wide` dtype; `kernel` is what `head_kernel` gives."""
+        logits = head_logits(
+            hidden,
+            kernel or self.head_kernel(),
+            tied=self.config.tie_embeddings,
+            rounds_gradient=self.rounds_head_gradient,
+        )
         return soft_cap(logits, self.config.logit_cap)
+
+
+class Head(nn.Module):
+    """The matrix of a head that is not tied: D V."""
+
+    hidden_size: int
+    vocab_size: int
+
+    def setup(self) -> None:
+        """Start as all projections do."""
+        self.kernel = self.param("kernel", initial_normal, (self.hidden_size, self.vocab_size))
 
 
 class Decoder(nn.Module):
@@ -265,15 +303,9 @@ class Decoder(nn.Module):
         keys, values = kept if in_place is None else in_place[:2]
         return self.norm(hidden), keys, values
 
-    def attend(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
-        """The tied head: products with the embeddings."""
-        embedding = self.embed_tokens.embedding.astype(self.dtype)
-        return jnp.einsum(
-            "...d,vd->...v",
-            hidden,
-            embedding,
-            preferred_element_type=wide(self.dtype),
-        )
+    def embedding(self) -> Float[Array, "V D"]:
+        """The embeddings, which may serve as the head."""
+        return self.embed_tokens.embedding
 
 
 class Block(nn.Module):

@@ -22,7 +22,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from radit_jax.config import MeshConfig
-from radit_jax.models.attention import Kernel, Layout, why_unsupported
+from radit_jax.models.attention import LANES, Kernel, Layout, why_unsupported
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.memory import check_room
@@ -138,11 +138,12 @@ def configure_attention(
     mesh: Mesh,
     config: MeshConfig,
     *,
-    row_length: int,
+    row_length: int | None = None,
 ) -> DecoderLm:
     """`module` with the attention kernel and remat of `config`, for rows of `row_length` tokens on `mesh`.
 
-    Where the kernel cannot compute them, a line says why, and the reference takes its place.
+    Where the kernel cannot compute them, a line says why, and the reference takes its place. Without a length
+    the module reads rows of any: those of prompts, each by the kernel if that can.
     """
     # 1) The kernel that the platform has, or that was asked for.
     kernel = config.attention
@@ -153,7 +154,7 @@ def configure_attention(
         kernel,
         module.config,
         dtype=module.dtype,
-        row_length=row_length,
+        row_length=row_length or LANES,
         tensor=mesh.shape["tensor"],
     )
     if reason is not None:
@@ -180,7 +181,7 @@ def put_batch(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
     """
     for leaf in jax.tree.leaves(batch):
         _check_rows(len(leaf), mesh, parts)
-    # Each device asks for its own rows.
+    # Each device asks for its own rows. `device_put` of the whole batch takes one process longer.
     sharding = batch_sharding(mesh)
 
     def put(array: Any) -> jax.Array:
