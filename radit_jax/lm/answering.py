@@ -48,7 +48,7 @@ class Answer(NamedTuple):
 
     text: str
     probability: float
-    log_probs: tuple[float, ...] = ()  # under each chunk, in nats; empty where they were not kept
+    log_probs: tuple[float, ...] = ()  # under each chunk, in nats; empty: an earlier version kept none
     is_cut: bool | None = None  # whether its likeliest tokenisation was cut; None: this was not kept
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.special
 from jaxtyping import Bool, Float, Int
 
 from radit_jax.lm.answer_rows import (
@@ -64,7 +65,7 @@ class AnswerCandidate(NamedTuple):
     log_prob: float
     num_tokens: int  # that log_prob sums over: the answer's, and its terminator where it has one
     is_cut: bool = False  # it has `max_new_tokens` tokens and no end
-    log_probs: tuple[float, ...] = ()  # log p_LM(y | c∘x) under each chunk; empty at token level
+    log_probs: tuple[float, ...] = ()  # log p_LM(y | c∘x) under each chunk
 
 
 CandidatesByQuestion = list[list[AnswerCandidate]]  # of each question the most probable first
@@ -172,7 +173,7 @@ class _Answerer(NamedTuple):
         for places, prefilled in self.prefill(prompts, retrieval_log_probs.size):
             # Greedy decoding is the mixture over one prompt, whose log-weight is 0.
             weights = np.zeros((len(places), 1), np.float32)
-            tokens, token_log_probs = self.generate(prefilled, weights)
+            tokens, token_log_probs, _ = self.generate(prefilled, weights)
             generated[tuple(places.T)] = tokens
             own_log_probs[tuple(places.T)] = token_log_probs
             read.append((places, prefilled))
@@ -237,14 +238,19 @@ class _Answerer(NamedTuple):
         # 2) Read all prompts together, since an answer's prompts take each step together.
         batch = build_prefill_batch(split_shared_prefixes(texts), placement)
         prefilled = prefill_shared(self.module, self.params, *batch)
-        tokens, log_probs = self.generate(prefilled, retrieval_log_probs[questions])
+        weights = retrieval_log_probs[questions]
+        tokens, log_probs, posterior = self.generate(prefilled, weights)
 
-        # 3) Leave out the answers of stand-ins.
+        # 3) Leave out stand-ins. By Bayes log p_LM(y | c∘x) = log w_c − log p_R(c | x) + log p_LM(y | x, C').
         answers = []
-        for row, log_prob in zip(tokens.tolist(), log_probs.tolist(), strict=True):
-            answer = strip_terminator(row, self.options.stops)
-            answers.append([self.candidate(answer, log_prob)])
-        return answers[: len(prompts)]
+        for question, by_chunk in enumerate(prompts):
+            real = slice(len(by_chunk))
+            prior = scipy.special.log_softmax(weights[question, real].astype(np.float64))
+            scores = posterior[question, real] - prior + log_probs[question]
+            answer = strip_terminator(tokens[question].tolist(), self.options.stops)
+            candidate = self.candidate(answer, float(log_probs[question]))
+            answers.append([candidate._replace(log_probs=tuple(scores.tolist()))])
+        return answers
 
     def prefill(
         self,
@@ -300,15 +306,16 @@ class _Answerer(NamedTuple):
         self,
         prefilled: Prefilled,
         weights: Float[np.ndarray, "U K"],
-    ) -> tuple[Int[np.ndarray, "U A"], Float[np.ndarray, " U"]]:
+    ) -> tuple[Int[np.ndarray, "U A"], Float[np.ndarray, " U"], Float[np.ndarray, "U K"]]:
         """Tokens and log-probabilities of U answers, each in the mixture over K prompts by log-`weights`.
 
+        The third array has log w_c, the posterior over the prompts given the whole answer.
         After every `STEPS_PER_CALL` tokens the answers that are not done are gathered into a batch of a
         quarter of the size, once they fit.
         """
         max_new_tokens, stops, _, placement = self.options
         tokens = np.zeros((len(weights), max_new_tokens), np.int32)
-        log_probs = np.zeros(len(weights), np.float32)
+        log_probs, posterior = np.zeros(len(weights)), np.zeros(weights.shape)
         in_batch = np.arange(len(weights))  # numbers of the answers that are still in the batch
         # The first token follows from the prompts alone.
         state = init_decode(prefilled, weights, max_new_tokens=max_new_tokens, stops=stops)
@@ -318,6 +325,7 @@ class _Answerer(NamedTuple):
             state = decode_steps(self.module, self.params, state, until, stops=stops)
             tokens[in_batch] = placement.gather(state.tokens)
             log_probs[in_batch] = placement.gather(state.log_probs)
+            posterior[in_batch] = placement.gather(state.weights)
 
             # Let the answers that are done leave. The others stay on their devices.
             done = placement.gather(state.done)
@@ -329,7 +337,7 @@ class _Answerer(NamedTuple):
                 grouped = in_batch.reshape(by_group)
                 in_batch = np.take_along_axis(grouped, survivors, axis=1).ravel()
                 state = gather_answers(state, survivors)
-        return tokens, log_probs
+        return tokens, log_probs, posterior
 
     def candidate(self, answer: Answer, log_prob: float) -> AnswerCandidate:
         """The answer with the number of tokens that its log-probability sums over."""

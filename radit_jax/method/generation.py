@@ -308,15 +308,16 @@ def _take_token(
     closing = jnp.array(stops.closing, jnp.int32)
     is_closing = jnp.isin(token, closing)
 
-    # The log-probability of the token or, if it is a terminator, of any terminator.
+    # The log-probability of the token or, if it is a terminator, of any terminator; under each chunk, too.
     of_token = entries_of(mixed, token)
     of_stops = jax.nn.logsumexp(mixed[:, alone], axis=-1)
     log_prob = jnp.where(is_stop, of_stops, of_token)
-    log_prob = jnp.where(state.done, 0.0, log_prob)
+    of_token_by_chunk = entries_of(by_chunk, token[:, None])
+    of_stops_by_chunk = jax.nn.logsumexp(by_chunk[:, :, alone], axis=-1)
+    log_prob_by_chunk = jnp.where(is_stop[:, None], of_stops_by_chunk, of_token_by_chunk)
 
     # The posterior over the chunks, normalised: log w + log p(token | chunk) − log p(token).
-    of_token_by_chunk = entries_of(by_chunk, token[:, None])
-    posterior = state.weights + of_token_by_chunk - of_token[:, None]
+    posterior = state.weights + log_prob_by_chunk - log_prob[:, None]
 
     filler = state.tokens[:, -1]  # the last column is not generated yet
     column = jnp.where(state.done, filler, token)[:, None]
@@ -325,8 +326,8 @@ def _take_token(
     return state._replace(
         step=next_step,
         tokens=tokens,
-        weights=posterior,
-        log_probs=state.log_probs + log_prob,
+        weights=jnp.where(state.done[:, None], state.weights, posterior),
+        log_probs=state.log_probs + jnp.where(state.done, 0.0, log_prob),
         done=state.done | is_stop | is_closing,
     )
 

@@ -192,6 +192,8 @@ def test_both_readings_give_an_answer_its_enumerated_probability(params, outcome
         assert sum(probability.values()) == pytest.approx(1, abs=1e-9)
         for candidate in (*by_answer[number], *by_token[number]):
             assert_stored(candidate.log_prob, np.log(probability[candidate.tokens]))
+            alone = [slow_log_prob(params, prompt, candidate.tokens, 3) for prompt in by_chunk]
+            assert_stored(candidate.log_probs, alone)
         tokens, product = slow_mixture(params, by_chunk, weight, 3)
         [candidate] = by_token[number]
         assert candidate.tokens == tokens
