@@ -21,8 +21,10 @@ from radit_jax.data.batches.prefix_trees import LmTokenizer, fits
 from radit_jax.data.finetuning.mixture import share_count
 from radit_jax.data.records import Chunk, Example, Question
 from radit_jax.retrieval.candidates import ExampleSearch
+from radit_jax.retrieval.ranking import split
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed.mesh import concatenate_hosts
 from radit_jax.runtime.pretrained.model_io import load_own_tokenizer
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
@@ -284,11 +286,19 @@ def _fitting(
     drawn: Sequence[tuple[Question, Example]], readers: Sequence[LmTokenizer], max_length: int
 ) -> tuple[list[Question], list[Example]]:
     """The questions whose examples fit into a row, and these examples."""
+    # Each process tokenises its part of them.
+    process, num_processes = processes.process_index_and_count()
+    parts = split(len(drawn), num_processes)
+    own = [drawn[row][1] for row in parts[process]]
+    is_fitting = np.array([_if_fits(one, readers, max_length) is not None for one in own], bool)
+    if num_processes > 1:
+        is_fitting = concatenate_hosts(is_fitting, [len(part) for part in parts])
+
     questions, examples = [], []
-    for question, example in drawn:
-        if _if_fits(example, readers, max_length):
-            questions.append(question)
-            examples.append(example)
+    for row in np.flatnonzero(is_fitting).tolist():
+        question, example = drawn[row]
+        questions.append(question)
+        examples.append(example)
     if drawn and not questions:
         raise ValueError(
             f"retrieve: expected a question that fits, with its answer, into the {max_length} tokens of a "
