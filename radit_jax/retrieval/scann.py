@@ -143,8 +143,7 @@ class ScannShards:
         # Stored trees are loaded once, and only those that a query needs.
         if number not in self._in_memory:
             assert self._folder is not None, "a tree without a folder is in memory"
-            with processes.apart(), processes.deferring_stops():
-                tree_folder = self._folder.verified_path(self._name(number))
+            tree_folder = self._folder.verified_local_path(self._name(number))
             self._in_memory[number] = ScannShard.load(tree_folder)
         return self._in_memory[number]
 

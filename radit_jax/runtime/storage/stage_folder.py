@@ -18,6 +18,7 @@ Nothing here imports jax: the command line says what would run without starting 
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -270,6 +271,30 @@ class StageFolder(TypedFiles):
         record = self._committed_record(name)
         if self._is_copy:
             return self._shared_copy(name, record)
+        return self._verified(name, record)
+
+    def verified_local_path(self, name: str) -> epath.Path:
+        """`verified_path` of what a process reads by itself, in any of its threads, when it first needs it.
+
+        Another process of this machine may fetch the same file at the same time.
+        """
+        record = self._committed_record(name)
+        if not self._is_copy:
+            return self._verified(name, record)
+        copy = self.path / name
+        has_size = num_bytes_of(copy) == record["size"]
+        if has_size and size_and_hash(copy) == record:
+            return copy
+        # It gets its name when it is whole; a folder that is not gives way.
+        part = self.path / f"{name}.{os.getpid()}.part"
+        bucket.download(self.home / name, part)
+        self._check_hash(name, size_and_hash(part), record)
+        shutil.rmtree(copy, ignore_errors=True)
+        os.replace(part, copy)
+        return copy
+
+    def _verified(self, name: str, record: Record) -> epath.Path:
+        """A path on a disk, if it has the size and the hash of its record."""
         self._check_size(name, num_bytes_of(self.path / name), record)
         self._check_hash(name, size_and_hash(self.path / name), record)
         return self.path / name

@@ -4,6 +4,7 @@ import abc
 import contextlib
 import io
 import json
+import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.files import parse_json
 from radit_jax.runtime.storage.manifests import parse_jsonl
 from radit_jax.runtime.storage.open_files import MappedArrays
@@ -36,6 +36,10 @@ class TypedFiles(abc.ABC):
     @abc.abstractmethod
     def verified_path(self, name: str) -> epath.Path:
         """The path of a committed file, verified."""
+
+    @abc.abstractmethod
+    def verified_local_path(self, name: str) -> epath.Path:
+        """The path of a committed file that this process reads by itself, verified."""
 
     @property
     @abc.abstractmethod
@@ -95,11 +99,13 @@ class TypedFiles(abc.ABC):
         So a process fetches and opens none that it does not use.
         """
         paths: dict[str, epath.Path] = {}
+        lock = threading.Lock()
 
         def load(name: str) -> np.ndarray:
-            if name not in paths:
-                with processes.apart(), processes.deferring_stops():
-                    paths[name] = self.verified_path(name)
+            # Several threads may ask for it at once.
+            with lock:
+                if name not in paths:
+                    paths[name] = self.verified_local_path(name)
             with self._naming_arrays(name):
                 array = np.load(paths[name], mmap_mode="r", allow_pickle=False)
                 if not isinstance(array, np.ndarray):

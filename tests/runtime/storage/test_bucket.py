@@ -1,5 +1,6 @@
 """Stages in buckets that are kept in memory, and refuse what an object store cannot do."""
 
+import concurrent.futures
 import contextlib
 import functools
 import json
@@ -151,6 +152,31 @@ def test_an_array_is_fetched_by_the_machine_that_uses_it(machines) -> None:
     arrays = two.map_arrays([f"part-{number}.npy" for number in range(3)])
     np.testing.assert_array_equal(arrays[1], np.full((2, 2), 1))
     assert [(two.path / f"part-{number}.npy").exists() for number in range(3)] == [False, True, False]
+
+
+def test_threads_that_ask_for_one_array_fetch_it_once_and_no_other_process_waits(
+    machines, monkeypatch
+) -> None:
+    one, two = folders(machines)
+    one.write_array("matrix.npy", np.eye(3))
+    one.finish()
+    # One of two processes, without lines: a wait would be an error.
+    program = processes.ProcessGroup(processes.ProcessTopology("h:1", 2, 1))
+    monkeypatch.setattr(processes, "_process_group", program)
+    downloads, download = [], bucket.download
+
+    def slow(home, local):
+        downloads.append(home)
+        time.sleep(0.05)
+        download(home, local)
+
+    monkeypatch.setattr(bucket, "download", slow)
+    arrays = two.map_arrays(["matrix.npy"])
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: arrays[0], range(4)))
+    assert len(downloads) == 1 and processes.is_multiprocess()
+    np.testing.assert_array_equal(found[-1], np.eye(3))
+    assert [path.name for path in two.path.iterdir()] == ["matrix.npy"]
 
 
 def test_what_processes_of_several_machines_commit_each_fetches_that_reads_it(machines, monkeypatch) -> None:
