@@ -54,11 +54,12 @@ def s3() -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def gs(denied: bool = False) -> Iterator[Server]:
-    """Google's; `denied` answers everything as to an account without permission."""
+def gs(denied: bool = False, busy: Callable[[], bool] = lambda: False) -> Iterator[Server]:
+    """Google's; `denied` answers as to an account without permission, and `busy` says when with 503."""
     storage = Objects(use_memory_fs=True)
     storage.create_bucket(BUCKET, {"kind": "storage#bucket", "name": BUCKET})
-    handler = Denied if denied else partial(Handler, storage)
+    answering = type("Answering", (Handler,), {"busy": staticmethod(busy)})
+    handler = Denied if denied else partial(answering, storage)
     with Http(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
@@ -94,8 +95,16 @@ class Handler(emulator.RequestHandler):
     """What Orbax and TensorStore need beside: generations, preconditions, suffix ranges, moves."""
 
     lock = threading.Lock()
+    busy = staticmethod(lambda: False)  # whether to answer that the store is
 
     def serve(self, method: str) -> None:
+        if self.busy():
+            self.object = ""
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self._answer(
+                http.HTTPStatus.SERVICE_UNAVAILABLE, {"error": {"code": 503, "message": "slow down"}}
+            )
+            return
         with self.lock:
             url = urllib.parse.urlsplit(self.path)
             query = dict(urllib.parse.parse_qsl(url.query))

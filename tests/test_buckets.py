@@ -90,6 +90,24 @@ def test_a_bucket_that_does_not_exist_is_one_clear_error(scheme: str) -> None:
     assert "in a bucket that exists" in refused.stderr
 
 
+BUSY = """
+import sys
+from radit_jax.runtime.storage import bucket
+bucket.put("gs://lab/x", b"one")
+print(bucket.get("gs://lab/x"))
+"""
+
+
+def test_a_store_that_is_busy_for_a_minute_is_asked_until_it_answers() -> None:
+    """gcsfs gives up after half a minute."""
+    begin = time.monotonic()
+    with servers.gs(busy=lambda: time.monotonic() - begin < 60) as server:
+        environment = ENVIRONMENT | server.environment
+        done = subprocess.run([sys.executable, "-c", BUSY], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "b'one'\n"
+
+
 COMPILES = """
 import collections, sys
 import jax

@@ -15,10 +15,12 @@ from typing import Any
 from etils import epath
 
 from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.storage.patience import patiently
 
 SCHEMES = ("gs", "s3")
 _NUM_TRANSFERS = 16  # files that are transferred at once
 _DELETES_PER_CALL = 500
+_PART = ".part"  # at the end of a file's name while it is downloaded
 _MAX_REASON = 200  # characters of a store's message in an error
 _homes: dict[str, epath.Path] = {}  # folder on this machine -> the folder in a bucket that it is a copy of
 
@@ -112,7 +114,7 @@ def _find_files(path: epath.PathLike) -> tuple[str, dict[str, Any]]:
     fs, key = _store(path)
     entries: Any = {}
     with contextlib.suppress(FileNotFoundError):
-        entries = fs.find(key, detail=True)
+        entries = patiently(path, fs.find, key, detail=True)
     # Some stores list prefixes, too, as folders.
     infos = {}
     for name, info in entries.items():
@@ -158,13 +160,13 @@ def list_prefixes(path: epath.PathLike) -> list[epath.Path]:
 def last_modified(path: epath.PathLike) -> float:
     """When an object was written, in seconds since 1970."""
     fs, key = _store(path)
-    return fs.modified(key).timestamp()
+    return patiently(path, fs.modified, key).timestamp()
 
 
 def put(path: epath.PathLike, data: bytes) -> None:
     """Write an object."""
     fs, key = _store(path)
-    fs.pipe_file(key, data)
+    patiently(path, fs.pipe_file, key, data)
 
 
 def put_new(path: epath.PathLike, data: bytes) -> bool:
@@ -173,7 +175,7 @@ def put_new(path: epath.PathLike, data: bytes) -> bool:
         # Both refuse a name that exists, in one step.
         if is_bucket(path):
             fs, key = _store(path)
-            fs.pipe_file(key, data, mode="create")
+            patiently(path, fs.pipe_file, key, data, mode="create")
         else:
             with open(path, "xb") as file:
                 file.write(data)
@@ -186,7 +188,7 @@ def get(path: epath.PathLike) -> bytes | None:
     """An object's bytes; None where there is none."""
     fs, key = _store(path)
     try:
-        return fs.cat_file(key)
+        return patiently(path, fs.cat_file, key)
     except FileNotFoundError:
         return None
 
@@ -197,7 +199,7 @@ def delete_objects(path: epath.PathLike, keep: frozenset[str] = frozenset()) -> 
     names = [name for name in sizes(path) if name not in keep]
     keys = [_join(key, name) for name in names]
     for start in range(0, len(keys), _DELETES_PER_CALL):
-        fs.rm(keys[start : start + _DELETES_PER_CALL])
+        patiently(path, fs.rm, keys[start : start + _DELETES_PER_CALL])
 
 
 # ---- files ----
@@ -214,29 +216,56 @@ def upload(local: epath.PathLike, home: epath.PathLike) -> None:
 
     def upload_one(name: str) -> None:
         file = os.fspath(_below(local, name))
-        fs.put_file(file, _join(key, name))
+        patiently(home, fs.put_file, file, _join(key, name))
 
     _transfer(upload_one, names)
 
 
-def download(home: epath.PathLike, local: epath.PathLike) -> None:
-    """Make `local` what `home` in the bucket is."""
+def download(home: epath.PathLike, local: epath.PathLike, resume: bool = False) -> None:
+    """Make `local` what `home` in the bucket is; a file has its name once it is whole.
+
+    With `resume` files that have their size are kept, as an interrupted download left them.
+    """
     local = epath.Path(local)
     fs, key = _store(home)
     # What is here may have other files.
-    if local.is_dir():
-        local.rmtree()
-    elif local.exists():
-        local.unlink()
-    names = list(sizes(home))
-    for name in names:
+    if not resume:
+        _remove(local)
+    by_name = sizes(home)
+    whole = _keep_whole(local, by_name)
+    missing = [name for name in by_name if name not in whole]
+    for name in missing:
         _below(local, name).parent.mkdir(parents=True, exist_ok=True)
 
     def download_one(name: str) -> None:
         file = os.fspath(_below(local, name))
-        fs.get_file(_join(key, name), file)
+        part = f"{file}{_PART}"
+        patiently(home, fs.get_file, _join(key, name), part)
+        os.replace(part, file)
 
-    _transfer(download_one, names)
+    _transfer(download_one, missing)
+
+
+def _remove(local: epath.Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if local.is_dir():
+        local.rmtree()
+    else:
+        local.unlink(missing_ok=True)
+
+
+def _keep_whole(local: epath.Path, by_name: dict[str, int]) -> set[str]:
+    """The names under `local` of files that have their size; all other files are removed."""
+    if not local.exists():
+        return set()
+    whole = set()
+    for name in _relative_names(local):
+        file = _below(local, name)
+        if file.stat().length == by_name.get(name):
+            whole.add(name)
+        else:
+            file.unlink()
+    return whole
 
 
 def copy(home: epath.PathLike, target: epath.PathLike) -> None:
@@ -246,7 +275,11 @@ def copy(home: epath.PathLike, target: epath.PathLike) -> None:
     names = list(sizes(home))
     # What an earlier run left there, but for objects that are overwritten.
     delete_objects(target, keep=frozenset(names))
-    _transfer(lambda name: fs.cp_file(_join(key, name), _join(target_key, name)), names)
+
+    def copy_one(name: str) -> None:
+        patiently(home, fs.cp_file, _join(key, name), _join(target_key, name))
+
+    _transfer(copy_one, names)
 
 
 def put_file(local: epath.PathLike, target: epath.PathLike) -> None:

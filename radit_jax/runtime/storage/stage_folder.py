@@ -318,8 +318,11 @@ class StageFolder(TypedFiles):
         if has_size and size_and_hash(copy) == record:
             return copy
         self._check_size(name, num_bytes_of(self.home / name), record)
-        bucket.download(self.home / name, copy)
-        self._check_hash(name, size_and_hash(copy), record)
+        # An interrupted download goes on, unless what it left turns out to be of other bytes.
+        bucket.download(self.home / name, copy, resume=not has_size)
+        if size_and_hash(copy) != record:
+            bucket.download(self.home / name, copy)
+            self._check_hash(name, size_and_hash(copy), record)
         return copy
 
     def read(self, name: str) -> bytes:

@@ -31,6 +31,7 @@ from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage import bucket, locks
 from radit_jax.runtime.storage import lease as leases
 from radit_jax.runtime.storage.checkpoints import Checkpoints
+from radit_jax.runtime.storage.entries import files_under
 from radit_jax.runtime.storage.source_hashes import SourceHashes
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
@@ -110,6 +111,53 @@ def write_params(folder: StageFolder) -> None:
     (folder.path / "params" / "d" / "data").write_bytes(b"weights")
     (folder.path / "params" / "_METADATA").write_bytes(b"{}")
     folder.commit("params")
+
+
+# ---- downloads ----
+
+
+@pytest.fixture
+def fetched(monkeypatch) -> list[str]:
+    """The last part of every object that was downloaded."""
+    names: list[str] = []
+    real = Objects.get_file
+
+    def get_file(self, key, local, **options):
+        names.append(key.rpartition("/")[2])
+        if Objects.fails and key.endswith(Objects.fails):
+            pathlib.Path(local).write_bytes(b"half")
+            raise PermissionError(f"{key}: denied")
+        return real(self, key, local, **options)
+
+    monkeypatch.setattr(Objects, "get_file", get_file)
+    return names
+
+
+def test_an_interrupted_download_goes_on_with_the_files_that_it_lacks(machines, fetched, monkeypatch) -> None:
+    one, two = folders(machines)
+    write_params(one)
+    monkeypatch.setattr(Objects, "fails", "_METADATA")
+    with pytest.raises(PermissionError):
+        two.verified_path("params")
+    assert not (two.path / "params" / "_METADATA").exists()  # a part of it has another name
+
+    monkeypatch.setattr(Objects, "fails", "")
+    fetched.clear()
+    params = two.verified_path("params")
+    assert fetched == ["_METADATA"]
+    assert sorted(file.name for file in files_under(params)) == ["_METADATA", "data"]
+    assert (params / "d" / "data").read_bytes() == b"weights"
+
+
+def test_a_file_of_the_same_size_and_other_bytes_is_fetched_again(machines, fetched) -> None:
+    one, two = folders(machines)
+    write_params(one)
+    stale = two.path / "params" / "d" / "data"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"WEIGHTS")
+    params = two.verified_path("params")
+    assert (params / "d" / "data").read_bytes() == b"weights"
+    assert sorted(fetched) == ["_METADATA", "_METADATA", "data"]
 
 
 # ---- stages ----
