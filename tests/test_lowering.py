@@ -10,7 +10,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from radit_jax.config import BertConfig, DecoderConfig, LoraConfig, OptimizerConfig
 from radit_jax.data.batches.packing import pack_texts, to_batch
-from radit_jax.lm.ensemble import pack_answers
+from radit_jax.lm.answer_rows import pack_answers
 from radit_jax.lm.prefix_sharing import ONE_DEVICE, build_prefill_batch, split_shared_prefixes
 from radit_jax.lm.training import initial_state
 from radit_jax.method import answer_scoring, generation, likelihood, optimizers, steps
@@ -141,7 +141,8 @@ def test_prompts_are_read_by_the_kernel_and_decoding_overwrites_its_state(platfo
     assert program(gather.trace(state, np.zeros((1, 1), np.int32)), platform)
 
     # 3) Scoring the candidates.
-    answers = pack_answers([[(5, 6), (7,)]], STOPS, max_new_tokens=8, num_answers=2)
+    candidates = [(5, 6), (7,)]
+    answers = pack_answers([candidates, candidates], STOPS, max_new_tokens=8, num_answers=2)
     score: Any = answer_scoring.score_answers
-    questions = np.zeros(2, np.int32)
-    assert program(score.trace(module, params, prefilled, answers, questions, stops=STOPS), platform)
+    numbers = np.array([[0, 1]], np.int32)
+    assert program(score.trace(module, params, prefilled, numbers, answers, stops=STOPS), platform)
