@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from etils import epath
 
 from radit_jax.data.readers.lines import JsonObject, one_of, open_bytes, plain_name, quoted, text_lines
-from radit_jax.data.readers.tables import table_rows
+from radit_jax.data.readers.tables import ONE_COLUMN, table_rows
 
 ANY_NUMBER = range(1, 1000)  # of columns
 _DELIMITERS = ",;|"
-_ONE_COLUMN = "\x1f"  # parts nothing: no text has it
 _IN_WORDS = {",": "a comma", ";": "a semicolon", "|": "a bar", "\t": "a tab"}
 _HEAD_CHARACTERS = 2000  # of a first line, which may be no head but a long text
 _ROWS_AT_ONCE = 1024
@@ -46,7 +45,7 @@ def csv_delimiter(path: epath.Path) -> str:
     if "\t" in head:
         return "\t"
     if not any(mark in head for mark in _DELIMITERS):
-        return _ONE_COLUMN
+        return ONE_COLUMN
     try:
         return csv.Sniffer().sniff(head[:_HEAD_CHARACTERS], _DELIMITERS).delimiter
     except csv.Error:  # a first line that is no head
@@ -59,7 +58,7 @@ def columns_in_words(path: epath.Path) -> str:
     if not name.endswith(".csv"):
         return ""
     delimiter = csv_delimiter(path)
-    if delimiter == _ONE_COLUMN:
+    if delimiter == ONE_COLUMN:
         return f"{name} has one column"
     return f"{name} has its columns parted by {_IN_WORDS[delimiter]}"
 

@@ -20,6 +20,7 @@ Quoting = Literal["auto", "csv", "none"]
     auto    as csv, but a field ends in its line, and no field without quotes around it has one inside
 """
 
+ONE_COLUMN = "\x1f"  # as a delimiter it parts nothing: no text has it
 Row = tuple[str, list[str]]  # (`FILE line N`, its fields)
 
 _CHOOSE_QUOTING = (
@@ -65,9 +66,12 @@ def _csv_rows(path: epath.Path, delimiter: str) -> Iterator[Row]:
         try:
             row = next(rows, None)
         except csv.Error as error:
+            # Name what a person sees in the file.
+            end = "the end of the row" if delimiter == ONE_COLUMN else repr(delimiter)
+            reason = str(error).replace(f"'{delimiter}'", end)
             raise ValueError(
-                f"{row_start}: expected quotes around whole fields, doubled inside, got others ({error}). "
-                "Close the quotes that open in this row."
+                f"{row_start}: expected quotes around whole fields, doubled inside, got others ({reason}). "
+                "Close the quotes that open in this row, or put the whole field in quotes."
             ) from None
         if row is None:
             return
