@@ -304,13 +304,14 @@ def sum_hosts(array: np.ndarray) -> np.ndarray:
 
 def exchange_hosts(array: np.ndarray) -> np.ndarray:
     """What each process has for this one, in the processes' order; `array[p]` is what this one has for p."""
-    # One device of each process takes part: a row of the table is its process's, and then a column is.
-    firsts: dict[int, Any] = {}
-    for device in sorted(jax.devices(), key=lambda device: device.id):
-        firsts.setdefault(device.process_index, device)
-    mesh = Mesh(np.array([firsts[process] for process in sorted(firsts)]), ("hosts",))
-    row, column = NamedSharding(mesh, P("hosts")), NamedSharding(mesh, P(None, "hosts"))
-    table = jax.make_array_from_process_local_data(row, array[None], (len(firsts), *array.shape))
+    # A row of the table is its process's, and then a column is; a process's devices have the same.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    num_processes = jax.process_count()
+    mesh = Mesh(np.array(devices).reshape(num_processes, -1), ("hosts", "local"))
+    row = NamedSharding(mesh, P("hosts"))
+    column = NamedSharding(mesh, P(None, "hosts"))
+    shape = (num_processes, *array.shape)
+    table = jax.make_array_from_process_local_data(row, array[None], shape)
     turned = jax.jit(lambda same: same, out_shardings=column)(table)
     return np.asarray(turned.addressable_data(0))[:, 0]
 

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import functools
 import json
 import os
 import pathlib
@@ -10,7 +9,6 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -178,14 +176,16 @@ def test_what_is_evicted_is_fetched_again_and_on_a_disk_nothing_is(machines, tmp
     assert on_disk.read("matrix.npy") == b"1"
 
 
-def test_a_run_evicts_what_no_stage_that_is_left_reads_or_writes() -> None:
+def test_a_run_evicts_what_no_stage_that_is_left_reads_or_writes(tmp_path) -> None:
     evicted = []
-    folders = {
-        name: SimpleNamespace(home=name, evict=functools.partial(evicted.append, name))
-        for name in ("corpus", "embed", "index", "score", "r_ft")
-    }
+
+    class Folder(StageFolder):
+        def evict(self) -> None:
+            evicted.append(self.stage)
+
+    names = ("corpus", "embed", "index", "score", "r_ft")
     run = object.__new__(Run)
-    object.__setattr__(run, "folders", folders)
+    object.__setattr__(run, "folders", {name: Folder(tmp_path / name / NAME) for name in names})
     score = Stage("score", "score:run", {"corpus": "corpus"}, {})
     run.evict([score, Stage("r_ft", "r_ft:run", {"embeddings": "embed", "scores": "score"}, {})])
     assert evicted == ["index"]
