@@ -1,7 +1,7 @@
 """What a stage of the method is: a function, what it reads, and what its fingerprint covers."""
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,3 +39,11 @@ class Stage:
         """What `entry` names: from folders and settings to facts for the manifest."""
         module, name = self.entry.split(":")
         return getattr(importlib.import_module(f"radit_jax.stages.{module}"), name)
+
+
+def reads_by_kind(stages: Iterable[Stage]) -> dict[str, list[list[str]]]:
+    """By kind: of each such stage, the names of the stages whose files it is given."""
+    reads: dict[str, list[list[str]]] = {}
+    for stage in stages:
+        reads.setdefault(stage.kind, []).append(list(stage.inputs.values()))
+    return reads

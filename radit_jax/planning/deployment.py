@@ -1,7 +1,8 @@
 """An experiment on a target: its counts, its meshes, and its models as shapes with their shardings."""
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +14,9 @@ from radit_jax.models.attention import Kernel, why_unsupported
 from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.last_token import LastTokenEncoder
+from radit_jax.planning.assumptions import Assumptions
 from radit_jax.planning.own_data import FolderSize
-from radit_jax.runtime.distributed.accelerators import Target, stand_in_devices
+from radit_jax.runtime.distributed.accelerators import Target, one_host, stand_in_devices
 from radit_jax.runtime.distributed.mesh import (
     AXES,
     abstract_sharded,
@@ -27,11 +29,12 @@ from radit_jax.runtime.distributed.mesh import (
 )
 from radit_jax.runtime.pretrained.checkpoint_info import describe
 
-TOKENS_PER_WORD = 1.35  # of English, in LLaMA's and BERT's vocabularies
+TOKENS_PER_WORD = Assumptions.tokens_per_word  # unless a plan assumes another
 EXAMPLE_TOKENS = 100  # of an instruction and its answer, without its Background
 GENERATED_CHUNK_WORDS = 24  # of a chunk of the generated world
 USUAL_VECTOR_SIZE = 768  # of BERT base, where the experiment gives no shape
 
+ROOM_OF_MODELS = 0.5  # of a host's chips, where it has models of its own
 INDEX_SHARE = 0.75  # of the embeddings: ScaNN's bfloat16 copy, and codes in two leaves each (SOAR)
 BUILD_SHARE = 2.5  # of a shard, while its tree is built: measured with 250,000 vectors of 256
 
@@ -44,6 +47,7 @@ class Counts:
     chunk_words: int
     examples: int  # of R-ft
     questions: int  # of the evaluation
+    tokens_per_word: float = TOKENS_PER_WORD
 
     @classmethod
     def of(
@@ -88,7 +92,7 @@ class Counts:
     @property
     def chunk_tokens(self) -> int:
         """Tokens of a chunk, on average."""
-        return round(self.chunk_words * TOKENS_PER_WORD)
+        return round(self.chunk_words * self.tokens_per_word)
 
     @property
     def pair_tokens(self) -> int:
@@ -111,6 +115,19 @@ class Deployment:
     experiment: Experiment
     target: Target
     counts: Counts
+    assumptions: Assumptions = field(default_factory=Assumptions)
+
+    def apart(self, bytes_of_models: float) -> tuple["Deployment", int]:
+        """Where a host works on shards of its own, and how many hosts do.
+
+        Models that take more than half of a host's chips lie on those of all hosts, which then work as one.
+        """
+        num_hosts = self.target.num_hosts
+        one = one_host(self.target)
+        room = ROOM_OF_MODELS * one.num_chips * one.chip.memory
+        if num_hosts == 1 or bytes_of_models > room:
+            return self, 1
+        return replace(self, target=one), num_hosts
 
     def mesh(self, rows: int = 0) -> Any:
         """The mesh for batches of `rows` (0: of any number)."""
@@ -197,6 +214,23 @@ class Deployment:
         params = placed(init, mesh, jax.random.key(0))
         return PlannedModel(module, params, mesh)
 
+    # Shapes of whole models, whose bytes are counted where files are.
+
+    @functools.cached_property
+    def lm_params(self) -> Any:
+        """The language model's in float32."""
+        return self.llama(self.mesh(), "float32").params
+
+    @functools.cached_property
+    def labeller_params(self) -> Any:
+        """Those of the model that scores, in the dtype in which its stage leaves them."""
+        return self.labeller(self.mesh()).params
+
+    @functools.cached_property
+    def tower_params(self) -> Any:
+        """One tower's in float32."""
+        return self.encoder(self.mesh()).params
+
     @property
     def embeddings(self) -> float:
         """Bytes of the corpus' embeddings in float32."""
@@ -212,19 +246,22 @@ class Deployment:
     @property
     def searching(self) -> float:
         """Bytes of a host that searches its part of the index."""
-        # A host has whole shards.
-        shards_per_host = -(-self._num_shards // self.target.num_hosts)
-        host_share = shards_per_host / self._num_shards
+        host_share = self.shards_per_host / self.num_shards
         return INDEX_SHARE * self.embeddings * host_share
 
     @property
     def indexing(self) -> float:
         """Bytes of a host that builds the trees of its shards one by one, and then searches them."""
-        building = BUILD_SHARE * self.embeddings / self._num_shards
+        building = BUILD_SHARE * self.embeddings / self.num_shards
         return max(self.searching, building)
 
     @property
-    def _num_shards(self) -> int:
+    def shards_per_host(self) -> int:
+        """Shards of the index that a host searches; a host has whole ones."""
+        return -(-self.num_shards // self.target.num_hosts)
+
+    @property
+    def num_shards(self) -> int:
         """Shards of the index, in all hosts together."""
         return -(-self.counts.chunks // self.experiment.index.shard_size)
 

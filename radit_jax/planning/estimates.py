@@ -90,6 +90,28 @@ def dcn_bytes(
     return passes * gathered + _gradient_bytes(trained, itemsize) * summed
 
 
+def ici_bytes(model: PlannedModel, *, passes: Number, tokens: Number = 0, trained: Any = None) -> float:
+    """Bytes that a chip must at least receive from the others of its copy of the model in a turn.
+
+    Weights are gathered for each of `passes`, and gradients of the `trained` parameters, if any, scattered.
+    Over `tensor`, two sums a layer cross for each of the batch's `tokens`, and as many in the backward pass.
+    """
+    mesh, module = model.mesh, model.module
+    missing = 1 - 1 / mesh.shape["fsdp"]
+    itemsize = jnp.dtype(module.dtype).itemsize
+    received = passes * weights_of(model) * missing
+    if trained is not None:
+        received += _gradient_bytes(trained, itemsize) / mesh.shape["tensor"] * missing
+    # A sum is scattered and then gathered.
+    tensor_missing = 1 - 1 / mesh.shape["tensor"]
+    if tokens and tensor_missing:
+        shape = module.config
+        sums = 4 * shape.num_layers * (1 if trained is None else 2)
+        tokens_per_group = tokens / data_parallel_size(mesh)
+        received += sums * tokens_per_group * shape.hidden_size * itemsize * tensor_missing
+    return received
+
+
 def _gradient_bytes(trained: Any, itemsize: int) -> float:
     """Bytes of the gradients in the dtype in which they are summed: an embedding's in float32."""
     total = 0.0

@@ -30,8 +30,16 @@ from radit_jax.method.generation import (
 )
 from radit_jax.models.flops import attended_pairs, training_flops
 from radit_jax.planning.deployment import Deployment, PlannedModel, rows_of
-from radit_jax.planning.estimates import activations_of, dcn_bytes, weights_of
-from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, num_bytes
+from radit_jax.planning.estimates import activations_of, dcn_bytes, ici_bytes, weights_of
+from radit_jax.planning.resources import (
+    Call,
+    Number,
+    ResourceEstimate,
+    StageProgram,
+    estimate,
+    in_parts,
+    num_bytes,
+)
 from radit_jax.planning.score import scoring_calls
 from radit_jax.runtime.distributed.mesh import data_parallel_size, row_layout
 
@@ -40,18 +48,23 @@ DISK_BYTES_PER_QUESTION = 5e3  # its predictions in all systems
 
 
 def plan_evaluate(deployment: Deployment) -> ResourceEstimate:
-    """The base and the tuned model are on the devices together, with what a batch's prompts leave."""
+    """The base and the tuned model are on the devices together, with what a batch's prompts leave.
+
+    Hosts answer shards of the questions, each on its own chips.
+    """
     settings = deployment.experiment.evaluate
-    mesh = deployment.mesh(settings.batch_size)
-    model = deployment.llama(mesh, settings.dtype)
+    place, num_parts = deployment.apart(2 * num_bytes(deployment.lm_params))
+    mesh = place.mesh(settings.batch_size if num_parts == 1 else 0)
+    model = place.llama(mesh, settings.dtype)
     params = model.params
     num_questions = deployment.counts.questions
-    num_answered = len(SYSTEMS) * num_questions
-    program = answering_program(deployment, settings, model, held=params, num_questions=num_answered)
+    num_answered = len(SYSTEMS) * num_questions / num_parts
+    program = answering_program(place, settings, model, held=params, num_questions=num_answered)
+    program = in_parts(program, num_parts)
     # The base retriever's index, and the tuned one's where it has another.
     host = deployment.embedded * deployment.searching
     disk = DISK_BYTES_PER_QUESTION * num_questions
-    return estimate("evaluate", program, params, deployment.target, host=host, disk=disk)
+    return estimate("evaluate", program, params, deployment, host=host, disk=disk)
 
 
 def answering_program(
@@ -60,7 +73,7 @@ def answering_program(
     model: PlannedModel,
     *,
     held: Any,
-    num_questions: int,
+    num_questions: Number,
     scores_pairs: bool = True,
 ) -> StageProgram:
     """The program that answers questions with `model`, and where it `scores_pairs`, (example, chunk) pairs.
@@ -101,14 +114,17 @@ def answering_program(
     attended = attended_pairs(shape, sequences=rows, length=usual_length)
     step_flops = training_flops(shape, tokens=tokens, attended=attended, targets=rows)
     passes = 1 + settings.max_new_tokens
+    num_prompts = num_questions * settings.chunks_per_answer
     return StageProgram(
         calls=itertools.chain(answering, scoring),
         held=(model.params, held),
         flops=step_flops / 3,  # the forward pass's
         traffic=passes * weights_of(model),
         activations=cache_bytes + activations,
-        times=num_questions * settings.chunks_per_answer / rows,
+        times=num_prompts / rows,
         dcn=dcn_bytes(model, deployment.target.num_slices, passes=passes),
+        ici=ici_bytes(model, passes=passes, tokens=tokens + rows * settings.max_new_tokens),
+        host_seconds=num_prompts * deployment.assumptions.lay_out_pair,
     )
 
 

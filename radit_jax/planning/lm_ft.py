@@ -14,7 +14,14 @@ from radit_jax.method.optimizers import make_optimizer
 from radit_jax.method.steps import TrainState, make_lm_step
 from radit_jax.models.lora import adapted, quantized
 from radit_jax.planning.deployment import Deployment, PlannedModel, placed
-from radit_jax.planning.estimates import activations_of, batch_of, dcn_bytes, flops_of, weights_of
+from radit_jax.planning.estimates import (
+    activations_of,
+    batch_of,
+    dcn_bytes,
+    flops_of,
+    ici_bytes,
+    weights_of,
+)
 from radit_jax.planning.evaluate import answering_program
 from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, in_turn, num_bytes
 from radit_jax.runtime.distributed.memory import bytes_per_device
@@ -42,6 +49,8 @@ def plan_lm_ft(deployment: Deployment) -> ResourceEstimate:
     # Over several slices every part of a batch gathers the weights twice, and sums gradients.
     num_slices = deployment.target.num_slices
     dcn = dcn_bytes(model, num_slices, passes=2, trained=state.params)
+    tokens = settings.rows_at_a_time * length
+    ici = ici_bytes(model, passes=2, tokens=tokens, trained=state.params)
     program = StageProgram(
         calls=[step],
         held=(state, frozen, step.resident),
@@ -50,12 +59,13 @@ def plan_lm_ft(deployment: Deployment) -> ResourceEstimate:
         activations=gradients + activations,
         times=settings.optimizer.steps,
         dcn=dcn * settings.accumulate_steps,
+        ici=ici * settings.accumulate_steps,
     )
 
     # 3) Two checkpoints on disk, the best parameters and the result.
     checkpoint = num_bytes(state) + num_bytes(model.params)
     disk = 2 * checkpoint
-    training = estimate("lm_ft", program, model.params, deployment.target, disk=disk)
+    training = estimate("lm_ft", program, model.params, deployment, disk=disk)
     if settings.select != "kilt_dev":
         return training
     return in_turn(training, _plan_validation(deployment, step, mesh))
@@ -93,7 +103,7 @@ def _plan_validation(deployment: Deployment, step: Call, mesh: Any) -> ResourceE
         num_questions=num_questions,
         scores_pairs=False,
     )
-    return estimate("lm_ft", program, params, deployment.target, host=deployment.searching)
+    return estimate("lm_ft", program, params, deployment, host=deployment.searching)
 
 
 def num_validations(settings: LmFtConfig) -> int:

@@ -13,7 +13,7 @@ from radit_jax.method.steps import RftBatch, RftTextBatch, init_state, make_r_ft
 from radit_jax.models.bert import PackedTexts
 from radit_jax.models.flops import encoder_flops
 from radit_jax.planning.deployment import Deployment, PlannedModel, placed, rows_of
-from radit_jax.planning.estimates import activations_of, dcn_bytes, weights_of
+from radit_jax.planning.estimates import activations_of, dcn_bytes, ici_bytes, weights_of
 from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, num_bytes
 from radit_jax.planning.score import scoring_calls
 from radit_jax.runtime.distributed.memory import bytes_per_device
@@ -55,12 +55,13 @@ def plan_r_ft(deployment: Deployment) -> ResourceEstimate:
         activations=activations,
         times=settings.optimizer.steps,
         dcn=dcn_bytes(model, num_slices, passes=2, trained=model.params),
+        ici=ici_bytes(model, passes=2, trained=model.params),
     )
     # 3) Two checkpoints on disk, the best and the result, and the index in a host's memory.
     checkpoint = num_bytes(state) + num_bytes(model.params)
     disk = 2 * checkpoint
     host = deployment.searching
-    return estimate("r_ft", program, model.params, deployment.target, host=host, disk=disk)
+    return estimate("r_ft", program, model.params, deployment, host=host, disk=disk)
 
 
 def training_call(deployment: Deployment, model: PlannedModel) -> Call:

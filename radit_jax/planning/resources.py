@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from radit_jax.runtime.distributed.accelerators import GIB, Target
+from radit_jax.planning.deployment import Deployment
+from radit_jax.runtime.distributed.accelerators import GIB, LINKS, Target
 from radit_jax.runtime.distributed.memory import REMEDIES, bytes_per_device
 
 Number = float | int
@@ -53,6 +54,8 @@ class StageProgram:
     activations: Number  # bytes of a chip besides `held`, estimated: used where nothing is compiled
     times: Number  # turns
     dcn: Number = 0.0  # bytes that a slice at least receives from the others in a turn
+    ici: Number = 0.0  # bytes that a chip at least receives from the others of its copy in a turn
+    host_seconds: Number = 0.0  # a host's own work for all turns, which the chips wait for at worst
 
 
 @dataclass(frozen=True)
@@ -67,20 +70,33 @@ class ResourceEstimate:
     flops: Number = 0.0  # of the whole stage
     traffic: Number = 0.0  # bytes, of the whole stage
     seconds: Number = 0.0  # of the whole stage, at least
+    realistic: Number = 0.0  # seconds, about, by the plan's assumptions
+    limit: str = ""  # what takes these seconds
     dcn: Number = 0.0  # bytes of a step that every slice receives from the others, at least
     host: Number = 0.0  # bytes of a host's memory
-    disk: Number = 0.0  # bytes of the workdir
+    disk: Number = 0.0  # bytes of the workdir that this stage adds
+    linked: Number = 0.0  # bytes of further names of other stages' files
+    read: Number = 0.0  # bytes of files that the first host reads
+    written: Number = 0.0  # bytes of files that it writes
     faults: tuple[str, ...] = ()  # what the target has too little of, with the remedies
 
 
 def estimate(
-    stage: str, program: StageProgram, params: Any, target: Target, *, host: Number = 0, disk: Number = 0
+    stage: str,
+    program: StageProgram,
+    params: Any,
+    deployment: Deployment,
+    *,
+    host: Number = 0,
+    disk: Number = 0,
 ) -> ResourceEstimate:
-    """What `program` asks of `target`: compiled where there is a compiler for it, and estimated elsewhere.
+    """What `program` asks of the target: compiled where there is a compiler for it, and estimated elsewhere.
 
     The seconds are those below which no chip of the kind can do the arithmetic, or move the bytes.
     """
+    target = deployment.target
     chip = target.chip
+    limit, realistic = slowest(program, deployment)
     held = bytes_per_device(program.held)
     is_estimated = not target.topology
     peak = held + program.activations if is_estimated else compiled_peak(program.calls)
@@ -98,10 +114,35 @@ def estimate(
         flops=flops,
         traffic=traffic,
         seconds=seconds,
+        realistic=realistic,
+        limit=limit,
         dcn=program.dcn,
         host=host,
         disk=disk,
     )
+
+
+def slowest(program: StageProgram, deployment: Deployment) -> tuple[str, float]:
+    """What takes the most time of all turns, by the assumptions, and its seconds, which hide the rest."""
+    target, assumed = deployment.target, deployment.assumptions
+    chip = target.chip
+    links = LINKS[target.kind]
+    # Of one turn: a slice receives over the links of all its chips.
+    chips_per_slice = target.num_chips / target.num_slices
+    seconds = {
+        "arithmetic": program.flops / (target.num_chips * chip.flops * assumed.mfu),
+        "chip memory": program.traffic / (chip.bandwidth * assumed.memory_share),
+        "ICI": program.ici / (links.ici * assumed.network_share),
+        "DCN": program.dcn / (chips_per_slice * links.dcn * assumed.network_share),
+        "host": program.host_seconds / program.times,
+    }
+    limit = max(seconds, key=lambda name: seconds[name])
+    return limit, seconds[limit] * program.times
+
+
+def in_parts(program: StageProgram, num_parts: int) -> StageProgram:
+    """The program of one host, as one that so many hosts run at once: in a turn each has a batch."""
+    return replace(program, flops=num_parts * program.flops)
 
 
 def in_turn(first: ResourceEstimate, second: ResourceEstimate) -> ResourceEstimate:
@@ -112,6 +153,8 @@ def in_turn(first: ResourceEstimate, second: ResourceEstimate) -> ResourceEstima
         flops=first.flops + second.flops,
         traffic=first.traffic + second.traffic,
         seconds=first.seconds + second.seconds,
+        realistic=first.realistic + second.realistic,
+        limit=max(first, second, key=lambda part: part.realistic).limit,
         host=max(first.host, second.host),
     )
 
@@ -144,14 +187,12 @@ def _refused_bytes(message: str) -> float:
     return float(match[1]) * GIB if match else math.inf
 
 
-def check_fits(need: ResourceEstimate, target: Target, *, on_disk: bool) -> ResourceEstimate:
-    """`need` with its faults: what the target has too little of. A workdir in a bucket needs no disk."""
+def check_fits(need: ResourceEstimate, target: Target) -> ResourceEstimate:
+    """`need` with its faults: what the target has too little of. Disks are judged for all stages together."""
     chip = target.chip
-    disk = need.disk if on_disk else 0
     limits = (
         (need.peak, chip.memory, REMEDIES.get(need.stage, "")),
         (need.host, chip.host_memory, "a host has {:.0f} GiB of memory: take hosts that have more"),
-        (disk, chip.host_disk, "a host has {:.0f} GiB of disk: --workdir in a bucket"),
     )
     faults = []
     for asked, limit, remedy in limits:

@@ -2,15 +2,15 @@
 
 from radit_jax.planning.deployment import EXAMPLE_TOKENS, Deployment
 from radit_jax.planning.embed import encoding
+from radit_jax.planning.files import retrieved_bytes
 from radit_jax.planning.resources import ResourceEstimate, estimate
 from radit_jax.retrieval.search import BATCH_SIZE
 
-BYTES_PER_RESULT = 8.0  # a chunk's row and its score
-
 
 def plan_retrieve(deployment: Deployment) -> ResourceEstimate:
-    """The query tower reads each example's query once, in float32."""
+    """The query tower reads each example's query once, in float32, and each host searches its own shards."""
     num_examples = deployment.counts.examples
+    searching = num_examples * deployment.shards_per_host * deployment.assumptions.search_shard
     program = encoding(
         deployment,
         "float32",
@@ -18,7 +18,8 @@ def plan_retrieve(deployment: Deployment) -> ResourceEstimate:
         length=deployment.experiment.base.retriever.query_length,
         usual_length=EXAMPLE_TOKENS // 2,  # the other half is the answer
         num_texts=num_examples,
+        host_seconds=searching / deployment.target.cpus,
     )
     host = deployment.searching
-    disk = BYTES_PER_RESULT * num_examples * deployment.experiment.retrieve.num_chunks
-    return estimate("retrieve", program, program.held, deployment.target, host=host, disk=disk)
+    disk = retrieved_bytes(deployment, deployment.experiment.retrieve.num_chunks)
+    return estimate("retrieve", program, program.held, deployment, host=host, disk=disk)

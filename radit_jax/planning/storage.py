@@ -1,23 +1,23 @@
 """The stages that run no program on a chip: the corpus, the base models, the index and the export."""
 
-from typing import Any
-
 import jax
 
-from radit_jax.planning.deployment import INDEX_SHARE, Deployment
+from radit_jax.planning.deployment import Deployment
+from radit_jax.planning.files import chunk_bytes, index_bytes
 from radit_jax.planning.resources import ResourceEstimate, num_bytes, num_parameters
 from radit_jax.runtime.distributed.accelerators import GIB
 from radit_jax.runtime.distributed.memory import bytes_per_device
 
-BYTES_PER_WORD = 6.0  # of English text, its space included
 BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2}
 
 
 def plan_corpus(deployment: Deployment) -> ResourceEstimate:
-    """The chunks' text is written, and nothing is computed."""
-    counts = deployment.counts
-    disk = counts.chunks * counts.chunk_words * BYTES_PER_WORD
-    return ResourceEstimate("corpus", disk=disk)
+    """The chunks' text is cut by all cores of the first host, and written by one process."""
+    counts, assumed = deployment.counts, deployment.assumptions
+    words = counts.chunks * counts.chunk_words
+    cutting = words * assumed.cut_word / deployment.target.cpus
+    seconds = max(cutting, words * assumed.write_word)
+    return ResourceEstimate("corpus", disk=chunk_bytes(deployment), realistic=seconds, limit="host")
 
 
 def plan_base(deployment: Deployment) -> ResourceEstimate:
@@ -26,11 +26,10 @@ def plan_base(deployment: Deployment) -> ResourceEstimate:
     Each layer goes straight to its shards. So a chip needs only what it holds in the end, and a host the
     largest such layer, with a margin. A labeller is kept in the dtype that it computes in.
     """
-    lm, tower = _models(deployment)
+    lm, tower = deployment.lm_params, deployment.tower_params
     lms = [lm]
     if deployment.experiment.score.checkpoint:
-        labeller = deployment.labeller(deployment.mesh())
-        lms.append(labeller.params)
+        lms.append(deployment.labeller_params)
     # A kernel is (L, in, out), all layers stacked.
     layer_bytes = []
     for leaf in jax.tree.leaves(lms):
@@ -51,9 +50,12 @@ def plan_base(deployment: Deployment) -> ResourceEstimate:
 
 
 def plan_index(deployment: Deployment) -> ResourceEstimate:
-    """ScaNN's trees over the embeddings, built on the hosts."""
-    disk = deployment.embedded * INDEX_SHARE * deployment.embeddings
-    return ResourceEstimate("index", host=deployment.indexing, disk=disk)
+    """ScaNN's trees over the embeddings; every host builds those of its shards."""
+    disk = deployment.embedded * index_bytes(deployment)
+    vectors = deployment.embedded * deployment.counts.chunks
+    hosts = min(deployment.target.num_hosts, deployment.num_shards)
+    seconds = vectors * deployment.assumptions.index_vector / (deployment.target.cpus * hosts)
+    return ResourceEstimate("index", host=deployment.indexing, disk=disk, realistic=seconds, limit="host")
 
 
 def plan_export(deployment: Deployment) -> ResourceEstimate:
@@ -62,18 +64,18 @@ def plan_export(deployment: Deployment) -> ResourceEstimate:
     A host reads a whole model for Hugging Face's form, and only for that.
     """
     settings = deployment.experiment.export
-    lm, tower = _models(deployment)
+    lm, tower = deployment.lm_params, deployment.tower_params
     # Three towers: the base query encoder and both of the tuned retriever.
     params = num_parameters(lm) + 3 * num_parameters(tower)
-    bytes_per_number = 4
-    held = 0.0
+    disk = held = 0.0
     if settings.hf:
         target = deployment.target
-        bytes_per_number += BYTES_PER_NUMBER[settings.dtype]
+        disk = params * BYTES_PER_NUMBER[settings.dtype]
         held = num_bytes(lm) / min(target.num_chips, target.chip.chips_per_host)
     # A host's memory has one array at a time.
     largest_array = max(map(num_bytes, jax.tree.leaves(lm)))
-    disk = params * bytes_per_number + deployment.embeddings + plan_corpus(deployment).disk
+    # Weights, chunks, embeddings and trees are further names of the stages' own files.
+    linked = 4 * params + chunk_bytes(deployment) + deployment.embeddings + index_bytes(deployment)
     return ResourceEstimate(
         "export",
         params=params,
@@ -81,12 +83,5 @@ def plan_export(deployment: Deployment) -> ResourceEstimate:
         peak=held,
         host=largest_array + GIB / 4,
         disk=disk,
+        linked=linked,
     )
-
-
-def _models(deployment: Deployment) -> tuple[Any, Any]:
-    """The parameters' shapes of the language model, and of one tower."""
-    mesh = deployment.mesh()
-    lm = deployment.llama(mesh, "float32")
-    tower = deployment.encoder(mesh)
-    return lm.params, tower.params

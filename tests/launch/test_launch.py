@@ -277,11 +277,9 @@ def test_a_jobs_tasks_have_their_share_of_the_node(tmp_path: pathlib.Path) -> No
 
 def test_a_job_whose_time_ends_saves_and_goes_into_the_queue_again(tmp_path: pathlib.Path) -> None:
     up = tmp_path / "up"
-    # The training is the shell's child, and gets the signal as srun's tasks do.
-    program(
-        tmp_path / "wait_for_term",
-        f"trap 'exit 75' TERM; touch {up}; while true; do read -t 0.05 < /dev/zero || :; done",
-    )
+    # The training is the shell's child, and gets the signal as srun's tasks do. It ends by itself, too.
+    waiting = f"trap 'exit 75' TERM; touch {up}; for _ in {{1..400}}; do {shutil.which('sleep')} 0.05; done"
+    program(tmp_path / "wait_for_term", waiting)
     ran, asked = job(tmp_path, f"exec {tmp_path / 'wait_for_term'}")
     deadline = time.monotonic() + 20
     while not up.exists() and time.monotonic() < deadline:

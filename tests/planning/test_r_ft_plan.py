@@ -166,7 +166,7 @@ def test_where_scoring_takes_the_most_it_decides(on_host, target):
 
 def test_what_does_not_fit_is_told_to_lower_either_batch():
     big = plan_r_ft(at(score=ScoreConfig(batch_size=2**24), refresh_every=4))
-    (fault,) = resources.check_fits(big, find_target("h100-8"), on_disk=True).faults
+    (fault,) = resources.check_fits(big, find_target("h100-8")).faults
     assert "r_ft.batch_size" in fault
     assert "score.batch_size" in fault
 

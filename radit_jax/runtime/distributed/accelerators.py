@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from radit_jax.runtime.distributed.gpus import MEMORY_FRACTION
 
@@ -73,6 +73,29 @@ WHOLE_SLICE_HOSTS = {
     ("v6e", 1): 176 * GB,
     ("v6e", 8): 1440 * GB,
 }
+# Virtual CPUs of a host, by the same pages; of hosts that are a whole slice where they have other numbers.
+HOST_CPUS = {"v4": 240, "v5e": 112, "v5p": 208, "v6e": 180, "a100": 96, "h100": 208, "h200": 224}
+WHOLE_SLICE_CPUS = {("v5e", 1): 24, ("v5e", 8): 224, ("v6e", 1): 44}
+
+
+class Links(NamedTuple):
+    """Bytes a second that a chip can receive: from the others of its slice or node, and from other hosts."""
+
+    ici: float
+    dcn: float
+
+
+# TPUs: Google's pages, half of what is said for both directions; GPUs: NVLink by NVIDIA's data sheets,
+# likewise, and the network of the same machine types, divided by their eight GPUs.
+LINKS = {
+    "v4": Links(300 * GB, 6.25 * GB),
+    "v5e": Links(200 * GB, 3.125 * GB),
+    "v5p": Links(600 * GB, 6.25 * GB),
+    "v6e": Links(400 * GB, 12.5 * GB),
+    "a100": Links(300 * GB, 1.5625 * GB),
+    "h100": Links(450 * GB, 12.5 * GB),
+    "h200": Links(450 * GB, 50 * GB),
+}
 CORES_PER_CHIP = {"v4": 2, "v5p": 2}  # of TPUs whose slices are named by cores: v5p-16 has 8 chips
 # Chips of a slice, and its topology as libtpu names it.
 SQUARES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
@@ -111,6 +134,8 @@ class Target:
     num_chips: int  # of all slices
     topology: str = ""  # of one TPU slice, as libtpu names it
     num_slices: int = 1  # TPU slices, or nodes of GPUs
+    kind: str = ""  # of its chips, as `CHIPS` names it
+    cpus: int = 1  # of a host
 
     @property
     def num_hosts(self) -> int:
@@ -120,14 +145,19 @@ class Target:
         return self.num_slices * hosts_per_slice
 
 
-def find_target(name: str, slices: int = 1) -> Target:
+def find_target(name: str, slices: int = 1, hosts: int = 0) -> Target:
     """The target of that name: TPU slices by their accelerator type, or GPUs by kind and number.
 
-    GPUs are in nodes, which the slower network joins, as it joins `slices` of a TPU.
+    GPUs are in nodes, which the slower network joins, as it joins `slices` of a TPU. With `hosts` the name is
+    a kind, and the target has all chips of so many hosts.
 
     >>> find_target("v5p-16").num_chips, find_target("v5e-256").topology, find_target("h100-16").num_slices
     (8, 'v5e:16x16', 2)
+    >>> find_target("v5e", hosts=64).name, find_target("h100", hosts=8).name
+    ('v5e-256', 'h100-64')
     """
+    if hosts:
+        name = _name_with_hosts(name, slices, hosts)
     match = re.fullmatch(r"(\w+)-(\d+)", name)
     if not match or match[1] not in CHIPS:
         raise ValueError(
@@ -140,7 +170,7 @@ def find_target(name: str, slices: int = 1) -> Target:
     if topologies is None:
         if number == 0:
             raise ValueError(f"--target: expected at least one chip, got {name!r}. Name {kind}-1 or more.")
-        return _gpu_target(name, CHIPS[kind], number, slices)
+        return _gpu_target(name, kind, number, slices)
     # A TPU comes in slices of certain sizes only.
     cores_per_chip = CORES_PER_CHIP.get(kind, 1)
     num_chips = number // cores_per_chip
@@ -155,11 +185,33 @@ def find_target(name: str, slices: int = 1) -> Target:
         chip = replace(chip, chips_per_host=num_chips, host_memory=host_memory)
     topology = f"{kind}:{topologies[num_chips]}"
     title = name if slices == 1 else f"{slices} × {name}"
-    return Target(title, chip, slices * num_chips, topology, slices)
+    cpus = WHOLE_SLICE_CPUS.get((kind, num_chips), HOST_CPUS[kind])
+    return Target(title, chip, slices * num_chips, topology, slices, kind, cpus)
 
 
-def _gpu_target(name: str, chip: Chip, number: int, slices: int) -> Target:
+def _name_with_hosts(kind: str, slices: int, hosts: int) -> str:
+    """The name of the target of `kind` that has so many hosts, in all slices together."""
+    if hosts < 1 or kind not in CHIPS:
+        raise ValueError(
+            f"--hosts: expected 1 or more with a kind alone among {', '.join(CHIPS)}, got --hosts={hosts} "
+            f"with --target={kind}. Write it like --target=v5e --hosts=64."
+        )
+    if kind not in SHAPES:
+        return f"{kind}-{hosts * CHIPS[kind].chips_per_host}"
+    # Of several slices with as many hosts, the largest.
+    by_hosts = {}
+    for num_chips in SHAPES[kind]:
+        slice_name = f"{kind}-{num_chips * CORES_PER_CHIP.get(kind, 1)}"
+        by_hosts[slices * find_target(slice_name).num_hosts] = slice_name
+    if hosts not in by_hosts:
+        known = ", ".join(map(str, by_hosts))
+        raise ValueError(f"--hosts: expected one of {known} with {kind}, got {hosts}. Name one of them.")
+    return by_hosts[hosts]
+
+
+def _gpu_target(name: str, kind: str, number: int, slices: int) -> Target:
     """GPUs of one node, or of several whole ones."""
+    chip = CHIPS[kind]
     if slices != 1:
         raise ValueError(
             f"--slices: expected it for a TPU only, got {slices} with {name}. Name all GPUs, for "
@@ -172,7 +224,16 @@ def _gpu_target(name: str, chip: Chip, number: int, slices: int) -> Target:
             f"--target: expected up to {per_node} GPUs or whole nodes of {per_node}, got {name}. Take as "
             "many GPUs of every node."
         )
-    return Target(name, chip, number, num_slices=num_nodes)
+    return Target(name, chip, number, num_slices=num_nodes, kind=kind, cpus=HOST_CPUS[kind])
+
+
+def one_host(target: Target) -> Target:
+    """The chips of one of the target's hosts."""
+    num_chips = min(target.num_chips, target.chip.chips_per_host)
+    if num_chips == target.num_chips:
+        return target
+    topology = f"{target.kind}:{SHAPES[target.kind][num_chips]}" if target.topology else ""
+    return replace(target, num_chips=num_chips, topology=topology, num_slices=1)
 
 
 @functools.cache
