@@ -14,11 +14,26 @@ import numpy as np
 import pytest
 from ports import free_port
 
-from radit_jax.config import BertConfig, DecoderConfig
+from radit_jax.config import (
+    BaseConfig,
+    BertConfig,
+    DecoderConfig,
+    Experiment,
+    GeneratedWorld,
+    LmConfig,
+    LmFtConfig,
+    OptimizerConfig,
+    RetrieverConfig,
+    RFtConfig,
+)
 from radit_jax.data.artifacts.corpus import CorpusData, write_corpus
 from radit_jax.data.records import Chunk, Question
 from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
+from radit_jax.planning.deployment import Counts, Deployment
+from radit_jax.planning.embed import plan_embed
+from radit_jax.planning.files import opened, with_files
+from radit_jax.runtime.distributed.accelerators import find_target
 from radit_jax.runtime.pretrained.model_io import Model, save_model
 from radit_jax.runtime.pretrained.tokenizer_training import train_bpe, train_wordpiece
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -304,6 +319,34 @@ def test_each_of_four_reads_and_writes_its_share(counted: tuple[dict, list[dict]
     opened = [set(process["retrieve"]["opened"]) for process in four]
     num_files = len(set(one["retrieve"]["opened"]))
     assert max(map(len, opened)) <= 1.3 * num_files / 4 + 1
+
+
+def test_a_plan_for_four_hosts_counts_what_four_processes_counted(counted: tuple[dict, list[dict]]) -> None:
+    _, four = counted
+    # 1) The plan: the encoder's vectors of 64 numbers, on four hosts.
+    lm = DecoderConfig(
+        vocab_size=512, hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=2, head_size=8, ffn_size=32
+    )
+    bert = BertConfig(vocab_size=512, hidden_size=64, num_layers=2, num_heads=2, ffn_size=128)
+    optimizer = OptimizerConfig(steps=1, peak_lr=1e-4)
+    experiment = Experiment(
+        name="shards",
+        data=GeneratedWorld(),
+        base=BaseConfig(lm=LmConfig(model=lm), retriever=RetrieverConfig(model=bert)),
+        lm_ft=LmFtConfig(optimizer),
+        r_ft=RFtConfig(optimizer),
+    )
+    counts = Counts(chunks=CHUNKS, chunk_words=24, examples=QUESTIONS, questions=50)
+    plan = Deployment(experiment, find_target("h100-32"), counts)
+    need = with_files(plan_embed(plan), plan, {}, in_bucket=False)
+    searched = opened(plan, "embed/retriever", "retrieve", in_bucket=False)
+
+    # 2) What each process counted: bytes written, records read, and bytes of the files that it searched.
+    for process in four:
+        assert process["embed"]["written"] == pytest.approx(need.written, rel=0.2)
+        assert process["embed"]["chunks"] == pytest.approx(CHUNKS / plan.target.num_hosts, rel=0.2)
+        files = set(process["retrieve"]["opened"])
+        assert len(files) * SHARD * 64 * 4 == pytest.approx(searched, rel=0.2)
 
 
 @pytest.mark.parametrize(("stage", "shards"), [("embed", "embeddings-"), ("score", "pairs-")])
