@@ -4,8 +4,8 @@
     scoring_batches   the candidates of each prompt → batches of rows, several for a prompt with many
     pack_answers      the candidates of each row → tokens, positions and targets (`PackedAnswers`)
 
-All of it is numpy on the host. The rows of all batches are equally long, so that one program is compiled for
-prompts of a width, whatever the answers are.
+All of it is numpy on the host. Rows are as long as the candidates of a usual prompt: longer ones would be
+empty for the most part, and each row reads the keys and values of its prompt again.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from radit_jax.method.answer_scoring import NOTHING, STOP, PackedAnswers
 from radit_jax.method.generation import Answer, Stops
 
 ROWS_PER_SCORING = 16  # enough to keep a CPU busy, few enough that little of the last batch is empty
-SLOT_UNIT = 16  # a row has room for a longest answer, rounded up to a multiple of this
+SLOT_UNIT = 16  # the length of a row is a multiple of this, see `padded_size`
 
 Candidates = Sequence[Answer | None]  # by number; None is not scored
 
@@ -49,23 +49,31 @@ def scoring_batches(
 ) -> Iterator[ScoringBatch]:
     """Batches of rows that hold the candidates of each prompt, `num_answers` at most.
 
-    Candidates that do not fit in a prompt's row get another row, and a prompt without candidates has none.
+    A row has room for a longest answer and for the candidates of an average prompt. What does not fit in a
+    prompt's row gets another row, and a prompt without candidates has none.
     """
     num_prompts = len(candidates)
     num_groups = placement.num_groups(num_prompts)
     group_size = num_prompts // num_groups
     rows_per_group = round_up(ROWS_PER_SCORING, num_groups) // num_groups
     rows_per_group = min(rows_per_group, group_size)
-    room = _row_slots(max_new_tokens)
 
-    # 1) The rows of each group: a prompt's number in the group, and the candidates of the row.
+    # 1) The slots of each candidate, and the room of a row.
+    slots = [_slots_of(answers, stops, max_new_tokens) for answers in candidates]
+    num_scored = sum(map(bool, slots))
+    total = sum(sum(by_number.values()) for by_number in slots)
+    average = -(-total // max(1, num_scored))
+    room = padded_size(max(max_new_tokens - 1, average), SLOT_UNIT)
+
+    # 2) The rows of each group: a prompt's number in the group, and the candidates of the row.
     by_group: list[list[tuple[int, Candidates]]] = [[] for _ in range(num_groups)]
     for number, answers in enumerate(candidates):
         group, prompt = divmod(number, group_size)
-        for row in _divide(answers, stops, max_new_tokens, room):
+        for numbers in _divide(slots[number], room):
+            row = [answer if other in numbers else None for other, answer in enumerate(answers)]
             by_group[group].append((prompt, row))
 
-    # 2) A few rows of each group at a time. Empty rows complete the groups that have fewer.
+    # 3) A few rows of each group at a time. Empty rows complete the groups that have fewer.
     most_rows = max(map(len, by_group))
     for start in range(0, most_rows, rows_per_group):
         prompts = np.zeros((num_groups, rows_per_group), np.int32)
@@ -74,36 +82,39 @@ def scoring_batches(
             for place, (prompt, row) in enumerate(of_group[start : start + rows_per_group]):
                 prompts[group, place] = prompt
                 rows[group * rows_per_group + place] = row
-        packed = pack_answers(rows, stops, max_new_tokens=max_new_tokens, num_answers=num_answers)
+        packed = pack_answers(
+            rows,
+            stops,
+            max_new_tokens=max_new_tokens,
+            num_answers=num_answers,
+            num_slots=room,
+        )
         yield ScoringBatch(prompts, packed)
 
 
-def _divide(
-    answers: Candidates,
-    stops: Stops,
-    max_new_tokens: int,
-    room: int,
-) -> Iterator[Candidates]:
-    """The candidates in rows of at most `room` slots: the longest first, each in the first row it fits in."""
-    lengths = {}
+def _slots_of(answers: Candidates, stops: Stops, max_new_tokens: int) -> dict[int, int]:
+    """The slots that each candidate takes, by number: none for its first token, which the prompt predicts."""
+    slots = {}
     for number, answer in enumerate(answers):
         if answer is not None:
-            lengths[number] = len(outcome(answer, stops, max_new_tokens)) - 1
+            slots[number] = len(outcome(answer, stops, max_new_tokens)) - 1
+    return slots
 
+
+def _divide(slots: Mapping[int, int], room: int) -> list[list[int]]:
+    """The candidates' numbers by row: the longest first, each in the first row with room for it."""
     rows: list[list[int]] = []
-    left: list[int] = []  # slots of each row
-    for number in sorted(lengths, key=lambda number: -lengths[number]):
-        length = lengths[number]
-        fitting = (row for row, slots in enumerate(left) if slots >= length)
+    left: list[int] = []  # free slots of each row
+    for number in sorted(slots, key=lambda number: -slots[number]):
+        needed = slots[number]
+        fitting = (row for row, free in enumerate(left) if free >= needed)
         row = next(fitting, len(rows))
         if row == len(rows):
             rows.append([])
             left.append(room)
         rows[row].append(number)
-        left[row] -= length
-
-    for numbers in rows:
-        yield [answer if number in numbers else None for number, answer in enumerate(answers)]
+        left[row] -= needed
+    return rows
 
 
 def pack_answers(
@@ -112,8 +123,9 @@ def pack_answers(
     *,
     max_new_tokens: int,
     num_answers: int,
+    num_slots: int = 0,
 ) -> PackedAnswers:
-    """Lay out the candidates of each row, `num_answers` at most, as host arrays.
+    """Lay out the candidates of each row, `num_answers` at most, in `num_slots` slots or more, as host arrays.
 
     An answer of `max_new_tokens` tokens was cut off, and a closing piece ends an answer by itself, so no
     terminator is scored after either. `PackedAnswers` shows the layout.
@@ -128,7 +140,7 @@ def pack_answers(
                 by_number[number] = outcome(answer, stops, max_new_tokens)
         outcomes.append(by_number)
         row_lengths.append(sum(map(len, by_number.values())) - len(by_number))
-    slots = _row_slots(max_new_tokens, max(row_lengths))
+    slots = padded_size(max(num_slots, *row_lengths), SLOT_UNIT)
 
     # 2) Each row's outcomes end to end: tokens are read, and the next ones are targets.
     num_rows = len(answers)
@@ -148,11 +160,6 @@ def pack_answers(
             start += length
     arrays: Any = (tokens, offsets, continuation_ids, targets, first_targets)
     return PackedAnswers(*arrays)
-
-
-def _row_slots(max_new_tokens: int, longest: int = 0) -> int:
-    """The slots of a row: for a longest answer at least, whose first token takes none."""
-    return padded_size(max(max_new_tokens - 1, longest), SLOT_UNIT)
 
 
 def unique_answers(by_chunk: Sequence[Answer]) -> list[Answer]:

@@ -51,11 +51,22 @@ def test_without_candidates_there_is_nothing_to_score():
     assert batches([[], [None, None]]) == []
 
 
+def test_a_row_has_room_for_the_candidates_of_an_average_prompt(small_rows):
+    """Three and one candidates of four slots, and none: eight slots on average."""
+    full = [(token,) * 5 for token in (3, 4, 5)]
+    first, second = batches([full, [], full[:1]])
+    assert first.answers.tokens.shape == (2, 8)
+    assert first.prompts.tolist() == [[0, 0]]
+    assert second.prompts.tolist() == [[2, 0]]
+    assert (first.answers.continuation_ids > 0).sum(axis=1).tolist() == [8, 4]
+
+
 def test_all_batches_have_rows_of_one_length(small_rows):
     rng = np.random.default_rng(0)
     candidates = []
     for _ in range(6):
         lengths = rng.integers(0, 6, 4)
         candidates.append([tuple(rng.integers(3, 6, length).tolist()) for length in lengths])
-    shapes = {batch.answers.tokens.shape for batch in batches(candidates)}
-    assert shapes == {(2, 4)}
+    made = batches(candidates)
+    assert len(made) > 2
+    assert len({batch.answers.tokens.shape for batch in made}) == 1
