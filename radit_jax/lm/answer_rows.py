@@ -125,7 +125,7 @@ def pack_answers(
     num_answers: int,
     num_slots: int = 0,
 ) -> PackedAnswers:
-    """Lay out the candidates of each row, `num_answers` at most, in `num_slots` slots or more, as host arrays.
+    """Lay out the candidates of each row, `num_answers` at most, as host arrays of `num_slots` slots or more.
 
     An answer of `max_new_tokens` tokens was cut off, and a closing piece ends an answer by itself, so no
     terminator is scored after either. `PackedAnswers` shows the layout.
