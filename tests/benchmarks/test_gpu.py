@@ -13,8 +13,11 @@ from benchmarks.gpu import bench, rows
 from benchmarks.gpu.__main__ import PARTS, Part
 from benchmarks.gpu.sizes import TINY
 
+# PyTorch takes longer than all of ours.
+MARKED = [pytest.param(part, marks=pytest.mark.slow if part.name == "peers" else ()) for part in PARTS]
 
-@pytest.mark.parametrize("part", [part for part in PARTS if part.name != "peers"], ids=lambda part: part.name)
+
+@pytest.mark.parametrize("part", MARKED, ids=[part.name for part in PARTS])
 def test_a_part_measures_all_it_names_without_an_error(part: Part, tmp_path: pathlib.Path):
     command.run_one(part.name, part.function, tmp_path, tiny=True)
     found = rows.read(tmp_path)
