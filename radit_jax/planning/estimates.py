@@ -160,7 +160,8 @@ def activations_of(model: PlannedModel, rows: int, length: int, *, training: boo
 
     # 4) Logits in float32, with their gradients.
     copies = 3 if training else 1
-    num_targets = rows_per_chip * targets_per_part(rows_per_chip, shape.vocab_size)
+    targets = min(length, targets_per_part(rows_per_chip, shape.vocab_size))
+    num_targets = rows_per_chip * targets
     logits = num_targets * shape.vocab_size * 4 / tensor * copies
 
     # 5) Weights that are gathered from all chips, of four layers at most.
