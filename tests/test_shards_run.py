@@ -346,7 +346,9 @@ def test_a_plan_for_four_hosts_counts_what_four_processes_counted(counted: tuple
         assert process["embed"]["written"] == pytest.approx(need.written, rel=0.2)
         assert process["embed"]["chunks"] == pytest.approx(CHUNKS / plan.target.num_hosts, rel=0.2)
         files = set(process["retrieve"]["opened"])
-        assert len(files) * SHARD * 64 * 4 == pytest.approx(searched, rel=0.2)
+        # With few files a process has a part of one more.
+        file = SHARD * 64 * 4
+        assert len(files) * file == pytest.approx(searched, rel=0.2, abs=file)
 
 
 @pytest.mark.parametrize(("stage", "shards"), [("embed", "embeddings-"), ("score", "pairs-")])
