@@ -365,7 +365,7 @@ def test_a_killed_process_costs_its_shard_alone(
     run(base, name, 4, last=stage, kill=f"{stage} 2")
 
     # What is committed stays as it is.
-    folder = folder_of(base, name, stage).path
+    folder = pathlib.Path(folder_of(base, name, stage).path)
     committed = [path.with_suffix("") for path in folder.glob(f"{shards}*.sha256")]
     changed = {path: path.stat().st_mtime_ns for path in committed}
     assert len(changed) == 3
