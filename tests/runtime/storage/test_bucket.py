@@ -123,12 +123,20 @@ def fetched(monkeypatch) -> list[str]:
     def get_file(self, key, local, **options):
         names.append(key.rpartition("/")[2])
         if Objects.fails and key.endswith(Objects.fails):
+            # The other threads' files are whole by then.
+            _wait_for(pathlib.Path(local).parent / "d" / "data")
             pathlib.Path(local).write_bytes(b"half")
             raise PermissionError(f"{key}: denied")
         return real(self, key, local, **options)
 
     monkeypatch.setattr(Objects, "get_file", get_file)
     return names
+
+
+def _wait_for(file: pathlib.Path) -> None:
+    deadline = time.monotonic() + 30
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def test_an_interrupted_download_goes_on_with_the_files_that_it_lacks(machines, fetched, monkeypatch) -> None:
