@@ -51,6 +51,11 @@ class Watchdog:
         finally:
             self._wait = None
 
+    def overdue(self, now: float) -> Wait | None:
+        """What has been waited for beyond the limit by `now` (`time.monotonic`); None where nothing has."""
+        wait = self._wait
+        return wait if wait and now - wait.since > self._limit else None
+
     def close(self) -> None:
         """End the thread."""
         self._closed.set()
@@ -59,10 +64,10 @@ class Watchdog:
     def _look(self) -> None:
         # A tenth of the limit is soon enough, and costs nothing.
         while not self._closed.wait(self._limit / 10):
-            wait = self._wait
-            seconds = time.monotonic() - wait.since if wait else 0.0
-            if wait and seconds > self._limit:
-                self._on_hang(wait.what, seconds)
+            now = time.monotonic()
+            wait = self.overdue(now)
+            if wait:
+                self._on_hang(wait.what, now - wait.since)
                 return
 
 

@@ -282,9 +282,9 @@ class StageFolder(TypedFiles):
         if not self._is_copy:
             return self._verified(name, record)
         copy = self.path / name
-        has_size = num_bytes_of(copy) == record["size"]
-        if has_size and size_and_hash(copy) == record:
+        if _is_whole(copy, record):
             return copy
+        self._check_size(name, num_bytes_of(self.home / name), record)
         # It gets its name when it is whole; a folder that is not gives way.
         part = self.path / f"{name}.{os.getpid()}.part"
         bucket.download(self.home / name, part)
@@ -313,13 +313,11 @@ class StageFolder(TypedFiles):
     def _local_copy(self, name: str, record: Record) -> epath.Path:
         """This machine's copy, downloaded unless it exists and is whole."""
         copy = self.path / name
-        # The size first: it costs no reading.
-        has_size = num_bytes_of(copy) == record["size"]
-        if has_size and size_and_hash(copy) == record:
+        if _is_whole(copy, record):
             return copy
         self._check_size(name, num_bytes_of(self.home / name), record)
         # An interrupted download goes on, unless what it left turns out to be of other bytes.
-        bucket.download(self.home / name, copy, resume=not has_size)
+        bucket.download(self.home / name, copy, resume=num_bytes_of(copy) != record["size"])
         if size_and_hash(copy) != record:
             bucket.download(self.home / name, copy)
             self._check_hash(name, size_and_hash(copy), record)
@@ -390,6 +388,11 @@ class StageFolder(TypedFiles):
 
     def _copied_logs(self) -> tuple[str, ...]:
         return _LOGS if self._is_copy and processes.is_process_zero() else ()
+
+
+def _is_whole(path: epath.Path, record: Record) -> bool:
+    """Whether a file or a folder is what its record says; the size first, which costs no reading."""
+    return num_bytes_of(path) == record["size"] and size_and_hash(path) == record
 
 
 StageInputs = Mapping[str, StageFolder]  # what a stage reads, by what its function calls each folder

@@ -29,11 +29,17 @@ def test_a_wait_beyond_the_limit_is_told_once():
 
 def test_many_short_waits_and_work_between_them_are_no_hang():
     watchdog = Watchdog(lambda what, seconds: pytest.fail(what), limit=60.0)
-    watchdog._limit = 0.5  # looked at every 6 seconds, so that this test decides when
+    begin = time.monotonic()
     for number in range(3):
         with watchdog.waiting_for(f"step {number}"):
-            pass
-    assert watchdog._wait is None
+            # By the time of each wait alone, however long the waits are together.
+            assert watchdog._wait is not None
+            since = watchdog._wait.since
+            assert since >= begin
+            assert watchdog.overdue(since + 59) is None
+            assert watchdog.overdue(since + 61) == (f"step {number}", since)
+        assert watchdog._wait is None
+        assert watchdog.overdue(since + 3600) is None
     watchdog.close()
     assert not watchdog._thread.is_alive()
 

@@ -201,6 +201,14 @@ def test_a_run_evicts_what_no_stage_that_is_left_reads_or_writes(tmp_path) -> No
     assert evicted == ["index"]
 
 
+def test_an_array_that_the_bucket_lost_is_one_clear_error(machines) -> None:
+    one, two = folders(machines)
+    one.write_array("part.npy", np.eye(2))
+    bucket.delete_objects(one.home / "part.npy")
+    with pytest.raises(ValueError, match=r"part.npy: expected the \d+ bytes that were written, got 0"):
+        two.map_arrays(["part.npy"])[0]
+
+
 def test_an_array_is_fetched_by_the_machine_that_uses_it(machines) -> None:
     one, two = folders(machines)
     for number in range(3):
