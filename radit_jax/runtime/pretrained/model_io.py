@@ -17,6 +17,7 @@ from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.last_token import LastTokenEncoder, TextEncoder
 from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed.cpus import limit_kept_memory
 from radit_jax.runtime.distributed.memory import DoesNotFitError
 from radit_jax.runtime.pretrained import hub
 from radit_jax.runtime.pretrained.checkpoint_info import describe, describe_folder, is_ours, locate
@@ -112,6 +113,7 @@ def load_model(path: epath.PathLike, *, dtype: str = "float32", mesh: Mesh | Non
             f"{REMEDY_OF_OURS}"
         ) from None
     _check_shapes(module, params, path)
+    limit_kept_memory(sum(array.nbytes for array in jax.tree.leaves(params)))
     return Model(module, params, tokenizer)
 
 
