@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -116,10 +116,23 @@ def train(
                     if run.stopping:
                         run.leave(state, done)
                     state = run.update(step, state, batch_at, done)
+            run.finish_saving()
         finally:
             tracer.stop()
+            # An error of one process alone does not let it wait for the others.
+            if jax.process_count() == 1:
+                run.finish_saving()
         watch.write_time(num_steps)
     return state
+
+
+class _Dispatched(NamedTuple):
+    """An update whose metrics nobody has waited for."""
+
+    number: int
+    metrics: StepMetrics
+    stop_asked: Any  # whether a process had been asked to stop by then
+    unwritten: Any  # whether a process was still writing a checkpoint; None where there was none
 
 
 @dataclass
@@ -136,8 +149,7 @@ class _Run:
     watchdog: Watchdog
     tracer: Tracer
     learning_rates: Sequence[float] = ()
-    # Dispatched steps, and whether a process had been asked to stop by then.
-    pending: deque[tuple[int, StepMetrics, Any]] = field(default_factory=deque)
+    pending: deque[_Dispatched] = field(default_factory=deque)
     stopping: bool = False  # the same on all processes, because they settle the same steps
 
     def update(self, step: Step, state: State, batch_at: Callable[[int], Batch], done: int) -> State:
@@ -149,7 +161,8 @@ class _Run:
             batch = batch_at(done)
         state, metrics = self.watch.dispatch(step, state, batch)
         stop_asked = any_process(processes.stop_asked())
-        self.pending.append((number, metrics, stop_asked))
+        unwritten = self.saving.checkpoints.unwritten()
+        self.pending.append(_Dispatched(number, metrics, stop_asked, unwritten))
         self._settle(ahead=_STEPS_AHEAD)
         if self.tracer.stops(number):
             self._trace(self.tracer.stop)
@@ -167,6 +180,7 @@ class _Run:
         """Keep the state after `done` updates, and end the program."""
         if self.saving.checkpoints.latest() != done:
             self._save(state, done)
+        self.finish_saving()
         raise processes.stopped(f"in {self.name}; the state after step {done} is kept")
 
     def _is_due(self, done: int, every: int) -> bool:
@@ -178,7 +192,7 @@ class _Run:
         Those `ahead` keep the devices busy meanwhile. Raises FloatingPointError at a loss that is not finite.
         """
         while len(self.pending) > ahead:
-            step_number, metrics, stop_asked = self.pending.popleft()
+            step_number, metrics, stop_asked, unwritten = self.pending.popleft()
             self.stopping |= bool(stop_asked)
             with self.watchdog.waiting_for(f"step {step_number}"):
                 on_host = jax.device_get(metrics)
@@ -191,6 +205,9 @@ class _Run:
                 self._fail(f"a finite loss of step {step_number}", str(loss))
             self.bar.advance(loss=loss)
             self.watch.ended(step_number, values)
+            # All processes have written the last checkpoint.
+            if unwritten is not None and not unwritten:
+                self.finish_saving()
 
     def _validate(self, validation: Validation, state: State, done: int) -> None:
         self._settle()
@@ -200,6 +217,7 @@ class _Run:
                 values = {key: float(value) for key, value in figures.items()}
         except processes.Stopped:
             self._save(state, done, unvalidated=True)
+            self.finish_saving()
             raise processes.stopped(f"in {self.name}; the state after step {done} is kept") from None
         self.metrics.write(done, f"{self.name}/validation", values)
 
@@ -219,7 +237,12 @@ class _Run:
         if not bool(_all_finite(state)):
             self._fail(f"a finite update of step {done}", "one that is not")
         with self.watch.on("checkpoint"):
-            self.saving.checkpoints.save(done, state, extra)
+            self.saving.checkpoints.start_saving(done, state, extra)
+
+    def finish_saving(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one."""
+        with self.watch.on("checkpoint"):
+            self.saving.checkpoints.finish_saving()
 
     def _trace(self, start_or_stop: Callable[[], None]) -> None:
         """Start or stop a trace after the dispatched steps have ended."""

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from radit_jax.runtime.distributed.processes import Stopped, handling_signals
 from radit_jax.runtime.loop import Reporting, Saving, Validation, train
 from radit_jax.runtime.monitoring import watchdog
 from radit_jax.runtime.monitoring.metrics import Metrics
+from radit_jax.runtime.storage.checkpoint_series import CheckpointSeries
 from radit_jax.runtime.storage.checkpoints import Checkpoints
 
 
@@ -138,6 +140,51 @@ def test_a_resumed_run_repeats_only_what_was_not_saved(tmp_path):
     asked = []
     run(tmp_path, 12, batch_at=lambda i: asked.append(i) or batch_at(i))
     assert asked == list(range(5, 12))
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """An event; no checkpoint is written before it is set."""
+    ready = threading.Event()
+    wait_for_files = CheckpointSeries._wait_for_files
+
+    def wait(series, step, written):
+        assert ready.wait(60)
+        return wait_for_files(series, step, written)
+
+    monkeypatch.setattr(CheckpointSeries, "_wait_for_files", wait)
+    return ready
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_keeps_it_soon(tmp_path, slow_disk):
+    record = tmp_path / "checkpoints" / "latest" / "8.json"
+    kept = []
+
+    def batch(i):
+        kept.append(record.exists())
+        if i == 10:
+            slow_disk.set()
+            time.sleep(0.5)
+        return batch_at(i)
+
+    trained = run(tmp_path, 20, batch_at=batch, checkpoint_every=8)
+    # Steps 9 and 10 are taken meanwhile; the record is there before the next save, which is due at step 16.
+    assert kept[:11] == [False] * 11 and kept[15]
+    assert_same(trained, run(tmp_path / "whole", 20))
+
+
+def test_a_stop_while_a_checkpoint_is_written_keeps_the_last_step(tmp_path, slow_disk):
+    def batch(i):
+        if i == 6:
+            threading.Timer(0.2, slow_disk.set).start()
+            signal.raise_signal(signal.SIGTERM)
+        return batch_at(i)
+
+    with pytest.raises(Stopped), handling_signals():
+        run(tmp_path, 20, batch_at=batch)
+    latest = Checkpoints(tmp_path / "checkpoints").latest()
+    assert latest is not None and latest >= 7
+    assert_same(run(tmp_path, 20), run(tmp_path / "whole", 20))
 
 
 def test_a_finished_run_is_only_restored(tmp_path):

@@ -1,4 +1,8 @@
-"""Checkpoints by their steps, through Orbax's v1 API: each counts once its record exists."""
+"""Checkpoints by their steps, through Orbax's v1 API: each counts once its record exists.
+
+A save has two parts. `start` returns when the arrays may change, and a thread writes on. `finish` waits for
+that thread on all processes, and commits. Only the main thread speaks to other processes.
+"""
 
 import contextlib
 import json
@@ -6,8 +10,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Set
-from typing import Any
+from collections.abc import Callable, Iterator, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import absl.logging
 import jax
@@ -69,6 +74,14 @@ def _errors_of_the_system() -> Iterator[None]:
         raise OSError(number, os.strerror(number), file) from None
 
 
+class _Started(NamedTuple):
+    """A checkpoint that is being written."""
+
+    step: int
+    facts: dict[str, Any]
+    written: Future[Checksums]  # of the files that this process wrote
+
+
 class CheckpointSeries:
     """Checkpoints by their steps: `<step>/`, which Orbax writes, and its record `<step>.json`, written last.
 
@@ -87,12 +100,18 @@ class CheckpointSeries:
         self._copy = copy
         self._verified: set[int] = set()  # steps whose bytes are known to be those that were written
         self._records: dict[int, Record] = {}
+        self._started: _Started | None = None
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
         records = processes.on_process_zero(f"checkpoints in {folder.name}", self._read_records)
         for step, record in records.items():  # in JSON, which process 0 sends, keys are texts
             self._records[int(step)] = record
 
     def newest(self) -> int | None:
-        """The newest step that is whole. A damaged one is named on stderr, and not looked at again."""
+        """The newest step that is whole. A damaged one is named on stderr, and not looked at again.
+
+        It waits for a checkpoint that is being written.
+        """
+        self.finish()
         for step in sorted(self._records, reverse=True):
             if step in self._verified:
                 return step
@@ -114,16 +133,39 @@ class CheckpointSeries:
         """The tree of arrays at `step`, with the structure and shardings of `like`."""
         return load_tree(self.folder / str(step), like)
 
-    def save(self, step: int, tree: PyTree, facts: dict[str, Any]) -> None:
-        """Write a checkpoint, then its record, and then remove those that are too old to keep."""
-        is_first = jax.process_index() == 0
-        # 1) The checkpoint. An old record must not vouch for its bytes.
-        if is_first:
-            self._remove(record_file(self.folder, step))
-        save_tree(self.folder / str(step), tree)
+    def start(self, step: int, tree: PyTree, facts: dict[str, Any]) -> None:
+        """Begin to write a checkpoint, once the one before it is committed.
 
-        # 2) Its record, which commits it.
-        record = {"step": step, "facts": facts, "files": self._checksums(step)}
+        The tree's arrays may be changed, or donated, as soon as this returns.
+        """
+        self.finish()
+        # An old record must not vouch for new bytes.
+        if jax.process_index() == 0:
+            self._remove(record_file(self.folder, step))
+        with _errors_of_the_system():
+            response = ocp.save_async(self.folder / str(step), tree, overwrite=True)
+        written = self._writer.submit(self._wait_for_files, step, response.result)
+        self._started = _Started(step, facts, written)
+
+    def unwritten(self) -> Any:
+        """Whether any process still writes; None where nothing was started. See `any_process`."""
+        if self._started is None:
+            return None
+        return any_process(not self._started.written.done())
+
+    def finish(self) -> None:
+        """Commit what was started, if anything was, and remove the checkpoints that are too old to keep."""
+        if self._started is None:
+            return
+        # 1) The files. Where this fails, the checkpoint does not count.
+        step, facts, written = self._started
+        self._started = None
+        with _errors_of_the_system():
+            checksums = self._join_checksums(step, written.result())
+
+        # 2) Their record, which commits them.
+        is_first = jax.process_index() == 0
+        record = {"step": step, "facts": facts, "files": checksums}
         if is_first:
             write_whole(record_file(self.folder, step), json.dumps(sealed(record)))
         self._records[step] = json.loads(json.dumps(record))
@@ -162,23 +204,25 @@ class CheckpointSeries:
                 print(f"{checkpoint}: no record of its files, so it is not used", file=sys.stderr)
         return records
 
-    def _checksums(self, step: int) -> Checksums:
-        """Checksums of a checkpoint's files, all of them on process 0; each process reads what it wrote."""
+    def _wait_for_files(self, step: int, wait: Callable[[], None]) -> Checksums:
+        """Checksums of the files that this process wrote, once all are there; a store has them all."""
+        wait()
         folder = self.folder / str(step)
         index, count = jax.process_index(), jax.process_count()
         if bucket.is_bucket(folder):
             return bucket.checksums(folder) if index == 0 else {}
-        all_names = file_names(folder)
-        own_names = [name for name in all_names if writer_of(name) % count == index]
-        checksums = file_checksums(folder, own_names)
-        if count == 1:
-            return checksums
+        own_names = [name for name in file_names(folder) if writer_of(name) % count == index]
+        return file_checksums(folder, own_names)
 
-        # Processes exchange them as files, which process 0 joins and removes.
+    def _join_checksums(self, step: int, checksums: Checksums) -> Checksums:
+        """Those of all processes, on process 0. They are exchanged as files, which it joins and removes."""
+        index, count = jax.process_index(), jax.process_count()
+        if count == 1 or bucket.is_bucket(self.folder):
+            return checksums
         names = [f"{step}.part-{number}.json" for number in range(count)]
         parts = [self.folder / name for name in names]
         write_whole(parts[index], json.dumps(checksums))
-        multihost_utils.sync_global_devices(f"checksums of {folder}")
+        multihost_utils.sync_global_devices(f"checksums of {self.folder / str(step)}")
         if index != 0:
             return {}
         for part in parts[1:]:

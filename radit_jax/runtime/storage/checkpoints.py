@@ -92,12 +92,25 @@ class Checkpoints:
         extra: dict[str, Any] | None = None,
     ) -> None:
         """Save the state after `step` updates with `extra`, which is JSON; returns when it is whole."""
+        self.start_saving(step, state, extra)
+        self.finish_saving()
+
+    def start_saving(self, step: int, state: PyTree, extra: dict[str, Any] | None = None) -> None:
+        """As `save`, but returns when the state may change. It is kept once `finish_saving` has returned."""
         self._check_held()
         # The logs first: they never lack a step that a checkpoint follows.
         if self._logs and jax.process_index() == 0:
             self._logs.keep_logs()
         facts = {"extra": extra or {}, "best": self.best()}
-        self._latest.save(step, state, facts)
+        self._latest.start(step, state, facts)
+
+    def unwritten(self) -> Any:
+        """Whether any process still writes what was started; None where nothing was. See `any_process`."""
+        return self._latest.unwritten()
+
+    def finish_saving(self) -> None:
+        """Wait for what was started on all processes, and commit it; nothing where nothing was."""
+        self._latest.finish()
 
     def latest(self) -> int | None:
         """The step of the latest checkpoint whose bytes are those that were written."""
@@ -141,7 +154,10 @@ class Checkpoints:
             # A resumed run saves the best of a step again.
             if best_step != step and best_metric >= metric:
                 return
-        self._best.save(step, params, {"metric": metric})
+        # One after the other, so that two do not fill the host's memory.
+        self._latest.finish()
+        self._best.start(step, params, {"metric": metric})
+        self._best.finish()
 
     def best(self) -> tuple[int, float] | None:
         """Step and metric of the best parameters; None before any were saved."""

@@ -127,6 +127,35 @@ def test_a_step_may_be_saved_again(tmp_path):
     assert_same(checkpoints.restore_best(state_at(0).params), state_at(2).params)
 
 
+def test_a_state_may_be_donated_as_soon_as_its_save_has_started(tmp_path):
+    """A save that read the arrays later would find the next step's numbers."""
+    next_state = jax.jit(lambda tree: jax.tree.map(lambda a: a * 0 - 1, tree), donate_argnums=0)
+    wanted = state_at(1)
+    checkpoints = Checkpoints(tmp_path)
+    state = state_at(1)
+    checkpoints.start_saving(1, state)
+    for _ in range(3):
+        state = next_state(state)
+    jax.block_until_ready(state)
+    checkpoints.finish_saving()
+    assert_same(Checkpoints(tmp_path).restore(state_at(0))[0], wanted)
+
+
+def test_a_checkpoint_counts_only_once_its_save_is_finished(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.unwritten() is None
+    checkpoints.save(1, state_at(1))
+    checkpoints.start_saving(2, state_at(2))
+    while checkpoints.unwritten():
+        time.sleep(0.01)
+    # All its files are there, and a kill would leave the one before.
+    assert not (tmp_path / "latest" / "2.json").exists()
+    assert (tmp_path / "latest" / "2").exists() and checkpoints.unwritten() is False
+    checkpoints.start_saving(3, state_at(3))  # which commits the one before first
+    assert (tmp_path / "latest" / "2.json").exists()
+    assert checkpoints.latest() == 3
+
+
 def test_saving_is_silent(tmp_path):
     code = f"""
 import jax.numpy as jnp
@@ -259,7 +288,7 @@ def test_training_goes_on_with_better_parameters_than_its_checkpoint_knew(tmp_pa
     assert reopened.best() == (3, 0.75)
 
 
-@pytest.mark.parametrize("killed_in", ["save", "write_whole", "_remove_others"])
+@pytest.mark.parametrize("killed_in", ["save_async", "write_whole", "_remove_others"])
 @pytest.mark.parametrize("kind", ["latest", "best"])
 def test_a_kill_anywhere_in_a_save_leaves_what_was_there_before_or_what_is_new(
     tmp_path, monkeypatch, killed_in, kind
@@ -275,7 +304,7 @@ def test_a_kill_anywhere_in_a_save_leaves_what_was_there_before_or_what_is_new(
     checkpoints = Checkpoints(tmp_path, keep=1)
     saved(checkpoints, 1)
     where = {
-        "save": checkpoint_series.ocp,
+        "save_async": checkpoint_series.ocp,
         "write_whole": checkpoint_series,
         "_remove_others": checkpoint_series.CheckpointSeries,
     }[killed_in]
@@ -309,8 +338,9 @@ def test_each_process_hashes_what_it_wrote(tmp_path, monkeypatch):
     for index, own in ((1, ["b"]), (0, ["_METADATA", "a"])):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
         read.clear()
-        sums = series._checksums(1)
+        own_sums = series._wait_for_files(1, lambda: None)
         assert sorted(read) == own
+        sums = series._join_checksums(1, own_sums)
     assert sums["state/ocdbt.process_1/d/b"] == [25, zlib.crc32(b"state/ocdbt.process_1/d/b")]
     assert len(sums) == 3 and os.listdir(tmp_path / "latest") == ["1"]
 
