@@ -19,7 +19,8 @@ from radit_jax.lm.answering import Answer, Retrieval, generate_answers
 from radit_jax.lm.scoring import PairScorer, every_pair
 from radit_jax.lm.training import LmTraining, PackedTrees, train_lm
 from radit_jax.models.lora import merge_adapters
-from radit_jax.runtime.distributed.mesh import make_mesh, put_params, row_layout
+from radit_jax.runtime.distributed.answering_mesh import answering_mesh
+from radit_jax.runtime.distributed.mesh import put_params, row_layout
 from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.stages.lm_ft import instances
 from radit_jax.text.prompts import question_prompt
@@ -83,7 +84,7 @@ def answer_from_chunks(
     check_lengths(questions=questions, chunks=questions if chunks is None else chunks)
     # 1) The model on all devices.
     model = as_model(lm)
-    mesh = make_mesh(MeshConfig())
+    mesh = answering_mesh(MeshConfig(), model.params, model.module.config.num_kv_heads)
     module = model.module.clone(layout=row_layout(mesh))
     model = Model(module, put_params(model.params, mesh), model.tokenizer)
     # 2) What answers, as `evaluate` and `ask` do.

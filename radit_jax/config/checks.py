@@ -37,7 +37,7 @@ def check_experiment(experiment: Experiment) -> None:
     e = experiment
     check_values(e)
     _check_folder_name(e.name, "name")
-    for axis in ("replica", "fsdp", "tensor"):
+    for axis in ("replica", "fsdp", "tensor", "answering_tensor"):
         if not getattr(e.mesh, axis):
             raise ValueError(f"mesh.{axis}: expected 1 or more, or -1 for what the devices give, got 0.")
     _check_base(e.base)

@@ -70,6 +70,8 @@ class MeshConfig(Settings):
     replica: MeshSize = 1
     fsdp: MeshSize = -1  # devices over which parameters and the batch are sharded; -1: those left
     tensor: MeshSize = -1  # devices that share the sums inside a layer; -1: those left
+    # devices that share a copy of a language model that answers; -1: as few as have room for it
+    answering_tensor: MeshSize = added(-1)
     # kernel for packed rows; auto: what the device has
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
     # what of an LM's layers is computed again for gradients, to save memory

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -13,14 +12,15 @@ from radit_jax.config import EvaluateConfig, MeshConfig
 from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.batches.few_shot import SHOT_END, Shot, few_shot_prompt
 from radit_jax.data.batches.prefix_trees import answer_ids
-from radit_jax.lm.answering import Backgrounds, Retrieval, merge_equal_texts
+from radit_jax.lm.answering import Backgrounds, Retrieval, merge_equal_texts, placement_of
 from radit_jax.lm.ensemble import DecodeOptions, answer_questions, answer_questions_by_token
 from radit_jax.method.answer_scoring import continuation_log_likelihood
 from radit_jax.method.generation import Stops
 from radit_jax.retrieval.search import Searcher
+from radit_jax.runtime.distributed.answering_mesh import answering_mesh
 from radit_jax.runtime.distributed.memory import naming_remedy
-from radit_jax.runtime.distributed.mesh import make_mesh
-from radit_jax.runtime.pretrained.model_io import Model, open_model
+from radit_jax.runtime.distributed.mesh import row_layout
+from radit_jax.runtime.pretrained.model_io import Model, abstract_model, open_model
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 
@@ -62,8 +62,11 @@ class Radit:
         # An export has its language model in a folder of its own.
         inner = epath.Path(path) / "lm"
         source = str(inner) if inner.exists() else path
-        mesh = make_mesh(MeshConfig())
-        self.model: Model = open_model(source, mesh=mesh)
+        config, shapes = abstract_model(source)
+        mesh = answering_mesh(MeshConfig(), shapes, config.num_kv_heads)
+        model = open_model(source, mesh=mesh)
+        self.model: Model = model._replace(module=model.module.clone(layout=row_layout(mesh)))
+        self._placement = placement_of(model.params)
         self.max_length = min(max_length, self.model.module.config.max_length)
         self.library = Library(path, chunks) if retrieval else None
         self._known_stops: dict[tuple[str, ...], Stops] = {}
@@ -136,6 +139,7 @@ class Radit:
             max_new_tokens=max_new_tokens,
             stops=self._stops(until),
             questions_per_batch=max(1, self.batch_size // num_chunks),
+            placement=self._placement,
         )
         candidates_of_questions = answer(
             self.model.module, self.model.params, prompts, backgrounds.log_probs, options
@@ -202,13 +206,14 @@ class Radit:
         # Requests of similar length share a batch, which is little padded then.
         order = sorted(range(len(requests)), key=longest_context)
         num_chunks = max((len(request.contexts) for request in requests), default=1)
-        size = max(1, self.batch_size // num_chunks)
+        size = self._placement.num_rows(max(1, self.batch_size // num_chunks))
         scores: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         for start in range(0, len(order), size):
             numbers = order[start : start + size]
             batch = _to_batch([requests[number] for number in numbers], size)
+            batch = self._placement.put_rows(batch)
             outputs = _log_likelihood(self.model.module, self.model.params, *batch)
-            log_probs, is_greedy = map(np.asarray, outputs)
+            log_probs, is_greedy = map(self._placement.gather, outputs)
             of_requests = zip(log_probs.tolist(), is_greedy.tolist(), strict=True)
             for number, score in zip(numbers, of_requests, strict=False):
                 scores[number] = score
@@ -313,7 +318,7 @@ def _before_ends(text: str, until: Sequence[str]) -> str:
     return text
 
 
-def _to_batch(requests: Sequence[ContinuationRequest], size: int) -> tuple[jax.Array, ...]:
+def _to_batch(requests: Sequence[ContinuationRequest], size: int) -> tuple[np.ndarray, ...]:
     """The arrays of `continuation_log_likelihood` for `size` requests; the last one fills up the batch."""
     repeated = [requests[-1]] * (size - len(requests))
     requests = [*requests, *repeated]
@@ -338,7 +343,7 @@ def _to_batch(requests: Sequence[ContinuationRequest], size: int) -> tuple[jax.A
             tokens[row, chunk, : len(text)] = text
             # The logits at a position predict the token after it.
             slots[row, chunk, :count] = np.arange(len(context) - 1, len(text) - 1)
-    return tuple(map(jnp.asarray, (tokens, slots, targets, is_target, log_probs)))
+    return tokens, slots, targets, is_target, log_probs
 
 
 def _longest_text(request: ContinuationRequest) -> int:

@@ -22,12 +22,16 @@ from radit_jax.evaluation.multiple_choice import choose
 from radit_jax.evaluation.predictions import text_records
 from radit_jax.evaluation.questions import LoadedTask
 from radit_jax.lm.answering import ChunkSearch, Retrieval, generate_answers
+from radit_jax.lm.prefix_sharing import round_up
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
-from radit_jax.runtime.distributed.mesh import configure_attention, make_mesh
+from radit_jax.runtime.distributed.answering_mesh import answering_mesh
+from radit_jax.runtime.distributed.memory import bytes_per_device
+from radit_jax.runtime.distributed.mesh import configure_attention, data_parallel_size, put_params
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.text.kilt import r_precision
 
+COPIES_IN_TRAINING = 4  # of the parameters, at most: as they were and are, and Adam's two moments
 ExampleResult = dict[str, Any]  # a question's id, answer and metrics
 
 
@@ -272,21 +276,28 @@ def kilt_validation(
     """The function that `train_lm` validates with: from parameters to `kilt_dev`, the tasks' mean metric.
 
     `settings` are those of the evaluation that follows, so that it measures what the checkpoint is chosen by.
-    `mesh` and `batch_size`, the rows that are read at a time, are training's.
+    `batch_size` are the rows that training reads at a time. The parameters that are validated are copied to
+    `answering_mesh`, while training's state waits where it is.
     """
+    # 1) The mesh, and as many rows on each copy of the model.
+    devices = answering_mesh(
+        mesh,
+        model.params,
+        model.module.config.num_kv_heads,
+        rows=batch_size,
+        held=COPIES_IN_TRAINING * bytes_per_device(model.params),
+    )
     score = ScoreConfig(
-        batch_size=batch_size,
+        batch_size=round_up(batch_size, data_parallel_size(devices)),
         sequence_length=settings.sequence_length,
         dtype=settings.dtype,
     )
-    # The mesh follows from the batch size: with training's, it is the one that the parameters lie on.
-    devices = make_mesh(mesh, rows=batch_size)
-    # The network computes in evaluation's dtype, whatever training's is.
+    # 2) The network computes in evaluation's dtype, whatever training's is.
     module = model.module.clone(dtype=jnp.dtype(settings.dtype))
     module = configure_attention(module, devices, mesh)
 
     def validate(params: Any) -> dict[str, float]:
-        tuned = model._replace(module=module, params=params)
+        tuned = model._replace(module=module, params=put_params(params, devices))
         scorer = PairScorer(tuned, devices, score)
         return {"kilt_dev": mean_metric(tasks, chunks, scorer, settings)}
 

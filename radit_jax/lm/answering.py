@@ -229,14 +229,11 @@ def questions_per_batch(prompts_per_question: int, settings: EvaluateConfig) -> 
 
 def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> CandidatesByQuestion:
     """Each question's candidates, by the ensemble that the settings name."""
-    # Rows go to the devices that hold the parameters.
-    mesh = mesh_of(model.params)
-    num_groups = data_parallel_size(mesh) if mesh else 1
     options = DecodeOptions(
         max_new_tokens=settings.max_new_tokens,
         stops=stops_of(model.tokenizer),
         questions_per_batch=questions_per_batch(prompts.log_probs.shape[1], settings),
-        placement=DevicePlacement(batch_placer(model.params), gather, num_groups),
+        placement=placement_of(model.params),
     )
 
     # The prompts without what was counted of them.
@@ -245,6 +242,13 @@ def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> Candida
         token_ids.append([prompt.tokens for prompt in by_chunk])
     decode = answer_questions_by_token if settings.ensemble == "token" else answer_questions
     return decode(model.module, model.params, token_ids, prompts.log_probs.tolist(), options)
+
+
+def placement_of(params: Any) -> DevicePlacement:
+    """Rows on the devices that hold the parameters."""
+    mesh = mesh_of(params)
+    num_groups = data_parallel_size(mesh) if mesh else 1
+    return DevicePlacement(batch_placer(params), gather, num_groups)
 
 
 def stops_of(tokenizer: Tokenizer) -> Stops:

@@ -28,6 +28,7 @@ from radit_jax.method.likelihood import continuation_log_probs
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.ahead import IN_FLIGHT, delayed, prefetched
 from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed.answering_mesh import answering_mesh
 from radit_jax.runtime.distributed.mesh import (
     configure_attention,
     data_parallel_size,
@@ -38,7 +39,7 @@ from radit_jax.runtime.distributed.mesh import (
     put_params,
 )
 from radit_jax.runtime.monitoring.progress import Progress
-from radit_jax.runtime.pretrained.model_io import Model, load_model
+from radit_jax.runtime.pretrained.model_io import Model, abstract_model, load_model
 from radit_jax.runtime.shards import load_on_own_devices
 
 Pairs = Int[np.ndarray, "P 2"]  # (number of an example, row of a chunk or NO_CHUNK)
@@ -101,32 +102,46 @@ class PairScorer:
     filled: RowFill = field(default_factory=RowFill, compare=False)
 
     @classmethod
-    def load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig, num_models: int = 1) -> "PairScorer":
+    def load(
+        cls,
+        path: Any,
+        settings: ScoreConfig,
+        mesh: MeshConfig,
+        num_models: int = 1,
+        *,
+        answers: bool = False,
+    ) -> "PairScorer":
         """Load the model at `path`, one of `num_models` that are used together.
 
         Several processes have a copy each on their own devices, where these have room for one. Else one model
-        lies on the devices of all.
+        lies on the devices of all. One that `answers`, too, lies as `answering_mesh` says.
         """
+        abstract = abstract_model(path) if answers else None
+
+        def devices_of(own: bool) -> Mesh:
+            rows = settings.batch_size
+            if abstract is None:
+                return own_mesh(mesh) if own else make_mesh(mesh, rows=rows)
+            heads = abstract.config.num_kv_heads
+            return answering_mesh(mesh, abstract.params, heads, rows=rows, num_models=num_models, own=own)
+
         scorer, _ = load_on_own_devices(
-            lambda own: cls._load(path, settings, mesh, own),
+            lambda own: cls._load(path, settings, mesh, devices_of(own), own),
             lambda scorer: scorer.model.params,
             num_models,
         )
         return scorer
 
     @classmethod
-    def _load(cls, path: Any, settings: ScoreConfig, mesh: MeshConfig, own: bool) -> "PairScorer":
-        if own:
-            # All processes together have the batch that the settings say.
-            devices = own_mesh(mesh)
-            _, count = processes.process_index_and_count()
-            unit = data_parallel_size(devices)
-            rows = -(-settings.batch_size // (count * unit)) * unit
-            settings = replace(settings, batch_size=rows)
-        else:
-            devices = make_mesh(mesh, rows=settings.batch_size)
+    def _load(
+        cls, path: Any, settings: ScoreConfig, mesh: MeshConfig, devices: Mesh, own: bool
+    ) -> "PairScorer":
+        # All processes together have the batch that the settings say, and all copies have as many rows.
+        _, count = processes.process_index_and_count() if own else (0, 1)
+        unit = data_parallel_size(devices)
+        rows = -(-settings.batch_size // (count * unit)) * unit
         model = load_model(path, dtype=settings.dtype, mesh=devices)
-        return cls._on(devices, model, settings, mesh, own)
+        return cls._on(devices, model, replace(settings, batch_size=rows), mesh, own)
 
     @classmethod
     def of(cls, model: Model, settings: ScoreConfig, mesh: MeshConfig) -> "PairScorer":

@@ -15,13 +15,12 @@ from typing import Any, TypeVar
 
 from radit_jax.errors import Stopped
 from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.distributed.memory import DoesNotFitError, check_room
+from radit_jax.runtime.distributed.memory import ROOM_OF_PARAMS, DoesNotFitError, check_room
 from radit_jax.runtime.distributed.mesh import any_process
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 T = TypeVar("T")
-ROOM_OF_PARAMS = 0.5  # of a device's memory, where a process has a model on its own devices
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.lm.answering import Answer, Retrieval, generate_answers, questions_per_batch
 from radit_jax.retrieval.ranking import Rows, Scores
 from radit_jax.retrieval.search import Searcher, chunk_log_probs
+from radit_jax.runtime.distributed.answering_mesh import answering_mesh
 from radit_jax.runtime.distributed.memory import naming_remedy
-from radit_jax.runtime.distributed.mesh import make_mesh, row_layout
+from radit_jax.runtime.distributed.mesh import row_layout
 from radit_jax.runtime.monitoring.progress import Progress
-from radit_jax.runtime.pretrained.model_io import Model, load_model
+from radit_jax.runtime.pretrained.model_io import Model, abstract_model, load_model
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
 from radit_jax.text.prompts import question_prompt
 
@@ -52,7 +53,6 @@ class AnsweringSystem:
         # The export says how it was evaluated; its tasks are not asked here.
         stored = export.read_json("answering.json")
         settings = EvaluateConfig(**{**stored["evaluate"], "tasks": ()}).answering()
-        mesh = make_mesh(MeshConfig())
         with naming_remedy("answering"):
             # 1) The retrievers, which search one index.
             inputs: Any = {"retriever": export, "embeddings": export, "index": export}
@@ -64,7 +64,10 @@ class AnsweringSystem:
             searchers[TUNED] = tuned
 
             # 2) The language model.
-            lm = load_model(export.verified_path("lm"), dtype=settings.dtype, mesh=mesh)
+            path = export.verified_path("lm")
+            config, shapes = abstract_model(path)
+            mesh = answering_mesh(MeshConfig(), shapes, config.num_kv_heads)
+            lm = load_model(path, dtype=settings.dtype, mesh=mesh)
             module = lm.module.clone(layout=row_layout(mesh))
         lm = lm._replace(module=module)
         return cls(Chunks(export), searchers, lm, settings, stored["temperature"])

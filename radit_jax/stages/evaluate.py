@@ -130,7 +130,7 @@ def _load_models(inputs: StageInputs, evaluate: EvaluateConfig, mesh: MeshConfig
     models = {}
     for lm, stage in STAGE_OF_LM.items():
         path = inputs[stage].verified_path("lm")
-        models[lm] = PairScorer.load(path, score, mesh, num_models=len(STAGE_OF_LM))
+        models[lm] = PairScorer.load(path, score, mesh, num_models=len(STAGE_OF_LM), answers=True)
     return models
 
 

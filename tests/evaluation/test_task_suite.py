@@ -222,8 +222,12 @@ def test_a_checkpoint_is_measured_by_the_mean_over_kilts_development_tasks(folde
     validate = kilt_validation(tasks, found, lm, MeshConfig(), settings, batch_size=16)
     right = [float(np.mean([item.answers[0] == "Ada Finch" for item in made.items])) for made in tasks]
     right[-1] = 2 * 0.5 / 1.5  # F1 with "Ada Finch built it"
-    assert validate("tuned") == {"kilt_dev": pytest.approx(np.mean(right))}
-    assert {params for params, *_ in seen} == {"tuned"}
+    tuned = {"up_proj": {"kernel": np.ones((1, 8, 8), np.float32)}}
+    assert validate(tuned) == {"kilt_dev": pytest.approx(np.mean(right))}
+    # What answers is whole on each of eight devices, which tell no limit.
+    shardings = [params["up_proj"]["kernel"].sharding for params, *_ in seen]
+    assert {sharding.shard_shape((1, 8, 8)) for sharding in shardings} == {(1, 8, 8)}
+    assert {sharding.mesh.shape["replica"] for sharding in shardings} == {8}
     assert [(rule, length) for _, _, rule, length in seen] == [
         (made.task.name == "wow", made.task.max_new_tokens) for made in tasks
     ]

@@ -303,9 +303,9 @@ def test_a_chunk_that_three_questions_share_is_read_once(params, short_prefixes,
     assert sorted(suffixes) == [1, 1, 2, 2, 3, 3]
 
 
-def on_eight_devices(network, params):
+def on_eight_devices(network, params, **sizes):
     """The network with its rows pinned, parameters and placement, on a mesh of eight."""
-    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    mesh = make_mesh(MeshConfig(tensor=2, **sizes))
     laid = put_params(params, mesh)
     return (
         network.clone(layout=row_layout(mesh)),
@@ -314,15 +314,26 @@ def on_eight_devices(network, params):
     )
 
 
-@pytest.mark.parametrize(("family", "seed"), [("llama", 0), ("gemma3", 1)])
-def test_eight_devices_answer_as_one_does(short_prefixes, monkeypatch, family, seed):
-    """Also where answers leave the batch, each device dropping those that it has."""
+@pytest.mark.parametrize(
+    ("family", "seed", "sizes"),
+    [
+        ("llama", 0, {"replica": 4, "fsdp": 1}),
+        ("gemma3", 1, {"fsdp": 4}),
+        pytest.param("llama", 0, {"fsdp": 4}, marks=pytest.mark.slow),
+        pytest.param("gemma3", 1, {"replica": 4, "fsdp": 1}, marks=pytest.mark.slow),
+    ],
+)
+def test_eight_devices_answer_as_one_does(short_prefixes, monkeypatch, family, seed, sizes):
+    """In whole copies and in the layout of training, also where answers leave the batch.
+
+    Each device drops those that it has.
+    """
     network = MODULES[family]
     params = sharp_params(network)
     prompts = sharing_prompts(np.random.default_rng(seed), num_questions=11)
     weights = np.log(np.tile([0.5, 0.3, 0.2], (len(prompts), 1)))
     options = DecodeOptions(max_new_tokens=6, stops=ENDS, questions_per_batch=10)
-    module, laid, placement = on_eight_devices(network, params)
+    module, laid, placement = on_eight_devices(network, params, **sizes)
     monkeypatch.setattr(ensemble, "STEPS_PER_CALL", 2)
     for answer in (answer_questions, answer_questions_by_token):
         alone = answer(network, params, prompts, weights, options)

@@ -18,12 +18,16 @@ REMEDIES = {
     "retrieve": "take more devices",
     "score": "lower score.batch_size or take more devices",
     "r_ft": "lower r_ft.batch_size, or score.batch_size if it was scoring, or take more devices",
-    "evaluate": "lower evaluate.prompts_per_batch or evaluate.sequence_length, or take more devices",
+    "evaluate": "raise mesh.answering_tensor, lower evaluate.prompts_per_batch or evaluate.sequence_length, "
+    "or take more devices",
     "export": "take hosts with more or larger devices, or set export.hf=false",
     "answering": "take more devices, or the CPU with JAX_PLATFORMS=cpu",
     "lm_eval": "lower --batch_size or --model_args max_length=…, take more devices, or the CPU with "
     "JAX_PLATFORMS=cpu",
 }
+
+
+ROOM_OF_PARAMS = 0.5  # of a device's memory; the rest is for what they compute
 
 
 class DoesNotFitError(ValueError):
@@ -40,18 +44,23 @@ def bytes_per_device(tree: Any) -> int:
     return total
 
 
+def device_memory() -> int | None:
+    """The bytes of the smallest of this process's devices; None where they do not tell, such as CPUs."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    limits = [one.get("bytes_limit") for one in stats]
+    known_limits = [limit for limit in limits if limit]
+    return min(known_limits, default=None)
+
+
 def check_room(what: str, shapes: Any, share: float = 1.0) -> None:
     """Refuse a tree whose part for a device is more than a share of the device's memory.
 
     Devices that do not tell their memory, such as CPUs, are not checked.
     """
-    stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    limits = [one.get("bytes_limit") for one in stats]
-    known_limits = [limit for limit in limits if limit]
-    if not known_limits:
+    memory = device_memory()
+    if memory is None:
         return
-    # The smallest device decides.
-    num_bytes, limit = bytes_per_device(shapes), share * min(known_limits)
+    num_bytes, limit = bytes_per_device(shapes), share * memory
     if num_bytes > limit:
         raise DoesNotFitError(
             f"{what} takes {num_bytes / GIB:.2f} GiB of each device, which has {limit / GIB:.2f} GiB"

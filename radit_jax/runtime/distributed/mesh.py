@@ -263,12 +263,11 @@ def put_params(params: Any, mesh: Mesh) -> Any:
 
 
 def _put_array(array: Any, sharding: NamedSharding) -> jax.Array:
-    # An array of all processes' devices moves in a computation of all.
+    # An array of all processes' devices moves in a computation of all, whatever order the meshes have.
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
-        move = jax.jit(lambda same: same, out_shardings=sharding)
-        return move(array)
+        return jax.device_put(array, sharding)
 
-    # device_put would send every array around to see that all processes have the same.
+    # Of others, device_put would send every one around to see that all processes have the same.
     def read_part(part: Any) -> np.ndarray:
         return np.asarray(array[part])
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from etils import epath
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from radit_jax.config import BertConfig, DecoderConfig, EncoderConfig, LastTokenConfig, Pooling
@@ -115,6 +115,21 @@ def load_model(path: epath.PathLike, *, dtype: str = "float32", mesh: Mesh | Non
     _check_shapes(module, params, path)
     limit_kept_memory(sum(array.nbytes for array in jax.tree.leaves(params)))
     return Model(module, params, tokenizer)
+
+
+class AbstractModel(NamedTuple):
+    """What is known of a language model before its parameters are read."""
+
+    config: DecoderConfig
+    params: Any  # shapes, in float32
+
+
+def abstract_model(source: epath.PathLike) -> AbstractModel:
+    """The language model that `source` names, by its small files."""
+    config = describe(str(source), expected="decoder").config
+    assert isinstance(config, DecoderConfig), "`describe` has checked it"
+    shapes = parameter_shapes(DecoderLm(config))
+    return AbstractModel(config, unflatten_dict(shapes, sep="/"))
 
 
 def load_own_tokenizer(path: epath.PathLike) -> Tokenizer:
