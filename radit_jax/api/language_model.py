@@ -15,7 +15,7 @@ from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.batches.examples import question_example
 from radit_jax.data.batches.prefix_trees import answer_token_count
 from radit_jax.data.records import Example, Question
-from radit_jax.lm.answering import Answer, Retrieval, generate_answers
+from radit_jax.lm.answering import Answer, AnsweringEngine, JaxEngine, Retrieval, generate_answers
 from radit_jax.lm.scoring import PairScorer, every_pair
 from radit_jax.lm.training import LmTraining, PackedTrees, train_lm
 from radit_jax.models.lora import merge_adapters
@@ -67,7 +67,7 @@ def score_pairs(
 
 
 def answer_from_chunks(
-    lm: AnyModel,
+    lm: AnyModel | AnsweringEngine,
     questions: Sequence[str],
     chunks: Sequence[Sequence[AnyChunk]] | None = None,
     log_probs: Any = None,
@@ -79,21 +79,26 @@ def answer_from_chunks(
     """Each question's answers with their probabilities under Eq. 2, the best first.
 
     `chunks[i]` are the chunks of question i, as many for each; without any the model answers by itself.
+    `lm` may be another engine than ours (`lm.vllm_engine.VllmEngine`).
     `log_probs`, [Q, K], are their log p_R: by default those of a search, or else all chunks weigh the same.
     """
     check_lengths(questions=questions, chunks=questions if chunks is None else chunks)
-    # 1) The model on all devices.
-    model = as_model(lm)
-    mesh = answering_mesh(MeshConfig(), model.params, model.module.config.num_kv_heads)
-    module = model.module.clone(layout=row_layout(mesh))
-    model = Model(module, put_params(model.params, mesh), model.tokenizer)
+    # 1) The model on all devices, unless an engine has it.
+    engine = lm if isinstance(lm, AnsweringEngine) else JaxEngine(_on_all_devices(as_model(lm)))
     # 2) What answers, as `evaluate` and `ask` do.
     settings = EvaluateConfig(
         max_new_tokens=max_new_tokens, sequence_length=sequence_length, ensemble=ensemble
     )
     prompts = [question_prompt(question) for question in questions]
-    answers, _ = generate_answers(model, prompts, _retrieval(len(questions), chunks, log_probs), settings)
+    answers, _ = generate_answers(engine, prompts, _retrieval(len(questions), chunks, log_probs), settings)
     return answers
+
+
+def _on_all_devices(model: Model) -> Model:
+    """The model in the layout in which it answers."""
+    mesh = answering_mesh(MeshConfig(), model.params, model.module.config.num_kv_heads)
+    module = model.module.clone(layout=row_layout(mesh))
+    return Model(module, put_params(model.params, mesh), model.tokenizer)
 
 
 def _retrieval(num_questions: int, chunks: Sequence[Sequence[AnyChunk]] | None, log_probs: Any) -> Retrieval:

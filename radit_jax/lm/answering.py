@@ -6,6 +6,7 @@ in the prompt, whose Background holds all of them (`concatenate`).
     Retrieval      chunks and log p_R of each question
     Backgrounds    the text before each prompt, and its weight
     Prompts        token ids, one prompt for each Background
+    candidates     token ids of answers with log p_LM (`AnsweringEngine`)
     Answer         a text with its probability in the mixture
 """
 
@@ -59,6 +60,14 @@ class Prompts(NamedTuple):
     log_probs: LogProbs  # log-weight of each prompt in Eq. 2
 
     @property
+    def token_ids(self) -> list[list[list[int]]]:
+        """The prompts without what was counted of them, by question and chunk."""
+        by_question = []
+        for by_chunk in self.questions:
+            by_question.append([prompt.tokens for prompt in by_chunk])
+        return by_question
+
+    @property
     def shots_dropped(self) -> int:
         """How many shots did not fit, over all prompts."""
         return sum(prompt.shots_dropped for prompt in self._all_prompts)
@@ -71,6 +80,39 @@ class Prompts(NamedTuple):
     @property
     def _all_prompts(self) -> Iterator[FewShotPrompt]:
         return itertools.chain.from_iterable(self.questions)
+
+
+@runtime_checkable
+class AnsweringEngine(Protocol):
+    """What generates the candidates of Eq. 2 and scores them: `JaxEngine`, or `vllm_engine.VllmEngine`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's, by which prompts are made."""
+        ...
+
+    def candidates(self, prompts: Prompts, settings: EvaluateConfig) -> CandidatesByQuestion:
+        """Each question's candidates, with log p_LM under each chunk and in the mixture, the best first."""
+        ...
+
+
+class JaxEngine(NamedTuple):
+    """Our own decoding and scoring, on the devices that hold the model's parameters."""
+
+    model: Model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        return self.model.tokenizer
+
+    def candidates(self, prompts: Prompts, settings: EvaluateConfig) -> CandidatesByQuestion:
+        """Each question's candidates, by the ensemble that the settings name."""
+        options = decode_options(self.tokenizer, prompts, settings)
+        options = options._replace(placement=placement_of(self.model.params))
+        decode = answer_questions_by_token if settings.ensemble == "token" else answer_questions
+        module, params = self.model.module, self.model.params
+        return decode(module, params, prompts.token_ids, prompts.log_probs.tolist(), options)
 
 
 @runtime_checkable
@@ -148,7 +190,7 @@ def answer(
 
 
 def generate_answers(
-    model: Model,
+    lm: Model | AnsweringEngine,
     prompts: Sequence[str],
     retrieval: Retrieval,
     settings: EvaluateConfig,
@@ -162,14 +204,16 @@ def generate_answers(
     Also returns how many prompts had their Background cut (`truncated`) and how many shots did not fit
     (`shots_dropped`). `shots[i]` are prompt i's examples, the nearest last. With `per_token` the best answer
     is chosen by log p per token, see `merge_equal_texts`. Mixing token by token gives one answer a prompt.
+    A model answers by `JaxEngine`.
     """
+    engine: AnsweringEngine = JaxEngine(lm) if isinstance(lm, Model) else lm
     if shots is None:
         shots = [()] * len(prompts)
     answers: list[list[Answer]] = [[] for _ in prompts]
     counts = Counter(shots_dropped=0, truncated=0)
 
     def text_of(tokens: Sequence[int]) -> str:
-        return first_line(model.tokenizer.decode(tokens))
+        return first_line(engine.tokenizer.decode(tokens))
 
     # Questions that share chunks are answered together, in blocks of whole batches.
     batch_size = questions_per_batch(retrieval.rows.shape[1], settings)
@@ -180,12 +224,12 @@ def generate_answers(
         block = order[start : start + block_size]
         block_texts = [prompts[question] for question in block]
         block_shots = [shots[question] for question in block]
-        block_prompts = make_prompts(model, block_texts, retrieval.part(block), settings, block_shots)
+        block_prompts = make_prompts(engine, block_texts, retrieval.part(block), settings, block_shots)
         counts["shots_dropped"] += block_prompts.shots_dropped
         counts["truncated"] += block_prompts.truncated
 
         # 2) Answer them, and put the answers at their questions' places.
-        decoded = _decode(model, block_prompts, settings)
+        decoded = engine.candidates(block_prompts, settings)
         for question, candidates in zip(block, decoded, strict=True):
             answers[question] = merge_equal_texts(candidates, text_of, per_token=per_token)
         if bar is not None:
@@ -194,7 +238,7 @@ def generate_answers(
 
 
 def make_prompts(
-    model: Model,
+    lm: Model | AnsweringEngine,
     prompts: Sequence[str],
     retrieval: Retrieval,
     settings: EvaluateConfig,
@@ -212,7 +256,7 @@ def make_prompts(
     # The rest of the row is for the answer.
     make_prompt = functools.partial(
         few_shot_prompt,
-        model.tokenizer,
+        lm.tokenizer,
         max_length=settings.sequence_length - settings.max_new_tokens,
     )
     questions = []
@@ -227,21 +271,13 @@ def questions_per_batch(prompts_per_question: int, settings: EvaluateConfig) -> 
     return max(1, settings.prompts_per_batch // prompts_per_question)
 
 
-def _decode(model: Model, prompts: Prompts, settings: EvaluateConfig) -> CandidatesByQuestion:
-    """Each question's candidates, by the ensemble that the settings name."""
-    options = DecodeOptions(
+def decode_options(tokenizer: Tokenizer, prompts: Prompts, settings: EvaluateConfig) -> DecodeOptions:
+    """What bounds the answers to these prompts, on one device."""
+    return DecodeOptions(
         max_new_tokens=settings.max_new_tokens,
-        stops=stops_of(model.tokenizer),
+        stops=stops_of(tokenizer),
         questions_per_batch=questions_per_batch(prompts.log_probs.shape[1], settings),
-        placement=placement_of(model.params),
     )
-
-    # The prompts without what was counted of them.
-    token_ids = []
-    for by_chunk in prompts.questions:
-        token_ids.append([prompt.tokens for prompt in by_chunk])
-    decode = answer_questions_by_token if settings.ensemble == "token" else answer_questions
-    return decode(model.module, model.params, token_ids, prompts.log_probs.tolist(), options)
 
 
 def placement_of(params: Any) -> DevicePlacement:

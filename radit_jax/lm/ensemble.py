@@ -194,27 +194,7 @@ class _Answerer(NamedTuple):
         # 3) Score them under the other chunks.
         for places, prefilled in read:
             self.score(prefilled, places, others, log_probs)
-        return self.rank(prompts, unique, log_probs, retrieval_log_probs)
-
-    def rank(
-        self,
-        prompts: Sequence[PromptsByChunk],
-        unique: Sequence[Sequence[Answer]],
-        log_probs: Float[np.ndarray, "B K U"],
-        retrieval_log_probs: Float[np.ndarray, "B K"],
-    ) -> CandidatesByQuestion:
-        """The answers mixed over the chunks by p_R, the most probable first."""
-        mixed = np.asarray(mix_over_chunks(log_probs, retrieval_log_probs))
-        ranked = []
-        for question, by_chunk in enumerate(prompts):
-            candidates = []
-            for number, answer in enumerate(unique[question]):
-                scores = log_probs[question, : len(by_chunk), number]
-                candidate = self.candidate(answer, float(mixed[question, number]))
-                candidates.append(candidate._replace(log_probs=tuple(scores.tolist())))
-            candidates.sort(key=lambda candidate: -candidate.log_prob)
-            ranked.append(candidates)
-        return ranked
+        return rank_candidates(prompts, unique, log_probs, retrieval_log_probs, self.options)
 
     def answer_by_token(
         self,
@@ -248,7 +228,7 @@ class _Answerer(NamedTuple):
             prior = scipy.special.log_softmax(weights[question, real].astype(np.float64))
             scores = posterior[question, real] - prior + log_probs[question]
             answer = strip_terminator(tokens[question].tolist(), self.options.stops)
-            candidate = self.candidate(answer, float(log_probs[question]))
+            candidate = _candidate(answer, float(log_probs[question]), self.options)
             answers.append([candidate._replace(log_probs=tuple(scores.tolist()))])
         return answers
 
@@ -339,12 +319,37 @@ class _Answerer(NamedTuple):
                 state = gather_answers(state, survivors)
         return tokens, log_probs, posterior
 
-    def candidate(self, answer: Answer, log_prob: float) -> AnswerCandidate:
-        """The answer with the number of tokens that its log-probability sums over."""
-        max_new_tokens, stops = self.options.max_new_tokens, self.options.stops
-        num_tokens = len(outcome(answer, stops, max_new_tokens))
-        is_cut = len(answer) == max_new_tokens and not is_closed(answer, stops)
-        return AnswerCandidate(answer, log_prob, num_tokens, is_cut)
+
+def rank_candidates(
+    prompts: Sequence[PromptsByChunk],
+    unique: Sequence[Sequence[Answer]],
+    log_probs: Float[np.ndarray, "B K U"],
+    retrieval_log_probs: Float[np.ndarray, "B K"],
+    options: DecodeOptions,
+) -> CandidatesByQuestion:
+    """Each question's unique answers mixed over the chunks by p_R, the most probable first.
+
+    `log_probs` are under each chunk, and log p_R is −inf where a chunk is missing.
+    """
+    mixed = np.asarray(mix_over_chunks(log_probs, retrieval_log_probs))
+    ranked = []
+    for question, by_chunk in enumerate(prompts):
+        candidates = []
+        for number, answer in enumerate(unique[question]):
+            scores = log_probs[question, : len(by_chunk), number]
+            candidate = _candidate(answer, float(mixed[question, number]), options)
+            candidates.append(candidate._replace(log_probs=tuple(scores.tolist())))
+        candidates.sort(key=lambda candidate: -candidate.log_prob)
+        ranked.append(candidates)
+    return ranked
+
+
+def _candidate(answer: Answer, log_prob: float, options: DecodeOptions) -> AnswerCandidate:
+    """The answer with the number of tokens that its log-probability sums over."""
+    max_new_tokens, stops = options.max_new_tokens, options.stops
+    num_tokens = len(outcome(answer, stops, max_new_tokens))
+    is_cut = len(answer) == max_new_tokens and not is_closed(answer, stops)
+    return AnswerCandidate(answer, log_prob, num_tokens, is_cut)
 
 
 def _places(prompts: Sequence[PromptsByChunk]) -> Int[np.ndarray, "P 2"]:
