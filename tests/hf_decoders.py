@@ -51,6 +51,7 @@ VARIANTS = {
         transformers.Gemma3TextConfig,
         GEMMA | {"layer_types": LAYERS, "rope_parameters": LINEAR},
     ),
+    "olmo2": (transformers.Olmo2Config, {}),
 }
 
 

@@ -11,15 +11,17 @@ LmScoreForm = Literal["token_geomean", "prob", "mean_log_prob", "sum_log_prob"] 
 Direction = Literal["retrieval_to_lsr", "lsr_to_retrieval", "symmetric"]  # of the divergence in Eq. 5
 
 
-Family = Literal["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3"]  # of decoders
+Family = Literal["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2"]  # of decoders
 
 
 class Traits(NamedTuple):
     """What every decoder of a family has, and LLaMA has not; and what some have, as settings."""
 
     qkv_bias: bool = False  # biases on queries, keys and values
-    qk_norm: bool = False  # RMSNorm on each head's query and key, before they are rotated
+    # RMSNorm on queries and keys before they are rotated: on each head's, or on those of all heads as one
+    qk_norm: Literal["none", "head", "all"] = "none"
     gelu: bool = False  # the feed-forward gate is GELU's tanh form, and not SiLU
+    norms_before: bool = True  # attention and the feed-forward part read the normalised stream
     norms_after: bool = False  # what attention and the feed-forward part add is normalised too
     centred_norms: bool = False  # a norm multiplies by 1 + weight
     scaled_embeddings: bool = False  # a token's embedding is multiplied by √D on its way in
@@ -41,13 +43,14 @@ TRAITS: dict[Family, Traits] = {
     "llama": Traits(),
     "mistral": Traits(may_set=("window",)),
     "qwen2": Traits(qkv_bias=True, may_set=_LAYERS),
-    "qwen3": Traits(qk_norm=True, may_set=_LAYERS),
+    "qwen3": Traits(qk_norm="head", may_set=_LAYERS),
     "gemma2": _GEMMA2,
     "gemma3": _GEMMA2._replace(
-        qk_norm=True,
+        qk_norm="head",
         may_set=(*_LAYERS, *_SCORES, "local_rope_theta"),
         has_to_set=("query_divisor", "local_rope_theta"),
     ),
+    "olmo2": Traits(qk_norm="all", norms_before=False, norms_after=True),
 }
 
 

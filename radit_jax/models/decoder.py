@@ -6,19 +6,19 @@ Modules have Hugging Face's names. The layers are one scanned block whose parame
 axis L; kernels are (in, out):
 
     model/embed_tokens/embedding                      V D
-    model/layers/input_layernorm/weight               L D
+    model/layers/input_layernorm/weight               L D                 not in OLMo 2
     model/layers/self_attn/{q,k,v}_proj/kernel        L D (heads · H)
     model/layers/self_attn/{q,k,v}_proj/bias          L (heads · H)       Qwen 2
-    model/layers/self_attn/{q,k}_norm/weight          L H                 Qwen 3, Gemma 3
+    model/layers/self_attn/{q,k}_norm/weight          L H                 Qwen 3, Gemma 3; OLMo 2: L (heads · H)
     model/layers/self_attn/o_proj/kernel              L (heads · H) D
     model/layers/post_attention_layernorm/weight      L D                 LLaMA: before the feed-forward part
-    model/layers/{pre,post}_feedforward_layernorm/weight   L D            Gemma
+    model/layers/{pre,post}_feedforward_layernorm/weight   L D            Gemma; OLMo 2: post
     model/layers/mlp/{gate,up}_proj/kernel            L D F
     model/layers/mlp/down_proj/kernel                 L F D
     model/norm/weight                                 D
     lm_head/kernel                                    D V, unless the head is the embedding transposed
 
-Gemma's `post_attention_layernorm` normalises what attention adds, as its name says.
+Gemma's and OLMo 2's `post_attention_layernorm` normalises what attention adds, as its name says.
 
 A kernel may be quantised, and an adapter may lie next to it: see `models/lora.py`.
 """
@@ -348,22 +348,23 @@ class Block(nn.Module):
             name="self_attn",
         )
         mlp = GatedMlp(config, self.dtype, name="mlp")
-        norms_after = config.traits.norms_after
+        traits = config.traits
 
         def norm(name: str) -> RmsNorm:
-            return RmsNorm(config.rms_norm_eps, config.traits.centred_norms, name=name)
+            return RmsNorm(config.rms_norm_eps, traits.centred_norms, name=name)
 
-        # Both parts read the normalised stream and add to the stream itself. `keep_rows` holds the compiler
-        # to one split over devices, by rows.
-        attention_norm = norm("input_layernorm")
-        attended, kept = attention(attention_norm(x), views, is_local, earlier)
-        if norms_after:
+        # Both parts read the stream, which most families normalise, and add to the stream itself.
+        # `keep_rows` holds the compiler to one split over devices, by rows.
+        read = norm("input_layernorm")(x) if traits.norms_before else x
+        attended, kept = attention(read, views, is_local, earlier)
+        if traits.norms_after:
             attended = norm("post_attention_layernorm")(attended)
         x = keep_rows(x + attended, layout)
 
-        mlp_norm = norm("pre_feedforward_layernorm" if norms_after else "post_attention_layernorm")
-        passed = mlp(mlp_norm(x))
-        if norms_after:
+        mlp_norm = "pre_feedforward_layernorm" if traits.norms_after else "post_attention_layernorm"
+        read = norm(mlp_norm)(x) if traits.norms_before else x
+        passed = mlp(read)
+        if traits.norms_after:
             passed = norm("post_feedforward_layernorm")(passed)
         x = keep_rows(x + passed, layout)
         if isinstance(kept, CacheSlot):

@@ -66,11 +66,15 @@ class SelfAttention(nn.Module):
                 use_bias=traits.qkv_bias,
                 name=f"{name}_proj",
             )
-            heads = projection(x).reshape(*batch_and_length, num_heads, config.head_size)
-            if traits.qk_norm and name != "v":
-                head_norm = RmsNorm(config.rms_norm_eps, traits.centred_norms, name=f"{name}_norm")
-                heads = head_norm(heads)
-            return heads
+            projected = projection(x)
+            heads_shape = (*batch_and_length, num_heads, config.head_size)
+            if traits.qk_norm == "none" or name == "v":
+                return projected.reshape(heads_shape)
+            # The norm of a head, or of all heads as one vector.
+            norm = RmsNorm(config.rms_norm_eps, traits.centred_norms, name=f"{name}_norm")
+            if traits.qk_norm == "all":
+                return norm(projected).reshape(heads_shape)
+            return norm(projected.reshape(heads_shape))
 
         queries = rotate(project("q", config.num_heads), view.rope)
         new_keys = rotate(project("k", config.num_kv_heads), view.rope)

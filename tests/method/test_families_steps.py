@@ -24,7 +24,7 @@ LENGTHS = ((11, 9), (4, 3), (9, 12))
 TEXTS = [[RNG.integers(1, SIZES["vocab_size"], length) for length in lengths] for lengths in LENGTHS]
 
 
-@pytest.fixture(scope="module", params=["qwen2_windowed", "qwen3", "gemma3"])
+@pytest.fixture(scope="module", params=["qwen2_windowed", "gemma3", "olmo2"])
 def pair(request, tmp_path_factory):
     return decoder_pair(request.param, tmp_path_factory.mktemp(request.param))
 

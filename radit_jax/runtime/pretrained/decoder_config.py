@@ -148,6 +148,12 @@ FORMS: dict[Family, FamilyForm] = {
         },
         WINDOW | PATTERN | SCORES | LOCAL_THETA,
     ),
+    "olmo2": FamilyForm(
+        "olmo2",
+        "Olmo2ForCausalLM",
+        {"hidden_act": "silu", "attention_bias": False},
+        {"rms_norm_eps": 1e-5},
+    ),
 }
 FAMILIES: dict[str, Family] = {form.model_type: family for family, form in FORMS.items()}
 NESTED = {"gemma3": "gemma3_text"}  # models of text and images: the model type of their text's decoder

@@ -204,7 +204,7 @@ def test_what_no_file_of_the_family_says_is_refused_wherever_it_is_read(changes,
 def test_a_family_that_is_not_known_is_refused():
     values = json.loads(json.dumps(own_json(GEMMA3)))
     values["config"]["family"] = "gpt2"
-    with pytest.raises(ValueError, match='^here: expected family llama, .* or gemma3, got "gpt2"'):
+    with pytest.raises(ValueError, match='^here: expected family llama, .* or olmo2, got "gpt2"'):
         own_config(values, "here")
 
 
