@@ -9,7 +9,7 @@ axis L; kernels are (in, out):
     model/layers/input_layernorm/weight               L D                 not in OLMo 2
     model/layers/self_attn/{q,k,v}_proj/kernel        L D (heads · H)
     model/layers/self_attn/{q,k,v}_proj/bias          L (heads · H)       Qwen 2
-    model/layers/self_attn/{q,k}_norm/weight          L H                 Qwen 3, Gemma 3; OLMo 2: L (heads · H)
+    model/layers/self_attn/{q,k}_norm/weight          L H                 Qwen 3, Gemma 3; OLMo: L (heads · H)
     model/layers/self_attn/o_proj/kernel              L (heads · H) D
     model/layers/post_attention_layernorm/weight      L D                 LLaMA: before the feed-forward part
     model/layers/{pre,post}_feedforward_layernorm/weight   L D            Gemma; OLMo 2: post
