@@ -171,7 +171,7 @@ MOVED = {
             "ROWS": "PROMPTS_PER_PREFILL",
             "Reading": "PrefillBatch",
             "Rows": "TokenRows",
-            "SHARED": "MIN_SHARED_PREFIX",
+            "SHARED": "MAX_WHOLE_PROMPT",
             "STEPS": "STEPS_PER_CALL",
             "TAIL": "SUFFIX_SLOTS",
             "Transfer": "DevicePlacement",

@@ -22,7 +22,7 @@ from radit_jax.method.generation import Answer, PrefillBatch, TokenIds, TokenRow
 
 PROMPTS_PER_PREFILL = 32  # enough to keep a CPU busy, few enough to be of similar length
 SUFFIX_SLOTS = 32  # the narrowest row of suffixes; a prompt that shares no prefix has a suffix of this length
-MIN_SHARED_PREFIX = 32  # tokens; reading a shorter shared prefix once saves nothing
+MAX_WHOLE_PROMPT = 2 * SUFFIX_SLOTS  # tokens; cut in two it would have no fewer slots, and more shapes
 
 
 class DevicePlacement(NamedTuple):
@@ -57,24 +57,26 @@ class Prompt(NamedTuple):
 def split_shared_prefixes(prompts: Sequence[TokenIds]) -> list[Prompt]:
     """Cut each prompt after the prefix that it shares with others.
 
-    A shared prefix has `MIN_SHARED_PREFIX` tokens or more, and at least half of each of its prompts.
+    A shared prefix has at least half of each of its prompts. Prompts of `MAX_WHOLE_PROMPT` tokens or fewer
+    stay whole.
 
-    >>> passage = tuple(range(40))
+    >>> passage = tuple(range(80))
     >>> for prompt in split_shared_prefixes([passage + (7, 8), (1, 3), passage + (9,)]):
     ...     print(len(prompt.prefix), prompt.suffix)
-    40 (7, 8)
+    80 (7, 8)
     0 (1, 3)
-    40 (9,)
+    80 (9,)
     """
     texts = [tuple(map(int, prompt)) for prompt in prompts]
     split = [Prompt((), ())] * len(texts)
     for group in _group_by_prefix(texts):
+        # A prompt by itself is cut where its suffix fills the narrowest row, a short one nowhere.
         is_shared = len(group.members) > 1
+        cut = group.shared_length if is_shared else max(0, group.longest - SUFFIX_SLOTS)
+        if group.longest <= MAX_WHOLE_PROMPT:
+            cut = 0
         for index in group.members:
             text = texts[index]
-            # A prompt by itself is cut where its suffix fills the narrowest row.
-            cut_alone = max(0, len(text) - SUFFIX_SLOTS)
-            cut = group.shared_length if is_shared else cut_alone
             split[index] = Prompt(prefix=text[:cut], suffix=text[cut:])
     return split
 
@@ -100,7 +102,7 @@ def _group_by_prefix(texts: Sequence[Answer]) -> list[_PrefixGroup]:
             prefix = texts[group.members[0]][: group.shared_length]
             shared_length = _common_prefix_length(prefix, text[:-1])
             longest = max(group.longest, len(text))
-            if shared_length >= max(MIN_SHARED_PREFIX, longest / 2):
+            if 2 * shared_length >= longest:
                 group.members.append(index)
                 group.shared_length = shared_length
                 group.longest = longest
@@ -135,11 +137,11 @@ def prefill_batches(
     split = split_shared_prefixes(prompts)
     batch_size = placement.num_rows(min(PROMPTS_PER_PREFILL, capacity))
 
-    def length_then_tokens(index: int) -> tuple[int, Prompt]:
-        prompt = split[index]
-        return len(prompt.prefix), prompt
+    def by_length(index: int) -> tuple[int, Answer, int, Answer]:
+        prefix, suffix = split[index]
+        return len(prefix), prefix, len(suffix), suffix
 
-    order = sorted(range(len(split)), key=length_then_tokens)
+    order = sorted(range(len(split)), key=by_length)
     num_missing = -len(order) % batch_size
     order += order[-1:] * num_missing
     for numbers in _batches(order, batch_size):
@@ -169,10 +171,11 @@ def build_prefill_batch(prompts: Sequence[Prompt], placement: DevicePlacement) -
         padded_prefixes += group_prefixes
         padded_prefixes += [()] * num_empty
 
-    # 3) Pad both parts to rows.
+    # 3) Pad both parts to rows. All prompts that are read whole have one width, where that holds them.
     prefix_rows = _pad_rows(padded_prefixes, 2 * SUFFIX_SLOTS)
     suffixes = [prompt.suffix for prompt in prompts]
-    suffix_rows = _pad_rows(suffixes, SUFFIX_SLOTS)
+    min_width = SUFFIX_SLOTS if prefix_rows.tokens.size else MAX_WHOLE_PROMPT
+    suffix_rows = _pad_rows(suffixes, min_width)
     return PrefillBatch(
         prefixes=placement.put_rows(prefix_rows),
         prefix_of=prefix_of,

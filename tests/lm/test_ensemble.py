@@ -49,7 +49,7 @@ def params():
 @pytest.fixture
 def short_prefixes(monkeypatch):
     """Prompts as short as those of these tests share what they begin with."""
-    monkeypatch.setattr(prefix_sharing, "MIN_SHARED_PREFIX", 1)
+    monkeypatch.setattr(prefix_sharing, "MAX_WHOLE_PROMPT", 0)
 
 
 def brute_force(params, prompts, weights, max_new_tokens):
@@ -314,20 +314,22 @@ def on_eight_devices(network, params, **sizes):
     )
 
 
+WHOLE, CUT = {"replica": 4, "fsdp": 1}, {"fsdp": 4}  # layouts: copies, and that of training
+NETWORKS = (("llama", 0), ("gemma3", 1))
+ON_EIGHT = list(itertools.product(NETWORKS, (WHOLE, CUT), (answer_questions, answer_questions_by_token)))
+QUICK = ((NETWORKS[0], WHOLE, answer_questions), (NETWORKS[1], CUT, answer_questions_by_token))
+
+
 @pytest.mark.parametrize(
-    ("family", "seed", "sizes"),
-    [
-        ("llama", 0, {"replica": 4, "fsdp": 1}),
-        ("gemma3", 1, {"fsdp": 4}),
-        pytest.param("llama", 0, {"fsdp": 4}, marks=pytest.mark.slow),
-        pytest.param("gemma3", 1, {"replica": 4, "fsdp": 1}, marks=pytest.mark.slow),
-    ],
+    ("network", "sizes", "answer"),
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in ON_EIGHT],
 )
-def test_eight_devices_answer_as_one_does(short_prefixes, monkeypatch, family, seed, sizes):
+def test_eight_devices_answer_as_one_does(short_prefixes, monkeypatch, network, sizes, answer):
     """In whole copies and in the layout of training, also where answers leave the batch.
 
     Each device drops those that it has.
     """
+    family, seed = network
     network = MODULES[family]
     params = sharp_params(network)
     prompts = sharing_prompts(np.random.default_rng(seed), num_questions=11)
@@ -335,9 +337,8 @@ def test_eight_devices_answer_as_one_does(short_prefixes, monkeypatch, family, s
     options = DecodeOptions(max_new_tokens=6, stops=ENDS, questions_per_batch=10)
     module, laid, placement = on_eight_devices(network, params, **sizes)
     monkeypatch.setattr(ensemble, "STEPS_PER_CALL", 2)
-    for answer in (answer_questions, answer_questions_by_token):
-        alone = answer(network, params, prompts, weights, options)
-        spread = answer(module, laid, prompts, weights, options._replace(placement=placement))
-        for one, eight in zip(alone, spread, strict=True):
-            assert [candidate.tokens for candidate in one] == [candidate.tokens for candidate in eight]
-            assert_stored([c.log_prob for c in one], [c.log_prob for c in eight])
+    alone = answer(network, params, prompts, weights, options)
+    spread = answer(module, laid, prompts, weights, options._replace(placement=placement))
+    for one, eight in zip(alone, spread, strict=True):
+        assert [candidate.tokens for candidate in one] == [candidate.tokens for candidate in eight]
+        assert_stored([c.log_prob for c in one], [c.log_prob for c in eight])

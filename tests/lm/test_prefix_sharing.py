@@ -12,6 +12,7 @@ from radit_jax.lm.prefix_sharing import (
     Prompt,
     build_prefill_batch,
     group_by_shared_chunks,
+    prefill_batches,
     split_shared_prefixes,
 )
 from radit_jax.lm.scoring import NO_CHUNK
@@ -40,7 +41,7 @@ def params():
 @pytest.fixture
 def short_prefixes(monkeypatch):
     """Prompts as short as those of these tests share what they begin with."""
-    monkeypatch.setattr(prefix_sharing, "MIN_SHARED_PREFIX", 1)
+    monkeypatch.setattr(prefix_sharing, "MAX_WHOLE_PROMPT", 0)
 
 
 def on_eight_devices(params):
@@ -57,7 +58,7 @@ def on_eight_devices(params):
 def test_what_is_read_stays_with_its_rows_when_prefixes_are_shared_and_answers_dropped(params):
     """A gather of any row from anywhere would bring every prompt's keys and values to every device."""
     module, laid, placement = on_eight_devices(params)
-    prompts = [[n // 4] * 40 + [3, n % 4] for n in range(16)]  # four share a prefix, and a device
+    prompts = [[n // 4] * 80 + [3, n % 4] for n in range(16)]  # four share a prefix, and a device
     reading = build_prefill_batch(split_shared_prefixes(prompts), placement)
     assert len(reading.prefixes.lengths) == 4
     np.testing.assert_array_equal(reading.prefix_of, np.zeros((4, 4)))
@@ -69,17 +70,35 @@ def test_what_is_read_stays_with_its_rows_when_prefixes_are_shared_and_answers_d
     np.testing.assert_array_equal(kept.tokens, state.tokens[::4])
     read = prefill_shared.lower(module, laid, *reading).compile().as_text()
     keep = gather_answers.lower(state, np.zeros((4, 1), np.int32)).compile().as_text()
-    assert "f64[2,4,1,96," in read  # two layers, four prompts, one head, 64 slots and 32
+    assert "f64[2,4,1,128," in read  # two layers, four prompts, one head, 96 slots and 32
     assert not re.search(r"\[(2,)?16,1,\d+,\d+\]", read) and "all-gather" not in keep
 
 
-def test_a_beginning_of_few_tokens_is_read_with_each_prompt():
-    questions = [[1] * (prefix_sharing.MIN_SHARED_PREFIX - 1) + [n] for n in range(8)]
-    assert all(prompt.prefix == () for prompt in split_shared_prefixes(questions))
-    longer = [[1] * prefix_sharing.MIN_SHARED_PREFIX + [n] for n in range(8)]
-    assert {prompt.prefix for prompt in split_shared_prefixes(longer)} == {
-        (1,) * prefix_sharing.MIN_SHARED_PREFIX
-    }
+def test_a_beginning_of_less_than_half_is_read_with_each_prompt():
+    beginning = [1] * 40
+    for own, prefixes in ((41, 6), (40, 1)):
+        prompts = [beginning + [n] * own for n in range(2, 8)]
+        cut = split_shared_prefixes(prompts)
+        assert len({prompt.prefix for prompt in cut}) == prefixes
+    assert {prompt.prefix for prompt in cut} == {tuple(beginning)}
+
+
+def test_short_prompts_are_read_whole_in_one_width_whether_they_share_or_not():
+    shapes = set()
+    for shared, own in ((60, 4), (60, 1), (0, 3), (40, 10)):
+        prompts = [[1] * shared + [n] * own for n in range(2, 10)]
+        for _, batch in prefill_batches(prompts, 8, ONE_DEVICE):
+            shapes.add((batch.prefixes.tokens.shape, batch.suffixes.tokens.shape))
+    assert shapes == {((1, 0), (8, 64))}
+    [(numbers, batch)] = prefill_batches([[1] * 60 + [n] * 5 for n in range(8)], 8, ONE_DEVICE)
+    assert sorted(numbers) == list(range(8)) and batch.prefixes.lengths.tolist() == [60]
+
+
+def test_whole_prompts_are_read_with_those_of_their_length():
+    lengths = [50, 3, 64, 7, 30, 2, 60, 5]
+    prompts = [[number] * length for number, length in enumerate(lengths)]
+    batches = list(prefill_batches(prompts, 4, ONE_DEVICE))
+    assert [numbers for numbers, _ in batches] == [[5, 1, 7, 3], [4, 0, 6, 2]]
 
 
 def test_equal_prompts_keep_a_token_each(short_prefixes):
