@@ -45,7 +45,8 @@ def learning_rate(config: OptimizerConfig, peak: float) -> Schedule:
 def learning_rates(config: OptimizerConfig) -> list[float]:
     """The learning rate of each update."""
     schedule = learning_rate(config, config.peak_lr)
-    return schedule(jnp.arange(config.steps)).tolist()
+    # One program instead of one for each operation.
+    return jax.jit(schedule)(jnp.arange(config.steps)).tolist()
 
 
 def _adamw(config: OptimizerConfig, schedule: Schedule) -> optax.GradientTransformation:

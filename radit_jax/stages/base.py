@@ -142,8 +142,9 @@ def cloze_batches(
 def init_lm(module: DecoderLm, init: str, seed: int) -> Any:
     """Drawn parameters; with `init="mimetic"` attention starts as `mimetic_init` makes it."""
     key = jax.random.key(seed)
-    any_tokens = jnp.zeros((1, 8), jnp.int32)
-    params = module.init(key, any_tokens)["params"]
+    any_tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    # The draws alone: the network is traced, but does not run.
+    params = module.lazy_init(key, any_tokens)["params"]
     if init == "mimetic":
         return mimetic_init(params, module.config, jax.random.fold_in(key, 1))
     return params
