@@ -1,7 +1,8 @@
 """All benchmarks, or those that are named: `python -m benchmarks [NAMES]`.
 
 Each leaves its record in `benchmarks/results/NAME.json`; the tables of `docs/performance.md` are made of the
-records that are there, and `--tables` makes them again without measuring anything.
+records that are there, and `--tables` makes them again without measuring anything. `--check` takes three
+minutes, and tells by its exit code whether a path has become slower (`benchmarks/check.py`).
 
     pip install -c constraints.txt -e '.[bench]'
     python -m venv .venv-fed-rag && .venv-fed-rag/bin/pip install -r benchmarks/fed_rag.txt     (optional)
@@ -20,7 +21,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import compare, tables
+from benchmarks import check, compare, tables
 
 # Each is a module with a BENCHMARK; where nothing is compared, it has its own `run` and `section` instead.
 NAMES = (
@@ -48,6 +49,8 @@ def main() -> None:
     parser.add_argument("--cache", default="runs/benchmarks", help="inputs, weights and logs")
     parser.add_argument("--only", nargs="*", default=[], help="workers to measure; nothing is recorded")
     parser.add_argument("--tables", action="store_true", help="measure nothing, only write the tables")
+    parser.add_argument("--check", action="store_true", help="compare a few small paths with their record")
+    parser.add_argument("--record", action="store_true", help="with --check: make this the record")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(NAMES)):
         parser.error(f"expected benchmarks of {', '.join(NAMES)}, got {', '.join(unknown)}")
@@ -57,6 +60,8 @@ def main() -> None:
 
     RESULTS.mkdir(exist_ok=True)
     cache = pathlib.Path(options.cache)
+    if options.check:
+        sys.exit(check.run(cache, record=options.record))
     for name in options.names or NAMES:
         path = RESULTS / f"{name}.json"
         if not options.tables:

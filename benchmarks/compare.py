@@ -55,8 +55,8 @@ class Benchmark:
 
     @property
     def module(self) -> str:
-        """The module that holds the workers' functions."""
-        return self.prepare.__module__
+        """The module that holds the workers' functions, and `agreement` with them."""
+        return self.agreement.__module__
 
 
 def run(

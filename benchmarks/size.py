@@ -87,22 +87,22 @@ def _embedding(folder: pathlib.Path, times: int) -> Cost:
 def _building(folder: pathlib.Path, times: int) -> Cost:
     from radit_jax.retrieval.index import build_index
 
-    vectors, queries = _vectors(4000 * times), _vectors(200, seed=1)
+    vectors, queries = clustered_vectors(4000 * times), clustered_vectors(200, seed=1)
     return lambda: build_index(vectors, queries, kind="scann")
 
 
 def _searching(folder: pathlib.Path, times: int) -> Cost:
     from radit_jax.retrieval.index import build_index
 
-    index = build_index(_vectors(4000 * times), _vectors(200, seed=1), kind="scann")
-    queries = _vectors(2000, seed=2)
+    index = build_index(clustered_vectors(4000 * times), clustered_vectors(200, seed=1), kind="scann")
+    queries = clustered_vectors(2000, seed=2)
     return lambda: index.search(queries, 10)
 
 
 def _searching_exactly(folder: pathlib.Path, times: int) -> Cost:
     from radit_jax.retrieval.index import ExactIndex
 
-    index, queries = ExactIndex(_vectors(4000 * times)), _vectors(1000, seed=2)
+    index, queries = ExactIndex(clustered_vectors(4000 * times)), clustered_vectors(1000, seed=2)
     return lambda: index.search(queries, 10)
 
 
@@ -182,7 +182,7 @@ PATHS = (
 )
 
 
-def _vectors(count: int, seed: int = 0) -> np.ndarray:
+def clustered_vectors(count: int, seed: int = 0) -> np.ndarray:
     """Unit vectors in a thousand clusters, which are the same for every seed."""
     centers = np.random.default_rng(100).normal(size=(1000, 384))
     draw = np.random.default_rng(seed)
