@@ -92,6 +92,7 @@ def test_a_row_has_no_more_sequences_than_a_kernel_has_room_for():
     assert [len(row) for row in rows] == [3, 3, 3, 3]  # 64 / 16 runs, of which the padding may be one
 
 
+@pytest.mark.slow
 def test_rows_of_examples_on_wikipedia_are_nearly_full(shared_data, tmp_path):
     """Each of 600 questions under its gold passage and two others, in LLaMA's tokens."""
     shutil.copy(shared_data / "tokenizers" / "llama_tokenizer.model", tmp_path / "tokenizer.model")

@@ -563,15 +563,21 @@ def at_chance_in_mmlu(output):
     )
 
 
-def test_a_random_model_finishes_official_tasks_and_is_at_chance_in_mmlu(real, tmp_path):
-    names = ("mmlu", "nq", "hotpotqa.json", "fever")
-    output = official(real, tmp_path, *names, questions_per_task=8, max_new_tokens=1, prompts_per_batch=16)
-    tasks = output.read_json("results.json")["tasks"]
+@pytest.fixture(scope="module")
+def eight_of_each(real, tmp_path_factory):
+    """Eight questions of each official task, answered in a token or by its choices."""
+    names = ("mmlu", "nq", "hotpotqa.json", "fever", "boolq", "piqa")
+    few = {"questions_per_task": 8, "max_new_tokens": 1, "prompts_per_batch": 16}
+    return official(real, tmp_path_factory.mktemp("official"), *names, **few)
+
+
+def test_a_random_model_finishes_official_tasks_and_is_at_chance_in_mmlu(eight_of_each):
+    tasks = eight_of_each.read_json("results.json")["tasks"]
     assert {name: task["num_questions"] for name, task in tasks.items()} == dict.fromkeys(
-        ("mmlu", "nq", "hotpotqa", "fever"), 8
+        ("mmlu", "nq", "hotpotqa", "fever", "boolq", "piqa"), 8
     )
     assert tasks["mmlu"]["lines"] == {"read": 1542}  # of the 57 validation files
-    assert at_chance_in_mmlu(output)
+    assert at_chance_in_mmlu(eight_of_each)
 
 
 @pytest.mark.slow
@@ -581,15 +587,18 @@ def test_a_random_model_is_at_chance_in_all_of_mmlus_development_questions(real,
     assert at_chance_in_mmlu(output)
 
 
-@pytest.mark.parametrize("most", [40, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("most", [8, pytest.param(0, marks=pytest.mark.slow)])
 def test_boolq_and_piqa_are_answered_as_transformers_answers_them_with_the_exported_model(
-    real, tmp_path, most
+    real, tmp_path, request, most
 ):
     torch = pytest.importorskip("torch")
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     stage_inputs, files = real
-    output = official(real, tmp_path, "boolq", "piqa", questions_per_task=most, sequence_length=1536)
+    if most:
+        output = request.getfixturevalue("eight_of_each")
+    else:
+        output = official(real, tmp_path, "boolq", "piqa", questions_per_task=0)
     export_hf(tmp_path / "hf", load_model(stage_inputs["lm_ft"].path / "lm"))
     hf = torch_model_in_float64(LlamaForCausalLM.from_pretrained(tmp_path / "hf").eval())
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
