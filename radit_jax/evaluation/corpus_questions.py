@@ -45,6 +45,7 @@ from radit_jax.lm.sharded_scoring import ShardedScorer
 from radit_jax.method.losses import ensemble_log_prob
 from radit_jax.retrieval.search import Searcher, chunk_log_probs
 from radit_jax.runtime.monitoring.progress import Progress
+from radit_jax.runtime.parts import read_each
 from radit_jax.runtime.shards import Shards
 from radit_jax.runtime.storage.fingerprints import shard_name
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -202,7 +203,7 @@ class CorpusQuestionEval:
         # How a language model uses a chunk shows best with one: its quality is known, and nothing is mixed.
         num_questions = len(self.questions)
         if kind == "gold":
-            rows = np.asarray([self._gold_row(question) for question in self.questions])
+            rows = self.corpus.first_gold_rows(self.questions)
         elif kind == "retrieved":
             rows = np.asarray(top_rows)
         elif kind == "random":
@@ -211,11 +212,6 @@ class CorpusQuestionEval:
         else:
             rows = np.full(num_questions, NO_CHUNK)
         return rows[:, None], np.zeros((num_questions, 1), np.float32)
-
-    def _gold_row(self, question: Question) -> int:
-        if not question.gold_chunks:
-            return NO_CHUNK
-        return self.corpus.rows[question.gold_chunks[0]]
 
     # ---- answers and likelihoods ----
 
@@ -271,8 +267,10 @@ class CorpusQuestionEval:
     def _stored_answers(self, name: str, system: SystemInputs) -> list[list[Answer]]:
         """The answers of a system that has answered all questions."""
         answers: list[list[Answer]] = [[] for _ in system.rows]
-        for file in self._answer_shards(name, system):
-            for line in self.output.read_jsonl(file):
+        files = list(self._answer_shards(name, system))
+        # Each of several processes reads some of the shards.
+        for file, data in zip(files, read_each(self.output, files), strict=True):
+            for line in self.output.parse_jsonl(file, data):
                 answers[line["place"]] = list(map(answer_from_json, line["answers"]))
         return answers
 

@@ -54,7 +54,7 @@ class FewShotBase:
         rows = {
             "none": np.full(len(examples), NO_CHUNK),
             "retrieved": top_rows[:, 0],
-            "gold": np.array([corpus.rows[example.gold_chunks[0]] for example in examples]),
+            "gold": corpus.first_gold_rows(examples),
         }
         return cls(examples, rows)
 

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from radit_jax.data.artifacts.chunks import Chunks
-from radit_jax.data.records import Question
+from radit_jax.data.records import Chunk, Question
 from radit_jax.evaluation.figures import QuestionResult
 from radit_jax.evaluation.systems import RetrievedChunks
 from radit_jax.lm.answering import Answer
+from radit_jax.runtime.distributed import processes
 from radit_jax.text.metrics import exact_match, f1
 
 
@@ -35,35 +36,46 @@ def prediction_lines(
     retrieved: RetrievedChunks,
     chunks: Chunks,
 ) -> list[dict[str, Any]]:
-    """RA-DIT's answers with the chunks that they are from, and each system's best answer."""
+    """RA-DIT's answers with the chunks that they are from, and each system's best answer.
+
+    All processes call it, and each reads the chunks of some questions.
+    """
+
     # As a person reads it: the question, what RA-DIT answered on what evidence, and the others' answers.
-    lines = []
-    for index, question in enumerate(questions):
-        best_answers = {}
-        for name, results in by_system.items():
-            best_answers[name] = results[index]["answers"][0]["answer"]
-        lines.append(
-            {
-                "id": question.id,
-                "group": question.group,
-                "question": question.question,
-                "gold": list(question.answers),
-                "answers": by_system["radit"][index]["answers"],
-                "chunks": _weighted_chunks(retrieved.rows[index], retrieved.log_probs[index], chunks),
-                "systems": best_answers,
-            }
-        )
-    return lines
+    def make(places: Sequence[int]) -> list[dict[str, Any]]:
+        k = retrieved.log_probs.shape[1]
+        chunk_of = chunks.by_row(retrieved.rows[places, :k])
+        lines = []
+        for place in places:
+            question = questions[place]
+            evidence = [chunk_of[row] for row in retrieved.rows[place, :k].tolist()]
+            lines.append(
+                {
+                    "id": question.id,
+                    "group": question.group,
+                    "question": question.question,
+                    "gold": list(question.answers),
+                    "answers": by_system["radit"][place]["answers"],
+                    "chunks": _weighted_chunks(evidence, retrieved.log_probs[place]),
+                    "systems": _best_answers(by_system, place),
+                }
+            )
+        return lines
+
+    return processes.in_shares("predictions", range(len(questions)), make)
 
 
-def _weighted_chunks(
-    rows: Int[np.ndarray, " D"],
-    log_probs: Float[np.ndarray, " K"],
-    chunks: Chunks,
-) -> list[dict[str, Any]]:
-    """The first K of a question's chunks with their p_R."""
+def _best_answers(by_system: Mapping[str, Sequence[QuestionResult]], place: int) -> dict[str, str]:
+    """Each system's best answer to a question."""
+    best = {}
+    for name, results in by_system.items():
+        best[name] = results[place]["answers"][0]["answer"]
+    return best
+
+
+def _weighted_chunks(evidence: Sequence[Chunk], log_probs: Float[np.ndarray, " K"]) -> list[dict[str, Any]]:
+    """A question's chunks with their p_R."""
     weighted = []
-    records = chunks.take(rows[: len(log_probs)])
-    for chunk, p in zip(records, np.exp(log_probs), strict=True):
+    for chunk, p in zip(evidence, np.exp(log_probs), strict=True):
         weighted.append({"id": chunk.id, "title": chunk.title, "text": chunk.text, "p_R": float(p)})
     return weighted

@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from radit_jax.data.records import ChunkReader, Example
 from radit_jax.lm.scoring import Pairs, PairScorer, PairScores, order_by_chunk
+from radit_jax.runtime.parts import read_each
 from radit_jax.runtime.shards import Shards
 from radit_jax.runtime.storage.fingerprints import shard_name
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -43,10 +44,14 @@ class ShardedScorer:
             shards.write_each(scorer.score_each(own_pairs, examples, self.chunks, bar), self._write)
 
     def read(self, name: str, pairs: Pairs) -> PairScores:
-        """The scores that `make` has left, in the order of `pairs`."""
+        """The scores that `make` has left, in the order of `pairs`, on every process."""
         scores = PairScores.empty(len(pairs))
-        for file, part in self._parts(name, pairs).items():
-            scores.put(part, PairScores(**self.folder.read_arrays(file)))
+        parts = self._parts(name, pairs)
+        # Each of several processes reads some of the shards.
+        files = read_each(self.folder, list(parts))
+        for (file, part), data in zip(parts.items(), files, strict=True):
+            arrays = self.folder.parse_arrays(file, data)
+            scores.put(part, PairScores(**arrays))
         return scores
 
     def _write(self, file: str, scores: PairScores) -> None:

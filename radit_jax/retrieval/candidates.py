@@ -10,6 +10,7 @@ from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.records import Example
 from radit_jax.retrieval.copied_answers import SPARE_CANDIDATES, without_copies
 from radit_jax.retrieval.search import Searcher
+from radit_jax.runtime.parts import read_each
 from radit_jax.runtime.shards import Shards
 from radit_jax.runtime.storage.fingerprints import shard_name
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -47,6 +48,8 @@ class ExampleSearch:
     def read(self) -> tuple[Int[np.ndarray, "E K"], Float[np.ndarray, "E K"], int]:
         """What `make` has left: rows and scores of each example's top k chunks, best first, and a count.
 
+        All processes call it, and all have all.
+
         The count is how many were left out as copies. Places that no chunk is left for have row −1.
         """
         shape = len(self.examples), self.k
@@ -54,8 +57,10 @@ class ExampleSearch:
         scores = np.zeros(shape, np.float32)
         num_copies = 0
         for parts in self._kinds():
-            for file, places in parts.items():
-                arrays = self.folder.read_arrays(file, "rows", "scores", "num_copies")
+            # Each of several processes reads some of the shards.
+            files = read_each(self.folder, list(parts))
+            for (file, places), data in zip(parts.items(), files, strict=True):
+                arrays = self.folder.parse_arrays(file, data, "rows", "scores", "num_copies")
                 rows[places] = arrays["rows"]
                 scores[places] = arrays["scores"]
                 num_copies += int(arrays["num_copies"])

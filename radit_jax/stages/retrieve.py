@@ -8,7 +8,7 @@ out.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int
 from radit_jax.config import MeshConfig
 from radit_jax.data.artifacts.corpus import Corpus
 from radit_jax.data.artifacts.retrieved import Retrieved
+from radit_jax.data.batches.corpus_examples import CutExamples, cut_examples
 from radit_jax.data.batches.examples import lm_text_example, question_example, r_text_example
 from radit_jax.data.batches.prefix_trees import LmTokenizer, fits
 from radit_jax.data.finetuning.mixture import share_count
@@ -29,7 +30,6 @@ from radit_jax.runtime.pretrained.model_io import load_own_tokenizer
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
 ChunkRows = Int[np.ndarray, "E K"]  # each example's chunks by their rows in the corpus; −1 is no chunk
-CHUNKS_AT_ONCE = 1024  # in memory while examples are cut from them
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def _retrieve_lm_ft(
     if is_train:
         num_text_instances = share_count(num_instances, settings.corpus_text_fraction)
         num_texts = round(num_text_instances / settings.instances_per_example)
-    texts = _text_examples(
-        corpus,
+    texts = cut_examples(
+        corpus.chunks,
         num_texts,
         lambda chunk: _if_fits(lm_text_example(chunk, tokenizer), sources.readers, max_length),
         settings.seed,
@@ -137,26 +137,20 @@ def _retrieve_lm_ft(
         tasks = _without_chunks(tasks)
         texts = texts._replace(examples=_without_chunks(texts.examples))
 
-    # Their chunks, which processes find in shards.
+    # Their chunks, which processes find in shards. The rows of the tasks come first.
     search = _search(sources, tasks, texts, settings.chunks_per_example, output, split)
-    search.make()
+    retrieved, num_copies = _retrieved(search)
+    task_rows = retrieved.chunk_rows[: len(tasks)]
+    _put_gold(task_rows, questions, corpus, only_gold, settings.force_gold)
+    retrieved.save(output, split)
 
-    # One process puts the shards together.
-    def join() -> dict[str, Any]:
-        retrieved, num_copies = _retrieved(search)
-        # The rows of the tasks come first.
-        task_rows = retrieved.chunk_rows[: len(tasks)]
-        _put_gold(task_rows, questions, corpus, only_gold, settings.force_gold)
-        retrieved.save(output, split)
-        facts = _facts(len(drawn), len(tasks), texts, retrieved, num_copies)
-        if is_train:
-            num_text_instances = len(texts.examples) * settings.instances_per_example
-            share = num_text_instances / max(1, num_instances + num_text_instances)
-            facts["text_share"] = round(share, 4)
-            _warn("lm_ft", "instances", settings.corpus_text_fraction, facts, "Add passages.")
-        return facts
-
-    return processes.on_process_zero(f"{output} {split}", join)
+    facts = _facts(len(drawn), len(tasks), texts, retrieved, num_copies)
+    if is_train:
+        num_text_instances = len(texts.examples) * settings.instances_per_example
+        share = num_text_instances / max(1, num_instances + num_text_instances)
+        facts["text_share"] = round(share, 4)
+        _warn("lm_ft", "instances", settings.corpus_text_fraction, facts, "Add passages.")
+    return facts
 
 
 def _put_gold(
@@ -167,10 +161,11 @@ def _put_gold(
     force_gold: bool,
 ) -> None:
     """Put gold chunks where the settings and the draw of `only_gold` ask for them."""
+    row_of = corpus.gold_rows(questions) if force_gold or only_gold.any() else {}
     if force_gold:
-        rows[:] = with_gold(rows, questions, corpus.rows)
+        rows[:] = with_gold(rows, questions, row_of)
     if only_gold.any():
-        rows[:] = with_gold_alone(rows, questions, corpus.rows, only_gold)
+        rows[:] = with_gold_alone(rows, questions, row_of, only_gold)
 
 
 def _draw_gold_contexts(questions: Sequence[Question], settings: LmFtRetrieval) -> Bool[np.ndarray, " E"]:
@@ -212,30 +207,25 @@ def _retrieve_r_ft(
         example = r_text_example(chunk, tokenizer, settings.text_tokens)
         return _if_fits(example, sources.readers, max_length)
 
-    texts = _text_examples(corpus, num_texts, text_example, settings.seed)
+    texts = cut_examples(corpus.chunks, num_texts, text_example, settings.seed)
 
     # Their chunks, which processes find in shards.
     search = _search(sources, tasks, texts, settings.num_chunks, output, split)
-    search.make()
+    retrieved, num_copies = _retrieved(search)
+    retrieved.save(output, split)
 
-    # One process puts the shards together.
-    def join() -> dict[str, Any]:
-        retrieved, num_copies = _retrieved(search)
-        retrieved.save(output, split)
-        facts = _facts(len(drawn), len(tasks), texts, retrieved, num_copies)
-        if is_train:
-            share = len(texts.examples) / max(1, len(retrieved.examples))
-            facts["text_share"] = round(share, 4)
-            remedy = "Add passages."
-            if texts.num_skipped:
-                remedy = (
-                    f"{texts.num_skipped:,} chunks gave none. Lower r_ft.text_tokens "
-                    f"({settings.text_tokens}), because a chunk needs twice as many tokens, or add passages."
-                )
-            _warn("r_ft", "examples", settings.corpus_text_fraction, facts, remedy)
-        return facts
-
-    return processes.on_process_zero(f"{output} {split}", join)
+    facts = _facts(len(drawn), len(tasks), texts, retrieved, num_copies)
+    if is_train:
+        share = len(texts.examples) / max(1, len(retrieved.examples))
+        facts["text_share"] = round(share, 4)
+        remedy = "Add passages."
+        if texts.num_skipped:
+            remedy = (
+                f"{texts.num_skipped:,} chunks gave none. Lower r_ft.text_tokens "
+                f"({settings.text_tokens}), because a chunk needs twice as many tokens, or add passages."
+            )
+        _warn("r_ft", "examples", settings.corpus_text_fraction, facts, remedy)
+    return facts
 
 
 def with_gold(rows: ChunkRows, questions: Sequence[Question], row_of: Mapping[str, int]) -> ChunkRows:
@@ -321,39 +311,8 @@ def _if_fits(example: Example | None, readers: Sequence[LmTokenizer], max_length
     return None
 
 
-class _Texts(NamedTuple):
-    """Examples cut from the corpus, and what became of the chunks that were drawn for them."""
-
-    examples: list[Example]
-    sources: list[int]  # the rows of their chunks
-    num_asked: int
-    num_skipped: int  # chunks that gave no example
-
-
-def _text_examples(
-    corpus: Corpus, num_asked: int, make: Callable[[Chunk], Example | None], seed: int
-) -> _Texts:
-    """At most `num_asked` examples, each from a drawn chunk."""
-    rng = np.random.default_rng([seed, 1])
-    order = rng.permutation(len(corpus.chunks))
-    # A chunk that gives no example is replaced by the next one.
-    texts = _Texts([], [], num_asked, 0)
-    for start in range(0, len(order) if num_asked else 0, CHUNKS_AT_ONCE):
-        rows = order[start : start + CHUNKS_AT_ONCE].tolist()
-        for row, chunk in zip(rows, corpus.chunks.take(rows), strict=True):
-            example = make(chunk)
-            if example is None:
-                texts = texts._replace(num_skipped=texts.num_skipped + 1)
-                continue
-            texts.examples.append(example)
-            texts.sources.append(row)
-            if len(texts.examples) == num_asked:
-                return texts
-    return texts
-
-
 def _search(
-    sources: _Sources, tasks: Sequence[Example], texts: _Texts, k: int, output: StageFolder, split: str
+    sources: _Sources, tasks: Sequence[Example], texts: CutExamples, k: int, output: StageFolder, split: str
 ) -> ExampleSearch:
     """The search of the examples' chunks, tasks first."""
     examples = [*tasks, *texts.examples]
@@ -364,12 +323,13 @@ def _search(
 
 def _retrieved(search: ExampleSearch) -> tuple[Retrieved, int]:
     """The examples with their chunks, and how many candidates were left out as copies."""
+    search.make()
     rows, scores, num_copies = search.read()
     return Retrieved(search.examples, rows, scores), num_copies
 
 
 def _facts(
-    num_drawn: int, num_tasks: int, texts: _Texts, retrieved: Retrieved, num_copies: int
+    num_drawn: int, num_tasks: int, texts: CutExamples, retrieved: Retrieved, num_copies: int
 ) -> dict[str, Any]:
     """What the manifest says of a split."""
     # Texts that are short of chunks: too many candidates were copies, or the corpus is small.

@@ -16,7 +16,7 @@ from radit_jax.data.artifacts.scores_file import import_scores
 from radit_jax.data.batches.prefix_trees import LmTokenizer, answer_token_count
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, PairScores, every_pair
 from radit_jax.lm.sharded_scoring import ShardedScorer
-from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.parts import write_parts
 from radit_jax.runtime.pretrained.model_io import load_own_tokenizer
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 from radit_jax.text.card import Origin
@@ -41,17 +41,14 @@ def run(inputs: StageInputs, output: StageFolder, *, score: ScoreConfig, mesh: M
     scorer = ShardedScorer(load, output, Corpus(inputs["corpus"]).chunks, score.shard_size)
     scorer.make("pairs", retrieved.examples, pairs, "score")
 
-    # One process alone puts the shards together: no other needs all of them.
-    def join() -> int:
-        pair_scores = scorer.read("pairs", pairs)
-        return _save(output, retrieved, pair_scores, load_own_tokenizer(path))
-
-    num_truncated = processes.on_process_zero(f"{output} scores", join)
+    # What is kept by chunk is written by example, in parts that processes have between them.
+    pair_scores = scorer.read("pairs", pairs)
+    _save(output, retrieved, pair_scores, load_own_tokenizer(path))
     fill = loaded[0].filled.share if loaded else 0.0
     return {
         "examples": len(retrieved.examples),
         "pairs": len(pairs),
-        "truncated": num_truncated,
+        "truncated": int(pair_scores.truncated.sum()),
         "fill": round(fill, 4),  # of the rows that this process scored in this run; 0: it scored none
         "language_model": inputs["lm"].fingerprint,
         "scorer": _name(inputs["lm"]),
@@ -59,24 +56,27 @@ def run(inputs: StageInputs, output: StageFolder, *, score: ScoreConfig, mesh: M
     }
 
 
-def _save(output: StageFolder, retrieved: Retrieved, pair_scores: PairScores, tokenizer: LmTokenizer) -> int:
-    """Write the scores with a row for each example; how many pairs were truncated is returned."""
+def _save(output: StageFolder, retrieved: Retrieved, pair_scores: PairScores, tokenizer: LmTokenizer) -> None:
+    """Write the scores with a row for each example."""
     # The last column is the answer without a chunk.
     num_examples, k = retrieved.chunk_rows.shape
     by_example = (array.reshape(num_examples, k + 1) for array in pair_scores)
     log_probs, token_counts, truncated = by_example
-    answer_lengths = [answer_token_count(tokenizer, example) for example in retrieved.examples]
-    scores = Scores(
-        chunk_rows=retrieved.chunk_rows,
-        retrieval_scores=retrieved.retrieval_scores,
-        answer_log_probs=log_probs[:, :k],
-        no_chunk_log_probs=log_probs[:, k],
-        answer_token_counts=np.array(answer_lengths),
-        token_counts=token_counts[:, :k],
-        truncated=truncated[:, :k],
-    )
-    scores.save(output)
-    return int(truncated.sum())
+
+    def write(part: str, rows: slice) -> None:
+        answer_lengths = [answer_token_count(tokenizer, example) for example in retrieved.examples[rows]]
+        scores = Scores(
+            chunk_rows=retrieved.chunk_rows[rows],
+            retrieval_scores=retrieved.retrieval_scores[rows],
+            answer_log_probs=log_probs[rows, :k],
+            no_chunk_log_probs=log_probs[rows, k],
+            answer_token_counts=np.array(answer_lengths),
+            token_counts=token_counts[rows, :k],
+            truncated=truncated[rows, :k],
+        )
+        scores.save(output, part)
+
+    write_parts(output, "scores.npz", num_examples, write)
 
 
 def _name(lm: StageFolder) -> str:

@@ -17,6 +17,7 @@ from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.artifacts.scores_file import score_records
 from radit_jax.data.batches.examples import question_example
 from radit_jax.lm.scoring import PairScorer
+from radit_jax.runtime import parts
 from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import load_model, save_model
 from radit_jax.runtime.storage.workdir import Workdir
@@ -83,36 +84,49 @@ corpus, lm, retrieved, home, port, number = sys.argv[1:]
 processes.join_processes(topology.find_topology("127.0.0.1:" + port, 2, int(number)))
 from radit_jax.config import MeshConfig, ScoreConfig
 from radit_jax.data.artifacts.chunks import Chunks
+from radit_jax.runtime import parts
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.stages import score
 
-read, written = set(), []
+parts.ROWS_PER_PART = 2
+read, written, files = set(), [], []
 def noting(method, note):
     return lambda self, value, *rest: (note(value), method(self, value, *rest))[1]
 Chunks.take = noting(Chunks.take, lambda rows: read.update(map(int, rows)))
 StageFolder._write = noting(StageFolder._write, written.append)
+StageFolder.read = noting(StageFolder.read, files.append)
 
 output = StageFolder(home)
 inputs = {"corpus": StageFolder(corpus), "lm": StageFolder(lm), "retrieved": StageFolder(retrieved)}
 settings = ScoreConfig(batch_size=8, sequence_length=64, shard_size=4)
 facts = score.run(inputs, output, score=settings, mesh=MeshConfig())
 output.finish(**facts)
-print(json.dumps({"facts": facts, "read": sorted(read), "written": written}))
+print(json.dumps({"facts": facts, "read": sorted(read), "written": written, "files": files}))
 processes.shutdown()
 """
 
 
-def test_two_processes_score_shards_of_their_own_and_what_one_scores(run, folders, tmp_path):
+def test_two_processes_score_shards_of_their_own_and_what_one_scores(run, folders, tmp_path, monkeypatch):
     facts, whole = run("whole", 4)
     together = Workdir(tmp_path / "together").folder("score", "together")
-    paths = [str(folders[name].home) for name in ("corpus", "lm", "retrieved")]
+    # Four examples in two parts.
+    monkeypatch.setattr(parts, "ROWS_PER_PART", 2)
+    retrieved = Workdir(tmp_path / "together").folder("retrieve", "parts")
+    Retrieved.load(folders["retrieved"], "train").save(retrieved, "train")
+    retrieved.finish()
+    paths = [str(folder.home) for folder in (folders["corpus"], folders["lm"], retrieved)]
     said = [
         json.loads(printed.splitlines()[-1]) for printed in run_two(PROGRAM, [*paths, str(together.home)])
     ]
     files = [f"pairs-{number:05d}-of-00003" for number in range(3)]
     # Twelve pairs in the order of chunks: four without any; two of 0 and of 1; two of 2, one of 3 and of 8.
-    assert said[0]["written"] == [files[0], files[2], "scores.npz"] and said[0]["read"] == [2, 3, 8]
-    assert said[1]["written"] == [files[1]] and said[1]["read"] == [0, 1]
+    assert said[0]["written"] == [files[0], files[2], "scores-00000-of-00002.npz"]
+    assert said[1]["written"] == [files[1], "scores-00001-of-00002.npz"]
+    assert said[0]["read"] == [2, 3, 8] and said[1]["read"] == [0, 1]
+    # A file is read by one of them, and both have what is in it.
+    for number, own in ((0, [files[0], files[2]]), (1, [files[1]])):
+        of_part = [f"train-{number:05d}-of-00002.jsonl", f"train-{number:05d}-of-00002.npz"]
+        assert said[number]["files"] == [*of_part, *own]
     for name in ("examples", "pairs", "truncated", "scorer"):
         assert said[0]["facts"][name] == said[1]["facts"][name] == facts[name]
     scores = Scores.load(together)

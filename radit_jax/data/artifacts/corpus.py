@@ -26,6 +26,7 @@ from radit_jax.data.artifacts.chunk_writing import (
 )
 from radit_jax.data.artifacts.chunks import CHUNKS, Chunks, open_chunk_file
 from radit_jax.data.records import Chunk, Example, Question, Record, record_from_json
+from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.bucket import get_file
 from radit_jax.runtime.storage.files import read_json
 from radit_jax.runtime.storage.stage_folder import StageFolder
@@ -216,27 +217,56 @@ class Corpus:
     def holds_answer(
         self, questions: Sequence[Question], rows: Int[np.ndarray, "Q K"]
     ) -> Bool[np.ndarray, "Q K"]:
-        """Whether each question's retrieved chunk contains one of its answers; −1 rows do not."""
+        """Whether each question's retrieved chunk contains one of its answers; −1 rows do not.
+
+        All processes call it, and each reads the chunks of some questions.
+        """
+
         # Each chunk is read once, however many questions retrieved it.
-        distinct = np.unique(rows[rows >= 0])
-        chunk_of = dict(zip(distinct.tolist(), self.chunks.take(distinct), strict=True))
-        holds = np.zeros(rows.shape, bool)
-        for i, (question, retrieved) in enumerate(zip(questions, rows.tolist(), strict=True)):
-            for j, row in enumerate(retrieved):
-                if row >= 0:
-                    holds[i, j] = contains_answer(chunk_of[row].passage, question.answers)
-        return holds
+        def look(places: Sequence[int]) -> list[list[bool]]:
+            chunk_of = self.chunks.by_row(rows[places])
+            return [_holds(questions[place], rows[place].tolist(), chunk_of) for place in places]
+
+        holds = processes.in_shares("chunks with an answer", range(len(questions)), look)
+        return np.array(holds, bool).reshape(rows.shape)
 
     def is_gold(self, questions: Sequence[Question], rows: Int[np.ndarray, "Q K"]) -> Bool[np.ndarray, "Q K"]:
         """Whether each question's retrieved chunk is one of its gold chunks."""
         is_gold = np.zeros(rows.shape, bool)
-        # Look all of them up at once.
-        gold_ids = itertools.chain.from_iterable(question.gold_chunks for question in questions)
-        row_of = self.rows.rows_of(list(gold_ids))
+        row_of = self.gold_rows(questions)
         for i, (question, retrieved) in enumerate(zip(questions, rows, strict=True)):
             gold_rows = [row_of[chunk] for chunk in question.gold_chunks]
             is_gold[i] = np.isin(retrieved, gold_rows)
         return is_gold
+
+    def gold_rows(self, questions: Sequence[Question]) -> dict[str, int]:
+        """The row of each gold chunk of the questions, by its id; all processes look up some of them."""
+        gold_ids = itertools.chain.from_iterable(question.gold_chunks for question in questions)
+        ids = list(dict.fromkeys(gold_ids))
+        rows = processes.in_shares("gold chunks", ids, lambda own: self.rows.find(own).tolist())
+        row_of = dict(zip(ids, rows, strict=True))
+        unknown = [chunk_id for chunk_id, row in row_of.items() if row < 0]
+        if unknown:
+            raise KeyError(unknown[0])
+        return row_of
+
+    def first_gold_rows(self, questions: Sequence[Question]) -> Int[np.ndarray, " Q"]:
+        """The row of each question's first gold chunk; −1 is none."""
+        row_of = self.gold_rows(questions)
+        rows = np.full(len(questions), -1)
+        for place, question in enumerate(questions):
+            if question.gold_chunks:
+                rows[place] = row_of[question.gold_chunks[0]]
+        return rows
+
+
+def _holds(question: Question, rows: Sequence[int], chunk_of: Mapping[int, Chunk]) -> list[bool]:
+    """Whether the chunk at each row contains an answer."""
+    holds = []
+    for row in rows:
+        has_chunk = row >= 0
+        holds.append(has_chunk and contains_answer(chunk_of[row].passage, question.answers))
+    return holds
 
 
 def _is_pair(value: Any) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from radit_jax.runtime.parts import read_array_parts
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 
@@ -27,6 +28,6 @@ class Scores:
 
     @classmethod
     def load(cls, folder: StageFolder, name: str = "scores.npz") -> "Scores":
-        """The scores that `save` wrote."""
+        """The scores that `save` wrote, or the score stage in parts."""
         names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**folder.read_arrays(name, *names))
+        return cls(**read_array_parts(folder, name, *names))

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from radit_jax.command_line import run_stage
 from radit_jax.data.records import Example, record_from_json
+from radit_jax.runtime.parts import read_array_parts, read_parts, write_parts
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 
@@ -31,18 +32,31 @@ class Retrieved:
         return Retrieved(examples, self.chunk_rows[places], self.retrieval_scores[places])
 
     def save(self, folder: StageFolder, split: str) -> None:
-        """Write the examples of a split as JSON lines, and their chunks as arrays."""
-        folder.write_jsonl(f"{split}.jsonl", map(dataclasses.asdict, self.examples))
-        arrays = {"chunk_rows": self.chunk_rows, "retrieval_scores": self.retrieval_scores}
-        folder.write_arrays(f"{split}.npz", **arrays)
+        """Write the examples of a split as JSON lines, and their chunks as arrays, in parts."""
+
+        def write_examples(part: str, rows: slice) -> None:
+            folder.write_jsonl(part, map(dataclasses.asdict, self.examples[rows]))
+
+        def write_chunks(part: str, rows: slice) -> None:
+            arrays = {"chunk_rows": self.chunk_rows, "retrieval_scores": self.retrieval_scores}
+            folder.write_arrays(part, **{name: array[rows] for name, array in arrays.items()})
+
+        num_examples = len(self.examples)
+        write_parts(folder, f"{split}.jsonl", num_examples, write_examples)
+        write_parts(folder, f"{split}.npz", num_examples, write_chunks)
 
     @classmethod
     def load(cls, folder: StageFolder, split: str) -> "Retrieved":
         """The examples of a split; ValueError where their chunks are not as many rows as they are."""
-        name = f"{split}.jsonl"
-        where = str(folder.home / name)
-        examples = [record_from_json(Example, record, where) for record in folder.read_jsonl(name)]
-        arrays = folder.read_arrays(f"{split}.npz", "chunk_rows", "retrieval_scores")
+        # 1) The examples. Each of several processes reads some of the parts.
+        examples: list[Example] = []
+        for part, data in read_parts(folder, f"{split}.jsonl"):
+            where = str(folder.home / part)
+            records = folder.parse_jsonl(part, data)
+            examples += [record_from_json(Example, record, where) for record in records]
+
+        # 2) Their chunks.
+        arrays = read_array_parts(folder, f"{split}.npz", "chunk_rows", "retrieval_scores")
         if any(array.ndim != 2 or len(array) != len(examples) for array in arrays.values()):
             shapes = {name: array.shape for name, array in arrays.items()}
             raise ValueError(

@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from radit_jax.runtime.distributed.rendezvous import introduction, rendezvous
 from radit_jax.runtime.distributed.topology import ProcessTopology
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 JOIN_SECONDS = 45.0  # so that a program that was started on one host of many ends within a minute
 MAX_JOIN_SECONDS = 86_400.0
@@ -106,12 +107,17 @@ class ProcessGroup:
         if not self.is_multiprocess:
             self.stop_if_asked(where)
             return value
+        values = self._meet(where, value if self.is_process_zero else None)
+        return values[0]
+
+    def _meet(self, where: str, value: Any) -> list[Any]:
+        """The values (JSON) of all processes in their order, once all are here; Stopped as in `broadcast`."""
         # Each report says where its process is: all have to be at the same place.
-        report = {"where": where, "stop": self.stop_signal}
-        reply = self._collect(report, value) if self.is_process_zero else self._ask(report)
+        report = {"where": where, "stop": self.stop_signal, "value": value}
+        reply = self._collect(report) if self.is_process_zero else self._ask(report)
         if reply["stop"] and not self.deferring:
             raise Stopped(f"at {where}; what was finished is kept", reply["stop"])
-        return reply["value"]
+        return reply["values"]
 
     def stop_if_asked(self, where: str) -> None:
         """See `stop_if_asked` below."""
@@ -131,14 +137,29 @@ class ProcessGroup:
             raise ValueError(outcome["fault"])
         return outcome["value"]
 
+    def on_each_process(self, where: str, function: Callable[[], T]) -> list[T]:
+        """Run `function` on every process: all return all results (JSON), in the processes' order.
+
+        Each works apart. Where one fails, all raise the first one's error, as in `on_process_zero`.
+        """
+        if not self.is_multiprocess:
+            self.stop_if_asked(where)
+            return [function()]
+        results = []
+        for outcome in self._meet(where, self._outcome(function)):
+            if outcome["fault"]:
+                raise ValueError(outcome["fault"])
+            results.append(outcome["value"])
+        return results
+
     def _outcome(self, function: Callable[[], Any]) -> dict[str, Any]:
-        """Process 0: what `function` returns, or its error as one line."""
+        """What `function` returns while this process works apart, or its error as one line."""
         value, fault = None, ""
         try:
             with self.apart():
                 value = function()
         except Stopped:
-            pass  # `broadcast` stops all
+            pass  # `_meet` stops all
         except Exception as error:
             line = one_line(error)
             if line is None:
@@ -156,18 +177,20 @@ class ProcessGroup:
         finally:
             self.alone = before
 
-    def _collect(self, own_report: Mapping[str, Any], value: Any) -> dict[str, Any]:
-        """Process 0: wait for all reports, then send `value`, and the first stop signal, to all."""
+    def _collect(self, own_report: Mapping[str, Any]) -> dict[str, Any]:
+        """Process 0: wait for all reports, then send their values, and the first stop signal, to all."""
         # 1) Everyone reports, however long it takes.
         stop = own_report["stop"]
+        values = [own_report["value"]]
         for number, connection in self.connections.items():
             report = self._talk(number, connection.receive)
             assert report["where"] == own_report["where"], (
                 f"process {number} is at {report}, process 0 at {own_report}"
             )
             stop = stop or report["stop"]
+            values.append(report["value"])
         # 2) Everyone gets the reply.
-        reply = {"value": value, "stop": stop}
+        reply = {"values": values, "stop": stop}
         for number, connection in self.connections.items():
             self._talk(number, lambda connection=connection: connection.send(reply))
         return reply
@@ -243,6 +266,24 @@ def on_process_zero(where: str, function: Callable[[], T]) -> T:
     A decision that depends on files is process 0's: others may see a shared disk's changes later.
     """
     return _process_group.on_process_zero(where, function)
+
+
+def on_each_process(where: str, function: Callable[[], T]) -> list[T]:
+    """Run `function` on every process, each apart, and return all results (JSON) on all, or raise one error.
+
+    For a share of some work whose results are small: they pass through process 0.
+    """
+    return _process_group.on_each_process(where, function)
+
+
+def in_shares(where: str, items: Sequence[T], function: Callable[[Sequence[T]], list[R]]) -> list[R]:
+    """What `function` makes of each item (JSON), in their order; each process calls it with some of them."""
+    index, count = process_index_and_count()
+    shares = on_each_process(where, lambda: function(items[index::count]))
+    results: list[Any] = [None] * len(items)
+    for number, share in enumerate(shares):
+        results[number::count] = share
+    return results
 
 
 @contextlib.contextmanager

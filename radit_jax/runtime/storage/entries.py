@@ -5,14 +5,15 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
 
+from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage import bucket
 from radit_jax.runtime.storage.files import sync_folder, write_whole
-from radit_jax.runtime.storage.hashes import hash_file, hash_files, hash_listing
+from radit_jax.runtime.storage.hashes import hash_files, hash_listing
 
 SIDECAR_SUFFIX = ".sha256"  # of the file with another file's size and hash
 _EDITED = (".json", ".jsonl", ".md", ".txt", ".jinja")  # of files that people edit
@@ -91,8 +92,7 @@ def num_bytes_of(path: epath.Path) -> int:
         return sum(sizes.values()) if sizes else -1
     if not path.exists():
         return -1
-    files = files_under(path) if path.is_dir() else [path]
-    return sum(file.stat().length for file in files)
+    return sum(file.stat().length for file in _files_of(path))
 
 
 class StoredFile(NamedTuple):
@@ -149,12 +149,35 @@ def _stored_files(folder: epath.Path) -> list[StoredFile]:
 
 def size_and_hash(path: epath.Path) -> dict[str, Any]:
     """`{"size": bytes, "sha256": hash}` of a file; of a folder, the hash of its files' names and hashes."""
-    if not path.is_dir():
-        return {"size": path.stat().length, "sha256": hash_file(path)}
-    files = files_under(path)
-    names = [os.path.relpath(file, path) for file in files]
-    digest = hash_listing(hash_files(files), names)
+    return _of_hashes(path, hash_files(_files_of(path)))
+
+
+def size_and_hash_together(where: str, path: epath.Path, check: Callable[[], None]) -> dict[str, Any]:
+    """`size_and_hash` by all processes, which see one disk: each makes `check`, and hashes some files."""
+
+    def hash_own(files: Sequence[epath.Path]) -> list[str]:
+        check()
+        return hash_files(files)
+
+    return _of_hashes(path, processes.in_shares(f"the hash of {where}", _files_of(path), hash_own))
+
+
+def _of_hashes(path: epath.Path, hashes: Sequence[str]) -> dict[str, Any]:
+    """Size and hash of a file or a folder by its files' hashes."""
+    digest = hashes[0] if hashes else ""
+    if path.is_dir():
+        names = [os.path.relpath(file, path) for file in files_under(path)]
+        digest = hash_listing(hashes, names)
     return {"size": num_bytes_of(path), "sha256": digest}
+
+
+def is_whole(path: epath.Path, record: Mapping[str, Any]) -> bool:
+    """Whether a file or a folder is what its record says; the size first, which costs no reading."""
+    return num_bytes_of(path) == record["size"] and size_and_hash(path) == record
+
+
+def _files_of(path: epath.Path) -> list[epath.Path]:
+    return files_under(path) if path.is_dir() else [path]
 
 
 def size_and_hash_of_bytes(data: bytes) -> dict[str, Any]:
@@ -167,7 +190,7 @@ def size_and_hash_of_bytes(data: bytes) -> dict[str, Any]:
 
 def sync(path: epath.Path) -> None:
     """Bring to the disk what another library wrote, before a sidecar vouches for it."""
-    files = files_under(path) if path.is_dir() else [path]
+    files = _files_of(path)
     for file in files:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())

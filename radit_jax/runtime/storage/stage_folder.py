@@ -32,11 +32,13 @@ from radit_jax.runtime.storage import bucket, locks
 from radit_jax.runtime.storage.entries import (
     SIDECAR_SUFFIX,
     committed_names,
+    is_whole,
     link_or_copy,
     num_bytes_of,
     remove,
     size_and_hash,
     size_and_hash_of_bytes,
+    size_and_hash_together,
     sync,
 )
 from radit_jax.runtime.storage.files import sealed, write_whole
@@ -271,7 +273,14 @@ class StageFolder(TypedFiles):
         record = self._committed_record(name)
         if self._is_copy:
             return self._shared_copy(name, record)
-        return self._verified(name, record)
+        path = self.path / name
+        found = size_and_hash_together(
+            f"{self} {name}",
+            path,
+            lambda: self._check_size(name, num_bytes_of(path), record),
+        )
+        self._check_hash(name, found, record)
+        return path
 
     def verified_local_path(self, name: str) -> epath.Path:
         """`verified_path` of what a process reads by itself, in any of its threads, when it first needs it.
@@ -279,12 +288,13 @@ class StageFolder(TypedFiles):
         Another process of this machine may fetch the same file at the same time.
         """
         record = self._committed_record(name)
-        if not self._is_copy:
-            return self._verified(name, record)
         copy = self.path / name
-        if _is_whole(copy, record):
+        if is_whole(copy, record):
             return copy
         self._check_size(name, num_bytes_of(self.home / name), record)
+        if not self._is_copy:
+            self._check_hash(name, size_and_hash(copy), record)
+            return copy
         # It gets its name when it is whole; a folder that is not gives way.
         part = self.path / f"{name}.{os.getpid()}.part"
         bucket.download(self.home / name, part)
@@ -292,12 +302,6 @@ class StageFolder(TypedFiles):
         shutil.rmtree(copy, ignore_errors=True)
         os.replace(part, copy)
         return copy
-
-    def _verified(self, name: str, record: Record) -> epath.Path:
-        """A path on a disk, if it has the size and the hash of its record."""
-        self._check_size(name, num_bytes_of(self.path / name), record)
-        self._check_hash(name, size_and_hash(self.path / name), record)
-        return self.path / name
 
     def _shared_copy(self, name: str, record: Record) -> epath.Path:
         """This machine's copy. Where processes share the folder of copies, process 0 downloads for all."""
@@ -313,7 +317,7 @@ class StageFolder(TypedFiles):
     def _local_copy(self, name: str, record: Record) -> epath.Path:
         """This machine's copy, downloaded unless it exists and is whole."""
         copy = self.path / name
-        if _is_whole(copy, record):
+        if is_whole(copy, record):
             return copy
         self._check_size(name, num_bytes_of(self.home / name), record)
         # An interrupted download goes on, unless what it left turns out to be of other bytes.
@@ -388,11 +392,6 @@ class StageFolder(TypedFiles):
 
     def _copied_logs(self) -> tuple[str, ...]:
         return _LOGS if self._is_copy and processes.is_process_zero() else ()
-
-
-def _is_whole(path: epath.Path, record: Record) -> bool:
-    """Whether a file or a folder is what its record says; the size first, which costs no reading."""
-    return num_bytes_of(path) == record["size"] and size_and_hash(path) == record
 
 
 StageInputs = Mapping[str, StageFolder]  # what a stage reads, by what its function calls each folder

@@ -65,8 +65,11 @@ class TypedFiles(abc.ABC):
 
     def read_jsonl(self, name: str) -> list[dict[str, Any]]:
         """The JSON objects in a file's lines."""
-        where = str(self.home / name)
-        return parse_jsonl(self.read(name), where, remedy=self.remedy)
+        return self.parse_jsonl(name, self.read(name))
+
+    def parse_jsonl(self, name: str, data: bytes) -> list[dict[str, Any]]:
+        """`read_jsonl` of a file whose bytes were read."""
+        return parse_jsonl(data, str(self.home / name), remedy=self.remedy)
 
     # -- arrays --
 
@@ -78,9 +81,12 @@ class TypedFiles(abc.ABC):
 
     def read_arrays(self, name: str, *fields: str) -> dict[str, np.ndarray]:
         """The named arrays of a `.npz` file; if `fields` are given, they must be exactly these."""
-        data = io.BytesIO(self.read(name))
+        return self.parse_arrays(name, self.read(name), *fields)
+
+    def parse_arrays(self, name: str, data: bytes, *fields: str) -> dict[str, np.ndarray]:
+        """`read_arrays` of a file whose bytes were read."""
         with self._naming_arrays(name):
-            with np.load(data, allow_pickle=False) as archive:
+            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
                 arrays = dict(archive)
             # A file of another version may have others.
             if fields and set(arrays) != set(fields):

@@ -4,12 +4,15 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from shares import in_three_shares
 from small import CHUNKS, CORPUS, QUESTIONS
 
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.artifacts.corpus import SPLITS, Corpus, write_corpus
 from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.records import Example, Question
+from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.workdir import Workdir
 
 
@@ -53,6 +56,26 @@ def test_the_source_of_an_example_is_a_row_and_no_source_reads_no_chunk(inputs):
     assert "rows" not in vars(corpus)
     examples = [task, replace(task, source_chunk="long"), replace(task, source_chunk="of another corpus")]
     assert corpus.source_rows(examples).tolist() == [-1, 8, -1]
+
+
+def test_three_processes_find_what_one_finds_and_each_reads_the_chunks_of_its_questions(inputs, monkeypatch):
+    corpus = Corpus(inputs["corpus"])
+    questions = QUESTIONS["train"]
+    rows = np.array([[0, 1, -1], [2, 8, 0], [3, 4, 5], [6, 7, 8]])
+    holds, gold = corpus.holds_answer(questions, rows), corpus.is_gold(questions, rows)
+    read = []
+    by_row = Chunks.by_row
+    monkeypatch.setattr(Chunks, "by_row", lambda self, rows: read.append(rows) or by_row(self, rows))
+    monkeypatch.setattr(processes, "in_shares", in_three_shares)
+    np.testing.assert_array_equal(corpus.holds_answer(questions, rows), holds)
+    assert [part.tolist() for part in read] == [rows[[0, 3]].tolist(), rows[[1]].tolist(), rows[[2]].tolist()]
+    np.testing.assert_array_equal(corpus.is_gold(questions, rows), gold)
+    assert holds.any() and gold.any()
+
+
+def test_a_gold_chunk_that_the_corpus_lacks_is_named(corpus):
+    with pytest.raises(KeyError, match="nowhere"):
+        corpus.gold_rows([Question("a", "", (), ("c1", "nowhere"))])
 
 
 def test_no_questions_have_no_hits(corpus):

@@ -233,6 +233,40 @@ def test_work_is_shared_by_all_but_what_the_first_does_by_itself() -> None:
         )
 
 
+def test_each_does_its_share_apart_and_all_know_all_results() -> None:
+    def work(process: ProcessGroup) -> list[list[int]]:
+        index, count = process.index_and_count
+        return process.on_each_process("here", lambda: [index, count, *process.index_and_count])
+
+    with programs() as processes:
+        assert all_do(processes, work) == [[[0, 3, 0, 1], [1, 3, 0, 1], [2, 3, 0, 1]]] * 3
+
+
+def test_what_one_of_all_cannot_do_is_an_error_on_all() -> None:
+    def work(index: int) -> int:
+        if index:
+            raise ValueError(f"file {index}: damaged")
+        return index
+
+    def act(process: ProcessGroup) -> list[int]:
+        index, _ = process.index_and_count
+        return process.on_each_process("here", lambda: work(index))
+
+    with programs() as processes:
+        faults = all_do(processes, act)
+        assert faults == ["ValueError: file 1: damaged"] * 3
+        assert all_do(processes, lambda p: p.broadcast("there", 5)) == [5] * 3
+
+
+def test_shares_come_back_in_the_order_of_their_items(monkeypatch) -> None:
+    monkeypatch.setattr(processes, "_process_group", ProcessGroup())
+    assert processes.in_shares("here", [3, 1, 2], lambda own: [2 * item for item in own]) == [6, 2, 4]
+    group = ProcessGroup(ProcessTopology("h:1", 2, 1))
+    monkeypatch.setattr(group, "_meet", lambda where, own: [{"value": ["a", "c"], "fault": ""}, own])
+    monkeypatch.setattr(processes, "_process_group", group)
+    assert processes.in_shares("here", "xbz", lambda own: list(own)) == ["a", "b", "c"]
+
+
 def test_what_the_first_does_by_itself_waits_for_nobody() -> None:
     with programs() as processes:
         inner = all_do(

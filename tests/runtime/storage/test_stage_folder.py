@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shares import in_three_shares
 
 from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.storage import hashes
 from radit_jax.runtime.storage.entries import bytes_freed, bytes_stored
 from radit_jax.runtime.storage.fingerprints import canonical, fingerprint, shard_name
 from radit_jax.runtime.storage.manifests import parse_jsonl
@@ -766,6 +768,24 @@ def test_a_separator_of_lines_inside_a_string_does_not_split_it(folder):
 # ---- several processes ----
 
 
+def test_a_folder_is_hashed_once_by_all_processes_and_damage_is_seen_by_all(tmp_path, monkeypatch):
+    folder = Workdir(tmp_path / "run").folder("corpus", "a" * 12)
+    for number in range(5):
+        (folder.path / "chunks").mkdir(parents=True, exist_ok=True)
+        (folder.path / "chunks" / f"{number}").write_bytes(b"%d" % number)
+    folder.commit("chunks")
+    folder.finish()
+    monkeypatch.setattr(processes, "in_shares", in_three_shares)
+    read = []
+    real = hashes._read_and_hash
+    monkeypatch.setattr(hashes, "_read_and_hash", lambda path: read.append(path.name) or real(path))
+    assert folder.verified_path("chunks") == folder.path / "chunks"
+    assert sorted(read) == ["0", "1", "2", "3", "4"]
+    (folder.path / "chunks" / "3").write_bytes(b"X")
+    with pytest.raises(ValueError, match="chunks: expected the bytes that were written, got altered bytes"):
+        folder.verified_path("chunks")
+
+
 class FirstProcess:
     """The line to a first process that always says the same."""
 
@@ -776,7 +796,7 @@ class FirstProcess:
         self.heard.append(said["where"])
 
     def receive(self):
-        return {"stop": False, "value": {"value": self.value, "fault": "", "stopped": ""}}
+        return {"stop": False, "values": [{"value": self.value, "fault": ""}]}
 
 
 def test_another_process_than_the_first_writes_nothing_and_believes_the_first(tmp_path, monkeypatch):
