@@ -140,7 +140,7 @@ class PairScorer:
         _, count = processes.process_index_and_count() if own else (0, 1)
         unit = data_parallel_size(devices)
         rows = -(-settings.batch_size // (count * unit)) * unit
-        model = load_model(path, dtype=settings.dtype, mesh=devices)
+        model = load_model(path, dtype=settings.dtype, mesh=devices, frozen=True)
         return cls._on(devices, model, replace(settings, batch_size=rows), mesh, own)
 
     @classmethod

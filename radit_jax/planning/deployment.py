@@ -13,6 +13,7 @@ from radit_jax.config import Experiment, GeneratedWorld, Instructions, LastToken
 from radit_jax.models.attention import Kernel, why_unsupported
 from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
+from radit_jax.models.frozen import frozen_shapes
 from radit_jax.models.last_token import LastTokenEncoder
 from radit_jax.planning.assumptions import Assumptions
 from radit_jax.planning.own_data import FolderSize
@@ -144,20 +145,23 @@ class Deployment:
         axis_types = (AxisType.Auto,) * len(AXES)
         return AbstractMesh(shape, AXES, axis_types=axis_types)
 
-    def llama(self, mesh: Any, dtype: str) -> PlannedModel:
-        """The language model, which computes in `dtype`."""
+    def llama(self, mesh: Any, dtype: str, frozen: bool = False) -> PlannedModel:
+        """The language model, which computes in `dtype`; where it is `frozen` it is held in that too."""
         shape = self.experiment.base.lm.model
         if shape is None:
             raise ValueError(
                 "plan: expected the checkpoint's shape in base.lm.model, got None. Set base.lm.model."
             )
-        return _decoder(shape, mesh, dtype)
+        model = _decoder(shape, mesh, dtype)
+        if frozen:
+            model = model._replace(params=frozen_shapes(model.params, dtype))
+        return model
 
     def labeller(self, mesh: Any) -> PlannedModel:
         """The language model that scores; the shape of a checkpoint is in its config."""
         score = self.experiment.score
         if not score.checkpoint:
-            return self.llama(mesh, score.dtype)
+            return self.llama(mesh, score.dtype, frozen=True)
         info = describe(score.checkpoint, expected="decoder")
         model = _decoder(info.config, mesh, score.dtype)
         # It is not trained, so its parameters are kept in the dtype that it computes in.
@@ -211,8 +215,9 @@ class Deployment:
         def init(key: Any) -> Any:
             return module.init(key, tokens, tokens == 0)["params"]
 
+        # A tower that is trained computes in float32, so this one is not.
         params = placed(init, mesh, jax.random.key(0))
-        return PlannedModel(module, params, mesh)
+        return PlannedModel(module, frozen_shapes(params, dtype), mesh)
 
     # Shapes of whole models, whose bytes are counted where files are.
 
@@ -224,6 +229,8 @@ class Deployment:
     @functools.cached_property
     def labeller_params(self) -> Any:
         """Those of the model that scores, in the dtype in which its stage leaves them."""
+        if not self.experiment.score.checkpoint:
+            return self.lm_params
         return self.labeller(self.mesh()).params
 
     @functools.cached_property

@@ -53,9 +53,10 @@ def plan_evaluate(deployment: Deployment) -> ResourceEstimate:
     Hosts answer shards of the questions, each on its own chips.
     """
     settings = deployment.experiment.evaluate
-    place, num_parts = deployment.apart(2 * num_bytes(deployment.lm_params))
+    one = deployment.llama(deployment.mesh(), settings.dtype, frozen=True)
+    place, num_parts = deployment.apart(2 * num_bytes(one.params))
     mesh = place.mesh(settings.batch_size if num_parts == 1 else 0)
-    model = place.llama(mesh, settings.dtype)
+    model = place.llama(mesh, settings.dtype, frozen=True)
     params = model.params
     num_questions = deployment.counts.questions
     num_answered = len(SYSTEMS) * num_questions / num_parts

@@ -16,8 +16,9 @@ BYTES_PER_PAIR = 16.0  # of scores
 HUB_BYTES = {"lm": 2, "encoder": 4}  # bytes a parameter of checkpoints, as most are published
 # Stages of which every host writes its part: shards of embeddings, and shards of a model's arrays. What
 # the others leave, process 0 writes alone.
-WRITTEN_BY_ALL = ("base", "embed", "index", "lm_ft", "r_ft")
-OPENED_IN_PARTS = ("embed", "index")  # of which a host opens the files that it searches
+WRITTEN_BY_ALL = ("base", "embed", "index", "retrieve", "lm_ft", "score", "r_ft")
+# Of which a host opens the files that it searches, or its share of those that all then have.
+OPENED_IN_PARTS = ("embed", "index", "retrieve", "score")
 # What an export reads where the store copies files by itself. On a disk it reads all that it gives a name.
 EXPORTED_MODELS = ("lm_ft", "r_ft", "base/retriever")
 
@@ -102,7 +103,9 @@ def opened(deployment: Deployment, name: str, reader: str, *, in_bucket: bool) -
     left = left_by(deployment, name)
     if reader == "export":
         return left if name in EXPORTED_MODELS or not in_bucket else 0.0
-    if name.partition("/")[0] in OPENED_IN_PARTS:
+    kind, _, _ = name.partition("/")
+    # Of chunks on a disk a host reads and verifies its share; in a bucket it fetches all.
+    if kind in OPENED_IN_PARTS or (kind == "corpus" and not in_bucket):
         return left / deployment.target.num_hosts
     return left
 

@@ -12,6 +12,7 @@ from radit_jax.data.eval_tasks.registry import development_tasks
 from radit_jax.lm.training import initial_state
 from radit_jax.method.optimizers import make_optimizer
 from radit_jax.method.steps import TrainState, make_lm_step
+from radit_jax.models.frozen import is_frozen
 from radit_jax.models.lora import adapted, quantized
 from radit_jax.planning.deployment import Deployment, PlannedModel, placed
 from radit_jax.planning.estimates import (
@@ -33,7 +34,8 @@ def plan_lm_ft(deployment: Deployment) -> ResourceEstimate:
     rows = settings.batch_size
     length = settings.sequence_length
     mesh = deployment.mesh(settings.rows_at_a_time)
-    model = deployment.llama(mesh, settings.dtype)
+    tasks = development_tasks(deployment.experiment) if settings.select == "kilt_dev" else None
+    model = deployment.llama(mesh, settings.dtype, frozen=is_frozen(settings, tasks))
     model = deployment.fitted(model, length)
     step = training_call(model, settings)
     state, _, *frozen = step.arguments
@@ -63,7 +65,7 @@ def plan_lm_ft(deployment: Deployment) -> ResourceEstimate:
     )
 
     # 3) Two checkpoints on disk, the best parameters and the result.
-    checkpoint = num_bytes(state) + num_bytes(model.params)
+    checkpoint = num_bytes(state) + num_bytes(deployment.lm_params)
     disk = 2 * checkpoint
     training = estimate("lm_ft", program, model.params, deployment, disk=disk)
     if settings.select != "kilt_dev":

@@ -33,7 +33,8 @@ def plan_score(deployment: Deployment) -> ResourceEstimate:
     if settings.file:  # whose scores are read, not computed
         return ResourceEstimate("score", host=host, disk=disk)
     # 1) Where it is scored, and a host's part of a batch.
-    place, num_parts = deployment.apart(num_bytes(deployment.labeller_params))
+    labeller = deployment.labeller(deployment.mesh())
+    place, num_parts = deployment.apart(num_bytes(labeller.params))
     rows, length = settings.batch_size, settings.sequence_length
     mesh = deployment.mesh(rows)
     if num_parts > 1:

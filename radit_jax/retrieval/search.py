@@ -64,7 +64,7 @@ class Encoder:
     @classmethod
     def _load(cls, path: Any, mesh: MeshConfig, dtype: str, own: bool) -> "Encoder":
         devices = own_mesh(mesh) if own else make_mesh(mesh)
-        model = load_model(path, dtype=dtype, mesh=devices)
+        model = load_model(path, dtype=dtype, mesh=devices, frozen=True)
         return cls(model, devices, own)
 
     @property

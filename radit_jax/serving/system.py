@@ -67,7 +67,7 @@ class AnsweringSystem:
             path = export.verified_path("lm")
             config, shapes = abstract_model(path)
             mesh = answering_mesh(MeshConfig(), shapes, config.num_kv_heads)
-            lm = load_model(path, dtype=settings.dtype, mesh=mesh)
+            lm = load_model(path, dtype=settings.dtype, mesh=mesh, frozen=True)
             module = lm.module.clone(layout=row_layout(mesh))
         lm = lm._replace(module=module)
         return cls(Chunks(export), searchers, lm, settings, stored["temperature"])

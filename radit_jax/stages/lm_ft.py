@@ -23,6 +23,7 @@ from radit_jax.data.records import ChunkReader
 from radit_jax.evaluation.questions import load_tasks, without_too_long
 from radit_jax.evaluation.task_suite import kilt_validation, retrieve_for_task
 from radit_jax.lm.training import LmTraining, LmValidation, PackedTrees, train_lm
+from radit_jax.models.frozen import is_frozen
 from radit_jax.models.lora import merge_adapters, quantized
 from radit_jax.retrieval.search import Searcher
 from radit_jax.runtime.distributed import processes
@@ -50,7 +51,12 @@ def run(
     # 1) The model and its instances; QLoRA learns over quantised kernels.
     started = time.monotonic()
     devices = make_mesh(mesh, rows=lm_ft.rows_at_a_time)
-    model = load_model(inputs["lm"].verified_path("lm"), dtype=lm_ft.dtype, mesh=devices)
+    model = load_model(
+        inputs["lm"].verified_path("lm"),
+        dtype=lm_ft.dtype,
+        mesh=devices,
+        frozen=is_frozen(lm_ft, evaluate),
+    )
     if lm_ft.lora.quantize != "none":
         model = model._replace(params=quantized(model.params, lm_ft.lora))
     train_trees, num_truncated = _packed_instances(inputs, "train", model.tokenizer, lm_ft, seed)

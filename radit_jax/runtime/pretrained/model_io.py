@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from radit_jax.config import BertConfig, DecoderConfig, EncoderConfig, LastTokenConfig, Pooling
 from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
+from radit_jax.models.frozen import frozen_shapes
 from radit_jax.models.last_token import LastTokenEncoder, TextEncoder
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.distributed.cpus import limit_kept_memory
@@ -59,6 +60,8 @@ MODULES: dict[Any, Any] = {
 }
 
 
+# Where frozen parameters are held in the dtype of their network. A host has room, and keeps them as saved.
+CASTS_FROZEN = ("gpu", "tpu")
 _MANIFEST_ABOVE = 3  # the folders above a model's in which a manifest may list it
 
 
@@ -93,17 +96,30 @@ def save_model(path: epath.PathLike, model: Model, params_of: epath.Path | None 
     write_whole(path / "config.json", json.dumps(settings, indent=2))
 
 
-def load_model(path: epath.PathLike, *, dtype: str = "float32", mesh: Mesh | None = None) -> Model:
+def load_model(
+    path: epath.PathLike,
+    *,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+    frozen: bool = False,
+) -> Model:
     """The model of our own form in the folder `path`; it computes in `dtype`, on parameters as saved.
 
     They are spread over `mesh`, and each device reads its part; without one, they are on the first local
-    device.
+    device. Accelerators hold those of a `frozen` model, which nothing trains, in `dtype` where the network
+    casts them to it in any case.
     """
     path = epath.Path(path)
     config, tokenizer = _read_own(path)
     module = MODULES[type(config)](config, dtype=jnp.dtype(dtype))
+    device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
+    is_cast = frozen and device.platform in CASTS_FROZEN
+
+    def held(shapes: Any) -> Any:
+        return frozen_shapes(shapes, dtype) if is_cast else shapes
+
     try:
-        params = checkpoints.load_params(path / "params", mesh=mesh)
+        params = checkpoints.load_params(path / "params", mesh=mesh, held=held)
     except (DoesNotFitError, jax.errors.JaxRuntimeError, MemoryError):
         raise
     except Exception as error:  # Orbax raises many kinds where files are damaged

