@@ -272,11 +272,42 @@ def test_a_stage_reads_what_it_is_given_and_hosts_share_what_all_of_them_write(s
 
     one, two = rows("h100-8"), rows("h100-16")
     towers = 2 * 4 * one["embed"]["params"]
-    assert one["embed"]["read"] == two["embed"]["read"] == one["corpus"]["disk"] + towers
+    # Of the chunks a host reads and verifies its share.
+    chunks = one["corpus"]["disk"]
+    assert [one["embed"]["read"], two["embed"]["read"]] == [chunks + towers, chunks / 2 + towers]
     assert one["embed"]["written"] == 2 * two["embed"]["written"] == 1_000_000 * 32 * 4
-    # A host opens the embeddings that it searches, and process 0 alone writes what was retrieved.
-    assert one["index"]["read"] - two["index"]["read"] == one["embed"]["disk"] / 2
-    assert one["retrieve"]["written"] == two["retrieve"]["written"]
+    # A host opens the embeddings that it searches, and writes what its examples retrieved; process 0 alone
+    # writes the predictions.
+    assert one["index"]["read"] - two["index"]["read"] == (one["embed"]["disk"] + chunks) / 2
+    assert one["retrieve"]["written"] == 2 * two["retrieve"]["written"]
+    assert one["evaluate"]["written"] == two["evaluate"]["written"]
+
+
+def test_models_that_nothing_trains_are_held_in_the_dtype_that_they_compute_in(small):
+    """Kernels and embeddings in half the bytes, the 7 norms of 64 in float32; what trains stays as it is."""
+    experiment = config.load_experiment(small)
+    counts = Counts.of(experiment, None, 10)
+
+    def held(stage, **changed):
+        place = Deployment(replace(experiment, **changed), find_target("h100-8"), counts)
+        return PLANNERS[stage](place).held
+
+    # A chip has an eighth of everything but the norms, which all have.
+    norms = 7 * 64
+    cast = (LM_PARAMS - norms) / 8
+    full, half = 4 * (cast + norms), 2 * cast + 4 * norms
+    score = replace(experiment.score, dtype="bfloat16")
+    assert [held("score"), held("score", score=score)] == [full, half]
+    evaluate = replace(experiment.evaluate, dtype="bfloat16")
+    assert [held("evaluate"), held("evaluate", evaluate=evaluate)] == [2 * full, 2 * half]
+    embed = replace(experiment.embed, dtype="bfloat16")
+    assert held("embed") / 2 < held("embed", embed=embed) < 0.6 * held("embed")
+    # The network under adapters, whose own state is as it was.
+    adapters = replace(experiment.lm_ft, lora=config.LoraConfig(rank=2))
+    saved = held("lm_ft", lm_ft=adapters) - held("lm_ft", lm_ft=replace(adapters, dtype="bfloat16"))
+    assert saved == full - half
+    whole = replace(experiment.lm_ft, dtype="bfloat16")
+    assert held("lm_ft", lm_ft=whole) == held("lm_ft")
 
 
 def test_each_host_embeds_its_own_shards_on_its_own_chips(small):
