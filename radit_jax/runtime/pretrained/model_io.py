@@ -3,6 +3,7 @@
 Stages and exports use our own form. Hugging Face's is read here, and written by `hf_export.py`.
 """
 
+import contextlib
 import json
 from typing import Any, NamedTuple
 
@@ -48,7 +49,7 @@ from radit_jax.runtime.pretrained.tokenizer_files import (
 )
 from radit_jax.runtime.pretrained.tokenizers import Tokenizer
 from radit_jax.runtime.pretrained.vectors import Vectors, transformer_folder
-from radit_jax.runtime.storage import checkpoints
+from radit_jax.runtime.storage import bucket, checkpoints
 from radit_jax.runtime.storage.entries import link_or_copy
 from radit_jax.runtime.storage.files import SEAL, parse_json, read_json, write_whole
 from radit_jax.runtime.storage.top_level_folder import TopLevelFolder
@@ -320,7 +321,10 @@ def _check_recorded(path: epath.Path) -> None:
             continue
         recorded = TopLevelFolder(home)
         if recorded.complete and recorded.holds(name):
-            recorded.verified_path(name)
+            # A disk may be each host's own, where each has to verify what it has.
+            alone = contextlib.nullcontext() if bucket.is_bucket(home) else processes.apart()
+            with alone:
+                recorded.verified_path(name)
 
 
 def _is_ours_or_damaged(manifest: epath.Path) -> bool:
