@@ -179,10 +179,10 @@ class ProcessGroup:
 
     def _collect(self, own_report: Mapping[str, Any]) -> dict[str, Any]:
         """Process 0: wait for all reports, then send their values, and the first stop signal, to all."""
-        # 1) Everyone reports, however long it takes.
+        # 1) Everyone reports, however long it takes. They joined in any order.
         stop = own_report["stop"]
         values = [own_report["value"]]
-        for number, connection in self.connections.items():
+        for number, connection in sorted(self.connections.items(), key=lambda item: item[0]):
             report = self._talk(number, connection.receive)
             assert report["where"] == own_report["where"], (
                 f"process {number} is at {report}, process 0 at {own_report}"

@@ -239,6 +239,9 @@ def test_each_does_its_share_apart_and_all_know_all_results() -> None:
         return process.on_each_process("here", lambda: [index, count, *process.index_and_count])
 
     with programs() as processes:
+        # The last process was the first to join.
+        joined = processes[0].connections
+        processes[0].connections = dict(reversed(joined.items()))
         assert all_do(processes, work) == [[[0, 3, 0, 1], [1, 3, 0, 1], [2, 3, 0, 1]]] * 3
 
 
