@@ -116,7 +116,7 @@ class PairScorer:
         Several processes have a copy each on their own devices, where these have room for one. Else one model
         lies on the devices of all. One that `answers`, too, lies as `answering_mesh` says.
         """
-        abstract = abstract_model(path) if answers else None
+        abstract = abstract_model(path, settings.dtype) if answers else None
 
         def devices_of(own: bool) -> Mesh:
             rows = settings.batch_size

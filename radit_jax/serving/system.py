@@ -65,7 +65,7 @@ class AnsweringSystem:
 
             # 2) The language model.
             path = export.verified_path("lm")
-            config, shapes = abstract_model(path)
+            config, shapes = abstract_model(path, settings.dtype)
             mesh = answering_mesh(MeshConfig(), shapes, config.num_kv_heads)
             lm = load_model(path, dtype=settings.dtype, mesh=mesh, frozen=True)
             module = lm.module.clone(layout=row_layout(mesh))

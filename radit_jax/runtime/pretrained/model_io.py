@@ -114,10 +114,9 @@ def load_model(
     config, tokenizer = _read_own(path)
     module = MODULES[type(config)](config, dtype=jnp.dtype(dtype))
     device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
-    is_cast = frozen and device.platform in CASTS_FROZEN
 
     def held(shapes: Any) -> Any:
-        return frozen_shapes(shapes, dtype) if is_cast else shapes
+        return _held(shapes, dtype, device) if frozen else shapes
 
     try:
         params = checkpoints.load_params(path / "params", mesh=mesh, held=held)
@@ -141,12 +140,17 @@ class AbstractModel(NamedTuple):
     params: Any  # shapes, in float32
 
 
-def abstract_model(source: epath.PathLike) -> AbstractModel:
-    """The language model that `source` names, by its small files."""
+def abstract_model(source: epath.PathLike, dtype: str = "float32") -> AbstractModel:
+    """The language model that `source` names, by its small files; as devices hold it frozen, in `dtype`."""
     config = describe(str(source), expected="decoder").config
     assert isinstance(config, DecoderConfig), "`describe` has checked it"
-    shapes = parameter_shapes(DecoderLm(config))
-    return AbstractModel(config, unflatten_dict(shapes, sep="/"))
+    shapes = unflatten_dict(parameter_shapes(DecoderLm(config)), sep="/")
+    return AbstractModel(config, _held(shapes, dtype, jax.local_devices()[0]))
+
+
+def _held(shapes: Any, dtype: str, device: jax.Device) -> Any:
+    """The shapes of frozen parameters on such a device."""
+    return frozen_shapes(shapes, dtype) if device.platform in CASTS_FROZEN else shapes
 
 
 def load_own_tokenizer(path: epath.PathLike) -> Tokenizer:
