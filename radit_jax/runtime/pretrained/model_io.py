@@ -113,10 +113,9 @@ def load_model(
     path = epath.Path(path)
     config, tokenizer = _read_own(path)
     module = MODULES[type(config)](config, dtype=jnp.dtype(dtype))
-    device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
 
     def held(shapes: Any) -> Any:
-        return _held(shapes, dtype, device) if frozen else shapes
+        return _held(shapes, dtype, mesh) if frozen else shapes
 
     try:
         params = checkpoints.load_params(path / "params", mesh=mesh, held=held)
@@ -145,11 +144,12 @@ def abstract_model(source: epath.PathLike, dtype: str = "float32") -> AbstractMo
     config = describe(str(source), expected="decoder").config
     assert isinstance(config, DecoderConfig), "`describe` has checked it"
     shapes = unflatten_dict(parameter_shapes(DecoderLm(config)), sep="/")
-    return AbstractModel(config, _held(shapes, dtype, jax.local_devices()[0]))
+    return AbstractModel(config, _held(shapes, dtype))
 
 
-def _held(shapes: Any, dtype: str, device: jax.Device) -> Any:
-    """The shapes of frozen parameters on such a device."""
+def _held(shapes: Any, dtype: str, mesh: Mesh | None = None) -> Any:
+    """The shapes of frozen parameters on the devices of `mesh`, or on this process's."""
+    device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
     return frozen_shapes(shapes, dtype) if device.platform in CASTS_FROZEN else shapes
 
 
