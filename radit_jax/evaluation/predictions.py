@@ -40,40 +40,49 @@ def prediction_lines(
 
     All processes call it, and each reads the chunks of some questions.
     """
+    log_probs = retrieved.log_probs
+    _, k = log_probs.shape
+    rows = retrieved.rows[:, :k]
 
     # As a person reads it: the question, what RA-DIT answered on what evidence, and the others' answers.
     def make(places: Sequence[int]) -> list[dict[str, Any]]:
-        k = retrieved.log_probs.shape[1]
-        chunk_of = chunks.by_row(retrieved.rows[places, :k])
+        chunk_of = chunks.by_row(rows[places])
         lines = []
         for place in places:
             question = questions[place]
-            evidence = [chunk_of[row] for row in retrieved.rows[place, :k].tolist()]
+            tuned = by_system["radit"][place]
+            rows_of_question = rows[place].tolist()
+            evidence = [chunk_of[row] for row in rows_of_question]
             lines.append(
                 {
                     "id": question.id,
                     "group": question.group,
                     "question": question.question,
                     "gold": list(question.answers),
-                    "answers": by_system["radit"][place]["answers"],
-                    "chunks": _weighted_chunks(evidence, retrieved.log_probs[place]),
+                    "answers": tuned["answers"],
+                    "chunks": _weighted_chunks(evidence, log_probs[place]),
                     "systems": _best_answers(by_system, place),
                 }
             )
         return lines
 
-    return processes.in_shares("predictions", range(len(questions)), make)
+    places = range(len(questions))
+    return processes.in_shares("predictions", places, make)
 
 
 def _best_answers(by_system: Mapping[str, Sequence[QuestionResult]], place: int) -> dict[str, str]:
     """Each system's best answer to a question."""
     best = {}
     for name, results in by_system.items():
-        best[name] = results[place]["answers"][0]["answer"]
+        answers = results[place]["answers"]
+        best[name] = answers[0]["answer"]
     return best
 
 
-def _weighted_chunks(evidence: Sequence[Chunk], log_probs: Float[np.ndarray, " K"]) -> list[dict[str, Any]]:
+def _weighted_chunks(
+    evidence: Sequence[Chunk],
+    log_probs: Float[np.ndarray, " K"],
+) -> list[dict[str, Any]]:
     """A question's chunks with their p_R."""
     weighted = []
     for chunk, p in zip(evidence, np.exp(log_probs), strict=True):

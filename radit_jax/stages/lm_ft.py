@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from radit_jax.config import EvaluateConfig, LmFtConfig, MeshConfig, ProfileConfig
 from radit_jax.data.artifacts.chunks import Chunks
@@ -51,14 +52,7 @@ def run(
     # 1) The model and its instances; QLoRA learns over quantised kernels.
     started = time.monotonic()
     devices = make_mesh(mesh, rows=lm_ft.rows_at_a_time)
-    model = load_model(
-        inputs["lm"].verified_path("lm"),
-        dtype=lm_ft.dtype,
-        mesh=devices,
-        frozen=is_frozen(lm_ft, evaluate),
-    )
-    if lm_ft.lora.quantize != "none":
-        model = model._replace(params=quantized(model.params, lm_ft.lora))
+    model = _load(inputs["lm"], lm_ft, evaluate, devices)
     train_trees, num_truncated = _packed_instances(inputs, "train", model.tokenizer, lm_ft, seed)
     dev_trees, _ = _packed_instances(inputs, "dev", model.tokenizer, lm_ft, seed)
 
@@ -102,6 +96,19 @@ def run(
     facts["times_seen"] = round(num_rows_seen / len(train_trees.rows), 2)
     facts["truncated_chunks"] = num_truncated
     return {**train_trees.facts, **facts}
+
+
+def _load(lm: StageFolder, lm_ft: LmFtConfig, evaluate: EvaluateConfig | None, devices: Mesh) -> Model:
+    """The model that is tuned, or that adapters learn over."""
+    model = load_model(
+        lm.verified_path("lm"),
+        dtype=lm_ft.dtype,
+        mesh=devices,
+        frozen=is_frozen(lm_ft, evaluate),
+    )
+    if lm_ft.lora.quantize == "none":
+        return model
+    return model._replace(params=quantized(model.params, lm_ft.lora))
 
 
 def _packed_instances(
