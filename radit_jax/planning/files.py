@@ -19,6 +19,8 @@ HUB_BYTES = {"lm": 2, "encoder": 4}  # bytes a parameter of checkpoints, as most
 WRITTEN_BY_ALL = ("base", "embed", "index", "retrieve", "lm_ft", "score", "r_ft")
 # Of which a host opens the files that it searches, or its share of those that all then have.
 OPENED_IN_PARTS = ("embed", "index", "retrieve", "score")
+# Whose shards have chunks that follow each other, or none.
+READ_IN_ORDER = ("embed", "index", "score")
 # What an export reads where the store copies files by itself. On a disk it reads all that it gives a name.
 EXPORTED_MODELS = ("lm_ft", "r_ft", "base/retriever")
 
@@ -104,8 +106,9 @@ def opened(deployment: Deployment, name: str, reader: str, *, in_bucket: bool) -
     if reader == "export":
         return left if name in EXPORTED_MODELS or not in_bucket else 0.0
     kind, _, _ = name.partition("/")
-    # Of chunks on a disk a host reads and verifies its share; in a bucket it fetches all.
-    if kind in OPENED_IN_PARTS or (kind == "corpus" and not in_bucket):
+    # Of chunks on a disk a host reads and verifies its share. In a bucket a row is in a file of 65,536.
+    has_share = not in_bucket or reader in READ_IN_ORDER
+    if kind in OPENED_IN_PARTS or (kind == "corpus" and has_share):
         return left / deployment.target.num_hosts
     return left
 

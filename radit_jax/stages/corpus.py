@@ -28,6 +28,7 @@ from radit_jax.data.sources import generated_world, instructions
 from radit_jax.data.sources.cutting import cut_corpus, parts_of_large
 from radit_jax.data.sources.small_data import small_data_warnings
 from radit_jax.runtime.distributed.worker_processes import num_cores
+from radit_jax.runtime.storage.listed_folder import LIST
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
 
@@ -120,8 +121,10 @@ def run_examples(
     facts = {name: inputs["chunks"].manifest.get(name, "") for name in ("chunks", "passages", "format")}
     _warn(instructions.instruction_warnings(data, facts["chunks"], corpus))
     output.copy_from(inputs["chunks"], CHUNKS)
-    if inputs["chunks"].has(CHUNK_ROWS):  # an earlier version left none
-        output.copy_from(inputs["chunks"], CHUNK_ROWS)
+    # An earlier version left no more than chunks.
+    for name in (f"{CHUNKS}{LIST}", CHUNK_ROWS):
+        if inputs["chunks"].has(name):
+            output.copy_from(inputs["chunks"], name)
     write_questions(output, corpus)
     sizes = {f"{mixture}_{split}_tasks": len(pairs) for (mixture, split), pairs in corpus.examples.items()}
     return {**facts, **sizes, **_counts(corpus)}

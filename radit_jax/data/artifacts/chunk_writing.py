@@ -15,6 +15,7 @@ from radit_jax.data.artifacts.chunks import CHUNKS
 from radit_jax.data.records import Chunk
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.bucket import put_file
+from radit_jax.runtime.storage.listed_folder import commit_listed
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 CHUNKS_PER_FILE = 1 << 16  # a writer remembers about 300 bytes a record until its file is closed
@@ -34,7 +35,7 @@ def write_chunks(folder: StageFolder, chunks: Iterable[Chunk], chunks_per_file: 
             if not written:
                 break
             total += written
-        folder.commit(CHUNKS)
+        commit_listed(folder, CHUNKS)
         write_chunk_rows(folder, hashes)
     return total
 

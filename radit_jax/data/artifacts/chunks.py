@@ -1,7 +1,7 @@
 """The corpus' chunks in numbered ArrayRecord files, read by row.
 
 Every file but the last has as many chunks as the first. A reader holds its file open, so files are opened
-when they are read, and few of them stay open.
+when they are read, and few of them stay open. From a bucket a machine fetches those that it reads.
 """
 
 import functools
@@ -15,6 +15,7 @@ from jaxtyping import Int
 
 from radit_jax.data.records import Chunk, record_from_json
 from radit_jax.runtime.storage.files import parse_json
+from radit_jax.runtime.storage.listed_folder import ListedFolder
 from radit_jax.runtime.storage.open_files import max_open
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
@@ -45,7 +46,8 @@ class Chunks:
     """
 
     def __init__(self, folder: StageFolder):
-        self._files = sorted(folder.verified_path(CHUNKS).iterdir())
+        self._folder = ListedFolder(folder, CHUNKS)
+        self._files = self._folder.names
         self._where = str(folder.home / CHUNKS)
         self._open = functools.lru_cache(max_open(_MOST_READERS))(open_chunk_file)
         self._per_file = self._num_chunks = 0
@@ -113,7 +115,8 @@ class Chunks:
 
     def _reader(self, file: int) -> Any:
         """The reader of one file, which stays open until others are used."""
-        reader = self._open(self._files[file], self._name(file), _AGAIN)
+        path = self._folder.path(self._files[file])
+        reader = self._open(path, self._name(file), _AGAIN)
         # The first and the last file are opened to learn this number.
         num_records = reader.num_records()
         if 0 < file < len(self._files) - 1 and num_records != self._per_file:
@@ -125,7 +128,7 @@ class Chunks:
 
     def _name(self, file: int) -> str:
         """What errors call a file."""
-        return f"{self._where}/{self._files[file].name}"
+        return f"{self._where}/{self._files[file]}"
 
     def _refuse_count(self, written: int) -> NoReturn:
         """The error of another number of chunks than the manifest's; the last file may be the short one."""

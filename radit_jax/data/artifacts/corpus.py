@@ -29,6 +29,7 @@ from radit_jax.data.records import Chunk, Example, Question, Record, record_from
 from radit_jax.runtime.distributed import processes
 from radit_jax.runtime.storage.bucket import get_file
 from radit_jax.runtime.storage.files import read_json
+from radit_jax.runtime.storage.listed_folder import commit_listed
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.text.metrics import contains_answer
 
@@ -134,7 +135,7 @@ def copy_chunks(folder: StageFolder, passages: epath.PathLike) -> None:
             raise ValueError(
                 f"{source}: expected the {num_prepared} chunks of {PREPARED}, got {num_copied}. {_PREPARE}"
             )
-        folder.commit(CHUNKS)
+        commit_listed(folder, CHUNKS)
         if hashes.tell() == num_copied * HASH_BYTES:
             write_chunk_rows(folder, hashes)
 

@@ -31,6 +31,7 @@ from radit_jax.runtime.distributed.worker_processes import map_in_order
 from radit_jax.runtime.monitoring.progress import Progress
 from radit_jax.runtime.storage.entries import sync
 from radit_jax.runtime.storage.files import read_json, write_whole
+from radit_jax.runtime.storage.listed_folder import commit_listed
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 CUTTING = "cutting"  # a folder that is there until the corpus has all files
@@ -134,7 +135,7 @@ def cut_corpus(
 
         # 3) Commit them, unless an id stands for two.
         ids.check(read_ids)
-        folder.commit(CHUNKS)
+        commit_listed(folder, CHUNKS)
         num_chunks = hashes.seek(0, 2) // HASH_BYTES
         write_chunk_rows(folder, hashes)
     folder.drop(CUTTING)

@@ -52,13 +52,17 @@ def in_parallel(function: Callable[[T], R], items: Collection[T]) -> list[R]:
 
 
 def hash_listing(hashes: Iterable[str], names: Iterable[str]) -> str:
-    """One hash for many files: that of the lines that `sha256sum` would print."""
+    """One hash for many files: that of their `listing`."""
+    return hashlib.sha256(listing(hashes, names)).hexdigest()
+
+
+def listing(hashes: Iterable[str], names: Iterable[str]) -> bytes:
+    """The lines that `sha256sum` would print of files with these hashes."""
     lines = []
     for digest, name in zip(hashes, names, strict=True):
         lines.append(f"{digest}  {name}\n")
     # A file's name need not be UTF-8.
-    text = "".join(lines).encode(errors="surrogateescape")
-    return hashlib.sha256(text).hexdigest()
+    return "".join(lines).encode(errors="surrogateescape")
 
 
 def _settled_state(name: str) -> State | None:

@@ -18,9 +18,12 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry as implementations
 from fsspec.registry import register_implementation
+from small import CHUNKS
 
 from radit_jax.command_line import run_stage
 from radit_jax.config import load_experiment
+from radit_jax.data.artifacts.chunk_writing import write_chunks
+from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.pipeline.run_log import read_runs, recorded
 from radit_jax.pipeline.runner import Run
 from radit_jax.pipeline.stage import Stage
@@ -112,6 +115,53 @@ def write_params(folder: StageFolder) -> None:
 
 
 # ---- downloads ----
+
+
+@pytest.fixture
+def of_chunks(machines) -> tuple[StageFolder, StageFolder]:
+    """Ten chunks in files of three, written by one machine, and the folder as another one sees it."""
+    one, two = (workdir.folder("corpus", NAME) for workdir in machines)
+    write_chunks(one, iter(CHUNKS), chunks_per_file=3)
+    return one, two
+
+
+def test_a_machine_fetches_the_files_of_chunks_that_it_reads(of_chunks, fetched):
+    one, two = of_chunks
+    one.finish(chunks=len(CHUNKS))
+    chunks = Chunks(two)
+    # The first file and the last one say how many chunks there are.
+    assert len(chunks) == 10 and fetched == ["chunks.array_record.list", "00000", "00003"]
+    assert chunks.take([4, 5, 3, 9]) == [CHUNKS[row] for row in (4, 5, 3, 9)]
+    assert fetched[3:] == ["00001"]
+    # What was fetched is not fetched again, and who needs all gets the rest.
+    assert Chunks(two)[4] == CHUNKS[4] and fetched[4:] == []
+    whole = two.verified_path("chunks.array_record")
+    assert sorted(file.name for file in whole.iterdir()) == ["00000", "00001", "00002", "00003"]
+    assert fetched[4:] == ["00002"]
+
+
+def test_a_file_of_chunks_that_was_altered_or_is_gone_is_named_when_it_is_read(of_chunks, objects):
+    one, two = of_chunks
+    one.finish(chunks=len(CHUNKS))
+    file = one.home / "chunks.array_record" / "00001"
+    data = file.read_bytes()
+    file.write_bytes(data[::-1])
+    chunks = Chunks(two)
+    assert chunks[0] == CHUNKS[0]
+    wanted = r"chunks.array_record/00001: expected the bytes that were written, got altered bytes. Delete"
+    with pytest.raises(ValueError, match=wanted):
+        chunks.take([4])
+    file.write_bytes(data)
+    assert chunks[4] == CHUNKS[4]
+
+
+def test_chunks_of_an_earlier_version_have_no_list_and_are_fetched_together(of_chunks, fetched):
+    one, two = of_chunks
+    for name in ("chunks.array_record.list", "chunks.array_record.list.sha256"):
+        (one.home / name).unlink()
+    one.finish(chunks=len(CHUNKS))
+    assert list(Chunks(two)) == list(CHUNKS)
+    assert sorted(fetched) == ["00000", "00001", "00002", "00003"]
 
 
 @pytest.fixture
