@@ -14,7 +14,7 @@ from gguf_files import write_whole_model
 
 from radit_jax import config, plan
 from radit_jax.commands import init
-from radit_jax.planning import deployment, files, resources
+from radit_jax.planning import deployment, evaluate, files, resources
 from radit_jax.planning.assumptions import Assumptions
 from radit_jax.planning.deployment import Counts, Deployment
 from radit_jax.planning.prices import read_prices
@@ -283,6 +283,24 @@ def test_a_stage_reads_what_it_is_given_and_hosts_share_what_all_of_them_write(s
     assert one["evaluate"]["written"] == two["evaluate"]["written"]
 
 
+def test_hosts_that_answer_apart_score_a_part_of_the_batch_each(small, monkeypatch):
+    batches = []
+    real = evaluate.answering_program
+
+    def noted(place, settings, *rest, **options):
+        batches.append(settings.batch_size)
+        return real(place, settings, *rest, **options)
+
+    monkeypatch.setattr(evaluate, "answering_program", noted)
+    experiment = config.load_experiment(small)
+    experiment = replace(experiment, evaluate=replace(experiment.evaluate, batch_size=64))
+    for name in ("h100-8", "h100-16", "h100-64"):
+        place = Deployment(experiment, find_target(name), Counts.of(experiment, None, 10))
+        evaluate.plan_evaluate(place)
+    # A row at least on each of a host's eight chips.
+    assert batches == [64, 32, 8]
+
+
 def test_models_that_nothing_trains_are_held_in_the_dtype_that_they_compute_in(small):
     """Kernels and embeddings in half the bytes, the 7 norms of 64 in float32; what trains stays as it is."""
     experiment = config.load_experiment(small)
@@ -298,8 +316,8 @@ def test_models_that_nothing_trains_are_held_in_the_dtype_that_they_compute_in(s
     full, half = 4 * (cast + norms), 2 * cast + 4 * norms
     score = replace(experiment.score, dtype="bfloat16")
     assert [held("score"), held("score", score=score)] == [full, half]
-    evaluate = replace(experiment.evaluate, dtype="bfloat16")
-    assert [held("evaluate"), held("evaluate", evaluate=evaluate)] == [2 * full, 2 * half]
+    answering = replace(experiment.evaluate, dtype="bfloat16")
+    assert [held("evaluate"), held("evaluate", evaluate=answering)] == [2 * full, 2 * half]
     embed = replace(experiment.embed, dtype="bfloat16")
     assert held("embed") / 2 < held("embed", embed=embed) < 0.6 * held("embed")
     # The network under adapters, whose own state is as it was.

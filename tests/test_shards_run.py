@@ -148,7 +148,7 @@ stages = {
     "score": lambda out: score.run(
         {**folders, "retrieved": made["retrieve"]},
         out,
-        score=ScoreConfig(batch_size=32, sequence_length=96, shard_size=64),
+        score=ScoreConfig(batch_size=32, sequence_length=96, shard_size=max(8, shard // 10)),
         mesh=mesh,
     ),
     "evaluate": lambda out: evaluate.run(

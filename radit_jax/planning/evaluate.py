@@ -3,6 +3,7 @@
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -56,6 +57,11 @@ def plan_evaluate(deployment: Deployment) -> ResourceEstimate:
     one = deployment.llama(deployment.mesh(), settings.dtype, frozen=True)
     place, num_parts = deployment.apart(2 * num_bytes(one.params))
     mesh = place.mesh(settings.batch_size if num_parts == 1 else 0)
+    if num_parts > 1:
+        # All hosts together score the batch that the settings say.
+        unit = data_parallel_size(mesh)
+        rows = -(-settings.batch_size // (num_parts * unit)) * unit
+        settings = replace(settings, batch_size=rows)
     model = place.llama(mesh, settings.dtype, frozen=True)
     params = model.params
     num_questions = deployment.counts.questions
