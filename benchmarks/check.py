@@ -145,12 +145,12 @@ def small_embedding(folder: pathlib.Path) -> Mapping[str, Any]:
 
 
 def small_search(folder: pathlib.Path) -> Mapping[str, Any]:
-    """Ten thousand vectors in clusters, and a thousand queries."""
+    """Twenty thousand vectors in clusters, and five thousand queries."""
     from benchmarks.size import clustered_vectors
 
-    np.save(folder / "vectors.npy", clustered_vectors(10_000))
+    np.save(folder / "vectors.npy", clustered_vectors(20_000))
     np.save(folder / "tuning.npy", clustered_vectors(200, seed=1))
-    np.save(folder / "queries.npy", clustered_vectors(1000, seed=2))
+    np.save(folder / "queries.npy", clustered_vectors(5000, seed=2))
     return {}
 
 

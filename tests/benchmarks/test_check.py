@@ -94,6 +94,6 @@ def test_a_path_names_workers_of_its_benchmark(path: Path):
 def test_search_finds_what_is_there_in_small_inputs(tmp_path):
     check.small_search(tmp_path)
     vectors, queries = np.load(tmp_path / "vectors.npy"), np.load(tmp_path / "queries.npy")
-    assert vectors.shape == (10_000, 384) and queries.shape == (1000, 384)
+    assert vectors.shape == (20_000, 384) and queries.shape == (5000, 384)
     # Queries are of the vectors' clusters.
     assert (queries[:50] @ vectors.T).max(axis=1).min() > 0.3
