@@ -61,7 +61,7 @@ def run(cache: pathlib.Path, *, record: bool, paths: Sequence[Path] | None = Non
     if record:
         medians = {path: round(spread.median, 3) for path, spread in measured.items()}
         records[name] = {"commit": compare.commit(), "ratios": medians}
-        RECORD.write_text(json.dumps(records, indent=1) + "\n")
+        RECORD.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n")
 
     recorded: Ratios = records[name]["ratios"]
     print("\n".join(report(measured, recorded)))
@@ -72,9 +72,9 @@ def machine_name(machine: Mapping[str, Any]) -> str:
     """What a record is kept under.
 
     >>> machine_name({"cpu": "AMD EPYC", "cores": 2, "python": "3.11.4"})
-    'AMD EPYC, 2 cores'
+    '2 × AMD EPYC'
     """
-    return f"{machine['cpu']}, {machine['cores']} cores"
+    return f"{machine['cores']} × {machine['cpu']}"
 
 
 def slower(measured: Mapping[str, Spread], recorded: Ratios) -> list[str]:

@@ -64,12 +64,12 @@ def test_the_exit_code_follows_the_median_of_five_rounds(record, told, tmp_path,
 
 
 def test_a_machine_without_a_record_is_told_how_to_make_one(record, told, tmp_path, capsys):
-    record.write_text(json.dumps({"Other CPU, 4 cores": {"ratios": {"scoring": 1.0}}}))
+    record.write_text(json.dumps({"4 × Other CPU": {"ratios": {"scoring": 1.0}}}))
     assert check.run(tmp_path, record=False) == 1
     told_of = capsys.readouterr().out
-    assert "got Other CPU, 4 cores. Run it with --record" in told_of
+    assert "got 4 × Other CPU. Run it with --record" in told_of
     assert check.run(tmp_path, record=True) == 0
-    assert "Other CPU, 4 cores" in json.loads(record.read_text())
+    assert "4 × Other CPU" in json.loads(record.read_text())
 
 
 def test_the_command_leaves_with_the_code_of_the_check(record, told, monkeypatch):
