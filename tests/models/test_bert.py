@@ -165,8 +165,9 @@ def in_rows(tokens, row_length, num_rows):
     return jax.tree.map(jnp.asarray, pack_texts(ids, row_length=row_length, num_rows=num_rows))
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_texts_that_share_rows_have_the_vectors_and_gradients_of_a_row_each(shape, params, tokens, pooling):
+def test_texts_that_share_rows_have_the_vectors_and_gradients_of_a_row_each(shape, params, tokens):
+    # Either way of pooling in two of the families: it comes after what differs between them.
+    pooling = "mean" if shape.family in ("bert", "mpnet") else "cls"
     module = Bert(dataclasses.replace(shape, pooling=pooling, normalize=True), dtype=jnp.float64)
     towards = jnp.asarray(np.random.default_rng(1).normal(size=(3, shape.hidden_size)))
     packed = in_rows(tokens, 18, 2)

@@ -58,13 +58,13 @@ def test_continuations_of_a_shared_prefix_are_those_of_each_alone(pair):
 def test_a_cache_with_padding_gives_the_logits_of_the_whole_row(pair):
     """Prompts of 12 and 5 tokens in 12 slots, then two blocks: slots are further apart than positions."""
     theirs, *ours = pair
-    prompts, later = random_tokens(2, 12), random_tokens(2, 13)
+    prompts, later = random_tokens(2, 12), random_tokens(2, 14)
     lengths = np.array([12, 5])
     segments = (np.arange(12)[None] < lengths[:, None]).astype(np.int32)
     _, cache = apply(ours, prompts, "extend", segment_ids=segments)
-    cache = cache.grow(13)
+    cache = cache.grow(14)
     states = []
-    for start, stop in ((0, 6), (6, 13)):
+    for start, stop in ((0, 7), (7, 14)):
         positions = lengths[:, None] + np.arange(start, stop)[None]
         hidden, block = apply(ours, later[:, start:stop], "extend", positions=positions, cache=cache)
         cache = cache.write(block, 12 + start)

@@ -83,6 +83,7 @@ def test_a_rounded_gradient_makes_no_float32_product_with_the_head(monkeypatch, 
     assert not [pair for pair in rounded if "xf32" in pair]
 
 
+@pytest.mark.slow
 def test_a_model_learns_as_well_with_a_rounded_gradient():
     curves = []
     for rounds in (False, True):
