@@ -19,7 +19,7 @@ from radit_jax.lm.answering import Answer, AnsweringEngine, JaxEngine, Retrieval
 from radit_jax.lm.scoring import PairScorer, every_pair
 from radit_jax.lm.training import LmTraining, PackedTrees, train_lm
 from radit_jax.models.lora import merge_adapters
-from radit_jax.runtime.distributed.answering_mesh import answering_mesh
+from radit_jax.runtime.distributed.answering_mesh import AnsweringModel, answering_mesh, tokens_at_once
 from radit_jax.runtime.distributed.mesh import put_params, row_layout
 from radit_jax.runtime.pretrained.model_io import Model
 from radit_jax.stages.lm_ft import instances
@@ -84,19 +84,20 @@ def answer_from_chunks(
     """
     check_lengths(questions=questions, chunks=questions if chunks is None else chunks)
     # 1) The model on all devices, unless an engine has it.
-    engine = lm if isinstance(lm, AnsweringEngine) else JaxEngine(_on_all_devices(as_model(lm)))
-    # 2) What answers, as `evaluate` and `ask` do.
     settings = EvaluateConfig(
         max_new_tokens=max_new_tokens, sequence_length=sequence_length, ensemble=ensemble
     )
+    engine = lm if isinstance(lm, AnsweringEngine) else JaxEngine(_on_all_devices(as_model(lm), settings))
+    # 2) What answers, as `evaluate` and `ask` do.
     prompts = [question_prompt(question) for question in questions]
     answers, _ = generate_answers(engine, prompts, _retrieval(len(questions), chunks, log_probs), settings)
     return answers
 
 
-def _on_all_devices(model: Model) -> Model:
+def _on_all_devices(model: Model, settings: EvaluateConfig) -> Model:
     """The model in the layout in which it answers."""
-    mesh = answering_mesh(MeshConfig(), model.params, model.module.config.num_kv_heads)
+    answering = AnsweringModel.of(model.module.config, model.params, model.module.dtype)
+    mesh = answering_mesh(MeshConfig(), answering, num_tokens=tokens_at_once(settings))
     module = model.module.clone(layout=row_layout(mesh))
     return Model(module, put_params(model.params, mesh), model.tokenizer)
 

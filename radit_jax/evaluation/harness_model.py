@@ -62,8 +62,8 @@ class Radit:
         # An export has its language model in a folder of its own.
         inner = epath.Path(path) / "lm"
         source = str(inner) if inner.exists() else path
-        config, shapes = abstract_model(source)
-        mesh = answering_mesh(MeshConfig(), shapes, config.num_kv_heads)
+        num_tokens = self.batch_size * max_length
+        mesh = answering_mesh(MeshConfig(), abstract_model(source), num_tokens=num_tokens)
         model = open_model(source, mesh=mesh)
         self.model: Model = model._replace(module=model.module.clone(layout=row_layout(mesh)))
         self._placement = placement_of(model.params)

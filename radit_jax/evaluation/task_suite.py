@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,11 +25,12 @@ from radit_jax.evaluation.questions import LoadedTask
 from radit_jax.lm.answering import ChunkSearch, Retrieval, generate_answers
 from radit_jax.lm.prefix_sharing import round_up
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
-from radit_jax.runtime.distributed.answering_mesh import answering_mesh
+from radit_jax.models.frozen import cast_frozen
+from radit_jax.runtime.distributed.answering_mesh import AnsweringModel, answering_mesh, tokens_at_once
 from radit_jax.runtime.distributed.memory import bytes_per_device
 from radit_jax.runtime.distributed.mesh import configure_attention, data_parallel_size, put_params
 from radit_jax.runtime.monitoring.progress import Progress
-from radit_jax.runtime.pretrained.model_io import Model
+from radit_jax.runtime.pretrained.model_io import Model, casts_frozen
 from radit_jax.text.kilt import r_precision
 
 COPIES_IN_TRAINING = 4  # of the parameters, at most: as they were and are, and Adam's two moments
@@ -277,13 +279,19 @@ def kilt_validation(
 
     `settings` are those of the evaluation that follows, so that it measures what the checkpoint is chosen by.
     `batch_size` are the rows that training reads at a time. The parameters that are validated are copied to
-    `answering_mesh`, while training's state waits where it is.
+    `answering_mesh` in evaluation's dtype, while training's state waits where it is.
     """
     # 1) The mesh, and as many rows on each copy of the model.
+    dtype = jnp.dtype(settings.dtype)
+
+    def held(params: Any) -> Any:
+        return cast_frozen(params, dtype) if casts_frozen() else params
+
+    shapes = jax.eval_shape(held, model.params)
     devices = answering_mesh(
         mesh,
-        model.params,
-        model.module.config.num_kv_heads,
+        AnsweringModel.of(model.module.config, shapes, dtype),
+        num_tokens=tokens_at_once(settings),
         rows=batch_size,
         held=COPIES_IN_TRAINING * bytes_per_device(model.params),
     )
@@ -293,11 +301,12 @@ def kilt_validation(
         dtype=settings.dtype,
     )
     # 2) The network computes in evaluation's dtype, whatever training's is.
-    module = model.module.clone(dtype=jnp.dtype(settings.dtype))
+    module = model.module.clone(dtype=dtype)
     module = configure_attention(module, devices, mesh)
 
     def validate(params: Any) -> dict[str, float]:
-        tuned = model._replace(module=module, params=put_params(params, devices))
+        placed = put_params(held(params), devices)
+        tuned = model._replace(module=module, params=placed)
         scorer = PairScorer(tuned, devices, score)
         return {"kilt_dev": mean_metric(tasks, chunks, scorer, settings)}
 

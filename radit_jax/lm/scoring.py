@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
-from radit_jax.config import MeshConfig, ScoreConfig
+from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
 from radit_jax.data.batches.packing import PrefixTree, has_continuations
 from radit_jax.data.batches.prefix_trees import shared_sequences
 from radit_jax.data.records import ChunkReader, Example
@@ -28,7 +28,7 @@ from radit_jax.method.likelihood import continuation_log_probs
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.ahead import IN_FLIGHT, delayed, prefetched
 from radit_jax.runtime.distributed import processes
-from radit_jax.runtime.distributed.answering_mesh import answering_mesh
+from radit_jax.runtime.distributed.answering_mesh import answering_mesh, for_each_process, tokens_at_once
 from radit_jax.runtime.distributed.mesh import (
     configure_attention,
     data_parallel_size,
@@ -109,21 +109,27 @@ class PairScorer:
         mesh: MeshConfig,
         num_models: int = 1,
         *,
-        answers: bool = False,
+        answers: EvaluateConfig | None = None,
     ) -> "PairScorer":
         """Load the model at `path`, one of `num_models` that are used together.
 
         Several processes have a copy each on their own devices, where these have room for one. Else one model
-        lies on the devices of all. One that `answers`, too, lies as `answering_mesh` says.
+        lies on the devices of all. One that `answers`, too, with these settings, lies as `answering_mesh`
+        says.
         """
-        abstract = abstract_model(path, settings.dtype) if answers else None
 
         def devices_of(own: bool) -> Mesh:
-            rows = settings.batch_size
-            if abstract is None:
-                return own_mesh(mesh) if own else make_mesh(mesh, rows=rows)
-            heads = abstract.config.num_kv_heads
-            return answering_mesh(mesh, abstract.params, heads, rows=rows, num_models=num_models, own=own)
+            if answers is None:
+                return own_mesh(mesh) if own else make_mesh(mesh, rows=settings.batch_size)
+            _, count = processes.process_index_and_count() if own else (0, 1)
+            return answering_mesh(
+                mesh,
+                abstract_model(path, settings.dtype),
+                num_tokens=tokens_at_once(for_each_process(answers, count)),
+                rows=settings.batch_size,
+                num_models=num_models,
+                own=own,
+            )
 
         scorer, _ = load_on_own_devices(
             lambda own: cls._load(path, settings, mesh, devices_of(own), own),

@@ -19,11 +19,19 @@ _USED_AS_STORED = "relative_attention_bias"  # an embedding that is added to att
 
 def frozen_shapes(shapes: Any, dtype: Any) -> Any:
     """`jax.ShapeDtypeStruct`s of parameters, with the dtypes in which a network of `dtype` may hold them."""
-    width = jnp.dtype(dtype).itemsize
     leaves: Leaves = flatten_dict(shapes)
     for path, shape in leaves.items():
-        if _is_cast(path) and width < shape.dtype.itemsize:
+        if _is_cast(path, shape, dtype):
             leaves[path] = shape.update(dtype=jnp.dtype(dtype))
+    return unflatten_dict(leaves)
+
+
+def cast_frozen(params: Any, dtype: Any) -> Any:
+    """Arrays of parameters in the dtypes of `frozen_shapes`."""
+    leaves: Leaves = flatten_dict(params)
+    for path, array in leaves.items():
+        if _is_cast(path, array, dtype):
+            leaves[path] = array.astype(dtype)
     return unflatten_dict(leaves)
 
 
@@ -37,5 +45,8 @@ def is_frozen(lm_ft: LmFtConfig, tasks: EvaluateConfig | None) -> bool:
     return has_adapters and (tasks is None or tasks.dtype == lm_ft.dtype)
 
 
-def _is_cast(path: Path) -> bool:
-    return path[-1] in _CAST_AT_USE and _USED_AS_STORED not in path
+def _is_cast(path: Path, leaf: Any, dtype: Any) -> bool:
+    """Whether the network casts this leaf to a narrower dtype. A quantised kernel has parts of its own."""
+    is_named = path[-1] in _CAST_AT_USE and _USED_AS_STORED not in path
+    is_whole = not hasattr(leaf, "qvalue")
+    return is_named and is_whole and jnp.dtype(dtype).itemsize < leaf.dtype.itemsize

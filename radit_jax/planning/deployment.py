@@ -1,7 +1,7 @@
 """An experiment on a target: its counts, its meshes, and its models as shapes with their shardings."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from radit_jax.config import Experiment, GeneratedWorld, Instructions, LastTokenConfig
+from radit_jax.config import (
+    EvaluateConfig,
+    Experiment,
+    GeneratedWorld,
+    Instructions,
+    LastTokenConfig,
+    MeshConfig,
+)
 from radit_jax.models.attention import Kernel, why_unsupported
 from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
@@ -18,6 +25,8 @@ from radit_jax.models.last_token import LastTokenEncoder
 from radit_jax.planning.assumptions import Assumptions
 from radit_jax.planning.own_data import FolderSize
 from radit_jax.runtime.distributed.accelerators import Target, one_host, stand_in_devices
+from radit_jax.runtime.distributed.answering_mesh import AnsweringModel, Room, answering_sizes, tokens_at_once
+from radit_jax.runtime.distributed.memory import ROOM_OF_PARAMS
 from radit_jax.runtime.distributed.mesh import (
     AXES,
     abstract_sharded,
@@ -35,7 +44,6 @@ EXAMPLE_TOKENS = 100  # of an instruction and its answer, without its Background
 GENERATED_CHUNK_WORDS = 24  # of a chunk of the generated world
 USUAL_VECTOR_SIZE = 768  # of BERT base, where the experiment gives no shape
 
-ROOM_OF_MODELS = 0.5  # of a host's chips, where it has models of its own
 INDEX_SHARE = 0.75  # of the embeddings: ScaNN's bfloat16 copy, and codes in two leaves each (SOAR)
 BUILD_SHARE = 2.5  # of a shard, while its tree is built: measured with 250,000 vectors of 256
 
@@ -125,17 +133,63 @@ class Deployment:
         """
         num_hosts = self.target.num_hosts
         one = one_host(self.target)
-        room = ROOM_OF_MODELS * one.num_chips * one.chip.memory
+        room = ROOM_OF_PARAMS * one.num_chips * one.chip.memory
         if num_hosts == 1 or bytes_of_models > room:
             return self, 1
         return replace(self, target=one), num_hosts
 
     def mesh(self, rows: int = 0) -> Any:
         """The mesh for batches of `rows` (0: of any number)."""
-        settings = self.experiment.mesh
+        return self._mesh_of(self.experiment.mesh, rows)
+
+    def answering_mesh(
+        self,
+        settings: EvaluateConfig,
+        rows: int = 0,
+        *,
+        num_models: int = 1,
+        held: int = 0,
+    ) -> Any:
+        """`mesh` for the language model where it answers, as `runtime.distributed.answering_mesh` has it.
+
+        A chip holds `num_models` such models, and `held` bytes of other things.
+        """
+        sizes = self.answering_sizes(settings, num_models=num_models, held=held)
+        return self.mesh(rows) if sizes is None else self._mesh_of(sizes)
+
+    def answering_sizes(
+        self,
+        settings: EvaluateConfig,
+        *,
+        num_models: int = 1,
+        held: int = 0,
+        own: bool = False,
+    ) -> MeshConfig | None:
+        """The sizes of `answering_mesh`; None where no slice, or host's `own` chips, has room for a copy."""
+        target = self.target
+        params = frozen_shapes(self.lm.params, settings.dtype)
+        model = AnsweringModel.of(self.lm.module.config, params, settings.dtype)
+        num_chips = len(self._devices) if target.topology else target.num_chips
+        prompts = model.token_bytes * tokens_at_once(settings) / num_chips
+        room = Room.of(target.chip.memory, prompts=prompts, num_models=num_models, held=held)
+        if own:
+            room = room._replace(without_prompts=room.with_prompts)
+        return answering_sizes(
+            self.experiment.mesh,
+            model,
+            num_devices=num_chips,
+            num_slices=target.num_slices,
+            room=room,
+        )
+
+    @property
+    def _devices(self) -> Sequence[Any]:
+        """Stand-ins for the target's chips, where there is a compiler for them."""
+        return stand_in_devices(self.target.topology, self.target.num_slices)
+
+    def _mesh_of(self, settings: MeshConfig, rows: int = 0) -> Any:
         if self.target.topology:
-            devices = stand_in_devices(self.target.topology, self.target.num_slices)
-            return make_mesh(settings, devices, rows=rows)
+            return make_mesh(settings, self._devices, rows=rows)
         shape = mesh_shape(
             settings,
             self.target.num_chips,
@@ -222,9 +276,14 @@ class Deployment:
     # Shapes of whole models, whose bytes are counted where files are.
 
     @functools.cached_property
+    def lm(self) -> PlannedModel:
+        """The language model in float32."""
+        return self.llama(self.mesh(), "float32")
+
+    @property
     def lm_params(self) -> Any:
         """The language model's in float32."""
-        return self.llama(self.mesh(), "float32").params
+        return self.lm.params
 
     @functools.cached_property
     def labeller_params(self) -> Any:

@@ -42,6 +42,7 @@ from radit_jax.planning.resources import (
     num_bytes,
 )
 from radit_jax.planning.score import scoring_calls
+from radit_jax.runtime.distributed.answering_mesh import for_each_process
 from radit_jax.runtime.distributed.mesh import data_parallel_size, row_layout
 
 STOPS = Stops((0, 1))  # no size depends on which ids these are
@@ -56,13 +57,15 @@ def plan_evaluate(deployment: Deployment) -> ResourceEstimate:
     settings = deployment.experiment.evaluate
     one = deployment.llama(deployment.mesh(), settings.dtype, frozen=True)
     place, num_parts = deployment.apart(2 * num_bytes(one.params))
-    mesh = place.mesh(settings.batch_size if num_parts == 1 else 0)
-    if num_parts > 1:
-        # All hosts together score the batch that the settings say.
-        unit = data_parallel_size(mesh)
-        rows = -(-settings.batch_size // (num_parts * unit)) * unit
-        settings = replace(settings, batch_size=rows)
+    if num_parts > 1 and not _has_room(place, for_each_process(settings, num_parts)):
+        place, num_parts = deployment, 1
+    settings = for_each_process(settings, num_parts)
+    mesh = place.answering_mesh(settings, settings.batch_size, num_models=2)
     model = place.llama(mesh, settings.dtype, frozen=True)
+    # A host has its part of a batch, and every copy of the model as many rows of it.
+    unit = data_parallel_size(mesh)
+    rows = -(-settings.batch_size // (num_parts * unit)) * unit
+    settings = replace(settings, batch_size=rows)
     params = model.params
     num_questions = deployment.counts.questions
     num_answered = len(SYSTEMS) * num_questions / num_parts
@@ -72,6 +75,14 @@ def plan_evaluate(deployment: Deployment) -> ResourceEstimate:
     host = deployment.embedded * deployment.searching
     disk = DISK_BYTES_PER_QUESTION * num_questions
     return estimate("evaluate", program, params, deployment, host=host, disk=disk)
+
+
+def _has_room(host: Deployment, settings: EvaluateConfig) -> bool:
+    """Whether a host's own chips hold both models with the prompts that it answers together."""
+    # A setting may ask for copies on more chips than a host has.
+    if host.target.num_chips % host.experiment.mesh.answering_tensor:
+        return False
+    return host.answering_sizes(settings, num_models=2, own=True) is not None
 
 
 def answering_program(

@@ -9,10 +9,11 @@ import jax
 
 from radit_jax.config import LmFtConfig
 from radit_jax.data.eval_tasks.registry import development_tasks
+from radit_jax.evaluation.task_suite import COPIES_IN_TRAINING
 from radit_jax.lm.training import initial_state
 from radit_jax.method.optimizers import make_optimizer
 from radit_jax.method.steps import TrainState, make_lm_step
-from radit_jax.models.frozen import is_frozen
+from radit_jax.models.frozen import frozen_shapes, is_frozen
 from radit_jax.models.lora import adapted, quantized
 from radit_jax.planning.deployment import Deployment, PlannedModel, placed
 from radit_jax.planning.estimates import (
@@ -26,6 +27,7 @@ from radit_jax.planning.estimates import (
 from radit_jax.planning.evaluate import answering_program
 from radit_jax.planning.resources import Call, ResourceEstimate, StageProgram, estimate, in_turn, num_bytes
 from radit_jax.runtime.distributed.memory import bytes_per_device
+from radit_jax.runtime.distributed.mesh import abstract_sharded
 
 
 def plan_lm_ft(deployment: Deployment) -> ResourceEstimate:
@@ -70,30 +72,34 @@ def plan_lm_ft(deployment: Deployment) -> ResourceEstimate:
     training = estimate("lm_ft", program, model.params, deployment, disk=disk)
     if settings.select != "kilt_dev":
         return training
-    return in_turn(training, _plan_validation(deployment, step, mesh))
+    return in_turn(training, _plan_validation(deployment, step, model))
 
 
-def _plan_validation(deployment: Deployment, step: Call, mesh: Any) -> ResourceEstimate:
-    """KILT's development questions, answered by the model in training while its optimizer's state waits."""
+def _plan_validation(deployment: Deployment, step: Call, trained: PlannedModel) -> ResourceEstimate:
+    """KILT's development questions, answered by a copy of the model while the training state waits."""
     settings = deployment.experiment.lm_ft
     tasks = development_tasks(deployment.experiment)
     tasks = replace(tasks, batch_size=settings.rows_at_a_time)
-    model = deployment.llama(mesh, tasks.dtype)
-
-    # 1) The parameters that answer, and what else is on the devices.
     state: TrainState = step.arguments[0]
+    frozen = step.arguments[2] if settings.lora.rank else step.resident
+
+    # 1) The parameters that answer, with the adapters between them, on the mesh that `kilt_validation` takes.
+    training_bytes = COPIES_IN_TRAINING * bytes_per_device(frozen)
+    mesh = deployment.answering_mesh(tasks, settings.rows_at_a_time, held=training_bytes)
+    model = deployment.llama(mesh, tasks.dtype)
     if settings.lora.rank:
-        # The frozen parameters are read where they are, with the adapters between them.
-        frozen = step.arguments[2]
         with_adapters = functools.partial(adapted, lora=settings.lora)
         params = placed(with_adapters, mesh, frozen, state.params)
-        held: Any = state
     else:
-        params = state.params
-        held = (state._replace(params=()), step.resident)
-    model = model._replace(params=params)
+        params = abstract_sharded(state.params, mesh)
+    model = model._replace(params=frozen_shapes(params, tasks.dtype))
 
-    # 2) At most as many questions as are asked for, of every task at every validation.
+    # 2) What else is on the devices. On one mesh, in one dtype, the parameters are not copied.
+    held: Any = (state, frozen)
+    if mesh == trained.mesh and num_bytes(model.params) == num_bytes(params):
+        held = state if settings.lora.rank else (state._replace(params=()), frozen)
+
+    # 3) At most as many questions as are asked for, of every task at every validation.
     questions_per_validation = len(tasks.tasks) * tasks.questions_per_task
     num_questions = num_validations(settings) * questions_per_validation
     # KILT's tasks are all generated: no pair is scored.

@@ -11,7 +11,7 @@ from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.lm.answering import Answer, Retrieval, generate_answers, questions_per_batch
 from radit_jax.retrieval.ranking import Rows, Scores
 from radit_jax.retrieval.search import Searcher, chunk_log_probs
-from radit_jax.runtime.distributed.answering_mesh import answering_mesh
+from radit_jax.runtime.distributed.answering_mesh import answering_mesh, tokens_at_once
 from radit_jax.runtime.distributed.memory import naming_remedy
 from radit_jax.runtime.distributed.mesh import row_layout
 from radit_jax.runtime.monitoring.progress import Progress
@@ -65,8 +65,8 @@ class AnsweringSystem:
 
             # 2) The language model.
             path = export.verified_path("lm")
-            config, shapes = abstract_model(path, settings.dtype)
-            mesh = answering_mesh(MeshConfig(), shapes, config.num_kv_heads)
+            to_load = abstract_model(path, settings.dtype)
+            mesh = answering_mesh(MeshConfig(), to_load, num_tokens=tokens_at_once(settings))
             lm = load_model(path, dtype=settings.dtype, mesh=mesh, frozen=True)
             module = lm.module.clone(layout=row_layout(mesh))
         lm = lm._replace(module=module)

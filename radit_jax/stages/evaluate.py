@@ -21,6 +21,8 @@ from radit_jax.evaluation.systems import STAGE_OF_LM, RetrievedChunks
 from radit_jax.evaluation.task_ablation import TaskAblation
 from radit_jax.lm.scoring import PairScorer
 from radit_jax.retrieval.search import Searcher, chunk_log_probs
+from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed.answering_mesh import for_each_process
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 
 
@@ -45,6 +47,9 @@ def run(
         return _measure_retrievers(inputs, output, searchers, evaluate, temperature, seed)
 
     models = _load_models(inputs, evaluate, mesh)
+    if all(scorer.own for scorer in models.values()):
+        _, num_processes = processes.process_index_and_count()
+        evaluate = for_each_process(evaluate, num_processes)
     tokenizer = models["base_lm"].model.tokenizer
     if evaluate.tasks:
         return TaskAblation(
@@ -130,7 +135,7 @@ def _load_models(inputs: StageInputs, evaluate: EvaluateConfig, mesh: MeshConfig
     models = {}
     for lm, stage in STAGE_OF_LM.items():
         path = inputs[stage].verified_path("lm")
-        models[lm] = PairScorer.load(path, score, mesh, num_models=len(STAGE_OF_LM), answers=True)
+        models[lm] = PairScorer.load(path, score, mesh, num_models=len(STAGE_OF_LM), answers=evaluate)
     return models
 
 

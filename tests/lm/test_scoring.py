@@ -10,7 +10,7 @@ import pytest
 from exact import assert_rounded, assert_stored, model_in_float64
 from small import CHUNKS, LONG, QUESTIONS
 
-from radit_jax.config import MeshConfig, ScoreConfig
+from radit_jax.config import EvaluateConfig, MeshConfig, ScoreConfig
 from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.batches.examples import question_example
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer
@@ -197,3 +197,19 @@ def test_progress_counts_every_pair_once(scorer, chunks):
 def test_no_pairs_have_no_scores(scorer, chunks):
     nothing = scorer.score(EXAMPLES, np.zeros((0, 2), int), chunks)
     assert nothing.answer_log_probs.shape == nothing.truncated.shape == (0,)
+
+
+def test_a_model_that_answers_is_read_into_its_layout(inputs):
+    """And each of its copies has as many rows of a batch."""
+    settings, answers = ScoreConfig(batch_size=12), EvaluateConfig()
+    path = inputs["lm"].verified_path("lm")
+    scorer = PairScorer.load(path, settings, MeshConfig(answering_tensor=2), answers=answers)
+    assert dict(scorer.mesh.shape) == {"replica": 4, "fsdp": 1, "tensor": 2}
+    assert scorer.settings.batch_size == 12
+    kernel = scorer.model.params["model"]["layers"]["mlp"]["up_proj"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape) == (1, 16, 16)
+    whole = PairScorer.load(path, settings, MeshConfig(), answers=answers)
+    assert (whole.mesh.shape["replica"], whole.settings.batch_size) == (8, 16)
+    # One that only scores lies as in training.
+    scores = PairScorer.load(path, settings, MeshConfig())
+    assert (scores.mesh.shape["fsdp"], scores.settings.batch_size) == (4, 12)

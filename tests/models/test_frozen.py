@@ -19,9 +19,9 @@ from radit_jax.config import (
 )
 from radit_jax.models.bert import Bert
 from radit_jax.models.decoder import DecoderLm
-from radit_jax.models.frozen import frozen_shapes, is_frozen
+from radit_jax.models.frozen import cast_frozen, frozen_shapes, is_frozen
 from radit_jax.models.last_token import LastTokenEncoder
-from radit_jax.models.lora import adapted, init_adapters
+from radit_jax.models.lora import adapted, init_adapters, quantized
 from radit_jax.selfcheck.tiny_models import random_params
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(1, 40, (2, 9)), jnp.int32)
@@ -35,9 +35,10 @@ MPNET = dataclasses.replace(BERT, family="mpnet")
 
 def held(params):
     """The parameters in the dtypes of `frozen_shapes`."""
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    frozen = frozen_shapes(shapes, "bfloat16")
-    return jax.tree.map(lambda leaf, shape: leaf.astype(shape.dtype), params, frozen)
+    frozen = cast_frozen(params, "bfloat16")
+    shapes = frozen_shapes(jax.eval_shape(lambda: params), "bfloat16")
+    assert jax.tree.map(lambda leaf: leaf.dtype, frozen) == jax.tree.map(lambda leaf: leaf.dtype, shapes)
+    return frozen
 
 
 @pytest.mark.parametrize(
@@ -110,3 +111,15 @@ def test_lm_ft_holds_its_network_under_adapters_that_are_validated_in_its_dtype(
     assert not is_frozen(settings(rank=2), EvaluateConfig(dtype="float32"))
     assert not is_frozen(settings(rank=2, quantize="int8"), None)
     assert not is_frozen(settings(rank=0), None)
+
+
+def test_quantised_kernels_stay_as_they_are():
+    pytest.importorskip("qwix")
+    params = random_params(DecoderLm(dataclasses.replace(LLAMA, hidden_size=64, ffn_size=64)), TOKENS)
+    kernels = quantized(params, LoraConfig(rank=2, quantize="int8"))
+    frozen = cast_frozen(kernels, "bfloat16")
+    before, after = (tree["model"]["layers"]["mlp"]["up_proj"]["kernel"] for tree in (kernels, frozen))
+    assert (after.qvalue.dtype, after.scale.dtype) == (before.qvalue.dtype, jnp.float32)
+    assert frozen["lm_head"]["kernel"].dtype == jnp.bfloat16
+    shapes = jax.eval_shape(lambda: kernels)
+    assert jax.tree.structure(frozen_shapes(shapes, "bfloat16")) == jax.tree.structure(frozen)

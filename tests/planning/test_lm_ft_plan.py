@@ -27,6 +27,7 @@ from radit_jax.planning.deployment import Counts, Deployment
 from radit_jax.planning.lm_ft import num_validations, plan_lm_ft
 from radit_jax.planning.resources import num_bytes, num_parameters
 from radit_jax.runtime.distributed.accelerators import find_target
+from radit_jax.runtime.distributed.memory import bytes_per_device
 
 LLAMA = DecoderConfig(
     vocab_size=512, hidden_size=64, num_layers=3, num_heads=4, num_kv_heads=2, head_size=16, ffn_size=96
@@ -87,18 +88,37 @@ def test_the_state_waits_on_the_devices_while_the_network_in_training_answers(ca
     (step,), answering = calls_of(**ON_KILT)
     prefill = next(iter(answering))
     assert prefill.function is prefill_shared
-    state, initial = step.arguments[0], step.resident
-    assert prefill.arguments[1] is state.params
-    # Adam's two moments, and the parameters that training began with; three counts of steps.
-    assert num_parameters(prefill.resident) == 3 * num_parameters(initial) + 3
+    initial = step.resident
+    # A copy of the parameters answers, which is whole on each of eight chips.
+    assert num_parameters(prefill.arguments[1]) == num_parameters(initial)
+    assert bytes_per_device(prefill.arguments[1]) == num_bytes(initial)
+    # The parameters, Adam's two moments, and the parameters that training began with; three counts of steps.
+    assert num_parameters(prefill.resident) == 4 * num_parameters(initial) + 3
 
 
-def test_adapters_answer_over_the_frozen_parameters_which_lie_there_once(calls_of):
+def test_a_copy_is_on_as_many_chips_as_the_training_state_leaves_room_on():
+    """Half of what is left is for the copy, where the prompts take little of it."""
+    place = at("h100-8", **ON_KILT)
+    whole = num_bytes(place.lm_params)
+    settings = replace(place.experiment.evaluate, prompts_per_batch=1, chunks_per_answer=1)
+
+    def tensor_of(free):
+        chip = replace(place.target.chip, memory=whole + free)
+        small = replace(place, target=replace(place.target, chip=chip))
+        return small.answering_mesh(settings, held=int(whole)).shape["tensor"]
+
+    # Norms are whole on every chip: they are a little more than nothing. The heads of keys are two.
+    assert [tensor_of(2 * whole), tensor_of(1.1 * whole)] == [1, 2]
+    assert tensor_of(0.5 * whole) == 8
+    assert tensor_of(0.1 * whole) == place.mesh().shape["tensor"]
+
+
+def test_adapters_answer_over_the_frozen_parameters_which_lie_there_twice(calls_of):
     (step,), answering = calls_of(lora=LORA, **ON_KILT)
     prefill = next(iter(answering))
     state, _, frozen = step.arguments
     assert num_parameters(prefill.arguments[1]) == num_parameters(frozen) + num_parameters(state.params)
-    assert num_bytes(prefill.resident) == num_bytes(state)
+    assert num_bytes(prefill.resident) == num_bytes(state) + num_bytes(frozen)
     shardings = [leaf.sharding for leaf in jax.tree.leaves(prefill.arguments[1])]
     assert all(shardings)
 

@@ -455,14 +455,14 @@ def test_shards_of_a_tasks_questions_give_its_results_and_a_kill_costs_one_of_th
 def test_both_models_compute_in_the_dtype_of_the_settings(stage_inputs, folder, tmp_path, monkeypatch):
     loaded = []
 
-    def load(path, dtype, mesh):
-        loaded.append(dtype)
-        return load_model(path, dtype=dtype, mesh=mesh)
+    def load(path, dtype, mesh, frozen):
+        loaded.append((dtype, frozen))
+        return load_model(path, dtype=dtype, mesh=mesh, frozen=frozen)
 
     monkeypatch.setattr(scoring, "load_model", load)
     output = Workdir(tmp_path).folder("evaluate", "halves")
     run_tasks(stage_inputs, output, task_settings(folder, "towers.jsonl", dtype="bfloat16"))
-    assert loaded == ["bfloat16", "bfloat16"]
+    assert loaded == [("bfloat16", True)] * 2
     assert output.has("results.json")
 
 

@@ -19,6 +19,7 @@ from radit_jax.models.decoder import DecoderLm
 from radit_jax.models.frozen import frozen_shapes
 from radit_jax.models.last_token import LastTokenEncoder, TextEncoder
 from radit_jax.runtime.distributed import processes
+from radit_jax.runtime.distributed.answering_mesh import AnsweringModel
 from radit_jax.runtime.distributed.cpus import limit_kept_memory
 from radit_jax.runtime.distributed.memory import DoesNotFitError
 from radit_jax.runtime.pretrained import hub
@@ -132,25 +133,23 @@ def load_model(
     return Model(module, params, tokenizer)
 
 
-class AbstractModel(NamedTuple):
-    """What is known of a language model before its parameters are read."""
-
-    config: DecoderConfig
-    params: Any  # shapes, in float32
-
-
-def abstract_model(source: epath.PathLike, dtype: str = "float32") -> AbstractModel:
+def abstract_model(source: epath.PathLike, dtype: str = "float32") -> AnsweringModel:
     """The language model that `source` names, by its small files; as devices hold it frozen, in `dtype`."""
     config = describe(str(source), expected="decoder").config
     assert isinstance(config, DecoderConfig), "`describe` has checked it"
     shapes = unflatten_dict(parameter_shapes(DecoderLm(config)), sep="/")
-    return AbstractModel(config, _held(shapes, dtype))
+    return AnsweringModel.of(config, _held(shapes, dtype), dtype)
 
 
 def _held(shapes: Any, dtype: str, mesh: Mesh | None = None) -> Any:
     """The shapes of frozen parameters on the devices of `mesh`, or on this process's."""
+    return frozen_shapes(shapes, dtype) if casts_frozen(mesh) else shapes
+
+
+def casts_frozen(mesh: Mesh | None = None) -> bool:
+    """Whether frozen parameters are cast on the devices of `mesh`, or on this process's."""
     device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
-    return frozen_shapes(shapes, dtype) if device.platform in CASTS_FROZEN else shapes
+    return device.platform in CASTS_FROZEN
 
 
 def load_own_tokenizer(path: epath.PathLike) -> Tokenizer:

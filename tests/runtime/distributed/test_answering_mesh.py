@@ -9,13 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from radit_jax.config import DecoderConfig, MeshConfig
+from radit_jax.config import DecoderConfig, EvaluateConfig, MeshConfig
 from radit_jax.lm.answering import placement_of
 from radit_jax.lm.prefix_sharing import build_prefill_batch, split_shared_prefixes
 from radit_jax.method.generation import Stops, decode_steps, init_decode, prefill_shared
 from radit_jax.models.decoder import DecoderLm
 from radit_jax.runtime.distributed import answering_mesh as layouts
-from radit_jax.runtime.distributed.answering_mesh import answering_mesh, answering_sizes
+from radit_jax.runtime.distributed.answering_mesh import (
+    AnsweringModel,
+    Room,
+    answering_mesh,
+    answering_sizes,
+    for_each_process,
+    tokens_at_once,
+)
 from radit_jax.runtime.distributed.memory import DoesNotFitError
 from radit_jax.runtime.distributed.mesh import make_mesh, put_params, row_layout
 from radit_jax.selfcheck.tiny_models import random_params
@@ -35,7 +42,9 @@ PARAMS = {
 
 
 def sizes_of(config=OPEN, num_kv_heads=8, room=3460, num_devices=8, **slices: int):
-    found = answering_sizes(config, PARAMS, num_kv_heads, room=float(room), num_devices=num_devices, **slices)
+    model = AnsweringModel(PARAMS, num_kv_heads)
+    of_parts = Room(float(room), float(room))
+    found = answering_sizes(config, model, room=of_parts, num_devices=num_devices, **slices)
     return found and (found.replica, found.fsdp, found.tensor)
 
 
@@ -70,20 +79,41 @@ def test_the_setting_says_how_many_devices_share_a_copy():
     with pytest.raises(ValueError, match="^mesh.answering_tensor: expected a divisor of the 4 .* got 8"):
         sizes_of(MeshConfig(answering_tensor=8), num_slices=2)
     with pytest.raises(DoesNotFitError):
-        answering_mesh(MeshConfig(answering_tensor=16), PARAMS, 8, own=True)
+        answering_mesh(MeshConfig(answering_tensor=16), AnsweringModel(PARAMS, 8), own=True)
 
 
-def test_other_models_and_what_is_held_take_of_the_room(monkeypatch):
+def test_other_models_prompts_and_what_is_held_take_of_the_room(monkeypatch):
+    model = AnsweringModel(PARAMS, 8, token_bytes=16)
+
     def tensor_of(**how):
-        return dict(answering_mesh(MeshConfig(), PARAMS, 8, **how).shape)["tensor"]
+        return dict(answering_mesh(OPEN, model, **how).shape)["tensor"]
 
     # Half of a device's memory is for parameters.
     monkeypatch.setattr(layouts, "device_memory", lambda: 2 * (100 + 3360))
     assert tensor_of() == tensor_of(own=True) == 1
     assert tensor_of(num_models=2) == 4  # each has 1730 bytes, and takes 1780 where two share it
     assert tensor_of(held=2000) == 2
+    # Four times a device's part of the prompts is taken off: 16 bytes a token, over eight devices.
+    assert tensor_of(num_tokens=400) == 1
+    assert tensor_of(num_tokens=600) == 2
+    # Prompts that leave too little are beside a copy on all devices, but not on those of one process.
+    assert tensor_of(num_tokens=1000) == 8
     # Without room for a copy it lies as other models do.
-    assert answering_mesh(MeshConfig(), PARAMS, 8, held=6900, rows=4) == make_mesh(MeshConfig(), rows=4)
+    assert answering_mesh(OPEN, model, held=6900, rows=4) == make_mesh(OPEN, rows=4)
+    with pytest.raises(DoesNotFitError):
+        answering_mesh(OPEN, model, num_tokens=1000, own=True)
+
+
+def test_a_prompts_token_has_keys_and_values_in_every_layer():
+    assert AnsweringModel.of(SHAPE, PARAMS, "bfloat16") == (PARAMS, 2, 2 * 2 * 2 * 16 * 2)
+
+
+def test_processes_that_answer_by_themselves_have_their_part_of_the_prompts():
+    """And at least a question's, which are together."""
+    settings = EvaluateConfig(prompts_per_batch=60, chunks_per_answer=10, sequence_length=100)
+    parts = [for_each_process(settings, count) for count in (1, 4, 64)]
+    assert [part.prompts_per_batch for part in parts] == [60, 15, 1]
+    assert [tokens_at_once(part) for part in parts] == [6000, 1500, 1000]
 
 
 # ---- what crosses between devices ----
@@ -116,7 +146,7 @@ def decoding(config: DecoderConfig, mesh: jax.sharding.Mesh) -> tuple[str, Any]:
 def test_no_kernel_is_gathered_for_a_token():
     config = MeshConfig(answering_tensor=2)
     shapes = jax.eval_shape(DecoderLm(SHAPE).init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
-    mesh = answering_mesh(config, shapes, SHAPE.num_kv_heads)
+    mesh = answering_mesh(config, AnsweringModel.of(SHAPE, shapes, jnp.float32))
     program, state = decoding(SHAPE, mesh)
     # Two devices have the most probable token of their half of the vocabulary, for each of four prompts.
     assert " while(" in program and gathered(program) == {(4, 2)}
