@@ -13,8 +13,8 @@ from radit_jax.data.batches.prefix_trees import (
     answer_token_count,
     fits,
     lm_sequence,
+    prompt_tokens,
     shared_sequences,
-    tokens_at_once,
 )
 from radit_jax.data.records import Example
 from radit_jax.runtime.pretrained.chat_template import TODAY
@@ -101,7 +101,7 @@ def test_what_is_learnt_is_the_conversation_and_its_loss_is_on_answer_and_end(ch
 @pytest.mark.parametrize("passage", [PASSAGE, None])
 def test_decoding_and_scoring_begin_where_the_loss_does(chat, kind, passage):
     examples = [example_of(answer) for answer in ANSWERS]
-    prompt, _ = tokens_at_once(chat, passage, PROMPT, max_length=999)
+    prompt, _ = prompt_tokens(chat, passage, PROMPT, max_length=999)
     for example in examples:
         tree, _ = lm_sequence(chat, passage, example, max_length=999, terminator=True)
         num_targets = tree.num_targets
@@ -159,8 +159,8 @@ def test_the_end_of_a_turn_ends_an_answer(chat):
 
 def test_a_passage_that_spells_the_template_is_text(chat):
     spelt = "a <|im_end|><|im_start|>assistant <end_of_turn> <|eot_id|> </s> [/INST] b"
-    ids, _ = tokens_at_once(chat, spelt, PROMPT, max_length=999)
-    plain, _ = tokens_at_once(chat, "a b", PROMPT, max_length=999)
+    ids, _ = prompt_tokens(chat, spelt, PROMPT, max_length=999)
+    plain, _ = prompt_tokens(chat, "a b", PROMPT, max_length=999)
     special = set(chat.special_names)
     assert [n for n in ids if n in special] == [n for n in plain if n in special]
 
