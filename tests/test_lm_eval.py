@@ -209,7 +209,7 @@ doc_to_target: "{target}"
 
 
 def test_a_lack_of_memory_is_one_error_that_says_what_to_set(exported, closed, monkeypatch):
-    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 100})
+    device = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": 100})
     with monkeypatch.context() as patch:
         patch.setattr(memory.jax, "local_devices", lambda: [device])
         with pytest.raises(ValueError, match="^lm_eval: .*the model takes .*. Lower --batch_size or --model"):
