@@ -62,6 +62,9 @@ class TopLevelFolder(StageFolder):
     def _commit_each(self, name: str, deep: bool) -> None:
         locks.check_held(self.home)
         folder = self.path / name
+        # What the store has copied may never have been on this machine.
+        if self._is_copy and not folder.exists():
+            self._local_copy(name, self._committed_record(name))
         children = files_under(folder) if deep else sorted(folder.iterdir())
         for child in children:
             relative = os.path.relpath(child, folder)

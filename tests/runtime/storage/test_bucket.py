@@ -155,6 +155,18 @@ def test_a_file_of_chunks_that_was_altered_or_is_gone_is_named_when_it_is_read(o
     assert chunks[4] == CHUNKS[4]
 
 
+def test_an_export_lists_what_the_store_copied_and_its_machine_never_had(machines):
+    one, two = folders(machines)
+    write_params(one)
+    one.finish()
+    export = machines[1].published("export", NAME)
+    export.copy_from(two, "params")
+    export.commit_each("params")
+    export.finish()
+    assert sorted(export.manifest["files"]) == ["params/_METADATA", "params/d"]
+    assert (export.verified_path("params") / "d" / "data").read_bytes() == b"weights"
+
+
 def test_chunks_of_an_earlier_version_have_no_list_and_are_fetched_together(of_chunks, fetched):
     one, two = of_chunks
     for name in ("chunks.array_record.list", "chunks.array_record.list.sha256"):
