@@ -65,6 +65,13 @@ def test_the_readme_shows_every_room() -> None:
     assert rooms and not missing
 
 
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest takes them for one module, and fails where a worker gets both."""
+    names = [path.name for path in (PACKAGE.parent / "tests").rglob("test_*.py")]
+    twice = [name for name in set(names) if names.count(name) > 1]
+    assert not twice
+
+
 def test_imports_point_down() -> None:
     for path in PACKAGE.rglob("*.py"):
         for room in imported_rooms(path) - {room_of(path)}:

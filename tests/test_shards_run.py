@@ -70,7 +70,7 @@ if int(count) > 1:
     processes.join_processes(place)
 from radit_jax.config import EmbedConfig, EvaluateConfig, IndexConfig, MeshConfig, ScoreConfig
 from radit_jax.data.artifacts import chunks
-from radit_jax.runtime import parts
+from radit_jax.runtime import row_parts
 from radit_jax.runtime.storage import hashes, open_files
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.retrieval.embeddings import Embeddings
@@ -82,7 +82,7 @@ from radit_jax.stages import embed, evaluate, index, retrieve, score
 corpus_questions.ANSWERS_PER_SHARD = 8
 corpus_questions.PAIRS_PER_SHARD = 64
 candidates.EXAMPLES_PER_SHARD = max(4, int(os.environ["CHUNKS"]) // 1000)
-parts.ROWS_PER_PART = max(4, int(os.environ["CHUNKS"]) // 500)
+row_parts.ROWS_PER_PART = max(4, int(os.environ["CHUNKS"]) // 500)
 
 stage = ""
 counts = collections.defaultdict(lambda: {"written": 0, "read": 0, "verified": 0, "chunks": 0, "opened": []})

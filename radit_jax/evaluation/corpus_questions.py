@@ -45,7 +45,7 @@ from radit_jax.lm.sharded_scoring import ShardedScorer
 from radit_jax.method.losses import ensemble_log_prob
 from radit_jax.retrieval.search import Searcher, chunk_log_probs
 from radit_jax.runtime.monitoring.progress import Progress
-from radit_jax.runtime.parts import read_each
+from radit_jax.runtime.row_parts import read_each
 from radit_jax.runtime.shards import Shards
 from radit_jax.runtime.storage.fingerprints import shard_name
 from radit_jax.runtime.storage.stage_folder import StageFolder

@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from radit_jax.data.records import ChunkReader, Example
 from radit_jax.lm.scoring import Pairs, PairScorer, PairScores, order_by_chunk
-from radit_jax.runtime.parts import read_each
+from radit_jax.runtime.row_parts import read_each
 from radit_jax.runtime.shards import Shards
 from radit_jax.runtime.storage.fingerprints import shard_name
 from radit_jax.runtime.storage.stage_folder import StageFolder

@@ -10,7 +10,7 @@ from radit_jax.data.artifacts.chunks import Chunks
 from radit_jax.data.records import Example
 from radit_jax.retrieval.copied_answers import SPARE_CANDIDATES, without_copies
 from radit_jax.retrieval.search import Searcher
-from radit_jax.runtime.parts import read_each
+from radit_jax.runtime.row_parts import read_each
 from radit_jax.runtime.shards import Shards
 from radit_jax.runtime.storage.fingerprints import shard_name
 from radit_jax.runtime.storage.stage_folder import StageFolder

@@ -16,8 +16,8 @@ from radit_jax.data.artifacts.scores_file import import_scores
 from radit_jax.data.batches.prefix_trees import LmTokenizer, answer_token_count
 from radit_jax.lm.scoring import NO_CHUNK, PairScorer, PairScores, every_pair
 from radit_jax.lm.sharded_scoring import ShardedScorer
-from radit_jax.runtime.parts import write_parts
 from radit_jax.runtime.pretrained.model_io import load_own_tokenizer
+from radit_jax.runtime.row_parts import write_parts
 from radit_jax.runtime.storage.stage_folder import StageFolder, StageInputs
 from radit_jax.text.card import Origin
 

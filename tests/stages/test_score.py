@@ -17,7 +17,7 @@ from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.artifacts.scores_file import score_records
 from radit_jax.data.batches.examples import question_example
 from radit_jax.lm.scoring import PairScorer
-from radit_jax.runtime import parts
+from radit_jax.runtime import row_parts
 from radit_jax.runtime.pretrained.hf_export import export_hf
 from radit_jax.runtime.pretrained.model_io import load_model, save_model
 from radit_jax.runtime.storage.workdir import Workdir
@@ -84,11 +84,11 @@ corpus, lm, retrieved, home, port, number = sys.argv[1:]
 processes.join_processes(topology.find_topology("127.0.0.1:" + port, 2, int(number)))
 from radit_jax.config import MeshConfig, ScoreConfig
 from radit_jax.data.artifacts.chunks import Chunks
-from radit_jax.runtime import parts
+from radit_jax.runtime import row_parts
 from radit_jax.runtime.storage.stage_folder import StageFolder
 from radit_jax.stages import score
 
-parts.ROWS_PER_PART = 2
+row_parts.ROWS_PER_PART = 2
 read, written, files = set(), [], []
 def noting(method, note):
     return lambda self, value, *rest: (note(value), method(self, value, *rest))[1]
@@ -110,7 +110,7 @@ def test_two_processes_score_shards_of_their_own_and_what_one_scores(run, folder
     facts, whole = run("whole", 4)
     together = Workdir(tmp_path / "together").folder("score", "together")
     # Four examples in two parts.
-    monkeypatch.setattr(parts, "ROWS_PER_PART", 2)
+    monkeypatch.setattr(row_parts, "ROWS_PER_PART", 2)
     retrieved = Workdir(tmp_path / "together").folder("retrieve", "parts")
     Retrieved.load(folders["retrieved"], "train").save(retrieved, "train")
     retrieved.finish()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from radit_jax.runtime.parts import read_array_parts
+from radit_jax.runtime.row_parts import read_array_parts
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 

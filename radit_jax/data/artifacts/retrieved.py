@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from radit_jax.command_line import run_stage
 from radit_jax.data.records import Example, record_from_json
-from radit_jax.runtime.parts import read_array_parts, read_parts, write_parts
+from radit_jax.runtime.row_parts import read_array_parts, read_parts, write_parts
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 

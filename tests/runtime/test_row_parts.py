@@ -6,8 +6,8 @@ import pytest
 from radit_jax.data.artifacts.lsr_scores import Scores
 from radit_jax.data.artifacts.retrieved import Retrieved
 from radit_jax.data.records import Example
-from radit_jax.runtime import parts
-from radit_jax.runtime.parts import parts_of, read_each, stored_parts
+from radit_jax.runtime import row_parts
+from radit_jax.runtime.row_parts import parts_of, read_each, stored_parts
 from radit_jax.runtime.storage.stage_folder import StageFolder
 
 EXAMPLES = [Example(f"e{number}", "q", "p", "a") for number in range(5)]
@@ -16,7 +16,7 @@ ROWS = np.arange(10).reshape(5, 2)
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "ROWS_PER_PART", 2)
+    monkeypatch.setattr(row_parts, "ROWS_PER_PART", 2)
     return StageFolder(tmp_path / "retrieve" / ("a" * 12))
 
 
