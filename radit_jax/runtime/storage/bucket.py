@@ -343,6 +343,11 @@ def check_access(workdir: epath.PathLike, write: bool) -> None:
             delete_objects(probe)
     except ValueError:
         raise
+    except FileNotFoundError:
+        raise ValueError(
+            f"{workdir}: expected a workdir in a bucket that exists, got one that does not. Create the bucket, "
+            "or name another --workdir."
+        ) from None
     except Exception as error:  # gcsfs, s3fs, botocore and google.auth have no error class in common
         message = " ".join(str(error).split())
         reason = message[:_MAX_REASON] or type(error).__name__
