@@ -345,8 +345,8 @@ def check_access(workdir: epath.PathLike, write: bool) -> None:
         raise
     except FileNotFoundError:
         raise ValueError(
-            f"{workdir}: expected a workdir in a bucket that exists, got one that does not. Create the bucket, "
-            "or name another --workdir."
+            f"{workdir}: expected a workdir in a bucket that exists, got one that does not. Create it, or "
+            "name another --workdir."
         ) from None
     except Exception as error:  # gcsfs, s3fs, botocore and google.auth have no error class in common
         message = " ".join(str(error).split())
